@@ -20,7 +20,7 @@ mod exit;
 #[cfg(test)]
 mod memory;
 mod progress;
-pub(crate) mod socket;
+pub mod socket;
 pub mod tasks;
 mod umask;
 

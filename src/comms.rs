@@ -109,6 +109,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         board: link.board(),
         sessions: Arc::clone(&sessions),
         serve,
+        progress: group.progress(),
     };
     group.essential("gate", gate::run(gate, sessions, group.shutdown()));
     group.essential("api", api::run(socket, api, group.shutdown()));

@@ -33,13 +33,14 @@
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
-//! | `sample`     | task: what the machine is and how it is; `inventory`, `health` read it |
+//! | `sample`     | task: what the machine is and how it is; `inventory`, `health`, `daemons` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
 mod agent;
 mod api;
 mod backoff;
 mod board;
+mod daemons;
 mod deliver;
 mod download;
 mod events;
@@ -47,6 +48,7 @@ mod facts;
 mod fetch;
 mod health;
 mod inventory;
+mod metrics;
 mod operations;
 mod order;
 mod plane;
@@ -56,6 +58,8 @@ mod sample;
 mod spec_poll;
 mod spec_store;
 mod spool;
+#[cfg(any(test, feature = "fault"))]
+pub use spool::testing as spool_testing;
 mod status;
 mod trust;
 mod watch_node;

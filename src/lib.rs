@@ -5,7 +5,7 @@
 //! table in `tests/arch.rs`.
 //!
 //! ```text
-//! model ◄── wire ◄── mux ◄── comms ──► identity
+//! wire ◄── mux (crates/tunnel) ◄── comms ──► identity
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! seam (calls to the kernel that may fail) ◄── telemetry, local, host and whoever uses host
@@ -27,7 +27,6 @@ pub mod hostagent;
 pub mod identity;
 pub mod local;
 pub mod model;
-pub mod mux;
 pub mod nodelet;
 pub mod os;
 pub mod preflight;
@@ -35,11 +34,9 @@ pub mod seam;
 pub mod stack;
 pub mod telemetry;
 pub mod tls;
-pub mod wire;
 
-#[cfg(feature = "plane")]
-pub mod plane;
+pub use pf9_tunnel::{mux, wire};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fault"))]
 #[path = "../tests/support/sample.rs"]
 mod sample;

@@ -48,7 +48,7 @@ mod extension;
 mod fault;
 mod fault_code;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod ids;
 mod judge;
 mod kube_proxy;

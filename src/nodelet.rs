@@ -69,6 +69,7 @@ pub mod ledger;
 pub mod lifecycle;
 mod machine;
 pub mod maintenance;
+mod metrics;
 pub mod misconfigured;
 pub mod observe;
 pub mod operations;
@@ -181,6 +182,7 @@ pub async fn start(
         wake,
         etcd: desk,
         operations: operations::Desk::open(fs.clone(), board.log_line()),
+        progress: group.progress(),
     };
     group.essential("socket", server::serve(server, listener, shutdown.clone()));
     group.essential("engine", async move {

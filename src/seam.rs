@@ -56,8 +56,8 @@ pub(crate) mod fault;
 mod tests;
 #[cfg(feature = "fault")]
 mod unsynced;
-#[cfg(all(test, feature = "fault"))]
-pub(crate) mod walk;
+#[cfg(feature = "fault")]
+pub mod walk;
 
 #[cfg(all(feature = "fault", not(debug_assertions)))]
 compile_error!(
@@ -68,7 +68,7 @@ compile_error!(
 pub(crate) use fault::life;
 
 /// Work for another thread, where points belong to whoever gave it.
-pub(crate) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+pub fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let scope = fault::current();
     move || {
         let _here = scope.enter();

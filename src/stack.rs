@@ -23,7 +23,7 @@
 //! | `image`    | a program out of an image's archive |
 
 mod coming;
-pub(crate) mod delta;
+pub mod delta;
 mod format;
 pub mod image;
 mod install;

@@ -10,6 +10,7 @@
 //! | `alike`  | [`Fold`]: lines that are alike, one and a number: pure |
 //! | `exposition` | [`MetricsText`]: Prometheus' text format |
 //! | `init`   | [`init()`]: the subscriber of a daemon |
+//! | `vitals` | [`vitals()`]: the process itself, as numbers |
 //! | `level`  | [`level_for()`]: more or less of it for a time |
 
 mod alike;
@@ -17,23 +18,14 @@ mod exposition;
 mod init;
 mod level;
 mod rotate;
+#[cfg(test)]
+pub(crate) mod testing;
+mod vitals;
 
 pub use alike::{Fold, KINDS_MAX, More, WINDOW};
 pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init};
 pub use level::{keep_level, level_for};
+pub use pf9_tunnel::chain;
 pub use rotate::{KubeLog, RotatingFile};
-
-/// The whole chain of an error, outermost first, separated by `: `.
-///
-/// The one place where chains are printed; `Display` of our errors never repeats the source.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
+pub use vitals::vitals;

@@ -135,7 +135,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand logs" -l json -d 'The list
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand logs" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -s o -l output -d 'Where to write it: a file that is not there yet, a directory, or - for standard output. Default: a file of its own name, here' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l since -d 'Logs of this time: 30m, 24h, 7d' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l max-size -d 'At most so large: 500K, 10M, 1G' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l max-size -d 'At most so large: 1M, 10M, 1G' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l encrypt-to -d 'Only the holder of this key can open it (a public key of age, age1…); can be repeated' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l list -d 'What would be in it; nothing is made'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand bundle" -l json -d 'One JSON value instead of lines for people'

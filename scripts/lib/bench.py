@@ -5,6 +5,8 @@
                                   one status check's line in kube.log to a later one, so it holds whole sweeps; a sweep
                                   that finds nothing to do may write that line and nothing else. The line's bytes are
                                   named apart: on the disk the kernel counts the page it is in (4096), or two
+  agent [--json] [--rounds 3] [--idle 300] [--against COMMIT]   the daemons on an idle node, pf9ctl's check and status, the
+                                  package, beside an older commit in the same run; makes machines of its own, where no demo is
   tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready beside an older commit and a start by hand; makes
                                   machines of its own, where no demo is
@@ -23,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+import bench_agent
 import bench_etcd
 import bench_join
 import bench_tunnel
@@ -238,7 +241,13 @@ def main(argv):
                                               formatter_class=argparse.RawDescriptionHelpFormatter))
     bench_upgrade.add_arguments(verbs.add_parser("upgrade", description=bench_upgrade.__doc__,
                                                  formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_agent.add_arguments(verbs.add_parser("agent", description=bench_agent.__doc__,
+                                               formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
+    if args.verb == "agent":
+        need_root("scripts/bench")
+        bench_agent.agent(args, Report(args.json), (pids, settled, sys.modules[__name__]))
+        return
     if args.verb == "upgrade":
         need_root("scripts/bench")
         bench_upgrade.upgrade(args, Report(args.json), pids)

@@ -44,7 +44,7 @@ def tool(given):
     if given:
         return Path(given)
     source = Path(__file__).resolve().parents[2]
-    run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bin", "pf9-etcd-load"], cwd=source)
+    run(["cargo", "build", "--release", "--locked", "--package", "pf9-plane", "--bin", "pf9-etcd-load"], cwd=source)
     target = Path(os.environ.get("CARGO_TARGET_DIR", source / "target"))
     return target / "release/pf9-etcd-load"
 

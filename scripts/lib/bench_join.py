@@ -142,9 +142,7 @@ class Bench:
         self.fresh_plane(side)
         machines = {role: self.machine(role, side.package) for role in ("master", "worker") if role in self.roles
                     or role == "master"}
-        cluster = self.demo.plane.post("/qbert/v4/{project}/clusters", {
-            "name": "bench", "containersCidr": up.PODS_CIDR, "servicesCidr": up.SERVICES_CIDR,
-            "networkPlugin": "bridge", "stack": self.manifest["version"]})["uuid"]
+        cluster = self.new_cluster()
         api = Api(machines["master"].root)
         figures = {}
         for role, machine in machines.items():
@@ -158,6 +156,11 @@ class Bench:
             machine.remove()
         self.demo.plane.stop()
         return {role: figures[role] for role in figures if role in self.roles}
+
+    def new_cluster(self):
+        return self.demo.plane.post("/qbert/v4/{project}/clusters", {
+            "name": "bench", "containersCidr": up.PODS_CIDR, "servicesCidr": up.SERVICES_CIDR,
+            "networkPlugin": "bridge", "stack": self.manifest["version"]})["uuid"]
 
     def join(self, machine, role, cluster, api):
         plane, token = self.demo.plane, machine.root / "root/token"

@@ -33,11 +33,11 @@ TUNNEL_UP = "tunnel is up"
 
 
 def allocations(log):
-    """What tests/alloc.rs counts, of both ends: {what: (allocations, bytes of them)} for a frame. Not the load tool's work: whatever counts allocations
+    """What crates/tunnel/tests/alloc.rs counts, of both ends: {what: (allocations, bytes of them)} for a frame. Not the load tool's work: whatever counts allocations
     makes each of them slower. The build is the one all tests use; how often something is allocated does not depend on
     optimisation."""
     tools.need_rust()
-    done = run(["cargo", "test", "--locked", "--all-features", "--test", "alloc", "--", "--nocapture",
+    done = run(["cargo", "test", "--locked", "--workspace", "--all-features", "--test", "alloc", "--", "--nocapture",
                 "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS)
     log.write_text(done.stdout)
     counted = {"allocations per frame": {}, "bytes allocated per frame": {}}

@@ -122,16 +122,17 @@ def main(argv):
 def check(args, skipped, rest=None):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
-    stage("format", ["cargo", "fmt", "--check"])
-    for name in ("check_tests", "check_conformance"):
+    stage("format", ["cargo", "fmt", "--all", "--check"])
+    for name in ("check_tests", "check_conformance", "check_libraries"):
         stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
-    stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
+    stage("lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
-    stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
+    # As they are released: without what only tests have of them.
+    stage("lints, no features", ["cargo", "clippy", "--locked", "--workspace", "--", "-D", "warnings"])
     stage("rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
     stage("rules for Prometheus, what they tell of",
           ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
-    stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
+    stage("documentation", ["cargo", "doc", "--locked", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
     if skipped:
         say(f"\nmachine tests and packages are SKIPPED: {skipped}")
@@ -144,11 +145,12 @@ def check(args, skipped, rest=None):
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
-    stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
+    stage("documentation tests", ["cargo", "test", "--locked", "--workspace", "--all-features", "--doc", "--quiet"])
     stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS["full" if args.full else "sample"]],
           {"PF9_TEST_SEED": str(args.seed)})
     if not skipped:
         stage("figures that every machine shows", [REPO / "scripts/bench", "tunnel", "--gate"])
+        left_out += packages_in_full(args.full)
     if left_out:
         say(f"\nleft out of what scripts/test --full runs, seed {args.seed}:")
         for line in left_out:
@@ -156,6 +158,17 @@ def check(args, skipped, rest=None):
     say(f"\n{'all' if args.full and not left_out else 'this sample'} of scripts/test passed in "
         f"{watch.seconds() / 60:.1f} min"
         + (f"; machine tests and packages were SKIPPED: {skipped}" if skipped else ""))
+
+
+def packages_in_full(full):
+    """Each is a compilation of everything, or two."""
+    checks = {"packages for arm64, and that their programs start": [REPO / "scripts/package", "--arch", "arm64", "--check"],
+              "packages, built twice": [sys.executable, REPO / "scripts/lib/twice.py"]}
+    if not full:
+        return [f"{title}: only with --full" for title in checks]
+    for title, cmd in checks.items():
+        stage(title, cmd, timeout=2 * tools.BUILD_SECONDS)
+    return []
 
 
 def run_tests(args, skipped):

@@ -16,7 +16,7 @@ import tools
 from common import CACHE, REPO, out, run, say
 
 NAME = "crates"
-PROFILES = ("debug", "release", "dist")
+PROFILES = ("debug", "release")
 KINDS = ("deps", "build", ".fingerprint")
 COMPILER = "rustc.txt"
 
@@ -27,7 +27,7 @@ def compiler():
 
 def key():
     return cache.key_of(compiler(), os.environ.get("RUSTFLAGS", ""),
-                        *((REPO / name).read_text() for name in ("Cargo.lock", "Cargo.toml")))
+                        *(path.read_text() for path in (REPO / "Cargo.lock", REPO / "Cargo.toml", *sorted(REPO.glob("crates/*/Cargo.toml")))))
 
 
 def bring():

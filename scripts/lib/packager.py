@@ -4,7 +4,8 @@
   python3 packager.py BINARIES FOLDER [--deb-only]  both, in place of those that were there
 
 Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH. $PF9_AGENT_VERSION, which the
-programs are then built with as well, is another version than that of Cargo.toml.
+programs are then built with as well, is another version than that of Cargo.toml. $PF9_AGENT_ARCH (amd64 or arm64) is what the
+programs were built for, where that is not this machine.
 """
 import gzip
 import os
@@ -21,6 +22,8 @@ from common import REPO, Fail, need_packages, out, run
 
 LIST = REPO / "packaging/package.toml"
 DATA = tomllib.loads(LIST.read_text())
+# As GNU's tools call what they are for.
+GNU = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 DEB_SCRIPTS, RPM_SCRIPTS = ["preinst", "postinst", "prerm", "postrm"], {"post": "post.sh", "preun": "preun.sh", "postun": "postun.sh"}
 
 
@@ -31,6 +34,13 @@ def version():
 def epoch():
     given = os.environ.get("SOURCE_DATE_EPOCH")
     return given or run(["git", "-C", REPO, "log", "-1", "--format=%ct"], check=False).stdout.strip() or "0"
+
+
+def arch():
+    wanted = os.environ.get("PF9_AGENT_ARCH") or golang.arch()
+    if wanted not in sbom.TARGETS:
+        raise Fail(f"no package for {wanted}", "there are: " + ", ".join(sbom.TARGETS))
+    return wanted
 
 
 def is_config(path):
@@ -55,7 +65,7 @@ def debian_changelog():
 
 def made_of():
     """What is linked into the programs: for machines, and for people."""
-    own, crates = sbom.of_program(golang.arch())
+    own, crates = sbom.of_program(arch())
     sbom.refuse_others(crates, DATA["licences"]["accepted"])
     about = {"name": DATA["name"], "version": version(), "license": DATA["license"]}
     when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -107,10 +117,15 @@ def script(name):
     return at((REPO / "packaging" / name).read_text())
 
 
+def objdump():
+    """Debian's own reads programs of this machine's kind only."""
+    return "objdump" if arch() == golang.arch() else f"{GNU[arch()]}-objdump"
+
+
 def c_library(binaries):
     """The newest version of the C library whose symbols a program names: what it needs at least."""
     programs = [binaries / name for names in DATA["programs"].values() for name in names]
-    names = re.findall(r"GLIBC_(\d+(?:\.\d+)+)", "".join(out(["objdump", "-T", program]) for program in programs))
+    names = re.findall(r"GLIBC_(\d+(?:\.\d+)+)", "".join(out([objdump(), "-T", program]) for program in programs))
     if not names:
         raise Fail("the programs name no version of the C library", "they were not built for glibc")
     return max(names, key=lambda name: [int(part) for part in name.split(".")])
@@ -123,14 +138,14 @@ def fresh(folder, pattern):
 
 
 def deb(binaries, folder, log=None):
-    need_packages({"dpkg-deb": "dpkg", "objdump": "binutils"})
+    need_packages({"dpkg-deb": "dpkg", objdump(): "binutils" if objdump() == "objdump" else f"binutils-{GNU[arch()]}"})
     fresh(folder, f"{DATA['name']}_*.deb")
     files = contents(binaries, "deb")
     files[f"/usr/share/doc/{DATA['name']}/changelog.Debian.gz"] = (packed(debian_changelog()), 0o644)
     needs = sorted([*DATA["needs"]["deb"], f"libc6 (>= {c_library(binaries)})"])
     text = DATA["description"].strip().splitlines()
     control = "".join(f"{key}: {value}\n" for key, value in {
-        "Package": DATA["name"], "Version": f"{version()}-{DATA['release']}", "Architecture": golang.arch(),
+        "Package": DATA["name"], "Version": f"{version()}-{DATA['release']}", "Architecture": arch(),
         "Section": "admin", "Priority": "optional", "Maintainer": DATA["maintainer"],
         "Installed-Size": sum(-(-len(data) // 1024) for data, _ in files.values()), "Depends": ", ".join(needs),
         "Description": DATA["summary"] + "".join(f"\n {line or '.'}" for line in text)}.items())
@@ -163,6 +178,7 @@ cp -a "{tree}/." %{{buildroot}}/
 
 {scripts}
 """
+RPM_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 RPM_OPTIONS = {"debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build_id_links": "none",
                "_binary_payload": "w19.zstdio", "use_source_date_epoch_as_buildtime": "1",
                "clamp_mtime_to_source_date_epoch": "1", "_buildhost": "localhost"}
@@ -186,7 +202,7 @@ def rpm(binaries, folder, log=None):
             description=DATA["description"].strip(), tree=top / "tree", files="\n".join(lines), scripts=scripts))
         options = {**RPM_OPTIONS, "_topdir": str(top), "_rpmdir": str(folder), "_tmppath": str(top),
                    "_rpmfilename": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm"}
-        run(["rpmbuild", "-bb", *(word for key, value in options.items() for word in ("--define", f"{key} {value}")),
+        run(["rpmbuild", "-bb", "--target", f"{RPM_ARCH[arch()]}-linux", *(word for key, value in options.items() for word in ("--define", f"{key} {value}")),
              top / "package.spec"], log=log, timeout=300, env={"SOURCE_DATE_EPOCH": epoch()})
     return only(folder.glob(f"{DATA['name']}-*.rpm"), "rpmbuild", log)
 

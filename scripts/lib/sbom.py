@@ -16,6 +16,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import libraries
 from common import REPO, Fail, out
 
 TARGETS = {"amd64": "x86_64-unknown-linux-gnu", "arm64": "aarch64-unknown-linux-gnu"}
@@ -58,9 +59,13 @@ def of_program(arch):
     def linked(package):
         return not any("proc-macro" in target["kind"] for target in packages[package]["targets"])
 
+    # What a library could use and nobody asked it to is in those lists as well, and in no program.
+    really = libraries.linked(TARGETS[arch], features=False)
+
     def needs(package):
         normal = [dep["pkg"] for dep in nodes[package]["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
-        return sorted(dep for dep in set(normal) if linked(dep))
+        return sorted(dep for dep in set(normal)
+                      if linked(dep) and (packages[dep]["name"], packages[dep]["version"]) in really)
 
     seen, todo = {}, [root]
     while todo:
@@ -76,7 +81,10 @@ def of_program(arch):
                                Path(item["manifest_path"]).parent)
     for package, crate in found.items():
         crate.needs = sorted(found[dep].ref for dep in seen[package])
-    own = found.pop(root)
+    # The workspace's own crates are the program itself.
+    ours = [found.pop(package) for package in sorted(set(data["workspace_members"]) & set(seen), key=lambda p: p != root)]
+    own = ours[0]
+    own.needs = sorted({need for crate in ours for need in crate.needs} - {crate.ref for crate in ours})
     name, licence, about = STANDARD
     compiler = out(["rustc", "--version"]).split()[1]
     return own, sorted([*found.values(), Crate(name, compiler, licence, about)], key=lambda c: (c.name, c.version))

@@ -130,7 +130,8 @@ class Test:
 
 def programs():
     """The test programs, compiled."""
-    cmd = ["cargo", "test", "--no-run", "--locked", "--all-features", "--message-format", "json-render-diagnostics"]
+    cmd = ["cargo", "test", "--no-run", "--locked", "--workspace", "--all-features", "--message-format",
+           "json-render-diagnostics"]
     done = subprocess.run(cmd, cwd=REPO, stdout=subprocess.PIPE, text=True, timeout=COMPILE_SECONDS, check=False)
     if done.returncode != 0:
         raise Fail("the tests do not compile", "cargo's words are above")
@@ -139,9 +140,15 @@ def programs():
         item = json.loads(line) if line.startswith("{") else {}
         if item.get("reason") == "compiler-artifact" and item["profile"]["test"] and item.get("executable"):
             target = item["target"]
-            name = "lib" if "lib" in target["kind"] else target["name"]
-            found[name] = item["executable"]
+            found[title(target)] = item["executable"]
     return found
+
+
+def title(target):
+    """`lib` of the agent, `tunnel` of its crate's own library; of the others the name."""
+    if "lib" not in target["kind"]:
+        return target["name"]
+    return "lib" if target["name"] == "pf9_hostagent" else target["name"].removeprefix("pf9_")
 
 
 def listed(found):

@@ -44,18 +44,29 @@ def target_dir():
     return Path(os.environ.get("CARGO_TARGET_DIR") or REPO / "target").resolve()
 
 
+def no_place():
+    """What a program is told of where it was built: nothing. Panics name their lines, and without this the builder's home."""
+    home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+    folders = sorted(home.glob("registry/src/*"))
+    # Our own files are named from the checkout on: flags that named it would have every crate compiled anew in each.
+    flags = [*os.environ.get("RUSTFLAGS", "").split(), *(f"--remap-path-prefix={path}=/crates" for path in folders)]
+    return {"RUSTFLAGS": " ".join(flags)}
+
+
 def release(log=None):
     need_rust()
     say("building the release binaries")
-    others = [word for name in OTHERS for word in ("--bin", name)]
-    for cmd in (["--profile", "dist", "--bin", "pf9-agent"], ["--release", "--features", "plane", *others]):
-        run(["cargo", "build", "--locked", *cmd], cwd=REPO, log=log, timeout=BUILD_SECONDS)
+    # The first build of all has no sources of libraries yet, and where they will be is told to the compiler.
+    run(["cargo", "fetch", "--locked", "--quiet"], cwd=REPO, log=log, timeout=BUILD_SECONDS)
+    wanted = [word for name in ("pf9-agent", *OTHERS) for word in ("--bin", name)]
+    run(["cargo", "build", "--release", "--locked", "--package", "pf9-hostagent", "--package", "pf9-plane", *wanted], cwd=REPO,
+        env=no_place(), log=log, timeout=BUILD_SECONDS)
     folder = target_dir() / "release"
     # Which of a node's programs it is says the name it is called by, as in the packages.
-    for name, to in [("pf9-agent", "../dist/pf9-agent"), *((name, "pf9-agent") for name in NAMES)]:
+    for name in NAMES:
         link = folder / name
         link.unlink(missing_ok=True)
-        link.symlink_to(to)
+        link.symlink_to("pf9-agent")
     return folder
 
 
@@ -92,10 +103,11 @@ def axe():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["axe"]:
-        sys.exit("usage: tools.py axe")
+    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"]}
+    if len(sys.argv) != 2 or sys.argv[1] not in asked:
+        sys.exit(f"usage: tools.py {'|'.join(asked)}")
     sys.stdout, shown = sys.stderr, sys.stdout
     try:
-        print(axe(), file=shown)
+        print(asked[sys.argv[1]](), file=shown)
     except Fail as fail:
         sys.exit(f"tools: {fail}")

@@ -26,6 +26,8 @@ pub struct Config {
     pub hostagent: HostagentConfig,
     /// Effects.
     pub nodelet: NodeletConfig,
+    /// What whoever helps may have.
+    pub support: SupportConfig,
 }
 
 /// `[comms]`.
@@ -56,6 +58,14 @@ pub struct HostagentConfig {
 pub struct NodeletConfig {
     /// Time between two full sweeps, seconds (30 to 3600).
     pub sweep_s: u64,
+}
+
+/// `[support]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupportConfig {
+    /// The plane may ask this host for a support bundle and gets it. Off unless the host's own operator says so.
+    pub bundle_on_request: bool,
 }
 
 impl Default for CommsConfig {

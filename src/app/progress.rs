@@ -106,6 +106,12 @@ impl Progress {
         }
     }
 
+    /// Who is late, for whoever asks whether this program works.
+    pub fn late(&self) -> Vec<String> {
+        let late = self.lock().late(self.began.elapsed());
+        late.into_iter().map(|l| l.name).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Signs> {
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }

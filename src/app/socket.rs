@@ -32,8 +32,9 @@ pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(UNSENT_MAX)
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
+/// What tests of both ends share.
+#[cfg(any(test, feature = "fault"))]
+pub mod testing {
     use std::sync::Arc;
 
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -42,7 +43,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// Asks the kernel for everything that [`tune`] sets.
-    pub(crate) fn check(tcp: &TcpStream) {
+    pub fn check(tcp: &TcpStream) {
         let socket = SockRef::from(tcp);
         assert!(tcp.nodelay().expect("nodelay"));
         assert!(socket.keepalive().expect("keepalive"));
@@ -58,7 +59,7 @@ pub(crate) mod testing {
     }
 
     /// TLS for 127.0.0.1, and who believes it.
-    pub(crate) fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    pub fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
         let made = made.expect("certificate");
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());

@@ -16,6 +16,7 @@
 //! | `known`    | secrets of this machine, by what they are |
 //! | `settings` | configuration by a list of what may be shown |
 //! | `archive`  | the archive, its bound, its manifest |
+//! | `send`     | to the plane, which asked for it |
 
 mod archive;
 mod collect;
@@ -23,6 +24,7 @@ mod known;
 mod machine;
 mod plan;
 mod redact;
+mod send;
 mod settings;
 
 #[cfg(test)]
@@ -33,9 +35,11 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use age::x25519::Recipient;
 use clap::Parser;
 use jiff::SignedDuration;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::context::Context;
 use super::output::{Ink, Screen, Show, wrap};
@@ -66,20 +70,23 @@ pub(super) struct BundleArgs {
     /// Logs of this time: 30m, 24h, 7d.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = logs::ago)]
     since: SignedDuration,
-    /// At most so large: 500K, 10M, 1G.
+    /// At most so large: 1M, 10M, 1G.
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     max_size: u64,
     /// Only the holder of this key can open it (a public key of age, age1…); can be repeated.
     #[arg(long, value_name = "KEY")]
     encrypt_to: Vec<String>,
+    /// Send it to the plane, which asked for it by this id: nodelet does.
+    #[arg(long, value_name = "ID", hide = true, conflicts_with_all = ["output", "list"])]
+    to_plane: Option<Uuid>,
     /// One JSON value instead of lines for people.
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// `500K`, `10M`, `1G`.
+/// `1M`, `10M`, `1G`.
 fn size(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no size like 500K, 10M or 1G");
+    let bad = || format!("{text:?} is no size like 1M, 10M or 1G");
     let unit = text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(text.len() - unit);
     let shift = match unit {
@@ -130,34 +137,93 @@ pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault>
     let now = ctx.now();
     let since = now.checked_sub(args.since).unwrap_or(Timestamp::MIN);
     let about = About::new(ctx, now, since, args.max_size, !recipients.is_empty());
-    let redactor = Redactor::new(Known::of(&ctx.host));
+    let making = Making {
+        items,
+        redactor: Redactor::new(Known::of(&ctx.host)),
+        recipients,
+        since,
+    };
+    if let Some(id) = args.to_plane {
+        let written = Box::pin(send::run(ctx, &making, about, id)).await?;
+        ctx.out.show(&report("the plane".to_owned(), &written));
+        return Ok(Exit::Ok);
+    }
     let mut place = Place::open(args.output.as_deref(), &about)?;
     let sink = place.sink()?;
-    let mut archive = Archive::new(sink, &recipients, about).map_err(|e| place.failed(&e))?;
-    let mut collector = Collector::new(ctx, &redactor, since);
-    for item in &items {
-        if ctx.stop.is_cancelled() {
-            place.take_away();
-            return Err(ctx.interrupted("no support bundle was made"));
-        }
+    let said = |item: &plan::Item| {
         if !place.is_a_pipe() {
             ctx.out.waiting(&format!("collecting {}", item.name));
         }
-        let content = collector.collect(item).await;
-        let added = archive.add(item, content, &redactor);
-        added.map_err(|e| place.failed(&e))?;
-    }
-    let written = archive.finish(&redactor).map_err(|e| place.failed(&e))?;
+    };
+    let made = making.make(ctx, sink, about, said, async || Ok(())).await;
+    let written = made.map_err(|broke| match broke {
+        Broke::Stopped(fault) => {
+            place.take_away();
+            fault
+        }
+        Broke::Io(e) => place.failed(&e),
+    })?;
     place.keep().map_err(|e| place.failed(&e))?;
     if !place.is_a_pipe() {
-        ctx.out.show(&report(&place, &written));
+        ctx.out.show(&report(place.shown(), &written));
     }
     Ok(Exit::Ok)
 }
 
-fn report(place: &Place, written: &Written) -> BundleReport {
+/// What goes into one.
+struct Making {
+    items: Vec<plan::Item>,
+    redactor: Redactor,
+    recipients: Vec<Recipient>,
+    since: Timestamp,
+}
+
+/// Why one is not made.
+enum Broke {
+    /// Somebody asked for the end.
+    Stopped(Fault),
+    /// It cannot be written on.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Broke {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Making {
+    /// One entry after the other into `sink`; after each of them, and at the end, what is written is handed on.
+    async fn make(
+        &self,
+        ctx: &Context,
+        sink: Box<dyn io::Write>,
+        about: About,
+        begins: impl Fn(&plan::Item),
+        mut hand_on: impl AsyncFnMut() -> io::Result<()>,
+    ) -> Result<Written, Broke> {
+        let mut archive = Archive::new(sink, &self.recipients, about)?;
+        let mut collector = Collector::new(ctx, &self.redactor, self.since);
+        for item in &self.items {
+            if ctx.stop.is_cancelled() {
+                return Err(Broke::Stopped(
+                    ctx.interrupted("no support bundle was made"),
+                ));
+            }
+            begins(item);
+            let content = collector.collect(item).await;
+            archive.add(item, content, &self.redactor)?;
+            hand_on().await?;
+        }
+        let written = archive.finish(&self.redactor)?;
+        hand_on().await?;
+        Ok(written)
+    }
+}
+
+fn report(path: String, written: &Written) -> BundleReport {
     BundleReport {
-        path: place.shown(),
+        path,
         bytes: written.bytes,
         encrypted: written.encrypted,
         files: written.files,

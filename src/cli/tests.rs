@@ -19,6 +19,7 @@
 //! | `operator`     | host, cluster, node join and leave: an operator API behind real TLS |
 //! | `manual`       | manual pages and completions are made of the program |
 //! | `packaged`     | what the package ships is what the programs read |
+//! | `troubleshooting` | the page of fault codes, and that it names only what there is |
 
 mod bundle;
 mod check;
@@ -39,6 +40,7 @@ mod schema;
 mod screens;
 mod scripts;
 mod status;
+mod troubleshooting;
 mod tunnel;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,9 @@
 //! | `GET /v1/status`  | [`TunnelStatus`](crate::model::TunnelStatus) |
 //! | `GET /v1/streams` | [`TunnelStreams`](crate::model::TunnelStreams) |
 //! | `POST /v1/ping`   | [`TunnelPing`]: one PING on every session |
-//! | `GET /v1/metrics` | Prometheus text |
+//! | `GET /metrics`    | Prometheus text; `/v1/metrics` is the same |
+//! | `GET /healthz`    | 200 while nothing hangs |
+//! | `GET /ready`      | 200 while the tunnel is up |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,11 @@ use super::metrics;
 use super::serve::Serve;
 use super::sessions::{Live, Sessions};
 use super::status::StatusBoard;
-use crate::local::{Method, Policy, Reply, Request, StatusCode, serve as serve_local};
-use crate::model::{STATUS_SCHEMA, SessionPing, TunnelPing};
+use crate::app::Progress;
+use crate::local::{
+    Method, NotReady, Policy, Reply, Request, StatusCode, healthz, ready, serve as serve_local,
+};
+use crate::model::{STATUS_SCHEMA, SessionPing, TunnelPing, TunnelState};
 
 /// Longest a ping is waited for: no path of use is slower, and who asks waits.
 const PING_WAIT: Duration = Duration::from_secs(4);
@@ -29,6 +34,7 @@ pub(super) struct Api {
     pub(super) board: Arc<StatusBoard>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) serve: Arc<Serve>,
+    pub(super) progress: Progress,
 }
 
 /// Answers until `shutdown`.
@@ -48,7 +54,9 @@ impl Api {
             (&Method::GET, "/v1/status") => Reply::json(StatusCode::OK, &self.board.status(now)),
             (&Method::GET, "/v1/streams") => Reply::json(StatusCode::OK, &self.board.streams(now)),
             (&Method::POST, "/v1/ping") => Reply::json(StatusCode::OK, &self.ping().await),
-            (&Method::GET, "/v1/metrics") => {
+            (&Method::GET, "/healthz") => healthz(&self.progress.late()),
+            (&Method::GET, "/ready") => ready(not_ready(&self.board.status(now).state)),
+            (&Method::GET, "/metrics" | "/v1/metrics") => {
                 let totals = self.sessions.totals();
                 let mut refusals = self.serve.refused();
                 refusals.insert(metrics::BY_SESSION, totals.refused);
@@ -85,6 +93,18 @@ impl Api {
     }
 }
 
+/// What it is not ready for, if so: nothing passes without a tunnel.
+fn not_ready(state: &TunnelState) -> NotReady {
+    match state {
+        TunnelState::Connected { .. } => None,
+        TunnelState::NotEnrolled => Some("this host is not enrolled".to_owned()),
+        TunnelState::Connecting => Some("the tunnel is being dialled".to_owned()),
+        TunnelState::Waiting { next_try } => {
+            Some(format!("the tunnel is down; next try at {next_try}"))
+        }
+    }
+}
+
 async fn ping(live: Arc<Live>) -> SessionPing {
     let answer = tokio::time::timeout(PING_WAIT, live.handle.ping()).await;
     let took = answer.ok().flatten();
@@ -93,5 +113,24 @@ async fn ping(live: Arc<Live>) -> SessionPing {
         slot: live.slot,
         endpoint: live.endpoint.clone(),
         rtt_us: took.and_then(|t| u64::try_from(t.as_micros()).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn it_is_ready_with_a_tunnel_and_says_why_not_without() {
+        let at = Timestamp::UNIX_EPOCH;
+        assert_eq!(not_ready(&TunnelState::Connected { since: at }), None);
+        for state in [
+            TunnelState::NotEnrolled,
+            TunnelState::Connecting,
+            TunnelState::Waiting { next_try: at },
+        ] {
+            assert!(not_ready(&state).is_some(), "{state:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A stream and a local service joined, watched for silence and for the end of the session.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +93,12 @@ async fn silence(passed: &Passed, idle: Option<Duration>) -> Duration {
 }
 
 impl Passed {
+    fn count(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(n)) = written {
+            self.to_service.fetch_add(*n as u64, Ordering::Relaxed);
+        }
+    }
+
     /// To the service, to the plane.
     pub(super) fn both(&self) -> (u64, u64) {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -121,12 +127,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = written {
-            self.passed
-                .to_service
-                .fetch_add(n as u64, Ordering::Relaxed);
-        }
+        self.passed.count(&written);
         written
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.passed.count(&written);
+        written
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_flush(cx)

@@ -21,7 +21,7 @@ use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
-pub(super) type Socket = Websocket<TlsStream<TcpStream>>;
+pub(super) type Socket = Websocket<TlsStream<mux::Ahead<TcpStream>>>;
 
 /// A websocket, and what the plane says it is good for.
 pub(super) struct Dialled {
@@ -221,7 +221,7 @@ impl Route {
         &self,
         endpoint: &str,
         journey: &mut Journey,
-    ) -> Result<(TlsStream<TcpStream>, Endpoint), DialError> {
+    ) -> Result<(TlsStream<mux::Ahead<TcpStream>>, Endpoint), DialError> {
         let at = split(endpoint)?;
         let name = ServerName::try_from(at.host.clone())
             .map_err(|_| DialError::Url(endpoint.to_owned()))?;
@@ -237,7 +237,7 @@ impl Route {
             source,
         })?;
         let mut tls = TlsConnector::from(self.identity().tls)
-            .connect(name, tcp)
+            .connect(name, mux::Ahead::new(tcp))
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
                 Some(cut) => cut.into(),
@@ -273,7 +273,7 @@ fn kind_of(headers: &HeaderMap) -> SessionKind {
 }
 
 /// Version and kind of a handshake, for people.
-fn session_words(tls: &TlsStream<TcpStream>) -> String {
+fn session_words(tls: &TlsStream<mux::Ahead<TcpStream>>) -> String {
     let connection = tls.get_ref().1;
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
@@ -448,7 +448,7 @@ mod tests {
         });
         accepted.expect("accepted");
         let (tls, _) = dialled.expect("dialled");
-        socket::testing::check(tls.get_ref().0);
+        socket::testing::check(tls.get_ref().0.get_ref());
     }
 
     #[tokio::test(start_paused = true)]

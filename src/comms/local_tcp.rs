@@ -11,7 +11,7 @@
 //! it is to end), and larger buffers here (the kernel's default bound for them is below what a service may have queued).
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The tables of connections, of our own network namespace: the services are in it. (`/proc/net` is the
@@ -31,6 +31,8 @@ const ROWS_MAX: usize = 200_000;
 const REST: u32 = 20;
 /// And at least this long: bytes that come in a flood are many writes.
 const REST_MIN: Duration = Duration::from_millis(20);
+/// Writes that follow one another more closely are a flood.
+const FLOOD: Duration = Duration::from_millis(1);
 /// `TCP_ESTABLISHED` in the table.
 const ESTABLISHED: &str = "01";
 
@@ -41,6 +43,8 @@ pub(super) struct LocalTcp {
     /// How the service's end stands in the table; none where the kernel did not say.
     rows: Option<[String; 2]>,
     next_look: Instant,
+    /// When it was last asked whether something is there.
+    asked: Option<Instant>,
     let_go: bool,
 }
 
@@ -55,6 +59,7 @@ impl LocalTcp {
             rows: ends.ok().map(|(ours, theirs)| rows(theirs, ours)),
             tcp,
             next_look: Instant::now(),
+            asked: None,
             let_go: false,
         })
     }
@@ -81,11 +86,19 @@ impl LocalTcp {
         self.let_go
     }
 
-    fn has_unread(&self) -> bool {
+    fn has_unread(&mut self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        SockRef::from(&self.tcp)
-            .peek(&mut byte)
-            .is_ok_and(|n| n > 0)
+        let mut peek = || SockRef::from(&self.tcp).peek(&mut byte);
+        let now = Instant::now();
+        // So soon after the last time it is asked only where it has said that something came: most writes of a flood
+        // cost no call more. Not always, for nobody may have listened to it since.
+        let found = if self.asked.is_some_and(|at| now < at + FLOOD) {
+            self.tcp.try_io(Interest::READABLE, peek)
+        } else {
+            self.asked = Some(now);
+            peek()
+        };
+        found.is_ok_and(|n| n > 0)
     }
 }
 
@@ -148,6 +161,21 @@ impl AsyncWrite for LocalTcp {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.speaks_no_more() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::model::document::AGENT_VERSION;
 use crate::model::{FaultCode, SessionState, SessionStatus, TunnelStatus};
-use crate::telemetry::{MetricKind as Kind, MetricsText as Text};
+use crate::telemetry::{MetricKind as Kind, MetricsText as Text, vitals};
 
 /// Why a stream was refused that no service was looked up for: too many were open or waited, or the
 /// session was about to leave.
@@ -25,6 +26,7 @@ pub(super) struct Numbers {
 impl Numbers {
     pub(super) fn text(&self, now: Timestamp) -> String {
         let mut text = Text::default();
+        vitals(&mut text, "pf9-comms", AGENT_VERSION);
         self.sessions(&mut text, now);
         let all = &self.status.sessions;
 
@@ -269,7 +271,9 @@ mod tests {
             failures: BTreeMap::from([(FaultCode::PlaneBusy, 4)]),
             refusals: BTreeMap::from([("not-allowed", 6)]),
         };
-        let samples = parse(&numbers.text(at(100)));
+        let text = numbers.text(at(100));
+        crate::telemetry::testing::promtool(&text);
+        let samples = parse(&text);
         let want = [
             ("pf9_comms_sessions{state=\"connected\"}", 1.0),
             ("pf9_comms_sessions{state=\"draining\"}", 1.0),

@@ -44,7 +44,7 @@ pub(super) struct Ends {
 }
 
 /// What the websocket of a [`Socket`] runs on.
-type SocketIo = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+type SocketIo = tokio_rustls::client::TlsStream<mux::Ahead<tokio::net::TcpStream>>;
 
 /// Begins a session on a fresh websocket.
 pub(super) fn begin(socket: Socket, ping_interval: Duration) -> Begun {
@@ -52,7 +52,7 @@ pub(super) fn begin(socket: Socket, ping_interval: Duration) -> Begun {
         ping_interval,
         ..Config::default()
     };
-    let probe = Probe::of(socket.get_ref().get_ref().0)
+    let probe = Probe::of(socket.get_ref().get_ref().0.get_ref())
         .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
         .ok();
     let (handle, incoming, driver) = mux::session(socket, Side::Node, config);

@@ -43,6 +43,7 @@ pub(super) fn read(fs: &HostFs) -> Health {
         memory_available_bytes: available,
         warnings,
         disks,
+        daemons: super::daemons::read(fs),
     }
 }
 

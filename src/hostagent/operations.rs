@@ -135,6 +135,7 @@ fn own_part(agent: &Agent, one: &PendingOperation) {
         | What::Restart { .. }
         | What::Rotate { .. }
         | What::Backup
+        | What::Bundle { .. }
         | What::LogLevel {
             program: LogOf::Nodelet,
             ..

@@ -396,5 +396,7 @@ fn memory_only(why: &str) -> Fault {
     .fix(crate::host::space::FIX)
 }
 
+#[cfg(any(test, feature = "fault"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

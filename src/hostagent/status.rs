@@ -123,6 +123,9 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
     for disk in &mut essence.health.disks {
         disk.available_bytes = 0;
     }
+    for daemon in &mut essence.health.daemons {
+        daemon.memory_bytes = 0;
+    }
     // The words of a warning hold such numbers; that there is one is its code.
     for warning in &mut essence.health.warnings {
         warning.why = String::new();
@@ -474,8 +477,14 @@ pub(super) mod tests {
     fn clocks_and_moving_numbers_are_not_news() {
         let origin = origin();
         let mut f = facts(3);
+        f.health.daemons = vec![crate::model::DaemonHealth {
+            unit: "pf9-comms.service".into(),
+            memory_bytes: 7,
+            limit_bytes: 100,
+        }];
         let before = assemble(&origin, &f, &moment(1));
         f.health.load1 = 7.5;
+        f.health.daemons[0].memory_bytes = 99;
         f.acknowledged_at = Some(Timestamp::MAX);
         let after = assemble(&origin, &f, &moment(99));
         assert_ne!(before, after);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,6 +149,22 @@ impl Client {
         Err(refused(status, &bytes))
     }
 
+    /// Sends a large body as it comes; an error in it breaks the call off. The deadline is for all of it. Sent once: what
+    /// was sent of it cannot be had again.
+    pub async fn send_stream<S>(
+        &self,
+        path: &str,
+        body: S,
+        deadline: Duration,
+    ) -> Result<(), LocalError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let body = reqwest::Body::wrap_stream(body);
+        let request = self.http.put(url(path)).body(body);
+        self.answer(request, deadline).await.map(drop)
+    }
+
     async fn answer(
         &self,
         request: reqwest::RequestBuilder,
@@ -178,7 +195,7 @@ impl Client {
     ) -> Result<reqwest::Response, LocalError> {
         let mut this = request;
         loop {
-            // None of ours has a body that can be sent only once.
+            // A body that comes as a stream can be sent only once: then a full backlog is an error.
             let again = this.try_clone();
             match (this.send().await, again) {
                 (Ok(response), _) => return Ok(response),

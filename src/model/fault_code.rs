@@ -2,7 +2,11 @@
 //!
 //! A row is a variant, the word that programs read, and its [`FaultKind`]: what the failure is to
 //! whoever meets it. Exit codes and retries follow from the kind, so a new code cannot be forgotten
-//! anywhere: it does not compile without one.
+//! anywhere: it does not compile without one. Nor do tests without its meaning, how it comes about and what to do, which
+//! is a row in `remedies`: `docs/troubleshooting.md`.
+
+#[cfg(test)]
+pub(crate) mod remedies;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -48,7 +52,7 @@ macro_rules! codes {
             pub const ALL: &'static [Self] = &[ $($( Self::$id, )*)* ];
 
             /// The word, kebab-case.
-            pub fn word(self) -> &'static str {
+            pub const fn word(self) -> &'static str {
                 match self { $($( Self::$id => $word, )*)* Self::Newer => "newer" }
             }
 

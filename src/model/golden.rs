@@ -107,7 +107,7 @@ fn stack_ref() -> StackRef {
     }
 }
 
-fn node_status() -> NodeStatus {
+pub(crate) fn node_status() -> NodeStatus {
     NodeStatus {
         schema: STATUS_SCHEMA,
         revision: 1,
@@ -248,7 +248,7 @@ fn inventory() -> Inventory {
     }
 }
 
-fn status() -> HostStatus {
+pub(crate) fn status() -> HostStatus {
     HostStatus {
         schema: STATUS_SCHEMA,
         host_id: host(),
@@ -276,18 +276,7 @@ fn status() -> HostStatus {
             fault: Some(fault()),
         }],
         inventory: inventory(),
-        health: Health {
-            load1: 0.5,
-            memory_available_bytes: 1,
-            disks: vec![DiskHealth {
-                path: "/".into(),
-                total_bytes: 2,
-                available_bytes: 1,
-                total_inodes: 4,
-                free_inodes: 3,
-            }],
-            warnings: vec![fault()],
-        },
+        health: super::status::tests::health(fault()),
         trust: Some(TrustStatus {
             version: Some(version()),
             keys: vec![key().id],

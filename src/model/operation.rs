@@ -18,6 +18,12 @@ pub const OPERATION_SCHEMA: u32 = 1;
 pub const OPERATION_LIFE_MAX: Duration = Duration::from_secs(3600);
 /// Longest that a log may be louder by an operation: a day of debugging; the log itself is bounded in bytes.
 pub const LOUD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Largest support bundle that is asked for: logs of a node in full, compressed, several times over.
+pub const BUNDLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Smallest: the entries that say most fit.
+pub const BUNDLE_BYTES_MIN: u64 = 1024 * 1024;
+/// Logs of longer ago are not kept on a host in the long run.
+pub const BUNDLE_SINCE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest text of a result.
 pub const SAID_MAX: usize = 1024;
 /// Operations that wait for a host, and are sent at once.
@@ -72,6 +78,16 @@ pub enum What {
         level: LogLevel,
         /// For how long.
         for_s: u32,
+    },
+    /// Send a support bundle, sealed, where the host's own operator has agreed to that.
+    Bundle {
+        /// Logs of the last so many seconds.
+        since_s: u32,
+        /// At most so large.
+        max_bytes: u64,
+        /// Who can open it: a public key of age. It is signed with the rest, so whoever carries the bundle cannot
+        /// have it made for himself.
+        seal_for: String,
     },
 }
 
@@ -175,11 +191,12 @@ impl What {
             Self::Rotate { .. } => "rotate",
             Self::Backup => "backup",
             Self::LogLevel { .. } => "log-level",
+            Self::Bundle { .. } => "bundle",
         }
     }
 
     /// Every word.
-    pub const WORDS: [&'static str; 7] = [
+    pub const WORDS: [&'static str; 8] = [
         "ping",
         "resend-status",
         "run-checks",
@@ -187,11 +204,19 @@ impl What {
         "rotate",
         "backup",
         "log-level",
+        "bundle",
     ];
 
-    /// Those that are allowed where root of the host says nothing: nothing that runs is disturbed by them.
-    pub const HARMLESS: [&'static str; 5] =
-        ["ping", "resend-status", "run-checks", "backup", "log-level"];
+    /// Those that are allowed where root of the host says nothing: nothing that runs is disturbed by them. (A bundle
+    /// needs a consent of its own beside this.)
+    pub const HARMLESS: [&'static str; 6] = [
+        "ping",
+        "resend-status",
+        "run-checks",
+        "backup",
+        "log-level",
+        "bundle",
+    ];
 
     /// It changes the node, and is not done in maintenance.
     pub fn changes_the_node(&self) -> bool {
@@ -200,6 +225,21 @@ impl What {
             Self::Ping
             | Self::ResendStatus
             | Self::RunChecks
+            | Self::Backup
+            | Self::LogLevel { .. }
+            | Self::Bundle { .. } => false,
+        }
+    }
+
+    /// It needs the consent of the host's own operator beside root's list: something leaves the host by it.
+    pub fn needs_consent(&self) -> bool {
+        match self {
+            Self::Bundle { .. } => true,
+            Self::Ping
+            | Self::ResendStatus
+            | Self::RunChecks
+            | Self::Restart { .. }
+            | Self::Rotate { .. }
             | Self::Backup
             | Self::LogLevel { .. } => false,
         }
@@ -216,6 +256,11 @@ impl What {
                     LOUD_MAX.as_secs() / 3600
                 ))
             }
+            Self::Bundle {
+                since_s,
+                max_bytes,
+                seal_for,
+            } => bundle_fault(*since_s, *max_bytes, seal_for),
             Self::Ping
             | Self::ResendStatus
             | Self::RunChecks
@@ -225,6 +270,29 @@ impl What {
             | Self::LogLevel { .. } => None,
         }
     }
+}
+
+/// What a request for a bundle must keep to. Whether the key is one is for those to say who seal.
+fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> {
+    /// A public key of age has 62 signs.
+    const KEY_MAX: usize = 100;
+    if since_s == 0 || Duration::from_secs(since_s.into()) > BUNDLE_SINCE_MAX {
+        return Some(format!(
+            "a bundle has logs of the last 1 s to {} days, not of {since_s} s",
+            BUNDLE_SINCE_MAX.as_secs() / 86_400
+        ));
+    }
+    if !(BUNDLE_BYTES_MIN..=BUNDLE_BYTES_MAX).contains(&max_bytes) {
+        return Some(format!(
+            "a bundle has {} to {} MiB, not {max_bytes} bytes",
+            BUNDLE_BYTES_MIN >> 20,
+            BUNDLE_BYTES_MAX >> 20
+        ));
+    }
+    let is_key = seal_for.starts_with("age1")
+        && seal_for.len() <= KEY_MAX
+        && seal_for.bytes().all(|b| b.is_ascii_alphanumeric());
+    (!is_key).then(|| "who can open the bundle is no public key of age (age1…)".to_owned())
 }
 
 impl std::fmt::Display for What {
@@ -240,6 +308,9 @@ impl std::fmt::Display for What {
             } => {
                 write!(f, " of {program} to {level} for {for_s} s")
             }
+            Self::Bundle {
+                since_s, max_bytes, ..
+            } => write!(f, " of {since_s} s, at most {max_bytes} bytes"),
             Self::Ping | Self::ResendStatus | Self::RunChecks | Self::Backup => Ok(()),
         }
     }
@@ -340,6 +411,11 @@ mod tests {
                 level: LogLevel::Debug,
                 for_s: 60,
             },
+            What::Bundle {
+                since_s: 60,
+                max_bytes: BUNDLE_BYTES_MAX,
+                seal_for: "age1x".to_owned(),
+            },
         ];
         assert_eq!(all.each_ref().map(What::word), What::WORDS);
         for what in &all {
@@ -355,6 +431,35 @@ mod tests {
             r#"{"do": "restart", "unit": "nodelet"}"#,
         ] {
             serde_json::from_str::<What>(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_bounded_and_sealed_for_somebody() {
+        let bundle = |since_s, max_bytes, seal_for: &str| What::Bundle {
+            since_s,
+            max_bytes,
+            seal_for: seal_for.to_owned(),
+        };
+        assert_eq!(bundle(3600, BUNDLE_BYTES_MIN, "age1qx").fault(), None);
+        let month = 30 * 24 * 3600;
+        for (what, words) in [
+            (bundle(0, BUNDLE_BYTES_MIN, "age1qx"), "logs of the last"),
+            (bundle(month + 1, BUNDLE_BYTES_MIN, "age1qx"), "30 days"),
+            (bundle(1, BUNDLE_BYTES_MIN - 1, "age1qx"), "1 to 128 MiB"),
+            (bundle(1, BUNDLE_BYTES_MAX + 1, "age1qx"), "1 to 128 MiB"),
+            (bundle(1, BUNDLE_BYTES_MIN, ""), "no public key"),
+            (
+                bundle(1, BUNDLE_BYTES_MIN, "age1 --output /etc/x"),
+                "no public key",
+            ),
+            (
+                bundle(1, BUNDLE_BYTES_MIN, &format!("age1{}", "q".repeat(100))),
+                "no public key",
+            ),
+        ] {
+            let fault = what.fault().expect(words);
+            assert!(fault.contains(words), "{fault}");
         }
     }
 }

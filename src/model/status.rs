@@ -359,6 +359,21 @@ pub struct Health {
     pub disks: Vec<DiskHealth>,
     /// What is wrong with the machine itself, e.g. a full disk.
     pub warnings: Vec<Fault>,
+    /// Programs of ours and of the node, those that run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub daemons: Vec<DaemonHealth>,
+}
+
+/// What one program holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonHealth {
+    /// Its unit.
+    pub unit: String,
+    /// Bytes of memory that are its own: no file would give them back.
+    pub memory_bytes: u64,
+    /// Bytes at which it is ended; 0: what the machine has.
+    #[serde(default)]
+    pub limit_bytes: u64,
 }
 
 /// One file system.
@@ -404,6 +419,15 @@ impl From<&CertificateStatus> for Expiry {
 // === impl NodeState ===
 
 impl NodeState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Ok,
+        Self::Converging,
+        Self::Retrying,
+        Self::Failed,
+        Self::Maintenance,
+    ];
+
     /// The word in documents.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -419,5 +443,31 @@ impl NodeState {
 impl std::fmt::Display for NodeState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// With all that it can say.
+    pub(in crate::model) fn health(fault: Fault) -> Health {
+        Health {
+            load1: 0.5,
+            memory_available_bytes: 1,
+            disks: vec![DiskHealth {
+                path: "/".into(),
+                total_bytes: 2,
+                available_bytes: 1,
+                total_inodes: 4,
+                free_inodes: 3,
+            }],
+            warnings: vec![fault],
+            daemons: vec![DaemonHealth {
+                unit: "pf9-comms.service".into(),
+                memory_bytes: 1,
+                limit_bytes: 2,
+            }],
+        }
     }
 }

@@ -285,3 +285,18 @@ impl StreamClass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page has a row for each.
+    #[test]
+    fn the_page_says_what_sessions_are_good_for() {
+        let page = include_str!("../../docs/protocol.md");
+        for kind in SessionKind::ALL {
+            let row = page.lines().find(|l| l.starts_with(&format!("| `{kind}`")));
+            assert!(row.is_some(), "no row of {kind}");
+        }
+    }
+}

@@ -13,12 +13,14 @@
 //! | `record` | which were begun, and how they ended; on disk |
 //! | `allowed` | root's list |
 //! | `act` | what each one does |
+//! | `bundle` | a support bundle for the plane: the operator's consent, and the program that makes it |
 //!
 //! Who brings an operation chooses nothing but the moment, within its life: a stolen hostagent can hold one back, or
 //! have nodelet look at it, and that is all.
 
 mod act;
 mod allowed;
+mod bundle;
 mod judge;
 mod record;
 
@@ -93,6 +95,7 @@ impl Desk {
             last: book.last(),
             copy: trust::held(&self.fs),
             allowed: allowed::list(&self.fs),
+            consent: bundle::consent(&self.fs),
             maintenance: hands.maintenance(),
         };
         let refused = judge(&operation, &seen).err();
@@ -108,7 +111,7 @@ impl Desk {
         }
         // From here on it is never begun again, whatever happens.
         self.note(&mut book, &operation, None)?;
-        let outcome = act::act(&operation.what, hands).await;
+        let outcome = act::act(&operation, hands).await;
         let result = result(&operation, outcome);
         if let Err(fault) = self.note(&mut book, &operation, Some(&result)) {
             tracing::warn!(code = fault.code.word(), "{fault}");

@@ -12,6 +12,8 @@
 //! | `POST /v1/operations` (an envelope)   | 200 how it ended, done or refused; 403 nobody who is believed signed it |
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
+//! | `GET /metrics`                        | Prometheus text |
+//! | `GET /healthz`, `GET /ready`          | 200 while nothing hangs; while the node is as ordered |
 //! | `GET /v1/plan`                        | what would be done now |
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
 //! | `…/v1/etcd…`                          | the cluster's memory: see [`etcd::Desk`](super::etcd::Desk) |
@@ -39,10 +41,11 @@ use super::etcd::restore::ask;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, LocalSeen, Work};
 use super::maintenance;
+use super::metrics;
 use super::operations::{self, Hands};
 use super::orders;
 use super::trust;
-use crate::app::Bucket;
+use crate::app::{Bucket, Progress};
 use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
@@ -50,6 +53,7 @@ use crate::model::{
     Because, CertificateBatch, Envelope, Fault, FaultCode, FreshNonce, MaintenanceRequest,
     NodeStatus, PAYLOAD_MAX, TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, TrustAnswer, document, paths,
 };
+use crate::telemetry::{METRICS_TYPE, vitals};
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
 /// people with curl as root.
@@ -91,6 +95,8 @@ pub struct Server {
     pub maintenance: maintenance::Desk,
     /// Operations of the plane.
     pub operations: operations::Desk,
+    /// Who is late.
+    pub progress: Progress,
 }
 
 /// The socket systemd listens on for us, or our own where nobody does.
@@ -182,6 +188,14 @@ impl Server {
                 Reply::empty()
             }
             (&Method::GET, "/v1/status") => self.status(&request, stop).await,
+            (&Method::GET, "/metrics") => {
+                let status = self.status.borrow().clone();
+                let mut text = metrics::text(&status, crate::seam::clock::now());
+                vitals(&mut text, "pf9-nodeletd", document::AGENT_VERSION);
+                Reply::text(StatusCode::OK, METRICS_TYPE, text.into())
+            }
+            (&Method::GET, "/healthz") => local::healthz(&self.progress.late()),
+            (&Method::GET, "/ready") => local::ready(metrics::not_ready(&self.status.borrow())),
             (&Method::GET, "/v1/plan") => {
                 // On a copy nothing would be done, whatever the plan.
                 if let Some(fault) = trust::held(&self.host.fs) {

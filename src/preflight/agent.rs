@@ -116,7 +116,7 @@ pub(super) fn certificates(seen: &AgentSeen) -> Finding {
     match seen.certificates.iter().find(short) {
         Some(c) => finding.warn(
             format!("{} ends soon, and nobody is known to renew it", c.name),
-            "look on the plane for its authorities: pf9-plane authority list",
+            "look on the plane for its authorities: pf9-plane keys list",
         ),
         None => finding,
     }

@@ -98,14 +98,6 @@ fn a_good_machine_passes_every_check() {
     assert!(bad.is_empty(), "{bad:?}");
     assert_eq!((report.verdict, report.fault()), (Outcome::Ok, None));
     assert!(report.checks.len() >= 12);
-    for check in report.checks {
-        assert_ne!(
-            fault_code(&check.id),
-            FaultCode::Newer,
-            "{} has no code",
-            check.id
-        );
-    }
 }
 
 #[test]
@@ -139,6 +131,14 @@ fn our_own_node_is_not_in_its_own_way() {
         ours: true,
     }];
     assert_eq!(judge(&facts).verdict, Outcome::Ok);
+}
+
+/// A check that fails with a word that nobody knows has no remedy either.
+#[test]
+fn every_check_has_a_code() {
+    for entry in TABLE {
+        assert_ne!(fault_code(entry.id), FaultCode::Newer, "{}", entry.id);
+    }
 }
 
 #[test]

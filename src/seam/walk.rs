@@ -27,7 +27,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const TOLD_MAX: usize = 25;
 
 /// What a walk goes through.
-pub(crate) trait Scenario {
+#[expect(async_fn_in_trait, reason = "a walk is a test's, on its own thread")]
+pub trait Scenario {
     /// Its name.
     const NAME: &'static str;
     /// A machine, and what a process of ours has in memory.
@@ -52,14 +53,15 @@ pub(crate) trait Scenario {
 }
 
 /// What the undisturbed run passed and left.
-pub(crate) struct Reference {
-    pub(crate) points: Vec<Point>,
+pub struct Reference {
+    /// Every point, in their order.
+    pub points: Vec<Point>,
     end: BTreeMap<String, String>,
     calls: Vec<String>,
 }
 
 /// Runs it undisturbed.
-pub(crate) async fn reference<S: Scenario>(scenario: &S) -> Reference {
+pub async fn reference<S: Scenario>(scenario: &S) -> Reference {
     let mut world = Box::pin(scenario.begin()).await;
     drop(scenario.calls(&world));
     let scope = Scope::whole();
@@ -75,7 +77,7 @@ pub(crate) async fn reference<S: Scenario>(scenario: &S) -> Reference {
 }
 
 /// Walks it: all of its cases, or `few` by the seed.
-pub(crate) async fn walk<S: Scenario>(scenario: &S, few: usize) {
+pub async fn walk<S: Scenario>(scenario: &S, few: usize) {
     let reference = reference(scenario).await;
     let numbered = reference.points.iter().enumerate();
     let cases = numbered.flat_map(|(n, p)| p.kind.faults().into_iter().map(move |f| (n, f)));
@@ -252,7 +254,7 @@ fn differences(want: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -
 
 /// Everything below a root: mode and content of each path; of those that `vague` names, which hold what is another
 /// each time, the mode alone.
-pub(crate) fn files(fs: &HostFs, vague: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+pub fn files(fs: &HostFs, vague: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
     let root = fs.at("/");
     let mut found = BTreeMap::new();
     let mut dirs = vec![root.clone()];

@@ -26,16 +26,13 @@
 //! | `apply`  | the files of the new stack from those of the old one |
 
 mod apply;
-#[cfg(feature = "plane")]
 mod make;
-#[cfg(feature = "plane")]
 mod pieces;
-#[cfg(all(test, feature = "plane"))]
+#[cfg(test)]
 mod tests;
 
 pub(super) use apply::{Pair, apply};
-#[cfg(feature = "plane")]
-pub(crate) use make::{Packed, make_of_archives};
+pub use make::{Packed, make_of_archives};
 
 const MAGIC: &[u8; 12] = b"pf9-delta-1\n";
 const SAME: u8 = 0;

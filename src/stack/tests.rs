@@ -1,6 +1,5 @@
 //! Good stacks go in; each kind of bad one is refused and leaves nothing behind.
 
-#[cfg(feature = "plane")]
 mod delta;
 mod etcd;
 mod interrupted;

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 
-use crate::model::Expiry;
+use crate::model::{Expiry, NodeState};
 
 /// What the text is.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -44,6 +44,15 @@ impl Text {
             false => format!("{{{}}}", labels.join(",")),
         };
         self.0.push_str(&format!("{name}{labels} {value}\n"));
+    }
+
+    /// One sample for each state there is: 1 for the one that it is in, as the ecosystem tells states.
+    pub fn states(&mut self, name: &str, help: &str, now: NodeState) {
+        self.head(name, Kind::Gauge, help);
+        for state in NodeState::ALL {
+            let is = f64::from(u8::from(state == now));
+            self.row(name, &[("state", state.as_str())], is);
+        }
     }
 
     /// When certificates end, and whether their renewal is late or fails: the same two families

@@ -5,6 +5,5 @@
 //! ```
 //!
 //! A program that is missing is a failure, never a skip. `scripts/test` installs it and runs all of it.
-#![cfg(feature = "plane")]
 
 mod openstack;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use pf9_hostagent::plane::{ServeConfig, Server};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::Value;
 
 /// Who calls, as the environment says it.
@@ -17,7 +17,10 @@ struct World {
 }
 
 fn program() -> PathBuf {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/openstack.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../scripts/lib/openstack.py"
+    );
     let said = Command::new("python3").args([script, "--made"]).output();
     let said = said.expect("python3 runs");
     let why = String::from_utf8_lossy(&said.stderr);

@@ -2,7 +2,9 @@
 //! nodelet is a fake.
 
 mod delta;
+mod planted;
 mod restored;
+mod watched;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,8 +18,8 @@ use pf9_hostagent::model::{
     CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, FaultCode, HostId, HostStatus,
     NodeState, Role,
 };
-use pf9_hostagent::plane::{ServeConfig, Server};
 use pf9_hostagent::{comms, hostagent, stack};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

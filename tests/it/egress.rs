@@ -12,7 +12,7 @@ use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
     EnrolToken, Fault, FaultCode, HostId, NodeFacts, TunnelState, TunnelStatus, paths,
 };
-use pf9_hostagent::plane::{ServeConfig, Server};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

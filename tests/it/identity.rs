@@ -12,8 +12,8 @@ use pf9_hostagent::model::{
     EnrolToken, Fault, FaultCode, HostId, HostStatus, NodeStatus, Timestamp, TunnelState,
     TunnelStatus, paths,
 };
-use pf9_hostagent::plane::{ServeConfig, Server};
 use pf9_hostagent::{comms, hostagent, nodelet};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

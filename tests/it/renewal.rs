@@ -14,7 +14,7 @@ use pf9_hostagent::model::{
     Digest, EnrolToken, Expiry, FaultCode, HostId, SessionKind, SessionState, Timestamp,
     TunnelStatus, paths,
 };
-use pf9_hostagent::plane::{ServeConfig, Server};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

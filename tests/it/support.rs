@@ -1,15 +1,14 @@
 //! What several tests need: patience, a nodelet, a stack.
 
+pub(crate) mod full;
 pub(crate) mod newer;
 pub(crate) mod node;
-#[cfg(feature = "plane")]
 #[path = "../../src/egress/testing.rs"]
 pub(crate) mod proxy;
 
 use std::time::Duration;
 
 use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
-#[cfg(feature = "plane")]
 use pf9_hostagent::{
     egress::Egress,
     host::{fs::HostFs, interfaces::node_facts},
@@ -23,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A program of a node by its name, which says which one of them it is: a link as the packages have.
 pub(crate) fn program(name: &str) -> std::path::PathBuf {
     let link = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pf9-agent"), &link) {
+    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pf9-agent-of-tests"), &link) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => panic!("{name}: {e}"),
         _ => link,
     }
@@ -89,7 +88,6 @@ pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u
 }
 
 /// Enrols this host at a plane, by the direct way, as root of it does.
-#[cfg(feature = "plane")]
 pub(crate) async fn enrol(
     plane: &str,
     token: &EnrolToken,

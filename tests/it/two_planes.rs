@@ -11,7 +11,7 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStreams, paths};
-use pf9_hostagent::plane::{ServeConfig, Server};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

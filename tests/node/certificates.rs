@@ -48,7 +48,10 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
 /// volumes of the pods before holds them back for two minutes.
 fn controllers_work() -> Outcome {
     let namespace = "made-after-renewal";
-    kubectl(&["create", "namespace", namespace])?;
+    // The last certificate that is new has the API server start once more.
+    eventually("the API takes a namespace", CONTROLLERS, || {
+        kubectl(&["create", "namespace", namespace]).map(drop)
+    })?;
     eventually("controllers work after a renewal", CONTROLLERS, || {
         kubectl(&["-n", namespace, "get", "serviceaccount", "default"]).map(drop)
     })?;

@@ -169,7 +169,12 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
         .copied()
         .chain(nodes.iter().map(|(c, w)| (*c, w.as_str())))
     {
-        shell(second, &kube(config, what))?;
+        // The other API server starts once more when etcd has another member.
+        eventually(
+            &format!("{config} of {second} is good for something"),
+            TAKEN_AWAY,
+            || shell(second, &kube(config, what)).map(drop),
+        )?;
     }
     demo(&["detach", second])?;
     for (config, what) in all {

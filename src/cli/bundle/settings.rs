@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::redact::{Cleaned, Redactor};
 
 /// Keys of `hostagent.toml` and `conf.d`, dotted. A key that is new there is shown when it stands here.
-pub(super) const AGENT: [&str; 13] = [
+pub(super) const AGENT: [&str; 14] = [
     "log.level",
     "log.format",
     "log.max_mib",
@@ -20,6 +20,7 @@ pub(super) const AGENT: [&str; 13] = [
     "comms.tls.pin_sha256",
     "hostagent.status_s",
     "nodelet.sweep_s",
+    "support.bundle_on_request",
 ];
 /// Keys of the tunnel's allow-list.
 pub(super) const SERVICES: [&str; 9] = [

@@ -30,8 +30,16 @@ pub const AGENT: [&str; 3] = [NODELET_SOCKET, COMMS, HOSTAGENT];
 pub const AGENT_SWITCH: &str = "pf9-agent-switch.service";
 /// Brings in the distribution's updates.
 pub const OS_UPDATE: &str = "pf9-os-update.service";
-/// The package's units that are not enabled: others start them.
-const STARTED: [&str; 4] = [NODELET, AGENT_SWITCH, "pf9-agent-boot.service", OS_UPDATE];
+/// Makes a support bundle for the plane: nodelet has it made, and it goes with its end.
+pub const BUNDLE: &str = "pf9-bundle.service";
+/// Units of the agent that are not enabled: others start them.
+const STARTED: [&str; 5] = [
+    NODELET,
+    AGENT_SWITCH,
+    "pf9-agent-boot.service",
+    OS_UPDATE,
+    BUNDLE,
+];
 
 /// True for a unit that only the node role writes: by name and not by list, so that one of another
 /// version is known too. The package's own units are none, wherever their file is: a person may

@@ -10,11 +10,13 @@ use super::super::inbox::Inbox;
 use super::super::job::Job;
 use super::super::maintenance;
 use super::super::rotate;
+use super::bundle;
 use crate::host::Host;
 use crate::host::ours::units;
 use crate::local::StatusCode;
 use crate::model::{
-    CertPurpose, Fault, FaultCode, LogLevel, LogOf, MaintenanceStatus, OurUnit, Outcome, What,
+    CertPurpose, Fault, FaultCode, LogLevel, LogOf, MaintenanceStatus, Operation, OurUnit, Outcome,
+    What,
 };
 use crate::telemetry::{self, chain};
 
@@ -49,8 +51,8 @@ impl Hands<'_> {
     }
 }
 
-pub(super) async fn act(what: &What, hands: &Hands<'_>) -> Outcome {
-    match what {
+pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
+    match &operation.what {
         What::Ping => Outcome::done(format!(
             "nodelet {} answers",
             crate::model::document::AGENT_VERSION
@@ -68,10 +70,23 @@ pub(super) async fn act(what: &What, hands: &Hands<'_>) -> Outcome {
             level,
             for_s,
         } => log_level(*program, *level, *for_s),
+        What::Bundle {
+            since_s,
+            max_bytes,
+            seal_for,
+        } => {
+            let order = bundle::Order {
+                id: operation.id,
+                since_s: *since_s,
+                max_bytes: *max_bytes,
+                seal_for,
+            };
+            bundle::make(&hands.host.fs, &order).await
+        }
     }
 }
 
-fn failed(what: &str, why: impl Into<String>) -> Outcome {
+pub(super) fn failed(what: &str, why: impl Into<String>) -> Outcome {
     Outcome::Failed {
         fault: Fault::new(FaultCode::OperationFailed, what, why),
     }

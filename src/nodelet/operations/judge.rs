@@ -16,6 +16,8 @@ pub(super) struct Seen {
     pub(super) copy: Option<Fault>,
     /// Words that root allows, or why nobody knows which.
     pub(super) allowed: Result<Vec<String>, Fault>,
+    /// The operator of this host agreed that the plane may have support bundles; or why not.
+    pub(super) consent: Result<(), Fault>,
     pub(super) maintenance: Option<MaintenanceStatus>,
 }
 
@@ -67,6 +69,9 @@ pub(super) fn judge(operation: &Operation, seen: &Seen) -> Result<(), Fault> {
             word,
             crate::model::paths::OPERATIONS_ALLOWED
         )));
+    }
+    if operation.what.needs_consent() {
+        seen.consent.clone()?;
     }
     match &seen.maintenance {
         Some(order) if operation.what.changes_the_node() => Err(order.fault(None)),

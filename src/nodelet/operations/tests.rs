@@ -293,3 +293,119 @@ async fn they_are_bounded_in_rate_and_what_is_kept_of_them_in_number() {
         crate::model::OPERATIONS_PENDING_MAX * 2
     );
 }
+
+/// Stands for systemd-run: says what it was told, then `says`, and ends with `code`.
+fn systemd_run(bed: &Bed, says: &str, code: u8) {
+    let told = bed.host.fs.at("/told");
+    let script = format!(
+        "#!/bin/sh\nfor word; do echo \"$word\"; done >> {}\ncat <<'END'\n{says}\nEND\nexit {code}\n",
+        told.display()
+    );
+    let attrs = Attrs::mode(0o755);
+    let fs = &bed.host.fs;
+    fs.write("/usr/bin/systemd-run", script.as_bytes(), &attrs)
+        .expect("systemd-run");
+}
+
+fn bundle() -> What {
+    What::Bundle {
+        since_s: 90,
+        max_bytes: 2 << 20,
+        seal_for: "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_is_sent_where_the_operator_agreed_and_asked_for_are_its_bounds_and_its_key_alone()
+{
+    let bed = Bed::new();
+    systemd_run(
+        &bed,
+        "{\"path\": \"the plane\", \"bytes\": 9, \"encrypted\": true, \"files\": 3, \"redactions\": 4, \"left_out\": [\"x\"]}",
+        0,
+    );
+    let told = || std::fs::read_to_string(bed.host.fs.at("/told")).unwrap_or_default();
+    let first = bed
+        .take(&bed.operation(1, bundle()))
+        .await
+        .expect("believed");
+    assert_eq!(refused(&first), FaultCode::OperationNotAllowed);
+    let words = first.outcome.to_string();
+    assert!(words.contains("has not agreed"), "{words}");
+    assert!(words.contains("support.bundle_on_request true"), "{words}");
+    assert_eq!(told(), "", "nothing was begun");
+
+    let yes = b"[support]\nbundle_on_request = true\n";
+    let attrs = Attrs::mode(0o644);
+    bed.host
+        .fs
+        .write(paths::CONFIG, yes, &attrs)
+        .expect("agreed");
+    // Root's list of operations counts as well.
+    bed.allow("allow = [\"ping\"]");
+    let listed = bed
+        .take(&bed.operation(2, bundle()))
+        .await
+        .expect("believed");
+    assert_eq!(refused(&listed), FaultCode::OperationNotAllowed);
+    bed.allow("allow = [\"bundle\"]");
+    let operation = bed.operation(3, bundle());
+    let sent = bed.take(&operation).await.expect("believed");
+    assert_eq!(
+        sent.outcome,
+        Outcome::done(
+            "a support bundle of 9 bytes is with the plane: 3 files, 1 not in it or not whole, 4 places taken out"
+        )
+    );
+    let told = told();
+    let words: Vec<&str> = told.lines().collect();
+    let at = words.iter().position(|w| *w == "--").expect("a program");
+    let program = bed.host.fs.at("/opt/pf9/agent/current/bin/pf9ctl");
+    assert_eq!(words[at + 1], program.display().to_string());
+    let id = format!("--to-plane={}", operation.id);
+    let What::Bundle { seal_for, .. } = bundle() else {
+        unreachable!()
+    };
+    let key = format!("--encrypt-to={seal_for}");
+    let expected = [
+        "bundle",
+        "--json",
+        &id,
+        &key,
+        "--since=90s",
+        "--max-size=2048K",
+    ];
+    assert_eq!(&words[at + 2..], &expected);
+    assert!(words[..at].contains(&"MemoryMax=64M"), "{told}");
+}
+
+#[tokio::test]
+async fn why_no_bundle_came_is_said_in_the_words_of_the_program() {
+    let bed = Bed::new();
+    let yes = b"[support]\nbundle_on_request = true\n";
+    let attrs = Attrs::mode(0o644);
+    bed.host
+        .fs
+        .write(paths::CONFIG, yes, &attrs)
+        .expect("agreed");
+    let fault = Fault::new(
+        FaultCode::LocalUnreachable,
+        "no support bundle was sent",
+        "nobody answers",
+    );
+    let said = serde_json::json!({"fault": fault, "exit": 1}).to_string();
+    for (says, words) in [
+        (said.as_str(), "nobody answers"),
+        ("no JSON", "ended with code 1"),
+    ] {
+        systemd_run(&bed, says, 1);
+        let number = if words.starts_with("nobody") { 1 } else { 2 };
+        let failed = bed
+            .take(&bed.operation(number, bundle()))
+            .await
+            .expect("believed");
+        assert_eq!(failed.outcome.word(), "failed");
+        let said = failed.outcome.to_string();
+        assert!(said.contains(words), "{said}");
+    }
+}

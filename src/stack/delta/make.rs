@@ -26,14 +26,21 @@ pub(crate) struct Side<'a> {
 }
 
 /// A stack as it is kept.
-pub(crate) struct Packed<'a> {
-    pub(crate) digest: Digest,
-    pub(crate) manifest: &'a StackManifest,
-    pub(crate) archive: PathBuf,
+pub struct Packed<'a> {
+    /// That its manifest has.
+    pub digest: Digest,
+    /// What is in it.
+    pub manifest: &'a StackManifest,
+    /// Where it is.
+    pub archive: PathBuf,
 }
 
 /// Makes the file `to` of two archives, which are unpacked below `scratch` meanwhile (both are paths of the host).
-pub(crate) fn make_of_archives(
+///
+/// # Errors
+///
+/// What cannot be read, unpacked or written.
+pub fn make_of_archives(
     fs: &HostFs,
     old: &Packed<'_>,
     new: &Packed<'_>,

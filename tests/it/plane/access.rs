@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use pf9_hostagent::model::HostId;
-use pf9_hostagent::plane::{Listed, listed};
+use pf9_plane::{Listed, listed};
 use serde_json::{Value, json};
 
 use super::alerts::certificate;
@@ -295,6 +295,7 @@ impl World {
             ("service_id", "resmgr".into()),
             ("token_id", "none".into()),
             ("credential_id", "none".into()),
+            ("bundle_id", "none".into()),
         ] {
             path = path.replace(&format!("{{{param}}}"), &value);
         }

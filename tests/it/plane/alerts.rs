@@ -161,6 +161,9 @@ async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
     assert_eq!(bed.get("/alerts/v1/alerts").await, json!([]));
     let past = bed.get("/alerts/v1/alerts?state=past").await;
     assert_eq!(past[0]["id"], json!(id));
+    assert_eq!(bed.get(&format!("/alerts/v1/alerts/{id}")).await, past[0]);
+    let of_host = format!("/alerts/v1/alerts?state=past&host={}", node.id);
+    assert_eq!(bed.get(&of_host).await, past);
     assert_eq!(past[0]["acknowledged"]["who"], "Default/admin@pf9.local");
     // It begins anew: that is another one.
     certificate(&node, false).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use pf9_hostagent::model::{ClusterId, EnrolToken, HostId, NodeFacts};
-use pf9_hostagent::plane::{ServeConfig, Server};
+use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 
 use super::node::Node;
@@ -128,11 +128,16 @@ impl Bed {
     }
 
     /// Stops the plane and starts it again on the same port.
-    pub(super) async fn restart(mut self) -> Self {
+    pub(super) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, started otherwise.
+    pub(super) async fn restart_with(mut self, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let server = self.server();
         let address = server.address().to_string();
         within(server.stop()).await;
-        let mut again = Self::open(self.dir, &address, |_| {}).await;
+        let mut again = Self::open(self.dir, &address, change).await;
         (again.token, again.project) = (self.token, self.project);
         again
     }
@@ -163,6 +168,15 @@ impl Bed {
             status,
             serde_json::from_str(&text).unwrap_or(Value::String(text)),
         )
+    }
+
+    /// As it comes.
+    pub(super) async fn bytes(&self, path: &str) -> (u16, Vec<u8>) {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let request = request.header("X-Auth-Token", &self.token);
+        let answer = within(request.send()).await.expect("answer");
+        let status = answer.status().as_u16();
+        (status, within(answer.bytes()).await.expect("body").to_vec())
     }
 
     pub(super) async fn get(&self, path: &str) -> Value {

@@ -29,6 +29,10 @@ struct Kept {
     callers: Vec<String>,
     /// Changes of paths that begin so are refused.
     forbidden: Option<String>,
+    /// It says that it is not ready.
+    ill: bool,
+    /// How often this was asked for.
+    asked: BTreeMap<String, usize>,
 }
 
 impl Objects {
@@ -69,6 +73,17 @@ impl Objects {
         self.0.lock().expect("lock").forbidden = forbidden.map(str::to_owned);
     }
 
+    /// Whether it is ready.
+    pub(super) fn well(&self, well: bool) {
+        self.0.lock().expect("lock").ill = !well;
+    }
+
+    /// How often a path was asked for.
+    pub(super) fn asked(&self, path: &str) -> usize {
+        let kept = self.0.lock().expect("lock");
+        kept.asked.get(path).copied().unwrap_or(0)
+    }
+
     /// Answers on one stream.
     pub(super) async fn serve(self, stream: MuxStream, acceptor: TlsAcceptor) {
         // A plane that does not like the certificate hangs up.
@@ -100,6 +115,13 @@ impl Objects {
     fn answer(&self, method: &Method, uri: &http::Uri, body: &Value) -> (StatusCode, Value) {
         let mut kept = self.0.lock().expect("lock");
         let path = uri.path().to_owned();
+        *kept.asked.entry(path.clone()).or_default() += 1;
+        if path == "/readyz" {
+            return match kept.ill {
+                true => (StatusCode::INTERNAL_SERVER_ERROR, "etcd failed".into()),
+                false => (StatusCode::OK, "ok".into()),
+            };
+        }
         if *method == Method::GET && path == "/metrics" {
             let said = kept.objects.get(&path).cloned();
             return (StatusCode::OK, said.unwrap_or_else(|| "".into()));

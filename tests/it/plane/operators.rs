@@ -47,6 +47,50 @@ async fn the_first_start_makes_an_administrator_and_nobody_else_gets_in() {
     assert_eq!(bed.get("/resmgr/v1/hosts").await, json!([]));
 }
 
+/// Who may read the store gives the administrator another password: the one before, and all that it let in, is gone.
+#[tokio::test]
+async fn a_lost_password_of_the_administrator_is_replaced_and_all_that_he_had_ends() {
+    let bed = Bed::new().await;
+    let file = bed.file("admin-password");
+    let before = std::fs::read_to_string(&file).expect("password");
+    let credential =
+        json!({"application_credential": {"name": "script", "secret": "kept-by-a-script"}});
+    let path = "/keystone/v3/users/admin/application_credentials";
+    let (status, made) = bed.ask(Method::POST, path, credential).await;
+    assert_eq!(status, 201, "{made}");
+    let by_credential = || async {
+        let body = json!({"auth": {"identity": {"methods": ["application_credential"],
+            "application_credential": {"id": made["application_credential"]["id"], "secret": "kept-by-a-script"}}}});
+        let url = format!("{}/keystone/v3/auth/tokens", bed.url);
+        let answer = bed.http.post(url).json(&body).send().await.expect("answer");
+        answer.status().as_u16()
+    };
+    assert_eq!(by_credential().await, 201);
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pf9-plane"))
+        .args(["admin", "reset-password", "--state-dir"])
+        .arg(bed.dir.path())
+        .output()
+        .await
+        .expect("pf9-plane");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let after = std::fs::read_to_string(&file).expect("password");
+    assert_ne!(before, after);
+    assert!(
+        said.contains("admin-password") && !said.contains(after.trim()),
+        "{said}"
+    );
+    let mode = std::fs::metadata(&file).expect("file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (status, _) = bed.ask(Method::GET, "/resmgr/v1/hosts", Value::Null).await;
+    assert_eq!(status, 401, "a token of before");
+    assert_eq!(by_credential().await, 401, "a credential of before");
+    let (status, ..) = bed.try_log_in("admin@pf9.local", before.trim()).await;
+    assert_eq!(status.as_u16(), 401);
+    let (status, ..) = bed.try_log_in("admin@pf9.local", after.trim()).await;
+    assert_eq!(status.as_u16(), 201);
+}
+
 #[tokio::test]
 async fn every_api_refuses_in_its_own_shape() {
     let bed = Bed::new().await;

@@ -13,7 +13,7 @@ const AXE_RUNS: &str = "axe.run().then((r) => done(r.violations.map((v) => [v.im
 
 /// axe-core, which looks for what keeps people out.
 fn axe() -> String {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/tools.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/lib/tools.py");
     let said = std::process::Command::new("python3")
         .args([script, "axe"])
         .output();

@@ -149,7 +149,9 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
     for (role, bound) in [
         ("admin", "cluster-admin"),
         ("member", "edit"),
+        ("member:nodes", "pf9:see-nodes"),
         ("reader", "view"),
+        ("reader:nodes", "pf9:see-nodes"),
     ] {
         let binding = world
             .api
@@ -157,6 +159,7 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
             .get(&format!("{BINDINGS}/pf9:role:{role}"));
         let binding = binding.expect("a binding");
         assert_eq!(binding["roleRef"]["name"], bound);
+        let role = role.trim_end_matches(":nodes");
         let group = json!([{
             "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": format!("pf9:role:{role}"),
         }]);

@@ -1,0 +1,582 @@
+//! The administrator's socket: what the command line asks of the running plane.
+//!
+//! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: who can open it owns the state anyway.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use axum::routing::{delete, get, patch, post};
+use axum::{Json, Router};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use super::agents;
+use super::alerts;
+use super::authorities;
+use super::backups;
+use super::bootstrap::{ADMIN, PROJECT};
+use super::bundles;
+use super::etcd;
+use super::fleet;
+use super::hostkey;
+use super::http::{Doc, no_such_method, no_such_path};
+use super::kubeconfig;
+use super::maintenance;
+use super::operations;
+use super::people::{self, DEFAULT_DOMAIN, DomainId, ProjectId, find};
+use super::qbert;
+use super::records::CLUSTERS;
+use super::recover;
+use super::refusal::{Answer, chain};
+use super::rolls;
+use super::settings::Tuning;
+use super::stacks;
+use super::state::{self, Plane};
+use super::store::Read;
+use super::tokens;
+use super::view;
+use super::{machines, resmgr, takeover};
+use pf9_hostagent::model::{Fault, FaultCode, HostId, MaintenanceRequest};
+
+/// Name of the socket in the state directory.
+pub(super) const SOCKET: &str = "admin.sock";
+/// Longest an answer may take: an import reads a gigabyte.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Largest answer: every host of a large fleet.
+const ANSWER_MAX: usize = 256 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    pub(super) ttl_s: i64,
+    /// Name of a project of the default domain, or an id; absent: the one that every plane has.
+    #[serde(default)]
+    pub(super) project: Option<String>,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Import {
+    pub(super) path: PathBuf,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Leaving {
+    pub(super) hosts: Vec<HostId>,
+    /// Also where etcd loses its quorum by it.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Removing {
+    /// As [`Leaving::force`].
+    #[serde(default)]
+    pub(super) force: bool,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reenrol {
+    pub(super) host: HostId,
+    pub(super) ttl_s: i64,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedDelta {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedKubeconfig {
+    pub(super) cluster: String,
+    /// With a token in it.
+    #[serde(default)]
+    pub(super) long_lived: Option<kubeconfig::Keep>,
+    /// Whose, by id or `<domain>/<name>`; absent: the administrator's.
+    #[serde(default)]
+    pub(super) user: Option<String>,
+}
+
+/// Who asks here, in what is kept of it.
+const ADMINISTRATOR: &str = "the administrator";
+
+/// The routes.
+pub(super) fn router(plane: Arc<Plane>) -> Router {
+    Router::new()
+        .route("/tokens", post(token))
+        .route("/stacks", post(import).get(stack_list))
+        .route("/stacks/delta", post(delta))
+        .route(
+            "/agents",
+            post(agents::http::admin_import).get(agents::http::admin_list),
+        )
+        .route("/agents/{version}", delete(agents::http::admin_remove))
+        .route("/agents/policy", post(agents::http::admin_policy))
+        .route(
+            "/agents/upgrade",
+            get(agents::http::admin_show).post(agents::http::admin_start),
+        )
+        .route("/agents/upgrade/plan", post(agents::http::admin_plan))
+        .route("/agents/upgrade/{verb}", post(agents::http::admin_turn))
+        .route("/hosts", get(hosts))
+        .route("/hosts/{id}/accept-machine", post(accept_machine))
+        .route("/keys", get(takeover::list).post(takeover::step))
+        .route("/hosts/allow-reenrol", post(allow_reenrol))
+        .route("/hosts/{id}/remove", post(remove))
+        .route(
+            "/hosts/{id}/operations",
+            get(operations_of).post(order_operation),
+        )
+        .route("/hosts/{id}/bundles", get(bundles_of).post(order_bundle))
+        .route(
+            "/hosts/{id}/bundles/{bundle}",
+            get(fetch_bundle).delete(remove_bundle),
+        )
+        .route(
+            "/hosts/{id}/maintenance",
+            post(begin_maintenance).delete(end_maintenance),
+        )
+        .route("/clusters", get(clusters))
+        .route("/clusters/{name}", get(cluster))
+        .route("/clusters/{name}/etcd", get(etcd::places::admin))
+        .route(
+            "/clusters/{name}/restore",
+            get(etcd::restore::admin_show)
+                .post(etcd::restore::admin_begin)
+                .delete(etcd::restore::admin_withdraw),
+        )
+        .route("/clusters/{name}/detach", post(detach))
+        .route(
+            "/clusters/{name}/upgrade",
+            get(rolls::http::admin_show).post(rolls::http::admin_start),
+        )
+        .route(
+            "/clusters/{name}/upgrade/plan",
+            post(rolls::http::admin_plan),
+        )
+        .route(
+            "/clusters/{name}/upgrade/{verb}",
+            post(rolls::http::admin_turn),
+        )
+        .route(
+            "/clusters/{name}/os-update",
+            get(rolls::http::admin_os_show).post(rolls::http::admin_os_start),
+        )
+        .route(
+            "/clusters/{name}/os-update/plan",
+            post(rolls::http::admin_os_plan),
+        )
+        .route(
+            "/clusters/{name}/os-update/{verb}",
+            post(rolls::http::admin_os_turn),
+        )
+        .route("/clusters/{name}/settings", patch(cluster_settings))
+        .route(
+            "/clusters/{name}/backups",
+            get(backups::list).post(backups::set),
+        )
+        .route("/clusters/{name}/backups/forget", post(backups::forget))
+        .route("/clusters/{name}/authorities", get(authorities::show))
+        .route(
+            "/clusters/{name}/authorities/rotate",
+            post(authorities::rotate),
+        )
+        .route(
+            "/clusters/{name}/authorities/abort",
+            post(authorities::abort),
+        )
+        .route("/kubeconfig", post(kubeconfig_for))
+        .route("/kubeconfigs", get(kubeconfigs))
+        .route("/kubeconfigs/{id}", delete(withdraw_kubeconfig))
+        .route("/admin/reset-password", post(reset_password))
+        .route("/recover", get(review).post(recover_these))
+        .merge(alerts::http::admin_routes())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(plane)
+}
+
+async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
+    let ca = plane.ca.digest();
+    let ttl = SignedDuration::from_secs(wanted.ttl_s);
+    let named = wanted.project.unwrap_or_else(|| PROJECT.to_owned());
+    let token = plane
+        .change(move |change| {
+            let project = project_named(&**change, &named)?;
+            tokens::create(change, ca, project, ttl)
+        })
+        .await?;
+    Ok(Json(json!({"token": token.expose()})))
+}
+
+async fn import(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<Import>) -> Answer<Json<Value>> {
+    let stack = stacks::import(&plane, wanted.path).await?;
+    Ok(Json(view::stack_json(&stack)))
+}
+
+async fn delta(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<WantedDelta>,
+) -> Answer<Json<Value>> {
+    let made = stacks::deltas::make(&plane, &wanted.from, &wanted.to).await?;
+    Ok(Json(
+        json!({"bytes": made.offer.bytes, "sha256": made.offer.sha256, "archive": made.archive}),
+    ))
+}
+
+async fn stack_list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let stacks = stacks::list(&plane.read()?)?;
+    Ok(Json(stacks.iter().map(view::stack_json).collect()))
+}
+
+async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let hosts = fleet::all(&plane, &plane.read()?)?;
+    Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
+}
+
+async fn accept_machine(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<machines::Accept>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    machines::accept(&plane, host, wanted).await?;
+    Ok(Json(json!({"host": host})))
+}
+
+async fn reset_password(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    people::reset::administrator(&plane).await?;
+    Ok(Json(json!({"user": ADMIN, "file": "admin-password"})))
+}
+
+async fn allow_reenrol(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<Reenrol>,
+) -> Answer<Json<Value>> {
+    let Reenrol { host, ttl_s } = wanted;
+    let ttl = SignedDuration::from_secs(ttl_s);
+    let until = plane
+        .change(move |change| hostkey::allow(change, host, ttl))
+        .await?;
+    tracing::warn!(%host, %until, "one enrolment may bring another key for this host");
+    Ok(Json(json!({"host": host, "until": until})))
+}
+
+async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let mut out = Vec::new();
+    for (_, cluster) in rows.all(&CLUSTERS)? {
+        let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+        out.push(view::cluster_json(&cluster, &nodes));
+    }
+    Ok(Json(out.into()))
+}
+
+/// One cluster, its nodes, and whose member of etcd is still to be taken out.
+async fn cluster(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = kubeconfig::find(&rows, &name)?;
+    let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+    let mut shown = view::cluster_json(&cluster, &nodes);
+    let nodes: Value = nodes.iter().map(|n| n.node_json(Some(&cluster))).collect();
+    let left = cluster
+        .departed
+        .iter()
+        .filter(|d| etcd::seats::is_counted(d));
+    let left = left.map(|d| json!({"host": d.host, "name": d.node_name}));
+    shown["leaving"] = left.collect();
+    shown["nodes"] = nodes;
+    Ok(Json(shown))
+}
+
+async fn detach(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Leaving>,
+) -> Answer<Json<Value>> {
+    let cluster = kubeconfig::find(&plane.read()?, &name)?;
+    qbert::detach_these(&plane, cluster, wanted.hosts, wanted.force)
+        .await
+        .map(Json)
+}
+
+async fn remove(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<Removing>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    resmgr::remove_this(&plane, host, wanted.force)
+        .await
+        .map(Json)
+}
+
+async fn order_operation(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<operations::Wanted>,
+) -> Answer<Json<Value>> {
+    let by = ADMINISTRATOR.to_owned();
+    let host = resmgr::host_id(&id)?;
+    operations::order_on(&plane, host, wanted, by)
+        .await
+        .map(Json)
+}
+
+async fn operations_of(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, resmgr::host_id(&id)?)?;
+    operations::list(&rows, host.id, pf9_hostagent::seam::clock::now()).map(Json)
+}
+
+async fn bundles_of(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, resmgr::host_id(&id)?)?;
+    bundles::list(&rows, host.id, pf9_hostagent::seam::clock::now()).map(Json)
+}
+
+async fn order_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<bundles::Wanted>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    bundles::order_on(&plane, host, wanted, ADMINISTRATOR.to_owned())
+        .await
+        .map(Json)
+}
+
+async fn fetch_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<Response> {
+    let (host, id) = (resmgr::host_id(&host)?, bundles::bundle_id(&id)?);
+    bundles::fetch_here(&plane, host, id, ADMINISTRATOR.to_owned()).await
+}
+
+async fn remove_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let (host, id) = (resmgr::host_id(&host)?, bundles::bundle_id(&id)?);
+    bundles::remove_on(&plane, host, id, ADMINISTRATOR.to_owned()).await?;
+    Ok(Json(Value::Null))
+}
+
+async fn begin_maintenance(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<MaintenanceRequest>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    maintenance::begin_on(&plane, host, wanted).await.map(Json)
+}
+
+async fn end_maintenance(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    maintenance::end_on(&plane, host).await.map(Json)
+}
+
+/// Also what the cluster is then.
+async fn cluster_settings(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Tuning>,
+) -> Answer<Json<Value>> {
+    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    qbert::tune_this(&plane, id, wanted).await?;
+    cluster(State(plane), Path(name)).await
+}
+
+async fn kubeconfig_for(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<WantedKubeconfig>,
+) -> Answer<Json<Value>> {
+    let text = kubeconfig::make(&plane, &wanted.cluster, wanted.long_lived, wanted.user).await?;
+    Ok(Json(json!({"kubeconfig": text})))
+}
+
+/// A project by its id, or by its name in the default domain.
+fn project_named(rows: &impl Read, named: &str) -> Answer<ProjectId> {
+    if let Some(domain) = DomainId::of(DEFAULT_DOMAIN)
+        && let Some(project) = find::project_named(rows, &domain, named)?
+    {
+        return Ok(project.id);
+    }
+    Ok(find::project(rows, named)?.id)
+}
+
+async fn kubeconfigs(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    kubeconfig::list_all(&plane.read()?).map(Json)
+}
+
+async fn withdraw_kubeconfig(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    kubeconfig::withdraw_any(&plane, id).await.map(Json)
+}
+
+async fn review(State(plane): State<Arc<Plane>>) -> Answer<Json<recover::Review>> {
+    recover::review(&plane, &plane.read()?).map(Json)
+}
+
+async fn recover_these(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<recover::Wanted>,
+) -> Answer<Json<Value>> {
+    let raised = recover::recover(&plane, wanted).await?;
+    let rows = raised
+        .iter()
+        .map(|(host, generation)| json!({"host": host, "generation": generation}));
+    Ok(Json(rows.collect()))
+}
+
+/// Asks the running plane of a state directory.
+pub(super) async fn ask<B: Serialize>(
+    dir: &std::path::Path,
+    method: Method,
+    path: &str,
+    body: &B,
+) -> Result<Value, Fault> {
+    let answer = called(
+        dir,
+        method,
+        path,
+        body,
+        async |response: Called, away: &Away| {
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_MAX);
+            let bytes = body
+                .collect()
+                .await
+                .map_err(|e| away.fault(e.to_string()))?;
+            read_answer(status, &bytes.to_bytes())
+        },
+    );
+    let late = || Away(dir.join(SOCKET)).fault("no answer in time".into());
+    tokio::time::timeout(DEADLINE, answer)
+        .await
+        .map_err(|_| late())?
+}
+
+/// Has a file of the running plane written, piece by piece; answers its size. A silence ends it.
+pub(super) async fn download(
+    dir: &std::path::Path,
+    path: &str,
+    to: &mut impl std::io::Write,
+) -> Result<u64, Fault> {
+    let cannot = |e: std::io::Error| {
+        let what = "cannot write the file";
+        Fault::new(FaultCode::OutputFailed, what, e.to_string())
+    };
+    called(
+        dir,
+        Method::GET,
+        path,
+        &Value::Null,
+        async |response: Called, away: &Away| {
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = Limited::new(body, ANSWER_MAX).collect().await;
+                let bytes = body.map_err(|e| away.fault(e.to_string()))?.to_bytes();
+                return Err(read_answer(status, &bytes)
+                    .err()
+                    .unwrap_or_else(|| away.fault(status.to_string())));
+            }
+            let mut all = 0;
+            loop {
+                let frame = tokio::time::timeout(DEADLINE, body.frame())
+                    .await
+                    .map_err(|_| away.fault("nothing comes any more".into()))?;
+                let Some(frame) = frame else { break };
+                let frame = frame.map_err(|e| away.fault(chain(&e)))?;
+                let data = frame.into_data().unwrap_or_default();
+                to.write_all(&data).map_err(cannot)?;
+                all += data.len() as u64;
+            }
+            to.flush().map_err(cannot)?;
+            Ok(all)
+        },
+    )
+    .await
+}
+
+type Called = http::Response<hyper::body::Incoming>;
+
+/// The plane that does not answer, by its socket.
+struct Away(PathBuf);
+
+impl Away {
+    fn fault(&self, why: String) -> Fault {
+        let why = format!("{}: {why}", self.0.display());
+        Fault::new(FaultCode::PlaneAway, "cannot ask the plane", why)
+            .fix("start it with pf9-plane serve --state-dir DIR, or correct --state-dir")
+    }
+}
+
+/// One call, and what is made of its answer.
+async fn called<B: Serialize, T>(
+    dir: &std::path::Path,
+    method: Method,
+    path: &str,
+    body: &B,
+    read: impl AsyncFnOnce(Called, &Away) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let away = Away(dir.join(SOCKET));
+    let stream = UnixStream::connect(&away.0)
+        .await
+        .map_err(|e| away.fault(e.to_string()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| away.fault(chain(&e)))?;
+    let body = serde_json::to_vec(body).map_err(|e| away.fault(e.to_string()))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "plane")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .map_err(|e| away.fault(e.to_string()))?;
+    let answer = async {
+        let response = sender.send_request(request).await;
+        read(response.map_err(|e| away.fault(chain(&e)))?, &away).await
+    };
+    // The connection only has to live as long as the answer takes.
+    tokio::select! {
+        answer = answer => answer,
+        Err(e) = connection => Err(away.fault(chain(&e))),
+    }
+}
+
+fn read_answer(status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {
+    let garbage = |e: serde_json::Error| {
+        Fault::new(
+            FaultCode::PlaneGarbage,
+            "cannot read the plane's answer",
+            e.to_string(),
+        )
+    };
+    if status.is_success() {
+        return serde_json::from_slice(bytes).map_err(garbage);
+    }
+    Err(serde_json::from_slice::<Fault>(bytes).unwrap_or_else(garbage))
+}

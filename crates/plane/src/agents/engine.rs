@@ -1,0 +1,358 @@
+//! What hosts report, whom to tell next, and when it stops. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use semver::Version;
+
+use super::{AgentRoll, Part, Parts, Said, Stand};
+use crate::rolls::{State, Way};
+use pf9_hostagent::model::{
+    AgentStage, AgentStatus, ClusterId, Fault, FaultCode, Generation, HostId,
+};
+
+/// How long a host that is done, and not heard of since, takes the place of one that changes. Longer, and machines
+/// that are switched off for good would hold up everybody.
+const ILL_FOR: SignedDuration = SignedDuration::from_hours(1);
+/// Lines that are kept of what happened.
+const LOG_MAX: usize = 50;
+
+/// What is known of a host when it is decided about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Look {
+    /// It was heard of lately.
+    pub(super) there: bool,
+    /// What it says it runs.
+    pub(super) running: Option<Version>,
+    /// The cluster that it is a master of.
+    pub(super) master_of: Option<ClusterId>,
+    /// It is a node of some cluster.
+    pub(super) node: bool,
+    /// It is in maintenance: it is told when that has ended.
+    pub(super) rests: bool,
+    /// Its node is between two stacks, or is going to be put back.
+    pub(super) between: bool,
+    /// Why it cannot take part.
+    pub(super) unfit: Option<Fault>,
+}
+
+/// What follows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Moves {
+    /// Who is told, with the number of the order.
+    pub(super) tell: Vec<(HostId, Generation)>,
+    /// Whose part changed, these among them.
+    pub(super) changed: Vec<HostId>,
+    /// The roll itself did.
+    pub(super) roll: bool,
+}
+
+/// What a host says it runs: by the status of its agent, else by the text that older ones say.
+pub(super) fn runs(agent: &AgentStatus, text: &str) -> Option<Version> {
+    agent.version.clone().or_else(|| text.parse().ok())
+}
+
+/// A host reported. True when that changes its part.
+pub(super) fn heard(
+    part: &mut Part,
+    agent: &AgentStatus,
+    running: Option<&Version>,
+    now: Timestamp,
+) -> bool {
+    let before = part.clone();
+    match part.stand {
+        Stand::Waiting | Stand::Done | Stand::LeftOut => return false,
+        Stand::Told | Stand::Failed | Stand::Late => {}
+    }
+    let answers = agent.generation == part.order;
+    if answers {
+        part.said = Some(agent.stage);
+        part.fault.clone_from(&agent.why);
+    }
+    // By hand, or by an order of before: it is what it was to be.
+    let by_itself = !answers && matches!(agent.stage, AgentStage::Idle | AgentStage::Proven);
+    let proven = by_itself || (answers && agent.stage == AgentStage::Proven);
+    if proven && running == Some(&part.to) {
+        (part.stand, part.done_at, part.fault) = (Stand::Done, Some(now), None);
+    } else if answers
+        && matches!(agent.stage, AgentStage::PutBack | AgentStage::Refused)
+        // What was cut off, or had no room, is tried again by the host itself, until it is late.
+        && agent.why.as_ref().is_none_or(|why| why.next_try.is_none())
+    {
+        part.stand = Stand::Failed;
+        part.fault.get_or_insert_with(|| {
+            let why = agent.stage.as_str();
+            Fault::new(FaultCode::RollStopped, "the host did not go on", why)
+        });
+    }
+    before != *part
+}
+
+/// Goes on as far as it can; `open`: hosts may be told now.
+pub(super) fn advance(
+    roll: &mut AgentRoll,
+    parts: &mut Parts,
+    look: &dyn Fn(HostId) -> Look,
+    open: bool,
+    now: Timestamp,
+) -> Moves {
+    let mut moves = Moves::default();
+    if !roll.is_under_way() {
+        return moves;
+    }
+    let before = (roll.state, roll.share, roll.passed_at);
+    let looks: Vec<(HostId, Look)> = parts.keys().map(|host| (*host, look(*host))).collect();
+    for (host, look) in &looks {
+        let Some(part) = parts.get_mut(host) else {
+            continue;
+        };
+        if part.settles(roll, look, now) {
+            moves.changed.push(*host);
+        }
+    }
+    let failed = parts
+        .iter()
+        .find(|(_, p)| matches!(p.stand, Stand::Failed | Stand::Late));
+    if let Some((host, part)) = failed {
+        let why = part.fault.clone();
+        stop(roll, *host, why, now);
+    }
+    if roll.state == State::Running {
+        shares(roll, parts, &looks, now);
+    }
+    if roll.state == State::Running {
+        tell(roll, parts, &looks, open, now, &mut moves);
+    }
+    moves.roll = before != (roll.state, roll.share, roll.passed_at) || !moves.tell.is_empty();
+    moves
+}
+
+fn stop(roll: &mut AgentRoll, host: HostId, why: Option<Fault>, now: Timestamp) {
+    match roll.state {
+        State::Running | State::Paused => {}
+        State::Stopped | State::Cancelled | State::Done => return,
+    }
+    roll.state = State::Stopped;
+    let what = format!("the way of the fleet to agent {} is stopped", roll.to);
+    let why = format!(
+        "host {host}: {}",
+        why.map(|f| f.to_string()).unwrap_or_default()
+    );
+    let fix = match roll.way {
+        Way::Forward => "see to it, then resume; or go back",
+        Way::Back => "see to it, then resume",
+    };
+    let fault = Fault::new(FaultCode::RollStopped, what, why).fix(fix);
+    roll.note(now, format!("stopped: {}", fault.why));
+    roll.why = Some(fault);
+}
+
+/// Whether the share is done, and the next one's time has come; or the whole is.
+fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Timestamp) {
+    let stands = |stand| parts.values().filter(|p| p.stand == stand).count();
+    let waiting = stands(Stand::Waiting);
+    if waiting + stands(Stand::Told) == 0 {
+        (roll.state, roll.ended_at) = (State::Done, Some(now));
+        roll.note(now, format!("done: {} hosts run it", stands(Stand::Done)));
+        return;
+    }
+    let last = roll.share + 1 >= roll.policy.shares.len();
+    if last || stands(Stand::Told) > 0 {
+        return;
+    }
+    let there = |host: &HostId| looks.iter().any(|(h, l)| h == host && l.there);
+    let left = parts
+        .iter()
+        .any(|(host, p)| p.stand == Stand::Waiting && there(host));
+    let done = stands(Stand::Done);
+    // That nobody is there proves nothing.
+    let passed = done > 0 && (done >= roll.quota(parts.len()) || !left);
+    if !passed {
+        return;
+    }
+    let since = *roll.passed_at.get_or_insert(now);
+    let pause = SignedDuration::from_secs(roll.policy.pause_s.into());
+    if now.duration_since(since) >= pause {
+        roll.share += 1;
+        roll.passed_at = None;
+        let of = roll.policy.shares.get(roll.share).copied().unwrap_or(100);
+        roll.note(
+            now,
+            format!("{done} hosts are done; on to {of} of a hundred"),
+        );
+    }
+}
+
+/// As many as may be away at a time, no two masters of a cluster among them.
+fn tell(
+    roll: &mut AgentRoll,
+    parts: &mut Parts,
+    looks: &[(HostId, Look)],
+    open: bool,
+    now: Timestamp,
+    moves: &mut Moves,
+) {
+    if roll.passed_at.is_some() || !(open || roll.policy.any_time) {
+        return;
+    }
+    let stands = |stand| parts.values().filter(|p| p.stand == stand).count();
+    let told = stands(Stand::Told);
+    let ill = looks.iter().filter(|(host, look)| {
+        let part = parts
+            .get(host)
+            .filter(|p| p.stand == Stand::Done && p.told_at.is_some());
+        let lately = |at| now.duration_since(at) < ILL_FOR;
+        !look.there && part.is_some_and(|p| p.done_at.is_some_and(lately))
+    });
+    let most = roll.policy.max_unavailable.of(parts.len());
+    let room = most.saturating_sub(told + ill.count());
+    let quota = roll
+        .quota(parts.len())
+        .saturating_sub(told + stands(Stand::Done));
+    let mut busy: Vec<ClusterId> = looks
+        .iter()
+        .filter(|(host, _)| parts.get(host).is_some_and(|p| p.stand == Stand::Told))
+        .filter_map(|(_, look)| look.master_of)
+        .collect();
+    let mut turns: Vec<&(HostId, Look)> = looks.iter().collect();
+    // Whose failure costs least comes first.
+    turns.sort_by_key(|(host, look)| (look.node, look.master_of.is_some(), *host));
+    for (host, look) in turns {
+        if moves.tell.len() >= room.min(quota) {
+            break;
+        }
+        let part = parts.get_mut(host).filter(|p| p.stand == Stand::Waiting);
+        let Some(part) = part.filter(|_| look.there && !look.between && !look.rests) else {
+            continue;
+        };
+        if let Some(cluster) = look.master_of {
+            if busy.contains(&cluster) {
+                continue;
+            }
+            busy.push(cluster);
+        }
+        roll.orders = next_order(roll.orders, now);
+        part.tell(roll.orders, now);
+        moves.tell.push((*host, roll.orders));
+        moves.changed.push(*host);
+    }
+}
+
+/// Greater than every order before, also of a plane that was set back to a backup: time went on meanwhile.
+fn next_order(last: Generation, now: Timestamp) -> Generation {
+    let now = u64::try_from(now.as_second()).unwrap_or_default();
+    Generation(last.next().0.max(now))
+}
+
+impl AgentRoll {
+    /// So many hosts may have been told by now.
+    fn quota(&self, all: usize) -> usize {
+        let of = self.policy.shares.get(self.share).copied().unwrap_or(100);
+        all.saturating_mul(usize::from(of)).div_ceil(100)
+    }
+
+    /// Notes what happened.
+    pub(super) fn note(&mut self, at: Timestamp, what: String) {
+        let over = (self.log.len() + 1).saturating_sub(LOG_MAX);
+        self.log.drain(..over);
+        self.log.push(Said { at, what });
+    }
+}
+
+impl Part {
+    /// Of a host that was told of nothing yet.
+    pub(super) fn new(from: Option<Version>, to: Version) -> Self {
+        Self {
+            from,
+            to,
+            stand: Stand::Waiting,
+            order: Generation::default(),
+            told_at: None,
+            done_at: None,
+            said: None,
+            fault: None,
+        }
+    }
+
+    fn tell(&mut self, order: Generation, now: Timestamp) {
+        (self.stand, self.order, self.told_at) = (Stand::Told, order, Some(now));
+        (self.said, self.fault) = (None, None);
+    }
+
+    /// It is told of nothing any more, and may be again.
+    pub(super) fn recall(&mut self) {
+        (self.stand, self.told_at) = (Stand::Waiting, None);
+        (self.said, self.fault) = (None, None);
+    }
+
+    /// It was told, and nothing that runs is changed for it yet, or not any more.
+    pub(super) fn may_be_recalled(&self) -> bool {
+        let quiet = match self.said {
+            None
+            | Some(
+                AgentStage::Idle
+                | AgentStage::Fetching
+                | AgentStage::Ready
+                | AgentStage::PutBack
+                | AgentStage::Refused,
+            ) => true,
+            Some(AgentStage::Switching | AgentStage::Proving | AgentStage::Proven) => false,
+        };
+        match self.stand {
+            Stand::Told => quiet,
+            Stand::Failed | Stand::Late => true,
+            Stand::Waiting | Stand::Done | Stand::LeftOut => false,
+        }
+    }
+
+    /// What follows without a report: it is what it was to be already, or cannot be, or is late. True when it changed.
+    fn settles(&mut self, roll: &AgentRoll, look: &Look, now: Timestamp) -> bool {
+        match self.stand {
+            Stand::Waiting if look.running.as_ref() == Some(&self.to) => {
+                (self.stand, self.done_at) = (Stand::Done, Some(now));
+                true
+            }
+            Stand::Waiting if look.there => {
+                let Some(unfit) = &look.unfit else {
+                    return false;
+                };
+                (self.stand, self.fault) = (Stand::LeftOut, Some(unfit.clone()));
+                true
+            }
+            Stand::Told if look.rests => {
+                // It does nothing before that ends, and is not late by it.
+                let half = SignedDuration::from_secs(i64::from(roll.policy.report_s) / 2);
+                let long = self.told_at.is_none_or(|at| now.duration_since(at) >= half);
+                self.told_at = if long { Some(now) } else { self.told_at };
+                long
+            }
+            Stand::Told => {
+                let bound = SignedDuration::from_secs(roll.policy.report_s.into());
+                let over = self
+                    .told_at
+                    .is_none_or(|at| now.duration_since(at) >= bound);
+                if over {
+                    let said = self.said.map_or("nothing", AgentStage::as_str);
+                    let still = if look.there {
+                        "it is there"
+                    } else {
+                        "it is not heard of any more"
+                    };
+                    let why = format!(
+                        "{} s after it was told it said {said}; {still}",
+                        roll.policy.report_s
+                    );
+                    let fault = Fault::new(
+                        FaultCode::RollStopped,
+                        "the host did not report in time",
+                        why,
+                    );
+                    (self.stand, self.fault) = (
+                        Stand::Late,
+                        Some(fault.fix("look at the host: pf9ctl status")),
+                    );
+                }
+                over
+            }
+            Stand::Waiting | Stand::Done | Stand::Failed | Stand::Late | Stand::LeftOut => false,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What a person does with a roll over the fleet that is there. Pure; each answers whose order is taken back.
+
+use jiff::Timestamp;
+
+use super::{AgentRoll, Part, Parts, Policy, Stand};
+use crate::refusal::{Answer, Refusal};
+use crate::rolls::{By, State, Way};
+use pf9_hostagent::model::{FaultCode, HostId};
+
+fn under_way<'a>(roll: Option<&'a mut AgentRoll>, what: &'static str) -> Answer<&'a mut AgentRoll> {
+    roll.filter(|r| r.is_under_way()).ok_or_else(|| {
+        let why = "no upgrade of agents is under way";
+        Refusal::conflict(FaultCode::RollNone, what, why)
+            .fix("begin one with pf9-plane agent upgrade --to VERSION")
+    })
+}
+
+/// Nobody else is told of anything; who was told goes on. Again is fine.
+pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> {
+    let roll = under_way(roll, "nothing was paused")?;
+    if roll.state == State::Running {
+        roll.state = State::Paused;
+        roll.note(now, "paused".into());
+    }
+    Ok(())
+}
+
+/// Goes on after a pause or a stop. Who could not, or was not heard of, begins again when it is there: with an order of
+/// its own, for what it says of the one before is no answer to it.
+pub(super) fn resume(
+    roll: Option<&mut AgentRoll>,
+    parts: &mut Parts,
+    now: Timestamp,
+) -> Answer<Vec<HostId>> {
+    let roll = under_way(roll, "nothing was resumed")?;
+    (roll.state, roll.why) = (State::Running, None);
+    roll.note(now, "resumed".into());
+    Ok(recall(parts, |p| {
+        matches!(p.stand, Stand::Failed | Stand::Late)
+    }))
+}
+
+/// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
+pub(super) fn cancel(
+    roll: Option<&mut AgentRoll>,
+    parts: &mut Parts,
+    now: Timestamp,
+) -> Answer<Vec<HostId>> {
+    let roll = under_way(roll, "nothing was cancelled")?;
+    (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
+    roll.note(now, "cancelled".into());
+    Ok(recall(parts, Part::may_be_recalled))
+}
+
+fn recall(parts: &mut Parts, which: impl Fn(&Part) -> bool) -> Vec<HostId> {
+    let mut recalled = Vec::new();
+    for (host, part) in parts.iter_mut().filter(|(_, p)| which(p)) {
+        part.recall();
+        recalled.push(*host);
+    }
+    recalled
+}
+
+/// Whoever was changed goes back to what it ran; also in the middle. Answers whose order is taken back for good.
+pub(super) fn back(
+    roll: &mut Option<AgentRoll>,
+    parts: &mut Parts,
+    policy: Policy,
+    now: Timestamp,
+) -> Answer<Vec<HostId>> {
+    let what = "nothing goes back";
+    let Some(before) = roll.as_ref() else {
+        let why = "agents were never upgraded from here";
+        return Err(Refusal::conflict(FaultCode::RollNone, what, why));
+    };
+    if before.way == Way::Back {
+        let why = "the newest way was one back already";
+        return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
+            .fix("resume it where it is stopped; begin an upgrade where it is over"));
+    }
+    let busy = |p: &Part| p.stand == Stand::Told && !p.may_be_recalled();
+    if let Some((host, _)) = parts.iter().find(|(_, p)| busy(p)) {
+        let why = format!("host {host} changes just now");
+        return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
+            .fix("wait until it is done, put back or late: pf9-plane agent upgrade status"));
+    }
+    let returning = returning(parts);
+    let Some(to) = returning.values().map(|p| p.to.clone()).max() else {
+        let why = "no host was changed";
+        return Err(
+            Refusal::conflict(FaultCode::RollNotNow, what, why).fix("cancel what is under way")
+        );
+    };
+    let recalled = recall(parts, Part::may_be_recalled);
+    let mut next = AgentRoll {
+        id: uuid::Uuid::new_v4(),
+        to,
+        way: Way::Back,
+        state: State::Running,
+        why: None,
+        policy,
+        by: By::Operator,
+        despite: Vec::new(),
+        began_at: now,
+        ended_at: None,
+        share: 0,
+        passed_at: None,
+        orders: before.orders,
+        log: before.log.clone(),
+    };
+    next.note(
+        now,
+        format!("back: {} hosts to what they ran", returning.len()),
+    );
+    *roll = Some(next);
+    *parts = returning;
+    Ok(recalled)
+}
+
+/// The parts of those who were changed, the other way.
+fn returning(parts: &Parts) -> Parts {
+    let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
+    parts
+        .iter()
+        .filter(|(_, p)| changed(p))
+        .filter_map(|(host, p)| {
+            let part = Part::new(Some(p.to.clone()), p.from.clone()?);
+            Some((*host, part))
+        })
+        .collect()
+}

@@ -1,0 +1,268 @@
+//! The way to whoever is told: each target by itself, so that one that is away or slow delays nobody else; what waits
+//! for it in order of time, and again with a growing pause until it arrives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode, header};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::notify::{self, OUTBOX, TARGETS, Target, Told};
+use super::payload;
+use crate::state::Plane;
+use crate::store::Read;
+use pf9_hostagent::host::tls;
+use pf9_hostagent::telemetry::chain;
+
+/// How long one delivery may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pause after a failure, doubled with each one that follows.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Longest such pause: who comes back hears of what waits within minutes.
+const AGAIN_MAX: Duration = Duration::from_secs(300);
+/// Alerts that are delivered before it is looked whether the target is still to be told.
+const AT_ONCE: usize = 100;
+/// Longest secret or URL in a file, and longest file of authorities.
+const SECRET_MAX: u64 = 4096;
+const AUTHORITIES_MAX: u64 = 1024 * 1024;
+
+/// When a target is tried next.
+struct Turn {
+    due: Instant,
+    fails: u32,
+}
+
+/// How a turn ended: whether more waits, or why not all arrived.
+type Ended = Result<(), String>;
+
+/// Delivers until the plane stops. What is under way then is told again by the next one.
+pub(crate) async fn deliver(plane: Arc<Plane>) {
+    let mut turns: BTreeMap<String, Turn> = BTreeMap::new();
+    let mut busy: BTreeSet<String> = BTreeSet::new();
+    let mut under_way: JoinSet<(String, Ended)> = JoinSet::new();
+    loop {
+        let waiting = waiting(&plane);
+        turns.retain(|name, _| waiting.contains_key(name) || busy.contains(name));
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for (name, target) in waiting {
+            if busy.contains(&name) {
+                continue;
+            }
+            let turn = turns
+                .entry(name.clone())
+                .or_insert(Turn { due: now, fails: 0 });
+            if turn.due > now {
+                next = Some(next.map_or(turn.due, |next| next.min(turn.due)));
+                continue;
+            }
+            busy.insert(name.clone());
+            let plane = Arc::clone(&plane);
+            under_way.spawn(async move {
+                let ended = all(&plane, &name, &target).await;
+                (name, ended)
+            });
+        }
+        tokio::select! {
+            // cancel-safe: all are; deliveries that are cut are made again
+            () = plane.shutdown.cancelled() => return,
+            () = plane.alerts.outbox.notified() => {}
+            () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+            Some(done) = under_way.join_next() => match done {
+                Ok((name, ended)) => {
+                    busy.remove(&name);
+                    after(&plane, &mut turns, name, ended);
+                }
+                Err(e) => {
+                    tracing::error!(why = %e, "a delivery was lost");
+                    busy.clear();
+                    under_way.abort_all();
+                }
+            },
+        }
+    }
+}
+
+fn after(plane: &Plane, turns: &mut BTreeMap<String, Turn>, name: String, ended: Ended) {
+    if let Err(why) = &ended {
+        tracing::warn!(to = name, why, "alerts wait: they cannot be delivered");
+    }
+    let failed = ended.is_err();
+    plane
+        .alerts
+        .way(&name, pf9_hostagent::seam::clock::now(), ended);
+    let turn = turns.entry(name).or_insert(Turn {
+        due: Instant::now(),
+        fails: 0,
+    });
+    turn.fails = match failed {
+        true => turn.fails.saturating_add(1),
+        false => 0,
+    };
+    turn.due = Instant::now() + pause(turn.fails);
+}
+
+/// How long a target rests that failed so often in a row.
+fn pause(fails: u32) -> Duration {
+    match fails.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(before) => AGAIN
+            .saturating_mul(2u32.saturating_pow(before.min(16)))
+            .min(AGAIN_MAX),
+    }
+}
+
+/// Targets for which something waits.
+fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
+    let read = || -> crate::refusal::Answer<BTreeMap<String, Target>> {
+        let rows = plane.read()?;
+        let mut out = BTreeMap::new();
+        for (name, target) in rows.all(&TARGETS)? {
+            if !rows.with_prefix(&OUTBOX, &format!("{name}/"))?.is_empty() {
+                out.insert(name, target);
+            }
+        }
+        Ok(out)
+    };
+    read().unwrap_or_else(|refusal| {
+        tracing::error!(why = %refusal.fault, "what waits to be delivered cannot be read");
+        BTreeMap::new()
+    })
+}
+
+/// Everything that waits for a target, one after the other.
+async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
+    let client = client(target).await?;
+    let waits = |refusal: crate::refusal::Refusal| refusal.fault.to_string();
+    let mut rows = {
+        let read = plane.read().map_err(waits)?;
+        notify::waiting_for(&read, name).map_err(waits)?
+    };
+    rows.sort_by_key(|(_, w)| w.since());
+    let mut refused: Option<String> = None;
+    for (_, waiting) in rows.into_iter().take(AT_ONCE) {
+        for told in [waiting.begin, waiting.end].into_iter().flatten() {
+            match one(plane, &client, target, &told).await {
+                Ok(()) => {
+                    let name = name.to_owned();
+                    let done = plane.change(move |change| notify::arrived(change, &name, &told));
+                    done.await.map_err(waits)?;
+                }
+                // Not this one: the others are not to wait for it. Its end is no use without its beginning.
+                Err(Failed::This(why)) => {
+                    refused.get_or_insert(why);
+                    break;
+                }
+                Err(Failed::All(why)) => return Err(why),
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Why something did not arrive.
+enum Failed {
+    /// He takes this one not.
+    This(String),
+    /// He takes nothing just now.
+    All(String),
+}
+
+async fn one(plane: &Plane, client: &Client, target: &Target, told: &Told) -> Result<(), Failed> {
+    let wanted = &target.wanted;
+    let text = match (&wanted.url, &wanted.url_file) {
+        (Some(url), _) => url.clone(),
+        (None, Some(file)) => secret(file).await.map_err(Failed::All)?,
+        (None, None) => return Err(Failed::All("it has no url".into())),
+    };
+    let url = notify::url_of(&text, wanted.token_file.is_some()).map_err(Failed::All)?;
+    let document = payload::of(wanted.kind, &wanted.name, told, &plane.public_url);
+    let mut request = client
+        .post(url)
+        .timeout(DEADLINE)
+        .header("Idempotency-Key", payload::key(told))
+        .header(header::USER_AGENT, "pf9-plane")
+        .json(&document);
+    if let Some(file) = &wanted.token_file {
+        request = request.bearer_auth(secret(file).await.map_err(Failed::All)?);
+    }
+    // An error of the client names the URL, which may be the secret.
+    let answer = request.send().await;
+    let answer = answer.map_err(|e| Failed::All(chain(&e.without_url())))?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+            Err(Failed::All(format!("it answers {status}")))
+        }
+        status if status.is_client_error() => Err(Failed::This(format!("it answers {status}"))),
+        status => Err(Failed::All(format!("it answers {status}"))),
+    }
+}
+
+async fn client(target: &Target) -> Result<Client, String> {
+    let authorities = match &target.wanted.ca_file {
+        Some(file) => Some(read(file, AUTHORITIES_MAX).await?),
+        None => None,
+    };
+    tls::outside(authorities.as_deref(), |client| client).map_err(|e| e.to_string())
+}
+
+/// A secret of a file, without the end of its line.
+async fn secret(file: &Path) -> Result<String, String> {
+    let bytes = read(file, SECRET_MAX).await?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| format!("{}: it is no text", file.display()))?;
+    let text = text.trim().to_owned();
+    match text.is_empty() || text.chars().any(char::is_control) {
+        true => Err(format!("{}: one line is needed", file.display())),
+        false => Ok(text),
+    }
+}
+
+async fn read(file: &Path, max: u64) -> Result<Vec<u8>, String> {
+    use tokio::io::AsyncReadExt;
+    let bad = |why: String| format!("{}: {why}", file.display());
+    let open = tokio::fs::File::open(file);
+    let open = open.await.map_err(|e| bad(e.to_string()))?;
+    let mut bytes = Vec::new();
+    let mut open = open.take(max + 1);
+    let read = open.read_to_end(&mut bytes).await;
+    let read = read.map_err(|e| bad(e.to_string()))?;
+    match read as u64 > max {
+        true => Err(bad(format!("more than {max} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_is_away_is_asked_ever_more_seldom() {
+        let pauses: Vec<u64> = (0..10).map(|n| pause(n).as_secs()).collect();
+        assert_eq!(pauses, [0, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        assert_eq!(pause(u32::MAX), AGAIN_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_one_line_of_a_file() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("t");
+        for (text, good) in [
+            ("abc\n", true),
+            ("", false),
+            ("\n", false),
+            ("a\nb\n", false),
+            (&"x".repeat(5000), false),
+        ] {
+            std::fs::write(&file, text).expect("write");
+            assert_eq!(secret(&file).await.is_ok(), good, "{text:?}");
+        }
+        let gone = secret(&dir.path().join("none")).await.expect_err("none");
+        assert!(gone.contains("none: No such file"), "{gone}");
+    }
+}

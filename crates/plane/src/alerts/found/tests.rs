@@ -1,0 +1,258 @@
+use super::*;
+use crate::alerts::facts::{self, tests::at};
+use crate::compute::tests::{add, cluster, host, host_row};
+use crate::recover::tests::reports;
+use pf9_hostagent::model::{EtcdMemberStatus, EtcdStatus, HostStatus};
+
+struct Fleet {
+    hosts: Vec<Host>,
+    clusters: BTreeMap<ClusterId, Cluster>,
+    heard: BTreeMap<HostId, Heard>,
+    seen: BTreeMap<ClusterId, Seen>,
+    started: Timestamp,
+}
+
+impl Fleet {
+    /// Three masters and a worker, heard of just now and well.
+    fn new() -> Self {
+        let mut c = cluster();
+        c.settings.etcd_backup.every_minutes = 0;
+        add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
+        let hosts: Vec<Host> = (1..=4).map(|n| host_row(n, Some(c.id))).collect();
+        let mut fleet = Self {
+            hosts,
+            clusters: [(c.id, c)].into(),
+            heard: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            started: at(-1000),
+        };
+        for n in 1..=4 {
+            fleet.say(n, 0, |_| {});
+        }
+        fleet
+    }
+
+    fn cluster(&self) -> &Cluster {
+        self.clusters.values().next().expect("one")
+    }
+
+    fn say(&mut self, n: u8, s: i64, change: impl FnOnce(&mut HostStatus)) {
+        let (role, id) = (
+            self.cluster().member(host(n)).expect("member").role,
+            self.cluster().id,
+        );
+        let mut status = reports(1, Some((role, id)));
+        (status.host_id, status.sent_at) = (host(n), at(s));
+        status.inventory.addresses = vec![self.cluster().member(host(n)).expect("member").ip];
+        if let Some(node) = &mut status.node {
+            node.role = role;
+            node.etcd = (role == Role::Master).then(|| etcd(&[]));
+        }
+        change(&mut status);
+        let heard = self.heard.entry(host(n)).or_default();
+        heard.facts = Some(facts::of(&status, at(s), heard.facts.as_ref()));
+    }
+
+    fn world<T>(&self, now: i64, use_it: impl FnOnce(&World<'_>) -> T) -> T {
+        use_it(&World {
+            now: at(now),
+            started: self.started,
+            hosts: &self.hosts,
+            clusters: &self.clusters,
+            heard: &self.heard,
+            seen: &self.seen,
+            connected: &|_| false,
+            agents_stopped: None,
+        })
+    }
+
+    /// Rule and host of everything that is wrong then.
+    fn found(&self, now: i64) -> Vec<(Rule, Option<u8>)> {
+        let number = |subject| match subject {
+            Subject::Host(id) => (1..=4).find(|n| host(*n) == id),
+            Subject::Cluster(_) | Subject::Fleet => None,
+        };
+        let all = self.world(now, all);
+        all.into_keys()
+            .map(|k| (k.rule, number(k.subject)))
+            .collect()
+    }
+
+    fn finding(&self, now: i64, rule: Rule) -> Finding {
+        let all = self.world(now, all);
+        let mut found = all.into_values().filter(|f| f.key.rule == rule);
+        found.next().expect("found")
+    }
+}
+
+/// What a master says of three members, of which these do not answer.
+fn etcd(silent: &[u8]) -> EtcdStatus {
+    let members = (1..=3).map(|n| EtcdMemberStatus {
+        id: n.to_string(),
+        name: host(n).to_string(),
+        healthy: Some(!silent.contains(&n)),
+        ..Default::default()
+    });
+    EtcdStatus {
+        members: members.collect(),
+        leader: Some("1".into()),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_fleet_that_is_well_has_nothing() {
+    assert_eq!(Fleet::new().found(30), []);
+}
+
+#[test]
+fn silence_is_since_the_last_report_and_longer_where_it_was_at_work() {
+    let mut fleet = Fleet::new();
+    for n in 1..=3 {
+        fleet.say(n, 1000, |_| {});
+    }
+    let quiet = fleet.finding(1000, Rule::HostNotResponding);
+    assert_eq!(quiet.key.subject, Subject::Host(host(4)));
+    assert_eq!(quiet.since, Some(at(0)));
+    assert_eq!(quiet.hold.as_secs(), 210);
+    fleet.say(4, 0, |s| s.state = NodeState::Converging);
+    assert_eq!(
+        fleet.finding(1000, Rule::HostNotResponding).hold.as_secs(),
+        300
+    );
+    // A tunnel that is away for less is nothing at all.
+    assert_eq!(fleet.found(1000 + SUSPECT.as_secs() - 1).len(), 1);
+}
+
+#[test]
+fn a_plane_that_was_away_heard_nobody_and_accuses_nobody() {
+    let mut fleet = Fleet::new();
+    fleet.started = at(100_000);
+    assert_eq!(fleet.found(100_060), []);
+    let quiet = fleet.finding(100_200, Rule::HostNotResponding);
+    assert_eq!(quiet.since, Some(at(100_000)), "counted from the start");
+    assert!(
+        quiet.why.contains("before the plane was started"),
+        "{}",
+        quiet.why
+    );
+}
+
+#[test]
+fn a_host_that_does_not_converge_is_told_in_the_known_words() {
+    let mut fleet = Fleet::new();
+    fleet.say(4, 0, |s| {
+        s.state = NodeState::Retrying;
+        s.node.as_mut().expect("node").attempts = 7;
+    });
+    let found = fleet.finding(10, Rule::HostNotConverging);
+    assert_eq!(found.names.host.as_deref(), Some("node-4"));
+    assert_eq!(
+        found.says,
+        "is not converging, status Retrying, role worker, retries 7"
+    );
+}
+
+#[test]
+fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
+    let mut fleet = Fleet::new();
+    for n in [1, 2] {
+        fleet.say(n, 500, |s| {
+            s.node.as_mut().expect("node").etcd = Some(etcd(&[3]))
+        });
+    }
+    fleet.say(4, 500, |_| {});
+    assert_eq!(
+        fleet.found(500),
+        [
+            (Rule::HostNotResponding, Some(3)),
+            (Rule::EtcdUnhealthy, Some(3))
+        ]
+    );
+    // Nobody leads: the whole has no quorum. What the silent one said last is of before.
+    for n in [1, 2] {
+        fleet.say(n, 600, |s| {
+            let mut said = etcd(&[2, 3]);
+            said.leader = None;
+            s.node.as_mut().expect("node").etcd = Some(said);
+        });
+    }
+    assert!(fleet.found(600).contains(&(Rule::EtcdNoQuorum, None)));
+}
+
+#[test]
+fn what_the_plane_saw_of_nodes_counts_while_it_is_fresh() {
+    let mut fleet = Fleet::new();
+    let id = fleet.cluster().id;
+    let nodes: BTreeMap<String, Option<bool>> = [
+        ("node-4".to_owned(), Some(false)),
+        ("node-1".to_owned(), None),
+    ]
+    .into();
+    let seen = Seen {
+        nodes: Some((at(0), nodes)),
+        api: Some((at(0), Err("no answer".into()))),
+    };
+    fleet.seen.insert(id, seen);
+    assert_eq!(
+        fleet.found(10),
+        [(Rule::ApiServerDown, None), (Rule::NodeNotReady, Some(4))]
+    );
+    let key = Key {
+        rule: Rule::NodeNotReady,
+        subject: Subject::Host(host(4)),
+        part: String::new(),
+    };
+    let known = |now| fleet.world(now, |w| is_known(w, &key, Some(id)));
+    assert!(known(10));
+    assert!(!known(10 + SEEN_FOR.as_secs()), "nobody looked since");
+}
+
+#[test]
+fn clocks_addresses_certificates_and_backups_are_found() {
+    let mut fleet = Fleet::new();
+    fleet.say(1, 0, |s| s.sent_at = at(-600));
+    fleet.say(2, 0, |s| {
+        s.inventory.addresses = vec!["192.0.2.9".parse().expect("ip")]
+    });
+    fleet.say(3, 0, |s| {
+        s.certificates = vec![pf9_hostagent::model::Expiry::new(
+            "cluster authority",
+            at(60),
+        )];
+    });
+    assert_eq!(
+        fleet.found(10),
+        [
+            (Rule::ClockSkew, Some(1)),
+            (Rule::CertificateExpiring, Some(3)),
+            (Rule::AddressChanged, Some(2)),
+        ]
+    );
+    assert_eq!(
+        fleet.finding(10, Rule::ClockSkew).why,
+        "it is 10 min behind the plane's"
+    );
+    let end = |now| fleet.finding(now, Rule::CertificateExpiring).urgency;
+    assert_eq!((end(59), end(60)), (Urgency::High, Urgency::Critical));
+    let id = fleet.cluster().id;
+    let c = fleet.clusters.get_mut(&id).expect("cluster");
+    c.settings.etcd_backup.every_minutes = 60;
+    let day = 86_400;
+    assert!(fleet.found(day).contains(&(Rule::EtcdBackupStale, Some(1))));
+}
+
+#[test]
+fn a_fleet_that_is_silent_as_a_whole_is_one_matter() {
+    let mut fleet = Fleet::new();
+    assert!(
+        !fleet.found(500).contains(&(Rule::FleetNotResponding, None)),
+        "four are no fleet"
+    );
+    for n in 10..20 {
+        fleet.hosts.push(host_row(n, None));
+        let facts = fleet.heard[&host(4)].facts.clone();
+        fleet.heard.entry(host(n)).or_default().facts = facts;
+    }
+    assert!(fleet.found(500).contains(&(Rule::FleetNotResponding, None)));
+}

@@ -1,0 +1,270 @@
+//! The looks: every few seconds, and at once when somebody learns something. What they lead to is written in one
+//! transaction with what is to be delivered, so nothing is told that was not kept, and nothing kept that is not told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::engine::{self, Book, Led, Look};
+use super::found::{self, World};
+use super::shelf::{self, OPEN, SILENCES};
+use super::trends::{self, TRENDS};
+use super::{Alert, notify, report, verbs};
+use crate::agents;
+use crate::records::{CLUSTERS, Cluster, HOSTS, Host, STATUSES};
+use crate::refusal::Answer;
+use crate::state::Plane;
+use crate::store::Read;
+use pf9_hostagent::model::{ClusterId, HostId};
+
+/// What nobody tells of is looked at this often: silence, and times that are over.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+/// Many hosts report within a second; one look is for all of them.
+const GATHER: Duration = Duration::from_millis(500);
+/// Hosts whose trends are written at once: of ten thousand ten have a slot that ends between two looks.
+const SLOTS_AT_ONCE: usize = 500;
+/// After the store failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Looks until the plane stops.
+pub(crate) async fn keep(plane: Arc<Plane>) {
+    while let Err(refusal) = recall(&plane).await {
+        tracing::error!(why = %refusal.fault, "what hosts said cannot be read: no alerts");
+        if !rest(&plane, AGAIN).await {
+            return;
+        }
+    }
+    let mut reported = String::new();
+    loop {
+        if let Err(refusal) = look(&plane).await {
+            tracing::error!(why = %refusal.fault, "cannot look for alerts");
+        }
+        let now = pf9_hostagent::seam::clock::now();
+        let today = report::day_of(now);
+        if reported != today {
+            match report::make_todays(&plane, now).await {
+                Ok(()) => reported = today,
+                Err(refusal) => {
+                    tracing::error!(why = %refusal.fault, "the day's reports are not made")
+                }
+            }
+        }
+        tokio::select! {
+            // cancel-safe: time and news are waited for
+            () = plane.shutdown.cancelled() => return,
+            () = plane.alerts.news.notified() => if !rest(&plane, GATHER).await {
+                return;
+            },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// False when the plane stops.
+async fn rest(plane: &Plane, time: Duration) -> bool {
+    tokio::select! {
+        // cancel-safe: both are
+        () = plane.shutdown.cancelled() => false,
+        () = tokio::time::sleep(time) => true,
+    }
+}
+
+/// What was so before this life of the plane.
+async fn recall(plane: &Arc<Plane>) -> Answer<()> {
+    let shared = Arc::clone(plane);
+    // Ten thousand statuses take half a second: not on a thread that moves bytes.
+    let done = tokio::task::spawn_blocking(move || -> Answer<()> {
+        let rows = shared.read()?;
+        let mut open = Book::new();
+        for (_, alert) in rows.all(&OPEN)? {
+            open.insert(alert.key.clone(), alert);
+        }
+        shared.alerts.inner().book = open;
+        for (_, host) in rows.all(&HOSTS)? {
+            if let Some(said) = rows.get(&STATUSES, &host.id.to_string())? {
+                shared
+                    .alerts
+                    .recall(host.id, &said.status, said.received_at);
+            }
+            if let Some(kept) = rows.get(&TRENDS, &host.id.to_string())? {
+                shared.alerts.foresee(host.id, kept.foreseen());
+            }
+        }
+        Ok(())
+    });
+    done.await
+        .map_err(|e| crate::refusal::Refusal::internal("alerts were not read", &e))??;
+    plane.change(shelf::note_places).await
+}
+
+/// The rows of one look.
+struct Rows {
+    hosts: Vec<Host>,
+    clusters: BTreeMap<ClusterId, Cluster>,
+    silences: Vec<super::Silence>,
+    agents_stopped: Option<String>,
+}
+
+fn rows(plane: &Plane) -> Answer<Rows> {
+    let rows = plane.read()?;
+    Ok(Rows {
+        hosts: rows.all(&HOSTS)?.into_iter().map(|(_, h)| h).collect(),
+        clusters: rows
+            .all(&CLUSTERS)?
+            .into_iter()
+            .map(|(_, c)| (c.id, c))
+            .collect(),
+        silences: rows.all(&SILENCES)?.into_iter().map(|(_, s)| s).collect(),
+        agents_stopped: agents::stopped(&rows)?,
+    })
+}
+
+async fn look(plane: &Arc<Plane>) -> Answer<()> {
+    let _turn = plane.alerts.turn.lock().await;
+    follow(plane).await?;
+    let now = pf9_hostagent::seam::clock::now();
+    let shared = Arc::clone(plane);
+    // Rows of ten thousand hosts take a tenth of a second: not on a thread that moves bytes.
+    let looked = tokio::task::spawn_blocking(move || -> Answer<_> {
+        let rows = rows(&shared)?;
+        let hosts = rows.hosts.iter().map(|h| h.id).collect();
+        let clusters = rows.clusters.keys().copied().collect();
+        shared.alerts.keep_only(&hosts, &clusters);
+        let inner = shared.alerts.inner();
+        let mut book = inner.book.clone();
+        let world = World {
+            now,
+            started: shared.started,
+            hosts: &rows.hosts,
+            clusters: &rows.clusters,
+            heard: &inner.heard,
+            seen: &inner.seen,
+            connected: &|host| shared.sessions.is_connected(host),
+            agents_stopped: rows.agents_stopped.as_deref(),
+        };
+        let led = step(&mut book, &world, &rows.silences);
+        drop(inner);
+        Ok((book, led, rows))
+    });
+    let looked = looked
+        .await
+        .map_err(|e| crate::refusal::Refusal::internal("a look was lost", &e))?;
+    let (book, led, rows) = looked?;
+    for (notice, alert) in &led.notices {
+        let rule = alert.key.rule;
+        tracing::warn!(%rule, alert = %alert.id, ?notice, why = alert.why, "alert: {}", alert.what());
+    }
+    let changed = changed(&plane.alerts.inner().book, &book);
+    let silences_over = rows.silences.iter().any(|s| s.until <= now);
+    let told = !led.notices.is_empty();
+    if told || !led.past.is_empty() || !changed.is_empty() || silences_over {
+        plane
+            .change(move |change| {
+                for alert in &changed {
+                    shelf::put(change, alert)?;
+                }
+                for alert in &led.past {
+                    shelf::close(change, alert)?;
+                }
+                verbs::forget_old(change)?;
+                notify::enqueue(change, &led.notices)
+            })
+            .await?;
+    }
+    // Only now: what could not be written is looked at anew.
+    plane.alerts.inner().book = book;
+    if told {
+        plane.alerts.outbox.notify_one();
+    }
+    Ok(())
+}
+
+/// Keeps what trends have learned. A slot whose write fails is lost: the next one is six hours away, and as good.
+async fn follow(plane: &Arc<Plane>) -> Answer<()> {
+    let closed = plane.alerts.closed(SLOTS_AT_ONCE);
+    if closed.is_empty() {
+        return Ok(());
+    }
+    let foreseen = plane
+        .change(move |change| {
+            let each = closed.into_iter();
+            each.map(|(host, closed)| Ok((host, trends::keep(change, host, closed)?)))
+                .collect::<Answer<Vec<_>>>()
+        })
+        .await?;
+    for (host, foreseen) in foreseen {
+        plane.alerts.foresee(host, foreseen);
+    }
+    Ok(())
+}
+
+/// One look, without the store around it.
+fn step(book: &mut Book, world: &World<'_>, silences: &[super::Silence]) -> Led {
+    let findings = found::all(world);
+    let there: BTreeSet<HostId> = world.hosts.iter().map(|h| h.id).collect();
+    let masters: BTreeMap<ClusterId, Vec<HostId>> = world
+        .clusters
+        .values()
+        .map(|c| (c.id, c.masters().map(|m| m.host).collect()))
+        .collect();
+    let resting = resting(world);
+    engine::advance(
+        book,
+        &Look {
+            now: world.now,
+            findings: &findings,
+            is_known: &|alert: &Alert| found::is_known(world, &alert.key, alert.cluster),
+            is_there: &|subject| match subject {
+                super::Subject::Fleet => true,
+                super::Subject::Cluster(id) => world.clusters.contains_key(&id),
+                super::Subject::Host(id) => there.contains(&id),
+            },
+            masters: &masters,
+            resting: &resting,
+            silences,
+        },
+    )
+}
+
+/// Hosts that somebody wants untouched: by the plane's order, or by root's of the host, as far as that is believable.
+fn resting(world: &World<'_>) -> BTreeMap<HostId, (String, Timestamp)> {
+    let longest = SignedDuration::try_from(pf9_hostagent::model::MAINTENANCE_MAX)
+        .unwrap_or(SignedDuration::ZERO);
+    let mut resting = BTreeMap::new();
+    for host in world.hosts {
+        if let Some(order) = &host.maintenance
+            && order.until > world.now
+        {
+            let why = order.order.reason.clone();
+            resting.insert(host.id, (why, order.until));
+            continue;
+        }
+        let facts = world.heard.get(&host.id).and_then(|h| h.facts.as_ref());
+        let Some((facts, (why, until))) = facts.and_then(|f| Some((f, f.rests.as_ref()?))) else {
+            continue;
+        };
+        // Its clock is its own: one that died in maintenance is missed when that would be over by ours.
+        let until = (*until).min(facts.heard_at + longest);
+        if until > world.now {
+            resting.insert(host.id, (why.clone(), until));
+        }
+    }
+    resting
+}
+
+/// What of the open alerts is to be written: what may become one is not kept.
+fn changed(before: &Book, now: &Book) -> Vec<Alert> {
+    let kept = |alert: &Alert| Alert {
+        // It changes with every look, and is waited for anew after a restart.
+        held_at: None,
+        ..alert.clone()
+    };
+    let firing = now.values().filter(|a| a.fired_at.is_some());
+    let differs = |a: &&Alert| before.get(&a.key).map(kept) != Some(kept(a));
+    firing.filter(differs).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

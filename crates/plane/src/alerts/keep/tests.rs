@@ -1,0 +1,96 @@
+use super::*;
+use crate::alerts::Held;
+use crate::alerts::facts::tests::at;
+use crate::alerts::verbs::tests::{firing, world};
+use crate::alerts::{Board, Rule, Subject};
+use crate::compute::tests::{host, host_row};
+use crate::recover::tests::reports;
+
+#[test]
+fn only_alerts_are_written_and_only_when_something_of_them_changed() {
+    let (mut before, mut now) = (Book::new(), Book::new());
+    let mut alert = firing(1, 0);
+    now.insert(alert.key.clone(), alert.clone());
+    assert_eq!(changed(&before, &now).len(), 1);
+    before = now.clone();
+    assert_eq!(changed(&before, &now), []);
+    // That it is held is looked at anew with every look, and is no write.
+    alert.held_at = Some(at(5));
+    now.insert(alert.key.clone(), alert.clone());
+    assert_eq!(changed(&before, &now), []);
+    let by = Held::Maintenance {
+        reason: "r".into(),
+        until: at(9),
+    };
+    alert.held = Some(by);
+    now.insert(alert.key.clone(), alert.clone());
+    assert_eq!(changed(&before, &now).len(), 1);
+    alert.fired_at = None;
+    now.insert(alert.key.clone(), alert);
+    assert_eq!(
+        changed(&before, &now),
+        [],
+        "what may become one is not kept"
+    );
+}
+
+/// A host in maintenance that dies in it is missed when that would be over by the plane's clock.
+#[test]
+fn what_a_host_says_of_its_maintenance_is_believed_for_as_long_as_one_may_last() {
+    let board = Board::default();
+    let mut status = reports(
+        1,
+        Some((pf9_hostagent::model::Role::Worker, ClusterId::random())),
+    );
+    let hour = 3600;
+    let mut say = |until: i64| {
+        status.node.as_mut().expect("node").maintenance =
+            Some(pf9_hostagent::model::MaintenanceStatus {
+                by: pf9_hostagent::model::MaintenanceBy::Root,
+                reason: "a disk".into(),
+                since: at(0),
+                until: at(until),
+            });
+        board.heard(host(1), &status, at(0));
+    };
+    let hosts = [host_row(1, None)];
+    let rests = |now: i64| {
+        let inner = board.inner();
+        let world = World {
+            now: at(now),
+            started: at(0),
+            hosts: &hosts,
+            clusters: &BTreeMap::new(),
+            heard: &inner.heard,
+            seen: &BTreeMap::new(),
+            connected: &|_| true,
+            agents_stopped: None,
+        };
+        !resting(&world).is_empty()
+    };
+    say(2 * hour);
+    assert!(rests(2 * hour - 1));
+    assert!(!rests(2 * hour));
+    say(10_000 * hour);
+    assert!(rests(71 * hour));
+    assert!(!rests(72 * hour), "no maintenance lasts longer");
+}
+
+/// What fired is there after a restart, with its id and what was told of it: nothing is told twice.
+#[test]
+fn what_was_written_is_the_same_alert_after_a_restart() {
+    let world = world();
+    let mut alert = firing(1, 0);
+    alert.sent = Some(crate::alerts::Sent {
+        at: at(1),
+        urgency: alert.urgency,
+        times: 1,
+    });
+    world.at(1, |c| shelf::put(c, &alert));
+    let read = world.store.read().expect("read");
+    let kept = read.all(&OPEN).expect("open");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].1, alert);
+    assert_eq!(kept[0].1.key.subject, Subject::Host(host(1)));
+    assert_eq!(kept[0].1.key.rule, Rule::DiskLow);
+}

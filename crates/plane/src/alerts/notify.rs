@@ -1,0 +1,330 @@
+//! Who is told, and what waits for him.
+//!
+//! What is to be told stands in the store before anybody is asked, in the transaction that made it so; it goes when it
+//! has arrived. So it arrives at least once, whatever is killed when. Of one alert two things wait at most: that it is
+//! so, in its newest words, and that it is over; so what waits is bounded by the alerts, and by [`OUTBOX_MAX`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Alert;
+use super::board::Way;
+use super::engine::Notice;
+use crate::refusal::{Answer, Refusal};
+use crate::state::{Change, Plane};
+use crate::store::{Read, Rows};
+use pf9_hostagent::model::FaultCode;
+
+/// Targets by name.
+pub(super) const TARGETS: Rows<Target> = Rows::new("alert-targets");
+/// What waits, by `<target>/<alert id>`.
+pub(super) const OUTBOX: Rows<Waiting> = Rows::new("alert-outbox");
+
+/// Targets at a time: each is told of everything.
+const TARGETS_MAX: usize = 20;
+/// Alerts that wait for one target: a fleet that is lost as a whole is one alert; these are for a month without it.
+pub(super) const OUTBOX_MAX: usize = 5000;
+/// Longest name and URL.
+const NAME_MAX: usize = 63;
+const URL_MAX: usize = 2048;
+
+/// What a target understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// The webhook format of Prometheus' Alertmanager, version 4.
+    Alertmanager,
+    /// Tickets: create, update, resolve.
+    Ticket,
+}
+
+/// Body of `POST /notify`. Secrets are in files of the plane's machine, and read whenever something is delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Where; or a file that says it, for URLs that are secrets themselves.
+    #[serde(default)]
+    pub(crate) url: Option<String>,
+    #[serde(default)]
+    pub(crate) url_file: Option<PathBuf>,
+    /// A file with the bearer token.
+    #[serde(default)]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A file with the authorities to believe; absent: those of the machine.
+    #[serde(default)]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Who is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    #[serde(flatten)]
+    pub(super) wanted: Wanted,
+    pub(super) added_at: Timestamp,
+    /// So many alerts were given up because too many waited.
+    #[serde(default)]
+    pub(super) given_up: u64,
+}
+
+/// What waits for a target about one alert.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Waiting {
+    /// That it is so.
+    #[serde(default)]
+    pub(super) begin: Option<Told>,
+    /// That it is over.
+    #[serde(default)]
+    pub(super) end: Option<Told>,
+}
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) notice: Notice,
+    pub(super) at: Timestamp,
+    pub(super) alert: Alert,
+}
+
+impl Waiting {
+    /// Since when something of it waits.
+    pub(super) fn since(&self) -> Option<Timestamp> {
+        self.begin.as_ref().or(self.end.as_ref()).map(|t| t.at)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.begin.is_none() && self.end.is_none()
+    }
+}
+
+/// Lets these wait for every target.
+pub(super) fn enqueue(change: &mut Change<'_>, notices: &[(Notice, Alert)]) -> Answer<()> {
+    if notices.is_empty() {
+        return Ok(());
+    }
+    for (name, _) in change.all(&TARGETS)? {
+        enqueue_for(change, &name, notices)?;
+    }
+    Ok(())
+}
+
+fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)]) -> Answer<()> {
+    for (notice, alert) in notices {
+        let key = place(name, alert);
+        let mut waiting = change.get(&OUTBOX, &key)?.unwrap_or_default();
+        let told = Told {
+            notice: *notice,
+            at: change.now,
+            alert: alert.clone(),
+        };
+        match notice {
+            Notice::Resolved => waiting.end = Some(told),
+            Notice::Fired | Notice::Raised | Notice::Repeated => {
+                // Newer words of what he has not heard at all: that it begins.
+                let notice = waiting.begin.as_ref().map_or(*notice, |b| b.notice);
+                waiting.begin = Some(Told { notice, ..told });
+            }
+        }
+        change.put(&OUTBOX, &key, &waiting)?;
+    }
+    let mut all = waiting_for(&**change, name)?;
+    let surplus = all.len().saturating_sub(OUTBOX_MAX);
+    if surplus == 0 {
+        return Ok(());
+    }
+    all.sort_by_key(|(_, w)| w.since());
+    for (key, _) in all.iter().take(surplus) {
+        change.remove(&OUTBOX, key)?;
+    }
+    tracing::error!(
+        to = name,
+        surplus,
+        "too many alerts wait: the oldest are given up"
+    );
+    if let Some(mut target) = change.get(&TARGETS, name)? {
+        target.given_up += surplus as u64;
+        change.put(&TARGETS, name, &target)?;
+    }
+    Ok(())
+}
+
+/// What waits for a target.
+pub(super) fn waiting_for(rows: &impl Read, target: &str) -> Answer<Vec<(String, Waiting)>> {
+    Ok(rows.with_prefix(&OUTBOX, &format!("{target}/"))?)
+}
+
+/// This arrived: it waits no more, unless newer words came meanwhile.
+pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Answer<()> {
+    let key = place(target, &told.alert);
+    let Some(mut waiting) = change.get(&OUTBOX, &key)? else {
+        return Ok(());
+    };
+    if waiting.begin.as_ref() == Some(told) {
+        waiting.begin = None;
+    } else if waiting.end.as_ref() == Some(told) {
+        waiting.end = None;
+    } else if let Some(newer) = &mut waiting.begin {
+        // He has heard of it now: what is newer is no beginning any more.
+        newer.notice = Notice::Raised;
+    }
+    match waiting.is_empty() {
+        true => Ok(change.remove(&OUTBOX, &key)?),
+        false => Ok(change.put(&OUTBOX, &key, &waiting)?),
+    }
+}
+
+fn place(target: &str, alert: &Alert) -> String {
+    format!("{target}/{}", alert.id)
+}
+
+/// Why a target is none.
+fn fault(wanted: &Wanted) -> Option<String> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if wanted.name.is_empty() || wanted.name.len() > NAME_MAX || !wanted.name.chars().all(word) {
+        return Some(format!(
+            "name: 1 to {NAME_MAX} of a-z, 0-9 and - are needed"
+        ));
+    }
+    let files = [
+        ("urlFile", &wanted.url_file),
+        ("tokenFile", &wanted.token_file),
+        ("caFile", &wanted.ca_file),
+    ];
+    for (field, file) in files {
+        if file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Some(format!("{field}: the plane needs its whole path"));
+        }
+    }
+    match (&wanted.url, &wanted.url_file) {
+        (Some(url), None) => url_of(url, wanted.token_file.is_some()).err(),
+        (None, Some(_)) => None,
+        (Some(_), Some(_)) | (None, None) => Some("url, urlFile: one of the two".into()),
+    }
+}
+
+/// Where something is delivered. A secret goes over TLS only, or stays on the machine.
+pub(super) fn url_of(text: &str, has_token: bool) -> Result<Url, String> {
+    if text.len() > URL_MAX {
+        return Err(format!("url: longer than {URL_MAX} bytes"));
+    }
+    // What it holds is not repeated: it may be the secret.
+    let url = Url::parse(text).map_err(|e| format!("url: {e}"))?;
+    let local = url.host_str().is_some_and(|host| {
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost"
+            || host
+                .parse()
+                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    });
+    match url.scheme() {
+        "https" => {}
+        "http" if has_token && !local => {
+            return Err("url: a token is sent over https only, or to this machine".into());
+        }
+        "http" => {}
+        _ => return Err("url: it is not http or https".into()),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("url: no user and password in it; give a token in a file".into());
+    }
+    match url.host_str() {
+        Some(_) => Ok(url),
+        None => Err("url: it names no host".into()),
+    }
+}
+
+fn add(change: &mut Change<'_>, wanted: Wanted) -> Answer<Target> {
+    let what = "nobody is told";
+    if let Some(why) = fault(&wanted) {
+        return Err(Refusal::bad(FaultCode::AlertInvalid, what, why));
+    }
+    let before = change.get(&TARGETS, &wanted.name)?;
+    if before.is_none() && change.all(&TARGETS)?.len() >= TARGETS_MAX {
+        let why = format!("there are {TARGETS_MAX} targets already");
+        return Err(Refusal::conflict(FaultCode::TooMany, what, why));
+    }
+    let target = Target {
+        added_at: change.now,
+        given_up: before.map_or(0, |b| b.given_up),
+        wanted,
+    };
+    change.put(&TARGETS, &target.wanted.name, &target)?;
+    Ok(target)
+}
+
+fn remove(change: &mut Change<'_>, name: &str) -> Answer<bool> {
+    let was = change.get(&TARGETS, name)?.is_some();
+    change.remove(&TARGETS, name)?;
+    for (key, _) in waiting_for(&**change, name)? {
+        change.remove(&OUTBOX, &key)?;
+    }
+    Ok(was)
+}
+
+/// Tells somebody from now on, or otherwise. What fires already is told at once: who comes late hears of it, too.
+pub(super) async fn add_on(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
+    let _turn = plane.alerts.turn.lock().await;
+    let open: Vec<(Notice, Alert)> = {
+        let inner = plane.alerts.inner();
+        let told = inner
+            .book
+            .values()
+            .filter(|a| a.is_firing() && a.sent.is_some());
+        told.map(|a| (Notice::Fired, a.clone())).collect()
+    };
+    let target = plane
+        .change(move |change| {
+            let is_new = change.get(&TARGETS, &wanted.name)?.is_none();
+            let target = add(change, wanted)?;
+            if is_new {
+                enqueue_for(change, &target.wanted.name, &open)?;
+            }
+            Ok(target)
+        })
+        .await?;
+    plane.alerts.outbox.notify_one();
+    Ok(shown(&target, 0, &Way::default()))
+}
+
+/// Tells him no more.
+pub(super) async fn remove_on(plane: &Arc<Plane>, name: String) -> Answer<bool> {
+    let was = plane.change({
+        let name = name.clone();
+        move |change| remove(change, &name)
+    });
+    let was = was.await?;
+    plane.alerts.inner().ways.remove(&name);
+    Ok(was)
+}
+
+/// Everybody who is told.
+pub(super) fn list(plane: &Plane) -> Answer<Value> {
+    let rows = plane.read()?;
+    let mut out = Vec::new();
+    for (name, target) in rows.all(&TARGETS)? {
+        let waits = waiting_for(&rows, &name)?.len();
+        let way = plane.alerts.inner().ways.get(&name).cloned();
+        out.push(shown(&target, waits, &way.unwrap_or_default()));
+    }
+    Ok(out.into())
+}
+
+/// As operators see it.
+fn shown(target: &Target, waits: usize, way: &Way) -> Value {
+    let mut shown = json!(target.wanted);
+    shown["addedAt"] = json!(target.added_at);
+    shown["waiting"] = json!(waits);
+    shown["givenUp"] = json!(target.given_up);
+    shown["arrivedAt"] = json!(way.arrived_at);
+    shown["failing"] = json!(way.failing);
+    shown
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+use super::*;
+use crate::alerts::engine::Notice::{Fired, Raised, Repeated, Resolved};
+use crate::alerts::facts::tests::at;
+use crate::alerts::verbs::tests::{World, firing, world};
+
+fn target(name: &str) -> Wanted {
+    Wanted {
+        name: name.into(),
+        kind: Kind::Ticket,
+        url: Some("https://tickets.example/hook".into()),
+        url_file: None,
+        token_file: None,
+        ca_file: None,
+    }
+}
+
+fn waits(world: &World, name: &str) -> Vec<Waiting> {
+    let read = world.store.read().expect("read");
+    let all = waiting_for(&read, name).expect("waiting");
+    all.into_iter().map(|(_, w)| w).collect()
+}
+
+fn notices(waiting: &Waiting) -> Vec<Notice> {
+    let both = [&waiting.begin, &waiting.end];
+    both.into_iter().flatten().map(|t| t.notice).collect()
+}
+
+#[test]
+fn of_one_alert_two_things_wait_at_most_and_its_beginning_stays_one() {
+    let world = world();
+    let alert = firing(1, 0);
+    let tell = |s, notice| world.at(s, |c| enqueue(c, &[(notice, alert.clone())]));
+    tell(0, Fired);
+    assert!(waits(&world, "a").is_empty(), "there is nobody");
+    world.at(0, |c| add(c, target("a")));
+    world.at(0, |c| add(c, target("b")));
+    for (s, notice) in [(1, Fired), (2, Raised), (3, Repeated), (4, Resolved)] {
+        tell(s, notice);
+    }
+    for name in ["a", "b"] {
+        let waiting = waits(&world, name);
+        assert_eq!(waiting.len(), 1);
+        assert_eq!(notices(&waiting[0]), [Fired, Resolved], "{name}");
+        assert_eq!(
+            waiting[0].begin.as_ref().map(|t| t.at),
+            Some(at(3)),
+            "in its newest words"
+        );
+    }
+}
+
+#[test]
+fn what_arrived_waits_no_more_and_what_came_meanwhile_does() {
+    let world = world();
+    let alert = firing(1, 0);
+    world.at(0, |c| add(c, target("a")));
+    let tell = |s, notice| world.at(s, |c| enqueue(c, &[(notice, alert.clone())]));
+    tell(1, Fired);
+    let sent = waits(&world, "a")[0].begin.clone().expect("begin");
+    // It is on its way, and gets worse; then it is over.
+    tell(2, Raised);
+    tell(3, Resolved);
+    world.at(4, |c| arrived(c, "a", &sent));
+    assert_eq!(
+        notices(&waits(&world, "a")[0]),
+        [Raised, Resolved],
+        "a ticket is made once"
+    );
+    for _ in 0..2 {
+        let next = waits(&world, "a")[0].clone();
+        let next = next.begin.or(next.end).expect("something");
+        world.at(5, |c| arrived(c, "a", &next));
+    }
+    assert!(waits(&world, "a").is_empty());
+    world.at(6, |c| arrived(c, "a", &sent));
+}
+
+#[test]
+fn what_waits_is_bounded_and_what_is_given_up_is_counted() {
+    let world = world();
+    world.at(0, |c| add(c, target("a")));
+    let many: Vec<(Notice, Alert)> = (0..100).map(|_| (Fired, firing(1, 0))).collect();
+    world.at(0, |c| {
+        for round in 0..OUTBOX_MAX as i64 / 100 + 1 {
+            c.now = at(round);
+            for (notice, alert) in &many {
+                let alert = Alert {
+                    id: uuid::Uuid::new_v4(),
+                    ..alert.clone()
+                };
+                let told = Told {
+                    notice: *notice,
+                    at: c.now,
+                    alert,
+                };
+                let waiting = Waiting {
+                    begin: Some(told.clone()),
+                    end: None,
+                };
+                c.put(&OUTBOX, &place("a", &told.alert), &waiting)?;
+            }
+        }
+        enqueue(c, &many[..1])
+    });
+    let left = waits(&world, "a");
+    assert_eq!(left.len(), OUTBOX_MAX);
+    let oldest = left.iter().filter_map(Waiting::since).min();
+    assert_eq!(oldest, Some(at(1)), "the oldest go");
+    let read = world.store.read().expect("read");
+    let target = read.get(&TARGETS, "a").expect("read").expect("target");
+    assert_eq!(target.given_up, 101);
+    world.at(0, |c| remove(c, "a"));
+    assert!(
+        waits(&world, "a").is_empty(),
+        "who is told no more waits for nothing"
+    );
+}
+
+#[test]
+fn a_target_that_cannot_be_is_refused_and_a_secret_goes_over_no_open_line() {
+    let mut bad = vec![
+        target(""),
+        target("A"),
+        target("a/b"),
+        target(&"x".repeat(64)),
+    ];
+    let with = |url: &str| Wanted {
+        url: Some(url.into()),
+        token_file: Some("/etc/t".into()),
+        ..target("a")
+    };
+    bad.extend(
+        [
+            "http://tickets.example/hook",
+            "ftp://x/",
+            "https://u:p@x/",
+            "nothing",
+            "http://127.0.0.1.example/",
+        ]
+        .map(with),
+    );
+    bad.push(Wanted {
+        url: None,
+        ..target("a")
+    });
+    bad.push(Wanted {
+        url_file: Some("/etc/u".into()),
+        ..target("a")
+    });
+    bad.push(Wanted {
+        token_file: Some("t".into()),
+        ..target("a")
+    });
+    for wanted in bad {
+        assert!(fault(&wanted).is_some(), "{wanted:?}");
+    }
+    for good in [
+        "https://x/",
+        "http://127.0.0.1:9/",
+        "http://[::1]/",
+        "http://localhost:1/",
+    ] {
+        assert_eq!(fault(&with(good)), None, "{good}");
+    }
+    let open = Wanted {
+        url: Some("http://tickets.example/hook".into()),
+        ..target("a")
+    };
+    assert_eq!(fault(&open), None, "without a secret");
+}

@@ -1,0 +1,316 @@
+//! The rules, as one table: what each is called, how urgent it is, how long it must last, what it may follow from, and
+//! what a person does. What makes one of them true is in `facts` and `found`; when somebody is told, in `engine`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+/// How soon a person has to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Urgency {
+    /// In working hours.
+    Low,
+    /// Today.
+    High,
+    /// Now: something that people use does not work, or is about to be lost.
+    Critical,
+}
+
+/// Whose alert a symptom may be a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Of the same host or cluster.
+    Same,
+    /// Of the cluster that this belongs to.
+    Cluster,
+    /// Of any master of that cluster.
+    Master,
+    /// Of any node of that cluster.
+    Member,
+    /// Of the whole fleet.
+    Fleet,
+}
+
+/// One row.
+pub(super) struct Row {
+    /// What it is called everywhere.
+    pub(super) name: &'static str,
+    pub(super) urgency: Urgency,
+    /// Seconds that it lasts before anybody is told.
+    pub(super) hold_s: i64,
+    /// Seconds that it has to be over before it is over: what flaps is one alert.
+    pub(super) clear_s: i64,
+    /// What is wrong, after the name of whose it is.
+    pub(super) what: &'static str,
+    /// What a person does.
+    pub(super) fix: &'static str,
+    /// What it follows from where that is so as well, the likeliest first.
+    pub(super) causes: &'static [(Rule, Reach)],
+}
+
+/// A host that is silent counts as not responding after so long, the figure operators know; see [`SILENT_BUSY_S`].
+pub(super) const SILENT_S: i64 = 210;
+/// The same while it converges.
+pub(super) const SILENT_BUSY_S: i64 = 300;
+
+/// What is foreseen is looked at every six hours; one look at which it is not so is not its end.
+const FORESEEN_S: i64 = 13 * 3600;
+
+macro_rules! rules {
+    ($( $id:ident { $($field:ident : $value:expr),* $(,)? } )*) => {
+        /// A rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) enum Rule { $( $id, )* }
+
+        impl Rule {
+            /// Every row.
+            pub(crate) const ALL: &'static [Self] = &[ $( Self::$id, )* ];
+
+            pub(super) fn row(self) -> &'static Row {
+                match self { $( Self::$id => {
+                    const ROW: Row = Row { name: stringify!($id), $($field: $value),* };
+                    &ROW
+                } )* }
+            }
+        }
+    };
+}
+
+use Reach::{Cluster, Fleet, Master, Member, Same};
+use Urgency::{Critical, High, Low};
+
+rules! {
+    FleetNotResponding {
+        urgency: Critical, hold_s: SILENT_S, clear_s: 60,
+        what: "has more than half of its hosts silent",
+        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes go on without it, and come back by themselves",
+        causes: &[],
+    }
+    HostNotResponding {
+        urgency: High, hold_s: SILENT_S, clear_s: 120,
+        what: "is not responding",
+        fix: "is the machine on, and has it a way to the plane? On it: pf9ctl status, pf9ctl tunnel. It comes back by itself",
+        causes: &[(Rule::FleetNotResponding, Fleet)],
+    }
+    ClockSkew {
+        urgency: High, hold_s: 120, clear_s: 120,
+        what: "has a clock that is away from the plane's",
+        fix: "timedatectl set-ntp true there, or install chrony; the node goes on by itself",
+        causes: &[(Rule::HostNotResponding, Same)],
+    }
+    DiskLow {
+        urgency: High, hold_s: 300, clear_s: 300,
+        what: "is short of room on a file system",
+        fix: "free some space or enlarge the file system; what failed for it is tried again by itself",
+        causes: &[(Rule::HostNotResponding, Same)],
+    }
+    DiskFilling {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has a file system that will be full",
+        fix: "find what grows (du -x, journalctl --disk-usage, images), or enlarge the file system before that day",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same)],
+    }
+    EtcdFilling {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has an etcd that will be full",
+        fix: "find what grows, or raise etcdQuotaBytes; docs/alerts.md#etcdnearlyfull",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdNearlyFull, Same)],
+    }
+    EtcdSlowing {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has an etcd whose disk gets slower",
+        fix: "what else writes to that disk, is it wearing out? give /var/lib/pf9/etcd one of its own; docs/alerts.md#etcddiskslow",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdUnhealthy, Same)],
+    }
+    MemoryGrowing {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has a program whose memory grows",
+        fix: "systemctl restart UNIT gives it back; tell us with a support bundle (pf9ctl bundle)",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::MemoryLow, Same)],
+    }
+    MemoryLow {
+        urgency: High, hold_s: 600, clear_s: 300,
+        what: "is short of memory",
+        fix: "end something, or give the machine more memory",
+        causes: &[(Rule::HostNotResponding, Same)],
+    }
+    EtcdNoQuorum {
+        urgency: Critical, hold_s: 60, clear_s: 60,
+        what: "has an etcd without quorum: nothing can be written",
+        fix: "bring silent masters back and touch those that answer not at all; docs/alerts.md#etcdnoquorum",
+        causes: &[(Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
+    }
+    EtcdUnhealthy {
+        urgency: High, hold_s: 120, clear_s: 60,
+        what: "has a member of etcd that is not well",
+        fix: "pf9-plane cluster etcd NAME, and pf9ctl etcd status on that master",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdNoQuorum, Cluster), (Rule::DiskLow, Same)],
+    }
+    EtcdNearlyFull {
+        urgency: High, hold_s: 900, clear_s: 300,
+        what: "has an etcd that is nearly full",
+        fix: "find what grows, or raise etcdQuotaBytes; docs/alerts.md#etcdnearlyfull",
+        causes: &[(Rule::HostNotResponding, Same)],
+    }
+    EtcdBackupStale {
+        urgency: High, hold_s: 0, clear_s: 0,
+        what: "has no new backup of etcd",
+        fix: "on the master: pf9ctl etcd status says why, pf9ctl etcd backup makes one now",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdNoQuorum, Cluster), (Rule::EtcdUnhealthy, Same),
+                  (Rule::DiskLow, Same)],
+    }
+    ApiServerDown {
+        urgency: Critical, hold_s: 120, clear_s: 30,
+        what: "has an API server that does not answer",
+        fix: "pf9ctl status on a master says what it waits for; pods run on meanwhile",
+        causes: &[(Rule::EtcdNoQuorum, Same), (Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
+    }
+    ServiceStalled {
+        urgency: High, hold_s: 300, clear_s: 60,
+        what: "has a service that lives and does not work",
+        fix: "journalctl -u UNIT there; it is ended and started again by itself, ever more seldom",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same), (Rule::MemoryLow, Same)],
+    }
+    KubeletStalled {
+        urgency: High, hold_s: 180, clear_s: 60,
+        what: "has a kubelet that lives and does not work",
+        fix: "journalctl -u pf9-kubelet there; it is ended and started again by itself, ever more seldom",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ServiceStalled, Same), (Rule::DiskLow, Same),
+                  (Rule::MemoryLow, Same)],
+    }
+    CertificateExpiring {
+        urgency: High, hold_s: 0, clear_s: 0,
+        what: "has a certificate that ends and is not renewed",
+        fix: "pf9ctl status there says why it is not renewed; of an authority: pf9-plane cluster authorities NAME rotate",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ClockSkew, Same)],
+    }
+    HostNotConverging {
+        urgency: High, hold_s: 300, clear_s: 60,
+        what: "is not converging",
+        fix: "pf9ctl status there, and /var/log/pf9/kube/kube.log; it is tried again by itself",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ClockSkew, Same), (Rule::EtcdNoQuorum, Cluster),
+                  (Rule::DiskLow, Same), (Rule::EtcdUnhealthy, Same), (Rule::KubeletStalled, Same),
+                  (Rule::ServiceStalled, Same), (Rule::ApiServerDown, Cluster)],
+    }
+    NodeNotReady {
+        urgency: High, hold_s: 180, clear_s: 60,
+        what: "is a node that is not Ready",
+        fix: "kubectl describe node says why; pf9ctl status there",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ApiServerDown, Cluster), (Rule::KubeletStalled, Same),
+                  (Rule::ServiceStalled, Same), (Rule::DiskLow, Same), (Rule::HostNotConverging, Same)],
+    }
+    UnitFlapping {
+        urgency: High, hold_s: 0, clear_s: 600,
+        what: "has something that had to be repaired five times in ten minutes",
+        fix: "journalctl -u UNIT there; events of the host say what was found each time",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same), (Rule::MemoryLow, Same)],
+    }
+    AddressChanged {
+        urgency: High, hold_s: 120, clear_s: 60,
+        what: "is a node at an address that its machine has no more",
+        fix: "a worker follows by itself, a master while the others are well: pf9ctl status there; or give it the address back",
+        causes: &[(Rule::HostNotResponding, Same)],
+    }
+    UpgradeStopped {
+        urgency: High, hold_s: 0, clear_s: 0,
+        what: "is on its way to another version, and stopped",
+        fix: "pf9-plane cluster upgrade NAME status (of agents: pf9-plane agent upgrade), then resume, cancel or back",
+        causes: &[(Rule::HostNotResponding, Member), (Rule::DiskLow, Member)],
+    }
+}
+
+impl Rule {
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// How long it has to be over before it is over.
+    pub(super) fn clear(self) -> SignedDuration {
+        SignedDuration::from_secs(self.row().clear_s)
+    }
+
+    /// How long it lasts before anybody is told.
+    pub(super) fn hold(self) -> SignedDuration {
+        SignedDuration::from_secs(self.row().hold_s)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|rule| rule.name() == text).copied();
+        found.ok_or_else(|| format!("there is no rule {text:?}"))
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The pages that people and their tools read them by.
+    const PAGE: &str = include_str!("../../../../docs/alerts.md");
+
+    /// Else an alert would wait for one that waits for it, and nobody hears of either.
+    #[test]
+    fn nothing_is_its_own_cause() {
+        for rule in Rule::ALL {
+            let mut above = BTreeSet::new();
+            let mut left = vec![*rule];
+            while let Some(next) = left.pop() {
+                for (cause, _) in next.row().causes {
+                    assert_ne!(cause, rule, "{rule} by {next}");
+                    if above.insert(*cause) {
+                        left.push(*cause);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_rule_is_on_the_page_with_its_times_and_says_what_to_do() {
+        for rule in Rule::ALL {
+            let row = rule.row();
+            let name = row.name;
+            let urgency = serde_json::to_value(row.urgency).expect("a word");
+            let urgency = urgency.as_str().expect("a word");
+            let times = format!("{} s | {} s", row.hold_s, row.clear_s);
+            let line = format!("| `{name}` | {urgency} | {times} |");
+            assert!(PAGE.contains(&line), "docs/alerts.md has no line {line}");
+            assert!(!row.what.is_empty() && row.fix.len() > 20, "{name}");
+            assert_eq!(name.parse(), Ok(*rule));
+            assert!(row.hold_s >= 0 && row.clear_s >= 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_times_that_operators_know() {
+        assert_eq!(Rule::HostNotResponding.row().hold_s, 210);
+        assert_eq!(SILENT_BUSY_S, 300);
+    }
+}

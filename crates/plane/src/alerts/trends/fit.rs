@@ -1,0 +1,80 @@
+//! The line through a few values, if there is one: Theil's and Sen's (the median of all slopes), which one outlier does
+//! not bend. Pure.
+
+/// Of all pairs without the worst value, in a hundred, so many more have to rise than fall (Kendall's tau): noise does so
+/// once in a million times with the fewest values that are looked at.
+const RISES: f64 = 0.8;
+/// What it grows by has to be so many times what it strays from its line.
+const CLEAR: f64 = 3.0;
+/// Newest values that have to go on rising, at half the pace: what was laid down once, or has come to its end, does not.
+const LATELY: usize = 5;
+
+/// Where it is and goes, by the distance from the newest slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Line {
+    pub(super) slope: f64,
+    /// At the newest slot.
+    pub(super) level: f64,
+}
+
+/// The line of what rises; none of fewer values than `least`, of noise, of what goes up and down, of what has stopped.
+/// `points`: by time, the newest at 0.
+pub(super) fn line(points: &[(f64, f64)], least: usize) -> Option<Line> {
+    if points.len() < least {
+        return None;
+    }
+    let line = through(points)?;
+    let mut good = points.to_vec();
+    let stray = |p: &(f64, f64)| (p.1 - line.level - line.slope * p.0).abs();
+    let worst = (0..good.len()).max_by(|a, b| stray(&good[*a]).total_cmp(&stray(&good[*b])))?;
+    good.remove(worst);
+    let line = through(&good)?;
+    let stray = good
+        .iter()
+        .map(|p| (p.1 - line.level - line.slope * p.0).abs());
+    let grows = line.slope * (good.last()?.0 - good.first()?.0);
+    let lately = through(&good[good.len().saturating_sub(LATELY)..])?;
+    // The newest may be the worst one: then it was emptied just now.
+    let newest = points.last()?;
+    let lost = line.level + line.slope * newest.0 - newest.1;
+    let is_one = line.slope > 0.0
+        && lost < line.slope * (LATELY - 1) as f64
+        && rises(&good) >= RISES
+        && grows >= CLEAR * median(stray.collect())?
+        && lately.slope >= line.slope / 2.0;
+    is_one.then_some(line)
+}
+
+fn through(points: &[(f64, f64)]) -> Option<Line> {
+    let slopes = pairs(points).map(|(a, b)| (b.1 - a.1) / (b.0 - a.0));
+    let slope = median(slopes.collect())?;
+    let level = median(points.iter().map(|p| p.1 - slope * p.0).collect())?;
+    Some(Line { slope, level })
+}
+
+/// From -1, all fall, to 1, all rise.
+fn rises(points: &[(f64, f64)]) -> f64 {
+    let (mut sum, mut all) = (0.0, 0.0);
+    for (a, b) in pairs(points) {
+        all += 1.0;
+        sum += match b.1.total_cmp(&a.1) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.0,
+            std::cmp::Ordering::Less => -1.0,
+        };
+    }
+    sum / f64::max(all, 1.0)
+}
+
+type Point = (f64, f64);
+
+fn pairs(points: &[Point]) -> impl Iterator<Item = (&Point, &Point)> {
+    let rest = |n: usize| points.get(n + 1..).unwrap_or_default();
+    let each = points.iter().enumerate();
+    each.flat_map(move |(n, a)| rest(n).iter().map(move |b| (a, b)))
+}
+
+fn median(mut all: Vec<f64>) -> Option<f64> {
+    let middle = all.len() / 2;
+    (!all.is_empty()).then(|| *all.select_nth_unstable_by(middle, f64::total_cmp).1)
+}

@@ -1,0 +1,132 @@
+//! The first start, and every later one: the plane's identity and its administrator.
+//!
+//! The identity (authorities, signing keys: `keys`) is one row of the store, so it exists whole or not at
+//! all. What people need of it is written beside the store at every start: `ca.pem`; and once, at
+//! the first: `admin-password` (0600).
+
+use jiff::Timestamp;
+
+use super::ca::CaError;
+use super::keys::{IDENTITY, IDENTITY_ROW, Identity, Ring};
+use super::people::{self, ProjectId};
+use super::records;
+use super::secrets::{self, NoRandomness, PasswordHash};
+use super::stacks;
+use super::store::{Read, Store, StoreError};
+use pf9_hostagent::host::fs::{Attrs, FsError, HostFs};
+use pf9_hostagent::model::Fault;
+
+/// Name of the administrator.
+pub(super) const ADMIN: &str = "admin@pf9.local";
+/// Name of the one project.
+pub(super) const PROJECT: &str = "service";
+/// Key of the administrator's row.
+pub(super) const ADMIN_ROW: &str = "admin";
+/// Where his password is until he changes it, below the state directory.
+pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
+
+const STORE_FILE: &str = "plane.redb";
+/// What a start yields.
+pub(super) struct Started {
+    pub(super) store: Store,
+    pub(super) ring: Ring,
+    /// True when this start made the identity.
+    pub(super) first: bool,
+}
+
+/// Why the plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("cannot prepare the state directory")]
+    Files(#[from] FsError),
+    #[error("cannot use the store")]
+    Store(#[from] StoreError),
+    #[error("cannot use the certificate authority")]
+    Ca(#[from] CaError),
+    #[error("cannot make secrets")]
+    Random(#[from] NoRandomness),
+    #[error("cannot use the signing key")]
+    Signing(#[from] Fault),
+}
+
+impl BootError {
+    /// What to do, where that is known.
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            Self::Store(e) => e.fix(),
+            Self::Files(_) | Self::Ca(_) | Self::Random(_) | Self::Signing(_) => None,
+        }
+    }
+}
+
+/// Puts the store of before its newest schema in its place; answers where the newer one is then.
+pub(super) fn put_back(dir: &std::path::Path) -> Result<std::path::PathBuf, StoreError> {
+    Store::put_back(&dir.join(STORE_FILE))
+}
+
+/// Opens the state directory, making what is missing.
+pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, BootError> {
+    let files = HostFs::new(dir);
+    files.make_dir("/", &Attrs::mode(0o700))?;
+    files.make_dir("/stacks", &Attrs::mode(0o700))?;
+    files.make_dir("/agents", &Attrs::mode(0o700))?;
+    stacks::deltas::sweep(&files);
+    let mut tables = records::tables();
+    tables.insert("identity");
+    let store = Store::open(&dir.join(STORE_FILE), &tables)?;
+    let found = store.read()?.get(&IDENTITY, IDENTITY_ROW)?;
+    let first = found.is_none();
+    let identity = match found {
+        Some(identity) => identity,
+        None => make(&files, &store, now)?,
+    };
+    let ring = Ring::load(identity)?;
+    write_bundle(&files, &ring)?;
+    Ok(Started { store, ring, first })
+}
+
+/// The certificates of the plane's authorities, for people.
+pub(super) fn write_bundle(files: &HostFs, ring: &Ring) -> Result<(), FsError> {
+    files.write("/ca.pem", ring.bundle().as_bytes(), &Attrs::mode(0o644))
+}
+
+fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootError> {
+    let identity = Identity::make(now)?;
+    let password = secrets::fresh()?;
+    let hash = PasswordHash::of(password.expose())?;
+    // The file first: an administrator whose password nobody knows must not come to be.
+    let text = format!("{}\n", password.expose());
+    files.write(ADMIN_PASSWORD, text.as_bytes(), &Attrs::mode(0o600))?;
+    store.write(|write| {
+        people::make::first(write, ProjectId::fresh(), hash, now)?;
+        write.put(&IDENTITY, IDENTITY_ROW, &identity)
+    })?;
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_start_finds_the_same_identity() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let now = Timestamp::from_second(1_800_000_000).expect("time");
+        let a = start(dir.path(), now).expect("first");
+        let before = (a.ring.bundle(), a.ring.trusted());
+        assert!(a.first);
+        let password = std::fs::read_to_string(dir.path().join("admin-password")).expect("file");
+        drop(a);
+        let b = start(dir.path(), now).expect("second");
+        assert!(!b.first);
+        assert_eq!((b.ring.bundle(), b.ring.trusted()), before);
+        let user = b
+            .store
+            .read()
+            .expect("read")
+            .get(&people::USERS, ADMIN_ROW)
+            .expect("get");
+        let kept = user.expect("admin").password.expect("a password");
+        assert!(kept.matches(password.trim()));
+    }
+}

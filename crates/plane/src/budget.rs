@@ -1,0 +1,177 @@
+//! How many tunnels may begin: pure.
+//!
+//! After a restart the whole fleet comes back at once. Those beyond the rate are told when to come
+//! again, each a little later than the one before: a queue that lives on the nodes and costs the
+//! plane one number.
+//!
+//! Each host has a share of its own before that: whoever holds one certificate, a stolen one or a
+//! copy's, would take every place of the queue otherwise, and keep the whole fleet out.
+
+use std::time::Duration;
+
+use super::fair::Shares;
+use pf9_hostagent::app::Bucket;
+use pf9_hostagent::model::HostId;
+
+/// Tunnels that may begin in a second. A handshake costs about a millisecond of a core, so this is
+/// a quarter of one; ten thousand hosts are in within a minute.
+pub const TUNNELS_PER_S: u32 = 250;
+/// Nobody is told to come back later than this: who waits longer looks dead to its operator.
+const RETRY_MAX: Duration = Duration::from_secs(120);
+/// Tunnels that one host may begin at once: two sessions, each with what a bad network costs in
+/// attempts before the pauses between them grow.
+const SHARE_BURST: u32 = 32;
+/// One comes back in this time: a host that is well dials less than once a minute.
+const SHARE_EVERY: Duration = Duration::from_secs(1);
+
+/// The budget of new tunnels.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    bucket: Bucket,
+    /// Time between two places of the queue. A fifth more than between two tunnels, so that those
+    /// who come as they were told find room beside newcomers.
+    every: Duration,
+    /// The last place that was given away.
+    promised: Duration,
+    /// Of hosts that came lately.
+    shares: Shares<HostId>,
+}
+
+/// Why one may not begin, and in how many seconds it may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Too many come at once.
+    All(u64),
+    /// This host comes too often.
+    Share(u64),
+}
+
+impl Budget {
+    /// `per_second` tunnels, and as many at once.
+    pub fn new(per_second: u32) -> Self {
+        let per_second = per_second.max(1);
+        Self {
+            bucket: Bucket::new(per_second, per_second),
+            every: Duration::from_secs(1) / per_second * 6 / 5,
+            promised: Duration::ZERO,
+            shares: Shares::new(SHARE_EVERY, SHARE_BURST),
+        }
+    }
+
+    /// Lets one of this host begin, or says in how many seconds it may come back. `now` is measured
+    /// from any fixed moment.
+    pub fn admit(&mut self, host: HostId, now: Duration) -> Result<(), Full> {
+        if let Err(wait) = self.shares.take(host, now) {
+            return Err(Full::Share(seconds(wait)));
+        }
+        let Err(wait) = self.bucket.take(now) else {
+            return Ok(());
+        };
+        let first = now + wait;
+        self.promised = (self.promised.max(first) + self.every).min(now + RETRY_MAX);
+        Err(Full::All(seconds(self.promised - now)))
+    }
+}
+
+/// Whole seconds is what the header can say; never zero, which would mean at once.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAP: f64 = 60.0;
+
+    fn id(host: usize) -> HostId {
+        HostId(uuid::Uuid::from_u128(host as u128))
+    }
+
+    /// Hosts come at random within `arrival` seconds and honour what they are told as nodes do:
+    /// the wait, and a jitter whose bound doubles. Answers when the last was in and how many
+    /// requests that took.
+    fn fleet(hosts: usize, arrival: f64, rate: u32, seed: u64) -> (f64, usize) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut budget = Budget::new(rate);
+        let micros = |s: f64| (s * 1e6) as u64;
+        let mut due: BinaryHeap<Reverse<(u64, i32, usize)>> = (0..hosts)
+            .map(|host| Reverse((micros(random.f64() * arrival), 0, host)))
+            .collect();
+        let (mut last, mut asked) = (0, 0);
+        while let Some(Reverse((now, tries, host))) = due.pop() {
+            asked += 1;
+            match budget.admit(id(host), Duration::from_micros(now)) {
+                Ok(()) => last = now,
+                Err(Full::All(after) | Full::Share(after)) => {
+                    let bound = f64::from(2u32.saturating_pow(tries.min(6) as u32)).min(CAP);
+                    let wait = after as f64 + random.f64() * bound;
+                    due.push(Reverse((now + micros(wait), tries + 1, host)));
+                }
+            }
+        }
+        (last as f64 / 1e6, asked)
+    }
+
+    #[test]
+    fn ten_thousand_hosts_are_in_within_two_minutes() {
+        for (seed, arrival) in [(1, 0.001), (2, 1.0), (3, 10.0), (4, 20.0)] {
+            let (last, asked) = fleet(10_000, arrival, TUNNELS_PER_S, seed);
+            assert!(last < 120.0, "the last one after {last} s");
+            assert!(asked < 30_000, "{asked} requests");
+        }
+    }
+
+    #[test]
+    fn a_small_fleet_never_waits() {
+        let (last, asked) = fleet(250, 0.001, TUNNELS_PER_S, 1);
+        assert!(last < 0.01 && asked == 250);
+    }
+
+    #[test]
+    fn one_host_that_comes_all_the_time_keeps_no_other_out() {
+        let mut budget = Budget::new(TUNNELS_PER_S);
+        let (thief, mut let_in) = (id(0), 0);
+        // A thousand times a second, for a minute; every tenth of a second another host comes back.
+        for ms in 0..60_000 {
+            let now = Duration::from_millis(ms);
+            let_in += u32::from(budget.admit(thief, now).is_ok());
+            if ms % 100 == 0 {
+                assert_eq!(
+                    budget.admit(id(ms as usize + 1), now),
+                    Ok(()),
+                    "after {ms} ms"
+                );
+            }
+        }
+        assert!(let_in <= SHARE_BURST + 60, "{let_in}");
+        let told = budget.admit(thief, Duration::from_secs(60));
+        assert!(matches!(told, Err(Full::Share(1..=2)) | Ok(())), "{told:?}");
+    }
+
+    proptest! {
+        /// Whoever comes whenever: never zero, never beyond the bound, and places follow each
+        /// other.
+        #[test]
+        fn what_is_told_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {
+            let mut budget = Budget::new(rate);
+            let mut now = Duration::from_secs(5);
+            let mut promised = Duration::ZERO;
+            for (host, step) in steps.into_iter().enumerate() {
+                now += Duration::from_micros(step);
+                if let Err(Full::All(after)) = budget.admit(id(host), now) {
+                    prop_assert!((1..=RETRY_MAX.as_secs()).contains(&after), "{after}");
+                    let place = now + Duration::from_secs(after);
+                    let slack = Duration::from_secs(1);
+                    prop_assert!(place + slack >= promised, "a later one goes before");
+                    promised = place;
+                }
+            }
+        }
+    }
+}

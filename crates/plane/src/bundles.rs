@@ -1,0 +1,486 @@
+//! Support bundles of hosts, on an operator's request: asked for here, made and sent by a host whose own operator agreed
+//! to that, kept here sealed and for a time, read and taken away by whoever may.
+//!
+//! ```text
+//! operator ─► order: a key is made, an operation signed ─► host ─► PUT: bounded, whole, sealed ─► DIR/ID.age
+//!                                                   operator ◄─ opened as it goes ◄─┘   over: key, row, file go
+//! ```
+//!
+//! Each is sealed for a key of its own, which is in its row and nowhere else: a copy of the files alone shows nothing, and
+//! one whose row is gone is opened by nobody any more. Who names a key of his own (`sealFor`) has it sealed for that one;
+//! then this plane cannot open it either. Asking, coming, reading and going are events of the host.
+//!
+//! | file | holds |
+//! |---|---|
+//! | here    | rows, what is asked for, how long it is kept |
+//! | `files` | the bytes: taken from a host, given to an operator |
+
+mod files;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use age::secrecy::ExposeSecret;
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::events;
+use super::guard::Person;
+use super::http::Doc;
+use super::operations;
+use super::refusal::{Answer, Refusal, chain};
+use super::resmgr::host_id;
+use super::state::{self, Change, Plane};
+use super::store::{Read, Rows};
+use pf9_hostagent::model::{
+    BUNDLE_BYTES_MAX, Digest, FaultCode, Generation, HostId, Secret, SigningKey, What,
+};
+
+pub(super) use files::{fetch, fetch_here, take};
+
+/// Those that were asked for, by `<host id>/<id>`.
+pub(super) const BUNDLES: Rows<Row> = Rows::new("bundles");
+/// Where they are, below the state directory.
+const DIR: &str = "/bundles";
+/// Of one host, at a time: who helps looks at one or two.
+const OF_A_HOST_MAX: usize = 4;
+/// Of all hosts together: what this plane's disk gives for it.
+const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// How long one is kept unless somebody says otherwise.
+pub(super) const KEEP: u32 = 7 * 24 * 3600;
+/// Longest that one is kept: a case is closed by then.
+const KEEP_MAX: u32 = 30 * 24 * 3600;
+/// How long after the end of its operation one may still come: the host's own bound, and room.
+const COMES_WITHIN: SignedDuration = SignedDuration::from_mins(40);
+/// Logs of so long ago unless somebody says otherwise.
+pub(super) const SINCE: u32 = 24 * 3600;
+/// So large unless somebody says otherwise.
+pub(super) const BYTES: u64 = 64 * 1024 * 1024;
+/// Those whose time is over are looked for this often; nobody gets one of them meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// One that was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// The operation's.
+    id: Uuid,
+    host: HostId,
+    by: String,
+    ordered_at: Timestamp,
+    /// Until when it may come.
+    comes_until: Timestamp,
+    /// Until when it is kept.
+    keep_until: Timestamp,
+    max_bytes: u64,
+    /// Opens it; none: the operator has it.
+    #[serde(default, serialize_with = "expose")]
+    key: Option<Secret<String>>,
+    /// It is here.
+    #[serde(default)]
+    arrived: Option<Arrived>,
+}
+
+/// One that is here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Arrived {
+    at: Timestamp,
+    /// Sealed.
+    bytes: u64,
+    sha256: Digest,
+}
+
+fn expose<S: serde::Serializer>(key: &Option<Secret<String>>, s: S) -> Result<S::Ok, S::Error> {
+    key.as_ref().map(|k| k.expose().as_str()).serialize(s)
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Wanted {
+    /// Logs of the last so many seconds.
+    #[serde(default = "since")]
+    pub(super) since_seconds: u32,
+    #[serde(default = "bytes")]
+    pub(super) max_bytes: u64,
+    #[serde(default = "keep_seconds")]
+    pub(super) keep_seconds: u32,
+    /// A public key of age whose holder alone can open it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seal_for: Option<String>,
+}
+
+fn since() -> u32 {
+    SINCE
+}
+fn bytes() -> u64 {
+    BYTES
+}
+fn keep_seconds() -> u32 {
+    KEEP
+}
+
+/// How it is with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It may come.
+    Awaited,
+    Here,
+    /// It did not come, or its time is over.
+    Over,
+}
+
+impl Row {
+    /// A clock that was set back makes none longer than it was to be.
+    fn stage(&self, now: Timestamp) -> Stage {
+        let left = self.keep_until.duration_since(now);
+        let longest = SignedDuration::from_secs(KEEP_MAX.into());
+        if now >= self.keep_until || left > longest {
+            return Stage::Over;
+        }
+        match self.arrived {
+            Some(_) => Stage::Here,
+            None if now < self.comes_until => Stage::Awaited,
+            None => Stage::Over,
+        }
+    }
+
+    /// What it takes of the disk, at most.
+    fn takes(&self) -> u64 {
+        self.arrived.as_ref().map_or(self.max_bytes, |a| a.bytes)
+    }
+
+    fn shown(&self, now: Timestamp) -> Value {
+        let word = match self.stage(now) {
+            Stage::Awaited => "awaited",
+            Stage::Here => "here",
+            Stage::Over => "over",
+        };
+        json!({
+            "id": self.id,
+            "by": self.by,
+            "orderedAt": self.ordered_at,
+            "keepUntil": self.keep_until,
+            "state": word,
+            "bytes": self.arrived.as_ref().map(|a| a.bytes),
+            "sha256": self.arrived.as_ref().map(|a| a.sha256),
+            "arrivedAt": self.arrived.as_ref().map(|a| a.at),
+            "opensHere": self.key.is_some(),
+        })
+    }
+}
+
+fn at(host: HostId, id: Uuid) -> String {
+    format!("{host}/{id}")
+}
+
+fn file(id: Uuid) -> String {
+    format!("{DIR}/{id}.age")
+}
+
+fn rows_of(rows: &impl Read, host: HostId) -> Answer<Vec<Row>> {
+    let rows = rows.with_prefix(&BUNDLES, &format!("{host}/"))?;
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+/// One of this host, whatever became of it.
+fn row(rows: &impl Read, host: HostId, id: Uuid) -> Answer<Row> {
+    rows.get(&BUNDLES, &at(host, id))?.ok_or_else(|| none(id))
+}
+
+fn none(id: Uuid) -> Refusal {
+    let why = "nobody asked for it, it did not come, or its time is over";
+    Refusal::missing(FaultCode::NotFound, format!("no bundle {id}"), why)
+}
+
+/// Asks a host for one.
+fn order(
+    change: &mut Change<'_>,
+    signing: &SigningKey,
+    host: HostId,
+    wanted: &Wanted,
+    by: &str,
+) -> Answer<(Row, Generation)> {
+    let what = "no support bundle was asked for";
+    let now = change.now;
+    if wanted.keep_seconds == 0 || wanted.keep_seconds > KEEP_MAX {
+        let why = format!(
+            "it would be kept for {} s; 1 to {KEEP_MAX} are allowed",
+            wanted.keep_seconds
+        );
+        return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
+    }
+    let (key, seal_for) = match &wanted.seal_for {
+        Some(own) => {
+            let parsed = own.parse::<age::x25519::Recipient>();
+            parsed.map_err(|why| {
+                let why = format!("sealFor is no public key of age (age1…): {why}");
+                Refusal::bad(FaultCode::OperationInvalid, what, why)
+            })?;
+            (None, own.clone())
+        }
+        None => {
+            let key = age::x25519::Identity::generate();
+            let secret = Secret::new(key.to_string().expose_secret().to_owned());
+            (Some(secret), key.to_public().to_string())
+        }
+    };
+    let all = change.all(&BUNDLES)?;
+    let alive = || all.iter().filter(|(_, r)| r.stage(now) != Stage::Over);
+    let full = |why: String| {
+        Refusal::conflict(FaultCode::TooMany, what, why).fix("take away what nobody needs any more")
+    };
+    if alive().filter(|(_, r)| r.host == host).count() >= OF_A_HOST_MAX {
+        return Err(full(format!("there are {OF_A_HOST_MAX} of this host")));
+    }
+    let taken: u64 = alive().map(|(_, r)| r.takes()).sum();
+    if taken.saturating_add(wanted.max_bytes) > BYTES_MAX {
+        return Err(full(format!(
+            "those of all hosts have {taken} bytes, and {BYTES_MAX} are allowed"
+        )));
+    }
+    let what = What::Bundle {
+        since_s: wanted.since_seconds,
+        max_bytes: wanted.max_bytes,
+        seal_for,
+    };
+    let wanted_operation = operations::Wanted {
+        what,
+        life_s: operations::LIFE,
+    };
+    let ordered = operations::order(change, signing, host, &wanted_operation, by)?.operation;
+    let keep = SignedDuration::from_secs(wanted.keep_seconds.into());
+    let later = |at: Timestamp, by| at.checked_add(by).unwrap_or(Timestamp::MAX);
+    let row = Row {
+        id: ordered.id,
+        host,
+        by: by.to_owned(),
+        ordered_at: now,
+        comes_until: later(ordered.expires_at, COMES_WITHIN),
+        keep_until: later(now, keep),
+        max_bytes: wanted.max_bytes,
+        key,
+        arrived: None,
+    };
+    change.put(&BUNDLES, &at(host, row.id), &row)?;
+    Ok((row, Generation(ordered.number)))
+}
+
+/// Notes that one is here.
+fn arrived(
+    change: &mut Change<'_>,
+    host: HostId,
+    id: Uuid,
+    bytes: u64,
+    sha256: Digest,
+) -> Answer<()> {
+    let mut row = row(&**change, host, id)?;
+    let at_now = change.now;
+    row.arrived = Some(Arrived {
+        at: at_now,
+        bytes,
+        sha256,
+    });
+    change.put(&BUNDLES, &at(host, id), &row)?;
+    let said = format!("bundle {id}: {bytes} bytes, kept until {}", row.keep_until);
+    events::note(change, host, "bundle-arrived", &said)
+}
+
+/// Takes one away, by whom.
+fn forget_one(change: &mut Change<'_>, host: HostId, id: Uuid, by: &str) -> Answer<()> {
+    row(&**change, host, id)?;
+    change.remove(&BUNDLES, &at(host, id))?;
+    events::note(
+        change,
+        host,
+        "bundle-removed",
+        &format!("bundle {id}: by {by}"),
+    )
+}
+
+/// Of a host that is removed. The files follow with the next look.
+pub(super) fn forget(change: &mut Change<'_>, host: HostId) -> Answer<()> {
+    for row in rows_of(&**change, host)? {
+        change.remove(&BUNDLES, &at(host, row.id))?;
+    }
+    Ok(())
+}
+
+/// Rows whose time is over.
+fn over(rows: &impl Read, now: Timestamp) -> Answer<Vec<Row>> {
+    let all = rows.all(&BUNDLES)?.into_iter().map(|(_, row)| row);
+    Ok(all.filter(|r| r.stage(now) == Stage::Over).collect())
+}
+
+fn end_those(change: &mut Change<'_>) -> Answer<()> {
+    for row in over(&**change, change.now)? {
+        change.remove(&BUNDLES, &at(row.host, row.id))?;
+        let (kind, why) = match row.arrived {
+            Some(_) => ("bundle-over", "its time is over"),
+            None => ("bundle-missed", "it did not come"),
+        };
+        let said = format!("bundle {}: {why}", row.id);
+        events::note(change, row.host, kind, &said)?;
+    }
+    Ok(())
+}
+
+/// Those that are on their way in: of each at most one.
+#[derive(Debug, Default)]
+pub(super) struct Receiving(Mutex<BTreeSet<Uuid>>);
+
+/// A place among them.
+struct Place<'a>(&'a Receiving, Uuid);
+
+impl Receiving {
+    fn begin(&self, id: Uuid) -> Option<Place<'_>> {
+        let is_new = self.all().insert(id);
+        // Made only then: its end frees the place.
+        is_new.then(|| Place(self, id))
+    }
+
+    fn has(&self, id: Uuid) -> bool {
+        self.all().contains(&id)
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeSet<Uuid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.all().remove(&self.1);
+    }
+}
+
+/// Has what is over go, until the plane stops.
+pub(super) async fn keep(plane: Arc<Plane>) {
+    loop {
+        if let Err(refusal) = look(&plane).await {
+            tracing::warn!("a support bundle stays for longer: {}", refusal.fault);
+        }
+        // cancel-safe: time alone is waited for
+        tokio::select! {
+            () = plane.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn look(plane: &Arc<Plane>) -> Answer<()> {
+    // A change waits for the disk: none is made where nothing follows.
+    if !over(&plane.read()?, pf9_hostagent::seam::clock::now())?.is_empty() {
+        plane.change(end_those).await?;
+    }
+    let here: BTreeSet<Uuid> = plane
+        .read()?
+        .all(&BUNDLES)?
+        .into_iter()
+        .map(|(_, row)| row.id)
+        .collect();
+    // Without its row nobody can open one. What was cut off has no name that is an id.
+    let names = plane.files.list(DIR).unwrap_or_default();
+    for name in names {
+        let id = name.strip_suffix(".age").and_then(|id| id.parse().ok());
+        let stays = match id {
+            Some(id) => here.contains(&id) || plane.receiving.has(id),
+            None => !plane.receiving.all().is_empty(),
+        };
+        if !stays {
+            let path = format!("{DIR}/{name}");
+            if let Err(e) = plane.files.remove_file(&path) {
+                tracing::warn!(path, why = %chain(&e), "a support bundle's file stays");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks for one on the running plane, and wakes the host.
+pub(super) async fn order_on(
+    plane: &Arc<Plane>,
+    host: HostId,
+    wanted: Wanted,
+    by: String,
+) -> Answer<Value> {
+    let ring = plane.keys.ring();
+    let who = by.clone();
+    let (row, number) = plane
+        .change(move |change| order(change, &ring.signing.current, host, &wanted, &by))
+        .await?;
+    tracing::info!(%host, id = %row.id, by = who, "support bundle asked for");
+    plane.operations.announce(&[(host, number)]);
+    Ok(row.shown(pf9_hostagent::seam::clock::now()))
+}
+
+/// Those of a host, the oldest first.
+pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Value> {
+    let mut all = rows_of(rows, host)?;
+    all.sort_by_key(|row| row.ordered_at);
+    Ok(all.iter().map(|row| row.shown(now)).collect())
+}
+
+/// Takes one away on the running plane, its file at once.
+pub(super) async fn remove_on(
+    plane: &Arc<Plane>,
+    host: HostId,
+    id: Uuid,
+    by: String,
+) -> Answer<StatusCode> {
+    tracing::info!(%host, %id, by, "support bundle taken away");
+    plane
+        .change(move |change| forget_one(change, host, id, &by))
+        .await?;
+    look(plane).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The id in a path.
+pub(super) fn bundle_id(text: &str) -> Answer<Uuid> {
+    text.parse().map_err(|_| {
+        let what = "no such bundle";
+        Refusal::missing(FaultCode::NotFound, what, "that is no id of one")
+    })
+}
+
+/// `GET /resmgr/v1/hosts/{id}/bundles`.
+pub(super) async fn get(
+    _: Person,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, host_id(&id)?)?;
+    list(&rows, host.id, pf9_hostagent::seam::clock::now()).map(Json)
+}
+
+/// `POST /resmgr/v1/hosts/{id}/bundles`.
+pub(super) async fn post(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<(StatusCode, Json<Value>)> {
+    let shown = order_on(&plane, host_id(&id)?, wanted, who.name()).await?;
+    Ok((StatusCode::ACCEPTED, Json(shown)))
+}
+
+/// `DELETE /resmgr/v1/hosts/{id}/bundles/{bundle_id}`.
+pub(super) async fn delete(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    remove_on(&plane, host_id(&host)?, bundle_id(&id)?, who.name()).await
+}
+
+const _: () = assert!(BYTES <= BUNDLE_BYTES_MAX);

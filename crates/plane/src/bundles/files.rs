@@ -1,0 +1,269 @@
+//! The bytes of support bundles: taken from a host, given to an operator.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::path::Path as FsPath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use age::stream::StreamReader;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt;
+use uuid::Uuid;
+
+use super::{Row, Stage, arrived, file, none, row};
+use crate::events;
+use crate::guard::Person;
+use crate::hostapi::Caller;
+use crate::refusal::{Answer, Refusal};
+use crate::resmgr::host_id;
+use crate::served::CHUNK;
+use crate::state::Plane;
+use pf9_hostagent::host::fs::{Attrs, Begun};
+use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
+
+/// Longest silence of a host that sends: it makes the next entry meanwhile, of which each has a bound below this one.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Longest that all of it takes: the host gives up then, too.
+const TAKE_MAX: Duration = Duration::from_secs(1800);
+/// How a sealed file begins.
+const SEALED: &[u8] = b"age-encryption.org/v1\n";
+const WHAT: &str = "support bundle refused";
+
+/// One that comes: its file, which has no name yet.
+struct Incoming {
+    file: Begun,
+    hasher: Hasher,
+    bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Incoming {
+    /// The next piece.
+    fn write(mut self, piece: &[u8]) -> io::Result<Self> {
+        let missing = SEALED.len().saturating_sub(self.head.len());
+        self.head.extend(piece.iter().take(missing));
+        self.file.write_all(piece)?;
+        self.hasher.update(piece);
+        self.bytes += piece.len() as u64;
+        Ok(self)
+    }
+
+    /// It is whole: it has a name from here on. What nobody could open is not kept.
+    fn keep(self, key: Option<&Secret<String>>) -> Answer<(u64, Digest)> {
+        let broken = |why: String| Refusal::bad(FaultCode::BodyBroken, WHAT, why);
+        if self.head != SEALED {
+            return Err(broken("it is not sealed".to_owned()));
+        }
+        if let Some(key) = key {
+            let opened = open(self.file.temporary(), key).and_then(|mut plain| {
+                io::copy(&mut plain, &mut io::sink()).map_err(|e| e.to_string())
+            });
+            opened.map_err(|why| broken(format!("it cannot be opened: {why}")))?;
+        }
+        let placed = self.file.place();
+        placed.map_err(|e| Refusal::internal("the bundle is not kept", &e))?;
+        Ok((self.bytes, self.hasher.finish()))
+    }
+}
+
+fn open(path: &FsPath, key: &Secret<String>) -> Result<StreamReader<BufReader<File>>, String> {
+    let key: age::x25519::Identity = key.expose().parse().map_err(str::to_owned)?;
+    let file = File::open(path).map_err(|e| e.to_string())?;
+    age::Decryptor::new_buffered(BufReader::with_capacity(CHUNK, file))
+        .and_then(|d| d.decrypt(std::iter::once(&key as &dyn age::Identity)))
+        .map_err(|e| e.to_string())
+}
+
+/// Work that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    let done = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work)).await;
+    done.map_err(|e| Refusal::internal("the bundle was lost", &e))?
+}
+
+/// `PUT /v1/hosts/self/bundles/{id}`: one that this host was asked for, sealed, as it makes it.
+pub(crate) async fn take(
+    Caller(host): Caller,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer<StatusCode> {
+    let id = super::bundle_id(&id)?;
+    let wanted = row(&plane.read()?, host, id)?;
+    match wanted.stage(pf9_hostagent::seam::clock::now()) {
+        Stage::Awaited => {}
+        Stage::Here => {
+            let why = "it is here already";
+            return Err(Refusal::conflict(FaultCode::OperationReplayed, WHAT, why));
+        }
+        Stage::Over => return Err(none(id)),
+    }
+    let Some(_place) = plane.receiving.begin(id) else {
+        let why = "it is on its way in already";
+        return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
+    };
+    let late = || {
+        let why = format!("it took longer than {} s", TAKE_MAX.as_secs());
+        slow(why)
+    };
+    let (bytes, sha256) =
+        tokio::time::timeout(TAKE_MAX, receive(&plane, &wanted, request.into_body()))
+            .await
+            .map_err(|_| late())??;
+    plane
+        .change(move |change| arrived(change, host, id, bytes, sha256))
+        .await?;
+    tracing::info!(%host, %id, bytes, "support bundle taken in");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn slow(why: String) -> Refusal {
+    let fault = Fault::new(FaultCode::BodySlow, WHAT, why);
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, fault)
+}
+
+async fn receive(plane: &Arc<Plane>, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
+    let (files, path) = (plane.files.clone(), file(wanted.id));
+    let mut incoming = blocking(move || {
+        let file = files.begin(path, &Attrs::mode(0o600));
+        Ok(Incoming {
+            file: file.map_err(|e| Refusal::internal("the bundle is not kept", &e))?,
+            hasher: Hasher::new(),
+            bytes: 0,
+            head: Vec::new(),
+        })
+    })
+    .await?;
+    let (mut piece, mut all) = (Vec::with_capacity(CHUNK), 0_u64);
+    loop {
+        let frame = tokio::time::timeout(SILENCE_MAX, body.frame())
+            .await
+            .map_err(|_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs())))?;
+        let ended = frame.is_none();
+        if let Some(frame) = frame {
+            let frame = frame.map_err(|e| {
+                Refusal::bad(FaultCode::BodyBroken, WHAT, format!("it broke off: {e}"))
+            })?;
+            let data = frame.into_data().unwrap_or_default();
+            all = all.saturating_add(data.len() as u64);
+            if all > wanted.max_bytes {
+                let why = format!("over {} bytes", wanted.max_bytes);
+                let fault = Fault::new(FaultCode::BodyTooLarge, WHAT, why);
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
+            }
+            piece.extend_from_slice(&data);
+        }
+        if piece.len() >= CHUNK || (ended && !piece.is_empty()) {
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(CHUNK));
+            incoming = blocking(move || incoming.write(&full).map_err(|e| not_kept_io(&e))).await?;
+        }
+        if ended {
+            let key = wanted.key.clone();
+            return blocking(move || incoming.keep(key.as_ref())).await;
+        }
+    }
+}
+
+fn not_kept_io(error: &io::Error) -> Refusal {
+    Refusal::internal("the bundle is not kept", error)
+}
+
+/// `GET /resmgr/v1/hosts/{id}/bundles/{bundle_id}`: the archive; sealed, where its key is the operator's own.
+pub(crate) async fn fetch(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<Response> {
+    fetch_here(&plane, host_id(&host)?, super::bundle_id(&id)?, who.name()).await
+}
+
+/// The same, for whom it is. Noted before the first byte goes.
+pub(crate) async fn fetch_here(
+    plane: &Arc<Plane>,
+    host: HostId,
+    id: Uuid,
+    by: String,
+) -> Answer<Response> {
+    let wanted = row(&plane.read()?, host, id)?;
+    match wanted.stage(pf9_hostagent::seam::clock::now()) {
+        Stage::Here => {}
+        Stage::Awaited => {
+            let what = format!("no bundle {id} yet");
+            let why = "the host was asked for it and has not sent it";
+            return Err(Refusal::conflict(FaultCode::NotFound, what, why)
+                .fix("see what the host says of it: host operations"));
+        }
+        Stage::Over => return Err(none(id)),
+    }
+    let path = plane.files.at(file(id));
+    let (key, said) = (wanted.key.clone(), format!("bundle {id}: by {by}"));
+    let reader = blocking(move || Plain::open(&path, key.as_ref())).await?;
+    tracing::info!(%host, %id, by, "support bundle read");
+    plane
+        .change(move |change| events::note(change, host, "bundle-read", &said))
+        .await?;
+    let body = stream::unfold(Some(reader), |reader| async move {
+        let read = tokio::task::spawn_blocking(move || reader.map(Plain::piece)).await;
+        match read {
+            Ok(Some(Ok((piece, _)))) if piece.is_empty() => None,
+            Ok(Some(Ok((piece, rest)))) => Some((Ok(piece), Some(rest))),
+            Ok(Some(Err(e))) => Some((Err(e), None)),
+            Ok(None) => None,
+            Err(e) => Some((Err(io::Error::other(e)), None)),
+        }
+    });
+    let end = if wanted.key.is_some() { "" } else { ".age" };
+    let mut response = Body::from_stream(body).into_response();
+    let name = format!("attachment; filename=\"pf9-bundle-{host}-{id}.tar.zst{end}\"");
+    for (header, value) in [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, name.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(header, value);
+        }
+    }
+    Ok(response)
+}
+
+/// What is given out, piece by piece.
+enum Plain {
+    Opened(Box<StreamReader<BufReader<File>>>),
+    Sealed(File),
+}
+
+impl Plain {
+    fn open(path: &FsPath, key: Option<&Secret<String>>) -> Answer<Self> {
+        let gone = |why: String| {
+            let why = io::Error::other(why);
+            Refusal::internal("the bundle cannot be read", &why)
+        };
+        match key {
+            Some(key) => open(path, key)
+                .map(|r| Self::Opened(Box::new(r)))
+                .map_err(gone),
+            None => File::open(path)
+                .map(Self::Sealed)
+                .map_err(|e| gone(e.to_string())),
+        }
+    }
+
+    /// The next piece; empty at the end.
+    fn piece(mut self) -> io::Result<(Bytes, Self)> {
+        let mut piece = vec![0; CHUNK];
+        let read = match &mut self {
+            Self::Opened(from) => from.read(&mut piece)?,
+            Self::Sealed(from) => from.read(&mut piece)?,
+        };
+        piece.truncate(read);
+        Ok((piece.into(), self))
+    }
+}

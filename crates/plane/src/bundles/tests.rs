@@ -1,0 +1,203 @@
+//! What is asked for, how long it is kept, who opens it.
+
+use super::*;
+use crate::compute::tests::{host, host_row, now};
+use crate::records::{HOSTS, tables};
+use crate::store::Store;
+use pf9_hostagent::model::DocumentKind;
+use pf9_hostagent::model::Operation;
+use pf9_hostagent::model::TrustStore;
+
+struct World {
+    store: Store,
+    key: SigningKey,
+    _dir: tempfile::TempDir,
+}
+
+fn wanted() -> Wanted {
+    serde_json::from_str("{}").expect("all has a default")
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+        let done: Answer<()> = store.write(|w| {
+            for n in [1, 2] {
+                w.put(&HOSTS, &host(n).to_string(), &host_row(n, None))?;
+            }
+            Ok(())
+        });
+        done.expect("hosts");
+        let (key, _) = SigningKey::generate().expect("key");
+        Self {
+            store,
+            key,
+            _dir: dir,
+        }
+    }
+
+    fn at<T>(&self, s: i64, work: impl FnOnce(&mut Change<'_>) -> Answer<T>) -> Answer<T> {
+        let now = now() + SignedDuration::from_secs(s);
+        self.store.write(|w| work(&mut Change::new(w, now)))
+    }
+
+    fn order(&self, s: i64, of: u8, wanted: &Wanted) -> Answer<Row> {
+        self.at(s, |c| order(c, &self.key, host(of), wanted, "somebody"))
+            .map(|(row, _)| row)
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        rows_of(&self.store.read().expect("read"), host(1)).expect("rows")
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        let rows = self.store.read().expect("read");
+        let told = events::list(&rows, host(1)).expect("events");
+        let all = told.as_array().expect("list").iter();
+        all.map(|e| e["event"]["kind"].as_str().expect("kind").to_owned())
+            .collect()
+    }
+}
+
+#[test]
+fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
+    let world = World::new();
+    let row = world.order(0, 1, &wanted()).expect("asked for");
+    let rows = world.store.read().expect("read");
+    let pending = rows
+        .with_prefix(&operations::OPERATIONS, &format!("{}/", host(1)))
+        .expect("rows");
+    let trust = TrustStore::new([world.key.trusted()]).expect("trust");
+    let signed: Operation = pending[0]
+        .1
+        .envelope
+        .open(DocumentKind::Operation, &trust)
+        .expect("signed");
+    let What::Bundle { seal_for, .. } = &signed.what else {
+        panic!("{}", signed.what);
+    };
+    assert_eq!(signed.id, row.id);
+    let key = row.key.as_ref().expect("a key of its own").expose();
+    let key: age::x25519::Identity = key.parse().expect("key");
+    assert_eq!(key.to_public().to_string(), *seal_for);
+    let shown = row.shown(now()).to_string();
+    assert!(!shown.contains("AGE-SECRET"), "{shown}");
+    // It is the row's for good, and each has its own.
+    assert_eq!(world.rows()[0].key, row.key);
+    let other = world.order(1, 1, &wanted()).expect("another one");
+    assert_ne!(other.key, row.key);
+    // Who has a key of his own is the only one who can open it.
+    let own = age::x25519::Identity::generate().to_public().to_string();
+    let mine = Wanted {
+        seal_for: Some(own),
+        ..wanted()
+    };
+    assert_eq!(world.order(2, 1, &mine).expect("asked for").key, None);
+    for wrong in ["", "age1qqq", "ssh-ed25519 AAAA"] {
+        let wrong = Wanted {
+            seal_for: Some(wrong.to_owned()),
+            ..wanted()
+        };
+        world.order(3, 1, &wrong).expect_err("no key");
+    }
+}
+
+#[test]
+fn how_many_how_large_and_how_long_is_bounded() {
+    let world = World::new();
+    for n in 0..OF_A_HOST_MAX {
+        world
+            .order(i64::try_from(n).expect("few"), 1, &wanted())
+            .expect("asked for");
+    }
+    let fault = world.order(9, 1, &wanted()).expect_err("too many").fault;
+    assert_eq!(fault.code, FaultCode::TooMany);
+    world.order(9, 2, &wanted()).expect("another host's");
+    // Those that did not come count no more.
+    world.order(3 * 3600, 1, &wanted()).expect("asked for");
+    let large = |keep_seconds, max_bytes| Wanted {
+        keep_seconds,
+        max_bytes,
+        ..wanted()
+    };
+    for (keep, bytes) in [
+        (0, BYTES),
+        (KEEP_MAX + 1, BYTES),
+        (1, 0),
+        (1, BUNDLE_BYTES_MAX + 1),
+    ] {
+        world
+            .order(4 * 3600, 2, &large(keep, bytes))
+            .expect_err("no such bound");
+    }
+    // Of all hosts together.
+    let filled = world.at(5 * 3600, |c| {
+        let mut row = order(c, &world.key, host(2), &wanted(), "x")?.0;
+        row.arrived = Some(Arrived {
+            at: c.now,
+            bytes: BYTES_MAX - BYTES + 1,
+            sha256: Digest::of(b""),
+        });
+        Ok(c.put(&BUNDLES, &at(host(2), row.id), &row)?)
+    });
+    filled.expect("filled");
+    let fault = world
+        .order(5 * 3600, 1, &wanted())
+        .expect_err("no room")
+        .fault;
+    assert!(fault.why.contains("those of all hosts"), "{fault}");
+}
+
+#[test]
+fn it_is_here_for_its_time_and_gone_with_its_key_afterwards() {
+    let world = World::new();
+    let short = Wanted {
+        keep_seconds: 3600,
+        ..wanted()
+    };
+    let (here, missed) = (
+        world.order(0, 1, &short).expect("asked for"),
+        world.order(0, 1, &wanted()).expect("asked for"),
+    );
+    let stage = |row: &Row, s: i64| row.stage(now() + SignedDuration::from_secs(s));
+    assert_eq!(stage(&here, 10), Stage::Awaited);
+    world
+        .at(60, |c| arrived(c, host(1), here.id, 7, Digest::of(b"x")))
+        .expect("arrived");
+    let here = world
+        .rows()
+        .into_iter()
+        .find(|r| r.id == here.id)
+        .expect("row");
+    assert_eq!(stage(&here, 3599), Stage::Here);
+    assert_eq!(stage(&here, 3600), Stage::Over);
+    assert_eq!(
+        stage(&here, -i64::from(KEEP_MAX)),
+        Stage::Over,
+        "the clock was set back"
+    );
+    assert_eq!(stage(&missed, i64::from(operations::LIFE)), Stage::Awaited);
+    assert_eq!(
+        stage(&missed, i64::from(operations::LIFE) + 2400),
+        Stage::Over
+    );
+    world.at(2 * 3600, end_those).expect("ended");
+    assert!(world.rows().is_empty());
+    let kinds = world.kinds();
+    for kind in ["bundle-arrived", "bundle-over", "bundle-missed"] {
+        assert!(kinds.iter().any(|k| k == kind), "{kinds:?}");
+    }
+}
+
+#[test]
+fn of_each_one_comes_at_a_time() {
+    let receiving = Receiving::default();
+    let id = Uuid::from_u128(1);
+    let place = receiving.begin(id).expect("free");
+    assert!(receiving.begin(id).is_none());
+    assert!(receiving.has(id));
+    receiving.begin(Uuid::from_u128(2)).expect("another one");
+    drop(place);
+    receiving.begin(id).expect("free again");
+}

@@ -1,0 +1,74 @@
+//! Clocks of hosts, beside the plane's own: pure. A host that is hours away from the others takes no certificate that
+//! was signed just now, and its etcd, its logs and its leases mean other times than everybody else's. It is told so, by
+//! whom it can still reach; once its clock is set, its next status says nothing any more.
+
+use jiff::{SignedDuration, Timestamp};
+
+use pf9_hostagent::model::{Fault, FaultCode};
+
+/// More than a status takes on its way, and less than nodes forgive a certificate that is from the future.
+const APART: SignedDuration = SignedDuration::from_mins(2);
+const MINUTE_S: i64 = 60;
+const HOUR_S: i64 = 3600;
+
+/// What a host is told that sent a status at this moment of its own clock; `now` is the plane's.
+pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
+    let behind = now.duration_since(sent_at);
+    if behind.abs() < APART {
+        return None;
+    }
+    let side = if behind.is_positive() {
+        "behind"
+    } else {
+        "ahead of"
+    };
+    let what = format!(
+        "this machine's clock is {} {side} the plane's",
+        shown(behind.abs())
+    );
+    let why = format!(
+        "it says {sent_at}, the plane {now}; certificates that are signed now are not believed here, or end too soon"
+    );
+    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node goes on by itself. Where it is \
+               right, the plane's is wrong";
+    Some(Fault::new(FaultCode::ClockOff, what, why).fix(fix))
+}
+
+/// `3 h 5 min`.
+fn shown(by: SignedDuration) -> String {
+    let (hours, minutes) = (by.as_secs() / HOUR_S, by.as_secs() % HOUR_S / MINUTE_S);
+    match hours {
+        0 => format!("{minutes} min"),
+        hours => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_away_is_told_until_it_is_set() {
+        let now: Timestamp = "2026-11-29T10:00:00Z".parse().expect("time");
+        let said = |minutes: i64| notice(now - SignedDuration::from_mins(minutes), now);
+        for near in [-1, 0, 1] {
+            assert_eq!(said(near), None);
+        }
+        let behind = said(185).expect("said");
+        assert_eq!(behind.code, FaultCode::ClockOff);
+        assert!(
+            behind.what.contains("3 h 5 min behind the plane's"),
+            "{behind}"
+        );
+        assert!(
+            behind.why.contains("06:55") && behind.fix.contains("set-ntp"),
+            "{behind}"
+        );
+        let ahead = said(-2).expect("said");
+        assert!(ahead.what.contains("2 min ahead of the plane's"), "{ahead}");
+        assert!(
+            notice(Timestamp::MIN, Timestamp::MAX).is_some(),
+            "whatever it says"
+        );
+    }
+}

@@ -1,0 +1,599 @@
+//! The command line of `pf9-plane`.
+
+mod keys;
+mod recover;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use http::Method;
+use jiff::SignedDuration;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod agent;
+mod alert;
+mod authorities;
+mod backups;
+mod bundles;
+mod cluster;
+mod kubeconfigs;
+mod maintenance;
+mod notify;
+mod operations;
+mod os_update;
+mod stack;
+mod upgrade;
+
+use cluster::ClusterVerb;
+
+use super::admin::{self, NewToken, Reenrol, Removing};
+use super::bootstrap;
+use super::ca::LEAF_LIFE;
+use super::machines::Accept;
+use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
+use pf9_hostagent::app::Exit;
+use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::model::{Fault, FaultCode, HostId};
+use pf9_hostagent::telemetry::{self, LogConfig};
+
+/// Life of a node's certificates: a year.
+const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
+/// Shortest: a node has to ask, and to be answered, in a third of it.
+const NODE_CERTIFICATE_MIN_S: u64 = 15;
+/// The store, the sockets, the log, and files that are served.
+const OTHER_DESCRIPTORS: usize = 1024;
+
+/// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
+#[derive(Debug, Parser)]
+#[command(name = "pf9-plane", version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the plane; SIGTERM drains it, a second one ends it at once.
+    Serve {
+        #[command(flatten)]
+        state: State,
+        /// Where to listen, e.g. 10.0.0.1:8443.
+        #[arg(long, value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// How nodes and operators reach it; absent: the listen address.
+        #[arg(long, value_name = "https://HOST:PORT")]
+        public_url: Option<String>,
+        /// A plane that nodes are told of when they enrol; several times for several, best first.
+        /// Absent: this one. They must have the same authority, keys and hosts: nothing here keeps
+        /// two planes' stores the same.
+        #[arg(long = "endpoint", value_name = "wss://HOST:PORT")]
+        endpoints: Vec<String>,
+        /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        tunnels_per_second: Option<u32>,
+        /// How long requests and streams that are under way may go on after SIGTERM; nobody
+        /// connects meanwhile. With several endpoints hosts use another one, and it may be long.
+        #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
+              value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
+        drain_seconds: u64,
+        /// Life of the certificates that are signed for nodes. Below twenty minutes components are
+        /// started again with every renewal, for they would read the new one too late: for tests.
+        #[arg(long, value_name = "N", default_value_t = NODE_CERTIFICATE_S,
+              value_parser = clap::value_parser!(u64).range(NODE_CERTIFICATE_MIN_S..=NODE_CERTIFICATE_S))]
+        node_certificate_seconds: u64,
+        /// How long the certificates of hosts live; a host renews its own at two thirds of that.
+        #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
+              value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
+        host_certificate_seconds: i64,
+    },
+    /// One-time tokens that let a machine enrol.
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// The stacks that clusters may run.
+    #[command(subcommand)]
+    Stack(stack::StackVerb),
+    /// The agent itself: its versions, and which hosts run them.
+    #[command(subcommand)]
+    Agent(agent::AgentVerb),
+    /// The enrolled machines.
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// The plane's own keys: a second one is announced, takes over, and the first is retired.
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
+    /// The clusters.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// What the plane tells of by itself: what is wrong, since when, what it follows from.
+    #[command(subcommand)]
+    Alert(alert::AlertVerb),
+    /// Who is told of alerts.
+    #[command(subcommand)]
+    Notify(notify::NotifyVerb),
+    /// The first administrator.
+    #[command(subcommand)]
+    Admin(AdminVerb),
+    /// Print a kubeconfig that leads through the plane. There is no secret in it: pf9ctl kube-token gets one when it is
+    /// used.
+    Kubeconfig {
+        /// Name or id of the cluster.
+        cluster: String,
+        #[command(flatten)]
+        state: State,
+        /// Write it to this file (0600) instead.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        kept: kubeconfigs::KeptArgs,
+    },
+    /// Long-lived kubeconfigs: those that have a token in them.
+    #[command(subcommand)]
+    Kubeconfigs(kubeconfigs::KubeconfigsVerb),
+    /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
+    Recover(recover::RecoverArgs),
+    /// After going back to an older version of the plane that refuses the newer store: put the copy in its place
+    /// that was made before. The newer one stays beside it. What came since is not in the copy.
+    PutBack {
+        #[command(flatten)]
+        state: State,
+    },
+    /// Print the certificate of the plane's authority.
+    Ca {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Args)]
+struct State {
+    /// The plane's state directory.
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    state_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminVerb {
+    /// Give him a new password, which is in the file admin-password of the state directory then; all that he was let in
+    /// by before is ended: tokens, kubeconfigs, application credentials.
+    ResetPassword {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token and print it.
+    Create {
+        #[command(flatten)]
+        state: State,
+        /// How long it is good: a number and s, m, h or d.
+        #[arg(long, default_value = "24h", value_parser = seconds)]
+        ttl: i64,
+        /// The project that the machine comes to: its id, or its name in the default domain.
+        #[arg(long)]
+        project: Option<String>,
+        /// Write it to this file (0600) instead.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum HostVerb {
+    /// List the machines.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Show one machine, and the copy of it that was refused last.
+    Show {
+        /// The host's id.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Take this machine for the host when it connects, once: its disk moved, its mainboard was
+    /// replaced, or its disk was set back. Refused while one is connected.
+    AcceptMachine {
+        /// The host's id.
+        host: HostId,
+        /// Boot id of the machine, as it says itself: /proc/sys/kernel/random/boot_id. What `host show`
+        /// says may be a thief's who knocked last.
+        boot_id: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Have a machine do one of a closed list of things, once, and say what came of it.
+    Order(operations::OrderArgs),
+    /// Support bundles of a machine: ask for one, list, read, take away. Its own operator has to have agreed.
+    Bundle(bundles::BundleArgs),
+    /// What a machine was to do, and what came of it.
+    Operations(operations::ListArgs),
+    /// For a time nothing on a machine is repaired or changed; what it is like is told as ever.
+    Maintenance(maintenance::MaintenanceArgs),
+    /// Remove a machine: out of its cluster, enrolled no more. The other masters take its member out of
+    /// etcd. Refused where etcd would lose its quorum by it.
+    Remove {
+        /// The host's id.
+        host: HostId,
+        /// Also where etcd loses its quorum by it. Then the cluster's API takes no change any more until
+        /// a backup is restored. What is lost is printed, and noted.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
+    /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
+    AllowReenrol {
+        /// Id of the host.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+        /// How long it is allowed: a number and s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: i64,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Listing {
+    #[command(flatten)]
+    state: State,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The program: parses, logs, runs, says what went wrong.
+pub fn main() -> Exit {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(e) => {
+            // Help that cannot be printed helps nobody; the exit code still tells.
+            drop(e.print());
+            return if e.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+        }
+    };
+    pf9_hostagent::app::usual_modes();
+    match enter(command) {
+        Ok(()) => Exit::Ok,
+        Err(fault) => {
+            eprintln!("pf9-plane: {fault}");
+            Exit::of(&fault)
+        }
+    }
+}
+
+fn enter(command: Command) -> Result<(), Fault> {
+    let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start", why);
+    if let Verb::Serve { state, .. } = &command.verb {
+        let files = HostFs::new(&state.state_dir);
+        for dir in ["/", "/log", "/log/plane"] {
+            let made = files.make_dir(dir, &Attrs::mode(0o700));
+            made.map_err(|e| cannot(telemetry::chain(&e)))?;
+        }
+        let dir = state.state_dir.join("log");
+        telemetry::init("pf9-plane", &dir, &LogConfig::default()).map_err(cannot)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| cannot(e.to_string()))?;
+    let done = runtime.block_on(run(command));
+    // What a second signal cut short may still hold a thread; the store is sound at any instant.
+    runtime.shutdown_background();
+    done
+}
+
+/// Does what the command line says.
+async fn run(command: Command) -> Result<(), Fault> {
+    match command.verb {
+        Verb::Serve {
+            state,
+            listen,
+            public_url,
+            endpoints,
+            tunnels_per_second,
+            drain_seconds,
+            node_certificate_seconds,
+            host_certificate_seconds,
+        } => {
+            serve(ServeConfig {
+                public_url,
+                endpoints,
+                tunnels_per_s: tunnels_per_second,
+                certificate_life: Some(Duration::from_secs(node_certificate_seconds)),
+                drain: Duration::from_secs(drain_seconds),
+                host_certificate: SignedDuration::from_secs(host_certificate_seconds),
+                ..ServeConfig::new(state.state_dir, listen)
+            })
+            .await
+        }
+        Verb::Token(TokenVerb::Create {
+            state,
+            ttl,
+            project,
+            out,
+        }) => {
+            let body = NewToken {
+                ttl_s: ttl,
+                project,
+            };
+            let answer = admin::ask(&state.state_dir, Method::POST, "/tokens", &body).await?;
+            let token = format!("{}\n", text(&answer, "token"));
+            put(out.as_deref(), &token)
+        }
+        Verb::Stack(verb) => verb.run().await,
+        Verb::Host(HostVerb::List { list }) => {
+            let columns = [
+                "id",
+                "info.hostname",
+                "pf9.connected",
+                "pf9.state",
+                "cluster",
+            ];
+            show(&list, "/hosts", &columns).await
+        }
+        Verb::Host(HostVerb::Show { host, state }) => {
+            let hosts = admin::ask(&state.state_dir, Method::GET, "/hosts", &Value::Null).await?;
+            put(None, &shown(&hosts, host)?)
+        }
+        Verb::Host(HostVerb::AcceptMachine {
+            host,
+            boot_id,
+            state,
+        }) => {
+            let path = format!("/hosts/{host}/accept-machine");
+            let text = format!("the machine with boot id {boot_id} is host {host} when it comes\n");
+            let body = Accept { boot_id };
+            admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+            put(None, &text)
+        }
+        Verb::Host(HostVerb::Order(args)) => operations::order(args).await,
+        Verb::Host(HostVerb::Bundle(args)) => bundles::run(args).await,
+        Verb::Host(HostVerb::Operations(args)) => operations::list(args).await,
+        Verb::Host(HostVerb::Maintenance(args)) => maintenance::run(args).await,
+        Verb::Host(HostVerb::Remove { host, force, state }) => {
+            let path = format!("/hosts/{host}/remove");
+            let body = Removing { force };
+            let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+            put(
+                None,
+                &cluster::left(&answer, &format!("host {host} removed")),
+            )
+        }
+        Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
+            let body = Reenrol { host, ttl_s: ttl };
+            let path = "/hosts/allow-reenrol";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
+            let until = text(&answer, "until");
+            let next = "run pf9ctl prep-node --force there with a new token";
+            put(
+                None,
+                &format!("host {host} may bring a new key once, until {until}: {next}\n"),
+            )
+        }
+        Verb::Agent(verb) => verb.run().await,
+        Verb::Keys(verb) => keys::run(verb).await,
+        Verb::Cluster(verb) => verb.run().await,
+        Verb::Alert(verb) => verb.run().await,
+        Verb::Notify(verb) => verb.run().await,
+        Verb::Admin(AdminVerb::ResetPassword { state }) => {
+            let path = "/admin/reset-password";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &Value::Null).await?;
+            let file = state.state_dir.join(text(&answer, "file"));
+            let (user, file) = (text(&answer, "user"), file.display());
+            put(
+                None,
+                &format!("{user} has the password that is in {file}; nothing of before lets in\n"),
+            )
+        }
+        Verb::Kubeconfig {
+            cluster,
+            state,
+            out,
+            kept,
+        } => {
+            let body = kept.wanted(cluster);
+            let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
+            put(out.as_deref(), text(&answer, "kubeconfig"))
+        }
+        Verb::Kubeconfigs(verb) => kubeconfigs::run(verb).await,
+        Verb::Recover(args) => recover::run(&args).await,
+        Verb::PutBack { state } => put_back(&state.state_dir),
+        Verb::Ca { state } => {
+            let pem = std::fs::read_to_string(state.state_dir.join("ca.pem")).map_err(|e| {
+                Fault::new(FaultCode::CaMissing, "cannot show ca.pem", e.to_string())
+            })?;
+            put(None, &pem)
+        }
+    }
+}
+
+async fn serve(config: ServeConfig) -> Result<(), Fault> {
+    let cannot =
+        |e: std::io::Error| Fault::new(FaultCode::PlaneStart, "cannot start", e.to_string());
+    let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
+    allow_descriptors();
+    let server = Server::start(config).await?;
+    put(None, &format!("ready {}\n", server.public_url()))?;
+    notify(sd_notify::NotifyState::Ready);
+    let mut asked = async || {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    asked().await;
+    tracing::info!("stopping");
+    notify(sd_notify::NotifyState::Stopping);
+    server.stop_unless(asked()).await;
+    Ok(())
+}
+
+/// One descriptor a connection: the usual soft limit of 1024 is for programs that use select(2).
+fn allow_descriptors() {
+    let want = u64::try_from(CONNECTIONS_MAX + OTHER_DESCRIPTORS).unwrap_or(u64::MAX);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let to = want.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, to, hard).map(|()| to)
+    });
+    match raised {
+        Ok(have) if have < want => tracing::warn!(have, want, "few file descriptors are allowed"),
+        Ok(_) => {}
+        Err(why) => tracing::warn!(%why, "cannot allow more file descriptors"),
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    // Without systemd there is nobody to tell.
+    if let Err(e) = sd_notify::notify(&[state]) {
+        tracing::debug!(why = %e, "service manager was not told");
+    }
+}
+
+fn put_back(dir: &Path) -> Result<(), Fault> {
+    let kept = bootstrap::put_back(dir).map_err(|e| {
+        let why = super::refusal::chain(&e);
+        let fault = Fault::new(FaultCode::PlaneStart, "the store was not put back", why);
+        match e.fix() {
+            Some(fix) => fault.fix(fix),
+            None => fault.fix("stop the plane first, if it runs"),
+        }
+    })?;
+    let kept = kept.display();
+    put(
+        None,
+        &format!(
+            "the store is what it was before; the newer one: {kept}\nstart the plane, then see pf9-plane recover\n"
+        ),
+    )
+}
+
+/// Prints a list: JSON, or a table of these fields.
+async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault> {
+    let rows = admin::ask(&list.state.state_dir, Method::GET, path, &Value::Null).await?;
+    if list.json {
+        return put(None, &format!("{rows:#}\n"));
+    }
+    let mut table = vec![columns.iter().map(|c| c.to_uppercase()).collect::<Vec<_>>()];
+    for row in rows.as_array().into_iter().flatten() {
+        table.push(columns.iter().map(|c| cell(row, c)).collect());
+    }
+    put(None, &align(&table))
+}
+
+/// A table with columns below each other.
+fn align(table: &[Vec<String>]) -> String {
+    let columns = table.first().map_or(0, Vec::len);
+    let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
+    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in table {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn cell(row: &Value, path: &str) -> String {
+    match row.pointer(&format!("/{}", path.replace('.', "/"))) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(words)) if words.is_empty() => "-".into(),
+        Some(Value::Array(words)) if words.iter().all(Value::is_string) => {
+            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+            words.join(" / ")
+        }
+        Some(other) => other.to_string(),
+    }
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A path that means the same wherever it is used.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|e| e.to_string())
+}
+
+/// Writes to a file that only its owner reads, or to standard output.
+fn put(out: Option<&Path>, text: &str) -> Result<(), Fault> {
+    let cannot = |why: String| Fault::new(FaultCode::OutputFailed, "cannot write the result", why);
+    match out {
+        None => {
+            let mut stdout = std::io::stdout().lock();
+            let wrote = stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush());
+            wrote.map_err(|e| cannot(e.to_string()))
+        }
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(|e| cannot(e.to_string()))?;
+            HostFs::real()
+                .write(&path, text.as_bytes(), &Attrs::mode(0o600))
+                .map_err(|e| cannot(super::refusal::chain(&e)))
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<i64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "it is no number with s, m, h or d".to_owned())?;
+    let unit = match text.get(digits.len()..) {
+        Some("" | "s") => 1,
+        Some("m") => 60,
+        Some("h") => 3600,
+        Some("d") => 86_400,
+        _ => return Err("its unit is none of s, m, h, d".into()),
+    };
+    let total = Duration::from_secs(number.saturating_mul(unit)).as_secs();
+    i64::try_from(total).map_err(|_| "it is too long".into())
+}
+
+/// One of the hosts, for people: what decides who it is, and who said so and was refused.
+fn shown(hosts: &Value, host: HostId) -> Result<String, Fault> {
+    let id = host.to_string();
+    let known = hosts.as_array().into_iter().flatten();
+    let known = known.into_iter().find(|h| text(h, "id") == id);
+    let known = known.ok_or_else(|| {
+        let what = format!("cannot show host {host}");
+        Fault::new(FaultCode::HostUnknown, what, "no such host is enrolled")
+            .fix("pf9-plane host list")
+    })?;
+    let rows = [
+        ("host", "id"),
+        ("name", "info.hostname"),
+        ("connected", "pf9.connected"),
+        ("state", "pf9.state"),
+        ("cluster", "cluster"),
+        ("boot id", "pf9.boot_id"),
+        ("refused copy, at", "pf9.copy.at"),
+        ("refused copy, boot id", "pf9.copy.boot_id"),
+        ("refused copy, why", "pf9.copy.fault.why"),
+    ];
+    let rows = rows.map(|(name, path)| vec![name.to_owned(), cell(known, path)]);
+    Ok(align(&rows))
+}
+
+#[cfg(test)]
+mod tests;

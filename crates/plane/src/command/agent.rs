@@ -1,0 +1,360 @@
+//! `pf9-plane agent`: its versions, and the fleet's way from one to another.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use semver::Version;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::upgrade::{findings, rows};
+use super::{Listing, State, align, cell, put, seconds, show, text};
+use crate::admin;
+use crate::agents::http::{Chosen, Wanted};
+use crate::agents::repository::Import;
+use crate::rolls::{MaxUnavailable, Patches, Window};
+use pf9_hostagent::model::{Fault, FaultCode, HostId};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentVerb {
+    /// Look at packages and keep them: a version means one content.
+    Import {
+        /// The .deb and .rpm files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// They mend a security fault: a fleet whose policy says so goes there at once.
+        #[arg(long)]
+        security: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// List the versions that are here.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Forget a version that no host is told of.
+    Remove {
+        /// Which.
+        version: Version,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Take the fleet to a version, share by share; also to an older one.
+    Upgrade(Upgrade),
+    /// The fleet's maintenance window, and which patch releases it goes to by itself.
+    Policy {
+        /// Which newer patch releases it goes to by itself.
+        #[arg(long, value_enum)]
+        patches: Option<PatchesChosen>,
+        /// Hosts are told only in it, e.g. "sat,sun 22:00 4h" (UTC).
+        #[arg(long, value_name = "DAYS START LENGTH")]
+        window: Option<Window>,
+        /// At any time: no window any more.
+        #[arg(long, conflicts_with = "window")]
+        always: bool,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PatchesChosen {
+    /// None.
+    Off,
+    /// Each that is imported, in the window.
+    Window,
+    /// The same, and those that mend a security fault at once.
+    AtOnce,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    /// What to do with the one that is there; absent, and without --to: status.
+    #[arg(value_enum, conflicts_with_all = ["to", "plan"])]
+    verb: Option<Verb>,
+    /// The version to go to: one that was imported.
+    #[arg(long, value_name = "VERSION")]
+    to: Option<Version>,
+    /// Only show what would be done, in which order, and what stands against it.
+    #[arg(long, requires = "to")]
+    plan: bool,
+    /// Shares of the fleet in a hundred, one after the other.
+    #[arg(long, value_name = "P,P,100", value_delimiter = ',')]
+    percent: Vec<u8>,
+    /// These hosts alone.
+    #[arg(
+        long,
+        value_name = "ID,…",
+        value_delimiter = ',',
+        conflicts_with = "percent"
+    )]
+    hosts: Vec<HostId>,
+    /// How long the next share waits when one is done: a number and s, m, h or d.
+    #[arg(long, value_name = "D", value_parser = seconds)]
+    pause_between: Option<i64>,
+    /// Hosts that change at a time: a number, or a part of them like 10%. Never two masters of a cluster.
+    #[arg(long, value_name = "N|P%")]
+    max_unavailable: Option<MaxUnavailable>,
+    /// Seconds that a host has to be proven before it puts itself back.
+    #[arg(long, value_name = "S")]
+    prove: Option<u32>,
+    /// Seconds that a host has in all before it counts as lost, and the way stops.
+    #[arg(long, value_name = "S")]
+    report: Option<u32>,
+    /// The fleet's maintenance window from now on, e.g. "sat,sun 22:00 4h" (UTC): hosts are told only in it.
+    #[arg(long, value_name = "DAYS START LENGTH")]
+    window: Option<Window>,
+    /// Tell hosts at any time, whatever the window.
+    #[arg(long)]
+    any_time: bool,
+    /// A finding that blocks, and that you know; several times for several.
+    #[arg(long, value_name = "ID")]
+    despite: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Verb {
+    /// How far it is.
+    Status,
+    /// Nobody else is told; who was told goes on.
+    Pause,
+    /// Goes on after a pause or a stop; who could not begins again.
+    Resume,
+    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
+    Cancel,
+    /// Whoever was changed goes back to what it ran.
+    Back,
+}
+
+impl AgentVerb {
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        match self {
+            Self::Import {
+                files,
+                security,
+                state,
+            } => import(state, files, security).await,
+            Self::List { list } => {
+                let columns = ["version", "packages", "security", "hosts", "imported_at"];
+                show(&list, "/agents", &columns).await
+            }
+            Self::Remove { version, state } => {
+                let path = format!("/agents/{version}");
+                admin::ask(&state.state_dir, Method::DELETE, &path, &Value::Null).await?;
+                put(None, &format!("agent {version} removed\n"))
+            }
+            Self::Upgrade(upgrade) => upgrade.run().await,
+            Self::Policy {
+                patches,
+                window,
+                always,
+                state,
+            } => {
+                let patches = patches.map(|patches| match patches {
+                    PatchesChosen::Off => Patches::Off,
+                    PatchesChosen::Window => Patches::Window,
+                    PatchesChosen::AtOnce => Patches::AtOnce,
+                });
+                let body = body(&Chosen {
+                    patches,
+                    window,
+                    always,
+                })?;
+                let answer =
+                    admin::ask(&state.state_dir, Method::POST, "/agents/policy", &body).await?;
+                put(None, &policy_line(&answer))
+            }
+        }
+    }
+}
+
+async fn import(state: State, files: Vec<PathBuf>, security: bool) -> Result<(), Fault> {
+    // The plane has another working directory.
+    let paths = files.iter().map(|path| {
+        path.canonicalize().map_err(|e| {
+            let why = format!("{}: {e}", path.display());
+            Fault::new(FaultCode::AgentPackageRefused, "package refused", why)
+        })
+    });
+    let paths = paths.collect::<Result<_, _>>()?;
+    let body = Import { paths, security };
+    let answer = admin::ask(&state.state_dir, Method::POST, "/agents", &body).await?;
+    let lines = answer.as_array().into_iter().flatten().map(|file| {
+        let words = ["version", "format", "arch", "sha256"].map(|field| text(file, field));
+        format!("{}\n", words.join(" "))
+    });
+    put(None, &lines.collect::<String>())
+}
+
+fn body(value: &impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(value)
+        .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))
+}
+
+impl Upgrade {
+    async fn run(self) -> Result<(), Fault> {
+        let at = "/agents/upgrade";
+        let begins = self.to.is_some();
+        let pause = self.pause_between.map(u32::try_from).transpose();
+        let pause_seconds = pause.map_err(|_| {
+            let why = "--pause-between: it is too long";
+            Fault::new(FaultCode::Usage, "cannot ask", why)
+        })?;
+        let wanted = Wanted {
+            to: self.to,
+            percent: self.percent,
+            hosts: self.hosts,
+            pause_seconds,
+            max_unavailable: self.max_unavailable,
+            prove_seconds: self.prove,
+            report_seconds: self.report,
+            any_time: self.any_time,
+            window: self.window,
+            despite: self.despite,
+        };
+        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
+        let (method, path) = match self.verb {
+            None if self.plan => turn("plan"),
+            None if begins => (Method::POST, at.to_owned()),
+            None | Some(Verb::Status) => (Method::GET, at.to_owned()),
+            Some(Verb::Pause) => turn("pause"),
+            Some(Verb::Resume) => turn("resume"),
+            Some(Verb::Cancel) => turn("cancel"),
+            Some(Verb::Back) => turn("back"),
+        };
+        let answer = admin::ask(&self.state.state_dir, method, &path, &body(&wanted)?).await?;
+        let screen = match (self.json, self.plan) {
+            (true, _) => format!("{answer:#}\n"),
+            (false, true) => plan_screen(&answer),
+            (false, false) => status_screen(&answer),
+        };
+        put(None, &screen)
+    }
+}
+
+fn policy_line(answer: &Value) -> String {
+    let window = match answer["window"].as_str() {
+        Some(window) if answer["windowIsOpen"] == true => format!("{window} (open)"),
+        Some(window) => format!("{window} (not open)"),
+        None => "any time".into(),
+    };
+    format!("patches: {}; window: {window}\n", cell(answer, "patches"))
+}
+
+fn plan_screen(answer: &Value) -> String {
+    let shares =
+        rows(answer, "/shares").map(|s| format!("{}% ({})", cell(s, "percent"), cell(s, "hosts")));
+    let shares: Vec<String> = shares.collect();
+    let mut out = format!(
+        "agent {}: {} hosts\n\n",
+        cell(answer, "to"),
+        shares.join(", then ")
+    );
+    let mut table = vec![
+        ["TURN", "HOST", "NAME", "ROLE", "FROM", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for host in rows(answer, "/hosts") {
+        let mut row = ["turn", "host", "name", "role", "from"]
+            .map(|at| cell(host, at))
+            .to_vec();
+        row.push(match (&host["leftOut"], &host["away"]) {
+            (left, _) if left.is_object() => format!("left out: {}", text(left, "why")),
+            (_, away) if *away == true => "away: it catches up when it is back".into(),
+            _ => String::new(),
+        });
+        table.push(row);
+    }
+    out.push_str(&align(&table));
+    out + &findings(answer)
+}
+
+fn status_screen(answer: &Value) -> String {
+    let roll = &answer["upgrade"];
+    let mut out = policy_line(answer);
+    if !roll.is_object() {
+        return out + "agents were never upgraded from here\n";
+    }
+    out.push_str(&format!(
+        "to agent {}: {}, at {}%; {} of {} hosts done, {} under way, {} failed, {} left out, since {}\n",
+        cell(roll, "to"),
+        cell(roll, "state"),
+        cell(roll, "share"),
+        cell(roll, "done"),
+        cell(roll, "of"),
+        cell(roll, "underWay"),
+        cell(roll, "failed"),
+        cell(roll, "leftOut"),
+        cell(roll, "beganAt"),
+    ));
+    let why = &roll["why"];
+    if why.is_object() {
+        let [what, because, fix] = ["what", "why", "fix"].map(|at| text(why, at));
+        out.push_str(&format!("{what}: {because}\n    {fix}\n"));
+    }
+    let mut table = vec![["HOST", "NAME", "RUNS", ""].map(str::to_owned).to_vec()];
+    for host in rows(roll, "/hosts") {
+        let mut row = ["host", "name", "runs"].map(|at| cell(host, at)).to_vec();
+        row.push(text(host, "words").to_owned());
+        table.push(row);
+    }
+    out + "\n" + &align(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_plan_names_every_host_and_what_stands_against_it() {
+        let answer = json!({
+            "to": "0.2.0", "shares": [{"percent": 10, "hosts": 1}, {"percent": 100, "hosts": 2}],
+            "hosts": [{"turn": 1, "host": "h1", "name": "a", "role": "none", "from": "0.1.0", "away": false, "leftOut": null},
+                      {"turn": 2, "host": "h2", "name": "b", "role": "master", "from": null, "away": true, "leftOut": null}],
+            "findings": [{"id": "previous", "weight": "blocks", "what": "no package", "why": "h1", "fix": "import it"}],
+            "begins": false,
+        });
+        assert_eq!(
+            plan_screen(&answer),
+            "agent 0.2.0: 10% (1), then 100% (2) hosts\n\n\
+             TURN  HOST  NAME  ROLE    FROM\n\
+             1     h1    a     none    0.1.0\n\
+             2     h2    b     master  -      away: it catches up when it is back\n\n\
+             blocks [previous] no package: h1\n    import it\n\n\
+             it does not begin; what blocks, and is known, is overruled with --despite ID\n"
+        );
+    }
+
+    #[test]
+    fn the_status_names_who_is_where_and_why_it_stopped() {
+        let answer = json!({
+            "window": "sat 22:00 4h", "windowIsOpen": false, "patches": "off",
+            "upgrade": {"to": "0.2.0", "state": "stopped", "share": 10, "done": 1, "of": 3, "underWay": 0, "failed": 1,
+                "leftOut": 0, "beganAt": "t", "why": {"what": "it is stopped", "why": "host h2", "fix": "resume"},
+                "hosts": [{"host": "h1", "name": "a", "runs": "0.2.0", "words": "done"},
+                          {"host": "h2", "name": "b", "runs": "0.1.0", "words": "put-back: no tunnel"}]},
+        });
+        assert_eq!(
+            status_screen(&answer),
+            "patches: off; window: sat 22:00 4h (not open)\n\
+             to agent 0.2.0: stopped, at 10%; 1 of 3 hosts done, 0 under way, 1 failed, 0 left out, since t\n\
+             it is stopped: host h2\n    resume\n\n\
+             HOST  NAME  RUNS\n\
+             h1    a     0.2.0  done\n\
+             h2    b     0.1.0  put-back: no tunnel\n"
+        );
+        let quiet = json!({"window": null, "patches": "window", "upgrade": null});
+        let want = "patches: window; window: any time\nagents were never upgraded from here\n";
+        assert_eq!(status_screen(&quiet), want);
+    }
+}

@@ -1,0 +1,126 @@
+//! `pf9-plane notify`: who is told of alerts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use serde_json::Value;
+
+use super::{Listing, State, absolute, put};
+use crate::admin;
+use crate::alerts::{TargetKind, WantedTarget};
+use pf9_hostagent::model::Fault;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NotifyVerb {
+    /// Tell somebody of alerts from now on, also of those that fire already; of a name that is there: otherwise.
+    Add(Add),
+    /// List who is told, what waits for him, and why.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Tell somebody no more. What waits for him is forgotten.
+    Remove {
+        /// His name.
+        name: String,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// What he is called here.
+    name: String,
+    /// What he understands.
+    #[arg(long, value_enum)]
+    kind: KindWord,
+    /// Where.
+    #[arg(
+        long,
+        conflicts_with = "url_file",
+        required_unless_present = "url_file"
+    )]
+    url: Option<String>,
+    /// A file that says where, for a URL that is a secret itself.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    url_file: Option<PathBuf>,
+    /// A file with the bearer token. The plane reads these files whenever it delivers, and keeps nothing of them.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    token_file: Option<PathBuf>,
+    /// A file with the authorities to believe, PEM; absent: those of the plane's machine.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KindWord {
+    /// The webhook format of Prometheus' Alertmanager, version 4.
+    Alertmanager,
+    /// Tickets: create, update, resolve; by a key that is the same for one alert.
+    Ticket,
+}
+
+impl NotifyVerb {
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        match self {
+            Self::Add(add) => {
+                let body = WantedTarget {
+                    name: add.name,
+                    kind: match add.kind {
+                        KindWord::Alertmanager => TargetKind::Alertmanager,
+                        KindWord::Ticket => TargetKind::Ticket,
+                    },
+                    url: add.url,
+                    url_file: add.url_file,
+                    token_file: add.token_file,
+                    ca_file: add.ca_file,
+                };
+                let dir = &add.state.state_dir;
+                admin::ask(dir, Method::POST, "/notify", &body).await?;
+                let name = &body.name;
+                put(
+                    None,
+                    &format!("{name} is told of alerts; see notify list\n"),
+                )
+            }
+            Self::List { list } => {
+                let columns = [
+                    "name",
+                    "kind",
+                    "url",
+                    "urlFile",
+                    "arrivedAt",
+                    "waiting",
+                    "givenUp",
+                    "failing",
+                ];
+                super::show(&list, "/notify", &columns).await
+            }
+            Self::Remove { name, state } => {
+                // A name is part of the path: one that cannot be is none of ours.
+                let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+                let known = !name.is_empty() && name.bytes().all(plain);
+                let removed = match known {
+                    true => {
+                        let path = format!("/notify/{name}");
+                        let done =
+                            admin::ask(&state.state_dir, Method::DELETE, &path, &Value::Null);
+                        done.await?["removed"] == true
+                    }
+                    false => false,
+                };
+                put(
+                    None,
+                    &match removed {
+                        true => format!("{name} is told no more\n"),
+                        false => format!("there is no {name}; see notify list\n"),
+                    },
+                )
+            }
+        }
+    }
+}

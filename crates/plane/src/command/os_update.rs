@@ -1,0 +1,194 @@
+//! `pf9-plane cluster os-update`: the plan, the start, and what a person does with one that is under way.
+
+use clap::{Args, ValueEnum};
+use http::Method;
+use serde_json::Value;
+
+use super::upgrade::{How, findings, head, rows, why};
+use super::{State, align, cell, put, text};
+use crate::admin;
+use crate::rolls::http::Wanted;
+use pf9_hostagent::model::{Fault, FaultCode, OsReboot};
+
+#[derive(Debug, Args)]
+pub(super) struct OsUpdate {
+    /// Name or id of the cluster.
+    name: String,
+    /// What to do with the one that is there; absent: begin one.
+    #[arg(value_enum, conflicts_with = "plan")]
+    verb: Option<Verb>,
+    /// Only show what would be done, in which order, and what stands against it.
+    #[arg(long)]
+    plan: bool,
+    /// Restart no machine for it; which ones say that they need to be is told.
+    #[arg(long)]
+    no_reboot: bool,
+    /// Seconds that one run of the package manager may take.
+    #[arg(long, value_name = "S")]
+    within: Option<u32>,
+    #[command(flatten)]
+    how: How,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Verb {
+    /// How far it is.
+    Status,
+    /// Nobody else begins; who began goes on.
+    Pause,
+    /// Goes on after a pause, or after a stop: a new attempt of the nodes that could not.
+    Resume,
+    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
+    Cancel,
+}
+
+impl OsUpdate {
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        let at = format!("/clusters/{}/os-update", self.name);
+        let wanted = Wanted {
+            reboot: self.no_reboot.then_some(OsReboot::Never),
+            within_seconds: self.within,
+            ..self.how.wanted()
+        };
+        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
+        let (method, path) = match self.verb {
+            None if self.plan => turn("plan"),
+            None => (Method::POST, at),
+            Some(Verb::Status) => (Method::GET, at),
+            Some(Verb::Pause) => turn("pause"),
+            Some(Verb::Resume) => turn("resume"),
+            Some(Verb::Cancel) => turn("cancel"),
+        };
+        let body = serde_json::to_value(&wanted)
+            .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))?;
+        let answer = admin::ask(&self.state.state_dir, method, &path, &body).await?;
+        put(
+            None,
+            &match (self.json, self.plan) {
+                (true, _) => format!("{answer:#}\n"),
+                (false, true) => plan_screen(&answer),
+                (false, false) => status_screen(&answer),
+            },
+        )
+    }
+}
+
+fn plan_screen(answer: &Value) -> String {
+    let mut out = format!(
+        "cluster {}\n{}\n\n",
+        cell(answer, "cluster"),
+        text(answer, "order")
+    );
+    let columns = [
+        ("TURN", "turn"),
+        ("NODE", "node"),
+        ("ROLE", "role"),
+        ("ZONE", "zone"),
+        ("DISTRIBUTION", "os"),
+        ("KERNEL", "kernel"),
+        ("BY", "by"),
+    ];
+    let mut table = vec![columns.map(|(head, _)| head.to_owned()).to_vec()];
+    for node in rows(answer, "/nodes") {
+        table.push(columns.map(|(_, at)| cell(node, at)).to_vec());
+    }
+    out.push_str(&align(&table));
+    out + &findings(answer)
+}
+
+fn status_screen(answer: &Value) -> String {
+    let roll = &answer["osUpdate"];
+    let mut out = head(answer);
+    if !roll.is_object() {
+        return out + "the distributions of its nodes were never updated from here\n";
+    }
+    out.push_str(&format!(
+        "updates of the distributions: {}; {} of {} nodes done, since {}\n",
+        text(roll, "words"),
+        cell(roll, "done"),
+        cell(roll, "of"),
+        cell(roll, "beganAt"),
+    ));
+    out.push_str(&why(roll));
+    let mut table = vec![
+        ["NODE", "ROLE", "UPDATED", "SECURITY", "RESTARTED", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for node in rows(roll, "/nodes") {
+        let os = &node["os"];
+        let updated = match os.is_object() {
+            true => format!("{} of {}", cell(os, "updated"), cell(os, "available")),
+            false => "-".into(),
+        };
+        let restarted = match (os["rebooted"] == true, os["reboot_needed"] == true) {
+            (_, true) => "to be",
+            (true, false) => "yes",
+            (false, false) if os.is_object() => "no",
+            (false, false) => "-",
+        };
+        table.push(vec![
+            cell(node, "node"),
+            cell(node, "role"),
+            updated,
+            cell(os, "security"),
+            restarted.into(),
+            text(node, "words").to_owned(),
+        ]);
+    }
+    out + "\n" + &align(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_plan_says_by_what_each_machine_is_updated() {
+        let answer = json!({
+            "cluster": "c", "order": "masters first",
+            "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "os": "Debian 12", "kernel": "6.1.0",
+                       "by": "apt-get"}],
+            "findings": [], "begins": true,
+        });
+        assert_eq!(
+            plan_screen(&answer),
+            "cluster c\nmasters first\n\n\
+             TURN  NODE  ROLE    ZONE  DISTRIBUTION  KERNEL  BY\n\
+             1     m1    master  -     Debian 12     6.1.0   apt-get\n\n\
+             nothing stands against it\n"
+        );
+    }
+
+    #[test]
+    fn the_status_counts_and_names_who_could_not() {
+        let answer = json!({
+            "cluster": "c", "stack": "1", "window": null,
+            "osUpdate": {"words": "stopped", "done": 1, "of": 2, "beganAt": "t",
+                "why": {"what": "it is stopped", "why": "node w1: no room", "fix": "resume"},
+                "nodes": [{"node": "m1", "role": "master", "words": "done",
+                           "os": {"available": 3, "updated": 3, "security": 1, "rebooted": true, "reboot_needed": false}},
+                          {"node": "w1", "role": "worker", "os": null, "words": "put-back: no room"}]},
+        });
+        assert_eq!(
+            status_screen(&answer),
+            "cluster c: stack 1\n\
+             updates of the distributions: stopped; 1 of 2 nodes done, since t\n\
+             it is stopped: node w1: no room\n    resume\n\n\
+             NODE  ROLE    UPDATED  SECURITY  RESTARTED\n\
+             m1    master  3 of 3   1         yes        done\n\
+             w1    worker  -        -         -          put-back: no room\n"
+        );
+        let quiet = json!({"cluster": "c", "stack": "1", "window": null, "osUpdate": null});
+        let want =
+            "cluster c: stack 1\nthe distributions of its nodes were never updated from here\n";
+        assert_eq!(status_screen(&quiet), want);
+    }
+}

@@ -1,0 +1,338 @@
+//! `pf9-plane cluster upgrade`: the plan, the start, and what a person does with one that is under way.
+
+use clap::{Args, ValueEnum};
+use http::Method;
+use serde_json::Value;
+
+use super::{State, align, cell, put, text};
+use crate::admin;
+use crate::rolls::http::Wanted;
+use crate::rolls::{MaxUnavailable, Window};
+use pf9_hostagent::model::{AfterDrain, Fault, FaultCode};
+
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    /// Name or id of the cluster.
+    name: String,
+    /// What to do with the one that is there; absent, and without --to: status.
+    #[arg(value_enum, conflicts_with_all = ["to", "plan"])]
+    verb: Option<Verb>,
+    /// Version of the stack to go to: of the same minor of Kubernetes, or of the next.
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
+    /// Only show what would be done, in which order, and what stands against it.
+    #[arg(long, requires = "to")]
+    plan: bool,
+    #[command(flatten)]
+    how: How,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+/// How a walk over a cluster goes, whatever it brings about.
+#[derive(Debug, Args)]
+pub(super) struct How {
+    /// Workers that may be away at a time: a number, or a part of them like 10%. Never two zones at once.
+    #[arg(long, value_name = "N|P%")]
+    max_unavailable: Option<MaxUnavailable>,
+    /// Seconds that the pods of a node have to go.
+    #[arg(long, value_name = "S")]
+    drain_timeout: Option<u32>,
+    /// What happens with a node whose pods do not go in time.
+    #[arg(long, value_enum)]
+    then: Option<Then>,
+    /// Seconds that a node has to be well again before it goes back by itself.
+    #[arg(long, value_name = "S")]
+    prove: Option<u32>,
+    /// The cluster's maintenance window from now on, e.g. "sat,sun 22:00 4h" (UTC): steps begin only in it.
+    #[arg(long, value_name = "DAYS START LENGTH")]
+    window: Option<Window>,
+    /// Begin steps at any time, whatever the window.
+    #[arg(long)]
+    any_time: bool,
+    /// A finding that blocks, and that you know; several times for several.
+    #[arg(long, value_name = "ID")]
+    despite: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Verb {
+    /// How far it is.
+    Status,
+    /// Nobody else begins; who began goes on.
+    Pause,
+    /// Goes on after a pause, or after a stop: a new attempt of the nodes that could not.
+    Resume,
+    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
+    Cancel,
+    /// Every node goes back to the stack it had, in reverse order; within 7 days.
+    Back,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Then {
+    /// The node stays as it is, and the upgrade stops.
+    Stop,
+    /// It goes on waiting, and says for what.
+    Wait,
+    /// What is left is deleted.
+    Force,
+}
+
+impl Upgrade {
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        let at = format!("/clusters/{}/upgrade", self.name);
+        let begins = self.to.is_some();
+        let wanted = Wanted {
+            to: self.to,
+            ..self.how.wanted()
+        };
+        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
+        let (method, path) = match self.verb {
+            None if self.plan => turn("plan"),
+            None if begins => (Method::POST, at),
+            None | Some(Verb::Status) => (Method::GET, at),
+            Some(Verb::Pause) => turn("pause"),
+            Some(Verb::Resume) => turn("resume"),
+            Some(Verb::Cancel) => turn("cancel"),
+            Some(Verb::Back) => turn("back"),
+        };
+        let body = serde_json::to_value(&wanted)
+            .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))?;
+        let answer = admin::ask(&self.state.state_dir, method, &path, &body).await?;
+        put(
+            None,
+            &match (self.json, self.plan) {
+                (true, _) => format!("{answer:#}\n"),
+                (false, true) => plan_screen(&answer),
+                (false, false) => status_screen(&answer),
+            },
+        )
+    }
+}
+
+impl How {
+    /// As the plane is asked.
+    pub(super) fn wanted(self) -> Wanted {
+        let then = self.then.map(|then| match then {
+            Then::Stop => AfterDrain::Stop,
+            Then::Wait => AfterDrain::Wait,
+            Then::Force => AfterDrain::Force,
+        });
+        Wanted {
+            max_unavailable: self.max_unavailable,
+            drain_timeout_seconds: self.drain_timeout,
+            then,
+            prove_seconds: self.prove,
+            any_time: self.any_time,
+            window: self.window,
+            despite: self.despite,
+            ..Wanted::default()
+        }
+    }
+}
+
+pub(super) fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> {
+    answer
+        .pointer(at)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn plan_screen(answer: &Value) -> String {
+    let mut out = format!(
+        "cluster {}: stack {} to {} (Kubernetes {})\n{}\n\n",
+        cell(answer, "cluster"),
+        cell(answer, "from"),
+        cell(answer, "to"),
+        cell(answer, "kubernetes"),
+        text(answer, "order"),
+    );
+    let head = ["TURN", "NODE", "ROLE", "ZONE", "FROM", "STARTED AGAIN"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    for node in rows(answer, "/nodes") {
+        let restarts = rows(node, "/restarts").map(|r| {
+            let name = text(r, "component");
+            format!("{name} {} to {}", cell(r, "from"), cell(r, "to"))
+        });
+        let restarts: Vec<String> = restarts.collect();
+        let mut row = ["turn", "node", "role", "zone", "from"]
+            .map(|at| cell(node, at))
+            .to_vec();
+        row.push(restarts.join(", "));
+        table.push(row);
+    }
+    out.push_str(&align(&table));
+    let transfers = rows(answer, "/transfers").filter_map(|of| transfer(of, text(answer, "to")));
+    let transfers: Vec<String> = transfers.collect();
+    if !transfers.is_empty() {
+        out.push_str(&format!("\n{}", transfers.concat()));
+    }
+    out + &findings(answer)
+}
+
+/// What each node of a stack fetches, if it fetches anything.
+fn transfer(of: &Value, to: &str) -> Option<String> {
+    let mega = |at: &str| format!("{:.1} MB", of[at].as_f64().unwrap_or_default() / 1e6);
+    let (from, all) = (cell(of, "from"), mega("archive"));
+    let fetched = match text(of, "by") {
+        "delta" => format!("{}, what differs, instead of {all}", mega("bytes")),
+        "delta-coming" => format!("what differs, which is being made, instead of {all}"),
+        "archive" => {
+            format!("{all}, all of it; less after pf9-plane stack delta --from {from} --to {to}")
+        }
+        _ => return None,
+    };
+    let nodes = match of["nodes"].as_u64() {
+        Some(1) => "1 node".to_owned(),
+        _ => format!("each of {} nodes", cell(of, "nodes")),
+    };
+    Some(format!("fetched by {nodes} with {from}: {fetched}\n"))
+}
+
+/// What stands against something that a plan shows, and whether it would begin.
+pub(super) fn findings(answer: &Value) -> String {
+    let mut out = String::new();
+    for finding in rows(answer, "/findings") {
+        out.push_str(&format!(
+            "\n{} [{}] {}: {}\n    {}\n",
+            cell(finding, "weight"),
+            cell(finding, "id"),
+            text(finding, "what"),
+            text(finding, "why"),
+            text(finding, "fix"),
+        ));
+    }
+    out.push_str(match answer["begins"] == true {
+        true => "\nnothing stands against it\n",
+        false => "\nit does not begin; what blocks, and is known, is overruled with --despite ID\n",
+    });
+    out
+}
+
+/// Which cluster, what it has, and when steps begin.
+pub(super) fn head(answer: &Value) -> String {
+    let mut out = format!(
+        "cluster {}: stack {}",
+        cell(answer, "cluster"),
+        cell(answer, "stack")
+    );
+    if let Some(window) = answer["window"].as_str() {
+        let open = match answer["windowIsOpen"] == true {
+            true => "open",
+            false => "not open",
+        };
+        out.push_str(&format!(", window {window} ({open})"));
+    }
+    out.push('\n');
+    out
+}
+
+/// Why it is stopped, if it is.
+pub(super) fn why(roll: &Value) -> String {
+    let why = &roll["why"];
+    if !why.is_object() {
+        return String::new();
+    }
+    format!(
+        "{}: {}\n    {}\n",
+        text(why, "what"),
+        text(why, "why"),
+        text(why, "fix")
+    )
+}
+
+fn status_screen(answer: &Value) -> String {
+    let roll = &answer["upgrade"];
+    let mut out = head(answer);
+    if !roll.is_object() {
+        return out + "it was never upgraded here\n";
+    }
+    out.push_str(&format!(
+        "{} to {}: {}; {} of {} nodes done, since {}\n",
+        cell(roll, "from"),
+        cell(roll, "to"),
+        text(roll, "words"),
+        cell(roll, "done"),
+        cell(roll, "of"),
+        cell(roll, "beganAt"),
+    ));
+    out.push_str(&why(roll));
+    let mut table = vec![
+        ["NODE", "ROLE", "STACK", "ETCD OF", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for node in rows(roll, "/nodes") {
+        let mut row = ["node", "role", "stack", "etcd"]
+            .map(|at| cell(node, at))
+            .to_vec();
+        row.push(text(node, "words").to_owned());
+        table.push(row);
+    }
+    out + "\n" + &align(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_plan_names_every_node_and_what_stands_against_it() {
+        let answer = json!({
+            "cluster": "c", "from": "1.36.3-1", "to": "1.37.2-1", "kubernetes": "1.37.2", "order": "masters first",
+            "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "from": "1.36.3-1", "restarts": [
+                {"component": "etcd", "from": "3.6.16", "to": "3.7.3"}]}],
+            "transfers": [
+                {"from": "1.36.3-1", "nodes": 1, "by": "delta", "bytes": 9_400_000, "archive": 273_600_000},
+                {"from": "1.36.1-1", "nodes": 2, "by": "archive", "bytes": 273_600_000, "archive": 273_600_000},
+                {"from": "1.36.2-1", "nodes": 3, "by": "delta-coming", "bytes": null, "archive": 273_600_000},
+                {"from": "1.37.2-1", "nodes": 3, "by": "nothing", "bytes": 0, "archive": 273_600_000}],
+            "findings": [{"id": "budget/a/b", "weight": "blocks", "what": "a budget", "why": "never", "fix": "mend it"}],
+            "begins": false,
+        });
+        assert_eq!(
+            plan_screen(&answer),
+            "cluster c: stack 1.36.3-1 to 1.37.2-1 (Kubernetes 1.37.2)\nmasters first\n\n\
+             TURN  NODE  ROLE    ZONE  FROM      STARTED AGAIN\n\
+             1     m1    master  -     1.36.3-1  etcd 3.6.16 to 3.7.3\n\n\
+             fetched by 1 node with 1.36.3-1: 9.4 MB, what differs, instead of 273.6 MB\n\
+             fetched by each of 2 nodes with 1.36.1-1: 273.6 MB, all of it; less after \
+             pf9-plane stack delta --from 1.36.1-1 --to 1.37.2-1\n\
+             fetched by each of 3 nodes with 1.36.2-1: what differs, which is being made, instead of 273.6 MB\n\n\
+             blocks [budget/a/b] a budget: never\n    mend it\n\n\
+             it does not begin; what blocks, and is known, is overruled with --despite ID\n"
+        );
+    }
+
+    #[test]
+    fn the_status_names_who_is_where_and_why_it_stopped() {
+        let answer = json!({
+            "cluster": "c", "stack": "1", "window": "sat 22:00 4h", "windowIsOpen": false,
+            "upgrade": {"from": "1", "to": "2", "words": "stopped", "done": 1, "of": 2, "beganAt": "t",
+                "why": {"what": "it is stopped", "why": "node w1: no room", "fix": "resume"},
+                "nodes": [{"node": "m1", "role": "master", "stack": "2", "etcd": "2", "words": "done"},
+                          {"node": "w1", "role": "worker", "stack": "2", "etcd": null, "words": "put-back: no room"}]},
+        });
+        assert_eq!(
+            status_screen(&answer),
+            "cluster c: stack 1, window sat 22:00 4h (not open)\n\
+             1 to 2: stopped; 1 of 2 nodes done, since t\n\
+             it is stopped: node w1: no room\n    resume\n\n\
+             NODE  ROLE    STACK  ETCD OF\n\
+             m1    master  2      2        done\n\
+             w1    worker  2      -        put-back: no room\n"
+        );
+        let quiet = json!({"cluster": "c", "stack": "1", "window": null, "upgrade": null});
+        assert_eq!(
+            status_screen(&quiet),
+            "cluster c: stack 1\nit was never upgraded here\n"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! etcd of the clusters, as the plane sees and guards it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `seats`  | members of masters that left, until they are out (pure) |
+//! | `health` | asks members through the tunnels whether they are well |
+//! | `leave`  | whether a master may leave: who answers, what a quorum needs, the words |
+//! | `replace` | a master that is gone makes place for another one |
+//! | `restore` | the cluster begins anew from a snapshot that a master has |
+//! | `places` | what each master's member is waiting for (pure), and the screen of it |
+//!
+//! Who is a member only etcd knows. Each master's status says whom its etcd lists; the newest of them is
+//! what is counted by here ([`counted`]). Without any, whoever is to be a member counts as one.
+//!
+//! The plane changes no membership. It says who is to be a member and whose member is to be taken out;
+//! the masters do it, one change at a time, and look again first, for they know better and later.
+
+use super::records::{CLUSTERS, Cluster, Departed, HOSTS, STATUSES};
+use super::refusal::Answer;
+use super::state::Change;
+use super::store::Read;
+use pf9_hostagent::host::etcd::peer_url;
+use pf9_hostagent::model::{HostId, HostStatus, Timestamp};
+
+pub(super) mod health;
+pub(super) mod leave;
+pub(super) mod places;
+pub(super) mod replace;
+pub(super) mod restore;
+pub(super) mod seats;
+
+/// A member, as etcd lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// In hexadecimal digits.
+    pub(super) id: String,
+    /// The host id of its master; empty until it was started once.
+    pub(super) name: String,
+    pub(super) peer_urls: Vec<String>,
+    pub(super) learner: bool,
+}
+
+/// A member, as it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Whose; none: of nobody the plane knows.
+    pub(super) host: Option<HostId>,
+    /// For people.
+    pub(super) shown: String,
+    pub(super) votes: bool,
+    /// It is of a master that is none any more.
+    pub(super) leaves: bool,
+}
+
+/// Whom the status of a master lists.
+fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
+    let etcd = status.node.as_ref()?.etcd.as_ref()?;
+    if etcd.fault.is_some() {
+        // It could not be asked, and remembers.
+        return None;
+    }
+    let members = etcd.members.iter().map(|m| Listed {
+        id: m.id.clone(),
+        name: m.name.clone(),
+        peer_urls: m.peer_urls.clone(),
+        learner: m.learner,
+    });
+    let members: Vec<Listed> = members.collect();
+    (!members.is_empty()).then_some(members)
+}
+
+/// Whom etcd lists, by the newest word of a master of this cluster; and since when that is known.
+fn newest(rows: &impl Read, cluster: &Cluster) -> Answer<Option<(Timestamp, Vec<Listed>)>> {
+    let mut newest: Option<(Timestamp, Vec<Listed>)> = None;
+    for master in cluster.masters() {
+        let Some(said) = rows.get(&STATUSES, &master.host.to_string())? else {
+            continue;
+        };
+        // Before it was attached it may have been a master of another cluster.
+        let is_news = said.received_at >= master.attached_at
+            && newest.as_ref().is_none_or(|(at, _)| *at < said.received_at);
+        let is_ours = said.status.node.as_ref().and_then(|n| n.cluster_id) == Some(cluster.id);
+        if let Some(members) = listed(&said.status)
+            && is_news
+            && is_ours
+        {
+            newest = Some((said.received_at, members));
+        }
+    }
+    Ok(newest)
+}
+
+/// Who counts as a member of a cluster's etcd.
+pub(super) fn counted(rows: &impl Read, cluster: &Cluster) -> Answer<Vec<Counted>> {
+    let listed = newest(rows, cluster)?;
+    Ok(count(cluster, listed.as_ref().map(|(_, l)| l.as_slice())))
+}
+
+fn count(cluster: &Cluster, listed: Option<&[Listed]>) -> Vec<Counted> {
+    let Some(listed) = listed else {
+        let masters = cluster.masters().map(|m| (m.host, &m.node_name, false));
+        let left = cluster.departed.iter().filter(|d| seats::is_counted(d));
+        let left = left.filter(|d| !cluster.is_master(d.host));
+        let left = left.map(|d| (d.host, &d.node_name, true));
+        let all = masters.chain(left).map(|(host, name, leaves)| Counted {
+            host: Some(host),
+            shown: name.to_string(),
+            votes: true,
+            leaves,
+        });
+        return all.collect();
+    };
+    listed.iter().map(|l| count_one(cluster, l)).collect()
+}
+
+fn count_one(cluster: &Cluster, listed: &Listed) -> Counted {
+    let host = whose(cluster, listed);
+    let member = host.and_then(|h| cluster.masters().find(|m| m.host == h));
+    let departed = host.and_then(|h| cluster.departed.iter().rfind(|d| d.host == h));
+    let name = member.map(|m| &m.node_name);
+    let name = name.or_else(|| departed.map(|d| &d.node_name));
+    let unnamed = || format!("member {}", clip(&listed.id));
+    let shown = match name {
+        Some(name) => name.to_string(),
+        None if listed.name.is_empty() => unnamed(),
+        None => clip(&listed.name),
+    };
+    Counted {
+        host,
+        shown,
+        votes: !listed.learner,
+        leaves: member.is_none() && departed.is_some(),
+    }
+}
+
+/// Which host's member this is, of those that are or were masters here.
+fn whose(cluster: &Cluster, listed: &Listed) -> Option<HostId> {
+    if listed.name.is_empty() {
+        let at = |ip| listed.peer_urls.contains(&peer_url(ip));
+        let master = cluster.masters().find(|m| at(m.ip)).map(|m| m.host);
+        let seat = |d: &&Departed| d.etcd.as_ref().is_some_and(|s| at(s.ip));
+        return master.or_else(|| cluster.departed.iter().rfind(seat).map(|d| d.host));
+    }
+    let host: HostId = listed.name.parse().ok()?;
+    let is_known = cluster.is_master(host) || cluster.departed.iter().any(|d| d.host == host);
+    is_known.then_some(host)
+}
+
+/// What others say is repeated, but not at any length.
+fn clip(text: &str) -> String {
+    const SHOWN: usize = 64;
+    text.chars().take(SHOWN).collect()
+}
+
+/// A master's status may say that somebody's member is out, or what its number is.
+pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
+    let row = change.get(&HOSTS, &host.to_string())?;
+    let of = status.node.as_ref().and_then(|n| n.cluster_id);
+    // Only of the cluster whose master it is, and says it is.
+    let Some(id) = row.and_then(|row| row.cluster).filter(|id| of == Some(*id)) else {
+        return Ok(());
+    };
+    let Some(mut cluster) = change.get(&CLUSTERS, &id.to_string())? else {
+        return Ok(());
+    };
+    if !cluster.is_master(host) {
+        return Ok(());
+    }
+    let restore = restore::heard(change, &mut cluster, host, status)?;
+    let seats = listed(status).is_some_and(|listed| seats::heard(&mut cluster, &listed));
+    if restore || seats {
+        change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+        for master in cluster.masters() {
+            change.touch(master.host);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::compute::tests::{add, cluster, host, now};
+    use crate::records::{ReceivedStatus, tables};
+    use crate::recover::tests::reports;
+    use crate::store::Store;
+    use pf9_hostagent::model::Role;
+    use pf9_hostagent::model::{ClusterId, EtcdMemberStatus, EtcdStatus, NodeStatus};
+
+    /// A status that lists this member, of a master of this cluster, heard then.
+    fn says(of: Option<ClusterId>, name: &str, at: Timestamp) -> ReceivedStatus {
+        let mut status = reports(1, Some((Role::Master, ClusterId::random())));
+        let node: &mut NodeStatus = status.node.as_mut().expect("a node");
+        node.cluster_id = of;
+        node.etcd = Some(EtcdStatus {
+            members: vec![EtcdMemberStatus {
+                id: "beef".into(),
+                name: name.into(),
+                ..EtcdMemberStatus::default()
+            }],
+            ..EtcdStatus::default()
+        });
+        ReceivedStatus {
+            received_at: at,
+            status,
+        }
+    }
+
+    /// Only what a master said as one of this cluster counts: before it was attached it may have been another's.
+    #[test]
+    fn a_status_of_another_cluster_or_of_before_the_attach_says_nothing_of_members() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let later = |s| now() + SignedDuration::from_secs(s);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+        let listed = |statuses: &[(u8, ReceivedStatus)]| {
+            let done: Answer<Option<String>> = store.write(|w| {
+                for n in [1, 2] {
+                    w.remove(&STATUSES, &host(n).to_string())?;
+                }
+                for (n, status) in statuses {
+                    w.put(&STATUSES, &host(*n).to_string(), status)?;
+                }
+                let newest = newest(&*w, &c)?;
+                Ok(newest.map(|(_, members)| members[0].name.clone()))
+            });
+            done.map_err(|r| r.fault).expect("read")
+        };
+        let ours = Some(c.id);
+        assert_eq!(listed(&[]), None);
+        assert_eq!(
+            listed(&[(1, says(ours, "a", later(5)))]).as_deref(),
+            Some("a")
+        );
+        let before = says(ours, "a", later(-1));
+        assert_eq!(listed(&[(1, before)]), None, "it was no master then");
+        let elsewhere = says(Some(ClusterId::random()), "a", later(5));
+        assert_eq!(
+            listed(&[(1, elsewhere.clone())]),
+            None,
+            "of another cluster"
+        );
+        assert_eq!(listed(&[(1, says(None, "a", later(5)))]), None);
+        // And it does not hide what is older and ours.
+        let both = [(1, elsewhere), (2, says(ours, "b", later(1)))];
+        assert_eq!(listed(&both).as_deref(), Some("b"));
+        let both = [
+            (1, says(ours, "a", later(5))),
+            (2, says(ours, "b", later(1))),
+        ];
+        assert_eq!(listed(&both).as_deref(), Some("a"), "the newest");
+    }
+}

@@ -1,0 +1,418 @@
+//! `pf9-plane cluster restore`: a cluster begins anew from a snapshot that one of its masters has.
+//!
+//! ```text
+//! ordered ──founder: the new data are made──► go ──every master of that time: done, or gone──► over
+//!    └──founder refuses──► still ordered: it is tried again, and the words are shown
+//! ```
+//!
+//! Nothing is stopped anywhere before the founder says that its data are whole: the order stands in the
+//! specs of all masters, and who does not found waits for `go`. What is said here decides by whom and
+//! when; each master looks at its neighbours itself before it moves a byte.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::events;
+use crate::guard::Person;
+use crate::http::Doc;
+use crate::kubeconfig;
+use crate::qbert::cluster_id;
+use crate::records::{CLUSTERS, Cluster, STATUSES};
+use crate::refusal::{Answer, Refusal};
+use crate::rolls;
+use crate::state::{self, Change, Plane};
+use crate::store::Read;
+use crate::view;
+use pf9_hostagent::model::{
+    BackupsStatus, FaultCode, HostId, HostStatus, RestoreOrder, RestoreState, RestoreStatus,
+    Timestamp, is_backup_name,
+};
+
+/// What an operator asks for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct WantedRestore {
+    /// The name of a backup on the founder or in the second place, or the path of a file on the founder;
+    /// absent: its newest.
+    #[serde(default)]
+    pub(crate) backup: Option<String>,
+    /// Who makes the data; absent: the master with the newest backup.
+    #[serde(default)]
+    pub(crate) founder: Option<HostId>,
+    /// The path on the founder of the key that opens it.
+    #[serde(default)]
+    pub(crate) recovery_key: Option<String>,
+    /// It may be of another cluster.
+    #[serde(default)]
+    pub(crate) any_cluster: bool,
+    /// No master of this cluster has to have signed it.
+    #[serde(default)]
+    pub(crate) unsigned: bool,
+}
+
+/// What a master said last.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    /// Its newest backup.
+    backup: Option<String>,
+    /// Its restore.
+    restore: Option<RestoreStatus>,
+}
+
+fn said(rows: &impl Read, host: HostId) -> Answer<Said> {
+    let row = rows.get(&STATUSES, &host.to_string())?;
+    let node = row.and_then(|row| row.status.node);
+    let etcd = node.and_then(|node| node.etcd).unwrap_or_default();
+    Ok(Said {
+        backup: newest(etcd.backups),
+        restore: etcd.restore,
+    })
+}
+
+/// After a disk was lost, what is in the second place is all there is.
+fn newest(backups: BackupsStatus) -> Option<String> {
+    let last = backups.last.map(|last| last.name);
+    last.or_else(|| backups.archive?.last)
+}
+
+/// Of several masters the one that was heard last: who is gone makes no data.
+fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
+    let mut last = None;
+    for host in hosts {
+        if let Some(row) = rows.get(&STATUSES, &host.to_string())? {
+            last = last.max(Some((row.received_at, *host)));
+        }
+    }
+    Ok(last.map(|(_, host)| host))
+}
+
+/// The order that a wish comes to.
+fn order(
+    cluster: &Cluster,
+    wanted: WantedRestore,
+    rows: &impl Read,
+    now: Timestamp,
+) -> Answer<RestoreOrder> {
+    let what = format!("cluster {} is not restored", cluster.name);
+    let mut there = BTreeSet::new();
+    for master in cluster.masters() {
+        let said = rows.get(&STATUSES, &master.host.to_string())?;
+        if said.is_some_and(|said| view::is_responding(&said, now)) {
+            there.insert(master.host);
+        }
+    }
+    rolls::require_at_rest(cluster, &what, &|host| there.contains(&host))?;
+    if let Some(order) = &cluster.etcd_restore {
+        let why = format!("restore {} is under way", order.id);
+        return Err(Refusal::conflict(FaultCode::Busy, what, why)
+            .fix("pf9-plane cluster restore NAME --show, or --withdraw"));
+    }
+    let masters: Vec<HostId> = cluster.masters().map(|m| m.host).collect();
+    let mut newest: Option<(String, HostId)> = None;
+    for host in masters
+        .iter()
+        .filter(|h| wanted.founder.is_none_or(|f| f == **h))
+    {
+        let has = said(rows, *host)?.backup;
+        let fits = |name: &String| wanted.backup.as_ref().is_none_or(|b| b == name);
+        if let Some(name) = has.filter(fits) {
+            // Names sort by time.
+            newest = newest.max(Some((name, *host)));
+        }
+    }
+    // A name that is nobody's newest may be in the second place, which every master reaches.
+    let second = cluster.settings.etcd_backup.archive.is_some();
+    let named = wanted.backup.as_deref().is_some_and(is_backup_name);
+    let anybody = match second && named {
+        true => heard_last(&masters, rows)?,
+        false => None,
+    };
+    let (snapshot, founder) = match (wanted.backup, wanted.founder, newest, anybody) {
+        (Some(backup), Some(founder), _, _) => (backup, founder),
+        (_, _, Some(newest), _) => newest,
+        (Some(backup), None, None, Some(founder)) => (backup, founder),
+        (_, _, None, _) => {
+            let why = "no master says that it has such a backup as its newest";
+            return Err(Refusal::conflict(FaultCode::EtcdRestore, what, why)
+                .fix("name it and the host that has it: --backup NAME --founder HOST"));
+        }
+    };
+    if !masters.contains(&founder) {
+        let why = format!("host {founder} is no master of it");
+        return Err(Refusal::conflict(FaultCode::HostNotAttached, what, why));
+    }
+    Ok(RestoreOrder {
+        id: Uuid::new_v4(),
+        founder,
+        // A lone master has nobody to be told.
+        go: masters.len() == 1,
+        masters,
+        snapshot,
+        recovery_key: wanted.recovery_key,
+        any_cluster: wanted.any_cluster,
+        unsigned: wanted.unsigned,
+    })
+}
+
+/// A master says how far it is. True when the order changes by that.
+fn advance(cluster: &mut Cluster, host: HostId, status: &RestoreStatus) -> Option<Step> {
+    let order = cluster
+        .etcd_restore
+        .as_mut()
+        .filter(|order| order.id == status.id)?;
+    if !order.go && host == order.founder && status.state == RestoreState::Ready {
+        order.go = true;
+        return Some(Step::Goes);
+    }
+    (status.state == RestoreState::Done).then_some(Step::Done)
+}
+
+/// What a word of a master comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The others are told.
+    Goes,
+    /// This one has followed it; perhaps all have.
+    Done,
+}
+
+/// Whether everybody has followed it who is still a master.
+fn is_over(cluster: &Cluster, order: &RestoreOrder, done: impl Fn(HostId) -> bool) -> bool {
+    let mut left = order
+        .masters
+        .iter()
+        .filter(|h| cluster.masters().any(|m| m.host == **h));
+    left.all(|host| done(*host))
+}
+
+/// A master's status may say that its part is done.
+pub(super) fn heard(
+    change: &mut Change<'_>,
+    cluster: &mut Cluster,
+    host: HostId,
+    status: &HostStatus,
+) -> Answer<bool> {
+    let etcd = status.node.as_ref().and_then(|node| node.etcd.as_ref());
+    let Some(restore) = etcd.and_then(|etcd| etcd.restore.as_ref()) else {
+        return Ok(false);
+    };
+    match advance(cluster, host, restore) {
+        None => return Ok(false),
+        Some(Step::Goes) => {
+            let words = "the new data of etcd are made; every master stops and goes on with them";
+            events::note(change, host, "etcd-restore", words)?;
+            return Ok(true);
+        }
+        Some(Step::Done) => {}
+    }
+    let Some(order) = cluster.etcd_restore.clone() else {
+        return Ok(false);
+    };
+    let mut done = vec![host];
+    for other in order.masters.iter().filter(|h| **h != host) {
+        let theirs = said(&**change, *other)?.restore;
+        let is_done = |r: &RestoreStatus| r.id == order.id && r.state == RestoreState::Done;
+        done.extend(theirs.filter(is_done).map(|_| *other));
+    }
+    if !is_over(cluster, &order, |host| done.contains(&host)) {
+        return Ok(false);
+    }
+    tracing::warn!(cluster = %cluster.id, id = %order.id, "the cluster's etcd is restored");
+    cluster.etcd_restore = None;
+    Ok(true)
+}
+
+async fn begin(plane: &Arc<Plane>, cluster: Cluster, wanted: WantedRestore) -> Answer<Value> {
+    let (id, name) = (cluster.id, cluster.name);
+    let order = plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let order = order(&cluster, wanted.clone(), &**change, change.now)?;
+            let words = format!(
+                "etcd of cluster {} is restored from {} by host {}{}",
+                cluster.name,
+                order.snapshot,
+                order.founder,
+                if order.unsigned {
+                    ", whoever made it"
+                } else {
+                    ""
+                }
+            );
+            for host in &order.masters {
+                events::note(change, *host, "etcd-restore", &words)?;
+            }
+            cluster.etcd_restore = Some(order.clone());
+            change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+            change.touch_cluster(&cluster);
+            Ok(order)
+        })
+        .await?;
+    tracing::warn!(cluster = name, id = %order.id, founder = %order.founder,
+        snapshot = order.snapshot, unsigned = order.unsigned, "an operator restores the cluster's etcd");
+    Ok(json!({"restore": order}))
+}
+
+async fn withdraw(plane: &Arc<Plane>, cluster: Cluster) -> Answer<Value> {
+    let id = cluster.id;
+    let withdrawn = plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let withdrawn = cluster.etcd_restore.take();
+            if withdrawn.is_some() {
+                change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+                change.touch_cluster(&cluster);
+            }
+            Ok(withdrawn)
+        })
+        .await?;
+    Ok(json!({"withdrawn": withdrawn}))
+}
+
+fn shown(cluster: &Cluster, rows: &impl Read) -> Answer<Value> {
+    let mut masters = Vec::new();
+    for master in cluster.masters() {
+        let restore = said(rows, master.host)?.restore;
+        masters.push(json!({
+            "host": master.host,
+            "name": master.node_name,
+            "restore": restore,
+        }));
+    }
+    Ok(json!({"cluster": cluster.name, "restore": cluster.etcd_restore, "masters": masters}))
+}
+
+/// `POST /clusters/{name}/restore` of the plane's own socket.
+pub(crate) async fn admin_begin(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<WantedRestore>,
+) -> Answer<Json<Value>> {
+    let cluster = kubeconfig::find(&plane.read()?, &name)?;
+    begin(&plane, cluster, wanted).await.map(Json)
+}
+
+/// `DELETE` of it.
+pub(crate) async fn admin_withdraw(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+) -> Answer<Json<Value>> {
+    let cluster = kubeconfig::find(&plane.read()?, &name)?;
+    withdraw(&plane, cluster).await.map(Json)
+}
+
+/// `GET` of it.
+pub(crate) async fn admin_show(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = kubeconfig::find(&rows, &name)?;
+    shown(&cluster, &rows).map(Json)
+}
+
+/// `POST …/clusters/{uuid}/etcd/restore`.
+pub(crate) async fn post(
+    _: Person,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Doc(wanted): Doc<WantedRestore>,
+) -> Answer<Json<Value>> {
+    let cluster = state::cluster(&plane.read()?, cluster_id(&id)?)?;
+    begin(&plane, cluster, wanted).await.map(Json)
+}
+
+/// `DELETE` of it.
+pub(crate) async fn delete(
+    _: Person,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let cluster = state::cluster(&plane.read()?, cluster_id(&id)?)?;
+    withdraw(&plane, cluster).await.map(Json)
+}
+
+/// `GET` of it.
+pub(crate) async fn get(
+    _: Person,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, cluster_id(&id)?)?;
+    shown(&cluster, &rows).map(Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::tests::{add, cluster, host};
+
+    fn ordered(masters: &[u8]) -> Cluster {
+        let mut c = cluster();
+        let all: Vec<_> = masters.iter().map(|n| (*n, true)).collect();
+        add(&mut c, &all).expect("attach");
+        c.etcd_restore = Some(RestoreOrder {
+            id: Uuid::from_u128(1),
+            founder: host(1),
+            masters: masters.iter().map(|n| host(*n)).collect(),
+            snapshot: "s".into(),
+            recovery_key: None,
+            any_cluster: false,
+            unsigned: false,
+            go: false,
+        });
+        c
+    }
+
+    fn says(id: u128, state: RestoreState) -> RestoreStatus {
+        RestoreStatus {
+            id: Uuid::from_u128(id),
+            state,
+            fault: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_masters_are_told_to_go_by_the_founder_alone_and_once() {
+        let mut c = ordered(&[1, 2, 3]);
+        let ready = says(1, RestoreState::Ready);
+        assert_eq!(advance(&mut c, host(2), &ready), None, "not the founder");
+        assert_eq!(
+            advance(&mut c, host(1), &says(2, RestoreState::Ready)),
+            None,
+            "another one"
+        );
+        assert_eq!(
+            advance(&mut c, host(1), &says(1, RestoreState::Asked)),
+            None
+        );
+        assert_eq!(advance(&mut c, host(1), &ready), Some(Step::Goes));
+        assert!(c.etcd_restore.as_ref().is_some_and(|order| order.go));
+        assert_eq!(advance(&mut c, host(1), &ready), None);
+        assert_eq!(
+            advance(&mut c, host(2), &says(1, RestoreState::Done)),
+            Some(Step::Done)
+        );
+    }
+
+    #[test]
+    fn it_is_over_when_every_master_of_that_time_has_followed_or_is_none_any_more() {
+        let mut c = ordered(&[1, 2, 3]);
+        let order = c.etcd_restore.clone().expect("order");
+        let two = |h: HostId| h != host(3);
+        assert!(!is_over(&c, &order, two));
+        crate::departures::leave(&mut c, host(3), crate::compute::tests::now(), true);
+        assert!(is_over(&c, &order, two));
+        // Who came later was not told.
+        add(&mut c, &[(4, true)]).expect("attach");
+        assert!(is_over(&c, &order, two));
+    }
+}

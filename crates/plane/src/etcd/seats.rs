@@ -1,0 +1,292 @@
+//! The members of etcd of masters that left, until the others say that they are out. Pure.
+//!
+//! A master that is detached takes its own member out. Where it cannot, because its host was removed
+//! or is silent, the others are told to (`gone` in their specs), and they are told until one of them
+//! says that it is not listed any more. What is listed is looked at with every status, so a member
+//! that shows up late is ordered out as well.
+//!
+//! ```text
+//! leaves ──removed, or silent for long──► ordered ──not listed──► out
+//!    └─────────────────not listed──────────────────────────────────▲
+//! ```
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Listed;
+use crate::records::{Cluster, Departed, EtcdSeat, Member};
+use pf9_hostagent::host::etcd::peer_url;
+use pf9_hostagent::model::{EtcdGone, HostId, Role};
+
+/// What a host that is to leave has said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    /// It has no role any more.
+    pub(crate) done: bool,
+    /// When it last said, or could have said, anything.
+    pub(crate) at: Timestamp,
+}
+
+/// The seat of a master that leaves; `ended`: nothing of it is believed any more, so the others are to
+/// act at once.
+pub(crate) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
+    (member.role == Role::Master).then_some(EtcdSeat {
+        ip: member.ip,
+        member_id: None,
+        ordered: ended,
+        out: false,
+    })
+}
+
+/// Whether the others may still count on the member of this host.
+pub(crate) fn is_counted(departed: &Departed) -> bool {
+    departed.etcd.as_ref().is_some_and(|seat| !seat.out)
+}
+
+/// Orders out those who are removed, or have been silent for `patience`. One that says that it is done
+/// has no more to say, so its time runs from when it left.
+pub(crate) fn order(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) {
+    let patience = SignedDuration::from_secs(cluster.settings.etcd_replace_after_s.into());
+    for departed in &mut cluster.departed {
+        let (host, left_at) = (departed.host, departed.left_at);
+        let Some(seat) = departed.etcd.as_mut().filter(|s| !s.ordered && !s.out) else {
+            continue;
+        };
+        let Said { done, at } = said(host);
+        let since = match done {
+            true => left_at,
+            false => at.max(left_at),
+        };
+        seat.ordered = now.duration_since(since) >= patience;
+    }
+}
+
+/// A master says whom etcd lists. True when that is news.
+pub(crate) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool {
+    let Cluster {
+        members, departed, ..
+    } = cluster;
+    let is_master = |host| {
+        members
+            .iter()
+            .any(|m| m.host == host && m.role == Role::Master)
+    };
+    let mut news = false;
+    for departed in departed.iter_mut().filter(|d| !is_master(d.host)) {
+        let host = departed.host;
+        let Some(seat) = &mut departed.etcd else {
+            continue;
+        };
+        let mut masters = members.iter().filter(|m| m.role == Role::Master);
+        let is_taken = masters.any(|m| m.ip == seat.ip);
+        let found = listed.iter().find(|l| is_seat(l, host, seat, is_taken));
+        let next = EtcdSeat {
+            member_id: found
+                .map(|l| l.id.clone())
+                .or_else(|| seat.member_id.clone()),
+            out: found.is_none(),
+            ..seat.clone()
+        };
+        news |= *seat != next;
+        *seat = next;
+    }
+    news
+}
+
+/// By its name, which is the host's id. One that was never started has none, and is known by its
+/// address, unless a master has that now.
+fn is_seat(listed: &Listed, host: HostId, seat: &EtcdSeat, is_taken: bool) -> bool {
+    match listed.name.is_empty() {
+        false => listed.name == host.to_string(),
+        true => !is_taken && listed.peer_urls.contains(&peer_url(seat.ip)),
+    }
+}
+
+/// Whose members the masters are to take out.
+pub(crate) fn gone(cluster: &Cluster) -> Vec<EtcdGone> {
+    let is_gone = |d: &&Departed| {
+        let ordered = d.etcd.as_ref().is_some_and(|s| s.ordered && !s.out);
+        ordered && !cluster.is_master(d.host)
+    };
+    // A host may have left more than once; it has one member.
+    let gone: BTreeMap<HostId, Option<String>> = cluster
+        .departed
+        .iter()
+        .filter(is_gone)
+        .map(|d| (d.host, d.etcd.as_ref().and_then(|s| s.member_id.clone())))
+        .collect();
+    gone.into_iter()
+        .map(|(host_id, member_id)| EtcdGone { host_id, member_id })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::tests::{add_at, cluster, host, now};
+    use crate::departures::leave;
+    use crate::membership::detach;
+    use proptest::prelude::*;
+
+    fn silent(_: HostId) -> Said {
+        Said {
+            done: false,
+            at: now(),
+        }
+    }
+
+    fn done(_: HostId) -> Said {
+        Said {
+            done: true,
+            at: now(),
+        }
+    }
+
+    fn patience(c: &Cluster) -> SignedDuration {
+        SignedDuration::from_secs(c.settings.etcd_replace_after_s.into())
+    }
+
+    fn masters(n: u8) -> Cluster {
+        let mut c = cluster();
+        let all: Vec<(u8, bool)> = (1..=n).map(|n| (n, true)).collect();
+        add_at(&mut c, &all, now()).expect("attach");
+        c
+    }
+
+    fn listed(hosts: &[u8]) -> Vec<Listed> {
+        let one = |n: &u8| Listed {
+            id: format!("{n:x}"),
+            name: host(*n).to_string(),
+            peer_urls: vec![format!("https://10.1.0.{n}:2380")],
+            learner: false,
+        };
+        hosts.iter().map(one).collect()
+    }
+
+    fn names(c: &Cluster) -> Vec<(HostId, Option<String>)> {
+        gone(c)
+            .into_iter()
+            .map(|g| (g.host_id, g.member_id))
+            .collect()
+    }
+
+    #[test]
+    fn who_is_removed_is_ordered_out_at_once_by_its_number_until_it_is_out() {
+        let mut c = masters(3);
+        leave(&mut c, host(3), now(), true);
+        assert_eq!(names(&c), [(host(3), None)]);
+        assert!(heard(&mut c, &listed(&[1, 2, 3])));
+        assert_eq!(names(&c), [(host(3), Some("3".into()))]);
+        assert!(!heard(&mut c, &listed(&[1, 2, 3])), "that is no news");
+        assert!(heard(&mut c, &listed(&[1, 2])));
+        assert_eq!(names(&c), []);
+        // A member that shows up late is none either.
+        assert!(heard(&mut c, &listed(&[1, 2, 3])));
+        assert_eq!(names(&c), [(host(3), Some("3".into()))]);
+        // It comes back as a master: whatever it had is its own again.
+        add_at(&mut c, &[(3, true)], now()).expect("attach");
+        assert_eq!(names(&c), []);
+    }
+
+    #[test]
+    fn who_is_detached_leaves_by_itself_while_it_is_heard_of() {
+        let mut c = masters(3);
+        let patience = patience(&c);
+        detach(&mut c, &[host(3)], now()).expect("detach");
+        order(
+            &mut c,
+            now() + patience - SignedDuration::from_secs(1),
+            silent,
+        );
+        assert_eq!(names(&c), []);
+        let busy = |_| Said {
+            done: false,
+            at: now() + patience,
+        };
+        order(&mut c, now() + patience, busy);
+        assert_eq!(names(&c), []);
+        let mut quick = c.clone();
+        assert!(heard(&mut quick, &listed(&[1, 2])));
+        order(&mut quick, now() + patience, silent);
+        assert_eq!(names(&quick), [], "it took its member out");
+        let mut failed = c.clone();
+        order(&mut failed, now() + patience, done);
+        assert_eq!(
+            names(&failed),
+            [(host(3), None)],
+            "it could not, and is done"
+        );
+        order(&mut c, now() + patience, silent);
+        assert_eq!(names(&c), [(host(3), None)]);
+        // Removed while it is on its way: no more patience.
+        let mut c = masters(3);
+        detach(&mut c, &[host(3)], now()).expect("detach");
+        leave(&mut c, host(3), now(), true);
+        assert_eq!(names(&c), [(host(3), None)]);
+    }
+
+    #[test]
+    fn one_that_was_never_started_is_known_by_its_address_unless_a_master_has_that() {
+        let mut c = masters(3);
+        leave(&mut c, host(3), now(), true);
+        let mut list = listed(&[1, 2, 3]);
+        list[2].name = String::new();
+        assert!(heard(&mut c, &list));
+        assert_eq!(names(&c), [(host(3), Some("3".into()))]);
+        c.members[1].ip = c.departed[0].etcd.as_ref().expect("seat").ip;
+        assert!(heard(&mut c, &list));
+        assert_eq!(names(&c), [], "that is the master's own");
+    }
+
+    #[test]
+    fn the_etcd_of_masters_that_are_all_gone_is_nobodys() {
+        let mut c = masters(2);
+        leave(&mut c, host(2), now(), true);
+        leave(&mut c, host(1), now(), true);
+        add_at(&mut c, &[(4, true)], now()).expect("attach");
+        assert_eq!(names(&c), []);
+    }
+
+    proptest! {
+        /// Whatever comes, goes and is listed: nobody who is a master is ordered out, nobody who was
+        /// none is, and whoever was removed and is listed is.
+        #[test]
+        fn only_members_of_who_left_are_ordered_out(
+            steps in proptest::collection::vec((1u8..6, 0u8..5, any::<u8>()), 0..40),
+        ) {
+            let mut c = masters(3);
+            let mut list: Vec<u8> = vec![1, 2, 3];
+            for (i, (n, what, bits)) in steps.into_iter().enumerate() {
+                let at = now() + SignedDuration::from_secs(i as i64 + 1);
+                match what {
+                    0 => drop(add_at(&mut c, &[(n, true)], at)),
+                    1 => drop(detach(&mut c, &[host(n)], at)),
+                    2 => leave(&mut c, host(n), at, true),
+                    3 => {
+                        let late = at + patience(&c);
+                        order(&mut c, late, silent);
+                    }
+                    _ => {
+                        list = (1..6).filter(|n| bits & (1 << n) != 0).collect();
+                        heard(&mut c, &listed(&list));
+                    }
+                }
+                for (host, _) in names(&c) {
+                    prop_assert!(c.member(host).is_none());
+                    let left = c.departed.iter().filter(|d| d.host == host);
+                    prop_assert!(left.clone().any(|d| d.etcd.is_some()));
+                }
+                if what == 4 && c.masters().next().is_some() {
+                    let ordered = |d: &&Departed| d.etcd.as_ref().is_some_and(|s| s.ordered);
+                    for departed in c.departed.iter().filter(ordered) {
+                        let is_listed = list.iter().any(|n| host(*n) == departed.host);
+                        let wanted = is_listed && c.member(departed.host).is_none();
+                        let is_gone = names(&c).iter().any(|(h, _)| *h == departed.host);
+                        prop_assert_eq!(is_gone, wanted);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Fairness among addresses: nobody keeps others out by asking more often.
+//!
+//! | | what |
+//! |---|---|
+//! | [`Origin`]  | who asks, as far as an address says it |
+//! | [`Fair`]    | places that origins take turns for |
+//! | [`Shares`]  | so many in a time, each origin (or host) by itself |
+//!
+//! None of them trusts what the other end says of itself: they are asked before anything is known.
+
+mod shares;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+pub(super) use shares::Shares;
+
+/// Where a connection comes from: an IPv4 address, or the 64 bits of an IPv6 address that one site
+/// has. Machines behind one address translator are one origin; they share what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Origin(IpAddr);
+
+/// Places that origins (or people, once it is known who asks) take turns for: however many of one wait, the next free
+/// place is another's.
+#[derive(Clone, Debug)]
+pub(super) struct Fair<K: Ord + Copy = Origin>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K: Ord + Copy> {
+    waiting_max: usize,
+    line: Mutex<Line<K>>,
+}
+
+#[derive(Debug)]
+struct Line<K: Ord + Copy> {
+    free: usize,
+    /// Those who wait, by origin, who came first in front.
+    waiting: BTreeMap<K, VecDeque<oneshot::Sender<Place<K>>>>,
+    /// The origins of `waiting`, in the order of their turns.
+    turns: VecDeque<K>,
+    count: usize,
+}
+
+/// A place that is taken, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place<K: Ord + Copy = Origin>(Option<Arc<Inner<K>>>);
+
+/// More wait than can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+// === impl Origin ===
+
+impl Origin {
+    /// Of the other end of a connection.
+    pub(super) fn of(address: SocketAddr) -> Self {
+        Self(match address.ip().to_canonical() {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) >> 64 << 64;
+                Ipv6Addr::from(network).into()
+            }
+        })
+    }
+}
+
+// === impl Fair ===
+
+impl<K: Ord + Copy> Fair<K> {
+    /// `places` at a time; at most `waiting_max` wait.
+    pub(super) fn new(places: usize, waiting_max: usize) -> Self {
+        Self(Arc::new(Inner {
+            waiting_max,
+            line: Mutex::new(Line {
+                free: places,
+                waiting: BTreeMap::new(),
+                turns: VecDeque::new(),
+                count: 0,
+            }),
+        }))
+    }
+
+    /// Waits for a place. Cancel-safe: who gives up gives his place on.
+    ///
+    /// # Errors
+    /// Where too many wait, and this origin has the most of them.
+    pub(super) async fn place(&self, origin: K) -> Result<Place<K>, TooMany> {
+        let coming = {
+            let mut line = self.0.line();
+            if line.free > 0 {
+                line.free -= 1;
+                return Ok(Place(Some(Arc::clone(&self.0))));
+            }
+            line.queue(origin, self.0.waiting_max)?
+        };
+        coming.await.map_err(|_| TooMany)
+    }
+}
+
+impl<K: Ord + Copy> Inner<K> {
+    fn line(&self) -> MutexGuard<'_, Line<K>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Ord + Copy> Line<K> {
+    fn queue(&mut self, origin: K, max: usize) -> Result<oneshot::Receiver<Place<K>>, TooMany> {
+        if self.count >= max {
+            self.forget_the_gone();
+        }
+        if self.count >= max {
+            self.make_room(origin)?;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let queue = self.waiting.entry(origin).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(origin);
+        }
+        queue.push_back(sender);
+        self.count += 1;
+        Ok(receiver)
+    }
+
+    /// Who waits longest goes on waiting: the origin with the most loses who came last. That may be
+    /// the one who asks.
+    fn make_room(&mut self, asks: K) -> Result<(), TooMany> {
+        let most = self.waiting.iter().max_by_key(|(_, queue)| queue.len());
+        let (&origin, most) = most.map(|(o, q)| (o, q.len())).ok_or(TooMany)?;
+        let own = self.waiting.get(&asks).map_or(0, VecDeque::len);
+        if own >= most {
+            return Err(TooMany);
+        }
+        if let Some(queue) = self.waiting.get_mut(&origin) {
+            // Dropped: it hears that there are too many.
+            queue.pop_back();
+            self.count -= 1;
+        }
+        self.forget_the_gone();
+        Ok(())
+    }
+
+    /// Those who gave up leave their names in the line until somebody needs the room.
+    fn forget_the_gone(&mut self) {
+        self.waiting.retain(|_, queue| {
+            queue.retain(|sender| !sender.is_closed());
+            !queue.is_empty()
+        });
+        self.turns
+            .retain(|origin| self.waiting.contains_key(origin));
+        self.count = self.waiting.values().map(VecDeque::len).sum();
+    }
+
+    /// Whose turn it is.
+    fn next(&mut self) -> Option<oneshot::Sender<Place<K>>> {
+        let origin = self.turns.pop_front()?;
+        let queue = self.waiting.get_mut(&origin)?;
+        let sender = queue.pop_front()?;
+        self.count -= 1;
+        match queue.is_empty() {
+            true => drop(self.waiting.remove(&origin)),
+            false => self.turns.push_back(origin),
+        }
+        Some(sender)
+    }
+}
+
+impl<K: Ord + Copy> Drop for Place<K> {
+    fn drop(&mut self) {
+        let Some(inner) = self.0.take() else {
+            return;
+        };
+        let mut line = inner.line();
+        while let Some(sender) = line.next() {
+            match sender.send(Place(Some(Arc::clone(&inner)))) {
+                Ok(()) => return,
+                // It gave up. What comes back must not come here again while the line is held.
+                Err(mut place) => drop(place.0.take()),
+            }
+        }
+        line.free += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! TLS handshakes take turns, each origin its own.
+//!
+//! A handshake is begun before anything is known of who asks, so one that is begun and not ended must
+//! keep nobody out: there are far more places than a crowd of them can hold for the time that each
+//! has, and where they are all taken the next free one goes to another origin ([`Fair`]).
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::fair::{Fair, Origin};
+use super::serve::CONNECTIONS_MAX;
+use pf9_hostagent::app::tune;
+use pf9_hostagent::mux;
+
+/// Turns of a listener's handshakes.
+#[derive(Debug)]
+pub struct Handshakes(Fair);
+
+/// TLS handshakes at a time: a returning fleet queues behind so many, of some 20 KiB each. Two
+/// hundred in a second that begin and say nothing more do not fill them within
+/// [`HANDSHAKE_DEADLINE`].
+const HANDSHAKES_MAX: usize = 1024;
+/// As many as may be connected. Who gives up leaves his name in the line, and names are cleared away where
+/// the line is full: without a bound a crowd that comes and goes would make it longer for ever.
+const WAITING_MAX: usize = CONNECTIONS_MAX;
+/// How long a connection may wait for its turn, or for its first byte. With the handshake itself
+/// it is a little less than a node waits.
+const TURN_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a handshake may take: three round trips of the slowest path, with loss. Who holds a
+/// turn keeps others waiting.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+// === impl Handshakes ===
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self::with_places(HANDSHAKES_MAX)
+    }
+}
+
+impl Handshakes {
+    fn with_places(places: usize) -> Self {
+        Self(Fair::new(places, WAITING_MAX))
+    }
+
+    /// Waits for a turn and takes it; `None` for whoever is too slow, or does not speak TLS.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+    ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
+        // Who has gone already cannot be tuned, and is nowhere.
+        tune(&stream)
+            .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
+            .ok()?;
+        let origin = Origin::of(stream.peer_addr().ok()?);
+        let turn = async {
+            // Who says nothing does not hold a turn that others wait for.
+            stream.peek(&mut [0]).await.ok()?;
+            self.0.place(origin).await.ok()
+        };
+        let turn = tokio::time::timeout(TURN_DEADLINE, turn).await.ok()??;
+        let handshake =
+            tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(mux::Ahead::new(stream)))
+                .await;
+        drop(turn);
+        let mut stream = handshake
+            .ok()?
+            .inspect_err(|e| tracing::debug!(why = %e, "tls handshake failed"))
+            .ok()?;
+        stream.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
+        Some(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use rustls_pki_types::ServerName;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::task::JoinSet;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use pf9_hostagent::app::socket;
+
+    #[tokio::test]
+    async fn the_kernel_is_asked_for_all_of_it() {
+        let (server, client) = socket::testing::tls();
+        let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let dial = async {
+            let tcp = TcpStream::connect(address).await.expect("connect");
+            let name = ServerName::try_from("127.0.0.1").expect("name");
+            client.connect(name, tcp).await
+        };
+        let turns = Handshakes::default();
+        let (accepted, dialled) = tokio::join!(
+            async {
+                let (tcp, _) = listener.accept().await.expect("accept");
+                turns.accept(tcp, &server).await
+            },
+            dial
+        );
+        dialled.expect("dialled");
+        socket::testing::check(accepted.expect("accepted").get_ref().0.get_ref());
+    }
+
+    async fn from(source: &str, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("socket");
+        socket
+            .bind(SocketAddr::new(source.parse().expect("address"), 0))
+            .expect("bind");
+        socket.connect(to).await.expect("connect")
+    }
+
+    /// `stalled` connections of 127.0.0.1 say one byte each and no more; then one from elsewhere is
+    /// honest. Answers how many of the stalled ended before it was in.
+    async fn stalled_before(places: usize, stalled: usize) -> usize {
+        let (server, client) = socket::testing::tls();
+        let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let turns = Arc::new(Handshakes::with_places(places));
+        let (mut those, mut kept) = (JoinSet::new(), Vec::new());
+        for _ in 0..stalled {
+            let mut tcp = from("127.0.0.1", address).await;
+            tcp.write_all(&[22]).await.expect("a byte");
+            kept.push(tcp);
+            let (tcp, _) = listener.accept().await.expect("accept");
+            let (turns, server) = (Arc::clone(&turns), server.clone());
+            those.spawn(async move { turns.accept(tcp, &server).await.is_some() });
+        }
+        let honest = async {
+            let tcp = from("127.0.0.2", address).await;
+            let name = ServerName::try_from("127.0.0.1").expect("name");
+            client.connect(name, tcp).await.expect("dialled")
+        };
+        let (accepted, _honest) = tokio::join!(
+            async {
+                let (tcp, _) = listener.accept().await.expect("accept");
+                turns.accept(tcp, &server).await
+            },
+            honest
+        );
+        accepted.expect("the honest one is in");
+        let mut ended = 0;
+        while let Some(one) = those.try_join_next() {
+            assert!(!one.expect("no panic"), "one byte is no handshake");
+            ended += 1;
+        }
+        ended
+    }
+
+    #[tokio::test]
+    async fn who_begins_and_says_nothing_more_keeps_nobody_waiting() {
+        // What 59 in a second hold for as long as each may.
+        assert_eq!(stalled_before(HANDSHAKES_MAX, 300).await, 0);
+    }
+
+    #[tokio::test]
+    async fn where_all_places_are_held_the_next_one_is_somebody_elses() {
+        let ended = stalled_before(4, 40).await;
+        assert!((1..=8).contains(&ended), "{ended} of the crowd came first");
+    }
+}

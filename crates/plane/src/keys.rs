@@ -1,0 +1,473 @@
+//! The plane's own keys: what signs documents, and what issues certificates; each with a successor
+//! on its way, or a predecessor that is still trusted.
+//!
+//! ```text
+//!           announce           take over              retire
+//! [current] ───────► [current, next] ───────► [current, old] ───────► [current]
+//!                        └── retire (it was not needed after all) ──────────▲
+//! ```
+//!
+//! All of it is one row of the store, and one value in memory that is replaced whole: nobody sees
+//! a key of before beside one of after.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use rcgen::PublicKeyData;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::bootstrap::BootError;
+use super::ca::{Authority, CaError, Issued, Leaf};
+use super::secrets;
+use super::store::Rows;
+use pf9_hostagent::model::{
+    Digest, DocumentKind, Envelope, Fault, FaultCode, Secret, SigningKey, TrustedKey,
+};
+
+/// The row.
+pub(super) const IDENTITY: Rows<Identity> = Rows::new("identity");
+/// Its key.
+pub(super) const IDENTITY_ROW: &str = "plane";
+
+/// What is kept.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// Which plane this is, for hosts that count its documents.
+    plane: Uuid,
+    /// Rises with every change of what follows.
+    serial: u64,
+    authorities: Turn<StoredAuthority>,
+    signing: Turn<StoredKey>,
+    /// Marks session tickets as ours, base64.
+    #[serde(serialize_with = "expose")]
+    tickets: Secret<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct StoredAuthority {
+    certificate: String,
+    #[serde(serialize_with = "expose")]
+    key: Secret<String>,
+}
+
+/// PKCS#8, base64.
+#[derive(Clone, Serialize, Deserialize)]
+struct StoredKey(#[serde(serialize_with = "expose")] Secret<String>);
+
+/// One kind of key, and where it is in its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Turn<T> {
+    /// Signs.
+    pub(super) current: T,
+    /// Announced: trusted beside it, and signs nothing yet.
+    pub(super) next: Option<T>,
+    /// Has signed before, and is trusted still.
+    pub(super) old: Option<T>,
+}
+
+/// Why a turn cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoTurn {
+    /// One is announced already.
+    Announced,
+    /// The one before is not retired yet.
+    NotRetired,
+    /// None is announced.
+    NoneAnnounced,
+    /// There is none but the one that signs.
+    NoneToRetire,
+}
+
+/// Which kind of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// Signs specs, stacks and trust documents.
+    Signing,
+    /// Issues the plane's and the hosts' certificates.
+    Authority,
+}
+
+/// Everything in memory, ready to use.
+pub(super) struct Ring {
+    pub(super) authorities: Turn<Arc<Authority>>,
+    pub(super) signing: Turn<Arc<SigningKey>>,
+    pub(super) tickets: aws_lc_rs::hmac::Key,
+    stored: Identity,
+}
+
+/// The keys as the plane's parts share them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Keys(Arc<Shared>);
+
+struct Shared {
+    ring: RwLock<Arc<Ring>>,
+    changed: watch::Sender<u64>,
+}
+
+/// The authority that issues now.
+#[derive(Clone)]
+pub(super) struct Ca(Keys);
+
+/// The key that signs now.
+#[derive(Clone)]
+pub(super) struct Signer(Keys);
+
+// === impl Turn ===
+
+impl<T> Turn<T> {
+    pub(super) fn of(current: T) -> Self {
+        Self {
+            current,
+            next: None,
+            old: None,
+        }
+    }
+
+    /// Everything that is trusted, what signs first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.current)
+            .chain(&self.next)
+            .chain(&self.old)
+    }
+
+    /// Everything that may sign for somebody who trusts nothing newer.
+    pub(super) fn signers(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.current).chain(&self.old)
+    }
+
+    /// A successor comes beside it.
+    pub(super) fn announce(self, next: T) -> Result<Self, NoTurn> {
+        match (&self.next, &self.old) {
+            (Some(_), _) => Err(NoTurn::Announced),
+            (None, Some(_)) => Err(NoTurn::NotRetired),
+            (None, None) => Ok(Self {
+                next: Some(next),
+                ..self
+            }),
+        }
+    }
+
+    /// The successor signs from now on.
+    pub(super) fn take_over(self) -> Result<Self, NoTurn> {
+        match self.next {
+            Some(next) => Ok(Self {
+                current: next,
+                next: None,
+                old: Some(self.current),
+            }),
+            None => Err(NoTurn::NoneAnnounced),
+        }
+    }
+
+    /// What does not sign is trusted no more.
+    pub(super) fn retire(self) -> Result<Self, NoTurn> {
+        match (&self.next, &self.old) {
+            (None, None) => Err(NoTurn::NoneToRetire),
+            (Some(_), _) | (_, Some(_)) => Ok(Self::of(self.current)),
+        }
+    }
+
+    fn try_map<U, E>(&self, mut map: impl FnMut(&T) -> Result<U, E>) -> Result<Turn<U>, E> {
+        Ok(Turn {
+            current: map(&self.current)?,
+            next: self.next.as_ref().map(&mut map).transpose()?,
+            old: self.old.as_ref().map(&mut map).transpose()?,
+        })
+    }
+}
+
+impl NoTurn {
+    /// In words.
+    pub(super) fn fault(self) -> Fault {
+        let what = "the keys stay as they are";
+        let fault = |why: &str, fix: &str| Fault::new(FaultCode::KeysTurn, what, why).fix(fix);
+        match self {
+            Self::Announced => fault("one is announced already", "let it take over, or retire it"),
+            Self::NotRetired => fault("the one before is still trusted", "retire it first"),
+            Self::NoneAnnounced => fault("none is announced", "announce one first"),
+            Self::NoneToRetire => fault("there is only the one that signs", "nothing to do"),
+        }
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// A new plane's.
+    pub(super) fn make(now: Timestamp) -> Result<Self, BootError> {
+        let tickets = secrets::random::<32>()?;
+        Ok(Self {
+            plane: Uuid::new_v4(),
+            serial: 1,
+            authorities: Turn::of(StoredAuthority::make(now)?),
+            signing: Turn::of(StoredKey::make()?),
+            tickets: Secret::new(BASE64.encode(tickets)),
+        })
+    }
+
+    /// A successor of this kind is announced.
+    pub(super) fn announce(mut self, kind: Kind, now: Timestamp) -> Result<Self, Announce> {
+        match kind {
+            Kind::Signing => self.signing = self.signing.announce(StoredKey::make()?)?,
+            Kind::Authority => {
+                self.authorities = self.authorities.announce(StoredAuthority::make(now)?)?;
+            }
+        }
+        Ok(self.counted())
+    }
+
+    /// The announced successor signs.
+    pub(super) fn take_over(mut self, kind: Kind) -> Result<Self, NoTurn> {
+        match kind {
+            Kind::Signing => self.signing = self.signing.take_over()?,
+            Kind::Authority => self.authorities = self.authorities.take_over()?,
+        }
+        Ok(self.counted())
+    }
+
+    /// Only what signs is trusted.
+    pub(super) fn retire(mut self, kind: Kind) -> Result<Self, NoTurn> {
+        match kind {
+            Kind::Signing => self.signing = self.signing.retire()?,
+            Kind::Authority => self.authorities = self.authorities.retire()?,
+        }
+        Ok(self.counted())
+    }
+
+    /// The same keys under a greater number: hosts have heard of greater ones.
+    pub(super) fn raised(self, serial: u64) -> Self {
+        Self {
+            serial: serial.max(self.serial),
+            ..self
+        }
+    }
+
+    fn counted(mut self) -> Self {
+        self.serial += 1;
+        self
+    }
+}
+
+/// Why nothing was announced.
+#[derive(Debug)]
+pub(super) enum Announce {
+    /// It is not the time for it.
+    NoTurn(NoTurn),
+    /// No key can be made.
+    Make(BootError),
+}
+
+impl From<NoTurn> for Announce {
+    fn from(no: NoTurn) -> Self {
+        Self::NoTurn(no)
+    }
+}
+
+impl From<BootError> for Announce {
+    fn from(e: BootError) -> Self {
+        Self::Make(e)
+    }
+}
+
+impl StoredAuthority {
+    fn make(now: Timestamp) -> Result<Self, BootError> {
+        let (authority, key) = Authority::generate("pf9 management plane", now)?;
+        Ok(Self {
+            certificate: authority.pem().to_owned(),
+            key,
+        })
+    }
+}
+
+impl StoredKey {
+    fn make() -> Result<Self, BootError> {
+        let (_, pkcs8) = SigningKey::generate()?;
+        Ok(Self(Secret::new(BASE64.encode(pkcs8))))
+    }
+}
+
+// === impl Ring ===
+
+impl Ring {
+    /// Everything of a row, ready to use.
+    pub(super) fn load(stored: Identity) -> Result<Self, BootError> {
+        let authorities = stored.authorities.try_map(|a| {
+            let authority = Authority::load(&a.certificate, &a.key)?;
+            Ok::<_, BootError>(Arc::new(authority))
+        })?;
+        let signing = stored.signing.try_map(|key| {
+            let pkcs8 = BASE64.decode(key.0.expose()).unwrap_or_default();
+            Ok::<_, BootError>(Arc::new(SigningKey::from_pkcs8(&pkcs8)?))
+        })?;
+        let tickets = BASE64.decode(stored.tickets.expose()).unwrap_or_default();
+        Ok(Self {
+            authorities,
+            signing,
+            tickets: aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &tickets),
+            stored,
+        })
+    }
+
+    /// The row this is of.
+    pub(super) fn stored(&self) -> &Identity {
+        &self.stored
+    }
+
+    /// Which plane this is.
+    pub(super) fn plane(&self) -> Uuid {
+        self.stored.plane
+    }
+
+    /// Counts the changes.
+    pub(super) fn serial(&self) -> u64 {
+        self.stored.serial
+    }
+
+    /// Certificates of every authority that is trusted, PEM; what issues first.
+    pub(super) fn bundle(&self) -> String {
+        self.authorities.all().map(|a| a.pem()).collect()
+    }
+
+    /// Every key that is trusted; what signs first.
+    pub(super) fn trusted(&self) -> Vec<TrustedKey> {
+        self.signing.all().map(|key| key.trusted()).collect()
+    }
+
+    /// Which of the authorities issued a certificate, DER.
+    pub(super) fn issuer_of(&self, certificate: &[u8]) -> Option<Digest> {
+        let issued = |a: &&Arc<Authority>| a.has_issued(certificate);
+        let authority = self.authorities.all().find(issued)?;
+        Some(Digest::of(authority.der()))
+    }
+}
+
+// === impl Keys ===
+
+impl Keys {
+    pub(super) fn new(ring: Ring) -> Self {
+        let changed = watch::Sender::new(ring.serial());
+        Self(Arc::new(Shared {
+            ring: RwLock::new(Arc::new(ring)),
+            changed,
+        }))
+    }
+
+    /// The keys of now.
+    pub(super) fn ring(&self) -> Arc<Ring> {
+        let ring = self.0.ring.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&ring)
+    }
+
+    /// Replaces them; answers those of before.
+    pub(super) fn replace(&self, ring: Arc<Ring>) -> Arc<Ring> {
+        let serial = ring.serial();
+        let before = {
+            let mut now = self.0.ring.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, ring)
+        };
+        self.0.changed.send_replace(serial);
+        before
+    }
+
+    /// Is told of every replacement.
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    pub(super) fn ca(&self) -> Ca {
+        Ca(self.clone())
+    }
+
+    pub(super) fn signer(&self) -> Signer {
+        Signer(self.clone())
+    }
+}
+
+// === impl Ca ===
+
+impl Ca {
+    /// Certificates of every authority that is trusted, PEM; what issues first.
+    pub(super) fn pem(&self) -> String {
+        self.0.ring().bundle()
+    }
+
+    /// SHA-256 of the certificate of the one that issues.
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of(self.0.ring().authorities.current.der())
+    }
+
+    /// Signs a certificate.
+    pub(super) fn issue(
+        &self,
+        key: &impl PublicKeyData,
+        leaf: &Leaf,
+        now: Timestamp,
+    ) -> Result<Issued, CaError> {
+        self.0.ring().authorities.current.issue(key, leaf, now)
+    }
+}
+
+// === impl Signer ===
+
+impl Signer {
+    /// Signs these bytes as a document of `kind`.
+    pub(super) fn sign(&self, kind: DocumentKind, payload: &[u8]) -> Envelope {
+        self.0.ring().signing.current.sign(kind, payload)
+    }
+}
+
+fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(secret.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is asked in whatever order: something always signs, at most two are trusted,
+        /// and what signs was trusted the step before; nobody meets a signature he never heard of.
+        #[test]
+        fn who_signs_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
+            let mut turn = Turn::of(0u32);
+            let mut made = 0;
+            for what in asked {
+                let trusted: Vec<u32> = turn.all().copied().collect();
+                let next = match what {
+                    0 => {
+                        made += 1;
+                        turn.clone().announce(made)
+                    }
+                    1 => turn.clone().take_over(),
+                    _ => turn.clone().retire(),
+                };
+                if let Ok(next) = next {
+                    prop_assert!(trusted.contains(&next.current));
+                    prop_assert!(next.all().count() <= 2);
+                    turn = next;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_turn_is_taken_in_order() {
+        let one = Turn::of(1);
+        assert_eq!(one.clone().take_over(), Err(NoTurn::NoneAnnounced));
+        assert_eq!(one.clone().retire(), Err(NoTurn::NoneToRetire));
+        let two = one.announce(2).expect("announced");
+        assert_eq!(two.clone().announce(3), Err(NoTurn::Announced));
+        assert_eq!(two.clone().retire(), Ok(Turn::of(1)));
+        let over = two.take_over().expect("taken over");
+        assert_eq!(over.all().collect::<Vec<_>>(), [&2, &1]);
+        assert_eq!(over.clone().announce(3), Err(NoTurn::NotRetired));
+        assert_eq!(over.retire(), Ok(Turn::of(2)));
+    }
+}

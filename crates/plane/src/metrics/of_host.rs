@@ -1,0 +1,185 @@
+//! How a machine and its node are, by its last status: what a page about one host shows. Pure.
+//!
+//! A host says what it likes: so many file systems and programs are shown, and the state is one of ours.
+
+use crate::view::Known;
+use pf9_hostagent::model::NodeState;
+use pf9_hostagent::telemetry::{MetricKind, MetricsText};
+
+/// Most file systems and programs of a host that are shown: five and seven are looked at.
+const PARTS_MAX: usize = 32;
+/// Longest name of one, in characters.
+const NAME_MAX: usize = 80;
+
+const STATES: [NodeState; 5] = [
+    NodeState::Ok,
+    NodeState::Converging,
+    NodeState::Retrying,
+    NodeState::Failed,
+    NodeState::Maintenance,
+];
+
+/// Nothing of a host that never reported.
+pub(super) fn numbers(known: &Known) -> MetricsText {
+    let mut text = MetricsText::default();
+    let Some(received) = &known.status else {
+        return text;
+    };
+    let status = &received.status;
+    let name = "pf9_host_state";
+    text.head(name, MetricKind::Gauge, "1 for the state it is in.");
+    for state in STATES {
+        let is = f64::from(u8::from(status.state == state));
+        text.row(name, &[("state", state.as_str())], is);
+    }
+    let age = known.now.duration_since(received.received_at);
+    let tries = status.node.as_ref().map_or(0, |n| n.attempts);
+    let health = &status.health;
+    for (name, help, value) in [
+        (
+            "pf9_host_told_age_seconds",
+            "Seconds since it last reported.",
+            age.as_secs_f64(),
+        ),
+        (
+            "pf9_host_connected",
+            "1 while its tunnel is there.",
+            f64::from(u8::from(known.connected)),
+        ),
+        (
+            "pf9_host_attempts",
+            "Tries of what fails, so far.",
+            f64::from(tries),
+        ),
+        (
+            "pf9_host_load1",
+            "Load average of one minute.",
+            health.load1,
+        ),
+        (
+            "pf9_host_memory_bytes",
+            "Memory in all.",
+            status.inventory.memory_bytes as f64,
+        ),
+        (
+            "pf9_host_memory_available_bytes",
+            "Memory that is available.",
+            health.memory_available_bytes as f64,
+        ),
+    ] {
+        text.head(name, MetricKind::Gauge, help);
+        text.row(name, &[], value);
+    }
+    let disks = || health.disks.iter().take(PARTS_MAX);
+    let name_of = |text: &str| text.chars().take(NAME_MAX).collect::<String>();
+    type OfDisk = fn(&pf9_hostagent::model::DiskHealth) -> u64;
+    let families: [(&str, &str, OfDisk); 4] = [
+        ("pf9_host_disk_bytes", "Bytes of a file system.", |d| {
+            d.total_bytes
+        }),
+        (
+            "pf9_host_disk_available_bytes",
+            "Bytes of it that may be used.",
+            |d| d.available_bytes,
+        ),
+        ("pf9_host_disk_inodes", "Inodes of a file system.", |d| {
+            d.total_inodes
+        }),
+        (
+            "pf9_host_disk_free_inodes",
+            "Inodes of it that may be used.",
+            |d| d.free_inodes,
+        ),
+    ];
+    for (name, help, value) in families {
+        text.head(name, MetricKind::Gauge, help);
+        for disk in disks() {
+            text.row(name, &[("path", &name_of(&disk.path))], value(disk) as f64);
+        }
+    }
+    let daemons = || health.daemons.iter().take(PARTS_MAX);
+    let name = "pf9_host_daemon_memory_bytes";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "Memory of a program that is its own.",
+    );
+    for daemon in daemons() {
+        text.row(
+            name,
+            &[("unit", &name_of(&daemon.unit))],
+            daemon.memory_bytes as f64,
+        );
+    }
+    let name = "pf9_host_daemon_memory_limit_bytes";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "Memory at which a program is ended.",
+    );
+    for daemon in daemons().filter(|d| d.limit_bytes > 0) {
+        text.row(
+            name,
+            &[("unit", &name_of(&daemon.unit))],
+            daemon.limit_bytes as f64,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::ReceivedStatus;
+    use crate::recover::tests::{known, reports};
+    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Timestamp};
+
+    #[test]
+    fn a_host_is_what_it_said_last_and_how_long_ago_that_was() {
+        let mut known = known(1);
+        assert_eq!(String::from(numbers(&known)), "", "it never reported");
+        let mut status = reports(1, None);
+        status.state = NodeState::Retrying;
+        status.health.disks = vec![
+            DiskHealth {
+                path: "/".into(),
+                total_bytes: 10,
+                available_bytes: 3,
+                total_inodes: 8,
+                free_inodes: 5,
+            };
+            100
+        ];
+        let daemon = |unit: &str, limit_bytes: u64| DaemonHealth {
+            unit: unit.into(),
+            memory_bytes: 7,
+            limit_bytes,
+        };
+        status.health.daemons = vec![daemon("pf9-comms.service", 9), daemon(&"u".repeat(200), 0)];
+        known.connected = false;
+        known.now = Timestamp::from_second(100).expect("time");
+        known.status = Some(ReceivedStatus {
+            received_at: Timestamp::from_second(40).expect("time"),
+            status,
+        });
+        let text = String::from(numbers(&known));
+        for line in [
+            "pf9_host_state{state=\"retrying\"} 1",
+            "pf9_host_state{state=\"ok\"} 0",
+            "pf9_host_told_age_seconds 60",
+            "pf9_host_connected 0",
+            "pf9_host_disk_available_bytes{path=\"/\"} 3",
+            "pf9_host_disk_free_inodes{path=\"/\"} 5",
+            "pf9_host_daemon_memory_bytes{unit=\"pf9-comms.service\"} 7",
+            "pf9_host_daemon_memory_limit_bytes{unit=\"pf9-comms.service\"} 9",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
+        assert_eq!(text.matches("pf9_host_disk_bytes{").count(), PARTS_MAX);
+        assert_eq!(
+            text.matches("pf9_host_daemon_memory_limit_bytes{").count(),
+            1
+        );
+        assert!(!text.contains(&"u".repeat(NAME_MAX + 1)));
+    }
+}

@@ -1,0 +1,269 @@
+//! A node whose machine has another address: it follows.
+//!
+//! Root of the machine signed the new one, and it was judged to be nobody else's before (`orders`). The spec that is
+//! signed then says the rest: certificates, kubelet, and routes of the others. A node that is still where it was stays
+//! there, whatever else its machine has: an address that comes beside it, or is preferred now, changes nothing.
+//!
+//! A worker follows at once: nobody relies on it by its address who is not told the new one with it. A master's member
+//! of etcd is relied on, so it follows while every other master is well, and so one after the other: each of the others
+//! can be reached where it is known, and has a quorum with the rest until the one that moved is back. When all of them
+//! went at once, none is reached by any other any more, and no spec mends that: it is said, with what does.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::claims;
+use super::events;
+use super::orders::NO_FACTS;
+use super::records::{CLUSTERS, Cluster, Host, Member, SPECS, STATUSES};
+use super::refusal::{Answer, Refusal};
+use super::shared_address;
+use super::state::{self, Change};
+use super::store::Read;
+use super::view::{is_responding, state_of};
+use pf9_hostagent::model::{
+    FACTS_ADDRESSES_MAX, FaultCode, HostId, HostStatus, Interface, NodeFacts, NodeState, Role,
+};
+
+/// Lets the node of this host follow, if it has to and can; else says why it does not.
+pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> Answer<()> {
+    let Some(id) = me.cluster else {
+        return Ok(());
+    };
+    let mut cluster = state::cluster(&**change, id)?;
+    let Some(to) = where_to(&cluster, me.id, facts) else {
+        return Ok(());
+    };
+    let status = change.get(&STATUSES, &me.id.to_string())?;
+    let interfaces = status.map(|s| s.status.inventory.interfaces);
+    let interfaces = interfaces.unwrap_or_default();
+    let grounds = claims::grounds(facts, &interfaces);
+    claims::require_apart(NO_FACTS, &cluster.settings, &grounds)?;
+    let unwell = unwell(&**change, &cluster, me.id, change.now)?;
+    let from = moves(&mut cluster, me.id, to, &interfaces, &unwell)?;
+    let said = format!("the node follows its machine from {from} to {to}");
+    tracing::warn!(host = %me.id, %from, %to, "the node follows its machine's address");
+    events::note(change, me.id, "address-followed", &said)?;
+    change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+    change.touch_cluster(&cluster);
+    Ok(())
+}
+
+/// The address that the node of this host is to have, if its machine has the one of before no more.
+fn where_to(cluster: &Cluster, host: HostId, facts: &NodeFacts) -> Option<IpAddr> {
+    let member = cluster.member(host)?;
+    // Of a machine with more addresses than are told the node's may be among the rest.
+    let all_told = facts.addresses.len() < FACTS_ADDRESSES_MAX;
+    if facts.addresses.contains(&member.ip) || !all_told {
+        return None;
+    }
+    let v4 = matches!(cluster.settings.pods_cidr, IpNet::V4(_));
+    facts.address(v4, cluster.settings.master_ip)
+}
+
+/// Gives the member its new address, where it may; answers the one of before.
+fn moves(
+    cluster: &mut Cluster,
+    host: HostId,
+    to: IpAddr,
+    interfaces: &[Interface],
+    unwell: &[String],
+) -> Answer<IpAddr> {
+    let shared = shared_address::of(cluster);
+    let member = cluster.members.iter_mut().find(|m| m.host == host);
+    let Some(member) = member else {
+        return Err(Refusal::conflict(
+            FaultCode::HostNotAttached,
+            NO_FACTS,
+            "it is in no cluster",
+        ));
+    };
+    if member.role == Role::Master {
+        may_move(member, to, unwell)?;
+        let moved = Member {
+            ip: to,
+            ..member.clone()
+        };
+        if let Some(why) =
+            shared.and_then(|shared| shared_address::off_link(shared, &moved, interfaces))
+        {
+            let what = stays(member, to);
+            let fix = "give it an address in that network";
+            return Err(Refusal::conflict(
+                FaultCode::ApiAddressOffLink,
+                what,
+                format!("masterIp: {why}"),
+            )
+            .fix(fix));
+        }
+    }
+    Ok(std::mem::replace(&mut member.ip, to))
+}
+
+fn stays(member: &Member, to: IpAddr) -> String {
+    let name = &member.node_name;
+    format!(
+        "master {name} does not follow its machine from {} to {to} yet",
+        member.ip
+    )
+}
+
+/// `unwell`: what is wrong with the other masters, one sentence each.
+fn may_move(member: &Member, to: IpAddr, unwell: &[String]) -> Answer<()> {
+    if unwell.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "etcd knows it by its address, and the others have to be well without it: {}",
+        unwell.join("; ")
+    );
+    let fix = format!(
+        "it goes on by itself when they are well; where several masters lost their addresses at once, give them back \
+         ({} to this one), and let one after the other have another",
+        member.ip
+    );
+    Err(Refusal::conflict(FaultCode::MasterMovesLater, stays(member, to), why).fix(fix))
+}
+
+/// What is wrong with the masters beside this host. A worker needs none of them.
+fn unwell(
+    rows: &impl Read,
+    cluster: &Cluster,
+    host: HostId,
+    now: Timestamp,
+) -> Answer<Vec<String>> {
+    let mut all = Vec::new();
+    if !cluster.is_master(host) {
+        return Ok(all);
+    }
+    for master in cluster.masters().filter(|m| m.host != host) {
+        let at = master.host.to_string();
+        let said = rows.get(&STATUSES, &at)?;
+        let spec = rows.get(&SPECS, &at)?;
+        let wanted = spec.map(|s| s.generation).unwrap_or_default();
+        let heard = said.filter(|s| is_responding(s, now));
+        let heard = heard
+            .as_ref()
+            .map(|s| (&s.status, state_of(&s.status, wanted)));
+        let why = wrong(master, heard);
+        all.extend(why.map(|why| format!("master {} {why}", master.node_name)));
+    }
+    Ok(all)
+}
+
+/// Of one that is heard of: its status, and its state as far as it speaks of the newest spec.
+fn wrong(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Option<String> {
+    let (status, state) = match heard {
+        None => return Some("is not heard of".into()),
+        Some(heard) => heard,
+    };
+    if state != NodeState::Ok {
+        return Some(format!("is {}", state.as_str()));
+    }
+    // It is well as a node, and its machine may have moved meanwhile.
+    let has = &status.inventory.addresses;
+    (!has.contains(&master.ip)).then(|| format!("has its address {} no more", master.ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::tests::{add, cluster, host};
+    use crate::recover::tests::reports;
+
+    fn facts(addresses: &[&str]) -> NodeFacts {
+        let all: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().expect("ip")).collect();
+        NodeFacts::new("node-2", &all)
+    }
+
+    fn two() -> Cluster {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, false)]).expect("attach");
+        c
+    }
+
+    #[test]
+    fn a_node_follows_only_an_address_that_is_gone() {
+        let c = two();
+        let to =
+            |addresses: &[&str]| where_to(&c, host(2), &facts(addresses)).map(|ip| ip.to_string());
+        assert_eq!(to(&["10.1.0.2"]), None);
+        assert_eq!(
+            to(&["10.1.0.77", "10.1.0.2"]),
+            None,
+            "it is reached where it was"
+        );
+        assert_eq!(
+            to(&["10.1.0.77", "192.0.2.1"]).as_deref(),
+            Some("10.1.0.77"),
+            "the way out's"
+        );
+        assert_eq!(to(&[]), None, "there is none to follow to");
+        assert_eq!(to(&["fd00::2"]), None, "of another version");
+        let many: Vec<IpAddr> = (0..FACTS_ADDRESSES_MAX)
+            .map(|n| format!("10.9.0.{n}").parse().expect("ip"))
+            .collect();
+        let many = NodeFacts::new("node-2", &many);
+        assert_eq!(
+            where_to(&c, host(2), &many),
+            None,
+            "it may be among those that are not told"
+        );
+        assert_eq!(
+            where_to(&c, host(9), &facts(&["10.1.0.9"])),
+            None,
+            "none of this cluster"
+        );
+        let mut shared = c.clone();
+        shared.settings.master_ip = Some("10.1.0.250".parse().expect("ip"));
+        let to = where_to(&shared, host(2), &facts(&["10.1.0.250", "10.1.0.78"]));
+        assert_eq!(to.map(|ip| ip.to_string()).as_deref(), Some("10.1.0.78"));
+    }
+
+    #[test]
+    fn a_master_follows_while_every_other_one_is_well() {
+        let to: IpAddr = "10.1.0.77".parse().expect("ip");
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
+        let before = c.clone();
+        let sick = ["master node-3 is failed".to_owned()];
+        let refused = moves(&mut c, host(2), to, &[], &sick).expect_err("it stays");
+        assert_eq!(refused.fault.code, FaultCode::MasterMovesLater);
+        assert!(
+            refused.fault.why.contains("node-3 is failed")
+                && refused.fault.fix.contains("10.1.0.2"),
+            "{}",
+            refused.fault
+        );
+        assert_eq!(c, before);
+        let from = moves(&mut c, host(2), to, &[], &[])
+            .map_err(|r| r.fault)
+            .expect("it follows");
+        assert_eq!(from.to_string(), "10.1.0.2");
+        assert_eq!(c.member(host(2)).map(|m| m.ip), Some(to));
+        // A worker waits for nobody.
+        let worker = "10.1.0.78".parse().expect("ip");
+        moves(&mut c, host(4), worker, &[], &sick)
+            .map_err(|r| r.fault)
+            .expect("it follows");
+    }
+
+    #[test]
+    fn masters_are_asked_one_after_the_other() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let other = c.member(host(1)).expect("a master").clone();
+        let mut status = reports(1, Some((Role::Master, c.id)));
+        status.inventory.addresses = vec![other.ip];
+        assert_eq!(wrong(&other, Some((&status, NodeState::Ok))), None);
+        let why = wrong(&other, Some((&status, NodeState::Converging)));
+        assert_eq!(why.as_deref(), Some("is converging"));
+        assert_eq!(wrong(&other, None).as_deref(), Some("is not heard of"));
+        // Both went at once: neither would find the other.
+        status.inventory.addresses = vec!["10.1.0.99".parse().expect("ip")];
+        let why = wrong(&other, Some((&status, NodeState::Ok))).expect("moved as well");
+        assert!(why.contains("10.1.0.1 no more"), "{why}");
+    }
+}

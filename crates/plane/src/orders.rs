@@ -1,0 +1,223 @@
+//! What root of a host says through its tunnel: orders of certificates, and what the machine is.
+//!
+//! The tunnel only carries it. Believed is what is signed with the key that enrolment pinned for
+//! this host, names this host, and answers a nonce that was given to it and not used yet. Whoever
+//! holds the tunnel's key, and nothing else, gets nothing here.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::certificates;
+use super::claims;
+use super::hostapi::Caller;
+use super::http::Doc;
+use super::moved;
+use super::records::{CLUSTERS, HOSTS, Host, SPECS};
+use super::refusal::{Answer, Refusal};
+use super::state::{self, Change, Plane};
+use super::store::Read;
+use pf9_hostagent::model::{
+    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, FaultCode, FreshNonce,
+    Generation, HostId, NodeFacts, Nonce, ORDER_SCHEMA, Taken, TrustStore, TrustedKey, Untrusted,
+};
+
+const NO_CERTIFICATE: &str = certificates::REFUSED;
+pub(super) const NO_FACTS: &str = "the machine's name and addresses were not taken";
+
+/// `POST /v1/hosts/self/nonce`.
+pub(super) async fn nonce(
+    Caller(host): Caller,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<FreshNonce>> {
+    let nonce = plane.nonces.give(host, Instant::now())?;
+    Ok(Json(FreshNonce { nonce }))
+}
+
+/// `POST /v1/hosts/self/certificates`.
+pub(super) async fn certificates(
+    Caller(host): Caller,
+    State(plane): State<Arc<Plane>>,
+    Doc(said): Doc<Value>,
+) -> Answer<Json<CertificateBatch>> {
+    let shared = Arc::clone(&plane);
+    let life = plane.certificate_life;
+    let work = move |change: &mut Change<'_>| {
+        let envelope = envelope(NO_CERTIFICATE, said)?;
+        let row = state::host(&**change, host)?;
+        let order: CertificateOrder = open(
+            NO_CERTIFICATE,
+            DocumentKind::Order,
+            &envelope,
+            &row.order_key,
+        )?;
+        said_by(NO_CERTIFICATE, host, order.schema, order.host_id)?;
+        answers(NO_CERTIFICATE, &shared, host, order.nonce)?;
+        certificates::in_cluster(&row, order.cluster_id)?;
+        let issued = change.get(&SPECS, &host.to_string())?;
+        let issued = issued.map(|i| i.generation).unwrap_or_default();
+        is_newest(order.generation, issued)?;
+        certificates::sign_order(change, host, &order, life)
+    };
+    let batch = plane.refused.told(host, plane.change(work).await)?;
+    tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
+    Ok(Json(batch))
+}
+
+/// `GET /v1/hosts/self/facts`.
+pub(super) async fn known_facts(
+    Caller(host): Caller,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Response> {
+    let row = state::host(&plane.read()?, host)?;
+    Ok(match row.facts {
+        Some(facts) => Json(facts).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// `POST /v1/hosts/self/facts`. A node that is in a cluster keeps the name that it was attached with, and its address
+/// as long as its machine has it; then it follows (`moved`).
+pub(super) async fn facts(
+    Caller(host): Caller,
+    State(plane): State<Arc<Plane>>,
+    Doc(said): Doc<Value>,
+) -> Answer<StatusCode> {
+    let shared = Arc::clone(&plane);
+    let work = move |change: &mut Change<'_>| {
+        let envelope = envelope(NO_FACTS, said)?;
+        let mut row = state::host(&**change, host)?;
+        let report: FactsReport = open(NO_FACTS, DocumentKind::Facts, &envelope, &row.order_key)?;
+        said_by(NO_FACTS, host, report.schema, report.host_id)?;
+        answers(NO_FACTS, &shared, host, report.nonce)?;
+        judge(&**change, &row, &report.facts)?;
+        moved::follow(change, &row, &report.facts)?;
+        row.facts = Some(report.facts);
+        Ok(change.put(&HOSTS, &host.to_string(), &row)?)
+    };
+    plane.refused.told(host, plane.change(work).await)?;
+    tracing::info!(%host, "name and addresses taken");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether this host may be what root of it says: against its cluster, and against the hosts that
+/// it may meet in one.
+pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()> {
+    let cluster = match me.cluster {
+        Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
+        None => None,
+    };
+    let shared: Option<IpAddr> = cluster.as_ref().and_then(|c| c.settings.master_ip);
+    let mut taken = match &cluster {
+        Some(cluster) => claims::of_cluster(cluster, Some(me.id)),
+        None => Taken::default(),
+    };
+    let hosts = rows.all(&HOSTS)?;
+    let others = hosts.iter().map(|(_, h)| h);
+    // It never meets another project's.
+    let others = others.filter(|h| h.id != me.id && h.project == me.project);
+    claims::add_hosts(&mut taken, others, me.cluster, shared);
+    claims::judge(NO_FACTS, facts, &taken, shared)
+}
+
+/// The signed document; anything else was not said by root.
+pub(super) fn envelope(what: &str, said: Value) -> Answer<Envelope> {
+    serde_json::from_value(said).map_err(|e| {
+        let why = format!("it is not signed by root of the host ({e})");
+        Refusal::forbidden(FaultCode::OrderUnsigned, what, why)
+    })
+}
+
+/// Opens a document with a host's pinned key.
+pub(super) fn open<T: DeserializeOwned>(
+    what: &str,
+    kind: DocumentKind,
+    envelope: &Envelope,
+    key: &TrustedKey,
+) -> Answer<T> {
+    let trust = TrustStore::new([key.clone()])
+        .map_err(|fault| Refusal::bad(FaultCode::OrderKeyInvalid, what, fault.why))?;
+    envelope.open(kind, &trust).map_err(|e| match e {
+        Untrusted::UnknownKey(_) | Untrusted::BadSignature => Refusal::forbidden(
+            FaultCode::OrderUnsigned,
+            what,
+            "it is not signed with the key that root of this host enrolled with",
+        )
+        .fix("on the host: pf9ctl prep-node with a new token, after the operator allowed it"),
+        Untrusted::Schema(_)
+        | Untrusted::Kind
+        | Untrusted::Newer(_)
+        | Untrusted::Malformed(_)
+        | Untrusted::Damaged => Refusal::bad(FaultCode::OrderMalformed, what, e.to_string()),
+    })
+}
+
+/// Whether a document speaks for the host that brings it.
+pub(super) fn said_by(what: &str, host: HostId, schema: u32, named: HostId) -> Answer<()> {
+    if schema != ORDER_SCHEMA {
+        let why = format!("schema {schema} is not {ORDER_SCHEMA}");
+        return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
+    }
+    if named != host {
+        let why = format!("host {named} signed it, and host {host} brings it");
+        return Err(Refusal::forbidden(FaultCode::OrderForeign, what, why));
+    }
+    Ok(())
+}
+
+pub(super) fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> Answer<()> {
+    if plane.nonces.take(host, nonce, Instant::now()) {
+        return Ok(());
+    }
+    let minutes = super::nonces::LIFE.as_secs() / 60;
+    let why = format!(
+        "the number it answers was not given to this host in the last {minutes} minutes, or was \
+         answered before"
+    );
+    Err(Refusal::conflict(FaultCode::OrderReplayed, what, why)
+        .fix("nothing to do: the host asks for another number"))
+}
+
+/// Only what the newest spec says is signed for: a node that works on an older one may have been
+/// another then.
+fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
+    let why = format!("it is of spec generation {order}, the newest of this host is {issued}");
+    match order.cmp(&issued) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => {
+            Err(
+                Refusal::conflict(FaultCode::OrderOlder, NO_CERTIFICATE, why)
+                    .fix("nothing to do: the host orders again when it has taken the newest spec"),
+            )
+        }
+        std::cmp::Ordering::Greater => Err(Refusal::conflict(
+            FaultCode::OrderNewer,
+            NO_CERTIFICATE,
+            why,
+        )
+        .fix("this plane is older than what it told the host: was it restored from a backup?")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_generation_orders() {
+        let code = |order, issued| {
+            let judged = is_newest(Generation(order), Generation(issued));
+            judged.map_err(|r| r.fault.code.to_string())
+        };
+        assert_eq!(code(7, 7), Ok(()));
+        assert_eq!(code(6, 7), Err("order-older".into()));
+        assert_eq!(code(8, 7), Err("order-newer".into()));
+    }
+}

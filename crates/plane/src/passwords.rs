@@ -1,0 +1,288 @@
+//! Whether a password is right. The check is slow on purpose, so it is done by turns.
+//!
+//! Who tries wrong ones delays himself: each origin has its own turn and so many wrong ones in a time.
+//! And the right one does not wait for them: what was right before is recognised at once, by a keyed
+//! digest that is in memory only, under a key that ends with the process.
+//!
+//! An account is locked for an origin, and only for it, when so many wrong ones were tried for it from there: nobody locks
+//! others out by guessing, and who guesses at one account is slower than who mistypes several.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+
+use super::fair::{Fair, Origin, Shares};
+use super::secrets::{NoRandomness, PasswordHash};
+use pf9_hostagent::model::{Digest, Secret};
+
+/// Slow checks at a time: what is left of two cores moves bytes.
+const CHECKS_MAX: usize = 2;
+/// Checks that wait, half a minute of them. Beyond that whoever asks most is told to come again.
+const WAITING_MAX: usize = 256;
+/// Wrong passwords that an origin may try at once: a whole team behind one address may mistype, and
+/// NIST SP 800-63B allows a hundred in a row.
+const WRONG_BURST: u32 = 100;
+/// One more comes back in this time: ten thousand guesses a day, of passwords that are never so few.
+const WRONG_EVERY: Duration = Duration::from_secs(8);
+/// Wrong passwords for one account from one origin at once: below those of an origin, so that who guesses at one account
+/// does not keep his neighbours out of theirs; above what a team that shares an account mistypes.
+const WRONG_HERE_BURST: u32 = 75;
+/// One more comes back in this time: fewer than fifteen hundred guesses a day at one account.
+const WRONG_HERE_EVERY: Duration = Duration::from_secs(60);
+/// Tokens that one person may get at once: a script that logs in for each call.
+const LOGINS_BURST: u32 = 300;
+/// One more in this time. Each is a write that everybody's writes wait for.
+const LOGINS_EVERY: Duration = Duration::from_millis(200);
+/// When to come again where too many wait.
+const BUSY: Duration = Duration::from_secs(5);
+/// Users whose password is recognised.
+const RECOGNISED_MAX: usize = 1024;
+
+/// The checks of all passwords.
+pub(super) struct Passwords {
+    turns: Fair,
+    /// Wrong ones; times count from `began`.
+    wrong: Mutex<Shares<Origin>>,
+    /// The same of an account from an origin; by a digest, for an account is called as a stranger says.
+    wrong_here: Mutex<Shares<(Origin, Digest)>>,
+    began: Instant,
+    /// Tokens that were got, by user.
+    logins: Mutex<Shares<String>>,
+    key: hmac::Key,
+    /// By user: the digest of what is kept and of the password that was right for it.
+    right: Mutex<BTreeMap<String, hmac::Tag>>,
+}
+
+/// It was not looked at; how long until it may be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TooOften {
+    /// This origin tried too many wrong ones.
+    Wrong(Duration),
+    /// So many were tried for this account from this origin.
+    WrongHere(Duration),
+    /// This person gets too many tokens.
+    Logins(Duration),
+    /// More are asked than can be checked.
+    Busy(Duration),
+}
+
+impl Passwords {
+    pub(super) fn new() -> Result<Self, NoRandomness> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        Ok(Self {
+            turns: Fair::new(CHECKS_MAX, WAITING_MAX),
+            wrong: Mutex::new(Shares::new(WRONG_EVERY, WRONG_BURST)),
+            wrong_here: Mutex::new(Shares::new(WRONG_HERE_EVERY, WRONG_HERE_BURST)),
+            logins: Mutex::new(Shares::new(LOGINS_EVERY, LOGINS_BURST)),
+            began: Instant::now(),
+            key: key.map_err(|_| NoRandomness)?,
+            right: Mutex::default(),
+        })
+    }
+
+    /// Whether `tried` is the password that is `kept` for `user`. Without one that is kept (there is no
+    /// such user) `decoy` is checked and the answer is no: it takes as long.
+    pub(super) async fn check(
+        &self,
+        origin: Origin,
+        account: &str,
+        user: Option<(&str, &PasswordHash)>,
+        decoy: &PasswordHash,
+        tried: &Secret<String>,
+    ) -> Result<bool, TooOften> {
+        let here = (origin, Digest::of(account.as_bytes()));
+        self.may_try(&here)?;
+        if user.is_some_and(|(name, kept)| self.recognises(name, kept, tried)) {
+            return Ok(true);
+        }
+        let turn = self.turns.place(origin).await;
+        let _turn = turn.map_err(|_| TooOften::Busy(BUSY))?;
+        // Those before it may have used up what there was.
+        self.may_try(&here)?;
+        let hash = user.map_or(decoy, |(_, kept)| kept).clone();
+        let secret = tried.clone();
+        let matches = tokio::task::spawn_blocking(move || hash.matches(secret.expose()));
+        let matches = matches.await.unwrap_or(false);
+        match user.filter(|_| matches) {
+            Some((name, kept)) => {
+                self.recognise(name, kept, tried);
+                Ok(true)
+            }
+            None => {
+                let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                // Those that were under way together may be more than were left: then it is empty.
+                let now = self.began.elapsed();
+                let _none_left = wrong.take(origin, now).is_err();
+                let mut of_account = self.here();
+                let _none_left = of_account.take(here, now).is_err();
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether a person may get one more token; it counts.
+    pub(super) fn may_log_in(&self, user: &str) -> Result<(), TooOften> {
+        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = logins.take(user.to_owned(), self.began.elapsed());
+        taken.map_err(TooOften::Logins)
+    }
+
+    /// Hashes a new password, in the same line as those that are checked: it takes as long.
+    pub(super) async fn hash(
+        &self,
+        origin: Origin,
+        secret: Secret<String>,
+    ) -> Result<Result<PasswordHash, NoRandomness>, TooOften> {
+        let turn = self.turns.place(origin).await;
+        let _turn = turn.map_err(|_| TooOften::Busy(BUSY))?;
+        let hash = tokio::task::spawn_blocking(move || PasswordHash::of(secret.expose()));
+        Ok(hash.await.unwrap_or(Err(NoRandomness)))
+    }
+
+    fn may_try(&self, here: &(Origin, Digest)) -> Result<(), TooOften> {
+        let now = self.began.elapsed();
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.has(&here.0, now).map_err(TooOften::Wrong)?;
+        self.here().has(here, now).map_err(TooOften::WrongHere)
+    }
+
+    fn here(&self) -> MutexGuard<'_, Shares<(Origin, Digest)>> {
+        self.wrong_here
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recognises(&self, name: &str, kept: &PasswordHash, tried: &Secret<String>) -> bool {
+        let right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = kept.with(tried.expose());
+        right
+            .get(name)
+            .is_some_and(|tag| hmac::verify(&self.key, &message, tag.as_ref()).is_ok())
+    }
+
+    fn recognise(&self, name: &str, kept: &PasswordHash, tried: &Secret<String>) {
+        let tag = hmac::sign(&self.key, &kept.with(tried.expose()));
+        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        if right.len() < RECOGNISED_MAX || right.contains_key(name) {
+            right.insert(name.to_owned(), tag);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: &str = "admin";
+
+    fn origin(n: u8) -> Origin {
+        Origin::of(([10, 0, 0, n], 1).into())
+    }
+
+    fn secret(text: &str) -> Secret<String> {
+        Secret::new(text.to_owned())
+    }
+
+    struct World {
+        passwords: Passwords,
+        kept: PasswordHash,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                passwords: Passwords::new().expect("random"),
+                kept: PasswordHash::cheap("right"),
+            }
+        }
+
+        async fn tries(&self, n: u8, what: &str) -> Result<bool, TooOften> {
+            self.tries_as(USER, n, what).await
+        }
+
+        async fn tries_as(&self, user: &str, n: u8, what: &str) -> Result<bool, TooOften> {
+            self.passwords
+                .check(
+                    origin(n),
+                    user,
+                    Some((user, &self.kept)),
+                    &self.kept,
+                    &secret(what),
+                )
+                .await
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_kept_one_is_right_and_a_user_who_is_not_there_has_none() {
+        let world = World::new();
+        assert_eq!(world.tries(1, "wrong").await, Ok(false));
+        for _ in 0..2 {
+            assert_eq!(world.tries(1, "right").await, Ok(true));
+            assert_eq!(world.tries(1, "wrong").await, Ok(false));
+        }
+        let right = secret("right");
+        let nobody = world
+            .passwords
+            .check(origin(1), "x", None, &world.kept, &right);
+        assert_eq!(nobody.await, Ok(false));
+        // Another one is kept since: what was right is not any more.
+        let other = PasswordHash::cheap("other");
+        let user = Some((USER, &other));
+        let before = world.passwords.check(origin(1), USER, user, &other, &right);
+        assert_eq!(before.await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn the_right_one_does_not_wait_behind_wrong_ones() {
+        let world = World::new();
+        assert_eq!(world.tries(1, "right").await, Ok(true));
+        let mut held = Vec::new();
+        for _ in 0..CHECKS_MAX {
+            held.push(world.passwords.turns.place(origin(2)).await.expect("free"));
+        }
+        // No place is free, and none becomes free.
+        assert_eq!(world.tries(1, "right").await, Ok(true));
+        assert_eq!(world.tries(2, "right").await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn who_tries_too_many_is_not_looked_at_and_others_are() {
+        let world = World::new();
+        for n in 0..WRONG_BURST {
+            let user = format!("user {}", n % 2);
+            assert_eq!(world.tries_as(&user, 1, "wrong").await, Ok(false));
+        }
+        let refused = world.tries(1, "right").await;
+        assert!(matches!(refused, Err(TooOften::Wrong(wait)) if wait <= WRONG_EVERY));
+        assert_eq!(world.tries(2, "right").await, Ok(true));
+    }
+
+    #[test]
+    fn who_gets_many_tokens_waits_and_others_do_not() {
+        let world = World::new();
+        for _ in 0..LOGINS_BURST {
+            assert_eq!(world.passwords.may_log_in("robot"), Ok(()));
+        }
+        // Some came back meanwhile, where this took its time.
+        let refused = (0..LOGINS_BURST).find_map(|_| world.passwords.may_log_in("robot").err());
+        assert!(matches!(refused, Some(TooOften::Logins(wait)) if wait <= LOGINS_EVERY));
+        assert_eq!(world.passwords.may_log_in("alice"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_account_is_locked_where_it_was_guessed_at_and_nowhere_else() {
+        let world = World::new();
+        for _ in 0..WRONG_HERE_BURST {
+            assert_eq!(world.tries(1, "wrong").await, Ok(false));
+        }
+        // The right one is not even looked at: it would tell who guesses that it is.
+        let refused = world.tries(1, "right").await;
+        assert!(matches!(refused, Err(TooOften::WrongHere(wait)) if wait <= WRONG_HERE_EVERY));
+        assert_eq!(world.tries_as("neighbour", 1, "right").await, Ok(true));
+        assert_eq!(world.tries(2, "right").await, Ok(true));
+    }
+}

@@ -1,0 +1,51 @@
+//! A new password for the administrator who has lost his: by whoever opens the administrator's socket, which is whoever
+//! may read the store.
+//!
+//! Nothing of his stays good: who asks for this may have lost more than a word. What belongs to others is not touched.
+
+use std::sync::Arc;
+
+use super::find;
+use super::keep;
+use crate::bootstrap::{ADMIN_PASSWORD, ADMIN_ROW};
+use crate::logins;
+use crate::refusal::{Answer, Refusal};
+use crate::secrets::{self, PasswordHash};
+use crate::state::{Change, Plane};
+use pf9_hostagent::host::fs::Attrs;
+
+/// Gives him one, and lays it down where his first one was.
+pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
+    let shared = Arc::clone(plane);
+    // It is slow on purpose, and the file waits for the disk: not on a thread that moves bytes.
+    let made = tokio::task::spawn_blocking(move || -> Answer<PasswordHash> {
+        let password = secrets::fresh()?;
+        let hash = PasswordHash::of(password.expose())?;
+        // The file first: an administrator whose password nobody knows must not come to be.
+        let text = format!("{}\n", password.expose());
+        let attrs = Attrs::mode(0o600);
+        let written = shared.files.write(ADMIN_PASSWORD, text.as_bytes(), &attrs);
+        written.map_err(|e| Refusal::internal("the password was not written", &e))?;
+        Ok(hash)
+    });
+    let hash = made
+        .await
+        .map_err(|e| Refusal::internal("a password was not made", &e))??;
+    plane.change(move |change| give(change, hash)).await?;
+    tracing::warn!(
+        "the administrator's password was reset on this machine; all that he had was ended"
+    );
+    Ok(())
+}
+
+/// The row, and the end of everything that stands for him.
+fn give(change: &mut Change<'_>, hash: PasswordHash) -> Answer<()> {
+    let mut row = find::user(&**change, ADMIN_ROW)?;
+    for credential in keep::credentials_of(&**change, &row.id)? {
+        keep::delete_credential(change, &credential)?;
+    }
+    logins::forget(change, &row.id, |_| true)?;
+    row.password = Some(hash);
+    row.since = change.now;
+    keep::put_user(change, &row)
+}

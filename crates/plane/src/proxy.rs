@@ -1,0 +1,494 @@
+//! The Kubernetes API of each cluster, through the tunnel of a connected master.
+//!
+//! ```text
+//! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
+//!                                  └─────────── TLS inside: plane's own certificate ─────────┘
+//! ```
+//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what he may, and its audit
+//! says who it was.
+//!
+//! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
+//! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
+//! other. The API server is believed only if the cluster's authority signed it as `kubernetes`; what
+//! its answers say about addresses is turned round by [`addresses`].
+//!
+//! It is asked by the name the client uses for the plane: with that it rewrites the addresses of what
+//! is behind its own proxies (pods, services), and what is there compares it with a browser's
+//! `Origin`. It heeds no `X-Forwarded-Host` or `-Prefix`, but hands both on, and then takes what is
+//! made of them for another host, or for a path of its own: so neither is said.
+
+mod addresses;
+mod upstreams;
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+
+use addresses::Asked;
+pub(super) use upstreams::Upstreams;
+
+use super::guard::{Person, Who};
+use super::records::Cluster;
+use super::refusal::{Answer, Refusal, Shape, chain, reshape};
+use super::state::{self, Plane};
+use super::trace::Trace;
+use super::ways::{self, Failed};
+use pf9_hostagent::model::{ClusterId, Fault, FaultCode, HostId};
+use pf9_hostagent::wire::{Class, Meta};
+
+/// Service of a node that leads to its API server.
+const SERVICE: &str = "kube-apiserver";
+/// Bytes of a client of an upgraded connection that are taken at once.
+const PIECE: usize = 16 * 1024;
+/// Most bytes of an answer's head: four times what most servers take, so that large cookies pass.
+const HEAD_MAX: usize = 64 * 1024;
+/// Most headers of an answer.
+const HEADERS_MAX: usize = 100;
+/// Name the API server's certificate must have.
+const SERVER_NAME: &str = "kubernetes";
+/// What a request's headers begin with that speak for somebody else: who asks, from where and for
+/// which address. The API server's audit believes some of them.
+const CLAIMS: [&str; 6] = [
+    // Those are refused before; what is taken away twice is away.
+    IMPERSONATE,
+    "forwarded",
+    "x-forwarded-",
+    "x-original-",
+    "x-real-ip",
+    "x-remote-",
+];
+/// What headers begin with that say in whose name a request is.
+const IMPERSONATE: &str = "impersonate-";
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+const IMPERSONATE_UID: HeaderName = HeaderName::from_static("impersonate-uid");
+const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+/// Where the clusters' APIs are.
+pub(super) const PREFIX: &str = "/k8s/clusters/";
+
+/// Any request below `/k8s/clusters/{uuid}`.
+pub(super) async fn handle(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Response {
+    match forward(&plane, &who, request, &trace).await {
+        Ok(response) => response,
+        Err(refusal) => reshape(Shape::Kubernetes, refusal.into_response()),
+    }
+}
+
+async fn forward(
+    plane: &Arc<Plane>,
+    who: &Who,
+    mut request: Request,
+    trace: &Trace,
+) -> Answer<Response> {
+    let (id, target) = split_path(request.uri())?;
+    let asked = asked(id, &request)?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    refuse_impersonation(request.headers())?;
+    let person = impersonated(who, &cluster)?;
+    let client_side = wants_upgrade(request.headers())
+        .then(|| request.extensions_mut().remove::<OnUpgrade>())
+        .flatten();
+    clean_request(request.headers_mut(), client_side.is_some());
+    // After everything that a client could have taken away by naming it as its connection's own.
+    request.headers_mut().extend(person);
+    *request.uri_mut() = target;
+    let mut sender = connect(plane, &cluster, &who.name(), trace).await?;
+    let mut response = sender.send_request(request).await.map_err(|e| {
+        broken(
+            &cluster,
+            format!("its API server did not answer: {}", chain(&e)),
+        )
+    })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return Err(broken(&cluster, "its API server upgraded unasked".into()));
+        };
+        splice(plane, client_side, hyper::upgrade::on(&mut response));
+    } else {
+        strip_hop_by_hop(response.headers_mut());
+    }
+    asked.turn(response.headers_mut());
+    Ok(response.map(Body::new))
+}
+
+/// Copies both upgraded connections into each other until they end; a plane that stops lets them,
+/// while its time to drain lasts.
+fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
+    let cut = plane.cut.clone();
+    plane.tasks.spawn(async move {
+        let both = async {
+            let (client, node) = tokio::try_join!(client, node)?;
+            // How it ended concerns the two ends only; both see it as the end of their stream.
+            drop(joined(TokioIo::new(client), TokioIo::new(node)).await);
+            Ok::<_, hyper::Error>(())
+        };
+        tokio::select! {
+            done = both => if let Err(e) = done {
+                tracing::debug!(why = chain(&e), "upgraded connection was not taken over");
+            },
+            () = cut.cancelled() => {}
+        }
+    });
+}
+
+/// Both directions, until both ended or the client is gone. Not `copy_bidirectional`, which ends at the
+/// first error of either: an API server that has said everything takes no more, and the rest of its
+/// answer is still on its way when the client's next ping cannot be handed over.
+async fn joined<C, N>(client: C, node: N) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite,
+    N: AsyncRead + AsyncWrite,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_node, mut to_node) = tokio::io::split(node);
+    let asks = async {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let len = from_client.read(&mut piece).await?;
+            let said = piece.get(..len).unwrap_or_default();
+            let taken = async {
+                to_node.write_all(said).await?;
+                to_node.flush().await
+            };
+            if len == 0 || taken.await.is_err() {
+                // Refused or not: what it has to say comes by the other direction.
+                return to_node.shutdown().await.or(Ok(()));
+            }
+        }
+    };
+    let answers = async {
+        tokio::io::copy(&mut from_node, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(asks, answers).map(drop)
+}
+
+/// What the answer will be read by.
+fn asked(id: ClusterId, request: &Request) -> Answer<Asked> {
+    let uri = request.uri();
+    let (_, path) = id_and_path(uri);
+    let name = addresses::name_of(request.headers()).unwrap_or(SERVER_NAME);
+    let asked = Asked::new(id, name, path, uri.query()).ok_or_else(no_path)?;
+    Ok(match addresses::is_behind_own_proxy(request.headers()) {
+        true => asked.behind_own_proxy(),
+        false => asked,
+    })
+}
+
+fn no_path() -> Refusal {
+    Refusal::bad(
+        FaultCode::PathInvalid,
+        "request refused",
+        "its path is no path",
+    )
+}
+
+/// What stands behind [`PREFIX`], as it was said.
+fn id_and_path(uri: &Uri) -> (&str, &str) {
+    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
+}
+
+/// The cluster's id, and the target as its API server knows it.
+fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
+    let (id, path) = id_and_path(uri);
+    let id = super::qbert::cluster_id(id)?;
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let path = if path.is_empty() { "/" } else { path };
+    let target = format!("{path}{query}").parse().map_err(|_| no_path())?;
+    Ok((id, target))
+}
+
+/// As whom the API server is to see the request: the person, with the group of the role that he has there. The plane's
+/// own certificate may everything, so nothing goes on without these.
+fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>, HeaderValue)>> {
+    let role = who.rights.in_clusters_of(&cluster.project);
+    let role = role.ok_or_else(|| state::no_cluster(cluster.id))?;
+    let name = who.name();
+    let said = [
+        (IMPERSONATE_USER, name.as_str()),
+        (IMPERSONATE_UID, who.user.id.as_str()),
+        (IMPERSONATE_GROUP, role.group()),
+    ];
+    let value = |(header, text): (HeaderName, &str)| {
+        let value = HeaderValue::from_str(text);
+        value.map(|value| (Some(header), value))
+    };
+    let headers: Result<Vec<_>, _> = said.into_iter().map(value).collect();
+    headers.map_err(|e| Refusal::internal("a person has a name that no request can carry", &e))
+}
+
+/// Nobody is somebody else here: the plane says who asks, and it says one.
+fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
+    let is_claim = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
+    if !headers.keys().any(is_claim) {
+        return Ok(());
+    }
+    let why = "it asks in somebody else's name (Impersonate-…, kubectl --as), which the plane lets nobody";
+    Err(
+        Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
+            .fix("ask as yourself; rights of others: kubectl auth can-i, on a master as root"),
+    )
+}
+
+/// A connection to the API server of the first connected master that answers. One that has just died is
+/// not known to be dead: while another one is left it has little time.
+pub(super) async fn connect(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    who: &str,
+    trace: &Trace,
+) -> Answer<SendRequest<Body>> {
+    let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
+    let tls = TlsConnector::from(
+        plane
+            .upstreams
+            .of(cluster, pf9_hostagent::seam::clock::now())?,
+    );
+    let mut why = "none of its masters is connected".to_owned();
+    let mut masters = plane.upstreams.in_order(cluster);
+    masters.retain(|m| !plane.sessions.ways(m.host).is_empty());
+    let mut left = masters.len();
+    for member in masters {
+        left -= 1;
+        let wanted = (SERVICE, Class::Interactive, &meta);
+        // Nothing is asked before the handshake is done: it may be begun again elsewhere.
+        let begin = |stream| handshake(plane, &tls, stream, member.host);
+        let reached = ways::reach(plane, member.host, wanted, begin);
+        let reached = match left {
+            0 => reached.await,
+            _ => tokio::time::timeout(ways::IMPATIENT_DEADLINE, reached)
+                .await
+                .unwrap_or_else(|_| Some(Err("it did not answer in time".to_owned()))),
+        };
+        match reached {
+            Some(Ok(sender)) => {
+                plane.upstreams.answers(cluster.id, member.host);
+                return Ok(sender);
+            }
+            Some(Err(e)) => why = format!("the API server of master {}: {e}", member.node_name),
+            None => {}
+        }
+    }
+    Err(away(cluster, why))
+}
+
+async fn handshake<S>(
+    plane: &Arc<Plane>,
+    tls: &TlsConnector,
+    stream: S,
+    host: HostId,
+) -> Result<SendRequest<Body>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let name = ServerName::try_from(SERVER_NAME).map_err(|e| Failed::Host(e.to_string()))?;
+    let connected = tls.connect(name, stream).await;
+    speak(plane, connected.map_err(|e| Failed::of(&e))?, host).await
+}
+
+/// HTTP over a connection to something on a node.
+pub(super) async fn speak<S>(
+    plane: &Arc<Plane>,
+    connected: S,
+    host: HostId,
+) -> Result<SendRequest<Body>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .handshake(TokioIo::new(connected))
+        .await
+        .map_err(|e| Failed::of(&e))?;
+    let cut = plane.cut.clone();
+    plane.tasks.spawn(async move {
+        tokio::select! {
+            done = connection.with_upgrades() => if let Err(e) = done {
+                tracing::debug!(%host, why = chain(&e), "connection to a node's service ended");
+            },
+            () = cut.cancelled() => {}
+        }
+    });
+    Ok(sender)
+}
+
+fn away(cluster: &Cluster, why: String) -> Refusal {
+    let what = format!("cluster {} cannot be reached", cluster.name);
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::new(FaultCode::ClusterAway, what, why),
+    )
+}
+
+fn broken(cluster: &Cluster, why: String) -> Refusal {
+    let what = format!("request to cluster {} failed", cluster.name);
+    Refusal::new(
+        StatusCode::BAD_GATEWAY,
+        Fault::new(FaultCode::ClusterBroken, what, why),
+    )
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// Takes away what belongs to this hop, and what could speak for somebody else.
+fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
+    let protocol = headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
+    strip_hop_by_hop(headers);
+    headers.remove(header::AUTHORIZATION);
+    headers.remove("x-auth-token");
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| CLAIMS.iter().any(|claim| name.as_str().starts_with(claim)))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    if addresses::name_of(headers).is_none() {
+        headers.insert(header::HOST, HeaderValue::from_static(SERVER_NAME));
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_sees_its_own_paths() {
+        let id = ClusterId::random();
+        for (tail, seen) in [
+            ("", "/"),
+            ("/", "/"),
+            (
+                "/api/v1/pods?watch=true&x=%2F",
+                "/api/v1/pods?watch=true&x=%2F",
+            ),
+            ("/apis/a%20b/", "/apis/a%20b/"),
+        ] {
+            let uri = format!("{PREFIX}{id}{tail}").parse().expect("uri");
+            let (found, target) = split_path(&uri).expect("split");
+            assert_eq!((found, target.to_string().as_str()), (id, seen));
+        }
+        let uri = "/k8s/clusters/nonsense/api".parse().expect("uri");
+        assert!(split_path(&uri).is_err());
+    }
+
+    /// An API server that said everything and closed, to a client that has not had it and goes on.
+    #[tokio::test]
+    async fn an_answer_is_whole_although_its_server_takes_no_more() {
+        const ANSWER: usize = 1 << 20;
+        let (mut client, far) = tokio::io::duplex(1024);
+        let (closed, _) = tokio::io::duplex(1);
+        let node = tokio::io::join(io::Cursor::new(vec![7; ANSWER]), closed);
+        client.write_all(b"ping").await.expect("room");
+        let both = joined(far, node);
+        let mut got = Vec::new();
+        let (ended, read) = tokio::join!(both, client.read_to_end(&mut got));
+        ended.expect("no client is gone");
+        read.expect("the end");
+        assert_eq!(got.len(), ANSWER);
+    }
+
+    #[test]
+    fn only_this_hops_headers_are_taken_away() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer x"),
+            ("x-auth-token", "x"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("connection", "Upgrade, X-Mine"),
+            ("upgrade", "SPDY/3.1"),
+            ("x-mine", "1"),
+            ("x-remote-user", "root"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "elsewhere"),
+            ("x-real-ip", "10.0.0.1"),
+            ("forwarded", "host=elsewhere"),
+            ("host", "plane.example:8443"),
+            ("x-stream-protocol-version", "v4.channel.k8s.io"),
+            ("accept", "application/json"),
+        ] {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        let mut upgraded = headers.clone();
+        assert!(wants_upgrade(&headers));
+        clean_request(&mut headers, false);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        let kept = [
+            "accept",
+            "host",
+            "x-forwarded-proto",
+            "x-stream-protocol-version",
+        ];
+        assert_eq!(left, kept);
+        assert_eq!(headers[header::HOST], "plane.example:8443");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        headers.insert(header::HOST, HeaderValue::from_static("a@b"));
+        clean_request(&mut headers, false);
+        assert_eq!(headers[header::HOST], SERVER_NAME, "what is no name");
+        clean_request(&mut upgraded, true);
+        assert_eq!(upgraded[header::UPGRADE], "SPDY/3.1");
+        assert_eq!(upgraded[header::CONNECTION], "Upgrade");
+    }
+}

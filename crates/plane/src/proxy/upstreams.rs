@@ -1,0 +1,166 @@
+//! What the plane shows and believes towards the API servers of a cluster, and which of them it asks first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::KeyPair;
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::ca::{self, Authority, Leaf};
+use crate::records::{Cluster, Member};
+use crate::refusal::{Answer, Refusal};
+use crate::rotation;
+use pf9_hostagent::model::{Authority as Signer, ClusterId, Digest, HostId, PLANE_USER};
+
+/// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
+/// of it.
+const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
+/// TLS configurations towards the clusters, made when first needed.
+#[derive(Default)]
+pub(crate) struct Upstreams {
+    // One entry per cluster.
+    ready: Mutex<HashMap<ClusterId, Upstream>>,
+    /// The master that answered last: one that is away is asked again when that one fails. One entry per
+    /// cluster.
+    answered: Mutex<HashMap<ClusterId, HostId>>,
+}
+
+#[derive(Clone)]
+struct Upstream {
+    config: Arc<ClientConfig>,
+    renew_at: Timestamp,
+    /// Who signs and who is believed, when it was made.
+    authorities: Digest,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// The cluster is gone.
+    pub(crate) fn forget(&self, cluster: ClusterId) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.remove(&cluster);
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.remove(&cluster);
+    }
+
+    /// This master answered.
+    pub(super) fn answers(&self, cluster: ClusterId, master: HostId) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.insert(cluster, master);
+    }
+
+    /// Its masters, the one that answered last first.
+    pub(super) fn in_order<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Member> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = answered.get(&cluster.id);
+        let mut masters: Vec<&Member> = cluster.masters().collect();
+        masters.sort_by_key(|m| Some(&m.host) != last);
+        masters
+    }
+
+    /// What the plane shows and believes there now.
+    pub(super) fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let authorities = authorities(cluster);
+        let good = |u: &&Upstream| now < u.renew_at && u.authorities == authorities;
+        if let Some(found) = ready.get(&cluster.id).filter(good) {
+            return Ok(Arc::clone(&found.config));
+        }
+        let config = Arc::new(client_config(cluster, now)?);
+        let renew_at = now + OWN_LIFE / 2;
+        let made = Upstream {
+            config: Arc::clone(&config),
+            renew_at,
+            authorities,
+        };
+        ready.insert(cluster.id, made);
+        Ok(config)
+    }
+}
+
+/// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
+/// the plane signed by the one that signs.
+fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
+    let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
+    let (pem, key) = rotation::own_signer(cluster, Signer::Cluster);
+    let signer = Authority::load(pem, key)?;
+    let key = KeyPair::generate().map_err(ca::CaError::from)?;
+    let leaf = Leaf::client(PLANE_USER, &[], OWN_LIFE);
+    let issued = signer.issue(&key, &leaf, now)?;
+    let mut roots = rustls::RootCertStore::empty();
+    for pem in rotation::own_believed(cluster, Signer::Cluster) {
+        let der = ca::der_of(pem).ok_or(ca::CaError::Damaged)?;
+        roots
+            .add(CertificateDer::from(der))
+            .map_err(|e| failed(&e))?;
+    }
+    ClientConfig::builder_with_provider(pf9_hostagent::tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from(issued.der)],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )
+        .map_err(|e| failed(&e))
+}
+
+/// The cluster's authorities as the plane uses them, told apart.
+fn authorities(cluster: &Cluster) -> Digest {
+    let signs = rotation::own_signer(cluster, Signer::Cluster).0;
+    let believed = rotation::own_believed(cluster, Signer::Cluster);
+    Digest::of(
+        [signs]
+            .into_iter()
+            .chain(believed)
+            .collect::<String>()
+            .as_bytes(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the plane shows and believes there is never older than half its life, nor of an authority
+    /// that gave way.
+    #[test]
+    fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
+        let now = pf9_hostagent::seam::clock::now();
+        let mut cluster = crate::compute::tests::cluster();
+        let authority = |cluster: &mut Cluster, name| {
+            let (made, key) = Authority::generate(name, now).expect("authority");
+            cluster.authorities.cluster = made.pem().to_owned();
+            cluster.keys.cluster = key;
+        };
+        authority(&mut cluster, "one");
+        let upstreams = Upstreams::default();
+        let of = |cluster: &Cluster, now| upstreams.of(cluster, now).expect("configuration");
+        let first = of(&cluster, now);
+        assert!(Arc::ptr_eq(&first, &of(&cluster, now)));
+        let later = now + OWN_LIFE / 2;
+        let second = of(&cluster, later);
+        assert!(!Arc::ptr_eq(&first, &second), "it is old");
+        authority(&mut cluster, "two");
+        assert!(!Arc::ptr_eq(&second, &of(&cluster, later)), "another signs");
+    }
+
+    #[test]
+    fn the_master_that_answered_last_is_asked_first() {
+        use crate::compute::tests::{add, cluster, host};
+        let mut cluster = cluster();
+        add(&mut cluster, &[(1, true), (2, true), (3, true)]).expect("attach");
+        let upstreams = Upstreams::default();
+        let order = |u: &Upstreams| -> Vec<HostId> {
+            u.in_order(&cluster).iter().map(|m| m.host).collect()
+        };
+        assert_eq!(order(&upstreams), [host(1), host(2), host(3)]);
+        upstreams.answers(cluster.id, host(2));
+        assert_eq!(order(&upstreams), [host(2), host(1), host(3)]);
+        upstreams.forget(cluster.id);
+        assert_eq!(order(&upstreams), [host(1), host(2), host(3)]);
+    }
+}

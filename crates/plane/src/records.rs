@@ -1,0 +1,466 @@
+//! The rows of the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::people::{self, ProjectId};
+use super::rolls::{Roll, UpgradeSettings};
+use super::rotation::Rotation;
+use super::store::Rows;
+use super::{agents, alerts};
+use pf9_hostagent::model::{
+    AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
+    ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
+    KubeletSpec, MaintenanceOrder, NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid,
+    OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef,
+    TrustedKey,
+};
+
+/// Hosts by host id.
+pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
+/// Hosts that were removed while they were nodes, by host id: who may still fetch his order of
+/// removal.
+pub(super) const REMOVED: Rows<Removed> = Rows::new("removed");
+/// Last status by host id.
+pub(super) const STATUSES: Rows<ReceivedStatus> = Rows::new("statuses");
+/// Specs by host id; they outlive the host, so that a generation never falls.
+pub(super) const SPECS: Rows<IssuedSpec> = Rows::new("specs");
+/// Clusters by cluster id.
+pub(super) const CLUSTERS: Rows<Cluster> = Rows::new("clusters");
+/// Enrolment tokens by digest of the secret.
+pub(super) const TOKENS: Rows<Token> = Rows::new("tokens");
+/// Stacks by manifest digest.
+pub(super) const STACKS: Rows<Stack> = Rows::new("stacks");
+/// Events by `<host id>/<number>`.
+pub(super) const EVENTS: Rows<ReceivedEvent> = Rows::new("events");
+/// Number of an event by `<host id>/<event id>`: what was seen.
+pub(super) const EVENT_IDS: Rows<u64> = Rows::new("event-ids");
+/// The last event that was taken of a host's spool, by host id.
+pub(super) const EVENT_MARKS: Rows<EventMark> = Rows::new("event-marks");
+/// Number of the next event, by host id.
+pub(super) const EVENT_NEXT: Rows<u64> = Rows::new("event-next");
+
+/// Names of all kinds of rows.
+pub(super) fn tables() -> BTreeSet<&'static str> {
+    [
+        "hosts",
+        "removed",
+        "statuses",
+        "specs",
+        "clusters",
+        "tokens",
+        "logins",
+        "logins-of",
+        "stacks",
+        "events",
+        "event-ids",
+        "event-next",
+        "event-marks",
+        "operations",
+        "bundles",
+        "machines",
+    ]
+    .into_iter()
+    .chain(agents::TABLES)
+    .chain(alerts::TABLES)
+    .chain(people::TABLES)
+    .collect()
+}
+
+/// A machine that enrolled.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Host {
+    pub(super) id: HostId,
+    /// Whose it is.
+    pub(super) project: ProjectId,
+    /// As root of it said at enrolment.
+    pub(super) hostname: String,
+    pub(super) enrolled_at: Timestamp,
+    /// Digest of its public key, the pinned one: only this key, or the operator, brings another.
+    pub(super) key: Digest,
+    /// Digest of the certificate that is good for it; see [`Renewal::next`] for the only other one.
+    pub(super) certificate: Digest,
+    /// What root of it signs orders with: pinned at its first enrolment.
+    pub(super) order_key: TrustedKey,
+    /// Its name and addresses, the last that root signed and that are nobody else's.
+    pub(super) facts: Option<NodeFacts>,
+    /// Has the role `pf9-kube`.
+    pub(super) authorised: bool,
+    /// The cluster it is in.
+    pub(super) cluster: Option<ClusterId>,
+    /// It is to leave whatever that costs the others: somebody said so, or nobody is left whom it
+    /// could cost anything.
+    #[serde(default)]
+    pub(super) forced: bool,
+    /// Which version of the agent it is to run; see `agents`.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
+    /// Nothing on it is to be repaired or changed for a time; see `maintenance`.
+    #[serde(default)]
+    pub(super) maintenance: Option<Resting>,
+    /// How the pinned key may be replaced.
+    #[serde(default)]
+    pub(super) renewal: Renewal,
+}
+
+/// A maintenance that was ordered here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Resting {
+    /// As the host's spec says it.
+    pub(super) order: MaintenanceOrder,
+    pub(super) ordered_at: Timestamp,
+    /// From then on the spec says nothing of it, by this plane's clock.
+    pub(super) until: Timestamp,
+}
+
+/// What is known of a host's key beside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// When the pinned certificate ends.
+    pub(super) ends: Option<Timestamp>,
+    /// A connection has shown the pinned certificate: its key is in good hands, not lost on the way.
+    pub(super) proven: bool,
+    /// Good as well, until a connection shows it: then it is the pinned one.
+    pub(super) next: Option<Pinned>,
+    /// The operator lets one enrolment bring another key until then.
+    pub(super) allowed_until: Option<Timestamp>,
+}
+
+/// A key and its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    /// Digest of the public key.
+    pub(super) key: Digest,
+    /// Digest of the certificate.
+    pub(super) certificate: Digest,
+    /// When that ends.
+    pub(super) ends: Timestamp,
+}
+
+/// A host that was removed while it was a node, and has not said yet that it is none any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Removed {
+    /// Digests of the certificates that were good.
+    pub(super) certificates: Vec<Digest>,
+    pub(super) removed_at: Timestamp,
+    /// From then on it is a stranger.
+    pub(super) until: Timestamp,
+    /// As [`Host::forced`].
+    #[serde(default)]
+    pub(super) forced: bool,
+}
+
+/// A status document and when it came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ReceivedStatus {
+    pub(super) received_at: Timestamp,
+    pub(super) status: HostStatus,
+}
+
+/// The newest spec of a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct IssuedSpec {
+    pub(super) generation: Generation,
+    pub(super) issued_at: Timestamp,
+    /// What the generation is judged by.
+    pub(super) assignment: Assignment,
+    /// And this: see [`Spec::force`](pf9_hostagent::model::Spec::force).
+    #[serde(default)]
+    pub(super) force: bool,
+    /// And this.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
+    /// And this.
+    #[serde(default)]
+    pub(super) maintenance: Option<MaintenanceOrder>,
+    pub(super) envelope: Envelope,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Cluster {
+    pub(super) id: ClusterId,
+    /// Whose it is.
+    pub(super) project: ProjectId,
+    pub(super) name: String,
+    pub(super) created_at: Timestamp,
+    pub(super) stack: StackRef,
+    pub(super) settings: Settings,
+    /// Certificates of its authorities, one each.
+    pub(super) authorities: Authorities,
+    /// Their private keys.
+    pub(super) keys: AuthorityKeys,
+    /// The private key that masters' backups of etcd are sealed for, beside the operator's.
+    #[serde(serialize_with = "expose")]
+    pub(super) backup_key: Secret<String>,
+    /// New authorities that take over.
+    #[serde(default)]
+    pub(super) rotation: Option<Rotation>,
+    /// The newest walk to another stack, under way or over.
+    #[serde(default)]
+    pub(super) roll: Option<Roll>,
+    /// Its nodes, in the order they were attached.
+    pub(super) members: Vec<Member>,
+    /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
+    #[serde(default)]
+    pub(super) departed: Vec<Departed>,
+    /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
+    #[serde(default)]
+    pub(super) etcd_revoked: Option<String>,
+    /// Its etcd begins anew from a snapshot; see `etcd::restore`.
+    #[serde(default)]
+    pub(super) etcd_restore: Option<RestoreOrder>,
+    /// Order keys of its masters, of now and of before: whose backups are believed. See `backups::signers`.
+    #[serde(default)]
+    pub(super) backup_signers: Vec<BackupSigner>,
+}
+
+/// What an operator chose for a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) pods_cidr: IpNet,
+    pub(super) services_cidr: IpNet,
+    pub(super) network_plugin: NetworkPlugin,
+    /// Whether NetworkPolicy objects are kept.
+    #[serde(default)]
+    pub(super) network_policies: NetworkPolicies,
+    /// Addresses of services of type LoadBalancer.
+    #[serde(default)]
+    pub(super) load_balancer: Vec<AddressRange>,
+    pub(super) cluster_domain: String,
+    pub(super) mtu: Option<u32>,
+    pub(super) api_port: u16,
+    /// Address that all masters share, if there is one.
+    pub(super) master_ip: Option<IpAddr>,
+    /// They see to it themselves which of them has it.
+    #[serde(default)]
+    pub(super) master_vip: bool,
+    /// Name of the API server outside.
+    pub(super) external_dns_name: Option<String>,
+    pub(super) allow_workloads_on_master: bool,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) runtime: RuntimeSpec,
+    pub(super) kubelet: KubeletSpec,
+    #[serde(default)]
+    pub(super) kube_proxy: KubeProxySpec,
+    /// Of all programs of Kubernetes.
+    #[serde(default)]
+    pub(super) feature_gates: BTreeMap<String, bool>,
+    /// Beside what nodes set themselves.
+    #[serde(default)]
+    pub(super) api_server_args: BTreeMap<String, String>,
+    /// Whose tokens name users.
+    #[serde(default)]
+    pub(super) oidc: Vec<OidcIssuer>,
+    /// What pods may be.
+    #[serde(default)]
+    pub(super) pod_security: PodSecurity,
+    pub(super) etcd_heartbeat_ms: Option<u32>,
+    pub(super) etcd_election_ms: Option<u32>,
+    /// How long a master that was taken out of the cluster may be silent before the others take its
+    /// member out of etcd.
+    #[serde(default = "super::settings::replace_after")]
+    pub(super) etcd_replace_after_s: u32,
+    /// Backups that masters make of etcd.
+    #[serde(default)]
+    pub(super) etcd_backup: BackupPolicy,
+    #[serde(default)]
+    pub(super) etcd_quota_bytes: Option<u64>,
+    /// When steps of upgrades may begin, and what begins by itself.
+    #[serde(default)]
+    pub(super) upgrade: UpgradeSettings,
+}
+
+/// Private keys of a cluster's authorities, PKCS#8 PEM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct AuthorityKeys {
+    #[serde(serialize_with = "expose")]
+    pub(super) cluster: Secret<String>,
+    #[serde(serialize_with = "expose")]
+    pub(super) etcd: Secret<String>,
+    #[serde(serialize_with = "expose")]
+    pub(super) front_proxy: Secret<String>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Member {
+    pub(super) host: HostId,
+    pub(super) role: Role,
+    pub(super) node_name: NodeName,
+    pub(super) ip: IpAddr,
+    pub(super) pod_cidr: IpNet,
+    pub(super) attached_at: Timestamp,
+    /// What fails together with it, as the operator says; see `zones`.
+    #[serde(default)]
+    pub(super) zone: Option<String>,
+    /// Where that zone is; see `zones`.
+    #[serde(default)]
+    pub(super) region: Option<String>,
+    /// The stack it is to run, where it is not the cluster's.
+    pub(super) stack: Option<StackRef>,
+    /// Of a master: the stack its etcd is of, where it is not its own.
+    pub(super) etcd_stack: Option<StackRef>,
+    /// What its certificates of a node say: another one than at any time before.
+    pub(super) uid: NodeUid,
+    /// A master that came when there were others.
+    #[serde(default)]
+    pub(super) joins: bool,
+    /// Of a master, once it told.
+    pub(super) service_account_key: Option<String>,
+    /// Every certificate of the etcd authority it was given and that may still be good: what there is
+    /// to revoke.
+    #[serde(default)]
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
+}
+
+/// A certificate that a member of etcd believes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdCertificate {
+    /// In hex digits.
+    pub(super) serial: String,
+    pub(super) not_after: Timestamp,
+}
+
+/// A host that was a node of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Departed {
+    pub(super) host: HostId,
+    pub(super) node_name: NodeName,
+    pub(super) left_at: Timestamp,
+    /// Nothing of it is believed any more. Until then it may move its pods away and leave etcd.
+    pub(super) ended: bool,
+    /// What its certificates of a node say.
+    pub(super) uid: NodeUid,
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
+    /// Its member of etcd; none where it had none, or nobody is left who could count on it.
+    #[serde(default)]
+    pub(super) etcd: Option<EtcdSeat>,
+}
+
+/// What is known of the member of etcd of a master that left; see `etcd::seats`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdSeat {
+    /// Where it listened for the others.
+    pub(super) ip: IpAddr,
+    /// As etcd prints it, once a master told.
+    #[serde(default)]
+    pub(super) member_id: Option<String>,
+    /// The others are to take it out.
+    #[serde(default)]
+    pub(super) ordered: bool,
+    /// The others say that it is none any more.
+    #[serde(default)]
+    pub(super) out: bool,
+}
+
+/// An enrolment token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Token {
+    /// Whose the host becomes.
+    pub(super) project: ProjectId,
+    pub(super) created_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+    /// Who used it, when.
+    pub(super) used: Option<(HostId, Timestamp)>,
+}
+
+/// A stack that was imported.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Stack {
+    pub(super) reference: StackRef,
+    /// Kubernetes version, for people.
+    pub(super) kubernetes: String,
+    pub(super) imported_at: Timestamp,
+    /// SHA-256 of the archive.
+    pub(super) archive: Digest,
+    pub(super) archive_size: u64,
+    /// What differs from others, as far as it was made.
+    #[serde(default)]
+    pub(super) deltas: Vec<Delta>,
+    /// The signed manifest.
+    pub(super) envelope: Envelope,
+}
+
+/// What differs from another stack.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Delta {
+    /// The other one's manifest.
+    pub(super) from: Digest,
+    pub(super) offer: DeltaOffer,
+}
+
+impl Stack {
+    /// What it consists of.
+    pub(super) fn content(&self) -> Result<StackManifest, String> {
+        let payload = BASE64
+            .decode(&self.envelope.payload)
+            .map_err(|e| e.to_string())?;
+        serde_json::from_slice(&payload).map_err(|e| e.to_string())
+    }
+}
+
+/// How far a host's spool was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EventMark {
+    pub(super) spool: Uuid,
+    pub(super) seq: u64,
+}
+
+/// An event and when it came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ReceivedEvent {
+    pub(super) received_at: Timestamp,
+    pub(super) event: Event,
+}
+
+impl Cluster {
+    /// The node of a host.
+    pub(super) fn member(&self, host: HostId) -> Option<&Member> {
+        self.members.iter().find(|m| m.host == host)
+    }
+
+    /// Whether this host is a master of it.
+    pub(super) fn is_master(&self, host: HostId) -> bool {
+        self.masters().any(|m| m.host == host)
+    }
+
+    /// The masters, in the order they were attached.
+    pub(super) fn masters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|m| m.role == Role::Master)
+    }
+}
+
+impl AuthorityKeys {
+    /// The key of one authority.
+    pub(super) fn of(&self, which: Authority) -> &Secret<String> {
+        match which {
+            Authority::Cluster => &self.cluster,
+            Authority::Etcd => &self.etcd,
+            Authority::FrontProxy => &self.front_proxy,
+        }
+    }
+
+    /// The key of one authority, to be changed.
+    pub(super) fn of_mut(&mut self, which: Authority) -> &mut Secret<String> {
+        match which {
+            Authority::Cluster => &mut self.cluster,
+            Authority::Etcd => &mut self.etcd,
+            Authority::FrontProxy => &mut self.front_proxy,
+        }
+    }
+}
+
+pub(super) fn expose<S: serde::Serializer>(
+    secret: &Secret<String>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    s.serialize_str(secret.expose())
+}

@@ -1,0 +1,134 @@
+//! Refusals of what hosts say, in the log: those that are alike are one line and a number.
+//!
+//! Whoever holds a tunnel's key can be refused as fast as the tunnel carries him. Alike is what one
+//! host was refused by one code: why, in words, may hold numbers that he chooses.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::refusal::Answer;
+use pf9_hostagent::model::{Fault, FaultCode, HostId};
+use pf9_hostagent::telemetry::{Fold, More, WINDOW};
+
+/// How often is looked for refusals whose number is due; so much later than it could be one is
+/// written.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+/// What was refused of late.
+pub(super) struct Refused {
+    fold: Mutex<Fold<(HostId, FaultCode)>>,
+    began: Instant,
+}
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self {
+            fold: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Refused {
+    /// A refusal is written down, with the host that caused it, unless one like it was just now.
+    pub(super) fn told<T>(&self, host: HostId, answer: Answer<T>) -> Answer<T> {
+        if let Err(refusal) = &answer {
+            self.note(host, &refusal.fault);
+        }
+        answer
+    }
+
+    /// The same of a fault that is no answer.
+    pub(super) fn note(&self, host: HostId, fault: &Fault) {
+        let now = self.began.elapsed();
+        for line in self.lines(host, fault, now) {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// Writes the numbers when they are due, until `shutdown`, and what is left then.
+    pub(super) async fn keep(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                // cancel-safe: both only wait
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shutdown.cancelled() => {}
+            }
+            let due = self.lock().due(self.began.elapsed());
+            due.into_iter()
+                .map(number)
+                .for_each(|line| tracing::warn!("{line}"));
+        }
+        let rest = self.lock().rest();
+        rest.into_iter()
+            .map(number)
+            .for_each(|line| tracing::warn!("{line}"));
+    }
+
+    fn lines(&self, host: HostId, fault: &Fault, now: Duration) -> Vec<String> {
+        let mut fold = self.lock();
+        let mut lines: Vec<String> = fold.due(now).into_iter().map(number).collect();
+        if fold.note((host, fault.code), now) {
+            lines.push(format!("{}: host {host} was refused: {fault}", fault.code));
+        }
+        lines
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Fold<(HostId, FaultCode)>> {
+        self.fold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(more: More<(HostId, FaultCode)>) -> String {
+    let (within, more) = (WINDOW.as_secs(), (more.kind, more.more));
+    match more {
+        (Some((host, code)), more) => {
+            format!("{code}: host {host} was refused {more} more times within {within} s")
+        }
+        (None, more) => format!("{more} more refusals of many kinds within {within} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pf9_hostagent::telemetry::KINDS_MAX;
+
+    fn fault(word: usize) -> Fault {
+        Fault::new(
+            FaultCode::OrderReplayed,
+            "no certificate was signed",
+            format!("{word}"),
+        )
+    }
+
+    #[test]
+    fn refusals_of_one_host_that_are_alike_are_one_line_and_a_number() {
+        let (refused, host) = (Refused::default(), HostId::random());
+        let said: Vec<String> = (0..500)
+            .flat_map(|word| refused.lines(host, &fault(word), Duration::ZERO))
+            .collect();
+        let first =
+            format!("order-replayed: host {host} was refused: no certificate was signed: 0");
+        assert_eq!(said, [first]);
+        let other = Fault::new(FaultCode::OrderUnsigned, "a", "b");
+        assert_eq!(
+            refused.lines(host, &other, Duration::ZERO).len(),
+            1,
+            "of another kind"
+        );
+        let later = refused.lines(HostId::random(), &other, WINDOW);
+        let number = format!("order-replayed: host {host} was refused 499 more times within 60 s");
+        assert_eq!(later.first(), Some(&number), "{later:?}");
+        assert_eq!(later.len(), 2, "{later:?}");
+    }
+
+    #[test]
+    fn hosts_without_end_do_not_fill_the_log() {
+        let refused = Refused::default();
+        let said = (0..1000).map(|i| refused.lines(HostId::random(), &fault(i), Duration::ZERO));
+        assert_eq!(said.flatten().count(), KINDS_MAX + 1);
+    }
+}

@@ -1,0 +1,178 @@
+//! What the plane keeps in a cluster's API: who has which rights, how nodes are marked, and that
+//! nothing is left of who is no member any more.
+//!
+//! | file | what |
+//! |---|---|
+//! | here       | what is wanted against what the API has: the list of changes (pure) |
+//! | `bindings` | the bindings that members have (pure) |
+//! | `marks`    | labels and taints of a node (pure) |
+//! | `api`      | the API, through the tunnel of a master |
+//! | `keep`     | when it is looked at, and by how many at a time |
+//!
+//! Nodes have their own identity, and the API server limits it to themselves: they can neither mark
+//! nor delete a node. Masters' programs have no right of their own at all. So this is where rights
+//! come from, and where they end: a change of who is in a cluster is seen here within seconds.
+
+mod api;
+mod bindings;
+mod keep;
+mod marks;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::compute;
+use super::records::{Cluster, Member};
+use pf9_hostagent::model::{HOST_LABEL, NetworkPlugin, NodeName, ROLE_KEYS, role_key, role_taints};
+
+pub(super) use api::Api;
+pub(super) use keep::{Rights, keep};
+
+/// Where nodes are.
+const NODES: &str = "/api/v1/nodes";
+/// Where it stands in what is kept of a node whether it is Ready.
+const READY: &str = "ready";
+
+/// What the API has of what concerns the plane.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// Bindings by collection and name, of our names only.
+    bindings: BTreeMap<(String, String), Value>,
+    /// Nodes by name: metadata and taints.
+    nodes: BTreeMap<String, Value>,
+}
+
+impl Seen {
+    /// Whether nodes are Ready, by name.
+    fn ready(&self) -> BTreeMap<String, Option<bool>> {
+        let nodes = self.nodes.iter();
+        nodes
+            .map(|(name, node)| (name.clone(), node[READY].as_bool()))
+            .collect()
+    }
+}
+
+/// One change of an object.
+#[derive(Clone, Debug, PartialEq)]
+enum Change {
+    Create { collection: String, object: Value },
+    Patch { path: String, patch: Value },
+    Delete { path: String },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Plan {
+    /// In order: what takes rights away first.
+    changes: Vec<Change>,
+    /// Members whose node has not registered itself yet.
+    missing: usize,
+}
+
+/// The changes that make `seen` what the cluster should have.
+fn plan(cluster: &Cluster, seen: &Seen) -> Plan {
+    let mut plan = Plan::default();
+    let wanted = bindings::wanted(&cluster.members);
+    plan.changes.extend(surplus_bindings(&wanted, seen));
+    plan.changes.extend(surplus_nodes(cluster, seen));
+    for binding in wanted {
+        let collection = binding.collection.to_owned();
+        let path = path_of(&collection, &binding.name);
+        match seen.bindings.get(&(collection, binding.name.clone())) {
+            Some(live) if binding.is(live) => {}
+            Some(live) if binding.is_for_role_of(live) => {
+                let patch = binding.patch();
+                plan.changes.push(Change::Patch { path, patch });
+            }
+            // Another role's is taken away above.
+            Some(_) | None => plan.changes.push(Change::Create {
+                collection: binding.collection.to_owned(),
+                object: binding.object,
+            }),
+        }
+    }
+    for member in &cluster.members {
+        match seen.nodes.get(member.node_name.as_str()) {
+            None => plan.missing += 1,
+            Some(node) => {
+                let patch = marks_of(cluster, member, node);
+                let path = path_of(NODES, member.node_name.as_str());
+                plan.changes
+                    .extend(patch.map(|patch| Change::Patch { path, patch }));
+            }
+        }
+    }
+    plan
+}
+
+/// Bindings of our names that nobody should have, or that are for another role than they say.
+fn surplus_bindings(wanted: &[bindings::Binding], seen: &Seen) -> Vec<Change> {
+    let keep: BTreeMap<(&str, &str), &bindings::Binding> = wanted
+        .iter()
+        .map(|b| ((b.collection, b.name.as_str()), b))
+        .collect();
+    let surplus = seen.bindings.iter().filter(|((collection, name), live)| {
+        let wanted = keep.get(&(collection.as_str(), name.as_str()));
+        wanted.is_none_or(|binding| !binding.is_for_role_of(live))
+    });
+    let delete = surplus.map(|((collection, name), _)| Change::Delete {
+        path: path_of(collection, name),
+    });
+    delete.collect()
+}
+
+/// Nodes of hosts that are no members: those that we marked, and those that a departed host
+/// registered again under its name. Nodes of others (there are such programs) are not ours, and one
+/// that is leaving still moves its pods away.
+fn surplus_nodes(cluster: &Cluster, seen: &Seen) -> Vec<Change> {
+    let members: BTreeSet<&str> = names(cluster.members.iter().map(|m| &m.node_name));
+    let departed = |ended: bool| {
+        let those = cluster.departed.iter().filter(|d| d.ended == ended);
+        names(those.map(|d| &d.node_name))
+    };
+    let (gone, leaving) = (departed(true), departed(false));
+    let surplus = seen.nodes.iter().filter(|(name, node)| {
+        let name = name.as_str();
+        let marked = node
+            .pointer("/metadata/labels")
+            .is_some_and(|labels| labels.get(HOST_LABEL).is_some());
+        !members.contains(name) && !leaving.contains(name) && (marked || gone.contains(name))
+    });
+    let delete = surplus.map(|(name, _)| Change::Delete {
+        path: path_of(NODES, name),
+    });
+    delete.collect()
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a NodeName>) -> BTreeSet<&'a str> {
+    names.map(NodeName::as_str).collect()
+}
+
+/// What differs in a member's labels and taints.
+fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
+    let taints = role_taints(member.role, cluster.settings.allow_workloads_on_master);
+    let mut labels = compute::labels(cluster, member);
+    labels.extend(role_key(member.role).map(|key| (key.to_owned(), String::new())));
+    labels.insert(HOST_LABEL.to_owned(), member.host.to_string());
+    // What was another role's once, or another release's, goes.
+    let pods = match cluster.settings.network_plugin {
+        NetworkPlugin::Flannel => Some(member.pod_cidr),
+        // Of a network that the cluster's people bring they know themselves who gives them out.
+        NetworkPlugin::Bridge | NetworkPlugin::None => None,
+    };
+    let marks = marks::Marks {
+        labels: &labels,
+        taints: &taints,
+        role_keys: &ROLE_KEYS,
+        pods,
+    };
+    marks::patch(node, &marks)
+}
+
+fn path_of(collection: &str, name: &str) -> String {
+    format!("{collection}/{name}")
+}
+
+#[cfg(test)]
+mod tests;

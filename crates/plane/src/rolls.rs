@@ -1,0 +1,477 @@
+//! A cluster goes from one stack to another, node by node, while it works; or its nodes get the updates of their own
+//! distribution, in the same way.
+//!
+//! ```text
+//!            every node has it, tried    etcd, one master    masters, one      workers, some
+//!            beside what it runs         after the other     after the other   at a time
+//!  running ─ prepare ──────────────────► etcd ─────────────► node ───────────► node ─────► done
+//!     │ ▲                                    the way back: workers, masters, etcd
+//!     │ └ resume ─ paused, stopped (a node was put back, or refused)
+//!     └ cancel ──► cancelled: who is done stays, who did not begin stays as he was
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | here     | the row of a roll, and what follows from it for a node's spec (pure) |
+//! | `engine` | what nodes report, and what follows from it (pure) |
+//! | `next`   | whom to tell of what next, and who is waited for (pure) |
+//! | `os`     | the distributions' updates: what is found before, how it begins, the plan |
+//! | `verbs`  | begin, pause, resume, cancel, back (pure) |
+//! | `window`, `patches` | when steps may begin (pure), and which patches begin by themselves |
+//! | `gates`  | what of a stack, of hosts and of the cluster stands against it (pure) |
+//! | `asked`  | the same by what the cluster's own API says |
+//! | `plan`, `show`, `numbers` | the plan, and how far it is: for people and for Prometheus |
+//! | `http`   | the two APIs that all of this is asked by |
+//! | `recovered` | rows that are older than what nodes have: a plane that was restored (pure) |
+//! | `runner` | the store around them: statuses move a roll on, what changes is told |
+//!
+//! What a node is told is in its spec, and it confirms by its status: nothing is called, nothing is lost
+//! with a plane that is started again. Which stage the cluster is in is not written down; it follows from
+//! what each node confirmed. Rejected: a stage of the whole, as rotations have one. A node that was away
+//! catches up while others are further on, and what is written twice disagrees some day.
+//!
+//! What holds at every instant: one master at most is between two stacks; no kubelet is newer than an API
+//! server; no two zones of workers are under way at once; nothing that runs is touched anywhere before
+//! every node that is there has what it is going to need.
+
+mod asked;
+mod engine;
+mod gates;
+pub(super) mod http;
+mod next;
+pub(super) mod numbers;
+mod os;
+pub(super) mod patches;
+mod plan;
+pub(super) mod recovered;
+mod runner;
+mod show;
+mod verbs;
+mod window;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::records::{Cluster, Member};
+use pf9_hostagent::model::{
+    DrainPolicy, Fault, HostId, OsOrder, OsReport, Role, RollId, StackRef, UpgradeOrder,
+    UpgradeStage, UpgradeState,
+};
+
+use engine::{Report, advance, heard};
+use next::{Look, Phase, Seen, Wait, next};
+use verbs::{Begin, back, begin, cancel, pause, resume};
+
+pub(super) use engine::take_in;
+pub(super) use gates::{Finding, Weight, stands};
+pub(super) use http::stands as refused_by;
+pub(super) use runner::heard as heard_of;
+pub(super) use verbs::{require_at_rest, require_free};
+pub(super) use window::{Patches, UpgradeSettings, Window};
+
+/// Seconds to be proven well, unless told otherwise.
+const PROVE_S: u32 = 300;
+
+/// One walk of a cluster from stacks to a stack: the newest one, under way or over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Roll {
+    /// What it is known by; each node has one of its own for each attempt.
+    pub(super) id: RollId,
+    /// What it brings about.
+    #[serde(default)]
+    pub(super) goal: Goal,
+    /// The newest one of the other kind, over: what a way back of stacks, and who asks, is told of.
+    #[serde(default)]
+    pub(super) other: Option<Box<Roll>>,
+    /// The stack the cluster had when it began.
+    pub(super) from: StackRef,
+    pub(super) to: StackRef,
+    pub(super) way: Way,
+    pub(super) state: State,
+    /// Why it is stopped.
+    #[serde(default)]
+    pub(super) why: Option<Fault>,
+    /// It is stopped for a node that could not get ready: it goes on by itself when that one is.
+    #[serde(default)]
+    pub(super) unready: Option<HostId>,
+    #[serde(default)]
+    pub(super) policy: Policy,
+    #[serde(default)]
+    pub(super) by: By,
+    /// What was found before it began, and overruled by who began it.
+    #[serde(default)]
+    pub(super) despite: Vec<String>,
+    pub(super) began_at: Timestamp,
+    #[serde(default)]
+    pub(super) ended_at: Option<Timestamp>,
+    /// The stacks have etcds of different minors: it goes by a step of its own.
+    #[serde(default)]
+    pub(super) etcd_moves: bool,
+    /// A node was told to change something that runs.
+    #[serde(default)]
+    pub(super) begun: bool,
+    pub(super) parts: BTreeMap<HostId, Part>,
+}
+
+/// What a roll brings about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Goal {
+    /// Every node is of one stack.
+    #[default]
+    Stack,
+    /// Every node has the updates of its distribution.
+    Os(OsOrder),
+}
+
+/// Of which kind a roll is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stack,
+    Os,
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Way {
+    Forward,
+    /// To what the nodes had before the roll before.
+    Back,
+}
+
+/// How it stands with the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum State {
+    Running,
+    /// Nobody is told of anything; who was told goes on.
+    Paused,
+    /// The same, because a node could not.
+    Stopped,
+    /// It ended where it was.
+    Cancelled,
+    Done,
+}
+
+/// Who began it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum By {
+    #[default]
+    Operator,
+    /// The cluster's patch policy.
+    PatchPolicy,
+}
+
+/// How it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Policy {
+    /// Workers that may be between two stacks, or not well or silent since, at a time.
+    #[serde(default)]
+    pub(super) max_unavailable: MaxUnavailable,
+    #[serde(default)]
+    pub(super) drain: DrainPolicy,
+    #[serde(default = "prove_s")]
+    pub(super) prove_s: u32,
+    /// Steps begin at any time, whatever the cluster's maintenance window says.
+    #[serde(default)]
+    pub(super) any_time: bool,
+}
+
+/// So many, or so many of a hundred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) enum MaxUnavailable {
+    Count(u32),
+    Percent(u8),
+}
+
+/// One node's part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    /// The attempt: a node does not begin one again that it gave up.
+    pub(super) roll: RollId,
+    pub(super) from: StackRef,
+    pub(super) to: StackRef,
+    /// What it was told last.
+    #[serde(default)]
+    pub(super) told: Option<UpgradeStage>,
+    #[serde(default)]
+    pub(super) told_at: Option<Timestamp>,
+    /// It has all it needs.
+    #[serde(default)]
+    pub(super) ready: bool,
+    /// Its etcd is of `to`, or need not be.
+    #[serde(default)]
+    pub(super) etcd: bool,
+    /// It is of `to`.
+    #[serde(default)]
+    pub(super) node: bool,
+    /// What it said last of what it was told.
+    #[serde(default)]
+    pub(super) state: Option<UpgradeState>,
+    #[serde(default)]
+    pub(super) fault: Option<Fault>,
+    /// Since when it says that it cannot get ready.
+    #[serde(default)]
+    pub(super) unready_since: Option<Timestamp>,
+    /// It is done and was not well when it reported last.
+    #[serde(default)]
+    pub(super) unwell: bool,
+    /// Its order was taken back, and it has not said that it heard.
+    #[serde(default)]
+    pub(super) recalled: bool,
+    /// The order was of this stack's etcd: one that was taken back too late is carried out.
+    #[serde(default)]
+    pub(super) late_etcd: Option<StackRef>,
+    /// It is to have its distribution's updates, and has not yet.
+    #[serde(default)]
+    pub(super) os_due: bool,
+    /// What came of them.
+    #[serde(default)]
+    pub(super) os: Option<OsReport>,
+}
+
+impl Roll {
+    /// Somebody may be told of something yet, now or when a person says so.
+    pub(super) fn is_under_way(&self) -> bool {
+        match self.state {
+            State::Running | State::Paused | State::Stopped => true,
+            State::Cancelled | State::Done => false,
+        }
+    }
+
+    /// What it is, in words: `<this> is stopped`.
+    fn what(&self) -> String {
+        match (self.goal, self.way) {
+            (Goal::Os(_), _) => "the update of the distributions".into(),
+            (Goal::Stack, Way::Forward) => format!("the way to stack {}", self.to.version),
+            (Goal::Stack, Way::Back) => format!("the way back to stack {}", self.to.version),
+        }
+    }
+}
+
+impl Goal {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Stack => Kind::Stack,
+            Self::Os(_) => Kind::Os,
+        }
+    }
+}
+
+/// Why the roll that is under way is stopped, if it is: a person is needed.
+pub(super) fn stopped(cluster: &Cluster) -> Option<String> {
+    let roll = cluster.roll.as_ref()?;
+    let why = roll
+        .why
+        .as_ref()
+        .map_or_else(String::new, |f| format!(": {f}"));
+    (roll.state == State::Stopped).then(|| format!("{} is stopped{why}", roll.what()))
+}
+
+/// The newest roll of a kind.
+pub(super) fn newest(cluster: &Cluster, kind: Kind) -> Option<&Roll> {
+    let roll = cluster.roll.as_ref()?;
+    match roll.goal.kind() == kind {
+        true => Some(roll),
+        false => roll.other.as_deref(),
+    }
+}
+
+/// What is kept of the roll of before by one of this goal.
+fn shelved(before: Option<Roll>, goal: Goal) -> Option<Box<Roll>> {
+    let mut before = before?;
+    let other = before.other.take();
+    match before.goal.kind() == goal.kind() {
+        true => other,
+        false => Some(Box::new(before)),
+    }
+}
+
+impl Part {
+    fn is_done(&self) -> bool {
+        self.node && self.etcd && !self.os_due
+    }
+
+    /// It has what it needs before its step: of a stack, that stack.
+    fn is_prepared(&self) -> bool {
+        self.ready || self.os_due
+    }
+
+    fn has(&self, stage: UpgradeStage) -> bool {
+        match stage {
+            UpgradeStage::Prepare => self.ready,
+            UpgradeStage::Etcd => self.etcd,
+            UpgradeStage::Node => self.node,
+            UpgradeStage::Os => !self.os_due,
+        }
+    }
+
+    /// It may be neither what it was nor what it is going to be.
+    pub(super) fn is_between(&self) -> bool {
+        let under_way = match self.told {
+            Some(stage @ (UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os)) => {
+                !self.has(stage)
+            }
+            Some(UpgradeStage::Prepare) | None => false,
+        };
+        self.recalled || under_way
+    }
+}
+
+/// The order in this member's spec.
+pub(super) fn order(cluster: &Cluster, host: HostId) -> Option<UpgradeOrder> {
+    let roll = cluster.roll.as_ref()?;
+    let part = roll.parts.get(&host)?;
+    let stage = part.told?;
+    let os = match (roll.goal, stage) {
+        (Goal::Os(os), UpgradeStage::Os) => Some(os),
+        (Goal::Os(_) | Goal::Stack, _) => None,
+    };
+    Some(UpgradeOrder {
+        roll: part.roll,
+        stage,
+        os,
+        stack: part.to.clone(),
+        drain: roll.policy.drain,
+        prove_s: roll.policy.prove_s,
+    })
+}
+
+/// The stack in this member's spec.
+pub(super) fn stack_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a StackRef {
+    member.stack.as_ref().unwrap_or(&cluster.stack)
+}
+
+/// The stack that masters apply the add-ons of, where that is not each one's own: two of them would take turns at
+/// writing over what the other wrote. The older one's, until all are done; on the way back from the first on.
+pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
+    let mut stacks = cluster.masters().map(|m| stack_of(cluster, m));
+    let first = stacks.next()?;
+    let mixed = stacks.any(|s| s != first);
+    // Nobody to disagree with, and what it applies is part of its proof.
+    if cluster.masters().count() < 2 {
+        return None;
+    }
+    let Some(roll) = newest(cluster, Kind::Stack) else {
+        return mixed.then(|| cluster.stack.clone());
+    };
+    let parts = || cluster.masters().filter_map(|m| roll.parts.get(&m.host));
+    let may_have_moved = |p: &Part| p.node || p.recalled || p.told == Some(UpgradeStage::Node);
+    let left = parts().find(|p| !p.node)?;
+    if !parts().any(may_have_moved) {
+        return None;
+    }
+    Some(match roll.way {
+        Way::Forward => left.from.clone(),
+        Way::Back => roll.to.clone(),
+    })
+}
+
+/// The stack that its etcd is of.
+fn etcd_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a StackRef {
+    let own = member.etcd_stack.as_ref();
+    own.unwrap_or_else(|| stack_of(cluster, member))
+}
+
+fn is_master(member: &Member) -> bool {
+    match member.role {
+        Role::Master => true,
+        Role::Worker | Role::None => false,
+    }
+}
+
+fn member_mut(cluster: &mut Cluster, host: HostId) -> Option<&mut Member> {
+    cluster.members.iter_mut().find(|m| m.host == host)
+}
+
+fn new_id() -> RollId {
+    RollId(uuid::Uuid::new_v4())
+}
+
+fn prove_s() -> u32 {
+    PROVE_S
+}
+
+// === impl Policy, MaxUnavailable ===
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_unavailable: MaxUnavailable::default(),
+            drain: DrainPolicy::default(),
+            prove_s: PROVE_S,
+            any_time: false,
+        }
+    }
+}
+
+impl Policy {
+    /// What no node would take: the field, and why.
+    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+        self.drain.fault(self.prove_s)
+    }
+}
+
+impl Default for MaxUnavailable {
+    fn default() -> Self {
+        Self::Count(1)
+    }
+}
+
+impl MaxUnavailable {
+    /// Of so many workers; never none, or nothing would ever go on.
+    pub(super) fn of(self, workers: usize) -> usize {
+        let most = match self {
+            Self::Count(count) => usize::try_from(count).unwrap_or(usize::MAX),
+            Self::Percent(part) => workers.saturating_mul(usize::from(part)) / 100,
+        };
+        most.max(1)
+    }
+}
+
+impl std::str::FromStr for MaxUnavailable {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "a number of workers from 1 on, or 1% to 100%".to_owned();
+        let read = match text.strip_suffix('%') {
+            Some(part) => {
+                let part = part.parse().ok().filter(|p| (1..=100).contains(p));
+                part.map(Self::Percent)
+            }
+            None => text.parse().ok().filter(|n| *n > 0).map(Self::Count),
+        };
+        read.ok_or_else(wrong)
+    }
+}
+
+impl TryFrom<String> for MaxUnavailable {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MaxUnavailable> for String {
+    fn from(most: MaxUnavailable) -> Self {
+        most.to_string()
+    }
+}
+
+impl std::fmt::Display for MaxUnavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(part) => write!(f, "{part}%"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
+mod tests;

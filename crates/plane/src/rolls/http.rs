@@ -1,0 +1,476 @@
+//! Rolls over HTTP: the administrator's socket by the cluster's name, qbert's API by its id; one body and one
+//! answer for both.
+//!
+//! | path behind the cluster | does |
+//! |---|---|
+//! | `GET /upgrade`              | how far the newest roll is |
+//! | `POST /upgrade/plan`        | what an upgrade would do, and what stands against it |
+//! | `POST /upgrade`             | the same, and begins |
+//! | `POST /upgrade/{verb}`      | `pause`, `resume`, `cancel`, `back` |
+//! | `… /os-update…`             | the same of the distributions' updates; none goes `back` |
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{FromRequest, Path, Query, Request, State as Shared};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::gates::{Finding, Weight};
+use super::window::Window;
+use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, runner, show};
+use crate::guard::Person;
+use crate::http::{DOCUMENT_MAX, Doc, parse, read_body};
+use crate::qbert::cluster_id;
+use crate::records::{CLUSTERS, Cluster};
+use crate::refusal::{Answer, Refusal};
+use crate::state::{self, Change, Plane};
+use crate::{kubeconfig, stacks};
+use pf9_hostagent::model::{
+    AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
+};
+
+/// Most findings that somebody says he knows.
+const DESPITE_MAX: usize = 200;
+
+/// Body of `POST …/upgrade`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct Wanted {
+    /// Version of the stack; absent: the newest that may follow.
+    pub(crate) to: Option<String>,
+    pub(crate) max_unavailable: Option<MaxUnavailable>,
+    /// The same as a part of a hundred, as qbert's tools say it.
+    pub(crate) batch_upgrade_percent: Option<u8>,
+    pub(crate) drain_timeout_seconds: Option<u32>,
+    pub(crate) then: Option<AfterDrain>,
+    pub(crate) prove_seconds: Option<u32>,
+    pub(crate) any_time: bool,
+    /// The cluster's maintenance window from now on.
+    pub(crate) window: Option<Window>,
+    /// Ids of findings that are known.
+    pub(crate) despite: Vec<String>,
+    /// Of the distributions' updates alone: whether machines may be restarted.
+    pub(crate) reboot: Option<OsReboot>,
+    /// The same: how long one run of a package manager may take.
+    pub(crate) within_seconds: Option<u32>,
+}
+
+/// Query of qbert's call.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Which {
+    /// `patch` or `minor`; absent: whichever is newest.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+impl Wanted {
+    /// How the distributions are updated.
+    fn os(&self) -> Answer<OsOrder> {
+        if self.to.is_some() {
+            return Err(refused(
+                "to: a distribution's updates are the newest that it has",
+            ));
+        }
+        let usual = OsOrder::default();
+        let os = OsOrder {
+            reboot: self.reboot.unwrap_or(usual.reboot),
+            within_s: self.within_seconds.unwrap_or(usual.within_s),
+        };
+        match os.fault() {
+            Some((_, why)) => Err(refused(&format!("withinSeconds: {why}"))),
+            None => Ok(os),
+        }
+    }
+
+    /// Nothing that is of the distributions' updates alone.
+    fn of_stack(&self) -> Answer<()> {
+        match (self.reboot, self.within_seconds) {
+            (None, None) => Ok(()),
+            _ => Err(refused(
+                "reboot, withinSeconds: of updates of the distributions alone",
+            )),
+        }
+    }
+
+    fn policy(&self) -> Answer<Policy> {
+        let percent = self.batch_upgrade_percent.map(|p| format!("{p}%"));
+        let percent = percent.map(|p| p.parse::<MaxUnavailable>()).transpose();
+        let percent = percent.map_err(|why| refused(&format!("batchUpgradePercent: {why}")))?;
+        let usual = Policy::default();
+        let drain = DrainPolicy {
+            timeout_s: self.drain_timeout_seconds.unwrap_or(usual.drain.timeout_s),
+            then: self.then.unwrap_or_default(),
+        };
+        let policy = Policy {
+            max_unavailable: self.max_unavailable.or(percent).unwrap_or_default(),
+            drain,
+            prove_s: self.prove_seconds.unwrap_or(usual.prove_s),
+            any_time: self.any_time,
+        };
+        if let Some((field, why)) = policy.fault() {
+            return Err(refused(&format!("{field}: {why}")));
+        }
+        if self.despite.len() > DESPITE_MAX {
+            return Err(refused(&format!("despite: at most {DESPITE_MAX}")));
+        }
+        Ok(policy)
+    }
+}
+
+fn refused(why: &str) -> Refusal {
+    Refusal::bad(FaultCode::ClusterInvalid, "no upgrade was begun", why)
+}
+
+/// What was found out before the change: the cluster's API is not asked while the store is open.
+struct Asked {
+    to: StackRef,
+    found: Vec<Finding>,
+}
+
+async fn ask(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    wanted: &Wanted,
+    kind: Option<&str>,
+) -> Answer<(Cluster, Asked)> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, id)?;
+    let to = plan::choose(&rows, &cluster, wanted.to.as_deref(), kind)?;
+    let version = stacks::content(&rows, &to)?.kubernetes;
+    drop(rows);
+    let then = wanted.then.unwrap_or_default();
+    let found = asked::ask(plane, &cluster, Some(&version), then).await;
+    Ok((cluster, Asked { to, found }))
+}
+
+async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    wanted.policy()?;
+    wanted.of_stack()?;
+    let (cluster, asked) = ask(plane, id, &wanted, None).await?;
+    let rows = plane.read()?;
+    let mut plan = plan::make(
+        &rows,
+        &cluster,
+        &asked.to,
+        pf9_hostagent::seam::clock::now(),
+    )?;
+    plan.found.extend(asked.found);
+    let to = asked.to.manifest;
+    let is_coming = |from: &Digest| plane.ahead.is_coming(from, &to);
+    Ok(plan.json(&cluster, &wanted.despite, &is_coming))
+}
+
+/// Begins an upgrade of a cluster.
+pub(crate) async fn start(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    wanted: Wanted,
+    kind: Option<&str>,
+) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    wanted.of_stack()?;
+    // Before what stands against it: while one is under way that is mostly itself.
+    let what = "no upgrade was begun";
+    super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
+    let (_, asked) = ask(plane, id, &wanted, kind).await?;
+    let shown = plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
+            plan.found.extend(asked.found);
+            if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
+                return Err(stands(finding));
+            }
+            if let Some(window) = wanted.window {
+                cluster.settings.upgrade.window = Some(window);
+            }
+            let begin = Begin {
+                to: asked.to,
+                policy,
+                by: By::Operator,
+                despite: wanted.despite,
+            };
+            begun(change, &mut cluster, begin)?;
+            show::json_of(&**change, &cluster, Kind::Stack, change.now)
+        })
+        .await?;
+    plane.ahead.poke();
+    Ok(shown)
+}
+
+async fn os_plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    wanted.policy()?;
+    let order = wanted.os()?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
+    let rows = plane.read()?;
+    let mut plan = os::look(&rows, &cluster, &order, pf9_hostagent::seam::clock::now())?;
+    plan.found.extend(asked);
+    Ok(plan.json(&cluster, &order, &wanted.despite))
+}
+
+/// Begins to update the distributions of a cluster's nodes.
+async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    let order = wanted.os()?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    super::verbs::require_free(&cluster, os::WHAT)?;
+    let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let mut plan = os::look(&**change, &cluster, &order, change.now)?;
+            plan.found.extend(asked);
+            if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
+                return Err(stands(finding));
+            }
+            if let Some(window) = wanted.window {
+                cluster.settings.upgrade.window = Some(window);
+            }
+            let before = cluster.roll.clone();
+            let begin = os::BeginOs {
+                os: order,
+                policy,
+                despite: wanted.despite,
+            };
+            os::begin(&mut cluster, begin, change.now)?;
+            settle(change, &mut cluster, before.as_ref())?;
+            show::json_of(&**change, &cluster, Kind::Os, change.now)
+        })
+        .await
+}
+
+/// The refusal that follows from what stands against it.
+pub(crate) fn stands(finding: &Finding) -> Refusal {
+    let mut fault = finding.fault.clone();
+    if finding.weight == Weight::Blocks {
+        let fix = std::mem::take(&mut fault.fix);
+        let known = format!("to go on all the same: --despite {}", finding.id);
+        fault = fault.fix(format!("{fix}; {known}"));
+    }
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
+}
+
+/// Begins what was judged, and puts it.
+pub(super) fn begun(change: &mut Change<'_>, cluster: &mut Cluster, wanted: Begin) -> Answer<()> {
+    let before = cluster.roll.clone();
+    let now = change.now;
+    let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);
+    super::begin(cluster, wanted, &same, now)?;
+    settle(change, cluster, before.as_ref())
+}
+
+fn settle(
+    change: &mut Change<'_>,
+    cluster: &mut Cluster,
+    before: Option<&super::Roll>,
+) -> Answer<()> {
+    runner::tell(change, cluster, before)?;
+    let between = cluster.roll.clone();
+    runner::goes_on(change, cluster)?;
+    runner::tell(change, cluster, between.as_ref())?;
+    change.put(&CLUSTERS, &cluster.id.to_string(), cluster)?;
+    change.touch_cluster(cluster);
+    Ok(())
+}
+
+/// What a person does with a roll that is there.
+async fn turn(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    kind: Kind,
+    verb: String,
+    wanted: Wanted,
+) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let before = cluster.roll.clone();
+            let now = change.now;
+            let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);
+            match verb.as_str() {
+                "pause" => super::pause(&mut cluster, kind)?,
+                "resume" => super::resume(&mut cluster, kind)?,
+                "cancel" => super::cancel(&mut cluster, kind, now)?,
+                "back" if kind == Kind::Os => {
+                    let (what, why) = (
+                        "nothing goes back",
+                        "packages of a distribution have no way back",
+                    );
+                    return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
+                        .fix("cancel it; put right on the machine what an update broke"));
+                }
+                "back" => {
+                    plan::may_go_back(&**change, &cluster)?;
+                    super::back(&mut cluster, policy, &same, now)?;
+                }
+                _ => {
+                    let why = "there are pause, resume, cancel and back";
+                    return Err(Refusal::missing(FaultCode::NoSuchPath, "no such verb", why));
+                }
+            }
+            settle(change, &mut cluster, before.as_ref())?;
+            show::json_of(&**change, &cluster, kind, now)
+        })
+        .await
+}
+
+/// How far the newest one of a kind is.
+fn shown(plane: &Plane, id: ClusterId, kind: Kind) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, id)?;
+    show::json_of(&rows, &cluster, kind, pf9_hostagent::seam::clock::now()).map(Json)
+}
+
+/// By a cluster's name, or its id.
+fn named(plane: &Plane, name: &str) -> Answer<ClusterId> {
+    Ok(kubeconfig::find(&plane.read()?, name)?.id)
+}
+
+type Of<T> = (Shared<Arc<Plane>>, Path<T>);
+
+// === the administrator's socket ===
+
+pub(crate) async fn admin_show((Shared(plane), Path(name)): Of<String>) -> Answer<Json<Value>> {
+    shown(&plane, named(&plane, &name)?, Kind::Stack)
+}
+
+pub(crate) async fn admin_start(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    start(&plane, id, wanted, None).await.map(Json)
+}
+
+pub(crate) async fn admin_plan(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    plan_of(&plane, id, wanted).await.map(Json)
+}
+
+pub(crate) async fn admin_turn(
+    (Shared(plane), Path((name, verb))): Of<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    turn(&plane, id, Kind::Stack, verb, wanted).await.map(Json)
+}
+
+pub(crate) async fn admin_os_show((Shared(plane), Path(name)): Of<String>) -> Answer<Json<Value>> {
+    shown(&plane, named(&plane, &name)?, Kind::Os)
+}
+
+pub(crate) async fn admin_os_start(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    os_start(&plane, id, wanted).await.map(Json)
+}
+
+pub(crate) async fn admin_os_plan(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    os_plan_of(&plane, id, wanted).await.map(Json)
+}
+
+pub(crate) async fn admin_os_turn(
+    (Shared(plane), Path((name, verb))): Of<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    turn(&plane, id, Kind::Os, verb, wanted).await.map(Json)
+}
+
+// === qbert ===
+
+/// What is wanted; without a body: nothing in particular.
+pub(crate) struct Told(Wanted);
+
+impl<S: Send + Sync> FromRequest<S> for Told {
+    type Rejection = Refusal;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let bytes = read_body(request.into_body(), DOCUMENT_MAX).await?;
+        match bytes.is_empty() {
+            true => Ok(Self(Wanted::default())),
+            false => parse(&bytes).map(Self),
+        }
+    }
+}
+
+pub(crate) async fn get(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+) -> Answer<Json<Value>> {
+    shown(&plane, cluster_id(&id)?, Kind::Stack)
+}
+
+/// Also without a body: to the newest that may follow, or of the kind that the query names.
+pub(crate) async fn post(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Query(kind): Query<Which>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    let id = cluster_id(&id)?;
+    start(&plane, id, wanted, kind.kind.as_deref())
+        .await
+        .map(Json)
+}
+
+pub(crate) async fn post_plan(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    plan_of(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(crate) async fn post_turn(
+    _: Person,
+    (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    let id = cluster_id(&id)?;
+    turn(&plane, id, Kind::Stack, verb, wanted).await.map(Json)
+}
+
+pub(crate) async fn os_get(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+) -> Answer<Json<Value>> {
+    shown(&plane, cluster_id(&id)?, Kind::Os)
+}
+
+pub(crate) async fn os_post(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    os_start(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(crate) async fn os_post_plan(
+    _: Person,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    os_plan_of(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(crate) async fn os_post_turn(
+    _: Person,
+    (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    let id = cluster_id(&id)?;
+    turn(&plane, id, Kind::Os, verb, wanted).await.map(Json)
+}

@@ -1,0 +1,288 @@
+//! Whom to tell of what next, and who is waited for. Pure: what is known of a host is asked of the caller.
+
+use super::{Kind, Part, Roll, Way, is_master};
+use crate::records::{Cluster, Member};
+use pf9_hostagent::model::{HostId, Role, UpgradeStage};
+
+/// Nodes that fetch and try a stack at the same time: their archives come through the plane's one line.
+const PREPARED_AT_ONCE: usize = 25;
+
+/// How a host is, as far as the plane knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It has not been heard of for longer than it is ever silent.
+    Away,
+    /// It is there, and not as its newest spec says.
+    Unwell,
+    /// Its agent changes to another version just now.
+    Changing,
+    /// It is there, and somebody ordered that nothing on it is changed.
+    Resting,
+    Well,
+}
+
+/// Tells how a host is. Asked only of those whose turn depends on it: a fleet's statuses are many.
+pub(crate) type Look<'a> = dyn Fn(HostId) -> Seen + 'a;
+
+/// How far the whole is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Preparing,
+    Etcd,
+    Masters,
+    Workers,
+    /// All who are there are done.
+    Finishing,
+    Over,
+}
+
+/// What somebody is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Preparing,
+    UnderWay,
+    Away,
+    Unwell,
+    /// Its agent changes to another version.
+    Changing,
+    /// It is in maintenance.
+    Resting,
+    /// It is its turn, and the maintenance window is not open.
+    Window,
+    /// It is its turn, and the cluster's etcd is restored just now.
+    Restore,
+}
+
+/// What comes next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Next {
+    pub(crate) phase: Phase,
+    pub(crate) tell: Vec<(HostId, UpgradeStage)>,
+    pub(crate) waits: Vec<(HostId, Wait)>,
+}
+
+/// A step of the whole: whose, and which.
+type Step = (Role, UpgradeStage);
+
+const FORWARD: [Step; 3] = [
+    (Role::Master, UpgradeStage::Etcd),
+    (Role::Master, UpgradeStage::Node),
+    (Role::Worker, UpgradeStage::Node),
+];
+/// A kubelet is never newer than an API server, and an API server is at home with a newer etcd.
+const BACK: [Step; 3] = [
+    (Role::Worker, UpgradeStage::Node),
+    (Role::Master, UpgradeStage::Node),
+    (Role::Master, UpgradeStage::Etcd),
+];
+
+/// The other way round nothing goes here.
+const OS: [Step; 2] = [
+    (Role::Master, UpgradeStage::Os),
+    (Role::Worker, UpgradeStage::Os),
+];
+
+impl Seen {
+    /// What somebody is waited for who is so; none of one that is well.
+    fn waits(self) -> Option<Wait> {
+        match self {
+            Self::Well => None,
+            Self::Away => Some(Wait::Away),
+            Self::Unwell => Some(Wait::Unwell),
+            Self::Changing => Some(Wait::Changing),
+            Self::Resting => Some(Wait::Resting),
+        }
+    }
+}
+
+/// Whom to tell of what, and who is waited for, of a roll that is not held up by a person.
+pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Next {
+    let mut next = Next::default();
+    let over = |p: &Part| p.is_done() && !p.recalled;
+    let all = cluster
+        .members
+        .iter()
+        .all(|m| part(roll, m).is_none_or(over));
+    if all {
+        next.phase = Phase::Over;
+        return next;
+    }
+    let unready = next.prepare(cluster, roll, look);
+    if unready && !roll.begun {
+        return next;
+    }
+    // Either would cut the other one off.
+    if cluster.etcd_restore.is_some() {
+        let masters = cluster.masters().map(|m| (m.host, Wait::Restore));
+        next.waits.extend(masters);
+        return next;
+    }
+    let steps: &[Step] = match (roll.goal.kind(), roll.way) {
+        (Kind::Os, _) => &OS,
+        (Kind::Stack, Way::Forward) => &FORWARD,
+        (Kind::Stack, Way::Back) => &BACK,
+    };
+    for &(role, stage) in steps {
+        let mut members: Vec<&Member> = cluster.members.iter().filter(|m| m.role == role).collect();
+        if roll.way == Way::Back {
+            members.reverse();
+        }
+        // Who has not heard that he stays may have gone.
+        let open_yet = |p: &Part| !p.has(stage) || p.recalled;
+        let undone = |m: &&&Member| part(roll, m).is_some_and(open_yet);
+        let left: Vec<&Member> = members.iter().filter(undone).copied().collect();
+        if left.is_empty() {
+            continue;
+        }
+        match role {
+            Role::Master => next.master(&members, &left, stage, (roll, look, open)),
+            Role::Worker | Role::None => next.workers(&members, &left, stage, (roll, look, open)),
+        }
+        // The next step is for when all of this one are done.
+        break;
+    }
+    next
+}
+
+pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
+    roll.parts.get(&member.host)
+}
+
+/// It is done, and was not well when it reported last, or is not heard of.
+fn is_ill(part: &Part, seen: Seen) -> bool {
+    part.is_done() && !part.recalled && (part.unwell || seen != Seen::Well)
+}
+
+impl Next {
+    /// Has everybody who is there fetch and try what it will need. True while somebody is not ready who
+    /// has to be before the first step.
+    fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
+        let fetching = |(host, p): &(&HostId, &Part)| {
+            let works = !matches!(look(**host), Seen::Away | Seen::Resting);
+            p.told == Some(UpgradeStage::Prepare) && !p.ready && works
+        };
+        let mut under_way = roll.parts.iter().filter(fetching).count();
+        let mut unready = false;
+        for member in &cluster.members {
+            let Some(part) = part(roll, member).filter(|p| !p.is_done() && !p.is_prepared()) else {
+                continue;
+            };
+            let seen = look(member.host);
+            let skipped = !is_master(member) && matches!(seen, Seen::Away | Seen::Resting);
+            let told = part.told == Some(UpgradeStage::Prepare);
+            // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
+            // next order would be the last that it speaks of.
+            let hears = part.late_etcd.is_some();
+            if !skipped && !told && !hears && under_way < PREPARED_AT_ONCE {
+                self.tell.push((member.host, UpgradeStage::Prepare));
+                under_way += 1;
+            }
+            unready |= !skipped;
+            let wait = match seen {
+                Seen::Resting => Wait::Resting,
+                Seen::Away if skipped => Wait::Away,
+                Seen::Away | Seen::Unwell | Seen::Changing | Seen::Well => Wait::Preparing,
+            };
+            self.waits.push((member.host, wait));
+        }
+        unready
+    }
+
+    /// One of them, while all the others are well.
+    fn master(
+        &mut self,
+        masters: &[&Member],
+        left: &[&Member],
+        stage: UpgradeStage,
+        (roll, look, open): (&Roll, &Look<'_>, bool),
+    ) {
+        self.phase = match stage {
+            UpgradeStage::Etcd => Phase::Etcd,
+            UpgradeStage::Prepare | UpgradeStage::Node | UpgradeStage::Os => Phase::Masters,
+        };
+        let between = |m: &&&Member| part(roll, m).is_some_and(Part::is_between);
+        if let Some(busy) = masters.iter().find(between) {
+            self.waits.push((busy.host, Wait::UnderWay));
+            return;
+        }
+        let Some(first) = left.first() else {
+            return;
+        };
+        if part(roll, first).is_some_and(|p| !p.is_prepared()) {
+            // Said by `prepare`.
+            return;
+        }
+        for master in masters {
+            if let Some(wait) = look(master.host).waits() {
+                return self.waits.push((master.host, wait));
+            }
+        }
+        match open {
+            true => self.tell.push((first.host, stage)),
+            false => self.waits.push((first.host, Wait::Window)),
+        }
+    }
+
+    /// As many of one zone as may be away at a time. Who is not there is left for later.
+    fn workers(
+        &mut self,
+        workers: &[&Member],
+        left: &[&Member],
+        stage: UpgradeStage,
+        (roll, look, open): (&Roll, &Look<'_>, bool),
+    ) {
+        self.phase = Phase::Workers;
+        let between: Vec<&Member> = workers
+            .iter()
+            .filter(|m| part(roll, m).is_some_and(Part::is_between))
+            .copied()
+            .collect();
+        let busy = between.iter().map(|m| (m.host, Wait::UnderWay));
+        self.waits.extend(busy);
+        let most = roll.policy.max_unavailable.of(workers.len());
+        let mut free = most.saturating_sub(between.len());
+        // What the stack did to one, also after it was proven, it does to the next. Who falls silent reports
+        // nothing, so it is looked at; no further than there is room, for a fleet has many.
+        let ill = |m: &&&Member| part(roll, m).is_some_and(|p| is_ill(p, look(m.host)));
+        let ill: Vec<HostId> = workers
+            .iter()
+            .filter(ill)
+            .take(free)
+            .map(|m| m.host)
+            .collect();
+        free -= ill.len();
+        self.waits.extend(ill.iter().map(|host| {
+            let wait = look(*host).waits();
+            (*host, wait.unwrap_or(Wait::Unwell))
+        }));
+        let mut zone = between.first().map(|m| m.zone.as_deref());
+        let mut skipped = 0;
+        let idle = left
+            .iter()
+            .filter(|m| !between.iter().any(|b| b.host == m.host));
+        for worker in idle.clone() {
+            if part(roll, worker).is_some_and(|p| !p.is_prepared()) {
+                skipped += 1;
+                continue;
+            }
+            if free == 0 || zone.is_some_and(|z| z != worker.zone.as_deref()) {
+                continue;
+            }
+            let wait = match look(worker.host).waits() {
+                None if open => {
+                    self.tell.push((worker.host, stage));
+                    (free, zone) = (free - 1, Some(worker.zone.as_deref()));
+                    continue;
+                }
+                None => Wait::Window,
+                Some(wait) => wait,
+            };
+            skipped += usize::from(wait != Wait::Window);
+            self.waits.push((worker.host, wait));
+        }
+        if between.is_empty() && skipped == idle.count() {
+            self.phase = Phase::Finishing;
+        }
+    }
+}

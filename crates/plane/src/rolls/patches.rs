@@ -1,0 +1,171 @@
+//! Patch releases that a cluster goes to by itself, as its policy says.
+//!
+//! Looked at when a stack is imported, when the policy changes and when a roll is over: a fleet's clusters are
+//! not asked every minute for what changes a few times a month. The cluster's own API is not asked before:
+//! within a minor no API goes, and a budget that never lets a pod go stops the roll at its node, in words.
+
+use super::window::Patches;
+use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
+use crate::records::{CLUSTERS, Cluster, Stack};
+use crate::refusal::Answer;
+use crate::stacks;
+use crate::state::Change;
+use crate::store::Read;
+use pf9_hostagent::model::StackRef;
+
+/// A patch that a cluster is to go to.
+#[derive(Debug, PartialEq)]
+struct Patch {
+    stack: StackRef,
+    /// Its steps wait for no window.
+    at_once: bool,
+}
+
+/// A stack was imported: whoever wants it begins.
+pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
+    for (_, mut cluster) in change.all(&CLUSTERS)? {
+        consider(change, &mut cluster)?;
+    }
+    Ok(())
+}
+
+/// Begins what the policy of this cluster wants, if anything, and puts it.
+pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
+    if cluster.settings.upgrade.patches == Patches::Off
+        || cluster.members.is_empty()
+        || cluster.roll.as_ref().is_some_and(super::Roll::is_under_way)
+    {
+        return Ok(());
+    }
+    let all = stacks::list(&**change)?;
+    let Some(patch) = wanted(cluster, &all) else {
+        return Ok(());
+    };
+    let version = patch.stack.version.clone();
+    // A refusal is no failure of what led here, an import or a report.
+    let plan = match plan::make(&**change, cluster, &patch.stack, change.now) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            tracing::warn!(cluster = %cluster.id, stack = version, "patch not begun: {}", refusal.fault);
+            return Ok(());
+        }
+    };
+    if let Some(finding) = gates::stands(&plan.found, &[]) {
+        let id = &finding.id;
+        tracing::warn!(cluster = %cluster.id, stack = version, id, "patch not begun: {}", finding.fault);
+        return Ok(());
+    }
+    let begin = Begin {
+        to: patch.stack,
+        policy: Policy {
+            any_time: patch.at_once,
+            ..Policy::default()
+        },
+        by: By::PatchPolicy,
+        despite: Vec::new(),
+    };
+    let mut begun = cluster.clone();
+    match http::begun(change, &mut begun, begin) {
+        Ok(()) => *cluster = begun,
+        // Somebody has not said yet that he heard of the end of the one before.
+        Err(refusal) if refusal.status.is_client_error() => {
+            tracing::warn!(cluster = %cluster.id, stack = version, "patch not begun: {}", refusal.fault);
+        }
+        Err(refusal) => return Err(refusal),
+    }
+    Ok(())
+}
+
+/// The newest of its minor that came after what it has, and after it was last decided about.
+fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
+    let own = all.iter().find(|s| s.reference == cluster.stack)?;
+    let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
+    let has = version(own)?;
+    // What a person went back from, or cancelled, does not begin again by itself.
+    let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
+    let newer = all.iter().filter_map(|stack| {
+        let of = version(stack)?;
+        let follows = (of.major, of.minor) == (has.major, has.minor)
+            && (of > has || (of == has && stack.imported_at > own.imported_at))
+            && since.is_none_or(|since| stack.imported_at > since);
+        follows.then_some((of, stack.imported_at, stack))
+    });
+    let newer: Vec<_> = newer.collect();
+    let (_, _, newest) = newer.iter().max_by_key(|(of, at, _)| (of.clone(), *at))?;
+    let mends = |s: &Stack| s.content().is_ok_and(|c| c.security);
+    let at_once = match cluster.settings.upgrade.patches {
+        Patches::AtOnce => newer.iter().any(|(_, _, s)| mends(s)),
+        Patches::Window | Patches::Off => false,
+    };
+    Some(Patch {
+        stack: newest.reference.clone(),
+        at_once,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::compute::tests::{cluster, now};
+    use crate::rolls::testing::{roll_to, stack};
+    use crate::rolls::{State, Way};
+
+    fn of(patches: Patches, all: &[Stack], began: Option<i64>) -> Option<(String, bool)> {
+        let mut cluster = cluster();
+        cluster.stack = all[0].reference.clone();
+        cluster.settings.upgrade.patches = patches;
+        cluster.roll = began.map(|hour| super::super::Roll {
+            way: Way::Back,
+            state: State::Done,
+            began_at: now() + SignedDuration::from_hours(hour),
+            ..roll_to(&cluster, &cluster.stack)
+        });
+        let found = wanted(&cluster, all)?;
+        Some((found.stack.version, found.at_once))
+    }
+
+    #[test]
+    fn the_newest_of_the_minor_and_at_once_only_what_mends() {
+        let own = || stack("1.36.3-1", 0, false);
+        let plain = [
+            own(),
+            stack("1.36.4-1", 1, false),
+            stack("1.37.2-1", 2, true),
+        ];
+        for policy in [Patches::Window, Patches::AtOnce] {
+            assert_eq!(of(policy, &plain, None), Some(("1.36.4-1".into(), false)));
+        }
+        let mends = [
+            own(),
+            stack("1.36.4-1", 1, true),
+            stack("1.36.5-1", 2, false),
+        ];
+        let newest = |at_once| Some(("1.36.5-1".to_owned(), at_once));
+        assert_eq!(of(Patches::Window, &mends, None), newest(false));
+        assert_eq!(
+            of(Patches::AtOnce, &mends, None),
+            newest(true),
+            "what mends is in it"
+        );
+        let rebuilt = [own(), stack("1.36.3-2", 1, true)];
+        assert_eq!(
+            of(Patches::AtOnce, &rebuilt, None),
+            Some(("1.36.3-2".into(), true))
+        );
+        let old = [
+            own(),
+            stack("1.36.1-1", 1, true),
+            stack("1.35.9-1", 2, true),
+        ];
+        assert_eq!(of(Patches::AtOnce, &old, None), None);
+    }
+
+    #[test]
+    fn what_a_person_went_back_from_does_not_begin_again() {
+        let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 1, false)];
+        assert_eq!(of(Patches::Window, &all, Some(2)), None);
+        assert!(of(Patches::Window, &all, Some(0)).is_some());
+    }
+}

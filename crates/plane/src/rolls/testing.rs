@@ -1,0 +1,57 @@
+//! Stacks and rolls for tests.
+
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::{By, Goal, Policy, Roll, State, Way};
+use crate::compute::tests::now;
+use crate::records::{Cluster, Stack};
+use pf9_hostagent::model::{Digest, DocumentKind, RollId, SigningKey, StackRef};
+
+/// One whose Kubernetes is what its version begins with, imported in that hour.
+pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
+    let kubernetes = version.split('-').next().expect("a version");
+    let manifest = json!({
+        "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": kubernetes, "arch": "amd64",
+        "archive": {"sha256": Digest::of(b"a"), "size": 1}, "components": [], "files": [], "images": [],
+        "security": security,
+    });
+    let bytes = manifest.to_string().into_bytes();
+    let (key, _) = SigningKey::generate().expect("key");
+    Stack {
+        reference: StackRef {
+            name: "pf9-kube".into(),
+            version: version.into(),
+            manifest: Digest::of(&bytes),
+        },
+        kubernetes: kubernetes.into(),
+        imported_at: now() + SignedDuration::from_hours(hour),
+        archive: Digest::of(b"a"),
+        archive_size: 1,
+        deltas: Vec::new(),
+        envelope: key.sign(DocumentKind::StackManifest, &bytes),
+    }
+}
+
+/// One that is under way, of which nobody did anything yet.
+pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
+    Roll {
+        id: RollId(uuid::Uuid::nil()),
+        goal: Goal::Stack,
+        other: None,
+        from: cluster.stack.clone(),
+        to: to.clone(),
+        way: Way::Forward,
+        state: State::Running,
+        why: None,
+        unready: None,
+        policy: Policy::default(),
+        by: By::Operator,
+        despite: Vec::new(),
+        began_at: now(),
+        ended_at: None,
+        etcd_moves: false,
+        begun: true,
+        parts: Default::default(),
+    }
+}

@@ -1,0 +1,384 @@
+//! New authorities of a cluster take over from its old ones, while it works. Pure.
+//!
+//! ```text
+//!              everybody believes        everybody's certificates       everybody believes
+//!              both; held a while        are the new one's              the new one only
+//!   announced ────────────────► signing ────────────────────► retired ────────────────► done
+//!       │ ▲                        │
+//!       │ └──────── abort ─────────┘
+//!       └─ abort ─► old ─► as before
+//! ```
+//!
+//! The whole cluster moves to one stage at a time; a member that is told of it confirms with its
+//! status, by the authorities it believes and who signed the certificates it has. Masters are told
+//! one after the other, each when the one before is well again, for what a new authority restarts
+//! there is the API server and etcd; workers follow, a tenth of them at a time. So at any instant
+//! members are of two neighbouring stages, and in those everybody believes everybody: that is the
+//! property the tests hold. A member that is away is waited for, and named.
+//!
+//! Everything is in the cluster's row: a plane that is started again goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::records::{Cluster, expose};
+use super::refusal::{Answer, Refusal};
+use super::rolls;
+use pf9_hostagent::model::{
+    Authorities, Authority, CertificateStatus, Digest, FaultCode, HostId, Role, Secret,
+};
+
+/// Part of the workers that may be under way at a time: one in so many.
+const WORKERS_PART: usize = 10;
+
+/// How far a member, or the whole cluster, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Stage {
+    /// Only the old one is believed, and it signs.
+    Old,
+    /// Both are believed, the old one signs.
+    Announced,
+    /// Both are believed, the new one signs.
+    Signing,
+    /// Only the new one is believed, and it signs.
+    Retired,
+}
+
+/// An authority that takes over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Successor {
+    /// Its certificate.
+    pub(super) pem: String,
+    /// Its private key, PKCS#8 PEM.
+    #[serde(serialize_with = "expose")]
+    pub(super) key: Secret<String>,
+}
+
+/// A change of authorities that is under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rotation {
+    /// The new ones.
+    pub(super) next: BTreeMap<Authority, Successor>,
+    /// Where every member is to get to.
+    pub(super) stage: Stage,
+    /// It was given up: the stages are gone back.
+    pub(super) back: bool,
+    pub(super) began_at: Timestamp,
+    /// How long both are believed by everybody before the new one signs: pods learn of it from a
+    /// file that kubelet writes anew every minute or two.
+    pub(super) hold_s: i64,
+    /// Since when every member is at the stage.
+    pub(super) complete_since: Option<Timestamp>,
+    /// How far each member was told to go.
+    pub(super) told: BTreeMap<HostId, Stage>,
+    /// Members that were told of the stage and are there.
+    pub(super) confirmed: BTreeSet<HostId>,
+}
+
+/// What a member says of itself, as far as it matters here.
+pub(super) struct Report<'a> {
+    /// It is well, and speaks of the newest spec.
+    pub(super) settled: bool,
+    /// Its certificates and the authorities it believes.
+    pub(super) certificates: &'a [CertificateStatus],
+}
+
+/// Begins; the new authorities are made by the caller.
+pub(super) fn begin(
+    cluster: &mut Cluster,
+    next: BTreeMap<Authority, Successor>,
+    hold_s: i64,
+    now: Timestamp,
+) -> Answer<()> {
+    if cluster.rotation.is_some() {
+        return Err(Refusal::conflict(
+            FaultCode::RotationUnderWay,
+            "no other rotation was begun",
+            format!("one of cluster {} is under way", cluster.name),
+        )
+        .fix("see pf9-plane cluster authorities show; wait, or abort it"));
+    }
+    // Both start masters again: also who only ends what was taken back.
+    rolls::require_free(cluster, "no rotation was begun")?;
+    cluster.rotation = Some(Rotation {
+        next,
+        stage: Stage::Announced,
+        back: false,
+        began_at: now,
+        hold_s,
+        complete_since: None,
+        told: cluster
+            .members
+            .iter()
+            .map(|m| (m.host, Stage::Old))
+            .collect(),
+        confirmed: BTreeSet::new(),
+    });
+    Ok(())
+}
+
+/// Gives it up: whoever went on goes back. Not once the old one is being taken away.
+pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
+    let what = "the rotation was not given up";
+    let Some(rotation) = &mut cluster.rotation else {
+        return Err(Refusal::conflict(
+            FaultCode::RotationNone,
+            what,
+            "none is under way",
+        ));
+    };
+    let to = match rotation.stage {
+        Stage::Old => return Ok(()),
+        // Who was told of both stays; who was told that the new one signs comes back.
+        Stage::Signing => Stage::Announced,
+        Stage::Announced if rotation.back => return Ok(()),
+        Stage::Announced => Stage::Old,
+        Stage::Retired => {
+            return Err(Refusal::conflict(
+                FaultCode::RotationTooLate,
+                what,
+                "the old authority is being taken away already",
+            )
+            .fix("wait until it is finished, and begin another one"));
+        }
+    };
+    // Who is under way turns round at once: it may not have begun yet, and nobody else is told
+    // before it is well again.
+    let under_way: Vec<HostId> = rotation
+        .told
+        .iter()
+        .filter(|(host, told)| **told == rotation.stage && !rotation.confirmed.contains(host))
+        .map(|(host, _)| *host)
+        .collect();
+    for host in under_way {
+        rotation.told.insert(host, to);
+    }
+    rotation.back = true;
+    rotation.enter(to);
+    Ok(())
+}
+
+/// A member reported. True when that changes the row.
+pub(super) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) -> bool {
+    if !waits_for(cluster, host) || !report.settled || !is_there(cluster, host, report.certificates)
+    {
+        return false;
+    }
+    match &mut cluster.rotation {
+        Some(rotation) => rotation.confirmed.insert(host),
+        None => false,
+    }
+}
+
+/// This member was told of the stage and has not confirmed it.
+fn waits_for(cluster: &Cluster, host: HostId) -> bool {
+    let known = cluster.member(host).is_some();
+    cluster
+        .rotation
+        .as_ref()
+        .is_some_and(|r| known && r.of(host) == r.stage && !r.confirmed.contains(&host))
+}
+
+/// What it believes and has is what the stage says.
+fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool {
+    let Some(rotation) = &cluster.rotation else {
+        return false;
+    };
+    rotation.next.keys().all(|which| {
+        let expected = digests(&bundle(cluster, host, *which));
+        let of = |authority: bool| {
+            let seen = seen.iter().filter(move |c| c.is_authority() == authority);
+            seen.filter(|c| c.authority == *which)
+        };
+        let believed: BTreeSet<Digest> = of(true).map(|c| c.digest).collect();
+        let signer = expected.first().copied();
+        believed == expected.iter().copied().collect()
+            && of(false).all(|c| Some(c.issuer) == signer)
+    })
+}
+
+/// Goes on as far as it can. Answers whether the row changed; the caller computes the specs anew.
+pub(super) fn advance(cluster: &mut Cluster, now: Timestamp) -> bool {
+    let Some(mut rotation) = cluster.rotation.take() else {
+        return false;
+    };
+    let mut changed = rotation.take_in(cluster);
+    loop {
+        changed |= rotation.tell(cluster);
+        let all = cluster
+            .members
+            .iter()
+            .all(|m| rotation.confirmed.contains(&m.host));
+        if !all {
+            break;
+        }
+        let since = *rotation.complete_since.get_or_insert_with(|| {
+            changed = true;
+            now
+        });
+        let held = now.duration_since(since) >= SignedDuration::from_secs(rotation.hold_s);
+        match (rotation.stage, rotation.back) {
+            (Stage::Announced, false) if !held => break,
+            (Stage::Announced, false) => rotation.enter(Stage::Signing),
+            (Stage::Announced, true) => rotation.enter(Stage::Old),
+            (Stage::Signing, _) => rotation.enter(Stage::Retired),
+            (Stage::Old, _) => return true,
+            (Stage::Retired, _) => {
+                finish(cluster, rotation);
+                return true;
+            }
+        }
+        changed = true;
+    }
+    cluster.rotation = Some(rotation);
+    changed
+}
+
+fn finish(cluster: &mut Cluster, rotation: Rotation) {
+    for (which, successor) in rotation.next {
+        *cluster.authorities.of_mut(which) = successor.pem;
+        *cluster.keys.of_mut(which) = successor.key;
+    }
+}
+
+/// The certificates of an authority as this member is told them; the first one signs.
+fn bundle(cluster: &Cluster, host: HostId, which: Authority) -> String {
+    let old = cluster.authorities.of(which);
+    let next = cluster.rotation.as_ref().and_then(|r| {
+        let successor = r.next.get(&which)?;
+        Some((r.of(host), successor.pem.as_str()))
+    });
+    match next {
+        None | Some((Stage::Old, _)) => old.to_owned(),
+        Some((Stage::Announced, new)) => format!("{old}{new}"),
+        Some((Stage::Signing, new)) => format!("{new}{old}"),
+        Some((Stage::Retired, new)) => new.to_owned(),
+    }
+}
+
+/// The authorities in this member's spec.
+pub(super) fn authorities(cluster: &Cluster, host: HostId) -> Authorities {
+    let mut out = cluster.authorities.clone();
+    for which in Authority::ALL {
+        *out.of_mut(*which) = bundle(cluster, host, *which);
+    }
+    out
+}
+
+/// Certificate and key of the authority that signs for this member.
+pub(super) fn signer(cluster: &Cluster, host: HostId, which: Authority) -> (&str, &Secret<String>) {
+    let stage = cluster.rotation.as_ref().map(|r| r.of(host));
+    chosen(cluster, stage, which)
+}
+
+/// The same for the plane itself: everybody believes what it shows.
+pub(super) fn own_signer(cluster: &Cluster, which: Authority) -> (&str, &Secret<String>) {
+    chosen(cluster, cluster.rotation.as_ref().map(|r| r.stage), which)
+}
+
+/// Whom the plane believes: whatever the members may show.
+pub(super) fn own_believed(cluster: &Cluster, which: Authority) -> Vec<&str> {
+    let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
+    let next = next.map(|s| s.pem.as_str());
+    std::iter::once(cluster.authorities.of(which))
+        .chain(next)
+        .collect()
+}
+
+fn chosen(cluster: &Cluster, stage: Option<Stage>, which: Authority) -> (&str, &Secret<String>) {
+    let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
+    match (stage, next) {
+        (Some(Stage::Signing | Stage::Retired), Some(next)) => (&next.pem, &next.key),
+        (Some(Stage::Old | Stage::Announced) | None, _)
+        | (Some(Stage::Signing | Stage::Retired), None) => {
+            (cluster.authorities.of(which), cluster.keys.of(which))
+        }
+    }
+}
+
+/// Digests of the certificates in a text, in order.
+fn digests(pem: &str) -> Vec<Digest> {
+    let all = pf9_hostagent::model::certificates(pem).into_iter();
+    all.filter_map(super::ca::der_of)
+        .map(|der| Digest::of(&der))
+        .collect()
+}
+
+// === impl Rotation ===
+
+impl Rotation {
+    /// How far a member was told to go. One that was attached meanwhile begins where the cluster is.
+    fn of(&self, host: HostId) -> Stage {
+        self.told.get(&host).copied().unwrap_or(self.stage)
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.complete_since = None;
+        self.confirmed.clear();
+    }
+
+    /// Writes down who came and forgets who went.
+    fn take_in(&mut self, cluster: &Cluster) -> bool {
+        let before = (self.told.len(), self.confirmed.len());
+        self.told.retain(|host, _| cluster.member(*host).is_some());
+        self.confirmed
+            .retain(|host| cluster.member(*host).is_some());
+        let gone = before != (self.told.len(), self.confirmed.len());
+        let stage = self.stage;
+        let mut came = false;
+        for member in &cluster.members {
+            self.told.entry(member.host).or_insert_with(|| {
+                came = true;
+                stage
+            });
+        }
+        if came {
+            self.complete_since = None;
+        }
+        gone || came
+    }
+
+    /// Tells the next members of the stage.
+    fn tell(&mut self, cluster: &Cluster) -> bool {
+        let of_role = |role: Role| cluster.members.iter().filter(move |m| m.role == role);
+        let mut changed = false;
+        for role in [Role::Master, Role::Worker] {
+            let count = of_role(role).count();
+            let at_once = match role {
+                Role::Master => 1,
+                Role::Worker | Role::None => (count / WORKERS_PART).max(1),
+            };
+            let under_way = of_role(role)
+                .filter(|m| self.of(m.host) == self.stage && !self.confirmed.contains(&m.host))
+                .count();
+            let next: Vec<HostId> = of_role(role)
+                .filter(|m| self.of(m.host) != self.stage)
+                .map(|m| m.host)
+                .take(at_once.saturating_sub(under_way))
+                .collect();
+            for host in next {
+                self.told.insert(host, self.stage);
+                changed = true;
+            }
+            if of_role(role).any(|m| !self.confirmed.contains(&m.host)) {
+                // Workers after the masters.
+                break;
+            }
+        }
+        changed
+    }
+
+    /// Who is waited for: told, and not there yet; then those whose turn comes.
+    pub(super) fn waited_for(&self, cluster: &Cluster) -> (Vec<HostId>, Vec<HostId>) {
+        let left = cluster.members.iter().map(|m| m.host);
+        left.filter(|host| !self.confirmed.contains(host))
+            .partition(|host| self.of(*host) == self.stage)
+    }
+}
+
+#[cfg(test)]
+mod tests;

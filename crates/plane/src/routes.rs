@@ -1,0 +1,589 @@
+//! Every route of the HTTPS port: what the router is built from, and nothing else is.
+//!
+//! A route says what it needs, or why it needs nothing; there is no way to have one without. The table in `docs/roles.md`
+//! is made of these and of `access`, and the test that walks them asks [`listed`].
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{MethodRouter, any, delete, get, patch, post, put};
+
+use super::access::Action::{self, *};
+use super::guard::{Guard, Needs, guard};
+use super::http::{deadline, no_such_method, no_such_path, shaped};
+use super::keystone::{credentials, directory, discovery, roles, tokens as logged, users};
+use super::refusal::Shape;
+use super::state::Plane;
+use super::{
+    agents, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert, resmgr,
+    rolls, tokens, trace, tunnel,
+};
+
+type Handler = MethodRouter<Arc<Plane>>;
+
+/// One of them.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    needs: Needs,
+    handler: Handler,
+}
+
+/// Those with one prefix and one shape of refusals.
+struct Api {
+    prefix: &'static str,
+    shape: Shape,
+    /// No deadline: a watch lasts.
+    lasts: bool,
+    routes: Vec<Route>,
+}
+
+fn of(method: &'static str, path: &'static str, needs: Needs, handler: Handler) -> Route {
+    Route {
+        method,
+        path,
+        needs,
+        handler,
+    }
+}
+
+/// For whoever comes, and why.
+fn open(method: &'static str, path: &'static str, why: &'static str, handler: Handler) -> Route {
+    of(method, path, Needs::Nothing(why), handler)
+}
+
+/// For whoever may.
+fn may(method: &'static str, path: &'static str, action: Action, handler: Handler) -> Route {
+    of(method, path, Needs::May(action), handler)
+}
+
+fn all() -> Vec<Api> {
+    let api = |prefix, shape, routes| Api {
+        prefix,
+        shape,
+        lasts: false,
+        routes,
+    };
+    vec![
+        api("", Shape::Fault, ours()),
+        api(metrics::PREFIX, Shape::Fault, numbers()),
+        api("/alerts", Shape::Fault, alerts()),
+        api("/keystone", Shape::Keystone, keystone()),
+        api("/resmgr", Shape::Resmgr, hosts()),
+        api("/qbert", Shape::Qbert, clusters()),
+        Api {
+            lasts: true,
+            ..api("", Shape::Kubernetes, kubernetes())
+        },
+    ]
+}
+
+fn ours() -> Vec<Route> {
+    let page = "the page asks for a token itself";
+    vec![
+        open("GET", "/", page, get(page::root)),
+        open("GET", "/ui", page, get(page::root)),
+        open("GET", "/ui/", page, get(page::index)),
+        open("GET", "/ui/{file}", page, get(page::file)),
+        may("GET", "/ui/changes", SeeOneself, get(page::changes)),
+        open("GET", "/healthz", "it says nothing", get(async || "ok\n")),
+        open(
+            "POST",
+            "/v1/enrol",
+            "a join token lets in",
+            post(enrol::post),
+        ),
+        open(
+            "GET",
+            "/v1/tunnel",
+            "a host's certificate lets in",
+            get(tunnel::accept),
+        ),
+    ]
+}
+
+fn alerts() -> Vec<Route> {
+    use super::alerts::http as alerts;
+    let one = "/v1/alerts/{alert_id}";
+    let answer = "/v1/alerts/{alert_id}/acknowledge";
+    let silences = "/v1/silences";
+    let silence = "/v1/silences/{silence_id}";
+    let answered = "/v1/clusters/{cluster}/availability";
+    let report = "/v1/clusters/{cluster}/report";
+    vec![
+        may("GET", "/v1/alerts", SeeAlerts, get(alerts::list)),
+        may("GET", one, SeeAlerts, get(alerts::one)),
+        may("POST", answer, AnswerAlerts, post(alerts::acknowledge)),
+        may("GET", silences, SeeAlerts, get(alerts::silences)),
+        may("POST", silences, AnswerAlerts, post(alerts::silence)),
+        may("DELETE", silence, AnswerAlerts, delete(alerts::unsilence)),
+        may("GET", answered, SeeClusters, get(alerts::availability)),
+        may("GET", report, SeeClusters, get(alerts::report)),
+    ]
+}
+
+fn numbers() -> Vec<Route> {
+    vec![
+        may("GET", "/targets", SeeNumbers, get(metrics::targets)),
+        may("GET", "/agents", SeeFleet, get(metrics::of_the_fleet)),
+        may(
+            "GET",
+            "/hosts/{host}/{source}",
+            SeeNumbers,
+            get(metrics::numbers),
+        ),
+    ]
+}
+
+fn kubernetes() -> Vec<Route> {
+    let at = |path| may("ANY", path, UseKubernetes, any(proxy::handle));
+    vec![
+        at("/k8s/clusters/{cluster}"),
+        at("/k8s/clusters/{cluster}/"),
+        at("/k8s/clusters/{cluster}/{*path}"),
+    ]
+}
+
+fn hosts() -> Vec<Route> {
+    let role = "/v1/hosts/{host}/roles/{role}";
+    let rest = "/v1/hosts/{host}/maintenance";
+    let orders = "/v1/hosts/{host}/operations";
+    let upgrade = "/v1/agents/upgrade";
+    let kept = "/v1/hosts/{host}/bundles";
+    let one = "/v1/hosts/{host}/bundles/{bundle_id}";
+    vec![
+        may("GET", "/v1/hosts", SeeHosts, get(resmgr::list)),
+        may("GET", "/v1/hosts/{host}", SeeHosts, get(resmgr::get)),
+        may(
+            "DELETE",
+            "/v1/hosts/{host}",
+            RemoveHosts,
+            delete(resmgr::remove),
+        ),
+        may(
+            "GET",
+            "/v1/hosts/{host}/events",
+            SeeHosts,
+            get(resmgr::events),
+        ),
+        may("GET", orders, SeeHosts, get(operations::get)),
+        may("POST", orders, OperateHosts, post(operations::post)),
+        may("GET", kept, ReadBundles, get(bundles::get)),
+        may("POST", kept, ReadBundles, post(bundles::post)),
+        may("GET", one, ReadBundles, get(bundles::fetch)),
+        may("DELETE", one, ReadBundles, delete(bundles::delete)),
+        may("POST", rest, OperateHosts, post(resmgr::begin_maintenance)),
+        may(
+            "DELETE",
+            rest,
+            OperateHosts,
+            delete(resmgr::end_maintenance),
+        ),
+        may("PUT", role, OperateHosts, put(resmgr::authorise)),
+        may("DELETE", role, OperateHosts, delete(resmgr::unauthorise)),
+        may("GET", "/v1/roles", SeeOneself, get(resmgr::roles)),
+        may("GET", "/v1/tokens", LetHostsIn, get(tokens::list)),
+        may("POST", "/v1/tokens", LetHostsIn, post(tokens::post)),
+        may(
+            "DELETE",
+            "/v1/tokens/{token_id}",
+            LetHostsIn,
+            delete(tokens::delete),
+        ),
+        may("GET", "/v1/agents", SeeFleet, get(agents::http::list)),
+        may(
+            "POST",
+            "/v1/agents/policy",
+            ChangeFleet,
+            post(agents::http::post_policy),
+        ),
+        may("GET", upgrade, SeeFleet, get(agents::http::show)),
+        may("POST", upgrade, ChangeFleet, post(agents::http::post)),
+        may(
+            "POST",
+            "/v1/agents/upgrade/plan",
+            SeeFleet,
+            post(agents::http::post_plan),
+        ),
+        may(
+            "POST",
+            "/v1/agents/upgrade/{verb}",
+            ChangeFleet,
+            post(agents::http::post_turn),
+        ),
+    ]
+}
+
+fn clusters() -> Vec<Route> {
+    let all = "/v4/{project}/clusters";
+    let one = "/v4/{project}/clusters/{cluster}";
+    let restore = "/v4/{project}/clusters/{cluster}/etcd/restore";
+    let upgrade = "/v4/{project}/clusters/{cluster}/upgrade";
+    let plan = "/v4/{project}/clusters/{cluster}/upgrade/plan";
+    let turn = "/v4/{project}/clusters/{cluster}/upgrade/{verb}";
+    let os = "/v4/{project}/clusters/{cluster}/os-update";
+    let os_plan = "/v4/{project}/clusters/{cluster}/os-update/plan";
+    let os_turn = "/v4/{project}/clusters/{cluster}/os-update/{verb}";
+    let attach = "/v4/{project}/clusters/{cluster}/attach";
+    let detach = "/v4/{project}/clusters/{cluster}/detach";
+    let config = "/v4/{project}/clusters/{cluster}/kubeconfig";
+    let token = "/v4/{project}/clusters/{cluster}/kube-token";
+    let kept = "/v4/{project}/clusters/{cluster}/kubeconfigs";
+    let kept_one = "/v4/{project}/clusters/{cluster}/kubeconfigs/{token_id}";
+    vec![
+        may("GET", all, SeeClusters, get(qbert::list)),
+        may("POST", all, MakeClusters, post(qbert::create)),
+        may("GET", one, SeeClusters, get(qbert::get)),
+        may("PATCH", one, ChangeClusters, patch(qbert::tune)),
+        may("DELETE", one, DeleteClusters, delete(qbert::delete)),
+        may(
+            "GET",
+            "/v4/{project}/clusters/{cluster}/etcd",
+            SeeClusters,
+            get(etcd::places::get),
+        ),
+        may("GET", restore, SeeClusters, get(etcd::restore::get)),
+        may("POST", restore, RestoreClusters, post(etcd::restore::post)),
+        may(
+            "DELETE",
+            restore,
+            RestoreClusters,
+            delete(etcd::restore::delete),
+        ),
+        may("GET", upgrade, SeeClusters, get(rolls::http::get)),
+        may("POST", upgrade, ChangeClusters, post(rolls::http::post)),
+        may("POST", plan, SeeClusters, post(rolls::http::post_plan)),
+        may("POST", turn, ChangeClusters, post(rolls::http::post_turn)),
+        may("GET", os, SeeClusters, get(rolls::http::os_get)),
+        may("POST", os, ChangeClusters, post(rolls::http::os_post)),
+        may(
+            "POST",
+            os_plan,
+            SeeClusters,
+            post(rolls::http::os_post_plan),
+        ),
+        may(
+            "POST",
+            os_turn,
+            ChangeClusters,
+            post(rolls::http::os_post_turn),
+        ),
+        may("POST", attach, ChangeClusters, post(qbert::attach)),
+        may("POST", detach, ChangeClusters, post(qbert::detach)),
+        may("GET", config, FetchKubeconfigs, get(kubeconfig::get)),
+        may("POST", token, FetchKubeconfigs, post(kubeconfig::token)),
+        may("GET", kept, FetchKubeconfigs, get(kubeconfig::list)),
+        may("POST", kept, KeepKubeconfigs, post(kubeconfig::keep)),
+        may(
+            "DELETE",
+            kept_one,
+            FetchKubeconfigs,
+            delete(kubeconfig::withdraw),
+        ),
+        may("GET", "/v4/{project}/nodes", SeeClusters, get(qbert::nodes)),
+        may(
+            "GET",
+            "/v4/{project}/nodes/{host}",
+            SeeClusters,
+            get(qbert::node),
+        ),
+    ]
+}
+
+fn keystone() -> Vec<Route> {
+    let says = "it says what is spoken here";
+    let mut all = vec![
+        open("GET", "/", says, get(discovery::versions)),
+        open("GET", "/v3", says, get(discovery::v3)),
+        open("GET", "/v3/", says, get(discovery::v3)),
+        open(
+            "POST",
+            "/v3/auth/tokens",
+            "it gets one",
+            post(logged::issue),
+        ),
+        may("GET", "/v3/auth/tokens", SeeOneself, get(logged::show)),
+        may(
+            "DELETE",
+            "/v3/auth/tokens",
+            SeeOneself,
+            delete(logged::revoke),
+        ),
+        may("GET", "/v3/auth/catalog", SeeOneself, get(logged::catalog)),
+        may(
+            "GET",
+            "/v3/auth/projects",
+            SeeOneself,
+            get(logged::projects),
+        ),
+        may("GET", "/v3/auth/domains", SeeOneself, get(logged::domains)),
+        may("GET", "/v3/auth/system", SeeOneself, get(logged::system)),
+        may("GET", "/v3/services", SeeOneself, get(discovery::services)),
+        may(
+            "GET",
+            "/v3/services/{service_id}",
+            SeeOneself,
+            get(discovery::service),
+        ),
+        may(
+            "GET",
+            "/v3/endpoints",
+            SeeOneself,
+            get(discovery::endpoints),
+        ),
+        may("GET", "/v3/regions", SeeOneself, get(discovery::regions)),
+        may("GET", "/v3/domains", SeeDomains, get(directory::domains)),
+        may(
+            "POST",
+            "/v3/domains",
+            ChangeDomains,
+            post(directory::make_domain),
+        ),
+        may(
+            "GET",
+            "/v3/domains/{domain_id}",
+            SeeDomains,
+            get(directory::domain),
+        ),
+        may(
+            "PATCH",
+            "/v3/domains/{domain_id}",
+            ChangeDomains,
+            patch(directory::change_domain),
+        ),
+        may(
+            "DELETE",
+            "/v3/domains/{domain_id}",
+            ChangeDomains,
+            delete(directory::delete_domain),
+        ),
+        may("GET", "/v3/projects", SeeProjects, get(directory::projects)),
+        may(
+            "POST",
+            "/v3/projects",
+            ChangeProjects,
+            post(directory::make_project),
+        ),
+        may(
+            "GET",
+            "/v3/projects/{project_id}",
+            SeeProjects,
+            get(directory::project),
+        ),
+        may(
+            "PATCH",
+            "/v3/projects/{project_id}",
+            ChangeProjects,
+            patch(directory::change_project),
+        ),
+        may(
+            "DELETE",
+            "/v3/projects/{project_id}",
+            ChangeProjects,
+            delete(directory::delete_project),
+        ),
+        may("GET", "/v3/roles", SeeOneself, get(roles::roles)),
+        may("POST", "/v3/roles", ChangeRoles, post(roles::make_role)),
+        may("GET", "/v3/roles/{role_id}", SeeOneself, get(roles::role)),
+        may(
+            "PATCH",
+            "/v3/roles/{role_id}",
+            ChangeRoles,
+            patch(roles::change_role),
+        ),
+        may(
+            "DELETE",
+            "/v3/roles/{role_id}",
+            ChangeRoles,
+            delete(roles::delete_role),
+        ),
+        may(
+            "GET",
+            "/v3/role_assignments",
+            SeeOneself,
+            get(roles::assignments),
+        ),
+    ];
+    all.extend(people());
+    all.extend(grants(
+        "/v3/system/users/{user_id}/roles",
+        "/v3/system/users/{user_id}/roles/{role_id}",
+        SeeGrants,
+        GrantPlane,
+    ));
+    all.extend(grants(
+        "/v3/system/groups/{group_id}/roles",
+        "/v3/system/groups/{group_id}/roles/{role_id}",
+        SeeGrants,
+        GrantPlane,
+    ));
+    for (many, one) in [
+        (
+            "/v3/domains/{domain_id}/users/{user_id}/roles",
+            "/v3/domains/{domain_id}/users/{user_id}/roles/{role_id}",
+        ),
+        (
+            "/v3/domains/{domain_id}/groups/{group_id}/roles",
+            "/v3/domains/{domain_id}/groups/{group_id}/roles/{role_id}",
+        ),
+        (
+            "/v3/projects/{project_id}/users/{user_id}/roles",
+            "/v3/projects/{project_id}/users/{user_id}/roles/{role_id}",
+        ),
+        (
+            "/v3/projects/{project_id}/groups/{group_id}/roles",
+            "/v3/projects/{project_id}/groups/{group_id}/roles/{role_id}",
+        ),
+    ] {
+        all.extend(grants(many, one, SeeAssignments, Grant));
+    }
+    all
+}
+
+fn people() -> Vec<Route> {
+    let user = "/v3/users/{user_id}";
+    let password = "/v3/users/{user_id}/password";
+    let credentials = "/v3/users/{user_id}/application_credentials";
+    let credential = "/v3/users/{user_id}/application_credentials/{credential_id}";
+    let group = "/v3/groups/{group_id}";
+    let member = "/v3/groups/{group_id}/users/{user_id}";
+    vec![
+        may("GET", "/v3/users", SeeUsers, get(users::users)),
+        may("POST", "/v3/users", ChangeUsers, post(users::make_user)),
+        may("GET", user, SeeUsers, get(users::user)),
+        may("PATCH", user, ChangeUsers, patch(users::change_user)),
+        may("DELETE", user, ChangeUsers, delete(users::delete_user)),
+        may(
+            "POST",
+            password,
+            ChangePassword,
+            post(users::change_password),
+        ),
+        may(
+            "GET",
+            "/v3/users/{user_id}/groups",
+            SeeUsers,
+            get(users::groups_of),
+        ),
+        may(
+            "GET",
+            "/v3/users/{user_id}/projects",
+            SeeUsers,
+            get(users::projects_of),
+        ),
+        may("GET", credentials, SeeCredentials, get(credentials::list)),
+        may(
+            "POST",
+            credentials,
+            ChangeCredentials,
+            post(credentials::make),
+        ),
+        may("GET", credential, SeeCredentials, get(credentials::get)),
+        may(
+            "DELETE",
+            credential,
+            ChangeCredentials,
+            delete(credentials::delete),
+        ),
+        may("GET", "/v3/groups", SeeGroups, get(users::groups)),
+        may("POST", "/v3/groups", ChangeGroups, post(users::make_group)),
+        may("GET", group, SeeGroups, get(users::group)),
+        may("PATCH", group, ChangeGroups, patch(users::change_group)),
+        may("DELETE", group, ChangeGroups, delete(users::delete_group)),
+        may(
+            "GET",
+            "/v3/groups/{group_id}/users",
+            SeeGroups,
+            get(users::members),
+        ),
+        may("GET", member, SeeGroups, get(users::is_member)),
+        may("PUT", member, ChangeGroups, put(users::join)),
+        may("DELETE", member, ChangeGroups, delete(users::part)),
+    ]
+}
+
+/// Roles that somebody has somewhere: the same wherever that is.
+fn grants(many: &'static str, one: &'static str, see: Action, change: Action) -> Vec<Route> {
+    vec![
+        may("GET", many, see, get(roles::of_one)),
+        may("GET", one, see, get(roles::has)),
+        may("PUT", one, change, put(roles::give)),
+        may("DELETE", one, change, delete(roles::take)),
+    ]
+}
+
+/// The router of the HTTPS port.
+pub(super) fn router(plane: &Arc<Plane>) -> Router {
+    let mut whole = Router::new();
+    for api in all() {
+        let routes = built(plane, api.prefix, api.routes);
+        let routes = match api.lasts {
+            true => routes,
+            false => routes
+                .fallback(no_such_path)
+                .method_not_allowed_fallback(no_such_method)
+                .layer(axum::middleware::from_fn(deadline)),
+        };
+        let routes = routes
+            .layer(axum::middleware::map_response(shaped(api.shape)))
+            .layer(axum::middleware::from_fn(trace::layer));
+        whole = match api.prefix {
+            "" => whole.merge(routes),
+            prefix => whole.nest(prefix, routes),
+        };
+    }
+    whole.with_state(Arc::clone(plane))
+}
+
+fn built(plane: &Arc<Plane>, prefix: &'static str, routes: Vec<Route>) -> Router<Arc<Plane>> {
+    let mut router = Router::new();
+    for route in routes {
+        let state = Guard {
+            plane: Arc::clone(plane),
+            needs: route.needs,
+            prefix,
+        };
+        let layer = axum::middleware::from_fn_with_state(state, guard);
+        router = router.route(route.path, route.handler.layer(layer));
+    }
+    router
+}
+
+/// What a route needs, for whoever reads or tests it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `GET`, …, or `ANY`.
+    pub method: &'static str,
+    /// Its API's prefix.
+    pub prefix: &'static str,
+    /// Behind that, with its parameters.
+    pub path: &'static str,
+    /// The action in the table of `docs/roles.md`; none: it is for whoever comes.
+    pub action: Option<&'static str>,
+    /// Why it is for whoever comes.
+    pub open: Option<&'static str>,
+}
+
+/// Every route that the router is built from.
+pub fn listed() -> Vec<Listed> {
+    let mut listed = Vec::new();
+    for api in all() {
+        for route in &api.routes {
+            let (action, open) = match route.needs {
+                Needs::May(action) => (Some(action.word()), None),
+                Needs::Nothing(why) => (None, Some(why)),
+            };
+            listed.push(Listed {
+                method: route.method,
+                prefix: api.prefix,
+                path: route.path,
+                action,
+                open,
+            });
+        }
+    }
+    listed
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Secrets the plane gives out, and what it keeps of them: only digests.
+
+use std::num::NonZeroU32;
+
+use aws_lc_rs::pbkdf2;
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+
+use pf9_hostagent::model::{Digest, Secret};
+
+/// Bytes of a token: far beyond guessing, so a plain digest of it is safe to keep.
+const TOKEN_BYTES: usize = 32;
+/// PBKDF2-HMAC-SHA256 rounds: the number OWASP recommends.
+const ROUNDS: u32 = 600_000;
+const SALT_BYTES: usize = 16;
+
+/// A password as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PasswordHash {
+    rounds: u32,
+    salt: String,
+    hash: String,
+}
+
+/// The system has no randomness: nothing can be done safely.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes")]
+pub(super) struct NoRandomness;
+
+/// A fresh random token, as text.
+pub(super) fn fresh() -> Result<Secret<String>, NoRandomness> {
+    Ok(Secret::new(
+        URL_SAFE_NO_PAD.encode(random::<TOKEN_BYTES>()?),
+    ))
+}
+
+/// What is kept of a token.
+pub(super) fn kept(token: &str) -> String {
+    Digest::of(token.as_bytes()).to_string()
+}
+
+/// Random bytes.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
+
+impl PasswordHash {
+    /// Hashes a password with a fresh salt. Slow on purpose.
+    pub(super) fn of(password: &str) -> Result<Self, NoRandomness> {
+        Self::by(ROUNDS, password)
+    }
+
+    /// One that is no good, for tests that make many.
+    #[cfg(test)]
+    pub(super) fn cheap(password: &str) -> Self {
+        Self::by(1, password).expect("random")
+    }
+
+    fn by(rounds: u32, password: &str) -> Result<Self, NoRandomness> {
+        let salt = random::<SALT_BYTES>()?;
+        let mut hash = [0; 32];
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            NonZeroU32::new(rounds).unwrap_or(NonZeroU32::MIN),
+            &salt,
+            password.as_bytes(),
+            &mut hash,
+        );
+        Ok(Self {
+            rounds,
+            salt: STANDARD.encode(salt),
+            hash: STANDARD.encode(hash),
+        })
+    }
+
+    /// Itself and a password that is tried, as one message: no two pairs make the same.
+    pub(super) fn with(&self, password: &str) -> Vec<u8> {
+        let parts = [&self.salt, &self.hash, password];
+        let mut message = self.rounds.to_be_bytes().to_vec();
+        for part in parts {
+            message.extend((part.len() as u64).to_be_bytes());
+            message.extend(part.as_bytes());
+        }
+        message
+    }
+
+    /// Whether this is the password; takes the same time either way.
+    pub(super) fn matches(&self, password: &str) -> bool {
+        let (Ok(salt), Ok(hash), Some(rounds)) = (
+            STANDARD.decode(&self.salt),
+            STANDARD.decode(&self.hash),
+            NonZeroU32::new(self.rounds),
+        ) else {
+            return false;
+        };
+        let algorithm = pbkdf2::PBKDF2_HMAC_SHA256;
+        pbkdf2::verify(algorithm, rounds, &salt, password.as_bytes(), &hash).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_password_matches_and_salts_differ() {
+        let a = PasswordHash::of("correct horse").expect("hash");
+        let b = PasswordHash::of("correct horse").expect("hash");
+        assert!(a.matches("correct horse"));
+        assert!(!a.matches("correct horsf"));
+        assert_ne!(a.hash, b.hash);
+    }
+}

@@ -1,0 +1,333 @@
+//! The plane's shared state, and the one way to change it.
+//!
+//! [`Plane::change`] runs a change and the computation of every spec it touches in one
+//! transaction, then wakes the hosts. A change can therefore neither forget a node nor be seen
+//! before it is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::alerts;
+use super::budget::{Budget, Full};
+use super::bundles::Receiving;
+use super::ca::CaError;
+use super::keys::{Ca, Keys, Ring, Signer};
+use super::nonces::Nonces;
+use super::page::Changes;
+use super::passwords::Passwords;
+use super::proxy::Upstreams;
+use super::records::{CLUSTERS, Cluster, HOSTS, Host};
+use super::refusal::{Answer, Refusal};
+use super::refused::Refused;
+use super::rights::Rights;
+use super::secrets::NoRandomness;
+use super::sessions::Sessions;
+use super::specs::{self, Announcer};
+use super::stacks::ahead::Ahead;
+use super::store::{Read, Snapshot, Store, StoreError, Write};
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
+
+/// Everything the plane's parts share.
+pub(super) struct Plane {
+    pub(super) store: Store,
+    /// Files below the state directory.
+    pub(super) files: HostFs,
+    /// The state directory.
+    pub(super) dir: PathBuf,
+    /// Its own keys; `ca` and `signing` are those that sign now.
+    pub(super) keys: Keys,
+    pub(super) ca: Ca,
+    pub(super) signing: Signer,
+    /// `https://host:port`, as everybody reaches the plane.
+    pub(super) public_url: String,
+    /// `wss://…`, where nodes are told to come.
+    pub(super) endpoints: Vec<String>,
+    /// Life of a host's certificate.
+    pub(super) host_life: SignedDuration,
+    pub(super) specs: Announcer,
+    /// Wakes hosts for which there is an operation.
+    pub(super) operations: Announcer,
+    /// Support bundles that are on their way in.
+    pub(super) receiving: Receiving,
+    pub(super) nonces: Nonces,
+    pub(super) refused: Refused,
+    pub(super) sessions: Sessions,
+    /// New tunnels; its times count from `began`.
+    budget: Mutex<Budget>,
+    began: Instant,
+    /// Life of the certificates that are signed for nodes.
+    pub(super) certificate_life: SignedDuration,
+    /// When this life of the plane began: what a host said before may be out of a backup.
+    pub(super) started: Timestamp,
+    pub(super) upstreams: Upstreams,
+    pub(super) rights: Rights,
+    /// What alerts are made of, between two looks.
+    pub(super) alerts: alerts::Board,
+    /// Told when a host said something that the fleet's roll may go on by.
+    pub(super) agents: Notify,
+    /// Told of every change, for pages that show it.
+    pub(super) changes: Changes,
+    pub(super) passwords: Passwords,
+    /// What differs between stacks, made before it is needed.
+    pub(super) ahead: Ahead,
+    /// The plane stops: nothing new begins.
+    pub(super) shutdown: CancellationToken,
+    /// What is still under way then is cut.
+    pub(super) cut: CancellationToken,
+    /// Every task of the plane; finished before it exits.
+    pub(super) tasks: TaskTracker,
+}
+
+/// What [`Plane::new`] needs.
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) dir: PathBuf,
+    pub(super) ring: Ring,
+    pub(super) passwords: Passwords,
+    pub(super) public_url: String,
+    pub(super) endpoints: Vec<String>,
+    pub(super) tunnels_per_s: u32,
+    pub(super) certificate_life: SignedDuration,
+    pub(super) host_life: SignedDuration,
+}
+
+/// A change that is being made: an open write and whose specs it touches.
+pub(super) struct Change<'a> {
+    write: &'a mut Write,
+    touched: BTreeSet<HostId>,
+    /// The keys from now on, if they change.
+    keys: Option<Arc<Ring>>,
+    /// Clusters whose rights follow from it.
+    clusters: BTreeSet<ClusterId>,
+    raised: BTreeMap<HostId, Generation>,
+    /// When.
+    pub(super) now: Timestamp,
+}
+
+// === impl Plane ===
+
+impl Plane {
+    pub(super) fn new(parts: Parts) -> Self {
+        let keys = Keys::new(parts.ring);
+        Self {
+            files: HostFs::new(&parts.dir),
+            store: parts.store,
+            dir: parts.dir,
+            ca: keys.ca(),
+            signing: keys.signer(),
+            keys,
+            public_url: parts.public_url,
+            endpoints: parts.endpoints,
+            host_life: parts.host_life,
+            specs: Announcer::default(),
+            operations: Announcer::default(),
+            receiving: Receiving::default(),
+            nonces: Nonces::default(),
+            refused: Refused::default(),
+            sessions: Sessions::default(),
+            budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
+            began: Instant::now(),
+            certificate_life: parts.certificate_life,
+            started: pf9_hostagent::seam::clock::now(),
+            upstreams: Upstreams::default(),
+            rights: Rights::default(),
+            alerts: alerts::Board::default(),
+            agents: Notify::new(),
+            changes: Changes::default(),
+            passwords: parts.passwords,
+            ahead: Ahead::default(),
+            shutdown: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Whether one more tunnel of this host may begin; else in how many seconds it may come back.
+    pub(super) fn admit_tunnel(&self, host: HostId) -> Result<(), Full> {
+        let now = self.began.elapsed();
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.admit(host, now)
+    }
+
+    /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.
+    pub(super) fn read(&self) -> Answer<Snapshot> {
+        Ok(self.store.read()?)
+    }
+
+    /// Makes a change durable, with the specs that follow from it, and wakes the hosts.
+    pub(super) async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Change<'_>) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let plane = Arc::clone(self);
+        let now = pf9_hostagent::seam::clock::now();
+        // A commit waits for the disk: not on a thread that moves bytes.
+        let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
+        done.map_err(|e| Refusal::internal("a change was lost", &e))?
+    }
+
+    fn change_now<T>(
+        &self,
+        now: Timestamp,
+        work: impl FnOnce(&mut Change<'_>) -> Answer<T>,
+    ) -> Answer<T> {
+        let mut before = None;
+        let done = self.store.write(|write| {
+            let mut change = Change::new(write, now);
+            let out = work(&mut change)?;
+            let touched = std::mem::take(&mut change.touched);
+            let clusters = std::mem::take(&mut change.clusters);
+            let raised = std::mem::take(&mut change.raised);
+            let keys = change.keys.take();
+            let ring = keys.clone().unwrap_or_else(|| self.keys.ring());
+            let key = &ring.signing.current;
+            let mut changed = specs::refresh(write, &touched, key, now)?;
+            changed.extend(specs::raise(write, &raised, key, now)?);
+            // Replaced while no other change can be made: each sees the keys that its rows name.
+            before = keys.map(|new| self.keys.replace(new));
+            Ok::<_, Refusal>((out, changed, clusters))
+        });
+        if let (Err(_), Some(before)) = (&done, before) {
+            self.keys.replace(before);
+        }
+        let (out, changed, clusters) = done?;
+        for (host, generation) in &changed {
+            tracing::info!(%host, %generation, "spec signed");
+        }
+        self.specs.announce(&changed);
+        self.changes.tell();
+        for cluster in clusters {
+            self.rights.poke(cluster);
+        }
+        Ok(out)
+    }
+
+    /// Where a stack's archive is.
+    pub(super) fn archive_path(&self, manifest: &pf9_hostagent::model::Digest) -> PathBuf {
+        Path::new("/stacks").join(format!("{manifest}.tar.zst"))
+    }
+}
+
+// === impl Change ===
+
+impl<'a> Change<'a> {
+    pub(super) fn new(write: &'a mut Write, now: Timestamp) -> Self {
+        Self {
+            write,
+            touched: BTreeSet::new(),
+            keys: None,
+            clusters: BTreeSet::new(),
+            raised: BTreeMap::new(),
+            now,
+        }
+    }
+
+    /// The spec of this host is computed again.
+    pub(super) fn touch(&mut self, host: HostId) {
+        self.touched.insert(host);
+    }
+
+    /// The plane's keys are these when the change is made; every spec of `hosts` is signed anew
+    /// where another key signs now.
+    pub(super) fn keys(&mut self, ring: Arc<Ring>, hosts: impl IntoIterator<Item = HostId>) {
+        self.keys = Some(ring);
+        self.touched.extend(hosts);
+    }
+
+    /// The specs of all nodes of this cluster are computed again.
+    /// This host gets a spec beyond this generation, whether its content changed or not.
+    pub(super) fn raise(&mut self, host: HostId, above: Generation) {
+        self.raised.insert(host, above);
+    }
+
+    /// The specs of all nodes of this cluster are computed again, and its API is looked at.
+    pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
+        self.touched.extend(cluster.members.iter().map(|m| m.host));
+        self.clusters.insert(cluster.id);
+    }
+}
+
+impl Deref for Change<'_> {
+    type Target = Write;
+    fn deref(&self) -> &Write {
+        self.write
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut Write {
+        self.write
+    }
+}
+
+/// A host, or the refusal that there is none.
+pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
+    rows.get(&HOSTS, &id.to_string())?
+        .ok_or_else(|| no_host(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_host(id: HostId) -> Refusal {
+    let what = format!("no host {id}");
+    Refusal::missing(FaultCode::HostUnknown, what, "it is not enrolled")
+}
+
+/// A cluster, or the refusal that there is none.
+pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
+    rows.get(&CLUSTERS, &id.to_string())?
+        .ok_or_else(|| no_cluster(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_cluster(id: ClusterId) -> Refusal {
+    let what = format!("no cluster {id}");
+    let why = "it was never created, or was deleted";
+    Refusal::missing(FaultCode::ClusterUnknown, what, why)
+}
+
+/// The cluster that a host is in.
+pub(super) fn cluster_of(rows: &impl Read, host: HostId) -> Answer<Option<Cluster>> {
+    let row = rows.get(&HOSTS, &host.to_string())?;
+    let id = row.and_then(|row| row.cluster).map(|id| id.to_string());
+    Ok(id.map_or(Ok(None), |id| rows.get(&CLUSTERS, &id))?)
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        Self::internal("the plane's store failed", &e)
+    }
+}
+
+impl From<NoRandomness> for Refusal {
+    fn from(e: NoRandomness) -> Self {
+        Self::internal("no secret can be made", &e)
+    }
+}
+
+impl From<CaError> for Refusal {
+    fn from(e: CaError) -> Self {
+        match e {
+            CaError::Unreadable | CaError::Unproven | CaError::Weak(_) => Self::new(
+                StatusCode::BAD_REQUEST,
+                Fault::new(
+                    FaultCode::CsrRefused,
+                    "no certificate was signed",
+                    e.to_string(),
+                ),
+            ),
+            CaError::Library(_) | CaError::Damaged | CaError::Ended(_) | CaError::Random(_) => {
+                Self::internal("no certificate was signed", &e)
+            }
+        }
+    }
+}

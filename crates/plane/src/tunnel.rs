@@ -1,0 +1,361 @@
+//! Tunnels: `GET /v1/tunnel` with a host certificate becomes a session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use jiff::Timestamp;
+
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinSet;
+
+use super::budget::Full;
+use super::ca;
+use super::hostapi::{self, Peer};
+use super::hostkey::{self, By, Stranger};
+use super::machines::{self, Hello};
+use super::records::{HOSTS, REMOVED};
+use super::refusal::{Answer, Refusal, chain};
+use super::serve::{Until, serve_http};
+use super::sessions::Place;
+use super::state::Plane;
+use super::store::Read;
+use super::strangers::Outside;
+use pf9_hostagent::model::{Digest, FaultCode, HostId, Secret, SessionKind};
+use pf9_hostagent::mux::{self, Handle, Incoming, Role, Websocket};
+use pf9_hostagent::wire::{Code, Config, Side};
+
+/// Longest a session that is over may linger when what is left of it is cut.
+const STOP_LINGER: Duration = Duration::from_secs(1);
+/// How long what runs on a session may go on after the certificate that opened it has ended: as long
+/// as nodes give an old session.
+const OUTLIVED: Duration = Duration::from_secs(600);
+/// Longest wait without a look at the clock, which may be set.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The certificate a connection showed, DER.
+#[derive(Clone, Debug)]
+pub(super) struct Shown(pub(super) Arc<[u8]>);
+
+/// Who a certificate stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// What sessions know of their other end.
+    pub(super) peer: Peer,
+    is_news: bool,
+}
+
+/// The host a certificate stands for, and what it opens for that host; see [`hostkey`].
+pub(super) fn identify(
+    rows: &impl Read,
+    shown: Option<&Shown>,
+    now: Timestamp,
+) -> Answer<Admitted> {
+    let refuse = |code: FaultCode, why: &str| {
+        Refusal::forbidden(code, "tunnel refused", why).fix("run pf9ctl prep-node with a new token")
+    };
+    let shown = shown.ok_or_else(|| {
+        refuse(
+            FaultCode::CertificateMissing,
+            "the connection showed no host certificate",
+        )
+    })?;
+    // TLS has checked that our authority signed it, for a resumed session some time ago.
+    let name = ca::common_name(&shown.0).unwrap_or_default();
+    let (Ok(host), Some(life)) = (name.parse::<HostId>(), ca::life(&shown.0)) else {
+        return Err(refuse(
+            FaultCode::CertificateForeign,
+            "it is no host's certificate",
+        ));
+    };
+    let (row, certificate) = (host.to_string(), Digest::of(&shown.0));
+    let (enrolled, removed) = (rows.get(&HOSTS, &row)?, rows.get(&REMOVED, &row)?);
+    let judged = hostkey::standing(enrolled.as_ref(), removed.as_ref(), &certificate, life, now);
+    let standing = judged.map_err(|why| match why {
+        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is not enrolled any more"),
+        Stranger::Replaced => refuse(
+            FaultCode::CertificateRevoked,
+            "the host has a newer certificate",
+        ),
+        Stranger::Early => refuse(
+            FaultCode::CertificateEarly,
+            "its time has not come: check the clocks",
+        ),
+    })?;
+    Ok(Admitted {
+        peer: Peer {
+            host,
+            kind: standing.kind,
+            by: By {
+                certificate,
+                ends: life.not_after,
+            },
+        },
+        is_news: standing.is_news,
+    })
+}
+
+/// A certificate that is shown for the first time is the pinned one from now on.
+async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
+    if !admitted.is_news {
+        return Ok(());
+    }
+    let Peer { host, by, .. } = admitted.peer;
+    plane
+        .change(move |change| hostkey::shown(change, host, &by.certificate))
+        .await?;
+    tracing::info!(%host, certificate = %by.certificate, "host certificate proven");
+    // Whoever could only renew has: it comes back for everything.
+    let renewed = SessionKind::RenewalOnly;
+    plane
+        .sessions
+        .retire_kind(host, renewed, "the certificate is renewed");
+    Ok(())
+}
+
+/// The machine of a session is looked at before anything of the host that it may be a copy of is
+/// disturbed: its sessions, and the key that is pinned for it. Answers the ticket of the next one.
+async fn look_at_machine(
+    plane: &Arc<Plane>,
+    peer: Peer,
+    begins: bool,
+    hello: Hello,
+    shown: Option<&Shown>,
+) -> Answer<Option<Secret<String>>> {
+    match peer.kind {
+        SessionKind::Full | SessionKind::RenewalOnly => {}
+        // Of a removed host nothing is kept, and its order of removal is for each machine.
+        SessionKind::RemovalOnly => return Ok(None),
+    }
+    let certificate = shown.map(|s| Arc::clone(&s.0)).unwrap_or_default();
+    machines::begin(plane, peer.host, begins, hello, certificate).await
+}
+
+/// `GET /v1/tunnel`.
+pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) -> Answer<Response> {
+    let outside = parts.extensions.remove::<Outside>();
+    let (stranger, shown) = outside.map(|o| (o.stranger, o.shown)).unzip();
+    let shown = shown.flatten();
+    // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
+    let admitted = identify(
+        &plane.read()?,
+        shown.as_ref(),
+        pf9_hostagent::seam::clock::now(),
+    )?;
+    // A fleet that comes back is told to spread before more is done for it.
+    plane.admit_tunnel(admitted.peer.host).map_err(|full| {
+        let (why, after) = match full {
+            Full::All(after) => ("many hosts come back at once", after),
+            Full::Share(after) => ("this host begins too many tunnels", after),
+        };
+        Refusal::busy("tunnel refused", why, after)
+    })?;
+    let hello = Hello::of(&parts.headers)
+        .map_err(|why| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why))?;
+    let key = match check_handshake(&parts) {
+        Ok(key) => key,
+        Err(only_asks) => {
+            // Whether it would be taken: a certificate is pinned by that as well.
+            if admitted.is_news {
+                look_at_machine(&plane, admitted.peer, false, hello, shown.as_ref()).await?;
+                pin(&plane, &admitted).await?;
+            }
+            return Err(only_asks);
+        }
+    };
+    let place = Place::of(&parts.headers)
+        .map_err(|why| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why))?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
+        Refusal::bad(
+            FaultCode::UpgradeImpossible,
+            "tunnel refused",
+            "this connection cannot upgrade",
+        )
+    })?;
+    let ticket = look_at_machine(&plane, admitted.peer, true, hello, shown.as_ref()).await?;
+    pin(&plane, &admitted).await?;
+    // Sessions of a host are bounded by themselves.
+    if let Some(stranger) = stranger {
+        stranger.known();
+    }
+    let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let shared = Arc::clone(&plane);
+    let kind = admitted.peer.kind;
+    plane
+        .tasks
+        .spawn(run(shared, admitted, place, shown, upgrade));
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(mux::SUBPROTOCOL),
+        ),
+        (
+            header::SEC_WEBSOCKET_ACCEPT,
+            HeaderValue::from_str(&accept_key)
+                .map_err(|e| Refusal::internal("tunnel refused", &e))?,
+        ),
+        (
+            HeaderName::from_static(mux::SESSION_HEADER),
+            HeaderValue::from_static(kind.as_str()),
+        ),
+    ];
+    let mut answer = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+    if let Some(ticket) = ticket {
+        let value = HeaderValue::from_str(ticket.expose())
+            .map_err(|e| Refusal::internal("tunnel refused", &e))?;
+        answer.headers_mut().insert(mux::TICKET_HEADER, value);
+    }
+    Ok(answer)
+}
+
+/// The websocket handshake, as RFC 6455 wants it; answers the client's key.
+fn check_handshake(parts: &Parts) -> Answer<String> {
+    let header = |name: header::HeaderName| {
+        let values = parts.headers.get_all(name).iter();
+        values
+            .filter_map(|v| v.to_str().ok())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let has = |name: header::HeaderName, word: &str| {
+        header(name)
+            .split(',')
+            .any(|w| w.trim().eq_ignore_ascii_case(word))
+    };
+    let bad = |why: &str| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why);
+    if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
+        return Err(bad("it is no websocket handshake"));
+    }
+    if header(header::SEC_WEBSOCKET_VERSION) != "13" {
+        return Err(bad("the websocket version is not 13"));
+    }
+    if !has(header::SEC_WEBSOCKET_PROTOCOL, mux::SUBPROTOCOL) {
+        return Err(bad("the websocket protocol is not pf9-tunnel.v1"));
+    }
+    let key = header(header::SEC_WEBSOCKET_KEY);
+    if key.is_empty() {
+        return Err(bad("there is no Sec-WebSocket-Key"));
+    }
+    Ok(key)
+}
+
+/// One session, from the end of the handshake to the end of the connection.
+async fn run(
+    plane: Arc<Plane>,
+    admitted: Admitted,
+    place: Place,
+    shown: Option<Shown>,
+    upgrade: OnUpgrade,
+) {
+    let Peer { host, kind, .. } = admitted.peer;
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(e) => {
+            tracing::debug!(%host, why = chain(&e), "tunnel was not taken over");
+            return;
+        }
+    };
+    let socket = Websocket::new(TokioIo::new(upgraded), Role::Server, Bytes::new());
+    let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
+    let number = plane.sessions.begin(host, place, kind, handle.clone());
+    tracing::info!(%host, session = number, %kind, "tunnel up");
+    // The host may have been removed, or the plane told to stop, since the handshake.
+    let still = plane.read().and_then(|rows| {
+        let admitted = identify(&rows, shown.as_ref(), pf9_hostagent::seam::clock::now())?;
+        plane.rights.connected(&rows, host);
+        Ok(admitted)
+    });
+    match still {
+        Ok(now) if now.peer == admitted.peer => {}
+        Ok(_) => handle.close(Code::NotAllowed, "what this certificate opens has changed"),
+        Err(refusal) => handle.close(Code::NotAllowed, &refusal.fault.why),
+    }
+    if plane.shutdown.is_cancelled() {
+        handle.leave(Code::GoingAway, Duration::ZERO, "the plane stops");
+    }
+    let served = async {
+        serve_streams(&plane, admitted.peer, incoming).await;
+        let closed = handle.closed().await;
+        plane.sessions.over(host, number);
+        tracing::info!(%host, session = number, why = %closed, "tunnel down");
+    };
+    // A driver outlives its session until the host has got all that was sent.
+    let driven = async {
+        tokio::select! {
+            _ = Box::pin(driver) => {}
+            () = cut(&plane, &handle) => {}
+            () = outlive(&handle, admitted.peer) => {}
+        }
+    };
+    tokio::join!(driven, served);
+}
+
+/// Ends the session when the plane's time to drain is over, and waits until nobody may linger.
+async fn cut(plane: &Plane, handle: &Handle) {
+    plane.cut.cancelled().await;
+    handle.close(
+        Code::GoingAway,
+        "the plane stops: the time to finish is over",
+    );
+    tokio::time::sleep(STOP_LINGER).await;
+}
+
+/// Ends a session when the certificate that opened it ends. The host comes back at once, with its
+/// next one, or for the renewal; what runs may finish.
+async fn outlive(handle: &Handle, peer: Peer) {
+    match peer.kind {
+        SessionKind::Full => {}
+        // Opened by one that has ended already, and good for next to nothing.
+        SessionKind::RenewalOnly | SessionKind::RemovalOnly => std::future::pending().await,
+    }
+    loop {
+        let left = peer
+            .by
+            .ends
+            .duration_since(pf9_hostagent::seam::clock::now());
+        match Duration::try_from(left) {
+            Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(LOOK_AGAIN)).await,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let words = "the certificate that opened this session has ended";
+    handle.leave(Code::GoingAway, Duration::ZERO, words);
+    tokio::time::sleep(OUTLIVED).await;
+    handle.close(Code::NotAllowed, words);
+    tokio::time::sleep(STOP_LINGER).await;
+}
+
+/// Serves the streams a host opens, until the connection is over.
+async fn serve_streams(plane: &Arc<Plane>, peer: Peer, mut incoming: Incoming) {
+    let host = peer.host;
+    let router = hostapi::router(Arc::clone(plane));
+    // As many at a time as the protocol lets the host open; gone with the session.
+    let mut streams = JoinSet::new();
+    loop {
+        let opened = tokio::select! {
+            opened = incoming.next() => opened,
+            Some(_) = streams.join_next() => continue,
+        };
+        let Some(opened) = opened else {
+            return;
+        };
+        if opened.open.service != mux::HOST_API {
+            opened.refuse(Code::UnknownService, 0, "the plane has no such service");
+            continue;
+        }
+        match opened.accept() {
+            Ok(stream) => {
+                let until = Until::of(plane);
+                streams.spawn(serve_http(stream, router.clone(), Some(peer), until));
+            }
+            Err(e) => tracing::debug!(%host, why = %e, "stream was gone already"),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A host's service, through the best of the host's sessions; through the next one where that fails
+//! and nothing was done yet.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use super::refusal::chain;
+use super::state::Plane;
+use pf9_hostagent::model::HostId;
+use pf9_hostagent::mux::MuxStream;
+use pf9_hostagent::wire::{Class, Meta};
+
+/// How long a node may take to dial its service and agree with us on what we speak.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// As long as it may take while another session is left: a path that has just died is not known to
+/// be dead yet. As long, all in all, where another host is left that would do. Longer than a healthy one takes; where it was only slow, the last one has all the time.
+pub(super) const IMPATIENT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why a service was not reached on one session.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The session, or something behind it; another session may fare better.
+    Way(String),
+    /// The host itself said no, or is not who it should be: it is the same on every session.
+    Host(String),
+}
+
+impl Failed {
+    /// What an error says of where it happened. For errors before anything was asked only: what
+    /// failed in between may have been done, and must not be done twice.
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        let kind = std::iter::from_fn(|| {
+            let now = cause?;
+            cause = now.source();
+            Some(now)
+        })
+        .find_map(|e| e.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+        match kind {
+            // No such service, not allowed, a certificate nobody believes.
+            Some(
+                io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::InvalidData,
+            ) => Self::Host(chain(error)),
+            Some(_) | None => Self::Way(chain(error)),
+        }
+    }
+}
+
+/// Opens a stream to a host's service and begins there with `begin`, which must be safe to repeat.
+/// `None`: the host is not connected.
+pub(super) async fn reach<T, F>(
+    plane: &Plane,
+    host: HostId,
+    (service, class, meta): (&str, Class, &Meta),
+    begin: impl Fn(MuxStream) -> F,
+) -> Option<Result<T, String>>
+where
+    F: Future<Output = Result<T, Failed>>,
+{
+    let mut ways = plane.sessions.ways(host).into_iter().peekable();
+    let mut failed = None;
+    while let Some(way) = ways.next() {
+        let deadline = match ways.peek() {
+            Some(_) => IMPATIENT_DEADLINE,
+            None => CONNECT_DEADLINE,
+        };
+        let stream = match way.tunnel.open(service, class, meta.clone()) {
+            Ok(stream) => stream,
+            Err(e) => {
+                failed = Some(format!("it takes no stream: {}", chain(&e)));
+                continue;
+            }
+        };
+        match tokio::time::timeout(deadline, begin(stream)).await {
+            Ok(Ok(done)) => {
+                plane.sessions.prefer(host, way.number);
+                return Some(Ok(done));
+            }
+            Ok(Err(Failed::Host(why))) => return Some(Err(why)),
+            Ok(Err(Failed::Way(why))) => failed = Some(why),
+            Err(_) => failed = Some("it did not answer in time".to_owned()),
+        }
+        tracing::debug!(%host, session = way.number, service, why = failed, "not reached on this session");
+    }
+    failed.map(Err)
+}

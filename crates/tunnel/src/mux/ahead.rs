@@ -1,0 +1,173 @@
+//! A socket that is read ahead of whoever wants little at a time.
+//!
+//! TLS reads a record's worth at a time, which under load is 64 system calls for a mebibyte, each of them followed by what
+//! the kernel does after a read (it acknowledges, and opens its window). So as soon as one read fills the room it was given,
+//! further ones go into a block, and TLS takes its records from there: a copy of what is in the processor's cache, and a
+//! tenth of the calls. A connection that carries little never has a block.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// What is between TLS and its socket.
+#[derive(Debug)]
+pub struct Ahead<S> {
+    io: S,
+    /// Without memory while little comes.
+    block: BytesMut,
+    /// The last read filled the room that it was given.
+    more: bool,
+    /// Reads in a row that brought little.
+    little: u8,
+}
+
+/// What a peer writes at once, and what is on its way meanwhile.
+pub(super) const AHEAD: usize = 128 * 1024;
+/// Who reads less than this at once, a record, so many times in a row is not busy any more: its block
+/// is given back. (At the first time it would be fetched from the kernel anew after every pause.)
+const LITTLE: usize = 16 * 1024;
+const LITTLE_RUN: u8 = 16;
+
+// === impl Ahead ===
+
+impl<S> Ahead<S> {
+    /// On a socket that nothing was read from, or all of it was handed on.
+    pub fn new(io: S) -> Self {
+        Self {
+            io,
+            block: BytesMut::new(),
+            more: false,
+            little: 0,
+        }
+    }
+
+    fn count(&mut self, n: usize) {
+        self.little = if n >= LITTLE {
+            0
+        } else {
+            self.little.saturating_add(1)
+        };
+        if self.little >= LITTLE_RUN && self.block.is_empty() {
+            self.block = BytesMut::new();
+        }
+    }
+
+    /// The socket: for asking how it is.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let room = buf.remaining();
+        if this.block.is_empty() {
+            if !this.more || room >= AHEAD {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                let n = buf.filled().len() - before;
+                this.more = room > 0 && n == room;
+                this.count(n);
+                return Poll::Ready(Ok(()));
+            }
+            if !this.block.try_reclaim(AHEAD) {
+                this.block = BytesMut::with_capacity(AHEAD);
+            }
+            let n = ready!(poll_read_buf(Pin::new(&mut this.io), cx, &mut this.block))?;
+            this.more = n >= LITTLE;
+            this.count(n);
+        }
+        let n = room.min(this.block.len());
+        buf.put_slice(this.block.get(..n).unwrap_or_default());
+        this.block.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Reads as TLS does: `room` bytes at a time.
+    async fn all_of(io: &mut Ahead<&[u8]>, room: usize) -> (Vec<u8>, usize) {
+        let (mut got, mut most) = (Vec::new(), 0);
+        let mut buf = vec![0; room];
+        loop {
+            let n = io.read(&mut buf).await.expect("bytes");
+            most = most.max(io.block.capacity());
+            if n == 0 {
+                return (got, most);
+            }
+            got.extend_from_slice(&buf[..n]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_handed_on_in_order_whatever_is_asked_for() {
+        let sent: Vec<u8> = (0..1_000_003_u32).map(|n| (n % 251) as u8).collect();
+        for room in [1000, 4096, 18_000, 2 * AHEAD] {
+            let mut io = Ahead::new(&sent[..]);
+            let (got, most) = all_of(&mut io, room).await;
+            assert!(got == sent, "{room}");
+            assert_eq!(most >= AHEAD, room < AHEAD, "{room}: {most}");
+            for _ in 0..LITTLE_RUN {
+                assert_eq!(io.read(&mut vec![0; room]).await.expect("the end"), 0);
+            }
+            assert_eq!(io.block.capacity(), 0, "{room}: nothing is kept of it");
+        }
+    }
+
+    /// Thousands of connections that ping now and then must not hold a block each.
+    #[tokio::test]
+    async fn who_says_little_costs_no_block() {
+        let (here, mut there) = tokio::io::duplex(4096);
+        let mut io = Ahead::new(here);
+        let mut buf = [0; 4096];
+        for _ in 0..10 {
+            there.write_all(&[7; 100]).await.expect("room");
+            assert_eq!(io.read(&mut buf).await.expect("bytes"), 100);
+            assert_eq!(io.block.capacity(), 0);
+        }
+    }
+}

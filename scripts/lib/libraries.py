@@ -1,0 +1,175 @@
+"""What our programs are made of, held to deny.toml: without a network, and without a tool that takes minutes to compile.
+
+  check()    Fail with every fault: a licence, a source, a library that is not to come in, a second version of one that
+             nobody wrote down, a line of deny.toml that is true no more, a dependency that no source file names
+  python3 libraries.py [--versions]   the same; with --versions the lines that [bans] skip would have
+
+Looked at is what is linked into the programs (with and without the plane, for both architectures), for who only helps to
+build or to test is no part of them; sources are asked of all.
+"""
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+
+from common import REPO, Fail, say
+
+DENY = REPO / "deny.toml"
+TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
+# Direct dependencies that no source file names, and why they are there all the same.
+UNNAMED = {}
+WORDS = re.compile(r"\(|\)|AND|OR|[^\s()]+(?:\s+WITH\s+[^\s()]+)?")
+
+
+def asked(*cmd):
+    done = subprocess.run(["cargo", *cmd, "--locked", "--all-features"], cwd=REPO, capture_output=True, text=True, timeout=300,
+                          check=False)
+    if done.returncode != 0:
+        raise Fail(f"cargo {cmd[0]} failed", done.stderr.strip())
+    return done.stdout
+
+
+def linked(target, features=True):
+    """(name, version) → those that need it, of each library that is linked in for a target. Of `cargo tree`: the lists of
+    `cargo metadata` also have what a library could use and nobody asked it to."""
+    tree = (asked("tree", "--edges", "normal", "--target", target, "--prefix", "depth", "--format", "|{p}") if features else
+            tree_of_package(target))
+    return read_tree(tree.splitlines())
+
+
+def tree_of_package(target):
+    """Of the program in the packages, which has no features."""
+    done = subprocess.run(["cargo", "tree", "--locked", "--edges", "normal", "--target", target, "--prefix", "depth",
+                           "--format", "|{p}"], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise Fail("cargo tree failed", done.stderr.strip())
+    return done.stdout
+
+
+def read_tree(lines):
+    """Macros run while a program is built and are no part of it, nor is what they need."""
+    found, above, macro = defaultdict(set), [], None
+    for line in lines:
+        depth, _, name = line.partition("|")
+        depth, words = int(depth), name.split()
+        if macro is not None and depth > macro:
+            continue
+        macro = depth if "(proc-macro)" in words else None
+        if macro is not None:
+            continue
+        above[depth:] = [words[0]]
+        if depth:
+            found[words[0], words[1].lstrip("v")].add(above[depth - 1])
+    return dict(found)
+
+
+def allowed(expression, accepted):
+    """Whether a licence, as SPDX writes it, can be had under those that are accepted. OR binds weaker than AND."""
+    words = WORDS.findall(expression.replace("/", " OR "))
+
+    def either():
+        good = both()
+        while words and words[0] == "OR":
+            words.pop(0)
+            good = both() or good
+        return good
+
+    def both():
+        good = one()
+        while words and words[0] == "AND":
+            words.pop(0)
+            good = one() and good
+        return good
+
+    def one():
+        word = words.pop(0) if words else ""
+        if word == "(":
+            good = either()
+            if words[:1] == [")"]:
+                words.pop(0)
+            return good
+        return " ".join(word.split()) in accepted
+
+    return either() and not words
+
+
+def named(package, roots):
+    """Whether a source file says the library's name."""
+    name = re.compile(rf"\b{package.replace('-', '_')}(::|\s*;|\s+as\s)")
+    return any(name.search(path.read_text()) for root in roots for path in sorted((REPO / root).rglob("*.rs")))
+
+
+def faults(rules, everything, programs, unnamed=()):
+    """All of them, in words. `programs`: what `linked` says of each way that programs are built."""
+    found = []
+    sources = {f"registry+{url}" for url in rules["sources"]["allow-registry"]}
+    for package in everything["packages"]:
+        if package["source"] is not None and package["source"] not in sources:
+            found.append(f"{package['name']} {package['version']} is from {package['source']}")
+    licences = {(package["name"], package["version"]): package["license"] or "" for package in everything["packages"]}
+    banned = {rule["crate"]: rule["reason"] for rule in rules["bans"]["deny"]}
+    brought = defaultdict(set)
+    for program in programs:
+        for one, by in program.items():
+            brought[one] |= by
+    versions = defaultdict(list)
+    for (name, version), by in sorted(brought.items()):
+        versions[name].append(version)
+        if name in banned:
+            found.append(f"{name} is not to come in ({banned[name]}): {', '.join(sorted(by))} brings it")
+        licence = licences[name, version]
+        if not allowed(licence, rules["licenses"]["allow"]):
+            found.append(f"{name} {version} has a licence that is not allowed: {licence or 'none'}")
+    skipped = {rule["crate"] for rule in rules["bans"]["skip"]}
+    several = {f"{name}@{version}": sorted(brought[name, version]) for name, all_of in versions.items()
+               for version in sorted(all_of, key=key)[:-1]}
+    found += [f"{one} beside a newer one, brought by {', '.join(by)}: get rid of it, or say in deny.toml why not"
+              for one, by in several.items() if one not in skipped]
+    found += [f"{one} stands in deny.toml as a second version and is none any more" for one in sorted(skipped - set(several))]
+    return found + [f"{name} is a dependency and no source file names it" for name in unnamed]
+
+
+def key(version):
+    return [int(part) for part in re.findall(r"\d+", version.split("-")[0].split("+")[0])]
+
+
+def unnamed(everything):
+    root = next(p for p in everything["packages"] if p["id"] == everything["resolve"]["root"])
+    places = {None: ("src", "benches"), "dev": ("src", "tests", "benches"), "build": (".",)}
+    return [dep["name"] for dep in root["dependencies"]
+            if dep["name"] not in UNNAMED and not named(dep["rename"] or dep["name"], places[dep["kind"]])]
+
+
+def look():
+    rules, everything = tomllib.loads(DENY.read_text()), json.loads(asked("metadata", "--format-version", "1"))
+    return rules, everything, [linked(target, features) for target in TARGETS for features in (True, False)]
+
+
+def check():
+    rules, everything, programs = look()
+    found = faults(rules, everything, programs, unnamed(everything))
+    if found:
+        raise Fail("what our programs are made of is not as deny.toml says", "\n".join(found))
+    say(f"{len({name for program in programs for name, _ in program})} libraries, as deny.toml says")
+
+
+def main(argv):
+    if argv == ["--versions"]:
+        rules, everything, programs = look()
+        rules["bans"]["skip"] = []
+        for line in faults(rules, everything, programs):
+            if " beside a newer one, brought by " in line:
+                one, by = line.split(" beside a newer one, brought by ")
+                say(f'    {{ crate = "{one}", reason = "{by.split(":")[0]}" }},')
+        return
+    check()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Fail as fail:
+        print(f"libraries: {fail}", file=sys.stderr)
+        sys.exit(fail.code or 1)

@@ -1,7 +1,0 @@
-//! The management-plane stub; see `pf9_hostagent::plane`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    pf9_hostagent::plane::main().into()
-}

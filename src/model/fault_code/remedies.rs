@@ -1,0 +1,154 @@
+//! What each [`FaultCode`] means, why it comes about, and what to do: `docs/troubleshooting.md` is made of it.
+//!
+//! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. The
+//! programs do not carry these texts: they are a good part of the room that the package has, and each fault says in its
+//! own words, with the names of the case, what it is and what to do. This page is for whoever has only the code.
+//!
+//! | file | room |
+//! |---|---|
+//! | `hand`         | `pf9ctl`, configuration, daemons, disk |
+//! | `checks`       | `pf9ctl node check` |
+//! | `enrolment`    | tokens, identity, names |
+//! | `tunnel`       | the way to the plane, proxies, clocks |
+//! | `documents`    | specs, trust, orders, operations |
+//! | `node`         | the machine as a node |
+//! | `stack`        | Kubernetes' own files |
+//! | `etcd`         | etcd, its backups, their second place |
+//! | `certificates` | certificates and authorities |
+//! | `cluster`      | membership, and the cluster's API |
+//! | `upgrades`     | stack, distribution, agent |
+//! | `rest`         | the plane's interfaces |
+
+use super::FaultCode;
+
+/// A row.
+pub(crate) struct Remedy {
+    pub(crate) code: FaultCode,
+    /// What it is.
+    pub(crate) means: &'static str,
+    /// How it usually comes about.
+    pub(crate) why: &'static str,
+    /// What to do; commands between backticks.
+    pub(crate) what_to_do: &'static str,
+}
+
+/// Codes that are met together.
+pub(crate) struct Room {
+    pub(crate) title: &'static str,
+    /// Who is here.
+    pub(crate) about: &'static str,
+    pub(crate) rows: &'static [Remedy],
+}
+
+macro_rules! rows {
+    ($( $id:ident: $means:literal, $why:literal, $what_to_do:literal; )*) => {
+        pub(super) const ROWS: &[super::Remedy] = &[ $( super::Remedy {
+            code: super::FaultCode::$id,
+            means: $means,
+            why: $why,
+            what_to_do: $what_to_do,
+        }, )* ];
+    };
+}
+
+mod certificates;
+mod checks;
+mod cluster;
+mod documents;
+mod enrolment;
+mod etcd;
+mod hand;
+mod node;
+mod rest;
+mod stack;
+mod tunnel;
+mod upgrades;
+
+/// Every room, in the order of the page.
+pub(crate) const ROOMS: &[Room] = &[
+    Room {
+        title: "At the machine: pf9ctl, configuration, daemons",
+        about: "Said by `pf9ctl`, by the daemons when they start, and in `pf9ctl status`.",
+        rows: hand::ROWS,
+    },
+    Room {
+        title: "Checks of the machine",
+        about: "Said by `pf9ctl node check`, and when a machine is enrolled; what each looks at is in [checks.md](checks.md). Checks with a code that is \
+                met elsewhere, too: `root` (`not-root`), `disk` (`disk-full`), `plane` (`plane-unreachable` and its kin), `configuration` \
+                (`config-invalid`), `daemons` (`agent-down`).",
+        rows: checks::ROWS,
+    },
+    Room {
+        title: "Enrolment and identity",
+        about: "When a machine becomes a host of a plane, and when it is not the one it was.",
+        rows: enrolment::ROWS,
+    },
+    Room {
+        title: "The tunnel, proxies, clocks",
+        about: "The node itself goes on by its last orders while the tunnel is down.",
+        rows: tunnel::ROWS,
+    },
+    Room {
+        title: "Documents, orders and trust",
+        about: "What a plane tells a host, and what root of a host signs for the plane.",
+        rows: documents::ROWS,
+    },
+    Room {
+        title: "The node",
+        about: "In `pf9ctl status`, in the plane's list of hosts, and in alerts. nodelet tries again by itself, ever more seldom.",
+        rows: node::ROWS,
+    },
+    Room {
+        title: "The stack",
+        about: "Kubernetes as it is imported at the plane, and fetched and installed by hosts.",
+        rows: stack::ROWS,
+    },
+    Room {
+        title: "etcd and its backups",
+        about: "On masters. Nothing of etcd's data is deleted before another copy is proven.",
+        rows: etcd::ROWS,
+    },
+    Room {
+        title: "Certificates and authorities",
+        about: "All are renewed by themselves as long as hosts reach their plane.",
+        rows: certificates::ROWS,
+    },
+    Room {
+        title: "Clusters and their API",
+        about: "Who becomes a node and who stops being one, and `kubectl` through the plane.",
+        rows: cluster::ROWS,
+    },
+    Room {
+        title: "Upgrades",
+        about: "Of clusters, of distributions, and of the agent.",
+        rows: upgrades::ROWS,
+    },
+    Room {
+        title: "The plane and its interfaces",
+        about: "For whoever runs the plane, or writes programs against it.",
+        rows: rest::ROWS,
+    },
+];
+
+/// Each code has its row: looked at by the compiler.
+const _: () = {
+    let mut times = [0_u8; FaultCode::ALL.len()];
+    let mut room = 0;
+    while room < ROOMS.len() {
+        let rows = ROOMS[room].rows;
+        let mut row = 0;
+        while row < rows.len() {
+            times[rows[row].code as usize] += 1;
+            row += 1;
+        }
+        room += 1;
+    }
+    let mut n = 0;
+    while n < times.len() {
+        if times[n] != 1 {
+            // The compiler shows the word.
+            panic!("{}", FaultCode::ALL[n].word());
+        }
+        n += 1;
+    }
+};

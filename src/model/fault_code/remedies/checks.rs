@@ -1,0 +1,127 @@
+//! What `pf9ctl node check` finds: a code for each check that has none of a kind that is met elsewhere, too.
+
+rows! {
+    UnsupportedOs: "the packages are not made for this distribution or release",
+        "an old release, or a distribution that was never tried",
+        "use a supported one (the README has the list); a close relative works, and the check warns only";
+    UnsupportedArch: "there is no stack for this processor",
+        "it is neither x86_64 nor aarch64",
+        "use another machine";
+    CheckInit: "systemd is not process 1; agent and node run as its units",
+        "a container without systemd, or another init",
+        "boot the machine with systemd";
+    CheckTested: "systemd, control groups or kernel are not in the table of what was tested, or are refused there",
+        "a very new or very old distribution, or control groups of version 1",
+        "the message names the part; use a release from the README's table, and boot with `systemd.unified_cgroup_hierarchy=1` where version 1 is the reason";
+    CheckHostName: "the host name cannot be a node's name",
+        "it is no DNS name (capitals, underscores), is localhost, or is one that a cluster uses itself",
+        "`hostnamectl set-hostname worker-1` before the host is enrolled";
+    CheckMemory: "the machine has too little memory for a node",
+        "kubelet and its helpers need 1 GiB; what is above that is for pods",
+        "give the machine more memory; the thresholds are in `docs/checks.md`";
+    CheckProcessors: "a control plane starves on one processor",
+        "a small virtual machine",
+        "add a processor, or make it a worker";
+    CheckSwap: "swap is on, and kubelet does not start with it unless the cluster allows it",
+        "the distribution's installer made a swap partition or file, or zram is set up at boot",
+        "`swapoff -a`, and take it out of /etc/fstab (for /dev/zram: /etc/systemd/zram-generator.conf or the package zram-tools); `pf9ctl node prep --plane URL --token-file FILE --fix` does it; or allow it with kubelet.allowSwap of the cluster";
+    CheckPrograms: "programs cannot be run where the agent's, Kubernetes' or etcd's will lie",
+        "the file system is mounted noexec, as some hardening guides say",
+        "`mount -o remount,exec` for the named mount, and the same in /etc/fstab";
+    CheckLinks: "a symbolic link is in the place of a directory of ours",
+        "somebody moved /var/lib/pf9 or a neighbour to a larger disk with a link; what is mounted or deleted below is known by its own name",
+        "take the link away, make a directory, and bind what it led to: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
+    CheckRuntimeStorage: "an overlay cannot be mounted where the container runtime would put images",
+        "XFS without ftype=1, a network file system, an overlay on an overlay, or a quota",
+        "mount a disk with ext4 or with XFS (ftype=1) at /var/lib/pf9, or raise the quota";
+    CheckEtcdDisk: "writes are slow on the disk where etcd would be",
+        "a spinning disk, a throttled volume of a cloud, or a neighbour that writes much: etcd waits for each write",
+        "for a master mount a faster disk (SSD) at /var/lib/pf9/etcd; a worker may have a slow one";
+    CheckControlGroups: "control groups lack what kubelet needs",
+        "the memory controller is off at boot (some ARM boards), or a container got no delegation",
+        "boot with `cgroup_enable=memory`, or delegate the controllers to the container";
+    CheckUserNamespaces: "pods cannot have user ids of their own",
+        "user.max_user_namespaces is 0, or the kernel is too old",
+        "nothing, unless pods use hostUsers: false; else raise `user.max_user_namespaces`, or use a kernel of 6.3 or newer";
+    CheckOverlay: "the kernel has no overlay file system",
+        "a kernel that was built without, or the module is not installed",
+        "`modprobe overlay`, or use the distribution's own kernel";
+    CheckKernelLog: "the kernel's log cannot be read, and kubelet ends without it",
+        "/dev/kmsg is missing, mostly in a container",
+        "give the container the device /dev/kmsg; on a machine `mknod -m 600 /dev/kmsg c 1 11`";
+    CheckMountPropagation: "mounts are not shared; pods that mount for others (storage drivers) do not start",
+        "something made / private at boot",
+        "`mount --make-rshared /`, and let whatever made it private do without";
+    CheckBridgeFilter: "what passes a bridge is not filtered, so services may not be reached between pods of one node",
+        "the module br_netfilter is not there",
+        "`modprobe br_netfilter`, or use a kernel that has it";
+    CheckConnectionTracking: "the kernel tracks no connections; services cannot work",
+        "the module nf_conntrack is not there",
+        "`modprobe nf_conntrack`, or use a kernel that has it";
+    CheckSelinux: "whether SELinux is there; never a failure",
+        "for whoever reads the report",
+        "nothing: the agent works with each";
+    CheckApparmor: "whether AppArmor is there; never a failure",
+        "for whoever reads the report",
+        "nothing: the agent works with each";
+    CheckLimits: "the kernel gives away too few processes, descriptors or file watches for a node with many pods",
+        "the distribution's defaults, or a container's bounds",
+        "`sysctl -w` with the values in the message, and the same in /etc/sysctl.d; `pf9ctl node prep --plane URL --token-file FILE --fix` does it";
+    CheckClock: "the clock is wrong, or nobody keeps it",
+        "no time service runs, or the machine's own clock lost its battery",
+        "`timedatectl set-ntp true`, or install chrony";
+    CheckClockOffset: "this machine's clock differs from the plane's",
+        "no time service, or one that cannot reach its servers; rarely the plane's own clock",
+        "`timedatectl status` here and at the plane; set the one that is wrong";
+    CheckDns: "there is no name server that pods can use",
+        "resolv.conf is empty or names only an address of this machine (127.0.0.53 without systemd-resolved's own list)",
+        "`resolvectl status` or /etc/resolv.conf: name a server that is reached from pods";
+    CheckDefaultRoute: "there is no default route; kube-proxy and the node's address follow it",
+        "a network without a gateway, or one that is not configured at boot",
+        "`ip route add default via GATEWAY`, and the same in the network's configuration";
+    CheckMtu: "packets are small; little is left of one in an overlay network",
+        "a tunnel or VPN is the way out",
+        "`ip link set dev NAME mtu 1500`, if the network carries it";
+    CheckFirewall: "a packet filter of this machine refuses what nodes or pods send each other",
+        "firewalld, ufw or own rules that drop what is forwarded",
+        "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes";
+    CheckTools: "programs of the distribution that a node calls are missing",
+        "a minimal installation",
+        "install the packages that the message names (apt or dnf)";
+    CheckLibraries: "libraries of the distribution that a node needs are missing",
+        "a minimal installation",
+        "install the packages that the message names (apt or dnf)";
+    CheckPackageLocks: "somebody holds the package manager's locks",
+        "unattended-upgrades or cloud-init at work, usual in the first minutes after a boot",
+        "let it end; `ps aux | grep -e apt -e dnf` shows who";
+    CheckPorts: "ports of the node are taken",
+        "another program, or another Kubernetes, listens there",
+        "stop the program that the message names, or give it another port";
+    CheckPortsGivenAway: "the kernel may give ports of the node to whoever calls out, and a service then cannot start",
+        "net.ipv4.ip_local_port_range begins very low",
+        "`sysctl -w net.ipv4.ip_local_reserved_ports=` with the ports of the message, and the same in /etc/sysctl.d";
+    CheckOtherKubelet: "another Kubernetes runs here; two kubelets fight over one machine",
+        "kubeadm, k3s, RKE or a like was installed before",
+        "remove it (kubeadm reset, k3s-uninstall.sh), or use another machine";
+    CheckOtherAgent: "another agent manages this machine",
+        "it was onboarded to another management plane before",
+        "decommission it there first, then remove what it left";
+    CheckOtherRuntime: "another container runtime runs beside the node's; never a failure",
+        "Docker or containerd of the distribution",
+        "nothing: ours has a socket, a directory and a unit of its own";
+    CheckLeftovers: "another Kubernetes left links, routes, packet-filter rules or directories",
+        "it was removed incompletely",
+        "let it remove itself (kubeadm reset, k3s-uninstall.sh), delete what is left, and reboot";
+    CheckIdentity: "key, certificate and authorities of this host do not belong together, or not to this machine",
+        "a disk that was copied or set back, or files that were changed by hand",
+        "`pf9ctl identity show` says what does not fit; on a copy `pf9ctl identity reset`";
+    CheckCertificates: "a certificate of this host ended, or ends soon and is not renewed",
+        "the host could not reach its plane for long, or the plane's authority ends",
+        "let the agent reach the plane: it renews them by itself (`pf9ctl status`); authorities on the plane: `pf9-plane keys list`";
+    CheckConnection: "the tunnel is not up; the node goes on by its last orders, and new ones do not come",
+        "network, proxy or plane",
+        "`pf9ctl status` says why and when the next try is; `pf9ctl proxy test` tries the way hop by hop";
+    CheckOperators: "one of the operators' own checks says no",
+        "its words say what it found",
+        "do what it says; see `docs/extensions.md`";
+}

@@ -1,0 +1,76 @@
+//! Clusters: who may become or stop being a node, and the way to their API.
+
+rows! {
+    AttachEmpty: "no host is named that should become a node",
+        "an empty list",
+        "name at least one: `pf9ctl host attach HOST --cluster CLUSTER`";
+    DetachEmpty: "no host is named that should leave",
+        "an empty list",
+        "name at least one: `pf9-plane cluster detach NAME HOST`";
+    HostUnknown: "the plane has no such host, or none for whoever asks",
+        "a mistyped id, a host that was removed, or one of another project",
+        "`pf9-plane host list`; a removed one comes back with `pf9ctl node prep --plane URL --token-file FILE --force`";
+    HostAttached: "the host is in a cluster already",
+        "it was attached before, here or elsewhere; or it is a master whose signing key cannot be forgotten",
+        "`pf9-plane cluster show NAME`; to move it: `pf9-plane cluster detach NAME HOST` first";
+    HostNotAttached: "the host is not in this cluster, or is no master of it",
+        "a mistyped id, or it left meanwhile",
+        "`pf9-plane cluster show NAME`";
+    LastMaster: "the last master cannot leave or be replaced while others need it",
+        "workers would be left without a master, or nobody is left whom a new one could join",
+        "detach the workers first or together with it; for a lost one restore a backup: `pf9-plane cluster restore NAME`";
+    NoMaster: "there is no master: the cluster needs one first, or this host is none",
+        "only workers were named, or an etcd verb was run on a worker",
+        "attach a master first: `pf9ctl host attach HOST --cluster CLUSTER --master`; run `pf9ctl etcd status` on a master";
+    MasterNotGone: "a master cannot be replaced yet: it was heard of lately",
+        "it was away for less than etcd.replaceAfterSeconds of the cluster",
+        "wait, or if it will not come back: `pf9-plane cluster detach NAME HOST`";
+    MasterMovesLater: "a master has a new address, and the cluster does not follow to it yet",
+        "another master is not well or moves itself: etcd changes one member at a time",
+        "`pf9-plane cluster etcd NAME`; bring the others back, or give this one its old address";
+    ZonesUneven: "the masters' zones are not sound: losing one zone would lose etcd's quorum, or a zone is in two regions",
+        "too many masters in one zone, or some without a zone",
+        "give each master a zone, and none more masters than etcd can lose; or none to all";
+    PodsCidrFull: "no part of the pods' network is left for another node",
+        "containersCidr is too small for so many nodes",
+        "detach nodes that are not needed, or make a cluster with a larger network";
+    ClusterFull: "the cluster has as many nodes as it may have",
+        "the message has the bound",
+        "make another cluster";
+    ClustersFull: "the plane has as many clusters as it may have",
+        "the message has the bound",
+        "delete one that is not needed";
+    ClusterExists: "there is a cluster of that name already, or several projects have one",
+        "names are unique in a project only",
+        "choose another name, or name it by its id: `pf9-plane cluster list`";
+    ClusterUnknown: "there is no such cluster, or none for whoever asks",
+        "a mistyped name, one that was deleted, or one of another project",
+        "`pf9-plane cluster list`, or with an operator's token `pf9ctl cluster list`";
+    ClusterForeign: "the host speaks of a cluster that it is not in",
+        "it changed its cluster a moment ago, or the backup is of another one",
+        "nothing, if it passes; `pf9-plane host show HOST`";
+    ClusterIdInvalid: "what was given is no id of a cluster",
+        "an id is a UUID; a name is not taken here",
+        "`pf9-plane cluster list`";
+    HostIdInvalid: "what was given is no id of a host",
+        "an id is a UUID",
+        "`pf9-plane host list`";
+    ClusterInvalid: "a setting of the cluster, or of what was to be done with it, cannot be; all is as it was",
+        "a value out of its range, or two that exclude each other; the message names the field",
+        "correct it and ask again; `pf9-plane cluster show NAME --json` has the present ones";
+    ClusterChanged: "nothing was changed: the cluster's masters changed while etcd was asked",
+        "two people, or a host that came back, at the same time",
+        "ask again";
+    ClusterAway: "the cluster's API cannot be reached through the plane",
+        "no master is connected, or none of them has a ready API server",
+        "`pf9-plane cluster show NAME`; on a master `pf9ctl status` and `pf9ctl etcd status`";
+    ClusterBroken: "a request to the cluster's API broke on its way",
+        "the tunnel or the API server ended in the middle",
+        "try again; if it stays so look at the masters: `pf9-plane cluster show NAME`";
+    ProjectUnknown: "there is no such project, or none for whoever asks",
+        "a mistyped name, or no role in it",
+        "GET /keystone/v3/auth/projects lists yours; `project` in operator.toml names one";
+    RoleUnknown: "there is no role of that name that a host could be given",
+        "a mistyped name; the message has the one there is",
+        "`pf9ctl host authorize HOST`";
+}

@@ -1,0 +1,154 @@
+//! A node: what nodelet makes of a machine, and what it finds changed there.
+
+rows! {
+    SwapOn: "swap is on, and kubelet does not start with it",
+        "it was turned on again at boot or by hand",
+        "`swapoff -a`, and take it out of /etc/fstab (for /dev/zram: /etc/systemd/zram-generator.conf or the package zram-tools); or allow it with kubelet.allowSwap of the cluster";
+    PortTaken: "a port that the node needs is used by another program",
+        "another Kubernetes or a service of the machine listens there",
+        "`ss -lntp` shows who; stop it, or give it another port";
+    PackageMissing: "a package of the distribution that the node needs is not installed",
+        "a minimal installation, or somebody removed it",
+        "install it (the message names it); the node goes on by itself";
+    PathIsLink: "a symbolic link is in the place of a path of ours, and is not followed",
+        "somebody moved a directory to a larger disk with a link",
+        "take the link away, make a directory, and bind what it led to: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
+    KernelModule: "a kernel module that the node needs cannot be loaded",
+        "the kernel was built without, was upgraded without a reboot, or loading is locked",
+        "`modprobe` the module by hand and read what it says; reboot after a kernel upgrade";
+    KernelParameter: "a kernel parameter does not have, or does not keep, the value that the node needs",
+        "a line in /etc/sysctl.d that is read later, or another program that sets it",
+        "`sysctl --system` shows which file wins; take the other line out";
+    Unit: "a systemd unit of the node is not as it should be: not running, or not with its present settings",
+        "the program fails at its start, or somebody stopped or changed the unit",
+        "the message names the unit: `systemctl status 'pf9-*'`, and its journal";
+    Units: "systemd did not do what it was asked to",
+        "a unit file is missing or broken, or systemd is overloaded",
+        "`systemctl status 'pf9-*'`; install the package pf9-hostagent again if a unit is missing";
+    UnitRemoval: "a unit could not be stopped and removed",
+        "its processes hang, mostly on a disk or a network mount",
+        "`systemctl status` the named unit and `ps` for processes in state D; it is tried again by itself";
+    ContainersLeft: "containers or their mounts could not all be ended",
+        "a process that hangs in the kernel, or a mount that is in use",
+        "`mount | grep pf9` and `fuser -vm` for the named path; a reboot ends what hangs";
+    NetworkLeft: "links of the pod network or chains of the packet filter could not be removed",
+        "another program uses them, or puts them back",
+        "`ip link`, `nft list ruleset`; find the program that makes them; it is tried again";
+    Removal: "part of a role could not be removed",
+        "something is in use, or the disk does not take the change",
+        "the message names it; put it right, it is tried again by itself";
+    Drain: "pods cannot be moved away from the node, or are still being moved",
+        "a disruption budget forbids it, no other node has room, or pods have nobody who makes them anew",
+        "`kubectl get pdb -A` and `kubectl get pods -A --field-selector spec.nodeName=NODE`; save what pods without an owner do and delete them, or order the drain with force";
+    Uncordon: "the node could not be made schedulable again",
+        "the cluster's API did not take it",
+        "nothing, if the API comes back; `kubectl uncordon NODE` does it by hand";
+    Object: "an object of the cluster (an add-on, a binding) could not be written or deleted",
+        "the API server is away or refuses it: a webhook, a quota, or a version that does not know the kind",
+        "the message has the API's own words; look for webhooks that answer no: `kubectl get validatingwebhookconfigurations`";
+    Image: "an image of the stack is not in the container runtime",
+        "the runtime does not take it: its disk is full, or its store was damaged",
+        "`df -h /var/lib/pf9/containerd`, `journalctl -n 50 -u pf9-containerd`; it is put in again by itself";
+    RuntimeNotReady: "the container runtime does not answer",
+        "containerd does not start, has no room on its disk, or does not like a drop-in of its configuration",
+        "`journalctl -n 50 -u pf9-containerd`";
+    RuntimeNotAsMeant: "the container runtime works by other settings than its configuration says",
+        "it was not started again after a change, or a drop-in overrules it",
+        "`journalctl -n 50 -u pf9-containerd`; look at the drop-ins in its configuration";
+    RuntimeProxy: "the container runtime's proxy is not as the machine's: images that are no part of the stack are pulled another way than meant",
+        "the runtime was started with other HTTPS_PROXY or NO_PROXY, or with none",
+        "`systemctl edit pf9-containerd`, with [Service] and Environment= as the message says, then `systemctl restart pf9-containerd`; containers run on meanwhile";
+    KubeletNotHealthy: "kubelet does not say that it is well",
+        "it does not start (swap, control groups, a setting it does not know), or cannot reach the API server",
+        "`journalctl -n 100 -u pf9-kubelet`";
+    NodeNotReady: "the node is not Ready in the cluster",
+        "kubelet is down or does not reach the API server, or the network of pods is not there yet",
+        "`kubectl describe node NODE`; on the node `journalctl -n 100 -u pf9-kubelet`";
+    StaticPodNotCurrent: "a part of the control plane does not run as its manifest says",
+        "kubelet is slow to start it, or the program fails with its settings",
+        "`journalctl -n 50 -u pf9-kubelet`, and the pod's log in /var/log/pods";
+    ApiNotReady: "the API server does not say that it is ready",
+        "etcd has no leader, a master is down, or the API server fails at its start",
+        "on a master `pf9ctl etcd status` and the API server's log in /var/log/pods; on a worker see whether the master is up";
+    KubeProxyNotHealthy: "kube-proxy does not say that it is well; services may not be reached from this node",
+        "it does not start, or does not reach the API server",
+        "`journalctl -n 50 -u pf9-kube-proxy`";
+    ProxyRulesLost: "rules of kube-proxy are missing; they are written anew",
+        "another program flushed the packet filter (firewalld, iptables-restore)",
+        "look for it, and keep it from flushing tables that are not its own";
+    ProxyRulesLeft: "what kube-proxy wrote in another mode could not be removed",
+        "another program runs kube-proxy on this machine",
+        "look for another Kubernetes or a container that runs one; `journalctl -n 50 -u pf9-kube-proxy`";
+    PodNetworkRules: "rules, routes or tunnels of the pod network are missing; they are put back",
+        "another program flushes the packet filter or drops routes (firewalld, NetworkManager)",
+        "look for it: `nft monitor`, `ip monitor route`";
+    PodsNotForwarded: "another table of the packet filter refuses what pods send or get",
+        "firewalld, ufw or Docker set the policy of forwarding to drop",
+        "let what comes from and goes to the pods' network pass there; the message names table and network";
+    PoliciesNotKept: "network policies are not kept on this node: what they forbid may pass",
+        "their controller has not written its rules yet, or the kernel lacks a part",
+        "`kubectl -n kube-system logs -l k8s-app=network-policies` if it stays so; else boot a kernel that has the named part, or set networkPolicies to off";
+    PolicyRulesLeft: "what kept network policies could not be removed",
+        "the packet filter does not take the change, or another program puts it back",
+        "`nft list ruleset`; it is tried again by itself";
+    PoolElsewhere: "services get addresses of a network that this node is not in",
+        "the load balancer's range belongs to another network",
+        "give services addresses of the nodes' network (`pf9-plane cluster settings NAME JSON`), or route them to it";
+    NetworksMeet: "the cluster's networks and one that the machine is in meet",
+        "pods' or services' range holds the machine's own network, a route or a VPN",
+        "make a cluster with another network, or give the machine another one; it goes on by itself when they are apart";
+    NoDns: "pods of this node get no DNS",
+        "the machine's resolv.conf is empty, or names only itself",
+        "name a server in /etc/resolv.conf or systemd-resolved that pods reach";
+    NoDefaultRoute: "the machine has no default route; kube-proxy and the node's address follow it",
+        "the network was configured anew without a gateway",
+        "`ip route add default via GATEWAY`, and the same where the network is configured";
+    NoAddress: "the machine has no address of its own of the IP version of the cluster's pods",
+        "an IPv6 cluster and an IPv4 machine, or the other way round; or only the shared address is there",
+        "give it an address of that version";
+    AddressGone: "the machine does not have the node's address any more; nobody reaches its kubelet or pods by it",
+        "DHCP gave another one, or an interface is down",
+        "give it back and reserve it; with the plane there a node follows to a new one by itself, a master where the others are well";
+    ApiAddressForeign: "the address that masters share is another machine's, or is configured for ever on this one",
+        "it was given out twice, or somebody configured it on an interface",
+        "take it away there: the masters share it; or make the cluster with another masterIp";
+    ApiAddressOffLink: "a master has no interface in the network of the shared address, so it cannot have it",
+        "a master in another subnet",
+        "give it an interface in that network; the other masters share the address without it";
+    ApiAddressUnheld: "no master holds the shared address of the API just now, or this one cannot take it",
+        "the API server gives no lease (etcd without quorum), or the interface refuses the address",
+        "`pf9ctl etcd status` on a master; `ip addr`; it is tried again by itself";
+    ConntrackFull: "the table of tracked connections is nearly full; new ones of pods will be dropped",
+        "many short connections, or a table that is too small for this node",
+        "`conntrack -L` shows who has so many; or raise `net.netfilter.nf_conntrack_max`";
+    ProcessesFull: "the machine can hardly start another process",
+        "a pod that makes threads without end",
+        "`ps -eLf` shows who; or raise `kernel.pid_max` and `kernel.threads-max`";
+    PortsGivenAway: "ports of this node may be taken by whoever calls out when its services start",
+        "net.ipv4.ip_local_port_range holds them",
+        "`sysctl -w net.ipv4.ip_local_reserved_ports=` with the ports of the message, and the same in /etc/sysctl.d";
+    CgroupV1Ends: "the machine runs with control groups of version 1, which Kubernetes gives up",
+        "an old distribution, or a boot parameter",
+        "boot with `systemd.unified_cgroup_hierarchy=1`, or upgrade the distribution";
+    CgroupV1NoSwap: "pods use no swap, although the cluster lets them",
+        "kubelet gives it to them with control groups of version 2 only",
+        "boot with `systemd.unified_cgroup_hierarchy=1`, or set kubelet.podsSwap of the cluster to false";
+    ConfigRefused: "a program of the stack does not take the configuration that it would get; nothing was changed",
+        "a setting of the cluster, or a drop-in of the machine, that this version does not know",
+        "the message has the program's own words; correct the setting (`pf9-plane cluster settings NAME JSON`) or the drop-in";
+    ProgramNotRunnable: "a program of the stack does not run on this machine; the stack of before stays active",
+        "a file system mounted noexec, SELinux, or a stack for another machine",
+        "`findmnt -T /opt/pf9`, `ausearch -m avc`; see that the file may be executed";
+    Unstable: "the node does not come to rest: what is done does not stay so",
+        "another program changes the same thing again and again (configuration management, a second agent)",
+        "the message names what; find the other program and have it leave that alone";
+    Waiting: "nothing is wrong: it waits for something",
+        "the message says for what",
+        "nothing, unless it lasts; then look at what it waits for";
+    Addon: "an add-on of the stack cannot be read",
+        "the stack was built wrongly, or its directory was changed",
+        "build the stack again, and import it: `pf9-plane stack import DIR`";
+    AddonMissing: "the cluster asks for an add-on that its stack does not have",
+        "a stack that was built without it",
+        "choose a stack that has it (`pf9-plane stack list`), or take the setting back";
+}

@@ -1,0 +1,287 @@
+//! Secrets of a node are followed: each place has one of its own, and none of them is in anything that the plane is told,
+//! keeps, shows or logs. What is looked at is looked at as a deliberate leak shows: it has to be found in each place.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use pf9_hostagent::host::fs::Attrs;
+use pf9_hostagent::model::{
+    Authority, CertificateStatus, ClusterId, NodeStatus, RepairStatus, Timestamp, paths,
+};
+
+use super::*;
+use crate::support::full;
+
+/// Every place of a node where something is that nobody else may know, or that people put such things into.
+const PLACES: [&str; 27] = [
+    paths::PROXY_CREDENTIALS,
+    "/etc/pf9/certs/hostagent/next.pem",
+    "/etc/pf9/containerd/conf.d/registry.toml",
+    "/etc/pf9/etcd-archive-credentials",
+    "/etc/pf9/extensions.d/asset",
+    "/etc/pf9/kube.d/certs/apiserver/client/key.pem",
+    "/etc/pf9/kube.d/certs/etcd/peer/key.pem",
+    "/etc/pf9/kube.d/certs/kubelet/server/key.pem",
+    "/etc/pf9/kube.d/certs/service-account/key.pem",
+    "/etc/pf9/kube.d/kubeconfigs/admin.yaml",
+    "/etc/pf9/kube.d/manifests/kube-apiserver.yaml",
+    "/etc/pf9/operator.token",
+    "/etc/pf9/root/recovery.key",
+    "/etc/systemd/system/pf9-kubelet.service.d/proxy.conf",
+    "/etc/environment",
+    "/etc/apt/auth.conf",
+    "/opt/pf9/agent/current/bin/of-a-person",
+    "/root/.kube/config",
+    "/run/pf9/environment",
+    "/var/lib/pf9/containerd/config.json",
+    "/var/lib/pf9/etcd/member/snap/db",
+    "/var/lib/pf9/kubelet/pods/x/volumes/secret/token",
+    "/var/log/pf9/kube/kube.log",
+    "/var/log/pods/default_x/app/0.log",
+    "/var/opt/pf9/hostagent/of-a-person",
+    "/var/opt/pf9/nodelet/journal",
+    "/var/tmp/pf9-bundle",
+];
+
+/// One secret: where it is, and what it is.
+type Secret = (String, String);
+
+/// Plants one in each place, and takes those that are there by themselves.
+fn plant(fs: &HostFs) -> Vec<Secret> {
+    let mut all = Vec::new();
+    for (n, place) in PLACES.iter().enumerate() {
+        let secret = BASE64.encode(format!("planted-{n:02}-{place:?}"));
+        let secret = secret.trim_end_matches('=').to_owned();
+        let text = format!("token: {secret}\n");
+        let attrs = Attrs::mode(0o600);
+        fs.write(place, text.as_bytes(), &attrs).expect(place);
+        all.push(((*place).to_owned(), secret));
+    }
+    let text = |path: &str| fs.read_text(path, 1 << 20).expect("read").expect(path);
+    // A line in the middle: the first one says what kind of key it is, and is the same in all.
+    let key = text(paths::HOST_KEY);
+    let line = key.lines().nth(2).expect("a key has lines");
+    all.push((paths::HOST_KEY.to_owned(), line.to_owned()));
+    let order: Value = serde_json::from_str(&text(paths::ORDER_KEY)).expect("json");
+    let order = BASE64
+        .decode(order["key"].as_str().expect("key"))
+        .expect("base64");
+    // PKCS#8 of Ed25519: the private bytes come after sixteen that are the same in all; its public ones are told.
+    all.push((paths::ORDER_KEY.to_owned(), BASE64.encode(&order[18..48])));
+    all
+}
+
+/// A secret as it may stand somewhere: as it is, in hexadecimal, and in base64 at each of three places.
+fn forms(secret: &str) -> Vec<String> {
+    let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
+    let mut all = vec![secret.to_owned(), hex];
+    for before in 0..3 {
+        let text = format!("{}{secret}", "-".repeat(before));
+        let encoded = BASE64.encode(text);
+        // Of what is at its edges others have a part.
+        all.push(encoded[4..encoded.len() - 4].to_owned());
+    }
+    all
+}
+
+/// Which places on the plane's side have which secret.
+fn leaks(seen: &[(String, Vec<u8>)], secrets: &[Secret]) -> BTreeSet<(String, String)> {
+    let forms: Vec<_> = secrets.iter().map(|(of, s)| (of, forms(s))).collect();
+    let mut all = BTreeSet::new();
+    for (place, bytes) in seen {
+        let text = String::from_utf8_lossy(bytes);
+        let those = forms
+            .iter()
+            .filter(|(_, forms)| forms.iter().any(|form| text.contains(form)));
+        all.extend(those.map(|(of, _)| (place.clone(), (*of).clone())));
+    }
+    all
+}
+
+/// What is logged by the plane (and by comms and hostagent, which are in the same process here).
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("lock").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Plane {
+    /// Everything that is told, kept and shown there.
+    async fn everything(&self, host: HostId, cluster: &str) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
+        let (token, project) = self.login().await;
+        let get = async |path: &str| {
+            let url = format!("{}{path}", self.server.public_url());
+            let request = self.rest().get(url).bearer_auth(&token);
+            let answer = request.send().await.expect("answer");
+            let status = answer.status();
+            let text = answer.text().await.expect("text");
+            assert!(status.is_success(), "{path}: {status} {text}");
+            text
+        };
+        for (place, path) in [
+            ("status", format!("/resmgr/v1/hosts/{host}")),
+            ("hosts", "/resmgr/v1/hosts".into()),
+            ("events", format!("/resmgr/v1/hosts/{host}/events")),
+            ("operations", format!("/resmgr/v1/hosts/{host}/operations")),
+            ("alerts", "/alerts/v1/alerts".into()),
+            ("past alerts", "/alerts/v1/alerts?state=past".into()),
+            ("report", format!("/alerts/v1/clusters/{cluster}/report")),
+            (
+                "availability",
+                format!("/alerts/v1/clusters/{cluster}/availability"),
+            ),
+            (
+                "clusters",
+                format!("/qbert/v4/{project}/clusters/{cluster}"),
+            ),
+            ("nodes", format!("/qbert/v4/{project}/nodes")),
+        ] {
+            all.push((place.to_owned(), get(&path).await.into_bytes()));
+        }
+        let targets: Value = serde_json::from_str(&get("/metrics/targets").await).expect("json");
+        for target in targets.as_array().expect("list") {
+            let source = target["labels"]["source"].as_str().expect("source");
+            // What the tunnel itself says needs a list of services, which this machine has not.
+            if !["tunnel", "etcd"].contains(&source) {
+                let path = target["labels"]["__metrics_path__"].as_str().expect("path");
+                let text = get(path).await;
+                all.push((format!("metrics of {source}"), text.into_bytes()));
+            }
+        }
+        for path in ["/hosts", "/clusters", "/alerts", "/keys"] {
+            let answer = self.admin(Method::GET, path, &Value::Null).await;
+            all.push((format!("admin {path}"), answer.to_string().into_bytes()));
+        }
+        for entry in std::fs::read_dir(self.dir.path()).expect("state") {
+            let entry = entry.expect("entry");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.metadata().expect("metadata").mode() & 0o170_000 == 0o100_000 {
+                let bytes = std::fs::read(entry.path()).expect("file");
+                all.push((format!("file {name}"), bytes));
+            }
+        }
+        all
+    }
+}
+
+/// A node that says all that it can, without a secret.
+fn honest(s: &mut NodeStatus, cluster: ClusterId) {
+    full::status(s, cluster);
+    s.certificate_requests.clear();
+}
+
+/// One that says what it should not: in words of a fault, of repairs, and in the name of a certificate.
+fn leaky(s: &mut NodeStatus, secret: &str) {
+    let why = format!("cannot read the kubeconfig: unknown key {secret}");
+    s.reason = Some(Fault::new(FaultCode::Unit, "cannot start kubelet", why));
+    s.repairs = (10..15)
+        .map(|number| RepairStatus {
+            number,
+            at: Timestamp::now(),
+            what: format!("write {secret}"),
+            why: "it differs".into(),
+        })
+        .collect();
+    s.certificates = vec![CertificateStatus {
+        name: format!("kubelet/{secret}"),
+        authority: Authority::Cluster,
+        not_before: Timestamp::UNIX_EPOCH,
+        not_after: Timestamp::UNIX_EPOCH,
+        digest: Digest::of(b"a"),
+        issuer: Digest::of(b"b"),
+    }];
+}
+
+#[tokio::test]
+async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_comes_to() {
+    pf9_hostagent::tls::install();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let plane = Plane::start().await;
+    let host = HostId::random();
+    let (_dir, fs) = host_root();
+    plane.enrol_and_save(host, &fs).await;
+    let node = FakeNode::start(&fs, host);
+    let secrets = plant(&fs);
+    let daemons = Daemons::start(&fs).await;
+    plane.until(host, |s| s.state == NodeState::Ok).await;
+    let (cluster, _) = plane.cluster(1_000).await;
+    let id: ClusterId = cluster.parse().expect("id");
+    let attach = format!("{CLUSTERS}/{cluster}/attach");
+    let hosts = json!([{"uuid": host, "isMaster": true}]);
+    plane.operator(Method::POST, &attach, Some(&hosts)).await;
+    node.say(|s| honest(s, id));
+    let told = |s: &HostStatus| s.node.as_ref().is_some_and(|n| n.etcd.is_some());
+    plane.until(host, told).await;
+
+    let mut seen = plane.everything(host, &cluster).await;
+    let logged = log.0.lock().expect("lock").clone();
+    assert!(!logged.is_empty());
+    seen.push(("log".into(), logged));
+    assert_eq!(leaks(&seen, &secrets), BTreeSet::new());
+    // That is said of what is there, and not of nothing.
+    let places: BTreeSet<&str> = seen.iter().map(|(place, _)| place.as_str()).collect();
+    let shows = |place: &str| {
+        let found = seen.iter().find(|(name, _)| name == place);
+        found.is_some_and(|(_, bytes)| String::from_utf8_lossy(bytes).contains(&host.to_string()))
+    };
+    for place in ["status", "hosts", "report", "file plane.redb"] {
+        assert!(shows(place), "{place} says nothing of the host: {places:?}");
+    }
+
+    // A leak of the kubeconfig's.
+    let (of, secret) = secrets
+        .iter()
+        .find(|(of, _)| of.ends_with("admin.yaml"))
+        .expect("planted");
+    node.say(|s| leaky(s, secret));
+    let wanted: BTreeSet<(String, String)> = [
+        "status",
+        "hosts",
+        "events",
+        "alerts",
+        "report",
+        "metrics of certificates",
+        "file plane.redb",
+        "log",
+    ]
+    .map(|place| (place.to_owned(), of.clone()))
+    .into();
+    within(async {
+        loop {
+            let mut seen = plane.everything(host, &cluster).await;
+            seen.push(("log".into(), log.0.lock().expect("lock").clone()));
+            let found = leaks(&seen, &secrets);
+            let others: Vec<_> = found.iter().filter(|(_, name)| name != of).collect();
+            assert!(others.is_empty(), "{others:?}");
+            if found.is_superset(&wanted) {
+                break;
+            }
+            let missing: Vec<_> = wanted.difference(&found).collect();
+            eprintln!("not yet in {missing:?}");
+            // Nothing says that it has come to all of them.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    daemons.stop().await;
+    plane.server.stop().await;
+}
