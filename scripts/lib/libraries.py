@@ -20,6 +20,10 @@ DENY = REPO / "deny.toml"
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 # Direct dependencies that no source file names, and why they are there all the same.
 UNNAMED = {}
+# Where the sources of our packages are: of the programs, and of the tests beside them.
+SOURCES = {"pf9-hostagent": (("src",), ("tests/node", "tests/etcd", "tests/support")),
+           "pf9-plane": (("crates/plane/src", "benches"), ("tests/it", "tests/clients", "tests/support")),
+           "pf9-tunnel": (("crates/tunnel/src",), ("crates/tunnel/tests",))}
 WORDS = re.compile(r"\(|\)|AND|OR|[^\s()]+(?:\s+WITH\s+[^\s()]+)?")
 
 
@@ -34,14 +38,14 @@ def asked(*cmd):
 def linked(target, features=True):
     """(name, version) → those that need it, of each library that is linked in for a target. Of `cargo tree`: the lists of
     `cargo metadata` also have what a library could use and nobody asked it to."""
-    tree = (asked("tree", "--edges", "normal", "--target", target, "--prefix", "depth", "--format", "|{p}") if features else
+    tree = (asked("tree", "--workspace", "--edges", "normal", "--target", target, "--prefix", "depth", "--format", "|{p}") if features else
             tree_of_package(target))
     return read_tree(tree.splitlines())
 
 
 def tree_of_package(target):
     """Of the program in the packages, which has no features."""
-    done = subprocess.run(["cargo", "tree", "--locked", "--edges", "normal", "--target", target, "--prefix", "depth",
+    done = subprocess.run(["cargo", "tree", "--locked", "--package", "pf9-hostagent", "--edges", "normal", "--target", target, "--prefix", "depth",
                            "--format", "|{p}"], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise Fail("cargo tree failed", done.stderr.strip())
@@ -51,7 +55,7 @@ def tree_of_package(target):
 def read_tree(lines):
     """Macros run while a program is built and are no part of it, nor is what they need."""
     found, above, macro = defaultdict(set), [], None
-    for line in lines:
+    for line in filter(None, lines):  # between two trees one is empty
         depth, _, name = line.partition("|")
         depth, words = int(depth), name.split()
         if macro is not None and depth > macro:
@@ -136,10 +140,14 @@ def key(version):
 
 
 def unnamed(everything):
-    root = next(p for p in everything["packages"] if p["id"] == everything["resolve"]["root"])
-    places = {None: ("src", "benches"), "dev": ("src", "tests", "benches"), "build": (".",)}
-    return [dep["name"] for dep in root["dependencies"]
-            if dep["name"] not in UNNAMED and not named(dep["rename"] or dep["name"], places[dep["kind"]])]
+    found = []
+    for package in everything["packages"]:
+        if package["id"] in everything["workspace_members"]:
+            programs, tests = SOURCES[package["name"]]
+            places = {None: programs, "dev": programs + tests, "build": (".",)}
+            found += [f"{dep['name']} of {package['name']}" for dep in package["dependencies"]
+                      if dep["name"] not in UNNAMED and not named(dep["rename"] or dep["name"], places[dep["kind"]])]
+    return found
 
 
 def look():
