@@ -31,9 +31,17 @@ pub(super) struct NoRandomness;
 
 /// A fresh random token, as text.
 pub(super) fn fresh() -> Result<Secret<String>, NoRandomness> {
-    Ok(Secret::new(
-        URL_SAFE_NO_PAD.encode(random::<TOKEN_BYTES>()?),
-    ))
+    loop {
+        if let Some(text) = text_of(random::<TOKEN_BYTES>()?) {
+            return Ok(Secret::new(text));
+        }
+    }
+}
+
+/// None where it would begin as an option does: one of 64 could be given to no command line (`openstack token revoke`).
+fn text_of(bytes: [u8; TOKEN_BYTES]) -> Option<String> {
+    let text = URL_SAFE_NO_PAD.encode(bytes);
+    (!text.starts_with('-')).then_some(text)
 }
 
 /// What is kept of a token.
@@ -107,6 +115,18 @@ impl PasswordHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_token_begins_as_an_option_does() {
+        let mut bytes = [0; TOKEN_BYTES];
+        // The first six bits are the first letter.
+        for first in 0..64u8 {
+            bytes[0] = first << 2;
+            let text = text_of(bytes);
+            assert_eq!(text.is_none(), first == 62, "{text:?}");
+            assert!(text.is_none_or(|t| !t.starts_with('-')));
+        }
+    }
 
     #[test]
     fn only_the_password_matches_and_salts_differ() {

@@ -25,7 +25,7 @@ const DASHBOARDS: [(&str, &str); 3] = [
 ];
 const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/packaging/prometheus/pf9-etcd.rules.yml"
+    "/../../packaging/prometheus/pf9-etcd.rules.yml"
 );
 /// Numbers that are not there in this world, why, and who makes them: the name has to be theirs.
 const ABSENT: [(&str, &str, &str); 3] = [
