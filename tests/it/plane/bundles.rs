@@ -209,9 +209,12 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
     broken.truncate(2);
     broken.push(Err(()));
     assert_ne!(code(node.send(&id, broken).await), Some(204));
-    assert_eq!(code(other.send(&id, in_pieces(&good)).await), Some(404));
+    // These are answered before the body is read; who still sends it may not come to hear the answer.
     let unknown = uuid::Uuid::nil().to_string();
-    assert_eq!(code(node.send(&unknown, in_pieces(&good)).await), Some(404));
+    for (host, id) in [(&other, &id), (&node, &unknown)] {
+        let answer = code(host.send(id, in_pieces(&good)).await);
+        assert!(answer.is_none_or(|s| s == 404), "{answer:?}");
+    }
     // What was broken off leaves nothing, as soon as the plane has seen that.
     until(|| async { files(&bed).is_empty().then_some(()) }).await;
     // And it can still come.
