@@ -210,7 +210,8 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
         .flatten()
         .map(|target| &target["labels"]["host_id"])
         .collect();
-    assert_eq!(shown, [hx], "numbers of the own host only");
+    assert!(!shown.is_empty(), "its own host has numbers");
+    assert!(shown.iter().all(|host| *host == hx), "{shown:?}");
     // What a body names.
     let refused = async |method: &str, path: String, body: Value, wanted: u16| {
         let (status, said) = world.ask(&token, method, &path, Some(&body)).await;
