@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 /// What the next version says that this one does not know.
 pub(crate) const NEW: &str = "zz_new";
 /// Objects whose names are the operator's, not the program's.
-const MAPS: [&str; 5] = [
+const MAPS: [&str; 6] = [
+    "extensions",
     "labels",
     "extra_args",
     "feature_gates",
