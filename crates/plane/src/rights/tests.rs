@@ -248,7 +248,7 @@ fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
     };
     c.members = (1..=5000).map(member).collect();
     let all = bindings::wanted(&c.members);
-    assert_eq!(all.len(), 32 + 3, "and those of people");
+    assert_eq!(all.len(), 32 + 5, "and those of people");
     let largest = all.iter().map(|b| b.object.to_string().len()).max();
     assert!(
         largest.is_some_and(|bytes| bytes < 32 * 1024),
