@@ -162,8 +162,8 @@ fn package(version: &str) -> Outcome<PathBuf> {
     let dir = state().join("other-version");
     // What was compiled for the demo need not be compiled again, but for the last crate.
     let script = format!(
-        "set -e; mkdir -p {other}; [ -d {other}/dist ] || cp -a {target}/dist {other}/; cd {root}; \
-         cargo build --profile dist --locked --bin pf9-agent; scripts/package --no-build --deb-only {dir}",
+        "set -e; mkdir -p {other}; [ -d {other}/release ] || cp -a {target}/release {other}/; cd {root}; \
+         scripts/package --deb-only {dir}",
         other = other.display(),
         target = target.display(),
         root = root.display(),
