@@ -138,12 +138,14 @@ pub async fn start(
         way.clone(),
     );
     group.essential("etcd keeper", keeper.run());
+    let (handover, leaving) = address::handover();
     let address = address::Keeper::new(
         host.clone(),
         working.clone(),
         board.address(),
         group.progress().beat("api address"),
         shutdown.clone(),
+        leaving,
     );
     group.essential("api address", address.run());
     let pulse = pulse::Keeper::new(
@@ -199,6 +201,7 @@ pub async fn start(
                 wake: woken,
                 maintenance,
                 shutdown,
+                handover,
             };
             let engine = engine::Engine::new(host, ledger, board, job, told, sweep, way);
             // On the heap: the loop with all its steps is larger than what a thread likes to carry.

@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::address::Handover;
 use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
@@ -116,6 +117,8 @@ pub struct Told {
     pub maintenance: Desk,
     /// The process ends.
     pub shutdown: CancellationToken,
+    /// Where it is said that this master's API server is about to stop.
+    pub handover: Handover,
 }
 
 /// The ledger of this host; a broken one is told. What it says is shown from the first status on.

@@ -13,6 +13,7 @@
 //!               each and without
 //! cc_who_reaches network policies on one node and across nodes, services with addresses of a pool, and neither again
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
+//! dd_another   a containerd of somebody else with a container: the same processes before, beside and after a node
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
@@ -25,6 +26,7 @@
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
+//! ka_three      three masters to the next minor: the API answers all the time, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
 //!                 and stop the fleet
 //! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
@@ -41,6 +43,7 @@ mod certificates;
 mod demo;
 mod hangs;
 mod issuer;
+mod masters;
 mod matrix;
 mod members;
 mod minors;
@@ -59,6 +62,7 @@ mod scenario;
 mod services;
 mod settings;
 mod takeover;
+mod theirs;
 mod unfit;
 mod upgrade;
 mod version;

@@ -229,6 +229,8 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    use pf9_hostagent::model::NetworkPlugin;
+
     use super::*;
 
     /// Whoever adds a file adds it to the list: else the page asks for what is not served.
@@ -246,6 +248,23 @@ mod tests {
                 assert!(found, "{} names {name}", file.name);
             }
         }
+    }
+
+    #[test]
+    fn the_wizard_offers_the_pod_networks_that_there_are_and_no_other() {
+        let wizard = FILES.iter().find(|f| f.name == "wizard.js").expect("file");
+        let (_, list) = wizard
+            .text
+            .split_once("const PLUGINS = ")
+            .expect("the list");
+        let (list, _) = list.split_once(';').expect("its end");
+        let offered: Vec<NetworkPlugin> = serde_json::from_str(list).expect("names of networks");
+        let every = [
+            NetworkPlugin::Bridge,
+            NetworkPlugin::Flannel,
+            NetworkPlugin::None,
+        ];
+        assert_eq!(offered, every);
     }
 
     /// What the policy would refuse is not in the files: a browser says so only on its console.

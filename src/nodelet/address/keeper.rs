@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::lease;
-use super::turn::{Ask, KERNEL_LATE, LEASE, Record, Turn};
+use super::turn::{Ask, KERNEL_LATE, LEASE, LEAVING_MAX, NOTICE, Record, Turn};
 use super::words::{configured, foreign, nobodys, nor_others, off_link, unasked, unheard, unlent};
 use crate::app::Beat;
 use crate::host::kube::{Kube, KubeError};
@@ -45,6 +45,36 @@ const NOBODYS: Duration = Duration::from_secs(10);
 /// Longest one round takes: a few calls and commands, each with a bound.
 const ROUND: Duration = Duration::from_secs(30);
 
+/// Longest the loop waits for another master to have the address: the word, the notice, its turn.
+const HANDOVER: Duration = LEAVING_MAX
+    .saturating_add(NOTICE)
+    .saturating_add(Duration::from_secs(2));
+
+/// The loop's way to say that this master's API server is about to stop.
+#[derive(Clone, Debug)]
+pub struct Handover(mpsc::Sender<oneshot::Sender<()>>);
+
+/// The keeper's end of it.
+pub struct Leaving(mpsc::Receiver<oneshot::Sender<()>>);
+
+/// Both ends. One question at a time: there is one loop.
+pub fn handover() -> (Handover, Leaving) {
+    let (ask, asked) = mpsc::channel(1);
+    (Handover(ask), Leaving(asked))
+}
+
+impl Handover {
+    /// Returns when another master has the address, when there is none that could, or after eight seconds at most:
+    /// what is to be done is done all the same.
+    pub async fn away(&self) {
+        let (done, over) = oneshot::channel();
+        if self.0.try_send(done).is_ok() {
+            // Who answers and who is gone mean the same here.
+            drop(tokio::time::timeout(HANDOVER, over).await);
+        }
+    }
+}
+
 /// The task's state.
 pub struct Keeper {
     host: Host,
@@ -52,6 +82,7 @@ pub struct Keeper {
     board: AddressBoard,
     beat: Beat,
     shutdown: CancellationToken,
+    leaving: Leaving,
     peers: Peers,
     sharing: Option<Sharing>,
 }
@@ -82,6 +113,8 @@ struct Sharing {
     checked: Option<Duration>,
     /// This machine is a copy, and does nothing in the original's name.
     held: bool,
+    /// Who waits until another master has it.
+    waits: Option<oneshot::Sender<()>>,
 }
 
 impl Keeper {
@@ -92,6 +125,7 @@ impl Keeper {
         board: AddressBoard,
         beat: Beat,
         shutdown: CancellationToken,
+        leaving: Leaving,
     ) -> Self {
         Self {
             host,
@@ -99,6 +133,7 @@ impl Keeper {
             board,
             beat,
             shutdown,
+            leaving,
             peers: Peers::default(),
             sharing: None,
         }
@@ -143,6 +178,7 @@ impl Keeper {
                 self.shutdown.cancelled().await;
             },
             () = sleep => {}
+            Some(asked) = self.leaving.0.recv() => self.leave(asked),
         }
     }
 
@@ -189,6 +225,20 @@ impl Keeper {
             unasked: None,
             checked: None,
             held: false,
+            waits: None,
+        }
+    }
+
+    /// It goes to another master; who asked is answered when that is so. Where it is not here, or no other master could
+    /// take it, that is now.
+    fn leave(&mut self, asked: oneshot::Sender<()>) {
+        let Some(s) = &mut self.sharing else {
+            return;
+        };
+        if s.on.is_some() && s.wanted.node.etcd.members.len() > 1 {
+            tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address goes to another master");
+            s.turn.leave(since_boot());
+            s.waits = Some(asked);
         }
     }
 
@@ -198,7 +248,7 @@ impl Keeper {
         let link = interfaces::link_of(s.wanted.ip, s.wanted.node.node_ip);
         self.check(s, link.as_ref(), now).await;
         let able = s.barred.is_none() && !s.held;
-        if !able && s.on.is_some() {
+        if (!able && s.on.is_some()) || s.turn.goes(now) {
             self.give_back(s).await;
         }
         if let Some(ask) = s.turn.next(now, able) {
@@ -207,6 +257,9 @@ impl Keeper {
         self.settle(s, link.as_ref()).await;
         self.board.show(Some(s.shown(link.as_ref())));
         let now = since_boot();
+        if s.turn.has_left(now) {
+            s.waits = None;
+        }
         s.turn.wakes(now, able).saturating_sub(now)
     }
 
@@ -240,7 +293,12 @@ impl Keeper {
         let sent = since_boot();
         let done = match self.peers.admin(&self.host.fs, &s.wanted.node) {
             Err(why) => Err(Asked::Unanswered(why)),
-            Ok(kube) => match tokio::time::timeout(CALL, asked(&kube, &s.wanted, &ask)).await {
+            Ok(kube) => match tokio::time::timeout(
+                CALL,
+                asked(&kube, &s.wanted, &ask, s.turn.is_leaving(sent)),
+            )
+            .await
+            {
                 Ok(done) => done,
                 Err(_) => Err(Asked::Unanswered("no answer in time".to_owned())),
             },
@@ -351,7 +409,7 @@ impl Keeper {
         let Ok(kube) = self.peers.admin(&self.host.fs, &s.wanted.node) else {
             return;
         };
-        let free = lease::written(&record, None, s.wanted.ip, crate::seam::clock::now());
+        let free = lease::written(&record, None, false, s.wanted.ip, crate::seam::clock::now());
         let path = lease::path();
         // Who could not say it is followed when its time is over.
         drop(tokio::time::timeout(GIVE_BACK, kube.replace(&path, free)).await);
@@ -400,7 +458,12 @@ enum Asked {
     Unanswered(String),
 }
 
-async fn asked(kube: &Kube, wanted: &Wanted, ask: &Ask) -> Result<Option<Record>, Asked> {
+async fn asked(
+    kube: &Kube,
+    wanted: &Wanted,
+    ask: &Ask,
+    leaving: bool,
+) -> Result<Option<Record>, Asked> {
     let path = lease::path();
     let me = wanted.node.node_name.as_str();
     let now = crate::seam::clock::now();
@@ -414,7 +477,7 @@ async fn asked(kube: &Kube, wanted: &Wanted, ask: &Ask) -> Result<Option<Record>
             kube.create(lease::COLLECTION, object).await.map_err(why)?
         }
         Ask::Write(over) => {
-            let object = lease::written(over, Some(me), wanted.ip, now);
+            let object = lease::written(over, Some(me), leaving, wanted.ip, now);
             kube.replace(&path, object).await.map_err(why)?
         }
     };

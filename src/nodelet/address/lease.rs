@@ -16,6 +16,8 @@ pub(super) const COLLECTION: &str = "/apis/coordination.k8s.io/v1/namespaces/kub
 const NAME: &str = "pf9-api-address";
 /// The address that had been looked for on the network before it was first taken.
 const PROVED: &str = "pf9.io/address";
+/// Its holder is about to give it back.
+const LEAVING: &str = "pf9.io/leaving";
 /// Longest version or name that is kept: the API server's are shorter.
 const WORD_MAX: usize = 256;
 
@@ -37,6 +39,7 @@ pub(super) fn read(object: &Value, address: IpAddr) -> Option<Record> {
         proved: text("/metadata/annotations/pf9.io~1address") == Some(&address.to_string()),
         acquired: text("/spec/acquireTime").map(str::to_owned),
         transitions: transitions.and_then(Value::as_u64).unwrap_or_default(),
+        leaving: text("/metadata/annotations/pf9.io~1leaving").is_some(),
     })
 }
 
@@ -54,10 +57,11 @@ pub(super) fn begun(now: Timestamp) -> Value {
     })
 }
 
-/// The lease with this holder (none: it is given back), over what it was.
+/// The lease with this holder (none: it is given back), over what it was. `leaving`: the holder is about to give it back.
 pub(super) fn written(
     over: &Record,
     holder: Option<&str>,
+    leaving: bool,
     address: IpAddr,
     now: Timestamp,
 ) -> Value {
@@ -66,12 +70,15 @@ pub(super) fn written(
     let passes = holder.is_some() && over.holder.as_deref() != holder;
     let acquired = over.acquired.clone().filter(|_| !passes);
     let transitions = over.transitions + u64::from(passes && over.proved);
-    let metadata = json!({
+    let mut metadata = json!({
         "name": NAME,
         "namespace": "kube-system",
         "resourceVersion": over.version,
         "annotations": {PROVED: address.to_string()},
     });
+    if leaving {
+        metadata["annotations"][LEAVING] = "true".into();
+    }
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -104,20 +111,23 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).expect("time");
         let begun = read_back(begun(now), "6");
         assert_eq!((begun.holder.as_deref(), begun.proved), (None, false));
-        let first = written(&begun, Some("n1"), ip(), now);
+        let first = written(&begun, Some("n1"), false, ip(), now);
         assert_eq!(first["spec"]["acquireTime"], "2027-01-15T08:00:00.000000Z");
         assert_eq!(first["metadata"]["resourceVersion"], "6");
         let first = read_back(first, "7");
         assert_eq!((first.holder.as_deref(), first.proved), (Some("n1"), true));
         let later = Timestamp::from_second(1_800_000_001).expect("time");
-        let again = written(&first, Some("n1"), ip(), later);
+        assert!(!first.leaving);
+        let again = written(&first, Some("n1"), true, ip(), later);
         assert_eq!(again["metadata"]["resourceVersion"], "7");
         let again = read_back(again, "8");
         assert_eq!((&again.acquired, again.transitions), (&first.acquired, 0));
-        let free = read_back(written(&again, None, ip(), later), "9");
+        assert!(again.leaving);
+        let free = read_back(written(&again, None, false, ip(), later), "9");
+        assert!(!free.leaving, "who takes it does not leave");
         assert_eq!((free.holder.as_deref(), free.transitions), (None, 0));
         assert!(free.proved, "whoever is there may take it at once");
-        let other = read_back(written(&free, Some("n2"), ip(), later), "10");
+        let other = read_back(written(&free, Some("n2"), false, ip(), later), "10");
         assert_ne!(other.acquired, first.acquired);
         assert_eq!(other.transitions, 1);
     }
@@ -129,7 +139,7 @@ mod tests {
         assert_eq!(read(&long, ip()), None);
         let begun = read_back(begun(Timestamp::UNIX_EPOCH), "1");
         let elsewhere = "10.1.0.251".parse().expect("ip");
-        let other = written(&begun, Some("n1"), elsewhere, Timestamp::UNIX_EPOCH);
+        let other = written(&begun, Some("n1"), false, elsewhere, Timestamp::UNIX_EPOCH);
         assert!(!read_back(other, "1").proved);
     }
 }

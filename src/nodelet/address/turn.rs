@@ -4,8 +4,12 @@
 //!            the lease names nobody, or nobody wrote it for LEASE
 //!   waits ──────────────────────── write ───────────────────────► has it until (sent + HOLD)
 //!     ▲                                                             │ write every RENEW: later
-//!     └── the lease names another · the time is over ◄──────────────┘
+//!     ├── the lease names another · the time is over ◄──────────────┤
+//!     └── gone ◄── NOTICE later ── the lease says that it leaves ◄──┘ its API server is about to stop
 //! ```
+//!
+//! Who leaves says so in the lease first: the others look more often from then on, so that one of them
+//! has the address a moment after it is free. It does not take it back for a lease's time.
 //!
 //! No clock is compared with another one. Who has the address counts from the moment *before* it sent
 //! what was written; who waits counts from the moment *after* it saw that. So the first is always done
@@ -33,6 +37,12 @@ pub(super) const RATES_DIFFER_MAX: f64 = 0.01;
 pub(super) const RENEW: Duration = Duration::from_secs(1);
 /// Time between two looks of one who waits: the sooner it sees a write, the sooner it may take over.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// And while its holder is about to leave: what the address is away for.
+pub(super) const LOOK_CLOSELY: Duration = Duration::from_millis(100);
+/// Time from the word that the holder leaves until it does: everybody has looked by then.
+pub(super) const NOTICE: Duration = Duration::from_millis(1200);
+/// Longest a master that is asked to leave tries to say so: what its API server stops for does not wait longer.
+pub(super) const LEAVING_MAX: Duration = Duration::from_secs(4);
 /// Time until what was not answered is asked again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -49,6 +59,8 @@ pub(super) struct Record {
     pub(super) acquired: Option<String>,
     /// How often it passed from one to another.
     pub(super) transitions: u64,
+    /// Its holder is about to give it back.
+    pub(super) leaving: bool,
 }
 
 /// What is to be asked of the API server.
@@ -70,6 +82,18 @@ pub(super) struct Turn {
     until: Option<Duration>,
     look_at: Duration,
     write_at: Duration,
+    leave: Option<Leave>,
+}
+
+/// How far a master has come that gives the address away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// The lease is to say so, until then.
+    Says { until: Duration },
+    /// It says so since this write was sent.
+    Said { at: Duration },
+    /// It was given back then.
+    Gone { at: Duration },
 }
 
 #[derive(Clone, Debug)]
@@ -89,11 +113,13 @@ impl Turn {
             until: None,
             look_at: Duration::ZERO,
             write_at: Duration::ZERO,
+            leave: None,
         }
     }
 
     /// What is to be asked now, if it is time. `able`: this master could have the address.
     pub(super) fn next(&self, now: Duration, able: bool) -> Option<Ask> {
+        let able = able && !self.stands_aside(now);
         match &self.seen {
             Some(seen) if able && now >= self.may_write(seen) => {
                 Some(seen.record.clone().map_or(Ask::Begin, Ask::Write))
@@ -111,11 +137,52 @@ impl Turn {
 
     /// When there is something to be asked again.
     pub(super) fn wakes(&self, now: Duration, able: bool) -> Duration {
+        let able = able && !self.stands_aside(now);
         let write = self.seen.as_ref().filter(|_| able);
         let write = write.map(|seen| self.may_write(seen));
-        write
-            .map_or(self.look_at, |at| at.min(self.look_at))
-            .max(now)
+        let goes = match self.leave {
+            Some(Leave::Said { at }) => Some(at + NOTICE),
+            Some(Leave::Says { .. } | Leave::Gone { .. }) | None => None,
+        };
+        let times = [write, goes].into_iter().flatten();
+        times.fold(self.look_at, Duration::min).max(now)
+    }
+
+    /// This master's API server is about to stop: another one is to have the address by then, if there is one.
+    pub(super) fn leave(&mut self, now: Duration) {
+        if self.leave.is_none() && self.left(now).is_some() {
+            let until = now + LEAVING_MAX;
+            self.leave = Some(Leave::Says { until });
+            self.write_at = now;
+        }
+    }
+
+    /// What is written from now on says that this master leaves.
+    pub(super) fn is_leaving(&self, now: Duration) -> bool {
+        match self.leave {
+            Some(Leave::Says { until }) => now < until,
+            Some(Leave::Said { .. }) => true,
+            Some(Leave::Gone { .. }) | None => false,
+        }
+    }
+
+    /// Everybody knows that this master leaves: it is to give the address back.
+    pub(super) fn goes(&self, now: Duration) -> bool {
+        matches!(self.leave, Some(Leave::Said { at }) if now >= at + NOTICE)
+    }
+
+    /// It has nothing to give away any more: another one has it, nobody wants it, or it could not be said.
+    pub(super) fn has_left(&self, now: Duration) -> bool {
+        match self.leave {
+            Some(Leave::Says { until }) => now >= until,
+            Some(Leave::Said { .. }) => self.left(now).is_none(),
+            Some(Leave::Gone { .. }) => !self.stands_aside(now),
+            None => true,
+        }
+    }
+
+    fn stands_aside(&self, now: Duration) -> bool {
+        matches!(self.leave, Some(Leave::Gone { at }) if now < at + LEASE)
     }
 
     /// The lease was read.
@@ -126,10 +193,15 @@ impl Turn {
             .take()
             .filter(|seen| version(&seen.record) == version(&record));
         let since = known.map_or(now, |seen| seen.since);
+        let closely = record.as_ref().is_some_and(|r| r.leaving) || self.stands_aside(now);
         let seen = Seen { record, since };
-        (self.look_at, self.write_at) = (now + LOOK, now);
+        let look = if closely { LOOK_CLOSELY } else { LOOK };
+        (self.look_at, self.write_at) = (now + look, now);
         if seen.record.is_some() && self.whose(&seen) != Whose::Mine {
             self.until = None;
+        }
+        if self.whose(&seen) == Whose::Anothers {
+            self.leave = None;
         }
         self.seen = Some(seen);
     }
@@ -138,6 +210,17 @@ impl Turn {
     pub(super) fn written(&mut self, sent: Duration, now: Duration, record: Record) {
         self.until = Some(sent + HOLD);
         (self.look_at, self.write_at) = (sent + RENEW, sent + RENEW);
+        self.leave = match self.leave {
+            Some(Leave::Says { .. }) if record.leaving => Some(Leave::Said { at: sent }),
+            Some(says @ Leave::Says { until }) if now < until => {
+                // It was on its way before: the word follows at once.
+                self.write_at = now;
+                Some(says)
+            }
+            Some(said @ Leave::Said { .. }) => Some(said),
+            // Nobody wanted it, or it could not be said in time.
+            Some(Leave::Says { .. } | Leave::Gone { .. }) | None => None,
+        };
         self.seen = Some(Seen {
             record: Some(record),
             since: now,
@@ -176,8 +259,10 @@ impl Turn {
     /// The record that names this master, to be given back; from now on it has the address no more.
     pub(super) fn yields(&mut self, now: Duration) -> Option<Record> {
         self.until = None;
+        let leaves = self.leave.take().is_some();
+        self.leave = leaves.then_some(Leave::Gone { at: now });
         let seen = self.seen.take()?;
-        self.look_at = now + LOOK;
+        self.look_at = now + if leaves { LOOK_CLOSELY } else { LOOK };
         let mine = self.whose(&seen) == Whose::Mine;
         seen.record.filter(|_| mine)
     }

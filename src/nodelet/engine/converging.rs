@@ -300,6 +300,9 @@ impl Engine {
 
     /// Does what the plan says, until there is news.
     pub(super) async fn run_plan(&mut self, node: &Node, ctx: &Context, plan: &Plan) -> End {
+        if phase::stops_api(plan.todo.iter().map(|p| &p.step)) {
+            self.told.handover.away().await;
+        }
         let news = CancellationToken::new();
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
+use super::super::address::handover;
 use super::super::inbox::Inbox;
 use super::super::ledger::{Artefact, Before, UnitRecord, What};
 use super::super::phase::{layout, samples};
@@ -136,6 +137,7 @@ impl Machine {
             wake: woken,
             maintenance: Desk::open(host.clone()),
             shutdown: CancellationToken::new(),
+            handover: handover().0,
         };
         let sweep = Duration::from_secs(60);
         Life {

@@ -32,6 +32,11 @@ pub(in crate::nodelet) fn client_manifests() -> [String; 2] {
     CLIENTS.map(manifest_path)
 }
 
+/// Where the API server's manifest is.
+pub(super) fn api_manifest() -> String {
+    manifest_path("kube-apiserver")
+}
+
 fn manifest_path(name: &str) -> String {
     format!("{}/{name}.yaml", layout::MANIFESTS)
 }

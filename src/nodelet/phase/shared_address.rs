@@ -11,9 +11,10 @@
 use serde_json::{Value, json};
 
 use crate::model::CertPurpose;
-use crate::nodelet::step::Step;
+use crate::nodelet::step::{Part, Step};
 
-use super::Context;
+use super::control_plane::api_manifest;
+use super::{Context, layout};
 
 /// Behind Kubernetes' own for leaders (100), before every other one.
 const PRECEDENCE: u32 = 110;
@@ -55,10 +56,35 @@ fn object(ctx: &Context) -> Value {
     })
 }
 
+/// Whether one of these steps stops a master's API server for a while: it, or the etcd that it asks, is started with
+/// something else.
+pub fn stops_api<'a>(steps: impl IntoIterator<Item = &'a Step>) -> bool {
+    let manifest = api_manifest();
+    steps.into_iter().any(|step| match step.traits().part {
+        Part::Starts(unit) => unit.unit == layout::ETCD_UNIT,
+        Part::Fact | Part::Repairs(_) | Part::Asks(_) => {
+            matches!(step, Step::File(file) if file.path == manifest)
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodelet::phase::{PhaseId, samples, steps};
+    use crate::nodelet::phase::{PhaseId, all, samples, steps};
+
+    /// The address goes to another master before these, and not before anything else.
+    #[test]
+    fn what_stops_the_api_server_is_etcd_and_its_own_manifest() {
+        let stops = |ctx: &Context| -> Vec<PhaseId> {
+            let all = all(ctx).into_iter();
+            let stops = all.filter(|p| p.steps.as_ref().is_ok_and(stops_api));
+            stops.map(|p| p.id).collect()
+        };
+        let master = stops(&samples::master("1.37.2"));
+        assert_eq!(master, [PhaseId::EtcdStart, PhaseId::Kubelet]);
+        assert_eq!(stops(&samples::worker("1.37.2")), []);
+    }
 
     #[test]
     fn leases_of_the_masters_that_share_an_address_have_time_of_their_own() {

@@ -3,6 +3,7 @@ import { overlap, network } from "./networks.js";
 import { count, facts, field, h, table, tick } from "./dom.js";
 
 const STEPS = ["Name and networks", "Hosts", "Review"];
+const PLUGINS = ["bridge", "flannel", "none"];
 
 export function wizard() {
   const made = { name: "", pods: "10.20.0.0/16", services: "10.21.0.0/22", plugin: "bridge", onMasters: false,
@@ -27,7 +28,7 @@ function networks(made, hosts, go) {
   const name = field("Name", input("name"), "small letters, digits and hyphens");
   const pods = field("Pod network", input("pods"), "addresses of pods; none of a host, and none that hosts reach");
   const services = field("Service network", input("services"), "addresses of services");
-  const plugin = h("select", { onchange: () => { made.plugin = plugin.value; } }, ["bridge", "flannel", "calico"].map((p) =>
+  const plugin = h("select", { onchange: () => { made.plugin = plugin.value; } }, PLUGINS.map((p) =>
     h("option", { value: p, selected: p === made.plugin }, p)));
   const shared = field("Shared address of the masters", input("masterIp"), "empty: the first master's own");
   const onMasters = tick("Workloads are allowed on masters", { checked: made.onMasters,
@@ -43,7 +44,7 @@ function networks(made, hosts, go) {
     }
     if (good.every(Boolean)) go(1);
     else event.target.querySelector("[aria-invalid=true]")?.focus();
-  } }, name, pods, services, field("Network plugin", plugin), shared, onMasters,
+  } }, name, pods, services, field("Network plugin", plugin, "bridge: routes between nodes of one network; flannel: tunnels, of a stack that has it; none: your own"), shared, onMasters,
   h("p", null, h("button", { class: "main", type: "submit" }, "Next: hosts")));
 }
 

@@ -140,6 +140,7 @@ struct World {
     job: watch::Sender<Job>,
     status: watch::Receiver<NodeStatus>,
     stop: CancellationToken,
+    handover: Handover,
     group: TaskGroup,
     _board: Board,
     _dir: tempfile::TempDir,
@@ -161,6 +162,8 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     node.api.port = listener.local_addr().expect("address").port();
     node.api.host = shared.into();
     node.api.shared = true;
+    // Another master, by its member.
+    node.etcd.members.extend(node.etcd.members.clone());
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
     let (certificate, key) = pair(&cas, CertPurpose::Admin, &node);
@@ -189,13 +192,22 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     }));
     let (board, status) = Board::new(&fs);
     let beat = group.progress().beat("api address");
-    let keeper = Keeper::new(Host::new(fs), working, board.address(), beat, stop.clone());
+    let (handover, leaving) = handover();
+    let keeper = Keeper::new(
+        Host::new(fs),
+        working,
+        board.address(),
+        beat,
+        stop.clone(),
+        leaving,
+    );
     group.finite("api address", keeper.run());
     World {
         api,
         job,
         status,
         stop,
+        handover,
         group,
         _board: board,
         _dir: dir,
@@ -212,7 +224,7 @@ fn lease_of(ip: &str, holder: &str) -> Value {
     let mut lease = lease::begun(Timestamp::UNIX_EPOCH);
     lease["metadata"]["resourceVersion"] = "1".into();
     let begun = lease::read(&lease, ip).expect("a lease");
-    lease::written(&begun, Some(holder), ip, Timestamp::UNIX_EPOCH)
+    lease::written(&begun, Some(holder), false, ip, Timestamp::UNIX_EPOCH)
 }
 
 /// Waits for a status that says so.
@@ -234,11 +246,14 @@ async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
         job,
         mut status,
         stop,
+        handover,
         group,
         _board,
         _dir,
     } = world(Some(lease(""))).await;
     let watched = async {
+        // It has nothing to give away: nobody waits for that.
+        handover.away().await;
         let off = |a: &ApiAddressStatus| {
             let code = a.fault.as_ref().map(|f| f.code);
             code == Some(FaultCode::ApiAddressOffLink) && !a.here

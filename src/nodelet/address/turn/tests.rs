@@ -11,6 +11,7 @@ fn record(version: u64, holder: Option<&str>) -> Record {
         proved: true,
         acquired: None,
         transitions: 0,
+        leaving: false,
     }
 }
 
@@ -130,6 +131,66 @@ fn nobody_has_it_when_the_lease_names_nobody_or_is_not_written_any_more() {
     assert_eq!(turn.nobodys(MS(31_000)), None);
 }
 
+#[test]
+fn who_leaves_says_so_first_goes_when_all_have_looked_and_stands_aside() {
+    let mut turn = Turn::new("a".into());
+    turn.leave(MS(0));
+    assert!(turn.has_left(MS(0)), "it has nothing to give");
+    turn.written(MS(0), MS(10), record(1, Some("a")));
+    turn.leave(MS(100));
+    assert!(turn.is_leaving(MS(100)) && !turn.has_left(MS(100)));
+    let said = Record {
+        leaving: true,
+        ..record(2, Some("a"))
+    };
+    assert_eq!(
+        turn.next(MS(100), true),
+        Some(Ask::Write(record(1, Some("a"))))
+    );
+    turn.written(MS(100), MS(110), said.clone());
+    let goes = MS(100) + NOTICE;
+    assert!(!turn.goes(goes - MS(1)) && turn.goes(goes));
+    assert!(turn.wakes(goes - MS(1), false) <= goes);
+    assert_eq!(turn.yields(goes), Some(said.clone()));
+    turn.looked(goes + MS(10), Some(record(3, None)));
+    // It is free, and not for the one that just left.
+    assert_ne!(
+        turn.next(goes + LEASE - MS(1), true),
+        Some(Ask::Write(record(3, None)))
+    );
+    assert!(!turn.has_left(goes + MS(20)));
+    assert_eq!(
+        turn.wakes(goes + MS(10), true),
+        goes + MS(10) + LOOK_CLOSELY
+    );
+    let mut nobody = turn.clone();
+    assert!(nobody.has_left(goes + LEASE), "nobody wants it");
+    assert_eq!(
+        nobody.next(goes + LEASE, true),
+        Some(Ask::Write(record(3, None)))
+    );
+    nobody.written(goes + LEASE, goes + LEASE, record(4, Some("a")));
+    assert!(!nobody.is_leaving(goes + LEASE) && nobody.left(goes + LEASE).is_some());
+    turn.looked(goes + MS(120), Some(record(4, Some("b"))));
+    assert!(turn.has_left(goes + MS(120)), "another one has it");
+
+    // The others look closely from the word on.
+    let mut other = Turn::new("b".into());
+    other.looked(MS(200), Some(said));
+    assert_eq!(other.wakes(MS(200), true), MS(200) + LOOK_CLOSELY);
+
+    // Whose API server does not answer any more does not wait for it.
+    let mut deaf = Turn::new("a".into());
+    deaf.written(MS(0), MS(10), record(1, Some("a")));
+    deaf.leave(MS(100));
+    deaf.unanswered(MS(3000));
+    assert!(!deaf.has_left(MS(3000)) && deaf.has_left(MS(100) + LEAVING_MAX));
+    assert!(
+        !deaf.is_leaving(MS(100) + LEAVING_MAX),
+        "nor is it said later"
+    );
+}
+
 // === many masters, any order of things ===
 
 /// What happens to one request.
@@ -152,10 +213,13 @@ struct Machine {
     stopped: (u16, u16),
     /// Its API server does not answer in this time.
     deaf: (u16, u16),
+    /// Its API server is to be stopped then.
+    leaves: u16,
 }
 
 struct Under {
     ask: Ask,
+    leaving: bool,
     sent: Duration,
     done: u64,
     back: u64,
@@ -191,14 +255,16 @@ fn serve(
     lease: &mut Option<Record>,
     ask: &Ask,
     me: &str,
+    leaving: bool,
     count: &mut u64,
 ) -> Result<Option<Record>, ()> {
     let next = match ask {
         Ask::Look => return Ok(lease.clone()),
         Ask::Begin if lease.is_none() => begun(*count + 1),
-        Ask::Write(over) if lease.as_ref().is_some_and(|l| l.version == over.version) => {
-            record(*count + 1, Some(me))
-        }
+        Ask::Write(over) if lease.as_ref().is_some_and(|l| l.version == over.version) => Record {
+            leaving,
+            ..record(*count + 1, Some(me))
+        },
         Ask::Begin | Ask::Write(_) => return Err(()),
     };
     *count += 1;
@@ -213,7 +279,7 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
         && now >= under.done
         && under.answer.is_none()
     {
-        under.answer = Some(serve(lease, &under.ask, &me, count));
+        under.answer = Some(serve(lease, &under.ask, &me, under.leaving, count));
     }
     if within(m.is.stopped, now) {
         return;
@@ -232,6 +298,19 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
             (_, _, Some(Ok(None) | Err(()))) => m.turn.refused(clock),
         }
     }
+    if now.abs_diff(u64::from(m.is.leaves)) < STEP / 2 + 1 {
+        m.turn.leave(clock);
+    }
+    if m.under.is_none() && m.turn.goes(clock) {
+        m.has_until = None;
+        if let Some(mine) = m.turn.yields(clock)
+            && !within(m.is.deaf, now)
+            && lease.as_ref().is_some_and(|l| l.version == mine.version)
+        {
+            *count += 1;
+            *lease = Some(record(*count, None));
+        }
+    }
     if m.turn.left(clock).is_none() {
         m.has_until = None;
     }
@@ -241,6 +320,7 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
         let deaf = within(m.is.deaf, now);
         m.under = Some(Under {
             ask,
+            leaving: m.turn.is_leaving(clock),
             sent: clock,
             done: if deaf {
                 u64::MAX
@@ -267,11 +347,13 @@ fn machine() -> impl Strategy<Value = Machine> {
     let most = (RATES_DIFFER_MAX * 10_000.0) as i16;
     let rate = prop_oneof![Just(-most), Just(most), -most..=most];
     let time = || (0u16..40_000, 0u16..15_000);
-    (rate, any::<u32>(), time(), time()).prop_map(|(rate, offset, stopped, deaf)| Machine {
+    let all = (rate, any::<u32>(), time(), time(), any::<u16>());
+    all.prop_map(|(rate, offset, stopped, deaf, leaves)| Machine {
         rate,
         offset: offset % 1_000_000,
         stopped,
         deaf,
+        leaves,
     })
 }
 
@@ -322,7 +404,7 @@ proptest! {
     fn who_is_gone_is_followed_within_ten_seconds(
         machines in prop::collection::vec(machine(), 3), at in 12_000u64..20_000, late in 0u16..400,
     ) {
-        let well = |m: Machine| Machine { stopped: (0, 0), deaf: (0, 0), ..m };
+        let well = |m: Machine| Machine { stopped: (0, 0), deaf: (0, 0), leaves: u16::MAX, ..m };
         let mut masters = masters(machines.into_iter().map(well).collect());
         let (mut lease, mut count) = (None, 0);
         let mut gone = None;
@@ -341,5 +423,34 @@ proptest! {
         let now = at + 10_000;
         let others = masters.iter().enumerate().filter(|(i, _)| gone != Some(*i));
         prop_assert_eq!(others.filter(|(_, m)| m.has(now)).count(), 1);
+    }
+
+    /// Who leaves in order is followed in a moment: a look of the others, and a write.
+    #[test]
+    fn who_leaves_in_order_is_followed_at_once(
+        machines in prop::collection::vec(machine(), 3), at in 12_000u64..20_000, late in 0u16..100,
+    ) {
+        let well = |m: Machine| Machine { stopped: (0, 0), deaf: (0, 0), leaves: u16::MAX, ..m };
+        let mut masters = masters(machines.into_iter().map(well).collect());
+        let (mut lease, mut count) = (None, 0);
+        let fate = Fate { there: late / 2, back: late / 2, lost: false };
+        let (mut leaver, mut away) = (None, 0);
+        for now in (0..at + 8_000).step_by(STEP as usize) {
+            if leaver.is_none() && now >= at {
+                leaver = masters.iter().position(|m| m.has(now));
+                let m = &mut masters[leaver.expect("somebody has it")];
+                m.turn.leave(m.clock(now));
+            }
+            for m in &mut masters {
+                step(m, now, &mut lease, &mut count, fate);
+            }
+            if leaver.is_some() && masters.iter().all(|m| !m.has(now)) {
+                away += STEP;
+            }
+        }
+        let has = masters.iter().position(|m| m.has(at + 8_000));
+        prop_assert!(has.is_some() && has != leaver, "{has:?} after {leaver:?}");
+        let most = LOOK_CLOSELY.as_millis() as u64 + 2 * u64::from(late) + 4 * STEP;
+        prop_assert!(away <= most, "away for {away} ms of {most}");
     }
 }

@@ -174,3 +174,51 @@ async fn who_has_it_and_hears_nothing_of_the_api_any_more_has_it_no_more_in_time
     };
     tokio::join!(w.group.run(ENDS), watched);
 }
+
+/// Its API server is about to stop: it says so while it has the address, gives it back, and whoever waits goes on
+/// when another master has it; where none wants it, this one takes it again.
+#[tokio::test]
+async fn who_is_about_to_stop_its_api_server_gives_it_to_another_master_first() {
+    const NAME: &str = "who_is_about_to_stop_its_api_server_gives_it_to_another_master_first";
+    let Some(_neighbour) = linked(NAME) else {
+        return;
+    };
+    let mut w = world_of(SHARED, Some(OWN), Some(lease_of(SHARED, ""))).await;
+    let api = Arc::clone(&w.api);
+    let lease = || {
+        let lease = api.lock().expect("lock").lease.clone().unwrap_or_default();
+        lease::read(&lease, SHARED.parse().expect("ip")).expect("a lease")
+    };
+    let watched = async {
+        says(&mut w.status, |a| a.is_some_and(|a| a.here)).await;
+        let another = async {
+            let began = Instant::now();
+            while !lease().leaving {
+                assert!(began.elapsed() < SOON, "it does not say that it leaves");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(has_it(), "while the others come to look");
+            while lease().holder.is_some() {
+                assert!(began.elapsed() < SOON, "it does not give it back");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(!has_it(), "it is free for the others");
+            api.lock().expect("lock").lease = Some(lease_of(SHARED, "n2"));
+            Instant::now()
+        };
+        let ((), taken) = tokio::join!(w.handover.away(), another);
+        assert!(taken.elapsed() < LEASE / 2, "{:?}", taken.elapsed());
+        assert_eq!(lease().holder.as_deref(), Some("n2"));
+        assert!(!has_it());
+
+        // Given back to it, and nobody is there to have it next.
+        api.lock().expect("lock").lease = Some(lease_of(SHARED, ""));
+        says(&mut w.status, |a| a.is_some_and(|a| a.here)).await;
+        w.handover.away().await;
+        says(&mut w.status, |a| a.is_some_and(|a| !a.here)).await;
+        says(&mut w.status, |a| a.is_some_and(|a| a.here)).await;
+        assert!(!lease().leaving);
+        w.stop.cancel();
+    };
+    tokio::join!(w.group.run(ENDS), watched);
+}
