@@ -1,7 +1,7 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
-  format → the scripts' own tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
-  → unit, property, integration and machine tests → upstream's own suite, its quick part, in full runs where its programs
+  format → the scripts' own tests → lints (all features, none) → documentation → beside them the release build and packages
+  (contents, scripts, units, sandbox) → unit, property, integration and machine tests → upstream's own suite, its quick part, in full runs where its programs
   are built (scripts/conformance --build) → doctests → a minute of new hostile frames → the tunnel's gates
 
   --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 
+import beside
 import crates
 import matrix
 import node
@@ -27,7 +28,6 @@ import suite
 import tests
 import tools
 import up
-from beside import Beside
 from common import REPO, Fail, Stopwatch, need_packages, run, say
 from lifecycle import Demo
 
@@ -68,19 +68,6 @@ def need_components():
     os.environ["PF9_CLOUD_INIT"] = str(tools.cloud_init())
 
 
-def prepare_machines(rest):
-    """Everything slow, so that no test's deadline pays for it."""
-    say("\n== what the machine tests need")
-    tools.release()
-    rest.wait()
-
-
-def check_packages():
-    """The .deb and the .rpm of the release build; without these tools parts of the check would be skipped."""
-    need_packages({"systemd-analyze": "systemd", "rpm": "rpm", "dpkg-deb": "dpkg"})
-    stage("packages", [REPO / "scripts/package", "--no-build", "--check"])
-
-
 def why_no_machines(fast):
     if fast:
         return "--fast was given"
@@ -115,11 +102,13 @@ def main(argv):
     if skipped:
         return check(args, skipped)
     need_packages(up.PACKAGES)
-    with Beside(*matrix.minors(), tests=True) as rest:
-        return check(args, skipped, rest)
+    # Without these, parts of the look at the packages would be skipped.
+    need_packages({"systemd-analyze": "systemd", "rpm": "rpm", "dpkg-deb": "dpkg"})
+    with beside.machines(*matrix.minors(), tests=True) as machines, beside.released() as released:
+        return check(args, skipped, [released, machines])
 
 
-def check(args, skipped, rest=None):
+def check(args, skipped, others=()):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--all", "--check"])
@@ -134,13 +123,8 @@ def check(args, skipped, rest=None):
           ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
     stage("documentation", ["cargo", "doc", "--locked", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
-    if skipped:
-        say(f"\nmachine tests and packages are SKIPPED: {skipped}")
-    else:
-        prepare_machines(rest)
-        check_packages()
     try:
-        left_out = run_tests(args, skipped)
+        left_out = run_tests(args, skipped, others)
         left_out += conformance(args, skipped)
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
@@ -171,11 +155,17 @@ def packages_in_full(full):
     return []
 
 
-def run_tests(args, skipped):
+def run_tests(args, skipped, others):
     watch = Stopwatch()
-    say("\n== tests" + (" (machine tests skipped)" if skipped else ""))
+    say("\n== tests, compiled")
     openstack.client()
     programs = tests.programs()
+    say(f"== tests, compiled: ok, {watch}")
+    # No test's deadline pays for what is slow, and nothing runs beside the tests.
+    for other in others:
+        other.wait()
+    watch = Stopwatch()
+    say("\n== tests" + (f"; machine tests and packages are SKIPPED: {skipped}" if skipped else ""))
     if not skipped:  # else the release build is not there
         crates.keep()
     left_out = tests.run(programs, args.seed, args.full, not skipped, args.word)

@@ -10,12 +10,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import beside
 import files
 import matrix
 import packager
 import stack
 import tools
-from beside import Beside
 from common import Fail, Stopwatch, need_packages, run, say, tail, wait_for
 from lifecycle import CLUSTER
 from node import Node
@@ -62,7 +62,7 @@ def run_all(demo, args):
     demo.dir.mkdir(parents=True, exist_ok=True)
     demo.logs.mkdir(exist_ok=True)
     kubernetes = which(demo, args)
-    with Beside(kubernetes) as rest:
+    with beside.machines(kubernetes) as rest:
         binaries = tools.release(demo.logs / "cargo.log")
         package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
         rest.wait()
