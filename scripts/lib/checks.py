@@ -145,9 +145,10 @@ def check(args, skipped, others=()):
 
 
 def packages_in_full(full):
-    """Each is a compilation of everything, or two."""
+    """Each is a compilation of everything, or two, or another distribution."""
     checks = {"packages for arm64, and that their programs start": [REPO / "scripts/package", "--arch", "arm64", "--check"],
-              "packages, built twice": [sys.executable, REPO / "scripts/lib/twice.py"]}
+              "packages, built twice": [sys.executable, REPO / "scripts/lib/twice.py"],
+              "units, by the next release's systemd": [sys.executable, REPO / "scripts/lib/newer_systemd.py"]}
     if not full:
         return [f"{title}: only with --full" for title in checks]
     for title, cmd in checks.items():

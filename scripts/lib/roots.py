@@ -4,13 +4,16 @@
   base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
   builder()     the distribution's Go and C compiler, so that the release of the machine we run on does not matter
   netfilter()   its tools of the packet filter, for an image
+  newest()      systemd of the distribution's next release, for a look at units that no machine here can boot with it
 """
 import shutil
+from pathlib import Path
 
 import cache
 from common import apt_mirror, apt_settings, need_packages, run
 
 SUITE = "bookworm"
+NEXT_SUITE = "forky"
 BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
 BUILDER_PACKAGES = "golang-1.19-go gcc libc6-dev libseccomp-dev pkg-config busybox-static ca-certificates".split()
@@ -18,36 +21,38 @@ NETFILTER_PACKAGES = ["iptables", "ipset"]
 RECIPE = 3  # raise when the steps below change
 
 
-def bootstrap():
+def bootstrap(suite=SUITE):
     need_packages({"debootstrap": "debootstrap", "unshare": "util-linux",
                    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring"})
-    mirror = apt_mirror()
+    mirror, name = apt_mirror(), "bootstrap" if suite == SUITE else f"bootstrap-{suite}"
+    # An old debootstrap does not know the next release by name; it is made like the one that is in the works.
+    script = [] if Path(f"/usr/share/debootstrap/scripts/{suite}").exists() else ["/usr/share/debootstrap/scripts/sid"]
 
     def make(tmp):
-        log = cache.log_of("bootstrap")
+        log = cache.log_of(name)
         root = tmp / "root"
         run(["unshare", "--mount", "debootstrap", "--variant=minbase",
-             "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", SUITE, root, mirror],
+             "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", suite, root, mirror, *script],
             log=log, timeout=1200)
         (root / "etc/apt/sources.list").write_text(
-            f"deb {mirror} {SUITE} main\n")
+            f"deb {mirror} {suite} main\n")
         (root / "etc/apt/apt.conf.d/90pf9-build").write_text(
             apt_settings() + 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
         (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
         (root / "usr/sbin/policy-rc.d").chmod(0o755)
 
-    return cache.artefact("bootstrap", cache.key_of(RECIPE, SUITE), make)
+    return cache.artefact(name, cache.key_of(RECIPE, suite), make)
 
 
-def derived(name, packages, finish):
-    source = bootstrap()
+def derived(name, packages, finish, suite=SUITE):
+    source = bootstrap(suite)
 
     def make(tmp):
         run(["cp", "-a", "--reflink=auto", source / "root", tmp / "root"], timeout=300)
         cache.in_root(tmp / "root", "apt-get update -q && apt-get install -q -y " + " ".join(packages) +
                       " && apt-get clean" + finish, cache.log_of(name), timeout=1800)
 
-    return cache.artefact(name, cache.key_of(RECIPE, SUITE, packages, finish), make) / "root"
+    return cache.artefact(name, cache.key_of(RECIPE, suite, packages, finish), make) / "root"
 
 
 def base():
@@ -67,6 +72,11 @@ def builder():
 def netfilter():
     """Only read."""
     return derived("netfilter", NETFILTER_PACKAGES, "")
+
+
+def newest():
+    """Only read; `/units` is where its users mount what they bring."""
+    return derived("newest", ["systemd"], " && mkdir -p /units", NEXT_SUITE)
 
 
 def copy(source, target):
