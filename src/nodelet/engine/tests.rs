@@ -65,18 +65,17 @@ impl Machine {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         let put = |path: &str, text: &str, mode| {
-            fs.write(path, text.as_bytes(), &Attrs::mode(mode))
-                .expect("write");
+            let attrs = Attrs::mode(mode);
+            fs.write(path, text.as_bytes(), &attrs).expect("write");
         };
         put("/usr/bin/systemctl", "#!/bin/sh\nexit 0\n", 0o755);
         put("/proc/self/mountinfo", "", 0o644);
         put("/etc/resolv.conf", "nameserver 10.0.0.1\n", 0o644);
         put("/proc/swaps", "Filename\n", 0o644);
         std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
-        let key = enrolled(&fs);
         Self {
+            key: enrolled(&fs),
             fs,
-            key,
             cas: Cas::new(),
             _dir: dir,
         }
@@ -85,8 +84,8 @@ impl Machine {
     /// One that was made a node by generation 5, with data that must not be lost.
     fn node() -> Self {
         let machine = Self::new();
-        let attrs = Attrs::mode(0o600);
-        machine.fs.write(DATA, b"data", &attrs).expect("data");
+        let data = machine.fs.write(DATA, b"data", &Attrs::mode(0o600));
+        data.expect("data");
         let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
         // Written anew: the data is there already.
         ledger.ledger.installed = Some(Work::installed(&Work {
@@ -94,10 +93,9 @@ impl Machine {
             role: Role::Worker,
             node: Arc::new(node(machine.cas.authorities.clone())),
         }));
+        let path = paths::ETCD_DATA.to_owned();
         ledger.ledger.artefacts = vec![Artefact {
-            what: What::Tree {
-                path: paths::ETCD_DATA.to_owned(),
-            },
+            what: What::Tree { path },
             before: Before::Nothing,
         }];
         ledger.save().expect("ledger");
@@ -110,8 +108,8 @@ impl Machine {
     }
 
     fn worker(&self, generation: u64) -> Envelope {
-        let wanted = node(self.cas.authorities.clone());
-        self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
+        let wanted = Box::new(node(self.cas.authorities.clone()));
+        self.sign(&spec(generation, Assignment::Worker(wanted)))
     }
 
     /// After it was detached and attached.

@@ -59,12 +59,10 @@ fn object(ctx: &Context) -> Value {
 /// Whether one of these steps stops a master's API server for a while: it, or the etcd that it asks, is started with
 /// something else.
 pub fn stops_api<'a>(steps: impl IntoIterator<Item = &'a Step>) -> bool {
-    let manifest = api_manifest();
+    let manifest = format!("file:{}", api_manifest());
     steps.into_iter().any(|step| match step.traits().part {
         Part::Starts(unit) => unit.unit == layout::ETCD_UNIT,
-        Part::Fact | Part::Repairs(_) | Part::Asks(_) => {
-            matches!(step, Step::File(file) if file.path == manifest)
-        }
+        Part::Fact | Part::Repairs(_) | Part::Asks(_) => step.key() == manifest,
     })
 }
 
