@@ -5,6 +5,7 @@ mod access;
 mod addresses;
 mod agents;
 mod alerts;
+mod audit;
 mod authorities;
 mod availability;
 mod backups;

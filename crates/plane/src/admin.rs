@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 
 use super::agents;
 use super::alerts;
+use super::audit;
 use super::authorities;
 use super::backups;
 use super::bootstrap::{ADMIN, PROJECT};
@@ -106,7 +107,7 @@ pub(super) struct WantedKubeconfig {
 }
 
 /// Who asks here, in what is kept of it.
-const ADMINISTRATOR: &str = "the administrator";
+pub(super) const ADMINISTRATOR: &str = "the administrator";
 
 /// The routes.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
@@ -201,6 +202,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&plane),
+            audit::of_root,
+        ))
         .with_state(plane)
 }
 

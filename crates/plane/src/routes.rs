@@ -15,8 +15,8 @@ use super::keystone::{credentials, directory, discovery, roles, tokens as logged
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert, resmgr,
-    rolls, tokens, trace, tunnel,
+    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
+    resmgr, rolls, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -68,6 +68,7 @@ fn all() -> Vec<Api> {
         api("", Shape::Fault, ours()),
         api(metrics::PREFIX, Shape::Fault, numbers()),
         api("/alerts", Shape::Fault, alerts()),
+        api("/audit", Shape::Fault, audit()),
         api("/keystone", Shape::Keystone, keystone()),
         api("/resmgr", Shape::Resmgr, hosts()),
         api("/qbert", Shape::Qbert, clusters()),
@@ -120,6 +121,10 @@ fn alerts() -> Vec<Route> {
         may("GET", answered, SeeClusters, get(alerts::availability)),
         may("GET", report, SeeClusters, get(alerts::report)),
     ]
+}
+
+fn audit() -> Vec<Route> {
+    vec![may("GET", "/v1/entries", SeeAudit, get(audit::get))]
 }
 
 fn numbers() -> Vec<Route> {
