@@ -30,6 +30,7 @@ mod persons;
 mod renewal;
 mod restore;
 mod rights;
+mod roster;
 mod stacks;
 mod stop;
 mod strangers;

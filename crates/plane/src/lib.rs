@@ -98,6 +98,7 @@ mod refused;
 mod resmgr;
 mod rights;
 mod rolls;
+mod roster;
 mod rotation;
 mod routes;
 mod secrets;
