@@ -2,6 +2,7 @@
 //! the administrator on his socket. All sockets are real, all ports are free ones.
 
 mod access;
+mod addons;
 mod addresses;
 mod agents;
 mod alerts;

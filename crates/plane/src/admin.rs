@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::addons::catalogue;
 use super::agents;
 use super::alerts;
 use super::audit;
@@ -180,6 +181,11 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             post(rolls::http::admin_os_turn),
         )
         .route("/clusters/{name}/settings", patch(cluster_settings))
+        .route("/clusters/{name}/addons", get(catalogue::admin_show))
+        .route(
+            "/clusters/{name}/addons/{addon}",
+            put(catalogue::admin_switch),
+        )
         .route(
             "/clusters/{name}/backups",
             get(backups::list).post(backups::set),

@@ -181,7 +181,7 @@ struct Named {
 }
 
 /// Parameters that name nothing that belongs to anybody; those that do have a case in [`owners`].
-pub(super) const NOBODYS: [&str; 10] = [
+pub(super) const NOBODYS: [&str; 11] = [
     "file",
     "role",
     "verb",
@@ -192,6 +192,7 @@ pub(super) const NOBODYS: [&str; 10] = [
     "token_id",
     // Of the host, and of the cluster, that stands before it.
     "bundle_id",
+    "addon",
     "service_id",
 ];
 /// Those that do.
