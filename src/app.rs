@@ -8,6 +8,7 @@
 //! | `exit`   | [`Exit`]: the exit-code table |
 //! | `progress` | [`Progress`]: signs of life, which feed the watchdog |
 //! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
+//! | `support` | [`agreed()`]: what root agreed that whoever helps may have |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
@@ -21,6 +22,7 @@ mod exit;
 mod memory;
 mod progress;
 pub mod socket;
+mod support;
 pub mod tasks;
 mod umask;
 
@@ -31,5 +33,6 @@ pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
 pub use exit::Exit;
 pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;
+pub use support::{Agreed, ONCE_MAX, Once, agreed};
 pub use tasks::TaskGroup;
 pub use umask::usual_modes;

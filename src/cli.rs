@@ -30,6 +30,7 @@
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
 //! | `maintenance`   | `maintenance start`, `end`, `show` |
+//! | `support`       | `support allow`, `withdraw`, `show` |
 //! | `decommission`  | `node decommission` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
@@ -58,6 +59,7 @@ mod proxy_test;
 mod remote;
 mod status;
 mod status_screen;
+mod support;
 mod tunnel;
 mod version;
 mod way;
@@ -197,6 +199,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
         Verb::OsUpdate => Box::pin(os_update(ctx)).await,
         Verb::Maintenance(args) => maintenance::run(ctx, &args.verb).await,
+        Verb::Support(args) => support::run(ctx, &args.verb),
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
 }

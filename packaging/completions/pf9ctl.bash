@@ -64,6 +64,9 @@ _pf9ctl() {
             pf9ctl,status)
                 cmd="pf9ctl__subcmd__status"
                 ;;
+            pf9ctl,support)
+                cmd="pf9ctl__subcmd__support"
+                ;;
             pf9ctl,tunnel)
                 cmd="pf9ctl__subcmd__tunnel"
                 ;;
@@ -232,6 +235,9 @@ _pf9ctl() {
             pf9ctl__subcmd__help,status)
                 cmd="pf9ctl__subcmd__help__subcmd__status"
                 ;;
+            pf9ctl__subcmd__help,support)
+                cmd="pf9ctl__subcmd__help__subcmd__support"
+                ;;
             pf9ctl__subcmd__help,tunnel)
                 cmd="pf9ctl__subcmd__help__subcmd__tunnel"
                 ;;
@@ -351,6 +357,15 @@ _pf9ctl() {
                 ;;
             pf9ctl__subcmd__help__subcmd__proxy,test)
                 cmd="pf9ctl__subcmd__help__subcmd__proxy__subcmd__test"
+                ;;
+            pf9ctl__subcmd__help__subcmd__support,allow)
+                cmd="pf9ctl__subcmd__help__subcmd__support__subcmd__allow"
+                ;;
+            pf9ctl__subcmd__help__subcmd__support,show)
+                cmd="pf9ctl__subcmd__help__subcmd__support__subcmd__show"
+                ;;
+            pf9ctl__subcmd__help__subcmd__support,withdraw)
+                cmd="pf9ctl__subcmd__help__subcmd__support__subcmd__withdraw"
                 ;;
             pf9ctl__subcmd__help__subcmd__tunnel,ping)
                 cmd="pf9ctl__subcmd__help__subcmd__tunnel__subcmd__ping"
@@ -529,6 +544,30 @@ _pf9ctl() {
             pf9ctl__subcmd__proxy__subcmd__help,test)
                 cmd="pf9ctl__subcmd__proxy__subcmd__help__subcmd__test"
                 ;;
+            pf9ctl__subcmd__support,allow)
+                cmd="pf9ctl__subcmd__support__subcmd__allow"
+                ;;
+            pf9ctl__subcmd__support,help)
+                cmd="pf9ctl__subcmd__support__subcmd__help"
+                ;;
+            pf9ctl__subcmd__support,show)
+                cmd="pf9ctl__subcmd__support__subcmd__show"
+                ;;
+            pf9ctl__subcmd__support,withdraw)
+                cmd="pf9ctl__subcmd__support__subcmd__withdraw"
+                ;;
+            pf9ctl__subcmd__support__subcmd__help,allow)
+                cmd="pf9ctl__subcmd__support__subcmd__help__subcmd__allow"
+                ;;
+            pf9ctl__subcmd__support__subcmd__help,help)
+                cmd="pf9ctl__subcmd__support__subcmd__help__subcmd__help"
+                ;;
+            pf9ctl__subcmd__support__subcmd__help,show)
+                cmd="pf9ctl__subcmd__support__subcmd__help__subcmd__show"
+                ;;
+            pf9ctl__subcmd__support__subcmd__help,withdraw)
+                cmd="pf9ctl__subcmd__support__subcmd__help__subcmd__withdraw"
+                ;;
             pf9ctl__subcmd__tunnel,help)
                 cmd="pf9ctl__subcmd__tunnel__subcmd__help"
                 ;;
@@ -560,7 +599,7 @@ _pf9ctl() {
 
     case "${cmd}" in
         pf9ctl)
-            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
+            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -574,7 +613,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__bundle)
-            opts="-o -h --list --output --since --max-size --encrypt-to --json --help"
+            opts="-o -h --list --output --since --until --lines --only --max-size --encrypt-to --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -590,6 +629,18 @@ _pf9ctl() {
                     ;;
                 --since)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lines)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --only)
+                    COMPREPLY=($(compgen -W "logs" -- "${cur}"))
                     return 0
                     ;;
                 --max-size)
@@ -1224,7 +1275,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__help)
-            opts="node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
+            opts="node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1982,6 +2033,62 @@ _pf9ctl() {
         pf9ctl__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__support)
+            opts="allow withdraw show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__support__subcmd__allow)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__support__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__support__subcmd__withdraw)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -3156,6 +3263,136 @@ _pf9ctl() {
         pf9ctl__subcmd__status)
             opts="-h --json --watch --drift --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support)
+            opts="-h --help allow withdraw show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__allow)
+            opts="-h --for --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__help)
+            opts="allow withdraw show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__help__subcmd__allow)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__help__subcmd__withdraw)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__show)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__support__subcmd__withdraw)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

@@ -66,6 +66,8 @@ pub struct NodeletConfig {
 pub struct SupportConfig {
     /// The plane may ask this host for a support bundle and gets it. Off unless the host's own operator says so.
     pub bundle_on_request: bool,
+    /// The plane may ask this host for the components' own logs and gets them. Off unless the host's own operator says so.
+    pub logs: bool,
 }
 
 impl Default for CommsConfig {

@@ -17,6 +17,7 @@ use super::operator::{
 };
 use super::phases::PhasesArgs;
 use super::remote::RemoteArgs;
+use super::support::SupportArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -100,6 +101,8 @@ pub(super) enum Verb {
     OsUpdate,
     /// For a time nothing here is repaired or changed; what the host is like is told as ever.
     Maintenance(MaintenanceArgs),
+    /// What whoever helps may have of this machine: allow, withdraw, show.
+    Support(SupportArgs),
 }
 
 /// What a node's verbs have in common is the machine they are run on.
@@ -491,6 +494,7 @@ impl Verb {
             },
             Self::Agent(_) | Self::OsUpdate => false,
             Self::Maintenance(args) => args.verb.json(),
+            Self::Support(args) => args.verb.json(),
             Self::DecommissionNode(args) => args.json,
         }
     }

@@ -36,7 +36,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use age::x25519::Recipient;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
 use serde::Serialize;
 use uuid::Uuid;
@@ -50,7 +50,7 @@ use crate::host::space;
 use crate::model::{Fault, FaultCode, Timestamp};
 
 use archive::{About, Archive, Written};
-use collect::Collector;
+use collect::{Collector, Span};
 use known::Known;
 use redact::Redactor;
 
@@ -70,6 +70,15 @@ pub(super) struct BundleArgs {
     /// Logs of this time: 30m, 24h, 7d.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = logs::ago)]
     since: SignedDuration,
+    /// Nothing newer than so long ago, in logs.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = logs::ago)]
+    until: SignedDuration,
+    /// Of each log at most so many lines, the newest.
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
+    lines: Option<u32>,
+    /// Nothing else than this.
+    #[arg(long, value_enum)]
+    only: Option<Only>,
     /// At most so large: 1M, 10M, 1G.
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     max_size: u64,
@@ -82,6 +91,13 @@ pub(super) struct BundleArgs {
     /// One JSON value instead of lines for people.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A part of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    /// What the agent, kubelet, etcd and the runtime logged; never what containers did.
+    Logs,
 }
 
 /// `1M`, `10M`, `1G`.
@@ -120,7 +136,10 @@ pub(super) struct BundleReport {
 }
 
 pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault> {
-    let items = plan::plan(&ctx.host);
+    let mut items = plan::plan(&ctx.host);
+    if let Some(Only::Logs) = args.only {
+        items.retain(|item| item.kind.is_a_log());
+    }
     if args.list {
         ctx.out.show(&List::of(&items));
         return Ok(Exit::Ok);
@@ -135,13 +154,22 @@ pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault>
         })?,
     };
     let now = ctx.now();
-    let since = now.checked_sub(args.since).unwrap_or(Timestamp::MIN);
-    let about = About::new(ctx, now, since, args.max_size, !recipients.is_empty());
+    let before = |ago| now.checked_sub(ago).unwrap_or(Timestamp::MIN);
+    let span = Span {
+        since: before(args.since),
+        until: (!args.until.is_zero()).then(|| before(args.until)),
+        lines: args.lines,
+    };
+    if span.until.is_some_and(|until| until <= span.since) {
+        let why = "--until is not after --since: the time ends before it begins";
+        return Err(Fault::new(FaultCode::Usage, WHAT, why));
+    }
+    let about = About::new(ctx, now, &span, args.max_size, !recipients.is_empty());
     let making = Making {
         items,
         redactor: Redactor::new(Known::of(&ctx.host)),
         recipients,
-        since,
+        span,
     };
     if let Some(id) = args.to_plane {
         let written = Box::pin(send::run(ctx, &making, about, id)).await?;
@@ -175,7 +203,7 @@ struct Making {
     items: Vec<plan::Item>,
     redactor: Redactor,
     recipients: Vec<Recipient>,
-    since: Timestamp,
+    span: Span,
 }
 
 /// Why one is not made.
@@ -203,7 +231,7 @@ impl Making {
         mut hand_on: impl AsyncFnMut() -> io::Result<()>,
     ) -> Result<Written, Broke> {
         let mut archive = Archive::new(sink, &self.recipients, about)?;
-        let mut collector = Collector::new(ctx, &self.redactor, self.since);
+        let mut collector = Collector::new(ctx, &self.redactor, self.span);
         for item in &self.items {
             if ctx.stop.is_cancelled() {
                 return Err(Broke::Stopped(

@@ -51,6 +51,21 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         &["pf9ctl maintenance show", "pf9ctl maintenance show --json"],
     ),
     (
+        "support allow",
+        &[
+            "sudo pf9ctl support allow",
+            "sudo pf9ctl support allow --for 15m",
+        ],
+    ),
+    ("support withdraw", &["sudo pf9ctl support withdraw"]),
+    (
+        "support show",
+        &[
+            "sudo pf9ctl support show",
+            "sudo pf9ctl support show --json | jq .logs",
+        ],
+    ),
+    (
         "cluster list",
         &[
             "pf9ctl cluster list --config operator.toml",
@@ -149,6 +164,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "sudo pf9ctl bundle --since 2h --max-size 10M -o /tmp",
             "ssh node-1 sudo pf9ctl bundle -o - > node-1.tar.zst",
             "sudo pf9ctl bundle --encrypt-to age1…",
+            "sudo pf9ctl bundle --only logs --since 2h --until 1h --lines 500",
             "tar --zstd -xOf pf9-bundle-node-1-….tar.zst --wildcards '*/MANIFEST.json'",
         ],
     ),

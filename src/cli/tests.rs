@@ -40,6 +40,7 @@ mod schema;
 mod screens;
 mod scripts;
 mod status;
+mod support;
 mod troubleshooting;
 mod tunnel;
 

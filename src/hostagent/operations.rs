@@ -136,6 +136,7 @@ fn own_part(agent: &Agent, one: &PendingOperation) {
         | What::Rotate { .. }
         | What::Backup
         | What::Bundle { .. }
+        | What::Logs { .. }
         | What::LogLevel {
             program: LogOf::Nodelet,
             ..

@@ -24,6 +24,8 @@ pub const BUNDLE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 pub const BUNDLE_BYTES_MIN: u64 = 1024 * 1024;
 /// Logs of longer ago are not kept on a host in the long run.
 pub const BUNDLE_SINCE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Newest lines of each log that are asked for at most: a page of them is read, not a day.
+pub const LOG_LINES_MAX: u32 = 20_000;
 /// Longest text of a result.
 pub const SAID_MAX: usize = 1024;
 /// Operations that wait for a host, and are sent at once.
@@ -89,6 +91,30 @@ pub enum What {
         /// have it made for himself.
         seal_for: String,
     },
+    /// Send the components' own logs of a time and nothing else, sealed, where the host's own operator has agreed to
+    /// that. A word of its own: an agent that does not know it sends nothing, rather than all that a bundle has.
+    Logs {
+        /// Of the last so many seconds,
+        since_s: u32,
+        /// but not of the last so many.
+        #[serde(default)]
+        until_s: u32,
+        /// Of each log at most so many lines, the newest.
+        lines: u32,
+        /// At most so large.
+        max_bytes: u64,
+        /// Who can open them: a public key of age.
+        seal_for: String,
+    },
+}
+
+/// What the host's own operator agrees to, beside root's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Support bundles.
+    Bundle,
+    /// The components' own logs.
+    Logs,
 }
 
 /// Units that may be started again without asking anybody else. Not etcd, of which the others need to know, and not
@@ -192,11 +218,12 @@ impl What {
             Self::Backup => "backup",
             Self::LogLevel { .. } => "log-level",
             Self::Bundle { .. } => "bundle",
+            Self::Logs { .. } => "logs",
         }
     }
 
     /// Every word.
-    pub const WORDS: [&'static str; 8] = [
+    pub const WORDS: [&'static str; 9] = [
         "ping",
         "resend-status",
         "run-checks",
@@ -205,17 +232,19 @@ impl What {
         "backup",
         "log-level",
         "bundle",
+        "logs",
     ];
 
     /// Those that are allowed where root of the host says nothing: nothing that runs is disturbed by them. (A bundle
-    /// needs a consent of its own beside this.)
-    pub const HARMLESS: [&'static str; 6] = [
+    /// and logs need a consent of their own beside this.)
+    pub const HARMLESS: [&'static str; 7] = [
         "ping",
         "resend-status",
         "run-checks",
         "backup",
         "log-level",
         "bundle",
+        "logs",
     ];
 
     /// It changes the node, and is not done in maintenance.
@@ -227,21 +256,23 @@ impl What {
             | Self::RunChecks
             | Self::Backup
             | Self::LogLevel { .. }
-            | Self::Bundle { .. } => false,
+            | Self::Bundle { .. }
+            | Self::Logs { .. } => false,
         }
     }
 
-    /// It needs the consent of the host's own operator beside root's list: something leaves the host by it.
-    pub fn needs_consent(&self) -> bool {
+    /// The consent of the host's own operator that it needs beside root's list: something leaves the host by it.
+    pub fn consent(&self) -> Option<Consent> {
         match self {
-            Self::Bundle { .. } => true,
+            Self::Bundle { .. } => Some(Consent::Bundle),
+            Self::Logs { .. } => Some(Consent::Logs),
             Self::Ping
             | Self::ResendStatus
             | Self::RunChecks
             | Self::Restart { .. }
             | Self::Rotate { .. }
             | Self::Backup
-            | Self::LogLevel { .. } => false,
+            | Self::LogLevel { .. } => None,
         }
     }
 
@@ -261,6 +292,25 @@ impl What {
                 max_bytes,
                 seal_for,
             } => bundle_fault(*since_s, *max_bytes, seal_for),
+            Self::Logs {
+                since_s,
+                until_s,
+                lines,
+                max_bytes,
+                seal_for,
+            } => {
+                if until_s >= since_s {
+                    return Some(format!(
+                        "logs from {since_s} s ago to {until_s} s ago are none: they begin before they end"
+                    ));
+                }
+                if !(1..=LOG_LINES_MAX).contains(lines) {
+                    return Some(format!(
+                        "of each log 1 to {LOG_LINES_MAX} lines are sent, not {lines}"
+                    ));
+                }
+                bundle_fault(*since_s, *max_bytes, seal_for)
+            }
             Self::Ping
             | Self::ResendStatus
             | Self::RunChecks
@@ -311,6 +361,16 @@ impl std::fmt::Display for What {
             Self::Bundle {
                 since_s, max_bytes, ..
             } => write!(f, " of {since_s} s, at most {max_bytes} bytes"),
+            Self::Logs {
+                since_s,
+                until_s,
+                lines,
+                max_bytes,
+                ..
+            } => write!(
+                f,
+                " from {since_s} s to {until_s} s ago, at most {lines} lines of each and {max_bytes} bytes"
+            ),
             Self::Ping | Self::ResendStatus | Self::RunChecks | Self::Backup => Ok(()),
         }
     }
@@ -416,6 +476,13 @@ mod tests {
                 max_bytes: BUNDLE_BYTES_MAX,
                 seal_for: "age1x".to_owned(),
             },
+            What::Logs {
+                since_s: 60,
+                until_s: 0,
+                lines: 10,
+                max_bytes: BUNDLE_BYTES_MAX,
+                seal_for: "age1x".to_owned(),
+            },
         ];
         assert_eq!(all.each_ref().map(What::word), What::WORDS);
         for what in &all {
@@ -457,6 +524,29 @@ mod tests {
                 bundle(1, BUNDLE_BYTES_MIN, &format!("age1{}", "q".repeat(100))),
                 "no public key",
             ),
+        ] {
+            let fault = what.fault().expect(words);
+            assert!(fault.contains(words), "{fault}");
+        }
+    }
+
+    #[test]
+    fn logs_are_of_a_time_that_has_a_beginning_and_so_many_lines() {
+        let logs = |since_s, until_s, lines| What::Logs {
+            since_s,
+            until_s,
+            lines,
+            max_bytes: BUNDLE_BYTES_MIN,
+            seal_for: "age1qx".to_owned(),
+        };
+        assert_eq!(logs(60, 0, 1).fault(), None);
+        assert_eq!(logs(60, 59, LOG_LINES_MAX).fault(), None);
+        for (what, words) in [
+            (logs(60, 60, 1), "begin before they end"),
+            (logs(0, 0, 1), "begin before they end"),
+            (logs(30 * 24 * 3600 + 1, 0, 1), "30 days"),
+            (logs(60, 0, 0), "20000 lines"),
+            (logs(60, 0, LOG_LINES_MAX + 1), "20000 lines"),
         ] {
             let fault = what.fault().expect(words);
             assert!(fault.contains(words), "{fault}");

@@ -83,6 +83,8 @@ pub const INVENTORY_D: &str = "/etc/pf9/inventory.d";
 pub const OPERATIONS_ALLOWED: &str = "/etc/pf9/operations.toml";
 /// Operations of the plane that were begun here, and how they ended.
 pub const OPERATIONS: &str = "/var/opt/pf9/nodelet/operations.json";
+/// Root agreed that the plane may have logs of this host, once.
+pub const LOGS_ONCE: &str = "/var/opt/pf9/nodelet/logs-once.json";
 /// Certificates that are to be signed anew before they are due.
 pub const ROTATE: &str = "/var/opt/pf9/nodelet/rotate.json";
 /// The maintenance this host is in; readable for everybody.

@@ -13,7 +13,7 @@
 //! | `record` | which were begun, and how they ended; on disk |
 //! | `allowed` | root's list |
 //! | `act` | what each one does |
-//! | `bundle` | a support bundle for the plane: the operator's consent, and the program that makes it |
+//! | `bundle` | a support bundle for the plane, or logs alone: the program that makes it |
 //!
 //! Who brings an operation chooses nothing but the moment, within its life: a stolen hostagent can hold one back, or
 //! have nodelet look at it, and that is all.
@@ -34,10 +34,11 @@ use tokio::time::Instant;
 
 use super::status::KubeLogLine;
 use super::{inbox, trust};
-use crate::app::Bucket;
+use crate::app::{Agreed, Bucket, Once, agreed};
 use crate::host::fs::HostFs;
 use crate::model::{
-    DocumentKind, Envelope, Fault, FaultCode, OPERATION_SCHEMA, Operation, OperationResult, Outcome,
+    DocumentKind, Envelope, Fault, FaultCode, OPERATION_SCHEMA, Operation, OperationResult,
+    Outcome, Timestamp,
 };
 
 use judge::{Seen, judge};
@@ -95,11 +96,12 @@ impl Desk {
             last: book.last(),
             copy: trust::held(&self.fs),
             allowed: allowed::list(&self.fs),
-            consent: bundle::consent(&self.fs),
+            consent: self.consent(&operation, now),
             maintenance: hands.maintenance(),
         };
         let refused = judge(&operation, &seen).err();
         let refused = refused.or_else(|| self.too_often());
+        let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {
             let result = result(&operation, Outcome::Refused { fault });
             // A number that is no newer than what was seen is not noted: whoever replays it fills nothing.
@@ -131,6 +133,20 @@ impl Desk {
             wait.as_secs() + 1
         );
         Some(Fault::new(FaultCode::TooOften, "operation refused", why).fix("order it again then"))
+    }
+
+    /// How root agreed to what leaves the host by this one.
+    fn consent(&self, operation: &Operation, now: Timestamp) -> Result<Option<Agreed>, Fault> {
+        let to = operation.what.consent();
+        to.map(|to| agreed(&self.fs, to, now)).transpose()
+    }
+
+    /// A consent for once is used before anything is begun by it: cut off there, it has to be given anew.
+    fn use_up(&self, seen: &Seen) -> Option<Fault> {
+        match seen.consent {
+            Ok(Some(Agreed::Once)) => Once::remove(&self.fs).err(),
+            Ok(Some(Agreed::Standing) | None) | Err(_) => None,
+        }
     }
 
     fn note(

@@ -2,9 +2,11 @@
 //! the administrator on his socket. All sockets are real, all ports are free ones.
 
 mod access;
+mod addons;
 mod addresses;
 mod agents;
 mod alerts;
+mod audit;
 mod authorities;
 mod availability;
 mod backups;
@@ -29,6 +31,7 @@ mod persons;
 mod renewal;
 mod restore;
 mod rights;
+mod roster;
 mod stacks;
 mod stop;
 mod strangers;

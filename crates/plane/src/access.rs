@@ -40,6 +40,10 @@ macro_rules! actions {
             /// Every row of the table.
             #[cfg(test)]
             pub(super) const ALL: &'static [Self] = &[ $($( Self::$id, )*)* ];
+            /// The row of this name.
+            pub(super) fn named(word: &str) -> Option<Self> {
+                match word { $($( $word => Some(Self::$id), )*)* _ => None }
+            }
             /// Its name in the table.
             pub(super) fn word(self) -> &'static str {
                 match self { $($( Self::$id => $word, )*)* }
@@ -70,7 +74,7 @@ actions! {
     Fleet {
         SeeHosts = "see-hosts", Reader, "hosts, their state, events and operations";
         OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, take that back";
-        ReadBundles = "read-bundles", Admin, "support bundles of a host: ask for one, read it, take it away";
+        ReadBundles = "read-bundles", Admin, "support bundles and logs of a host: ask for one, read it, take it away";
         RemoveHosts = "remove-hosts", Admin, "remove a host";
         LetHostsIn = "let-hosts-in", Member, "join tokens: make, list, withdraw";
         SeeClusters = "see-clusters", Reader, "clusters, their nodes, etcd, upgrades";
@@ -86,6 +90,7 @@ actions! {
         SeeAlerts = "see-alerts", Reader, "alerts and silences; of the whole fleet only by a role in the whole plane";
         AnswerAlerts = "answer-alerts", Member, "acknowledge and silence alerts";
         SeeNumbers = "see-numbers", Reader, "numbers of hosts, for Prometheus";
+        SeeAudit = "see-audit", Admin, "who changed what; of all projects by a role in the whole plane";
     }
     Plane {
         SeeFleet = "see-fleet", Reader, "versions of the agent, and the fleet's way between them";

@@ -1,6 +1,8 @@
 //! Whether a cluster can have the add-ons that its settings ask for: its stack has their images, and the
 //! addresses that services are given are no node's. Pure; asked when a cluster is made, when its settings
-//! or its stack change, and when hosts come to it.
+//! or its stack change, and when hosts come to it. How those that it has are there, and turned on and off: `catalogue`.
+
+pub(super) mod catalogue;
 
 use super::records::{Cluster, Settings};
 use super::refusal::{Answer, Refusal};
@@ -87,7 +89,7 @@ mod tests {
     use crate::compute::tests::{add, cluster};
     use pf9_hostagent::model::{Digest, NetworkPlugin, NetworkPolicies};
 
-    fn manifest(components: &[&str], files: &[&str]) -> StackManifest {
+    pub(super) fn manifest(components: &[&str], files: &[&str]) -> StackManifest {
         let image = |name: &&str| {
             json!({"reference": format!("pf9.local/{name}:1"), "path": format!("images/{name}.tar"),
                    "component": name, "roles": ["master", "worker"]})

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::addons::catalogue;
 use super::agents;
 use super::alerts;
+use super::audit;
 use super::authorities;
 use super::backups;
 use super::bootstrap::{ADMIN, PROJECT};
@@ -106,7 +108,7 @@ pub(super) struct WantedKubeconfig {
 }
 
 /// Who asks here, in what is kept of it.
-const ADMINISTRATOR: &str = "the administrator";
+pub(super) const ADMINISTRATOR: &str = "the administrator";
 
 /// The routes.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
@@ -179,6 +181,11 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             post(rolls::http::admin_os_turn),
         )
         .route("/clusters/{name}/settings", patch(cluster_settings))
+        .route("/clusters/{name}/addons", get(catalogue::admin_show))
+        .route(
+            "/clusters/{name}/addons/{addon}",
+            put(catalogue::admin_switch),
+        )
         .route(
             "/clusters/{name}/backups",
             get(backups::list).post(backups::set),
@@ -201,6 +208,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&plane),
+            audit::of_root,
+        ))
         .with_state(plane)
 }
 

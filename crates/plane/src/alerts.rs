@@ -60,7 +60,7 @@ use uuid::Uuid;
 
 use pf9_hostagent::model::{ClusterId, HostId};
 
-pub(super) use board::Board;
+pub(super) use board::{Board, Brief};
 pub(super) use deliver::deliver;
 pub(super) use keep::keep;
 pub(super) use notify::{Kind as TargetKind, Wanted as WantedTarget};

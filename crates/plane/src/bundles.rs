@@ -1,4 +1,4 @@
-//! Support bundles of hosts, on an operator's request: asked for here, made and sent by a host whose own operator agreed
+//! Support bundles of hosts, or their logs alone, on an operator's request: asked for here, made and sent by a host whose own operator agreed
 //! to that, kept here sealed and for a time, read and taken away by whoever may.
 //!
 //! ```text
@@ -42,7 +42,8 @@ use super::resmgr::host_id;
 use super::state::{self, Change, Plane};
 use super::store::{Read, Rows};
 use pf9_hostagent::model::{
-    BUNDLE_BYTES_MAX, Digest, FaultCode, Generation, HostId, Secret, SigningKey, What,
+    BUNDLE_BYTES_MAX, Digest, FaultCode, Generation, HostId, LOG_LINES_MAX, Secret, SigningKey,
+    What,
 };
 
 pub(super) use files::{fetch, fetch_here, take};
@@ -61,6 +62,8 @@ pub(super) const KEEP: u32 = 7 * 24 * 3600;
 const KEEP_MAX: u32 = 30 * 24 * 3600;
 /// How long after the end of its operation one may still come: the host's own bound, and room.
 const COMES_WITHIN: SignedDuration = SignedDuration::from_mins(40);
+/// Of each log so many lines unless somebody says otherwise, where nothing but logs is asked for.
+pub(super) const LINES: u32 = 5000;
 /// Logs of so long ago unless somebody says otherwise.
 pub(super) const SINCE: u32 = 24 * 3600;
 /// So large unless somebody says otherwise.
@@ -81,6 +84,9 @@ pub(super) struct Row {
     /// Until when it is kept.
     keep_until: Timestamp,
     max_bytes: u64,
+    /// Nothing but this is in it.
+    #[serde(default)]
+    only: Option<Only>,
     /// Opens it; none: the operator has it.
     #[serde(default, serialize_with = "expose")]
     key: Option<Secret<String>>,
@@ -102,10 +108,27 @@ fn expose<S: serde::Serializer>(key: &Option<Secret<String>>, s: S) -> Result<S:
     key.as_ref().map(|k| k.expose().as_str()).serialize(s)
 }
 
+/// A part of what a bundle has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Only {
+    /// What the agent, kubelet, etcd and the runtime logged.
+    Logs,
+}
+
 /// What an operator asks for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Wanted {
+    /// Nothing else: for that a host's own operator may have agreed alone, or once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) only: Option<Only>,
+    /// Not of the last so many seconds; with `only` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) until_seconds: Option<u32>,
+    /// Of each log at most so many lines; with `only` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lines: Option<u32>,
     /// Logs of the last so many seconds.
     #[serde(default = "since")]
     pub(super) since_seconds: u32,
@@ -174,6 +197,7 @@ impl Row {
             "sha256": self.arrived.as_ref().map(|a| a.sha256),
             "arrivedAt": self.arrived.as_ref().map(|a| a.at),
             "opensHere": self.key.is_some(),
+            "only": self.only,
         })
     }
 }
@@ -218,6 +242,10 @@ fn order(
         );
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
+    if wanted.only.is_none() && (wanted.until_seconds.is_some() || wanted.lines.is_some()) {
+        let why = "untilSeconds and lines are of logs: they go with \"only\": \"logs\"";
+        return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
+    }
     let (key, seal_for) = match &wanted.seal_for {
         Some(own) => {
             let parsed = own.parse::<age::x25519::Recipient>();
@@ -247,10 +275,20 @@ fn order(
             "those of all hosts have {taken} bytes, and {BYTES_MAX} are allowed"
         )));
     }
-    let what = What::Bundle {
-        since_s: wanted.since_seconds,
-        max_bytes: wanted.max_bytes,
-        seal_for,
+    let (since_s, max_bytes) = (wanted.since_seconds, wanted.max_bytes);
+    let what = match wanted.only {
+        None => What::Bundle {
+            since_s,
+            max_bytes,
+            seal_for,
+        },
+        Some(Only::Logs) => What::Logs {
+            since_s,
+            until_s: wanted.until_seconds.unwrap_or_default(),
+            lines: wanted.lines.unwrap_or(LINES),
+            max_bytes,
+            seal_for,
+        },
     };
     let wanted_operation = operations::Wanted {
         what,
@@ -267,6 +305,7 @@ fn order(
         comes_until: later(ordered.expires_at, COMES_WITHIN),
         keep_until: later(now, keep),
         max_bytes: wanted.max_bytes,
+        only: wanted.only,
         key,
         arrived: None,
     };
@@ -483,4 +522,4 @@ pub(super) async fn delete(
     remove_on(&plane, host_id(&host)?, bundle_id(&id)?, who.name()).await
 }
 
-const _: () = assert!(BYTES <= BUNDLE_BYTES_MAX);
+const _: () = assert!(BYTES <= BUNDLE_BYTES_MAX && LINES <= LOG_LINES_MAX);

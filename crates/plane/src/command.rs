@@ -1,8 +1,5 @@
 //! The command line of `pf9-plane`.
 
-mod keys;
-mod recover;
-
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,21 +12,22 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod addons;
 mod agent;
 mod alert;
 mod authorities;
 mod backups;
 mod bundles;
 mod cluster;
+mod keys;
 mod kubeconfigs;
 mod maintenance;
 mod notify;
 mod operations;
 mod os_update;
+mod recover;
 mod stack;
 mod upgrade;
-
-use cluster::ClusterVerb;
 
 use super::admin::{self, NewToken, Reenrol, Removing};
 use super::bootstrap;
@@ -108,7 +106,7 @@ enum Verb {
     Keys(keys::KeysVerb),
     /// The clusters.
     #[command(subcommand)]
-    Cluster(ClusterVerb),
+    Cluster(cluster::ClusterVerb),
     /// What the plane tells of by itself: what is wrong, since when, what it follows from.
     #[command(subcommand)]
     Alert(alert::AlertVerb),
@@ -213,6 +211,8 @@ enum HostVerb {
     Order(operations::OrderArgs),
     /// Support bundles of a machine: ask for one, list, read, take away. Its own operator has to have agreed.
     Bundle(bundles::BundleArgs),
+    /// The components' own logs of a machine into a file; its own operator has to have agreed (pf9ctl support allow).
+    Logs(bundles::LogsArgs),
     /// What a machine was to do, and what came of it.
     Operations(operations::ListArgs),
     /// For a time nothing on a machine is repaired or changed; what it is like is told as ever.
@@ -362,6 +362,7 @@ async fn run(command: Command) -> Result<(), Fault> {
         }
         Verb::Host(HostVerb::Order(args)) => operations::order(args).await,
         Verb::Host(HostVerb::Bundle(args)) => bundles::run(args).await,
+        Verb::Host(HostVerb::Logs(args)) => bundles::logs(args).await,
         Verb::Host(HostVerb::Operations(args)) => operations::list(args).await,
         Verb::Host(HostVerb::Maintenance(args)) => maintenance::run(args).await,
         Verb::Host(HostVerb::Remove { host, force, state }) => {

@@ -13,6 +13,7 @@ use http::Method;
 use http::request::Parts;
 
 use super::access::{Action, Owner, Realm, Rights, Verdict, authorize};
+use super::audit::Asked;
 use super::bootstrap::PROJECT;
 use super::keystone::shown;
 use super::logins::{LOGINS, Login, Scope};
@@ -26,7 +27,6 @@ use super::secrets;
 use super::state::{self, Plane};
 use super::store::Read;
 use super::strangers::Outside;
-use super::trace::Trace;
 use super::{alerts, qbert, resmgr};
 use pf9_hostagent::model::{ClusterId, FaultCode};
 
@@ -83,29 +83,24 @@ pub(super) async fn guard(
     let Needs::May(action) = guard.needs else {
         return next.run(request).await;
     };
-    let who = match admit(&guard.plane, action, &params, &mut request) {
-        Ok(who) => who,
+    let (who, project) = match admit(&guard.plane, action, &params, &mut request) {
+        Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let (method, path) = (request.method().clone(), shown_path(guard.prefix, &request));
-    let trace = request.extensions().get::<Trace>().cloned();
-    let response = next.run(request).await;
     // The plane's own audit: whatever may have changed something, and who did it.
-    let (name, id, token) = (who.name(), who.user.id.as_str(), who.mark());
-    let (status, trace) = (response.status().as_u16(), trace.map(|t| t.entry().1));
-    let action = action.word();
-    tracing::info!(who = name, user = id, token, action, %method, path, status, trace, "asked");
+    let asked = Asked::by(
+        &guard.plane,
+        &who,
+        action,
+        project,
+        (guard.prefix, &request),
+    );
+    let response = next.run(request).await;
+    asked.answered(response.status().as_u16()).await;
     response
-}
-
-/// As much of a path as a line of the audit holds.
-fn shown_path(prefix: &str, request: &Request) -> String {
-    const SHOWN: usize = 300;
-    let path = prefix.chars().chain(request.uri().path().chars());
-    path.take(SHOWN).collect()
 }
 
 fn admit(
@@ -113,7 +108,7 @@ fn admit(
     action: Action,
     params: &RawPathParams,
     request: &mut Request,
-) -> Answer<Arc<Who>> {
+) -> Answer<(Arc<Who>, Option<ProjectId>)> {
     let token = shown(request.headers())?;
     let rows = plane.read()?;
     let who = Arc::new(who(&rows, token)?);
@@ -145,12 +140,23 @@ fn admit(
         };
         who.require(action, &owner)?;
     }
+    // Whose it is: what is named, or else, where it is a project's matter, what the token is for.
+    let named_of = named.owners.iter().find_map(|(owner, _)| match owner {
+        Owner::Project(id, _) => Some(id.clone()),
+        Owner::Plane
+        | Owner::Domain(_)
+        | Owner::User { .. }
+        | Owner::Group { .. }
+        | Owner::Somewhere => None,
+    });
+    let own = who.rights.project.as_ref().map(|(id, _)| id.clone());
+    let project = named_of.or(own.filter(|_| action.realm() == Realm::Fleet));
     let extensions = request.extensions_mut();
     extensions.insert(Person(Arc::clone(&who)));
-    if let Some(project) = named.tenant {
-        extensions.insert(Tenant(project));
+    if let Some(tenant) = named.tenant {
+        extensions.insert(Tenant(tenant));
     }
-    Ok(who)
+    Ok((who, project))
 }
 
 /// Somebody who sees it and may not.
@@ -175,7 +181,7 @@ struct Named {
 }
 
 /// Parameters that name nothing that belongs to anybody; those that do have a case in [`owners`].
-pub(super) const NOBODYS: [&str; 10] = [
+pub(super) const NOBODYS: [&str; 11] = [
     "file",
     "role",
     "verb",
@@ -184,8 +190,9 @@ pub(super) const NOBODYS: [&str; 10] = [
     "role_id",
     "credential_id",
     "token_id",
-    // Of the host that stands before it.
+    // Of the host, and of the cluster, that stands before it.
     "bundle_id",
+    "addon",
     "service_id",
 ];
 /// Those that do.

@@ -14,8 +14,9 @@
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `access`, `guard`, `routes`                  | who may do what (pure), the door of every route, all of them |
+//! | `audit`                                      | who changed what, kept for whoever may see it |
 //! | `people`, `logins`, `keystone`               | who there is, tokens, Keystone's REST |
-//! | `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
+//! | `resmgr`, `qbert`, `settings`, `view`, `fleet`, `roster` | operators' REST; hosts part by part |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
@@ -48,6 +49,7 @@ mod addons;
 mod admin;
 mod agents;
 mod alerts;
+mod audit;
 mod authorities;
 mod backups;
 mod bootstrap;
@@ -96,6 +98,7 @@ mod refused;
 mod resmgr;
 mod rights;
 mod rolls;
+mod roster;
 mod rotation;
 mod routes;
 mod secrets;

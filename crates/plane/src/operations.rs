@@ -218,11 +218,12 @@ pub(super) async fn order_on(
     wanted: Wanted,
     by: String,
 ) -> Answer<Value> {
-    if wanted.what.needs_consent() {
-        let why = "a bundle is asked for with a key and kept here for a time, which an operation alone has not";
+    if wanted.what.consent().is_some() {
+        let why = "a bundle, or logs, are asked for with a key and kept here for a time, which an operation alone has not";
         return Err(
-            Refusal::bad(FaultCode::OperationInvalid, "nothing was ordered", why)
-                .fix("ask for it with host bundle order HOST, or POST …/hosts/{id}/bundles"),
+            Refusal::bad(FaultCode::OperationInvalid, "nothing was ordered", why).fix(
+                "ask with host bundle order HOST, host logs HOST, or POST …/hosts/{id}/bundles",
+            ),
         );
     }
     let ring = plane.keys.ring();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use super::http::Doc;
 use super::logins;
 use super::membership::{self, Candidate};
 use super::people::ProjectId;
-use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STATUSES, Settings};
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, Host, STATUSES, Settings};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rolls;
@@ -489,14 +489,27 @@ fn set_cluster(
     Ok(())
 }
 
+/// Which nodes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodesQuery {
+    /// Of this cluster alone.
+    #[serde(rename = "clusterUuid")]
+    cluster_uuid: Option<ClusterId>,
+}
+
 /// `GET …/nodes`: every host that has the role.
 pub(super) async fn nodes(
     Tenant(project): Tenant,
     State(plane): State<Arc<Plane>>,
+    Query(which): Query<NodesQuery>,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let clusters = rows.all(&CLUSTERS)?;
-    let nodes = fleet::of(&plane, &rows, |h| h.authorised && h.project == project)?
+    let of = which.cluster_uuid;
+    let wanted =
+        |h: &Host| h.authorised && h.project == project && (of.is_none() || h.cluster == of);
+    let nodes = fleet::of(&plane, &rows, wanted)?
         .into_iter()
         .map(|known| {
             let at = known.host.cluster;

@@ -14,7 +14,7 @@ use super::people::{self, ProjectId};
 use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::store::Rows;
-use super::{agents, alerts};
+use super::{agents, alerts, audit};
 use pf9_hostagent::model::{
     AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
     ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
@@ -70,6 +70,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
     .into_iter()
     .chain(agents::TABLES)
     .chain(alerts::TABLES)
+    .chain(audit::TABLES)
     .chain(people::TABLES)
     .collect()
 }

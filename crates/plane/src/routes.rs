@@ -9,14 +9,15 @@ use axum::Router;
 use axum::routing::{MethodRouter, any, delete, get, patch, post, put};
 
 use super::access::Action::{self, *};
+use super::addons::catalogue;
 use super::guard::{Guard, Needs, guard};
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::keystone::{credentials, directory, discovery, roles, tokens as logged, users};
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert, resmgr,
-    rolls, tokens, trace, tunnel,
+    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
+    resmgr, rolls, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -68,6 +69,7 @@ fn all() -> Vec<Api> {
         api("", Shape::Fault, ours()),
         api(metrics::PREFIX, Shape::Fault, numbers()),
         api("/alerts", Shape::Fault, alerts()),
+        api("/audit", Shape::Fault, audit()),
         api("/keystone", Shape::Keystone, keystone()),
         api("/resmgr", Shape::Resmgr, hosts()),
         api("/qbert", Shape::Qbert, clusters()),
@@ -120,6 +122,10 @@ fn alerts() -> Vec<Route> {
         may("GET", answered, SeeClusters, get(alerts::availability)),
         may("GET", report, SeeClusters, get(alerts::report)),
     ]
+}
+
+fn audit() -> Vec<Route> {
+    vec![may("GET", "/v1/entries", SeeAudit, get(audit::get))]
 }
 
 fn numbers() -> Vec<Route> {
@@ -224,6 +230,8 @@ fn clusters() -> Vec<Route> {
     let os = "/v4/{project}/clusters/{cluster}/os-update";
     let os_plan = "/v4/{project}/clusters/{cluster}/os-update/plan";
     let os_turn = "/v4/{project}/clusters/{cluster}/os-update/{verb}";
+    let addons = "/v4/{project}/clusters/{cluster}/addons";
+    let addon = "/v4/{project}/clusters/{cluster}/addons/{addon}";
     let attach = "/v4/{project}/clusters/{cluster}/attach";
     let detach = "/v4/{project}/clusters/{cluster}/detach";
     let config = "/v4/{project}/clusters/{cluster}/kubeconfig";
@@ -268,6 +276,8 @@ fn clusters() -> Vec<Route> {
             ChangeClusters,
             post(rolls::http::os_post_turn),
         ),
+        may("GET", addons, SeeClusters, get(catalogue::get)),
+        may("PUT", addon, ChangeClusters, put(catalogue::put)),
         may("POST", attach, ChangeClusters, post(qbert::attach)),
         may("POST", detach, ChangeClusters, post(qbert::detach)),
         may("GET", config, FetchKubeconfigs, get(kubeconfig::get)),

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::alerts;
+use super::audit::Ledger;
 use super::budget::{Budget, Full};
 use super::bundles::Receiving;
 use super::ca::CaError;
@@ -75,6 +76,8 @@ pub(super) struct Plane {
     pub(super) alerts: alerts::Board,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
+    /// What was asked for and is not kept yet.
+    pub(super) audit: Ledger,
     /// Told of every change, for pages that show it.
     pub(super) changes: Changes,
     pub(super) passwords: Passwords,
@@ -143,6 +146,7 @@ impl Plane {
             rights: Rights::default(),
             alerts: alerts::Board::default(),
             agents: Notify::new(),
+            audit: Ledger::default(),
             changes: Changes::default(),
             passwords: parts.passwords,
             ahead: Ahead::default(),

@@ -33,6 +33,17 @@ pub(super) struct Rows<T> {
     row: PhantomData<fn() -> T>,
 }
 
+/// A part of a list, from one of its ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Page<'a> {
+    /// Keys begin with it.
+    pub(super) prefix: &'a str,
+    /// The last key of the part before it.
+    pub(super) beyond: Option<&'a str>,
+    pub(super) backwards: bool,
+    pub(super) most: usize,
+}
+
 /// Rows can be read from it: a snapshot or an open write.
 pub(super) trait Read {
     /// One row.
@@ -42,6 +53,12 @@ pub(super) trait Read {
         &self,
         rows: &Rows<T>,
         prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError>;
+    /// So many of them from one end, beyond a key; others are not read.
+    fn page<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        page: Page<'_>,
     ) -> Result<Vec<(String, T)>, StoreError>;
     /// Every row, in order of key.
     fn all<T: DeserializeOwned>(&self, rows: &Rows<T>) -> Result<Vec<(String, T)>, StoreError> {
@@ -108,6 +125,11 @@ impl<T> Rows<T> {
             name,
             row: PhantomData,
         }
+    }
+
+    /// The same rows, of which less is read.
+    pub(super) const fn as_type<U>(&self) -> Rows<U> {
+        Rows::new(self.name)
     }
 
     fn table(&self) -> TableDefinition<'static, &'static str, Bytes> {
@@ -236,6 +258,14 @@ impl Read for Write {
         let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
         rows_from(&table, rows.name, prefix)
     }
+    fn page<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        page: Page<'_>,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        page_from(&table, rows.name, page)
+    }
 }
 
 impl Read for Snapshot {
@@ -250,6 +280,14 @@ impl Read for Snapshot {
     ) -> Result<Vec<(String, T)>, StoreError> {
         let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
         rows_from(&table, rows.name, prefix)
+    }
+    fn page<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        page: Page<'_>,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        page_from(&table, rows.name, page)
     }
 }
 
@@ -276,6 +314,42 @@ fn rows_from<T: DeserializeOwned>(
         let (key, value) = entry.map_err(redb_failed)?;
         let key = key.value();
         if !key.starts_with(prefix) {
+            break;
+        }
+        let row = serde_json::from_slice(value.value()).map_err(|e| unreadable(rows, key, e))?;
+        out.push((key.to_owned(), row));
+    }
+    Ok(out)
+}
+
+fn page_from<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, Bytes>,
+    rows: &'static str,
+    page: Page<'_>,
+) -> Result<Vec<(String, T)>, StoreError> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    // No key is longer than what follows a prefix in it: the greatest character there is stands behind all of them.
+    let end = format!("{}\u{10ffff}", page.prefix);
+    let (from, to) = match (page.backwards, page.beyond) {
+        (false, Some(beyond)) if beyond >= page.prefix => (Excluded(beyond), Unbounded),
+        (false, _) => (Included(page.prefix), Unbounded),
+        (true, Some(beyond)) if beyond < end.as_str() => (Included(page.prefix), Excluded(beyond)),
+        (true, _) => (Included(page.prefix), Excluded(end.as_str())),
+    };
+    if matches!((from, to), (Included(from), Excluded(to)) if to <= from) {
+        return Ok(Vec::new());
+    }
+    let mut range = table.range::<&str>((from, to)).map_err(redb_failed)?;
+    let mut out = Vec::new();
+    while out.len() < page.most {
+        let next = match page.backwards {
+            true => range.next_back(),
+            false => range.next(),
+        };
+        let Some(entry) = next else { break };
+        let (key, value) = entry.map_err(redb_failed)?;
+        let key = key.value();
+        if !key.starts_with(page.prefix) {
             break;
         }
         let row = serde_json::from_slice(value.value()).map_err(|e| unreadable(rows, key, e))?;
@@ -344,5 +418,41 @@ mod tests {
         drop(open(dir.path()));
         let found = std::fs::metadata(dir.path().join("s.redb")).expect("metadata");
         assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_page_is_a_part_from_either_end_and_of_its_prefix_alone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = open(dir.path());
+        let put: Result<(), StoreError> = store.write(|w| {
+            for (n, key) in ["a/9", "b/1", "b/2", "b/3", "b/4", "c/1"]
+                .iter()
+                .enumerate()
+            {
+                w.put(&NUMBERS, key, &u32::try_from(n).expect("few"))?;
+            }
+            Ok(())
+        });
+        put.expect("rows");
+        let read = store.read().expect("read");
+        let page = |beyond, backwards, most| {
+            let page = Page {
+                prefix: "b/",
+                beyond,
+                backwards,
+                most,
+            };
+            let rows = read.page(&NUMBERS, page).expect("page");
+            rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(page(None, false, 2), ["b/1", "b/2"]);
+        assert_eq!(page(Some("b/2"), false, 9), ["b/3", "b/4"]);
+        assert_eq!(page(Some("a/0"), false, 1), ["b/1"], "of another prefix");
+        assert_eq!(page(Some("c/1"), false, 9), Vec::<String>::new());
+        assert_eq!(page(None, true, 2), ["b/4", "b/3"]);
+        assert_eq!(page(Some("b/3"), true, 9), ["b/2", "b/1"]);
+        assert_eq!(page(Some("c/1"), true, 1), ["b/4"]);
+        assert_eq!(page(Some("a/0"), true, 9), Vec::<String>::new());
+        assert_eq!(page(None, true, 0), Vec::<String>::new());
     }
 }

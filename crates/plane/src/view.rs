@@ -20,11 +20,16 @@ pub(super) const ROLE: &str = "pf9-kube";
 
 /// Whoever said this is heard of often enough.
 pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
-    let patience = match said.status.state {
+    is_heard(said.status.state, said.received_at, now)
+}
+
+/// The same, by when a host in this state was heard of last.
+pub(super) fn is_heard(state: NodeState, at: Timestamp, now: Timestamp) -> bool {
+    let patience = match state {
         NodeState::Ok | NodeState::Failed | NodeState::Maintenance => RESPONDING,
         NodeState::Converging | NodeState::Retrying => RESPONDING_BUSY,
     };
-    now.duration_since(said.received_at) < patience
+    now.duration_since(at) < patience
 }
 
 /// The state of a host that is to be what spec `wanted` says.

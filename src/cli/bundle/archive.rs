@@ -9,7 +9,7 @@ use age::x25519::Recipient;
 use serde::Serialize;
 use tar::{Builder, Header};
 
-use super::collect::Content;
+use super::collect::{Content, Span};
 use super::plan::Item;
 use super::redact::Redactor;
 use crate::cli::context::Context;
@@ -33,6 +33,10 @@ pub(super) struct About {
     host_name: String,
     version: &'static str,
     since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines: Option<u32>,
     max_bytes: u64,
     encrypted: bool,
 }
@@ -98,7 +102,7 @@ impl About {
     pub(super) fn new(
         ctx: &Context,
         now: Timestamp,
-        since: Timestamp,
+        span: &Span,
         max_bytes: u64,
         encrypted: bool,
     ) -> Self {
@@ -108,7 +112,9 @@ impl About {
             host_id: crate::identity::host_id(&ctx.host).ok().flatten(),
             host_name: crate::cli::status::host_name(ctx),
             version: document::AGENT_VERSION,
-            since,
+            since: span.since,
+            until: span.until,
+            lines: span.lines,
             max_bytes,
             encrypted,
         }

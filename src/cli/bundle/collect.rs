@@ -29,6 +29,16 @@ const JOURNAL: Duration = Duration::from_secs(15);
 /// Daemons that are dead, a plane that is away: each has its own bound within this one.
 const DOCUMENT: Duration = Duration::from_secs(30);
 
+/// What of logs is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) since: Timestamp,
+    /// None: up to now.
+    pub(super) until: Option<Timestamp>,
+    /// Of each at most so many lines, the newest.
+    pub(super) lines: Option<u32>,
+}
+
 /// What was had.
 #[derive(Debug, Default)]
 pub(super) struct Content {
@@ -41,15 +51,15 @@ pub(super) struct Content {
 pub(super) struct Collector<'a> {
     ctx: &'a Context,
     redactor: &'a Redactor,
-    since: Timestamp,
+    span: Span,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(ctx: &'a Context, redactor: &'a Redactor, since: Timestamp) -> Self {
+    pub(super) fn new(ctx: &'a Context, redactor: &'a Redactor, span: Span) -> Self {
         Self {
             ctx,
             redactor,
-            since,
+            span,
         }
     }
 
@@ -109,12 +119,26 @@ impl<'a> Collector<'a> {
         let Some((text, cut)) = self.read(path, FILE_MAX)? else {
             return Ok(None);
         };
-        let newer = logs::since(&text, self.since);
-        let cut = match newer.len() < text.len() {
-            true => Some("lines from before the time asked for".to_owned()),
-            false => cut,
+        let newer = logs::since(&text, self.span.since);
+        let older = newer.len() < text.len();
+        let within = match self.span.until {
+            Some(until) => newer
+                .strip_suffix(logs::since(newer, until))
+                .unwrap_or(newer),
+            None => newer,
         };
-        let cleaned = self.redactor.clean(newer);
+        let asked = last_lines(within, self.span.lines);
+        let cut = match (
+            asked.len() < within.len(),
+            within.len() < newer.len(),
+            older,
+        ) {
+            (true, _, _) => Some("more lines than were asked for".to_owned()),
+            (false, true, _) => Some("lines from after the time asked for".to_owned()),
+            (false, false, true) => Some("lines from before the time asked for".to_owned()),
+            (false, false, false) => cut,
+        };
+        let cleaned = self.redactor.clean(asked);
         Ok(Some(Content { cleaned, cut }))
     }
 
@@ -124,10 +148,12 @@ impl<'a> Collector<'a> {
             "--quiet".to_owned(),
             "--no-pager".to_owned(),
             "--output=short-iso".to_owned(),
-            format!("--lines={JOURNAL_LINES}"),
-            format!("--since=@{}", self.since.as_second().max(0)),
+            format!("--lines={}", self.span.lines.unwrap_or(JOURNAL_LINES)),
+            format!("--since=@{}", self.span.since.as_second().max(0)),
             format!("--unit={unit}"),
         ]);
+        let until = self.span.until.map(|t| t.as_second().max(0));
+        let cmd = cmd.args(until.map(|t| format!("--until=@{t}")));
         let text = exec::run(cmd).await.map_err(|e| chain(&e))?.text();
         if text.is_empty() {
             return Ok(None);
@@ -168,6 +194,16 @@ impl<'a> Collector<'a> {
 
 fn whole(cleaned: Cleaned) -> Content {
     Content { cleaned, cut: None }
+}
+
+/// The newest lines of a text.
+fn last_lines(text: &str, lines: Option<u32>) -> &str {
+    let Some(lines) = lines.and_then(|n| usize::try_from(n).ok()) else {
+        return text;
+    };
+    let starts = text.split_inclusive('\n').rev().take(lines);
+    let kept: usize = starts.map(str::len).sum();
+    text.get(text.len() - kept..).unwrap_or(text)
 }
 
 fn newest(text: &str, max: u64) -> &str {

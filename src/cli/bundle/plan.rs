@@ -34,6 +34,20 @@ pub(super) enum Kind {
     Journal(&'static str),
 }
 
+impl Kind {
+    /// What a component logged, and nothing that was asked of the machine.
+    pub(super) fn is_a_log(&self) -> bool {
+        match self {
+            Self::Log(_) | Self::Journal(_) => true,
+            Self::Own(_)
+            | Self::Machine(_)
+            | Self::Text(_)
+            | Self::Settings(_)
+            | Self::Services(_) => false,
+        }
+    }
+}
+
 /// Documents of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Own {

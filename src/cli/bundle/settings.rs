@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use super::redact::{Cleaned, Redactor};
 
 /// Keys of `hostagent.toml` and `conf.d`, dotted. A key that is new there is shown when it stands here.
-pub(super) const AGENT: [&str; 14] = [
+pub(super) const AGENT: [&str; 15] = [
     "log.level",
     "log.format",
     "log.max_mib",
@@ -21,6 +21,7 @@ pub(super) const AGENT: [&str; 14] = [
     "hostagent.status_s",
     "nodelet.sweep_s",
     "support.bundle_on_request",
+    "support.logs",
 ];
 /// Keys of the tunnel's allow-list.
 pub(super) const SERVICES: [&str; 9] = [

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::rc::Rc;
 
 use super::archive::{About, Archive};
-use super::collect::Content;
+use super::collect::{Content, Span};
 use super::known::Known;
 use super::plan::{Item, Kind};
 use super::redact::{Cleaned, Redactor};
@@ -41,7 +41,12 @@ pub(in crate::cli) fn archive_of(host: &HostFs, texts: &[(&str, &str)], guard: b
     let ctx = Context::new(host.at("/").as_path(), Output::memory(false));
     let now = crate::seam::clock::now();
     let sink = Shared::default();
-    let about = About::new(&ctx, now, now, 64 << 20, false);
+    let span = Span {
+        since: now,
+        until: None,
+        lines: None,
+    };
+    let about = About::new(&ctx, now, &span, 64 << 20, false);
     let mut archive = Archive::new(Box::new(sink.clone()), &[], about).expect("archive");
     for (name, text) in texts {
         let item = Item {

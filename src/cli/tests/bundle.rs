@@ -508,3 +508,73 @@ fn a_full_disk_is_said_and_left_as_it_was() {
     assert!(ran.text.contains("-o -"), "{}", ran.text);
     assert_eq!(std::fs::read_dir(&out).expect("list").count(), 0);
 }
+
+#[tokio::test]
+async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines() {
+    let rig = Rig::new();
+    let planted = Planted::on(&rig);
+    let ago = |s: i64| {
+        let at = crate::seam::clock::now() - jiff::SignedDuration::from_secs(s);
+        at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    };
+    let line = |s: i64, words: &str| format!("{} {words}\n", ago(s));
+    let log: String = [
+        line(8000, "long ago"),
+        line(7000, "first"),
+        line(5000, "second"),
+        line(4000, "third"),
+        line(60, "just now"),
+    ]
+    .concat();
+    rig.file(&format!("{}/nodelet/nodelet.log", paths::LOG_DIR), &log);
+    // What containers say lies beside it, and is nobody's to have.
+    for path in [
+        "/var/log/pods/a_b_c/x/0.log",
+        "/var/log/containers/x.log",
+        "/var/log/pf9/containers/x.log",
+    ] {
+        rig.file(path, &line(4000, "a pod's own words"));
+    }
+    let told = rig.host.at("/told").display().to_string();
+    let journal = format!("#!/bin/sh\necho \"$@\" >> {told}\necho of the journal\n");
+    rig.program("/usr/bin/journalctl", &journal);
+    let span = ["--only", "logs", "--since", "2h", "--until", "1h"];
+    let (ran, bytes) = rig.bundle(&span).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let tar = zstd::decode_all(bytes.as_slice()).expect("zstd");
+    assert_eq!(planted.found_in(&tar), Vec::<String>::new());
+    let all = entries(&tar);
+    for name in all.keys() {
+        let is_log = name.starts_with("logs/") || name.starts_with("journal/");
+        assert!(is_log || name == "MANIFEST.json", "{name}");
+    }
+    for component in ["pf9-etcd", "pf9-kubelet", "pf9-containerd", "pf9-comms"] {
+        assert!(
+            all.contains_key(&format!("journal/{component}.log")),
+            "{all:#?}"
+        );
+    }
+    assert!(!String::from_utf8_lossy(&tar).contains("a pod's own words"));
+    let text = |all: &BTreeMap<String, Vec<u8>>| {
+        String::from_utf8_lossy(&all["logs/nodelet/nodelet.log"]).into_owned()
+    };
+    let said = text(&all);
+    let words: Vec<&str> = said.lines().filter_map(|l| l.split(' ').nth(1)).collect();
+    assert_eq!(words, ["first", "second", "third"], "{said}");
+    assert!(manifest(&all)["until"].is_string());
+    let asked = std::fs::read_to_string(rig.host.at("/told")).expect("journalctl");
+    assert!(
+        asked.contains("--since=@") && asked.contains("--until=@"),
+        "{asked}"
+    );
+    let (ran, bytes) = rig.bundle(&[&span[..], &["--lines", "2"]].concat()).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let all = entries(&zstd::decode_all(bytes.as_slice()).expect("zstd"));
+    assert!(text(&all).contains("third") && !text(&all).contains("first"));
+    assert_eq!(text(&all).lines().count(), 2);
+    assert_eq!(manifest(&all)["lines"], 2);
+    let asked = std::fs::read_to_string(rig.host.at("/told")).expect("journalctl");
+    assert!(asked.contains("--lines=2 "), "{asked}");
+    let (ran, _) = rig.bundle(&["--since", "1h", "--until", "2h"]).await;
+    assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
+}

@@ -78,6 +78,26 @@ pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
             let order = bundle::Order {
                 id: operation.id,
                 since_s: *since_s,
+                only_logs: None,
+                max_bytes: *max_bytes,
+                seal_for,
+            };
+            bundle::make(&hands.host.fs, &order).await
+        }
+        What::Logs {
+            since_s,
+            until_s,
+            lines,
+            max_bytes,
+            seal_for,
+        } => {
+            let order = bundle::Order {
+                id: operation.id,
+                since_s: *since_s,
+                only_logs: Some(bundle::OnlyLogs {
+                    until_s: *until_s,
+                    lines: *lines,
+                }),
                 max_bytes: *max_bytes,
                 seal_for,
             };

@@ -1,4 +1,4 @@
-//! A support bundle for the plane.
+//! A support bundle for the plane, or the logs of one alone.
 //!
 //! Not made in this process: `pf9ctl bundle` makes it, as it does for a person, in a unit of its own that ends with it.
 //! It goes from there to the plane as it comes, by comms' socket: nothing of it is written to a disk of this host, and
@@ -10,16 +10,12 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::act::failed;
-use crate::app::Config;
 use crate::host::exec::{self, Cmd, Ended};
-use crate::host::fs::{Found, HostFs};
+use crate::host::fs::HostFs;
 use crate::host::ours::units;
-use crate::host::rooted;
-use crate::model::{Fault, FaultCode, Outcome, paths};
+use crate::model::{Fault, Outcome, paths};
 use crate::telemetry::chain;
 
-/// The setting that says yes.
-pub(super) const CONSENT: &str = "support.bundle_on_request";
 /// How long the end is waited for: less than who asks does. One that takes longer goes on.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Longest that one may take, a slow line included.
@@ -36,8 +32,16 @@ pub(super) struct Order<'a> {
     /// The operation's: the plane knows the bundle by it.
     pub(super) id: Uuid,
     pub(super) since_s: u32,
+    /// Logs and nothing else.
+    pub(super) only_logs: Option<OnlyLogs>,
     pub(super) max_bytes: u64,
     pub(super) seal_for: &'a str,
+}
+
+/// What of logs.
+pub(super) struct OnlyLogs {
+    pub(super) until_s: u32,
+    pub(super) lines: u32,
 }
 
 /// What the program says at its end.
@@ -55,34 +59,6 @@ struct Made {
     files: u64,
     redactions: u64,
     left_out: Vec<String>,
-}
-
-/// Whether root of this host agreed. Read anew each time: what is taken back counts at once. A configuration that is
-/// wrong, or that others than root could have written, agrees to nothing.
-pub(super) fn consent(fs: &HostFs) -> Result<(), Fault> {
-    let what = "operation refused";
-    let config = Config::load(fs)?;
-    if !config.support.bundle_on_request {
-        let why = format!(
-            "the operator of this host has not agreed that the plane may have support bundles of it ({CONSENT} is false)"
-        );
-        return Err(Fault::new(FaultCode::OperationNotAllowed, what, why).fix(format!(
-            "root of the host agrees with pf9ctl config set {CONSENT} true, or makes one himself: pf9ctl bundle"
-        )));
-    }
-    let mut files = vec![paths::CONFIG.to_owned(), paths::CONFIG_DIR.to_owned()];
-    let below = fs.list(paths::CONFIG_DIR).unwrap_or_default();
-    files.extend(below.iter().map(|n| format!("{}/{n}", paths::CONFIG_DIR)));
-    for path in files {
-        if matches!(fs.found(&path), Ok(Found::Nothing)) {
-            continue;
-        }
-        if let Some(why) = rooted::fault(fs, &path) {
-            return Err(Fault::new(FaultCode::OperationNotAllowed, what, why)
-                .fix("root of the host: see who wrote that it is agreed to, then chmod go-w"));
-        }
-    }
-    Ok(())
 }
 
 /// Has one made and sent.
@@ -138,14 +114,22 @@ impl Made {
 }
 
 fn words(order: &Order<'_>) -> Vec<String> {
-    vec![
+    let mut words = vec![
         "bundle".to_owned(),
         "--json".to_owned(),
         format!("--to-plane={}", order.id),
         format!("--encrypt-to={}", order.seal_for),
         format!("--since={}s", order.since_s),
         format!("--max-size={}K", order.max_bytes >> 10),
-    ]
+    ];
+    if let Some(logs) = &order.only_logs {
+        words.extend([
+            "--only=logs".to_owned(),
+            format!("--until={}s", logs.until_s),
+            format!("--lines={}", logs.lines),
+        ]);
+    }
+    words
 }
 
 /// What `systemd-run` is told. It works behind everything else of the machine, and is the first to go.
@@ -184,67 +168,4 @@ fn unit() -> Vec<String> {
         all.push(property.to_owned());
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::fs::Attrs;
-
-    fn host() -> (tempfile::TempDir, HostFs) {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fs = HostFs::new(dir.path());
-        (dir, fs)
-    }
-
-    fn put(fs: &HostFs, path: &str, text: &str, mode: u32) {
-        fs.write(path, text.as_bytes(), &Attrs::mode(mode))
-            .expect("write");
-    }
-
-    #[test]
-    fn nobody_has_agreed_before_he_did_and_what_others_wrote_agrees_to_nothing() {
-        let (_dir, fs) = host();
-        let fault = consent(&fs).expect_err("no configuration");
-        assert_eq!(fault.code, FaultCode::OperationNotAllowed);
-        assert!(fault.why.contains("has not agreed"), "{fault}");
-        assert!(fault.fix.contains(CONSENT), "{fault}");
-        put(&fs, paths::CONFIG, "[log]\nlevel = \"info\"\n", 0o644);
-        consent(&fs).expect_err("it says nothing of it");
-        let yes = "[support]\nbundle_on_request = true\n";
-        put(&fs, "/etc/pf9/conf.d/60-pf9ctl.toml", yes, 0o644);
-        consent(&fs).expect("he did");
-        put(
-            &fs,
-            "/etc/pf9/conf.d/70-no.toml",
-            "[support]\nbundle_on_request = false\n",
-            0o644,
-        );
-        consent(&fs).expect_err("taken back");
-        put(
-            &fs,
-            "/etc/pf9/conf.d/70-no.toml",
-            "[support]\nbundle_on_request = 1\n",
-            0o644,
-        );
-        assert_eq!(
-            consent(&fs).expect_err("wrong").code,
-            FaultCode::ConfigInvalid
-        );
-        put(&fs, "/etc/pf9/conf.d/70-no.toml", "", 0o644);
-        for (path, mode) in [
-            (paths::CONFIG_DIR, 0o777),
-            (paths::CONFIG, 0o666),
-            ("/etc/pf9/conf.d/60-pf9ctl.toml", 0o666),
-        ] {
-            let at = fs.at(path);
-            let before = std::fs::metadata(&at).expect("there").permissions();
-            let open = std::os::unix::fs::PermissionsExt::from_mode(mode);
-            std::fs::set_permissions(&at, open).expect("mode");
-            let fault = consent(&fs).expect_err(path);
-            assert!(fault.why.contains("written by others"), "{fault}");
-            std::fs::set_permissions(&at, before).expect("mode");
-        }
-        consent(&fs).expect("as before");
-    }
 }

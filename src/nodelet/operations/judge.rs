@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 
+use crate::app::Agreed;
 use crate::model::{
     Fault, FaultCode, HostId, MaintenanceStatus, OPERATION_LIFE_MAX, Operation, Timestamp,
 };
@@ -16,8 +17,8 @@ pub(super) struct Seen {
     pub(super) copy: Option<Fault>,
     /// Words that root allows, or why nobody knows which.
     pub(super) allowed: Result<Vec<String>, Fault>,
-    /// The operator of this host agreed that the plane may have support bundles; or why not.
-    pub(super) consent: Result<(), Fault>,
+    /// How the operator of this host agreed to what leaves it by this operation, where something does; or why it may not.
+    pub(super) consent: Result<Option<Agreed>, Fault>,
     pub(super) maintenance: Option<MaintenanceStatus>,
 }
 
@@ -70,7 +71,7 @@ pub(super) fn judge(operation: &Operation, seen: &Seen) -> Result<(), Fault> {
             crate::model::paths::OPERATIONS_ALLOWED
         )));
     }
-    if operation.what.needs_consent() {
+    if operation.what.consent().is_some() {
         seen.consent.clone()?;
     }
     match &seen.maintenance {

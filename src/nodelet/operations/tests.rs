@@ -409,3 +409,82 @@ async fn why_no_bundle_came_is_said_in_the_words_of_the_program() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+fn logs() -> What {
+    What::Logs {
+        since_s: 7200,
+        until_s: 3600,
+        lines: 500,
+        max_bytes: 2 << 20,
+        seal_for: "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn logs_are_sent_once_where_root_agreed_once_and_as_often_as_he_agreed_for_good() {
+    let bed = Bed::new();
+    systemd_run(
+        &bed,
+        "{\"path\": \"the plane\", \"bytes\": 9, \"encrypted\": true, \"files\": 3, \"redactions\": 4, \"left_out\": []}",
+        0,
+    );
+    let fs = &bed.host.fs;
+    let told = || std::fs::read_to_string(fs.at("/told")).unwrap_or_default();
+    let take = async |number, what| {
+        let operation = bed.operation(number, what);
+        bed.take(&operation).await.expect("believed")
+    };
+    let first = take(1, logs()).await;
+    assert_eq!(refused(&first), FaultCode::OperationNotAllowed);
+    let words = first.outcome.to_string();
+    assert!(words.contains("has not agreed"), "{words}");
+    assert!(words.contains("pf9ctl support allow"), "{words}");
+
+    let agree = || {
+        let once = Once::new(crate::seam::clock::now(), Duration::from_secs(60));
+        once.save(fs).expect("agreed");
+    };
+    agree();
+    // It is for logs, and what is refused for another reason does not use it up.
+    assert_eq!(
+        refused(&take(2, bundle()).await),
+        FaultCode::OperationNotAllowed
+    );
+    bed.allow("allow = [\"ping\"]");
+    assert_eq!(
+        refused(&take(3, logs()).await),
+        FaultCode::OperationNotAllowed
+    );
+    assert_eq!(told(), "", "nothing was begun");
+    bed.allow("allow = [\"logs\"]");
+    assert_eq!(take(4, logs()).await.outcome.word(), "done");
+    let words = told();
+    for word in [
+        "--only=logs",
+        "--since=7200s",
+        "--until=3600s",
+        "--lines=500",
+        "--max-size=2048K",
+    ] {
+        assert!(words.lines().any(|w| w == word), "{word}: {words}");
+    }
+    // Once.
+    assert_eq!(
+        refused(&take(5, logs()).await),
+        FaultCode::OperationNotAllowed
+    );
+    assert_eq!(told(), words, "nothing more was begun");
+
+    let bed = bed.again();
+    let yes = b"[support]\nlogs = true\n";
+    let attrs = Attrs::mode(0o644);
+    bed.host
+        .fs
+        .write(paths::CONFIG, yes, &attrs)
+        .expect("agreed");
+    for number in [6, 7] {
+        let operation = bed.operation(number, logs());
+        let sent = bed.take(&operation).await.expect("believed");
+        assert_eq!(sent.outcome.word(), "done", "{}", sent.outcome);
+    }
+}

@@ -296,6 +296,7 @@ impl World {
             ("token_id", "none".into()),
             ("credential_id", "none".into()),
             ("bundle_id", "none".into()),
+            ("addon", "none".into()),
         ] {
             path = path.replace(&format!("{{{param}}}"), &value);
         }

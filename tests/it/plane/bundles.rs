@@ -90,7 +90,7 @@ fn sealed(plain: &[u8], seal_for: &str) -> Vec<u8> {
 
 fn key_of(operation: &Operation) -> String {
     match &operation.what {
-        What::Bundle { seal_for, .. } => seal_for.clone(),
+        What::Bundle { seal_for, .. } | What::Logs { seal_for, .. } => seal_for.clone(),
         other => panic!("{other}"),
     }
 }
@@ -250,5 +250,41 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
         json!({"what": {"do": "bundle", "since_s": 60, "max_bytes": 1 << 20, "seal_for": public}});
     let path = format!("/resmgr/v1/hosts/{}/operations", node.id);
     let (status, body) = bed.ask(Method::POST, &path, what).await;
+    assert_eq!(status, 400, "{body}");
+}
+
+#[tokio::test]
+async fn logs_alone_are_asked_for_and_kept_as_a_bundle_is() {
+    let bed = Bed::new().await;
+    let node = bed.host("n1", "10.0.0.1").await;
+    let wanted = json!({"only": "logs", "sinceSeconds": 7200, "untilSeconds": 3600, "lines": 100});
+    let row = order(&bed, &node, wanted).await;
+    assert_eq!(row["only"], "logs");
+    let id = row["id"].as_str().expect("id").to_owned();
+    let operation = node.asked_for().await;
+    let is_logs = matches!(
+        operation.what,
+        What::Logs {
+            since_s: 7200,
+            until_s: 3600,
+            lines: 100,
+            ..
+        }
+    );
+    assert!(is_logs, "{}", operation.what);
+    let answer = node
+        .send(&id, in_pieces(&sealed(b"words", &key_of(&operation))))
+        .await;
+    assert_eq!(answer.expect("answer").0, 204);
+    let (status, bytes) = bed.bytes(&format!("{}/{id}", bundles(&node))).await;
+    assert_eq!((status, bytes.as_slice()), (200, b"words".as_slice()));
+    let until: jiff::Timestamp = row["keepUntil"]
+        .as_str()
+        .and_then(|t| t.parse().ok())
+        .expect("time");
+    assert!(until > jiff::Timestamp::now(), "{row}");
+    let (status, body) = bed
+        .ask(Method::POST, &bundles(&node), json!({"only": "everything"}))
+        .await;
     assert_eq!(status, 400, "{body}");
 }

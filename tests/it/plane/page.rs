@@ -216,6 +216,72 @@ async fn a_token_made_on_the_page_lets_a_machine_in_and_it_appears() {
     browser.close().await;
 }
 
+/// Ten thousand would be the same: the page asks for a part, and the plane finds.
+#[tokio::test]
+async fn hosts_are_looked_through_part_by_part_and_found_by_words() {
+    let bed = Bed::new().await;
+    for n in 0..53 {
+        let mut node = Node::new(pf9_hostagent::model::HostId::random());
+        let token = bed.new_token().await;
+        node.enrol(&bed, &token).await.expect("enrolled");
+        node.connect(&bed).await.expect("connected");
+        let (code, said) = node.report(&format!("n{n:02}"), "10.1.0.9").await;
+        assert_eq!(code, 204, "{said}");
+    }
+    let browser = Browser::new().await;
+    signed_in(&bed, &browser).await;
+    browser.sees("50 of 53 hosts").await;
+    browser.picture("hosts-many").await;
+    let rows = "return document.querySelectorAll('tbody tr').length";
+    browser.press("More").await;
+    until(|| async { (browser.run(rows).await == json!(3)).then_some(()) }).await;
+    browser.sees("n52").await;
+    browser.press("First").await;
+    browser.sees("n00").await;
+    browser.fill("Filter", "n07").await;
+    browser.sees("1 of 1 hosts found, of 53").await;
+    assert_eq!(browser.run(rows).await, json!(1));
+    browser.fill("Filter", "nobody").await;
+    browser.sees("no host is called so").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn who_changed_what_is_looked_through_part_by_part() {
+    let bed = Bed::new().await;
+    let host = bed.host("m1", "10.1.0.1").await;
+    let path = format!("/resmgr/v1/hosts/{}/roles/pf9-kube", host.id);
+    for _ in 0..60 {
+        let (status, said) = bed.ask(Method::PUT, &path, Value::Null).await;
+        assert_eq!(status, 200, "{said}");
+    }
+    let browser = Browser::new().await;
+    signed_in(&bed, &browser).await;
+    browser.press("Audit").await;
+    browser.sees("the newest first").await;
+    browser.sees("Default/admin@pf9.local").await;
+    browser.sees(&format!("PUT {path}")).await;
+    browser.picture("audit").await;
+    let rows = "return document.querySelectorAll('tbody tr').length";
+    assert_eq!(browser.run(rows).await, json!(50));
+    browser.press("Older").await;
+    browser.sees("Newest").await;
+    let left = until(|| async {
+        let left = browser.run(rows).await.as_u64().expect("number");
+        (left < 50).then_some(left)
+    });
+    assert!(left.await >= 10);
+    browser.press("Newest").await;
+    until(|| async { (browser.run(rows).await == json!(50)).then_some(()) }).await;
+    // Somebody does something: it is there without a hand on the page.
+    let (status, said) = bed.ask(Method::DELETE, &path, Value::Null).await;
+    assert_eq!(status, 200, "{said}");
+    browser.sees(&format!("DELETE {path}")).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.close().await;
+}
+
 /// On a phone, in the dark, without a pointer, and by a checker of what people with other senses need.
 #[tokio::test]
 async fn everybody_can_use_it() {
@@ -237,6 +303,7 @@ async fn everybody_can_use_it() {
         ("clusters", "Clusters", "#/clusters".into()),
         ("new", "New cluster", "#/clusters/new".into()),
         ("cluster", "c", format!("#/clusters/{cluster}")),
+        ("audit", "Audit", "#/audit".into()),
     ];
     for (n, (name, heading, at)) in views.iter().enumerate() {
         if n == 1 {

@@ -11,7 +11,7 @@ use super::facts::{self, Facts};
 use super::found::{Heard, Seen};
 use super::trends::{self, Closed, Foreseen, Of};
 use super::walk::Walks;
-use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus};
+use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus, NodeState};
 
 /// Shared by whoever learns something, and whoever looks.
 #[derive(Default)]
@@ -48,7 +48,32 @@ pub(super) struct Way {
     pub(super) failing: Option<String>,
 }
 
+/// What a host last said, in few words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Brief {
+    pub(crate) hostname: String,
+    pub(crate) state: NodeState,
+    pub(crate) heard_at: Timestamp,
+    pub(crate) reason: String,
+}
+
 impl Board {
+    /// Of every host that said something.
+    pub(crate) fn briefs(&self) -> BTreeMap<HostId, Brief> {
+        let inner = self.inner();
+        let said = inner.heard.iter().filter_map(|(id, heard)| {
+            let facts = heard.facts.as_ref()?;
+            let brief = Brief {
+                hostname: facts.hostname.clone(),
+                state: facts.state,
+                heard_at: facts.heard_at,
+                reason: facts.reason.clone(),
+            };
+            Some((*id, brief))
+        });
+        said.collect()
+    }
+
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

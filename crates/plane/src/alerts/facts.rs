@@ -18,6 +18,8 @@ use pf9_hostagent::model::{
 const LOCAL_MAX: usize = 32;
 /// Certificates whose end is kept, the most pressing first.
 const CERTIFICATES_MAX: usize = 8;
+/// Longest name of a machine, in characters; what DNS allows.
+const NAME_MAX: usize = 253;
 /// Longest name of a part, and longest words, in characters.
 const PART_MAX: usize = 80;
 const WORDS_MAX: usize = 400;
@@ -49,6 +51,8 @@ pub(super) struct Facts {
     /// By the plane's clock.
     pub(super) heard_at: Timestamp,
     pub(super) state: NodeState,
+    /// As it calls itself.
+    pub(super) hostname: String,
     pub(super) role: Role,
     pub(super) attempts: u32,
     /// Since when it is in trouble: it fails, or tries again what failed.
@@ -134,6 +138,7 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
     Facts {
         heard_at,
         state: status.state,
+        hostname: status.inventory.hostname.chars().take(NAME_MAX).collect(),
         role: node.map_or(Role::None, |n| n.role),
         attempts,
         trouble_since: troubled.then_some(since),

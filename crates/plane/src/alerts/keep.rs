@@ -11,7 +11,7 @@ use super::engine::{self, Book, Led, Look};
 use super::found::{self, World};
 use super::shelf::{self, OPEN, SILENCES};
 use super::trends::{self, TRENDS};
-use super::{Alert, notify, report, verbs};
+use super::{Alert, Board, notify, report, verbs};
 use crate::agents;
 use crate::records::{CLUSTERS, Cluster, HOSTS, Host, STATUSES};
 use crate::refusal::Answer;
@@ -75,28 +75,28 @@ async fn rest(plane: &Plane, time: Duration) -> bool {
 async fn recall(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
     // Ten thousand statuses take half a second: not on a thread that moves bytes.
-    let done = tokio::task::spawn_blocking(move || -> Answer<()> {
-        let rows = shared.read()?;
-        let mut open = Book::new();
-        for (_, alert) in rows.all(&OPEN)? {
-            open.insert(alert.key.clone(), alert);
-        }
-        shared.alerts.inner().book = open;
-        for (_, host) in rows.all(&HOSTS)? {
-            if let Some(said) = rows.get(&STATUSES, &host.id.to_string())? {
-                shared
-                    .alerts
-                    .recall(host.id, &said.status, said.received_at);
-            }
-            if let Some(kept) = rows.get(&TRENDS, &host.id.to_string())? {
-                shared.alerts.foresee(host.id, kept.foreseen());
-            }
-        }
-        Ok(())
-    });
+    let done = tokio::task::spawn_blocking(move || read_back(&shared.read()?, &shared.alerts));
     done.await
         .map_err(|e| crate::refusal::Refusal::internal("alerts were not read", &e))??;
     plane.change(shelf::note_places).await
+}
+
+/// From its rows: what was told, what hosts said, and what of it was foreseen.
+fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
+    let mut open = Book::new();
+    for (_, alert) in rows.all(&OPEN)? {
+        open.insert(alert.key.clone(), alert);
+    }
+    board.inner().book = open;
+    for (_, host) in rows.all(&HOSTS)? {
+        if let Some(said) = rows.get(&STATUSES, &host.id.to_string())? {
+            board.recall(host.id, &said.status, said.received_at);
+        }
+        if let Some(kept) = rows.get(&TRENDS, &host.id.to_string())? {
+            board.foresee(host.id, kept.foreseen());
+        }
+    }
+    Ok(())
 }
 
 /// The rows of one look.

@@ -201,3 +201,49 @@ fn of_each_one_comes_at_a_time() {
     drop(place);
     receiving.begin(id).expect("free again");
 }
+
+#[test]
+fn logs_alone_are_an_operation_of_their_own_with_a_time_and_lines() {
+    let world = World::new();
+    let logs = Wanted {
+        only: Some(Only::Logs),
+        until_seconds: Some(60),
+        lines: Some(7),
+        ..wanted()
+    };
+    let row = world.order(0, 1, &logs).expect("asked for");
+    assert_eq!(row.shown(now())["only"], "logs");
+    let rows = world.store.read().expect("read");
+    let pending = rows
+        .with_prefix(&operations::OPERATIONS, &format!("{}/", host(1)))
+        .expect("rows");
+    let What::Logs {
+        since_s,
+        until_s,
+        lines,
+        ..
+    } = &pending[0].1.operation.what
+    else {
+        panic!("{}", pending[0].1.operation.what);
+    };
+    assert_eq!((*since_s, *until_s, *lines), (SINCE, 60, 7));
+    for (until, lines) in [(Some(60), None), (None, Some(7))] {
+        let wrong = Wanted {
+            only: None,
+            until_seconds: until,
+            lines,
+            ..wanted()
+        };
+        let fault = world.order(1, 1, &wrong).expect_err("of logs").fault;
+        assert!(fault.why.contains("are of logs"), "{fault}");
+    }
+    let over = Wanted {
+        lines: Some(LOG_LINES_MAX + 1),
+        ..logs
+    };
+    world.order(2, 1, &over).expect_err("so many lines");
+    // A row of before there was a choice is one of everything.
+    let mut row = serde_json::to_value(world.rows().first().expect("row")).expect("json");
+    row.as_object_mut().expect("object").remove("only");
+    assert_eq!(serde_json::from_value::<Row>(row).expect("row").only, None);
+}

@@ -1,6 +1,6 @@
-//! `host bundle order|list|fetch|remove`.
+//! `host bundle order|list|fetch|remove`, `host logs`: logs are a bundle of nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::operations::number;
 use super::{State, put, seconds, text};
 use crate::admin;
-use crate::bundles::{BYTES, KEEP, SINCE, Wanted};
+use crate::bundles::{BYTES, KEEP, LINES, Only, SINCE, Wanted};
 use crate::refusal::chain;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
@@ -20,6 +20,8 @@ use pf9_hostagent::model::{Fault, FaultCode, HostId};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// MiB.
 const MIB: u64 = 1024 * 1024;
+/// Logs of a few hours, compressed.
+const LOGS_MIB: u64 = 16;
 
 #[derive(Debug, Args)]
 pub(super) struct BundleArgs {
@@ -66,6 +68,35 @@ struct OrderArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The host's id.
+    host: HostId,
+    #[command(flatten)]
+    state: State,
+    /// From so long ago: a number and s, m, h or d; at most 30 days.
+    #[arg(long, value_parser = seconds, default_value = "1h")]
+    since: i64,
+    /// To so long ago: a number and s, m, h or d. Default: now.
+    #[arg(long, value_parser = seconds)]
+    until: Option<i64>,
+    /// Of each log at most so many lines, the newest: 1 to 20000.
+    #[arg(long, default_value_t = LINES)]
+    lines: u32,
+    /// At most so large, MiB: 1 to 128.
+    #[arg(long, value_name = "MIB", default_value_t = LOGS_MIB)]
+    max_size: u64,
+    /// How long they are kept: a number and s, m, h or d; at most 30 days.
+    #[arg(long, value_parser = seconds, default_value_t = KEEP.into())]
+    keep: i64,
+    /// Only the holder of this key can open them, not the plane either (a public key of age, age1…).
+    #[arg(long, value_name = "KEY")]
+    seal_for: Option<String>,
+    /// Where to: a file that is not there yet. Default: pf9-logs-ID.tar.zst, here.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     /// The host's id.
     host: HostId,
@@ -108,16 +139,40 @@ pub(super) async fn run(args: BundleArgs) -> Result<(), Fault> {
     }
 }
 
-async fn order(args: OrderArgs) -> Result<(), Fault> {
+/// Asks for logs, waits for them, and writes them to a file. They stay at the plane for their time: `host bundle` lists
+/// them, gives them out again and takes them away.
+pub(super) async fn logs(args: LogsArgs) -> Result<(), Fault> {
     let dir = &args.state.state_dir;
+    let until = args.until.map(|s| number(s, "time")).transpose()?;
     let body = Wanted {
+        only: Some(Only::Logs),
+        until_seconds: until,
+        lines: Some(args.lines),
         since_seconds: number(args.since, "time")?,
         max_bytes: args.max_size.saturating_mul(MIB),
         keep_seconds: number(args.keep, "time")?,
         seal_for: args.seal_for,
     };
     let bundles = format!("/hosts/{}/bundles", args.host);
-    let operations = format!("/hosts/{}/operations", args.host);
+    let row = admin::ask(dir, Method::POST, &bundles, &body).await?;
+    let id = text(&row, "id").to_owned();
+    arrives(dir, args.host, &id).await?;
+    let name = || PathBuf::from(format!("pf9-logs-{id}.tar.zst"));
+    write(dir, args.host, &id, &args.output.unwrap_or_else(name)).await
+}
+
+async fn order(args: OrderArgs) -> Result<(), Fault> {
+    let dir = &args.state.state_dir;
+    let body = Wanted {
+        only: None,
+        until_seconds: None,
+        lines: None,
+        since_seconds: number(args.since, "time")?,
+        max_bytes: args.max_size.saturating_mul(MIB),
+        keep_seconds: number(args.keep, "time")?,
+        seal_for: args.seal_for,
+    };
+    let bundles = format!("/hosts/{}/bundles", args.host);
     let row = admin::ask(dir, Method::POST, &bundles, &body).await?;
     let id = text(&row, "id").to_owned();
     let fetch = format!(
@@ -131,19 +186,24 @@ async fn order(args: OrderArgs) -> Result<(), Fault> {
             &format!("asked for: {id}; when it is here: {fetch}\n"),
         );
     }
+    let bytes = arrives(dir, args.host, &id).await?;
+    put(None, &format!("here: {id}, {bytes} bytes; {fetch}\n"))
+}
+
+/// Waits until it is here: how large it is; or why it does not come.
+async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
+    let bundles = format!("/hosts/{host}/bundles");
+    let operations = format!("/hosts/{host}/operations");
     loop {
         let all = admin::ask(dir, Method::GET, &bundles, &Value::Null).await?;
-        let row = of(&all, &id);
+        let row = of(&all, id);
         match text(row, "state") {
-            "here" => {
-                let bytes = row.get("bytes").and_then(Value::as_u64).unwrap_or_default();
-                return put(None, &format!("here: {id}, {bytes} bytes; {fetch}\n"));
-            }
+            "here" => return Ok(row.get("bytes").and_then(Value::as_u64).unwrap_or_default()),
             "awaited" => {}
             _ => return Err(not_here("it did not come in time".to_owned())),
         }
         let all = admin::ask(dir, Method::GET, &operations, &Value::Null).await?;
-        let said = of(&all, &id);
+        let said = of(&all, id);
         match text(said, "state") {
             "pending" | "done" => tokio::time::sleep(LOOK_EVERY).await,
             "expired" => return Err(not_here("the host did not answer in time".to_owned())),
@@ -153,7 +213,7 @@ async fn order(args: OrderArgs) -> Result<(), Fault> {
 }
 
 fn not_here(why: String) -> Fault {
-    Fault::new(FaultCode::OperationFailed, "no support bundle came", why)
+    Fault::new(FaultCode::OperationFailed, "nothing came of that host", why)
 }
 
 fn of<'a>(all: &'a Value, id: &str) -> &'a Value {
@@ -173,7 +233,11 @@ async fn list(args: ListArgs) -> Result<(), Fault> {
         let size = bytes.map_or_else(|| "-".to_owned(), |b| format!("{b} bytes"));
         let (id, state, keep) = (text(row, "id"), text(row, "state"), text(row, "keepUntil"));
         let by = text(row, "by");
-        out += &format!("{id}  {state}  {size}  until {keep}  by {by}\n");
+        let of = match text(row, "only") {
+            "" => "everything",
+            only => only,
+        };
+        out += &format!("{id}  {state}  {of}  {size}  until {keep}  by {by}\n");
     }
     put(None, &out)
 }
@@ -182,12 +246,17 @@ async fn fetch(args: FetchArgs) -> Result<(), Fault> {
     let one = &args.one;
     let name = || PathBuf::from(format!("pf9-bundle-{}.tar.zst", one.id));
     let to = args.output.unwrap_or_else(name);
+    write(&one.state.state_dir, one.host, &one.id.to_string(), &to).await
+}
+
+/// Writes one that is here to a file that is not there yet.
+async fn write(dir: &Path, host: HostId, id: &str, to: &Path) -> Result<(), Fault> {
     let cannot = |why: String| {
         let why = format!("{}: {why}", to.display());
         Fault::new(FaultCode::OutputFailed, "the bundle was not fetched", why)
             .fix("name another file with -o FILE")
     };
-    let at = std::path::absolute(&to).map_err(|e| cannot(e.to_string()))?;
+    let at = std::path::absolute(to).map_err(|e| cannot(e.to_string()))?;
     if at.symlink_metadata().is_ok() {
         return Err(cannot("it is there already".to_owned()));
     }
@@ -195,8 +264,8 @@ async fn fetch(args: FetchArgs) -> Result<(), Fault> {
     let mut file = HostFs::real()
         .begin(&at, &Attrs::mode(0o600))
         .map_err(|e| cannot(chain(&e)))?;
-    let path = format!("/hosts/{}/bundles/{}", one.host, one.id);
-    let bytes = admin::download(&one.state.state_dir, &path, &mut file).await?;
+    let path = format!("/hosts/{host}/bundles/{id}");
+    let bytes = admin::download(dir, &path, &mut file).await?;
     file.place().map_err(|e| cannot(chain(&e)))?;
     put(None, &format!("{}: {bytes} bytes\n", to.display()))
 }

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::addons::Addons;
 use super::authorities::Authorities;
 use super::backups::Backups;
 use super::os_update::OsUpdate;
@@ -117,6 +118,8 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         state: State,
     },
+    /// What the cluster's stack brings beside Kubernetes: versions, and how each is there; turn one on or off.
+    Addons(Addons),
     /// The certificate authorities of a cluster, and new ones in their place.
     Authorities(Authorities),
     /// Backups of etcd: what masters have, and how they make them.
@@ -205,6 +208,7 @@ impl ClusterVerb {
                 admin::ask(&state.state_dir, Method::PATCH, &path, &settings).await?;
                 put(None, &format!("cluster {name} is to have these settings\n"))
             }
+            Self::Addons(addons) => addons.run().await,
             Self::Authorities(authorities) => authorities.run().await,
             Self::Backups(backups) => backups.run().await,
         }
@@ -220,7 +224,11 @@ fn json_object(text: &str) -> Result<Value, String> {
 }
 
 /// Prints one thing: JSON, or its screen.
-async fn one(list: &Listing, path: &str, screen: fn(&Value) -> String) -> Result<(), Fault> {
+pub(super) async fn one(
+    list: &Listing,
+    path: &str,
+    screen: fn(&Value) -> String,
+) -> Result<(), Fault> {
     let answer = admin::ask(&list.state.state_dir, Method::GET, path, &Value::Null).await?;
     put(
         None,
@@ -271,7 +279,7 @@ pub(super) fn left(answer: &Value, done: &str) -> String {
     }
 }
 
-fn list<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn list<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     answer
         .get(field)
         .and_then(Value::as_array)

@@ -78,10 +78,15 @@ export async function signOut() {
   }
 }
 
+export const mayAudit = () => session?.roles.includes("admin") ?? false;
+export const audit = (limit, beyond) =>
+  ask("GET", `/audit/v1/entries?limit=${limit}${beyond === undefined ? "" : `&continue=${beyond}`}`);
+
 export const mayChange = () => session?.roles.some((role) => role !== "reader") ?? false;
 
 export const hosts = {
-  all: () => ask("GET", "/resmgr/v1/hosts"),
+  /** A part of them: {hosts, continue, found, total}. */
+  part: (wanted) => ask("GET", `/resmgr/v1/hosts?${new URLSearchParams(wanted)}`),
   one: (host) => ask("GET", `/resmgr/v1/hosts/${id(host)}`),
   events: (host) => ask("GET", `/resmgr/v1/hosts/${id(host)}/events`),
   authorise: (host) => ask("PUT", `/resmgr/v1/hosts/${id(host)}/roles/pf9-kube`),
@@ -93,12 +98,14 @@ export const hosts = {
 export const clusters = {
   all: () => ask("GET", q("/clusters")),
   one: (cluster) => ask("GET", q(`/clusters/${id(cluster)}`)),
-  nodes: () => ask("GET", q("/nodes")),
+  nodes: (cluster) => ask("GET", q(`/nodes?clusterUuid=${id(cluster)}`)),
   etcd: (cluster) => ask("GET", q(`/clusters/${id(cluster)}/etcd`)),
   make: (body) => ask("POST", q("/clusters"), body),
   remove: (cluster) => ask("DELETE", q(`/clusters/${id(cluster)}`)),
   attach: (cluster, list) => ask("POST", q(`/clusters/${id(cluster)}/attach`), list),
   detach: (cluster, list) => ask("POST", q(`/clusters/${id(cluster)}/detach`), list),
+  addons: (cluster) => ask("GET", q(`/clusters/${id(cluster)}/addons`)),
+  addon: (cluster, name, body) => ask("PUT", q(`/clusters/${id(cluster)}/addons/${id(name)}`), body),
   roll: (cluster, kind) => ask("GET", q(`/clusters/${id(cluster)}/${kind}`)),
   plan: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}/plan`), body),
   begin: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}`), body),

@@ -46,13 +46,13 @@ const plans = new Map();
 
 export function cluster(id) {
   return { title: "Cluster", live: true, async draw() {
-    const [it, nodes, etcd, upgrade, os, times, report] = await Promise.all([
-      api.clusters.one(id), api.clusters.nodes(), api.clusters.etcd(id).catch((error) => error),
+    const [it, nodes, etcd, upgrade, os, times, report, addons] = await Promise.all([
+      api.clusters.one(id), api.clusters.nodes(id), api.clusters.etcd(id).catch((error) => error),
       api.clusters.roll(id, "upgrade"), api.clusters.roll(id, "os-update"),
-      api.alerts.availability(id), api.alerts.report(id),
+      api.alerts.availability(id), api.alerts.report(id), api.clusters.addons(id),
     ]);
     document.title = `${it.name} · pf9 plane`;
-    const own = nodes.filter((n) => n.clusterUuid === it.uuid);
+    const own = nodes;
     return [
       h("div", { class: "bar" }, h("h1", null, it.name),
         api.mayChange() && own.length === 0 && asked("Delete this cluster", async () => {
@@ -79,6 +79,11 @@ export function cluster(id) {
           etcd.zones ? ` ${etcd.zones}` : ""),
         table("members", [["Member", (m) => m.name], ["State", (m) => m.state], ["What it does", (m) => m.words],
           ["Well", (m) => m.healthy === null ? "not asked" : m.healthy ? "yes" : `no: ${m.why}`]], etcd.members, "none yet")],
+      h("h2", null, "Add-ons"),
+      table(`of stack ${addons.stack}, and how they are in this cluster`, [
+        ["Add-on", (a) => a.name], ["State", (a) => state(a.state)], ["Version", (a) => a.version], ["Why", (a) => a.why ?? ""],
+        ["Turn", (a) => a.setting && api.mayChange() ? turned(id, a) : ""],
+      ], addons.addons, "its stack has none"),
       roll(id, "upgrade", "Upgrade", upgrade.upgrade),
       roll(id, "os-update", "Updates of the distribution", os.osUpdate),
       h("h2", null, "Availability of its API"),
@@ -94,12 +99,33 @@ export function cluster(id) {
   } };
 }
 
+/** How an add-on that has a setting is turned on or off. */
+function turned(id, addon) {
+  const isOn = ["on", "coming", "missing"].includes(addon.state);
+  if (isOn || !addon.needs) {
+    return asked(`${isOn ? "Turn off" : "Turn on"} ${addon.name}`, () => api.clusters.addon(id, addon.name, { on: !isOn }));
+  }
+  const addresses = h("input", { id: `addresses-${addon.name}`, placeholder: "10.1.2.16/28" });
+  return h("details", null, h("summary", null, `Turn on ${addon.name}`),
+    field("Addresses", addresses, "ranges or networks that no machine has, with commas between"),
+    h("p", null, h("button", { onclick: async () => {
+      addresses.blur();
+      await api.clusters.addon(id, addon.name, { on: true, addresses: addresses.value.split(/[\s,]+/).filter(Boolean) });
+      window.dispatchEvent(new Event("redraw"));
+    } }, "Turn it on")));
+}
+
+/** So many one chooses from. */
+const CHOICE = 200;
+
 async function attachment(id) {
-  const free = (await api.hosts.all()).filter((o) => !o.cluster && o.roles.length);
+  const part = await api.hosts.part({ limit: CHOICE, free: true, authorised: true });
+  const free = part.hosts;
   if (free.length === 0) return h("p", { class: "faint" }, "no authorised host is free to be attached");
   const which = h("select", null, free.map((o) => h("option", { value: o.id }, o.info.hostname)));
+  const more = part.continue && "the first of them; another one is attached by its name: pf9ctl host attach";
   const role = h("select", null, h("option", { value: "" }, "worker"), h("option", { value: "master" }, "master"));
-  return h("details", null, h("summary", null, "Attach a host"), field("Host", which), field("Role", role),
+  return h("details", null, h("summary", null, "Attach a host"), field("Host", which, more), field("Role", role),
     h("p", null, h("button", { onclick: async () => {
       await api.clusters.attach(id, [{ uuid: which.value, isMaster: role.value === "master" }]);
       window.dispatchEvent(new Event("redraw"));

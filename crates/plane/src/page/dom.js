@@ -41,6 +41,8 @@ const STATES = {
   degraded: ["bad", "!"], failed: ["bad", "✗"], disconnected: ["bad", "?"], firing: ["bad", "!"], resolved: ["ok", "✓"],
   running: ["busy", "…"], paused: ["busy", "‖"], stopped: ["bad", "✗"], cancelled: ["bad", "✗"], done: ["ok", "✓"],
   acknowledged: ["busy", "☑"], silenced: ["busy", "‖"],
+  on: ["ok", "✓"], off: ["", "·"], coming: ["busy", "…"], going: ["busy", "…"], missing: ["bad", "!"],
+  refused: ["bad", "✗"], "cut off": ["bad", "?"],
 };
 
 /** A state as a sign and its word: colour says nothing that they do not. */

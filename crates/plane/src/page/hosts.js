@@ -1,7 +1,9 @@
 import * as api from "./api.js";
 import { ago, copyable, facts, field, h, state, table, words } from "./dom.js";
 
-/** More rows than this no one reads: the filter finds the others. */
+/** As many as one looks through; the filter finds the others. */
+const PART = 50;
+/** Events of a host that are shown. */
 const ROWS = 200;
 const DAY = 86_400;
 
@@ -17,26 +19,45 @@ const phase = (host) => {
 const link = (host) => h("a", { href: `#/hosts/${encodeURIComponent(host.id)}`, "data-key": host.id }, host.info.hostname);
 
 let filter = "";
+/** Where the parts begin that were gone through; the first has no mark. */
+let trail = [];
+/** How long a word is waited for that is being typed. */
+const TYPING = 250;
 
 export function hostList() {
+  trail = [];
   return { title: "Hosts", live: true, async draw() {
-    const [hosts, clusters] = await Promise.all([api.hosts.all(), api.clusters.all()]);
+    const clusters = await api.clusters.all();
     const names = new Map(clusters.map((c) => [c.uuid, c.name]));
     const box = h("div");
-    const input = h("input", { type: "search", value: filter, oninput: () => { filter = input.value; list(); } });
-    const list = () => {
-      const wanted = filter.trim().toLowerCase().split(/\s+/);
-      const text = (o) => [o.info.hostname, o.id, word(o), names.get(o.cluster), why(o), warned(o)].join(" ").toLowerCase();
-      const found = hosts.filter((o) => wanted.every((w) => text(o).includes(w)))
-        .sort((a, b) => (word(a) === "ok") - (word(b) === "ok") || a.info.hostname.localeCompare(b.info.hostname));
-      const caption = found.length > ROWS ? `the first ${ROWS} of ${found.length} hosts; who needs a look comes first`
-        : `${found.length} of ${hosts.length} hosts; who needs a look comes first`;
-      box.replaceChildren(table(caption, [
+    let newest = 0;
+    let due = null;
+    const list = async () => {
+      const asked = newest += 1;
+      const at = trail.at(-1);
+      const part = await api.hosts.part({ limit: PART, search: filter.trim(), ...(at ? { continue: at } : {}) });
+      // A slower answer to an older question is not shown over a newer one.
+      if (asked !== newest) return;
+      const turn = (name, act) => h("button", { "data-key": name, onclick: async () => {
+        act();
+        await list();
+        document.getElementById("view").focus();
+      } }, name);
+      const of = part.found < part.total ? ` found, of ${part.total}` : "";
+      box.replaceChildren(table(`${part.hosts.length} of ${part.found} hosts${of}; who needs a look comes first`, [
         ["Host", link], ["State", (o) => state(word(o))], ["Cluster", (o) => names.get(o.cluster) ?? ""],
         ["Why", (o) => why(o) || warned(o)], ["Doing", phase], ["Last contact", (o) => ago(o.pf9.received_at)],
-      ], found.slice(0, ROWS), hosts.length === 0 ? "no host has joined yet: Add a host says how" : "no host is called so"));
+      ], part.hosts, part.total === 0 ? "no host has joined yet: Add a host says how" : "no host is called so"),
+      h("div", { class: "bar" }, trail.length > 0 && turn("First", () => { trail = []; }),
+        part.continue && turn("More", () => { trail.push(part.continue); })));
     };
-    list();
+    const input = h("input", { type: "search", value: filter, maxlength: "100", oninput: () => {
+      filter = input.value;
+      trail = [];
+      clearTimeout(due);
+      due = setTimeout(list, TYPING);
+    } });
+    await list();
     return [h("div", { class: "bar" }, h("h1", null, "Hosts"),
       api.mayChange() && h("a", { class: "button", href: "#/hosts/join" }, "Add a host")),
     field("Filter", input), box];

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { signIn } from "./sign-in.js";
 import { hostList, host, join } from "./hosts.js";
 import { alert, alertList } from "./alerts.js";
+import { auditList } from "./audit.js";
 import { clusterList, cluster } from "./clusters.js";
 import { wizard } from "./wizard.js";
 
@@ -12,8 +13,9 @@ const VIEWS = [
   [/^#\/hosts$/, hostList], [/^#\/hosts\/join$/, join], [/^#\/hosts\/([^/]+)$/, host],
   [/^#\/alerts$/, alertList], [/^#\/alerts\/([^/]+)$/, alert],
   [/^#\/clusters$/, clusterList], [/^#\/clusters\/new$/, wizard], [/^#\/clusters\/([^/]+)$/, cluster],
+  [/^#\/audit$/, auditList],
 ];
-const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"]];
+const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"], ["#/audit", "Audit", api.mayAudit]];
 /** A fleet says something all the time: so often is it asked again, at most. */
 const PACE = 2000;
 
@@ -28,7 +30,7 @@ function say(error) {
 function frame() {
   const session = api.who();
   place("nav").hidden = !session;
-  place("nav").replaceChildren(...TABS.map(([at, name]) =>
+  place("nav").replaceChildren(...TABS.filter(([, , may]) => !may || may()).map(([at, name]) =>
     h("a", { href: at, "aria-current": location.hash.startsWith(at) && "page" }, name)));
   place("who").replaceChildren(...(session ? [`${session.name} · ${session.projectName}`,
     h("button", { onclick: api.signOut }, "Sign out")] : []));
@@ -66,6 +68,8 @@ async function show() {
       if (shown === here && api.who()) say(error);
     }
   };
+  // Another part of the same view.
+  window.addEventListener("turned", () => draw(false).then(() => place("view").focus()), { signal: here.abort.signal });
   await draw(true);
   if (made.live && shown === here) follow(here, draw);
 }

@@ -2,6 +2,8 @@ import * as api from "./api.js";
 import { overlap, network } from "./networks.js";
 import { count, facts, field, h, table, tick } from "./dom.js";
 
+/** So many one chooses from; more are attached when the cluster is there. */
+const CHOICE = 200;
 const STEPS = ["Name and networks", "Hosts", "Review"];
 const PLUGINS = ["bridge", "flannel", "none"];
 
@@ -9,7 +11,8 @@ export function wizard() {
   const made = { name: "", pods: "10.20.0.0/16", services: "10.21.0.0/22", plugin: "bridge", onMasters: false,
     masterIp: "", roles: new Map(), zones: new Map() };
   return { title: "New cluster", live: false, async draw() {
-    const hosts = (await api.hosts.all()).filter((o) => !o.cluster);
+    const { hosts, continue: more } = await api.hosts.part({ limit: CHOICE, free: true });
+    hosts.more = more;
     const box = h("div");
     const go = (step) => {
       const [first, second, third] = [networks, members, review];
@@ -82,7 +85,7 @@ function members(made, hosts, go) {
     wrong.textContent = why;
     wrong.hidden = !why;
     if (!why) go(2);
-  } }, table("hosts that are in no cluster", [
+  } }, table(hosts.more ? `the first ${hosts.length} hosts that are in no cluster; others are attached later` : "hosts that are in no cluster", [
     ["Host", (it) => it.info.hostname], ["Address", (it) => (it.extensions.ip_address ?? [])[0] ?? ""], ["Role", role], ["Zone", zone],
   ], hosts, "no host is free: the cluster is made empty, and hosts are attached later"), wrong,
   h("p", { class: "bar" }, h("button", { type: "button", onclick: () => go(0) }, "Back"),

@@ -94,3 +94,36 @@ fn what_was_written_is_the_same_alert_after_a_restart() {
     assert_eq!(kept[0].1.key.subject, Subject::Host(host(1)));
     assert_eq!(kept[0].1.key.rule, Rule::DiskLow);
 }
+
+/// What twelve days of a host let foresee is known as soon as the plane is back, and not with its next slot in six hours.
+#[test]
+fn what_was_foreseen_is_known_again_as_soon_as_the_plane_is_back() {
+    let world = world();
+    let row = host_row(1, None);
+    world.at(0, |c| Ok(c.put(&HOSTS, &host(1).to_string(), &row)?));
+    let mut status = reports(1, None);
+    let board = Board::default();
+    for slot in 0..30 {
+        status.health.disks = vec![pf9_hostagent::model::DiskHealth {
+            path: "/var/lib".into(),
+            total_bytes: 1000,
+            available_bytes: 600 - slot * 15,
+            total_inodes: 0,
+            free_inodes: 0,
+        }];
+        let at = at(i64::try_from(slot).expect("few") * 6 * 3600);
+        board.heard(host(1), &status, at);
+        for (host, closed) in board.closed(10) {
+            world.at(0, |c| trends::keep(c, host, closed));
+        }
+    }
+    let alert = firing(1, 0);
+    world.at(1, |c| shelf::put(c, &alert));
+    let back = Board::default();
+    let read = world.store.read().expect("read");
+    read_back(&read, &back).expect("read back");
+    let inner = back.inner();
+    let foreseen = &inner.heard[&host(1)].trends.foreseen;
+    assert_eq!(foreseen.len(), 1, "{foreseen:?}");
+    assert!(inner.book.contains_key(&alert.key));
+}

@@ -78,3 +78,60 @@ fn median(mut all: Vec<f64>) -> Option<f64> {
     let middle = all.len() / 2;
     (!all.is_empty()).then(|| *all.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: usize = 16;
+
+    /// By time, the newest at 0.
+    fn at(values: &[f64]) -> Vec<Point> {
+        let newest = values.len() as f64 - 1.0;
+        let each = values.iter().enumerate();
+        each.map(|(n, v)| (n as f64 - newest, *v)).collect()
+    }
+
+    fn rising(n: usize, at: impl Fn(usize) -> bool, other: f64) -> Vec<Point> {
+        let value = |i: usize| if at(i) { other } else { 0.3 + 0.02 * i as f64 };
+        super::tests::at(&(0..n).map(value).collect::<Vec<_>>())
+    }
+
+    /// Most of it lies on a line, of which it leaves again and again: the line is found, and is none.
+    #[test]
+    fn what_falls_as_often_as_every_third_time_is_no_line() {
+        let emptied = |every: usize| rising(24, move |i| i % every == 0 && i < 20, 0.0);
+        assert_eq!(line(&emptied(3), LEAST), None);
+        assert!(line(&emptied(5), LEAST).is_some(), "so seldom it is one");
+    }
+
+    /// Of sixteen values one alone makes a quarter of all pairs fall.
+    #[test]
+    fn one_value_that_is_nonsense_costs_no_line_wherever_it_is() {
+        for wrong in 0..11 {
+            for nonsense in [0.0, 1.2] {
+                let points = rising(16, |i| i == wrong, nonsense);
+                let line = line(&points, LEAST);
+                let line = line.unwrap_or_else(|| panic!("{nonsense} at {wrong}"));
+                assert!((line.slope - 0.02).abs() < 0.001, "{line:?}");
+            }
+        }
+    }
+
+    /// It rises all the time, and in three steps: the line between them is nowhere near any of it.
+    #[test]
+    fn what_came_in_steps_is_no_line() {
+        for steps in [
+            [
+                0.10, 0.53, 0.54, 0.55, 0.54, 0.53, 0.54, 0.56, 0.55, 0.56, 0.56, 0.95, 0.95, 1.00,
+                1.01, 1.03,
+            ],
+            [
+                0.10, 0.58, 0.60, 0.59, 0.58, 0.60, 0.60, 0.61, 0.59, 0.62, 0.62, 1.09, 1.09, 1.13,
+                1.15, 1.17,
+            ],
+        ] {
+            assert_eq!(line(&at(&steps), LEAST), None, "{steps:?}");
+        }
+    }
+}

@@ -339,3 +339,44 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
     assert_eq!(read.get(&TRENDS, &host(2).to_string()).expect("row"), None);
     assert_eq!(json!(Kept::default()), json!({"series": []}));
 }
+
+/// A host says what it likes: of each of the three places where that could become more, no more comes out.
+#[test]
+fn so_many_series_are_followed_of_a_host_and_the_newest_stay() {
+    let mut status = reports(1, None);
+    status.health.disks = (0..SERIES_MAX)
+        .map(|n| DiskHealth {
+            path: format!("/mnt/{n}"),
+            total_bytes: 100,
+            available_bytes: 50,
+            total_inodes: 100,
+            free_inodes: 50,
+        })
+        .collect();
+    assert_eq!(said(&status).len(), SERIES_MAX, "of one status");
+
+    let name = |n: usize| Of {
+        kind: Kind::Bytes,
+        part: format!("/mnt/{n}"),
+    };
+    let mut watched = Watched::default();
+    assert_eq!(watched.hear(1, Vec::new()), None);
+    for n in 0..SERIES_MAX * 2 {
+        assert_eq!(watched.hear(1, vec![(name(n), 7)]), None);
+    }
+    let closed = watched.hear(2, Vec::new()).expect("it is over");
+    assert_eq!(closed.highest.len(), SERIES_MAX, "of one slot");
+
+    let mut kept = Kept::default();
+    for (slot, from) in [(1000, 0), (1001, SERIES_MAX)] {
+        let highest = (from..from + SERIES_MAX).map(|n| (name(n), 7)).collect();
+        kept.take(Closed { slot, highest });
+    }
+    assert_eq!(kept.series.len(), SERIES_MAX, "of all slots");
+    let newest = |n: &Series| n.of.part.trim_start_matches("/mnt/").parse::<usize>();
+    assert!(
+        kept.series
+            .iter()
+            .all(|s| newest(s).is_ok_and(|n| n >= SERIES_MAX))
+    );
+}

@@ -1,0 +1,472 @@
+//! Who changed what, when: what may have changed something is kept, as the log has it, for whoever may see it.
+//!
+//! ```text
+//! guard, administrator's socket ─► Asked ─► answered ─► row, with those that wait beside it, in one change
+//!                                    └── cut off ─► row without an answer, with the next one
+//! ```
+//!
+//! An answer goes when its row is on the disk. Rows are of the project whose thing it was, or of the plane; each has the
+//! newest [`KEPT`] for itself, so whoever does much pushes nobody else's out. What is done inside a cluster by its own API
+//! stands in that API's audit, and in the log here: one `kubectl apply` would push a month of everything else out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::Method;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::access::{Action, Role};
+use super::admin::ADMINISTRATOR;
+use super::guard::{Person, Who};
+use super::people::ProjectId;
+use super::records::{CLUSTERS, HOSTS};
+use super::refusal::{Answer, Refusal};
+use super::state::{Change, Plane};
+use super::store::{Page, Read, Rows};
+use super::trace::Trace;
+use pf9_hostagent::model::FaultCode;
+
+/// By number, which rises.
+const AUDIT: Rows<Row> = Rows::new("audit");
+/// Numbers of those of a project, by `<project>/<how many before it>`.
+const OF: Rows<u64> = Rows::new("audit-of");
+/// How many a project had so far; [`ALL`]: all together.
+const NEXT: Rows<u64> = Rows::new("audit-next");
+/// Where they are.
+pub(super) const TABLES: [&str; 3] = ["audit", "audit-of", "audit-next"];
+/// Kept of each project, and of the plane: months of a team, and half a megabyte.
+const KEPT: u64 = 2000;
+/// Whose is nobody's project is the plane's. No project is called so.
+const PLANES: &str = "-";
+const ALL: &str = "*";
+/// Longest path that is kept, in characters.
+const PATH_MAX: usize = 300;
+/// Of a list that is asked for without a number, and of any.
+const LIMIT: usize = 50;
+const LIMIT_MAX: usize = 500;
+/// What root of the plane's machine does by its socket.
+const ADMINISTER: &str = "administer";
+
+/// One that was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Row {
+    at: Timestamp,
+    who: String,
+    /// His id; root of the plane's machine has none.
+    user: Option<String>,
+    /// Which of his tokens.
+    token: Option<String>,
+    action: String,
+    method: String,
+    path: String,
+    /// None: whoever asked was gone before it ended.
+    status: Option<u16>,
+    trace: Option<String>,
+    project: Option<ProjectId>,
+}
+
+/// Rows that wait for the disk: of requests that are answered now, and of some that were cut off.
+#[derive(Default)]
+pub(super) struct Ledger {
+    waiting: Mutex<Vec<Row>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Ledger {
+    fn add(&self, row: Row) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(row);
+    }
+
+    fn take(&self) -> Vec<Row> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut waiting)
+    }
+}
+
+/// One that is under way. Dropped without an answer, it is kept as one that has none.
+pub(super) struct Asked {
+    plane: Arc<Plane>,
+    row: Option<Row>,
+    /// It is in the log alone.
+    log_only: bool,
+}
+
+impl Asked {
+    /// By a person, of what belongs to this project.
+    pub(super) fn by(
+        plane: &Arc<Plane>,
+        who: &Who,
+        action: Action,
+        project: Option<ProjectId>,
+        (prefix, request): (&str, &Request),
+    ) -> Self {
+        Self::begun(
+            plane,
+            Row {
+                user: Some(who.user.id.as_str().to_owned()),
+                token: Some(who.mark().to_owned()),
+                ..row(who.name(), action.word(), project, (prefix, request))
+            },
+            action == Action::UseKubernetes,
+        )
+    }
+
+    fn begun(plane: &Arc<Plane>, row: Row, log_only: bool) -> Self {
+        Self {
+            plane: Arc::clone(plane),
+            row: Some(row),
+            log_only,
+        }
+    }
+
+    /// It is answered: kept before the answer goes.
+    pub(super) async fn answered(mut self, status: u16) {
+        let plane = Arc::clone(&self.plane);
+        if let Some(row) = &mut self.row {
+            row.status = Some(status);
+        }
+        drop(self);
+        write(&plane).await;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(row) = self.row.take() else { return };
+        let Row {
+            who,
+            user,
+            token,
+            action,
+            method,
+            path,
+            status,
+            trace,
+            ..
+        } = &row;
+        tracing::info!(
+            who, user, token, action, method, path, status, trace, "asked"
+        );
+        if !self.log_only {
+            self.plane.audit.add(row);
+        }
+    }
+}
+
+fn row(
+    who: String,
+    action: &str,
+    project: Option<ProjectId>,
+    (prefix, request): (&str, &Request),
+) -> Row {
+    let path = prefix.chars().chain(request.uri().path().chars());
+    let trace = request.extensions().get::<Trace>();
+    Row {
+        at: pf9_hostagent::seam::clock::now(),
+        who,
+        user: None,
+        token: None,
+        action: action.to_owned(),
+        method: request.method().to_string(),
+        path: path.take(PATH_MAX).collect(),
+        status: None,
+        trace: trace.map(|t| t.entry().1),
+        project,
+    }
+}
+
+/// Layer of the administrator's socket.
+pub(super) async fn of_root(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    // Before it is done: what is removed belongs to nobody afterwards.
+    let project = project_of(&plane, request.uri().path()).unwrap_or_default();
+    let who = ADMINISTRATOR.to_owned();
+    let row = row(who, ADMINISTER, project, ("", &request));
+    let asked = Asked::begun(&plane, row, false);
+    let response = next.run(request).await;
+    asked.answered(response.status().as_u16()).await;
+    response
+}
+
+/// Whose a path of the administrator's names.
+fn project_of(plane: &Plane, path: &str) -> Answer<Option<ProjectId>> {
+    let mut parts = path.split('/').skip(1);
+    let rows = plane.read()?;
+    Ok(match (parts.next(), parts.next()) {
+        (Some("hosts"), Some(id)) => rows.get(&HOSTS, id)?.map(|h| h.project),
+        (Some("clusters"), Some(name)) => {
+            let all = rows.all(&CLUSTERS)?.into_iter();
+            let mut named = all.filter(|(id, c)| id == name || c.name == name);
+            named.next().map(|(_, c)| c.project)
+        }
+        (_, _) => None,
+    })
+}
+
+/// Whoever has the turn takes along what the others have; who comes after him finds nothing left to do.
+async fn write(plane: &Arc<Plane>) {
+    let _turn = plane.audit.turn.lock().await;
+    let rows = plane.audit.take();
+    if rows.is_empty() {
+        return;
+    }
+    let kept = plane.change(move |change| {
+        for row in &rows {
+            keep(change, row)?;
+        }
+        Ok(())
+    });
+    if let Err(refusal) = kept.await {
+        // The log has them.
+        tracing::warn!("what was asked for is not in the audit: {}", refusal.fault);
+    }
+}
+
+fn keep(change: &mut Change<'_>, row: &Row) -> Answer<()> {
+    let whose = row.project.as_ref().map_or(PLANES, ProjectId::as_str);
+    let number = change.get(&NEXT, ALL)?.unwrap_or(0);
+    let before = change.get(&NEXT, whose)?.unwrap_or(0);
+    change.put(&AUDIT, &at(number), row)?;
+    change.put(&OF, &of(whose, before), &number)?;
+    change.put(&NEXT, ALL, &(number + 1))?;
+    change.put(&NEXT, whose, &(before + 1))?;
+    let Some(old) = before.checked_sub(KEPT).map(|old| of(whose, old)) else {
+        return Ok(());
+    };
+    if let Some(number) = change.get(&OF, &old)? {
+        change.remove(&AUDIT, &at(number))?;
+        change.remove(&OF, &old)?;
+    }
+    Ok(())
+}
+
+/// Zero-padded, so that the order of text is the order of numbers.
+fn at(number: u64) -> String {
+    format!("{number:020}")
+}
+
+fn of(whose: &str, before: u64) -> String {
+    format!("{whose}/{before:020}")
+}
+
+/// Which of them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    limit: Option<usize>,
+    /// As the part before it said.
+    #[serde(rename = "continue")]
+    beyond: Option<u64>,
+}
+
+/// Those of a project, or all; the newest first.
+fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<Value> {
+    let limit = which.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let why = format!("limit is {limit}, 1 to {LIMIT_MAX} are allowed");
+        return Err(Refusal::bad(FaultCode::BodyMalformed, "no list", why));
+    }
+    let prefix = project.map_or_else(String::new, |id| format!("{}/", id.as_str()));
+    let beyond = which.beyond.map(|n| format!("{prefix}{}", at(n)));
+    let page = Page {
+        prefix: &prefix,
+        beyond: beyond.as_deref(),
+        backwards: true,
+        // One more tells whether there are more.
+        most: limit + 1,
+    };
+    let mut found: Vec<(String, Row)> = Vec::new();
+    match project {
+        None => found = rows.page(&AUDIT, page)?,
+        Some(_) => {
+            for (key, number) in rows.page(&OF, page)? {
+                let row = rows.get(&AUDIT, &at(number))?;
+                found.extend(row.map(|row| (key, row)));
+            }
+        }
+    }
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let last = found.last().filter(|_| more);
+    let next = last.and_then(|(key, _)| key.rsplit('/').next()?.parse::<u64>().ok());
+    Ok(json!({
+        "entries": found.iter().map(|(_, row)| shown(row)).collect::<Vec<_>>(),
+        "continue": next,
+    }))
+}
+
+fn shown(row: &Row) -> Value {
+    let action = Action::named(&row.action);
+    json!({
+        "at": row.at,
+        "who": row.who,
+        "user": row.user,
+        "token": row.token,
+        "action": row.action,
+        "says": action.map_or("by root of the plane's machine", Action::says),
+        "method": row.method,
+        "path": row.path,
+        "status": row.status,
+        "outcome": match row.status {
+            None => "cut off",
+            Some(0..=399) => "done",
+            Some(400..=499) => "refused",
+            Some(_) => "failed",
+        },
+        "trace": row.trace,
+        "project": row.project,
+    })
+}
+
+/// `GET /audit/v1/entries?limit=&continue=`: of the project that the token is for; with the role in the whole plane, of all.
+pub(super) async fn get(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Query(which): Query<Which>,
+) -> Answer<Json<Value>> {
+    // What was cut off waits for the next one.
+    write(&plane).await;
+    let own = who.rights.project.as_ref().map(|(id, _)| id);
+    let project = match who.rights.plane {
+        Some(Role::Admin) => None,
+        Some(Role::Reader | Role::Member) | None => {
+            let nobodys = || {
+                Refusal::missing(
+                    FaultCode::NotFound,
+                    "no audit",
+                    "the token is for no project",
+                )
+            };
+            Some(own.ok_or_else(nobodys)?)
+        }
+    };
+    list(&plane.read()?, project, &which).map(Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::tables;
+    use crate::store::Store;
+
+    fn project(n: u8) -> ProjectId {
+        ProjectId::of(&format!("p{n}")).expect("id")
+    }
+
+    fn row(n: u64, project: Option<ProjectId>) -> Row {
+        Row {
+            at: Timestamp::UNIX_EPOCH,
+            who: "default/somebody".to_owned(),
+            user: None,
+            token: None,
+            action: Action::OperateHosts.word().to_owned(),
+            method: "POST".to_owned(),
+            path: format!("/{n}"),
+            status: Some(200),
+            trace: None,
+            project,
+        }
+    }
+
+    struct World {
+        store: Store,
+        _dir: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+            Self { store, _dir: dir }
+        }
+
+        fn keep(&self, rows: impl IntoIterator<Item = Row>) {
+            let kept: Answer<()> = self.store.write(|w| {
+                let mut change = Change::new(w, Timestamp::UNIX_EPOCH);
+                rows.into_iter().try_for_each(|row| keep(&mut change, &row))
+            });
+            kept.expect("kept");
+        }
+
+        /// Paths, and where the next part begins.
+        fn page(
+            &self,
+            of: Option<&ProjectId>,
+            limit: usize,
+            beyond: Option<u64>,
+        ) -> (Vec<String>, Option<u64>) {
+            let which = Which {
+                limit: Some(limit),
+                beyond,
+            };
+            let said = list(&self.store.read().expect("read"), of, &which).expect("list");
+            let entries = said["entries"].as_array().expect("list").iter();
+            let paths = entries.map(|e| e["path"].as_str().expect("path").to_owned());
+            (paths.collect(), said["continue"].as_u64())
+        }
+    }
+
+    #[test]
+    fn each_project_sees_its_own_the_newest_first_and_part_by_part() {
+        let world = World::new();
+        let whose = |n: u64| match n % 3 {
+            0 => None,
+            1 => Some(project(1)),
+            _ => Some(project(2)),
+        };
+        world.keep((0..9).map(|n| row(n, whose(n))));
+        let mine = project(1);
+        let (first, next) = world.page(Some(&mine), 2, None);
+        assert_eq!(first, ["/7", "/4"]);
+        let (second, end) = world.page(Some(&mine), 2, next);
+        assert_eq!((second, end), (vec!["/1".to_owned()], None));
+        let (all, next) = world.page(None, 5, None);
+        assert_eq!(all, ["/8", "/7", "/6", "/5", "/4"]);
+        let (rest, end) = world.page(None, 5, next);
+        assert_eq!(rest, ["/3", "/2", "/1", "/0"]);
+        assert_eq!(end, None);
+        // A project whose name begins like another one's is another one.
+        world.keep([row(10, ProjectId::of("p11"))]);
+        assert_eq!(world.page(Some(&mine), 1, None).0, ["/7"]);
+        let (none, _) = world.page(Some(&project(3)), 5, None);
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn who_does_much_pushes_nobody_elses_out_and_leaves_nothing_behind() {
+        let world = World::new();
+        world.keep([row(0, Some(project(2)))]);
+        world.keep((0..KEPT + 25).map(|n| row(n, Some(project(1)))));
+        assert_eq!(world.page(Some(&project(2)), 5, None).0, ["/0"]);
+        let rows = world.store.read().expect("read");
+        assert_eq!(rows.all(&AUDIT).expect("rows").len() as u64, KEPT + 1);
+        assert_eq!(rows.all(&OF).expect("rows").len() as u64, KEPT + 1);
+        let mine = world.page(Some(&project(1)), 1, None).0;
+        assert_eq!(mine, [format!("/{}", KEPT + 24)]);
+    }
+
+    #[test]
+    fn a_part_is_bounded() {
+        let world = World::new();
+        let rows = world.store.read().expect("read");
+        for limit in [0, LIMIT_MAX + 1, usize::MAX] {
+            let which = Which {
+                limit: Some(limit),
+                beyond: None,
+            };
+            list(&rows, None, &which).expect_err("so many");
+        }
+    }
+}
