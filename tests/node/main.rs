@@ -28,6 +28,7 @@
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
 //!                 and stop the fleet
 //! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
+//! n_accidents     minutes of `scripts/torture`: accidents at random, and the promises held against them
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -59,6 +60,7 @@ mod scenario;
 mod services;
 mod settings;
 mod takeover;
+mod torture;
 mod unfit;
 mod upgrade;
 mod version;
