@@ -92,14 +92,14 @@ class Touch(unittest.TestCase):
             self.assertTrue(may_touch(happened("kill", "master-1", variant), "master-1", CONTROL))
 
 
-def container(pod, namespace=judge.NAMESPACE, attempt=0):
-    return {"namespace": namespace, "pod": pod, "name": "main", "attempt": attempt}
+def container(pod, namespace=judge.NAMESPACE):
+    return {"namespace": namespace, "pod": pod, "name": "main"}
 
 
 class Judge(unittest.TestCase):
     def test_another_container_is_found_and_named(self):
         before = {"a": container("steady-x"), "b": container("steady-y"), "c": container("gone")}
-        after = {"a": before["a"], "d": container("steady-y", attempt=1)}
+        after = {"a": before["a"], "d": container("steady-y")}
         self.assertEqual(judge.started_again(before, after), [(before["b"], after["d"]), (before["c"], None)])
         self.assertEqual(judge.started_again(before, before), [])
 

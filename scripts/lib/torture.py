@@ -7,6 +7,7 @@
   --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, is
                   drawn only when it is named
   --schedule      print the events and do nothing
+  --go-on         after a failure go on as soon as all is well again: the end says how many there were
   --shrink        a failure is run again, on new machines, with fewer and fewer events: the fewest that show it
   --down          a run without a failure takes its machines down; else they stay for the next one, and for --resume
 
@@ -40,13 +41,17 @@ from common import Fail, Stopwatch, need_root, say, wait_for
 from lifecycle import CLUSTER, Demo
 from torture_journal import Journal
 from torture_observer import Observer, says
-from torture_schedule import events, may_touch
+from torture_schedule import STEADY, events, may_touch
 
 STATE = "/var/lib/pf9-torture"
 BEGIN_SECONDS = 300
 # What a status may need to show what is the matter: a sweep, a report, a look.
 SAYS_SECONDS = 150
 TICK = 1.0
+# So much later than all is well somebody may end who lost a lease, or is ended for a probe that failed while the API was away.
+LATE_SECONDS = 90
+# After a failure that was noted: longer than any event is given.
+AGAIN_SECONDS = 900
 
 
 class Torture:
@@ -54,6 +59,7 @@ class Torture:
         self.demo, self.journal, self.names = demo, journal, tuple(names)
         self.machines = machines
         self.observer = None
+        self.lately = []  # events of the last moments, and when each was over
 
     # -- machines
 
@@ -88,9 +94,9 @@ class Torture:
             if torture_events.has_small_disks(machine) and not machine.running():
                 torture_events.small_disks(machine)
         up.up(self.demo, args)
+        # Pods that nobody makes again: a drain would be their end.
+        self.demo.kubectl("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
         for machine in self.demo.nodes():
-            # A drain would be their end, and nobody makes them again.
-            self.demo.kubectl("delete", "pod", f"hello-{machine.name}", "--ignore-not-found", "--now")
             torture_events.allow_operations(machine)
             if not torture_events.has_small_disks(machine):
                 machine.kill()
@@ -150,31 +156,44 @@ class Torture:
 
     def nobody_started_again(self, event, before):
         after = self.observer.containers()
+        self.lately = [(other, over) for other, over in self.lately if time.monotonic() < over + LATE_SECONDS]
+        events_of_now = [event, *(other for other, _ in self.lately)]
+        self.lately.append((event, time.monotonic()))
         wrong = []
         for name, containers in before.items():
             for gone, now in torture_judge.started_again(containers, after.get(name, {})):
-                if not may_touch(event, name, torture_judge.group(gone)) and not moved(gone, now):
-                    place = f"another one, attempt {now['attempt']}" if now else "nothing"
+                group = torture_judge.group(gone)
+                may = any(may_touch(each, name, group) for each in (events_of_now if group != STEADY else [event]))
+                if not may and not moved(gone, now):
+                    place = "another one" if now else "nothing"
                     wrong.append(f"{name}: {gone['namespace']}/{gone['pod']} {gone['name']}: {place}")
         if wrong:
             raise Fail("containers that the event had no reason to touch were started again", "\n".join(wrong))
 
     # -- the run
 
-    def run(self, seconds, count):
+    def run(self, seconds, count, go_on=False):
+        """The failures, all of them; without `go_on` the first ends it."""
+        failures = []
         self.observer.start()
         begun = time.monotonic()
         try:
             for event in events(self.journal.run["seed"], self.machines, self.names, self.journal.done):
                 if time.monotonic() - begun >= seconds or event.number >= count:
-                    return
+                    return failures
                 hold(event.pause)
                 say(f"{clock(begun)} {event.line()}")
                 try:
                     result = self.run_one(event)
                 except Fail as fail:
                     self.journal.failed(event, fail)
-                    raise Failed(event, fail) from fail
+                    self.told(event, fail)
+                    failures.append(event)
+                    if not go_on:
+                        return failures
+                    self.all_well("again after a failure", AGAIN_SECONDS)
+                    self.journal.run["done"] = event.number + 1
+                    continue
                 self.journal.ended_well(event, **result)
                 say(f"{clock(begun)}   well after {result['well_after']} s; {result['writes_there']} writes are there")
         finally:
@@ -182,17 +201,19 @@ class Torture:
             self.journal.tick()
 
 
+    def told(self, event, fail):
+        for machine in self.demo.nodes():
+            up.save_logs(self.demo, machine.name)
+        count = event.number + 1
+        say(f"\ntorture: {fail}\n\nseed {self.journal.run['seed']}, event {event.line()}\nthe first {count} events show it; "
+            f"from the beginning:\n  {again(self.journal, count)}\nlogs: {self.demo.logs}\n")
+
+
 class Stop(Exception):
     """What waiting does not change."""
 
     def __init__(self, what, why):
         super().__init__(f"{what}: {why}")
-
-
-class Failed(Exception):
-    def __init__(self, event, fail):
-        super().__init__(str(fail))
-        self.event, self.fail = event, fail
 
 
 def moved(gone, now):
@@ -239,7 +260,9 @@ def parse(argv):
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", default="", metavar="KIND,…")
     parser.add_argument("--schedule", action="store_true")
-    parser.add_argument("--shrink", action="store_true")
+    last = parser.add_mutually_exclusive_group()
+    last.add_argument("--go-on", action="store_true")
+    last.add_argument("--shrink", action="store_true")
     parser.add_argument("--down", action="store_true")
     args = parser.parse_args(argv)
     args.names = [word for word in args.only.split(",") if word]
@@ -251,7 +274,7 @@ def parse(argv):
     return args
 
 
-def summary(journal, failed):
+def summary(journal, failures):
     lines = journal.events()
     kinds = {}
     for line in lines:
@@ -261,7 +284,7 @@ def summary(journal, failed):
         longest = max((line.get("well_after", 0) for line in some), default=0)
         say(f"{kind:<20} {len(some):>6} {sum(line['result'] != 'ok' for line in some):>6} {longest:>18.1f} s")
     say(f"{journal.hours():.2f} hours in all, {len(lines)} events; this run: seed {journal.run['seed']}, "
-        f"{journal.done} events done" + (", one failed" if failed else ""))
+        f"{journal.done} events done, {len(failures)} of this call failed")
 
 
 def again(journal, count):
@@ -272,26 +295,17 @@ def again(journal, count):
 
 
 def one_run(args, demo, journal):
-    """None, or the Failed."""
+    """The events that failed."""
     torture = Torture(demo, journal, journal.run["machines"], journal.run["kinds"])
-    try:
-        torture.make()
-        torture.run(args.seconds, args.count)
-        failed = None
-    except Failed as error:
-        failed = error
-        for machine in demo.nodes():
-            up.save_logs(demo, machine.name)
-        say(f"\ntorture: {error.fail}\n\nseed {journal.run['seed']}, event {error.event.line()}\n"
-            f"the first {error.event.number + 1} events show it; in the machines as they stand, or from the beginning:\n"
-            f"  {again(journal, error.event.number + 1)}\nlogs: {demo.logs}")
-    summary(journal, failed)
-    return failed
+    torture.make()
+    failures = torture.run(args.seconds, args.count, args.go_on)
+    summary(journal, failures)
+    return failures
 
 
-def fewest(args, demo, journal, failed):
+def fewest(args, demo, journal, failures):
     """Fewer and fewer of the first events, each on new machines, while they still show it."""
-    shows, hides = failed.event.number + 1, 0
+    shows, hides = failures[0].number + 1, 0
     seed, machines, names = (journal.run[key] for key in ("seed", "machines", "kinds"))
     while shows - hides > 1:
         args.count = (shows + hides) // 2
@@ -330,12 +344,12 @@ def main(argv):
     need_root("scripts/torture")
     journal.begin(seed, machines, args.names, args.resume)
     say(f"seed {journal.run['seed']}, {', '.join(journal.run['machines'])}; {journal.done} events are done")
-    failed = one_run(args, demo, journal)
-    if failed and args.shrink:
-        fewest(args, demo, journal, failed)
-    if args.down and not failed:
+    failures = one_run(args, demo, journal)
+    if failures and args.shrink:
+        fewest(args, demo, journal, failures)
+    if args.down and not failures:
         demo.down()
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
 def terminate(_number, _frame):

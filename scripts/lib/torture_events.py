@@ -25,9 +25,10 @@ from torture_schedule import NODE, OURS, PODS, SMALL
 ROLL_SECONDS = 900
 SMALL_BYTES = {"/var/log/pf9": 768 * 2**20, "/var/opt/pf9": 3 * 2**30}
 SMALL_INODES = 4096
+FILLER = ".torture"
 OFFLINE = r'"state": *"offline"|the plane cannot be reached'
-FULL = r"disk-full|no room|[Nn]o space|is full|inodes"
-READ_ONLY = r"[Rr]ead-only|disk-full|cannot be written"
+FULL = r'"disk-full"|[Nn]o space left'
+READ_ONLY = r"[Rr]ead-only"
 CONFIG = r"config-invalid|cannot use the configuration"
 TABLE = "pf9_torture"
 CERTS = "etc/pf9/kube.d/certs"
@@ -221,7 +222,7 @@ def has_small_disks(machine):
 
 
 def in_the_way(event):
-    return f"{event.variant}/.torture"
+    return f"{event.variant}/{FILLER}"
 
 
 @effect("disk-full")

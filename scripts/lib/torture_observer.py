@@ -19,10 +19,12 @@ from pathlib import Path
 
 import stack
 from common import Fail, wait_for
+from torture_events import FILLER
 from torture_judge import NAMESPACE, Flat, disk_faults, differing, lost
 
 CERTS, KUBECONFIG = "etc/pf9/kube.d/certs/admin", "etc/pf9/kube.d/kubeconfigs/admin.yaml"
-CRICTL = ["/opt/pf9/stacks/current/bin/crictl", "--config", "/etc/pf9/crictl.yaml"]
+# The stack has no crictl; what its pods are stands in containerd's own labels.
+CTR = "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io"
 ASK_SECONDS = 5
 WRITE_EVERY, MEASURE_EVERY = 0.5, 15
 PAGE = 500
@@ -31,7 +33,7 @@ KEPT = 2000
 DAEMONS = ("pf9-comms", "pf9-hostagent", "pf9-nodeletd")
 STATE = "var/opt/pf9"
 # Bounded by themselves and large: packages and stacks on their way, backups.
-NOT_STATE = ("etcd-backups", "nodelet/etcd-scratch", "hostagent/staging", "hostagent/agent")
+NOT_STATE = ("etcd-backups", "nodelet/etcd-scratch", "hostagent/staging", "hostagent/agent", FILLER)
 
 WORKLOAD = """apiVersion: v1
 kind: Namespace
@@ -258,7 +260,7 @@ class Observer:
             values = {key: value for key, value in seen[name].items() if key != "pid"}
             with self.mutex:
                 self.flat.add(machine.name, name, pid, at, values)
-        logs, state = tree_bytes(machine.root / "var/log/pf9"), tree_bytes(machine.root / STATE, NOT_STATE)
+        logs, state = tree_bytes(machine.root / "var/log/pf9", NOT_STATE), tree_bytes(machine.root / STATE, NOT_STATE)
         with self.mutex:
             self.measured_faults = [f for f in self.measured_faults if not f.startswith(machine.name)]
             self.measured_faults += disk_faults(machine.name, logs, state)
@@ -280,15 +282,26 @@ def says(machine):
         raise Fail(f"{machine.name}: pf9ctl status says nothing", done.stderr + done.stdout) from error
 
 
-def running(machine):
-    """Container id → what it is; as the runtime knows it."""
-    done = machine.run([*CRICTL, "ps", "-o", "json"], timeout=30)
-    found = {}
-    for item in json.loads(done.stdout)["containers"]:
-        labels = item["labels"]
-        found[item["id"]] = {"namespace": labels["io.kubernetes.pod.namespace"], "pod": labels["io.kubernetes.pod.name"],
-                             "name": labels["io.kubernetes.container.name"], "attempt": item["metadata"].get("attempt", 0)}
-    return found
+def running(machine, known={}):
+    """Container id → what it is; as the runtime knows it. `known`: labels, which no container changes."""
+    listed = machine.run(["sh", "-c", f"{CTR} tasks ls"], timeout=30).stdout.splitlines()[1:]
+    ids = [words[0] for words in map(str.split, listed) if words[2] == "RUNNING"]
+    new = [each for each in ids if each not in known]
+    if new:
+        text = machine.run(["sh", "-c", f"for i in {' '.join(new)}; do {CTR} containers info $i || :; done"], timeout=60).stdout
+        known.update({item["ID"]: item["Labels"] for item in documents(text)})
+    found = {each: known[each] for each in ids if each in known}
+    return {each: {"namespace": labels["io.kubernetes.pod.namespace"], "pod": labels["io.kubernetes.pod.name"],
+                   "name": labels["io.kubernetes.container.name"]}
+            for each, labels in found.items() if labels.get("io.cri-containerd.kind") == "container"}
+
+
+def documents(text):
+    """JSON values, one after the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while (at := at + len(text[at:]) - len(text[at:].lstrip())) < len(text):
+        value, at = decoder.raw_decode(text, at)
+        yield value
 
 
 # What a spec says of the whole cluster, and of no host.
