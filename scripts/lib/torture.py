@@ -83,7 +83,12 @@ class Torture:
             raise Fail("the upgrade goes on", said)
         return True
 
-    def make(self):
+    def stands(self):
+        """What a run left that is taken up again: as it is, and not built anew."""
+        running = {machine.name for machine in self.demo.nodes() if machine.running()}
+        return self.demo.done_mark.exists() and running == set(self.machines)
+
+    def make(self, resume):
         """The demo of these machines, each with small disks, and a workload."""
         masters = len([name for name in self.machines if name.startswith("master")])
         args = argparse.Namespace(masters=masters, workers=len(self.machines) - masters, kubernetes=self.older(),
@@ -93,9 +98,13 @@ class Torture:
             # Booted without them, a machine would find what it was before it had them.
             if torture_events.has_small_disks(machine) and not machine.running():
                 torture_events.small_disks(machine)
-        up.up(self.demo, args)
+        if resume and self.stands():
+            self.demo.plane.start()
+        else:
+            up.up(self.demo, args)
         # Pods that nobody makes again: a drain would be their end.
-        self.demo.kubectl("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
+        gone = ("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
+        wait_for("the cluster to be reached through the plane", lambda: self.demo.kubectl(*gone), BEGIN_SECONDS, 2)
         for machine in self.demo.nodes():
             torture_events.allow_operations(machine)
             if not torture_events.has_small_disks(machine):
@@ -297,7 +306,7 @@ def again(journal, count):
 def one_run(args, demo, journal):
     """The events that failed."""
     torture = Torture(demo, journal, journal.run["machines"], journal.run["kinds"])
-    torture.make()
+    torture.make(args.resume)
     failures = torture.run(args.seconds, args.count, args.go_on)
     summary(journal, failures)
     return failures
@@ -308,7 +317,7 @@ def fewest(args, demo, journal, failures):
     shows, hides = failures[0].number + 1, 0
     seed, machines, names = (journal.run[key] for key in ("seed", "machines", "kinds"))
     while shows - hides > 1:
-        args.count = (shows + hides) // 2
+        args.count, args.resume = (shows + hides) // 2, False
         with kept(journal):
             demo.down()
         journal.begin(seed, machines, names, False)

@@ -63,11 +63,12 @@ def shell(machine, script, check=True, timeout=60):
 # -- processes
 
 def kill(machine, unit, number="KILL"):
-    """A unit by its name, or a static pod's program; the comm of a process has 15 letters."""
+    """A unit's own program, without what else is in its control group (the shims of pods are in containerd's), or a static
+    pod's; the comm of a process has 15 letters."""
     if unit in PODS:
         shell(machine, f"pkill -{number} -x {unit[:15]}", check=False)
     else:
-        shell(machine, f"systemctl kill -s {number} {unit}.service", check=False)
+        shell(machine, f"systemctl kill --kill-whom=main -s {number} {unit}.service", check=False)
 
 
 @effect("kill")
@@ -79,7 +80,7 @@ def killed(_torture, machine, event):
 @effect("kill-all")
 def all_killed(_torture, machine, event):
     units = OURS if event.variant == "agent" else (*NODE, *(("pf9-etcd",) if machine.role == "master" else ()))
-    shell(machine, "systemctl kill -s KILL " + " ".join(f"{unit}.service" for unit in units), check=False)
+    shell(machine, "systemctl kill --kill-whom=main -s KILL " + " ".join(f"{unit}.service" for unit in units), check=False)
     yield Seen()
 
 
@@ -340,7 +341,8 @@ def ordered(torture, machine, event):
 def order(torture, machine, *words):
     """One operation in ten seconds, says the host: whoever is refused for that asks again."""
     def taken():
-        return torture.demo.plane.admin("host", "order", up.host_id(machine), *words, timeout=120) or True
+        plane = torture.demo.plane
+        return run([plane.binary, "host", "order", "--state-dir", plane.dir, up.host_id(machine), *words], timeout=120)
     wait_for(f"{machine.name}: {' '.join(words)}", taken, 90, 2)
 
 

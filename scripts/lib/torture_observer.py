@@ -216,6 +216,10 @@ class Observer:
             reason = status.get("reason") or report.get("reason") or {}
             raise Fail(f"{machine.name} is {status.get('state')}, its node {report.get('state')}",
                        f"{reason.get('what')}: {reason.get('why')}; {report.get('current_step') or ''}")
+        # Asked of systemd now: what was just killed may be down although nobody has said so yet.
+        bad = [each["name"] for each in status.get("agent", []) + status.get("services", []) if not each["good"]]
+        if bad:
+            raise Fail(f"{machine.name}: {', '.join(bad)} not running")
         node = self.api.get(f"/api/v1/nodes/{machine.name}")
         boot = machine.out(["cat", "/proc/sys/kernel/random/boot_id"], timeout=20)
         ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
