@@ -119,7 +119,8 @@ fn read_only(fs: &HostFs) -> Vec<Fault> {
     let mut seen = Vec::new();
     let ours = PATHS.iter().filter(|path| **path != MAY_BE_READ_ONLY);
     ours.filter_map(|path| {
-        let device = device_of(&fs.at(path)).filter(|d| devices.contains(d) && !seen.contains(d))?;
+        let device =
+            device_of(&fs.at(path)).filter(|d| devices.contains(d) && !seen.contains(d))?;
         seen.push(device);
         let what = format!("the file system of {path} is read-only");
         let why = "nothing can be written there; after an error the kernel makes a file system so";
@@ -163,7 +164,10 @@ fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> V
     }
     for disk in disks.iter().filter(|d| d.total_inodes > 0) {
         if disk.free_inodes < INODES_LOW {
-            let what = format!("the file system of {} has no room for more files", disk.path);
+            let what = format!(
+                "the file system of {} has no room for more files",
+                disk.path
+            );
             let why = format!(
                 "{} of its {} inodes are free",
                 disk.free_inodes, disk.total_inodes
@@ -223,7 +227,9 @@ mod tests {
         let device = device_of(dir.path()).expect("device");
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
         let list = |mount: &str, disk: &str| {
-            let line = format!("36 35 {major}:{minor} / / {mount},noatime shared:1 - ext4 /dev/sdb1 {disk},errors=remount-ro\n");
+            let line = format!(
+                "36 35 {major}:{minor} / / {mount},noatime shared:1 - ext4 /dev/sdb1 {disk},errors=remount-ro\n"
+            );
             std::fs::write(fs.at("/proc/self/mountinfo"), line).expect("write");
             read_only(&fs)
         };
@@ -231,7 +237,11 @@ mod tests {
         let told = list("rw", "ro");
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!(told[0].code, FaultCode::File);
-        assert!(told[0].what.contains("/opt/pf9 is read-only"), "{}", told[0].what);
+        assert!(
+            told[0].what.contains("/opt/pf9 is read-only"),
+            "{}",
+            told[0].what
+        );
         let only_root = PATHS.iter().filter(|p| **p == MAY_BE_READ_ONLY);
         assert_eq!(only_root.count(), 1);
     }

@@ -318,7 +318,8 @@ impl<'s, 'a> Shared<'s, 'a> {
         if !now.enabled {
             units.enable(name).await?;
         }
-        if self.alone().await.runs_already(want, &now)? {
+        let stand = self.alone().await.stand(want, &now)?;
+        if stand == Stand::Runs {
             return Ok(());
         }
         // With the intent noted: should it die meanwhile, systemd starts it as it is to run.
@@ -327,6 +328,8 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,
+            // systemd begins after its pause, or has begun: it is waited for.
+            Active::Activating if stand == Stand::Comes => units.start(name).await?,
             // One that is on its way may be on its way with older inputs.
             Active::Active
             | Active::Reloading
@@ -344,11 +347,22 @@ impl<'s, 'a> Shared<'s, 'a> {
     }
 }
 
+/// A unit, beside what it is to run with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// It is up with that.
+    Runs,
+    /// It is not up; were it started by anybody, it would be with that.
+    Comes,
+    /// It is up, or would come up, with something else.
+    Differs,
+}
+
 impl Effects<'_> {
     /// Whether a unit that is in this state runs with what is wanted. If not, that it is going to be
     /// started is on the disk before systemd is asked: a start that is interrupted is recognised by
     /// its new invocation and not repeated.
-    fn runs_already(&mut self, want: &UnitStep, now: &UnitState) -> Result<bool, Failed> {
+    fn stand(&mut self, want: &UnitStep, now: &UnitState) -> Result<Stand, Failed> {
         let ledger = &mut self.ledger.ledger;
         let right = ledger.runs_with(&want.unit, &want.inputs, &now.invocation);
         let record = ledger.units.entry(want.unit.clone()).or_default();
@@ -363,7 +377,11 @@ impl Effects<'_> {
             });
         }
         self.ledger.save()?;
-        Ok(runs)
+        Ok(match (runs, right) {
+            (true, _) => Stand::Runs,
+            (false, true) => Stand::Comes,
+            (false, false) => Stand::Differs,
+        })
     }
 
     async fn unit_gone(&mut self, unit: &str) -> Result<(), Failed> {

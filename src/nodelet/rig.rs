@@ -45,7 +45,8 @@ show)
   for u in "$@"; do
     echo "Id=$u"
     if [ -e "$root/etc/systemd/system/$u" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
-    if [ -e "$state/$u.up" ]; then echo ActiveState=active; echo "InvocationID=$(cat "$state/$u.up")"
+    if [ -e "$state/$u.comes" ]; then echo ActiveState=activating; echo "InvocationID=9$(cat "$state/$u.up")"
+    elif [ -e "$state/$u.up" ]; then echo ActiveState=active; echo "InvocationID=$(cat "$state/$u.up")"
     else echo ActiveState=inactive; fi
     if [ -e "$state/$u.enabled" ]; then echo UnitFileState=enabled; fi
     echo "SubState=x"; echo "Result=success"; echo
@@ -59,7 +60,7 @@ start|restart)
       tries=$((tries + 1)); [ $tries -lt 400 ] || exit 1; sleep 0.05
     done
   fi
-  number; echo "$n" > "$state/$1.up"
+  number; echo "$n" > "$state/$1.up"; rm -f "$state/$1.comes"
   if grep -q hangs-when-up "$root/etc/systemd/system/$1"; then exec sleep 60; fi ;;
 stop|kill) rm -f "$state/$1.up" ;;
 enable) : > "$state/$1.enabled" ;;
@@ -240,6 +241,13 @@ impl Rig {
             stands,
         };
         removal.run(&never()).await
+    }
+
+    /// Its program died, and systemd is about to start it again, or does.
+    pub(crate) fn comes_again(&self, unit: &str) {
+        let path = format!("/run/fake-systemd/{unit}.comes");
+        let attrs = Attrs::mode(0o644);
+        self.fs.write(&path, b"", &attrs).expect("write");
     }
 
     /// What systemd was told since the last question, beside `daemon-reload`.

@@ -1,6 +1,7 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
 mod at_once;
+mod coming;
 mod full_disk;
 mod pod_network;
 mod proxy_rules;

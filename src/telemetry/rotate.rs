@@ -29,7 +29,10 @@ enum Full {
     /// It is the newest of the older ones.
     Aside,
     /// Its lines are added to the newest older one, but for those with this in them; that one goes aside at so many bytes.
-    Folded { without: &'static str, max_bytes: u64 },
+    Folded {
+        without: &'static str,
+        max_bytes: u64,
+    },
 }
 
 /// The story of the role: one line a happening, local time never guessed (UTC), plain words. A clone tells the same one.
@@ -169,7 +172,7 @@ pub(super) const KUBE_LOG_MOST: u64 = KUBE_LOG_BYTES * (KUBE_LOG_KEEP as u64 + 1
 /// They are the most of it on a node that is well, and who looks for what happened last month has no use for them.
 const KUBE_LOG_NEWEST: u64 = 768 * 1024;
 /// What such a line has in it.
-pub const NOTHING_TO_DO: &str = " status check: ok - ";
+const NOTHING_TO_DO: &str = " status check: ok - ";
 
 impl KubeLog {
     /// The story at `path` (`/var/log/pf9/kube/kube.log` on a node).
@@ -224,8 +227,12 @@ mod tests {
         let path = dir.path().join("kube.log");
         let log = KubeLog::at(&path);
         let bytes = || {
-            let entries = fs::read_dir(dir.path()).expect("dir").map(|e| e.expect("entry"));
-            entries.map(|e| e.metadata().expect("meta").len()).sum::<u64>()
+            let entries = fs::read_dir(dir.path())
+                .expect("dir")
+                .map(|e| e.expect("entry"));
+            entries
+                .map(|e| e.metadata().expect("meta").len())
+                .sum::<u64>()
         };
         let mut now = Timestamp::UNIX_EPOCH;
         // The most of each of its days: the newest file grows and is folded.
@@ -234,7 +241,10 @@ mod tests {
             let mut most = 0;
             for minute in 0..24 * 60 {
                 now += jiff::SignedDuration::from_mins(1);
-                log.say(now, "status check: ok - 18 of 18 phases as they should be (took 0.4 s)");
+                log.say(
+                    now,
+                    "status check: ok - 18 of 18 phases as they should be (took 0.4 s)",
+                );
                 if minute % 60 == 0 {
                     most = most.max(bytes());
                 }
@@ -246,14 +256,20 @@ mod tests {
         }
         let most = |days: &[u64]| *days.iter().max().expect("a day");
         let (week, end) = (most(&days[..7]), most(&days[358..]));
-        assert!(end <= week + week / 20, "{week} bytes after a week, {end} after a year");
+        assert!(
+            end <= week + week / 20,
+            "{week} bytes after a week, {end} after a year"
+        );
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("read");
         let (older, newest) = (read("kube.log.1"), read("kube.log"));
         assert_eq!((older.clone() + &newest).matches("renewed").count(), 13);
         assert!(!older.contains(NOTHING_TO_DO), "{older}");
         assert!(newest.contains(NOTHING_TO_DO));
         let log = RotatingFile {
-            full: Full::Folded { without: "-", max_bytes: 100 },
+            full: Full::Folded {
+                without: "-",
+                max_bytes: 100,
+            },
             ..RotatingFile::new(dir.path().join("b.log"), 50, 2)
         };
         let mut log = log;
@@ -263,7 +279,10 @@ mod tests {
         }
         let size = |name: &str| fs::metadata(dir.path().join(name)).map_or(0, |m| m.len());
         assert!(size("b.log") <= 50 && size("b.log.1") <= 100 && size("b.log.2") <= 100);
-        assert!(size("b.log.2") > 0 && size("b.log.3") == 0, "the oldest goes");
+        assert!(
+            size("b.log.2") > 0 && size("b.log.3") == 0,
+            "the oldest goes"
+        );
     }
 
     #[test]

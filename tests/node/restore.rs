@@ -68,11 +68,7 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
         "all objects are there again, the same"
     );
     for (node, before) in NODES.into_iter().zip(containers) {
-        assert_eq!(
-            self::containers(node)?,
-            before,
-            "{node}: containers ran on"
-        );
+        assert_eq!(self::containers(node)?, before, "{node}: containers ran on");
     }
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");

@@ -16,7 +16,10 @@ fn n_accidents_at_random_break_no_promise() -> Outcome {
     let seed = sample::seed().to_string();
     let minutes = MINUTES[usize::from(sample::in_full())];
     if !sample::in_full() {
-        println!("sampled: {} of {} minutes of accidents", MINUTES[0], MINUTES[1]);
+        println!(
+            "sampled: {} of {} minutes of accidents",
+            MINUTES[0], MINUTES[1]
+        );
     }
     let args = ["--minutes", minutes, "--seed", &seed, "--down"];
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/torture");
