@@ -112,6 +112,8 @@ class Judge(unittest.TestCase):
 
     def test_lost_writes_and_different_masters(self):
         self.assertEqual(judge.lost([1, 2, 3], [3, 1, 9]), [2])
+        self.assertEqual(judge.still_wanted("1\n2\n3\n", "2"), {3}, "those taken away are not lost")
+        self.assertEqual(judge.still_wanted("1\n2\n", ""), {1, 2})
         self.assertEqual(judge.differing({"m1": {"a": 1}, "m2": {"a": 2}, "m3": {"a": 1}}), ["m2"])
         self.assertEqual(judge.differing({"m1": {"a": 1}}), [])
 

@@ -24,6 +24,7 @@ done, seconds of every seed), events.jsonl, samples.jsonl. Clock steps are left 
 the machine's clock, and these machines share it; the walk through the seam's points steps it (docs/torture.md).
 """
 import argparse
+import json
 import os
 import random
 import re
@@ -161,7 +162,7 @@ class Torture:
         try:
             wait_for(f"pf9ctl status of {machine.name} to say why", told, SAYS_SECONDS, TICK)
         except Fail as fail:
-            raise Fail(fail.what, f"no word of {words} in\n{last[-6000:]}") from fail
+            raise Fail(fail.what, f"no word of {words}; it says {shown(last)}") from fail
 
     def nobody_started_again(self, event, before):
         after = self.observer.containers()
@@ -223,6 +224,17 @@ class Stop(Exception):
 
     def __init__(self, what, why):
         super().__init__(f"{what}: {why}")
+
+
+def shown(text):
+    """Of a status the words that a person reads first."""
+    try:
+        status = json.loads(text)
+    except ValueError:
+        return text[-2000:]
+    node = status.get("node") or {}
+    return json.dumps({"state": status.get("state"), "reason": status.get("reason"), "node": node.get("state"),
+                       "warnings": status.get("warnings")})
 
 
 def moved(gone, now):

@@ -2,7 +2,7 @@
 
   group(container)                 STEADY, CONTROL or ADDONS
   started_again(before, after)     containers that are another one
-  lost(acknowledged, there)        writes that the API took and does not have
+  lost(acknowledged, there)        writes that the API took and does not have; still_wanted: those of an earlier run
   differing(specs)                 masters whose cluster is not the same
   Flat                             memory, descriptors, threads and disk of the agents, from their warm-up on
 """
@@ -43,6 +43,11 @@ def started_again(before, after):
 
 def lost(acknowledged, there):
     return sorted(set(acknowledged) - set(there))
+
+
+def still_wanted(acknowledged, forgotten):
+    """Of the noted numbers those that were not taken away: all beyond the last that was. Both as the files say it."""
+    return {number for number in map(int, acknowledged.split()) if number > int(forgotten.strip() or 0)}
 
 
 def differing(specs):

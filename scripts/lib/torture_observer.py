@@ -20,7 +20,7 @@ from pathlib import Path
 import stack
 from common import Fail, wait_for
 from torture_events import FILLER
-from torture_judge import NAMESPACE, Flat, disk_faults, differing, lost
+from torture_judge import NAMESPACE, Flat, disk_faults, differing, lost, still_wanted
 
 CERTS, KUBECONFIG = "etc/pf9/kube.d/certs/admin", "etc/pf9/kube.d/kubeconfigs/admin.yaml"
 # The stack has no crictl; what its pods are stands in containerd's own labels.
@@ -112,6 +112,8 @@ class Observer:
         self.mutex, self.quiet, self.end = threading.Lock(), threading.Lock(), threading.Event()
         self.measured_faults = []
         self.threads = []
+        # Numbers that were acknowledged, a line each; up to which of them were taken away again.
+        self.noted, self.forgotten = folder / "acknowledged", folder / "forgotten"
 
     # -- life
 
@@ -127,9 +129,8 @@ class Observer:
                 raise Fail("the workload does not run on " + ", ".join(bare))
             return True
         wait_for("the workload to run", runs, 120, 1)
-        noted = self.folder / "acknowledged"
-        # What an earlier run wrote: its numbers are not given again.
-        self.acknowledged = {int(line) for line in noted.read_text().split()} if noted.exists() else set()
+        # What an earlier run wrote counts as well, and its numbers are not given again.
+        self.acknowledged = still_wanted(*(path.read_text() if path.exists() else "" for path in (self.noted, self.forgotten)))
         self.number = max([*self.acknowledged, *self.there(), 0]) + 1
 
     def start(self):
@@ -146,7 +147,7 @@ class Observer:
     # -- writes
 
     def write_on(self):
-        with open(self.folder / "acknowledged", "a", encoding="ascii") as noted:
+        with open(self.noted, "a", encoding="ascii") as noted:
             while not self.end.wait(WRITE_EVERY):
                 with self.quiet:
                     if self.write(self.number):
@@ -198,6 +199,10 @@ class Observer:
         return len(wanted)
 
     def forget(self, numbers):
+        """The oldest: from here on nobody asks for them."""
+        new = self.forgotten.with_suffix(".new")
+        new.write_text(str(max(numbers)))
+        os.replace(new, self.forgotten)
         with self.mutex:
             self.acknowledged -= set(numbers)
         for number in numbers:
