@@ -184,7 +184,7 @@ async fn fetch(args: FetchArgs) -> Result<(), Fault> {
     let to = args.output.unwrap_or_else(name);
     let cannot = |why: String| {
         let why = format!("{}: {why}", to.display());
-        Fault::new(FaultCode::OutputFailed, "the bundle was not fetched", why)
+        Fault::new(FaultCode::OutputFailed, "the bundle is not downloaded", why)
             .fix("name another file with -o FILE")
     };
     let at = std::path::absolute(&to).map_err(|e| cannot(e.to_string()))?;

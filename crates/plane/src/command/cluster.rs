@@ -59,7 +59,7 @@ pub(super) enum ClusterVerb {
     Restore {
         /// Name or id of the cluster.
         name: String,
-        /// The name of a backup, on the founder or in the second place of backups, or the path of a file on
+        /// The name of a backup, on the founder or in the backup archive, or the path of a file on
         /// the founder; absent: its newest.
         #[arg(long)]
         backup: Option<String>,
@@ -203,7 +203,10 @@ impl ClusterVerb {
             } => {
                 let path = format!("/clusters/{name}/settings");
                 admin::ask(&state.state_dir, Method::PATCH, &path, &settings).await?;
-                put(None, &format!("cluster {name} is to have these settings\n"))
+                put(
+                    None,
+                    &format!("the settings of cluster {name} are changed\n"),
+                )
             }
             Self::Authorities(authorities) => authorities.run().await,
             Self::Backups(backups) => backups.run().await,
@@ -234,7 +237,7 @@ async fn one(list: &Listing, path: &str, screen: fn(&Value) -> String) -> Result
 /// The order, and what each master says of it.
 fn restore_screen(answer: &Value) -> String {
     if answer.get("withdrawn").is_some() {
-        return "the restore is withdrawn\n".to_owned();
+        return "the restore is cancelled\n".to_owned();
     }
     let order = &answer["restore"];
     let mut screen = match order.is_object() {
@@ -245,8 +248,8 @@ fn restore_screen(answer: &Value) -> String {
             text(order, "snapshot"),
             text(order, "founder"),
             match order["go"] == true {
-                true => ": the masters stop and go on with the new data",
-                false => ": the new data are being made, nothing is stopped",
+                true => ": the masters stop and switch to the new data",
+                false => ": the new data are being prepared, nothing is stopped",
             }
         ),
     };
@@ -325,7 +328,7 @@ fn show_screen(answer: &Value) -> String {
     }
     if !leaving.is_empty() {
         out.push_str(&format!(
-            "members of etcd are still to be taken out: {}; see pf9-plane cluster etcd\n",
+            "members of etcd are still to be removed: {}; see pf9-plane cluster etcd\n",
             leaving.join(", ")
         ));
     }
@@ -338,7 +341,7 @@ fn report_screen(answer: &Value) -> String {
     let nodes = answer["nodes"].as_array().into_iter().flatten();
     let count = nodes.clone().count();
     let mut out = format!(
-        "cluster {} at {}: {} of {count} nodes are what they should be\n",
+        "cluster {} at {}: {} of {count} nodes are converged\n",
         text(answer, "name"),
         text(answer, "at"),
         answer["nodesThatConform"],
@@ -370,7 +373,7 @@ fn report_screen(answer: &Value) -> String {
             out += &format!("  repaired {at}: {what} ({why})\n");
         }
         out += &format!(
-            "  looked at {}, heard of {}\n",
+            "  observed {}, reported {}\n",
             cell(node, "found.lookedAt"),
             cell(node, "found.heardAt")
         );
@@ -417,10 +420,10 @@ fn etcd_screen(answer: &Value) -> String {
     };
     let (votes, answering, needed) = (number("votes"), number("answering"), number("needed"));
     let verdict = match answering {
-        _ if votes == 0 => "nobody has a vote yet",
-        n if n < needed => "NO QUORUM: the API takes no change",
+        _ if votes == 0 => "there is no voting member yet",
+        n if n < needed => "NO QUORUM: the API accepts no writes",
         n if n == votes => "all of them answer",
-        n if n == needed => "one more that is lost stops the cluster",
+        n if n == needed => "losing one more stops the cluster",
         _ => "some do not answer",
     };
     let mut out = format!(
@@ -529,12 +532,10 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
         });
         assert_eq!(
             etcd_screen(&answer),
-            "etcd of c: 2 of 3 votes answer, 2 must: one more that is lost stops the cluster\n\n\
-             MEMBER  ID                STATE      HEALTH\n\
-             m1      8e9e05c52164694d  member     ok      has a vote\n\
-             m3      a8266ecf031671f3  taken-out  not ok  its host is gone; its host is not connected\n\
-             m4      -                 waiting    -       waits until the member of m3 is taken out\n\
-             \nwho is a member: as a master said at t\n"
+            "etcd of c: 2 of 3 votes answer, 2 must: losing one more stops the cluster\n\nMEMBER  ID                \
+             STATE      HEALTH\nm1      8e9e05c52164694d  member     ok      has a vote\nm3      a8266ecf031671f3  \
+             taken-out  not ok  its host is gone; its host is not connected\nm4      -                 waiting    - \
+                   waits until the member of m3 is taken out\n\nwho is a member: as a master said at t\n"
         );
         let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": [],
                           "zones": "with a its quorum is lost"});
