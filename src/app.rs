@@ -2,6 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `backoff` | [`Backoff`]: the wait between tries of a task |
 //! | `bucket` | [`Bucket`]: how often something may happen; pure |
 //! | `choice` | [`pick`]: which of several sessions takes the next stream; pure |
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
@@ -12,6 +13,7 @@
 //! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
 
+mod backoff;
 mod bucket;
 mod choice;
 mod config;
@@ -24,6 +26,7 @@ pub mod socket;
 pub mod tasks;
 mod umask;
 
+pub use backoff::Backoff;
 pub use bucket::Bucket;
 pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};

@@ -121,7 +121,7 @@ async fn until_signal(args: Args, out: Output) -> Exit {
         let fault = Fault::new(
             FaultCode::Runtime,
             "cannot start",
-            "signals cannot be listened to",
+            "cannot listen to signals",
         );
         return ctx.out.fault(&fault);
     };
@@ -203,7 +203,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
 
 /// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
 async fn os_update(ctx: &Context) -> Result<Exit, Fault> {
-    ctx.need_root("bring in the distribution's updates")?;
+    ctx.need_root("install the distribution's updates")?;
     logs_as_daemons_do(ctx, "pf9-os-update");
     os::perform(&Host::new(ctx.host.clone())).await?;
     Ok(Exit::Ok)
@@ -221,8 +221,7 @@ fn completions(shell: Shell) -> &'static str {
 fn logs_as_daemons_do(ctx: &Context, program: &str) {
     let dir = ctx.host.at(paths::LOG_DIR);
     if let Err(why) = telemetry::init(program, &dir, &LogConfig::default()) {
-        ctx.out
-            .step(Ink::Warn, &format!("logs are not written: {why}"));
+        ctx.out.step(Ink::Warn, &format!("logging is off: {why}"));
     }
 }
 

@@ -2,7 +2,7 @@
 //! person can look (`curl --unix-socket /run/pf9/nodelet.sock http://local/v1/status`).
 //!
 //! ```text
-//!  connect ─► Door: who is it? has he a place? ─► head: which route? ─► body, within its bound ─► handler
+//!  connect ─► Door: who is it? has it a place? ─► head: which route? ─► body, within its bound ─► handler
 //!               no: said and closed, unread          no: said, body unread
 //! ```
 //!

@@ -183,11 +183,7 @@ where
             Exit::Ok
         }
         Some(task) => {
-            tracing::error!(
-                task,
-                "{} ends: a task it cannot do without ended",
-                daemon.name
-            );
+            tracing::error!(task, "{} ends: a required task ended", daemon.name);
             Exit::Failed
         }
     }
@@ -221,7 +217,7 @@ async fn watchdog(progress: Progress, stop: CancellationToken) {
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd was not notified");
     }
 }
 

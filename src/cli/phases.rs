@@ -140,7 +140,6 @@ impl Show for Progress {
                 PhaseState::NotStarted => (Ink::Dim, "not begun"),
                 PhaseState::Executing => (Ink::Warn, "under way"),
                 PhaseState::Waiting => (Ink::Warn, "waits"),
-                PhaseState::Stopped => (Ink::Dim, "taken away"),
                 PhaseState::Failed => (Ink::Bad, "failed"),
             };
             let took = phase.took_ms.map(words::took).unwrap_or_default();

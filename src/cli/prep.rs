@@ -318,7 +318,7 @@ async fn directories(ctx: &Context) -> Result<(), Fault> {
             .map_err(|e| {
                 Fault::new(
                     FaultCode::Directories,
-                    "cannot make users and directories",
+                    "cannot create users and directories",
                     chain(&e),
                 )
                 .fix("install the package pf9-hostagent again")
@@ -367,7 +367,7 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
 /// What of the identity, beside what the tunnel needs, an enrolment has to bring anew.
 fn missing(ctx: &Context, host: HostId) -> Option<String> {
     match identity::trust(&ctx.host) {
-        Ok(trust) if trust.is_empty() => return Some("it trusts no signing key".to_owned()),
+        Ok(trust) if trust.is_empty() => return Some("it has no trust anchor".to_owned()),
         Ok(_) => {}
         Err(e) => return Some(chain(&e)),
     }
@@ -407,8 +407,8 @@ async fn enrol(
         stage.set(Stage::KeyMade);
     }
     if had_key == Had::Replaced {
-        let text = "the key that this host orders with could not be used: another one was made; \
-                    a plane that knows the host wants to be asked first";
+        let text = "the order key of this host could not be used, so a new one was generated; a plane that knows \
+            the host has to allow it first";
         ctx.out.step(Ink::Warn, text);
     }
     let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;

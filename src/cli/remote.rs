@@ -220,7 +220,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     let hosts = &args.hosts;
     if hosts.len() > HOSTS_MAX {
         let why = format!(
-            "{} hosts are named, at most {HOSTS_MAX} are gone to",
+            "{} hosts are named, at most {HOSTS_MAX} at a time",
             hosts.len()
         );
         return Err(usage(why));
@@ -232,7 +232,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     if !ssh.is_file() {
         let why = format!("{} is not there", ssh.display());
         return Err(
-            Fault::new(FaultCode::NotInstalled, "no host can be gone to", why)
+            Fault::new(FaultCode::NotInstalled, "no host can be reached", why)
                 .fix("install the distribution's ssh client: openssh-client, or openssh-clients"),
         );
     }
@@ -254,7 +254,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     let stopped = |begun: usize| {
         let what = format!("{begun} of {} hosts have answered", hosts.len());
         let fault = ctx.interrupted(&what);
-        fault.fix("what had begun on the others goes on there; run it again and look")
+        fault.fix("what had started on the others continues there; run it again to see")
     };
     loop {
         ctx.out.waiting(&format!(

@@ -69,7 +69,7 @@ where
             }
         }
         idle = silence(passed, idle) => {
-            session.handle.end_stream(id, Code::TimedOut, "no byte passed for too long");
+            session.handle.end_stream(id, Code::TimedOut, "idle for too long");
             Ended::Idle(idle)
         }
     }

@@ -62,13 +62,13 @@ pub(super) struct Copied {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The endpoint is no `wss://host[:port][/path]`.
-    #[error("{0:?} is no wss:// URL")]
+    #[error("{0:?} is not a wss:// URL")]
     Url(String),
     /// There is no connection: DNS, TCP, or the proxy in between.
     #[error(transparent)]
     Reach(#[from] ReachError),
     /// The other side's certificate is not believed.
-    #[error("the certificate of {host} is not to be trusted: {why}")]
+    #[error("the certificate of {host} is not trusted: {why}")]
     Foreign {
         /// Which host.
         host: String,
@@ -173,7 +173,7 @@ impl Route {
                 own.heard(endpoint, &answer).await;
             }
             let kind = kind_of(&answer);
-            journey.end("it takes this host's tunnel");
+            journey.end("it accepts this host's tunnel");
             Ok(Dialled { socket, kind })
         })
         .await;
@@ -207,7 +207,7 @@ impl Route {
             let date = mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
-            journey.end("it knows this host and takes tunnels");
+            journey.end("it knows this host and accepts tunnels");
             Ok(Answered {
                 sent,
                 got: crate::seam::clock::now(),
@@ -380,11 +380,11 @@ impl DialError {
             Self::Reach(why) => why.code_and_fix(),
             Self::Foreign { .. } => (
                 FaultCode::PlaneForeignCertificate,
-                "check that nothing in between opens TLS, and that the host is still enrolled",
+                "check that nothing in between inspects TLS, and that the host is still enrolled",
             ),
             Self::Tls { .. } => (
                 FaultCode::PlaneGarbage,
-                "check that the URL is the plane's and that nothing in between opens or forbids TLS",
+                "check that the URL is the plane's and that nothing in between inspects or forbids TLS",
             ),
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,

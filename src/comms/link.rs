@@ -259,7 +259,7 @@ impl Link {
             self.bound_draining(slot);
             let why = match farewell.words.as_str() {
                 "" => farewell.code.to_string(),
-                words => format!("the plane said farewell ({}): {words}", farewell.code),
+                words => format!("the plane closes the session ({}): {words}", farewell.code),
             };
             return Some(Ended {
                 fault: down(&endpoint, why),
@@ -284,7 +284,7 @@ impl Link {
         for (live, goes) in draining.iter().zip(surplus(&of_slot, &bounds)) {
             if goes {
                 live.handle
-                    .close(Code::GoingAway, "too many old sessions drain");
+                    .close(Code::GoingAway, "too many old sessions are draining");
             }
         }
     }

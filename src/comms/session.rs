@@ -112,11 +112,11 @@ pub(super) async fn run(
             () = at(cut_at) => {
                 // The driver ends by this, so the timer need not be armed again.
                 cut_at = None;
-                handle.close(Code::GoingAway, "streams were left when the time was over");
+                handle.close(Code::GoingAway, "streams were cut: the drain time ran out");
             }
         }
     };
-    tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session over");
+    tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session ended");
     sessions.over(&live);
     // Nobody waits for what the plane still has to get, and it waits for no stream's last line.
     let last_bytes = async move {

@@ -61,7 +61,7 @@ fn of_the_stack(fs: &HostFs) -> Vec<Fault> {
             words.into_iter().map(fault).collect()
         }
         Fit::Refused(fault) => {
-            let what = format!("stack {name} runs, and would not be accepted today");
+            let what = format!("stack {name} runs, but would not be accepted today");
             vec![Fault::new(fault.code, what, fault.why).fix(fault.fix)]
         }
     }
@@ -143,7 +143,7 @@ fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> V
             memory_total / MIB
         );
         let fault = Fault::new(FaultCode::MemoryLow, "memory is nearly used up", why);
-        all.push(fault.fix("end something, or give the machine more memory"));
+        all.push(fault.fix("stop something, or give the machine more memory"));
     }
     all
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::spool::Topic;
 use super::status::{self, Moment, Origin};
 use super::{Agent, inventory, plane};
+use crate::app::Backoff;
 use crate::local::LocalError;
 use crate::model::{FaultCode, HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
 
@@ -27,7 +27,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
         .board
         .wait(|f| (f.inventory != Inventory::default()).then_some(()));
     if tokio::time::timeout(FIRST_SAMPLE, sampled).await.is_err() {
-        tracing::warn!("the machine could not be looked at yet; its status is told without that");
+        tracing::warn!("the machine could not be observed yet; the status is sent without it");
     }
     let mut facts = agent.board.subscribe();
     let mut sent: Option<(HostStatus, Instant)> = None;

@@ -292,7 +292,7 @@ fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> 
     let is_key = seal_for.starts_with("age1")
         && seal_for.len() <= KEY_MAX
         && seal_for.bytes().all(|b| b.is_ascii_alphanumeric());
-    (!is_key).then(|| "who can open the bundle is no public key of age (age1…)".to_owned())
+    (!is_key).then(|| "who can open the bundle is not a public key of age (age1…)".to_owned())
 }
 
 impl std::fmt::Display for What {

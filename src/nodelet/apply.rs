@@ -25,7 +25,7 @@ use super::certs;
 use super::etcd::version;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, version_of};
-use super::phase::Context;
+use super::phase::PhaseContext;
 use super::step::{Step, TrialStep, UnitStep};
 use super::trial;
 use super::words;
@@ -54,7 +54,7 @@ pub struct Effects<'a> {
     /// Whose signatures are believed.
     pub trust: &'a TrustStore,
     /// The node.
-    pub ctx: &'a Context,
+    pub ctx: &'a PhaseContext,
     /// Clients and what they were told.
     pub memory: &'a mut Memory,
     /// What was installed.
@@ -66,7 +66,7 @@ pub struct Effects<'a> {
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,
-    ctx: &'a Context,
+    ctx: &'a PhaseContext,
     stops: Stops,
     effects: Mutex<&'s mut Effects<'a>>,
 }
@@ -126,7 +126,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 return Err(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
             }
             Ok(Err(Failed::Why(why))) => why,
-            Err(_) => format!("it was not done within {} s", deadline.as_secs()),
+            Err(_) => format!("it did not finish within {} s", deadline.as_secs()),
         };
         Err(fault_of(step, why))
     }
@@ -137,7 +137,7 @@ impl<'s, 'a> Shared<'s, 'a> {
             Step::File(f) => {
                 let attrs = Attrs::owned(f.mode, &f.owner);
                 let bytes = f.bytes().ok_or_else(|| {
-                    Failed::Why("its content is no PEM list of revoked certificates".into())
+                    Failed::Why("its content is not a PEM list of revoked certificates".into())
                 })?;
                 Ok(fs.write(&f.path, &bytes, &attrs)?)
             }
@@ -371,7 +371,7 @@ impl Effects<'_> {
         let state = units.show(&[unit.to_owned()]).await?.remove(unit);
         if state.is_some_and(|s| s.loaded) {
             if let Err(e) = units.stop_of_the_node(unit).await {
-                tracing::warn!(unit, error = %e, "did not stop, is killed");
+                tracing::warn!(unit, error = %e, "did not stop, killing it");
                 units.kill(unit).await?;
             }
             units.disable(unit).await?;

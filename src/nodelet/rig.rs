@@ -16,11 +16,11 @@ use super::journal::Journal;
 use super::ledger::{Installed, LedgerFile, UnitRecord};
 use super::lifecycle::Lifecycle;
 use super::observe::{Memory, Snapshot, Sweep};
-use super::phase::{Context, PhaseSteps, layout};
+use super::phase::{PhaseContext, PhaseSteps, layout};
 use super::plan::{Plan, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
-use super::status::Board;
+use super::status::NodeBoard;
 use super::step::{DirStep, FileStep, Step, UnitStep};
 use super::testing::{Cas, host_id, node};
 use crate::host::Host;
@@ -78,10 +78,10 @@ pub(crate) struct Rig {
 
 /// What a process has in memory; gone with a crash.
 pub(crate) struct Life {
-    ctx: Context,
+    ctx: PhaseContext,
     memory: Memory,
     pub(crate) ledger: LedgerFile,
-    board: Board,
+    board: NodeBoard,
     journal: Journal,
 }
 
@@ -380,7 +380,7 @@ impl Life {
             ctx,
             memory: Memory::default(),
             ledger,
-            board: Board::new(&host.fs).0,
+            board: NodeBoard::new(&host.fs).0,
             journal: Journal::new(&host.fs),
         }
     }

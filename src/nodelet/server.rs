@@ -361,8 +361,8 @@ impl Server {
     fn maintenance(&self, request: &Request) -> Reply {
         let desk = &self.maintenance;
         let what = match request.method {
-            Method::POST => "maintenance does not begin",
-            Method::DELETE => "maintenance does not end",
+            Method::POST => "maintenance is not started",
+            Method::DELETE => "maintenance is not ended",
             Method::GET => return Reply::json(StatusCode::OK, &desk.now()),
             _ => return Reply::not_found(&request.path),
         };
@@ -381,7 +381,7 @@ impl Server {
             };
         }
         if self.inbox.orders().local != LocalSeen::No && self.status.borrow().installed.is_some() {
-            let why = "root ordered that the role goes, and that goes to its end";
+            let why = "root ordered the removal of the role, and it runs to its end";
             let fault = Fault::new(FaultCode::MaintenanceInvalid, what, why);
             return Reply::fault(
                 StatusCode::CONFLICT,
@@ -406,7 +406,7 @@ impl Server {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
                 "the role stays",
-                "only root may take it away without the plane",
+                "only root may remove it without the plane",
             );
             return Reply::fault(StatusCode::FORBIDDEN, &fault);
         }
@@ -416,7 +416,7 @@ impl Server {
         };
         match self.inbox.put_none(force) {
             Ok(generation) => {
-                tracing::warn!(force, "root takes the role away");
+                tracing::warn!(force, "root removes the role");
                 Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
             Err(fault) => Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault),

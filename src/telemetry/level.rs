@@ -73,8 +73,8 @@ pub async fn keep_level() {
                     same
                 });
                 match levels.put(&levels.usual) {
-                    Ok(()) => tracing::info!(level = levels.usual, "the log is as usual again"),
-                    Err(why) => tracing::warn!(why, "the level of the log cannot be put back"),
+                    Ok(()) => tracing::info!(level = levels.usual, "the log level is back to normal"),
+                    Err(why) => tracing::warn!(why, "the log level cannot be restored"),
                 }
             }
         }

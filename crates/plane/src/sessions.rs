@@ -73,7 +73,10 @@ impl Place {
     /// From the handshake's headers. Without them: slot 0 of a program of its own.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, &'static str> {
         let text = |name| match headers.get(name) {
-            Some(value) => value.to_str().map(Some).map_err(|_| "a header is no text"),
+            Some(value) => value
+                .to_str()
+                .map(Some)
+                .map_err(|_| "a header is not UTF-8 text"),
             None => Ok(None),
         };
         let instance = match text(mux::INSTANCE_HEADER)? {
@@ -150,9 +153,9 @@ impl Sessions {
         });
         drop(inner);
         for old in over {
-            tracing::warn!(%host, session = old.number, by = number, "older session fenced");
+            tracing::warn!(%host, session = old.number, by = number, "older session replaced");
             old.tunnel
-                .close(Code::Replaced, "a newer session of this host began");
+                .close(Code::Replaced, "a newer session of this host started");
         }
         number
     }

@@ -13,7 +13,7 @@
 //! | `documents`    | specs, trust, orders, operations |
 //! | `node`         | the machine as a node |
 //! | `stack`        | Kubernetes' own files |
-//! | `etcd`         | etcd, its backups, their second place |
+//! | `etcd`         | etcd, its backups, their archive |
 //! | `certificates` | certificates and authorities |
 //! | `cluster`      | membership, and the cluster's API |
 //! | `upgrades`     | stack, distribution, agent |
@@ -95,7 +95,8 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         title: "The node",
-        about: "In `pf9ctl status`, in the plane's list of hosts, and in alerts. nodelet tries again by itself, ever more seldom.",
+        about: "In `pf9ctl status`, in the plane's list of hosts, and in alerts. nodelet retries automatically, \
+            with backoff.",
         rows: node::ROWS,
     },
     Room {

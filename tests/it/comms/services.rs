@@ -133,7 +133,7 @@ async fn services_say_who_how_often_and_for_how_long() {
     };
     assert_eq!(why("refuse", "\"b\" may not ask")["service"], "for-a");
     assert_eq!(why("refuse", "more than 1 are opened")["service"], "slow");
-    let idle = why("close", "no byte passed for 1 s");
+    let idle = why("close", "idle for 1 s");
     assert_eq!(
         (&idle["bytes_in"], &idle["bytes_out"]),
         (&1.into(), &1.into())

@@ -326,7 +326,7 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
         world
             .words("m3")
             .await
-            .contains("the others take its member out")
+            .contains("the others remove its member")
     );
     for waits in ["m4", "m5"] {
         assert_eq!(

@@ -345,7 +345,7 @@ async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
     assert_eq!(
         hosts.as_array().map(Vec::len),
         Some(1),
-        "it is no host: {hosts}"
+        "it is not a valid host: {hosts}"
     );
     assert_eq!(tell("none", order.generation.0).await.0, 204);
     assert_eq!(

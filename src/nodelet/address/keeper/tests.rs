@@ -26,7 +26,7 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
 use crate::nodelet::certs;
 use crate::nodelet::job::Work;
-use crate::nodelet::status::Board;
+use crate::nodelet::status::NodeBoard;
 use crate::nodelet::testing::{Cas, node};
 
 /// No machine has a network with it: it is of those that are kept for the future.
@@ -141,7 +141,7 @@ struct World {
     status: watch::Receiver<NodeStatus>,
     stop: CancellationToken,
     group: TaskGroup,
-    _board: Board,
+    _board: NodeBoard,
     _dir: tempfile::TempDir,
 }
 
@@ -187,7 +187,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
         role: Role::Master,
         node: Arc::new(node),
     }));
-    let (board, status) = Board::new(&fs);
+    let (board, status) = NodeBoard::new(&fs);
     let beat = group.progress().beat("api address");
     let keeper = Keeper::new(Host::new(fs), working, board.address(), beat, stop.clone());
     group.finite("api address", keeper.run());

@@ -1,34 +1,39 @@
-//! Waits between tries: growing, capped, jittered, so that a fleet does not come back as one.
+//! The wait between tries of a task.
 
 use std::time::Duration;
 
-/// The wait before the next try.
+use crate::model::{doubled, jittered};
+
+/// Waits that double up to a cap, jittered; they start anew after a success.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     first: Duration,
     cap: Duration,
-    next: Duration,
+    failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, cap: Duration) -> Self {
+    /// Nothing failed yet.
+    pub fn new(first: Duration, cap: Duration) -> Self {
         Self {
             first,
             cap,
-            next: first,
+            failures: 0,
         }
     }
 
-    /// Between half and the whole of a wait that doubles up to the cap.
-    pub(super) fn next(&mut self) -> Duration {
-        let wait = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.next = (self.next * 2).min(self.cap);
-        wait
+    /// The wait after one more failure.
+    pub fn next(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        jittered(
+            doubled(self.first, self.cap, self.failures),
+            fastrand::f64(),
+        )
     }
 
     /// After a success.
-    pub(super) fn reset(&mut self) {
-        self.next = self.first;
+    pub fn reset(&mut self) {
+        self.failures = 0;
     }
 }
 
