@@ -5,6 +5,27 @@
 //! is the table in `tests/arch/arrows.rs`, from which the picture below is made.
 //!
 //! ```text
+//! model     ► nobody
+//! tls       ► nobody
+//! seam      ► nobody
+//! wire      ► nobody
+//! mux       ► wire
+//! telemetry ► seam model
+//! local     ► seam model tls
+//! host      ► seam model telemetry
+//! egress    ► model host telemetry
+//! identity  ► seam model host egress tls telemetry
+//! stack     ► seam model host telemetry
+//! backup    ► seam model host egress telemetry
+//! preflight ► model host telemetry
+//! agent     ► seam model local host telemetry
+//! os        ► seam model host telemetry
+//! app       ► model host egress telemetry tls
+//! comms     ► seam model wire mux local host egress identity app telemetry
+//! hostagent ► seam model local host identity stack agent app telemetry
+//! nodelet   ► seam model local host identity stack agent os egress backup app telemetry
+//! cli       ► seam model agent os local host egress identity backup comms nodelet preflight app telemetry tls
+//! plane     ► seam model wire mux host app telemetry stack tls
 //! ```
 
 pub mod agent;

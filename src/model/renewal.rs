@@ -122,7 +122,7 @@ impl Expiry {
             Fault::new(
                 FaultCode::CertificateExpired,
                 what,
-                format!("it expired at {end}; {why}"),
+                format!("since {end}; {why}"),
             )
         } else {
             let what = format!("certificate {} is not renewed", self.name);

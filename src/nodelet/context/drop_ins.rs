@@ -21,8 +21,9 @@ pub(super) fn look(fs: &HostFs, dir: Option<&str>) -> Result<DropIns, FsError> {
         Found::Nothing => return Ok(seen),
         Found::Dir { mode, uid, .. } if is_safe(mode, uid) => {}
         Found::Dir { .. } | Found::File { .. } | Found::Link(_) | Found::Other => {
-            seen.unread
-                .push(format!("{dir} is not a directory that only root may write to"));
+            seen.unread.push(format!(
+                "{dir} is not a directory that only root may write to"
+            ));
             return Ok(seen);
         }
     }
