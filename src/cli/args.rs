@@ -193,7 +193,7 @@ pub(super) struct PrepArgs {
     /// Fail instead of asking.
     #[arg(long)]
     pub(super) no_prompt: bool,
-    /// How long to wait until the plane has heard of this host, in seconds.
+    /// How long to wait until the plane has accepted a status of this host, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) wait: u64,

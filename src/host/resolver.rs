@@ -131,7 +131,7 @@ mod tests {
             (|_| (), "there is no such file", false),
             (
                 |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
-                "leads to ../run/nowhere/stub.conf, and nothing is there",
+                "points to ../run/nowhere/stub.conf, and nothing is there",
                 false,
             ),
             (

@@ -448,14 +448,14 @@ mod tests {
             (bundle(month + 1, BUNDLE_BYTES_MIN, "age1qx"), "30 days"),
             (bundle(1, BUNDLE_BYTES_MIN - 1, "age1qx"), "1 to 128 MiB"),
             (bundle(1, BUNDLE_BYTES_MAX + 1, "age1qx"), "1 to 128 MiB"),
-            (bundle(1, BUNDLE_BYTES_MIN, ""), "no public key"),
+            (bundle(1, BUNDLE_BYTES_MIN, ""), "not a public key"),
             (
                 bundle(1, BUNDLE_BYTES_MIN, "age1 --output /etc/x"),
-                "no public key",
+                "not a public key",
             ),
             (
                 bundle(1, BUNDLE_BYTES_MIN, &format!("age1{}", "q".repeat(100))),
-                "no public key",
+                "not a public key",
             ),
         ] {
             let fault = what.fault().expect(words);

@@ -25,8 +25,8 @@ const POLL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct RestoreArgs {
-    /// The snapshot: a file, plain or sealed, or the name of a backup, on this master or in the second
-    /// place (see list).
+    /// The snapshot: a file, plain or sealed, or the name of a backup, on this master or in the archive
+    /// (see list).
     #[arg(value_name = "FILE", required_unless_present_any = ["show", "withdraw"])]
     file: Option<String>,
     /// The file of the recovery key that opens a sealed one; without it the plane opens it.

@@ -246,7 +246,7 @@ async fn a_role_that_stays_stops_everything_else() {
     assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
     for words in [
         "the role is not removed yet",
-        "nodelet continues automatically",
+        "nodelet continues until the role is gone",
         "pods/x is busy",
         "end what uses it",
     ] {

@@ -106,7 +106,7 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
     for words in [
         "✓ enrolled as host",
         "✓ tunnel is up",
-        "✓ the plane has heard",
+        "✓ the plane has accepted a status",
         " PREPARED ",
     ] {
         assert!(ran.text.contains(words), "{words}: {}", ran.text);
@@ -371,7 +371,7 @@ fn bad_inputs() -> Vec<Bad> {
                 "foreign certificate",
                 Exit::Untrusted,
                 &[
-                    "the certificate of 127.0.0.1 is not to be trusted",
+                    "the certificate of 127.0.0.1 is not trusted",
                     "use a token of that plane",
                 ],
             )

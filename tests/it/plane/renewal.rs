@@ -132,7 +132,7 @@ async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
     // The session does not outlive what opened it.
     let farewell = super::bed::within(full.peer_leaves()).await;
     let words = farewell.expect("farewell").words;
-    assert!(words.contains("has ended"), "{words}");
+    assert!(words.contains("has expired"), "{words}");
 
     node.connect(&bed).await.expect("it is excused");
     assert_eq!(node.kind, "renewal-only");

@@ -578,7 +578,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
                 && screen.contains("\nzones: so and so\n"),
             "{screen}"
         );
-        assert!(screen.contains("still to be taken out: m3"), "{screen}");
+        assert!(screen.contains("still to be removed: m3"), "{screen}");
     }
 
     #[test]

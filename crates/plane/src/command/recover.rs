@@ -175,12 +175,12 @@ mod tests {
         };
         let text = shown(&review, &[]);
         assert!(
-            text.contains("left out: something; to do it: --remove-node 00000000"),
+            text.contains("skipped: something; to do it: --remove-node 00000000"),
             "{text}"
         );
         assert!(text.contains("2 hosts have not reported"), "{text}");
         assert!(
-            !shown(&review, &[rows[1].host]).contains("left out"),
+            !shown(&review, &[rows[1].host]).contains("skipped"),
             "it is named"
         );
     }

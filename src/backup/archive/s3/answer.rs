@@ -226,8 +226,8 @@ mod tests {
                 "refuses the credentials",
             ),
             (404, None, 0, error("NoSuchBucket", ""), "no bucket b"),
-            (404, None, 0, error("NoSuchKey", ""), "k is not there"),
-            (404, None, 0, String::new(), "k is not there"),
+            (404, None, 0, error("NoSuchKey", ""), "k is missing"),
+            (404, None, 0, String::new(), "k is missing"),
             (
                 404,
                 None,

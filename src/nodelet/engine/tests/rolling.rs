@@ -242,7 +242,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     assert_eq!(said.state, UpgradeState::PuttingBack);
     let fault = said.fault.expect("it says why");
     assert_eq!(fault.code, FaultCode::UpgradeFailed);
-    assert!(fault.why.contains("begun 3 times"), "{fault}");
+    assert!(fault.why.contains("started 3 times"), "{fault}");
     assert_eq!(machine.active(), Some(old.clone()));
     let installed = life.engine.ledger.ledger.installed.clone();
     assert_eq!(installed, Some(from.clone()), "and its configuration");

@@ -232,7 +232,7 @@ mod tests {
             ..Seen::default()
         };
         let again = |run: &Run, seen: &Seen| match next(run, seen) {
-            Next::Stuck(why, _) => assert!(why.contains("put aside"), "{why}"),
+            Next::Stuck(why, _) => assert!(why.contains("moved aside"), "{why}"),
             other => panic!("{other:?}"),
         };
         let fresh = Seen {
