@@ -157,7 +157,7 @@ async fn one_that_was_cut_off_is_said_and_never_begun_again() {
     let result = bed.take(&begun).await.expect("believed");
     assert_eq!(result.outcome.word(), "failed");
     assert!(
-        result.outcome.to_string().contains("cut off"),
+        result.outcome.to_string().contains("interrupted"),
         "{}",
         result.outcome
     );
