@@ -279,7 +279,7 @@ mod tests {
                 |s, _| s.certificates[0].not_after = s.now + SignedDuration::from_hours(30),
                 certificates,
                 Outcome::Warn,
-                "plane-ca ends soon",
+                "plane-ca expires soon",
             ),
             (
                 |s, f| s.config = Some(f),
