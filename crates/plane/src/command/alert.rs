@@ -262,7 +262,7 @@ fn shown(alert: &Value) -> String {
         ("since", "since"),
         ("told", "toldAt"),
         ("over", "resolvedAt"),
-        ("acknowledged", "acknowledged.who"),
+        ("handled by", "acknowledged.who"),
         ("until", "acknowledged.until"),
         ("because", "acknowledged.why"),
         ("id", "id"),
@@ -319,8 +319,8 @@ mod tests {
     fn the_list_has_what_fires_and_what_is_held_back_with_the_reason() {
         let wanted = "URGENCY   STATE   SINCE                 ID                                    WHAT
 critical  \
-            firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (ann \
-            acknowledged)
+            firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (acknowledged \
+            by ann)
 high      held    2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000002  Host m1 is \
             a node that is not Ready (it follows from this: Host m1 is not responding)
 ";
@@ -340,7 +340,7 @@ why         it was heard of last at 2026-11-29T10:00:00Z
 to do       is the \
             machine on?
 since       2026-11-29T10:00:00Z
-acknowledged  ann
+handled by  ann
 until       2026-11-29T18:00:00Z
 because \
                 a new board comes

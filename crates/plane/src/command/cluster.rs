@@ -483,15 +483,15 @@ mod tests {
         let answer = json!({"name": "c", "at": "t", "nodesThatConform": 1,
                             "nodes": [node("w1", true, json!([])), away]});
         let wanted = "\
-cluster c at t: 1 of 2 nodes are what they should be
+cluster c at t: 1 of 2 nodes are converged
 
 w1 (worker of stack 1.37.2): as it should be
   repaired t0: start kubelet (it is not running)
-  looked at t1, heard of t2
+  observed t1, reported t2
 
 w2 (worker of stack 1.37.2): DIFFERS since t9
   its state is retrying: no space
-  looked at t1, heard of t2
+  observed t1, reported t2
 ";
         assert_eq!(report_screen(&answer), wanted);
     }

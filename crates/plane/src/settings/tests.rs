@@ -206,7 +206,7 @@ fn every_bad_field_is_named() {
         (
             "oidc",
             json!([issuer("http://x.example")]),
-            "oidc[0].url: \"http://x.example\" is no https",
+            "oidc[0].url: \"http://x.example\" is not an https",
         ),
         (
             "oidc",

@@ -158,7 +158,7 @@ mod tests {
             found[0]
                 .fault
                 .what
-                .starts_with("1 pod that nobody makes again: shop/bare")
+                .starts_with("1 pod without a controller: shop/bare")
         );
         assert!(found[1].fault.what.ends_with("shop/cache"));
         assert_eq!(judge(&pods[..0]).count(), 0);
