@@ -147,6 +147,7 @@ where
         Runtime::Many => tokio::runtime::Builder::new_multi_thread(),
     }
     .enable_all()
+    .event_interval(crate::mux::EVENT_INTERVAL)
     .build();
     match runtime {
         Ok(runtime) => runtime.block_on(run(daemon, start)),

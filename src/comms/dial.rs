@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::own::Own;
+use super::tcp::Probe;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
@@ -20,12 +21,11 @@ use crate::identity::{self, TlsPolicy, TunnelIdentity};
 use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
-/// A websocket to the plane.
-pub(super) type Socket = Websocket<TlsStream<mux::Ahead<TcpStream>>>;
-
-/// A websocket, and what the plane says it is good for.
+/// A websocket to the plane, and what the plane says it is good for.
 pub(super) struct Dialled {
-    pub(super) socket: Socket,
+    pub(super) socket: Websocket,
+    /// Where the kernel can be asked.
+    pub(super) probe: Option<Probe>,
     pub(super) kind: SessionKind,
 }
 
@@ -167,6 +167,10 @@ impl Route {
             if let Some(own) = &self.own {
                 headers.extend(own.headers(endpoint));
             }
+            let probe = Probe::of(tls.get_ref().0.get_ref())
+                .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
+                .ok();
+            let tls = mux::Secured::new(tls);
             let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
             let (socket, answer) = connected.map_err(DialError::Handshake)?;
             if let Some(own) = &self.own {
@@ -174,7 +178,11 @@ impl Route {
             }
             let kind = kind_of(&answer);
             journey.end("it takes this host's tunnel");
-            Ok(Dialled { socket, kind })
+            Ok(Dialled {
+                socket,
+                probe,
+                kind,
+            })
         })
         .await;
         tracing::debug!(endpoint, hops = ?journey.passed(), "dialled");
@@ -236,14 +244,13 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let mut tls = TlsConnector::from(self.identity().tls)
+        let tls = TlsConnector::from(self.identity().tls)
             .connect(name, mux::Ahead::new(tcp))
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
                 Some(cut) => cut.into(),
                 None => failed(e),
             })?;
-        tls.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
         journey.end(session_words(&tls));
         Ok((tls, at))
     }

@@ -228,7 +228,11 @@ impl Link {
         shutdown: &CancellationToken,
     ) -> Option<Ended> {
         let endpoint = self.urls.get(index)?.clone();
-        let Dialled { socket, kind } = dialled;
+        let Dialled {
+            socket,
+            probe,
+            kind,
+        } = dialled;
         let begun = session::begin(socket, self.config.ping());
         let live = self.sessions.begin(NewSession {
             slot,
@@ -237,7 +241,7 @@ impl Link {
             failures: self.endpoints.borrow().failures(index, self.now()),
             ping_interval: self.config.ping(),
             handle: begun.handle.clone(),
-            probe: begun.probe,
+            probe,
         });
         tracing::info!(session = live.number, slot, endpoint, %kind, "tunnel is up");
         self.board.connected(slot, live.since);

@@ -36,6 +36,7 @@ use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
 use pf9_hostagent::model::{Fault, FaultCode};
+use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
 
 /// What [`Server::start`] needs.
@@ -372,7 +373,7 @@ async fn serve_tls(
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
     let outside = Outside { stranger, shown };
-    serve_http(stream, router, Some(outside), until).await;
+    serve_http(mux::Secured::new(stream), router, Some(outside), until).await;
 }
 
 async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {

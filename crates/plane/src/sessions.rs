@@ -337,7 +337,7 @@ mod tests {
     fn tunnel() -> (Handle, impl Sized) {
         use pf9_hostagent::wire::{Config, Side};
         let (io, far) = tokio::io::duplex(64);
-        let socket = mux::Websocket::new(io, mux::Role::Server, bytes::Bytes::new());
+        let socket = mux::Websocket::new(Box::new(io), mux::Role::Server, bytes::Bytes::new());
         let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
         (handle, (incoming, driver, far))
     }
@@ -388,7 +388,7 @@ mod tests {
             ..Config::default()
         };
         let mut begin = |io, role, side| {
-            let socket = mux::Websocket::new(io, role, bytes::Bytes::new());
+            let socket = mux::Websocket::new(Box::new(io), role, bytes::Bytes::new());
             let (handle, incoming, driver) = mux::session(socket, side, config);
             let (mut driver, frozen) = (Box::pin(driver.into_future()), Arc::clone(frozen));
             tasks.spawn(async move {

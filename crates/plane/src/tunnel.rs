@@ -262,7 +262,7 @@ async fn run(
             return;
         }
     };
-    let socket = Websocket::new(TokioIo::new(upgraded), Role::Server, Bytes::new());
+    let socket = Websocket::new(Box::new(TokioIo::new(upgraded)), Role::Server, Bytes::new());
     let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
     let number = plane.sessions.begin(host, place, kind, handle.clone());
     tracing::info!(%host, session = number, %kind, "tunnel up");

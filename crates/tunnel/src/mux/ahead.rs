@@ -219,8 +219,9 @@ mod tests {
             let mut got = Vec::new();
             while got.len() < BURST {
                 let mut buf = [0; 1000];
-                let n = io.read(&mut buf).await.expect("bytes");
-                got.extend_from_slice(&buf[..n]);
+                let more = io.read(&mut buf).await.expect("bytes");
+                assert!(more > 0, "burst {n}: {} bytes of it", got.len());
+                got.extend_from_slice(&buf[..more]);
             }
             assert!(got == burst, "burst {n}");
         }
