@@ -66,7 +66,6 @@ struct Plane {
 pub(crate) fn run(args: Args) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .event_interval(mux::EVENT_INTERVAL)
         .build()?
         .block_on(serve(args))
 }

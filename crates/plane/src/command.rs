@@ -288,7 +288,6 @@ fn enter(command: Command) -> Result<(), Fault> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .event_interval(pf9_hostagent::mux::EVENT_INTERVAL)
         .build()
         .map_err(|e| cannot(e.to_string()))?;
     let done = runtime.block_on(run(command));

@@ -44,9 +44,9 @@ pub use stream::{MuxReader, MuxStream, MuxWriter};
 pub use transport::{Secured, Transport};
 pub use websocket::{Role, Websocket};
 
-/// Tasks that a runtime with sessions lets run before it asks the kernel again what came, in tokio's words its event
+/// Tasks that a runtime of one thread with sessions lets run before it asks the kernel again what came, in tokio's words its event
 /// interval. Where bulk moves there is always a task that is ready, and each moves up to 128 KiB: with tokio's own 61 a key
-/// stroke waits for milliseconds until anybody sees it.
+/// stroke waits for milliseconds until anybody sees it. (Of several threads one is idle now and then, and looks.)
 pub const EVENT_INTERVAL: u32 = 8;
 /// Name of the subprotocol in the websocket handshake.
 pub const SUBPROTOCOL: &str = "pf9-tunnel.v1";
