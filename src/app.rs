@@ -10,7 +10,7 @@
 //! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
-//! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
+//! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code; [`tell()`] systemd of it |
 
 mod bucket;
 mod choice;
@@ -27,7 +27,7 @@ mod umask;
 pub use bucket::Bucket;
 pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
-pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
+pub use daemon::{Daemon, Runtime, answering_daemon, daemon, tell};
 pub use exit::Exit;
 pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `args`          | the command line |
 //! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
+//! | `known`         | names and flags of tools of this kind |
 //! | `examples`      | how each verb is called, under its help |
 //! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
 //! | `check`         | `node check`: the machine, its network, its plane, the agent |
@@ -15,8 +16,10 @@
 //! | `status`        | `status`: gathers the report |
 //! | `status_screen` | the report as one screen |
 //! | `plan`          | `plan`: what nodelet would do |
-//! | `phases`        | `phases list`, `phases status` |
+//! | `phases`        | `phases list`, `status`, `start`, `stop` |
 //! | `logs`          | `logs`: the daemons' files |
+//! | `log_level`     | `log-level`: louder or quieter, for a time |
+//! | `explain`       | `explain`: what a code means |
 //! | `bundle`        | `bundle`: the support bundle |
 //! | `config`        | `config get`, `set`, `validate`, `show` |
 //! | `version`       | `version` |
@@ -43,9 +46,12 @@ mod context;
 mod decommission;
 mod etcd;
 mod examples;
+mod explain;
 mod identity;
+mod known;
 mod kube_token;
 mod leftovers;
+mod log_level;
 mod logs;
 mod maintenance;
 mod operator;
@@ -93,8 +99,16 @@ pub fn main() -> Exit {
         Ok(args) => args,
         Err(e) => return output::usage(&e),
     };
-    let out = Output::terminal(args.verb.json());
+    let mut out = Output::terminal(args.verb.json());
     crate::app::usual_modes();
+    if args.verbose {
+        telemetry::to_stderr();
+    }
+    if let Some(dir) = &args.log_dir
+        && let Err(fault) = out.also_to(dir)
+    {
+        return out.fault(&fault);
+    }
     crate::tls::install();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -170,6 +184,8 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::DeauthorizeNode(args) => operator::deauthorize(ctx, args).await,
         Verb::Phases(args) => phases::run(ctx, &args.verb).await,
         Verb::Logs(args) => logs::run(ctx, args).await,
+        Verb::LogLevel(args) => log_level::run(ctx, args).await,
+        Verb::Explain(args) => explain::run(ctx, args),
         Verb::Bundle(args) => Box::pin(bundle::run(ctx, args)).await,
         Verb::Config(args) => config::run(ctx, &args.verb),
         Verb::Version(_) => version::run(ctx).await,

@@ -1,6 +1,7 @@
 //! The life of a daemon: parse, configuration, logs, run until a signal, drain, exit code.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,9 @@ use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, FaultCode, paths};
 use crate::telemetry::LogConfig;
+
+/// Longest line for `systemctl status`: what fits on a wide screen.
+const LINE_MAX: usize = 200;
 
 /// Which runtime a daemon wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +220,17 @@ async fn watchdog(progress: Progress, stop: CancellationToken) {
     if let Some(period) = sd_notify::watchdog_enabled() {
         let feed = || notify(&[sd_notify::NotifyState::Watchdog]);
         progress.feed(period, stop, feed).await;
+    }
+}
+
+/// What `systemctl status` shows of this daemon: one line, told when it is another one than before.
+pub fn tell(line: &str) {
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    let line: String = line.chars().take(LINE_MAX).collect();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last != line {
+        notify(&[sd_notify::NotifyState::Status(&line)]);
+        *last = line;
     }
 }
 

@@ -48,14 +48,14 @@ pub(super) struct StartArgs {
     reason: String,
     /// One JSON value instead of lines for people.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Parser)]
 pub(super) struct PlainArgs {
     /// One JSON value instead of lines for people.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl MaintenanceVerb {
@@ -78,21 +78,10 @@ pub(super) struct Shown {
 pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, Fault> {
     let maintenance = match verb {
         MaintenanceVerb::Show(_) => look(ctx).await?,
-        MaintenanceVerb::Start(args) => {
-            let what = "maintenance does not begin";
-            ctx.need_root("begin a maintenance")?;
-            let wanted = MaintenanceRequest {
-                for_s: args.length,
-                reason: args.reason.clone(),
-            };
-            let begun = send(ctx, Method::POST, &wanted, what).await?;
-            tell_what_runs(ctx).await;
-            begun
-        }
+        MaintenanceVerb::Start(args) => return start(ctx, args).await,
         MaintenanceVerb::End(_) => {
             ctx.need_root("end a maintenance")?;
-            let nothing = serde_json::json!({});
-            let was = send(ctx, Method::DELETE, &nothing, "maintenance does not end").await?;
+            let was = end(ctx, "maintenance does not end").await?;
             let words = match was {
                 Some(_) => "maintenance has ended: this host is looked after again",
                 None => "this host was not in maintenance",
@@ -106,6 +95,27 @@ pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, F
         now: ctx.now(),
     });
     Ok(Exit::Ok)
+}
+
+pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault> {
+    let what = "maintenance does not begin";
+    ctx.need_root("begin a maintenance")?;
+    let wanted = MaintenanceRequest {
+        for_s: args.length,
+        reason: args.reason.clone(),
+    };
+    let maintenance = send(ctx, Method::POST, &wanted, what).await?;
+    tell_what_runs(ctx).await;
+    ctx.out.show(&Shown {
+        maintenance,
+        now: ctx.now(),
+    });
+    Ok(Exit::Ok)
+}
+
+/// Ends it, whoever began it; what there was.
+pub(super) async fn end(ctx: &Context, what: &str) -> Result<Option<MaintenanceStatus>, Fault> {
+    send(ctx, Method::DELETE, &serde_json::json!({}), what).await
 }
 
 /// A step is not torn in two: it comes to its end, and nothing after it.

@@ -151,7 +151,8 @@ pub(super) async fn prep(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> 
     option(&mut words, "--plane", Some(&args.plane));
     option(&mut words, "--host-id", args.host_id.as_ref());
     option(&mut words, "--wait", Some(&args.wait));
-    repeated(&mut words, "--skip", &args.skip);
+    repeated(&mut words, "--skip", &args.skips());
+    flag(&mut words, "--skip-connected", args.skip_connected);
     flag(&mut words, "--force", args.force);
     flag(&mut words, "--fix", args.fix);
     flag(&mut words, "--yes", args.yes);

@@ -182,8 +182,8 @@ async fn drift(
 
 /// Asks everybody.
 pub(super) async fn gather(ctx: &Context) -> StatusReport {
-    let (daemons, services, systemd) = units(ctx).await;
-    let (status, tunnel) = tokio::join!(
+    let ((daemons, services, systemd), status, tunnel) = tokio::join!(
+        units(ctx),
         ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
         ctx.get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status"),
     );

@@ -37,6 +37,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
         facts.borrow_and_update();
         let status = assemble(&agent);
         tell_change(&agent, &status, &mut told);
+        crate::app::tell(&line(&status));
         let essence = status::essence(&status);
         let resend = agent.board.read(|f| f.resend);
         if asked != resend {
@@ -84,6 +85,23 @@ pub(super) async fn run(agent: Agent, period: Duration) {
             }
         }
     }
+}
+
+/// For `systemctl status`.
+fn line(status: &HostStatus) -> String {
+    let heard = match status.acknowledged_at {
+        Some(_) => "the plane has heard of it",
+        None => "the plane has not heard of it since the start",
+    };
+    let reason = status
+        .reason
+        .as_ref()
+        .map(|r| format!(": {}: {}", r.what, r.why));
+    let (state, generation) = (status.state, status.accepted_generation);
+    format!(
+        "{state}{}; spec {generation}; {heard}",
+        reason.unwrap_or_default()
+    )
 }
 
 /// What the plane said to a status.

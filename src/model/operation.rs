@@ -130,6 +130,44 @@ pub enum LogLevel {
     Debug,
 }
 
+/// What root asks of a daemon of this host, at its own socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelRequest {
+    /// How much.
+    pub level: LogLevel,
+    /// For how long.
+    pub for_s: u32,
+}
+
+/// How much a daemon logs now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelStatus {
+    /// The filter that is in force.
+    pub level: String,
+    /// The one that is configured.
+    pub usual: String,
+    /// When that one is in force again, where another one is.
+    pub until: Option<Timestamp>,
+}
+
+impl LogLevelRequest {
+    /// Why it cannot be asked for, if so.
+    pub fn fault(&self) -> Option<String> {
+        loud_fault(self.for_s)
+    }
+}
+
+/// A log is louder for a time, and none is loud for ever.
+fn loud_fault(for_s: u32) -> Option<String> {
+    let is_wrong = for_s == 0 || Duration::from_secs(for_s.into()) > LOUD_MAX;
+    is_wrong.then(|| {
+        format!(
+            "a log is louder for 1 s to {} h, not for {for_s} s",
+            LOUD_MAX.as_secs() / 3600
+        )
+    })
+}
+
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
@@ -248,14 +286,7 @@ impl What {
     /// Why it cannot be ordered, if so.
     pub fn fault(&self) -> Option<String> {
         match self {
-            Self::LogLevel { for_s, .. }
-                if *for_s == 0 || Duration::from_secs((*for_s).into()) > LOUD_MAX =>
-            {
-                Some(format!(
-                    "a log is louder for 1 s to {} h, not for {for_s} s",
-                    LOUD_MAX.as_secs() / 3600
-                ))
-            }
+            Self::LogLevel { for_s, .. } => loud_fault(*for_s),
             Self::Bundle {
                 since_s,
                 max_bytes,
@@ -266,8 +297,7 @@ impl What {
             | Self::RunChecks
             | Self::Restart { .. }
             | Self::Rotate { .. }
-            | Self::Backup
-            | Self::LogLevel { .. } => None,
+            | Self::Backup => None,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /metrics`                        | Prometheus text |
+//! | `/v1/log-level`                       | how much is logged: see [`local::log_level`] |
 //! | `GET /healthz`, `GET /ready`          | 200 while nothing hangs; while the node is as ordered |
 //! | `GET /v1/plan`                        | what would be done now |
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
@@ -194,6 +195,7 @@ impl Server {
                 vitals(&mut text, "pf9-nodeletd", document::AGENT_VERSION);
                 Reply::text(StatusCode::OK, METRICS_TYPE, text.into())
             }
+            (_, local::LOG_LEVEL) => local::log_level(&request),
             (&Method::GET, "/healthz") => local::healthz(&self.progress.late()),
             (&Method::GET, "/ready") => local::ready(metrics::not_ready(&self.status.borrow())),
             (&Method::GET, "/v1/plan") => {

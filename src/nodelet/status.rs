@@ -515,6 +515,7 @@ impl Board {
             true
         });
         if changed {
+            crate::app::tell(&rests::line(new));
             self.file.update(new);
         }
     }

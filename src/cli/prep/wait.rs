@@ -77,3 +77,12 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
     };
     Fault::new(code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
 }
+
+/// The tunnel is up, and how long a round trip takes.
+pub(super) async fn connected(ctx: &Context) -> Option<Option<u64>> {
+    let status = ctx
+        .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
+        .await;
+    let status = status.ok()?;
+    matches!(status.state, TunnelState::Connected { .. }).then_some(status.rtt_us)
+}

@@ -141,6 +141,8 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
         again.text
     );
     assert_eq!(rig.files(), files, "nothing is written the second time");
+    let none = rig.prep(&plane.url, "hello", &["--skip-connected"]).await;
+    assert!(none.text.contains("nothing was done"), "{}", none.text);
     let used = rig.prep(&plane.url, "hello", &[]).await;
     assert_eq!(used.exit, Exit::BadData);
     assert!(

@@ -124,3 +124,16 @@ pub(super) fn result_of(plan: &Plan, running: usize, all: usize, rests: bool) ->
         None => format!("ok - {as_it_should}"),
     }
 }
+
+/// For `systemctl status`.
+pub(super) fn line(status: &NodeStatus) -> String {
+    let reason = status
+        .reason
+        .as_ref()
+        .map(|r| format!(": {}: {}", r.what, r.why));
+    let (state, role, generation) = (status.state, status.role, status.generation);
+    format!(
+        "{state}{}; {role}, spec {generation}",
+        reason.unwrap_or_default()
+    )
+}
