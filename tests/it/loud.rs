@@ -46,7 +46,12 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
 fn a_log_is_louder_for_a_time_says_who_did_that_and_ends_by_itself() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
-    for made in ["run/pf9", "var/log/pf9/kube", "var/opt/pf9/nodelet"] {
+    for made in [
+        "run/pf9",
+        "var/log/pf9/kube",
+        "var/log/pf9/nodelet",
+        "var/opt/pf9/nodelet",
+    ] {
         std::fs::create_dir_all(root.join(made)).expect("directory");
     }
     let daemon = Command::new(crate::support::program("pf9-nodeletd"))
