@@ -2,6 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `backoff` | [`Backoff`]: the wait between tries of a task |
 //! | `bucket` | [`Bucket`]: how often something may happen; pure |
 //! | `choice` | [`pick`]: which of several sessions takes the next stream; pure |
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
@@ -11,8 +12,9 @@
 //! | `support` | [`agreed()`]: what root agreed that whoever helps may have |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
-//! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
+//! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code; [`tell()`] systemd of it |
 
+mod backoff;
 mod bucket;
 mod choice;
 mod config;
@@ -26,10 +28,11 @@ mod support;
 pub mod tasks;
 mod umask;
 
+pub use backoff::Backoff;
 pub use bucket::Bucket;
 pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
-pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
+pub use daemon::{Daemon, Runtime, answering_daemon, daemon, tell};
 pub use exit::Exit;
 pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `args`          | the command line |
 //! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
+//! | `known`         | names and flags of tools of this kind |
 //! | `examples`      | how each verb is called, under its help |
 //! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
 //! | `check`         | `node check`: the machine, its network, its plane, the agent |
@@ -15,8 +16,10 @@
 //! | `status`        | `status`: gathers the report |
 //! | `status_screen` | the report as one screen |
 //! | `plan`          | `plan`: what nodelet would do |
-//! | `phases`        | `phases list`, `phases status` |
+//! | `phases`        | `phases list`, `status`, `start`, `stop` |
 //! | `logs`          | `logs`: the daemons' files |
+//! | `log_level`     | `log-level`: louder or quieter, for a time |
+//! | `explain`       | `explain`: what a code means |
 //! | `bundle`        | `bundle`: the support bundle |
 //! | `config`        | `config get`, `set`, `validate`, `show` |
 //! | `version`       | `version` |
@@ -44,9 +47,12 @@ mod context;
 mod decommission;
 mod etcd;
 mod examples;
+mod explain;
 mod identity;
+mod known;
 mod kube_token;
 mod leftovers;
+mod log_level;
 mod logs;
 mod maintenance;
 mod operator;
@@ -95,8 +101,16 @@ pub fn main() -> Exit {
         Ok(args) => args,
         Err(e) => return output::usage(&e),
     };
-    let out = Output::terminal(args.verb.json());
+    let mut out = Output::terminal(args.verb.json());
     crate::app::usual_modes();
+    if args.verbose {
+        telemetry::to_stderr();
+    }
+    if let Some(dir) = &args.log_dir
+        && let Err(fault) = out.also_to(dir)
+    {
+        return out.fault(&fault);
+    }
     crate::tls::install();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -123,7 +137,7 @@ async fn until_signal(args: Args, out: Output) -> Exit {
         let fault = Fault::new(
             FaultCode::Runtime,
             "cannot start",
-            "signals cannot be listened to",
+            "cannot listen to signals",
         );
         return ctx.out.fault(&fault);
     };
@@ -148,15 +162,15 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::Node(NodeArgs {
             verb: NodeVerb::Prep(args),
         })
-        | Verb::PrepNode(args) => prep::run(ctx, args).await,
+        | Verb::PrepNode(args) => Box::pin(prep::run(ctx, args)).await,
         Verb::Node(NodeArgs {
             verb: NodeVerb::Status(args),
         })
-        | Verb::Status(args) => status::run(ctx, args).await,
+        | Verb::Status(args) => Box::pin(status::run(ctx, args)).await,
         Verb::Node(NodeArgs {
             verb: NodeVerb::Decommission(args),
         })
-        | Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
+        | Verb::DecommissionNode(args) => Box::pin(decommission::run(ctx, args)).await,
         Verb::Node(NodeArgs {
             verb: NodeVerb::Join(args),
         }) => operator::join(ctx, args).await,
@@ -171,7 +185,9 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::AuthorizeNode(args) => operator::authorize(ctx, args).await,
         Verb::DeauthorizeNode(args) => operator::deauthorize(ctx, args).await,
         Verb::Phases(args) => phases::run(ctx, &args.verb).await,
-        Verb::Logs(args) => logs::run(ctx, args).await,
+        Verb::Logs(args) => Box::pin(logs::run(ctx, args)).await,
+        Verb::LogLevel(args) => Box::pin(log_level::run(ctx, args)).await,
+        Verb::Explain(args) => explain::run(ctx, args),
         Verb::Bundle(args) => Box::pin(bundle::run(ctx, args)).await,
         Verb::Config(args) => config::run(ctx, &args.verb),
         Verb::Version(_) => version::run(ctx).await,
@@ -206,7 +222,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
 
 /// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
 async fn os_update(ctx: &Context) -> Result<Exit, Fault> {
-    ctx.need_root("bring in the distribution's updates")?;
+    ctx.need_root("install the distribution's updates")?;
     logs_as_daemons_do(ctx, "pf9-os-update");
     os::perform(&Host::new(ctx.host.clone())).await?;
     Ok(Exit::Ok)
@@ -224,8 +240,7 @@ fn completions(shell: Shell) -> &'static str {
 fn logs_as_daemons_do(ctx: &Context, program: &str) {
     let dir = ctx.host.at(paths::LOG_DIR);
     if let Err(why) = telemetry::init(program, &dir, &LogConfig::default()) {
-        ctx.out
-            .step(Ink::Warn, &format!("logs are not written: {why}"));
+        ctx.out.step(Ink::Warn, &format!("logging is off: {why}"));
     }
 }
 

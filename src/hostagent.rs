@@ -14,7 +14,7 @@
 //!
 //! | file | task or value |
 //! |---|---|
-//! | `board`      | [`board::Facts`]: what is known; every task writes its part and wakes on changes |
+//! | `board`      | [`board::Gathered`]: what is known; every task writes its part and wakes on changes |
 //! | `plane`      | calls to the plane; says once when it is away and once when it is back |
 //! | `spec_store` | the accepted spec, and whether nodelet is needed, on disk |
 //! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
@@ -31,14 +31,13 @@
 //! | `fetch`      | one file from the plane, with resume |
 //! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
-//! | `report`     | task: sends it when it changes and at least once a period |
+//! | `report`     | task: sends it when it changes and at least once a period (`hostagent.status_s`: `app/config`) |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
 //! | `sample`     | task: what the machine is and how it is; `inventory`, `health`, `daemons` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
 mod agent;
 mod api;
-mod backoff;
 mod board;
 mod daemons;
 mod deliver;

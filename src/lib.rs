@@ -1,19 +1,31 @@
 //! The node-side host agent of a SaaS-managed Kubernetes, and the stub of its management plane.
 //!
 //! Three daemons, one noun each: `comms` moves **bytes**, `hostagent` moves **documents**,
-//! `nodelet` makes **effects**. The picture is in `docs/architecture.md`; who may use whom is the
-//! table in `tests/arch.rs`.
+//! `nodelet` makes **effects**. The picture is in `docs/architecture.md`; who may use whom
+//! is the table in `tests/arch/arrows.rs`, from which the picture below is made.
 //!
 //! ```text
-//! wire ◄── mux (crates/tunnel) ◄── comms ──► identity
-//! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
-//! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
-//! seam (calls to the kernel that may fail) ◄── telemetry, local, host and whoever uses host
-//! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
-//! model, host, local ◄── agent (its own version) ◄── nodelet, hostagent, cli
-//! model, host ◄── os (the distribution's updates) ◄── nodelet, cli
-//! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
-//! app, cli ──► everything above    plane ──► model, wire, mux, stack    nobody ──► app, cli, plane
+//! model     ► nobody
+//! tls       ► nobody
+//! seam      ► nobody
+//! wire      ► nobody
+//! mux       ► wire
+//! telemetry ► seam model
+//! local     ► seam model tls telemetry
+//! host      ► seam model telemetry
+//! egress    ► model host telemetry
+//! identity  ► seam model host egress tls telemetry
+//! stack     ► seam model host telemetry
+//! backup    ► seam model host egress telemetry
+//! preflight ► model host telemetry
+//! agent     ► seam model local host telemetry
+//! os        ► seam model host telemetry
+//! app       ► model mux host egress telemetry tls
+//! comms     ► seam model wire mux local host egress identity app telemetry
+//! hostagent ► seam model local host identity stack agent app telemetry
+//! nodelet   ► seam model local host identity stack agent os egress backup app telemetry
+//! cli       ► seam model agent os local host egress identity backup comms nodelet preflight app telemetry tls
+//! plane     ► seam model wire mux host app telemetry stack tls
 //! ```
 
 pub mod agent;

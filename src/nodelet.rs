@@ -120,7 +120,7 @@ pub async fn start(
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
     let (inbox, orders) = inbox::Inbox::open(fs.clone(), crate::seam::clock::now());
-    let (mut board, status) = status::Board::new(&fs);
+    let (mut board, status) = status::NodeBoard::new(&fs);
     board.watched(group.progress().beat("engine"));
     let (wake, woken) = tokio::sync::watch::channel(0);
     let shutdown = group.shutdown();
@@ -211,7 +211,7 @@ pub async fn start(
     Ok(())
 }
 
-/// The way to what is outside: only the second place of backups is.
+/// The way to what is outside: only the backup archive is.
 fn egress(fs: &HostFs, config: &Result<Config, Fault>) -> Result<Egress, Fault> {
     let config = config.as_ref().map_err(Clone::clone)?;
     Egress::load(fs, &config.comms.proxy)
@@ -234,7 +234,7 @@ pub(crate) fn memory_most() -> u64 {
     /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.
     /// `etcdutl` maps the snapshot it opens: pages of a file, which the kernel takes back.)
     const HELPER: u64 = 112 * MIB;
-    /// The second place of backups: a page of its listing, as text, and what is read from that; of a
+    /// The backup archive: a page of its listing, as text, and what is read from that; of a
     /// file a few pieces. (A fire drill's programs are in a scope of their own.)
     const ARCHIVE: u64 = 16 * MIB;
     let socket = server::policy(crate::local::Callers::ByMode);
@@ -244,7 +244,7 @@ pub(crate) fn memory_most() -> u64 {
     // A backup: what is on its way, one piece that is put together, and what waits for the disk.
     let pieces = (crate::backup::take::WAITING + 2) * etcd::MESSAGE_MAX;
     let backup = (u64::from(etcd::WINDOW) + pieces as u64).max(ARCHIVE);
-    // A restore brings one from the second place, while the keeper may copy others there.
+    // A restore brings one from the archive, while the keeper may copy others there.
     socket.bytes_max() as u64
         + documents
         + LOOKS * look

@@ -55,7 +55,7 @@ use crate::model::{Digest, Fault, FaultCode, StackRef, Untrusted};
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     /// The manifest is not signed as it must be.
-    #[error("its manifest is not to be trusted")]
+    #[error("its manifest is not trusted")]
     Untrusted(#[source] Untrusted),
     /// A properly signed manifest, but not the one the spec names.
     #[error("its manifest is {got}, the spec names {want}")]
@@ -89,7 +89,7 @@ pub enum StackError {
         why: &'static str,
     },
     /// Only a part of the archive came.
-    #[error("its archive has not come as a whole")]
+    #[error("its archive is incomplete")]
     NotWhole,
     /// The stack is not installed.
     #[error("it is not installed")]
@@ -136,7 +136,7 @@ impl StackError {
             }
             Self::OtherManifest { .. } => (
                 FaultCode::StackOtherManifest,
-                "the right manifest is fetched again from the plane",
+                "nothing: the right manifest is downloaded again from the plane",
             ),
             Self::Invalid(_) => (FaultCode::StackManifestInvalid, "build the stack again"),
             Self::NotStaged { .. } | Self::NotWhole => {

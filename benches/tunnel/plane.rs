@@ -157,7 +157,7 @@ async fn carry(mut session: watch::Receiver<Option<Handle>>, socket: TcpStream, 
     };
     match handle.open(prepare::SERVICE, class, Meta::new()) {
         // A stream that ended early is the load's to notice.
-        Ok(stream) => drop(mux::splice(stream, socket).await),
+        Ok(stream) => drop(mux::splice(stream, Box::new(socket)).await),
         Err(e) => eprintln!("cannot open a stream: {e}"),
     }
 }
@@ -171,7 +171,7 @@ async fn node(plane: &Arc<Plane>, socket: TcpStream, acceptor: TlsAcceptor) -> R
         async { Ok::<_, Infallible>(answer) }
     });
     hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(tls), service)
+        .serve_connection(TokioIo::new(mux::Secured::new(tls)), service)
         .with_upgrades()
         .await
         .context("HTTP")
@@ -212,7 +212,7 @@ fn upgrade(plane: &Arc<Plane>, mut request: Request<Body>) -> Response<Empty<Byt
 }
 
 async fn session(plane: &Plane, upgraded: TokioIo<hyper::upgrade::Upgraded>) {
-    let websocket = Websocket::new(upgraded, Role::Server, Bytes::new());
+    let websocket = Websocket::new(Box::new(upgraded), Role::Server, Bytes::new());
     let (handle, mut incoming, driver) = mux::session(websocket, Side::Plane, plane.config);
     let before = plane.current.send_replace(Some(handle));
     let up = 1 + plane.up.fetch_add(1, std::sync::atomic::Ordering::AcqRel);

@@ -20,7 +20,7 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
         let fields: Vec<&str> = after.split_whitespace().collect();
         for at in [USER, SYSTEM] {
             let field = fields.get(at).context("stat is short")?;
-            ticks += field.parse::<u32>().context("stat is no number")?;
+            ticks += field.parse::<u32>().context("stat is not a number")?;
         }
     }
     Ok(f64::from(ticks) / TICKS)

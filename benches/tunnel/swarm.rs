@@ -123,9 +123,7 @@ fn told(e: &anyhow::Error) -> Option<Duration> {
     }
 }
 
-type Node = mux::Driver<tokio_rustls::client::TlsStream<TcpStream>>;
-
-async fn node(plane: SocketAddr, tls: Arc<ClientConfig>) -> Result<Node> {
+async fn node(plane: SocketAddr, tls: Arc<ClientConfig>) -> Result<mux::Driver> {
     let tcp = TcpStream::connect(plane).await?;
     tcp.set_nodelay(true)?;
     let name = plane.ip().into();

@@ -31,6 +31,9 @@ _pf9ctl() {
             pf9ctl,etcd)
                 cmd="pf9ctl__subcmd__etcd"
                 ;;
+            pf9ctl,explain)
+                cmd="pf9ctl__subcmd__explain"
+                ;;
             pf9ctl,help)
                 cmd="pf9ctl__subcmd__help"
                 ;;
@@ -42,6 +45,9 @@ _pf9ctl() {
                 ;;
             pf9ctl,kube-token)
                 cmd="pf9ctl__subcmd__kube__subcmd__token"
+                ;;
+            pf9ctl,log-level)
+                cmd="pf9ctl__subcmd__log__subcmd__level"
                 ;;
             pf9ctl,logs)
                 cmd="pf9ctl__subcmd__logs"
@@ -202,6 +208,9 @@ _pf9ctl() {
             pf9ctl__subcmd__help,etcd)
                 cmd="pf9ctl__subcmd__help__subcmd__etcd"
                 ;;
+            pf9ctl__subcmd__help,explain)
+                cmd="pf9ctl__subcmd__help__subcmd__explain"
+                ;;
             pf9ctl__subcmd__help,help)
                 cmd="pf9ctl__subcmd__help__subcmd__help"
                 ;;
@@ -213,6 +222,9 @@ _pf9ctl() {
                 ;;
             pf9ctl__subcmd__help,kube-token)
                 cmd="pf9ctl__subcmd__help__subcmd__kube__subcmd__token"
+                ;;
+            pf9ctl__subcmd__help,log-level)
+                cmd="pf9ctl__subcmd__help__subcmd__log__subcmd__level"
                 ;;
             pf9ctl__subcmd__help,logs)
                 cmd="pf9ctl__subcmd__help__subcmd__logs"
@@ -346,8 +358,14 @@ _pf9ctl() {
             pf9ctl__subcmd__help__subcmd__phases,list)
                 cmd="pf9ctl__subcmd__help__subcmd__phases__subcmd__list"
                 ;;
+            pf9ctl__subcmd__help__subcmd__phases,start)
+                cmd="pf9ctl__subcmd__help__subcmd__phases__subcmd__start"
+                ;;
             pf9ctl__subcmd__help__subcmd__phases,status)
                 cmd="pf9ctl__subcmd__help__subcmd__phases__subcmd__status"
+                ;;
+            pf9ctl__subcmd__help__subcmd__phases,stop)
+                cmd="pf9ctl__subcmd__help__subcmd__phases__subcmd__stop"
                 ;;
             pf9ctl__subcmd__help__subcmd__proxy,set)
                 cmd="pf9ctl__subcmd__help__subcmd__proxy__subcmd__set"
@@ -508,8 +526,14 @@ _pf9ctl() {
             pf9ctl__subcmd__phases,list)
                 cmd="pf9ctl__subcmd__phases__subcmd__list"
                 ;;
+            pf9ctl__subcmd__phases,start)
+                cmd="pf9ctl__subcmd__phases__subcmd__start"
+                ;;
             pf9ctl__subcmd__phases,status)
                 cmd="pf9ctl__subcmd__phases__subcmd__status"
+                ;;
+            pf9ctl__subcmd__phases,stop)
+                cmd="pf9ctl__subcmd__phases__subcmd__stop"
                 ;;
             pf9ctl__subcmd__phases__subcmd__help,help)
                 cmd="pf9ctl__subcmd__phases__subcmd__help__subcmd__help"
@@ -517,8 +541,14 @@ _pf9ctl() {
             pf9ctl__subcmd__phases__subcmd__help,list)
                 cmd="pf9ctl__subcmd__phases__subcmd__help__subcmd__list"
                 ;;
+            pf9ctl__subcmd__phases__subcmd__help,start)
+                cmd="pf9ctl__subcmd__phases__subcmd__help__subcmd__start"
+                ;;
             pf9ctl__subcmd__phases__subcmd__help,status)
                 cmd="pf9ctl__subcmd__phases__subcmd__help__subcmd__status"
+                ;;
+            pf9ctl__subcmd__phases__subcmd__help,stop)
+                cmd="pf9ctl__subcmd__phases__subcmd__help__subcmd__stop"
                 ;;
             pf9ctl__subcmd__proxy,help)
                 cmd="pf9ctl__subcmd__proxy__subcmd__help"
@@ -599,7 +629,7 @@ _pf9ctl() {
 
     case "${cmd}" in
         pf9ctl)
-            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
+            opts="-h --help node status plan phases logs log-level explain bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1274,8 +1304,22 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__explain)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__help)
-            opts="node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
+            opts="node status plan phases logs log-level explain bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance support help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1582,6 +1626,20 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__help__subcmd__help)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1737,6 +1795,20 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__help__subcmd__kube__subcmd__token)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__log__subcmd__level)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1919,7 +1991,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__help__subcmd__phases)
-            opts="list status"
+            opts="list status start stop"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1946,7 +2018,35 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__help__subcmd__phases__subcmd__start)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__help__subcmd__phases__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__phases__subcmd__stop)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -2540,6 +2640,28 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__log__subcmd__level)
+            opts="-h --for --of --json --help warn info debug usual"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --of)
+                    COMPREPLY=($(compgen -W "comms hostagent nodelet" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__logs)
             opts="-n -f -h --list --since --lines --follow --json --help kube comms audit hostagent nodelet agent"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -3007,7 +3129,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__phases)
-            opts="-h --help list status help"
+            opts="-h --help list status start stop help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3021,7 +3143,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__phases__subcmd__help)
-            opts="list status help"
+            opts="list status start stop help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3062,7 +3184,35 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__phases__subcmd__help__subcmd__start)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__phases__subcmd__help__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__phases__subcmd__help__subcmd__stop)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -3090,6 +3240,20 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__phases__subcmd__start)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__phases__subcmd__status)
             opts="-h --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -3097,6 +3261,28 @@ _pf9ctl() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__phases__subcmd__stop)
+            opts="-h --for --reason --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

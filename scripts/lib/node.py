@@ -178,6 +178,8 @@ class Node:
 
     def remove(self):
         self.kill()
+        for place in mounts_below(self.dir):
+            run(["umount", place], timeout=60)
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.machine}", ignore_errors=True)
         run(["chattr", "-R", "-i", self.root / "var/empty"], check=False)
         shutil.rmtree(self.dir, ignore_errors=False)
@@ -204,6 +206,12 @@ class Node:
         goal.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, f"{goal}.part")
         os.replace(f"{goal}.part", goal)
+
+
+def mounts_below(folder):
+    """File systems that somebody gave a machine for its directories; the innermost first."""
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return sorted((place for place in places if place.startswith(f"{folder}/")), reverse=True)
 
 
 # -- the network of the machines

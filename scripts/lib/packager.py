@@ -5,7 +5,8 @@
 
 Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH. $PF9_AGENT_VERSION, which the
 programs are then built with as well, is another version than that of Cargo.toml. $PF9_AGENT_ARCH (amd64 or arm64) is what the
-programs were built for, where that is not this machine.
+programs were built for, where that is not this machine. $DEBFULLNAME and $DEBEMAIL, as Debian's own tools read them, name who
+answers for the packages.
 """
 import gzip
 import os
@@ -43,6 +44,20 @@ def arch():
     return wanted
 
 
+def maintainer():
+    """Whoever hands packages to others answers for them: by the names that Debian's tools ask for. Without them nobody does, and
+    the address is one that leads nowhere by design (RFC 2606)."""
+    name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
+    if not address:
+        return DATA["maintainer"]
+    if not re.fullmatch(r"[A-Za-z0-9.+_-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", address):
+        raise Fail(f"DEBEMAIL is no address: {address!r}")
+    name = name or DATA["maintainer"].partition(" <")[0]
+    if re.search(r"[<>\n\r]", name):
+        raise Fail(f"DEBFULLNAME is no name: {name!r}")
+    return f"{name} <{address}>"
+
+
 def is_config(path):
     return path.startswith("/etc/")
 
@@ -60,7 +75,7 @@ def debian_changelog():
     """What Debian's tools want to know of a package's history: this version. The rest is in changelog.gz."""
     when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%a, %d %b %Y %H:%M:%S +0000")
     return (f"{DATA['name']} ({version()}-{DATA['release']}) stable; urgency=medium\n\n"
-            f"  * Version {version()}: see changelog.gz.\n\n -- {DATA['maintainer']}  {when}\n").encode()
+            f"  * Version {version()}: see changelog.gz.\n\n -- {maintainer()}  {when}\n").encode()
 
 
 def made_of():
@@ -146,7 +161,7 @@ def deb(binaries, folder, log=None):
     text = DATA["description"].strip().splitlines()
     control = "".join(f"{key}: {value}\n" for key, value in {
         "Package": DATA["name"], "Version": f"{version()}-{DATA['release']}", "Architecture": arch(),
-        "Section": "admin", "Priority": "optional", "Maintainer": DATA["maintainer"],
+        "Section": "admin", "Priority": "optional", "Maintainer": maintainer(),
         "Installed-Size": sum(-(-len(data) // 1024) for data, _ in files.values()), "Depends": ", ".join(needs),
         "Description": DATA["summary"] + "".join(f"\n {line or '.'}" for line in text)}.items())
     about = {"control": (control, 0o644), "conffiles": ("".join(f"{path}\n" for path in files if is_config(path)), 0o644)}
@@ -164,6 +179,7 @@ Version: {version}
 Release: {release}
 Summary: {summary}
 License: {license}
+Packager: {maintainer}
 AutoReqProv: no
 {requires}
 
@@ -197,7 +213,7 @@ def rpm(binaries, folder, log=None):
         top = Path(tmp)
         lay_out(top / "tree", files)
         (top / "package.spec").write_text(SPEC.format(
-            **{key: DATA[key] for key in ("name", "release", "summary", "license")}, version=version(),
+            **{key: DATA[key] for key in ("name", "release", "summary", "license")}, version=version(), maintainer=maintainer(),
             requires="\n".join(f"Requires: {need}" for need in DATA["needs"]["rpm"]),
             description=DATA["description"].strip(), tree=top / "tree", files="\n".join(lines), scripts=scripts))
         options = {**RPM_OPTIONS, "_topdir": str(top), "_rpmdir": str(folder), "_tmppath": str(top),

@@ -31,6 +31,8 @@ DEADLINE = 120
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
+          # Six minutes of accidents in full, and the last one's end.
+          "n_accidents": 1800,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
           "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 1800}
@@ -53,6 +55,7 @@ TAKES = {
         "eb_a_drop_in": 120, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
         "k_a_cluster_goes": 600, "ka_three_masters": 900, "l_the_agent": 600, "m_the_machines_patches": 900,
+        "n_accidents": 290,
     },
     "etcd": {
         "the_data_of_all_three": None, "the_newest_backup": None,

@@ -6,7 +6,7 @@
 //!               └──── late, failed, killed, power loss ────► PuttingBack ──► PutBack
 //! ```
 //!
-//! Whoever comes after a kill or a power cut finds `Switching` or `Proving` that is not his own, and goes back:
+//! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and goes back:
 //! what was seen of a proof is not known any more, and the version before is known to be good. An order that was
 //! cut off is begun again, at most [`ATTEMPTS_MAX`] times in all; one that failed is not.
 
@@ -156,24 +156,24 @@ fn write(record: &Record, stage: Stage, why: Fault) -> Move {
 }
 
 fn what(to: &Name) -> String {
-    format!("the agent is not of version {to}")
+    format!("the agent did not change to version {to}")
 }
 
 fn cut_off(to: &Name) -> Fault {
-    let why =
-        "the machine or the program that changes it was stopped before the new version was proven";
-    Fault::new(FaultCode::Interrupted, what(to), why).fix("nothing; the version before it runs")
+    let why = "the machine, or the program that switches versions, stopped before the new version was proven";
+    Fault::new(FaultCode::Interrupted, what(to), why).fix("nothing; the previous version runs")
 }
 
 fn not_proven(to: &Name, why: &str) -> Fault {
     Fault::new(FaultCode::AgentNotProven, what(to), why).fix(
-        "nothing on this machine: the version before it runs; look at journalctl -u 'pf9-*', and order another version",
+        "nothing on this machine: the previous version runs; look at journalctl -u 'pf9-*', then order another \
+         version",
     )
 }
 
 fn too_often(record: &Record) -> Fault {
     let why = format!(
-        "it was begun {} times and stopped in the middle each time",
+        "it was started {} times and interrupted each time",
         record.attempts
     );
     Fault::new(FaultCode::AgentNotProven, what(&record.to()), why)

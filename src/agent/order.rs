@@ -70,7 +70,7 @@ fn note(fs: &HostFs, ordered: &AgentSpec) -> Result<(), Fault> {
             "the agent's version is not changed",
             chain(&e),
         )
-        .fix("look at the disk; it is tried again by itself")
+        .fix("look at the disk; it is retried automatically")
     })
 }
 

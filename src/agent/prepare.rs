@@ -73,7 +73,7 @@ pub(super) fn file_for<'a>(
     let refused =
         |why: String| refused(package, why).fix("import a package for this machine on the plane");
     let format = format(fs).ok_or_else(|| {
-        refused("this software was not installed by a package manager that is known here".into())
+        refused("this software was not installed by a supported package manager".into())
     })?;
     let none = || {
         refused(format!(
@@ -112,7 +112,7 @@ pub(super) async fn prepare(host: &Host, order: &AgentSpec) -> Result<(), Fault>
 }
 
 fn refused(package: &AgentPackage, why: impl Into<String>) -> Fault {
-    let what = format!("version {} of the agent is refused", package.version);
+    let what = format!("agent version {} is refused", package.version);
     Fault::new(FaultCode::AgentPackage, what, why)
 }
 
@@ -123,8 +123,8 @@ fn not_had(version: &str, error: &io::Error) -> Fault {
     } else {
         FaultCode::AgentFetch
     };
-    let what = format!("version {version} of the agent is not had ready");
-    Fault::new(code, what, chain(error)).fix("nothing while hostagent runs: it is fetched again")
+    let what = format!("agent version {version} is not staged");
+    Fault::new(code, what, chain(error)).fix("nothing while hostagent runs: it is downloaded again")
 }
 
 fn require_room(fs: &HostFs, package: &AgentPackage, file: &PackageFile) -> Result<(), Fault> {
@@ -135,7 +135,7 @@ fn require_room(fs: &HostFs, package: &AgentPackage, file: &PackageFile) -> Resu
         let at = fs.at(path);
         let room = space::of(&at).map_err(|e| not_had(&package.version.to_string(), &e))?;
         room.require(&at, bytes).map_err(|e| {
-            let what = format!("version {} of the agent is not had ready", package.version);
+            let what = format!("agent version {} is not staged", package.version);
             Fault::new(FaultCode::DiskFull, what, e.to_string()).fix(space::FIX)
         })?;
     }
@@ -154,7 +154,7 @@ fn take_in(fs: &HostFs, file: &PackageFile) -> io::Result<()> {
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
         .open(&from)?;
     if !open.metadata()?.is_file() {
-        return Err(io::Error::other("what is staged is no file"));
+        return Err(io::Error::other("the staged package is not a file"));
     }
     fs.make_dir(paths::AGENT_STATE, &Attrs::mode(0o755))
         .map_err(io::Error::other)?;
@@ -179,7 +179,7 @@ fn copy(from: File, to: &Path, file: &PackageFile) -> io::Result<()> {
     let digest = hashed(from, file.bytes, &mut |bytes| target.write_all(bytes))?;
     if digest != file.sha256 {
         return Err(io::Error::other(
-            "what is staged has another SHA-256 than the plane's word says",
+            "the staged package does not have the SHA-256 that the plane signed",
         ));
     }
     target.sync_all()
@@ -240,7 +240,7 @@ async fn try_programs(host: &Host, target: &AgentPackage, name: &Name) -> Result
         })?;
         let words = said.text();
         if words.split_whitespace().nth(1) != Some(target.version.to_string().as_str()) {
-            let why = format!("{program} says that it is {:.64}", words.trim());
+            let why = format!("{program} reports version {:.64}", words.trim());
             return Err(refused(target, why));
         }
         // pf9ctl has no configuration of its own.
@@ -250,7 +250,7 @@ async fn try_programs(host: &Host, target: &AgentPackage, name: &Name) -> Result
         let cmd = Cmd::new(&path, TRY).arg("--check-config");
         exec::run(cmd).await.map_err(|e| {
             let why = format!(
-                "{program} does not take this machine's configuration: {}",
+                "{program} rejects this machine's configuration: {}",
                 chain(&e)
             );
             refused(target, why).fix("correct the configuration, then order the version again")
@@ -277,10 +277,10 @@ async fn could_install(host: &Host, target: &AgentPackage) -> Result<(), Fault> 
         }
     };
     let Some(lacks) = lacks else { return Ok(()) };
-    let what = format!("version {} of the agent is not had ready", target.version);
-    let why = format!("the package manager would not install it, for this machine lacks {lacks}");
+    let what = format!("agent version {} is not staged", target.version);
+    let why = format!("the package manager would not install it: this machine lacks {lacks}");
     Err(Fault::new(FaultCode::AgentDatabase, what, why)
-        .fix("install what is missing; it is tried again by itself"))
+        .fix("install what is missing; it is retried automatically"))
 }
 
 #[cfg(test)]

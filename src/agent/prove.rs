@@ -85,10 +85,10 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         }
         // A counter that systemd began anew is below the one before.
         if more > RESTARTS {
-            return Proof::Failed(format!("{unit} ended {more} times and was started again"));
+            return Proof::Failed(format!("{unit} exited and was restarted {more} times"));
         }
         if exe.as_deref() != Some(&to.program(PROGRAM)) {
-            return Proof::Missing(format!("{unit} is not of version {to} yet"));
+            return Proof::Missing(format!("{unit} does not run version {to} yet"));
         }
     }
     match &looked.tunnel {
@@ -102,7 +102,7 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         }
         // It begins without one: this is its own.
         Some(host) if host.acknowledged_at.is_some() => {}
-        Some(_) => return Proof::Missing("the plane has taken no status of it yet".into()),
+        Some(_) => return Proof::Missing("the plane has not accepted a status from it yet".into()),
         None => return Proof::Missing("hostagent does not answer".into()),
     }
     let Some(node) = &looked.node else {
@@ -116,7 +116,7 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         NodeState::Ok if node.last_sweep_at.is_some() => Proof::Seen,
         // Nothing is done to the node, whatever it lacks: it proves nothing against the version.
         NodeState::Maintenance => Proof::Seen,
-        NodeState::Ok => Proof::Missing("no sweep has ended yet".into()),
+        NodeState::Ok => Proof::Missing("no sweep has finished yet".into()),
         NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
             let why = node
                 .reason
@@ -156,13 +156,13 @@ pub(super) fn may_begin(looked: &Looked) -> Result<bool, String> {
         | UpgradeState::Refused => false,
     };
     if node.upgrade.as_ref().is_some_and(rolls) {
-        return Err("the node, which changes its stack".into());
+        return Err("the node, which is changing its stack".into());
     }
     match node.state {
         NodeState::Ok => Ok(true),
         NodeState::Maintenance => Err("the end of the maintenance that this host is in".into()),
         _ if !has_role(node) => Ok(true),
-        NodeState::Converging => Err("the node, which is at work".into()),
+        NodeState::Converging => Err("the node, which is converging".into()),
         // What ails it may be what the new version mends.
         NodeState::Retrying | NodeState::Failed => Ok(false),
     }

@@ -25,7 +25,7 @@ fn running() -> Version {
 }
 
 /// Why the package manager does not know, between the proof and the first try.
-const SOON: &str = "it is told next";
+const SOON: &str = "it is reported next";
 
 /// What is on the disk.
 struct Disk {

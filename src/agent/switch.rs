@@ -116,7 +116,7 @@ fn broken(error: &FsError) -> Fault {
         "the agent's version is not changed",
         chain(error),
     )
-    .fix("look at the disk; it is tried again by itself")
+    .fix("look at the disk; it is retried automatically")
 }
 
 impl<'a> Run<'a> {
@@ -221,10 +221,13 @@ impl<'a> Run<'a> {
             }
             moves += 1;
         }
-        let why = format!("{MOVES_MAX} moves led nowhere from {:?}", record.stage);
+        let why = format!(
+            "{MOVES_MAX} transitions from {:?} made no progress",
+            record.stage
+        );
         Err(
             Fault::new(FaultCode::State, "the agent's version is not changed", why)
-                .fix("report this"),
+                .fix("report this as a bug (pf9ctl bundle)"),
         )
     }
 
@@ -242,7 +245,7 @@ impl<'a> Run<'a> {
             }
             (Stage::Proving | Stage::Proven, Err(error)) => {
                 let why = broken(&error);
-                self.proof = Proof::Failed(format!("it could not be noted: {}", why.why));
+                self.proof = Proof::Failed(format!("it could not be recorded: {}", why.why));
                 Ok(Record {
                     stage: Stage::Proving,
                     ..record
@@ -270,10 +273,10 @@ impl<'a> Run<'a> {
         let words = match record.stage {
             Stage::Ready => "is ready",
             Stage::Switching => "is switched to",
-            Stage::Proving => "has to show that it is well",
+            Stage::Proving => "has to prove itself healthy",
             Stage::Proven => "is proven",
-            Stage::PuttingBack => "is put back",
-            Stage::PutBack => "was put back; the version before it runs",
+            Stage::PuttingBack => "is rolled back",
+            Stage::PutBack => "was rolled back; the previous version runs",
             Stage::Refused => "is refused",
         };
         let why = record

@@ -1,6 +1,7 @@
 //! The life of a daemon: parse, configuration, logs, run until a signal, drain, exit code.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,9 @@ use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, FaultCode, paths};
 use crate::telemetry::LogConfig;
+
+/// Longest line for `systemctl status`: what fits on a wide screen.
+const LINE_MAX: usize = 200;
 
 /// Which runtime a daemon wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +151,7 @@ where
         Runtime::Many => tokio::runtime::Builder::new_multi_thread(),
     }
     .enable_all()
+    .event_interval(crate::mux::EVENT_INTERVAL)
     .build();
     match runtime {
         Ok(runtime) => runtime.block_on(run(daemon, start)),
@@ -183,11 +188,7 @@ where
             Exit::Ok
         }
         Some(task) => {
-            tracing::error!(
-                task,
-                "{} ends: a task it cannot do without ended",
-                daemon.name
-            );
+            tracing::error!(task, "{} ends: a required task ended", daemon.name);
             Exit::Failed
         }
     }
@@ -219,9 +220,20 @@ async fn watchdog(progress: Progress, stop: CancellationToken) {
     }
 }
 
+/// What `systemctl status` shows of this daemon: one line, told when it is another one than before.
+pub fn tell(line: &str) {
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    let line: String = line.chars().take(LINE_MAX).collect();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last != line {
+        notify(&[sd_notify::NotifyState::Status(&line)]);
+        *last = line;
+    }
+}
+
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd was not notified");
     }
 }
 

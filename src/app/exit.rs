@@ -25,9 +25,9 @@ exits! {
     /// Done.
     Ok = 0, "done";
     /// It did not work; the message says why.
-    Failed = 1, "it did not work; the message says why";
-    /// It worked on some of several hosts.
-    Partial = 8, "it worked on some of the hosts and not on others";
+    Failed = 1, "it failed; the message says why";
+    /// It worked on some of several hosts or daemons.
+    Partial = 8, "it worked on some of the hosts or daemons and not on others";
     /// The command line is wrong.
     Usage = 64, "the command line is wrong";
     /// A document or answer is malformed.

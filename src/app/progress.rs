@@ -99,7 +99,7 @@ impl Progress {
                     tracing::error!(task = name, ?by, ?period, "{}", words(&name));
                 }
                 if names.is_empty() {
-                    tracing::warn!("everything goes on again");
+                    tracing::warn!("every task makes progress again");
                 }
                 told = names;
             }
@@ -118,7 +118,7 @@ impl Progress {
 }
 
 fn words(name: &str) -> String {
-    format!("{name} makes no progress; unless it goes on, systemd starts this program anew")
+    format!("{name} makes no progress; if it stays stuck, systemd restarts this program")
 }
 
 impl Beat {

@@ -3,7 +3,7 @@
 //! | policy | when the task ends |
 //! |---|---|
 //! | essential | the process drains and exits non-zero (systemd starts it again) |
-//! | restart   | it is started again after a jittered, capped back-off |
+//! | restart   | it is started again after a jittered, capped backoff |
 //! | finite    | nothing: it was to end |
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::Progress;
+use super::{Backoff, Progress};
 
 /// The tasks of one process. Dropping it aborts them.
 pub struct TaskGroup {
@@ -79,7 +79,7 @@ impl TaskGroup {
     {
         let shutdown = self.shutdown.clone();
         self.spawn(name, async move {
-            let mut wait = RESTART_FIRST;
+            let mut backoff = Backoff::new(RESTART_FIRST, RESTART_CAP);
             loop {
                 let began = tokio::time::Instant::now();
                 // In a task of its own, so that a panic ends the try and not the loop.
@@ -90,20 +90,19 @@ impl TaskGroup {
                     return;
                 }
                 if began.elapsed() >= RESTART_HEALTHY {
-                    wait = RESTART_FIRST;
+                    backoff.reset();
                 }
                 let why = match ended {
                     Some(Err(e)) => e.to_string(),
                     Some(Ok(())) | None => "it ended".to_owned(),
                 };
-                let pause = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+                let pause = backoff.failed();
                 tracing::warn!(task = name, %why, ?pause, "task is started again");
                 tokio::select! {
                     // cancel-safe: both are
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                wait = (wait * 2).min(RESTART_CAP);
             }
         });
     }
@@ -134,7 +133,7 @@ impl TaskGroup {
         .await;
         if drained.is_err() {
             let left: Vec<_> = self.names.iter().map(|(_, name)| *name).collect();
-            tracing::warn!(?left, ?grace, "tasks did not end in time and are cut off");
+            tracing::warn!(?left, ?grace, "tasks did not end in time and are aborted");
         }
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! The second place of backups: a directory (any mount) or a bucket of an S3-compatible service.
+//! The backup archive: a directory (any mount) or a bucket of an S3-compatible service.
 //!
 //! ```text
 //! PLACE/<host id>/NAME.db.age    the sealed snapshot, first

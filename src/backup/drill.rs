@@ -228,7 +228,8 @@ fn spared(bounds: Bounds, free: Option<u64>) -> Result<Bounds, Fault> {
                 free / MIB,
                 need / MIB
             );
-            let fix = "nothing was tried; it is tried again by itself within hours, or at a quieter time: pf9ctl etcd drill";
+            let fix = "nothing was tried; it is retried automatically within hours, or run it at a quieter time: \
+                pf9ctl etcd drill";
             Err(Fault::new(FaultCode::MemoryLow, WHAT, why).fix(fix))
         }
     }

@@ -47,7 +47,7 @@ pub type Opener = Box<dyn age::Identity + Send>;
 pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     let what = "a backup cannot be sealed";
     if texts.is_empty() {
-        let why = "nobody could open it: neither the plane's key nor a recovery key is known";
+        let why = "nobody could open it: there is neither a plane key nor a recovery key";
         return Err(Fault::new(FaultCode::BackupFailed, what, why).fix(
             "pf9-plane cluster backups NAME set --recovery-recipient age1…, or a plane that has a key \
              for this cluster",
@@ -90,7 +90,7 @@ pub fn keys(text: &Secret<String>) -> Result<Vec<Opener>, Fault> {
         // Not the line itself: it may be a key with a slip of the pen.
         Ok(_) | Err(_) => {
             let why =
-                "the file has a line that is no private key of age (AGE-SECRET-KEY-1…), or none";
+                "the file has a line that is not a private key of age (AGE-SECRET-KEY-1…), or none";
             Err(Fault::new(FaultCode::KeyInvalid, what, why))
         }
     }
@@ -169,7 +169,7 @@ pub fn open(sealed: &Path, keys: &[Opener]) -> Result<StreamReader<BufReader<Fil
 }
 
 /// What a person does about a backup that is none.
-pub const ANOTHER: &str = "take another one: pf9ctl etcd list";
+pub const ANOTHER: &str = "use another one: pf9ctl etcd list";
 
 /// The SHA-256 and the size of a file.
 pub fn digest(path: &Path) -> io::Result<Sealed> {

@@ -240,7 +240,7 @@ async fn put(
 }
 
 fn unasked(error: &EtcdError) -> Fault {
-    Fault::new(FaultCode::BackupFailed, WHAT, chain(error)).fix("it is tried again by itself")
+    Fault::new(FaultCode::BackupFailed, WHAT, chain(error)).fix("it is retried automatically")
 }
 
 fn failed(error: &FsError) -> Fault {

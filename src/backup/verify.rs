@@ -40,7 +40,7 @@ pub struct Opened {
 
 /// Opens the plain snapshot at this path of the machine with this `etcdutl`.
 pub async fn test_open(etcdutl: &Path, snapshot: &Path) -> Result<Opened, Fault> {
-    let what = "the snapshot is none";
+    let what = "the snapshot is unusable";
     let cmd = Cmd::new(etcdutl, OPENING)
         .args(["snapshot", "status", "-w", "json"])
         .arg(snapshot);
@@ -49,7 +49,7 @@ pub async fn test_open(etcdutl: &Path, snapshot: &Path) -> Result<Opened, Fault>
     let opened: Opened = serde_json::from_slice(&said.stdout)
         .map_err(|e| broken(format!("what etcdutl says of it cannot be read: {e}")))?;
     if opened.revision == 0 || opened.total_key == 0 {
-        return Err(broken("there is nothing in it".to_owned()));
+        return Err(broken("it is empty".to_owned()));
     }
     Ok(opened)
 }
@@ -65,7 +65,7 @@ pub fn sealed(path: &Path, manifest: &BackupManifest) -> Result<(), Fault> {
         ));
     }
     if found.sha256 != manifest.sealed_sha256 {
-        let why = "its file is not the one that was written".to_owned();
+        let why = "its file differs from the one that was written".to_owned();
         return Err(broken(manifest, why));
     }
     Ok(())
@@ -124,7 +124,7 @@ pub fn holds(manifest: &BackupManifest, found: (u32, u64, u64)) -> Result<(), Fa
     }
     let (_, revision, keys) = found;
     let why = format!(
-        "its manifest speaks of another one: it has revision {revision} and {keys} keys, not {} and {}, or other \
+        "its manifest is of another backup: it has revision {revision} and {keys} keys, not {} and {}, or other \
          content",
         manifest.revision, manifest.keys
     );
@@ -174,7 +174,7 @@ pub fn found(fs: &HostFs, dir: &str, which: &str) -> Result<(FoundManifest, Path
     let beside = format!("{stem}{}", shelf::MANIFEST);
     // A pipe is waited for.
     if let Ok(Found::Dir { .. } | Found::Other) = fs.found(&beside) {
-        return Err(bad(format!("{beside} is no file")));
+        return Err(bad(format!("{beside} is not a file")));
     }
     let text = fs
         .read(&beside, shelf::MANIFEST_MAX)
@@ -183,7 +183,7 @@ pub fn found(fs: &HostFs, dir: &str, which: &str) -> Result<(FoundManifest, Path
     let found = FoundManifest::read(&text).map_err(|e| bad(format!("{beside}: {e}")))?;
     // An old one under a new name would be taken for a new one. Whoever names a path sees what the file is called.
     if shelf::is_name(which) && found.says().name != which {
-        return Err(bad(format!("{beside} speaks of another backup")));
+        return Err(bad(format!("{beside} is the manifest of another backup")));
     }
     Ok((found, fs.at(format!("{stem}{}", shelf::SEALED))))
 }

@@ -8,8 +8,11 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use super::bundle::BundleArgs;
 use super::config::ConfigArgs;
 use super::etcd::EtcdArgs;
-use super::examples::{KNOWN, under};
+use super::examples::under;
+use super::explain::ExplainArgs;
+use super::known::{FLAGS, KNOWN};
 use super::kube_token::KubeTokenArgs;
+use super::log_level::LogLevelArgs;
 use super::logs::LogsArgs;
 use super::maintenance::MaintenanceArgs;
 use super::operator::{
@@ -30,6 +33,12 @@ pub(super) struct Args {
     /// Put this directory in front of every path (for tests).
     #[arg(long, global = true, default_value = "/", hide = true)]
     pub(super) root: PathBuf,
+    /// Write what is printed to a file of the day in this directory as well.
+    #[arg(long, global = true, value_name = "DIR", hide = true)]
+    pub(super) log_dir: Option<PathBuf>,
+    /// What is done on the way, on standard error.
+    #[arg(long, global = true, hide = true)]
+    pub(super) verbose: bool,
     #[command(subcommand)]
     pub(super) verb: Verb,
 }
@@ -46,6 +55,10 @@ pub(super) enum Verb {
     Phases(PhasesArgs),
     /// What the daemons wrote, from their files.
     Logs(LogsArgs),
+    /// How much the daemons log, for a time and without a restart; without a level: what is logged now.
+    LogLevel(LogLevelArgs),
+    /// What a code means, how it usually comes about, and what to do.
+    Explain(ExplainArgs),
     /// Everything that whoever helps asks for first, in one archive, without keys and passwords.
     ///
     /// Works with every daemon dead, without a network and with a full disk. Values of settings that are not on a list,
@@ -184,6 +197,15 @@ pub(super) struct PrepArgs {
     /// Do not count this check, and say why; can be repeated. Ids: see check-node --list.
     #[arg(long, value_name = "ID=REASON")]
     pub(super) skip: Vec<String>,
+    /// As tools of this kind have it: what is only recommended stops nothing.
+    #[arg(long, hide = true)]
+    pub(super) skip_checks: bool,
+    /// Likewise: --skip distribution.
+    #[arg(long, hide = true)]
+    pub(super) skip_os_checks: bool,
+    /// Likewise: do nothing where this machine is a host of this plane already, and connected.
+    #[arg(long, hide = true)]
+    pub(super) skip_connected: bool,
     /// Show what would be done, exactly, and do nothing; the token is not read.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -196,7 +218,7 @@ pub(super) struct PrepArgs {
     /// Fail instead of asking.
     #[arg(long)]
     pub(super) no_prompt: bool,
-    /// How long to wait until the plane has heard of this host, in seconds.
+    /// How long to wait until the plane has accepted a status of this host, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) wait: u64,
@@ -237,6 +259,9 @@ pub(super) struct CheckArgs {
     /// Warnings count as failures.
     #[arg(long)]
     pub(super) strict: bool,
+    /// As tools of this kind have it: nothing is asked in any case.
+    #[arg(long, hide = true)]
+    no_prompt: bool,
     /// Go to this plane (`https://HOST[:PORT]`) instead of this host's own, up to TLS; for machines
     /// that are not enrolled yet.
     #[arg(long, value_name = "URL")]
@@ -254,6 +279,15 @@ pub(super) enum Format {
     Json,
     /// One JSON value a line.
     JsonStream,
+}
+
+impl PrepArgs {
+    /// What is left out, and why, however it was said.
+    pub(super) fn skips(&self) -> Vec<String> {
+        let os = "distribution=--skip-os-checks".to_owned();
+        let os = self.skip_os_checks.then_some(os);
+        self.skip.iter().cloned().chain(os).collect()
+    }
 }
 
 impl CheckArgs {
@@ -466,6 +500,8 @@ impl Verb {
             Self::CheckNode(args) => args.format() != Format::Table,
             Self::Phases(args) => args.verb.json(),
             Self::Logs(args) => args.json,
+            Self::LogLevel(args) => args.json,
+            Self::Explain(args) => args.json,
             Self::Bundle(args) => args.json,
             Self::Config(args) => args.verb.json(),
             Self::Version(args) => args.json,
@@ -506,7 +542,8 @@ pub(super) fn command() -> clap::Command {
         .iter()
         .map(|e| format!("  {:>3}  {}", e.code(), e.meaning()))
         .collect();
-    let known: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+    let known = KNOWN.iter().map(|(name, _)| *name);
+    let known: Vec<&str> = known.chain(FLAGS.iter().map(|(flag, _)| *flag)).collect();
     let known = format!(
         "Names that tools of this kind have work too: {}.",
         known.join(", ")

@@ -235,7 +235,7 @@ fn set(ctx: &Context, args: &SetArgs) -> Result<Done, Fault> {
                 "cannot change the configuration",
                 why,
             )
-            .fix(format!("mend it, or remove it: rm {FILE}"))
+            .fix(format!("fix it, or remove it: rm {FILE}"))
         })?,
         None => Table::new(),
     };

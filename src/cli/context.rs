@@ -94,7 +94,7 @@ impl Context {
         let busy = |why: &str| {
             let why = format!("{}: {why}", path.display());
             Fault::new(FaultCode::Busy, format!("cannot {what}"), why)
-                .fix("wait until the other pf9ctl has ended")
+                .fix("wait until the other pf9ctl has finished")
         };
         let file = File::create(&path).map_err(|e| busy(&e.to_string()))?;
         file.try_lock().map_err(|e| busy(&e.to_string()))?;
@@ -109,6 +109,6 @@ impl Context {
 
     /// A signal asked for the end.
     pub(super) fn interrupted(&self, what: &str) -> Fault {
-        Fault::new(FaultCode::Interrupted, what, "a signal asked for the end")
+        Fault::new(FaultCode::Interrupted, what, "interrupted by a signal")
     }
 }

@@ -32,8 +32,8 @@ use crate::telemetry::chain;
 /// nodelet takes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
 /// Of an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
-const GOES_ON: &str = "nodelet goes on by itself until the role is gone (pf9ctl status shows it); then \
-                       pf9ctl decommission-node again takes away the rest, of which nothing was touched";
+const GOES_ON: &str = "nodelet continues until the role is gone (pf9ctl status shows it); then run pf9ctl \
+    decommission-node again for the rest, which was not touched";
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -99,9 +99,9 @@ fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> R
         return Err(Fault::new(
             FaultCode::Usage,
             "cannot decommission this machine",
-            "nobody can be asked here",
+            "no terminal to ask on",
         )
-        .fix("give --yes if it is meant"));
+        .fix("give --yes to go ahead"));
     }
     let who = match host_id {
         Some(id) => format!("host {id}"),
@@ -162,7 +162,7 @@ async fn order_removal(
     hostagent_ran: bool,
 ) -> Result<Option<Role>, Fault> {
     let (longest, force) = (Duration::from_secs(args.wait), args.force);
-    let what = "the role could not be removed, nothing else was touched";
+    let what = "the role could not be removed; nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
         ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
             Fault::new(FaultCode::Units, what, chain(&e))
@@ -255,7 +255,7 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
     let reason = last.and_then(|s| s.reason.as_ref());
     let why = match reason {
         Some(fault) => format!("{}: {}", fault.what, fault.why),
-        None => format!("it was not done within {} s", longest.as_secs()),
+        None => format!("it did not finish within {} s", longest.as_secs()),
     };
     let fix = reason.map(|f| f.fix.clone()).filter(|f| !f.is_empty());
     let fix = fix.map_or_else(String::new, |fix| format!("{fix}; "));
@@ -275,7 +275,7 @@ async fn leave(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) 
     if host_id.is_none() {
         return "not told: this machine was no host".to_owned();
     }
-    ctx.out.waiting("taking leave of the plane");
+    ctx.out.waiting("telling the plane");
     let call = async {
         ctx.socket(paths::PLANE_SOCKET)?
             .send::<_, serde_json::Value>(
@@ -378,7 +378,7 @@ impl Show for DecommissionReport {
             screen.row("left", Ink::Bad, path, width);
         }
         for path in &self.kept {
-            let text = format!("{path} is yours and stays");
+            let text = format!("{path} is yours and is kept");
             screen.row("kept", Ink::Plain, &text, width);
         }
         screen.row("plane", Ink::Plain, &self.plane, width);

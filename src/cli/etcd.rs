@@ -3,14 +3,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
-//! | `list`   | `etcd list`: every backup on this master and in the second place |
+//! | `list`   | `etcd list`: every backup on this master and in the archive |
 //! | `backup` | `etcd backup`: one more, now |
 //! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
 //! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
 //! | `defrag` | `etcd defrag`: the member's database, smaller |
 //! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
 //! | `verify` | `etcd verify`: whether a backup is whole, and opens |
-//! | `brought` | a backup of the second place, for as long as it is looked at |
+//! | `brought` | a backup of the archive, for as long as it is looked at |
 //! | `recovery_key` | `etcd recovery-key`: the key that opens backups with the plane away |
 
 mod alarm;
@@ -47,7 +47,7 @@ pub(super) struct EtcdArgs {
 pub(super) enum EtcdVerb {
     /// The member, its database and its backups; ends with 1 when something is wrong.
     Status(status::StatusArgs),
-    /// Every backup on this master and in the second place, newest first.
+    /// Every backup on this master and in the archive, newest first.
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
@@ -105,7 +105,7 @@ fn ended(ctx: &Context, said: serde_json::Value) -> Exit {
     match serde_json::from_value::<ChoreAnswer>(said) {
         Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
         Err(_) => {
-            let words = "it is under way; pf9ctl etcd status shows how it ended";
+            let words = "it is under way; pf9ctl etcd status shows the result";
             ctx.out.step(Ink::Warn, words);
         }
     }
@@ -140,7 +140,7 @@ fn told(ctx: &Context, said: serde_json::Value) {
     match serde_json::from_value::<ChoreAnswer>(said) {
         Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
         Err(_) => {
-            let words = "it is under way; pf9ctl etcd status shows how it ended";
+            let words = "it is under way; pf9ctl etcd status shows the result";
             ctx.out.step(Ink::Warn, words);
         }
     }

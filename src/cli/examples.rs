@@ -1,5 +1,7 @@
 //! How each verb is called: help that teaches by example. A verb without a row fails a test.
 
+use super::known::KNOWN;
+
 /// The verb's words, and lines that can be copied.
 pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     (
@@ -148,6 +150,11 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "sudo pf9ctl phases status --json",
         ],
     ),
+    ("phases start", &["sudo pf9ctl phases start"]),
+    (
+        "phases stop",
+        &["sudo pf9ctl phases stop --for 2h --reason 'a disk is replaced'"],
+    ),
     (
         "logs",
         &[
@@ -155,6 +162,23 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "sudo pf9ctl logs comms --since 15m",
             "sudo pf9ctl logs nodelet --follow",
             "sudo pf9ctl logs --list",
+        ],
+    ),
+    (
+        "log-level",
+        &[
+            "pf9ctl log-level",
+            "sudo pf9ctl log-level debug --for 15m",
+            "sudo pf9ctl log-level debug --of comms && sudo pf9ctl logs comms --follow",
+            "sudo pf9ctl log-level usual",
+        ],
+    ),
+    (
+        "explain",
+        &[
+            "pf9ctl explain disk-full",
+            "pf9ctl explain    # every code",
+            "pf9ctl explain --json disk-full | jq -r .do",
         ],
     ),
     (
@@ -289,17 +313,6 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "pf9ctl completions fish > ~/.config/fish/completions/pf9ctl.fish",
         ],
     ),
-];
-
-/// Names that tools of this kind have, and what they are here.
-pub(super) const KNOWN: [(&str, &str); 7] = [
-    ("check-node", "node check"),
-    ("prep-node", "node prep"),
-    ("decommission-node", "node decommission"),
-    ("attach-node", "host attach"),
-    ("detach-node", "host detach"),
-    ("authorize-node", "host authorize"),
-    ("deauthorize-node", "host deauthorize"),
 ];
 
 /// Puts each verb's examples under its help.

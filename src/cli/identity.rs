@@ -90,7 +90,7 @@ fn copy(ctx: &Context, host: HostId) -> Result<Option<Fault>, Fault> {
     }
     let seen = identity::this_machine(&ctx.host, host);
     let likeness = identity::is_our_machine(&ctx.host, &seen)
-        .map_err(|e| e.fault("cannot tell which machine this identity is of"))?;
+        .map_err(|e| e.fault("cannot tell which machine this identity belongs to"))?;
     Ok(match likeness {
         Likeness::Another(differs) => Some(copied_by_marks(host, &differs)),
         Likeness::Same(_) | Likeness::Unknown => None,
@@ -100,7 +100,7 @@ fn copy(ctx: &Context, host: HostId) -> Result<Option<Fault>, Fault> {
 /// Notes what the machine is, for the tunnel's user, who may read less.
 pub(super) fn note(ctx: &Context) -> Result<Exit, Fault> {
     ctx.need_root("look at this machine")?;
-    let fault = |e: identity::IdentityError| e.fault("cannot note what this machine is");
+    let fault = |e: identity::IdentityError| e.fault("cannot record what this machine is");
     if let Some(host) = identity::host_id(&ctx.host).map_err(fault)? {
         let marks = identity::look_at_machine(&ctx.host, host);
         identity::note_machine(&ctx.host, &marks).map_err(fault)?;
@@ -149,10 +149,10 @@ fn confirm(
         return Ok(());
     }
     if !ctx.out.can_ask() {
-        let why = "nobody can be asked here";
+        let why = "no terminal to ask on";
         return Err(
             Fault::new(FaultCode::Usage, "this machine keeps its identity", why)
-                .fix(format!("give --yes if this is meant: {does}")),
+                .fix(format!("give --yes to go ahead: {does}")),
         );
     }
     if ctx.out.ask(&does) {
@@ -198,7 +198,7 @@ fn forget(ctx: &Context) -> Result<Vec<String>, Fault> {
     let fault = |e: &(dyn std::error::Error + 'static)| {
         Fault::new(
             FaultCode::Files,
-            "the identity is not forgotten completely",
+            "the identity is not completely removed",
             chain(e),
         )
         .fix("look at the named path, then run it again")
@@ -242,7 +242,7 @@ impl Show for IdentityReport {
             .map_or_else(|| "none".to_owned(), |id| id.to_string());
         screen.row("host", Ink::Plain, &host, width);
         let bound = match self.bound_to.as_slice() {
-            [] => "nothing: this machine says nothing of itself".to_owned(),
+            [] => "nothing: this machine has no identifying marks".to_owned(),
             parts => parts.join(", "),
         };
         screen.row("bound to", Ink::Plain, &bound, width);

@@ -95,7 +95,11 @@ pub(super) async fn run(ctx: &Context, args: &KubeTokenArgs) -> Result<Exit, Fau
     let answer = plane.ask(Method::POST, &path, Some(json!({}))).await?;
     let kept: Kept = serde_json::from_value(answer).map_err(|_| {
         let what = "cannot get a token for the cluster";
-        Fault::new(FaultCode::PlaneGarbage, what, "the plane's answer is none")
+        Fault::new(
+            FaultCode::PlaneGarbage,
+            what,
+            "the plane's answer cannot be used",
+        )
     })?;
     if let Some(file) = file {
         keep(ctx, &file, &kept);

@@ -100,7 +100,7 @@ impl Which {
 
 /// `30s`, `15m`, `24h`, `7d`.
 pub(super) fn ago(text: &str) -> Result<SignedDuration, String> {
-    let bad = || format!("{text:?} is no time like 30s, 15m, 24h or 7d");
+    let bad = || format!("{text:?} is not a time like 30s, 15m, 24h or 7d");
     let unit = text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(text.len() - unit);
     let number: i64 = number.parse().map_err(|_| bad())?;

@@ -48,14 +48,14 @@ pub(super) struct StartArgs {
     reason: String,
     /// One JSON value instead of lines for people.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Parser)]
 pub(super) struct PlainArgs {
     /// One JSON value instead of lines for people.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl MaintenanceVerb {
@@ -78,23 +78,12 @@ pub(super) struct Shown {
 pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, Fault> {
     let maintenance = match verb {
         MaintenanceVerb::Show(_) => look(ctx).await?,
-        MaintenanceVerb::Start(args) => {
-            let what = "maintenance does not begin";
-            ctx.need_root("begin a maintenance")?;
-            let wanted = MaintenanceRequest {
-                for_s: args.length,
-                reason: args.reason.clone(),
-            };
-            let begun = send(ctx, Method::POST, &wanted, what).await?;
-            tell_what_runs(ctx).await;
-            begun
-        }
+        MaintenanceVerb::Start(args) => return start(ctx, args).await,
         MaintenanceVerb::End(_) => {
             ctx.need_root("end a maintenance")?;
-            let nothing = serde_json::json!({});
-            let was = send(ctx, Method::DELETE, &nothing, "maintenance does not end").await?;
+            let was = end(ctx, "maintenance is not ended").await?;
             let words = match was {
-                Some(_) => "maintenance has ended: this host is looked after again",
+                Some(_) => "maintenance has ended: reconciling again",
                 None => "this host was not in maintenance",
             };
             ctx.out.step(Ink::Good, words);
@@ -108,11 +97,32 @@ pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, F
     Ok(Exit::Ok)
 }
 
+pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault> {
+    let what = "maintenance is not started";
+    ctx.need_root("start a maintenance")?;
+    let wanted = MaintenanceRequest {
+        for_s: args.length,
+        reason: args.reason.clone(),
+    };
+    let maintenance = send(ctx, Method::POST, &wanted, what).await?;
+    tell_what_runs(ctx).await;
+    ctx.out.show(&Shown {
+        maintenance,
+        now: ctx.now(),
+    });
+    Ok(Exit::Ok)
+}
+
+/// Ends it, whoever began it; what there was.
+pub(super) async fn end(ctx: &Context, what: &str) -> Result<Option<MaintenanceStatus>, Fault> {
+    send(ctx, Method::DELETE, &serde_json::json!({}), what).await
+}
+
 /// A step is not torn in two: it comes to its end, and nothing after it.
 async fn tell_what_runs(ctx: &Context) {
     let status = ctx.get::<NodeStatus>(paths::NODELET_SOCKET, "/v1/status");
     if let Ok(Some(step)) = status.await.map(|s| s.current_step) {
-        let words = format!("comes to its end first, and nothing after it: {step}");
+        let words = format!("finishes first, and nothing after it: {step}");
         ctx.out.step(Ink::Warn, &words);
     }
 }
@@ -141,7 +151,7 @@ async fn send(
 fn length(text: &str) -> Result<u32, String> {
     let wrong = || {
         let most = MAINTENANCE_MAX.as_secs() / 3600;
-        format!("{text} is no time: a number and s, m or h, at most {most}h")
+        format!("{text} is not a time: a number and s, m or h, at most {most}h")
     };
     let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(at);

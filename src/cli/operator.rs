@@ -344,7 +344,9 @@ impl Plane {
         let project = project.map(str::to_owned).or(file.project);
         let project = project.unwrap_or_else(|| PROJECT.to_owned());
         if !project.chars().all(plain) {
-            return Err(wrong(format!("{name}: project {project:?} is no name")));
+            return Err(wrong(format!(
+                "{name}: project {project:?} is not a valid name"
+            )));
         }
         if !file.plane.starts_with("https://") || file.plane.contains('@') {
             return Err(wrong(format!(
@@ -355,7 +357,7 @@ impl Plane {
             (Some(path), None) => login::Shows::Token(secret(&at(path)).map_err(wrong)?),
             (None, Some(path)) => login::credential(&at(path)).map_err(wrong)?,
             (Some(_), Some(_)) | (None, None) => {
-                let why = "token_file or application_credential_file: one of the two";
+                let why = "token_file or application_credential_file, not both";
                 return Err(wrong(format!("{name}: {why}")));
             }
         };
@@ -437,7 +439,7 @@ impl Plane {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|_| garbage("its answer is no JSON"))
+        serde_json::from_slice(&bytes).map_err(|_| garbage("its answer is not valid JSON"))
     }
 }
 
@@ -465,7 +467,7 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Fault {
     let why = format!("{}: {words}", status.as_u16());
     match status {
         StatusCode::UNAUTHORIZED => Fault::new(FaultCode::Unauthenticated, WHAT, why)
-            .fix("the token is over, or none of this plane's: put a new one into token_file"),
+            .fix("the token has expired or is not of this plane: put a new one into token_file"),
         StatusCode::FORBIDDEN => Fault::new(FaultCode::NotAllowed, WHAT, why),
         StatusCode::NOT_FOUND => Fault::new(FaultCode::NotFound, WHAT, why),
         _ => Fault::new(FaultCode::HttpError, "the plane refuses", why),
@@ -477,7 +479,7 @@ fn secret(path: &Path) -> Result<Secret<String>, String> {
     let text = secret_text(path)?;
     let token = text.expose().trim();
     if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(format!("{}: it is no token", path.display()));
+        return Err(format!("{}: it is not a token", path.display()));
     }
     Ok(Secret::new(token.to_owned()))
 }

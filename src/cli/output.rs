@@ -1,12 +1,15 @@
 //! The only printer. A verb hands over one value; here it becomes a screen or JSON.
 
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Mutex;
 
 use serde::Serialize;
 
 use crate::app::Exit;
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Widest screen: longer lines are hard to read.
 const WIDTH_MAX: usize = 110;
@@ -51,6 +54,8 @@ pub(super) struct Output {
     /// A progress line stands on the terminal and must be taken away before the next line.
     standing: Mutex<bool>,
     sink: Sink,
+    /// What is printed goes here as well.
+    copy: Option<Mutex<File>>,
 }
 
 #[derive(Debug)]
@@ -155,7 +160,38 @@ impl Output {
             width: width.clamp(WIDTH_MIN, WIDTH_MAX),
             standing: Mutex::new(false),
             sink: Sink::Stdout,
+            copy: None,
         }
+    }
+
+    /// What is printed from here on goes to a file of the day in this directory as well; its first line is the command.
+    pub(super) fn also_to(&mut self, dir: &Path) -> Result<(), Fault> {
+        let now = crate::seam::clock::now();
+        let path = dir.join(now.strftime("pf9ctl-%Y%m%d.log").to_string());
+        let opened = || {
+            if !dir.is_dir() {
+                DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            }
+            // Never through a link: root writes where others may have been.
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o600);
+            options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
+            let mut file = options.open(&path)?;
+            if !file.metadata()?.is_file() {
+                return Err(std::io::Error::other("it is no regular file"));
+            }
+            // Nothing secret is ever an argument.
+            let words: Vec<String> = std::env::args().collect();
+            writeln!(file, "{now:.0} {}", words.join(" "))?;
+            Ok(file)
+        };
+        let file = opened().map_err(|e| {
+            let why = format!("{}: {e}", path.display());
+            Fault::new(FaultCode::OutputFailed, "nothing was done", why)
+                .fix("name another directory with --log-dir, or leave it out")
+        })?;
+        self.copy = Some(Mutex::new(file));
+        Ok(())
     }
 
     /// Into memory, 80 columns, plain.
@@ -168,6 +204,7 @@ impl Output {
             width: 80,
             standing: Mutex::new(false),
             sink: Sink::Memory(Mutex::new(String::new())),
+            copy: None,
         }
     }
 
@@ -263,7 +300,10 @@ impl Output {
         } else {
             let line = format!("pf9ctl: {fault}\n");
             match &self.sink {
-                Sink::Stdout => drop(std::io::stderr().write_all(line.as_bytes())),
+                Sink::Stdout => {
+                    self.copied(&line);
+                    drop(std::io::stderr().write_all(line.as_bytes()));
+                }
                 #[cfg(test)]
                 Sink::Memory(_) => self.print(&line),
             }
@@ -326,7 +366,17 @@ impl Output {
         }
     }
 
+    fn copied(&self, text: &str) {
+        if let Some(file) = &self.copy
+            && let Ok(mut file) = file.lock()
+        {
+            // The verb's work is worth more than its copy.
+            drop(file.write_all(plain(text).as_bytes()));
+        }
+    }
+
     fn print(&self, text: &str) {
+        self.copied(text);
         match &self.sink {
             Sink::Stdout => {
                 let mut out = std::io::stdout().lock();
@@ -339,6 +389,19 @@ impl Output {
     }
 }
 
+/// Without what only a terminal understands: `ESC [ … letter`, and what stood on a line before it was written anew.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\x1b') {
+        out.push_str(before);
+        let end = after.find(|c: char| c.is_ascii_alphabetic());
+        rest = end.and_then(|at| after.get(at + 1..)).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out.replace('\r', "")
+}
+
 /// Standard output for bytes that are nobody's to read.
 pub(super) fn bytes_out() -> Box<dyn Write> {
     Box::new(std::io::stdout())
@@ -348,6 +411,9 @@ pub(super) fn bytes_out() -> Box<dyn Write> {
 pub(super) fn usage(error: &clap::Error) -> Exit {
     let failed = error.use_stderr();
     drop(error.print());
+    if let Some(why) = super::known::why_not(error) {
+        drop(writeln!(std::io::stderr(), "\n  note: {why}"));
+    }
     if failed { Exit::Usage } else { Exit::Ok }
 }
 
@@ -391,7 +457,28 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::FaultCode;
+
+    #[test]
+    fn a_copy_has_all_that_was_printed_and_none_of_the_colours() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = dir.path().join("new");
+        let mut out = Output::memory(false);
+        out.also_to(&at).expect("begun");
+        out.raw("\x1b[1mgood\x1b[0m\r\x1b[K and plain\n");
+        let fault = Fault::new(FaultCode::TokenUsed, "cannot enrol", "the token was used");
+        out.fault(&fault);
+        let files: Vec<_> = std::fs::read_dir(&at).expect("list").collect();
+        let file = files.first().expect("one").as_ref().expect("entry").path();
+        let text = std::fs::read_to_string(&file).expect("text");
+        assert!(text.contains("good and plain\n"), "{text}");
+        assert!(text.contains("the token was used"), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+        // Another run goes on below, and no link is followed.
+        Output::memory(false).also_to(&at).expect("again");
+        std::fs::rename(&file, at.join("elsewhere")).expect("rename");
+        std::os::unix::fs::symlink(at.join("elsewhere"), &file).expect("link");
+        Output::memory(false).also_to(&at).expect_err("a link");
+    }
 
     #[test]
     fn long_values_wrap_below_themselves_and_words_stay_whole() {

@@ -1,12 +1,14 @@
-//! `phases list`, `phases status`: the stages that make a host a node.
+//! `phases list`, `status`, `start`, `stop`: the stages that make a host a node.
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::{ASK, Context};
+use super::maintenance::{self, PlainArgs, StartArgs};
 use super::output::{Ink, Screen, Show};
 use super::words;
 use crate::app::Exit;
+use crate::local::Method;
 use crate::model::{
     Fault, FaultCode, HostStatus, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, paths,
 };
@@ -23,6 +25,13 @@ pub(super) enum PhasesVerb {
     List(ListArgs),
     /// How far this node is, phase by phase.
     Status(PhasesStatusArgs),
+    /// Go through all of them now; what differs is put right. Ends a maintenance.
+    Start(PlainArgs),
+    /// Begin no step of any phase for a time: a maintenance, as maintenance start begins it. What runs goes on.
+    ///
+    /// What was installed stays: that goes when the host leaves its cluster (host detach, node leave), or with node
+    /// decommission.
+    Stop(StartArgs),
 }
 
 #[derive(Debug, Parser)]
@@ -44,6 +53,8 @@ impl PhasesVerb {
         match self {
             Self::List(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Start(args) => args.json,
+            Self::Stop(args) => args.json,
         }
     }
 }
@@ -84,8 +95,47 @@ pub(super) async fn run(ctx: &Context, verb: &PhasesVerb) -> Result<Exit, Fault>
             });
         }
         PhasesVerb::Status(_) => ctx.out.show(&progress(ctx).await?),
+        PhasesVerb::Start(_) => ctx.out.show(&start(ctx).await?),
+        PhasesVerb::Stop(args) => return maintenance::start(ctx, args).await,
     }
     Ok(Exit::Ok)
+}
+
+/// nodelet was woken.
+#[derive(Debug, Serialize)]
+struct Started {
+    /// This host was in maintenance, and is not any more.
+    maintenance_ended: bool,
+}
+
+async fn start(ctx: &Context) -> Result<Started, Fault> {
+    let what = "the phases are not gone through";
+    ctx.need_root("have the phases gone through")?;
+    let maintenance_ended = maintenance::end(ctx, what).await?.is_some();
+    let client = ctx
+        .socket(paths::NODELET_SOCKET)
+        .map_err(|e| e.fault(what))?;
+    let nothing = serde_json::json!({});
+    let woken = client
+        .send::<_, serde_json::Value>(Method::POST, "/v1/wake", &nothing, ASK)
+        .await;
+    woken.map_err(|e| e.fault(what))?;
+    Ok(Started { maintenance_ended })
+}
+
+impl Show for Started {
+    fn screen(&self, width: usize) -> Screen {
+        let mut screen = Screen::default();
+        let ended = match self.maintenance_ended {
+            true => "maintenance has ended; ",
+            false => "",
+        };
+        let text = format!(
+            "{ended}nodelet looks at the node now; pf9ctl phases status shows how far it is"
+        );
+        screen.wrapped(0, &text, width);
+        screen
+    }
 }
 
 async fn progress(ctx: &Context) -> Result<Progress, Fault> {
@@ -140,7 +190,6 @@ impl Show for Progress {
                 PhaseState::NotStarted => (Ink::Dim, "not begun"),
                 PhaseState::Executing => (Ink::Warn, "under way"),
                 PhaseState::Waiting => (Ink::Warn, "waits"),
-                PhaseState::Stopped => (Ink::Dim, "taken away"),
                 PhaseState::Failed => (Ink::Bad, "failed"),
             };
             let took = phase.took_ms.map(words::took).unwrap_or_default();

@@ -60,20 +60,41 @@ pub(super) struct PrepReport {
 
 pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     if !args.remote.hosts.is_empty() {
-        Skips::parse(&args.skip)?;
+        Skips::parse(&args.skips())?;
         return Box::pin(remote::prep(ctx, args)).await;
     }
     let started = Instant::now();
     ctx.need_root("prepare this machine")?;
     let _lock = ctx.lock("prepare this machine")?;
+    // The configuration is the daemons' to use; a wrong one would only show after enrolment.
+    let config = Config::load(&ctx.host)?;
+    let way = Way::load(ctx, &config)?;
+    if args.skip_connected
+        && let Some(rtt_us) = wait::connected(ctx).await
+        && let Some(host_id) = already(ctx, args, &way)?
+    {
+        let text = "already a host of this plane, and connected: nothing was done";
+        ctx.out.step(Ink::Good, text);
+        ctx.out.show(&PrepReport {
+            host_id,
+            plane: args.plane.clone(),
+            enrolled: false,
+            warnings: Vec::new(),
+            rtt_us,
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        return Ok(Exit::Ok);
+    }
+    if args.skip_checks {
+        let text = "--skip-checks: what is only recommended stops nothing in any case; what is required is left out by \
+                    its name, with --skip ID=REASON";
+        ctx.out.step(Ink::Warn, text);
+    }
     // A run that changes nothing uses no token up, and needs none.
     let token = match args.dry_run {
         true => None,
         false => Some(read_token(args)?),
     };
-    // The configuration is the daemons' to use; a wrong one would only show after enrolment.
-    let config = Config::load(&ctx.host)?;
-    let way = Way::load(ctx, &config)?;
     if args.dry_run {
         let plan = dry_run(ctx, args, &way).await?;
         let exit = plan.refused.as_ref().map_or(Exit::Ok, |_| Exit::NotReady);
@@ -225,7 +246,7 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
 }
 
 fn look(ctx: &Context, args: &PrepArgs) -> Result<(Facts, Report), Fault> {
-    let skips = Skips::parse(&args.skip)?;
+    let skips = Skips::parse(&args.skips())?;
     let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
     let report = Report::of_machine(&facts, &skips);
     Ok((facts, report))
@@ -318,7 +339,7 @@ async fn directories(ctx: &Context) -> Result<(), Fault> {
             .map_err(|e| {
                 Fault::new(
                     FaultCode::Directories,
-                    "cannot make users and directories",
+                    "cannot create users and directories",
                     chain(&e),
                 )
                 .fix("install the package pf9-hostagent again")
@@ -367,7 +388,7 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
 /// What of the identity, beside what the tunnel needs, an enrolment has to bring anew.
 fn missing(ctx: &Context, host: HostId) -> Option<String> {
     match identity::trust(&ctx.host) {
-        Ok(trust) if trust.is_empty() => return Some("it trusts no signing key".to_owned()),
+        Ok(trust) if trust.is_empty() => return Some("it has no trust anchor".to_owned()),
         Ok(_) => {}
         Err(e) => return Some(chain(&e)),
     }
@@ -407,8 +428,8 @@ async fn enrol(
         stage.set(Stage::KeyMade);
     }
     if had_key == Had::Replaced {
-        let text = "the key that this host orders with could not be used: another one was made; \
-                    a plane that knows the host wants to be asked first";
+        let text = "the order key of this host could not be used, so a new one was generated; a plane that knows \
+            the host has to allow it first";
         ctx.out.step(Ink::Warn, text);
     }
     let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;

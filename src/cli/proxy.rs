@@ -174,7 +174,7 @@ fn in_force(ctx: &Context, wanted: &ProxyConfig) -> Result<(), Fault> {
         return Ok(());
     }
     let why = format!(
-        "another file than {} sets [comms.proxy] too",
+        "a file other than {} sets [comms.proxy] too",
         paths::PROXY_CONFIG
     );
     Err(
@@ -200,10 +200,10 @@ async fn restart(ctx: &Context) -> Result<&'static str, Fault> {
     match units.get(COMMS).map(|state| state.active) {
         Some(Active::Active | Active::Reloading | Active::Activating | Active::Failed) => {
             ctx.units.restart(COMMS).await.map_err(fault)?;
-            Ok("pf9-comms was restarted and goes this way now; try it: pf9ctl proxy test")
+            Ok("pf9-comms was restarted with this proxy; test it: pf9ctl proxy test")
         }
         Some(Active::Deactivating | Active::Inactive | Active::Other) | None => {
-            Ok("pf9-comms does not run; it and pf9ctl prep-node go this way when they start")
+            Ok("pf9-comms does not run; it and pf9ctl prep-node use this proxy when they start")
         }
     }
 }

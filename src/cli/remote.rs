@@ -151,7 +151,8 @@ pub(super) async fn prep(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> 
     option(&mut words, "--plane", Some(&args.plane));
     option(&mut words, "--host-id", args.host_id.as_ref());
     option(&mut words, "--wait", Some(&args.wait));
-    repeated(&mut words, "--skip", &args.skip);
+    repeated(&mut words, "--skip", &args.skips());
+    flag(&mut words, "--skip-connected", args.skip_connected);
     flag(&mut words, "--force", args.force);
     flag(&mut words, "--fix", args.fix);
     flag(&mut words, "--yes", args.yes);
@@ -220,7 +221,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     let hosts = &args.hosts;
     if hosts.len() > HOSTS_MAX {
         let why = format!(
-            "{} hosts are named, at most {HOSTS_MAX} are gone to",
+            "{} hosts are named, at most {HOSTS_MAX} at a time",
             hosts.len()
         );
         return Err(usage(why));
@@ -232,7 +233,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     if !ssh.is_file() {
         let why = format!("{} is not there", ssh.display());
         return Err(
-            Fault::new(FaultCode::NotInstalled, "no host can be gone to", why)
+            Fault::new(FaultCode::NotInstalled, "no host can be reached", why)
                 .fix("install the distribution's ssh client: openssh-client, or openssh-clients"),
         );
     }
@@ -254,7 +255,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     let stopped = |begun: usize| {
         let what = format!("{begun} of {} hosts have answered", hosts.len());
         let fault = ctx.interrupted(&what);
-        fault.fix("what had begun on the others goes on there; run it again and look")
+        fault.fix("what had started on the others continues there; run it again to see")
     };
     loop {
         ctx.out.waiting(&format!(

@@ -182,8 +182,8 @@ async fn drift(
 
 /// Asks everybody.
 pub(super) async fn gather(ctx: &Context) -> StatusReport {
-    let (daemons, services, systemd) = units(ctx).await;
-    let (status, tunnel) = tokio::join!(
+    let ((daemons, services, systemd), status, tunnel) = tokio::join!(
+        units(ctx),
         ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
         ctx.get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status"),
     );
@@ -405,7 +405,7 @@ fn offline(tunnel: &TunnelStatus) -> Option<Fault> {
     let fault = Fault::new(code, "the plane cannot be reached", why);
     let fix = match &tunnel.last_fault {
         Some(f) if !f.fix.is_empty() => f.fix.clone(),
-        _ => "nothing on this machine stops meanwhile; check network and plane".to_owned(),
+        _ => "the node keeps running meanwhile; check network and plane".to_owned(),
     };
     match tunnel.state {
         TunnelState::Connected { .. } => None,
@@ -430,9 +430,9 @@ fn down(unit: &UnitReport) -> Fault {
 fn unfinished(unit: &UnitReport) -> Fault {
     Fault::new(
         FaultCode::DecommissionUnfinished,
-        "this machine is being decommissioned, and that did not come to its end",
+        "this machine is being decommissioned, and that did not finish",
         format!(
-            "root ordered that the role goes, and {} is {}",
+            "root ordered the removal of the role, and {} is {}",
             unit.unit, unit.state
         ),
     )

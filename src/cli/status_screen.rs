@@ -118,7 +118,7 @@ fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
         plane.push(format!("last heard {}", ago(now, at)));
     }
     if let Some(at) = report.acknowledged_at {
-        plane.push(format!("took our status {}", ago(now, at)));
+        plane.push(format!("accepted our status {}", ago(now, at)));
     }
     if let Some(generation) = report.generation.filter(|g| g.0 > 0) {
         plane.push(format!("spec {generation}"));
@@ -165,7 +165,7 @@ fn limit(tunnel: &TunnelStatus) -> Option<&'static str> {
             Some("only to renew the host certificate, which has expired")
         }
         Some(SessionKind::RemovalOnly) => {
-            Some("only for the order of removal: the plane removed this host")
+            Some("only to deliver the order of removal: the plane removed this host")
         }
     }
 }
@@ -231,12 +231,12 @@ fn change(screen: &mut Screen, now: &AgentStatus, width: usize) {
     let Some(wanted) = &now.wanted else { return };
     let (ink, mut text) = match now.stage {
         AgentStage::Idle => return,
-        AgentStage::Fetching => (Ink::Warn, format!("{wanted} is fetched")),
+        AgentStage::Fetching => (Ink::Warn, format!("{wanted} is being downloaded")),
         AgentStage::Ready => (Ink::Warn, format!("{wanted} is ready")),
         AgentStage::Switching => (Ink::Warn, format!("{wanted} is switched to")),
-        AgentStage::Proving => (Ink::Warn, format!("{wanted} has to show that it is well")),
+        AgentStage::Proving => (Ink::Warn, format!("{wanted} has to prove itself healthy")),
         AgentStage::Proven => (Ink::Plain, format!("{wanted} is proven")),
-        AgentStage::PutBack => (Ink::Bad, format!("{wanted} was put back")),
+        AgentStage::PutBack => (Ink::Bad, format!("{wanted} was rolled back")),
         AgentStage::Refused => (Ink::Bad, format!("{wanted} is refused")),
     };
     if let Some(good) = now.last_good.as_ref().filter(|good| *good != wanted) {
@@ -247,7 +247,7 @@ fn change(screen: &mut Screen, now: &AgentStatus, width: usize) {
     }
     screen.row("version", ink, &text, width);
     if let PackageDatabase::Pending { why } = &now.database {
-        let text = format!("the package manager does not know of it: {why}");
+        let text = format!("the package manager does not know it: {why}");
         screen.row("", Ink::Warn, &text, width);
     }
 }
@@ -357,7 +357,7 @@ fn phases(screen: &mut Screen, node: &NodeStatus, now: Timestamp, width: usize) 
     }
     let done = shown
         .iter()
-        .filter(|p| matches!(p.state, PhaseState::Running | PhaseState::Stopped))
+        .filter(|p| p.state == PhaseState::Running)
         .count();
     screen.gap();
     screen.line([
@@ -378,9 +378,7 @@ fn phases(screen: &mut Screen, node: &NodeStatus, now: Timestamp, width: usize) 
 fn is_shown(phase: &PhaseStatus) -> bool {
     match phase.state {
         PhaseState::NotStarted | PhaseState::Running => phase.id != PhaseId::Drain,
-        PhaseState::Waiting | PhaseState::Executing | PhaseState::Stopped | PhaseState::Failed => {
-            true
-        }
+        PhaseState::Waiting | PhaseState::Executing | PhaseState::Failed => true,
     }
 }
 
@@ -396,23 +394,21 @@ fn phase_line(
         PhaseState::Executing => (Ink::Warn, "▸"),
         PhaseState::Waiting => (Ink::Warn, "…"),
         PhaseState::Failed => (Ink::Bad, "✗"),
-        PhaseState::Stopped => (Ink::Dim, "-"),
         PhaseState::NotStarted => (Ink::Dim, "·"),
     };
     let name_ink = match phase.state {
-        PhaseState::NotStarted | PhaseState::Stopped => Ink::Dim,
+        PhaseState::NotStarted => Ink::Dim,
         PhaseState::Running | PhaseState::Waiting => Ink::Plain,
         PhaseState::Executing | PhaseState::Failed => Ink::Bold,
     };
     let time = match (phase.state, phase.took_ms, phase.started_at) {
         (PhaseState::Executing | PhaseState::Waiting, _, Some(at)) => span(now.duration_since(at)),
-        (PhaseState::Running | PhaseState::Failed | PhaseState::Stopped, Some(ms), _) => took(ms),
+        (PhaseState::Running | PhaseState::Failed, Some(ms), _) => took(ms),
         (
             PhaseState::NotStarted
             | PhaseState::Waiting
             | PhaseState::Executing
             | PhaseState::Running
-            | PhaseState::Stopped
             | PhaseState::Failed,
             _,
             _,

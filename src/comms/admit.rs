@@ -41,16 +41,16 @@ impl Load {
     fn admit(&mut self, service: &Service, who: &str, now: Duration) -> Result<(), Refusal> {
         let refuse = |code, why: String| Err(Refusal { code, why });
         if !service.who.is_empty() && !service.who.iter().any(|w| w == who) {
-            return refuse(Code::NotAllowed, format!("{who:?} may not ask for it"));
+            return refuse(Code::NotAllowed, format!("{who:?} may not open it"));
         }
         if self.open >= service.max_streams {
-            let why = format!("{} streams are open, more are not allowed", self.open);
+            let why = format!("{} streams are open, the limit", self.open);
             return refuse(Code::TooMany, why);
         }
         if let Some(rate) = service.opens_per_s {
             let bucket = self.opens.get_or_insert_with(|| Bucket::new(rate, rate));
             if bucket.take(now).is_err() {
-                let why = format!("more than {rate} are opened a second");
+                let why = format!("more than {rate} streams were opened in a second");
                 return refuse(Code::TooMany, why);
             }
         }
@@ -70,7 +70,7 @@ impl Admission {
     ) -> Result<Place, Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.values().map(|load| load.open).sum::<u32>() >= CARRIED_MAX {
-            let why = format!("{CARRIED_MAX} streams are open, more are not carried at a time");
+            let why = format!("{CARRIED_MAX} streams are open, the limit for this host");
             return Err(Refusal {
                 code: Code::TooMany,
                 why,

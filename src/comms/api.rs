@@ -6,6 +6,7 @@
 //! | `GET /v1/streams` | [`TunnelStreams`](crate::model::TunnelStreams) |
 //! | `POST /v1/ping`   | [`TunnelPing`]: one PING on every session |
 //! | `GET /metrics`    | Prometheus text; `/v1/metrics` is the same |
+//! | `/v1/log-level`   | how much is logged: see [`log_level`] |
 //! | `GET /healthz`    | 200 while nothing hangs |
 //! | `GET /ready`      | 200 while the tunnel is up |
 
@@ -22,7 +23,8 @@ use super::sessions::{Live, Sessions};
 use super::status::StatusBoard;
 use crate::app::Progress;
 use crate::local::{
-    Method, NotReady, Policy, Reply, Request, StatusCode, healthz, ready, serve as serve_local,
+    LOG_LEVEL, Method, NotReady, Policy, Reply, Request, StatusCode, healthz, log_level, ready,
+    serve as serve_local,
 };
 use crate::model::{STATUS_SCHEMA, SessionPing, TunnelPing, TunnelState};
 
@@ -54,6 +56,7 @@ impl Api {
             (&Method::GET, "/v1/status") => Reply::json(StatusCode::OK, &self.board.status(now)),
             (&Method::GET, "/v1/streams") => Reply::json(StatusCode::OK, &self.board.streams(now)),
             (&Method::POST, "/v1/ping") => Reply::json(StatusCode::OK, &self.ping().await),
+            (_, LOG_LEVEL) => log_level(request),
             (&Method::GET, "/healthz") => healthz(&self.progress.late()),
             (&Method::GET, "/ready") => ready(not_ready(&self.board.status(now).state)),
             (&Method::GET, "/metrics" | "/v1/metrics") => {

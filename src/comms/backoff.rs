@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::model::doubled;
+
 /// State between tries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -40,10 +42,8 @@ impl Backoff {
         if lived.is_some_and(|lived| lived >= HEALTHY) {
             self.failures = 0;
         }
-        let bound = FIRST
-            .saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX))
-            .min(self.cap);
-        self.failures = self.failures.saturating_add(1).min(31);
+        self.failures = self.failures.saturating_add(1);
+        let bound = doubled(FIRST, self.cap, self.failures);
         let jitter = bound.mul_f64(random.clamp(0.0, 1.0));
         // The plane may spread its nodes further than our cap, not for ever.
         let hint = hint

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sessions::Live;
-use crate::mux::{MuxStream, splice};
+use crate::mux::{MuxStream, Transport, splice};
 use crate::wire::Code;
 
 /// How long a service may take to read the last bytes of a stream whose session is over.
@@ -49,17 +49,17 @@ pub(super) async fn join<S>(
     passed: &Arc<Passed>,
 ) -> Ended
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport + 'static,
 {
     let id = stream.id();
     let counted = Counted {
         socket,
         passed: Arc::clone(passed),
     };
-    let mut spliced = std::pin::pin!(splice(stream, counted));
+    let mut spliced = splice(stream, Box::new(counted));
     tokio::select! {
         // cancel-safe: the splice is kept, the others only watch
-        (_, result) = spliced.as_mut() => Ended::Done(result),
+        (_, result) = &mut spliced => Ended::Done(result),
         closed = session.ended() => {
             // What arrived whole is still handed over; a stream that was cut ends at once, unless
             // its service does not read.
@@ -69,7 +69,7 @@ where
             }
         }
         idle = silence(passed, idle) => {
-            session.handle.end_stream(id, Code::TimedOut, "no byte passed for too long");
+            session.handle.end_stream(id, Code::TimedOut, "idle for too long");
             Ended::Idle(idle)
         }
     }

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::own::Own;
+use super::tcp::Probe;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
@@ -20,12 +21,11 @@ use crate::identity::{self, TlsPolicy, TunnelIdentity};
 use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
-/// A websocket to the plane.
-pub(super) type Socket = Websocket<TlsStream<mux::Ahead<TcpStream>>>;
-
-/// A websocket, and what the plane says it is good for.
+/// A websocket to the plane, and what the plane says it is good for.
 pub(super) struct Dialled {
-    pub(super) socket: Socket,
+    pub(super) socket: Websocket,
+    /// Where the kernel can be asked.
+    pub(super) probe: Option<Probe>,
     pub(super) kind: SessionKind,
 }
 
@@ -62,13 +62,13 @@ pub(super) struct Copied {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The endpoint is no `wss://host[:port][/path]`.
-    #[error("{0:?} is no wss:// URL")]
+    #[error("{0:?} is not a wss:// URL")]
     Url(String),
     /// There is no connection: DNS, TCP, or the proxy in between.
     #[error(transparent)]
     Reach(#[from] ReachError),
     /// The other side's certificate is not believed.
-    #[error("the certificate of {host} is not to be trusted: {why}")]
+    #[error("the certificate of {host} is not trusted: {why}")]
     Foreign {
         /// Which host.
         host: String,
@@ -167,14 +167,22 @@ impl Route {
             if let Some(own) = &self.own {
                 headers.extend(own.headers(endpoint));
             }
+            let probe = Probe::of(tls.get_ref().0.get_ref())
+                .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
+                .ok();
+            let tls = mux::Secured::new(tls);
             let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
             let (socket, answer) = connected.map_err(DialError::Handshake)?;
             if let Some(own) = &self.own {
                 own.heard(endpoint, &answer).await;
             }
             let kind = kind_of(&answer);
-            journey.end("it takes this host's tunnel");
-            Ok(Dialled { socket, kind })
+            journey.end("it accepts this host's tunnel");
+            Ok(Dialled {
+                socket,
+                probe,
+                kind,
+            })
         })
         .await;
         tracing::debug!(endpoint, hops = ?journey.passed(), "dialled");
@@ -207,7 +215,7 @@ impl Route {
             let date = mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
-            journey.end("it knows this host and takes tunnels");
+            journey.end("it knows this host and accepts tunnels");
             Ok(Answered {
                 sent,
                 got: crate::seam::clock::now(),
@@ -236,14 +244,13 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let mut tls = TlsConnector::from(self.identity().tls)
+        let tls = TlsConnector::from(self.identity().tls)
             .connect(name, mux::Ahead::new(tcp))
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
                 Some(cut) => cut.into(),
                 None => failed(e),
             })?;
-        tls.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
         journey.end(session_words(&tls));
         Ok((tls, at))
     }
@@ -380,11 +387,11 @@ impl DialError {
             Self::Reach(why) => why.code_and_fix(),
             Self::Foreign { .. } => (
                 FaultCode::PlaneForeignCertificate,
-                "check that nothing in between opens TLS, and that the host is still enrolled",
+                "check that nothing in between inspects TLS, and that the host is still enrolled",
             ),
             Self::Tls { .. } => (
                 FaultCode::PlaneGarbage,
-                "check that the URL is the plane's and that nothing in between opens or forbids TLS",
+                "check that the URL is the plane's and that nothing in between inspects or forbids TLS",
             ),
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,

@@ -74,7 +74,7 @@ async fn carry(mut socket: UnixStream, sessions: Arc<Sessions>) {
         };
         match begin(&mut stream, &mut socket, &mut kept).await {
             Begun::Taken => {
-                let (_, result) = mux::splice(stream, socket).await;
+                let (_, result) = mux::splice(stream, Box::new(socket)).await;
                 if let Err(error) = result {
                     tracing::debug!(%error, "connection to the plane ended early");
                 }
@@ -183,7 +183,6 @@ mod tests {
     use std::future::IntoFuture;
 
     use bytes::Bytes;
-    use tokio::io::DuplexStream;
 
     use super::super::sessions::NewSession;
     use super::*;
@@ -191,12 +190,12 @@ mod tests {
     use crate::mux::{Driver, Handle, Incoming, Role, Websocket};
     use crate::wire::{Code, Config, Side};
 
-    type End = (Handle, Incoming, Driver<DuplexStream>);
+    type End = (Handle, Incoming, Driver);
 
     fn pair() -> (End, End) {
         let (a, b) = tokio::io::duplex(64 * 1024);
-        let a = Websocket::new(a, Role::Client, Bytes::new());
-        let b = Websocket::new(b, Role::Server, Bytes::new());
+        let a = Websocket::new(Box::new(a), Role::Client, Bytes::new());
+        let b = Websocket::new(Box::new(b), Role::Server, Bytes::new());
         let config = Config::default();
         (
             mux::session(a, Side::Node, config),

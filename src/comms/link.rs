@@ -228,7 +228,11 @@ impl Link {
         shutdown: &CancellationToken,
     ) -> Option<Ended> {
         let endpoint = self.urls.get(index)?.clone();
-        let Dialled { socket, kind } = dialled;
+        let Dialled {
+            socket,
+            probe,
+            kind,
+        } = dialled;
         let begun = session::begin(socket, self.config.ping());
         let live = self.sessions.begin(NewSession {
             slot,
@@ -237,7 +241,7 @@ impl Link {
             failures: self.endpoints.borrow().failures(index, self.now()),
             ping_interval: self.config.ping(),
             handle: begun.handle.clone(),
-            probe: begun.probe,
+            probe,
         });
         tracing::info!(session = live.number, slot, endpoint, %kind, "tunnel is up");
         self.board.connected(slot, live.since);
@@ -259,7 +263,7 @@ impl Link {
             self.bound_draining(slot);
             let why = match farewell.words.as_str() {
                 "" => farewell.code.to_string(),
-                words => format!("the plane said farewell ({}): {words}", farewell.code),
+                words => format!("the plane closes the session ({}): {words}", farewell.code),
             };
             return Some(Ended {
                 fault: down(&endpoint, why),
@@ -284,7 +288,7 @@ impl Link {
         for (live, goes) in draining.iter().zip(surplus(&of_slot, &bounds)) {
             if goes {
                 live.handle
-                    .close(Code::GoingAway, "too many old sessions drain");
+                    .close(Code::GoingAway, "too many old sessions are draining");
             }
         }
     }

@@ -349,9 +349,9 @@ fn failed(code: FaultCode, why: String) -> Fault {
 }
 
 fn unproven(why: String) -> Fault {
-    let what = "the new host certificate does not work, the old one stays in use";
+    let what = "the new host certificate does not work; the old one stays in use";
     Fault::new(FaultCode::CertificateUnproven, what, why)
-        .fix("nothing to do: another one is asked for; if it stays so, see the plane's log")
+        .fix("nothing to do: another one is requested; if it persists, see the plane's log")
 }
 
 /// Whether the certificate must be replaced although its time has not come. Once for each bundle of

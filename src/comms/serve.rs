@@ -127,7 +127,7 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
         // The opener may let go first: that is an end like any other.
         Ended::Done(Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => String::new(),
         Ended::Done(Err(e)) => e.to_string(),
-        Ended::Idle(idle) => format!("no byte passed for {} s", idle.as_secs()),
+        Ended::Idle(idle) => format!("idle for {} s", idle.as_secs()),
         Ended::SessionOver(why) => format!("the tunnel is down: {why}"),
     };
     story.write("close", &why, Some(passed.both()));

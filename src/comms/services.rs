@@ -54,11 +54,11 @@ struct Entry {
     connect: String,
     #[serde(default = "default_streams")]
     max_streams: u32,
-    /// How its streams are scheduled is the opener's choice; kept so that a list says it.
+    /// In files of older versions; how a stream is scheduled is its opener's choice.
     #[serde(default)]
     #[expect(
         dead_code,
-        reason = "documented key; read so that a typo in it is found"
+        reason = "read, so that an older file is still taken; not documented any more"
     )]
     class: EntryClass,
     #[serde(default)]
@@ -105,7 +105,7 @@ impl Services {
         let mut all = BTreeMap::new();
         let mut faults = Vec::new();
         let (dir, machine) = (host.at(paths::SERVICES_DIR), is_machine(host));
-        // Who can write the directory can put a list of his own into it.
+        // Whoever can write the directory can put a list into it.
         if dir.exists()
             && let Err(why) = only_root_writes(&dir, machine)
         {
@@ -221,7 +221,7 @@ fn target(entry: &Entry) -> Result<Target, String> {
     let connect = entry.connect.as_str();
     if let Some(path) = connect.strip_prefix("unix:") {
         if !path.starts_with('/') {
-            return Err(format!("{path:?} is no absolute path"));
+            return Err(format!("{path:?} is not an absolute path"));
         }
         return Ok(Target::Unix(path.into()));
     }
@@ -236,13 +236,12 @@ fn target(entry: &Entry) -> Result<Target, String> {
     if is_metadata(ip) {
         if !entry.allow_link_local {
             return Err(format!(
-                "{address} is where clouds keep their metadata; say allow_link_local = true if \
-                 that is meant"
+                "{address} is a cloud metadata address; set allow_link_local = true to allow it"
             ));
         }
     } else if !ip.is_loopback() && !entry.allow_beyond_loopback {
         return Err(format!(
-            "{address} is not this machine; say allow_beyond_loopback = true if that is meant"
+            "{address} is not this machine; set allow_beyond_loopback = true to allow it"
         ));
     }
     Ok(Target::Tcp(address))

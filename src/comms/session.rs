@@ -9,11 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::carry::LAST_BYTES;
-use super::dial::Socket;
 use super::serve::{self, Serve};
 use super::sessions::{Live, Sessions};
-use super::tcp::Probe;
-use crate::mux::{self, Driver, Handle, Incoming};
+use crate::mux::{self, Driver, Handle, Incoming, Websocket};
 use crate::wire::{Code, Config, Side};
 
 /// A session that was told to leave may finish its streams for this long: a download of a stack
@@ -32,7 +30,6 @@ const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
 /// A session that was begun and must be run.
 pub(super) struct Begun {
     pub(super) handle: Handle,
-    pub(super) probe: Option<Probe>,
     /// For [`run`].
     pub(super) ends: Ends,
 }
@@ -40,25 +37,18 @@ pub(super) struct Begun {
 /// What [`run`] drives: the plane's streams, and the connection.
 pub(super) struct Ends {
     incoming: Incoming,
-    driver: Driver<SocketIo>,
+    driver: Driver,
 }
 
-/// What the websocket of a [`Socket`] runs on.
-type SocketIo = tokio_rustls::client::TlsStream<mux::Ahead<tokio::net::TcpStream>>;
-
 /// Begins a session on a fresh websocket.
-pub(super) fn begin(socket: Socket, ping_interval: Duration) -> Begun {
+pub(super) fn begin(socket: Websocket, ping_interval: Duration) -> Begun {
     let config = Config {
         ping_interval,
         ..Config::default()
     };
-    let probe = Probe::of(socket.get_ref().get_ref().0.get_ref())
-        .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
-        .ok();
     let (handle, incoming, driver) = mux::session(socket, Side::Node, config);
     Begun {
         handle,
-        probe,
         ends: Ends { incoming, driver },
     }
 }
@@ -112,11 +102,11 @@ pub(super) async fn run(
             () = at(cut_at) => {
                 // The driver ends by this, so the timer need not be armed again.
                 cut_at = None;
-                handle.close(Code::GoingAway, "streams were left when the time was over");
+                handle.close(Code::GoingAway, "streams were cut: the drain time ran out");
             }
         }
     };
-    tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session over");
+    tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session ended");
     sessions.over(&live);
     // Nobody waits for what the plane still has to get, and it waits for no stream's last line.
     let last_bytes = async move {

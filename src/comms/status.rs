@@ -188,9 +188,11 @@ impl StatusBoard {
     }
 
     fn change(&self, slot: u8, change: impl FnOnce(&mut Slot)) {
-        if let Some(slot) = self.lock().slots.get_mut(usize::from(slot)) {
+        let mut known = self.lock();
+        if let Some(slot) = known.slots.get_mut(usize::from(slot)) {
             change(slot);
         }
+        crate::app::tell(&line(&known.slots));
     }
 
     fn lock_certificates(&self) -> MutexGuard<'_, Vec<Expiry>> {
@@ -201,6 +203,36 @@ impl StatusBoard {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For `systemctl status`.
+fn line(slots: &[Slot]) -> String {
+    let up = slots
+        .iter()
+        .find(|s| matches!(s.state, SlotState::Connected { .. }));
+    let endpoint = |slot: &Slot| {
+        slot.endpoint
+            .clone()
+            .unwrap_or_else(|| "the plane".to_owned())
+    };
+    if let Some(slot) = up {
+        return format!("connected to {}", endpoint(slot));
+    }
+    let next = slots.iter().filter_map(|slot| match slot.state {
+        SlotState::Waiting { next_try } => Some((next_try, slot)),
+        SlotState::Connecting | SlotState::Connected { .. } => None,
+    });
+    match (next.min_by_key(|(at, _)| *at), slots.first()) {
+        (Some((at, slot)), _) => {
+            let why = slot
+                .last_end
+                .as_ref()
+                .map_or("no connection", |end| end.fault.why.as_str());
+            format!("not connected: {why}; next try at {at:.0}")
+        }
+        (None, Some(slot)) => format!("connecting to {}", endpoint(slot)),
+        (None, None) => String::new(),
     }
 }
 
@@ -322,6 +354,32 @@ mod tests {
                 fault: Fault::new(FaultCode::Internal, format!("end of {slot}"), ""),
             }),
         }
+    }
+
+    #[test]
+    fn one_line_says_how_it_is_and_when_it_is_tried_again() {
+        let slot = |state| Slot {
+            state,
+            endpoint: Some("wss://a".into()),
+            connects: 0,
+            last_contact: None,
+            last_end: None,
+        };
+        let (up, dials) = (SlotState::Connected { since: at(1) }, SlotState::Connecting);
+        assert_eq!(line(&[slot(dials), slot(up)]), "connected to wss://a");
+        assert_eq!(line(&[slot(dials)]), "connecting to wss://a");
+        let waits = |s| slot(SlotState::Waiting { next_try: at(s) });
+        let mut first = waits(7);
+        first.last_end = Some(SessionEnd {
+            at: at(1),
+            fault: Fault::new(FaultCode::PlaneBusy, "cannot connect", "it answered 503"),
+        });
+        let said = line(&[waits(9), first]);
+        assert!(
+            said.starts_with("not connected: it answered 503; next try at ")
+                && said.ends_with(":07Z"),
+            "{said}"
+        );
     }
 
     #[test]

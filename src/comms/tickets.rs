@@ -117,13 +117,13 @@ impl Tickets {
             Ok(Ok(Err(why))) => why,
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!(
-                "the disk did not take it within {} s",
+                "the disk did not store it within {} s",
                 STORED_WITHIN.as_secs()
             ),
         };
         tracing::warn!(
             why = failed,
-            "session ticket is not stored; the one before is shown again"
+            "session ticket not stored; the previous one is used again"
         );
     }
 }

@@ -120,7 +120,7 @@ impl FromStr for Rule {
         if entry.contains('/') {
             let network: IpNet = entry
                 .parse()
-                .map_err(|_| bad("is no network like 10.0.0.0/8 (those have no port)"))?;
+                .map_err(|_| bad("is not a network like 10.0.0.0/8 (those have no port)"))?;
             return Ok(Self::Network(network.trunc()));
         }
         let bare = entry.trim_start_matches('[').trim_end_matches(']');
@@ -152,7 +152,8 @@ impl FromStr for Rule {
             .all(|l| !l.is_empty() && l.chars().all(known))
         {
             return Err(bad(
-                "is no name, .suffix, address, network or * (the list is of entries, each perhaps with :port)",
+                "is not a valid name, .suffix, address, network or * (the list is of entries, each perhaps with \
+                 :port)",
             ));
         }
         Ok(match below {

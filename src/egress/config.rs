@@ -79,7 +79,7 @@ impl FromStr for ProxyUrl {
         if text.contains('@') {
             return Err(WHERE_CREDENTIALS_GO);
         }
-        let uri: Uri = text.trim().parse().map_err(|_| "is no URL")?;
+        let uri: Uri = text.trim().parse().map_err(|_| "is not a URL")?;
         if uri.scheme_str() != Some("http") {
             return Err(
                 "must begin with http://: the connection to the proxy is plain HTTP CONNECT, TLS goes through it end to end",

@@ -140,7 +140,7 @@ impl ReachError {
             ),
             Self::ProxyClosed { .. } => (
                 FaultCode::ProxyClosed,
-                "look into the proxy's log: it cannot reach the plane, may not, or opens TLS and does not like it",
+                "look into the proxy's log: it cannot reach the plane, forbids it, or inspects TLS and rejects it",
             ),
         }
     }

@@ -9,7 +9,7 @@
 //! A document is *broken* when its bytes are no document, or not the one that was written: it is put
 //! aside, and the one before it is used. A document that is whole and *not understood* (a later or
 //! an earlier program wrote it, somebody else signed it) stays where it is: the program that
-//! understands it comes back. Whoever reads gets the fault in both cases, and knows that what he has
+//! understands it comes back. The reader gets the fault in both cases, and knows that what it has
 //! is not the newest.
 
 use serde::de::DeserializeOwned;
@@ -163,7 +163,7 @@ impl Store {
             At::Nothing => match previous() {
                 (None, false) => return Loaded::good(None),
                 // At every instant of a save there is one; somebody took it away.
-                _ => (broken("it is not there any more"), false),
+                _ => (broken("it is gone"), false),
             },
             At::Unusable(Unusable::Broken(why)) => {
                 let why = match put_aside.map(|now| self.quarantine(now)) {

@@ -86,7 +86,7 @@ pub enum EtcdError {
         source: reqwest::Error,
     },
     /// It says that it is not healthy, e.g. without a leader.
-    #[error("etcd says that it is not healthy: {0}")]
+    #[error("etcd reports that it is not healthy: {0}")]
     Unhealthy(String),
     /// It says no, e.g. because it would lose its quorum.
     #[error("etcd at {url} refuses: {why}")]
@@ -97,7 +97,7 @@ pub enum EtcdError {
         why: String,
     },
     /// A snapshot did not come whole.
-    #[error("the snapshot from {url} is none: {why}")]
+    #[error("the snapshot from {url} is unusable: {why}")]
     Snapshot {
         /// What was asked.
         url: String,
@@ -262,7 +262,7 @@ impl Etcd {
     pub async fn remove_hex(&self, id: &str) -> Result<(), EtcdError> {
         match u64::from_str_radix(id, 16) {
             Ok(id) => self.remove(&id.to_string()).await,
-            Err(_) => Err(EtcdError::Doubtful(format!("{id:?} is no member's id"))),
+            Err(_) => Err(EtcdError::Doubtful(format!("{id:?} is not a member's id"))),
         }
     }
 

@@ -181,7 +181,7 @@ fn unfit(fs: &HostFs, dir: &str, name: &str) -> Option<String> {
         Ok(Found::File { mode, .. }) => Some(format!(
             "not everybody may read and run it (mode {mode:04o}), and it is run by a user of its own"
         )),
-        Ok(_) => Some("it is no file".to_owned()),
+        Ok(_) => Some("it is not a file".to_owned()),
         Err(e) => Some(chain(&e)),
     }
 }

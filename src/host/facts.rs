@@ -23,6 +23,19 @@ pub struct OsRelease {
 /// `/proc/meminfo` is some sixty lines.
 const MEMINFO_MAX: u64 = 64 * 1024;
 
+/// Logical processors of the machine, by `/proc/cpuinfo`; where that counts none, those that this process may use.
+pub fn cpus(cpuinfo: &str) -> u32 {
+    let count = match cpuinfo
+        .lines()
+        .filter(|l| l.starts_with("processor"))
+        .count()
+    {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// One field of `/proc/meminfo`, in bytes.
 pub fn meminfo(text: &str, field: &str) -> Option<u64> {
     let line = text
@@ -91,6 +104,13 @@ fn parse(text: &str) -> OsRelease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_are_those_of_the_machine() {
+        let text = "processor\t: 0\nmodel name\t: x\n\nprocessor\t: 1\n";
+        assert_eq!(cpus(text), 2);
+        assert!(cpus("") > 0, "what this process may use");
+    }
 
     #[test]
     fn fields_of_memory_are_read_in_bytes() {

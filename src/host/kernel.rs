@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::exec::{self, Cmd, ExecError};
+use super::facts;
 use super::fs::{Found, FsError, HostFs};
 use crate::seam::disk::Options;
 
@@ -199,14 +200,7 @@ impl Kernel {
 
     /// Logical processors.
     pub fn cpus(&self) -> Result<u32, KernelError> {
-        let text = self.text("/proc/cpuinfo")?;
-        let count = text.lines().filter(|l| l.starts_with("processor")).count();
-        // Other architectures spell it otherwise: what this process may use is the next best.
-        let count = match count {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            count => count,
-        };
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+        Ok(facts::cpus(&self.text("/proc/cpuinfo")?))
     }
 
     /// The table of tracked connections can be sized here: not in a network namespace of one's

@@ -167,7 +167,7 @@ impl Kube {
             let Some(map) = patch.as_object_mut() else {
                 return Err(KubeError::Malformed {
                     call: call(),
-                    why: "the change is no object".into(),
+                    why: "the change is not an object".into(),
                 });
             };
             let meta = map.entry("metadata").or_insert_with(|| json!({}));

@@ -47,6 +47,26 @@ pub fn path_in_list(fs: &HostFs, path: &str) -> String {
     real().unwrap_or_else(|| path.to_owned())
 }
 
+/// Devices (as `stat` numbers them) whose file systems take no writes, by the kernel's list: as after an error of the disk.
+/// What only a mount says of itself does not count: this process may have its own, narrower view.
+pub fn read_only_devices(fs: &HostFs) -> Result<Vec<u64>, FsError> {
+    let text = fs.read("/proc/self/mountinfo", MOUNTINFO_MAX)?;
+    Ok(read_only_in(&String::from_utf8_lossy(
+        &text.unwrap_or_default(),
+    )))
+}
+
+fn read_only_in(mountinfo: &str) -> Vec<u64> {
+    let device = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
+        let options = file_system.rsplit(' ').next()?;
+        let number = nix::sys::stat::makedev(major.parse().ok()?, minor.parse().ok()?);
+        options.split(',').any(|o| o == "ro").then_some(number)
+    };
+    mountinfo.lines().filter_map(device).collect()
+}
+
 /// What a directory is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {

@@ -183,7 +183,7 @@ fn arp(mac: Mac, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// Who says that he has `ip`, if this frame says so.
+/// The machine that says that it has `ip`, if this frame says so.
 fn arp_answer(frame: &[u8], ip: Ipv4Addr) -> Option<Mac> {
     let kind = frame.get(12..20)?;
     let of_ethernet = kind == [8, 6, 0, 1, 8, 0, 6, 4];
@@ -220,7 +220,7 @@ fn discovery(kind: u8, flags: u8, ip: Ipv6Addr, option: u8, mac: Mac) -> Vec<u8>
     message
 }
 
-/// Who says that he has `ip`, if this message says so. (The kernel drops what passed a router.)
+/// The machine that says that it has `ip`, if this message says so. (The kernel drops what passed a router.)
 fn advertised(message: &[u8], ip: Ipv6Addr) -> Option<Mac> {
     let is = message.first() == Some(&ADVERTISEMENT) && message.get(8..ND_HEAD)? == ip.octets();
     let mut options = message.get(ND_HEAD..).filter(|_| is)?;

@@ -53,7 +53,7 @@ impl Resolver {
         let missing = match (&text, fs.found(path)?) {
             (Some(_), _) => None,
             (None, Found::Link(target)) => Some(format!(
-                "it leads to {}, and nothing is there",
+                "it points to {}, and nothing is there",
                 target.display()
             )),
             (None, _) => Some("there is no such file".to_owned()),
@@ -97,7 +97,7 @@ impl Resolver {
             });
         }
         self.servers.is_empty().then(|| NoDns {
-            why: format!("{path} names no server: pods resolve names of the cluster only"),
+            why: format!("{path} names no server: pods resolve only names of the cluster"),
             fix: "if pods are to resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
             harmless: true,
         })
@@ -131,7 +131,7 @@ mod tests {
             (|_| (), "there is no such file", false),
             (
                 |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
-                "leads to ../run/nowhere/stub.conf, and nothing is there",
+                "points to ../run/nowhere/stub.conf, and nothing is there",
                 false,
             ),
             (

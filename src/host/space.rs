@@ -15,7 +15,7 @@ pub const RESERVE_BYTES: u64 = 128 * MIB;
 const KUBELET_KEEPS: u64 = 20;
 
 /// What a person does about a full disk.
-pub const FIX: &str = "free some space or enlarge the file system; it is tried again by itself";
+pub const FIX: &str = "free some space or enlarge the file system; it is retried automatically";
 
 /// The kernel's words for a full disk, as programs in Go repeat them.
 pub const SAID: &str = "no space left on device";
@@ -105,7 +105,7 @@ pub fn is_full(error: &io::Error) -> bool {
 pub fn fix(path: &Path) -> String {
     match mount_point(path) {
         Ok(mount) => format!(
-            "free some space on {}, or enlarge that file system; it is tried again by itself",
+            "free some space on {}, or enlarge that file system; it is retried automatically",
             mount.display()
         ),
         Err(_) => FIX.to_owned(),

@@ -1,7 +1,7 @@
 //! Temporary files of writes that were cut off: found, and taken away.
 //!
 //! [`super::fs`] names a temporary file after the process that writes it and when that started, so
-//! nobody needs to guess: the writer lives, and the write is in progress; or he does not, and
+//! nobody needs to guess: the writer lives, and the write is in progress; or it does not, and
 //! nothing will ever come of it. A daemon takes them away where it writes when it starts, and
 //! `pf9ctl decommission-node` at the end.
 

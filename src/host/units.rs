@@ -8,6 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::deadlines::{UNIT_CALL, UNIT_STOP_CALL};
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
+use super::ours::units::CONTAINERD;
 
 /// Questions are answered by systemd from memory.
 const ASK: Duration = Duration::from_secs(15);
@@ -117,8 +118,19 @@ impl Units {
     }
 
     /// Stops and starts a unit; forgets an earlier start limit first.
+    ///
+    /// A runtime that is on its way comes up before it is stopped. One that is stopped while it takes its pods over ends some
+    /// of them: containerd takes a shim for dead whose answer it is not given the time to hear (seen with 2.4.2).
     pub async fn restart(&self, unit: &str) -> Result<(), ExecError> {
         self.forget_failure(unit).await;
+        if unit == CONTAINERD {
+            let seen = self.show(&[unit.to_owned()]).await?.remove(unit);
+            if seen.is_some_and(|u| u.active == Active::Activating)
+                && let Err(e) = self.act(&["start"], &[unit]).await
+            {
+                tracing::info!(unit, error = %e, "does not come up as it was begun");
+            }
+        }
         self.act(&["restart"], &[unit]).await
     }
 

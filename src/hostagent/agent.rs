@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::fetch::{Failure, Target, Wanted, keep_on_disk};
 use super::spool::Topic;
 use super::{Agent, blocking, download, plane};
 use crate::agent;
+use crate::app::Backoff;
 use crate::host::space;
 use crate::model::{
     AgentPackage, AgentSpec, AgentStage, AgentStatus, Fault, FaultCode, PackageDatabase,
@@ -113,7 +113,7 @@ fn event(stage: AgentStage) -> &'static str {
 /// The packages of the order into staging; one that root has is not fetched again.
 pub(super) async fn fetch(agent: Agent) {
     loop {
-        let ordered = agent.board.read(Facts::agent_ordered);
+        let ordered = agent.board.read(Gathered::agent_ordered);
         sweep(&agent, ordered.as_ref()).await;
         let other = agent
             .board
@@ -141,7 +141,7 @@ async fn all(agent: &Agent, order: &AgentSpec) {
         .flatten()
     {
         while let Err(fault) = one(agent, package).await {
-            let wait = retry.next();
+            let wait = retry.failed();
             let fault = fault.next_try(agent.later(wait));
             tracing::warn!(code = fault.code.word(), "{fault}");
             agent.board.set(|f| &mut f.agent_fetch, Some(fault));

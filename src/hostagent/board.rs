@@ -27,7 +27,7 @@ pub(super) enum Delivery {
 
 /// Everything known.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct Gathered {
     /// The spec in force.
     pub(super) spec: Option<Arc<Accepted>>,
     /// The newest document that was refused.
@@ -78,26 +78,26 @@ pub(super) struct Facts {
 
 /// The channel. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Board(Arc<watch::Sender<Facts>>);
+pub(super) struct Board(Arc<watch::Sender<Gathered>>);
 
 impl Default for Board {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Facts::default())))
+        Self(Arc::new(watch::Sender::new(Gathered::default())))
     }
 }
 
 impl Board {
-    pub(super) fn subscribe(&self) -> watch::Receiver<Facts> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<Gathered> {
         self.0.subscribe()
     }
 
     /// Changes something and wakes whoever watches.
-    pub(super) fn update(&self, change: impl FnOnce(&mut Facts)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Gathered)) {
         self.0.send_modify(change);
     }
 
     /// Sets one part; wakes the others only when it is a change.
-    pub(super) fn set<T: PartialEq>(&self, part: impl FnOnce(&mut Facts) -> &mut T, value: T) {
+    pub(super) fn set<T: PartialEq>(&self, part: impl FnOnce(&mut Gathered) -> &mut T, value: T) {
         self.0.send_if_modified(|facts| {
             let slot = part(facts);
             let changed = *slot != value;
@@ -107,12 +107,12 @@ impl Board {
     }
 
     /// Reads; the closure must be short.
-    pub(super) fn read<T>(&self, look: impl FnOnce(&Facts) -> T) -> T {
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Gathered) -> T) -> T {
         look(&self.0.borrow())
     }
 
     /// Waits until `look` finds something.
-    pub(super) async fn wait<T>(&self, mut look: impl FnMut(&Facts) -> Option<T>) -> T {
+    pub(super) async fn wait<T>(&self, mut look: impl FnMut(&Gathered) -> Option<T>) -> T {
         let mut watch = self.0.subscribe();
         loop {
             if let Some(found) = look(&watch.borrow_and_update()) {
@@ -126,7 +126,7 @@ impl Board {
     }
 }
 
-impl Facts {
+impl Gathered {
     /// The generation in force; 0 when there is none.
     pub(super) fn generation(&self) -> Generation {
         self.spec

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
-use super::board::{Delivery, Facts};
+use super::board::{Delivery, Gathered};
 use super::spec_store::SpecStore;
 use super::{Agent, blocking};
+use crate::app::Backoff;
 use crate::local::{LocalError, Method, StatusCode};
 use crate::model::{Accepted, Fault, Generation, Role};
 
@@ -43,7 +43,7 @@ pub(super) async fn run(agent: Agent) {
         match answer {
             Ok(_) => {
                 backoff.reset();
-                tracing::info!(%generation, "nodelet has the spec");
+                tracing::info!(%generation, "spec handed to nodelet");
                 taken(&agent, generation);
             }
             Err(LocalError::Refused { status, fault }) => {
@@ -60,7 +60,7 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(error) => {
                 unreachable(&agent, error.fault("cannot hand the spec to nodelet"));
-                let wait = backoff.next();
+                let wait = backoff.failed();
                 beat.within(wait);
                 tokio::time::sleep(wait).await;
             }
@@ -69,7 +69,7 @@ pub(super) async fn run(agent: Agent) {
 }
 
 /// The spec that nodelet lacks.
-fn due(facts: &Facts) -> Option<Arc<Accepted>> {
+fn due(facts: &Gathered) -> Option<Arc<Accepted>> {
     let spec = facts.to_deliver()?;
     let generation = spec.spec.generation;
     let node = facts.node.as_ref();

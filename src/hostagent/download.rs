@@ -15,10 +15,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use self::shorter::{AWAITED_MAX, Offered, Shorter, after, is_staged, length, offered};
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::fetch::{Failure, KEPT_EVERY, Target, Wanted, keep_on_disk};
 use super::{Agent, blocking, plane};
+use crate::app::Backoff;
 use crate::host::fs::Attrs;
 use crate::identity;
 use crate::local::Method;
@@ -54,9 +54,9 @@ enum Came {
 
 pub(super) async fn run(agent: Agent) {
     loop {
-        let wanted = |f: &Facts| (f.stack_to_fetch(), f.staged_beside());
+        let wanted = |f: &Gathered| (f.stack_to_fetch(), f.staged_beside());
         let (want, beside) = agent.board.read(wanted);
-        let own = agent.board.read(Facts::stack);
+        let own = agent.board.read(Gathered::stack);
         sweep(&agent, &[want.as_ref(), own.as_ref(), beside.as_ref()]).await;
         agent.board.set(|f| &mut f.download, None);
         let Some(stack) = want else {
@@ -92,7 +92,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
         if agent.board.read(|f| f.nodelet_is_done_with(stack)) {
             forget_archive(agent, stack).await;
         } else {
-            let done = |f: &Facts| f.nodelet_is_done_with(stack) || f.nodelet_wants(stack);
+            let done = |f: &Gathered| f.nodelet_is_done_with(stack) || f.nodelet_wants(stack);
             agent.board.wait(|f| done(f).then_some(())).await;
             return;
         }
@@ -104,7 +104,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
     }
     let repairs = agent.board.read(|f| f.nodelet_has(stack));
     match fetch(agent, stack, &mut waits.shorter).await {
-        Ok(Came::NotYet) => agent.plane.pause(waits.retry.next()).await,
+        Ok(Came::NotYet) => agent.plane.pause(waits.retry.failed()).await,
         Ok(Came::Staged) => {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
@@ -119,7 +119,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
             let longer = async {
                 tokio::time::sleep(KEPT_EVERY).await;
                 kept(agent, stack).await;
-                tokio::time::sleep(waits.settle.next()).await;
+                tokio::time::sleep(waits.settle.failed()).await;
             };
             // What it made of a delta was not the stack: it removed it, and asks on.
             let removed = agent
@@ -137,7 +137,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
                 // It holds what is installed as soon as it sees the manifest.
                 wake_nodelet(agent).await;
             }
-            let wait = waits.retry.next();
+            let wait = waits.retry.failed();
             failed(agent, stack, fault.next_try(agent.later(wait)));
             agent.plane.pause(wait).await;
         }
@@ -152,7 +152,7 @@ async fn kept(agent: &Agent, stack: &StackRef) {
     );
     if let Err(error) = blocking(move || keep_on_disk(&fs, &archive, paths::STAGING)).await {
         let why = crate::telemetry::chain(&error);
-        tracing::warn!(%why, "the stack's archive may be lost in a power cut, and is fetched again then");
+        tracing::warn!(%why, "the stack's archive may not survive a power loss, and is downloaded again then");
     }
 }
 
@@ -235,7 +235,7 @@ async fn fetch(agent: &Agent, stack: &StackRef, shorter: &mut Shorter) -> Result
         (Offered::Delta(delta), _) => delta,
         (Offered::NotYet, Shorter::Open { barren, awaited }) if awaited < AWAITED_MAX => {
             if awaited == 0 {
-                tracing::info!(%stack, "the plane makes what differs from the stack that is here");
+                tracing::info!(%stack, "the plane is building the delta from the installed stack");
             }
             let awaited = awaited + 1;
             *shorter = Shorter::Open { barren, awaited };
@@ -268,7 +268,7 @@ async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<Came, Fault> 
     // It unpacks what is there while the rest comes.
     wake_nodelet(agent).await;
     let what = match target.wanted.from {
-        Some(_) => "what differs from the stack that is here",
+        Some(_) => "the delta from the installed stack",
         None => "its archive",
     };
     tracing::info!(%stack, what, have = file.have, total = target.total, "stack download begins");
@@ -354,7 +354,7 @@ pub(super) async fn wake_nodelet(agent: &Agent) {
     if let Err(error) = woken {
         // nodelet looks by itself with its next sweep.
         let why = crate::telemetry::chain(&error);
-        tracing::debug!(%why, "nodelet was not woken");
+        tracing::debug!(%why, "nodelet was not notified");
     }
 }
 
@@ -397,7 +397,7 @@ impl Wanted for OfStack {
         let what = format!("cannot fetch stack {}", self.stack);
         let error = match failure {
             Failure::Damaged(why) if let Some(from) = &self.from => {
-                let why = format!("what differs from stack {from} is damaged: {why}");
+                let why = format!("the delta from stack {from} is damaged: {why}");
                 return Fault::new(FaultCode::StackDamaged, what, why)
                     .fix("the whole archive is fetched instead");
             }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::backoff::Backoff;
 use super::spool::{BOUNDS, Batch, Draft, Spool, Topic};
 use super::{Agent, blocking};
+use crate::app::Backoff;
 use crate::local::LocalError;
 use crate::model::{EVENT_BATCH_MAX, EventBatch, Fault};
 
@@ -77,7 +77,7 @@ impl Events {
         };
         if self.queue.try_send(draft).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(kind, "too many events at once: one is not kept");
+            tracing::warn!(kind, "too many events at once: one is dropped");
         }
     }
 }
@@ -126,7 +126,7 @@ async fn turn(agent: &Agent, spool: &Arc<Mutex<Spool>>, queue: &mut Queue) {
                 }
             }
             Some((Sent::Failed, _)) => {
-                let pause = agent.plane.pause(backoff.next());
+                let pause = agent.plane.pause(backoff.failed());
                 let paused = beside_storing(agent, spool, queue, pause).await;
                 paused.map(|((), _)| ())
             }
@@ -191,7 +191,7 @@ async fn deliver(agent: &Agent, spool: &Arc<Mutex<Spool>>) -> Sent {
         Err(LocalError::Refused { status, fault })
             if [400, 413, 422].contains(&status.as_u16()) =>
         {
-            tracing::error!(%status, code = fault.code.word(), "the plane cannot take these events: {fault}");
+            tracing::error!(%status, code = fault.code.word(), "the plane rejects these events: {fault}");
         }
         Err(_) => return Sent::Failed,
     }
@@ -207,7 +207,7 @@ async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, draft: Draft, missed: &
         let given_up = spool.take_given_up();
         if given_up > 0 {
             // The plane counts them by the numbers that are missing.
-            tracing::warn!(given_up, "events are given up: the spool is full");
+            tracing::warn!(given_up, "events are dropped: the spool is full");
         }
         spool.note().cloned()
     })

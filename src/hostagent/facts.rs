@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::plane::{self, CALL_DEADLINE};
 use super::{Agent, blocking, inventory, order};
+use crate::app::Backoff;
 use crate::model::{Fault, FaultCode, Inventory, NodeFacts};
 
 const WHAT: &str = "the plane does not know this machine's name and addresses";
@@ -44,7 +44,7 @@ pub(super) async fn run(agent: Agent) {
                         .events
                         .emit("facts-refused", words, Some(fault.clone()));
                 }
-                let wait = backoff.next();
+                let wait = backoff.failed();
                 // A plane that is away is no news of this machine.
                 let shown =
                     (fault.code != FaultCode::PlaneAway).then(|| fault.next_try(agent.later(wait)));
@@ -56,7 +56,7 @@ pub(super) async fn run(agent: Agent) {
 }
 
 /// What is seen now, if root was not asked about that yet.
-fn untold(facts: &Facts, told: Option<&NodeFacts>) -> Option<NodeFacts> {
+fn untold(facts: &Gathered, told: Option<&NodeFacts>) -> Option<NodeFacts> {
     let Inventory {
         hostname,
         addresses,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn root_is_asked_once_for_each_change() {
-        let mut facts = Facts::default();
+        let mut facts = Gathered::default();
         assert_eq!(untold(&facts, None), None, "nothing was looked at yet");
         facts.inventory.hostname = "n1".into();
         let first = untold(&facts, None).expect("news");

@@ -180,8 +180,8 @@ impl<W: Wanted> Target<W> {
         while part.have < self.total {
             let chunk = tokio::time::timeout(CHUNK_DEADLINE, response.chunk())
                 .await
-                .map_err(|_| broken(format!("nothing came for {CHUNK_DEADLINE:?}")))?
-                .map_err(|e| broken(format!("it broke off: {}", crate::telemetry::chain(&e))))?;
+                .map_err(|_| broken(format!("no data for {CHUNK_DEADLINE:?}")))?
+                .map_err(|e| broken(format!("it was cut off: {}", crate::telemetry::chain(&e))))?;
             let Some(chunk) = chunk else {
                 return Err(broken(format!("it ended after {} bytes", part.have)));
             };

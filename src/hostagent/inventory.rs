@@ -41,8 +41,7 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
             .trim()
             .to_owned(),
         arch: arch().to_owned(),
-        cpus: std::thread::available_parallelism()
-            .map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpus: facts::cpus(&cpuinfo),
         cpu_model: cpu_model(&cpuinfo),
         memory_bytes: meminfo(&proc_text(fs, "/proc/meminfo"), "MemTotal").unwrap_or(0),
         addresses: interfaces::addresses(fs, &interfaces),

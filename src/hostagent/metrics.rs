@@ -1,22 +1,22 @@
 //! hostagent in Prometheus' text format: pure.
 
-use super::board::{Delivery, Facts};
+use super::board::{Delivery, Gathered};
 use crate::model::{HostStatus, Timestamp};
 use crate::telemetry::{MetricKind as Kind, MetricsText as Text};
 
 /// The numbers of what it tells the plane, and of what it cannot tell.
-pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
+pub(super) fn text(status: &HostStatus, facts: &Gathered, now: Timestamp) -> Text {
     let mut text = Text::default();
     text.states(
         "pf9_hostagent_state",
-        "1 for the state that the host tells of.",
+        "1 for the state that the host reports.",
         status.state,
     );
     let m = "pf9_hostagent_spec_generation";
     text.head(
         m,
         Kind::Gauge,
-        "Generation of the newest spec that was accepted, and of the one that the state speaks of.",
+        "Generation of the newest accepted spec (desired), and of the one that the state is about (observed).",
     );
     text.row(
         m,
@@ -29,7 +29,11 @@ pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
         status.observed_generation.0 as f64,
     );
     let m = "pf9_hostagent_acknowledged_age_seconds";
-    text.head(m, Kind::Gauge, "Time since the plane last took a status.");
+    text.head(
+        m,
+        Kind::Gauge,
+        "Time since the plane last accepted a status.",
+    );
     if let Some(at) = status.acknowledged_at {
         text.row(m, &[], now.duration_since(at).as_secs_f64().max(0.0));
     }
@@ -37,7 +41,7 @@ pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
     let rows: [(&str, &str, f64); 4] = [
         (
             "pf9_hostagent_nodelet_silent",
-            "1 while nodelet is needed and its word is old.",
+            "1 while nodelet is needed and its status is stale.",
             flag(facts.node_fault.is_some()),
         ),
         (
@@ -52,7 +56,7 @@ pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
         ),
         (
             "pf9_hostagent_warnings",
-            "What is wrong with the machine, as the status tells it.",
+            "1 for each fault of the machine in the status.",
             status.health.warnings.len() as f64,
         ),
     ];
@@ -64,7 +68,7 @@ pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
     text.head(
         m,
         Kind::Gauge,
-        "Of a stack that is fetched: what is here, and all of it.",
+        "Bytes of a stack that is downloaded: present, and in total.",
     );
     if let Some(download) = &status.download {
         text.row(m, &[("part", "have")], download.have as f64);
@@ -75,12 +79,12 @@ pub(super) fn text(status: &HostStatus, facts: &Facts, now: Timestamp) -> Text {
 }
 
 /// What it is not ready for, if so: the plane has not heard of this host yet, or nodelet does not take what it says.
-pub(super) fn not_ready(facts: &Facts) -> Option<String> {
+pub(super) fn not_ready(facts: &Gathered) -> Option<String> {
     if let Some(fault) = &facts.plane_fault {
         return Some(fault.to_string());
     }
     if facts.acknowledged_at.is_none() {
-        return Some("the plane has taken no status since this program started".to_owned());
+        return Some("the plane has accepted no status since this program started".to_owned());
     }
     if facts.nodelet_needed
         && let Delivery::Refused(_, fault) | Delivery::Unreachable(fault) = &facts.delivery
@@ -101,9 +105,9 @@ mod tests {
         let mut status = status();
         status.state = NodeState::Converging;
         let now = status.acknowledged_at.expect("heard") + jiff::SignedDuration::from_secs(9);
-        let facts = Facts {
+        let facts = Gathered {
             spool_fault: Some(Fault::new(FaultCode::DiskFull, "x", "x")),
-            ..Facts::default()
+            ..Gathered::default()
         };
         let text = String::from(text(&status, &facts, now));
         crate::telemetry::testing::promtool(&text);
@@ -130,18 +134,18 @@ mod tests {
                 "x",
             ))
         };
-        let heard = Facts {
+        let heard = Gathered {
             acknowledged_at: Some(Timestamp::UNIX_EPOCH),
-            ..Facts::default()
+            ..Gathered::default()
         };
         assert_eq!(not_ready(&heard), None);
-        assert!(not_ready(&Facts::default()).is_some_and(|w| w.contains("no status")));
-        let silent = Facts {
+        assert!(not_ready(&Gathered::default()).is_some_and(|w| w.contains("no status")));
+        let silent = Gathered {
             node_fault: fault(),
             ..heard.clone()
         };
         assert!(not_ready(&silent).is_some_and(|w| w.contains("silent")));
-        let refused = Facts {
+        let refused = Gathered {
             plane_fault: fault(),
             ..heard
         };

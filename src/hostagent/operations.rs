@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Agent;
-use super::backoff::Backoff;
+use crate::app::Backoff;
 use crate::local::{LocalError, Method};
 use crate::model::{
     Fault, LogOf, OPERATION_SCHEMA, OPERATIONS_PENDING_MAX, Operation, OperationResult, Outcome,
@@ -45,11 +45,11 @@ pub(super) async fn run(agent: Agent) {
                 }
                 Err(fault) => {
                     tracing::warn!(code = fault.code.word(), "{fault}");
-                    backoff.next()
+                    backoff.failed()
                 }
             },
             Err(LocalError::Refused { status, .. }) if status.as_u16() == 404 => OLDER_PLANE,
-            Err(_) => backoff.next(),
+            Err(_) => backoff.failed(),
         };
         agent.plane.pause(pause).await;
     }
@@ -68,7 +68,7 @@ async fn all(agent: &Agent, pending: PendingOperations) -> Result<(), Fault> {
             Err(error) => {
                 return Err(super::plane::fault(
                     &error,
-                    "the result of an operation is not told",
+                    "the result of an operation is not reported",
                 ));
             }
         }
@@ -108,7 +108,7 @@ fn nothing_said() -> Fault {
     Fault::new(
         crate::model::FaultCode::LocalMalformed,
         what,
-        "nodelet says nothing of it",
+        "nodelet did not report it",
     )
 }
 
@@ -127,7 +127,7 @@ fn own_part(agent: &Agent, one: &PendingOperation) {
         } => {
             let time = Duration::from_secs(for_s.into());
             if let Err(why) = telemetry::level_for(level.as_str(), time) {
-                tracing::warn!(why, "the log is as it was");
+                tracing::warn!(why, "the log level is unchanged");
             }
         }
         What::Ping

@@ -100,9 +100,9 @@ impl Plane {
         match &result {
             Err(error) if changed && now == Link::Away => {
                 let why = crate::telemetry::chain(error);
-                tracing::warn!(%why, "plane is away; the last accepted spec stays in force");
+                tracing::warn!(%why, "plane is unreachable; the last accepted spec stays in force");
             }
-            Ok(_) | Err(_) if changed => tracing::info!("plane answers"),
+            Ok(_) | Err(_) if changed => tracing::info!("plane answers again"),
             Ok(_) | Err(_) => {}
         }
         result
@@ -114,7 +114,7 @@ pub(super) fn fault(error: &LocalError, what: &str) -> Fault {
     match error {
         LocalError::Unreachable { .. } | LocalError::Timeout { .. } => {
             Fault::new(FaultCode::PlaneAway, what, "the plane does not answer")
-                .fix("nothing is lost; it goes on by itself when the tunnel is up again")
+                .fix("nothing is lost; it continues automatically when the tunnel is up again")
         }
         LocalError::Refused { .. } | LocalError::Malformed { .. } => error.fault(what),
     }

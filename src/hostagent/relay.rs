@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::{Agent, order, plane};
+use crate::app::Backoff;
 use crate::local::Method;
 use crate::model::{CertificateBatch, CertificateRequest, Fault, FaultCode, Role};
 
@@ -65,7 +65,7 @@ pub(super) async fn run(agent: Agent) {
                 if was.as_ref().map(|f| &f.code) != Some(&fault.code) {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                 }
-                let wait = backoff.next();
+                let wait = backoff.failed();
                 let fault = fault.next_try(agent.later(wait));
                 agent.board.set(|f| &mut f.relay_fault, Some(fault));
                 agent.plane.pause(wait).await;
@@ -81,7 +81,7 @@ impl Want {
 }
 
 /// Everything nodelet wants by its last word.
-fn wanted(facts: &Facts) -> Want {
+fn wanted(facts: &Gathered) -> Want {
     let Some(node) = facts.node.as_ref().filter(|n| n.cluster_id.is_some()) else {
         return Want::default();
     };
@@ -97,7 +97,7 @@ fn wanted(facts: &Facts) -> Want {
 }
 
 /// The same without what was answered.
-fn lacking(facts: &Facts, given: &Want) -> Option<Want> {
+fn lacking(facts: &Gathered, given: &Want) -> Option<Want> {
     let mut want = wanted(facts);
     want.requests.retain(|r| !given.requests.contains(r));
     want.key = want.key.filter(|k| given.key.as_ref() != Some(k));
@@ -106,7 +106,7 @@ fn lacking(facts: &Facts, given: &Want) -> Option<Want> {
 
 /// Something else is wanted (an order), or nothing at all any more (`None`): nodelet took what it
 /// was given.
-fn news(facts: &Facts, given: &Want) -> Option<Option<Want>> {
+fn news(facts: &Gathered, given: &Want) -> Option<Option<Want>> {
     if wanted(facts).is_empty() {
         return Some(None);
     }
@@ -141,15 +141,15 @@ mod tests {
         }
     }
 
-    fn facts(role: Role, requests: &[&str], key: Option<&str>) -> Facts {
+    fn facts(role: Role, requests: &[&str], key: Option<&str>) -> Gathered {
         let mut node = crate::hostagent::status::tests::node(1, crate::model::NodeState::Ok);
         node.role = role;
         node.cluster_id = Some(crate::model::ClusterId::random());
         node.certificate_requests = requests.iter().map(|r| request(r)).collect();
         node.service_account_key = key.map(str::to_owned);
-        Facts {
+        Gathered {
             node: Some(std::sync::Arc::new(node)),
-            ..Facts::default()
+            ..Gathered::default()
         }
     }
 
@@ -177,6 +177,6 @@ mod tests {
         let another = facts(Role::Master, &[], Some("l"));
         let another = lacking(&another, &given).expect("another key");
         assert_eq!(another.key.as_deref(), Some("l"));
-        assert_eq!(lacking(&Facts::default(), &none), None);
+        assert_eq!(lacking(&Gathered::default(), &none), None);
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::spool::Topic;
 use super::status::{self, Moment, Origin};
 use super::{Agent, inventory, plane};
+use crate::app::Backoff;
 use crate::local::LocalError;
 use crate::model::{FaultCode, HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
 
@@ -27,7 +27,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
         .board
         .wait(|f| (f.inventory != Inventory::default()).then_some(()));
     if tokio::time::timeout(FIRST_SAMPLE, sampled).await.is_err() {
-        tracing::warn!("the machine could not be looked at yet; its status is told without that");
+        tracing::warn!("the machine could not be observed yet; the status is sent without it");
     }
     let mut facts = agent.board.subscribe();
     let mut sent: Option<(HostStatus, Instant)> = None;
@@ -37,6 +37,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
         facts.borrow_and_update();
         let status = assemble(&agent);
         tell_change(&agent, &status, &mut told);
+        crate::app::tell(&line(&status));
         let essence = status::essence(&status);
         let resend = agent.board.read(|f| f.resend);
         if asked != resend {
@@ -78,12 +79,29 @@ pub(super) async fn run(agent: Agent, period: Duration) {
                 if let LocalError::Refused { status, fault } = &error {
                     tracing::debug!(%status, code = fault.code.word(), "status refused: {fault}");
                 }
-                let wait = backoff.next();
+                let wait = backoff.failed();
                 beat.within(wait);
                 agent.plane.pause(wait).await;
             }
         }
     }
+}
+
+/// For `systemctl status`.
+fn line(status: &HostStatus) -> String {
+    let heard = match status.acknowledged_at {
+        Some(_) => "the plane has heard of it",
+        None => "the plane has not heard of it since the start",
+    };
+    let reason = status
+        .reason
+        .as_ref()
+        .map(|r| format!(": {}: {}", r.what, r.why));
+    let (state, generation) = (status.state, status.accepted_generation);
+    format!(
+        "{state}{}; spec {generation}; {heard}",
+        reason.unwrap_or_default()
+    )
 }
 
 /// What the plane said to a status.

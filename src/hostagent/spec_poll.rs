@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::spec_store::SpecStore;
 use super::spool::Topic;
 use super::{Agent, blocking};
+use crate::app::Backoff;
 use crate::identity;
 use crate::local::LocalError;
 use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, judge};
@@ -41,7 +41,7 @@ pub(super) async fn run(agent: Agent) {
         // What comes is stored meanwhile.
         beat.within(DEADLINE);
         let asked = Instant::now();
-        let have = agent.board.read(super::board::Facts::generation);
+        let have = agent.board.read(super::board::Gathered::generation);
         let past = seen.refused.as_ref().and_then(|r| r.generation);
         let after = past.map_or(have, |p| p.max(have));
         let wait = if well { WAIT_S } else { 0 };
@@ -72,7 +72,7 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(e) => not_well(&agent, &e),
         }
-        let wait = backoff.next();
+        let wait = backoff.failed();
         beat.within(wait);
         agent.plane.pause(wait).await;
     }

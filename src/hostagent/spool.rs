@@ -11,8 +11,8 @@
 //!
 //! Numbers rise by one for as long as the head is there. So one that is missing was given up (or lost by a disk), and
 //! the plane counts it by that: no count has to survive here. Of a *topic* (the state, one certificate, …) the last
-//! value that was told is remembered with the event that told it: who starts again tells what he sees, and it is an
-//! event only where it is another value.
+//! value that was told is remembered with the event that told it: a hostagent that starts again tells what it sees, and it
+//! is an event only where it is another value.
 //!
 //! When the disk is full, events are kept in memory (fewer of them) and a note says so: a full disk does not stop
 //! reporting.

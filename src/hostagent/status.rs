@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::board::{Delivery, Facts};
+use super::board::{Delivery, Gathered};
 use crate::model::document::AGENT_VERSION;
 use crate::model::{
     AgentStatus, Expiry, ExtensionsStatus, Fault, FaultCode, Generation, HostId, HostStatus,
@@ -24,7 +24,7 @@ pub(super) struct Origin {
 }
 
 /// Puts the document together.
-pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
+pub(super) fn assemble(origin: &Origin, facts: &Gathered, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut node = facts.node.as_deref().cloned();
     let (mut health, mut inventory) = (facts.health.clone(), facts.inventory.clone());
@@ -83,11 +83,11 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
 fn of_operators(said: &ExtensionsStatus) -> impl Iterator<Item = Fault> {
     let checks = said.checks.iter().filter(|(_, check)| !check.ok);
     let checks = checks.map(|(name, check)| {
-        let what = format!("operators' check {name} is not as it should be");
+        let what = format!("the operator's check {name} fails");
         Fault::new(FaultCode::ExtensionCheck, what, check.found.clone()).fix(check.fix.clone())
     });
     let bad = said.bad.iter().map(|(name, why)| {
-        let what = format!("operators' program {name} counts for nothing");
+        let what = format!("the operator's program {name} is ignored");
         Fault::new(FaultCode::ExtensionBad, what, why.clone())
             .fix("pf9ctl check-node runs it and says the same; see docs/extensions.md")
     });
@@ -95,7 +95,7 @@ fn of_operators(said: &ExtensionsStatus) -> impl Iterator<Item = Fault> {
 }
 
 /// The certificates of the tunnel and of the node.
-fn certificates(facts: &Facts) -> Vec<Expiry> {
+fn certificates(facts: &Gathered) -> Vec<Expiry> {
     let node = facts.node.iter().flat_map(|n| &n.certificates);
     let wanted = facts.node.iter().flat_map(|n| &n.certificate_requests);
     let wanted: BTreeSet<&str> = wanted.map(|r| r.purpose.dir()).collect();
@@ -157,7 +157,7 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
 }
 
 /// State and reason of the host: nodelet's word, unless something before nodelet is in the way.
-fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
+fn judge(facts: &Gathered) -> (NodeState, Option<Fault>) {
     match &facts.delivery {
         Delivery::Refused(generation, fault) if *generation == facts.generation() => {
             return (NodeState::Retrying, Some(fault.clone()));
@@ -184,7 +184,7 @@ fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
 }
 
 /// When nodelet waits for something this process is to bring, its failure is the reason.
-fn behind_nodelet(facts: &Facts, node: &NodeStatus) -> Option<(NodeState, Option<Fault>)> {
+fn behind_nodelet(facts: &Gathered, node: &NodeStatus) -> Option<(NodeState, Option<Fault>)> {
     let waits = match node.state {
         NodeState::Converging | NodeState::Retrying => true,
         NodeState::Ok | NodeState::Failed | NodeState::Maintenance => false,
@@ -205,13 +205,13 @@ fn behind_nodelet(facts: &Facts, node: &NodeStatus) -> Option<(NodeState, Option
 fn on_its_way(generation: Generation) -> Fault {
     Fault::new(
         FaultCode::SpecOnItsWay,
-        format!("spec generation {generation} is not worked on yet"),
-        "nodelet has just got it",
+        format!("spec generation {generation} is not being reconciled yet"),
+        "nodelet has just received it",
     )
 }
 
 /// The spec the state speaks of.
-fn observed(facts: &Facts) -> Generation {
+fn observed(facts: &Gathered) -> Generation {
     let needed = facts.nodelet_needed || facts.role() != Role::None;
     match &facts.node {
         Some(node) if needed => node.generation.min(facts.generation()),
@@ -244,7 +244,7 @@ pub(super) mod tests {
         }
     }
 
-    fn facts(generation: u64) -> Facts {
+    fn facts(generation: u64) -> Gathered {
         let spec = Spec {
             schema: 1,
             host_id: HostId::random(),
@@ -256,46 +256,22 @@ pub(super) mod tests {
             maintenance: None,
         };
         let key = SigningKey::generate().expect("key").0;
-        Facts {
+        Gathered {
             spec: Some(Arc::new(Accepted {
                 envelope: key.sign(DocumentKind::Spec, b"{}"),
                 spec,
             })),
             nodelet_needed: true,
-            ..Facts::default()
+            ..Gathered::default()
         }
     }
 
     pub(in crate::hostagent) fn node(generation: u64, state: NodeState) -> NodeStatus {
         NodeStatus {
-            schema: 1,
             revision: 1,
             generation: Generation(generation),
-            role: Role::None,
-            cluster_id: None,
-            installed: None,
-            wants_spec: false,
             state,
-            reason: None,
-            warnings: Vec::new(),
-            attempts: 0,
-            phases: Vec::new(),
-            current_step: None,
-            last_sweep_at: None,
-            stack: None,
-            wants_stack: None,
-            upgrade: None,
-            certificate_requests: Vec::new(),
-            service_account_key: None,
-            kube_proxy: None,
-            etcd: None,
-            api_address: None,
-            revived: Vec::new(),
-            services: Vec::new(),
-            maintenance: None,
-            repairs: Vec::new(),
-            extensions: None,
-            certificates: Vec::new(),
+            ..NodeStatus::default()
         }
     }
 
@@ -303,7 +279,7 @@ pub(super) mod tests {
         Fault::new(code, "cannot x", "y")
     }
 
-    fn judged(facts: &Facts) -> (NodeState, Option<String>, u64) {
+    fn judged(facts: &Gathered) -> (NodeState, Option<String>, u64) {
         let status = assemble(&origin(), facts, &moment(1));
         let code = status.reason.map(|r| r.code.to_string());
         (status.state, code, status.observed_generation.0)
@@ -314,7 +290,7 @@ pub(super) mod tests {
         let mut idle = facts(3);
         idle.nodelet_needed = false;
         assert_eq!(judged(&idle), (NodeState::Ok, None, 3));
-        assert_eq!(judged(&Facts::default()), (NodeState::Ok, None, 0));
+        assert_eq!(judged(&Gathered::default()), (NodeState::Ok, None, 0));
     }
 
     #[test]
@@ -397,7 +373,7 @@ pub(super) mod tests {
         });
         let mut f = facts(3);
         f.node = Some(Arc::new(n));
-        let warned = |f: &Facts| {
+        let warned = |f: &Gathered| {
             let warnings = assemble(&origin(), f, &moment(50)).health.warnings;
             warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
@@ -408,7 +384,7 @@ pub(super) mod tests {
         );
         f.relay_fault = Some(Fault::new(
             FaultCode::EtcdCertificatesFull,
-            "no certificate was signed",
+            "the certificate is not signed",
             "the plane's authority has ended",
         ));
         let [said] = &warned(&f)[..] else {
@@ -439,7 +415,7 @@ pub(super) mod tests {
             issuer: crate::model::Digest::of(b"authority"),
         });
         f.node = Some(Arc::new(n));
-        let told = |f: &Facts, now| {
+        let told = |f: &Gathered, now| {
             let status = assemble(&origin(), f, &moment(now));
             let names: Vec<_> = status.certificates.iter().map(|c| c.name.clone()).collect();
             assert_eq!(names, ["host", "kubelet/server"]);

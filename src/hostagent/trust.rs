@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::{Agent, blocking, download, plane};
+use crate::app::Backoff;
 use crate::identity;
 use crate::local::{Client, LocalError, Method};
 use crate::model::{
@@ -64,7 +64,7 @@ pub(super) async fn run(agent: Agent) {
                 }
                 Err(fault) => {
                     tell(&agent, fault);
-                    agent.plane.pause(backoff.next()).await;
+                    agent.plane.pause(backoff.failed()).await;
                 }
             }
             continue;
@@ -81,12 +81,12 @@ pub(super) async fn run(agent: Agent) {
 }
 
 /// The version that the plane speaks of, if this host has another.
-fn wanted(facts: &Facts) -> Option<TrustVersion> {
+fn wanted(facts: &Gathered) -> Option<TrustVersion> {
     let have = facts.trust.as_ref().and_then(|t| t.version);
     facts.wants_trust.filter(|wanted| have != Some(*wanted))
 }
 
-fn signed(facts: &Facts) -> Signed {
+fn signed(facts: &Gathered) -> Signed {
     (
         facts.trust.as_ref().and_then(|t| t.version),
         facts.spec.as_ref().map(|s| s.envelope.key_id.clone()),
@@ -119,20 +119,20 @@ async fn look(agent: &Agent) {
     .await;
     match found {
         Ok(status) => agent.board.set(|f| &mut f.trust, Some(status)),
-        Err(e) => tell(agent, e.fault("cannot tell whom this host believes")),
+        Err(e) => tell(agent, e.fault("cannot tell which keys this host trusts")),
     }
 }
 
 /// Document and manifest, and then nodelet.
 async fn fetch(agent: &Agent) -> Result<(), Fault> {
-    let what = "cannot learn whom to believe";
+    let what = "cannot get the trust document";
     let answer = agent
         .plane
         .poll::<TrustAnswer>("/v1/hosts/self/trust", plane::CALL_DEADLINE)
         .await
         .map_err(|e| plane::fault(&e, what))?
         .ok_or_else(|| Fault::new(FaultCode::PlaneGarbage, what, "the plane's answer is empty"))?;
-    if let Some(stack) = agent.board.read(Facts::stack)
+    if let Some(stack) = agent.board.read(Gathered::stack)
         && let Some(signer) = signer(agent, &answer)
     {
         // Without it nodelet applies the document all the same; the next one brings it again.
@@ -141,7 +141,7 @@ async fn fetch(agent: &Agent) -> Result<(), Fault> {
         }
     }
     hand_over(agent, &answer).await?;
-    tracing::info!("whom to believe was told to nodelet");
+    tracing::info!("trust document handed to nodelet");
     Ok(())
 }
 
@@ -161,7 +161,7 @@ async fn hand_over(agent: &Agent, answer: &TrustAnswer) -> Result<(), Fault> {
         .send::<_, serde_json::Value>(Method::PUT, "/v1/trust", answer, DEADLINE)
         .await
         .map(drop)
-        .map_err(|e| e.fault("cannot tell nodelet whom to believe"))
+        .map_err(|e| e.fault("cannot hand the trust document to nodelet"))
 }
 
 /// Asks comms whether the plane gave it an order for this machine, and carries it.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backoff::Backoff;
-use super::board::Facts;
+use super::board::Gathered;
 use super::spec_store::SpecStore;
 use super::spool::Topic;
 use super::{Agent, blocking};
+use crate::app::Backoff;
 use crate::model::{
     Fault, MaintenanceStatus, NodeState, NodeStatus, REPAIRS_MAX, Role, UpgradeState,
 };
@@ -50,7 +50,7 @@ pub(super) async fn run(agent: Agent) {
                 after = None;
                 let fault = error.fault("cannot ask nodelet for its status");
                 agent.board.set(|f| &mut f.node_fault, Some(fault));
-                let wait = backoff.next();
+                let wait = backoff.failed();
                 beat.within(wait);
                 tokio::time::sleep(wait).await;
             }
@@ -99,7 +99,7 @@ impl Told {
 fn news(now: &NodeStatus) -> Vec<Told> {
     let revived = now.revived.iter().map(|r| {
         let value = format!("{} {}", r.times, r.last_at);
-        let message = format!("{} was started again: {}", r.unit, r.why);
+        let message = format!("{} was restarted: {}", r.unit, r.why);
         Told::new(
             format!("revived/{}", r.unit),
             value,
@@ -119,7 +119,7 @@ fn news(now: &NodeStatus) -> Vec<Told> {
         .iter()
         .filter(|c| !c.is_authority())
         .map(|c| {
-            let message = format!("certificate {} is good until {}", c.name, c.not_after);
+            let message = format!("certificate {} is valid until {}", c.name, c.not_after);
             let name = format!("certificate/{}", c.name);
             Told::new(name, c.digest.to_string(), "certificate-new", message)
         });
@@ -147,7 +147,7 @@ fn maintenance(now: Option<&MaintenanceStatus>) -> Told {
             Told::new(name, value, "maintenance-began", message)
         }
         None => {
-            let message = "this host is looked after again".to_owned();
+            let message = "reconciling again".to_owned();
             Told::new(name, NONE.into(), "maintenance-ended", message)
         }
     };
@@ -185,7 +185,7 @@ async fn rest_if_done(agent: &Agent, store: &SpecStore) {
         Ok(()) => {}
         Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
     }
-    tracing::info!("nothing of a role is left; nodelet may rest");
+    tracing::info!("nothing of a role remains; nodelet may stop");
     agent.board.update(|facts| {
         // A role may have been accepted meanwhile; its delivery notes the need again.
         facts.nodelet_needed = !is_clean(facts);
@@ -193,7 +193,7 @@ async fn rest_if_done(agent: &Agent, store: &SpecStore) {
     });
 }
 
-fn is_clean(facts: &Facts) -> bool {
+fn is_clean(facts: &Gathered) -> bool {
     let generation = facts.generation();
     let node_is_clean = facts.node.as_ref().is_some_and(|n| {
         n.role == Role::None && n.state == NodeState::Ok && n.generation >= generation

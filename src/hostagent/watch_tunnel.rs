@@ -41,7 +41,7 @@ fn tell(agent: &Agent, all: &[Expiry]) {
             value: not_after.to_string(),
             idle: None,
         };
-        let message = format!("certificate {name} of the tunnel is good until {not_after}");
+        let message = format!("certificate {name} of the tunnel is valid until {not_after}");
         agent
             .events
             .emit_about(topic, "certificate-new", message, None);

@@ -71,7 +71,7 @@ pub enum EnrolError {
     #[error(transparent)]
     Reach(#[from] ReachError),
     /// The other side is not the plane the token names.
-    #[error("the certificate of {host} is not to be trusted: {why}")]
+    #[error("the certificate of {host} is not trusted: {why}")]
     ForeignCertificate {
         /// The name.
         host: String,
@@ -164,7 +164,7 @@ impl Target {
             url: url.chars().take(200).collect(),
             why,
         };
-        let uri: Uri = url.trim().parse().map_err(|_| bad("is no URL"))?;
+        let uri: Uri = url.trim().parse().map_err(|_| bad("is not a URL"))?;
         if uri.scheme_str() != Some("https") {
             return Err(bad("does not begin with https://"));
         }
@@ -200,7 +200,7 @@ impl Target {
         let tcp = order.egress.reach(&self.host, self.port, journey).await?;
         let name = ServerName::try_from(self.host.clone()).map_err(|_| EnrolError::Url {
             url: self.host.clone(),
-            why: "is no host name",
+            why: "is not a host name",
         })?;
         journey.begin(Hop::Tls);
         TlsConnector::from(Arc::new(self.tls(order)?))
@@ -312,9 +312,8 @@ impl EnrolError {
             Self::Reach(why) => why.code_and_fix(),
             Self::ForeignCertificate { .. } => (
                 FaultCode::PlaneForeignCertificate,
-                "check the plane's URL, use a token of that plane, a new one \
-                 if it has another authority now, check this machine's clock; \
-                 a proxy that opens TLS cannot be used",
+                "check the plane's URL, use a token of that plane, a new one if it has another authority now, check \
+                 this machine's clock; a proxy that inspects TLS cannot be used",
             ),
             Self::Garbage { .. } => (
                 FaultCode::PlaneGarbage,

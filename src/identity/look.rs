@@ -110,7 +110,7 @@ async fn go(
     journey.begin(Hop::Tls);
     let name = ServerName::try_from(target.host.clone()).map_err(|_| EnrolError::Url {
         url: target.host.clone(),
-        why: "is no host name",
+        why: "is not a host name",
     })?;
     let config = tls
         .unverified(Arc::new(Anybody(crate::tls::provider())))

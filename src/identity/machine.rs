@@ -217,7 +217,7 @@ mod tests {
         );
         let marks = look_at_machine(&machine.fs, host);
         assert!(marks.uuid.is_some());
-        assert_eq!(marks.serial, None, "a placeholder is no number");
+        assert_eq!(marks.serial, None, "a placeholder is not a number");
         let wanted = ["52:54:00:12:34:56", "52:54:00:aa:aa:aa"]
             .map(|a| MachineMarks::digest(host, "interface", a));
         assert_eq!(marks.interfaces, BTreeSet::from(wanted));

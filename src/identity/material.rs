@@ -75,7 +75,7 @@ impl Identity {
             return Err(format!("it names {} endpoints", answer.endpoints.len()));
         }
         if let Some(bad) = answer.endpoints.iter().find(|e| !e.starts_with("wss://")) {
-            return Err(format!("endpoint {bad:?} is no wss:// URL"));
+            return Err(format!("endpoint {bad:?} is not a wss:// URL"));
         }
         Ok(Self {
             host_id,

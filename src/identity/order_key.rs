@@ -55,7 +55,7 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
         Found::Nothing => return Err(IdentityError::Incomplete(paths::ORDER_KEY)),
         Found::File { mode, .. } => mode,
         Found::Dir { .. } | Found::Link(_) | Found::Other => {
-            return Err(bad("it is no file".to_owned()));
+            return Err(bad("it is not a file".to_owned()));
         }
     };
     // Who could read it could have ordered with it.
@@ -72,7 +72,7 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
     }
     let doc = BASE64
         .decode(stored.key.expose())
-        .map_err(|_| bad("the key is no base64".to_owned()))?;
+        .map_err(|_| bad("the key is not base64".to_owned()))?;
     let key = SigningKey::from_pkcs8(&doc).map_err(|fault| bad(fault.why))?;
     Ok(OrderKey(key))
 }
@@ -80,7 +80,7 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
 /// Why this host cannot order certificates; `None`: it can. For root: nobody else may read the key.
 pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
     let e = load(fs, host).err()?;
-    let what = "this host cannot order certificates: none is renewed, and no new one comes";
+    let what = "this host cannot order certificates: none is renewed or issued";
     let fault = Fault::new(FaultCode::OrderKeyUnusable, what, chain(&e));
     Some(fault.fix(match e {
         IdentityError::Fs(_) => "look at the disk and the named path".to_owned(),
@@ -126,7 +126,7 @@ pub fn settle(fs: &HostFs) -> Result<(), FsError> {
 /// The key of this host; made where there is none that can be used. One that is replaced is kept
 /// beside it until [`settle`]: the plane knows that one, and may not take another.
 pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
-    let what = "cannot make the key that this host orders with";
+    let what = "cannot generate the order key of this host";
     let had = match load(fs, host) {
         Ok(key) => return Ok((key, Had::Kept)),
         Err(e @ IdentityError::Fs(_)) => return Err(e.fault(what)),

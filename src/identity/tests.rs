@@ -320,7 +320,9 @@ async fn answers_that_do_not_fit_are_garbage() {
         ("do not include", |a| a.ca = authority().0.pem()),
         ("0 signing keys", |a| a.trust.clear()),
         ("0 endpoints", |a| a.endpoints.clear()),
-        ("no wss:// URL", |a| a.endpoints = vec!["http://x".into()]),
+        ("not a wss:// URL", |a| {
+            a.endpoints = vec!["http://x".into()]
+        }),
     ];
     for (words, bend) in bends {
         let ca = Arc::new(authority());

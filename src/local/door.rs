@@ -1,9 +1,9 @@
 //! The door of a local socket: who comes in.
 //!
 //! The kernel says who called when the connection is made, and that is when it is judged: whoever
-//! may not call, or has his share of connections, is told so in one write and closed before a byte
-//! of his is read. Nothing waits in the kernel's backlog for a place inside: were it so, whoever
-//! fills the places would fill the backlog too, and root would wait behind him.
+//! may not call, or has its share of connections, is told so in one write and closed before a byte
+//! of it is read. Nothing waits in the kernel's backlog for a place inside: were it so, whoever
+//! fills the places would fill the backlog too, and root would wait behind it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

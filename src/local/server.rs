@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 server on a Unix socket.
 //!
-//! The [`Door`] says who came in. What he asks for is judged by its head; a body is read after that
+//! The [`Door`] says who came in. What a caller asks for is judged by its head; a body is read after that
 //! only, within the bound of its route and within the bytes that all bodies together may have.
 
 use std::collections::BTreeMap;

@@ -101,8 +101,8 @@ impl Held {
 impl std::fmt::Display for Full {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Share(n) => write!(f, "it holds {n} connections, which is its share"),
-            Self::All(n) => write!(f, "{n} connections are open, more are not allowed"),
+            Self::Share(n) => write!(f, "it holds {n} connections, its limit"),
+            Self::All(n) => write!(f, "{n} connections are open, the limit"),
         }
     }
 }

@@ -249,7 +249,7 @@ impl PackageFile {
         (!ok).then(|| {
             (
                 "path",
-                format!("{path:?} is no path below the plane's service"),
+                format!("{path:?} is not a path below the plane's service"),
             )
         })
     }

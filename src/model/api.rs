@@ -200,7 +200,7 @@ impl std::str::FromStr for EnrolToken {
         Ok(Self {
             ca: ca
                 .parse()
-                .map_err(|_| bad("its second part is no SHA-256 digest"))?,
+                .map_err(|_| bad("its second part is not a SHA-256 digest"))?,
             secret: Secret::new(secret.to_owned()),
         })
     }

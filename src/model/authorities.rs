@@ -69,7 +69,7 @@ impl Authorities {
             return Some(format!("{} bytes, at most {AUTHORITY_MAX}", text.len()));
         }
         if !text.starts_with(BEGIN) {
-            return Some("is no PEM certificate".into());
+            return Some("is not a PEM certificate".into());
         }
         let count = certificates(text).len();
         (count > BELIEVED_MAX).then(|| format!("{count} certificates, at most {BELIEVED_MAX}"))

@@ -307,9 +307,9 @@ impl Untrusted {
             }
             Self::Kind | Self::Damaged => "send the document again",
             Self::UnknownKey(_) | Self::BadSignature => {
-                "the last good document stays in force; if the plane's key was replaced while this \
-                 host was away, it hears of the new one by itself; if it was retired meanwhile \
-                 (pf9-plane keys list), run pf9ctl prep-node --force with a new token"
+                "the last good document stays in force; if the plane's key was replaced while this host was away, \
+                 it hears of the new one automatically; if it was retired meanwhile (pf9-plane keys list), run \
+                 pf9ctl prep-node --force with a new token"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)

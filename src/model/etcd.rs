@@ -155,7 +155,7 @@ pub struct BackupsStatus {
     /// Why the last try failed; absent after one that did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<Fault>,
-    /// The second place; absent: the policy names none, or nothing was copied yet.
+    /// The archive; absent: the policy names none, or nothing was copied yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveStatus>,
     /// The newest is older than the policy allows for.
@@ -163,7 +163,7 @@ pub struct BackupsStatus {
     pub stale: bool,
 }
 
-/// The second place of this master's backups.
+/// The archive of this master's backups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveStatus {
     /// Where.
@@ -197,13 +197,13 @@ pub struct EtcdView {
     /// Its backups, oldest first.
     #[serde(default)]
     pub backups: Vec<BackupInfo>,
-    /// The second place of backups; absent: the policy names none.
+    /// The backup archive; absent: the policy names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchivePolicy>,
     /// Whose signature under a backup is believed here.
     #[serde(default)]
     pub signers: Vec<BackupSigner>,
-    /// The masters, in whose parts of the second place backups are looked for first.
+    /// The masters, in whose parts of the archive backups are looked for first.
     #[serde(default)]
     pub masters: Vec<HostId>,
     /// The cluster; absent where this host is no master.
@@ -211,7 +211,7 @@ pub struct EtcdView {
     pub cluster_id: Option<ClusterId>,
 }
 
-/// A backup in the second place.
+/// A backup in the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Archived {
     /// Its name.
@@ -239,7 +239,7 @@ pub struct ChoreAnswer {
     /// The backup that was made, if that was the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupInfo>,
-    /// The newest of the second place, oldest first, if that was the order.
+    /// The newest of the archive, oldest first, if that was the order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archived: Vec<Archived>,
 }

@@ -168,7 +168,7 @@ fn named(name: &str) -> Result<(), String> {
     if !is_extension_name(name) {
         let short: String = name.chars().take(EXTENSION_NAME_MAX).collect();
         return Err(format!(
-            "{short:?} is no name: 1 to {EXTENSION_NAME_MAX} letters, digits, dots and dashes"
+            "{short:?} is not a valid name: 1 to {EXTENSION_NAME_MAX} letters, digits, dots and dashes"
         ));
     }
     let lower = name.to_ascii_lowercase();

@@ -5,7 +5,6 @@
 //! anywhere: it does not compile without one. Nor do tests without its meaning, how it comes about and what to do, which
 //! is a row in `remedies`: `docs/troubleshooting.md`.
 
-#[cfg(test)]
 pub(crate) mod remedies;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -98,7 +98,7 @@ impl MachineMarks {
             }
             (Compared::Silent, Compared::Agrees, _) => true,
             // Whoever could not read the firmware's marks sees the interfaces alone, and a new
-            // interface in the old machine looks like another machine to him.
+            // interface in the old machine looks like another machine to it.
             (Compared::Silent, Compared::Silent, Compared::Differs)
                 if self.firmware() != seen.firmware() =>
             {
@@ -165,20 +165,19 @@ pub fn copied_by_marks(host: HostId, differs: &[&str]) -> Fault {
 
 /// The words for a machine that shows what another one has shown since.
 pub fn copied_by_ticket(host: HostId) -> Fault {
-    let why = "its session ticket was used by another machine since, or its disk was set back";
+    let why = "its session ticket was used by another machine since, or its disk was reset";
     copied(host, why)
 }
 
 /// The words for a machine that comes while another one is here.
 pub fn copied_while_connected(host: HostId) -> Fault {
-    let why = "another machine with this identity is connected, and answers";
+    let why = "another machine with this identity is connected and answering";
     copied(host, why)
 }
 
 /// The words for a machine that shows no ticket, where the host was handed one.
 pub fn copied_without_ticket(host: HostId) -> Fault {
-    let why =
-        "it shows no session ticket, and the host was handed one: its key may have been copied";
+    let why = "it shows no session ticket, although the host has one: its key may have been copied";
     copied(host, why)
 }
 
@@ -189,10 +188,9 @@ fn copied(host: HostId, why: impl Into<String>) -> Fault {
         why,
     )
     .fix(
-        "on the copy: pf9ctl identity reset, then prep-node with a new token; \
-         if it is the only one (a moved disk, a replaced mainboard, a disk that was set back): \
-         pf9-plane host accept-machine HOST BOOT_ID, with its own boot id \
-         (/proc/sys/kernel/random/boot_id there)",
+        "on the copy: pf9ctl identity reset, then prep-node with a new token; if it is the only machine (a moved \
+         disk, a replaced mainboard, a disk that was reset): pf9-plane host accept-machine HOST BOOT_ID, with its \
+         own boot id (/proc/sys/kernel/random/boot_id there)",
     )
 }
 

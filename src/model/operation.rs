@@ -156,6 +156,44 @@ pub enum LogLevel {
     Debug,
 }
 
+/// What root asks of a daemon of this host, at its own socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelRequest {
+    /// How much.
+    pub level: LogLevel,
+    /// For how long.
+    pub for_s: u32,
+}
+
+/// How much a daemon logs now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelStatus {
+    /// The filter that is in force.
+    pub level: String,
+    /// The one that is configured.
+    pub usual: String,
+    /// When that one is in force again, where another one is.
+    pub until: Option<Timestamp>,
+}
+
+impl LogLevelRequest {
+    /// Why it cannot be asked for, if so.
+    pub fn fault(&self) -> Option<String> {
+        loud_fault(self.for_s)
+    }
+}
+
+/// A log is louder for a time, and none is loud for ever.
+fn loud_fault(for_s: u32) -> Option<String> {
+    let is_wrong = for_s == 0 || Duration::from_secs(for_s.into()) > LOUD_MAX;
+    is_wrong.then(|| {
+        format!(
+            "a log is louder for 1 s to {} h, not for {for_s} s",
+            LOUD_MAX.as_secs() / 3600
+        )
+    })
+}
+
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
@@ -279,14 +317,7 @@ impl What {
     /// Why it cannot be ordered, if so.
     pub fn fault(&self) -> Option<String> {
         match self {
-            Self::LogLevel { for_s, .. }
-                if *for_s == 0 || Duration::from_secs((*for_s).into()) > LOUD_MAX =>
-            {
-                Some(format!(
-                    "a log is louder for 1 s to {} h, not for {for_s} s",
-                    LOUD_MAX.as_secs() / 3600
-                ))
-            }
+            Self::LogLevel { for_s, .. } => loud_fault(*for_s),
             Self::Bundle {
                 since_s,
                 max_bytes,
@@ -316,8 +347,7 @@ impl What {
             | Self::RunChecks
             | Self::Restart { .. }
             | Self::Rotate { .. }
-            | Self::Backup
-            | Self::LogLevel { .. } => None,
+            | Self::Backup => None,
         }
     }
 }
@@ -342,7 +372,7 @@ fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> 
     let is_key = seal_for.starts_with("age1")
         && seal_for.len() <= KEY_MAX
         && seal_for.bytes().all(|b| b.is_ascii_alphanumeric());
-    (!is_key).then(|| "who can open the bundle is no public key of age (age1…)".to_owned())
+    (!is_key).then(|| "who can open the bundle is not a public key of age (age1…)".to_owned())
 }
 
 impl std::fmt::Display for What {
@@ -515,14 +545,14 @@ mod tests {
             (bundle(month + 1, BUNDLE_BYTES_MIN, "age1qx"), "30 days"),
             (bundle(1, BUNDLE_BYTES_MIN - 1, "age1qx"), "1 to 128 MiB"),
             (bundle(1, BUNDLE_BYTES_MAX + 1, "age1qx"), "1 to 128 MiB"),
-            (bundle(1, BUNDLE_BYTES_MIN, ""), "no public key"),
+            (bundle(1, BUNDLE_BYTES_MIN, ""), "not a public key"),
             (
                 bundle(1, BUNDLE_BYTES_MIN, "age1 --output /etc/x"),
-                "no public key",
+                "not a public key",
             ),
             (
                 bundle(1, BUNDLE_BYTES_MIN, &format!("age1{}", "q".repeat(100))),
-                "no public key",
+                "not a public key",
             ),
         ] {
             let fault = what.fault().expect(words);

@@ -122,11 +122,11 @@ impl Expiry {
             Fault::new(
                 FaultCode::CertificateExpired,
                 what,
-                format!("it ended at {end}; {why}"),
+                format!("since {end}; {why}"),
             )
         } else {
             let what = format!("certificate {} is not renewed", self.name);
-            let why = format!("{}; it ends at {end}", why?);
+            let why = format!("{}; it expires at {end}", why?);
             Fault::new(FaultCode::CertificateNotRenewed, what, why)
         };
         if let Some(fault) = &self.fault {

@@ -449,7 +449,7 @@ impl NodeSpec {
         if domain.parse::<NodeName>().is_err() {
             return Err(bad(
                 "assignment.network.cluster_domain",
-                format!("{domain:?} is no DNS name"),
+                format!("{domain:?} is not a DNS name"),
             ));
         }
         if let Some(why) = quota_fault(self.etcd.quota_bytes) {
@@ -461,7 +461,7 @@ impl NodeSpec {
             // etcd lets nobody in while it cannot read the list.
             return Err(bad(
                 "assignment.etcd.revoked",
-                format!("is no PEM list of certificates of at most {REVOKED_MAX} bytes"),
+                format!("is not a PEM list of certificates of at most {REVOKED_MAX} bytes"),
             ));
         }
         if let Some(dir) = &self.runtime.drop_ins

@@ -175,7 +175,10 @@ impl StackManifest {
         let mut total = 0u64;
         for file in &self.files {
             if !is_clean_relative(&file.path) {
-                return Err(bad(format!("{:?} is no path inside the stack", file.path)));
+                return Err(bad(format!(
+                    "{:?} is not a path inside the stack",
+                    file.path
+                )));
             }
             if file.mode & !0o755 != 0 {
                 return Err(bad(format!(

@@ -174,6 +174,42 @@ pub struct NodeStatus {
     pub certificates: Vec<CertificateStatus>,
 }
 
+/// Of a nodelet that has looked at nothing yet.
+impl Default for NodeStatus {
+    fn default() -> Self {
+        Self {
+            schema: STATUS_SCHEMA,
+            revision: 0,
+            generation: Generation::default(),
+            role: Role::None,
+            cluster_id: None,
+            installed: None,
+            wants_spec: false,
+            state: NodeState::Converging,
+            reason: None,
+            warnings: Vec::new(),
+            attempts: 0,
+            phases: Vec::new(),
+            current_step: None,
+            last_sweep_at: None,
+            stack: None,
+            wants_stack: None,
+            upgrade: None,
+            certificate_requests: Vec::new(),
+            service_account_key: None,
+            kube_proxy: None,
+            certificates: Vec::new(),
+            etcd: None,
+            api_address: None,
+            revived: Vec::new(),
+            services: Vec::new(),
+            maintenance: None,
+            repairs: Vec::new(),
+            extensions: None,
+        }
+    }
+}
+
 /// Repairs that are shown: those of one sweep, and some before.
 pub const REPAIRS_MAX: usize = 16;
 
@@ -271,8 +307,6 @@ pub enum PhaseState {
     Executing,
     /// Everything it stands for is so.
     Running,
-    /// Taken away again.
-    Stopped,
     /// A step of it failed.
     Failed,
 }

@@ -25,7 +25,7 @@ use super::certs;
 use super::etcd::version;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, version_of};
-use super::phase::Context;
+use super::phase::PhaseContext;
 use super::step::{Step, TrialStep, UnitStep};
 use super::trial;
 use super::words;
@@ -54,7 +54,7 @@ pub struct Effects<'a> {
     /// Whose signatures are believed.
     pub trust: &'a TrustStore,
     /// The node.
-    pub ctx: &'a Context,
+    pub ctx: &'a PhaseContext,
     /// Clients and what they were told.
     pub memory: &'a mut Memory,
     /// What was installed.
@@ -66,7 +66,7 @@ pub struct Effects<'a> {
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,
-    ctx: &'a Context,
+    ctx: &'a PhaseContext,
     stops: Stops,
     effects: Mutex<&'s mut Effects<'a>>,
 }
@@ -126,7 +126,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 return Err(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
             }
             Ok(Err(Failed::Why(why))) => why,
-            Err(_) => format!("it was not done within {} s", deadline.as_secs()),
+            Err(_) => format!("it did not finish within {} s", deadline.as_secs()),
         };
         Err(fault_of(step, why))
     }
@@ -137,7 +137,7 @@ impl<'s, 'a> Shared<'s, 'a> {
             Step::File(f) => {
                 let attrs = Attrs::owned(f.mode, &f.owner);
                 let bytes = f.bytes().ok_or_else(|| {
-                    Failed::Why("its content is no PEM list of revoked certificates".into())
+                    Failed::Why("its content is not a PEM list of revoked certificates".into())
                 })?;
                 Ok(fs.write(&f.path, &bytes, &attrs)?)
             }
@@ -318,7 +318,8 @@ impl<'s, 'a> Shared<'s, 'a> {
         if !now.enabled {
             units.enable(name).await?;
         }
-        if self.alone().await.runs_already(want, &now)? {
+        let stand = self.alone().await.stand(want, &now)?;
+        if stand == Stand::Runs {
             return Ok(());
         }
         // With the intent noted: should it die meanwhile, systemd starts it as it is to run.
@@ -327,6 +328,8 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,
+            // systemd begins after its pause, or has begun: it is waited for.
+            Active::Activating if stand == Stand::Comes => units.start(name).await?,
             // One that is on its way may be on its way with older inputs.
             Active::Active
             | Active::Reloading
@@ -344,11 +347,22 @@ impl<'s, 'a> Shared<'s, 'a> {
     }
 }
 
+/// A unit, beside what it is to run with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// It is up with that.
+    Runs,
+    /// It is not up; were it started by anybody, it would be with that.
+    Comes,
+    /// It is up, or would come up, with something else.
+    Differs,
+}
+
 impl Effects<'_> {
     /// Whether a unit that is in this state runs with what is wanted. If not, that it is going to be
     /// started is on the disk before systemd is asked: a start that is interrupted is recognised by
     /// its new invocation and not repeated.
-    fn runs_already(&mut self, want: &UnitStep, now: &UnitState) -> Result<bool, Failed> {
+    fn stand(&mut self, want: &UnitStep, now: &UnitState) -> Result<Stand, Failed> {
         let ledger = &mut self.ledger.ledger;
         let right = ledger.runs_with(&want.unit, &want.inputs, &now.invocation);
         let record = ledger.units.entry(want.unit.clone()).or_default();
@@ -363,7 +377,11 @@ impl Effects<'_> {
             });
         }
         self.ledger.save()?;
-        Ok(runs)
+        Ok(match (runs, right) {
+            (true, _) => Stand::Runs,
+            (false, true) => Stand::Comes,
+            (false, false) => Stand::Differs,
+        })
     }
 
     async fn unit_gone(&mut self, unit: &str) -> Result<(), Failed> {
@@ -371,7 +389,7 @@ impl Effects<'_> {
         let state = units.show(&[unit.to_owned()]).await?.remove(unit);
         if state.is_some_and(|s| s.loaded) {
             if let Err(e) = units.stop_of_the_node(unit).await {
-                tracing::warn!(unit, error = %e, "did not stop, is killed");
+                tracing::warn!(unit, error = %e, "did not stop, killing it");
                 units.kill(unit).await?;
             }
             units.disable(unit).await?;

@@ -19,6 +19,7 @@ use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
     FaultCode, NodeSpec, Role, Timestamp, UID_ATTRIBUTE, paths,
 };
+use crate::telemetry::chain;
 
 /// Keys, requests and certificates are a few KiB; an authority may be a chain.
 const PEM_MAX: u64 = 256 * 1024;
@@ -30,7 +31,7 @@ const CLOCK_SLACK_S: i64 = 600;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadCertificate {
     /// Not PEM, or not one certificate.
-    #[error("it is no certificate")]
+    #[error("it is not a certificate")]
     Unreadable,
     /// Made for another key.
     #[error("it does not belong to the key of this node")]
@@ -90,7 +91,8 @@ pub fn in_use(
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());
-    let fail = |e: &dyn std::error::Error| Fault::new(FaultCode::Key, what.clone(), chain(e));
+    let fail =
+        |e: &(dyn std::error::Error + 'static)| Fault::new(FaultCode::Key, what.clone(), chain(e));
     let key_path = path_of(purpose, paths::CERT_KEY_FILE);
     let key = match read_key(fs, &key_path).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -134,10 +136,10 @@ pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
 
 /// Makes the service-account key pair where there is none.
 pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
-    let fail = |e: &dyn std::error::Error| {
+    let fail = |e: &(dyn std::error::Error + 'static)| {
         Fault::new(
             FaultCode::Key,
-            "cannot make the service-account key",
+            "cannot generate the service-account key",
             chain(e),
         )
     };
@@ -229,7 +231,7 @@ fn accept_one(
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
     in_time(&seen, now).map_err(|e| {
         refuse(e.to_string()).fix(
-            "see whether this machine's clock is right (timedatectl); it is tried again by itself once it is",
+            "see whether this machine's clock is right (timedatectl); it is retried automatically once it is",
         )
     })?;
     let believed = node.authorities.believed(purpose.profile(node).authority);
@@ -461,16 +463,6 @@ fn request_of(fs: &HostFs, purpose: CertPurpose, key: &KeyPair) -> Result<Option
         })
     });
     Ok(ours.then_some(pem))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::ledger::LedgerFile;
 use super::observe::Sweep;
 use super::phase::{Order, PhaseSteps};
 use super::plan::{Plan, plan};
-use super::status::Board;
+use super::status::NodeBoard;
 use crate::host::fs::HostFs;
 use crate::stack;
 
@@ -30,7 +30,7 @@ pub struct Checked {
 /// Checks these phases; `began` says since when the host is looked at.
 pub async fn check(
     effects: Effects<'_>,
-    board: &mut Board,
+    board: &mut NodeBoard,
     phases: &[PhaseSteps],
     stack: &StackSeen,
     began: Instant,
@@ -50,7 +50,7 @@ pub async fn check(
     let mut plan = plan(phases, &snapshot, order);
     if let (Some(waits), Some(fault)) = (&mut plan.waits, &stack.fault) {
         waits.what = format!(
-            "{}; what is staged cannot be used: {}",
+            "{}; the staged archive cannot be used: {}",
             waits.what, fault.why
         );
     }

@@ -18,9 +18,9 @@ use crate::telemetry::chain;
 
 use super::certs;
 use super::etcd;
-use super::phase::{self, AddonFile, Context, DropIns, EtcdOf, Facts};
+use super::phase::{self, AddonFile, DropIns, EtcdOf, HostFacts, PhaseContext};
 use super::rotate;
-use super::status::Learnt;
+use super::status::SweepFindings;
 
 /// Largest add-on manifest.
 const ADDON_MAX: u64 = 4 * 1024 * 1024;
@@ -60,7 +60,7 @@ pub fn gather(
     node: &NodeSpec,
     refused: Option<&RefusedStack>,
     now: Timestamp,
-) -> Result<(Context, StackSeen), Fault> {
+) -> Result<(PhaseContext, StackSeen), Fault> {
     let fail = |e: &(dyn std::error::Error + 'static)| {
         Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
     };
@@ -73,7 +73,7 @@ pub fn gather(
         (Some(manifest), true, Role::Master) => addons(&host.fs, manifest)?,
         (_, _, Role::Master | Role::Worker | Role::None) => Vec::new(),
     };
-    let context = Context {
+    let context = PhaseContext {
         host_id,
         role,
         node: node.clone(),
@@ -105,12 +105,12 @@ pub fn gather(
 }
 
 /// What takes a program to find out; for contexts that steps are made of.
-pub async fn look_further(host: &Host, ctx: &mut Context) {
+pub async fn look_further(host: &Host, ctx: &mut PhaseContext) {
     ctx.facts.nftables = host.net.nftables().await;
 }
 
 /// What goes up beside the plan.
-pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
+pub fn learnt(fs: &HostFs, ctx: &PhaseContext, seen: &StackSeen) -> SweepFindings {
     let leaves = ctx.material.iter().filter_map(|(purpose, m)| {
         let seen = m.certificate.as_ref()?;
         Some(CertificateStatus {
@@ -130,7 +130,7 @@ pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
         digest: a.digest,
         issuer: a.digest,
     });
-    Learnt {
+    SweepFindings {
         stack: stack::current(fs).ok().flatten(),
         wants_stack: (!seen.at_hand).then(|| ctx.node.stack.clone()),
         requests: phase::wanted_certificates(ctx),
@@ -204,14 +204,14 @@ pub(super) fn etcd_of(fs: &HostFs, trust: &TrustStore, stack: &StackRef) -> Opti
     ))
 }
 
-fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Error>> {
+fn facts(host: &Host, node: &NodeSpec) -> Result<HostFacts, Box<dyn std::error::Error>> {
     let kernel = &host.kernel;
     let interface = kernel::interface_of(node.node_ip);
     let mtu = match &interface {
         Some(name) => kernel.mtu(name)?,
         None => None,
     };
-    Ok(Facts {
+    Ok(HostFacts {
         cgroup_v2: kernel.cgroup_v2()?,
         systemd_cgroups: kernel.systemd_cgroups()?,
         can_lower_oom_score: kernel.can_lower_oom_score()?,
@@ -250,7 +250,7 @@ fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<AddonFile>, Fault
         let text = fs
             .read_text(&path, ADDON_MAX)
             .map_err(|e| bad(chain(&e)))?
-            .ok_or_else(|| bad("it is not there".into()))?;
+            .ok_or_else(|| bad("it is missing".into()))?;
         let documents: Vec<serde_json::Value> =
             serde_saphyr::from_multiple(&text).map_err(|e| bad(e.to_string()))?;
         let objects: Vec<_> = documents.into_iter().filter(|d| !d.is_null()).collect();

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A new spec ends a run between two steps. To be woken does not: whoever calls during a run gets
-//! one more look after it, however often he calls, and looks that calls ask for are limited. So no
+//! one more look after it, however often it calls, and looks that calls ask for are limited. So no
 //! caller keeps the loop from its work.
 //!
 //! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
@@ -49,7 +49,7 @@ use super::lifecycle::{Happened, Lifecycle};
 use super::maintenance::Desk;
 use super::observe::Memory;
 use super::roll;
-use super::status::{Board, LOOK_MAX};
+use super::status::{LOOK_MAX, NodeBoard};
 use super::watch::Watch;
 use crate::agent;
 use crate::app::Bucket;
@@ -78,7 +78,7 @@ const CALLED_BURST: u32 = 10;
 pub struct Engine {
     host: Host,
     ledger: LedgerFile,
-    board: Board,
+    board: NodeBoard,
     journal: Journal,
     memory: Memory,
     watch: Watch,
@@ -122,7 +122,7 @@ pub struct Told {
 }
 
 /// The ledger of this host; a broken one is told. What it says is shown from the first status on.
-pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
+pub fn ledger(host: &Host, board: &mut NodeBoard) -> LedgerFile {
     let (ledger, fault) = LedgerFile::load(&host.fs, crate::seam::clock::now());
     if let Some(fault) = fault {
         tracing::error!(code = fault.code.word(), "{fault}");
@@ -134,11 +134,11 @@ pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
 
 impl Engine {
     /// A loop over this host; `sweep` is the time between two looks that nothing asked for, `egress` the
-    /// way to the second place of backups.
+    /// way to the backup archive.
     pub fn new(
         host: Host,
         ledger: LedgerFile,
-        board: Board,
+        board: NodeBoard,
         job: watch::Sender<Job>,
         told: Told,
         sweep: Duration,
@@ -180,7 +180,9 @@ impl Engine {
                 let since = *idle_since.get_or_insert_with(Instant::now);
                 let left = IDLE_EXIT.saturating_sub(since.elapsed());
                 if left.is_zero() {
-                    tracing::info!("no role and nothing to do: ends; the socket starts it again");
+                    tracing::info!(
+                        "no role and nothing to do: exiting; the socket starts nodelet again"
+                    );
                     self.told.shutdown.cancel();
                     return;
                 }
@@ -216,7 +218,7 @@ impl Engine {
             }
             () = sleep_by_the_clock(pause) => false,
             woken = self.watch.woken(), if watching => {
-                tracing::info!(?woken, "looks at the host again");
+                tracing::info!(?woken, "reconciling");
                 true
             }
         }
@@ -354,7 +356,7 @@ impl Engine {
     /// Makes the host this node; with `hold`, it is one and is only kept one, for that reason.
     /// `turn`: what a roll has to do with it.
     async fn node(&mut self, work: Work, hold: Option<Fault>, turn: Turn) -> Next {
-        let (trust, host_id) = match inbox::whom_to_believe(&self.host.fs) {
+        let (trust, host_id) = match inbox::trust_anchors(&self.host.fs) {
             Ok(believed) => believed,
             Err(fault) => {
                 self.happened(failed("trust", hold.unwrap_or(fault)));
@@ -407,7 +409,6 @@ impl Engine {
         match what {
             Happened::NewWork | Happened::Settled => self.board.repairs(false),
             Happened::Drift
-            | Happened::StepDone { .. }
             | Happened::StepFailed { .. }
             | Happened::Waits { .. }
             | Happened::Rests { .. } => {}

@@ -19,7 +19,7 @@
 //! | `desk`   | where the socket leaves root's orders; its routes |
 //! | `backup` | the chores of backups: makes one, takes old ones away |
 //! | `drill`  | the chore of the fire drill, and how the last one went |
-//! | `archive` | the chore of the second place: copies there what is missing |
+//! | `archive` | the chore of the archive: copies there what is missing |
 //! | `restart` | whose turn it is to be started again: pure |
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |

@@ -52,7 +52,7 @@ impl Ran {
 }
 
 impl Unfit {
-    /// Seen just now.
+    /// Observed just now.
     pub fn new(ran: Ran, fault: Fault) -> Self {
         Self {
             ran,
@@ -123,7 +123,7 @@ pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> 
         return None;
     }
     // Whom to believe is not known, or the manifest has not come: that is said elsewhere.
-    let (trust, _) = inbox::whom_to_believe(fs).ok()?;
+    let (trust, _) = inbox::trust_anchors(fs).ok()?;
     if let Some(manifest) = context::stack_of(fs, &trust, want).manifest {
         let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));
         if let Some(fault) = fit.refusal() {

@@ -20,15 +20,16 @@ const GROUNDS_MAX: usize = 65_536;
 pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let grounds = standing(fs).into_iter().chain(ways(fs));
     let why = met(node, grounds)?;
-    let what = "this machine does not become a node: the cluster's networks and its own meet";
-    let fix = "make a cluster with another network, or give the machine others; it goes on by itself when they are apart";
+    let what = "this machine does not become a node: the cluster's networks overlap its own";
+    let fix = "make a cluster with another network, or give the machine others; it continues automatically when \
+        they no longer overlap";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
 
 /// What the networks of the node that is there have met since. Routes say nothing here: the node has made its own.
 pub(super) fn warning(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let why = met(node, standing(fs))?;
-    let what = "what has an address of the cluster's networks is out of reach of this node";
+    let what = "addresses that overlap the cluster's networks cannot be reached from this node";
     let fix = "give it another address or network; for other networks of the cluster: make it anew";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }

@@ -91,7 +91,7 @@ impl Inbox {
 
     /// A spec arrived. It is on the disk when this returns.
     pub fn put(&self, envelope: Envelope) -> Result<Generation, NotTaken> {
-        let (trust, host) = whom_to_believe(&self.fs).map_err(NotTaken::Broken)?;
+        let (trust, host) = trust_anchors(&self.fs).map_err(NotTaken::Broken)?;
         let mut state = self.lock();
         let had = state.have.is_some();
         let (new, ignored) = match judge(envelope, &trust, host, state.have.as_ref()) {
@@ -157,7 +157,7 @@ impl Inbox {
     /// A person takes the role away, without the plane.
     /// `force`: whatever others lose by it, as a cluster its etcd.
     pub fn put_none(&self, force: bool) -> Result<Generation, Fault> {
-        let what = "cannot take the role away";
+        let what = "cannot remove the role";
         let mut state = self.lock();
         let spec = state.have.as_ref();
         let asked = spec.map_or(Generation::default(), |s| s.spec.generation);
@@ -203,7 +203,7 @@ impl Inbox {
                 LocalSeen::UpTo(upto)
             }
         };
-        let spec = match whom_to_believe(&self.fs) {
+        let spec = match trust_anchors(&self.fs) {
             // Who is believed is not known: whatever is stored stays as it is.
             Err(why) if self.fs.at(self.spec.path()).exists() => {
                 SpecSeen::Lost { why, before: None }
@@ -247,8 +247,8 @@ impl NotTaken {
 }
 
 /// The pinned keys and this host's id.
-pub fn whom_to_believe(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
-    let what = "cannot tell whom to believe";
+pub fn trust_anchors(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
+    let what = "cannot read the trust anchors";
     let trust = identity::trust(fs).map_err(|e| e.fault(what))?;
     let host = identity::host_id(fs).map_err(|e| e.fault(what))?;
     let host = host.ok_or_else(|| {

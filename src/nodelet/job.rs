@@ -194,7 +194,7 @@ fn nothing_installed(orders: &Orders) -> Job {
         SpecSeen::Lost { why, .. } => orders.hold(
             Fault::new(
                 FaultCode::SpecLost,
-                "no role is begun",
+                "no role is installed",
                 format!("the newest spec is lost: {}", reason(why)),
             )
             .fix(remedy(why, HANDED_OVER)),
@@ -278,14 +278,14 @@ fn remedy(why: &Fault, anew: &str) -> String {
 
 fn lost(why: &str, fix: String) -> Fault {
     let why = format!("its spec is lost: {why}");
-    let leave = "to take the role away: pf9ctl decommission-node";
+    let leave = "to remove the role: pf9ctl decommission-node";
     Fault::new(FaultCode::SpecLost, STAYS, why).fix(format!("{fix}; {leave}"))
 }
 
 fn not_newer(spec: &Spec, now: &Installed) -> Fault {
     let why = format!(
-        "spec generation {} asks for role {}, but role {} of cluster {} was installed by \
-         generation {}; what takes it away must be newer",
+        "spec generation {} asks for role {}, but role {} of cluster {} was installed by generation {}; an order to \
+         remove it must be newer",
         spec.generation,
         spec.assignment.role(),
         now.role,
@@ -293,20 +293,19 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
         now.generation
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(
-        "if the plane was restored from a backup, run pf9-plane recover there; to take the role \
-         away: pf9ctl decommission-node",
+        "if the plane was restored from a backup, run pf9-plane recover there; to remove the role: pf9ctl \
+         decommission-node",
     )
 }
 
 fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
     let why = format!(
-        "role {} of cluster {} was installed when this machine was host {}, and now it is host {}; \
-         an order for the one takes nothing away from the other",
+        "role {} of cluster {} was installed when this machine was host {}; now it is host {}; an order for one \
+         removes nothing from the other",
         now.role, now.node.cluster_name, now.node.host_id, spec.host_id
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
-        "to go on as that host: pf9ctl prep-node --force --host-id {}; to take the role away: pf9ctl \
-         decommission-node",
+        "to go on as that host: pf9ctl prep-node --force --host-id {}; to remove the role: pf9ctl decommission-node",
         now.node.host_id
     ))
 }
@@ -314,10 +313,9 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
 fn not_known(why: &Fault) -> Fault {
     let fix = remedy(
         why,
-        "put the ledger back, or attach this host to the cluster it was in: what is there is then \
-         taken up again",
+        "put the ledger back, or attach this host to the cluster it was in: what is there is adopted again",
     );
-    let why = format!("it is not known what is installed: {}", reason(why));
+    let why = format!("what is installed is unknown: {}", reason(why));
     Fault::new(FaultCode::LedgerLost, STAYS, why).fix(fix)
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Fault, FaultCode, NodeState, Timestamp};
+use crate::model::{Fault, FaultCode, NodeState, Timestamp, doubled, jittered};
 
 /// First pause after a failed step.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -67,11 +67,6 @@ pub enum Happened {
     NewWork,
     /// A sweep found something to do.
     Drift,
-    /// A step was done.
-    StepDone {
-        /// Its key.
-        key: String,
-    },
     /// A step failed.
     StepFailed {
         /// Its key.
@@ -117,12 +112,6 @@ impl Lifecycle {
                 now @ (Self::Converging { .. } | Self::Retrying(_) | Self::Failed(_)),
                 Happened::Drift,
             ) => now,
-            (Self::Ok | Self::Maintenance(_), Happened::StepDone { .. }) => Self::begin(),
-            (Self::Converging { waits }, Happened::StepDone { .. }) => Self::Converging { waits },
-            (Self::Retrying(f) | Self::Failed(f), Happened::StepDone { key }) if f.key == key => {
-                Self::begin()
-            }
-            (now @ (Self::Retrying(_) | Self::Failed(_)), Happened::StepDone { .. }) => now,
             (_, Happened::Waits { what }) => Self::Converging { waits: Some(what) },
             (
                 now,
@@ -204,10 +193,7 @@ pub fn pause(attempts: u32, jitter: f64) -> Duration {
         // 60 s to 120 s: many nodes that fail for one reason do not try in step.
         return FAILED_PAUSE.mul_f64(1.0 + jitter);
     }
-    let doubled = 2u32.saturating_pow(attempts.saturating_sub(1).min(16));
-    let full = BACKOFF_FIRST.saturating_mul(doubled).min(BACKOFF_CAP);
-    // From half of it to all of it.
-    full.mul_f64(0.5 + jitter / 2.0)
+    jittered(doubled(BACKOFF_FIRST, BACKOFF_CAP, attempts), jitter)
 }
 
 #[cfg(test)]

@@ -79,9 +79,10 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
         true => "none".to_owned(),
         false => all.join(", "),
     };
-    let what = format!("this machine does not have the node's address {own} any more");
-    let why =
-        format!("its addresses are {shown}; nobody reaches kubelet or pods of this node by {own}");
+    let what = format!("this machine lost the node's address {own}");
+    let why = format!(
+        "its addresses are {shown}; kubelet and pods of this node cannot be reached at {own}"
+    );
     let kept = format!("to keep {own}, reserve it where addresses are given out");
     // What hinders it (an address that is somebody else's, masters that are not well) the plane answers.
     let fix = match (role, has.iter().any(|ip| ip.is_ipv4() == own.is_ipv4())) {
@@ -89,11 +90,11 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
             "give the machine {own} again, or another one: the node follows to that by itself"
         ),
         (Role::Master, true) => format!(
-            "nothing, where the other masters are well and the plane is there: the node follows by itself, and its member \
-             of etcd with it; {kept}"
+            "nothing, where the other masters are well and the plane is there: the node follows automatically, and \
+             its member of etcd with it; {kept}"
         ),
         (Role::Worker | Role::None, true) => {
-            format!("nothing, where the plane is there: the node follows by itself; {kept}")
+            format!("nothing, where the plane is there: the node follows automatically; {kept}")
         }
     };
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
@@ -114,9 +115,7 @@ fn no_way_out(table: &str, v6: bool) -> Option<Fault> {
     }
     let version = if v6 { "IPv6" } else { "IPv4" };
     let what = "this machine has no default route";
-    let why = format!(
-        "{version}: what pods and this node send beyond the networks it is in goes nowhere"
-    );
+    let why = format!("{version}: packets of pods and of this node to other networks go nowhere");
     let fix =
         "ip route add default via GATEWAY, and the same where the machine's network is configured";
     Some(Fault::new(FaultCode::NoDefaultRoute, what, why).fix(fix))
@@ -157,9 +156,9 @@ fn given_away(range: &str, reserved: &str, role: Role, api: u16) -> Option<Fault
     let (open, all) = ports::given_away(range, reserved, ours)?;
     let list: Vec<String> = open.iter().map(ToString::to_string).collect();
     let range: Vec<&str> = range.split_whitespace().collect();
-    let what = "ports of this node may be taken when its services start";
+    let what = "ports of this node may be in use when its services start";
     let why = format!(
-        "{} are among those that the kernel gives to whoever calls out ({})",
+        "{} are in the kernel's ephemeral range ({})",
         list.join(","),
         range.join("-")
     );
@@ -196,7 +195,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
     let (what, why, fix) = match value("HTTPS_PROXY") {
         Some("") => return None,
         None => (
-            "images that are no part of the stack are pulled without the proxy",
+            "images outside the stack are pulled without the proxy",
             format!(
                 "[comms.proxy] names {proxy}, and the container runtime was started without one"
             ),
@@ -218,7 +217,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
                 return None;
             }
             (
-                "the container runtime goes by the proxy to addresses of the cluster",
+                "the container runtime uses the proxy for addresses of the cluster",
                 format!(
                     "NO_PROXY of {} does not name {}",
                     units::CONTAINERD,
@@ -243,9 +242,9 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
     let (table, chain) = tables
         .iter()
         .find_map(|(name, text)| Some((name, refuses_forwarding(text, pods)?)))?;
-    let what = "pods of this node may not be reached, and may not reach anybody";
+    let what = "pods of this node may be unreachable, and may reach nothing";
     let why = format!(
-        "chain {chain} of table {table} (nftables) refuses what is forwarded, and says nothing of {pods}"
+        "chain {chain} of table {table} (nftables) drops forwarded packets and has no rule for {pods}"
     );
     let fix = match table.contains("firewalld") {
         true => format!(
@@ -256,7 +255,7 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
                 .map_or_else(|| "NODES".to_owned(), ToString::to_string)
         ),
         false => {
-            format!("let what comes from and goes to {pods} pass there (nft list table {table})")
+            format!("allow traffic from and to {pods} there (nft list table {table})")
         }
     };
     Some(Fault::new(FaultCode::PodsNotForwarded, what, why).fix(fix))
@@ -300,7 +299,7 @@ mod tests {
             Role::Worker,
         );
         assert!(gone.what.contains("10.0.0.5") && gone.why.contains("10.0.0.9, fd00::9"));
-        assert!(gone.fix.contains("follows by itself"), "{gone}");
+        assert!(gone.fix.contains("follows automatically"), "{gone}");
         let master = address_gone(ip("10.0.0.5"), &[ip("10.0.0.9")], Role::Master);
         assert!(master.fix.contains("other masters are well"), "{master}");
         let none = address_gone(ip("10.0.0.5"), &[ip("fd00::9")], Role::Master);

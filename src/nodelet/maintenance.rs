@@ -117,7 +117,7 @@ impl Desk {
 
     /// Root begins one.
     pub fn begin(&self, wanted: &MaintenanceRequest) -> Result<MaintenanceStatus, Fault> {
-        let what = "maintenance does not begin";
+        let what = "maintenance is not started";
         if let Some(why) = maintenance_fault(wanted.for_s, &wanted.reason) {
             return Err(Fault::new(FaultCode::MaintenanceInvalid, what, why)
                 .fix("say for how long and why: pf9ctl maintenance start --for 2h --reason TEXT"));
@@ -135,7 +135,7 @@ impl Desk {
             Fault::new(
                 FaultCode::MaintenanceInvalid,
                 what,
-                "its time is over at once",
+                "it would end immediately",
             )
         })
     }
@@ -162,9 +162,9 @@ impl Desk {
             false => store.save(record),
         };
         saved.map_err(|e| {
-            let what = "the maintenance of this host cannot be noted";
+            let what = "the maintenance of this host cannot be recorded";
             Fault::new(FaultCode::StateIo, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9; it is tried again by itself")
+                .fix("look at the disk that holds /var/opt/pf9; it is retried automatically")
         })
     }
 

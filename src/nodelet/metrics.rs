@@ -16,22 +16,22 @@ pub(super) fn text(status: &NodeStatus, now: Timestamp) -> Text {
     let rows: [(&str, &str, Option<f64>); 7] = [
         (
             "pf9_nodelet_spec_generation",
-            "Generation of the spec that it works on.",
+            "Generation of the spec that is reconciled.",
             Some(status.generation.0 as f64),
         ),
         (
             "pf9_nodelet_sweep_age_seconds",
-            "Time since the last look at everything ended.",
+            "Time since the last full sweep ended.",
             status.last_sweep_at.map(age),
         ),
         (
             "pf9_nodelet_failed_attempts",
-            "Attempts that failed since the node was last as it should be.",
+            "Failed attempts since the node was last converged.",
             Some(status.attempts.into()),
         ),
         (
             "pf9_nodelet_warnings",
-            "What a person should know although the node is as it should be.",
+            "1 for each warning.",
             Some(status.warnings.len() as f64),
         ),
         (
@@ -41,12 +41,12 @@ pub(super) fn text(status: &NodeStatus, now: Timestamp) -> Text {
         ),
         (
             "pf9_nodelet_working",
-            "1 while a step is done.",
+            "1 while a step runs.",
             Some(flag(status.current_step.is_some())),
         ),
         (
             "pf9_nodelet_repairs_kept",
-            "Repairs that the status tells of: the newest, a few.",
+            "Repairs in the status: the newest few.",
             Some(status.repairs.len() as f64),
         ),
     ];
@@ -63,7 +63,7 @@ pub(super) fn text(status: &NodeStatus, now: Timestamp) -> Text {
         text.row(m, &[("state", word(state))], n as f64);
     }
     let m = "pf9_nodelet_service_revivals_total";
-    let help = "How often a service that ran and did not work was started again.";
+    let help = "Restarts of a service that ran but did not work.";
     text.head(m, Kind::Counter, help);
     for revived in &status.revived {
         text.row(m, &[("unit", &revived.unit)], revived.times.into());
@@ -89,12 +89,11 @@ pub(super) fn not_ready(status: &NodeStatus) -> Option<String> {
     }
 }
 
-const PHASES: [PhaseState; 6] = [
+const PHASES: [PhaseState; 5] = [
     PhaseState::NotStarted,
     PhaseState::Waiting,
     PhaseState::Executing,
     PhaseState::Running,
-    PhaseState::Stopped,
     PhaseState::Failed,
 ];
 
@@ -104,7 +103,6 @@ fn word(state: PhaseState) -> &'static str {
         PhaseState::Waiting => "waiting",
         PhaseState::Executing => "executing",
         PhaseState::Running => "running",
-        PhaseState::Stopped => "stopped",
         PhaseState::Failed => "failed",
     }
 }

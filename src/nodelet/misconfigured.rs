@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{self, Orders};
 use super::lifecycle::{Failing, Lifecycle};
-use super::status::Board;
+use super::status::NodeBoard;
 use crate::app::Config;
 use crate::host::fs::HostFs;
 use crate::model::Fault;
@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Shows the fault until the configuration is right; `None`: the process ends before.
 pub async fn until_right(
     fs: &HostFs,
-    board: &mut Board,
+    board: &mut NodeBoard,
     orders: &watch::Receiver<Orders>,
     mut fault: Fault,
     shutdown: &CancellationToken,
@@ -41,7 +41,7 @@ pub async fn until_right(
             }
             match Config::load(fs) {
                 Ok(config) => {
-                    tracing::info!("the configuration is right again");
+                    tracing::info!("the configuration is valid again");
                     return Some(config);
                 }
                 Err(now) => fault = now,
@@ -50,7 +50,7 @@ pub async fn until_right(
     }
 }
 
-fn show(board: &mut Board, orders: &Orders, fault: &Fault) {
+fn show(board: &mut NodeBoard, orders: &Orders, fault: &Fault) {
     let (role, cluster) = job::shown(orders.spec.known().map(|s| &s.assignment));
     board.spec(orders.generation(), role, cluster);
     board.lifecycle(&Lifecycle::Failed(Failing {

@@ -31,8 +31,8 @@ use super::etcd::version::{self, Gate};
 use super::fit::{Ran, Unfit};
 use super::ledger::{Ledger, StackRecord};
 use super::peers::Peers;
-use super::phase::{Context, Order, PhaseSteps};
-use super::step::{DirStep, FileStep, Seen, Step, TrialStep, UnitStep};
+use super::phase::{Order, PhaseContext, PhaseSteps};
+use super::step::{DirStep, FileStep, Observed, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
@@ -50,7 +50,7 @@ const WHOLE_MAX: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// By [`Step::key`].
-    pub seen: BTreeMap<String, Seen>,
+    pub seen: BTreeMap<String, Observed>,
 }
 
 /// What is remembered between sweeps, beside the ledger.
@@ -108,7 +108,7 @@ pub struct Sweep<'a> {
     host: &'a Host,
     ledger: &'a Ledger,
     trust: &'a TrustStore,
-    ctx: &'a Context,
+    ctx: &'a PhaseContext,
     memory: &'a mut Memory,
     units: BTreeMap<String, UnitState>,
     images: Option<Result<BTreeMap<String, String>, String>>,
@@ -121,7 +121,7 @@ impl<'a> Sweep<'a> {
         host: &'a Host,
         ledger: &'a Ledger,
         trust: &'a TrustStore,
-        ctx: &'a Context,
+        ctx: &'a PhaseContext,
         memory: &'a mut Memory,
         units: &[String],
     ) -> Self {
@@ -177,14 +177,14 @@ impl<'a> Sweep<'a> {
     }
 
     /// Looks at one step.
-    pub async fn look(&mut self, step: &Step) -> Seen {
+    pub async fn look(&mut self, step: &Step) -> Observed {
         if self.memory.given_up.contains(&step.key()) {
-            return Seen::Same;
+            return Observed::Same;
         }
         if step.traits().asks_api
             && let Err(why) = self.api().await
         {
-            return Seen::Unknown { why };
+            return Observed::Unknown { why };
         }
         match step {
             Step::File(file) => or_unknown(self.file(file)),
@@ -193,11 +193,17 @@ impl<'a> Sweep<'a> {
             Step::Absent { path } => or_unknown(self.absent(path)),
             Step::Key { purpose } => {
                 let has = certs::has_key(&self.host.fs, *purpose);
-                or_unknown(has.map(|has| if has { Seen::Same } else { Seen::Missing }))
+                or_unknown(has.map(|has| {
+                    if has {
+                        Observed::Same
+                    } else {
+                        Observed::Missing
+                    }
+                }))
             }
             Step::ServiceAccountKey => {
                 let key = certs::service_account_key(&self.host.fs);
-                or_unknown(key.map(|key| key.map_or(Seen::Missing, |_| Seen::Same)))
+                or_unknown(key.map(|key| key.map_or(Observed::Missing, |_| Observed::Same)))
             }
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial),
@@ -218,11 +224,13 @@ impl<'a> Sweep<'a> {
             Step::AddonGone { objects, .. } => self.addon_gone(objects).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
-            Step::Drain { .. } => Seen::Missing,
-            Step::OsUpdate { run } if os::begun(&self.host.fs).as_ref() == Some(run) => Seen::Same,
-            Step::OsUpdate { .. } => Seen::Missing,
-            Step::Reboot { boot } if self.memory.ends.as_ref() == Some(boot) => Seen::Same,
-            Step::Reboot { .. } => Seen::Missing,
+            Step::Drain { .. } => Observed::Missing,
+            Step::OsUpdate { run } if os::begun(&self.host.fs).as_ref() == Some(run) => {
+                Observed::Same
+            }
+            Step::OsUpdate { .. } => Observed::Missing,
+            Step::Reboot { boot } if self.memory.ends.as_ref() == Some(boot) => Observed::Same,
+            Step::Reboot { .. } => Observed::Missing,
             Step::EtcdMemberGone { member, .. } => self.etcd_member(member).await,
             Step::EtcdFounds { member, settings } => self.etcd_founds(member, settings).await,
             Step::EtcdNoted => self.etcd_noted(),
@@ -231,8 +239,8 @@ impl<'a> Sweep<'a> {
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit),
-            Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,
-            Step::ContainersGone => differs("some are left"),
+            Step::ContainersGone if self.host.runtime.is_clear() => Observed::Same,
+            Step::ContainersGone => differs("some remain"),
             Step::NetworkGone {
                 links,
                 routes,
@@ -241,7 +249,7 @@ impl<'a> Sweep<'a> {
                 sets,
             } => {
                 let seen = self.network_gone(links, *routes, chains, tables).await;
-                if seen != Seen::Same {
+                if seen != Observed::Same {
                     return seen;
                 }
                 self.sets_gone(sets)
@@ -255,22 +263,22 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn etcd_data_ready(&self, stack: &StackRef, wants: &semver::Version) -> Seen {
+    async fn etcd_data_ready(&self, stack: &StackRef, wants: &semver::Version) -> Observed {
         let fs = &self.host.fs;
         if stack::current_etcd(fs).ok().flatten().as_ref() == Some(stack) {
-            return Seen::Same;
+            return Observed::Same;
         }
         match version::at_hand(fs, wants).await {
-            Gate::Open => Seen::Same,
+            Gate::Open => Observed::Same,
             Gate::Prepare(_) => differs("etcd has not written them as the next one reads them"),
-            Gate::Refused(fault) => Seen::Unknown { why: fault.why },
+            Gate::Refused(fault) => Observed::Unknown { why: fault.why },
         }
     }
 
-    fn file(&self, want: &FileStep) -> Result<Seen, FsError> {
+    fn file(&self, want: &FileStep) -> Result<Observed, FsError> {
         let fs = &self.host.fs;
         let (mode, uid, gid, size) = match fs.found(&want.path)? {
-            Found::Nothing => return Ok(Seen::Missing),
+            Found::Nothing => return Ok(Observed::Missing),
             Found::File {
                 mode,
                 uid,
@@ -278,72 +286,72 @@ impl<'a> Sweep<'a> {
                 size,
             } => (mode, uid, gid, size),
             Found::Dir { .. } => return Ok(differs("it is a directory")),
-            Found::Link(_) | Found::Other => return Ok(differs("it is no regular file")),
+            Found::Link(_) | Found::Other => return Ok(differs("it is not a regular file")),
         };
         let wanted = want.bytes().unwrap_or_default();
         if size != wanted.len() as u64 {
-            return Ok(differs("its content is another"));
+            return Ok(differs("its content differs"));
         }
         let content = fs.read(&want.path, size)?;
         if content.as_deref() != Some(&*wanted) {
-            return Ok(differs("its content is another"));
+            return Ok(differs("its content differs"));
         }
         Ok(attributes(mode, (uid, gid), want.mode, &want.owner))
     }
 
-    fn dir(&self, want: &DirStep) -> Result<Seen, FsError> {
+    fn dir(&self, want: &DirStep) -> Result<Observed, FsError> {
         Ok(match self.host.fs.found(&want.path)? {
-            Found::Nothing => Seen::Missing,
+            Found::Nothing => Observed::Missing,
             Found::Dir { mode, uid, gid } => attributes(mode, (uid, gid), want.mode, &want.owner),
-            Found::File { .. } | Found::Link(_) | Found::Other => differs("it is no directory"),
+            Found::File { .. } | Found::Link(_) | Found::Other => differs("it is not a directory"),
         })
     }
 
-    fn link(&self, path: &str, target: &str) -> Result<Seen, FsError> {
+    fn link(&self, path: &str, target: &str) -> Result<Observed, FsError> {
         Ok(match self.host.fs.found(path)? {
-            Found::Nothing => Seen::Missing,
-            Found::Link(says) if says.to_str() == Some(target) => Seen::Same,
-            Found::Link(says) => differs(&format!("it leads to {}", says.display())),
-            Found::File { .. } | Found::Dir { .. } | Found::Other => differs("it is no link"),
+            Found::Nothing => Observed::Missing,
+            Found::Link(says) if says.to_str() == Some(target) => Observed::Same,
+            Found::Link(says) => differs(&format!("it points to {}", says.display())),
+            Found::File { .. } | Found::Dir { .. } | Found::Other => differs("it is not a link"),
         })
     }
 
-    fn absent(&self, path: &str) -> Result<Seen, FsError> {
+    fn absent(&self, path: &str) -> Result<Observed, FsError> {
         Ok(match self.host.fs.found(path)? {
-            Found::Nothing => Seen::Same,
+            Found::Nothing => Observed::Same,
             Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other => {
                 differs("it is there")
             }
         })
     }
 
-    fn module(&self, name: &str, optional: bool) -> Seen {
+    fn module(&self, name: &str, optional: bool) -> Observed {
         match self.host.kernel.module(name) {
-            Ok(ModuleState::Present) => Seen::Same,
-            Ok(ModuleState::Unknown) if optional => Seen::Same,
-            Ok(ModuleState::Loadable | ModuleState::Unknown) => Seen::Missing,
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(ModuleState::Present) => Observed::Same,
+            Ok(ModuleState::Unknown) if optional => Observed::Same,
+            Ok(ModuleState::Loadable | ModuleState::Unknown) => Observed::Missing,
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
-    fn sysctl(&self, key: &str, want: &str) -> Seen {
+    fn sysctl(&self, key: &str, want: &str) -> Observed {
         let want = want.split_whitespace().collect::<Vec<_>>().join(" ");
         match self.host.kernel.sysctl(key) {
-            Ok(Some(value)) if value == want => Seen::Same,
+            Ok(Some(value)) if value == want => Observed::Same,
             Ok(Some(value)) => differs(&format!("it is {value}")),
-            Ok(None) => Seen::Missing,
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(None) => Observed::Missing,
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
-    fn unit(&self, want: &UnitStep) -> Seen {
+    fn unit(&self, want: &UnitStep) -> Observed {
         let Some(now) = self.units.get(&want.unit) else {
-            return Seen::Unknown {
+            return Observed::Unknown {
                 why: "systemd does not answer".into(),
             };
         };
         if !now.loaded {
-            return Seen::Missing;
+            return Observed::Missing;
         }
         let how = if !now.active.is_up() {
             format!("it is not running ({}, {})", now.sub, now.result)
@@ -351,38 +359,38 @@ impl<'a> Sweep<'a> {
             .ledger
             .runs_with(&want.unit, &want.inputs, &now.invocation)
         {
-            "it runs with an older configuration".to_owned()
+            "it runs with an outdated configuration".to_owned()
         } else if !now.enabled {
             "it does not start at boot".to_owned()
         } else if now.need_reload {
-            "systemd has not read its file".to_owned()
+            "systemd has not loaded its current unit file".to_owned()
         } else {
-            return Seen::Same;
+            return Observed::Same;
         };
-        Seen::Differs { how }
+        Observed::Differs { how }
     }
 
     /// A member of etcd that runs is started again only where the others can do without it.
-    async fn unit_in_turn(&mut self, want: &UnitStep) -> Seen {
+    async fn unit_in_turn(&mut self, want: &UnitStep) -> Observed {
         let seen = self.unit(want);
         let restarts = self.units.get(&want.unit).is_some_and(|now| {
             let ledger = self.ledger;
             now.active.is_up() && !ledger.runs_with(&want.unit, &want.inputs, &now.invocation)
         });
-        if seen == Seen::Missing || !restarts || want.unit != ours::units::ETCD {
+        if seen == Observed::Missing || !restarts || want.unit != ours::units::ETCD {
             return seen;
         }
         match Box::pin(self.etcd_held()).await {
-            Some(what) => Seen::Later { what },
+            Some(what) => Observed::Later { what },
             None => seen,
         }
     }
 
-    fn unit_gone(&self, unit: &str) -> Seen {
+    fn unit_gone(&self, unit: &str) -> Observed {
         match self.units.get(unit) {
             Some(state) if state.loaded || state.active.is_up() => differs("it is there"),
-            Some(_) => Seen::Same,
-            None => Seen::Unknown {
+            Some(_) => Observed::Same,
+            None => Observed::Unknown {
                 why: "systemd does not answer".into(),
             },
         }
@@ -399,21 +407,21 @@ impl<'a> Sweep<'a> {
 
     /// Presence and size of every file each time; every byte when anything about a file changed
     /// since every byte was read last.
-    async fn unpacked(&mut self, want: &StackRef) -> Seen {
+    async fn unpacked(&mut self, want: &StackRef) -> Observed {
         let fs = self.host.fs.clone();
         let manifest = match stack::verify_installed(&fs, want, self.trust, Depth::Cheap) {
             Ok(manifest) => manifest,
-            Err(StackError::NotInstalled) => return Seen::Missing,
+            Err(StackError::NotInstalled) => return Observed::Missing,
             Err(e) => return differs(&e.to_string()),
         };
         let record = match record_of(self.host, want, manifest.content()) {
             Ok(record) => record,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: e.to_string() },
         };
         let whole = self.memory.whole.get(&want.dir_name());
         let known = [self.ledger.stack.as_ref(), whole];
         if known.contains(&Some(&record)) {
-            return Seen::Same;
+            return Observed::Same;
         }
         let (trust, stack) = (self.trust.clone(), want.clone());
         // Hundreds of MiB are read: not on the thread that serves the socket.
@@ -423,43 +431,43 @@ impl<'a> Sweep<'a> {
         match read.await {
             Ok(Ok(())) => {
                 self.memory.is_whole(record);
-                Seen::Same
+                Observed::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
     /// Of a stack that is not whole it is not asked: it is unpacked again first.
-    fn stack_on_disk(&self, want: &StackRef) -> Seen {
+    fn stack_on_disk(&self, want: &StackRef) -> Observed {
         let content = self.ctx.manifest.as_ref();
         let now = content.and_then(|content| record_of(self.host, want, content).ok());
         match (&self.ledger.stack, now) {
-            (Some(kept), Some(now)) if *kept == now => Seen::Same,
-            (_, Some(_)) => differs("it is not known to be there after a power cut"),
-            (_, None) => Seen::Missing,
+            (Some(kept), Some(now)) if *kept == now => Observed::Same,
+            (_, Some(_)) => differs("it may not survive a power loss"),
+            (_, None) => Observed::Missing,
         }
     }
 
-    fn tried(&self, trial: &TrialStep) -> Seen {
+    fn tried(&self, trial: &TrialStep) -> Observed {
         let program = &trial.program;
         if self.ledger.passed(program, &trial.digest()) {
-            return Seen::Same;
+            return Observed::Same;
         }
         match self.ledger.tried.get(program) {
-            Some(_) => differs("program or configuration changed since"),
-            None => Seen::Missing,
+            Some(_) => differs("its program or configuration changed since it started"),
+            None => Observed::Missing,
         }
     }
 }
 
 /// Whether a link leads to this stack.
-fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Seen {
+fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Observed {
     match now {
-        Ok(Some(now)) if now == *stack => Seen::Same,
+        Ok(Some(now)) if now == *stack => Observed::Same,
         Ok(Some(now)) => differs(&format!("{now} is active")),
-        Ok(None) => Seen::Missing,
-        Err(e) => Seen::Unknown { why: e.to_string() },
+        Ok(None) => Observed::Missing,
+        Err(e) => Observed::Unknown { why: e.to_string() },
     }
 }
 
@@ -493,7 +501,7 @@ pub(super) fn record_of(
 }
 
 /// Mode and owner as they should be.
-fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> Seen {
+fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> Observed {
     if mode != want_mode {
         return differs(&format!("its mode is {mode:04o}, not {want_mode:04o}"));
     }
@@ -504,21 +512,15 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> S
     };
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
-        Ok(_) => Seen::Same,
-        Err(e) => Seen::Unknown { why: e.to_string() },
+        Ok(_) => Observed::Same,
+        Err(e) => Observed::Unknown { why: e.to_string() },
     }
 }
 
-fn differs(how: &str) -> Seen {
-    Seen::Differs { how: how.into() }
+fn differs(how: &str) -> Observed {
+    Observed::Differs { how: how.into() }
 }
 
-fn or_unknown<E: std::error::Error>(result: Result<Seen, E>) -> Seen {
-    result.unwrap_or_else(|e| {
-        let why = match e.source() {
-            Some(source) => format!("{e}: {source}"),
-            None => e.to_string(),
-        };
-        Seen::Unknown { why }
-    })
+fn or_unknown<E: std::error::Error + 'static>(result: Result<Observed, E>) -> Observed {
+    result.unwrap_or_else(|e| Observed::Unknown { why: chain(&e) })
 }

@@ -80,7 +80,7 @@ impl Desk {
     ) -> Result<OperationResult, Fault> {
         let _turn = self.turn.lock().await;
         let what = "operation refused";
-        let (trusted, host) = inbox::whom_to_believe(&self.fs)?;
+        let (trusted, host) = inbox::trust_anchors(&self.fs)?;
         let operation: Operation = envelope
             .open(DocumentKind::Operation, &trusted)
             .map_err(|e| e.fault(what))?;
@@ -158,7 +158,7 @@ impl Desk {
         book.note(operation, result).map_err(|why| {
             let what = "operation refused";
             Fault::new(FaultCode::StateIo, what, why)
-                .fix("look at the disk that holds /var/opt/pf9/nodelet: what cannot be noted is not done")
+                .fix("look at the disk that holds /var/opt/pf9/nodelet: what cannot be recorded is not done")
         })
     }
 

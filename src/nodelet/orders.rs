@@ -37,7 +37,7 @@ pub fn order(
     status: &NodeStatus,
     nonce: Nonce,
 ) -> Result<Envelope, Fault> {
-    let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
+    let (trust, host_id) = inbox::trust_anchors(&host.fs)?;
     let wanted = match work {
         None => Wanted::default(),
         Some(Work { role, node, .. }) => {
@@ -55,7 +55,7 @@ pub fn order(
 
 /// Says what this machine is.
 pub fn facts(fs: &HostFs, nonce: Nonce) -> Result<Envelope, Fault> {
-    let (_, host_id) = inbox::whom_to_believe(fs)?;
+    let (_, host_id) = inbox::trust_anchors(fs)?;
     let facts = node_facts(fs).map_err(|e| Fault::new(FaultCode::Facts, NO_FACTS, chain(&e)))?;
     let report = FactsReport {
         schema: ORDER_SCHEMA,
@@ -100,7 +100,7 @@ fn draft(
         && status.role == *role
         && status.cluster_id == Some(node.cluster_id);
     if !begun {
-        let why = format!("spec generation {generation} is not worked on yet");
+        let why = format!("spec generation {generation} is not being reconciled yet");
         return Err(Fault::new(FaultCode::OrderEarly, NO_ORDER, why));
     }
     let key = &wanted.service_account_key;
@@ -108,7 +108,7 @@ fn draft(
         .as_ref()
         .is_some_and(|k| !node.service_account_keys.contains(k));
     if wanted.requests.is_empty() && !untold {
-        let why = "every certificate of this node is good, and its keys are known";
+        let why = "every certificate of this node is valid, and its keys are known";
         return Err(Fault::new(FaultCode::OrderEmpty, NO_ORDER, why));
     }
     Ok(CertificateOrder {
@@ -145,7 +145,7 @@ mod tests {
         paths,
     };
     use crate::nodelet::certs;
-    use crate::nodelet::status::Board;
+    use crate::nodelet::status::NodeBoard;
     use crate::nodelet::testing::{Cas, enrolled, host_id, node};
 
     struct World {
@@ -167,7 +167,7 @@ mod tests {
                 .expect("name");
             let cas = Cas::new();
             let node = node(cas.authorities.clone());
-            let (mut board, status) = Board::new(&fs);
+            let (mut board, status) = NodeBoard::new(&fs);
             board.spec(Generation(3), role, Some(node.cluster_id));
             let status = status.borrow().clone();
             Self {

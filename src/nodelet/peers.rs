@@ -12,6 +12,7 @@ use crate::host::tls::{self, Identity};
 use crate::model::{CertPurpose, Digest, NodeSpec, Role, paths};
 
 use super::certs;
+use super::phase::api_url;
 
 /// Certificates and keys are a few KiB.
 const PEM_MAX: u64 = 256 * 1024;
@@ -160,18 +161,6 @@ fn clients(
             Etcd::new(&base, identity).map_err(|e| e.to_string())
         })
         .collect()
-}
-
-/// Where this node reaches the API server: a master asks its own.
-pub fn api_url(role: Role, node: &NodeSpec) -> String {
-    let host = match role {
-        Role::Master => "127.0.0.1".to_owned(),
-        Role::Worker | Role::None => match node.api.host.parse::<std::net::Ipv6Addr>() {
-            Ok(ip) => format!("[{ip}]"),
-            Err(_) => node.api.host.clone(),
-        },
-    };
-    format!("https://{host}:{}", node.api.port)
 }
 
 fn pair(fs: &HostFs, purpose: CertPurpose) -> Result<(Vec<u8>, Vec<u8>), String> {

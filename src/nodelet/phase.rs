@@ -1,7 +1,7 @@
-//! Phases as data: each is a pure function from [`Context`] to the steps it stands for.
+//! Phases as data: each is a pure function from [`PhaseContext`] to the steps it stands for.
 //!
 //! ```text
-//! Context (spec, facts, stack manifest, keys and certificates seen) ──► phase::X::steps ──► Vec<Step>
+//! PhaseContext (spec, facts, stack manifest, keys and certificates seen) ──► phase::X::steps ──► Vec<Step>
 //! ```
 //!
 //! A phase that lacks something from elsewhere (certificates from the plane, the stack's download)
@@ -69,6 +69,7 @@ mod uncordon;
 mod version;
 
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
+pub use context::api_url;
 pub(super) use control_plane::client_manifests;
 pub(super) use etcd::{joining_settings, settings_join};
 pub use kube_proxy::proxy_mode;
@@ -80,7 +81,7 @@ pub use shared_address::stops_api;
 
 /// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Context {
+pub struct PhaseContext {
     /// This host.
     pub host_id: HostId,
     /// Master or worker.
@@ -88,7 +89,7 @@ pub struct Context {
     /// The spec's part about this node.
     pub node: NodeSpec,
     /// What the machine is like.
-    pub facts: Facts,
+    pub facts: HostFacts,
     /// The manifest of the wanted stack, verified; from the staged or the installed copy.
     pub manifest: Option<StackManifest>,
     /// True when the stack's archive is staged or just coming, or the stack is already installed.
@@ -154,7 +155,7 @@ pub struct DropIns {
 
 /// What the machine is like; observed, never assumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct HostFacts {
     /// cgroup v2 only (`unified`), or v1 / hybrid.
     pub cgroup_v2: bool,
     /// systemd's hierarchy is writable and delegated, so the systemd cgroup driver can work.
@@ -248,7 +249,7 @@ pub struct PhaseSteps {
 }
 
 /// The steps of one phase on this host, in order.
-pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
+pub fn steps(id: PhaseId, ctx: &PhaseContext) -> Steps {
     match id {
         // Of a node that is taken away: see `nodelet::removal`.
         PhaseId::Cleanup => Ok(removal(ctx, false)),
@@ -276,7 +277,7 @@ pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
 }
 
 /// What can be had and tried of the context's stack while another one is active.
-pub fn beside(ctx: &Context) -> PhaseSteps {
+pub fn beside(ctx: &PhaseContext) -> PhaseSteps {
     PhaseSteps {
         id: PhaseId::Stack,
         steps: stack::beside(ctx),
@@ -284,7 +285,7 @@ pub fn beside(ctx: &Context) -> PhaseSteps {
 }
 
 /// Every phase of the context's role with its steps, in order.
-pub fn all(ctx: &Context) -> Vec<PhaseSteps> {
+pub fn all(ctx: &PhaseContext) -> Vec<PhaseSteps> {
     phases_of(ctx.role)
         .map(|id| PhaseSteps {
             id,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observe::Snapshot;
 use super::phase::{Order, PhaseSteps};
-use super::step::{Part, Seen, Step, UnitStep};
+use super::step::{Observed, Part, Step, UnitStep};
 use super::words;
 use crate::model::{ApiAddressStatus, MaintenanceStatus, PhaseId};
 
@@ -110,7 +110,7 @@ pub fn plan(phases: &[PhaseSteps], seen: &Snapshot, order: Order) -> Plan {
 /// Why a step remains; `None` when it does not.
 fn reason(
     step: &Step,
-    said: Option<&Seen>,
+    said: Option<&Observed>,
     repaired: &BTreeSet<&str>,
     started: bool,
 ) -> Option<(String, bool)> {
@@ -124,16 +124,18 @@ fn reason(
         Part::Fact | Part::Repairs(_) | Part::Asks(_) => None,
     };
     let why = match said {
-        Some(Seen::Same) => match part {
+        Some(Observed::Same) => match part {
             Part::Starts(_) => format!("{} is repaired", restart.as_deref()?),
-            Part::Asks(_) if started => "what it asks is started again".to_owned(),
+            Part::Asks(_) if started => "what it checks is being restarted".to_owned(),
             Part::Asks(_) | Part::Fact | Part::Repairs(_) => return None,
         },
-        Some(Seen::Missing) => "it is not there".to_owned(),
-        Some(Seen::Differs { how }) => how.clone(),
-        Some(Seen::Awaits { what } | Seen::Later { what }) => format!("it waits for {what}"),
-        Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
-        None => "it was not looked at".to_owned(),
+        Some(Observed::Missing) => "it is missing".to_owned(),
+        Some(Observed::Differs { how }) => how.clone(),
+        Some(Observed::Awaits { what } | Observed::Later { what }) => {
+            format!("it waits for {what}")
+        }
+        Some(Observed::Unknown { why }) => format!("its state is unknown: {why}"),
+        None => "it was not observed".to_owned(),
     };
     Some((why, restart.is_some()))
 }
@@ -154,15 +156,20 @@ impl Plan {
         for step in steps {
             let said = seen.seen.get(&step.key());
             match said {
-                Some(Seen::Awaits { what }) => return Some(what.clone()),
-                Some(Seen::Later { what }) => {
+                Some(Observed::Awaits { what }) => return Some(what.clone()),
+                Some(Observed::Later { what }) => {
                     self.later.get_or_insert_with(|| Waits {
                         phase: phase.id,
                         what: what.clone(),
                     });
                     continue;
                 }
-                Some(Seen::Same | Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. })
+                Some(
+                    Observed::Same
+                    | Observed::Missing
+                    | Observed::Differs { .. }
+                    | Observed::Unknown { .. },
+                )
                 | None => {}
             }
             let Some((why, restart)) = reason(step, said, repaired, started) else {

@@ -28,7 +28,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     let mut said: Vec<Fault> = pods_swap(node, old).into_iter().collect();
     said.extend(super::ground::warning(&host.fs, node));
     said.extend(no_dns(&host.fs));
-    let Ok((trust, _)) = inbox::whom_to_believe(&host.fs) else {
+    let Ok((trust, _)) = inbox::trust_anchors(&host.fs) else {
         return said;
     };
     let seen = context::stack_of(&host.fs, &trust, &node.stack);
@@ -72,9 +72,10 @@ fn addons_lacking(node: &NodeSpec, manifest: &StackManifest) -> Vec<Fault> {
     let lacking = asked.filter_map(|addon| Some((addon, addon.lacking(manifest)?)));
     lacking
         .map(|(addon, lacking)| {
-            let what = format!("the cluster has no add-on {addon}, although it is asked for");
+            let what =
+                format!("the cluster has no add-on {addon}, although its settings ask for it");
             let why = format!("stack {} {} has {lacking}", manifest.name, manifest.version);
-            let fix = "choose a stack that has it, or take the setting back";
+            let fix = "choose a stack that has it, or revert the setting";
             Fault::new(FaultCode::AddonMissing, what, why).fix(fix)
         })
         .collect()
@@ -92,7 +93,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
     if kept {
         return None;
     }
-    let what = "network policies are not kept on this node: its pods are open to all";
+    let what = "network policies are not enforced on this node: its pods are open to all";
     let lacking = lacking();
     let fault = match lacking.is_empty() {
         true => Fault::new(
@@ -116,7 +117,7 @@ fn pods_swap(node: &NodeSpec, cgroup_v1: bool) -> Option<Fault> {
     (node.kubelet.pods_swap && cgroup_v1).then(|| {
         let why = "kubelet gives it to them with control groups of version 2 only, and this machine has version 1";
         let fix = "boot with systemd.unified_cgroup_hierarchy=1, or set kubelet.podsSwap to false";
-        Fault::new(FaultCode::CgroupV1NoSwap, "pods use no swap, although they may", why).fix(fix)
+        Fault::new(FaultCode::CgroupV1NoSwap, "pods use no swap, although the cluster allows it", why).fix(fix)
     })
 }
 

@@ -196,7 +196,7 @@ impl Keeper {
             unit,
             why,
             times,
-            "does not work any more: its process is killed"
+            "runs but does not work: killing its process"
         );
         let killed = i32::try_from(pid).map_err(|_| nix::Error::ESRCH);
         if let Err(error) = killed.and_then(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL)) {
@@ -204,7 +204,7 @@ impl Keeper {
             return;
         }
         self.board.say(&format!(
-            "{unit} does not work any more and is started again ({times} times so far): {why}"
+            "{unit} runs but does not work and is restarted ({times} times so far): {why}"
         ));
         self.revived.retain(|r| r.unit != unit);
         self.revived.push(RevivedStatus {

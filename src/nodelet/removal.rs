@@ -18,7 +18,7 @@ use super::phase;
 use super::plan::{PlanWords, Planned, StepWords};
 use super::roll;
 use super::run::Stop;
-use super::status::Board;
+use super::status::NodeBoard;
 use super::step::Step;
 use crate::host::Host;
 use crate::host::deadlines::CALLS;
@@ -51,7 +51,7 @@ pub struct Removal<'a> {
     /// Where intents go.
     pub journal: &'a Journal,
     /// Where progress is shown.
-    pub board: &'a mut Board,
+    pub board: &'a mut NodeBoard,
     /// For which spec.
     pub generation: Generation,
     /// Whatever others lose by it.
@@ -180,7 +180,7 @@ impl Removal<'_> {
     async fn step(&mut self, step: Step) -> Result<(), Fault> {
         let planned = Planned {
             phase: PhaseId::Cleanup,
-            why: "the role was taken from this host".into(),
+            why: "the role was removed from this host".into(),
             restart: false,
             step,
         };
@@ -264,7 +264,7 @@ pub fn words(ledger: &Ledger) -> PlanWords {
     let step = |what: String| StepWords {
         phase: PhaseId::Cleanup,
         what,
-        why: "this host is to have no such role".into(),
+        why: "this host should not have that role".into(),
     };
     let units = ledger.units.keys().rev();
     let mut steps: Vec<StepWords> = units

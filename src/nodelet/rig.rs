@@ -16,11 +16,11 @@ use super::journal::Journal;
 use super::ledger::{Installed, LedgerFile, UnitRecord};
 use super::lifecycle::Lifecycle;
 use super::observe::{Memory, Snapshot, Sweep};
-use super::phase::{Context, PhaseSteps, layout};
+use super::phase::{PhaseContext, PhaseSteps, layout};
 use super::plan::{Plan, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
-use super::status::Board;
+use super::status::NodeBoard;
 use super::step::{DirStep, FileStep, Step, UnitStep};
 use super::testing::{Cas, host_id, node};
 use crate::host::Host;
@@ -45,7 +45,8 @@ show)
   for u in "$@"; do
     echo "Id=$u"
     if [ -e "$root/etc/systemd/system/$u" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
-    if [ -e "$state/$u.up" ]; then echo ActiveState=active; echo "InvocationID=$(cat "$state/$u.up")"
+    if [ -e "$state/$u.comes" ]; then echo ActiveState=activating; echo "InvocationID=9$(cat "$state/$u.up")"
+    elif [ -e "$state/$u.up" ]; then echo ActiveState=active; echo "InvocationID=$(cat "$state/$u.up")"
     else echo ActiveState=inactive; fi
     if [ -e "$state/$u.enabled" ]; then echo UnitFileState=enabled; fi
     echo "SubState=x"; echo "Result=success"; echo
@@ -59,7 +60,7 @@ start|restart)
       tries=$((tries + 1)); [ $tries -lt 400 ] || exit 1; sleep 0.05
     done
   fi
-  number; echo "$n" > "$state/$1.up"
+  number; echo "$n" > "$state/$1.up"; rm -f "$state/$1.comes"
   if grep -q hangs-when-up "$root/etc/systemd/system/$1"; then exec sleep 60; fi ;;
 stop|kill) rm -f "$state/$1.up" ;;
 enable) : > "$state/$1.enabled" ;;
@@ -78,10 +79,10 @@ pub(crate) struct Rig {
 
 /// What a process has in memory; gone with a crash.
 pub(crate) struct Life {
-    ctx: Context,
+    ctx: PhaseContext,
     memory: Memory,
     pub(crate) ledger: LedgerFile,
-    board: Board,
+    board: NodeBoard,
     journal: Journal,
 }
 
@@ -242,6 +243,13 @@ impl Rig {
         removal.run(&never()).await
     }
 
+    /// Its program died, and systemd is about to start it again, or does.
+    pub(crate) fn comes_again(&self, unit: &str) {
+        let path = format!("/run/fake-systemd/{unit}.comes");
+        let attrs = Attrs::mode(0o644);
+        self.fs.write(&path, b"", &attrs).expect("write");
+    }
+
     /// What systemd was told since the last question, beside `daemon-reload`.
     pub(crate) fn calls(&self) -> Vec<String> {
         let path = "/run/fake-systemd/calls";
@@ -380,7 +388,7 @@ impl Life {
             ctx,
             memory: Memory::default(),
             ledger,
-            board: Board::new(&host.fs).0,
+            board: NodeBoard::new(&host.fs).0,
             journal: Journal::new(&host.fs),
         }
     }

@@ -25,8 +25,8 @@ use super::apply::{Effects, Ended, Shared, fault_of};
 use super::journal::{Entry, Journal, What};
 use super::observe::Sweep;
 use super::plan::{Plan, Planned};
-use super::status::Board;
-use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
+use super::status::NodeBoard;
+use super::step::{Observed, PROBE_WAIT_MAX, Part, ProbeStep, Proof, Step};
 use super::words;
 use crate::host::noise;
 use crate::model::{Fault, FaultCode, Generation, PhaseId};
@@ -79,7 +79,7 @@ pub struct Runner<'a> {
     /// Where intents go.
     pub journal: &'a Journal,
     /// Where progress is shown.
-    pub board: &'a mut Board,
+    pub board: &'a mut NodeBoard,
     /// For which spec.
     pub generation: Generation,
 }
@@ -88,7 +88,7 @@ pub struct Runner<'a> {
 struct Run<'s, 'a> {
     effects: Shared<'s, 'a>,
     journal: &'s Journal,
-    board: Mutex<&'s mut Board>,
+    board: Mutex<&'s mut NodeBoard>,
     generation: Generation,
     stop: &'s Stop,
 }
@@ -128,7 +128,7 @@ impl Runner<'_> {
         self.effects.ledger.note(host, steps).map_err(|e| {
             Fault::new(
                 FaultCode::Ledger,
-                "cannot note what is going to be installed",
+                "cannot record what is going to be installed",
                 chain(&e),
             )
             .fix("look at the disk that holds /var/opt/pf9/nodelet")
@@ -261,12 +261,12 @@ impl Run<'_, '_> {
             Part::Fact | Part::Repairs(_) | Part::Starts(_) => {}
         }
         match self.look(step).await {
-            Seen::Same => return End::Done,
+            Observed::Same => return End::Done,
             // Planned before that could be known; the next plan ends here and says what it waits for.
-            Seen::Awaits { .. } => return End::Interrupted,
+            Observed::Awaits { .. } => return End::Interrupted,
             // Likewise, and what comes after it is done all the same.
-            Seen::Later { .. } => return End::Done,
-            Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. } => {}
+            Observed::Later { .. } => return End::Done,
+            Observed::Missing | Observed::Differs { .. } | Observed::Unknown { .. } => {}
         }
         let began = Instant::now();
         let result = match self.note(planned, &key, What::Intent) {
@@ -295,13 +295,13 @@ impl Run<'_, '_> {
             (Ended::Done, Proof::Look) => {}
         }
         match self.look(step).await {
-            Seen::Same => Ok(Ended::Done),
-            Seen::Missing => Err(fault_of(step, "it was done, and yet it is not there")),
-            Seen::Differs { how } => Err(fault_of(step, format!("it was done, and yet {how}"))),
-            Seen::Awaits { what } | Seen::Later { what } => {
+            Observed::Same => Ok(Ended::Done),
+            Observed::Missing => Err(fault_of(step, "it was applied, but it is still missing")),
+            Observed::Differs { how } => Err(fault_of(step, format!("it was applied, but {how}"))),
+            Observed::Awaits { what } | Observed::Later { what } => {
                 Err(fault_of(step, format!("it waits for {what}")))
             }
-            Seen::Unknown { why } => Err(fault_of(step, why)),
+            Observed::Unknown { why } => Err(fault_of(step, why)),
         }
     }
 
@@ -318,14 +318,16 @@ impl Run<'_, '_> {
         let mut pause = ASK_FIRST;
         loop {
             let why = match self.look(step).await {
-                Seen::Same => {
+                Observed::Same => {
                     self.waits_no_more(&key).await;
                     return Ok(true);
                 }
-                Seen::Missing => "it is not there".to_owned(),
-                Seen::Differs { how } => how,
-                Seen::Awaits { what } | Seen::Later { what } => format!("it waits for {what}"),
-                Seen::Unknown { why } => why,
+                Observed::Missing => "it is missing".to_owned(),
+                Observed::Differs { how } => how,
+                Observed::Awaits { what } | Observed::Later { what } => {
+                    format!("it waits for {what}")
+                }
+                Observed::Unknown { why } => why,
             };
             if Instant::now() >= end {
                 self.waits_no_more(&key).await;
@@ -357,7 +359,7 @@ impl Run<'_, '_> {
         self.effects.alone().await.memory.waiting_since.remove(key);
     }
 
-    async fn look(&self, step: &Step) -> Seen {
+    async fn look(&self, step: &Step) -> Observed {
         let units: Vec<String> = step.traits().unit.into_iter().map(str::to_owned).collect();
         let mut all = self.effects.alone().await;
         let e = &mut **all;
@@ -381,7 +383,7 @@ impl Run<'_, '_> {
 }
 
 impl Stop {
-    /// For who waits on a thread of his own.
+    /// For a wait on a thread of its own.
     fn stops(&self) -> Stops {
         Stops::when([self.shutdown.clone(), self.news.clone()])
     }

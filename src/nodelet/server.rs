@@ -13,6 +13,7 @@
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /metrics`                        | Prometheus text |
+//! | `/v1/log-level`                       | how much is logged: see [`local::log_level`] |
 //! | `GET /healthz`, `GET /ready`          | 200 while nothing hangs; while the node is as ordered |
 //! | `GET /v1/plan`                        | what would be done now |
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
@@ -194,6 +195,7 @@ impl Server {
                 vitals(&mut text, "pf9-nodeletd", document::AGENT_VERSION);
                 Reply::text(StatusCode::OK, METRICS_TYPE, text.into())
             }
+            (_, local::LOG_LEVEL) => local::log_level(&request),
             (&Method::GET, "/healthz") => local::healthz(&self.progress.late()),
             (&Method::GET, "/ready") => local::ready(metrics::not_ready(&self.status.borrow())),
             (&Method::GET, "/v1/plan") => {
@@ -361,8 +363,8 @@ impl Server {
     fn maintenance(&self, request: &Request) -> Reply {
         let desk = &self.maintenance;
         let what = match request.method {
-            Method::POST => "maintenance does not begin",
-            Method::DELETE => "maintenance does not end",
+            Method::POST => "maintenance is not started",
+            Method::DELETE => "maintenance is not ended",
             Method::GET => return Reply::json(StatusCode::OK, &desk.now()),
             _ => return Reply::not_found(&request.path),
         };
@@ -381,7 +383,7 @@ impl Server {
             };
         }
         if self.inbox.orders().local != LocalSeen::No && self.status.borrow().installed.is_some() {
-            let why = "root ordered that the role goes, and that goes to its end";
+            let why = "root ordered the removal of the role, and it runs to its end";
             let fault = Fault::new(FaultCode::MaintenanceInvalid, what, why);
             return Reply::fault(
                 StatusCode::CONFLICT,
@@ -406,7 +408,7 @@ impl Server {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
                 "the role stays",
-                "only root may take it away without the plane",
+                "only root may remove it without the plane",
             );
             return Reply::fault(StatusCode::FORBIDDEN, &fault);
         }
@@ -416,7 +418,7 @@ impl Server {
         };
         match self.inbox.put_none(force) {
             Ok(generation) => {
-                tracing::warn!(force, "root takes the role away");
+                tracing::warn!(force, "root removes the role");
                 Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
             Err(fault) => Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault),

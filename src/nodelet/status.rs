@@ -22,8 +22,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, ServiceStatus, StackRef,
-    Timestamp, UpgradeStatus, paths, phases_of,
+    PhaseStatus, RestoreStatus, RevivedStatus, Role, ServiceStatus, StackRef, Timestamp,
+    UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -35,7 +35,7 @@ const RESULT_MAX: usize = 400;
 pub const LOOK_MAX: Duration = Duration::from_secs(300);
 
 /// What nodelet shows.
-pub struct Board {
+pub struct NodeBoard {
     tx: watch::Sender<NodeStatus>,
     status: NodeStatus,
     log: KubeLog,
@@ -75,7 +75,7 @@ pub struct PulseBoard {
 
 /// What a sweep learnt beside the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Learnt {
+pub struct SweepFindings {
     /// The stack that is active.
     pub stack: Option<StackRef>,
     /// The stack that is wanted and not at hand.
@@ -90,39 +90,10 @@ pub struct Learnt {
     pub kube_proxy: Option<KubeProxyStatus>,
 }
 
-impl Board {
+impl NodeBoard {
     /// An empty board; the receiver sees every change.
     pub fn new(fs: &HostFs) -> (Self, watch::Receiver<NodeStatus>) {
-        let status = NodeStatus {
-            schema: STATUS_SCHEMA,
-            revision: 0,
-            generation: Generation::default(),
-            role: Role::None,
-            cluster_id: None,
-            installed: None,
-            wants_spec: false,
-            state: NodeState::Converging,
-            reason: None,
-            warnings: Vec::new(),
-            attempts: 0,
-            phases: Vec::new(),
-            current_step: None,
-            last_sweep_at: None,
-            stack: None,
-            wants_stack: None,
-            upgrade: None,
-            certificate_requests: Vec::new(),
-            service_account_key: None,
-            kube_proxy: None,
-            certificates: Vec::new(),
-            etcd: None,
-            api_address: None,
-            revived: Vec::new(),
-            services: Vec::new(),
-            maintenance: None,
-            repairs: Vec::new(),
-            extensions: None,
-        };
+        let status = NodeStatus::default();
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
             tx,
@@ -221,7 +192,7 @@ impl Board {
     }
 
     /// What the plan says about every phase, and what was learnt by the way.
-    pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
+    pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
             // What holds a phase is said of it before what it puts off.
@@ -240,10 +211,7 @@ impl Board {
             phase.message = match phase.state {
                 PhaseState::Waiting => waits.map(|w| w.what.clone()),
                 PhaseState::Failed => phase.message.take(),
-                PhaseState::NotStarted
-                | PhaseState::Executing
-                | PhaseState::Running
-                | PhaseState::Stopped => None,
+                PhaseState::NotStarted | PhaseState::Executing | PhaseState::Running => None,
             };
         }
         if let Some(chosen) = &learnt.kube_proxy
@@ -515,6 +483,7 @@ impl Board {
             true
         });
         if changed {
+            crate::app::tell(&rests::line(new));
             self.file.update(new);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A step is a *desired fact with a way to get there*: "this file has this content", "this unit
 //! runs with these inputs", "this probe answers". Phases are pure functions that list steps; the
-//! host is asked which of them are already so ([`Seen`]); the plan is the rest, in order; the
+//! host is asked which of them are already so ([`Observed`]); the plan is the rest, in order; the
 //! runner applies each and looks again. So every step is idempotent by construction, a dry run is
 //! exact, and removal is the list of artefacts read backwards.
 
@@ -200,7 +200,7 @@ pub enum Step {
         sets: Vec<String>,
     },
     /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit;
-    /// whoever flushes them or drops what is not his leaves that one as it is.
+    /// whoever flushes them or drops what is not its own leaves that one as it is.
     PodNetwork {
         /// The program that makes them, and knows whether the rules are there.
         script: String,
@@ -378,7 +378,7 @@ pub enum Probe {
 /// What the host says about a step, or the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "seen", rename_all = "kebab-case")]
-pub enum Seen {
+pub enum Observed {
     /// It is so.
     Same,
     /// It is not there at all.

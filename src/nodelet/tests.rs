@@ -1,6 +1,7 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
 mod at_once;
+mod coming;
 mod full_disk;
 mod pod_network;
 mod proxy_rules;
@@ -67,8 +68,8 @@ async fn a_check_that_finds_nothing_writes_its_line_and_nothing_else() {
     rig.check(&phases).await;
     let line = take_log(&rig.fs, &mut rig.every_file()).pop();
     let line = line.expect("a line");
-    let told = "now: write /etc/pf9/kube.d/b.conf (its content is another), \
-                start pf9-b.service (/etc/pf9/kube.d/b.conf is repaired)";
+    let told = "now: write /etc/pf9/kube.d/b.conf (its content differs), start pf9-b.service \
+        (/etc/pf9/kube.d/b.conf is repaired)";
     assert!(line.contains(told), "{line}");
 }
 
@@ -423,7 +424,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     let skipped = story.iter().find(|l| l.contains("  skipped: "));
     let skipped = skipped.expect("it says so");
     assert!(
-        skipped.contains("cannot take this host's member out of etcd")
+        skipped.contains("cannot remove this host's member from etcd")
             && skipped.contains("etcdctl member remove with the ID of"),
         "{skipped}"
     );

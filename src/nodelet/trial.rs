@@ -46,7 +46,7 @@ pub fn judge(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
     };
     verdict.map_err(|refusal| {
         let what = format!(
-            "{} is not started with a configuration that it does not take; nothing was changed",
+            "{} rejects its new configuration and is not restarted with it; nothing was changed",
             trial.program
         );
         Fault::new(FaultCode::ConfigRefused, what, refusal.why).fix(refusal.fix)
@@ -79,8 +79,8 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, Fau
             trial.program
         );
         Fault::new(FaultCode::ProgramNotRunnable, what, chain(&e)).fix(format!(
-            "see that {} may be executed (a file system mounted noexec, SELinux) and is built for \
-             this machine; the stack of before stays active",
+            "see that {} may be executed (a file system mounted noexec, SELinux) and is built for this machine; the \
+             previous stack stays active",
             trial.path
         ))
     })

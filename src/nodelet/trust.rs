@@ -52,7 +52,7 @@ enum Verdict {
 
 /// Applies what the plane says, if it is to be believed.
 pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> {
-    let (trust, host) = inbox::whom_to_believe(fs).map_err(NotTaken::Broken)?;
+    let (trust, host) = inbox::trust_anchors(fs).map_err(NotTaken::Broken)?;
     let document = believed(answer, &trust, host)?;
     let broken =
         |e: &identity::IdentityError| NotTaken::Broken(e.fault("trust document not applied"));
@@ -68,7 +68,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
             note(fs).save(&held).map_err(|e| {
                 NotTaken::Broken(Fault::new(
                     FaultCode::State,
-                    "cannot note the hold",
+                    "cannot record the hold",
                     chain(&e),
                 ))
             })?;
@@ -97,7 +97,7 @@ pub fn held(fs: &HostFs) -> Option<Fault> {
                 "nothing is changed on this machine",
                 {
                     format!(
-                        "it was told to hold, and {} cannot be read: {e}",
+                        "it was ordered to hold, and {} cannot be read: {e}",
                         paths::HOLD
                     )
                 },
@@ -131,7 +131,7 @@ fn believed(
             .map(|e| e.key_id.chars().take(32).collect::<String>())
             .collect();
         let why = format!(
-            "signed by {}, none of which this host trusts",
+            "signed by {}, none of which is a trust anchor of this host",
             signed.join(", ")
         );
         let fault = Fault::new(FaultCode::DocumentUntrusted, "trust document refused", why)
@@ -155,7 +155,7 @@ fn judge(
 ) -> Result<Verdict, NotTaken> {
     let refuse = |code: FaultCode, why: String| Fault::new(code, "trust document refused", why);
     if !document.version.may_follow(have) {
-        let why = "it is older than the one that was applied".to_owned();
+        let why = "it is older than the one in force".to_owned();
         return Err(refused(
             Because::NotNewer,
             refuse(FaultCode::TrustOlder, why),
@@ -164,7 +164,7 @@ fn judge(
     if let Some(hold) = &document.hold {
         // Somebody else's: the same identity, another machine.
         if hold.boot_id != boot_id {
-            let why = "it holds another machine".to_owned();
+            let why = "its hold is for another machine".to_owned();
             return Err(refused(
                 Because::NotUnderstood,
                 refuse(FaultCode::TrustInvalid, why),
@@ -195,7 +195,7 @@ fn renew_stacks(fs: &HostFs) {
 
 fn release(fs: &HostFs) -> Result<(), Fault> {
     let gone = note(fs).forget();
-    gone.map_err(|e| Fault::new(FaultCode::State, "cannot end the hold", chain(&e)))
+    gone.map_err(|e| Fault::new(FaultCode::State, "cannot release the hold", chain(&e)))
 }
 
 fn note(fs: &HostFs) -> Store {

@@ -94,7 +94,7 @@ impl Watch {
         let notices = match Notices::new() {
             Ok(notices) => Some(notices),
             Err(error) => {
-                tracing::warn!(%error, "files are not watched; sweeps find what changed");
+                tracing::warn!(%error, "files are not watched; only sweeps find drift");
                 None
             }
         };

@@ -12,11 +12,11 @@ pub fn doing(step: &Step) -> String {
         Step::Dir(d) => format!("make directory {}", d.path),
         Step::Link { path, target } => format!("link {path} to {target}"),
         Step::Absent { path } => format!("remove {path}"),
-        Step::Key { purpose } => format!("make the private key for {}", purpose.dir()),
-        Step::ServiceAccountKey => "make the service-account key".into(),
+        Step::Key { purpose } => format!("generate the private key for {}", purpose.dir()),
+        Step::ServiceAccountKey => "generate the service-account key".into(),
         Step::Unpacked { stack } => format!("unpack stack {stack}"),
-        Step::Tried(t) => format!("let {} read the configuration it is to run with", t.program),
-        Step::EtcdDataReady { wants, .. } => format!("make etcd's data ready for etcd {wants}"),
+        Step::Tried(t) => format!("have {} validate its new configuration", t.program),
+        Step::EtcdDataReady { wants, .. } => format!("prepare etcd's data for etcd {wants}"),
         Step::Stack { stack } => format!("activate stack {stack}"),
         Step::Module { name, .. } => format!("load kernel module {name}"),
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
@@ -41,32 +41,32 @@ pub fn doing(step: &Step) -> String {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
             format!("apply {} {}", text("/kind"), text("/metadata/name"))
         }
-        Step::AddonGone { addon, .. } => format!("take add-on {addon} away"),
-        Step::Uncordon { node } => format!("make node {node} schedulable"),
-        Step::Drain { node } => format!("move pods away from node {node}"),
-        Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
+        Step::AddonGone { addon, .. } => format!("remove add-on {addon}"),
+        Step::Uncordon { node } => format!("uncordon node {node}"),
+        Step::Drain { node } => format!("drain node {node}"),
+        Step::EtcdMemberGone { .. } => "remove this host's member from etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
-        Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
-        Step::EtcdAddress { .. } => "tell the others where this member of etcd is".into(),
-        Step::EtcdNoted => "note what this member of etcd is".into(),
+        Step::EtcdFounds { .. } => "bootstrap etcd with the other masters".into(),
+        Step::EtcdAddress { .. } => "update this member's address in etcd".into(),
+        Step::EtcdNoted => "record which member of etcd this is".into(),
         Step::EtcdStack { stack } => format!("take etcd from stack {stack}"),
-        Step::StackOnDisk { stack } => format!("see stack {stack} on the disk"),
-        Step::EtcdMemberOut { .. } => "take members of hosts that are gone out of etcd".into(),
-        Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
+        Step::StackOnDisk { stack } => format!("sync stack {stack} to disk"),
+        Step::EtcdMemberOut { .. } => "remove etcd members of hosts that are gone".into(),
+        Step::EtcdVotes { .. } => "promote this etcd member from learner to voter".into(),
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
-        Step::ContainersGone => "end all containers and their mounts".into(),
+        Step::ContainersGone => "stop all containers and unmount their file systems".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
-        Step::PodNetwork { .. } => "put rules and routes of the pod network back".into(),
-        Step::HostPorts { .. } => "put ports of the machine that lead to pods back".into(),
-        Step::TunnelledBy { ip } => format!("let flannel tunnel by {ip}"),
-        Step::ProxyRules { .. } => "let kube-proxy write its rules anew".into(),
-        Step::PolicyRulesGone => "remove what kept network policies".into(),
-        Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
+        Step::PodNetwork { .. } => "restore rules and routes of the pod network".into(),
+        Step::HostPorts { .. } => "restore host ports of pods".into(),
+        Step::TunnelledBy { ip } => format!("have flannel tunnel over {ip}"),
+        Step::ProxyRules { .. } => "have kube-proxy rewrite its rules".into(),
+        Step::PolicyRulesGone => "remove rules of network policies".into(),
+        Step::ProxyRulesGone { of } => format!("remove rules that kube-proxy left in {of}"),
         Step::OsUpdate { run } => match run.goal {
-            Goal::Fetch => "have the distribution's updates fetched".into(),
-            Goal::Install => "have the distribution's updates installed".into(),
+            Goal::Fetch => "download the distribution's updates".into(),
+            Goal::Install => "install the distribution's updates".into(),
         },
-        Step::Reboot { .. } => "start the machine anew".into(),
+        Step::Reboot { .. } => "reboot the machine".into(),
     }
 }
 
@@ -75,14 +75,14 @@ pub fn asking(probe: &Probe) -> String {
     match probe {
         Probe::RuntimeReady => "the container runtime answers".into(),
         Probe::RuntimeAsMeant { .. } => {
-            "the container runtime says that it works by its configuration".into()
+            "the container runtime reports the configured settings".into()
         }
         Probe::EtcdHealthy => "etcd is healthy".into(),
-        Probe::EtcdData { .. } => "the data of etcd are where they should be".into(),
+        Probe::EtcdData { .. } => "etcd's data are in place".into(),
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
         Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
-        Probe::StaticPodCurrent { pod, .. } => format!("{pod} runs as its manifest says"),
+        Probe::StaticPodCurrent { pod, .. } => format!("{pod} matches its manifest"),
         Probe::NodeReady { node } => format!("node {node} is Ready"),
         Probe::SwapOff => "swap is off".into(),
         Probe::PortFree { port, .. } => format!("port {port} is free"),
@@ -158,7 +158,7 @@ pub fn remedy(step: &Step) -> String {
             | Probe::NodeReady { .. }
             | Probe::KubeProxyHealthy => log_of(step).map(see).unwrap_or_default(),
             Probe::ApiHealthy { .. } => {
-                "see the API server's log in /var/log/pods, or on a worker whether the master is up"
+                "read the API server's log in /var/log/pods; on a worker check that the master is up"
                     .into()
             }
         },
@@ -168,18 +168,17 @@ pub fn remedy(step: &Step) -> String {
             member.host_id
         ),
         Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => {
-            "see whether etcd on the other masters is healthy; one that will \
-                                    not come back is to be detached"
+            "check that etcd is healthy on the other masters; detach one that will not come back"
                 .into()
         }
         Step::PodNetwork { .. } | Step::HostPorts { .. } | Step::ProxyRules { .. } => {
-            "look for another program that flushes the packet filter or drops routes".into()
+            "find the program that flushes the packet filter or drops routes".into()
         }
         Step::ProxyRulesGone { .. } => {
-            "look for another program that runs kube-proxy on this machine".into()
+            "find the other program that runs kube-proxy on this machine".into()
         }
         Step::EtcdMemberOut { .. } | Step::EtcdAddress { .. } => {
-            "see whether etcd is healthy on every master that is there".into()
+            "check that etcd is healthy on every master".into()
         }
         Step::File(_)
         | Step::Dir(_)

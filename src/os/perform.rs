@@ -102,10 +102,10 @@ impl<'a> AtWork<'a> {
         let there = |m: &Manager| exec::program(&self.host.fs, m.program()).is_file();
         let Some(manager) = manager.filter(there) else {
             let why = format!(
-                "this machine is `{}`, and it has no package manager that is known here",
+                "this machine is `{}`, whose package manager is not supported",
                 release.id
             );
-            return Err(words::fault(FaultCode::OsUnknown, why).fix("bring its updates in by hand"));
+            return Err(words::fault(FaultCode::OsUnknown, why).fix("install its updates by hand"));
         };
         match manager {
             Manager::Apt => self.by_apt(outcome).await,

@@ -65,7 +65,7 @@ fn of(finding: Finding, fault: &Fault) -> Finding {
 
 pub(super) fn certificates(seen: &AgentSeen) -> Finding {
     let days = Thresholds::ours().certificates.days_good;
-    let wanted = format!("each good for {days} days or more, or renewed by then");
+    let wanted = format!("each valid for {days} days or more, or renewed by then");
     if seen.host_id.is_none() {
         return no_host(&wanted);
     }
@@ -99,7 +99,7 @@ pub(super) fn certificates(seen: &AgentSeen) -> Finding {
         .find(|w| w.code == FaultCode::CertificateExpired);
     let fix = |fault: &Fault| match fault.fix.is_empty() {
         true => {
-            "let the agent reach the plane: it renews them by itself (pf9ctl status)".to_owned()
+            "let the agent reach the plane: it renews them automatically (pf9ctl status)".to_owned()
         }
         false => fault.fix.clone(),
     };
@@ -115,7 +115,7 @@ pub(super) fn certificates(seen: &AgentSeen) -> Finding {
     let short = |c: &&Expiry| c.renew_at.is_none() && in_days(c) < days;
     match seen.certificates.iter().find(short) {
         Some(c) => finding.warn(
-            format!("{} ends soon, and nobody is known to renew it", c.name),
+            format!("{} expires soon, and nothing is known to renew it", c.name),
             "look on the plane for its authorities: pf9-plane keys list",
         ),
         None => finding,
@@ -160,7 +160,7 @@ pub(super) fn daemons(seen: &AgentSeen) -> Finding {
     match again {
         None => finding,
         Some((name, _, n)) => finding.warn(
-            format!("{name} was started again {n} times since boot"),
+            format!("{name} was restarted {n} times since boot"),
             format!("journalctl -u pf9-{name} shows why it ended"),
         ),
     }
@@ -179,8 +179,8 @@ pub(super) fn connection(seen: &AgentSeen) -> Finding {
         .heard
         .map(|at| seen.now.duration_since(at).as_secs().max(0));
     let heard = ago.map_or_else(
-        || "the plane has not heard of this host".to_owned(),
-        |s| format!("the plane heard of this host {s} s ago"),
+        || "the plane has not accepted a status of this host".to_owned(),
+        |s| format!("the plane accepted a status {s} s ago"),
     );
     let finding = match seen.connected {
         true => Finding::new(format!("connected; {heard}"), wanted),
@@ -279,7 +279,7 @@ mod tests {
                 |s, _| s.certificates[0].not_after = s.now + SignedDuration::from_hours(30),
                 certificates,
                 Outcome::Warn,
-                "plane-ca ends soon",
+                "plane-ca expires soon",
             ),
             (
                 |s, f| s.config = Some(f),

@@ -73,9 +73,9 @@ pub(super) fn ports_given_away(facts: &Facts) -> Finding {
     let ends: Vec<&str> = range.split_whitespace().collect();
     let found = match ends.as_slice() {
         [] => "not known".to_owned(),
-        ends => format!("{} are given to whoever calls out", ends.join("-")),
+        ends => format!("{} is the ephemeral range", ends.join("-")),
     };
-    let wanted_words = "none of the node's among them, or kept";
+    let wanted_words = "none of the node's ports in it, or reserved";
     let check = Finding::new(found, wanted_words);
     if ends.is_empty() {
         return check.skip("the kernel does not say");

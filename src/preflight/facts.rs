@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::trial::{self, OverlayTrial};
-use crate::host::facts::{OsRelease, os_release, systemd_version};
+use crate::host::facts::{self, OsRelease, os_release, systemd_version};
 use crate::host::fs::{Found, HostFs};
 use crate::host::kernel::{Kernel, ModuleState};
 use crate::host::mounts;
@@ -352,16 +352,11 @@ impl Reader<'_> {
     }
 
     fn memory(&self) -> u64 {
-        let text = self.text("/proc/meminfo");
-        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-        let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kib.unwrap_or(0).saturating_mul(1024)
+        facts::meminfo(&self.text("/proc/meminfo"), "MemTotal").unwrap_or(0)
     }
 
     fn cpus(&self) -> u32 {
-        let text = self.text("/proc/cpuinfo");
-        let count = text.lines().filter(|l| l.starts_with("processor")).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+        facts::cpus(&self.text("/proc/cpuinfo"))
     }
 
     fn user_namespaces(&self) -> u64 {

@@ -175,7 +175,7 @@ pub(super) fn clock_offset(seen: &PlaneSeen) -> Finding {
     let certain = offset.saturating_abs().saturating_sub(half);
     let fix = "timedatectl set-ntp true (or chronyc makestep); then look again";
     if certain > limits.offset_most_ms {
-        let why = "certificates that were just made are not valid yet, or are over";
+        let why = "certificates that were just issued are not valid yet, or already expired";
         // Of a clock that nobody vouched for nothing is forbidden.
         return match clock.proven {
             true => finding.fail(why, fix),

@@ -103,7 +103,7 @@ table! {
     }
     Conflicts {
         "ports" Required "the node's ports are free, or its own" Machine conflicts::ports;
-        "ports-given-away" Recommended "the kernel gives the node's ports to nobody who calls out"
+        "ports-given-away" Recommended "the node's ports are outside the kernel's ephemeral range"
             Machine conflicts::ports_given_away;
         "other-kubelet" Required "no other Kubernetes runs here" Machine conflicts::other_kubelet;
         "other-agent" Required "no other agent manages this machine" Machine conflicts::other_agent;
@@ -116,12 +116,12 @@ table! {
     }
     Identity {
         "identity" Required "key, certificate and authorities belong together, and to this machine" Agent agent::identity;
-        "certificates" Required "how long every certificate of this host is good" Agent agent::certificates;
+        "certificates" Required "how long every certificate of this host is valid" Agent agent::certificates;
     }
     Agent {
         "configuration" Required "the configuration is what the daemons can use" Agent agent::configuration;
         "daemons" Required "the daemons of a host run, and do not start again and again" Agent agent::daemons;
-        "connection" Recommended "the plane has heard of this host lately" Agent agent::connection;
+        "connection" Recommended "the plane has accepted a status of this host lately" Agent agent::connection;
     }
 }
 

@@ -109,7 +109,7 @@ impl Read for Coming {
 }
 
 fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "nothing comes")
+    io::Error::new(io::ErrorKind::TimedOut, "no more data")
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
         let mut coming = Coming::part(open(), 100, Stops::when([stop.clone()]));
         coming.read_exact(&mut [0; 8]).expect("what is there");
         stop.cancel();
-        coming.read(&mut text).expect_err("nothing comes");
+        coming.read(&mut text).expect_err("no more data");
         assert!(coming.was_given_up());
         let mut whole = Coming::whole(open(), 100);
         let mut all = Vec::new();
@@ -200,7 +200,7 @@ mod tests {
         stop.cancel();
         let reader = File::open(&path).expect("open");
         let mut coming = Coming::part(reader, 10, Stops::when([stop]));
-        coming.read(&mut [0; 4]).expect_err("nothing comes");
+        coming.read(&mut [0; 4]).expect_err("no more data");
         writer.write_all(b"late").expect("write");
         coming
             .read(&mut [0; 4])

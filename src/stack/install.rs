@@ -484,7 +484,7 @@ fn check_file(fs: &HostFs, path: &Path, file: &StackFile, depth: Depth) -> Resul
         },
         Found::Nothing => drifted("is missing".to_owned()),
         Found::Dir { .. } | Found::Link(_) | Found::Other => {
-            drifted("is no regular file".to_owned())
+            drifted("is not a regular file".to_owned())
         }
     }
 }

@@ -273,7 +273,7 @@ fn judge(asked: &Asked, place: &Place) -> Option<Bad> {
         Err(ExecError::Start { source, .. }) => not_started(asked, source, *place),
         Err(ExecError::Timeout { deadline, .. }) => bad(
             format!("it did not answer within {} s", deadline.as_secs()),
-            "look at the load of the machine; it is tried again by itself",
+            "look at the load of the machine; it is retried automatically",
         ),
         Err(ExecError::Failed { status, stderr, .. }) => {
             ended_badly(stderr, status.signal(), status.code(), judged)
@@ -286,11 +286,11 @@ fn not_started(asked: &Asked, source: &std::io::Error, place: Place) -> Option<B
     match source.raw_os_error() {
         Some(libc::EACCES) if place.noexec => bad(
             format!("the file system of {dir} is mounted noexec"),
-            "mount it without noexec (mount -o remount,exec, and in /etc/fstab); it is noticed by itself",
+            "mount it without noexec (mount -o remount,exec, and in /etc/fstab); it is noticed automatically",
         ),
         Some(libc::EACCES | libc::EPERM) if place.enforcing => bad(
             "SELinux does not allow it".to_owned(),
-            "restorecon -R /opt/pf9, and look at ausearch -m avc -ts recent; it is tried again by itself",
+            "restorecon -R /opt/pf9, and look at ausearch -m avc -ts recent; it is retried automatically",
         ),
         Some(libc::EACCES | libc::EPERM) => bad(
             "the kernel does not allow it (permission denied)".to_owned(),
@@ -332,7 +332,7 @@ fn ended_badly(stderr: &str, signal: Option<i32>, code: Option<i32>, judged: boo
     }
     match (signal, code) {
         (Some(libc::SIGILL), _) => bad(
-            "it has instructions that this processor lacks".to_owned(),
+            "it uses instructions that this processor lacks".to_owned(),
             "build the stack for an older level of the architecture (GOAMD64=v1)",
         ),
         (Some(signal), _) => {

@@ -1,6 +1,6 @@
 //! Refusals that are alike are written once and then counted: pure.
 //!
-//! Who is refused can come again as fast as the tunnel carries him. Were each refusal a line, he
+//! A peer that is refused can come again as fast as the tunnel carries it. Were each refusal a line, it
 //! would push everything else out of the log.
 
 use std::collections::BTreeMap;

@@ -59,14 +59,14 @@ impl Text {
     /// wherever a certificate is known.
     pub fn certificates(&mut self, all: &[Expiry], now: Timestamp) {
         let m = "pf9_certificate_not_after_seconds";
-        let help = "When a certificate ends, in seconds since 1970.";
+        let help = "When a certificate expires, in seconds since 1970.";
         self.head(m, Kind::Gauge, help);
         for c in all {
             let end = c.not_after.as_second().max(0) as f64;
             self.row(m, &[("name", &c.name)], end);
         }
         let m = "pf9_certificate_not_renewed";
-        let help = "1 while a certificate is due, or over, and not renewed.";
+        let help = "1 while a certificate is due for renewal, or expired, and not renewed.";
         self.head(m, Kind::Gauge, help);
         for c in all {
             let late = c.warning(now).is_some();

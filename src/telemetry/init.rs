@@ -105,3 +105,13 @@ pub fn init(program: &str, dir: &Path, config: &LogConfig) -> Result<(), String>
     level::begin(layers, config.level.clone());
     Ok(())
 }
+
+/// For a program that a person runs: what its parts say, on standard error.
+pub fn to_stderr() {
+    let layer = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_filter(EnvFilter::new("warn,pf9_hostagent=debug"));
+    // A second one would be no more of it.
+    drop(tracing_subscriber::registry().with(layer).try_init());
+}

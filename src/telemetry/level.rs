@@ -18,8 +18,25 @@ struct Levels {
     layers: Vec<Exchange>,
     /// As configured.
     usual: String,
-    /// Until when another one is in force.
-    until: watch::Sender<Option<Instant>>,
+    /// Another one that is in force.
+    other: watch::Sender<Option<Other>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Other {
+    level: String,
+    until: Instant,
+}
+
+/// What is logged now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelNow {
+    /// The filter.
+    pub level: String,
+    /// As configured.
+    pub usual: String,
+    /// After so long it is as configured again.
+    pub left: Option<Duration>,
 }
 
 pub(super) fn exchange<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Exchange {
@@ -27,12 +44,12 @@ pub(super) fn exchange<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Exch
 }
 
 pub(super) fn begin(layers: Vec<Exchange>, usual: String) {
-    let until = watch::Sender::new(None);
+    let other = watch::Sender::new(None);
     // A second start of logging is refused before this.
     drop(LEVELS.set(Levels {
         layers,
         usual,
-        until,
+        other,
     }));
 }
 
@@ -43,8 +60,36 @@ pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
     let until = Instant::now()
         .checked_add(time)
         .ok_or("the time is too long")?;
-    levels.until.send_replace(Some(until));
+    let level = level.to_owned();
+    levels.other.send_replace(Some(Other { level, until }));
     Ok(())
+}
+
+/// As configured, before the time is over.
+pub fn usual_level() -> Result<(), String> {
+    let levels = LEVELS.get().ok_or("logging was not begun")?;
+    levels.put(&levels.usual)?;
+    levels.other.send_replace(None);
+    Ok(())
+}
+
+/// What is logged now; none before logging was begun.
+pub fn level_now() -> Option<LevelNow> {
+    let levels = LEVELS.get()?;
+    let other = levels.other.borrow().clone();
+    let usual = levels.usual.clone();
+    Some(match other {
+        Some(Other { level, until }) => LevelNow {
+            level,
+            usual,
+            left: Some(until.saturating_duration_since(Instant::now())),
+        },
+        None => LevelNow {
+            level: usual.clone(),
+            usual,
+            left: None,
+        },
+    })
 }
 
 /// Puts the configured level back when the time is over, for as long as the program runs. What a restart ends it
@@ -53,28 +98,28 @@ pub async fn keep_level() {
     let Some(levels) = LEVELS.get() else {
         return std::future::pending().await;
     };
-    let mut until = levels.until.subscribe();
+    let mut news = levels.other.subscribe();
     loop {
-        let at = *until.borrow_and_update();
+        let other = news.borrow_and_update().clone();
         let over = async {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
+            match &other {
+                Some(other) => tokio::time::sleep_until(other.until).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             // cancel-safe: both are
-            changed = until.changed() => if changed.is_err() { return },
+            changed = news.changed() => if changed.is_err() { return },
             () = over => {
-                levels.until.send_if_modified(|now| {
+                levels.other.send_if_modified(|now| {
                     // Not the one that came meanwhile.
-                    let same = *now == at;
+                    let same = *now == other;
                     if same { *now = None; }
                     same
                 });
                 match levels.put(&levels.usual) {
-                    Ok(()) => tracing::info!(level = levels.usual, "the log is as usual again"),
-                    Err(why) => tracing::warn!(why, "the level of the log cannot be put back"),
+                    Ok(()) => tracing::info!(level = levels.usual, "the log level is back to normal"),
+                    Err(why) => tracing::warn!(why, "the log level cannot be restored"),
                 }
             }
         }

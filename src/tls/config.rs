@@ -72,7 +72,8 @@ impl FromStr for KeyPin {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = BASE64_STANDARD.decode(text.trim()).unwrap_or_default();
         bytes.try_into().map(Self).map_err(|_| {
-            "is no pin: it must be the base64 of the SHA-256 of a public key (see the comments in /etc/pf9/hostagent.toml)"
+            "is not a pin: it must be the base64 of the SHA-256 of a public key (see the comments in \
+             /etc/pf9/hostagent.toml)"
         })
     }
 }

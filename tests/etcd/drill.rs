@@ -147,7 +147,7 @@ fn what_is_not_what_it_should_be_fails_the_drill() {
     wrong.revision += 1;
     let told = code(only, &wrong, &key).expect("another revision");
     assert_eq!(told.0, FaultCode::BackupBroken, "{told:?}");
-    assert!(told.1.contains("speaks of another one"), "{told:?}");
+    assert!(told.1.contains("is of another backup"), "{told:?}");
 
     let path = only.fs.at(sealed(&manifest));
     let mut bytes = fs::read(&path).expect("read");

@@ -1,4 +1,4 @@
-//! A backup that only the second place has: the disk that it was made on is dead. A directory, and a real
+//! A backup that only the archive has: the disk that it was made on is dead. A directory, and a real
 //! S3 server.
 
 use std::fs;
@@ -83,7 +83,7 @@ fn a_dead_disks_backup_comes_from_a_directory_and_the_cluster_is_there_again() {
     // As the chore copies it.
     only.inside(async |node| {
         let (fs, spec) = (&node.host.fs, node.spec());
-        let policy = spec.etcd.backup.archive.as_ref().expect("a second place");
+        let policy = spec.etcd.backup.archive.as_ref().expect("an archive");
         let archive = Archive::open(fs, policy, spec.host_id, &Egress::direct()).expect("open");
         let [sealed, text] = files(fs, &name);
         let text = fs::read(text).expect("manifest");

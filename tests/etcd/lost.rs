@@ -73,7 +73,7 @@ fn without_the_note_of_it_a_lone_master_founds_nothing_either() {
     record::forget(&only.fs).expect("forget");
     let why = only.fails();
     assert!(
-        why.code == FaultCode::EtcdData && why.why.contains("no note"),
+        why.code == FaultCode::EtcdData && why.why.contains("membership record is missing"),
         "{why}"
     );
     assert!(!only.is_up());

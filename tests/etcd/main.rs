@@ -5,7 +5,7 @@
 //! lab        the members and how they are driven
 //! drill      fire drills: backups restored into an etcd of their own
 //! restoring  a cluster begins anew from a snapshot, and what is refused
-//! elsewhere  from a backup that only the second place has
+//! elsewhere  from a backup that only the archive has
 //! backup     backups that open, and all the ways not to have one
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! versions   which etcd may go on with the data of which: refused and allowed steps are really made

@@ -165,3 +165,29 @@ async fn a_flood_of_connections_does_not_lock_root_out() {
         root_is_answered(&path).await;
     }
 }
+
+/// A person asks the daemons with a program that starts and ends: what that reads at its start he waits for, each time.
+#[test]
+fn the_machines_authorities_are_not_read_to_ask_a_socket() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    // Whoever opens it waits for somebody who writes, and nobody does.
+    let pipe = dir.path().join("authorities");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("pipe");
+    let mut asks = std::process::Command::new(crate::support::program("pf9ctl"))
+        .arg("--root")
+        .arg(dir.path())
+        .args(["status", "--json"])
+        .env("SSL_CERT_FILE", &pipe)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("pf9ctl");
+    let patience = Duration::from_secs(60);
+    let began = std::time::Instant::now();
+    while asks.try_wait().expect("state").is_none() {
+        if began.elapsed() > patience {
+            asks.kill().expect("ended");
+            panic!("it reads them");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

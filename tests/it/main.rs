@@ -9,6 +9,7 @@ mod faults;
 mod hostagent;
 mod identity;
 mod local;
+mod loud;
 mod plane;
 mod remote;
 mod renewal;

@@ -286,7 +286,7 @@ fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token(
     for name in ["new", "swapped"] {
         assert_eq!(hosts.said(&format!("{name}.heard")), None, "{name}");
         assert!(
-            text.contains(&format!("{name}: its key is not the one that ssh knows")),
+            text.contains(&format!("{name}: ssh does not trust its host key")),
             "{text}"
         );
     }

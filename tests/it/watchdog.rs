@@ -40,4 +40,10 @@ fn a_daemon_whose_work_goes_on_feeds_the_watchdog() {
         heard.extend(text.lines().map(str::to_owned));
     }
     assert!(heard.contains(&"READY=1".to_owned()), "{heard:?}");
+    // What `systemctl status` shows.
+    let line = heard.iter().find_map(|m| m.strip_prefix("STATUS="));
+    assert!(
+        line.is_some_and(|l| l.contains("; none, spec 0")),
+        "{heard:?}"
+    );
 }

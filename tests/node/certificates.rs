@@ -124,7 +124,7 @@ fn all_end_while_everything_is_off() -> Outcome {
         demo(&["crash", node])?;
         eventually(&format!("{node}: says what it waits for"), PATIENCE, || {
             let text = shell(node, "pf9ctl status --json || :")?;
-            if text.contains("what is here has ended") {
+            if text.contains("the current one has expired") {
                 Ok(())
             } else {
                 Err(text)

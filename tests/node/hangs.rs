@@ -79,9 +79,9 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
     }
     let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
     for said in [
-        "put rules and routes of the pod network back",
-        "let kube-proxy write its rules anew",
-        "put ports of the machine that lead to pods back",
+        "restore rules and routes of the pod network",
+        "have kube-proxy rewrite its rules",
+        "restore host ports of pods",
     ] {
         assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
     }
@@ -151,7 +151,7 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
         for unit in wanted {
             assert!(
-                log.contains(&format!("{unit} does not work any more")),
+                log.contains(&format!("{unit} runs but does not work")),
                 "{log}"
             );
         }

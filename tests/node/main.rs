@@ -26,10 +26,11 @@
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
-//! ka_three      three masters to the next minor: the API answers all the time, at their address and through the plane
+//! ka_three      three masters to the next minor: how long the API is away, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
 //!                 and stop the fleet
 //! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
+//! n_accidents     minutes of `scripts/torture`: accidents at random, and the promises held against them
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -63,6 +64,7 @@ mod services;
 mod settings;
 mod takeover;
 mod theirs;
+mod torture;
 mod unfit;
 mod upgrade;
 mod version;

@@ -98,7 +98,7 @@ fn a_healthy_one_stays(cluster: &str, id: &str) -> Outcome {
     }
     let screen = plane(&["cluster", "etcd", cluster])?;
     assert!(
-        screen.contains("one more that is lost stops the cluster"),
+        screen.contains("losing one more stops the cluster"),
         "{screen}"
     );
     is_ok("master-2")?;

@@ -183,7 +183,7 @@ fn c_killed_daemons_while_converging_end_ready() -> Outcome {
         std::thread::sleep(Duration::from_millis(random.u64(100..2500)));
         // A unit that is not there yet cannot be killed, which is fine.
         let kill = format!(
-            "systemctl is-active -q {daemon} && systemctl kill -s KILL {daemon} && echo killed || :"
+            "systemctl is-active -q {daemon} && systemctl kill --kill-whom=main -s KILL {daemon} && echo killed || :"
         );
         if shell(node, &kill)?.contains("killed") {
             println!("killed {daemon} on {node}");

@@ -43,7 +43,7 @@ systemctl show -p MainPID,InvocationID,ActiveState containerd
 ctr namespaces list -q
 ctr -n theirs tasks list
 ctr -n theirs tasks exec --exec-id look$(date +%s%N) somebodys /bin/sleep 0
-for pid in $(pgrep -f 'containerd-shim.* -address /run/containerd/containerd.sock'); do
+for pid in $(pgrep -f '[c]ontainerd-shim.* -address /run/containerd/containerd.sock'); do
     echo "shim $pid $(cut -d' ' -f22 /proc/$pid/stat)"
 done
 sha256sum /etc/containerd/config.toml
@@ -91,7 +91,10 @@ fn beside(node: &str, before: &str) -> Outcome {
     ready_through_plane(node)?;
     stays("the node is one")?;
     ours_is_elsewhere(node)?;
-    shell(node, "systemctl kill -s KILL pf9-containerd")?;
+    shell(
+        node,
+        "systemctl kill --kill-whom=main -s KILL pf9-containerd",
+    )?;
     eventually("ours is there again", READY_AGAIN, || agent_is_ok(node))?;
     stays("ours was killed")?;
     demo(&["detach", node])?;

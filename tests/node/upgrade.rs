@@ -105,7 +105,7 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     ];
     plane(&start)?;
     eventually(
-        &format!("{last} is put back, and the upgrade stops"),
+        &format!("{last} is rolled back, and the upgrade stops"),
         A_ROLL,
         || {
             let said = plane(&["cluster", "upgrade", &cluster, "status"])?;

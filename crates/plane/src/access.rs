@@ -89,7 +89,7 @@ actions! {
         SeeAllKubeconfigs = "see-all-kubeconfigs", Admin, "long-lived kubeconfigs of others: list, withdraw";
         SeeAlerts = "see-alerts", Reader, "alerts and silences; of the whole fleet only by a role in the whole plane";
         AnswerAlerts = "answer-alerts", Member, "acknowledge and silence alerts";
-        SeeNumbers = "see-numbers", Reader, "numbers of hosts, for Prometheus";
+        SeeNumbers = "see-numbers", Reader, "metrics of hosts, for Prometheus";
         SeeAudit = "see-audit", Admin, "who changed what; of all projects by a role in the whole plane";
     }
     Plane {

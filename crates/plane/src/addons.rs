@@ -31,7 +31,7 @@ pub(super) fn require(what: &str, cluster: &Cluster, manifest: &StackManifest) -
                 manifest.name,
                 manifest.version
             );
-            let fix = "choose a stack that has it, or take the setting back";
+            let fix = "choose a stack that has it, or revert the setting";
             return bad(field(addon), why, fix);
         }
     }

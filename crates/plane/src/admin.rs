@@ -277,7 +277,7 @@ async fn allow_reenrol(
     let until = plane
         .change(move |change| hostkey::allow(change, host, ttl))
         .await?;
-    tracing::warn!(%host, %until, "one enrolment may bring another key for this host");
+    tracing::warn!(%host, %until, "the next enrolment of this host may bring a new key");
     Ok(Json(json!({"host": host, "until": until})))
 }
 
@@ -517,7 +517,7 @@ pub(super) async fn download(
             loop {
                 let frame = tokio::time::timeout(DEADLINE, body.frame())
                     .await
-                    .map_err(|_| away.fault("nothing comes any more".into()))?;
+                    .map_err(|_| away.fault("no more data".into()))?;
                 let Some(frame) = frame else { break };
                 let frame = frame.map_err(|e| away.fault(chain(&e)))?;
                 let data = frame.into_data().unwrap_or_default();

@@ -58,7 +58,7 @@ pub(super) fn stopped(rows: &impl Read) -> Result<Option<String>, StoreError> {
     let stopped = roll.filter(|roll| roll.state == State::Stopped);
     Ok(stopped.map(|roll| {
         let why = roll.why.map_or_else(String::new, |f| format!(": {f}"));
-        format!("the way of agents to version {} is stopped{why}", roll.to)
+        format!("the rollout of agent version {} is stopped{why}", roll.to)
     }))
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn rotate(
         let why = format!("hold_s: {} is not 0 to {HOLD_MAX_S}", wanted.hold_s);
         return Err(Refusal::bad(
             FaultCode::HoldInvalid,
-            "no rotation was begun",
+            "the rotation is not started",
             why,
         ));
     }
@@ -87,7 +87,7 @@ pub(super) async fn abort(
 ) -> Answer<Json<Value>> {
     changed(&plane, name, |_, cluster| {
         rotation::abort(cluster)?;
-        tracing::info!(cluster = %cluster.id, "the rotation of authorities is given up");
+        tracing::info!(cluster = %cluster.id, "the rotation of authorities is aborted");
         Ok(())
     })
     .await
@@ -135,7 +135,7 @@ pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     let confirmed = rotation::heard(&mut cluster, host, &report);
     let advanced = rotation::advance(&mut cluster, change.now);
     if before != stage(&cluster) {
-        tracing::info!(cluster = %id, from = ?before, to = ?stage(&cluster), "rotation of authorities goes on");
+        tracing::info!(cluster = %id, from = ?before, to = ?stage(&cluster), "rotation of authorities continues");
     }
     if confirmed || advanced {
         change.put(&CLUSTERS, &id.to_string(), &cluster)?;
@@ -207,10 +207,10 @@ fn rotation_json(rows: &impl Read, cluster: &Cluster, rotation: &Rotation) -> An
 
 fn words(rotation: &Rotation) -> &'static str {
     match (rotation.stage, rotation.back) {
-        (Stage::Announced, false) => "every node learns to believe the new one beside the old one",
-        (Stage::Announced, true) => "given up: the old one signs again, both are believed",
+        (Stage::Announced, false) => "every node learns to trust the new one beside the old one",
+        (Stage::Announced, true) => "aborted: the old one signs again, both are trusted",
         (Stage::Signing, _) => "the new one signs: every node gets new certificates",
-        (Stage::Retired, _) => "every node stops believing the old one",
-        (Stage::Old, _) => "given up: every node stops believing the new one",
+        (Stage::Retired, _) => "every node stops trusting the old one",
+        (Stage::Old, _) => "aborted: every node stops trusting the new one",
     }
 }

@@ -85,7 +85,11 @@ pub(super) async fn set(
 ) -> Answer<Json<Value>> {
     let refused = |(field, why): (String, String)| {
         let why = format!("{field}: {why}");
-        Refusal::bad(FaultCode::ClusterInvalid, "backups are as they were", why)
+        Refusal::bad(
+            FaultCode::ClusterInvalid,
+            "the backup settings are unchanged",
+            why,
+        )
     };
     let shown = plane
         .change(move |change| {
@@ -136,8 +140,8 @@ pub(super) fn stale(cluster: &Cluster, known: &Known) -> Option<Fault> {
         return None;
     }
     let newest = match last {
-        Some(at) => format!("the newest is of {at}"),
-        None => format!("there is none, and it is a master since {attached}"),
+        Some(at) => format!("the newest is from {at}"),
+        None => format!("there is none, and it has been a master since {attached}"),
     };
     let why = match backups.and_then(|b| b.failing.as_ref()) {
         Some(failing) => format!("{newest}: {}", failing.why),

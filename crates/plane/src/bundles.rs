@@ -37,13 +37,16 @@ use super::events;
 use super::guard::Person;
 use super::http::Doc;
 use super::operations;
+use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
 use super::state::{self, Change, Plane};
 use super::store::{Read, Rows};
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
-    BUNDLE_BYTES_MAX, Digest, FaultCode, Generation, HostId, LOG_LINES_MAX, Secret, SigningKey,
-    What,
+    BUNDLE_BYTES_MAX, Digest, Fault, FaultCode, Generation, HostId, LOG_LINES_MAX, Secret,
+    SigningKey, What,
 };
 
 pub(super) use files::{fetch, fetch_here, take};
@@ -54,7 +57,8 @@ pub(super) const BUNDLES: Rows<Row> = Rows::new("bundles");
 const DIR: &str = "/bundles";
 /// Of one host, at a time: who helps looks at one or two.
 const OF_A_HOST_MAX: usize = 4;
-/// Of all hosts together: what this plane's disk gives for it.
+/// Of all hosts together: what this plane's disk gives for it. Of it a project may have half of what the others leave: none
+/// has all of it, however many hosts it has.
 const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// How long one is kept unless somebody says otherwise.
 pub(super) const KEEP: u32 = 7 * 24 * 3600;
@@ -261,6 +265,7 @@ fn order(
             (Some(secret), key.to_public().to_string())
         }
     };
+    let project = state::host(&**change, host)?.project;
     let all = change.all(&BUNDLES)?;
     let alive = || all.iter().filter(|(_, r)| r.stage(now) != Stage::Over);
     let full = |why: String| {
@@ -269,10 +274,19 @@ fn order(
     if alive().filter(|(_, r)| r.host == host).count() >= OF_A_HOST_MAX {
         return Err(full(format!("there are {OF_A_HOST_MAX} of this host")));
     }
-    let taken: u64 = alive().map(|(_, r)| r.takes()).sum();
-    if taken.saturating_add(wanted.max_bytes) > BYTES_MAX {
+    let (mut mine, mut others) = (0_u64, 0_u64);
+    for (_, row) in alive() {
+        let of = change.get(&HOSTS, &row.host.to_string())?;
+        let sum = match of.is_some_and(|of| of.project == project) {
+            true => &mut mine,
+            false => &mut others,
+        };
+        *sum = sum.saturating_add(row.takes());
+    }
+    let share = share(others);
+    if mine.saturating_add(wanted.max_bytes) > share {
         return Err(full(format!(
-            "those of all hosts have {taken} bytes, and {BYTES_MAX} are allowed"
+            "those of this project have {mine} bytes, and may have {share}"
         )));
     }
     let (since_s, max_bytes) = (wanted.since_seconds, wanted.max_bytes);
@@ -311,6 +325,22 @@ fn order(
     };
     change.put(&BUNDLES, &at(host, row.id), &row)?;
     Ok((row, Generation(ordered.number)))
+}
+
+/// What a project may have where the others have so much.
+fn share(others: u64) -> u64 {
+    BYTES_MAX.saturating_sub(others) / 2
+}
+
+/// The store is on the same disk: what comes leaves it room, however much was asked for.
+fn room(files: &HostFs, bytes: u64) -> Answer<()> {
+    let what = "support bundle refused";
+    let at = files.at(DIR);
+    let space = space::of(&at).map_err(|e| Refusal::internal(what, &e))?;
+    space.require(&at, bytes).map_err(|full| {
+        let fault = Fault::new(FaultCode::DiskFull, what, full.to_string()).fix(space::FIX);
+        Refusal::new(StatusCode::INSUFFICIENT_STORAGE, fault)
+    })
 }
 
 /// Notes that one is here.

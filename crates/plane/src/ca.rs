@@ -63,7 +63,7 @@ pub(super) struct ProvenKey {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CaError {
     /// The request cannot be read.
-    #[error("the signing request is no PKCS#10 PEM of at most {CSR_MAX} bytes")]
+    #[error("the signing request is not a PKCS#10 PEM of at most {CSR_MAX} bytes")]
     Unreadable,
     /// The asker does not hold the private key.
     #[error("the signature of the signing request is wrong")]
@@ -78,10 +78,10 @@ pub(super) enum CaError {
     #[error("the authority's certificate is damaged")]
     Damaged,
     /// The authority is about to end.
-    #[error("the authority ends at {0}")]
+    #[error("the authority expires at {0}")]
     Ended(Timestamp),
     /// No serial number can be drawn.
-    #[error("cannot draw a serial number")]
+    #[error("cannot generate a serial number")]
     Random(#[from] secrets::NoRandomness),
 }
 

@@ -17,7 +17,7 @@ use pf9_hostagent::model::{
 };
 
 /// What every refusal here and in `orders` is about.
-pub(super) const REFUSED: &str = "no certificate was signed";
+pub(super) const REFUSED: &str = "the certificate is not signed";
 /// Most requests of one order: every purpose, twice.
 const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
 /// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
@@ -116,8 +116,8 @@ fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &
     let Some(member) = masters.find(|m| m.host == host) else {
         return Err(Refusal::forbidden(
             FaultCode::KeyRefused,
-            "the service-account key was not taken",
-            format!("host {host} is no master of this cluster"),
+            "the service-account key is not accepted",
+            format!("host {host} is not a master of this cluster"),
         ));
     };
     if member.service_account_key.as_deref() == Some(key) {
@@ -126,8 +126,8 @@ fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &
     if key.len() > KEY_MAX || !is_public_key(key) {
         return Err(Refusal::bad(
             FaultCode::KeyInvalid,
-            "the service-account key was not taken",
-            format!("it is no public key, PEM, of at most {KEY_MAX} bytes"),
+            "the service-account key is not accepted",
+            format!("it is not a public key, PEM, of at most {KEY_MAX} bytes"),
         ));
     }
     member.service_account_key = Some(key.to_owned());

@@ -27,10 +27,10 @@ pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
         shown(behind.abs())
     );
     let why = format!(
-        "it says {sent_at}, the plane {now}; certificates that are signed now are not believed here, or end too soon"
+        "it reads {sent_at}, the plane {now}; certificates signed now are not valid here yet, or expire too soon"
     );
-    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node goes on by itself. Where it is \
-               right, the plane's is wrong";
+    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node continues automatically. \
+        Where it is right, the plane's is wrong";
     Some(Fault::new(FaultCode::ClockOff, what, why).fix(fix))
 }
 

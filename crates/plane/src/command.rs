@@ -1,16 +1,13 @@
 //! The command line of `pf9-plane`.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
 use jiff::SignedDuration;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 mod addons;
 mod agent;
@@ -25,15 +22,20 @@ mod maintenance;
 mod notify;
 mod operations;
 mod os_update;
+mod output;
+mod process;
 mod recover;
+mod roll;
 mod stack;
 mod upgrade;
 
+use output::{align, cell, put, show, text};
+use process::{put_back, serve};
+
 use super::admin::{self, NewToken, Reenrol, Removing};
-use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
-use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
+use super::serve::{DRAIN, DRAIN_MAX, ServeConfig};
 use pf9_hostagent::app::Exit;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
@@ -43,8 +45,6 @@ use pf9_hostagent::telemetry::{self, LogConfig};
 const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
 /// Shortest: a node has to ask, and to be answered, in a third of it.
 const NODE_CERTIFICATE_MIN_S: u64 = 15;
-/// The store, the sockets, the log, and files that are served.
-const OTHER_DESCRIPTORS: usize = 1024;
 
 /// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
 #[derive(Debug, Parser)]
@@ -397,7 +397,9 @@ async fn run(command: Command) -> Result<(), Fault> {
             let (user, file) = (text(&answer, "user"), file.display());
             put(
                 None,
-                &format!("{user} has the password that is in {file}; nothing of before lets in\n"),
+                &format!(
+                    "{user} has the password in {file}; all earlier tokens and credentials are revoked\n"
+                ),
             )
         }
         Verb::Kubeconfig {
@@ -422,144 +424,16 @@ async fn run(command: Command) -> Result<(), Fault> {
     }
 }
 
-async fn serve(config: ServeConfig) -> Result<(), Fault> {
-    let cannot =
-        |e: std::io::Error| Fault::new(FaultCode::PlaneStart, "cannot start", e.to_string());
-    let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
-    allow_descriptors();
-    let server = Server::start(config).await?;
-    put(None, &format!("ready {}\n", server.public_url()))?;
-    notify(sd_notify::NotifyState::Ready);
-    let mut asked = async || {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    };
-    asked().await;
-    tracing::info!("stopping");
-    notify(sd_notify::NotifyState::Stopping);
-    server.stop_unless(asked()).await;
-    Ok(())
-}
-
-/// One descriptor a connection: the usual soft limit of 1024 is for programs that use select(2).
-fn allow_descriptors() {
-    let want = u64::try_from(CONNECTIONS_MAX + OTHER_DESCRIPTORS).unwrap_or(u64::MAX);
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        let to = want.min(hard).max(soft);
-        setrlimit(Resource::RLIMIT_NOFILE, to, hard).map(|()| to)
-    });
-    match raised {
-        Ok(have) if have < want => tracing::warn!(have, want, "few file descriptors are allowed"),
-        Ok(_) => {}
-        Err(why) => tracing::warn!(%why, "cannot allow more file descriptors"),
-    }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    // Without systemd there is nobody to tell.
-    if let Err(e) = sd_notify::notify(&[state]) {
-        tracing::debug!(why = %e, "service manager was not told");
-    }
-}
-
-fn put_back(dir: &Path) -> Result<(), Fault> {
-    let kept = bootstrap::put_back(dir).map_err(|e| {
-        let why = super::refusal::chain(&e);
-        let fault = Fault::new(FaultCode::PlaneStart, "the store was not put back", why);
-        match e.fix() {
-            Some(fix) => fault.fix(fix),
-            None => fault.fix("stop the plane first, if it runs"),
-        }
-    })?;
-    let kept = kept.display();
-    put(
-        None,
-        &format!(
-            "the store is what it was before; the newer one: {kept}\nstart the plane, then see pf9-plane recover\n"
-        ),
-    )
-}
-
-/// Prints a list: JSON, or a table of these fields.
-async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault> {
-    let rows = admin::ask(&list.state.state_dir, Method::GET, path, &Value::Null).await?;
-    if list.json {
-        return put(None, &format!("{rows:#}\n"));
-    }
-    let mut table = vec![columns.iter().map(|c| c.to_uppercase()).collect::<Vec<_>>()];
-    for row in rows.as_array().into_iter().flatten() {
-        table.push(columns.iter().map(|c| cell(row, c)).collect());
-    }
-    put(None, &align(&table))
-}
-
-/// A table with columns below each other.
-fn align(table: &[Vec<String>]) -> String {
-    let columns = table.first().map_or(0, Vec::len);
-    let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
-    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
-    let mut out = String::new();
-    for row in table {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-fn cell(row: &Value, path: &str) -> String {
-    match row.pointer(&format!("/{}", path.replace('.', "/"))) {
-        None | Some(Value::Null) => "-".into(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(words)) if words.is_empty() => "-".into(),
-        Some(Value::Array(words)) if words.iter().all(Value::is_string) => {
-            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
-            words.join(" / ")
-        }
-        Some(other) => other.to_string(),
-    }
-}
-
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value.get(field).and_then(Value::as_str).unwrap_or_default()
-}
-
 /// A path that means the same wherever it is used.
 fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|e| e.to_string())
-}
-
-/// Writes to a file that only its owner reads, or to standard output.
-fn put(out: Option<&Path>, text: &str) -> Result<(), Fault> {
-    let cannot = |why: String| Fault::new(FaultCode::OutputFailed, "cannot write the result", why);
-    match out {
-        None => {
-            let mut stdout = std::io::stdout().lock();
-            let wrote = stdout
-                .write_all(text.as_bytes())
-                .and_then(|()| stdout.flush());
-            wrote.map_err(|e| cannot(e.to_string()))
-        }
-        Some(path) => {
-            let path = std::path::absolute(path).map_err(|e| cannot(e.to_string()))?;
-            HostFs::real()
-                .write(&path, text.as_bytes(), &Attrs::mode(0o600))
-                .map_err(|e| cannot(super::refusal::chain(&e)))
-        }
-    }
 }
 
 fn seconds(text: &str) -> Result<i64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
-        .map_err(|_| "it is no number with s, m, h or d".to_owned())?;
+        .map_err(|_| "it is not a number with s, m, h or d".to_owned())?;
     let unit = match text.get(digits.len()..) {
         Some("" | "s") => 1,
         Some("m") => 60,

@@ -144,7 +144,7 @@ pub(super) fn note_etcd(
         let why = format!("host {host} has {ETCD_CERTIFICATES_MAX} certificates of etcd already");
         return Err(Refusal::conflict(
             FaultCode::EtcdCertificatesFull,
-            "no certificate was signed",
+            "the certificate is not signed",
             why,
         )
         .fix("detach the host and attach it again"));

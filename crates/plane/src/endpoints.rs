@@ -43,7 +43,7 @@ pub(super) fn all(named: &[String], public_url: &str) -> Result<Endpoints, Fault
 }
 
 fn one(text: &str) -> Result<(String, String), &'static str> {
-    let uri: Uri = text.parse().map_err(|_| "is no URL")?;
+    let uri: Uri = text.parse().map_err(|_| "is not a URL")?;
     if uri.scheme_str() != Some("wss") || uri.query().is_some() {
         return Err("is not wss://HOST:PORT");
     }

@@ -168,7 +168,7 @@ fn refused(action: Action) -> Refusal {
         action.says()
     );
     Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
-        .fix("ask somebody who may, or for that role")
+        .fix("ask for that role, or somebody who has it")
 }
 
 /// What a path names.
@@ -313,14 +313,14 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
         return Err(no("the token expired"));
     }
     let user = rows.get(&USERS, login.user.as_str())?;
-    let user: User = user.ok_or_else(|| no("the token is of nobody any more"))?;
+    let user: User = user.ok_or_else(|| no("the owner of the token is gone"))?;
     let domain = rows.get(&DOMAINS, user.domain.as_str())?;
-    let domain: Domain = domain.ok_or_else(|| no("the token is of nobody any more"))?;
+    let domain: Domain = domain.ok_or_else(|| no("the owner of the token is gone"))?;
     if !user.enabled || !domain.enabled {
-        return Err(no("whose token it is is disabled"));
+        return Err(no("the owner of the token is disabled"));
     }
     if login.created_at < user.since {
-        return Err(no("the token is of before the password was changed"));
+        return Err(no("the token was issued before the password was changed"));
     }
     let may = match &login.credential {
         None => None,
@@ -379,7 +379,9 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
                 rights.plane = plane;
             }
             if roles.is_empty() && here.is_none() {
-                return Err(no("whose token it is has no role in its project any more"));
+                return Err(no(
+                    "the owner of the token no longer has a role in its project",
+                ));
             }
             rights.project = here.map(|role| (id, role));
             project = Some((row, its));
@@ -402,7 +404,7 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
         (Scope::Nothing | Scope::Project(_) | Scope::Cluster(_), None) => Default::default(),
     };
     if roles.is_empty() && matches!(login.scope, Scope::Domain(_) | Scope::Plane) {
-        return Err(no("whose token it is has no role there any more"));
+        return Err(no("the owner of the token no longer has a role there"));
     }
     let mut named = Vec::new();
     for id in roles {
@@ -465,7 +467,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Person {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let person = parts.extensions.get::<Self>().cloned();
-        person.ok_or_else(|| Refusal::unauthenticated("there is no token"))
+        person.ok_or_else(|| Refusal::unauthenticated("the request has no token"))
     }
 }
 

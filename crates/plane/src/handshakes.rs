@@ -67,12 +67,10 @@ impl Handshakes {
             tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(mux::Ahead::new(stream)))
                 .await;
         drop(turn);
-        let mut stream = handshake
+        handshake
             .ok()?
             .inspect_err(|e| tracing::debug!(why = %e, "tls handshake failed"))
-            .ok()?;
-        stream.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
-        Some(stream)
+            .ok()
     }
 }
 

@@ -189,7 +189,7 @@ async fn status(
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => {
             // Nothing is kept of whom was removed but that he is done.
             if fleet::followed_removal(&plane, status).await? {
-                plane.sessions.retire(host, "the host is no node any more");
+                plane.sessions.retire(host, "the host is no longer a node");
             }
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
@@ -252,7 +252,7 @@ async fn renew(
     let host = peer.may(&plane, Call::Renew)?;
     if request.schema != RENEW_SCHEMA {
         let why = format!("schema {} is not {RENEW_SCHEMA}", request.schema);
-        let what = "no certificate was signed";
+        let what = "the certificate is not signed";
         return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
     }
     let shared = Arc::clone(&plane);
@@ -345,7 +345,7 @@ impl Peer {
             SessionKind::Full | SessionKind::RenewalOnly => {
                 let why = "the host certificate has expired; this session is for its renewal only";
                 Refusal::forbidden(FaultCode::SessionRenewalOnly, what, why)
-                    .fix("nothing to do: the host renews it and comes back by itself")
+                    .fix("nothing to do: the host renews it and reconnects automatically")
             }
             SessionKind::RemovalOnly => {
                 let why = "the host was removed; this session is for its order of removal only";

@@ -107,7 +107,7 @@ pub(super) fn renew(
     csr: &str,
     life: SignedDuration,
 ) -> Answer<String> {
-    let what = "no certificate was signed";
+    let what = "the certificate is not signed";
     let mut host = state::host(&**change, id)?;
     if host.certificate != by.certificate && change.now >= by.ends {
         let why = "the certificate that opened this session is not the host's any more";

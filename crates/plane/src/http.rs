@@ -86,7 +86,7 @@ pub(super) async fn no_such_path(request: Request) -> Refusal {
     Refusal::missing(
         FaultCode::NoSuchPath,
         format!("nothing at {path}"),
-        "it is no path of this API",
+        "it is not a path of this API",
     )
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn no_such_method(request: Request) -> Refusal {
         Fault::new(
             FaultCode::NoSuchMethod,
             format!("{} refused", request.method()),
-            "this path does not know the method",
+            "this path does not support the method",
         ),
     )
 }
@@ -108,7 +108,7 @@ pub(super) async fn deadline(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => Refusal::new(
             StatusCode::GATEWAY_TIMEOUT,
-            Fault::new(FaultCode::PlaneSlow, "request given up", "it took too long"),
+            Fault::new(FaultCode::PlaneSlow, "request aborted", "it took too long"),
         )
         .into_response(),
     }

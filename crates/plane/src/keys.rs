@@ -184,13 +184,13 @@ impl<T> Turn<T> {
 impl NoTurn {
     /// In words.
     pub(super) fn fault(self) -> Fault {
-        let what = "the keys stay as they are";
+        let what = "the keys are unchanged";
         let fault = |why: &str, fix: &str| Fault::new(FaultCode::KeysTurn, what, why).fix(fix);
         match self {
-            Self::Announced => fault("one is announced already", "let it take over, or retire it"),
-            Self::NotRetired => fault("the one before is still trusted", "retire it first"),
-            Self::NoneAnnounced => fault("none is announced", "announce one first"),
-            Self::NoneToRetire => fault("there is only the one that signs", "nothing to do"),
+            Self::Announced => fault("a key is announced already", "take it over, or retire it"),
+            Self::NotRetired => fault("the previous key is still trusted", "retire it first"),
+            Self::NoneAnnounced => fault("no key is announced", "announce one first"),
+            Self::NoneToRetire => fault("only the signing key exists", "nothing to do"),
         }
     }
 }

@@ -322,7 +322,7 @@ pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     match (first, second) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
-            let what = format!("which cluster {wanted}");
+            let what = format!("which cluster {wanted}?");
             let why = "several projects have one of that name";
             Err(Refusal::conflict(FaultCode::ClusterExists, what, why)
                 .fix("name it by its id: pf9-plane cluster list"))
@@ -330,7 +330,7 @@ pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
         (None, _) => Err(Refusal::missing(
             FaultCode::ClusterUnknown,
             format!("no cluster {wanted}"),
-            "no name or id is that",
+            "there is no cluster with that name or id",
         )
         .fix("see pf9-plane cluster list")),
     }

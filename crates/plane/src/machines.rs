@@ -107,9 +107,9 @@ impl Hello {
         let text = |name, max: usize| match headers.get(name).map(HeaderValue::to_str) {
             None => Ok(None),
             Some(Ok(text)) if text.len() <= max => Ok(Some(text)),
-            Some(_) => Err("a header of the machine is no text, or too long"),
+            Some(_) => Err("a header of the machine is not UTF-8 text, or too long"),
         };
-        let bad_marks = "the machine's marks cannot be read";
+        let bad_marks = "the machine's identifying marks cannot be read";
         let marks = match text(mux::MACHINE_HEADER, MARKS_MAX)? {
             None => None,
             Some(text) => {
@@ -125,7 +125,7 @@ impl Hello {
         };
         let chain = text(mux::CHAIN_HEADER, tickets::CHAIN_NAME_MAX)?;
         if chain.is_some_and(|chain| !is_name(chain)) {
-            return Err("the ticket's chain is no name");
+            return Err("the ticket's chain is not a valid name");
         }
         const ONE: usize = tickets::CHAIN_NAME_MAX + 1 + tickets::TICKET_MAX + 1;
         let shown = text(mux::TICKETS_HEADER, ONE * tickets::CHAINS_MAX)?;
@@ -382,14 +382,14 @@ pub(super) fn raise(change: &mut Change<'_>, host: HostId, revision: u64) -> Ans
 pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> Answer<()> {
     let boot_id = wanted.boot_id.trim().to_owned();
     if !(1..=BOOT_MAX).contains(&boot_id.len()) {
-        let what = format!("the machine of host {host} stays");
+        let what = format!("the machine of host {host} is unchanged");
         return Err(
-            Refusal::bad(FaultCode::MachineInvalid, what, "this is no boot id")
+            Refusal::bad(FaultCode::MachineInvalid, what, "this is not a boot id")
                 .fix("read /proc/sys/kernel/random/boot_id on the machine that is the host"),
         );
     }
     if plane.sessions.is_connected(host) {
-        let what = format!("the machine of host {host} stays");
+        let what = format!("the machine of host {host} is unchanged");
         return Err(
             Refusal::conflict(FaultCode::HostConnected, what, "it is connected now")
                 .fix("stop the machine that is connected first"),

@@ -27,7 +27,7 @@ pub(super) fn begin(
     id: HostId,
     wanted: &MaintenanceRequest,
 ) -> Answer<Resting> {
-    let what = "no maintenance was ordered";
+    let what = "the maintenance is not ordered";
     if let Some(why) = maintenance_fault(wanted.for_s, &wanted.reason) {
         return Err(Refusal::bad(FaultCode::MaintenanceInvalid, what, why));
     }

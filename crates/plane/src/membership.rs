@@ -95,7 +95,7 @@ pub(super) fn attach<'a>(
             format!("zone: {why}"),
         )
         .fix(
-            "give each master a zone, and none of them more masters than etcd can lose; or none",
+            "give each master a zone, with no more masters in one than etcd can lose; or give none a zone",
         ));
     }
     if let Some(why) = zones::split(cluster, candidates.iter().map(|c| c.host)) {
@@ -146,14 +146,14 @@ fn admit(
         return Err(Refusal::conflict(
             FaultCode::HostAttached,
             what(),
-            "it is in it already",
+            "it is in this cluster already",
         ));
     }
     let facts = candidate.facts.ok_or_else(|| {
         Refusal::conflict(
             FaultCode::HostSilent,
             what(),
-            "it has no name and address that root of it signed and that are its own",
+            "it has not reported a name and address that its root signed and that no other host has",
         )
         .fix("look at its warnings: pf9ctl status there, GET /resmgr/v1/hosts here")
     })?;
@@ -227,11 +227,11 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
             );
             let no = |why: &str| Refusal::conflict(FaultCode::HostNotAttached, what, why);
             return Err(match etcd::leave::is_on_its_way(cluster, *host) {
-                true => no("it was detached already, and is on its way").fix(
-                    "pf9ctl status on it says what it waits for; --force (\"force\": true) lets it go \
-                     whatever etcd loses",
+                true => no("it was detached already, and is leaving").fix(
+                    "pf9ctl status on it says what it waits for; --force (\"force\": true) removes it even if etcd \
+                     loses its quorum",
                 ),
-                false => no("it is not in it"),
+                false => no("it is not in this cluster"),
             });
         }
     }

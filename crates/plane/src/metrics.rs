@@ -172,16 +172,15 @@ pub(super) async fn numbers(
         return Err(state::no_host(id));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why =
-            "there are tunnel, etcd, etcd-backup, certificates, api-address, upgrade and host";
+        let why = "use tunnel, etcd, etcd-backup, certificates, api-address, upgrade or host";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
-            "no such numbers",
+            "no such metrics",
             why,
         ));
     };
     let away = |why: String| {
-        let what = format!("no {} numbers of host {id}", source.name());
+        let what = format!("no {} metrics of host {id}", source.name());
         let fault = Fault::new(FaultCode::HostAway, what, why);
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };

@@ -120,8 +120,8 @@ fn may_move(member: &Member, to: IpAddr, unwell: &[String]) -> Answer<()> {
         unwell.join("; ")
     );
     let fix = format!(
-        "it goes on by itself when they are well; where several masters lost their addresses at once, give them back \
-         ({} to this one), and let one after the other have another",
+        "it continues automatically when they are well; where several masters lost their addresses at once, give \
+         them back ({} to this one), and let one after the other have another",
         member.ip
     );
     Err(Refusal::conflict(FaultCode::MasterMovesLater, stays(member, to), why).fix(fix))
@@ -156,7 +156,7 @@ fn unwell(
 /// Of one that is heard of: its status, and its state as far as it speaks of the newest spec.
 fn wrong(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Option<String> {
     let (status, state) = match heard {
-        None => return Some("is not heard of".into()),
+        None => return Some("does not report".into()),
         Some(heard) => heard,
     };
     if state != NodeState::Ok {
@@ -164,7 +164,7 @@ fn wrong(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Option<Str
     }
     // It is well as a node, and its machine may have moved meanwhile.
     let has = &status.inventory.addresses;
-    (!has.contains(&master.ip)).then(|| format!("has its address {} no more", master.ip))
+    (!has.contains(&master.ip)).then(|| format!("lost its address {}", master.ip))
 }
 
 #[cfg(test)]
@@ -260,10 +260,10 @@ mod tests {
         assert_eq!(wrong(&other, Some((&status, NodeState::Ok))), None);
         let why = wrong(&other, Some((&status, NodeState::Converging)));
         assert_eq!(why.as_deref(), Some("is converging"));
-        assert_eq!(wrong(&other, None).as_deref(), Some("is not heard of"));
+        assert_eq!(wrong(&other, None).as_deref(), Some("does not report"));
         // Both went at once: neither would find the other.
         status.inventory.addresses = vec!["10.1.0.99".parse().expect("ip")];
         let why = wrong(&other, Some((&status, NodeState::Ok))).expect("moved as well");
-        assert!(why.contains("10.1.0.1 no more"), "{why}");
+        assert!(why.contains("lost its address 10.1.0.1"), "{why}");
     }
 }

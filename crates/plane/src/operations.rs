@@ -75,7 +75,7 @@ pub(super) fn order(
     wanted: &Wanted,
     by: &str,
 ) -> Answer<Row> {
-    let what = "nothing was ordered";
+    let what = "the operation is not ordered";
     let bad = |why: String| Refusal::bad(FaultCode::OperationInvalid, what, why);
     if let Some(why) = wanted.what.fault() {
         return Err(bad(why));
@@ -93,7 +93,7 @@ pub(super) fn order(
     let rows = rows_of(&**change, id)?;
     let pending = rows.iter().filter(|(_, row)| is_pending(row, now)).count();
     if pending >= OPERATIONS_PENDING_MAX {
-        let why = format!("{pending} operations wait for this host already");
+        let why = format!("{pending} operations are pending for this host already");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why)
             .fix("wait until they are answered or have ended"));
     }
@@ -166,7 +166,7 @@ fn answered(change: &mut Change<'_>, id: HostId, result: OperationResult) -> Ans
     let rows = rows_of(&**change, id)?.into_iter();
     let mut mine = rows.filter(|(_, row)| row.operation.id == result.id);
     let Some((key, mut row)) = mine.next() else {
-        let why = format!("nobody ordered {}, or that was long ago", result.id);
+        let why = format!("{} was not ordered, or too long ago", result.id);
         return Err(Refusal::missing(FaultCode::NotFound, what, why));
     };
     if row.result.is_some() {
@@ -220,11 +220,12 @@ pub(super) async fn order_on(
 ) -> Answer<Value> {
     if wanted.what.consent().is_some() {
         let why = "a bundle, or logs, are asked for with a key and kept here for a time, which an operation alone has not";
-        return Err(
-            Refusal::bad(FaultCode::OperationInvalid, "nothing was ordered", why).fix(
-                "ask with host bundle order HOST, host logs HOST, or POST …/hosts/{id}/bundles",
-            ),
-        );
+        return Err(Refusal::bad(
+            FaultCode::OperationInvalid,
+            "the operation is not ordered",
+            why,
+        )
+        .fix("ask with host bundle order HOST, host logs HOST, or POST …/hosts/{id}/bundles"));
     }
     let ring = plane.keys.ring();
     let row = plane

@@ -30,7 +30,7 @@ use pf9_hostagent::model::{
 };
 
 const NO_CERTIFICATE: &str = certificates::REFUSED;
-pub(super) const NO_FACTS: &str = "the machine's name and addresses were not taken";
+pub(super) const NO_FACTS: &str = "the machine's name and addresses are not accepted";
 
 /// `POST /v1/hosts/self/nonce`.
 pub(super) async fn nonce(
@@ -178,11 +178,10 @@ pub(super) fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> 
     }
     let minutes = super::nonces::LIFE.as_secs() / 60;
     let why = format!(
-        "the number it answers was not given to this host in the last {minutes} minutes, or was \
-         answered before"
+        "its nonce was not given to this host in the last {minutes} minutes, or was used before"
     );
     Err(Refusal::conflict(FaultCode::OrderReplayed, what, why)
-        .fix("nothing to do: the host asks for another number"))
+        .fix("nothing to do: the host asks for another nonce"))
 }
 
 /// Only what the newest spec says is signed for: a node that works on an older one may have been
@@ -197,12 +196,12 @@ fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
                     .fix("nothing to do: the host orders again when it has taken the newest spec"),
             )
         }
-        std::cmp::Ordering::Greater => Err(Refusal::conflict(
-            FaultCode::OrderNewer,
-            NO_CERTIFICATE,
-            why,
-        )
-        .fix("this plane is older than what it told the host: was it restored from a backup?")),
+        std::cmp::Ordering::Greater => {
+            Err(
+                Refusal::conflict(FaultCode::OrderNewer, NO_CERTIFICATE, why)
+                    .fix("this plane has older data than the host: was it restored from a backup?"),
+            )
+        }
     }
 }
 

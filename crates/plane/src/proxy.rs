@@ -116,7 +116,10 @@ async fn forward(
     })?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
-            return Err(broken(&cluster, "its API server upgraded unasked".into()));
+            return Err(broken(
+                &cluster,
+                "its API server upgraded the connection unasked".into(),
+            ));
         };
         splice(plane, client_side, hyper::upgrade::on(&mut response));
     } else {
@@ -194,7 +197,7 @@ fn no_path() -> Refusal {
     Refusal::bad(
         FaultCode::PathInvalid,
         "request refused",
-        "its path is no path",
+        "its path is not a valid path",
     )
 }
 
@@ -239,7 +242,7 @@ fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
     if !headers.keys().any(is_claim) {
         return Ok(());
     }
-    let why = "it asks in somebody else's name (Impersonate-…, kubectl --as), which the plane lets nobody";
+    let why = "it impersonates somebody else (Impersonate-…, kubectl --as), which the plane allows nobody";
     Err(
         Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
             .fix("ask as yourself; rights of others: kubectl auth can-i, on a master as root"),
@@ -486,7 +489,11 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "https");
         headers.insert(header::HOST, HeaderValue::from_static("a@b"));
         clean_request(&mut headers, false);
-        assert_eq!(headers[header::HOST], SERVER_NAME, "what is no name");
+        assert_eq!(
+            headers[header::HOST],
+            SERVER_NAME,
+            "what is not a valid name"
+        );
         clean_request(&mut upgraded, true);
         assert_eq!(upgraded[header::UPGRADE], "SPDY/3.1");
         assert_eq!(upgraded[header::CONNECTION], "Upgrade");

@@ -294,7 +294,7 @@ pub(super) async fn attach(
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
     if hosts.iter().any(|h| h.replaces.is_some() && !h.is_master) {
-        let why = "replaces: a worker replaces no master (\"isMaster\": true)";
+        let why = "replaces: only a master replaces a master (\"isMaster\": true)";
         return Err(Refusal::bad(FaultCode::NoMaster, "attach refused", why));
     }
     for host in &hosts {

@@ -255,9 +255,9 @@ fn why_deaf(status: &HostStatus, signers: &[&str], next: Option<&str>) -> Option
         return None;
     }
     let what = match trusts.is_empty() {
-        true => "left out: it believes no key that this plane signs with".to_owned(),
+        true => "skipped: it trusts none of the keys this plane signs with".to_owned(),
         false => format!(
-            "left out: it believes only what key {} signed, and this plane signs with {}",
+            "skipped: it trusts only key {}, and this plane signs with {}",
             trusts.join(", "),
             signers.join(", ")
         ),
@@ -358,7 +358,7 @@ fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Optio
         return None;
     }
     let (outcome, change) = if host.0 - plane.0 > JUMP_MAX {
-        let why = format!("left out: no plane has signed {host} specs for a host; look at it");
+        let why = format!("skipped: no plane has signed {host} specs for a host; inspect it");
         (Outcome::Left, why)
     } else {
         becomes(status, next)
@@ -390,7 +390,7 @@ fn newest_of(status: &HostStatus) -> Generation {
 
 fn becomes(status: &HostStatus, next: Option<&Assignment>) -> (Outcome, String) {
     let Some(next) = next else {
-        let why = "left out: its cluster has no master, so nothing can be said to it";
+        let why = "skipped: its cluster has no master, so no spec can be made for it";
         return (Outcome::Left, why.to_owned());
     };
     // A host that does not need nodelet says so by being done with its spec without one.
@@ -400,7 +400,7 @@ fn becomes(status: &HostStatus, next: Option<&Assignment>) -> (Outcome, String) 
         Some(node) => node.installed.as_ref(),
         None if idle => None,
         None => {
-            let why = "left out: it does not say yet whether it is a node; run this again soon";
+            let why = "skipped: it has not reported yet whether it is a node; run this again soon";
             return (Outcome::Left, why.to_owned());
         }
     };

@@ -99,7 +99,7 @@ mod tests {
     fn fault(word: usize) -> Fault {
         Fault::new(
             FaultCode::OrderReplayed,
-            "no certificate was signed",
+            "the certificate is not signed",
             format!("{word}"),
         )
     }
@@ -111,7 +111,7 @@ mod tests {
             .flat_map(|word| refused.lines(host, &fault(word), Duration::ZERO))
             .collect();
         let first =
-            format!("order-replayed: host {host} was refused: no certificate was signed: 0");
+            format!("order-replayed: host {host} was refused: the certificate is not signed: 0");
         assert_eq!(said, [first]);
         let other = Fault::new(FaultCode::OrderUnsigned, "a", "b");
         assert_eq!(

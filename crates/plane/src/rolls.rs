@@ -248,8 +248,8 @@ impl Roll {
     fn what(&self) -> String {
         match (self.goal, self.way) {
             (Goal::Os(_), _) => "the update of the distributions".into(),
-            (Goal::Stack, Way::Forward) => format!("the way to stack {}", self.to.version),
-            (Goal::Stack, Way::Back) => format!("the way back to stack {}", self.to.version),
+            (Goal::Stack, Way::Forward) => format!("the upgrade to stack {}", self.to.version),
+            (Goal::Stack, Way::Back) => format!("the rollback to stack {}", self.to.version),
         }
     }
 }

@@ -96,13 +96,13 @@ pub(super) fn begin(
     if cluster.rotation.is_some() {
         return Err(Refusal::conflict(
             FaultCode::RotationUnderWay,
-            "no other rotation was begun",
+            "a second rotation is not started",
             format!("one of cluster {} is under way", cluster.name),
         )
         .fix("see pf9-plane cluster authorities show; wait, or abort it"));
     }
     // Both start masters again: also who only ends what was taken back.
-    rolls::require_free(cluster, "no rotation was begun")?;
+    rolls::require_free(cluster, "the rotation is not started")?;
     cluster.rotation = Some(Rotation {
         next,
         stage: Stage::Announced,
@@ -122,7 +122,7 @@ pub(super) fn begin(
 
 /// Gives it up: whoever went on goes back. Not once the old one is being taken away.
 pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
-    let what = "the rotation was not given up";
+    let what = "the rotation is not aborted";
     let Some(rotation) = &mut cluster.rotation else {
         return Err(Refusal::conflict(
             FaultCode::RotationNone,
@@ -140,9 +140,9 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
             return Err(Refusal::conflict(
                 FaultCode::RotationTooLate,
                 what,
-                "the old authority is being taken away already",
+                "the old authority is being removed already",
             )
-            .fix("wait until it is finished, and begin another one"));
+            .fix("wait until it is finished, and start another one"));
         }
     };
     // Who is under way turns round at once: it may not have begun yet, and nobody else is told

@@ -92,13 +92,13 @@ fn ours() -> Vec<Route> {
         open(
             "POST",
             "/v1/enrol",
-            "a join token lets in",
+            "a join token is required",
             post(enrol::post),
         ),
         open(
             "GET",
             "/v1/tunnel",
-            "a host's certificate lets in",
+            "a host certificate is required",
             get(tunnel::accept),
         ),
     ]

@@ -26,7 +26,7 @@ pub(super) struct PasswordHash {
 
 /// The system has no randomness: nothing can be done safely.
 #[derive(Debug, thiserror::Error)]
-#[error("the system gives no random bytes")]
+#[error("the system provides no random bytes")]
 pub(super) struct NoRandomness;
 
 /// A fresh random token, as text.

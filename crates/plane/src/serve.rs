@@ -36,6 +36,7 @@ use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
 use pf9_hostagent::model::{Fault, FaultCode};
+use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
 
 /// What [`Server::start`] needs.
@@ -206,7 +207,7 @@ impl Server {
     pub async fn stop_unless(self, at_once: impl Future<Output = ()>) {
         tokio::select! {
             () = self.drain() => {}
-            () = at_once => tracing::warn!("stopped at once: what was under way is cut"),
+            () = at_once => tracing::warn!("stopping at once: open requests and streams are cut"),
         }
         let socket = self.plane.dir.join(admin::SOCKET);
         if let Err(e) = disk::remove_file(&socket) {
@@ -222,7 +223,10 @@ impl Server {
         if tokio::time::timeout(self.drain, idle()).await.is_ok() {
             return;
         }
-        tracing::info!(after_s = self.drain.as_secs(), "what is left is cut");
+        tracing::info!(
+            after_s = self.drain.as_secs(),
+            "remaining requests and streams are cut"
+        );
         self.plane.cut.cancel();
         if tokio::time::timeout(CUT, idle()).await.is_err() {
             tracing::warn!("some connections did not end in time");
@@ -260,7 +264,7 @@ fn public_url(given: Option<&str>, address: SocketAddr) -> Result<PublicUrl, Fau
     let uri: Uri = given
         .trim_end_matches('/')
         .parse()
-        .map_err(|_| bad("is no URL"))?;
+        .map_err(|_| bad("is not a URL"))?;
     if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") || uri.query().is_some()
     {
         return Err(bad("is not https://HOST:PORT"));
@@ -326,7 +330,7 @@ async fn accept_tls(
         // wait for a place than have left one.
         let free = Arc::clone(&connections).try_acquire_owned().ok();
         if free.is_none() && !strangers.make_room() {
-            tracing::warn!("connection refused: there are too many");
+            tracing::warn!("connection refused: too many connections");
             continue;
         }
         let until = Until::of(&plane).or_cut();
@@ -372,7 +376,7 @@ async fn serve_tls(
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
     let outside = Outside { stranger, shown };
-    serve_http(stream, router, Some(outside), until).await;
+    serve_http(mux::Secured::new(stream), router, Some(outside), until).await;
 }
 
 async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {

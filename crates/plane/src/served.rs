@@ -32,7 +32,7 @@ impl Served {
         let etag = format!("\"{}\"", self.sha256);
         let range = wanted_range(headers, &etag, total)?;
         let (from, len) = range.unwrap_or((0, total));
-        let gone = |e: std::io::Error| Refusal::internal("cannot read what is served", &e);
+        let gone = |e: std::io::Error| Refusal::internal("cannot read the file to serve", &e);
         let mut file = tokio::fs::File::open(&self.path).await.map_err(gone)?;
         file.seek(std::io::SeekFrom::Start(from))
             .await

@@ -73,7 +73,10 @@ impl Place {
     /// From the handshake's headers. Without them: slot 0 of a program of its own.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, &'static str> {
         let text = |name| match headers.get(name) {
-            Some(value) => value.to_str().map(Some).map_err(|_| "a header is no text"),
+            Some(value) => value
+                .to_str()
+                .map(Some)
+                .map_err(|_| "a header is not UTF-8 text"),
             None => Ok(None),
         };
         let instance = match text(mux::INSTANCE_HEADER)? {
@@ -150,9 +153,9 @@ impl Sessions {
         });
         drop(inner);
         for old in over {
-            tracing::warn!(%host, session = old.number, by = number, "older session fenced");
+            tracing::warn!(%host, session = old.number, by = number, "older session replaced");
             old.tunnel
-                .close(Code::Replaced, "a newer session of this host began");
+                .close(Code::Replaced, "a newer session of this host started");
         }
         number
     }
@@ -337,7 +340,7 @@ mod tests {
     fn tunnel() -> (Handle, impl Sized) {
         use pf9_hostagent::wire::{Config, Side};
         let (io, far) = tokio::io::duplex(64);
-        let socket = mux::Websocket::new(io, mux::Role::Server, bytes::Bytes::new());
+        let socket = mux::Websocket::new(Box::new(io), mux::Role::Server, bytes::Bytes::new());
         let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
         (handle, (incoming, driver, far))
     }
@@ -388,7 +391,7 @@ mod tests {
             ..Config::default()
         };
         let mut begin = |io, role, side| {
-            let socket = mux::Websocket::new(io, role, bytes::Bytes::new());
+            let socket = mux::Websocket::new(Box::new(io), role, bytes::Bytes::new());
             let (handle, incoming, driver) = mux::session(socket, side, config);
             let (mut driver, frozen) = (Box::pin(driver.into_future()), Arc::clone(frozen));
             tasks.spawn(async move {

@@ -471,7 +471,11 @@ impl NewCluster {
                 })?;
             }
             require(is_label(key, value), "labels", || {
-                format!("{:?}: {:?} is no Kubernetes label", clip(key), clip(value))
+                format!(
+                    "{:?}: {:?} is not a Kubernetes label",
+                    clip(key),
+                    clip(value)
+                )
             })?;
         }
         require(

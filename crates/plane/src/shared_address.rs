@@ -83,9 +83,9 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
     let one = |yes: bool| f64::from(u8::from(yes));
     let help = "1 on the master that has the API's address.";
     gauge("pf9_api_address_here", help, one(said.here));
-    let help = "1 where a master cannot have it, or something is wrong with it.";
+    let help = "1 if a master cannot hold it, or something is wrong with it.";
     gauge("pf9_api_address_fault", help, one(said.fault.is_some()));
-    let help = "Seconds since this master last told of it.";
+    let help = "Seconds since this master last reported it.";
     let age = known.now.duration_since(status.received_at);
     gauge("pf9_api_address_told_age_seconds", help, age.as_secs_f64());
     text

@@ -32,7 +32,7 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
     let work = move || verify_and_keep(&shared, &dir);
     let stack = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work))
         .await
-        .map_err(|e| Refusal::internal("the import was lost", &e))??;
+        .map_err(|e| Refusal::internal("the import task failed", &e))??;
     let row = stack.clone();
     plane
         .change(move |change| {

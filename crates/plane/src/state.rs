@@ -177,7 +177,7 @@ impl Plane {
         let now = pf9_hostagent::seam::clock::now();
         // A commit waits for the disk: not on a thread that moves bytes.
         let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
-        done.map_err(|e| Refusal::internal("a change was lost", &e))?
+        done.map_err(|e| Refusal::internal("a write task failed", &e))?
     }
 
     fn change_now<T>(
@@ -295,7 +295,7 @@ pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
 /// There is none, or none for him who asks.
 pub(super) fn no_cluster(id: ClusterId) -> Refusal {
     let what = format!("no cluster {id}");
-    let why = "it was never created, or was deleted";
+    let why = "it never existed, or was deleted";
     Refusal::missing(FaultCode::ClusterUnknown, what, why)
 }
 
@@ -314,7 +314,7 @@ impl From<StoreError> for Refusal {
 
 impl From<NoRandomness> for Refusal {
     fn from(e: NoRandomness) -> Self {
-        Self::internal("no secret can be made", &e)
+        Self::internal("no secret can be generated", &e)
     }
 }
 
@@ -325,12 +325,12 @@ impl From<CaError> for Refusal {
                 StatusCode::BAD_REQUEST,
                 Fault::new(
                     FaultCode::CsrRefused,
-                    "no certificate was signed",
+                    "the certificate is not signed",
                     e.to_string(),
                 ),
             ),
             CaError::Library(_) | CaError::Damaged | CaError::Ended(_) | CaError::Random(_) => {
-                Self::internal("no certificate was signed", &e)
+                Self::internal("the certificate is not signed", &e)
             }
         }
     }

@@ -199,15 +199,18 @@ impl StoreError {
         match self {
             Self::Newer { copy, .. } => Some(match copy {
                 Some(copy) => format!(
-                    "run the plane that wrote it; or go back to what it was before, {}, with pf9-plane put-back, and \
-                     then pf9-plane recover for hosts that heard more since",
+                    "run the plane that wrote it; or restore the earlier store, {}, with pf9-plane put-back, and \
+                     then pf9-plane recover for hosts that got newer specs since",
                     copy.display()
                 ),
-                None => "run the plane that wrote it; no copy of before is beside it".into(),
+                None => {
+                    "run the plane that wrote it; there is no copy of the earlier store beside it"
+                        .into()
+                }
             }),
             Self::NotNewer { .. } => Some("start the plane".into()),
             Self::Copy { .. } => {
-                Some("make room, or see to its directory; the store is as it was".into())
+                Some("free some space, or fix its directory; the store is unchanged".into())
             }
             Self::Open { .. } | Self::Redb(_) | Self::Row { .. } => None,
         }

@@ -109,7 +109,7 @@ fn take(change: &mut Change<'_>, plane: &Plane, wanted: &Wanted) -> Answer<()> {
             .announce(wanted.kind, change.now)
             .map_err(|e| match e {
                 Announce::NoTurn(no) => no_turn(no),
-                Announce::Make(e) => Refusal::internal("no key was made", &e),
+                Announce::Make(e) => Refusal::internal("the key is not created", &e),
             })?,
         Step::TakeOver => stored.take_over(wanted.kind).map_err(no_turn)?,
         Step::Retire => stored.retire(wanted.kind).map_err(no_turn)?,
@@ -189,15 +189,15 @@ fn left_behind(left: &[(HostId, &'static str)]) -> Refusal {
         named.push(format!("and {} more", left.len() - NAMED_MAX));
     }
     let why = format!(
-        "{} would be left behind: {}",
+        "{} would no longer trust this plane: {}",
         hosts(left.len()),
         named.join("; ")
     );
     Refusal::new(
         StatusCode::CONFLICT,
-        Fault::new(FaultCode::KeysHostsWait, "the keys stay as they are", why).fix(
-            "wait until they have heard (pf9-plane keys list), remove them, \
-             or give up each by name: --force HOST; such a host must enrol again",
+        Fault::new(FaultCode::KeysHostsWait, "the keys are unchanged", why).fix(
+            "wait until they have confirmed (pf9-plane keys list), remove them, or give up each by name: --force \
+             HOST; such a host must enrol again",
         ),
     )
 }

@@ -36,7 +36,7 @@ pub(super) fn create(
     project: ProjectId,
     ttl: SignedDuration,
 ) -> Answer<Secret<String>> {
-    check_ttl("no token made", ttl)?;
+    check_ttl("the token is not created", ttl)?;
     forget_old(change)?;
     let now = change.now;
     let secret = secrets::fresh()?;
@@ -77,7 +77,7 @@ pub(super) fn good(
     let token = remembered.ok_or_else(|| {
         refuse(
             FaultCode::TokenUnknown,
-            "this plane never made that token".into(),
+            "this plane never issued that token".into(),
         )
     })?;
     if let Some((by, at)) = token.used {
@@ -151,9 +151,9 @@ fn day() -> i64 {
 fn own_project(who: &Who) -> Answer<ProjectId> {
     let project = who.project.as_ref().map(|(p, _)| p.id.clone());
     project.ok_or_else(|| {
-        let why = "the token is for no project";
+        let why = "the token has no project scope";
         Refusal::bad(FaultCode::TokenScope, "request refused", why)
-            .fix("log in to the project that hosts are to be let into")
+            .fix("log in to the project the hosts will join")
     })
 }
 

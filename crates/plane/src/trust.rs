@@ -116,7 +116,7 @@ impl Before<'_> {
     /// Why a host is not that far; `None`: it is.
     pub(super) fn waits(&self, host: &Follower) -> Option<&'static str> {
         let Some(trust) = &host.trust else {
-            return Some("it has not said whom it trusts");
+            return Some("it has not reported which keys it trusts");
         };
         let has_key = |id: &str| trust.keys.iter().any(|k| k == id);
         match self {

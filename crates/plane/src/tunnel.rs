@@ -70,7 +70,7 @@ pub(super) fn identify(
     let (Ok(host), Some(life)) = (name.parse::<HostId>(), ca::life(&shown.0)) else {
         return Err(refuse(
             FaultCode::CertificateForeign,
-            "it is no host's certificate",
+            "it is not a host certificate",
         ));
     };
     let (row, certificate) = (host.to_string(), Digest::of(&shown.0));
@@ -84,7 +84,7 @@ pub(super) fn identify(
         ),
         Stranger::Early => refuse(
             FaultCode::CertificateEarly,
-            "its time has not come: check the clocks",
+            "it is not valid yet: check the clocks",
         ),
     })?;
     Ok(Admitted {
@@ -150,8 +150,8 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     // A fleet that comes back is told to spread before more is done for it.
     plane.admit_tunnel(admitted.peer.host).map_err(|full| {
         let (why, after) = match full {
-            Full::All(after) => ("many hosts come back at once", after),
-            Full::Share(after) => ("this host begins too many tunnels", after),
+            Full::All(after) => ("many hosts reconnect at once", after),
+            Full::Share(after) => ("this host opens too many tunnels", after),
         };
         Refusal::busy("tunnel refused", why, after)
     })?;
@@ -231,7 +231,7 @@ fn check_handshake(parts: &Parts) -> Answer<String> {
     };
     let bad = |why: &str| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why);
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
-        return Err(bad("it is no websocket handshake"));
+        return Err(bad("it is not a websocket handshake"));
     }
     if header(header::SEC_WEBSOCKET_VERSION) != "13" {
         return Err(bad("the websocket version is not 13"));
@@ -262,7 +262,7 @@ async fn run(
             return;
         }
     };
-    let socket = Websocket::new(TokioIo::new(upgraded), Role::Server, Bytes::new());
+    let socket = Websocket::new(Box::new(TokioIo::new(upgraded)), Role::Server, Bytes::new());
     let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
     let number = plane.sessions.begin(host, place, kind, handle.clone());
     tracing::info!(%host, session = number, %kind, "tunnel up");
@@ -274,7 +274,10 @@ async fn run(
     });
     match still {
         Ok(now) if now.peer == admitted.peer => {}
-        Ok(_) => handle.close(Code::NotAllowed, "what this certificate opens has changed"),
+        Ok(_) => handle.close(
+            Code::NotAllowed,
+            "the rights of this certificate have changed",
+        ),
         Err(refusal) => handle.close(Code::NotAllowed, &refusal.fault.why),
     }
     if plane.shutdown.is_cancelled() {
@@ -300,10 +303,7 @@ async fn run(
 /// Ends the session when the plane's time to drain is over, and waits until nobody may linger.
 async fn cut(plane: &Plane, handle: &Handle) {
     plane.cut.cancelled().await;
-    handle.close(
-        Code::GoingAway,
-        "the plane stops: the time to finish is over",
-    );
+    handle.close(Code::GoingAway, "the plane stops: the drain time ran out");
     tokio::time::sleep(STOP_LINGER).await;
 }
 
@@ -325,7 +325,7 @@ async fn outlive(handle: &Handle, peer: Peer) {
             Ok(_) | Err(_) => break,
         }
     }
-    let words = "the certificate that opened this session has ended";
+    let words = "the certificate that opened this session has expired";
     handle.leave(Code::GoingAway, Duration::ZERO, words);
     tokio::time::sleep(OUTLIVED).await;
     handle.close(Code::NotAllowed, words);
@@ -355,7 +355,7 @@ async fn serve_streams(plane: &Arc<Plane>, peer: Peer, mut incoming: Incoming) {
                 let until = Until::of(plane);
                 streams.spawn(serve_http(stream, router.clone(), Some(peer), until));
             }
-            Err(e) => tracing::debug!(%host, why = %e, "stream was gone already"),
+            Err(e) => tracing::debug!(%host, why = %e, "stream was closed already"),
         }
     }
 }

@@ -71,7 +71,7 @@ where
         let stream = match way.tunnel.open(service, class, meta.clone()) {
             Ok(stream) => stream,
             Err(e) => {
-                failed = Some(format!("it takes no stream: {}", chain(&e)));
+                failed = Some(format!("it accepts no stream: {}", chain(&e)));
                 continue;
             }
         };

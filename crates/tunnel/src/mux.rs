@@ -17,6 +17,7 @@
 //! | `shared` | what driver and streams share; [`Handle`], [`Incoming`], [`Opened`] |
 //! | `stream` | [`MuxStream`] |
 //! | `splice` | [`splice()`]: a stream and a socket, joined with half-close |
+//! | `transport` | [`Transport`]: what a session runs on, and what a stream is joined with; [`Secured`]: TLS as one |
 //! | `websocket` | [`Websocket`]: RFC 6455 framing without copies |
 //! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials; [`ask`]: only whether it would |
 
@@ -30,6 +31,7 @@ mod splice;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod websocket;
 
 pub use ahead::Ahead;
@@ -37,10 +39,15 @@ pub use clock::Clock;
 pub use driver::{Closed, Driver, WRITE_MAX, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
-pub use splice::{Spliced, splice};
+pub use splice::{Spliced, Splicing, splice};
 pub use stream::{MuxReader, MuxStream, MuxWriter};
+pub use transport::{Secured, Transport};
 pub use websocket::{Role, Websocket};
 
+/// Tasks that a runtime of one thread with sessions lets run before it asks the kernel again what came, in tokio's words its event
+/// interval. Where bulk moves there is always a task that is ready, and each moves up to 128 KiB: with tokio's own 61 a key
+/// stroke waits for milliseconds until anybody sees it. (Of several threads one is idle now and then, and looks.)
+pub const EVENT_INTERVAL: u32 = 8;
 /// Name of the subprotocol in the websocket handshake.
 pub const SUBPROTOCOL: &str = "pf9-tunnel.v1";
 /// Path of the tunnel on the plane.

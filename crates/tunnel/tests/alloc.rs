@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use allocation_counter::AllocationInfo;
 use bytes::{Bytes, BytesMut};
-use pf9_tunnel::mux::{self, MuxStream, Role, Websocket};
+use pf9_tunnel::mux::{self, MuxStream, Role, Transport, Websocket};
 use pf9_tunnel::wire::limits::DATA_MAX;
 use pf9_tunnel::wire::{Class, Config, Event, Meta, Read, Session, Side, StreamId, Time};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -184,10 +184,6 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-/// A socket, or TLS over one.
-trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
-
 /// The same connection with TLS 1.3 on it.
 async fn with_tls(near: TcpStream, far: TcpStream) -> [Box<dyn Transport>; 2] {
     let made = rcgen::generate_simple_self_signed(vec!["plane.test".to_owned()]).expect("made");
@@ -336,8 +332,8 @@ fn through_two_sockets(step: usize) -> AllocationInfo {
     let Joined { runtime, near, far } = joined(false);
     let (mut source, mut sink) = runtime.block_on(async {
         let ((source, inner), (sink, outer)) = (sockets().await, sockets().await);
-        tokio::spawn(mux::splice(near, inner));
-        tokio::spawn(mux::splice(far, outer));
+        tokio::spawn(mux::splice(near, Box::new(inner)));
+        tokio::spawn(mux::splice(far, Box::new(outer)));
         (source, sink)
     });
     let block = vec![7; STEP];
@@ -381,4 +377,17 @@ fn a_reader_that_is_behind_costs_a_copy_and_its_block() {
         count <= BEHIND * frames as u64 && bytes <= BEHIND_BYTES * frames as u64,
         "{count} allocations, {bytes} bytes in {frames} frames"
     );
+}
+
+/// Read as TLS does it, a record's header or a page at a time.
+#[test]
+fn what_is_read_ahead_is_one_block() {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let sent = vec![7; BYTES];
+    let mut io = mux::Ahead::new(&sent[..]);
+    let mut page = [0; 4096];
+    let counted = allocation_counter::measure(|| {
+        runtime.block_on(async { while io.read(&mut page).await.expect("bytes") > 0 {} });
+    });
+    assert_eq!(counted.count_total, 1, "{} bytes", counted.bytes_total);
 }

@@ -29,7 +29,7 @@ fn file(bytes: &[u8]) -> PackageFile {
 fn only_the_very_bytes_are_taken_in() {
     let (_dir, fs) = fixture();
     let wanted = file(b"package");
-    take_in(&fs, &wanted).expect_err("it is not there");
+    take_in(&fs, &wanted).expect_err("it is missing");
     for wrong in [&b"packagE"[..], b"pack", b"package and more"] {
         put(&fs, &staged(&wanted), wrong);
         take_in(&fs, &wanted).expect_err("other bytes");
@@ -96,7 +96,7 @@ async fn each_program_says_what_it_is_and_reads_the_configuration_before_anythin
         .await
         .expect("they run");
     for (bad, words) in [
-        ("#!/bin/sh\necho pf9-nodeletd 0.1.0\n", "says that it is"),
+        ("#!/bin/sh\necho pf9-nodeletd 0.1.0\n", "reports version"),
         ("#!/bin/sh\nexit 3\n", "does not run here"),
         ("no program", "does not run here"),
         (

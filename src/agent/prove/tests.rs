@@ -84,10 +84,10 @@ fn judged(change: impl FnOnce(&mut Looked)) -> Proof {
 fn nothing_less_than_all_of_it_is_a_proof() {
     assert_eq!(judged(|_| {}), Proof::Seen);
     let missing: [(&str, Change<'_>); 10] = [
-        ("not of version", &|l| {
+        ("does not run version", &|l| {
             l.units[0].2 = Some("/opt/pf9/agent/0.1.0/bin/pf9-agent".into())
         }),
-        ("not of version", &|l| l.units[2].2 = None),
+        ("does not run version", &|l| l.units[2].2 = None),
         ("systemd", &|l| l.units[1].1 = None),
         ("tunnel", &|l| {
             l.tunnel.as_mut().expect("tunnel").state = TunnelState::Connecting
@@ -96,7 +96,7 @@ fn nothing_less_than_all_of_it_is_a_proof() {
         ("hostagent is of another", &|l| {
             l.host.as_mut().expect("host").agent_version = "0.1.0".into()
         }),
-        ("no status of it", &|l| {
+        ("not accepted a status", &|l| {
             l.host.as_mut().expect("host").acknowledged_at = None
         }),
         ("nodelet does not answer", &|l| l.node = None),

@@ -27,7 +27,7 @@ fn parse(text: &str) -> Result<Credentials, &'static str> {
         let (name, value) = line.split_once('=').ok_or("a line is not name = value")?;
         let value = value.trim();
         if value.is_empty() || value.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err("a value is empty or holds blanks");
+            return Err("a value is empty or contains spaces");
         }
         let place = match name.trim() {
             "aws_access_key_id" => &mut key,

@@ -133,7 +133,7 @@ impl Dir {
                 Found::File { .. } => {}
                 Found::Nothing => return Err(ArchiveError::Missing { file: name }),
                 Found::Dir { .. } | Found::Link(_) | Found::Other => {
-                    let why = "it is no file".to_owned();
+                    let why = "it is not a file".to_owned();
                     return Err(ArchiveError::Damaged { file: name, why });
                 }
             }
@@ -171,7 +171,7 @@ impl Dir {
             if !meta.is_file() || meta.len() != total {
                 let is = match meta.is_file() {
                     true => format!("it has {} bytes, not {total}", meta.len()),
-                    false => "it is no file".to_owned(),
+                    false => "it is not a file".to_owned(),
                 };
                 return Err(ArchiveError::Damaged {
                     file: name,

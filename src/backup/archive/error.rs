@@ -26,7 +26,7 @@ pub enum ArchiveError {
         mount: String,
     },
     /// The service does not know the key, or the key may not do this.
-    #[error("the service refuses the key: {said}")]
+    #[error("the service refuses the credentials: {said}")]
     Denied {
         /// Its words.
         said: String,
@@ -57,7 +57,7 @@ pub enum ArchiveError {
         there: Option<String>,
     },
     /// The service's certificate is not believed.
-    #[error("its certificate is not believed: {why}")]
+    #[error("its certificate is not trusted: {why}")]
     Foreign {
         /// Why.
         why: String,
@@ -69,7 +69,7 @@ pub enum ArchiveError {
         why: String,
     },
     /// The service asks to come later.
-    #[error("the service cannot do it now: {said}")]
+    #[error("the service is unavailable: {said}")]
     Busy {
         /// Its words.
         said: String,
@@ -87,7 +87,7 @@ pub enum ArchiveError {
         said: String,
     },
     /// There is no such file.
-    #[error("{file} is not there")]
+    #[error("{file} is missing")]
     Missing {
         /// Its name.
         file: String,
@@ -211,12 +211,12 @@ impl ArchiveError {
             ),
             Self::Foreign { .. } => (
                 FaultCode::EtcdArchiveForeignCertificate,
-                "name the file with the service's authority as `authority` in the cluster's settings, or correct the endpoint; \
-                 a proxy that opens TLS cannot be used",
+                "name the file with the service's authority as `authority` in the cluster's settings, or correct \
+                 the endpoint; a proxy that inspects TLS cannot be used",
             ),
             Self::Away { .. } | Self::Busy { .. } | Self::Slow { .. } => (
                 FaultCode::EtcdArchiveAway,
-                "check the endpoint and what is between it and this machine; it is tried again by itself",
+                "check the endpoint and what is between it and this machine; it is retried automatically",
             ),
             Self::Full { .. } => (
                 FaultCode::EtcdArchiveFull,

@@ -120,7 +120,7 @@ fn read(
     };
     let found = FoundManifest::read(text.as_bytes()).map_err(|e| damaged(e.to_string()))?;
     if found.says().name != name || found.says().host_id != owner {
-        return Err(damaged("it speaks of another backup".into()));
+        return Err(damaged("it is the manifest of another backup".into()));
     }
     found
         .believed(trust)

@@ -28,7 +28,7 @@ pub(in super::super) struct Raised {
 
 pub(super) async fn run(ctx: &Context, args: &AlarmArgs) -> Result<Exit, Fault> {
     if args.heal {
-        let said = super::order(ctx, "alarm", &serde_json::json!({}), "make room in etcd").await?;
+        let said = super::order(ctx, "alarm", &serde_json::json!({}), "free space in etcd").await?;
         return Ok(super::ended(ctx, said));
     }
     let what = "cannot show etcd's alarms";

@@ -1,4 +1,4 @@
-//! A backup that only the second place has, brought here for as long as it is looked at. Nothing of it stays.
+//! A backup that only the archive has, brought here for as long as it is looked at. Nothing of it stays.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::telemetry::chain;
 
-const WHAT: &str = "no backup was looked at";
+const WHAT: &str = "no backup was verified";
 /// A few hundred short questions at most.
 const FIND_MAX: Duration = Duration::from_secs(5 * 60);
 
@@ -58,7 +58,7 @@ impl Brought {
         let fails = |error: ArchiveError| error.fault(&second.target, WHAT);
         let cluster = view
             .cluster_id
-            .ok_or_else(|| Fault::new(FaultCode::NoMaster, WHAT, "this host is no master"))?;
+            .ok_or_else(|| Fault::new(FaultCode::NoMaster, WHAT, "this host is not a master"))?;
         let find = archive::find(fs, second, &egress, &view.masters, name, (cluster, trust));
         let late = ArchiveError::Slow {
             seconds: FIND_MAX.as_secs(),

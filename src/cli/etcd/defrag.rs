@@ -15,7 +15,7 @@ pub(in super::super) struct DefragArgs {
 
 pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
     ctx.out
-        .waiting("the member stands still while its file is written anew");
+        .waiting("the member does not answer while its file is rewritten");
     let said = super::order(
         ctx,
         "defrag",

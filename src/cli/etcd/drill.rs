@@ -36,5 +36,5 @@ fn absolute(file: &std::path::Path) -> Result<String, Fault> {
     let bad = |why: String| Fault::new(FaultCode::Usage, "cannot make a fire drill", why);
     let path = std::path::absolute(file).map_err(|e| bad(e.to_string()))?;
     let text = path.into_os_string().into_string();
-    text.map_err(|_| bad("the key file's path is no UTF-8".to_owned()))
+    text.map_err(|_| bad("the key file's path is not UTF-8".to_owned()))
 }

@@ -1,4 +1,4 @@
-//! `etcd list`: every backup on this master and, for root, in the second place; which are where.
+//! `etcd list`: every backup on this master and, for root, in the archive; which are where.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::model::{Archived, BackupInfo, ChoreAnswer, Fault, FaultCode, HostId, 
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct ListArgs {
-    /// Only those on this master: the second place is not asked.
+    /// Only those on this master: the archive is not asked.
     #[arg(long)]
     here: bool,
     /// One JSON value instead of a table.
@@ -27,7 +27,7 @@ struct List {
     taken_at: Timestamp,
     /// Newest first.
     backups: Vec<Row>,
-    /// The second place, if there is one.
+    /// The archive, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     archive: Option<String>,
     /// Why it was not asked, or did not answer.
@@ -45,7 +45,7 @@ struct Row {
     /// What is known of the one on this master.
     #[serde(skip_serializing_if = "Option::is_none")]
     here: Option<BackupInfo>,
-    /// The masters in whose part of the second place it is.
+    /// The masters in whose part of the archive it is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     archived: Vec<HostId>,
 }
@@ -78,19 +78,19 @@ pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
 }
 
 async fn archived(ctx: &Context) -> Result<Vec<Archived>, Fault> {
-    let what = "list the second place of backups";
+    let what = "list the backup archive";
     let said = super::order(ctx, "archive", &serde_json::json!({}), what).await?;
     match serde_json::from_value::<ChoreAnswer>(said) {
         Ok(answer) => Ok(answer.archived),
         Err(_) => {
-            let why = "it takes long; or something else is done for etcd just now";
+            let why = "it takes long, or another etcd task is running";
             Err(Fault::new(FaultCode::Busy, format!("cannot {what}"), why).fix("try again later"))
         }
     }
 }
 
 fn not_root() -> Fault {
-    let what = "the second place is not shown";
+    let what = "the archive is not shown";
     Fault::new(FaultCode::NotAllowed, what, "only root may ask it").fix("use sudo")
 }
 
@@ -117,8 +117,8 @@ impl Row {
         let hosts: Vec<String> = self.archived.iter().map(HostId::to_string).collect();
         match (&self.here, hosts.as_slice()) {
             (Some(_), []) => "here only".to_owned(),
-            (Some(_), _) => "here and in the second place".to_owned(),
-            (None, hosts) => format!("only in the second place, of host {}", hosts.join(", ")),
+            (Some(_), _) => "here and in the archive".to_owned(),
+            (None, hosts) => format!("only in the archive, of host {}", hosts.join(", ")),
         }
     }
 }
@@ -198,7 +198,7 @@ mod tests {
         let places = [
             "here only",
             "here and in",
-            &format!("only in the second place, of host {host}"),
+            &format!("only in the archive, of host {host}"),
         ];
         for (name, place) in [new, both, old].into_iter().zip(places) {
             let line = text.lines().find(|line| line.contains(name));

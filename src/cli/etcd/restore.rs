@@ -25,8 +25,8 @@ const POLL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct RestoreArgs {
-    /// The snapshot: a file, plain or sealed, or the name of a backup, on this master or in the second
-    /// place (see list).
+    /// The snapshot: a file, plain or sealed, or the name of a backup, on this master or in the archive
+    /// (see list).
     #[arg(value_name = "FILE", required_unless_present_any = ["show", "withdraw"])]
     file: Option<String>,
     /// The file of the recovery key that opens a sealed one; without it the plane opens it.
@@ -75,7 +75,7 @@ pub(super) async fn run(ctx: &Context, args: &RestoreArgs) -> Result<Exit, Fault
     ctx.need_root("restore etcd")?;
     if args.withdraw {
         let view = send(ctx, Method::DELETE, PATH, &serde_json::json!({})).await?;
-        ctx.out.waiting("withdrawing the restore");
+        ctx.out.waiting("cancelling the restore");
         return follow(ctx, &view).await;
     }
     let source = source(args)?;
@@ -83,11 +83,11 @@ pub(super) async fn run(ctx: &Context, args: &RestoreArgs) -> Result<Exit, Fault
         ctx,
         args.yes,
         &format!(
-            "Restore etcd from {}?{} What was written since it was taken is lost to the cluster; the \
-             data of now are kept aside.",
+            "Restore etcd from {}?{} What was written since it was taken is lost to the cluster; the present data \
+             are kept aside.",
             source.file,
             match source.unsigned {
-                true => " Nobody looks who made it.",
+                true => " Its signature is not checked.",
                 false => "",
             }
         ),
@@ -102,8 +102,8 @@ pub(super) async fn rejoin(ctx: &Context, args: &RejoinArgs) -> Result<Exit, Fau
     sure(
         ctx,
         args.yes,
-        "Stop etcd and the control plane here, and join the master that is restored? The data of now \
-         are kept aside.",
+        "Stop etcd and the control plane here, and join the master that is restored? The present data are kept \
+         aside.",
     )?;
     let view = send(ctx, Method::POST, REJOIN_PATH, &serde_json::json!({})).await?;
     ctx.out.waiting("stopping etcd and the control plane");
@@ -112,7 +112,7 @@ pub(super) async fn rejoin(ctx: &Context, args: &RejoinArgs) -> Result<Exit, Fau
 
 fn source(args: &RestoreArgs) -> Result<Source, Fault> {
     let wrong = |why: &str| {
-        let what = "nothing was begun";
+        let what = "nothing was started";
         Fault::new(FaultCode::Usage, what, why).fix("name a file, or a backup: pf9ctl etcd list")
     };
     let file = args
@@ -139,17 +139,17 @@ fn source(args: &RestoreArgs) -> Result<Source, Fault> {
 fn absolute(path: &Path) -> Result<String, String> {
     let full = std::path::absolute(path).map_err(|e| e.to_string())?;
     let text = full.to_str().map(str::to_owned);
-    text.ok_or_else(|| format!("{} is no text", full.display()))
+    text.ok_or_else(|| format!("{} is not UTF-8 text", full.display()))
 }
 
 fn sure(ctx: &Context, yes: bool, question: &str) -> Result<(), Fault> {
     if yes {
         return Ok(());
     }
-    let what = "nothing was begun";
+    let what = "nothing was started";
     if !ctx.out.can_ask() {
-        let fault = Fault::new(FaultCode::Usage, what, "nobody can be asked here");
-        return Err(fault.fix("give --yes if it is meant"));
+        let fault = Fault::new(FaultCode::Usage, what, "no terminal to ask on");
+        return Err(fault.fix("give --yes to go ahead"));
     }
     if ctx.out.ask(question) {
         return Ok(());
@@ -172,7 +172,7 @@ async fn send(
     path: &str,
     body: &(impl Serialize + Sync),
 ) -> Result<View, Fault> {
-    let what = "nothing was begun";
+    let what = "nothing was started";
     let client = ctx.socket(paths::NODELET_SOCKET);
     let client = client.map_err(|e| e.fault(what))?;
     let sent = client.send(method, path, body, ORDER).await;
@@ -191,7 +191,7 @@ async fn follow(ctx: &Context, begun: &View) -> Result<Exit, Fault> {
         tokio::select! {
             // cancel-safe: both are
             () = ctx.stop.cancelled() => {
-                let words = "it goes on without this program: pf9ctl etcd restore --show";
+                let words = "it continues without this program: pf9ctl etcd restore --show";
                 ctx.out.step(Ink::Warn, words);
                 return Ok(Exit::Ok);
             }

@@ -69,7 +69,7 @@ impl Show for Report {
             screen.row("drill", ink, &format!("{age}: {how}"), width);
         }
         if let Some(fault) = &self.etcd.drill_failing {
-            let how = format!("the one that is due cannot be tried: {}", fault.why);
+            let how = format!("the one that is due cannot run: {}", fault.why);
             screen.row("drill", Ink::Warn, &how, width);
         }
         if let Some(chore) = &self.etcd.chore {

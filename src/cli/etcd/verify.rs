@@ -19,11 +19,11 @@ use crate::nodelet::etcd::key::{Key, openers};
 use crate::nodelet::etcd::trust;
 use crate::telemetry::chain;
 
-const NOT_LOOKED_AT: &str = "no backup was looked at";
+const NOT_LOOKED_AT: &str = "no backup was verified";
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct VerifyArgs {
-    /// Name of a backup, on this master or in the second place (see list), or path of its file; default: the newest
+    /// Name of a backup, on this master or in the archive (see list), or path of its file; default: the newest
     /// here.
     #[arg(value_name = "BACKUP")]
     pub(in super::super) backup: Option<String>,
@@ -58,7 +58,7 @@ struct Verified {
 }
 
 pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault> {
-    ctx.need_root("look into a backup")?;
+    ctx.need_root("verify a backup")?;
     let view = super::view(ctx, NOT_LOOKED_AT).await;
     let trust = trust(ctx, args, &view)?;
     let place = match &args.backup {
@@ -142,7 +142,7 @@ impl Place {
     }
 }
 
-/// The one of this name, or the newest: on this master, else in the second place.
+/// The one of this name, or the newest: on this master, else in the archive.
 async fn of_the_cluster(
     ctx: &Context,
     view: &EtcdView,
@@ -174,7 +174,7 @@ fn absolute(file: &Path) -> Result<String, Fault> {
     let bad = |why: String| Fault::new(FaultCode::Usage, NOT_LOOKED_AT, why);
     let path = std::path::absolute(file).map_err(|e| bad(e.to_string()))?;
     let text = path.into_os_string().into_string();
-    text.map_err(|_| bad("its path is no UTF-8".to_owned()))
+    text.map_err(|_| bad("its path is not UTF-8".to_owned()))
 }
 
 impl Show for Verified {
@@ -183,10 +183,8 @@ impl Show for Verified {
         let mut screen = Screen::default();
         screen.gap();
         let how = match self.opened {
-            true => "whole, opens, and holds what it says",
-            false => {
-                "the file is the one that was written; a key was not given, so it was not opened"
-            }
+            true => "complete, opens, and matches its manifest",
+            false => "the file is the one that was written; no key was given, so it was not opened",
         };
         screen.row("backup", Ink::Good, &format!("{}: {how}", m.name), width);
         let of = format!(
@@ -204,7 +202,7 @@ impl Show for Verified {
         screen.row("holds", Ink::Plain, &holds, width);
         let signed = match self.signed {
             true => format!("by root of host {}", m.host_id),
-            false => "NOBODY LOOKED: --unsigned".to_owned(),
+            false => "NOT CHECKED: --unsigned".to_owned(),
         };
         let ink = if self.signed { Ink::Plain } else { Ink::Warn };
         screen.row("signed", ink, &signed, width);

@@ -26,7 +26,7 @@ struct File {
 pub(super) fn credential(path: &Path) -> Result<Shows, String> {
     let text = secret_text(path)?;
     // toml's words repeat the line that is wrong, which may be the secret's.
-    let wrong = |_| format!("{}: it is no id and secret", path.display());
+    let wrong = |_| format!("{}: it is not an id and a secret", path.display());
     let file: File = toml::from_str(text.expose()).map_err(wrong)?;
     Ok(Shows::Credential {
         id: file.id,

@@ -188,9 +188,9 @@ pub(super) async fn put_right(ctx: &Context, args: &PrepArgs, fixes: &[Fix]) -> 
             false => Fault::new(
                 FaultCode::Usage,
                 what,
-                "--fix changes the machine, and nobody is asked",
+                "--fix changes the machine, and there is no terminal to ask on",
             )
-            .fix("give --yes if it is meant"),
+            .fix("give --yes to go ahead"),
         });
     }
     for fix in fixes {

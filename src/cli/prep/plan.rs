@@ -76,13 +76,10 @@ impl Step {
     fn words(&self) -> String {
         match self {
             Self::UsersAndDirectories => {
-                "make users and directories that are missing (systemd-sysusers, systemd-tmpfiles)"
+                "create missing users and directories (systemd-sysusers, systemd-tmpfiles)"
                     .to_owned()
             }
-            Self::MakeOrderKey => format!(
-                "make the key that root orders certificates with: {}",
-                paths::ORDER_KEY
-            ),
+            Self::MakeOrderKey => format!("generate the order key of root: {}", paths::ORDER_KEY),
             Self::Enrol {
                 plane,
                 host_id: Some(id),
@@ -96,7 +93,9 @@ impl Step {
             Self::Start { unit } => format!("start {unit}, if it does not run"),
             Self::Restart { unit } => format!("start {unit} (again, if it runs)"),
             Self::Wait { seconds } => {
-                format!("wait until the plane has heard of this host, at most {seconds} s")
+                format!(
+                    "wait until the plane has accepted a status of this host, at most {seconds} s"
+                )
             }
         }
     }

@@ -40,7 +40,8 @@ pub(super) async fn heard(
                 .await;
             match status {
                 Ok(s) if s.acknowledged_at.is_some_and(|at| at >= since) => {
-                    ctx.out.step(Ink::Good, "the plane has heard of this host");
+                    ctx.out
+                        .step(Ink::Good, "the plane has accepted a status of this host");
                     return Ok(rtt);
                 }
                 Ok(_) => {}
@@ -51,7 +52,7 @@ pub(super) async fn heard(
             return Err(late(up, longest, last));
         }
         ctx.out.waiting(match up {
-            true => "waiting until the plane has taken the first status",
+            true => "waiting until the plane accepts the first status",
             false => "waiting for the tunnel",
         });
         tokio::time::sleep(ctx.pause).await;
@@ -60,12 +61,12 @@ pub(super) async fn heard(
 
 fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
     let what = match up {
-        true => "the plane has not taken a status of this host",
+        true => "the plane has not accepted a status of this host",
         false => "the tunnel to the plane did not come up",
     };
     let why = match &last {
         Some(fault) => format!("{}: {}", fault.what, fault.why),
-        None => "no reason is known".to_owned(),
+        None => "no reason was reported".to_owned(),
     };
     let code = match &last {
         Some(fault) if !up => fault.code,
@@ -76,4 +77,13 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
         Some(_) | None => "see journalctl -u 'pf9-*'".to_owned(),
     };
     Fault::new(code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
+}
+
+/// The tunnel is up, and how long a round trip takes.
+pub(super) async fn connected(ctx: &Context) -> Option<Option<u64>> {
+    let status = ctx
+        .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
+        .await;
+    let status = status.ok()?;
+    matches!(status.state, TunnelState::Connected { .. }).then_some(status.rtt_us)
 }

@@ -109,7 +109,7 @@ fn of(answer: &Answer) -> Judged {
     let last = last.unwrap_or_default().to_owned();
     let code = match answer.ended {
         Ended::Late => {
-            let text = "it did not answer in time; what had begun there may go on".to_owned();
+            let text = "it did not answer in time; what had started there may continue".to_owned();
             return (
                 Stand::Silent,
                 Exit::Unavailable,
@@ -139,8 +139,7 @@ fn of(answer: &Answer) -> Judged {
         SSH_FAILED if answer.stderr.contains("Host key verification failed") => (
             Stand::Unknown,
             Exit::Untrusted,
-            "its key is not the one that ssh knows, or ssh knows none: nothing was done there"
-                .to_owned(),
+            "ssh does not trust its host key: nothing was done there".to_owned(),
             "compare the key with what the machine's console says, then put it into known_hosts",
             None,
         ),
@@ -162,7 +161,7 @@ fn of(answer: &Answer) -> Judged {
             Stand::Silent,
             Exit::Failed,
             format!("no answer of pf9ctl came (exit code {code}): {last}"),
-            "the user there has to be root, or sudo has to ask for no password; and the package has to be installed",
+            "the user there must be root or have sudo without a password, and the package must be installed",
             None,
         ),
     }

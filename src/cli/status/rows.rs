@@ -56,7 +56,7 @@ pub(in crate::cli) fn repairs(
             format!("{} times", r.times)
         };
         format!(
-            "{}: {} was started again, {times} so far: {}",
+            "{}: {} was restarted, {times} so far: {}",
             ago(now, r.last_at),
             r.unit,
             r.why

@@ -392,8 +392,8 @@ async fn what_another_user_planted_leads_to_nothing_of_roots() {
         "{}",
         error("link.log")
     );
-    assert!(error("pipe.log").contains("no regular file"));
-    assert!(error("dir.log").contains("no regular file"));
+    assert!(error("pipe.log").contains("not a regular file"));
+    assert!(error("dir.log").contains("not a regular file"));
     if nix::unistd::geteuid().is_root() {
         assert!(error("second.log").contains("second name"));
     }

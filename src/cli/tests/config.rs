@@ -147,3 +147,137 @@ async fn versions_are_those_of_the_programs_that_run() {
     let bash = rig.run(&["completions", "bash"]).await.text;
     assert!(bash.contains("_pf9ctl()"), "a completion");
 }
+
+#[tokio::test]
+async fn how_much_is_logged_is_asked_of_each_and_changed_by_root_for_a_time() {
+    use crate::local::{LOG_LEVEL, Method};
+    use crate::model::LogLevelStatus;
+
+    let rig = Rig::new();
+    let asked = Shared::new(Vec::<String>::new());
+    let usual = LogLevelStatus {
+        level: "info".into(),
+        usual: "info".into(),
+        until: None,
+    };
+    let answer = move |asked: Shared<Vec<String>>| {
+        let usual = usual.clone();
+        move |request: &Request| {
+            assert_eq!(request.path, LOG_LEVEL);
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            let mut all = asked.get();
+            all.push(format!("{} {body}", request.method));
+            asked.set(all);
+            match request.method {
+                Method::POST => ok_json(&LogLevelStatus {
+                    level: "debug".into(),
+                    until: Some("2999-01-01T00:00:00Z".parse().expect("time")),
+                    ..usual.clone()
+                }),
+                _ => ok_json(&usual),
+            }
+        }
+    };
+    rig.serve(paths::COMMS_SOCKET, answer(asked.clone()));
+    let hostagent = rig.serve(paths::HOSTAGENT_SOCKET, answer(asked.clone()));
+    // nodelet sleeps, and is not woken to be asked.
+    let ran = rig.run(&["log-level"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    golden("log-level.txt", &ran.text);
+    let ran = rig
+        .run(&["log-level", "debug", "--for", "2h", "--of", "comms"])
+        .await;
+    assert!(ran.text.contains("debug; in "), "{}", ran.text);
+    let last = asked.get().pop().expect("asked");
+    assert_eq!(last, r#"POST {"level":"debug","for_s":7200}"#);
+    rig.run(&["log-level", "usual", "--of", "comms"]).await;
+    assert!(asked.get().pop().expect("asked").starts_with("DELETE"));
+    // One of them is silent: the other one's is shown, and the code says so.
+    hostagent.abort();
+    std::fs::remove_file(rig.host.at(paths::HOSTAGENT_SOCKET)).expect("gone");
+    let ran = rig.run(&["log-level"]).await;
+    assert_eq!(ran.exit, Exit::Partial, "{}", ran.text);
+    assert!(ran.text.contains("info, as configured"), "{}", ran.text);
+    for bad in ["0s", "25h", "soon"] {
+        let line = ["pf9ctl", "log-level", "debug", "--for", bad];
+        command().try_get_matches_from(line).expect_err(bad);
+    }
+    let mut rig = rig;
+    rig.uid = 1000;
+    let ran = rig.run(&["log-level", "debug"]).await;
+    assert_eq!(ran.exit, Exit::Refused, "{}", ran.text);
+}
+
+#[tokio::test]
+async fn a_code_is_explained_and_a_mistyped_one_finds_its_neighbours() {
+    let mut rig = Rig::new();
+    let ran = rig.run(&["explain", "`disk-full`"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    golden("explain.txt", &ran.text);
+    let ran = rig.run(&["explain", "disk-ful"]).await;
+    assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
+    assert!(ran.text.contains("there are disk-full"), "{}", ran.text);
+    let all = rig.run(&["explain"]).await.text;
+    rig.json = true;
+    let ran = rig.run(&["explain", "disk-full"]).await;
+    let said: serde_json::Value = serde_json::from_str(&ran.text).expect("json");
+    assert_eq!(
+        (&said["code"], &said["exit"]),
+        (&"disk-full".into(), &73.into())
+    );
+    assert!(said["do"].is_string(), "{said}");
+    for code in FaultCode::ALL {
+        assert!(all.contains(code.word()), "{}", code.word());
+        let ran = rig.run(&["explain", code.word()]).await;
+        assert_eq!(ran.exit, Exit::Ok, "{}", code.word());
+    }
+}
+
+#[tokio::test]
+async fn phases_are_stopped_for_a_time_and_started_by_root() {
+    use crate::local::Method;
+    use crate::model::{MaintenanceBy, MaintenanceStatus};
+
+    let rig = Rig::new();
+    let asked = Shared::new(Vec::<String>::new());
+    let seen = asked.clone();
+    rig.serve(paths::NODELET_SOCKET, move |request: &Request| {
+        let mut all = seen.get();
+        all.push(format!("{} {}", request.method, request.path));
+        seen.set(all);
+        match request.method {
+            Method::POST if request.path == "/v1/wake" => Reply::empty(),
+            _ => ok_json(&MaintenanceStatus {
+                by: MaintenanceBy::Root,
+                since: "2026-01-01T00:00:00Z".parse().expect("time"),
+                until: "2999-01-01T00:00:00Z".parse().expect("time"),
+                reason: "a disk".into(),
+            }),
+        }
+    });
+    let ran = rig
+        .run(&["phases", "stop", "--for", "2h", "--reason", "a disk"])
+        .await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert!(
+        asked.get().contains(&"POST /v1/maintenance".to_owned()),
+        "{:?}",
+        asked.get()
+    );
+    let ran = rig.run(&["phases", "start"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    golden("phases-start.txt", &ran.text);
+    let last = asked.get();
+    assert_eq!(
+        last[last.len() - 2..],
+        ["DELETE /v1/maintenance", "POST /v1/wake"]
+    );
+    let mut rig = rig;
+    rig.uid = 1000;
+    for line in [
+        &["phases", "start"][..],
+        &["phases", "stop", "--for", "1h", "--reason", "x"],
+    ] {
+        assert_eq!(rig.run(line).await.exit, Exit::Refused);
+    }
+}

@@ -6,42 +6,21 @@ use crate::model::{
 
 fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
     NodeStatus {
-        schema: 1,
         revision,
         generation: Generation(3),
         role,
-        cluster_id: None,
-        installed: None,
-        wants_spec: false,
         state,
-        reason: None,
-        warnings: Vec::new(),
-        attempts: 0,
         phases: vec![PhaseStatus {
             id: PhaseId::ALL[0],
             name: PhaseId::ALL[0].name().into(),
             order: PhaseId::ALL[0].order(),
-            state: PhaseState::Stopped,
+            state: PhaseState::Running,
             message: None,
             started_at: None,
             took_ms: None,
         }],
         current_step: Some("stop pf9-kubelet.service".into()),
-        last_sweep_at: None,
-        stack: None,
-        wants_stack: None,
-        upgrade: None,
-        certificate_requests: Vec::new(),
-        service_account_key: None,
-        kube_proxy: None,
-        etcd: None,
-        api_address: None,
-        revived: Vec::new(),
-        services: Vec::new(),
-        maintenance: None,
-        repairs: Vec::new(),
-        extensions: None,
-        certificates: Vec::new(),
+        ..NodeStatus::default()
     }
 }
 
@@ -267,7 +246,7 @@ async fn a_role_that_stays_stops_everything_else() {
     assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
     for words in [
         "the role is not removed yet",
-        "nodelet goes on by itself",
+        "nodelet continues until the role is gone",
         "pods/x is busy",
         "end what uses it",
     ] {

@@ -1,4 +1,4 @@
-//! `etcd verify`: whose backup it is, whole or not, here or in the second place only.
+//! `etcd verify`: whose backup it is, whole or not, here or in the archive only.
 
 use super::*;
 use crate::backup::seal::{self, Sealer};
@@ -10,7 +10,7 @@ use crate::model::{
 
 const NAS: &str = "/mnt/nas/etcd";
 
-/// A master whose one backup lies in the second place, signed by its root.
+/// A master whose one backup lies in the archive, signed by its root.
 struct World {
     rig: Rig,
     view: EtcdView,
@@ -98,7 +98,7 @@ async fn a_backup_that_only_the_second_place_has_is_brought_looked_at_and_taken_
     let opened = world
         .verified(&["--recovery-key", "/root/recovery.key"])
         .await;
-    assert!(opened.expect("opens").contains("opens, and holds"));
+    assert!(opened.expect("opens").contains("opens, and matches"));
     // Changed there: its file, and what stands beside it.
     let mut other = world.manifest.clone();
     other.sealed_sha256 = crate::model::Digest::of(b"x");
@@ -119,7 +119,7 @@ async fn who_made_a_backup_is_asked_unless_somebody_says_that_nobody_looks() {
     let why = world.verified(&[]).await.expect_err("a thief's");
     assert!(why.contains("is none that host"), "{why}");
     let text = world.verified(&["--unsigned"]).await.expect("said");
-    assert!(text.contains("NOBODY LOOKED"), "{text}");
+    assert!(text.contains("NOT CHECKED"), "{text}");
     // His key is kept in a file: then it is believed.
     let kept = BackupSigner {
         host_id: world.manifest.host_id,

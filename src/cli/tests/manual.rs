@@ -232,7 +232,10 @@ fn the_page_of_pf9ctl_is_made_of_its_command_line() {
         }
     }
     page.control("SH", ["NAMES OF OTHER TOOLS"]);
-    for (name, is) in crate::cli::examples::KNOWN {
+    for (name, is) in crate::cli::known::KNOWN
+        .into_iter()
+        .chain(crate::cli::known::FLAGS)
+    {
         page.control("TP", []);
         page.text([bold(name)]);
         page.text([roman(is)]);

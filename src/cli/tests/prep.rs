@@ -106,7 +106,7 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
     for words in [
         "✓ enrolled as host",
         "✓ tunnel is up",
-        "✓ the plane has heard",
+        "✓ the plane has accepted a status",
         " PREPARED ",
     ] {
         assert!(ran.text.contains(words), "{words}: {}", ran.text);
@@ -141,6 +141,8 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
         again.text
     );
     assert_eq!(rig.files(), files, "nothing is written the second time");
+    let none = rig.prep(&plane.url, "hello", &["--skip-connected"]).await;
+    assert!(none.text.contains("nothing was done"), "{}", none.text);
     let used = rig.prep(&plane.url, "hello", &[]).await;
     assert_eq!(used.exit, Exit::BadData);
     assert!(
@@ -371,7 +373,7 @@ fn bad_inputs() -> Vec<Bad> {
                 "foreign certificate",
                 Exit::Untrusted,
                 &[
-                    "the certificate of 127.0.0.1 is not to be trusted",
+                    "the certificate of 127.0.0.1 is not trusted",
                     "use a token of that plane",
                 ],
             )
@@ -474,7 +476,7 @@ async fn a_plane_that_takes_no_status_is_not_success() {
     let ran = rig.prep(&plane.url, &plane.token, &["--wait", "1"]).await;
     assert_eq!(ran.exit, Exit::Unavailable, "{}", ran.text);
     assert!(
-        ran.text.contains("the plane has not taken a status"),
+        ran.text.contains("the plane has not accepted a status"),
         "{}",
         ran.text
     );
@@ -541,7 +543,8 @@ async fn two_runs_at_once_are_one_too_many() {
     let ran = rig.prep("https://127.0.0.1:1", "x", &[]).await;
     assert_eq!(ran.exit, Exit::Failed);
     assert!(
-        ran.text.contains("wait until the other pf9ctl has ended"),
+        ran.text
+            .contains("wait until the other pf9ctl has finished"),
         "{}",
         ran.text
     );
@@ -570,7 +573,7 @@ async fn what_is_lost_of_an_identity_comes_back_and_a_refused_try_loses_nothing(
     }
     let ran = rig.prep(&plane.url, &plane.token, &[]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
-    let words = "it trusts no signing key: it enrols again";
+    let words = "it has no trust anchor: it enrols again";
     assert!(ran.text.contains(words), "{}", ran.text);
     assert!(!crate::identity::trust(&rig.host).expect("trust").is_empty());
 

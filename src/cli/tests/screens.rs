@@ -54,31 +54,14 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         });
     let cluster = "0c3b5c1e-5d6f-4a6e-9a40-3b2f1d0e9c87";
     NodeStatus {
-        schema: 1,
         revision: 41,
         generation: Generation(7),
         role,
         cluster_id: Some(cluster.parse::<ClusterId>().expect("id")),
-        installed: None,
-        wants_spec: false,
         state: NodeState::Ok,
-        reason: None,
-        warnings: Vec::new(),
-        attempts: 0,
         phases: phases.collect(),
-        current_step: None,
         last_sweep_at: Some(at("09:59:30")),
         stack: Some(stack()),
-        wants_stack: None,
-        upgrade: None,
-        certificate_requests: Vec::new(),
-        service_account_key: None,
-        etcd: None,
-        revived: Vec::new(),
-        services: Vec::new(),
-        maintenance: None,
-        repairs: Vec::new(),
-        extensions: None,
         api_address: (role == Role::Master).then(|| ApiAddressStatus {
             address: "10.1.0.250".parse().expect("ip"),
             here: true,
@@ -101,6 +84,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
                 not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
             })
             .into(),
+        ..NodeStatus::default()
     }
 }
 
@@ -298,7 +282,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         "the plane cannot be reached",
         "plane.example:8443 does not accept connections",
     )
-    .fix("nothing on this machine stops meanwhile; check network and plane")
+    .fix("the node keeps running meanwhile; check network and plane")
     .next_try(at("10:00:41"));
     offline.reason = Some(why);
     if let Some(tunnel) = &mut offline.tunnel {
@@ -332,7 +316,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let why = Fault::new(
         FaultCode::CsrRefused,
         "cannot renew the host certificate",
-        "no certificate was signed: the plane's store failed",
+        "the certificate is not signed: the plane's store failed",
     )
     .fix("look at the plane's log")
     .next_try(at("10:00:41"));
@@ -358,9 +342,9 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let fault = Fault::new(
         FaultCode::UpgradeFailed,
         "this node is not on stack pf9-kube 1.21.0-1",
-        "the node was not well on it within 300 s",
+        "the node was not healthy on it within 300 s",
     )
-    .fix("see /var/log/pf9/kube/kube.log for what it waited for, then begin the upgrade again");
+    .fix("see /var/log/pf9/kube/kube.log for what it waited for, then start the upgrade again");
     put_back.reason = Some(fault.clone().next_try(at("10:00:12")));
     if let Some(node) = &mut put_back.node {
         node.upgrade = Some(UpgradeStatus {
@@ -477,11 +461,11 @@ fn plan_screens_are_the_reviewed_ones() {
                 "write /etc/pf9/containerd/config.toml",
                 "mode is 0600, not 0644",
             ),
-            step(second, "start pf9-containerd.service", "it is not there"),
+            step(second, "start pf9-containerd.service", "it is missing"),
             step(
                 second,
                 "wait until the container runtime answers",
-                "what it asks is started again",
+                "what it checks is being restarted",
             ),
         ],
         waits: Some(Waits {
@@ -527,7 +511,7 @@ fn the_way_to_the_plane_is_shown_hop_by_hop() {
         (
             Hop::Websocket,
             12_300,
-            "it knows this host and takes tunnels",
+            "it knows this host and accepts tunnels",
         ),
     ];
     let fault = Fault::new(

@@ -177,7 +177,7 @@ pub(in super::super) fn interval(text: &str) -> Result<Duration, String> {
     /// Shorter would measure the asking.
     const MIN: f64 = 0.01;
     const MAX: f64 = 3600.0;
-    let seconds: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
     if !(MIN..=MAX).contains(&seconds) {
         return Err(format!("it must be {MIN} to {MAX} seconds"));
     }

@@ -76,8 +76,8 @@ impl Etcd {
             }
             None if has_data => {
                 return Err(EtcdError::Doubtful(
-                    "the others took this master's member out of etcd, so its data are of no use to them: \
-                     pf9ctl etcd rejoin puts them aside and joins anew"
+                    "the other masters removed this member from etcd, so its data are stale: pf9ctl etcd rejoin \
+                     moves them aside and joins again"
                         .into(),
                 ));
             }
@@ -101,7 +101,7 @@ impl Etcd {
                 self.said(path, &json!({"ID": member.id})).await.map(drop)
             }
             Some(_) => Ok(()),
-            None => Err(self.refused("/v3/cluster/member/list", "it is no member".into())),
+            None => Err(self.refused("/v3/cluster/member/list", "it is not a member".into())),
         }
     }
 }

@@ -95,7 +95,7 @@ pub async fn leave_within(
         match leave(endpoints, who, force).await {
             Ok(()) => return Ok(()),
             Err(why) if Instant::now() + pause >= end => return Err(why),
-            Err(why) => tracing::info!(error = %why, "etcd does not let this member go yet"),
+            Err(why) => tracing::info!(error = %why, "etcd does not remove this member yet"),
         }
         tokio::time::sleep(pause).await;
     }

@@ -80,7 +80,7 @@ impl Etcd {
         let url = format!("{}/etcdserverpb.Maintenance/Snapshot", self.base);
         match timeout(BEGIN, self.ask_snapshot(&url)).await {
             Ok(asked) => asked,
-            Err(_) => Err(broken(&url, "it does not begin in time")),
+            Err(_) => Err(broken(&url, "it did not start in time")),
         }
     }
 
@@ -160,7 +160,7 @@ impl Snapshot {
                 return Ok(None);
             }
             let frame = timeout(STALL, self.body.frame()).await;
-            let frame = frame.map_err(|_| self.broken("it has stalled"))?;
+            let frame = frame.map_err(|_| self.broken("it stalled"))?;
             match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.take(&data)?,
@@ -170,7 +170,7 @@ impl Snapshot {
                     }
                 },
                 Some(Err(e)) => return Err(self.broken(chain(&e))),
-                None => return Err(self.broken("it ended without a word")),
+                None => return Err(self.broken("it ended without saying why")),
             }
         }
     }
@@ -267,7 +267,7 @@ impl Check {
         }
         let sum = std::mem::take(&mut self.sum).finish();
         if last.len() != SUM || sum.0.as_slice() != last {
-            return Err("its bytes are not those that etcd read: the checksum differs");
+            return Err("its checksum differs from the one that etcd sent");
         }
         Ok(last)
     }
@@ -332,7 +332,7 @@ fn refusal(headers: &HeaderMap) -> Option<String> {
     let status = text(STATUS)?;
     let why = text("grpc-message").unwrap_or_default();
     let why: String = why.chars().take(WORDS_MAX).collect();
-    (status != "0").then(|| format!("etcd says no: {why} (status {status})"))
+    (status != "0").then(|| format!("etcd refuses: {why} (status {status})"))
 }
 
 /// Most characters of a refusal that are kept.

@@ -373,7 +373,7 @@ async fn one_that_was_taken_out_is_told_so_and_is_not_added_behind_its_back() {
     let rig = Rig::new(3).await;
     rig.leave(2).await.expect("out");
     let no = join(&rig.endpoints[..2], &who(2), true).await;
-    let no = no.expect_err("its data are of no use").to_string();
+    let no = no.expect_err("its data are stale").to_string();
     assert!(no.contains("pf9ctl etcd rejoin"), "{no}");
     assert_eq!(rig.members(), [0, 1]);
 }

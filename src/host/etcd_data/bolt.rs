@@ -80,7 +80,7 @@ impl Bolt {
         &mut self,
         look: impl Fn(&mut Commit<'_>) -> Result<T, Fault>,
     ) -> Result<T, DataError> {
-        let mut last = Fault::Damaged("it was written all the time".into());
+        let mut last = Fault::Damaged("it was being written throughout".into());
         for _ in 0..LOOKS {
             let tried = Commit::newest(&self.file).and_then(|mut commit| {
                 let seen = look(&mut commit);
@@ -129,7 +129,7 @@ impl<'a> Commit<'a> {
         let meta = page.get(PAGE_HEAD..).unwrap_or_default();
         let (summed, sum) = meta.split_at_checked(56).unwrap_or_default();
         if u32_at(meta, 0)? != MAGIC || u32_at(meta, 4)? != LAYOUT {
-            return Err(damaged("it is no database of etcd"));
+            return Err(damaged("it is not a database of etcd"));
         }
         if fnv1a(summed) != u64_at(sum, 0)? {
             return Err(damaged("its beginning is damaged"));
@@ -189,7 +189,7 @@ impl<'a> Commit<'a> {
 
     fn page(&mut self, number: u64) -> Result<Vec<u8>, Fault> {
         self.pages += 1;
-        let too_much = || Fault::Damaged(format!("page {number} leads too far"));
+        let too_much = || Fault::Damaged(format!("page {number} points past the end"));
         if self.pages > PAGES_MAX {
             return Err(too_much());
         }
@@ -197,7 +197,7 @@ impl<'a> Commit<'a> {
         let mut head = [0; PAGE_HEAD];
         read_at(self.file, &mut head, at)?;
         if u64_at(&head, 0)? != number {
-            return Err(Fault::Damaged(format!("page {number} is another one")));
+            return Err(Fault::Damaged(format!("page {number} has another number")));
         }
         let pages = u64::from(u32_at(&head, 12)?) + 1;
         let len = usize::try_from(pages * self.page_size).unwrap_or(usize::MAX);

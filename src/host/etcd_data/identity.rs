@@ -42,7 +42,7 @@ fn of_file(path: &Path) -> Result<DataId, String> {
         Ok(Some(id)) => Ok(id),
         Err(Bad::Io(source)) => Err(io(source)),
         Ok(None) | Err(Bad::Cut | Bad::Wrong(_)) => Err(format!(
-            "{} does not begin as a log of etcd does",
+            "{} does not start like an etcd WAL",
             path.display()
         )),
     }

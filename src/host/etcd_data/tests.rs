@@ -103,7 +103,7 @@ fn half_of_the_files_and_what_is_no_database_are_faults() {
     let fault = look(&fs, "/etcd").expect_err("cut off").to_string();
     assert!(fault.contains("cut off"), "{fault}");
     std::fs::write(&database, vec![0; PAGE * 4]).expect("write");
-    let fault = look(&fs, "/etcd").expect_err("no database").to_string();
+    let fault = look(&fs, "/etcd").expect_err("not a database").to_string();
     assert!(fault.contains("damaged"), "{fault}");
     std::fs::remove_file(&database).expect("remove");
     assert!(matches!(look(&fs, "/etcd"), Err(DataError::Half { .. })));

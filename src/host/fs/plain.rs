@@ -26,7 +26,7 @@ impl HostFs {
             Component::RootDir | Component::CurDir => None,
             Component::ParentDir | Component::Prefix(_) => Some(Err(no("its path goes up"))),
         });
-        let mut name = names.next().ok_or_else(|| no("it is no file"))??;
+        let mut name = names.next().ok_or_else(|| no("it is not a file"))??;
         let dirs = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut dir = File::from(open(&self.root, dirs, Mode::empty())?);
         for next in names {
@@ -48,13 +48,13 @@ impl HostFs {
             | OFlag::O_NOCTTY;
         let opened: OwnedFd = openat(&dir, name, how, Mode::empty()).map_err(|e| match e {
             nix::errno::Errno::ELOOP => no("it is a link"),
-            nix::errno::Errno::ENXIO => no("it is no regular file"),
+            nix::errno::Errno::ENXIO => no("it is not a regular file"),
             other => other.into(),
         })?;
         let file = File::from(opened);
         let (about, of) = (file.metadata()?, dir.metadata()?);
         if !about.is_file() {
-            return Err(no("it is no regular file"));
+            return Err(no("it is not a regular file"));
         }
         if about.uid() != of.uid() && about.uid() != 0 {
             return Err(no("it is not of the directory's owner"));
@@ -134,8 +134,8 @@ mod tests {
         }
         let wrong = [
             ("link.log", "it is a link"),
-            ("pipe.log", "it is no regular file"),
-            ("folder.log", "it is no regular file"),
+            ("pipe.log", "it is not a regular file"),
+            ("folder.log", "it is not a regular file"),
             ("second.log", "it has a second name"),
             ("dir/secret", ""),
         ];

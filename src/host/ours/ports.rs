@@ -34,7 +34,7 @@ pub struct Port {
     pub port: u16,
     /// Who of ours listens there.
     pub what: &'static str,
-    /// The unit that starts him; kubelet starts the static pods.
+    /// The unit that starts it; kubelet starts the static pods.
     pub unit: &'static str,
     /// Only on masters.
     pub masters: bool,

@@ -47,14 +47,14 @@ fn member(mut file: impl Read, name: &str, take: &mut Take<'_>) -> io::Result<()
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
     if &magic != MAGIC {
-        return Err(bad("it is no .deb"));
+        return Err(bad("it is not a .deb"));
     }
     // Three are in one; a signature beside them is a fourth.
     for _ in 0..8 {
         let mut head = [0; HEAD];
         file.read_exact(&mut head)?;
-        let text =
-            std::str::from_utf8(&head).map_err(|_| bad("the head of a member is no text"))?;
+        let text = std::str::from_utf8(&head)
+            .map_err(|_| bad("the head of a member is not UTF-8 text"))?;
         let called = text
             .get(..16)
             .unwrap_or_default()

@@ -70,7 +70,8 @@ pub(super) fn each_file(mut file: impl Read, take: &mut Take<'_>) -> io::Result<
         archive.by_ref().take(length).read_to_end(&mut path)?;
         skip(&mut archive, padding(CPIO_HEAD as u64 + length))?;
         path.pop();
-        let path = String::from_utf8(path).map_err(|_| bad("a path in its archive is no text"))?;
+        let path =
+            String::from_utf8(path).map_err(|_| bad("a path in its archive is not UTF-8 text"))?;
         if path == END {
             return Ok(());
         }
@@ -105,7 +106,7 @@ fn to_header(file: &mut impl Read) -> io::Result<Header> {
     let mut lead = [0; LEAD];
     file.read_exact(&mut lead)?;
     if lead.get(..4) != Some(&LEAD_MAGIC[..]) {
-        return Err(bad("it is no .rpm"));
+        return Err(bad("it is not an .rpm"));
     }
     let signatures = header(file)?;
     skip(file, (8 - signatures.store.len() as u64 % 8) % 8)?;

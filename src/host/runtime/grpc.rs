@@ -160,7 +160,7 @@ fn verdict(end: &HeaderMap) -> Result<(), CallError> {
             code,
             message: word("grpc-message").unwrap_or_default().to_owned(),
         }),
-        None => Err(CallError::Answer("it ended without a word")),
+        None => Err(CallError::Answer("it ended without saying why")),
     }
 }
 

@@ -341,7 +341,7 @@ mod tests {
         ] {
             of(&[mount("bind", source)]).expect_err(source);
         }
-        of(&[mount("overlay", good)]).expect_err("what is below it is not there");
+        of(&[mount("overlay", good)]).expect_err("what is below it is missing");
         of(&[mount("bind", good), mount("bind", good)]).expect_err("two");
         of(&[]).expect_err("none");
         place(&fs, &[0x0a, 0x7f]).expect_err("cut off");

@@ -3,7 +3,7 @@
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-/// The second place that backups are kept at.
+/// The archive that backups are kept at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchivePolicy {
     /// Where.
@@ -157,7 +157,7 @@ fn clean_endpoint(endpoint: &str) -> Result<(), String> {
     }
     let bad = |why: &str| Err(format!("{:?} {why}; {form}", clip(endpoint)));
     let Ok(uri) = endpoint.parse::<Uri>() else {
-        return bad("is no address");
+        return bad("is not an address");
     };
     if !matches!(uri.scheme_str(), Some("https" | "http")) {
         return bad("has no scheme");
@@ -211,7 +211,7 @@ fn clean_path(field: &'static str, path: &str) -> Result<(), Unfit> {
         true => Ok(()),
         false => {
             let why = format!(
-                "{:?} is no absolute path without . and .. and a / at its end",
+                "{:?} is not an absolute path without . and .. and a / at its end",
                 clip(path)
             );
             Err((field, why))

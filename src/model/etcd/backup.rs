@@ -55,7 +55,7 @@ pub struct BackupPolicy {
     /// The plane's key for this cluster, public half (`age1…`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plane_recipient: Option<String>,
-    /// A second place for a copy of each.
+    /// An archive for a copy of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchivePolicy>,
     /// Days between two fire drills that are made by themselves; each master has its own moment in them. 0:
@@ -296,7 +296,7 @@ pub(super) fn recipient_fault(text: &str) -> Option<String> {
     let good = text.len() <= RECIPIENT_MAX
         && body.is_some_and(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric()));
     // Its text is not shown: somebody may have taken the private half.
-    (!good).then(|| "is no public key of age (age1…)".to_owned())
+    (!good).then(|| "is not a public key of age (age1…)".to_owned())
 }
 
 fn dir_fault(dir: &str) -> Option<String> {
@@ -306,7 +306,7 @@ fn dir_fault(dir: &str) -> Option<String> {
 fn path_fault(path: &str) -> Option<String> {
     let clean = |part: &str| !matches!(part, "." | "..") && !part.contains(char::is_control);
     let good = path.starts_with('/') && path.len() > 1 && path.split('/').all(clean);
-    (!good).then(|| format!("{path:.100} is no absolute path"))
+    (!good).then(|| format!("{path:.100} is not an absolute path"))
 }
 
 fn drill_every_days() -> u32 {

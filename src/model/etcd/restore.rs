@@ -20,7 +20,7 @@ pub struct RestoreOrder {
     pub founder: HostId,
     /// The masters of that time. Who became one since has nothing to put aside.
     pub masters: Vec<HostId>,
-    /// The name of a backup on the founder or in the second place, or the path of a file on the founder.
+    /// The name of a backup on the founder or in the archive, or the path of a file on the founder.
     pub snapshot: String,
     /// The path on the founder of the key that opens it; never the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]

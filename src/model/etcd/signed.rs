@@ -57,7 +57,7 @@ pub enum NoManifest {
     #[error("a later version of this program wrote it")]
     Later,
     /// Nobody signed it.
-    #[error("it is no signed manifest of a backup: {0}")]
+    #[error("it is not a signed manifest of a backup: {0}")]
     Malformed(String),
 }
 
@@ -79,7 +79,7 @@ impl BackupSigner {
                     key: TrustedKey::of(key.trim())?,
                 })
             });
-            signer.ok_or_else(|| format!("line {n} is no host id with a public key"))
+            signer.ok_or_else(|| format!("line {n} is not a valid host id with a public key"))
         };
         let signers: Vec<Self> = lines.map(read).collect::<Result<_, _>>()?;
         match signers.len() {
@@ -162,10 +162,13 @@ impl FoundManifest {
     }
 
     fn unbelieved(&self, why: String) -> Fault {
-        let what = format!("nobody vouches for backup {}", self.says().name);
+        let what = format!(
+            "backup {} is not signed by a master of this cluster",
+            self.says().name
+        );
         Fault::new(FaultCode::BackupUntrusted, what, why).fix(
-            "take another one; the keys of another cluster's masters: --signers FILE; if it is known where it \
-             comes from: --unsigned",
+            "use another one; for the keys of another cluster's masters: --signers FILE; if you trust its origin: \
+             --unsigned",
         )
     }
 }

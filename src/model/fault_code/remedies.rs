@@ -1,8 +1,9 @@
-//! What each [`FaultCode`] means, why it comes about, and what to do: `docs/troubleshooting.md` is made of it.
+//! What each [`FaultCode`] means, why it comes about, and what to do: `pf9ctl explain` shows it, and
+//! `docs/troubleshooting.md` is made of it.
 //!
-//! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. The
-//! programs do not carry these texts: they are a good part of the room that the package has, and each fault says in its
-//! own words, with the names of the case, what it is and what to do. This page is for whoever has only the code.
+//! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. Each
+//! fault says in its own words, with the names of the case, what it is and what to do; this is for whoever has only the
+//! code. It may be the one thing that he has: a page on another machine is no help on a node without a network.
 //!
 //! | file | room |
 //! |---|---|
@@ -13,7 +14,7 @@
 //! | `documents`    | specs, trust, orders, operations |
 //! | `node`         | the machine as a node |
 //! | `stack`        | Kubernetes' own files |
-//! | `etcd`         | etcd, its backups, their second place |
+//! | `etcd`         | etcd, its backups, their archive |
 //! | `certificates` | certificates and authorities |
 //! | `cluster`      | membership, and the cluster's API |
 //! | `upgrades`     | stack, distribution, agent |
@@ -36,6 +37,13 @@ pub(crate) struct Remedy {
 pub(crate) struct Room {
     pub(crate) title: &'static str,
     /// Who is here.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "words of the page, with links that lead nowhere on a terminal"
+        )
+    )]
     pub(crate) about: &'static str,
     pub(crate) rows: &'static [Remedy],
 }
@@ -95,7 +103,8 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         title: "The node",
-        about: "In `pf9ctl status`, in the plane's list of hosts, and in alerts. nodelet tries again by itself, ever more seldom.",
+        about: "In `pf9ctl status`, in the plane's list of hosts, and in alerts. nodelet retries automatically, \
+            with backoff.",
         rows: node::ROWS,
     },
     Room {

@@ -20,7 +20,8 @@ impl Matrix {
                    tests another step";
         let lines = self.containerd.long_term.join(", ");
         let what = format!("containerd {to} does not follow containerd {from}");
-        let fix = format!("go by a stack of a minor in between; long-term lines are {lines}");
+        let fix =
+            format!("upgrade through a stack of a minor in between; long-term lines are {lines}");
         Err(Box::new(
             Fault::new(FaultCode::StackUnfit, what, why).fix(fix),
         ))

@@ -89,7 +89,7 @@ impl Matrix {
         let why = "etcd goes from one minor to the next, and no step is known from here to there";
         let fix = match next.filter(|next| (*next > *from) == (*to > *next)) {
             Some(next) => format!(
-                "go by a stack with etcd {} first, and wait until every master is ok with it",
+                "upgrade through a stack with etcd {} first, and wait until every master is ok with it",
                 minor_of(&next)
             ),
             None => format!(

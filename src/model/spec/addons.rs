@@ -36,7 +36,7 @@ pub struct AddressRange {
 
 /// A text that is no range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no range of addresses like 10.1.2.10-10.1.2.20 or 10.1.2.16/28")]
+#[error("{text:?} is not a range of addresses like 10.1.2.10-10.1.2.20 or 10.1.2.16/28")]
 pub struct NoRange {
     text: String,
 }

@@ -37,10 +37,13 @@ impl ApiSpec {
     /// What is wrong with it: the field, and why. `own_issuer` is that of service accounts.
     pub(super) fn fault(&self, own_issuer: &str) -> Option<(String, String)> {
         if self.port == 0 {
-            return Some(("port".into(), "0 is no port".into()));
+            return Some(("port".into(), "0 is not a port".into()));
         }
         if self.host.is_empty() || self.host.contains(['/', '@', ' ', '\n']) {
-            return Some(("host".into(), format!("{:?} is no host", self.host)));
+            return Some((
+                "host".into(),
+                format!("{:?} is not a valid host", self.host),
+            ));
         }
         if let Err(why) = kubernetes::extra_args(&self.extra_args) {
             return Some(("extra_args".into(), why));

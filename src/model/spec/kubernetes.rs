@@ -80,7 +80,10 @@ pub fn gates(gates: &BTreeMap<String, bool>) -> Result<(), String> {
             && name.bytes().all(|b| b.is_ascii_alphanumeric())
     };
     if let Some(name) = gates.keys().find(|name| !good(name)) {
-        return Err(format!("{:?} is no name of a feature gate", clip(name)));
+        return Err(format!(
+            "{:?} is not a valid name of a feature gate",
+            clip(name)
+        ));
     }
     match NEEDED.iter().find(|name| gates.get(**name) == Some(&false)) {
         Some(name) => Err(format!(
@@ -103,7 +106,7 @@ pub fn extra_args(args: &BTreeMap<String, String>) -> Result<(), String> {
         if !good {
             let name = clip(name);
             return Err(format!(
-                "{name:?} is no name of a flag (without its dashes)"
+                "{name:?} is not a valid name of a flag (without its dashes)"
             ));
         }
         if API_SERVER_OWN.contains(&name.as_str()) {
@@ -140,7 +143,7 @@ pub fn kubelet(spec: &KubeletSpec) -> Result<(), (&'static str, String)> {
     }
     match spec.ids_per_pod {
         Some(ids) if ids == 0 || ids % ID_BLOCK != 0 || ids > IDS_MAX => {
-            let why = format!("{ids} is no multiple of {ID_BLOCK}, or above {IDS_MAX}");
+            let why = format!("{ids} is not a multiple of {ID_BLOCK}, or above {IDS_MAX}");
             Err(("ids_per_pod", why))
         }
         Some(_) | None => Ok(()),

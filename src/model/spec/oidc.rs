@@ -184,7 +184,7 @@ fn url_fault(url: &str) -> Option<String> {
     let parsed = url.parse::<Uri>().ok();
     let host = parsed.as_ref().and_then(Uri::host).unwrap_or_default();
     if !url.starts_with("https://") || host.is_empty() {
-        return Some(format!("{url:?} is no https:// address"));
+        return Some(format!("{url:?} is not an https:// address"));
     }
     url.contains(['?', '#'])
         .then(|| format!("{url:?} has more than a host and a path"))

@@ -102,7 +102,7 @@ impl PodSecurity {
         let shown: String = bad.chars().take(NAMESPACE_MAX).collect();
         Some((
             "exempt_namespaces",
-            format!("{shown:?} is no name of a namespace"),
+            format!("{shown:?} is not a valid name of a namespace"),
         ))
     }
 }

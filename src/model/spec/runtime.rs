@@ -56,7 +56,9 @@ pub fn drop_in_dir_fault(dir: &str) -> Option<String> {
         .map(|rest| rest.split('/').collect::<Vec<_>>());
     let good = dir.len() <= DROP_IN_DIR_MAX && parts.is_some_and(|p| p.iter().all(|p| clean(p)));
     if !good {
-        return Some(format!("{dir:?} is no plain absolute path of a directory"));
+        return Some(format!(
+            "{dir:?} is not a plain absolute path of a directory"
+        ));
     }
     let own = [
         "/etc/pf9",

@@ -356,7 +356,7 @@ impl Keeper {
         } else if first || s.since.is_none() {
             s.since = Some(crate::seam::clock::now());
             s.announced = 0;
-            tracing::info!(%ip, interface = link.name, "the API's address is here now");
+            tracing::info!(%ip, interface = link.name, "this node has the API's address now");
         }
     }
 
@@ -392,7 +392,7 @@ impl Keeper {
         s.rival = None;
         if let Some(on) = s.on.take() {
             match self.host.net.take_back(ip, &on).await {
-                Ok(()) => tracing::info!(%ip, interface = on, "the API's address is here no more"),
+                Ok(()) => tracing::info!(%ip, interface = on, "the API's address left this node"),
                 // The kernel takes it in seconds.
                 Err(e) => tracing::warn!(%ip, "{e}"),
             }

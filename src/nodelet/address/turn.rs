@@ -55,7 +55,7 @@ pub(super) struct Record {
     pub(super) holder: Option<String>,
     /// It had a holder. (Before the first one took it, the address had been looked for on the network.)
     pub(super) proved: bool,
-    /// When its holder took it, as he wrote it.
+    /// When its holder took it, as it wrote it.
     pub(super) acquired: Option<String>,
     /// How often it passed from one to another.
     pub(super) transitions: u64,

@@ -12,7 +12,7 @@ pub(super) fn foreign(ip: IpAddr, mac: Mac, link: &Link) -> Fault {
     let mac = mac.map(|b| format!("{b:02x}")).join(":");
     Fault::new(
         FaultCode::ApiAddressForeign,
-        format!("the API's address {ip} is another machine's, too"),
+        format!("the API's address {ip} is in use by another machine"),
         format!("{mac} answers for it on {}", link.name),
     )
     .fix("take it from that machine, or make the cluster with another masterIp")
@@ -30,10 +30,10 @@ pub(super) fn off_link(ip: IpAddr) -> Fault {
 pub(super) fn configured(ip: IpAddr, interface: &str) -> Fault {
     Fault::new(
         FaultCode::ApiAddressForeign,
-        format!("the API's address {ip} is this machine's own, too"),
-        format!("{interface} is configured with it, for ever"),
+        format!("the API's address {ip} is configured on this machine"),
+        format!("{interface} has it statically"),
     )
-    .fix("take it out of the machine's configuration: the masters share it")
+    .fix("remove it from the machine's network configuration: the masters share it")
 }
 
 pub(super) fn unlent(ip: IpAddr, e: &ExecError) -> Fault {
@@ -45,7 +45,7 @@ pub(super) fn unheard(ip: IpAddr, link: &Link, e: &io::Error) -> Fault {
     Fault::new(
         FaultCode::ApiAddressUnheld,
         format!("this master does not take the API's address {ip}"),
-        format!("it cannot be asked on {} whose it is: {e}", link.name),
+        format!("cannot ask on {} who has it: {e}", link.name),
     )
 }
 
@@ -53,19 +53,19 @@ pub(super) fn unasked(ip: IpAddr, why: String) -> Fault {
     Fault::new(
         FaultCode::ApiAddressUnheld,
         format!("this master cannot take the API's address {ip}"),
-        format!("its API server gives no lease for it: {why}"),
+        format!("its API server grants no lease for it: {why}"),
     )
 }
 
 /// Nobody has it, and nothing keeps this master from asking.
 pub(super) fn nobodys(ip: IpAddr, last: Option<&str>) -> Fault {
     let why = match last {
-        Some(name) => format!("{name} had it last, and writes the lease for it no more"),
-        None => "the lease for it names nobody".to_owned(),
+        Some(name) => format!("{name} had it last, and no longer renews its lease"),
+        None => "its lease has no holder".to_owned(),
     };
     let what = format!("no master has the API's address {ip}");
     Fault::new(FaultCode::ApiAddressUnheld, what, why)
-        .fix("see what the other masters say of it: pf9ctl status on each")
+        .fix("look at pf9ctl status on each of the other masters")
 }
 
 /// The same where this master cannot have it.

@@ -49,7 +49,7 @@ impl Shared<'_, '_> {
                 Err(e) => format!("this member of etcd to answer: {}", chain(&e)),
             };
             if waits != said {
-                tracing::info!(waits, "etcd is to be started again");
+                tracing::info!(waits, "etcd has to restart");
                 said = waits;
             }
             if seen.held_for >= HELD || Instant::now() >= end {
@@ -105,7 +105,7 @@ impl Shared<'_, '_> {
                 // The others may have taken as long as they like to answer.
                 let asked = Instant::now();
                 let same = own[0].standpoint().await? == at;
-                Ok((!same || asked.elapsed() >= FRESH).then(|| "etcd to come to rest".into()))
+                Ok((!same || asked.elapsed() >= FRESH).then(|| "etcd to settle".into()))
             }
         }
     }
@@ -137,6 +137,6 @@ fn since(began: &mut Option<Instant>, so: bool) -> Duration {
 
 fn late(waits: &str) -> Fault {
     let why = format!("it waits for {waits}");
-    let what = "etcd is not started again with its new settings yet";
-    Fault::new(FaultCode::EtcdTurn, what, why).fix("it runs as it was, and is tried again")
+    let what = "etcd is not restarted with its new settings yet";
+    Fault::new(FaultCode::EtcdTurn, what, why).fix("it runs with its old settings, and is retried")
 }

@@ -48,7 +48,7 @@ impl Shared<'_, '_> {
         // Each byte was compared with the manifest on its way to the disk: once is enough.
         match record_of(self.host, want, &content) {
             Ok(record) => self.alone().await.memory.is_whole(record),
-            Err(e) => tracing::debug!(error = %chain(&e), "the stack is read once more"),
+            Err(e) => tracing::debug!(error = %chain(&e), "the stack is verified again"),
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Shared<'_, '_> {
         let record = record_of(self.host, want, &content).map_err(|e| Failed::Why(chain(&e)))?;
         let mut all = self.alone().await;
         if all.memory.whole.get(&want.dir_name()) != Some(&record) {
-            return Err(Failed::Why("it has changed meanwhile".into()));
+            return Err(Failed::Why("it changed meanwhile".into()));
         }
         all.ledger.ledger.stack = Some(record);
         all.memory.imported.clear();

@@ -88,7 +88,7 @@ fn what_the_profile_does_not_say_is_refused() {
         p.not_after = rcgen::date_time_ymd(2020, 1, 1);
     }));
     assert!(why.contains("valid from"), "{why}");
-    assert_eq!(refused("nonsense".into()), "it is no certificate");
+    assert_eq!(refused("nonsense".into()), "it is not a certificate");
     let other = KeyPair::generate().expect("key");
     let foreign = CertificateParams::default()
         .serialize_request(&other)

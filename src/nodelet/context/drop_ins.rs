@@ -21,8 +21,9 @@ pub(super) fn look(fs: &HostFs, dir: Option<&str>) -> Result<DropIns, FsError> {
         Found::Nothing => return Ok(seen),
         Found::Dir { mode, uid, .. } if is_safe(mode, uid) => {}
         Found::Dir { .. } | Found::File { .. } | Found::Link(_) | Found::Other => {
-            seen.unread
-                .push(format!("{dir} is no directory that only root may write to"));
+            seen.unread.push(format!(
+                "{dir} is not a directory that only root may write to"
+            ));
             return Ok(seen);
         }
     }
@@ -76,14 +77,14 @@ fn read(fs: &HostFs, dir: &str, name: &str) -> Result<Result<String, String>, Fs
         Found::File { .. } => return Ok(Err("may be written by others than root".into())),
         Found::Nothing => return Ok(Err("went away while it was read".into())),
         Found::Dir { .. } | Found::Link(_) | Found::Other => {
-            return Ok(Err("is no regular file".into()));
+            return Ok(Err("is not a regular file".into()));
         }
     };
     if size > DROP_IN_MAX {
         return Ok(Err(format!("has {size} bytes, at most {DROP_IN_MAX}")));
     }
     let bytes = fs.read(&path, DROP_IN_MAX)?.unwrap_or_default();
-    Ok(String::from_utf8(bytes).map_err(|_| "is no text".into()))
+    Ok(String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into()))
 }
 
 /// Only who runs this program, root, may write to it.
@@ -129,9 +130,9 @@ mod tests {
         for part in [
             "20-shared.toml may be written by others",
             "30-large.toml has 70000 bytes",
-            "40-bytes.toml is no text",
+            "40-bytes.toml is not UTF-8 text",
             "50 odd.toml has a name",
-            "60-link.toml is no regular file",
+            "60-link.toml is not a regular file",
         ] {
             assert!(all.contains(part), "{part} in {all}");
         }

@@ -68,7 +68,7 @@ impl Engine {
         }
         tracing::info!(
             after_s = LEFT_ALONE.as_secs(),
-            "the node's services are not up yet: looks at them"
+            "the node's services are not up yet: reconciling anyway"
         );
     }
 }

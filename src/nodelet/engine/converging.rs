@@ -13,7 +13,7 @@ use super::super::context::{self, StackSeen};
 use super::super::job::Work;
 use super::super::ledger::Ledger;
 use super::super::lifecycle::{Happened, Lifecycle};
-use super::super::phase::{self, Context, Order, PhaseSteps, layout};
+use super::super::phase::{self, Order, PhaseContext, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
@@ -40,7 +40,7 @@ const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
 
 /// One look at a node.
 pub(super) struct Look {
-    pub(super) ctx: Context,
+    pub(super) ctx: PhaseContext,
     pub(super) stack: StackSeen,
     pub(super) phases: Vec<PhaseSteps>,
     pub(super) plan: Plan,
@@ -134,9 +134,10 @@ impl Engine {
         }
         // Each round was a success and none was the last one.
         let first = last.map_or_else(String::new, |p| p.step.key());
-        let why = format!("{first} was done {ROUNDS_MAX} times and does not stay so");
-        let fault = Fault::new(FaultCode::Unstable, "cannot come to rest", why)
-            .fix("look for another program that changes the same thing");
+        let why = format!("{first} was done {ROUNDS_MAX} times and drifted again each time");
+        let fault = Fault::new(FaultCode::Unstable, "cannot converge: drift comes back", why)
+            .fix("find the other program that changes the same thing (configuration management, a second agent) and \
+                stop it");
         self.happened(failed("unstable", fault));
         Next::retry(&self.lifecycle)
     }
@@ -190,11 +191,10 @@ impl Engine {
     }
 
     /// Certificates were over and are good again: who held on to the old ones begins anew.
-    pub(super) fn renewed(&mut self, ctx: &Context) {
+    pub(super) fn renewed(&mut self, ctx: &PhaseContext) {
         let over = phase::certificates_are_over(ctx);
         if self.over && !over {
-            self.board
-                .say("the certificates that had ended are renewed");
+            self.board.say("the expired certificates are renewed");
             for unit in AFTER_OVER {
                 self.ledger.ledger.must_restart(unit);
             }
@@ -230,7 +230,7 @@ impl Engine {
         let fail = |e| {
             Fault::new(
                 FaultCode::Ledger,
-                "cannot note what is installed",
+                "cannot record what is installed",
                 chain(&e),
             )
             .fix("look at the disk that holds /var/opt/pf9/nodelet")
@@ -288,7 +288,7 @@ impl Engine {
             steps = look.plan.todo.len(),
             phases = look.phases.len(),
             staged = look.stack.at_hand,
-            "a run begins"
+            "run started"
         );
         let mut plan = look.plan.until_tried();
         // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
@@ -299,7 +299,7 @@ impl Engine {
     }
 
     /// Does what the plan says, until there is news.
-    pub(super) async fn run_plan(&mut self, node: &Node, ctx: &Context, plan: &Plan) -> End {
+    pub(super) async fn run_plan(&mut self, node: &Node, ctx: &PhaseContext, plan: &Plan) -> End {
         if phase::stops_api(plan.todo.iter().map(|p| &p.step)) {
             self.told.handover.away().await;
         }

@@ -58,7 +58,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
         said: Said::Nothing,
     };
     let (work, cordoned) = roll::would_be_worked_by(roll::look(&host.fs), &work, &seen);
-    let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
+    let (trust, host_id) = inbox::trust_anchors(&host.fs)?;
     let (mut ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
     context::look_further(host, &mut ctx).await;
     ctx.cordoned = cordoned;

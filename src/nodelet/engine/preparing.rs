@@ -104,7 +104,7 @@ impl Engine {
     async fn look_beside(
         &mut self,
         node: &Node,
-    ) -> Result<(Plan, phase::Context, Option<Fault>), Fault> {
+    ) -> Result<(Plan, phase::PhaseContext, Option<Fault>), Fault> {
         self.board.expects(LOOK_MAX);
         let refused = self.memory.refused_stack.clone();
         let (mut ctx, stack) = context::gather(

@@ -6,7 +6,7 @@
 
 use super::super::context::{self, StackSeen};
 use super::super::job::Work;
-use super::super::phase::Context;
+use super::super::phase::PhaseContext;
 use super::Engine;
 use super::converging::{Look, Node};
 use crate::model::Fault;
@@ -48,8 +48,8 @@ impl Engine {
     pub(super) fn kept(
         &self,
         node: &Node,
-        (mut ctx, stack): (Context, StackSeen),
-    ) -> Result<(Context, StackSeen), Fault> {
+        (mut ctx, stack): (PhaseContext, StackSeen),
+    ) -> Result<(PhaseContext, StackSeen), Fault> {
         if node.keeps_drop_ins {
             ctx.drop_ins = context::kept_drop_ins(&self.host.fs)?;
         }

@@ -34,7 +34,7 @@ impl Engine {
             }
             Order::Another => self
                 .board
-                .say("this host was another node: that is removed first"),
+                .say("this host was another node: that role is removed first"),
         }
         if let Err(fault) = self.assume(generation) {
             self.happened(failed("removal", fault));
@@ -46,7 +46,7 @@ impl Engine {
         let Installed { role, node, .. } = &installed;
         let role = *role;
         // Removal needs nobody's word.
-        let (trust, host_id) = inbox::whom_to_believe(&self.host.fs)
+        let (trust, host_id) = inbox::trust_anchors(&self.host.fs)
             .unwrap_or_else(|_| (TrustStore::default(), HostId(Default::default())));
         let now = crate::seam::clock::now();
         let gathered = context::gather(&self.host, &trust, host_id, role, node, None, now);
@@ -58,7 +58,7 @@ impl Engine {
             }
         };
         self.board.say(&format!(
-            "removal of role {role} begins (cluster {})",
+            "removal of role {role} started (cluster {})",
             node.cluster_name
         ));
         let stop = Stop {
@@ -104,9 +104,9 @@ impl Engine {
         let known = job::lost_node(&self.told.orders.borrow(), self.ledger.authority());
         let known = known.map(|work| work.installed());
         self.board
-            .say("the ledger is lost: what is removed is what is ours by its name");
+            .say("the ledger is lost: what is ours is recognised by name and removed");
         self.ledger.assume(known, generation).map_err(|e| {
-            let what = "cannot note what is removed";
+            let what = "cannot record what is removed";
             Fault::new(FaultCode::Ledger, what, chain(&e))
                 .fix("look at the disk that holds /var/opt/pf9/nodelet")
         })
@@ -121,12 +121,11 @@ impl Engine {
         match end {
             removal::End::Done => {
                 self.board
-                    .say("removal finished: nothing of the role is left");
+                    .say("removal finished: nothing of the role remains");
                 tracing::info!(%role, "role removed");
             }
             removal::End::Withdrawn => {
-                let words = "the order of removal does not stand any more and nothing was \
-                             destroyed: the role stays";
+                let words = "the order of removal was withdrawn before anything was destroyed: the role stays";
                 self.board.say(words);
                 tracing::info!(%role, "{words}");
             }

@@ -84,7 +84,7 @@ impl Engine {
 
     /// What is not as it should be, in words.
     async fn differs(&mut self, work: Work) -> Option<String> {
-        let look = match inbox::whom_to_believe(&self.host.fs) {
+        let look = match inbox::trust_anchors(&self.host.fs) {
             Ok((trust, host_id)) => {
                 let node = Node {
                     work,
@@ -110,7 +110,7 @@ impl Engine {
 /// What is ordered and not begun.
 fn asked(job: &Job) -> Option<&'static str> {
     match job {
-        Job::Remove(..) => Some("the plane's order that the role goes waits"),
+        Job::Remove(..) => Some("the plane's order to remove the role waits"),
         Job::Nothing(_) | Job::Node(_) | Job::Hold(_) => None,
     }
 }

@@ -90,8 +90,8 @@ impl Engine {
                 (step, None) => step,
             };
             if notes >= NOTES_MAX {
-                let why = format!("it changed {NOTES_MAX} times and does not come to rest");
-                let fault = Fault::new(FaultCode::Unstable, "the upgrade does not go on", why);
+                let why = format!("its stage changed {NOTES_MAX} times without progress");
+                let fault = Fault::new(FaultCode::Unstable, "the upgrade is stuck", why);
                 self.happened(failed("roll", fault));
                 return Next::retry(&self.lifecycle);
             }
@@ -199,7 +199,7 @@ impl Engine {
         if next.after.is_zero() || self.interrupted() {
             return (Said::Nothing, next);
         }
-        let Ok((trust, host_id)) = inbox::whom_to_believe(&self.host.fs) else {
+        let Ok((trust, host_id)) = inbox::trust_anchors(&self.host.fs) else {
             // That is said.
             return (Said::Nothing, next);
         };
@@ -230,8 +230,12 @@ impl Engine {
                     .lifecycle
                     .reason()
                     .map_or_else(String::new, |f| f.to_string());
-                let what = "the node is not begun with yet";
-                let fault = Fault::new(FaultCode::Waiting, what, format!("it is not well: {why}"));
+                let what = "this node's turn has not started";
+                let fault = Fault::new(
+                    FaultCode::Waiting,
+                    what,
+                    format!("it is not healthy: {why}"),
+                );
                 self.show(&order, UpgradeState::Checking, Some(fault));
                 return (Said::Nothing, next);
             }
@@ -286,7 +290,7 @@ impl Engine {
             let left = match self.drain_once(record, force).await {
                 Ok(pass) if pass.left == 0 => return (Said::Drained, Next::now()),
                 Ok(pass) => still_there(&pass),
-                Err(why) => Fault::new(FaultCode::Drain, "pods cannot be moved away", why),
+                Err(why) => Fault::new(FaultCode::Drain, "pods cannot be drained", why),
             };
             if Instant::now() >= end || self.interrupted() {
                 break left;
@@ -303,7 +307,7 @@ impl Engine {
         self.show_left(record, &left);
         self.node(kept, None, turn).await;
         self.happened(Happened::Waits {
-            what: format!("pods to move away: {}", left.why),
+            what: format!("pods to drain: {}", left.why),
         });
         let next = Next {
             after: DRAIN_AGAIN,
@@ -364,9 +368,9 @@ impl Engine {
     /// Whether the cluster shows the node as it is to be.
     async fn proof(&mut self, work: &Work) -> Result<(), String> {
         let fs = &self.host.fs;
-        let (trust, _) = inbox::whom_to_believe(fs).map_err(|e| e.to_string())?;
+        let (trust, _) = inbox::trust_anchors(fs).map_err(|e| e.to_string())?;
         let seen = context::stack_of(fs, &trust, &work.node.stack);
-        let stack = seen.manifest.ok_or("its stack is not there")?;
+        let stack = seen.manifest.ok_or("its stack is missing")?;
         let kube = self.memory.peers.kube(fs, work.role, &work.node)?;
         let name = &work.node.node_name;
         let node = kube.node(name.as_str()).await.map_err(|e| chain(&e))?;
@@ -391,7 +395,7 @@ impl Engine {
     /// Writes it; what is said of it is said once it is there.
     pub(super) fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
         if let Err(e) = roll::save(&self.host.fs, &record) {
-            let what = "cannot note how far the upgrade is";
+            let what = "cannot record the progress of the upgrade";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
                 .fix("look at the disk that holds /var/opt/pf9/nodelet");
             self.happened(failed("roll", fault));
@@ -436,15 +440,15 @@ fn still_there(pass: &DrainPass) -> Fault {
     }
     if pass.alone > 0 {
         let alone = pass.alone;
-        why = format!("{why}, {alone} without a controller: nobody would make them again");
+        why = format!("{why}, {alone} without a controller: nothing would recreate them");
     }
     if let Some(said) = &pass.failed {
         why = format!("{why}; {said}");
     }
-    let fault = Fault::new(FaultCode::Drain, "pods are being moved away", why);
+    let fault = Fault::new(FaultCode::Drain, "pods are being drained", why);
     match pass.alone {
         0 => fault,
-        _ => fault.fix("save what those pods do and delete them, or order the drain with force"),
+        _ => fault.fix("save what those pods hold and delete them, or order the drain with force"),
     }
 }
 

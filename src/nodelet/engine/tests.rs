@@ -126,7 +126,7 @@ impl Machine {
     fn begin(&self) -> Life {
         let host = Host::new(self.fs.clone());
         let (inbox, orders) = Inbox::open(self.fs.clone(), Timestamp::UNIX_EPOCH);
-        let (mut board, status) = Board::new(&self.fs);
+        let (mut board, status) = NodeBoard::new(&self.fs);
         let (wake, woken) = watch::channel(0);
         let ledger = ledger(&host, &mut board);
         let (job, _) = watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
@@ -306,7 +306,7 @@ async fn calls_are_merged() {
     assert!((CALLED_BURST..=most).contains(&looks), "{looks}");
     // A spec does not wait for that.
     bed.wake.send_modify(|n| *n += 1);
-    bed.inbox.put_none(false).expect("root takes the role away");
+    bed.inbox.put_none(false).expect("root removes the role");
     let asked = Instant::now();
     bed.engine.sleep(minute, false).await;
     assert_eq!(asked.elapsed(), Duration::ZERO);

@@ -33,7 +33,7 @@ impl Engine {
                     .fault
                     .as_ref()
                     .map_or_else(String::new, |f| f.why.clone());
-                let what = format!("another try of the distribution's updates: {why}");
+                let what = format!("the distribution's updates are retried: {why}");
                 self.happened(Happened::Waits { what });
                 let after = next.after.min(left);
                 (Said::Nothing, Next { after, ..next })
@@ -87,7 +87,7 @@ impl Engine {
         }
         turn.does = Some(Step::Reboot { boot });
         let next = self.node(kept, None, turn).await;
-        let what = "the machine to start anew".to_owned();
+        let what = "the machine to reboot".to_owned();
         self.happened(Happened::Waits { what });
         let after = next.after.min(LOOK_AGAIN);
         (Said::Nothing, Next { after, ..next })
@@ -95,10 +95,10 @@ impl Engine {
 }
 
 fn cut_off() -> Fault {
-    let what = "the distribution's updates are not all in";
-    let why =
-        "the package manager was cut off before its end: this machine, or its unit, was stopped";
+    let what = "the distribution's updates are not all installed";
+    let why = "the package manager was interrupted: this machine, or its unit, was stopped";
     Fault::new(FaultCode::OsUpdateFailed, what, why).fix(format!(
-        "it is finished and tried again by itself; if it is cut off again see {LOG} and journalctl -u pf9-os-update"
+        "it is repaired and retried automatically; if it is interrupted again see {LOG} and journalctl -u \
+         pf9-os-update"
     ))
 }

@@ -1,4 +1,4 @@
-//! The chores of the second place: copies there what is missing, newest first, and takes away what is
+//! The chores of the archive: copies there what is missing, newest first, and takes away what is
 //! too much; and looks what all hosts have there.
 
 use super::keeper::Master;
@@ -13,10 +13,10 @@ use crate::model::{
 };
 use crate::telemetry::chain;
 
-/// Most backups of the second place that are told: an answer is read as a whole.
+/// Most backups of the archive that are told: an answer is read as a whole.
 const LISTED_MAX: usize = 2000;
-const NOT_LISTED: &str = "cannot tell what is in the second place of backups";
-const NOT_COPIED: &str = "the backups of etcd are not copied to the second place";
+const NOT_LISTED: &str = "cannot tell what is in the backup archive";
+const NOT_COPIED: &str = "the backups of etcd are not copied to the archive";
 
 /// Copies what is on the shelf and not there.
 pub(super) async fn copy(
@@ -44,7 +44,7 @@ pub(super) async fn copy(
         tracing::info!(backup = name, place = %to.target, "a backup of etcd was copied");
     }
     for name in archive.prune().await.map_err(fails)? {
-        tracing::info!(backup = name, place = %to.target, "an old copy was taken away");
+        tracing::info!(backup = name, place = %to.target, "an old copy was pruned");
     }
     let status = status(&archive, &to.target).await.map_err(fails)?;
     let answer = ChoreAnswer {
@@ -87,7 +87,7 @@ pub(super) async fn list(
 }
 
 fn second_place<'a>(policy: &'a BackupPolicy, what: &str) -> Result<&'a ArchivePolicy, Fault> {
-    let why = "the cluster's settings name no second place";
+    let why = "the cluster's settings name no archive";
     let named = policy.archive.as_ref();
     named.ok_or_else(|| {
         Fault::new(FaultCode::EtcdArchiveInvalid, what, why)

@@ -34,7 +34,7 @@ async fn shelf(looking: &mut Shelves, fs: &HostFs, master: &Master) -> Result<Sh
     match looking.at(&dir, SHELF_MAX, look).await {
         Some(shelf) => shelf.map_err(|e| unread(&e)),
         None => {
-            let why = format!("{dir} does not answer; is what is mounted there alive?");
+            let why = format!("{dir} does not answer; is its mount stale?");
             Err(Fault::new(FaultCode::BackupFailed, UNREAD, why).fix(UNREAD_FIX))
         }
     }
@@ -81,12 +81,12 @@ pub(super) async fn look(
 /// What lies there and counts for nothing, in words: a restore would refuse it.
 fn unbelieved(shelf: &Shelf) -> Option<Fault> {
     let first = shelf.unbelieved.first()?;
-    let what = "backups of etcd lie here that nobody vouches for";
+    let what = "there are unsigned backups of etcd here";
     let why = format!(
         "{}, {first} among them: their manifests are not signed by a master of this cluster",
         shelf.unbelieved.len()
     );
-    let fix = "pf9ctl etcd verify says what is wrong with one; whoever can write there did this: look who";
+    let fix = "pf9ctl etcd verify says what is wrong with one; find out who can write there";
     Some(Fault::new(FaultCode::BackupUntrusted, what, why).fix(fix))
 }
 
@@ -152,7 +152,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
         let go = Shelf::look(&fs, dir, &trust)?.to_go(&policy);
         for name in &go {
             shelf::remove(&fs, dir, name)?;
-            tracing::info!(backup = name, "an old backup of etcd was taken away");
+            tracing::info!(backup = name, "an old backup of etcd was pruned");
         }
         Ok(go.len())
     };
@@ -160,7 +160,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
     let gone = gone.map_err(|e| Fault::new(FaultCode::Internal, UNREAD, e.to_string()))?;
     let gone = gone.map_err(|e| unread(&e))?;
     Ok(ChoreAnswer {
-        done: format!("took {gone} backups away"),
+        done: format!("pruned {gone} backups"),
         backup: None,
         archived: Vec::new(),
     })
@@ -168,7 +168,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
 
 const NO_BACKUP: &str = "etcd has no new backup";
 
-const UNREAD: &str = "cannot look after the backups of etcd";
+const UNREAD: &str = "cannot prune the backups of etcd";
 const UNREAD_FIX: &str = "look at the disk that the backups are on";
 
 fn unread(error: &FsError) -> Fault {

@@ -3,7 +3,7 @@
 //! | chore | due |
 //! |---|---|
 //! | `Backup` | once in each period of the policy, at this host's own moment of it; before a roll takes another etcd; after a failure again soon |
-//! | `Archive` | after each backup, and once to see what is there, where the policy names a second place |
+//! | `Archive` | after each backup, and once to see what is there, where the policy names an archive |
 //! | `List` | by order only |
 //! | `Drill`  | once in each period of days, at this host's own moment of it, where the plane or a key on the master opens a backup; or by hand |
 //! | `Prune`  | after each backup, and whenever there is more than the policy keeps |
@@ -38,9 +38,9 @@ const RETRY_DRILL: Duration = Duration::from_secs(3600);
 pub(super) enum Chore {
     /// Takes, seals and verifies a snapshot.
     Backup,
-    /// Copies backups to the second place.
+    /// Copies backups to the archive.
     Archive,
-    /// Looks what all hosts have in the second place.
+    /// Looks what all hosts have in the archive.
     List,
     /// Restores the newest backup into a scratch etcd.
     Drill,
@@ -71,7 +71,7 @@ pub(super) struct Seen {
     pub(super) made: Option<Timestamp>,
     /// When a backup last failed; `None` after one that did not.
     pub(super) backup_failed: Option<Timestamp>,
-    /// The second place that the policy names, if any: when the newest backup that is there was taken.
+    /// The archive that the policy names, if any: when the newest backup that is there was taken.
     pub(super) archive: Option<Option<Timestamp>>,
     /// It was looked at since this process or the policy began.
     pub(super) archive_looked: bool,
@@ -142,11 +142,11 @@ impl Chore {
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Backup => "make a backup of etcd",
-            Self::Archive => "copy backups of etcd to the second place",
-            Self::List => "look what is in the second place of backups",
+            Self::Archive => "copy backups of etcd to the archive",
+            Self::List => "look what is in the backup archive",
             Self::Drill => "try the newest backup of etcd in a fire drill",
-            Self::Prune => "take old backups of etcd away",
-            Self::Heal => "make room in etcd",
+            Self::Prune => "prune old backups of etcd",
+            Self::Heal => "free space in etcd",
             Self::Defragment => "defragment etcd's database",
         }
     }

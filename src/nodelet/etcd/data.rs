@@ -114,7 +114,8 @@ pub fn look(fs: &HostFs) -> Result<Seen, FsError> {
         (_, Some(fault)) => Known::Lost { why: fault.why },
         (Some(record), None) => Known::Member(record),
         (None, None) if settled(fs)? => Known::Lost {
-            why: "there is no note of it, and its settings say that its cluster was there".into(),
+            why: "its membership record is missing, and its settings say that the cluster existed"
+                .into(),
         },
         (None, None) => Known::Never,
     };
@@ -266,8 +267,8 @@ impl Seen {
                     self.member()
                 ),
                 fix: format!(
-                    "mount it: etcd starts then by itself; if it is lost for good, {rejoin}, and {restore}; \
-                     if the data were moved from it, delete {}/etcd.json*",
+                    "mount it: etcd starts then automatically; if it is lost for good, {rejoin}, and {restore}; if \
+                     the data were moved from it, delete {}/etcd.json*",
                     paths::NODELET_STATE
                 ),
             }),
@@ -279,14 +280,16 @@ impl Seen {
                         .unwrap_or_default(),
                     self.member()
                 ),
-                fix: format!("put them back; or {restore}; or, with other masters, {rejoin}"),
+                fix: format!("restore the files; or {restore}; or, with other masters, {rejoin}"),
             }),
             Verdict::Foreign { what } => Some(Held {
                 why: format!(
                     "the data in {dir} are not this master's: {what}{}",
                     self.member()
                 ),
-                fix: format!("put its own back; or {restore}; or, with other masters, {rejoin}"),
+                fix: format!(
+                    "restore its own files; or {restore}; or, with other masters, {rejoin}"
+                ),
             }),
         }
     }

@@ -5,7 +5,7 @@
 //! | `GET /v1/etcd`                     | [`EtcdView`]: the member, and every backup |
 //! | `POST /v1/etcd/drill` (root only)  | the same, of a fire drill ([`DrillOrder`]) |
 //! | `POST /v1/etcd/backup` (root only) | 200 when it is made, 202 and the view when that takes longer |
-//! | `POST /v1/etcd/archive` (root only) | the same: what the second place has |
+//! | `POST /v1/etcd/archive` (root only) | the same: what the archive has |
 //! | `POST /v1/etcd/defrag` (root only) | the same: this member's database is defragmented |
 //! | `POST /v1/etcd/alarm` (root only)  | the same: what is due about a full database is done |
 //!
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::local::{Method, Reply, Request, StatusCode};
 use crate::model::{ChoreAnswer, DrillOrder, EtcdView, Fault, FaultCode};
 
-/// Orders that wait: root and a script of his. Who comes later is told so.
+/// Orders that wait: root's and a script's. Later ones are refused.
 const ORDERS_MAX: usize = 4;
 /// Longest a caller waits for what was ordered: less than any call may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ pub(super) enum Order {
         /// A file with a private key, for this one.
         recovery_key: Option<String>,
     },
-    /// What the second place has.
+    /// What the archive has.
     List,
     /// Give back what this member's file has and nobody uses, now.
     Defragment,
@@ -116,7 +116,7 @@ impl Desk {
     async fn done(&self, order: Order) -> Result<Option<ChoreAnswer>, (StatusCode, Fault)> {
         let (answer, done) = oneshot::channel();
         if self.orders.try_send(Ordered { order, answer }).is_err() {
-            let why = "other orders wait, or the agent ends";
+            let why = "other orders are queued, or the agent is stopping";
             let fault = Fault::new(FaultCode::Busy, NOT_DONE, why)
                 .fix("pf9ctl etcd status shows what is under way");
             return Err((StatusCode::TOO_MANY_REQUESTS, fault));
@@ -125,7 +125,7 @@ impl Desk {
             Ok(Ok(Ok(answer))) => Ok(Some(answer)),
             Ok(Ok(Err(fault))) => Err((StatusCode::CONFLICT, fault)),
             Ok(Err(_)) => {
-                let fault = Fault::new(FaultCode::Interrupted, NOT_DONE, "the agent ends");
+                let fault = Fault::new(FaultCode::Interrupted, NOT_DONE, "the agent is stopping");
                 Err((StatusCode::SERVICE_UNAVAILABLE, fault))
             }
             Err(_) => Ok(None),
@@ -143,13 +143,13 @@ fn drill(request: &Request) -> Result<Order, Fault> {
         serde_json::from_slice(&request.body).map_err(|e| malformed(e.to_string()))?;
     let file = asked.recovery_key;
     if file.as_ref().is_some_and(|f| !f.starts_with('/')) {
-        return Err(malformed("recovery_key is no absolute path".to_owned()));
+        return Err(malformed("recovery_key is not an absolute path".to_owned()));
     }
     Ok(Order::Drill { recovery_key: file })
 }
 
 /// What every refusal here begins with.
-pub(super) const NOT_DONE: &str = "nothing was done for etcd";
+pub(super) const NOT_DONE: &str = "no etcd task was started";
 
 #[cfg(test)]
 mod tests {
@@ -180,7 +180,10 @@ mod tests {
         assert_eq!(look.status(), StatusCode::OK);
         let order = call(Method::POST, "/v1/etcd/backup", other);
         assert_eq!(desk.answer(&order).await.status(), StatusCode::FORBIDDEN);
-        assert!(inside.orders.try_recv().is_err(), "nothing was ordered");
+        assert!(
+            inside.orders.try_recv().is_err(),
+            "the operation is not ordered"
+        );
     }
 
     #[tokio::test(start_paused = true)]

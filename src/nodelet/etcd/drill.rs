@@ -18,7 +18,7 @@ use crate::telemetry::chain;
 const LAST: &str = "/var/opt/pf9/nodelet/etcd-drilled.json";
 /// A report with a fault.
 const LAST_MAX: u64 = 16 * 1024;
-const NOT_TRIED: &str = "no backup of etcd was tried";
+const NOT_TRIED: &str = "no backup of etcd was drilled";
 
 /// How the last drill went: a restart makes no new one due.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,10 @@ pub(super) async fn run(
     };
     if let Err(error) = store(&host.fs).save(&kept) {
         // It is in the status until the next start, and the next drill comes early then.
-        tracing::warn!(error = chain(&error), "how the drill went is not on disk");
+        tracing::warn!(
+            error = chain(&error),
+            "the result of the drill could not be stored"
+        );
     }
     Ok(report)
 }

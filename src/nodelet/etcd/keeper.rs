@@ -45,7 +45,7 @@ pub struct Keeper {
     view: EtcdView,
     seen: Seen,
     egress: Result<Egress, Fault>,
-    /// The second place that was last looked at, and when the newest backup there was taken.
+    /// The archive that was last looked at, and when the newest backup there was taken.
     archived: Option<(ArchivePolicy, Option<Timestamp>)>,
     /// The key file that root named with an order of a drill.
     drill_key: Option<String>,
@@ -232,8 +232,8 @@ impl Keeper {
                 done = tokio::time::timeout(chore.deadline(), work) => {
                     done.unwrap_or_else(|_| Err(late(chore)))
                 }
-                () = self.shutdown.cancelled() => Err(cut_off("the agent ends")),
-                () = stop => Err(cut_off("this host is to be another node, or none")),
+                () = self.shutdown.cancelled() => Err(cut_off("the agent is stopping")),
+                () = stop => Err(cut_off("this host is becoming another node, or none")),
             }
         };
         let ended = self.noted(master, chore, ended);
@@ -371,7 +371,7 @@ impl Doing<'_> {
 enum Done {
     /// The look shows it.
     Plain(ChoreAnswer),
-    /// The second place is asked by its chore only.
+    /// The archive is asked by its chore only.
     Archived(ChoreAnswer, ArchiveStatus),
     /// How it went, good or bad.
     Drilled(DrillReport),

@@ -95,7 +95,7 @@ async fn by_the_plane(
         Fault::new(
             FaultCode::NotEnrolled,
             WHAT,
-            "this machine is no host of a plane",
+            "this machine is not enrolled with a plane",
         )
     })?;
     let file = sealed.to_owned();

@@ -102,18 +102,18 @@ pub fn turn(view: &View<'_>, pace: &Pace) -> Turn {
         None => Turn::Wait("etcd to have a leader".into()),
         Some(_) if !me.answers => Turn::Wait("this member of etcd to answer".into()),
         Some(leader) if leader == own && view.followed_for < pace.settled => {
-            Turn::Wait("whoever was started again before to be down or well".into())
+            Turn::Wait("the member restarted before to be down or healthy".into())
         }
         // Of five the rest would be a quorum all the same; but the next one that fails would end it.
         Some(leader) if leader == own => match silent(view) {
             Some(who) if view.silent_for < UNWELL => Turn::Wait(format!(
-                "{who} to answer: it may be starting again, and one does at a time"
+                "{who} to answer: it may be restarting, and members restart one at a time"
             )),
             Some(_) | None => Turn::Go,
         },
         Some(leader) => match view.followed_for >= pace.patience {
             true => Turn::TakeTheLead(leader.clone()),
-            false => Turn::Wait("its turn: members of etcd start again one at a time".into()),
+            false => Turn::Wait("its turn: etcd members restart one at a time".into()),
         },
     }
 }
@@ -134,7 +134,7 @@ pub fn held(view: &View<'_>) -> Option<String> {
     }
     if let Err(loss) = may_pause(view.listed, own) {
         return Some(format!(
-            "{} to answer: etcd is to start again here, and the others have no quorum without it",
+            "{} to answer: etcd has to restart here, and the others have no quorum without it",
             loss.silent.join(", ")
         ));
     }

@@ -32,7 +32,7 @@
 //! | `settings` | whether the cluster is still the one that the snapshot is of: pure |
 //! | `snapshot` | what is in a snapshot, as its file and `etcdutl` say |
 //! | `source`   | which file was asked for, and where it is |
-//! | `fetch`    | a backup that only the second place has, brought here |
+//! | `fetch`    | a backup that only the archive has, brought here |
 //! | `unseal`   | a sealed snapshot, opened |
 //! | `prepare`  | checks, and new data beside the old ones |
 //! | `run`      | one step: look, decide, do |
@@ -119,7 +119,7 @@ pub enum Goal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The name of a backup, on this master or in the second place; or the path of a file here: a plain
+    /// The name of a backup, on this master or in the archive; or the path of a file here: a plain
     /// snapshot, or a sealed one with its manifest beside it.
     pub file: String,
     /// The key that opens it, where the plane is not asked: a file, never the key itself.
@@ -205,7 +205,7 @@ impl Run {
         format!("{}/opening-{}", paths::ETCD_DATA, self.id.simple())
     }
 
-    /// Where a backup of the second place is brought. It stays until the restore ends: what was cut off is
+    /// Where a backup of the archive is brought. It stays until the restore ends: what was cut off is
     /// gone on with.
     pub fn fetching_dir(&self) -> String {
         format!("{}/fetching-{}", paths::ETCD_DATA, self.id.simple())

@@ -35,7 +35,7 @@ pub fn signers(fs: &HostFs, node: &NodeSpec) -> Vec<BackupSigner> {
 /// Those in a file that a person keeps beside the recovery key.
 pub fn kept(fs: &HostFs, file: &str) -> Result<Vec<BackupSigner>, Fault> {
     let refused = |why: String| {
-        let what = "nobody who signs backups is known";
+        let what = "no trusted signer of backups is known";
         Fault::new(FaultCode::KeyInvalid, what, why).fix(
             "name a file with a host id and a public key a line: pf9-plane cluster backups NAME signers writes it",
         )
@@ -51,7 +51,7 @@ pub(super) fn signing(
     fs: &HostFs,
     node: &NodeSpec,
 ) -> Result<impl Fn(&BackupManifest) -> Result<Envelope, Fault> + Sync + use<>, Fault> {
-    let what = "etcd has no new backup: nobody can sign it";
+    let what = "etcd has no new backup: there is no key to sign it";
     let key: OrderKey = order_key::load(fs, node.host_id)
         .map_err(|e| e.fault(what).fix(order_key::remedy(node.host_id)))?;
     Ok(move |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest))

@@ -154,7 +154,7 @@ pub async fn act(own: &Etcd, due: &Due) -> Result<String, EtcdError> {
             for alarm in alarms {
                 own.disarm(*alarm).await?;
             }
-            Ok("the alarm NOSPACE was taken back".to_owned())
+            Ok("the alarm NOSPACE was disarmed".to_owned())
         }
     }
 }
@@ -217,32 +217,32 @@ pub fn worth_it(status: &MemberStatus, quota: u64) -> bool {
 }
 
 fn no_space(why: String, fix: &str) -> Fault {
-    let what = "etcd takes no more writes: its database is as large as it may be";
+    let what = "etcd accepts no more writes: its database has reached its quota";
     Fault::new(FaultCode::EtcdNoSpace, what, why).fix(fix)
 }
 
 fn is_healed(survey: &Survey) -> Fault {
-    let why = format!("{}; nodelet makes room", used(survey));
+    let why = format!("{}; nodelet frees space", used(survey));
     no_space(
         why,
-        "wait: it is compacted, defragmented member by member, and the alarm is taken back; where that is \
-         not enough, the leader's master says so (pf9ctl etcd status)",
+        "wait: it is compacted, defragmented member by member, and the alarm is disarmed; if that is not enough, \
+         the leader's master says so (pf9ctl etcd status)",
     )
 }
 
 fn is_full(survey: &Survey) -> Fault {
-    let why = format!("{}, and nothing of it is old", used(survey));
+    let why = format!("{}, and there is no old revision to compact", used(survey));
     no_space(
         why,
-        "delete what fills it (kubectl delete still works; look for what there is most of with kubectl \
-         get --raw /metrics | grep apiserver_resource_objects), or give the cluster a larger etcdQuotaBytes; \
-         room is made and the alarm taken back by itself then",
+        "delete what fills it (kubectl delete still works; look for what there is most of with kubectl get --raw \
+         /metrics | grep apiserver_resource_objects), or give the cluster a larger etcdQuotaBytes; space is then \
+         freed and the alarm disarmed automatically",
     )
 }
 
 fn full_and_silent(silent: &Member) -> Fault {
     let why = format!(
-        "room is made when every member answers, and {} does not",
+        "space is freed when every member answers, and {} does not",
         silent.named()
     );
     no_space(

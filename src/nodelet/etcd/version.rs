@@ -75,7 +75,7 @@ pub fn gate(matrix: &Matrix, has: Option<&Version>, data: &DataSeen, wants: &Ver
         return Gate::Refused(refused(
             wants,
             why,
-            "bring the other masters there first; it goes on by itself",
+            "bring the other masters there first; it continues automatically",
         ));
     }
     match demand {
@@ -92,8 +92,8 @@ fn members_agree(data: &DataSeen, from: &Version, wants: &Version) -> Gate {
     if let Some(why) = data.disagreement() {
         let why = format!("in its database {why}");
         let fix = format!(
-            "restart etcd {from} on this host (systemctl restart pf9-etcd), which puts that right; \
-             it goes on by itself"
+            "restart etcd {from} on this host (systemctl restart pf9-etcd), which puts that right; it continues \
+             automatically"
         );
         return Gate::Refused(refused(wants, why, &fix));
     }
@@ -103,7 +103,7 @@ fn members_agree(data: &DataSeen, from: &Version, wants: &Version) -> Gate {
             Gate::Refused(refused(
                 wants,
                 why,
-                "wait until its master is ok; it goes on by itself",
+                "wait until its master is ok; it continues automatically",
             ))
         }
         None => Gate::Open,
@@ -115,7 +115,7 @@ fn is_minor(a: &Version, b: &Version) -> bool {
 }
 
 fn refused(wants: &Version, why: String, fix: &str) -> Box<Fault> {
-    let what = format!("etcd {wants} may not have the data on this host");
+    let what = format!("etcd {wants} cannot use the data on this host");
     Box::new(Fault::new(FaultCode::EtcdStepUnfit, what, why).fix(fix))
 }
 
@@ -155,7 +155,7 @@ pub async fn look(fs: &HostFs, has: Option<&Version>, wants: &Version) -> Gate {
 }
 
 fn unreadable(wants: &Version, e: &DataError) -> Box<Fault> {
-    let what = format!("etcd {wants} may not have the data on this host");
+    let what = format!("etcd {wants} cannot use the data on this host");
     let fault = Fault::new(FaultCode::EtcdDataUnreadable, what, chain(e));
     Box::new(fault.fix("see whether etcd is healthy with the stack that is active"))
 }

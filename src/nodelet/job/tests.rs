@@ -189,9 +189,8 @@ fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
     );
     assert_eq!(
         hold.fault.to_string(),
-        "the role of this machine stays as it is: its spec is lost: it is missing; nothing while \
-         hostagent runs: it hands the spec over again; to take the role away: pf9ctl \
-         decommission-node"
+        "the role of this machine stays as it is: its spec is lost: it is missing; nothing while hostagent runs: it \
+         hands the spec over again; to remove the role: pf9ctl decommission-node"
     );
 }
 

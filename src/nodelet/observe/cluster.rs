@@ -6,28 +6,28 @@ use serde_json::Value;
 use super::{Sweep, differs};
 use crate::host::kube::{self, Kube, KubeError};
 use crate::model::Digest;
-use crate::nodelet::step::Seen;
+use crate::nodelet::step::Observed;
 
 /// The annotation with the digest of what a static pod is started again for.
 const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
 
 impl Sweep<'_> {
-    pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Seen {
+    pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Observed {
         let kube = match self.admin() {
             Ok(kube) => kube,
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         match kube.live(desired).await {
-            Ok(None) => Seen::Missing,
+            Ok(None) => Observed::Missing,
             Ok(Some(live)) => {
                 let known = self.memory.applied.get(key);
                 let untouched = known.is_some_and(|k| {
                     k.desired == digest(desired) && k.version == version_of(&live)
                 });
                 if untouched || covers(desired, &live) {
-                    Seen::Same
+                    Observed::Same
                 } else {
-                    differs("it says something else")
+                    differs("its content differs")
                 }
             }
             Err(e) => not_shown(&e),
@@ -35,37 +35,37 @@ impl Sweep<'_> {
     }
 
     /// Whether the last of them is gone, or about to: before it goes, the others do.
-    pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Seen {
+    pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Observed {
         let Some(last) = objects.last() else {
-            return Seen::Same;
+            return Observed::Same;
         };
         let kube = match self.admin() {
             Ok(kube) => kube,
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         match kube.live(last).await {
             Ok(Some(live)) if kube::is_ours(&live) => differs("it is in the cluster"),
-            Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => Seen::Same,
+            Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => Observed::Same,
             Err(e) => not_shown(&e),
         }
     }
 
-    pub(super) async fn node_ready(&mut self, name: &str) -> Seen {
+    pub(super) async fn node_ready(&mut self, name: &str) -> Observed {
         match self.node(name).await {
-            Err(why) => Seen::Unknown { why },
+            Err(why) => Observed::Unknown { why },
             Ok(None) => differs("the node has not registered itself"),
             Ok(Some(node)) => match ready(&node) {
-                Ok(()) => Seen::Same,
+                Ok(()) => Observed::Same,
                 Err(why) => differs(&format!("the node is not Ready: {why}")),
             },
         }
     }
 
     /// A static pod, as kubelet shows it in the API.
-    pub(super) async fn static_pod(&mut self, name: &str, inputs: &str) -> Seen {
+    pub(super) async fn static_pod(&mut self, name: &str, inputs: &str) -> Observed {
         let kube = match self.kube() {
             Ok(kube) => kube,
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         let path = format!("/api/v1/namespaces/kube-system/pods/{name}");
         let is_first = &mut self.memory.first_pods;
@@ -73,26 +73,26 @@ impl Sweep<'_> {
         match kube.get(&path).await {
             Err(e) => {
                 is_first.extend(first.then(|| name.to_owned()));
-                Seen::Unknown { why: e.to_string() }
+                Observed::Unknown { why: e.to_string() }
             }
             Ok(pod) => {
                 let runs = runs(pod.as_ref(), inputs, &mut first);
                 is_first.extend(first.then(|| name.to_owned()));
                 match runs {
-                    Ok(()) => Seen::Same,
+                    Ok(()) => Observed::Same,
                     Err(why) => differs(&why),
                 }
             }
         }
     }
 
-    pub(super) async fn cordoned(&mut self, name: &str) -> Seen {
+    pub(super) async fn cordoned(&mut self, name: &str) -> Observed {
         match self.node(name).await {
-            Err(why) => Seen::Unknown { why },
+            Err(why) => Observed::Unknown { why },
             Ok(None) => differs("the node has not registered itself"),
             Ok(Some(node)) => match Kube::cordoned(&node) {
                 (_, true) => differs("it was cordoned when it was drained"),
-                (_, false) => Seen::Same,
+                (_, false) => Observed::Same,
             },
         }
     }
@@ -115,7 +115,7 @@ impl Sweep<'_> {
 }
 
 /// An object that the API server did not show.
-fn not_shown(error: &KubeError) -> Seen {
+fn not_shown(error: &KubeError) -> Observed {
     match error {
         KubeError::NoSuchKind(_) => differs(&error.to_string()),
         // A new master has no right before the plane knows it and reaches its API server; a removed
@@ -123,13 +123,13 @@ fn not_shown(error: &KubeError) -> Seen {
         KubeError::Refused {
             status: StatusCode::FORBIDDEN,
             ..
-        } => Seen::Awaits {
+        } => Observed::Awaits {
             what: "the plane's bindings for this master".into(),
         },
         KubeError::Refused { .. }
         | KubeError::Tls(_)
         | KubeError::Unreachable { .. }
-        | KubeError::Malformed { .. } => Seen::Unknown {
+        | KubeError::Malformed { .. } => Observed::Unknown {
             why: error.to_string(),
         },
     }
@@ -296,9 +296,12 @@ mod tests {
             })
         };
         let forbidden = refused(StatusCode::FORBIDDEN);
-        assert!(matches!(forbidden, Seen::Awaits { .. }), "{forbidden:?}");
+        assert!(
+            matches!(forbidden, Observed::Awaits { .. }),
+            "{forbidden:?}"
+        );
         let broken = refused(StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(matches!(broken, Seen::Unknown { .. }), "{broken:?}");
+        assert!(matches!(broken, Observed::Unknown { .. }), "{broken:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
 use crate::nodelet::etcd::restart::{self, View};
 use crate::nodelet::peers;
 use crate::nodelet::phase;
-use crate::nodelet::step::Seen;
+use crate::nodelet::step::Observed;
 use crate::telemetry::chain;
 
 /// Settings of etcd: a line for each member.
@@ -19,21 +19,21 @@ const SETTINGS_MAX: u64 = 64 * 1024;
 
 impl Sweep<'_> {
     /// Whether the other members count on this one.
-    pub(super) async fn etcd_member(&mut self, member: &EtcdMember) -> Seen {
+    pub(super) async fn etcd_member(&mut self, member: &EtcdMember) -> Observed {
         let endpoints = match peers::etcd_members(&self.host.fs, &self.ctx.node) {
             Ok(endpoints) => endpoints,
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         match etcd::standing(&endpoints, &who(&self.ctx.etcd, member)).await {
-            Ok(Standing::Free) => Seen::Same,
-            Ok(Standing::Counted(_)) => differs("the others count on it"),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(Standing::Free) => Observed::Same,
+            Ok(Standing::Counted(_)) => differs("the other members count it as a voter"),
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
     /// What etcd has written remembers its cluster. Before its first start the others must expect
     /// it, this master has to know that they do, and the settings say who they are.
-    pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
+    pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Observed {
         let fs = &self.host.fs;
         let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {
             (Ok(text), Ok(seen)) => (text, seen),
@@ -42,52 +42,52 @@ impl Sweep<'_> {
         if matches!(seen.verdict(), Verdict::Fresh)
             && let Ok(Turn::Waits(what)) = self.etcd_turn(&seen, member).await
         {
-            return Seen::Awaits { what };
+            return Observed::Awaits { what };
         }
         match text {
             Some(text) if phase::settings_join(&text) => {}
             Some(_) => return differs("it would found a cluster of its own"),
-            None => return Seen::Missing,
+            None => return Observed::Missing,
         }
         match seen.verdict() {
-            Verdict::Present => return Seen::Same,
+            Verdict::Present => return Observed::Same,
             Verdict::Fresh => {}
             Verdict::Gone { .. } => {
-                return differs("its data are lost, and the others may count on them");
+                return differs("its data are lost, and the other members may count it as a voter");
             }
             Verdict::MountMissing { .. } | Verdict::Foreign { .. } => {
                 let why = seen.held().map(|h| h.why).unwrap_or_default();
-                return Seen::Unknown { why };
+                return Observed::Unknown { why };
             }
         }
         let noted = seen.record().map(|r| r.data.member_id.clone());
         match self.etcd_counted(&seen, member).await {
-            Ok(Some(known)) if noted == Some(hex(&known.id)) => Seen::Same,
-            Ok(Some(_)) => differs("the others count on data that it does not have"),
-            Ok(None) => differs("the others do not know it"),
-            Err(e) => Seen::Unknown { why: chain(&e) },
+            Ok(Some(known)) if noted == Some(hex(&known.id)) => Observed::Same,
+            Ok(Some(_)) => differs("the other members rely on data that it has lost"),
+            Ok(None) => differs("the other members do not list it"),
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
     /// One of several founders that never was a member, as far as it knows. The others know better: whom
     /// they count as one that had begun has lost data. Where nobody answers they are founding, too.
-    pub(super) async fn etcd_founds(&mut self, member: &EtcdMember, settings: &str) -> Seen {
+    pub(super) async fn etcd_founds(&mut self, member: &EtcdMember, settings: &str) -> Observed {
         let fs = &self.host.fs;
         let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {
             (Ok(text), Ok(seen)) => (text, seen),
             (Err(e), _) | (_, Err(e)) => return unread(&e),
         };
         if text.is_some_and(|text| phase::settings_join(&text)) {
-            return Seen::Same;
+            return Observed::Same;
         }
         match self.etcd_counted(&seen, member).await {
             Ok(Some(known)) if known.has_begun() => {
-                differs("the others count on it, and its data are lost")
+                differs("the other members count it as a voter, and its data are lost")
             }
             // Those who found together list each other from the first moment: it was taken out.
-            Ok(None) => differs("the others have a cluster that it is no member of"),
-            Ok(Some(_)) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => Seen::Same,
-            Err(e) => Seen::Unknown { why: chain(&e) },
+            Ok(None) => differs("the others have a cluster that it is not a member of"),
+            Ok(Some(_)) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => Observed::Same,
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -113,10 +113,10 @@ impl Sweep<'_> {
     /// Whether this member's vote counts. It knows that itself; one that has none says nothing about
     /// members, and the others are asked. (Its health says nothing either: 3.4 without a vote is
     /// healthy.)
-    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
+    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Observed {
         let own = match self.own_etcd() {
             Ok(own) => own,
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         let seen = match data::look(&self.host.fs) {
             Ok(seen) => seen,
@@ -128,18 +128,18 @@ impl Sweep<'_> {
         };
         match counted {
             Ok(Some(known)) if known.is_learner => {
-                differs("it receives everything and has no vote yet")
+                differs("it is a learner that has caught up, not promoted yet")
             }
-            Ok(Some(_)) => Seen::Same,
-            Ok(None) => differs("the others do not know it"),
-            Err(e) => Seen::Unknown { why: chain(&e) },
+            Ok(Some(_)) => Observed::Same,
+            Ok(None) => differs("the other members do not list it"),
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
     /// Whether the others expect this member where it is. Its own word is enough that they do; that they do not it may
     /// only not have heard, as long as they look for it elsewhere, and then they are asked. It stands before the start,
     /// which would wait for them: where nobody can be asked, all that is known is that it has to be started.
-    pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Seen {
+    pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Observed {
         let asked = async {
             let (fs, node) = (&self.host.fs, &self.ctx.node);
             let own = self.memory.peers.etcd(fs, node);
@@ -155,22 +155,22 @@ impl Sweep<'_> {
         };
         let asked: Result<Option<String>, EtcdError> = asked.await;
         match asked {
-            Ok(None) | Err(_) => Seen::Same,
+            Ok(None) | Err(_) => Observed::Same,
             Ok(Some(at)) => differs(&format!("etcd expects this member at {at}")),
         }
     }
 
     /// Whether what is noted of this member is what its data say.
-    pub(super) fn etcd_noted(&self) -> Seen {
+    pub(super) fn etcd_noted(&self) -> Observed {
         match to_note(&self.host.fs, crate::seam::clock::now()) {
-            Ok(None) => Seen::Same,
-            Ok(Some(_)) => differs("what is noted of this member is not what its data say"),
-            Err(why) => Seen::Unknown { why },
+            Ok(None) => Observed::Same,
+            Ok(Some(_)) => differs("the membership record does not match the data"),
+            Err(why) => Observed::Unknown { why },
         }
     }
 
     /// One master takes members out, the leader's mostly, and nobody else: two would not know of each other.
-    pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Seen {
+    pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Observed {
         let asked = async {
             let own = [self.own_etcd().map_err(EtcdError::Doubtful)?];
             let me = own[0].standpoint().await?;
@@ -184,19 +184,19 @@ impl Sweep<'_> {
         };
         let asked: Result<Out, EtcdError> = asked.await;
         match asked {
-            Ok(Out::Nobody) => Seen::Same,
+            Ok(Out::Nobody) => Observed::Same,
             Ok(Out::Take(member)) => differs(&format!(
                 "etcd still counts on member {} of a host that is gone",
                 member.shown()
             )),
-            Ok(Out::Waits(member, loss)) => Seen::Awaits {
+            Ok(Out::Waits(member, loss)) => Observed::Awaits {
                 what: format!(
                     "etcd to be able to do without member {}, whose host is gone: {loss}; {}",
                     member.shown(),
                     loss.fix()
                 ),
             },
-            Err(e) => Seen::Unknown { why: chain(&e) },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -224,6 +224,6 @@ impl Sweep<'_> {
     }
 }
 
-fn unread(e: &FsError) -> Seen {
-    Seen::Unknown { why: chain(e) }
+fn unread(e: &FsError) -> Observed {
+    Observed::Unknown { why: chain(e) }
 }

@@ -3,7 +3,7 @@
 use super::{Sweep, differs};
 use crate::model::{Digest, paths};
 use crate::nodelet::ledger::images::ImageRecord;
-use crate::nodelet::step::Seen;
+use crate::nodelet::step::Observed;
 
 impl Sweep<'_> {
     pub(super) async fn image(
@@ -11,10 +11,10 @@ impl Sweep<'_> {
         reference: &str,
         archive: &str,
         bytes: Option<Digest>,
-    ) -> Seen {
+    ) -> Observed {
         let target = match self.images().await {
             Ok(images) => images.get(reference).cloned(),
-            Err(why) => return Seen::Unknown { why },
+            Err(why) => return Observed::Unknown { why },
         };
         let on_disk = self.ledger.stack_is_on_disk(&self.ctx.node.stack);
         Looked {
@@ -41,26 +41,26 @@ struct Looked<'a> {
 
 impl Looked<'_> {
     /// Whether it is the one of these bytes.
-    fn judge(&self, bytes: Option<Digest>) -> Seen {
+    fn judge(&self, bytes: Option<Digest>) -> Observed {
         let (target, known) = match (self.target, self.known) {
-            (None, _) => return Seen::Missing,
-            (Some(_), None) => return differs("it is not known which one it is"),
+            (None, _) => return Observed::Missing,
+            (Some(_), None) => return differs("its content is unknown"),
             (Some(target), Some(known)) => (target, known),
         };
         // What runs has that name now: its turn comes with its stack's.
         if known.bytes != bytes && !self.is_active {
-            return Seen::Same;
+            return Observed::Same;
         }
         if known.bytes != bytes {
-            return differs("it is not the one that this build of the stack has");
+            return differs("it is not the image of this stack build");
         }
         if known.target != target {
-            return differs("something else has its name");
+            return differs("another image has its name");
         }
         match self.is_whole {
-            true => Seen::Same,
+            true => Observed::Same,
             // By a process that has ended: perhaps with the power, before its files were written.
-            false => differs("it is not known whether all of it is on the disk"),
+            false => differs("it may be incomplete on disk"),
         }
     }
 }
@@ -82,7 +82,7 @@ mod tests {
             is_active,
             is_whole,
         };
-        let same = |l: Looked<'_>, bytes| l.judge(Some(bytes)) == Seen::Same;
+        let same = |l: Looked<'_>, bytes| l.judge(Some(bytes)) == Observed::Same;
         let a = Some("sha256:a");
         assert!(same(looked(a, Some(&known), true, true), ours));
         assert!(
@@ -103,7 +103,7 @@ mod tests {
         );
         assert_eq!(
             looked(None, Some(&known), true, true).judge(Some(ours)),
-            Seen::Missing
+            Observed::Missing
         );
         // What runs keeps its name until the stack beside it becomes the active one.
         assert!(same(looked(a, Some(&known), false, true), newer));

@@ -11,14 +11,14 @@ use crate::host::host_ports;
 use crate::host::ours;
 use crate::host::proc::Proc;
 use crate::model::ProxyMode;
-use crate::nodelet::step::Seen;
+use crate::nodelet::step::Observed;
 
 /// The script asks the packet filter half a dozen times, and waits for others who change it.
 const CHECK: Duration = Duration::from_secs(60);
 
 impl Sweep<'_> {
     /// Of rules the script that made them knows.
-    pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Seen {
+    pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Observed {
         let cmd = Cmd::new(self.host.fs.at(script), CHECK).arg("check");
         match exec::ask(cmd).await {
             Ok(answer) if answer.ended == Ended::Code(0) => {}
@@ -26,43 +26,45 @@ impl Sweep<'_> {
                 let last = answer.stderr.lines().last().unwrap_or("its check failed");
                 return differs(last.trim_start_matches("pf9-network: "));
             }
-            Err(e) => return Seen::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: e.to_string() },
         }
         let there = match self.host.net.routes(ours::network::ROUTE_PROTOCOL).await {
             Ok(there) => there,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: e.to_string() },
         };
         match missing_route(&there, routes) {
-            None => Seen::Same,
+            None => Observed::Same,
             Some((pods, node)) => differs(&format!("there is no route to {pods} by {node}")),
         }
     }
 
-    pub(super) async fn proxy_rules(&self, by: ProxyMode, v6: bool) -> Seen {
+    pub(super) async fn proxy_rules(&self, by: ProxyMode, v6: bool) -> Observed {
         match self.host.net.leads_to_services(by, v6).await {
-            Ok(true) => Seen::Same,
-            Ok(false) => differs("nothing leads to services in the packet filter"),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(true) => Observed::Same,
+            Ok(false) => differs("the packet filter has no rules for services"),
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
     /// The plugin that made them knows.
-    pub(super) async fn host_ports(&self, network: &str, plugins: &str) -> Seen {
+    pub(super) async fn host_ports(&self, network: &str, plugins: &str) -> Observed {
         match host_ports::lost(&self.host.fs, network, plugins).await {
-            Ok(lost) if lost.is_empty() => Seen::Same,
-            Ok(lost) => differs(&format!("those of {} pods are gone", lost.len())),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(lost) if lost.is_empty() => Observed::Same,
+            Ok(lost) => differs(&format!("the ones of {} pods are missing", lost.len())),
+            Err(e) => Observed::Unknown { why: e.to_string() },
         }
     }
 
-    pub(super) fn tunnelled_by(&self, ip: IpAddr) -> Seen {
+    pub(super) fn tunnelled_by(&self, ip: IpAddr) -> Observed {
         match self.host.proc.tunnels_elsewhere(ip).first() {
-            None => Seen::Same,
-            Some(process) => differs(&format!("{process} tunnels by an address of before")),
+            None => Observed::Same,
+            Some(process) => differs(&format!(
+                "{process} still tunnels over the node's previous address"
+            )),
         }
     }
 
-    pub(super) fn sets_gone(&self, prefixes: &[String]) -> Seen {
+    pub(super) fn sets_gone(&self, prefixes: &[String]) -> Observed {
         left_of(self.host.net.sets(prefixes), "sets")
     }
 
@@ -72,7 +74,7 @@ impl Sweep<'_> {
         routes: u8,
         chains: &[String],
         tables: &[String],
-    ) -> Seen {
+    ) -> Observed {
         let left = self.host.net.links(links);
         if !left.is_empty() {
             return differs(&format!("there is {}", left.join(", ")));
@@ -80,34 +82,34 @@ impl Sweep<'_> {
         match self.host.net.routes(routes).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => return differs(&format!("{} routes are there", left.len())),
-            Err(e) => return Seen::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: e.to_string() },
         }
         let seen = left_of(self.host.net.chains(chains).await, "chains");
-        if seen != Seen::Same {
+        if seen != Observed::Same {
             return seen;
         }
         left_of(self.host.net.tables(tables).await, "tables")
     }
 
     /// Later while the one that writes them runs: it would write them again.
-    pub(super) async fn policy_rules_gone(&self) -> Seen {
+    pub(super) async fn policy_rules_gone(&self) -> Observed {
         let net = &self.host.net;
         let chains = net.chains(&ours::network::policy_chain_prefixes()).await;
         let mut seen = left_of(chains, "chains");
-        if seen == Seen::Same {
+        if seen == Observed::Same {
             seen = left_of(net.sets(&ours::network::policy_set_prefixes()), "sets");
         }
         let proc = Proc::new(self.host.fs.clone());
         let runs = |pid| proc.name(pid) == ours::network::POLICY_KEEPER;
-        if seen != Seen::Same && proc.pids().into_iter().any(runs) {
-            return Seen::Later {
+        if seen != Observed::Same && proc.pids().into_iter().any(runs) {
+            return Observed::Later {
                 what: "the controller of network policies to end on this node".into(),
             };
         }
         seen
     }
 
-    pub(super) async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
+    pub(super) async fn proxy_rules_gone(&self, of: ProxyMode) -> Observed {
         let net = &self.host.net;
         match of {
             ProxyMode::Iptables => {
@@ -142,11 +144,11 @@ fn missing_route<'a>(
 }
 
 /// Whether nothing was found of what should not be there.
-fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Seen {
+fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Observed {
     match found {
-        Ok(left) if left.is_empty() => Seen::Same,
+        Ok(left) if left.is_empty() => Observed::Same,
         Ok(left) => differs(&format!("{} {what} are there", left.len())),
-        Err(e) => Seen::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: e.to_string() },
     }
 }
 

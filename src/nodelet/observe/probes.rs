@@ -8,7 +8,7 @@ use super::{Sweep, differs};
 use crate::host::cri;
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
-use crate::nodelet::step::{Probe, Seen};
+use crate::nodelet::step::{Observed, Probe};
 use crate::telemetry::chain;
 
 /// Compares what the runtime says of itself with what was meant; names the first that is otherwise.
@@ -41,7 +41,7 @@ fn as_meant(meant: &BTreeMap<String, Value>, says: &cri::Status) -> Result<(), S
 }
 
 impl Sweep<'_> {
-    pub(super) async fn probe(&mut self, probe: &Probe) -> Seen {
+    pub(super) async fn probe(&mut self, probe: &Probe) -> Observed {
         let verdict = match probe {
             Probe::RuntimeReady => self.images().await.map(drop),
             Probe::RuntimeAsMeant { meant } => match self.host.runtime.says().await {
@@ -59,7 +59,7 @@ impl Sweep<'_> {
             Probe::SwapOff => match self.host.kernel.swaps() {
                 Ok(on) if on.is_empty() => Ok(()),
                 Ok(on) => Err(format!("swap is on: {}", on.join(", "))),
-                Err(e) => return Seen::Unknown { why: e.to_string() },
+                Err(e) => return Observed::Unknown { why: e.to_string() },
             },
             Probe::PortFree { port, unit } => self.port_free(*port, unit),
             Probe::AnyPath { package, paths } => {
@@ -75,7 +75,7 @@ impl Sweep<'_> {
             }
         };
         match verdict {
-            Ok(()) => Seen::Same,
+            Ok(()) => Observed::Same,
             Err(how) => differs(&how),
         }
     }

@@ -59,7 +59,7 @@ pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
         )),
         What::ResendStatus => {
             hands.wake();
-            Outcome::done("the machine is looked at, and hostagent sends its status")
+            Outcome::done("the machine is observed, and hostagent sends its status")
         }
         What::RunChecks => run_checks(hands).await,
         What::Restart { unit } => restart(hands.host, *unit).await,
@@ -146,7 +146,7 @@ async fn restart(host: &Host, which: OurUnit) -> Outcome {
         OurUnit::Comms => units::COMMS,
         OurUnit::Hostagent => units::HOSTAGENT,
     };
-    let what = format!("{which} was not started again");
+    let what = format!("{which} was not restarted");
     let state = match host.units.show(&[unit.to_owned()]).await {
         Ok(mut all) => all.remove(unit),
         Err(e) => return failed(&what, chain(&e)),
@@ -155,13 +155,13 @@ async fn restart(host: &Host, which: OurUnit) -> Outcome {
         return failed(&what, format!("this host has no {unit}"));
     }
     match host.units.restart(unit).await {
-        Ok(()) => Outcome::done(format!("{unit} was started again")),
+        Ok(()) => Outcome::done(format!("{unit} was restarted")),
         Err(e) => failed(&what, chain(&e)),
     }
 }
 
 fn rotate(hands: &Hands<'_>, purpose: CertPurpose) -> Outcome {
-    let what = "the certificate is not signed anew";
+    let what = "the certificate is not rotated";
     let work = hands.job.work().filter(|w| purpose.applies_to(w.role));
     let Some(work) = work else {
         let why = format!("this host has no certificate {}", purpose.dir());
@@ -171,7 +171,8 @@ fn rotate(hands: &Hands<'_>, purpose: CertPurpose) -> Outcome {
         Ok(until) => {
             hands.wake();
             Outcome::done(format!(
-                "certificate {}, good until {until}, is asked for anew; the status shows when another one is in use",
+                "certificate {}, valid until {until}, is requested again; the status shows when the new one is in \
+                 use",
                 purpose.dir()
             ))
         }
@@ -183,7 +184,7 @@ async fn backup(hands: &Hands<'_>) -> Outcome {
     match hands.etcd.back_up().await {
         (StatusCode::OK, said) => Outcome::done(said),
         (StatusCode::ACCEPTED, _) => {
-            Outcome::done("it is being taken; the status shows it when it is there")
+            Outcome::done("it is being taken; the status shows it when it is done")
         }
         (_, why) => failed("no backup of etcd was taken", why),
     }
@@ -197,7 +198,7 @@ fn log_level(program: LogOf, level: LogLevel, for_s: u32) -> Outcome {
         LogOf::Nodelet => {
             match telemetry::level_for(level.as_str(), Duration::from_secs(for_s.into())) {
                 Ok(()) => Outcome::done(said),
-                Err(why) => failed("the log is as it was", why),
+                Err(why) => failed("the log level is unchanged", why),
             }
         }
     }

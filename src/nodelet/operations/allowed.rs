@@ -29,13 +29,13 @@ pub(super) fn list(fs: &HostFs) -> Result<Vec<String>, Fault> {
         return Ok(What::HARMLESS.map(str::to_owned).to_vec());
     }
     let wrong = |why: String| {
-        let what = "no operation of the plane is done on this host";
+        let what = "operations of the plane are off on this host";
         Fault::new(
             FaultCode::OperationNotAllowed,
             what,
             format!("{path}: {why}"),
         )
-        .fix("root of the host: correct the file, or take it away")
+        .fix("root of the host: correct the file, or remove it")
     };
     if let Some(why) = rooted::fault(fs, path) {
         return Err(wrong(why));
@@ -50,7 +50,7 @@ pub(super) fn list(fs: &HostFs) -> Result<Vec<String>, Fault> {
         .find(|a| !What::WORDS.contains(&a.as_str()))
     {
         Some(unknown) => Err(wrong(format!(
-            "{unknown:?} is no operation; there are: {}",
+            "{unknown:?} is not an operation; there are: {}",
             What::WORDS.join(", ")
         ))),
         None => Ok(file.allow),
@@ -79,7 +79,11 @@ mod tests {
         );
         assert_eq!(put("allow = []", 0o600), Ok(Vec::new()));
         for (text, mode, words) in [
-            ("allow = [\"shell\"]", 0o644, "\"shell\" is no operation"),
+            (
+                "allow = [\"shell\"]",
+                0o644,
+                "\"shell\" is not an operation",
+            ),
             ("allow = [\"ping\"]\nmore = 1", 0o644, "more"),
             ("", 0o644, "allow"),
             ("allow = [\"ping\"]", 0o666, "written by others"),

@@ -114,20 +114,20 @@ impl Book {
             any = true;
         }
         if any && let Err(e) = self.store.save(&self.record) {
-            tracing::warn!(error = %chain(&e), "operations that were cut off are not noted");
+            tracing::warn!(error = %chain(&e), "interrupted operations could not be recorded");
         }
     }
 }
 
 fn cut_off(id: Uuid, at: Timestamp) -> OperationResult {
     let why =
-        "nodelet ended while it was done; how far it came is not known, and it is not begun again";
+        "nodelet stopped while it ran; how far it got is unknown, and it is not started again";
     OperationResult {
         schema: OPERATION_SCHEMA,
         id,
         at,
         outcome: Outcome::Failed {
-            fault: Fault::new(FaultCode::Interrupted, "the operation was cut off", why)
+            fault: Fault::new(FaultCode::Interrupted, "the operation was interrupted", why)
                 .fix("look at the host, then order it again"),
         },
     }

@@ -6,7 +6,7 @@ use super::super::etcd;
 use super::super::inbox::Inbox;
 use super::super::job::Job;
 use super::super::maintenance;
-use super::super::status::Board;
+use super::super::status::NodeBoard;
 use super::super::testing::{enrolled, host_id};
 use super::*;
 use crate::host::Host;
@@ -47,7 +47,7 @@ impl Bed {
     fn of(dir: std::sync::Arc<tempfile::TempDir>, key: SigningKey) -> Self {
         let host = Host::new(HostFs::new(dir.path()));
         let (inbox, _) = Inbox::open(host.fs.clone(), Timestamp::UNIX_EPOCH);
-        let (board, _) = Board::new(&host.fs);
+        let (board, _) = NodeBoard::new(&host.fs);
         Self {
             desk: Desk::open(host.fs.clone(), board.log_line()),
             rests: maintenance::Desk::open(host.clone()),
@@ -157,7 +157,7 @@ async fn one_that_was_cut_off_is_said_and_never_begun_again() {
     let result = bed.take(&begun).await.expect("believed");
     assert_eq!(result.outcome.word(), "failed");
     assert!(
-        result.outcome.to_string().contains("cut off"),
+        result.outcome.to_string().contains("interrupted"),
         "{}",
         result.outcome
     );
@@ -264,7 +264,7 @@ async fn root_allows_and_maintenance_keeps_what_changes_the_node() {
         .expect("believed");
     assert_eq!(
         result.outcome,
-        Outcome::done("pf9-kubelet.service was started again")
+        Outcome::done("pf9-kubelet.service was restarted")
     );
 }
 
@@ -333,7 +333,7 @@ async fn a_bundle_is_sent_where_the_operator_agreed_and_asked_for_are_its_bounds
     let words = first.outcome.to_string();
     assert!(words.contains("has not agreed"), "{words}");
     assert!(words.contains("support.bundle_on_request true"), "{words}");
-    assert_eq!(told(), "", "nothing was begun");
+    assert_eq!(told(), "", "nothing was started");
 
     let yes = b"[support]\nbundle_on_request = true\n";
     let attrs = Attrs::mode(0o644);

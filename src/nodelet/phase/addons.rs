@@ -19,14 +19,14 @@ use crate::model::{
 use crate::nodelet::step::Step;
 
 use super::render::Inputs;
-use super::{Context, Steps, Wait, flannel, services, shared_address};
+use super::{PhaseContext, Steps, Wait, flannel, services, shared_address};
 
 /// The namespace of the load balancer's file.
 const LOAD_BALANCER: &str = "metallb-system";
 /// Says in a pod's template which builds its images are of.
 const BUILDS: &str = "pf9.io/images";
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mut steps: Vec<Step> = shared_address::flow(ctx).into_iter().collect();
     if ctx
         .node
@@ -42,7 +42,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// What the stack brings into the cluster, or the settings keep out of it.
-fn of_stack(ctx: &Context) -> Steps {
+fn of_stack(ctx: &PhaseContext) -> Steps {
     let mut steps = flannel::steps(ctx)?;
     for file in &ctx.addons {
         let addon = Addon::of_file(&file.path);
@@ -74,7 +74,7 @@ fn of_stack(ctx: &Context) -> Steps {
     Ok(steps)
 }
 
-fn has(ctx: &Context, addon: Addon) -> Result<bool, Wait> {
+fn has(ctx: &PhaseContext, addon: Addon) -> Result<bool, Wait> {
     Ok(ctx.node.network.has(addon, ctx.stack()?))
 }
 
@@ -98,7 +98,7 @@ fn gone(addon: Addon, objects: &[Value]) -> Step {
 }
 
 /// The addresses, and that every node may answer for them.
-fn pool(ctx: &Context) -> [Value; 2] {
+fn pool(ctx: &PhaseContext) -> [Value; 2] {
     let addresses = &ctx.node.network.load_balancer;
     [
         pool_object("IPAddressPool", json!({"addresses": addresses})),
@@ -116,7 +116,7 @@ fn pool_object(kind: &str, spec: Value) -> Value {
 }
 
 /// Pods of an image that was built again under its name are made anew: their template says which build it is.
-fn of_this_build(mut object: Value, ctx: &Context) -> Result<Value, Wait> {
+fn of_this_build(mut object: Value, ctx: &PhaseContext) -> Result<Value, Wait> {
     let stack = ctx.stack()?;
     let mut builds = Inputs::new();
     let mut any = false;
@@ -141,7 +141,7 @@ fn of_this_build(mut object: Value, ctx: &Context) -> Result<Value, Wait> {
     Ok(object)
 }
 
-fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {
+fn filled(value: &Value, ctx: &PhaseContext) -> Result<Value, Wait> {
     Ok(match value {
         Value::String(text) => Value::String(text_of(text, ctx)?),
         Value::Array(list) => {
@@ -159,7 +159,7 @@ fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {
     })
 }
 
-fn text_of(text: &str, ctx: &Context) -> Result<String, Wait> {
+fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
     let network = &ctx.node.network;
     let v4 = network.pods_cidr.addr().is_ipv4();
     let text = text
@@ -186,11 +186,11 @@ mod tests {
     use crate::model::{NetworkPlugin, NetworkPolicies};
     use crate::nodelet::phase::{AddonFile, samples};
 
-    fn master() -> Context {
+    fn master() -> PhaseContext {
         samples::with_addons(samples::ordinary(samples::master("1.37.2")))
     }
 
-    fn keys(ctx: &Context) -> Vec<String> {
+    fn keys(ctx: &PhaseContext) -> Vec<String> {
         let steps = steps(ctx).expect("steps");
         steps.iter().map(Step::key).collect()
     }
@@ -199,7 +199,7 @@ mod tests {
     fn what_a_cluster_has_is_applied_and_the_rest_is_taken_out_of_it() {
         const POLICIES: &str = "object:apps/v1/DaemonSet/kube-system/network-policies";
         const POOL: &str = "object:metallb.io/v1beta1/IPAddressPool/metallb-system/cluster";
-        let has = |ctx: &Context, key: &str| keys(ctx).iter().any(|k| k == key);
+        let has = |ctx: &PhaseContext, key: &str| keys(ctx).iter().any(|k| k == key);
         let mut ctx = master();
         assert!(has(&ctx, POLICIES) && has(&ctx, POOL));
         assert!(!has(&ctx, "addon-gone:network-policies"));
@@ -259,7 +259,7 @@ mod tests {
         let mut ctx = whole.clone();
         ctx.node.network.load_balancer.clear();
         ctx.node.network.policies = NetworkPolicies::Off;
-        let gone = |ctx: &Context| {
+        let gone = |ctx: &PhaseContext| {
             let steps = steps(ctx).expect("steps");
             let gone = steps.into_iter().filter_map(|s| match s {
                 Step::AddonGone { addon, objects } => Some((addon.word(), objects)),

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::model::PodSecurity;
 
-use super::Context;
+use super::PhaseContext;
 use super::render::yaml;
 
 /// The API server's `--admission-control-config-file`.
-pub(super) fn config(ctx: &Context) -> String {
+pub(super) fn config(ctx: &PhaseContext) -> String {
     yaml(&json!({
         "apiVersion": "apiserver.config.k8s.io/v1",
         "kind": "AdmissionConfiguration",
@@ -20,7 +20,7 @@ pub(super) fn config(ctx: &Context) -> String {
 
 /// The same with a second plugin, the last one that the API server begins with, whose settings it
 /// must refuse.
-pub(super) fn config_that_stops(ctx: &Context) -> String {
+pub(super) fn config_that_stops(ctx: &PhaseContext) -> String {
     yaml(&json!({
         "apiVersion": "apiserver.config.k8s.io/v1",
         "kind": "AdmissionConfiguration",
@@ -66,7 +66,7 @@ mod tests {
         let before = samples::master("1.37.2");
         let mut after = before.clone();
         after.node.api.pod_security.enforce = PodSecurityLevel::Restricted;
-        let steps = |ctx: &Context| control_plane::steps(ctx).expect("steps");
+        let steps = |ctx: &PhaseContext| control_plane::steps(ctx).expect("steps");
         let (before, after) = (steps(&before), steps(&after));
         let changed: Vec<String> = after
             .iter()

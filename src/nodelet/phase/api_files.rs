@@ -6,7 +6,7 @@
 //! authorities and clients' certificates left out, and with a key that it makes for itself in the
 //! trial's directory. It goes through these files in the order of their use and ends at the last: at
 //! the settings of a plugin that are no settings (`admission::config_that_stops`). It asks nobody for
-//! anything. Seen with Kubernetes 1.36.3 and 1.37.2; it takes a third of a second of a processor.
+//! anything. Observed with Kubernetes 1.36.3 and 1.37.2; it takes a third of a second of a processor.
 //!
 //! Without issuers and level there is nothing in these files that an operator wrote, and no trial: a
 //! new master has better things to do.
@@ -19,7 +19,7 @@ use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Judge, TrialStep};
 
 use super::control_plane::{api_server_args, in_image, with_values};
-use super::{Context, Wait, admission, authentication, authorization, trials};
+use super::{PhaseContext, Wait, admission, authentication, authorization, trials};
 
 /// The name of the trial beside the API server's own.
 const NAME: &str = "kube-apiserver-files";
@@ -38,7 +38,7 @@ const POLICY: &str = "policy.jsonl";
 const ADMISSION: &str = "admission.yaml";
 
 /// The trial, where the spec has something to say in these files.
-pub(super) fn trial(ctx: &Context) -> Result<Option<TrialStep>, Wait> {
+pub(super) fn trial(ctx: &PhaseContext) -> Result<Option<TrialStep>, Wait> {
     let api = &ctx.node.api;
     if api.oidc.is_empty() && api.pod_security.is_default() {
         return Ok(None);
@@ -68,7 +68,7 @@ pub(super) fn trial(ctx: &Context) -> Result<Option<TrialStep>, Wait> {
     }))
 }
 
-fn args(ctx: &Context) -> Vec<String> {
+fn args(ctx: &PhaseContext) -> Vec<String> {
     let port = API_SERVER_TRIAL.to_string();
     let (key, cert) = (in_root("apiserver.key"), in_root("apiserver.crt"));
     let mut gates = ctx.node.feature_gates.clone();

@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use crate::model::{ClaimSpec, OidcIssuer};
 
-use super::Context;
+use super::PhaseContext;
 use super::render::yaml;
 
 /// The API server's `--authentication-config`.
-pub(super) fn config(ctx: &Context) -> String {
+pub(super) fn config(ctx: &PhaseContext) -> String {
     let issuers = ctx.node.api.oidc.iter().map(issuer).collect();
     written(issuers)
 }
 
 /// The same, with which it asks no issuer for keys: each is said to have them where nobody listens.
-pub(super) fn config_that_asks_nobody(ctx: &Context) -> String {
+pub(super) fn config_that_asks_nobody(ctx: &PhaseContext) -> String {
     let elsewhere = |(at, told): (usize, &OidcIssuer)| {
         let mut issuer = issuer(told);
         issuer["issuer"]["discoveryURL"] = format!("https://127.0.0.1:1/{at}").into();
@@ -71,7 +71,7 @@ mod tests {
         let before = samples::master("1.34.1");
         let mut after = before.clone();
         after.node.api.oidc = vec![samples::issuer()];
-        let steps = |ctx: &Context| control_plane::steps(ctx).expect("steps");
+        let steps = |ctx: &PhaseContext| control_plane::steps(ctx).expect("steps");
         let (before, after) = (steps(&before), steps(&after));
         let changed: Vec<&Step> = after.iter().filter(|s| !before.contains(s)).collect();
         let [Step::File(file)] = changed[..] else {

@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::model::{NodeUid, SPEC_LIST_MAX};
 
 use super::render::yaml;
-use super::{Context, layout};
+use super::{PhaseContext, layout};
 
 /// Most characters of one expression: the limit of the API server's compiler.
 const EXPRESSION_MAX: usize = 100_000;
@@ -30,12 +30,12 @@ const ENTRY: usize = NodeUid::TEXT + 3;
 const _: () = assert!(ENTRY * SPEC_LIST_MAX + 64 < EXPRESSION_MAX);
 
 /// The API server's `--authorization-config`.
-pub(super) fn config(ctx: &Context) -> String {
+pub(super) fn config(ctx: &PhaseContext) -> String {
     config_that_asks(ctx, layout::REFUSED_BY_NOBODY)
 }
 
 /// The same, with [`nobody`] in another place.
-pub(super) fn config_that_asks(ctx: &Context, nobody: &str) -> String {
+pub(super) fn config_that_asks(ctx: &PhaseContext, nobody: &str) -> String {
     let refused = ctx.node.refused_uids.iter().map(NodeUid::to_string);
     let refused: Vec<String> = [NOBODY.to_owned()].into_iter().chain(refused).collect();
     let expression = format!("request.uid in ['{}']", refused.join("','"));
@@ -106,7 +106,7 @@ mod tests {
         let before = samples::master("1.34.1");
         let mut after = before.clone();
         after.node.refused_uids = vec![samples::uid(7)];
-        let steps = |ctx: &Context| control_plane::steps(ctx).expect("steps");
+        let steps = |ctx: &PhaseContext| control_plane::steps(ctx).expect("steps");
         let (before, after) = (steps(&before), steps(&after));
         let changed: Vec<&Step> = after.iter().filter(|s| !before.contains(s)).collect();
         let [Step::File(file)] = changed[..] else {

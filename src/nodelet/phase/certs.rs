@@ -13,20 +13,20 @@ use crate::nodelet::step::Step;
 
 use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
 use super::renewal::{Standing, standing};
-use super::{Context, Steps, Wait, layout};
+use super::{PhaseContext, Steps, Wait, layout};
 
 /// Purposes named in a message; the rest is counted.
 const NAMED_MAX: usize = 3;
 
 /// Certificates the plane is asked for now.
-pub fn wanted(ctx: &Context) -> Vec<CertificateRequest> {
+pub fn wanted(ctx: &PhaseContext) -> Vec<CertificateRequest> {
     purposes(ctx)
         .filter(|p| standing(ctx, *p).is_wanted())
         .filter_map(|p| ctx.material.get(&p)?.request.clone())
         .collect()
 }
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mut steps = directories(ctx);
     steps.extend(purposes(ctx).map(|purpose| Step::Key { purpose }));
     if ctx.is_master() {
@@ -45,7 +45,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     }
 }
 
-fn purposes(ctx: &Context) -> impl Iterator<Item = CertPurpose> {
+fn purposes(ctx: &PhaseContext) -> impl Iterator<Item = CertPurpose> {
     let role = ctx.role;
     CertPurpose::ALL
         .iter()
@@ -54,11 +54,11 @@ fn purposes(ctx: &Context) -> impl Iterator<Item = CertPurpose> {
 }
 
 /// The authorities that the users of a purpose's certificate believe.
-fn authority(ctx: &Context, purpose: CertPurpose) -> String {
+fn authority(ctx: &PhaseContext, purpose: CertPurpose) -> String {
     ctx.believed(purpose.profile(&ctx.node).authority)
 }
 
-fn directories(ctx: &Context) -> Vec<Step> {
+fn directories(ctx: &PhaseContext) -> Vec<Step> {
     let mut below: BTreeSet<String> = purposes(ctx)
         .flat_map(|p| {
             let name = p.dir();
@@ -80,7 +80,7 @@ fn directories(ctx: &Context) -> Vec<Step> {
 }
 
 /// Own key and those of the other masters, in one file: nothing is left behind when one goes.
-pub(super) fn trusted_keys(ctx: &Context) -> Option<String> {
+pub(super) fn trusted_keys(ctx: &PhaseContext) -> Option<String> {
     let own = ctx.service_account_key.as_ref()?;
     let keys: BTreeSet<&str> = ctx
         .node
@@ -93,7 +93,7 @@ pub(super) fn trusted_keys(ctx: &Context) -> Option<String> {
     Some(keys.into_iter().map(|pem| format!("{pem}\n")).collect())
 }
 
-fn trusted_service_accounts(ctx: &Context) -> Option<Step> {
+fn trusted_service_accounts(ctx: &PhaseContext) -> Option<Step> {
     if !ctx.is_master() {
         return None;
     }
@@ -102,7 +102,7 @@ fn trusted_service_accounts(ctx: &Context) -> Option<Step> {
 }
 
 /// What is missing, in words.
-fn missing(ctx: &Context) -> Option<String> {
+fn missing(ctx: &PhaseContext) -> Option<String> {
     if let Some(what) = named(ctx, Standing::Missing) {
         return Some(what);
     }
@@ -119,24 +119,24 @@ fn missing(ctx: &Context) -> Option<String> {
 }
 
 /// Certificates whose life is over, in words; they are asked for.
-pub(super) fn over(ctx: &Context) -> Option<String> {
+pub(super) fn over(ctx: &PhaseContext) -> Option<String> {
     let what = named(ctx, Standing::Over)?;
-    Some(format!("{what}: what is here has ended"))
+    Some(format!("{what}: the current one has expired"))
 }
 
 /// Some of this node's certificates are over.
-pub fn are_over(ctx: &Context) -> bool {
+pub fn are_over(ctx: &PhaseContext) -> bool {
     !of(ctx, Standing::Over).is_empty()
 }
 
-fn of(ctx: &Context, wanted: Standing) -> Vec<&'static str> {
+fn of(ctx: &PhaseContext, wanted: Standing) -> Vec<&'static str> {
     purposes(ctx)
         .filter(|p| standing(ctx, *p) == wanted)
         .map(CertPurpose::dir)
         .collect()
 }
 
-fn named(ctx: &Context, wanted: Standing) -> Option<String> {
+fn named(ctx: &PhaseContext, wanted: Standing) -> Option<String> {
     let dirs = of(ctx, wanted);
     let noun = match dirs.len() {
         0 => return None,
@@ -156,14 +156,14 @@ mod tests {
     use super::*;
     use jiff::{SignedDuration, Timestamp};
 
-    fn at(ctx: &Context, hours: i64) -> Context {
+    fn at(ctx: &PhaseContext, hours: i64) -> PhaseContext {
         let mut ctx = ctx.clone();
         ctx.now = Timestamp::from_second(hours * 3600).unwrap_or_default();
         ctx
     }
 
     /// Certificates valid from hour 0 to hour 1000.
-    fn ctx() -> Context {
+    fn ctx() -> PhaseContext {
         let mut ctx = samples::master("1.37.2");
         for material in ctx.material.values_mut() {
             if let Some(seen) = &mut material.certificate {
@@ -197,9 +197,9 @@ mod tests {
         assert_eq!(first.id, crate::model::PhaseId::WaitServices);
         let what = &first.steps.as_ref().expect_err("waits").what;
         assert!(what.starts_with("14 certificates from the plane"), "{what}");
-        assert!(what.ends_with("what is here has ended"), "{what}");
+        assert!(what.ends_with("the current one has expired"), "{what}");
         // Before it: every unit as it was, and no question that the ended certificates cannot put.
-        let before = |ctx: &Context| -> Vec<Step> {
+        let before = |ctx: &PhaseContext| -> Vec<Step> {
             let phases = crate::nodelet::phase::all(ctx);
             let phases = phases.into_iter().filter(|p| p.id < first.id);
             phases.flat_map(|p| p.steps.unwrap_or_default()).collect()

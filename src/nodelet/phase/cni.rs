@@ -6,12 +6,12 @@ use crate::model::{NetworkPlugin, paths};
 use crate::nodelet::step::Step;
 
 use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
-use super::{Context, Steps, layout, runtime};
+use super::{PhaseContext, Steps, layout, runtime};
 
 /// The name of the pod network, ours or flannel's, in what the runtime notes of it.
 pub(super) const NETWORK: &str = "pf9";
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mut steps = vec![
         dir(layout::CNI_DIR, PUBLIC_DIR),
         dir(paths::CNI_CONF, PUBLIC_DIR),
@@ -39,7 +39,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// A directory that others may add theirs to, with the stack's.
-fn own_plugins(ctx: &Context) -> Steps {
+fn own_plugins(ctx: &PhaseContext) -> Steps {
     let mut steps = vec![
         dir("/opt/pf9/cni", PUBLIC_DIR),
         dir(layout::CNI_BIN_OWN, PUBLIC_DIR),
@@ -56,7 +56,7 @@ fn own_plugins(ctx: &Context) -> Steps {
 
 /// A Linux bridge with addresses out of this node's range. Masquerade is the node's, not the
 /// plugin's: see the network phase.
-fn conflist(ctx: &Context) -> String {
+fn conflist(ctx: &PhaseContext) -> String {
     let network = &ctx.node.network;
     let any = if ctx.node.pod_cidr.addr().is_ipv6() {
         "::/0"

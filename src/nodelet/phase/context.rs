@@ -1,12 +1,12 @@
-//! What phases ask of a [`Context`].
+//! What phases ask of a [`PhaseContext`].
 
 use crate::model::{
-    Authority, CgroupDriverChoice, Digest, Role, StackImage, StackManifest, StackRef, paths,
-    role_taints,
+    Authority, CgroupDriverChoice, Digest, NodeSpec, Role, StackImage, StackManifest, StackRef,
+    paths, role_taints,
 };
 
 use super::render::{Inputs, url_host};
-use super::{Context, EtcdOf, Wait, layout};
+use super::{EtcdOf, PhaseContext, Wait, layout};
 
 impl Wait {
     /// Waits; nothing can be done meanwhile.
@@ -18,7 +18,7 @@ impl Wait {
     }
 }
 
-impl Context {
+impl PhaseContext {
     /// The stack's manifest, once it is known.
     pub(super) fn stack(&self) -> Result<&StackManifest, Wait> {
         self.manifest
@@ -101,12 +101,7 @@ impl Context {
 
     /// Where this node's own programs reach the API server: a master asks its own.
     pub(super) fn api_url(&self) -> String {
-        let host = if self.is_master() {
-            "127.0.0.1".to_owned()
-        } else {
-            url_host(&self.node.api.host)
-        };
-        format!("https://{host}:{}", self.node.api.port)
+        api_url(self.role, &self.node)
     }
 
     /// Every address of this node, in the family of its own.
@@ -171,4 +166,12 @@ impl CgroupDriver {
             Self::Cgroupfs => "cgroupfs",
         }
     }
+}
+/// Where a node's own programs reach the API server: a master asks its own.
+pub fn api_url(role: Role, node: &NodeSpec) -> String {
+    let host = match role {
+        Role::Master => "127.0.0.1".to_owned(),
+        Role::Worker | Role::None => url_host(&node.api.host),
+    };
+    format!("https://{host}:{}", node.api.port)
 }

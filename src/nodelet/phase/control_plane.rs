@@ -17,7 +17,7 @@ use crate::nodelet::step::{Step, TrialStep};
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
 use super::{
-    Context, Wait, admission, api_files, authentication, authorization, certs, images, layout,
+    PhaseContext, Wait, admission, api_files, authentication, authorization, certs, images, layout,
     reload,
 };
 
@@ -42,7 +42,7 @@ fn manifest_path(name: &str) -> String {
 }
 
 /// What kubelet finds when it starts: the API server.
-pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn steps(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     Ok(vec![
         dir(layout::POLICY_DIR, PUBLIC_DIR),
         file(layout::POLICY, PLANE_POLICY, PUBLIC),
@@ -61,7 +61,7 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
 /// one starts. Later they are written before kubelet starts again: a kubelet (1.36, 1.37) whose manifest is replaced
 /// in its first half second waits two minutes for volumes of the pod that is gone before it starts the new one, and
 /// until then nothing is scheduled and no controller works.
-pub(super) fn clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn clients(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     let mut steps = images::of_clients(ctx)?;
     steps.push(manifest(&controller_manager(ctx)?));
     steps.push(manifest(&scheduler(ctx)?));
@@ -72,7 +72,7 @@ pub(super) fn clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
 /// that is none, the scheduler at a number of its file: it looks at its flags before, and at a wrong
 /// flag it would not come to the file. The keys are not there yet on a new node, and no secret is
 /// shown to a trial: without them the API server has one more complaint.
-pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
+pub(super) fn trials(ctx: &PhaseContext) -> Result<Vec<TrialStep>, Wait> {
     const PORT: &str =
         "--secure-port -1 must be between 1 and 65535, inclusive. It cannot be turned off with 0";
     const PORT_OR_NONE: &str =
@@ -132,7 +132,7 @@ pub(super) fn with_values(args: Vec<String>, values: &[(&str, &str)]) -> Vec<Str
 
 /// A trial of a program that is in an image only.
 pub(super) fn in_image(
-    ctx: &Context,
+    ctx: &PhaseContext,
     program: &str,
     args: Vec<String>,
     files: BTreeMap<String, String>,
@@ -153,7 +153,7 @@ fn inside(program: &str) -> String {
 }
 
 /// The pods as kubelet shows them in the API: their names there, and the digest of what each is started again for.
-pub(super) fn static_pods(ctx: &Context) -> Result<[(String, String); 3], Wait> {
+pub(super) fn static_pods(ctx: &PhaseContext) -> Result<[(String, String); 3], Wait> {
     let pods = [api_server(ctx)?, controller_manager(ctx)?, scheduler(ctx)?];
     Ok(pods.map(|pod| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -251,7 +251,7 @@ impl Component<'_> {
 }
 
 /// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows.
-pub(super) fn api_server_args(ctx: &Context) -> Vec<String> {
+pub(super) fn api_server_args(ctx: &PhaseContext) -> Vec<String> {
     let extra = &ctx.node.api.extra_args;
     let extra = extra
         .iter()
@@ -263,7 +263,7 @@ pub(super) fn api_server_args(ctx: &Context) -> Vec<String> {
 }
 
 /// The feature gates of the spec, as a flag.
-fn gates(ctx: &Context) -> Option<String> {
+fn gates(ctx: &PhaseContext) -> Option<String> {
     let gates = &ctx.node.feature_gates;
     let gates: Vec<String> = gates
         .iter()
@@ -272,7 +272,7 @@ fn gates(ctx: &Context) -> Option<String> {
     (!gates.is_empty()).then(|| format!("--feature-gates={}", gates.join(",")))
 }
 
-fn api_server_own_args(ctx: &Context) -> Vec<String> {
+fn api_server_own_args(ctx: &PhaseContext) -> Vec<String> {
     let node = &ctx.node;
     let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
     let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
@@ -333,7 +333,7 @@ fn api_server_own_args(ctx: &Context) -> Vec<String> {
     ]
 }
 
-fn api_server(ctx: &Context) -> Result<Value, Wait> {
+fn api_server(ctx: &PhaseContext) -> Result<Value, Wait> {
     let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
     let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
     let inputs = Inputs::new()
@@ -369,7 +369,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
-fn controller_manager_args(ctx: &Context) -> Vec<String> {
+fn controller_manager_args(ctx: &PhaseContext) -> Vec<String> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let path = kubeconfig.path();
     let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER);
@@ -394,7 +394,7 @@ fn controller_manager_args(ctx: &Context) -> Vec<String> {
     args
 }
 
-fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+fn controller_manager(ctx: &PhaseContext) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let own_key = ctx.service_account_key.as_deref().unwrap_or_default();
     Ok(Component {
@@ -417,14 +417,14 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
-fn scheduler_args(ctx: &Context, config: &str) -> Vec<String> {
+fn scheduler_args(ctx: &PhaseContext, config: &str) -> Vec<String> {
     let mut args = serving_args(ctx, Kubeconfig::Scheduler, SCHEDULER);
     args.push(format!("--config={config}"));
     args.extend(gates(ctx));
     args
 }
 
-fn scheduler(ctx: &Context) -> Result<Value, Wait> {
+fn scheduler(ctx: &PhaseContext) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::Scheduler;
     Ok(Component {
         name: "kube-scheduler",
@@ -447,7 +447,7 @@ fn scheduler(ctx: &Context) -> Result<Value, Wait> {
 }
 
 /// What both followers of the API server have in common.
-fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Vec<String> {
+fn serving_args(ctx: &PhaseContext, kubeconfig: Kubeconfig, port: u16) -> Vec<String> {
     let path = kubeconfig.path();
     vec![
         format!("--authentication-kubeconfig={path}"),
@@ -473,14 +473,14 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Vec<String>
 
 /// Whom API servers believe about others' identity: the masters that are, by name. The certificate of
 /// one that was removed says a name that is not among them, and speaks for nobody.
-fn aggregators(ctx: &Context) -> String {
+fn aggregators(ctx: &PhaseContext) -> String {
     let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();
     hosts.sort_unstable();
     let names: Vec<String> = hosts.into_iter().map(front_proxy_name).collect();
     names.join(",")
 }
 
-fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
+fn client_inputs(ctx: &PhaseContext, kubeconfig: Kubeconfig) -> Inputs {
     let inputs = Inputs::new()
         .add("authority", &ctx.believed(Authority::Cluster))
         .add(

@@ -80,7 +80,7 @@ fn line(name: &str, value: &str) -> Result<String, Unwritable> {
     };
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if name.is_empty() || name.as_bytes()[0].is_ascii_digit() || !name.bytes().all(word) {
-        return refuse("that is no name of a variable");
+        return refuse("that is not a valid name of a variable");
     }
     if value.chars().any(char::is_control) {
         // A line break would be the next variable for some readers.

@@ -28,7 +28,7 @@ use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
     url_host,
 };
-use super::{Context, Steps, certs, layout, trials};
+use super::{PhaseContext, Steps, certs, layout, trials};
 
 /// Before every setting's name.
 const PREFIX: &str = "ETCD_";
@@ -55,7 +55,7 @@ enum Begin<'a> {
     Held(Held),
 }
 
-fn begin(ctx: &Context) -> Begin<'_> {
+fn begin(ctx: &PhaseContext) -> Begin<'_> {
     let members = &ctx.node.etcd.members;
     match ctx.etcd.verdict() {
         Verdict::Present => Begin::GoesOn,
@@ -76,17 +76,17 @@ fn begin(ctx: &Context) -> Begin<'_> {
     }
 }
 
-fn own(ctx: &Context) -> Option<&EtcdMember> {
+fn own(ctx: &PhaseContext) -> Option<&EtcdMember> {
     let members = &ctx.node.etcd.members;
     members.iter().find(|m| m.ip == ctx.node.node_ip)
 }
 
 /// etcd was there before some master.
-fn joins(ctx: &Context) -> bool {
+fn joins(ctx: &PhaseContext) -> bool {
     ctx.node.etcd.members.iter().any(|m| m.joins)
 }
 
-pub(super) fn configure(ctx: &Context) -> Steps {
+pub(super) fn configure(ctx: &PhaseContext) -> Steps {
     let begin = begin(ctx);
     let mut steps = vec![shared_dir(layout::DATA_DIR, PUBLIC_DIR)];
     // A directory in the place of a disk that is not there would only hide that.
@@ -138,7 +138,7 @@ pub(super) fn configure(ctx: &Context) -> Steps {
 }
 
 /// A founder that lost its data and came back to the others.
-fn joined_once(ctx: &Context) -> bool {
+fn joined_once(ctx: &PhaseContext) -> bool {
     ctx.etcd.record().is_some_and(|record| match record.began {
         Began::Joined => true,
         Began::Founded | Began::Restored => false,
@@ -146,11 +146,11 @@ fn joined_once(ctx: &Context) -> bool {
 }
 
 /// The certificates of masters that are none any more.
-fn revoked(ctx: &Context) -> Option<&str> {
+fn revoked(ctx: &PhaseContext) -> Option<&str> {
     ctx.node.etcd.revoked.as_deref()
 }
 
-pub(super) fn start(ctx: &Context) -> Steps {
+pub(super) fn start(ctx: &PhaseContext) -> Steps {
     let votes = match begin(ctx) {
         Begin::Held(_) => return Ok(Vec::new()),
         Begin::Joins(_) => true,
@@ -187,7 +187,7 @@ pub(super) fn start(ctx: &Context) -> Steps {
     Ok(steps)
 }
 
-fn unit_text(ctx: &Context) -> String {
+fn unit_text(ctx: &PhaseContext) -> String {
     UnitText::new("etcd of the Kubernetes control plane")
         .set("Documentation", "https://etcd.io")
         .set("After", "network-online.target local-fs.target")
@@ -222,13 +222,13 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-fn env(ctx: &Context) -> Result<String, Unwritable> {
+fn env(ctx: &PhaseContext) -> Result<String, Unwritable> {
     env_text(&settings(ctx))
 }
 
 /// Whether etcd takes what it is going to be started with. It ends at a data directory that cannot
 /// be one, before it opens a port.
-pub(super) fn trial(ctx: &Context) -> TrialStep {
+pub(super) fn trial(ctx: &PhaseContext) -> TrialStep {
     const FILE: &str = "no-directory";
     let files = BTreeMap::from([(FILE.to_owned(), String::new())]);
     let mut trial = trials::stopped(
@@ -252,7 +252,7 @@ pub(super) fn trial(ctx: &Context) -> TrialStep {
     trial
 }
 
-fn settings(ctx: &Context) -> Vec<(&'static str, String)> {
+fn settings(ctx: &PhaseContext) -> Vec<(&'static str, String)> {
     let ip = url_host(&ctx.node.node_ip.to_string());
     let (client, peer) = (CertPurpose::EtcdServer, CertPurpose::EtcdPeer);
     let mut lines = vec![
@@ -304,11 +304,11 @@ fn settings(ctx: &Context) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn founders_env(ctx: &Context, state: &str) -> Result<String, Unwritable> {
+fn founders_env(ctx: &PhaseContext, state: &str) -> Result<String, Unwritable> {
     env_text(&founders(ctx, state))
 }
 
-fn founders(ctx: &Context, state: &str) -> Vec<(&'static str, String)> {
+fn founders(ctx: &PhaseContext, state: &str) -> Vec<(&'static str, String)> {
     let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
@@ -321,7 +321,7 @@ fn founders(ctx: &Context, state: &str) -> Vec<(&'static str, String)> {
 /// others say: a name that would be read as more than one member, or as another variable, is
 /// refused.
 pub(in crate::nodelet) fn joining_settings(
-    ctx: &Context,
+    ctx: &PhaseContext,
     members: &[Member],
 ) -> Result<String, String> {
     let planned = &ctx.node.etcd.members;
@@ -354,7 +354,7 @@ pub(in crate::nodelet) fn settings_join(text: &str) -> bool {
 }
 
 fn cluster_settings(
-    ctx: &Context,
+    ctx: &PhaseContext,
     state: &str,
     members: Vec<String>,
 ) -> Vec<(&'static str, String)> {
@@ -393,7 +393,7 @@ mod tests {
     use crate::nodelet::phase::EtcdOf;
     use crate::nodelet::step::UnitStep;
 
-    fn unit_of(ctx: &Context) -> UnitStep {
+    fn unit_of(ctx: &PhaseContext) -> UnitStep {
         let steps = start(ctx).expect("steps");
         let unit = steps.into_iter().find_map(|step| match step {
             Step::Unit(unit) => Some(unit),

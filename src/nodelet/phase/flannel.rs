@@ -19,7 +19,7 @@ use crate::model::{NetworkPlugin, paths};
 use crate::nodelet::step::Step;
 
 use super::cni::NETWORK;
-use super::{Context, Wait, layout};
+use super::{PhaseContext, Wait, layout};
 
 /// Its objects, and the account that it asks the API as.
 const NAME: &str = "flannel";
@@ -31,7 +31,7 @@ const CPU: &str = "100m";
 const MEMORY: &str = "50Mi";
 
 /// Nothing where the cluster has another network.
-pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn steps(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     match ctx.node.network.plugin {
         NetworkPlugin::Flannel => {}
         NetworkPlugin::Bridge | NetworkPlugin::None => return Ok(Vec::new()),
@@ -40,7 +40,7 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     Ok(objects(ctx)?.into_iter().map(object).collect())
 }
 
-fn objects(ctx: &Context) -> Result<[Value; 5], Wait> {
+fn objects(ctx: &PhaseContext) -> Result<[Value; 5], Wait> {
     let [role, binding] = rights();
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta()});
     Ok([account, role, binding, configuration(ctx), daemons(ctx)?])
@@ -73,7 +73,7 @@ fn rights() -> [Value; 2] {
     [role, binding]
 }
 
-fn configuration(ctx: &Context) -> Value {
+fn configuration(ctx: &PhaseContext) -> Value {
     let pods = ctx.node.network.pods_cidr.trunc();
     let network = match pods.addr() {
         IpAddr::V4(_) => json!({"Network": pods}),
@@ -95,7 +95,7 @@ fn configuration(ctx: &Context) -> Value {
 }
 
 /// As the runtime reads it.
-fn plugins(ctx: &Context) -> Value {
+fn plugins(ctx: &PhaseContext) -> Value {
     let mut delegate = json!({"bridge": POD_BRIDGE, "hairpinMode": true, "isDefaultGateway": true});
     if let Some(mtu) = ctx.node.network.mtu {
         delegate["mtu"] = mtu.into();
@@ -121,7 +121,7 @@ fn state() -> String {
     format!("{CONTAINERD_STATE}/flannel")
 }
 
-fn daemons(ctx: &Context) -> Result<Value, Wait> {
+fn daemons(ctx: &PhaseContext) -> Result<Value, Wait> {
     let mount = |name: &str, at: &str| json!({"name": name, "mountPath": at});
     let copy = |name: &str, image: &str, from: &str, to: &str, mounts: Value| {
         json!({
@@ -209,13 +209,13 @@ mod tests {
     use super::*;
     use crate::nodelet::phase::{PhaseId, samples, steps};
 
-    fn flannel(pods: &str) -> Context {
+    fn flannel(pods: &str) -> PhaseContext {
         let mut ctx = samples::with_flannel(samples::master("1.37.2"));
         ctx.node.network.pods_cidr = pods.parse().expect("net");
         ctx
     }
 
-    fn text(ctx: &Context, file: &str) -> Value {
+    fn text(ctx: &PhaseContext, file: &str) -> Value {
         let text = configuration(ctx)["data"][file].clone();
         serde_json::from_str(text.as_str().expect("text")).expect("json")
     }
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_cluster_with_it_has_its_objects_and_no_network_of_nodelets() {
         let ctx = flannel("10.244.0.0/16");
-        let keys = |id, ctx: &Context| -> Vec<String> {
+        let keys = |id, ctx: &PhaseContext| -> Vec<String> {
             let steps = steps(id, ctx).expect("steps");
             steps.iter().map(Step::key).collect()
         };
@@ -301,7 +301,7 @@ mod tests {
             let all = keys(PhaseId::Addons, &ctx);
             assert!(!all.iter().any(|k| k.contains("flannel")), "{all:?}");
         }
-        let images = |ctx: &Context| {
+        let images = |ctx: &PhaseContext| {
             let mut all = keys(PhaseId::Images, ctx);
             all.extend(keys(PhaseId::WaitServices, ctx));
             all.iter().filter(|k| k.contains("flannel")).count()

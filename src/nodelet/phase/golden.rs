@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
+use super::{PhaseContext, PhaseSteps, all, layout, removal, samples, steps};
 use crate::host::etcd::Member;
 use crate::host::ours::paths as ours;
 use crate::model::*;
@@ -19,7 +19,7 @@ mod ground;
 mod restarts;
 mod trials;
 
-fn cases() -> Vec<(&'static str, Context)> {
+fn cases() -> Vec<(&'static str, PhaseContext)> {
     let mut three = samples::master("1.36.3");
     three.node.etcd.members = (1..=3)
         .map(|n| EtcdMember {
@@ -91,7 +91,7 @@ fn flat(phases: &[PhaseSteps]) -> Vec<&Step> {
         .collect()
 }
 
-fn listing(ctx: &Context) -> String {
+fn listing(ctx: &PhaseContext) -> String {
     let mut text = String::new();
     for phase in all(ctx) {
         text.push_str(&(format!("{} {}", phase.id.order(), phase.id) + "\n"));
@@ -127,7 +127,7 @@ fn line(step: &Step) -> String {
 fn who_joins_names_whom_the_members_name() {
     let mut ctx = samples::master("1.36.3");
     let (own, other) = (samples::host(1), samples::host(2));
-    let founds = |ctx: &Context| {
+    let founds = |ctx: &PhaseContext| {
         let founds = |s: &&Step| matches!(s, Step::File(f) if f.path == layout::ETCD_CLUSTER_ENV);
         flat(&all(ctx)).iter().any(founds)
     };
@@ -301,7 +301,7 @@ fn walk(dir: &Path, out: &mut BTreeSet<PathBuf>) {
 }
 
 /// Contexts of every kind.
-fn contexts() -> impl Strategy<Value = Context> {
+fn contexts() -> impl Strategy<Value = PhaseContext> {
     let flags = proptest::collection::vec(any::<bool>(), 10);
     (34u64..38, flags, 0usize..4, "[ -~]{1,20}").prop_map(|(minor, flags, peers, odd)| {
         let version = format!("1.{minor}.3");

@@ -8,7 +8,7 @@
 use crate::model::{Addon, StackImage, paths};
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps, Wait};
+use super::{PhaseContext, Steps, Wait};
 
 /// When an image is needed on a master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ enum Needed {
     ByAddons,
 }
 
-fn needed(ctx: &Context, image: &StackImage) -> Needed {
+fn needed(ctx: &PhaseContext, image: &StackImage) -> Needed {
     match &*image.component {
         _ if !ctx.is_master() => Needed::First,
         "pause" | "kube-apiserver" => Needed::First,
@@ -30,22 +30,22 @@ fn needed(ctx: &Context, image: &StackImage) -> Needed {
     }
 }
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     of(ctx, Needed::First)
 }
 
 /// Of the controller manager and the scheduler.
-pub(super) fn of_clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn of_clients(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     of(ctx, Needed::ByClients)
 }
 
 /// The rest.
-pub(super) fn of_addons(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn of_addons(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     of(ctx, Needed::ByAddons)
 }
 
 /// All of them, out of the stack beside the active one.
-pub(super) fn beside(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn beside(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     let step = |image: &StackImage| Step::Image {
         reference: image.reference.clone(),
         archive: ctx.unpacked(&image.path),
@@ -54,7 +54,7 @@ pub(super) fn beside(ctx: &Context) -> Result<Vec<Step>, Wait> {
     Ok(wanted(ctx)?.map(step).collect())
 }
 
-fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
+fn of(ctx: &PhaseContext, when: Needed) -> Result<Vec<Step>, Wait> {
     let step = |image: &StackImage| Step::Image {
         reference: image.reference.clone(),
         archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
@@ -65,7 +65,7 @@ fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
 }
 
 /// Images of this role, and of add-ons that the cluster has.
-fn wanted(ctx: &Context) -> Result<impl Iterator<Item = &StackImage>, Wait> {
+fn wanted(ctx: &PhaseContext) -> Result<impl Iterator<Item = &StackImage>, Wait> {
     let stack = ctx.stack()?;
     let network = &ctx.node.network;
     Ok(stack.images.iter().filter(|i| {
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn images_of_add_ons_come_with_them() {
         let mut ctx = samples::with_addons(samples::worker("1.37.2"));
-        let has = |ctx: &Context, component: &str| {
+        let has = |ctx: &PhaseContext, component: &str| {
             let steps = steps(PhaseId::Images, ctx).expect("steps");
             let of = |s: &Step| matches!(s, Step::Image { reference, .. } if reference.contains(component));
             steps.iter().any(of)
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn another_build_of_an_image_reaches_what_runs_from_it() {
         let before = samples::with_addons(samples::ordinary(samples::master("1.37.2")));
-        let texts = |ctx: &Context| -> std::collections::BTreeMap<String, String> {
+        let texts = |ctx: &PhaseContext| -> std::collections::BTreeMap<String, String> {
             let phases = [
                 PhaseId::Images,
                 PhaseId::Kubelet,

@@ -18,12 +18,12 @@ use crate::nodelet::step::{Probe, Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
-use super::{Context, Steps, Wait, certs, layout, reload, trials};
+use super::{PhaseContext, Steps, Wait, certs, layout, reload, trials};
 
 /// The first writing of all rules of a large cluster.
 const HEALTHY: Duration = Duration::from_secs(120);
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mode = proxy_mode(ctx)?.mode;
     let (unit_text, config) = (unit_text(ctx), yaml(&config(ctx, mode)));
     let inputs = ctx
@@ -59,13 +59,13 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// On a network that is not ours the same program may be another's, and its rules too.
-fn policies_off(ctx: &Context) -> Result<bool, Wait> {
+fn policies_off(ctx: &PhaseContext) -> Result<bool, Wait> {
     let network = &ctx.node.network;
     let kept = network.has(Addon::NetworkPolicies, ctx.stack()?);
     Ok(network.plugin != NetworkPlugin::None && !kept)
 }
 
-fn unit_text(ctx: &Context) -> String {
+fn unit_text(ctx: &PhaseContext) -> String {
     UnitText::new("kube-proxy of the Kubernetes node")
         .set("Documentation", "https://kubernetes.io/docs/")
         .set(
@@ -75,7 +75,7 @@ fn unit_text(ctx: &Context) -> String {
         .set("Wants", "network-online.target")
         .set("StartLimitIntervalSec", "0")
         .section("Service")
-        .set("Environment", &Context::service_path())
+        .set("Environment", &PhaseContext::service_path())
         .command(
             &layout::bin("kube-proxy"),
             &flags(layout::KUBE_PROXY_CONFIG),
@@ -92,7 +92,7 @@ fn flags(config: &str) -> Vec<String> {
 }
 
 /// Whether kube-proxy takes what it is going to be started with.
-pub(super) fn trial(ctx: &Context) -> Result<TrialStep, Wait> {
+pub(super) fn trial(ctx: &PhaseContext) -> Result<TrialStep, Wait> {
     const SCORE: &str = "KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: Invalid \
                          value: -5000: must be within the range [-1000, 1000]";
     let mut config = config(ctx, proxy_mode(ctx)?.mode);
@@ -102,7 +102,7 @@ pub(super) fn trial(ctx: &Context) -> Result<TrialStep, Wait> {
     Ok(trials::stopped(ctx, "kube-proxy", args, files, &[SCORE]))
 }
 
-fn config(ctx: &Context, mode: ProxyMode) -> Value {
+fn config(ctx: &PhaseContext, mode: ProxyMode) -> Value {
     let node = &ctx.node;
     let own = vec![IpNet::from(node.node_ip)];
     let node_ports = match node.kube_proxy.node_port_networks.as_slice() {

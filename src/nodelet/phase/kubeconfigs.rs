@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::model::CertPurpose;
 
 use super::render::{PRIVATE, PRIVATE_DIR, dir, file, yaml};
-use super::{Context, Steps, layout};
+use super::{PhaseContext, Steps, layout};
 
 /// One kubeconfig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Kubeconfig {
     }
 
     /// Its text on this node.
-    pub(super) fn text(self, ctx: &Context) -> String {
+    pub(super) fn text(self, ctx: &PhaseContext) -> String {
         let purpose = self.purpose();
         let context = |name: &str, namespace: &str| {
             json!({"name": name, "context": {
@@ -80,7 +80,7 @@ impl Kubeconfig {
     }
 }
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let control = ctx.is_master().then_some(Kubeconfig::CONTROL);
     let mut steps = vec![dir(layout::KUBECONFIGS, PRIVATE_DIR)];
     steps.extend(

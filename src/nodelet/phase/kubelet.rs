@@ -17,7 +17,7 @@ use crate::nodelet::step::{Probe, Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
-use super::{Context, Steps, control_plane, layout, reload, trials};
+use super::{PhaseContext, Steps, control_plane, layout, reload, trials};
 
 /// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
 /// master could go on; every reader of logs and numbers costs one question this often.
@@ -25,7 +25,7 @@ const AUTHORIZED_FOR: &str = "30s";
 /// kubelet asks the runtime about every container before it is healthy.
 const HEALTHY: Duration = Duration::from_secs(120);
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let (unit_text, config) = (unit_text(ctx), yaml(&config(ctx)));
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
@@ -70,7 +70,7 @@ fn directories() -> Vec<Step> {
     ]
 }
 
-fn unit_text(ctx: &Context) -> String {
+fn unit_text(ctx: &PhaseContext) -> String {
     // Not etcd: an API server waits for it by itself, and what else kubelet does need not.
     let after = format!(
         "network-online.target {} {}",
@@ -87,7 +87,7 @@ fn unit_text(ctx: &Context) -> String {
         .set("StartLimitIntervalSec", "0")
         .section("Service")
         .set("Type", "notify")
-        .set("Environment", &Context::service_path())
+        .set("Environment", &PhaseContext::service_path())
         .command(
             &layout::bin("kubelet"),
             &flags(ctx, layout::KUBELET_CONFIG, paths::KUBELET_ROOT),
@@ -105,7 +105,7 @@ fn unit_text(ctx: &Context) -> String {
 
 /// Whether kubelet takes what it is going to be started with. It ends at a port that is none, before
 /// it asks anybody for anything.
-pub(super) fn trial(ctx: &Context) -> TrialStep {
+pub(super) fn trial(ctx: &PhaseContext) -> TrialStep {
     const PORT: &str = "invalid configuration: healthzPort (--healthz-port) -1 must be between 1 and \
                         65535, inclusive";
     let mut config = config(ctx);
@@ -115,7 +115,7 @@ pub(super) fn trial(ctx: &Context) -> TrialStep {
     trials::stopped(ctx, "kubelet", args, files, &[PORT])
 }
 
-fn flags(ctx: &Context, config: &str, root: &str) -> Vec<String> {
+fn flags(ctx: &PhaseContext, config: &str, root: &str) -> Vec<String> {
     let node = &ctx.node;
     vec![
         format!("--config={config}"),
@@ -132,7 +132,7 @@ fn endpoint() -> String {
     format!("unix://{}", paths::CONTAINERD_SOCKET)
 }
 
-fn config(ctx: &Context) -> Value {
+fn config(ctx: &PhaseContext) -> Value {
     let node = &ctx.node;
     let serving = CertPurpose::KubeletServer;
     let mut config = json!({
@@ -203,7 +203,7 @@ fn config(ctx: &Context) -> Value {
 
 /// With control groups of version 1 kubelet ends at the other word, and it does so after its trial: there
 /// pods use none, and the status says so (`policies`).
-fn swap(ctx: &Context) -> &'static str {
+fn swap(ctx: &PhaseContext) -> &'static str {
     if ctx.node.kubelet.pods_swap && ctx.facts.cgroup_v2 {
         "LimitedSwap"
     } else {

@@ -3,7 +3,7 @@
 use crate::nodelet::step::Step;
 
 use super::render::{PUBLIC, file};
-use super::{Context, Steps, layout};
+use super::{PhaseContext, Steps, layout};
 
 /// Modules by name. All are optional: a kernel that has the function built in knows no module of
 /// that name, and one that lacks the function says so when it is used, in better words.
@@ -25,7 +25,7 @@ const SYSCTLS: [(&str, &str); 9] = [
 
 const V6_FORWARDING: (&str, &str) = ("net.ipv6.conf.all.forwarding", "1");
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mut steps = Vec::new();
     if ctx.facts.kernel_modules {
         let names: String = MODULES.iter().map(|m| format!("{m}\n")).collect();

@@ -7,13 +7,13 @@ use crate::host::ours::ports;
 use crate::model::StackManifest;
 use crate::nodelet::step::{Probe, Step};
 
-use super::Context;
+use super::PhaseContext;
 use super::render::probe;
 
 /// A port that is just being given back.
 const PORT: Duration = Duration::from_secs(5);
 
-pub(super) fn steps(ctx: &Context, stack: &StackManifest) -> Vec<Step> {
+pub(super) fn steps(ctx: &PhaseContext, stack: &StackManifest) -> Vec<Step> {
     let tools = stack.requires.iter().map(|need| Probe::AnyPath {
         package: need.package.clone(),
         paths: need.any_of.clone(),
@@ -31,7 +31,7 @@ pub(super) fn steps(ctx: &Context, stack: &StackManifest) -> Vec<Step> {
 }
 
 /// Ports of this node's services, with the unit that each belongs to.
-fn ports(ctx: &Context) -> Vec<(u16, &'static str)> {
+fn ports(ctx: &PhaseContext) -> Vec<(u16, &'static str)> {
     let here = ports::ALL.iter().filter(|p| ctx.is_master() || !p.masters);
     here.map(|p| match p.port {
         // The cluster's settings say where.

@@ -17,9 +17,9 @@ use crate::model::{NetworkPeer, NetworkPlugin};
 use crate::nodelet::step::Step;
 
 use super::render::{Inputs, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, oneshot};
-use super::{Context, Steps, layout};
+use super::{PhaseContext, Steps, layout};
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     match ctx.node.network.plugin {
         NetworkPlugin::Flannel | NetworkPlugin::None => Ok(Vec::new()),
         NetworkPlugin::Bridge => {
@@ -43,7 +43,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// Other nodes of the cluster's family, in order.
-fn peers(ctx: &Context) -> impl Iterator<Item = &NetworkPeer> {
+fn peers(ctx: &PhaseContext) -> impl Iterator<Item = &NetworkPeer> {
     let v6 = ctx.node.pod_cidr.addr().is_ipv6();
     let all = ctx.node.network.peers.iter();
     let mut peers: Vec<_> = all
@@ -67,7 +67,7 @@ fn unit_text() -> String {
 }
 
 /// The values, then the same program for every node.
-fn script(ctx: &Context) -> String {
+fn script(ctx: &PhaseContext) -> String {
     let node = &ctx.node;
     let v6 = node.pod_cidr.addr().is_ipv6();
     let (family, tool, multicast) = if v6 {

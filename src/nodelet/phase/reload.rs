@@ -28,7 +28,7 @@ use jiff::SignedDuration;
 use crate::model::CertPurpose;
 
 use super::render::Inputs;
-use super::{Context, renewal};
+use super::{PhaseContext, renewal};
 
 /// When a renewed certificate is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) fn of(purpose: CertPurpose) -> Reload {
 
 /// Adds those of these certificates that their reader must be restarted for. Where a life is so
 /// short that the old one ends before the new one is read, that is all of them.
-pub(super) fn inputs(mut inputs: Inputs, ctx: &Context, purposes: &[CertPurpose]) -> Inputs {
+pub(super) fn inputs(mut inputs: Inputs, ctx: &PhaseContext, purposes: &[CertPurpose]) -> Inputs {
     for purpose in purposes {
         let seen = ctx
             .material

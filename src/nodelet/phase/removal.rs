@@ -4,14 +4,14 @@ use crate::host::ours::network;
 use crate::model::EtcdMember;
 use crate::nodelet::step::Step;
 
-use super::{Context, layout};
+use super::{PhaseContext, layout};
 
 /// Everything that runs or is in the kernel, in the order it goes. Works whatever the node was,
 /// and however far it came: each step is already so where nothing was installed.
 ///
 /// A master leaves etcd before anything is destroyed: where the others cannot do without it, it stays
 /// whole. `force`: whatever they lose.
-pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
+pub fn removal(ctx: &PhaseContext, force: bool) -> Vec<Step> {
     let node = ctx.node.node_name.to_string();
     let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
     let mut steps = vec![
@@ -42,7 +42,7 @@ pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
 
 /// This master's member of etcd, where there are others. By its address: removal works on a host
 /// whose id is gone, too.
-pub(in crate::nodelet) fn member(ctx: &Context) -> Option<EtcdMember> {
+pub(in crate::nodelet) fn member(ctx: &PhaseContext) -> Option<EtcdMember> {
     let members = &ctx.node.etcd.members;
     let own = members.iter().find(|m| m.ip == ctx.node.node_ip)?;
     (ctx.is_master() && members.len() > 1).then(|| own.clone())

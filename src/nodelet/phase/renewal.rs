@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::model::{CertPurpose, Digest, HostId};
 
-use super::{CertificateSeen, Context};
+use super::{CertificateSeen, PhaseContext};
 
 /// The window, in thirtieths of a life: two thirds are twenty of them.
 const PARTS: i128 = 30;
@@ -68,7 +68,7 @@ pub(super) fn left_at_renewal(seen: &CertificateSeen) -> SignedDuration {
 }
 
 /// How the certificate for a purpose stands.
-pub(super) fn standing(ctx: &Context, purpose: CertPurpose) -> Standing {
+pub(super) fn standing(ctx: &PhaseContext, purpose: CertPurpose) -> Standing {
     let seen = ctx.material.get(&purpose);
     let Some(seen) = seen.and_then(|m| m.certificate.as_ref()) else {
         return Standing::Missing;
@@ -94,12 +94,12 @@ pub(super) fn standing(ctx: &Context, purpose: CertPurpose) -> Standing {
     }
 }
 
-fn is_due(ctx: &Context, seen: &CertificateSeen) -> bool {
+fn is_due(ctx: &PhaseContext, seen: &CertificateSeen) -> bool {
     ctx.now >= due(seen.not_before, seen.not_after, place(ctx.host_id))
 }
 
 /// When the standing of any certificate changes next by time alone.
-pub fn next_change(ctx: &Context) -> Option<Timestamp> {
+pub fn next_change(ctx: &PhaseContext) -> Option<Timestamp> {
     let place = place(ctx.host_id);
     let seen = ctx.material.values().filter_map(|m| m.certificate.as_ref());
     seen.flat_map(|s| {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     /// Certificates of a life of a thousand seconds that began at second 0.
-    fn ctx(now: i64) -> Context {
+    fn ctx(now: i64) -> PhaseContext {
         let mut ctx = samples::master("1.37.2");
         ctx.now = at(now);
         for material in ctx.material.values_mut() {
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn who_signs_decides_and_a_successor_must_last_longer() {
-        let of = |ctx: &Context| standing(ctx, CertPurpose::KubeletServer);
+        let of = |ctx: &PhaseContext| standing(ctx, CertPurpose::KubeletServer);
         let mut late = ctx(800);
         assert_eq!(of(&late), Standing::Due);
         let issuer = late.material[&CertPurpose::KubeletServer]

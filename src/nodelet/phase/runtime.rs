@@ -21,7 +21,7 @@ use super::render::{
     Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, oneshot, probe,
     shared_dir, unit, yaml,
 };
-use super::{Context, Steps, Wait, layout};
+use super::{PhaseContext, Steps, Wait, layout};
 use config::{as_meant, config};
 
 /// containerd loads its metadata and reconnects to every shim before it answers.
@@ -29,7 +29,7 @@ const START: Duration = Duration::from_secs(120);
 /// The CRI refuses questions for a moment after the runtime answers others.
 const SAYS: Duration = Duration::from_secs(30);
 
-pub(super) fn configure(ctx: &Context) -> Steps {
+pub(super) fn configure(ctx: &PhaseContext) -> Steps {
     let mut steps = vec![
         shared_dir(layout::DATA_DIR, PUBLIC_DIR),
         dir(paths::CONTAINERD_ROOT, PRIVATE_DIR),
@@ -66,7 +66,7 @@ pub(super) fn configure(ctx: &Context) -> Steps {
     Ok(steps)
 }
 
-pub(super) fn start(ctx: &Context) -> Steps {
+pub(super) fn start(ctx: &PhaseContext) -> Steps {
     let mut inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("config", &config(ctx)?)
@@ -92,7 +92,7 @@ pub(super) fn start(ctx: &Context) -> Steps {
 /// Copies of what the spec allows to be read beside our file. containerd reads only these, so that
 /// what is left in the directory of the spec changes nothing before it was tried, not even when the
 /// runtime is started by a boot. Copies of what is not there any more go.
-fn drop_ins(ctx: &Context) -> Vec<Step> {
+fn drop_ins(ctx: &PhaseContext) -> Vec<Step> {
     let there = &ctx.drop_ins;
     let mut steps = Vec::new();
     if !there.files.is_empty() {
@@ -115,7 +115,7 @@ fn drop_in(name: &str) -> String {
     format!("{}/{name}", layout::CONTAINERD_DROP_INS)
 }
 
-fn unit_text(ctx: &Context) -> String {
+fn unit_text(ctx: &PhaseContext) -> String {
     UnitText::new("Container runtime of the Kubernetes node")
         .set("Documentation", "https://containerd.io")
         .set("After", "network.target local-fs.target dbus.service")
@@ -123,7 +123,7 @@ fn unit_text(ctx: &Context) -> String {
         .set("StartLimitIntervalSec", "0")
         .section("Service")
         .set("Type", "notify")
-        .set("Environment", &Context::service_path())
+        .set("Environment", &PhaseContext::service_path())
         .command(
             &layout::bin("containerd"),
             &[format!("--config={}", layout::CONTAINERD_CONFIG)],
@@ -144,7 +144,7 @@ fn unit_text(ctx: &Context) -> String {
 /// A unit that is there for its end: what starts last stops first, so the containers go while the
 /// runtime, the network and etcd are there (an API server ends quickly only while its etcd is). These
 /// do not wait for each other because of it when the machine starts.
-fn pods_unit_text(ctx: &Context) -> String {
+fn pods_unit_text(ctx: &PhaseContext) -> String {
     let mut after = vec![layout::CONTAINERD_UNIT, layout::NETWORK_UNIT];
     if ctx.is_master() {
         after.push(layout::ETCD_UNIT);
@@ -290,7 +290,7 @@ fn crictl() -> String {
     }))
 }
 
-fn node_env(ctx: &Context) -> Result<String, Wait> {
+fn node_env(ctx: &PhaseContext) -> Result<String, Wait> {
     let socket = format!("unix://{}", paths::CONTAINERD_SOCKET);
     let kubeconfig = if ctx.is_master() { "admin" } else { "nodelet" };
     let head = format!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{AddonFile, CertificateSeen, Context, DropIns, Facts, Material};
+use super::{AddonFile, CertificateSeen, DropIns, HostFacts, Material, PhaseContext};
 use crate::host::net::Nftables;
 use crate::model::*;
 
@@ -49,13 +49,13 @@ pub(super) fn issuer() -> OidcIssuer {
 }
 
 /// A single master of a bridge cluster on a restricted host with control groups of version 1.
-pub(in crate::nodelet) fn master(kubernetes: &str) -> Context {
+pub(in crate::nodelet) fn master(kubernetes: &str) -> PhaseContext {
     let node = node("master-1", "10.99.0.11", "10.244.0.0/24", kubernetes);
     sample(Role::Master, node, kubernetes)
 }
 
 /// Its worker.
-pub(in crate::nodelet) fn worker(kubernetes: &str) -> Context {
+pub(in crate::nodelet) fn worker(kubernetes: &str) -> PhaseContext {
     let mut node = node("worker-1", "10.99.0.51", "10.244.1.0/24", kubernetes);
     node.etcd = EtcdSpec::default();
     node.network.peers = vec![peer("10.99.0.11", "10.244.0.0/24")];
@@ -70,7 +70,7 @@ pub(in crate::nodelet) fn peer(node_ip: &str, pod_cidr: &str) -> NetworkPeer {
 }
 
 /// An ordinary server: version 2, systemd in charge, nothing restricted.
-pub(in crate::nodelet) fn ordinary(mut ctx: Context) -> Context {
+pub(in crate::nodelet) fn ordinary(mut ctx: PhaseContext) -> PhaseContext {
     ctx.facts.cgroup_v2 = true;
     ctx.facts.systemd_cgroups = true;
     ctx.facts.can_lower_oom_score = true;
@@ -82,17 +82,17 @@ pub(in crate::nodelet) fn ordinary(mut ctx: Context) -> Context {
     ctx
 }
 
-fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
+fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> PhaseContext {
     let material = CertPurpose::ALL
         .iter()
         .filter(|p| p.applies_to(role))
         .map(|p| (*p, material(*p)))
         .collect();
-    Context {
+    PhaseContext {
         host_id: host(1),
         role,
         node,
-        facts: Facts {
+        facts: HostFacts {
             cgroup_v2: false,
             systemd_cgroups: false,
             can_lower_oom_score: false,
@@ -142,14 +142,14 @@ fn addon(path: &str, text: &str) -> AddonFile {
 }
 
 /// Of a cluster whose network is flannel, and whose stack has it.
-pub(in crate::nodelet) fn with_flannel(ctx: Context) -> Context {
+pub(in crate::nodelet) fn with_flannel(ctx: PhaseContext) -> PhaseContext {
     let mut ctx = with_addons(ctx);
     ctx.node.network.plugin = NetworkPlugin::Flannel;
     ctx
 }
 
 /// With the add-ons that are settings of a cluster, and a pool of addresses.
-pub(in crate::nodelet) fn with_addons(mut ctx: Context) -> Context {
+pub(in crate::nodelet) fn with_addons(mut ctx: PhaseContext) -> PhaseContext {
     let files = [
         (
             "addons/30-network-policies.yaml",

@@ -6,14 +6,14 @@ use crate::model::NetworkPlugin;
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps, Wait, certs, control_plane, images};
+use super::{PhaseContext, Steps, Wait, certs, control_plane, images};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
 /// kubelet reports every ten seconds; the first report comes when the runtime's network is up.
 const READY: Duration = Duration::from_secs(180);
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     if let Some(what) = certs::over(ctx) {
         return Err(Wait::for_what(what));
     }
@@ -33,7 +33,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// The last fact of a node whose network comes from elsewhere.
-pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
+pub(super) fn ready_at_the_end(ctx: &PhaseContext) -> Option<Step> {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => None,
         NetworkPlugin::Flannel | NetworkPlugin::None => Some(node_ready(ctx)),
@@ -41,14 +41,14 @@ pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
 }
 
 /// The static pods of this master are well, and those that their manifests describe. kubelet starts those again that
-/// hang. Asked last: nothing here needs it, and whoever waits for this master's `ok` before he changes the next one does.
-pub(super) fn static_pods_current(ctx: &Context) -> Steps {
+/// hang. Asked last: nothing here needs it, and whoever waits for this master's `ok` before it changes the next one does.
+pub(super) fn static_pods_current(ctx: &PhaseContext) -> Steps {
     let pods = control_plane::static_pods(ctx)?.into_iter();
     let ask = |(pod, inputs)| probe(Probe::StaticPodCurrent { pod, inputs }, API);
     Ok(pods.map(ask).collect())
 }
 
-fn node_ready(ctx: &Context) -> Step {
+fn node_ready(ctx: &PhaseContext) -> Step {
     let node = ctx.node.node_name.to_string();
     probe(Probe::NodeReady { node }, READY)
 }

@@ -14,21 +14,21 @@ use crate::model::CertPurpose;
 use crate::nodelet::step::{Part, Step};
 
 use super::control_plane::api_manifest;
-use super::{Context, layout};
+use super::{PhaseContext, layout};
 
 /// Behind Kubernetes' own for leaders (100), before every other one.
 const PRECEDENCE: u32 = 110;
 /// Kubernetes' own, for leases of those who lead.
 const CLASS: &str = "leader-election";
 
-pub(super) fn flow(ctx: &Context) -> Option<Step> {
+pub(super) fn flow(ctx: &PhaseContext) -> Option<Step> {
     ctx.node.api.shared_address()?;
     let object = object(ctx);
     Some(Step::Object { object })
 }
 
 /// The same on every master: each names all of them.
-fn object(ctx: &Context) -> Value {
+fn object(ctx: &PhaseContext) -> Value {
     let masters = ctx.node.etcd.members.iter().map(|m| m.host_id);
     let mut users: Vec<String> = masters
         .filter_map(|host| CertPurpose::Admin.bound_user(host))
@@ -74,7 +74,7 @@ mod tests {
     /// The address goes to another master before these, and not before anything else.
     #[test]
     fn what_stops_the_api_server_is_etcd_and_its_own_manifest() {
-        let stops = |ctx: &Context| -> Vec<PhaseId> {
+        let stops = |ctx: &PhaseContext| -> Vec<PhaseId> {
             let all = all(ctx).into_iter();
             let stops = all.filter(|p| p.steps.as_ref().is_ok_and(stops_api));
             stops.map(|p| p.id).collect()
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn leases_of_the_masters_that_share_an_address_have_time_of_their_own() {
         let mut ctx = samples::master("1.37.2");
-        let has = |ctx: &Context| {
+        let has = |ctx: &PhaseContext| {
             let all = steps(PhaseId::Addons, ctx).expect("steps");
             let key = "object:flowcontrol.apiserver.k8s.io/v1/FlowSchema//pf9-api-address";
             all.into_iter().find(|s| s.key() == key)
@@ -96,7 +96,7 @@ mod tests {
         ctx.node.api.host = "10.1.0.250".into();
         ctx.node.api.shared = true;
         let Some(Step::Object { object }) = has(&ctx) else {
-            panic!("it is not there");
+            panic!("it is missing");
         };
         let rule = &object["spec"]["rules"][0];
         let subjects = rule["subjects"].as_array().expect("subjects");

@@ -5,9 +5,9 @@
 use crate::model::Role;
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps, Wait, images, needs, trials};
+use super::{PhaseContext, Steps, Wait, images, needs, trials};
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let mut steps = tried(ctx)?;
     let etcd = ctx.etcd_of();
     if ctx.role == Role::Master {
@@ -23,14 +23,14 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 }
 
 /// All that can be had and tried of the stack while another one runs: nothing of it touches what does.
-pub(super) fn beside(ctx: &Context) -> Steps {
+pub(super) fn beside(ctx: &PhaseContext) -> Steps {
     let mut steps = tried(ctx)?;
     steps.extend(images::beside(ctx)?);
     Ok(steps)
 }
 
 /// Unpacked, and its programs take their configuration.
-fn tried(ctx: &Context) -> Steps {
+fn tried(ctx: &PhaseContext) -> Steps {
     // First: what is missing shows while the download still runs.
     let mut steps = needs::steps(ctx, ctx.stack()?);
     if !ctx.stack_at_hand {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::nodelet::step::{Judge, Step, TrialStep};
 
-use super::{Context, Wait, control_plane, etcd, kube_proxy, kubelet, runtime};
+use super::{PhaseContext, Wait, control_plane, etcd, kube_proxy, kubelet, runtime};
 
 /// How long a program may take to read its configuration: they take a third of a second each.
 const WITHIN: Duration = Duration::from_secs(15);
 
 /// All trials of this node, in the order its programs start.
-pub(super) fn trials(ctx: &Context) -> Result<Vec<Step>, Wait> {
+pub(super) fn trials(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     let mut all = vec![runtime::trial(ctx)?];
     if ctx.is_master() {
         all.push(etcd::trial(ctx));
@@ -28,7 +28,7 @@ pub(super) fn trials(ctx: &Context) -> Result<Vec<Step>, Wait> {
 /// The trial of a program that has no verb for it: it is given one value that it must refuse, with
 /// the words of `expects`, and judges the rest by the way.
 pub(super) fn stopped(
-    ctx: &Context,
+    ctx: &PhaseContext,
     program: &str,
     args: Vec<String>,
     files: BTreeMap<String, String>,
@@ -52,7 +52,7 @@ pub(super) fn stopped(
 }
 
 /// Names that the spec gave: whose complaint it is that has one of them.
-pub(super) fn theirs(ctx: &Context) -> impl Iterator<Item = String> + '_ {
+pub(super) fn theirs(ctx: &PhaseContext) -> impl Iterator<Item = String> + '_ {
     let node = &ctx.node;
     let (gates, flags) = (node.feature_gates.keys(), node.api.extra_args.keys());
     gates.chain(flags).cloned()

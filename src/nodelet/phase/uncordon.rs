@@ -2,9 +2,9 @@
 
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps, services};
+use super::{PhaseContext, Steps, services};
 
-pub(super) fn steps(ctx: &Context) -> Steps {
+pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let node = ctx.node.node_name.to_string();
     let mut steps: Vec<Step> = match ctx.cordoned {
         // It is made schedulable when it is proven.
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn a_node_that_is_not_proven_stays_cordoned() {
         for mut ctx in [samples::master("1.37.2"), samples::worker("1.37.2")] {
-            let uncordons = |ctx: &Context| {
+            let uncordons = |ctx: &PhaseContext| {
                 let steps = steps(ctx).expect("steps");
                 steps.iter().any(|s| matches!(s, Step::Uncordon { .. }))
             };

@@ -25,19 +25,19 @@ impl ModelHost {
         unit.restart_on.iter().map(read).collect()
     }
 
-    fn look(&self, step: &Step) -> Seen {
+    fn look(&self, step: &Step) -> Observed {
         match step {
             Step::Unit(unit) => match self.running.get(&unit.unit) {
-                None => Seen::Missing,
-                Some((inputs, _)) if *inputs == unit.inputs => Seen::Same,
-                Some(_) => Seen::Differs { how: "old".into() },
+                None => Observed::Missing,
+                Some((inputs, _)) if *inputs == unit.inputs => Observed::Same,
+                Some(_) => Observed::Differs { how: "old".into() },
             },
-            Step::Probe(_) if self.running.is_empty() => Seen::Unknown { why: "no".into() },
-            Step::Probe(_) => Seen::Same,
+            Step::Probe(_) if self.running.is_empty() => Observed::Unknown { why: "no".into() },
+            Step::Probe(_) => Observed::Same,
             step => match self.facts.get(&step.key()) {
-                None => Seen::Missing,
-                Some(value) if *value == content(step) => Seen::Same,
-                Some(_) => Seen::Differs {
+                None => Observed::Missing,
+                Some(value) if *value == content(step) => Observed::Same,
+                Some(_) => Observed::Differs {
                     how: "other".into(),
                 },
             },
@@ -191,7 +191,7 @@ fn converge(host: &mut ModelHost, phases: &[PhaseSteps]) {
 proptest! {
     #[test]
     fn all_same_means_nothing_to_do(phases in phases()) {
-        let seen = reachable(&phases, Order::Kept).iter().map(|s| (s.key(), Seen::Same)).collect();
+        let seen = reachable(&phases, Order::Kept).iter().map(|s| (s.key(), Observed::Same)).collect();
         let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
         prop_assert!(plan.todo.is_empty());
     }
@@ -320,7 +320,10 @@ fn a_step_that_awaits_something_ends_the_plan_as_a_wait() {
         steps: Ok(vec![file(1, 1), file(2, 1), file(3, 1)]),
     }];
     let what = "the plane's bindings".to_owned();
-    let seen = BTreeMap::from([("file:/f2".to_owned(), Seen::Awaits { what: what.clone() })]);
+    let seen = BTreeMap::from([(
+        "file:/f2".to_owned(),
+        Observed::Awaits { what: what.clone() },
+    )]);
     let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
     assert_eq!(plan.todo.len(), 1, "what comes before it");
     let phase = PhaseId::Addons;
@@ -341,7 +344,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
         phase(PhaseId::Addons, vec![file(2, 1), file(3, 1)]),
     ];
     let what = || "member m3 to answer".to_owned();
-    let later = (step_of_unit(&phases), Seen::Later { what: what() });
+    let later = (step_of_unit(&phases), Observed::Later { what: what() });
     let mut seen = BTreeMap::from([later]);
     let put_off = plan(&phases, &Snapshot { seen: seen.clone() }, Order::Kept);
     let keys: Vec<String> = put_off.todo.iter().map(|p| p.step.key()).collect();
@@ -359,7 +362,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
     // What ends the plan is said beside it.
     seen.insert(
         "file:/f3".into(),
-        Seen::Awaits {
+        Observed::Awaits {
             what: "the plane".into(),
         },
     );
@@ -372,7 +375,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
         .filter_map(|p| p.steps.as_ref().ok())
         .flatten();
     for step in steps.filter(|s| !s.key().starts_with("unit:")) {
-        seen.insert(step.key(), Seen::Same);
+        seen.insert(step.key(), Observed::Same);
     }
     let only = plan(&phases, &Snapshot { seen }, Order::Kept);
     assert!(only.todo.is_empty() && !only.is_settled());
@@ -394,13 +397,13 @@ fn a_probe_is_asked_again_after_its_unit_was_restarted() {
         id: PhaseId::Kubelet,
         steps: Ok(vec![file(1, 1), unit(1, 1, &[1]), probe()]),
     }];
-    let mut seen: BTreeMap<String, Seen> = reachable(&phases, Order::Kept)
+    let mut seen: BTreeMap<String, Observed> = reachable(&phases, Order::Kept)
         .iter()
-        .map(|s| (s.key(), Seen::Same))
+        .map(|s| (s.key(), Observed::Same))
         .collect();
     seen.insert(
         "file:/f1".into(),
-        Seen::Differs {
+        Observed::Differs {
             how: "edited".into(),
         },
     );

@@ -78,7 +78,7 @@ impl Asks<'_> {
             }
             Ok(status) if !status.is_success() => Said::Nothing,
             Ok(_) => match self.missed().await {
-                Some(why) => Said::Ill(format!("it is not heard of in the cluster: {why}")),
+                Some(why) => Said::Ill(format!("the cluster does not hear from it: {why}")),
                 None => Said::Well,
             },
         }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::verdict::{Pulse, Said, Service, Up};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
-use crate::nodelet::status::Board;
+use crate::nodelet::status::NodeBoard;
 
 const KUBELET: Service = Service::Kubelet;
 
@@ -156,7 +156,7 @@ impl Machine {
             .kill_on_drop(true)
             .spawn()
             .expect("child");
-        let (board, status) = Board::new(&fs);
+        let (board, status) = NodeBoard::new(&fs);
         let (_, job) = watch::channel(Job::Nothing(crate::model::Generation(1)));
         let progress = crate::app::Progress::default();
         let keeper = Keeper::new(
@@ -223,7 +223,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     assert_eq!((&*revived.unit, revived.times), (KUBELET.unit(), 1));
     let log = std::fs::read_to_string(machine.fs.at(crate::model::paths::KUBE_LOG)).expect("log");
     assert!(
-        log.contains("pf9-kubelet.service does not work any more and is started again (1 times so far): no answer, for 120 s"),
+        log.contains("pf9-kubelet.service runs but does not work and is restarted (1 times so far): no answer, for 120 s"),
         "{log}"
     );
 }

@@ -296,7 +296,7 @@ fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
     let what = format!("etcd is not taken from stack {}", record.order.stack);
     let why = format!("there is no fresh backup of it: {why}");
     let fault = Fault::new(FaultCode::UpgradeFailed, what, why)
-        .fix("see pf9ctl etcd backup, then begin the upgrade again");
+        .fix("see pf9ctl etcd backup, then start the upgrade again");
     note(record, At::Refused, Some(fault), seen.now)
 }
 
@@ -388,7 +388,7 @@ fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
 fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
     let what = format!("this node stays on stack {own}");
     let why =
-        format!("its spec names {other}, and nothing orders to drain this node and change it");
+        format!("its spec names {other}, but no upgrade orders this node to drain and change");
     Fault::new(FaultCode::UpgradeFailed, what, why).fix(
         "begin an upgrade of the cluster to the stack that is meant; if the plane was restored from a \
          backup, run pf9-plane recover there",
@@ -397,12 +397,12 @@ fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
 
 fn in_doubt(order: &UpgradeOrder) -> Fault {
     let what = match order.stage {
-        UpgradeStage::Os => "the distribution's updates are not begun with yet".into(),
+        UpgradeStage::Os => "the distribution's updates have not started yet".into(),
         UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
             format!("this node is not changed to stack {} yet", order.stack)
         }
     };
-    let why = "the ledger, which tells what it goes back to, is written anew first";
+    let why = "the ledger, which records what to roll back to, is rewritten first";
     Fault::new(FaultCode::Waiting, what, why)
 }
 
@@ -421,22 +421,19 @@ fn not_switched(record: &Record) -> String {
     let who = match record.order.stage {
         UpgradeStage::Etcd => "etcd of this master",
         UpgradeStage::Prepare | UpgradeStage::Node => "this node",
-        UpgradeStage::Os => return "the distribution's updates are not all in".into(),
+        UpgradeStage::Os => return "the distribution's updates are not all installed".into(),
     };
-    format!("{who} is not on stack {}", record.order.stack)
+    format!("{who} did not change to stack {}", record.order.stack)
 }
 
 fn withdrawn(record: &Record) -> Fault {
-    let why = "the spec asks for another one before it was proven";
+    let why = "the spec ordered another one before this one was proven";
     Fault::new(FaultCode::UpgradeWithdrawn, not_switched(record), why)
 }
 
 fn not_drained(record: &Record, why: &Fault) -> Fault {
     let seconds = record.order.drain.timeout_s;
-    let why = format!(
-        "its pods were not moved away within {seconds} s: {}",
-        why.why
-    );
+    let why = format!("its pods were not drained within {seconds} s: {}", why.why);
     let fix = "see what the named disruption budget needs, then resume the roll; or resume it with \
                another time, or with --then wait or force";
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
@@ -448,41 +445,40 @@ fn not_deleted(record: &Record, why: &Fault) -> Fault {
         "its pods were deleted and are not gone after {seconds} s: {}",
         why.why
     );
-    let fix = "see which of its pods have a deletionTimestamp and finalizers, and who has to take those \
-               away; then begin the upgrade again";
+    let fix = "see which of its pods have a deletionTimestamp and finalizers, and who has to take those away; then \
+        start the upgrade again";
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
 }
 
 fn not_well_since(record: &Record) -> Fault {
     let what = match record.order.stage {
         UpgradeStage::Os => {
-            "the distribution's updates are in, and the node is not well since".into()
+            "the distribution's updates are installed, and the node is not healthy since".into()
         }
         UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => format!(
-            "this node is on stack {}, and not well since",
+            "this node is on stack {}, and not healthy since",
             record.order.stack
         ),
     };
     let why = format!(
-        "it was proven, and then did not come to rest, schedulable, within {} s",
+        "it was proven, but did not converge and become schedulable within {} s",
         record.order.prove_s
     );
-    let fix = "see /var/log/pf9/kube/kube.log for what it waits for; it goes on by itself";
+    let fix = "see /var/log/pf9/kube/kube.log for what it waits for; it continues automatically";
     Fault::new(FaultCode::UpgradeFailed, what, why).fix(fix)
 }
 
 fn too_often(record: &Record) -> Fault {
     let why = format!(
-        "it was begun {ATTEMPTS_MAX} times, and each time this program or the machine \
-                       ended before it was proven"
+        "it was started {ATTEMPTS_MAX} times, and each time the agent or the machine stopped before it was proven"
     );
-    let fix = "see why the machine restarted (journalctl -b -1), then begin the upgrade again";
+    let fix = "find out why the machine restarted (journalctl -b -1), then start the upgrade again";
     Fault::new(FaultCode::UpgradeFailed, not_switched(record), why).fix(fix)
 }
 
 fn late(record: &Record) -> Fault {
     let (what, seconds) = match record.at {
-        At::Switching => ("it did not become the active one", SWITCH_WITHIN.as_secs()),
+        At::Switching => ("it did not become active", SWITCH_WITHIN.as_secs()),
         At::BackingUp
         | At::Fetching
         | At::Draining
@@ -493,10 +489,13 @@ fn late(record: &Record) -> Fault {
         | At::PuttingBack
         | At::Done
         | At::PutBack
-        | At::Refused => ("the node was not well on it", record.order.prove_s.into()),
+        | At::Refused => (
+            "the node was not healthy on it",
+            record.order.prove_s.into(),
+        ),
     };
     let why = format!("{what} within {seconds} s");
-    let fix = "see /var/log/pf9/kube/kube.log for what it waited for, then begin the upgrade again";
+    let fix = "see /var/log/pf9/kube/kube.log for what it waited for, then start the upgrade again";
     Fault::new(FaultCode::UpgradeFailed, not_switched(record), why).fix(fix)
 }
 

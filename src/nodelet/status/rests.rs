@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{Board, words};
+use super::{NodeBoard, words};
 use crate::model::{ExtensionsStatus, MaintenanceStatus, NodeStatus, REPAIRS_MAX, RepairStatus};
 use crate::nodelet::plan::Plan;
 use crate::telemetry::KubeLog;
@@ -37,7 +37,7 @@ impl KubeLogLine {
     }
 }
 
-impl Board {
+impl NodeBoard {
     /// Where it is shown what operators' own programs said.
     pub fn extensions(&self) -> ExtensionsBoard {
         ExtensionsBoard {
@@ -64,7 +64,7 @@ impl Board {
             }
             (Some(_), None) => {
                 tracing::warn!("maintenance has ended");
-                self.say("maintenance has ended: this host is looked after again");
+                self.say("maintenance has ended: reconciling again");
             }
             (Some(_) | None, _) => {}
         }
@@ -114,7 +114,7 @@ pub(super) fn result_of(plan: &Plan, running: usize, all: usize, rests: bool) ->
     let as_it_should = format!("{running} of {all} phases as they should be");
     if let Some(steps) = named(plan) {
         let then = match rests {
-            true => "in maintenance, left as it is",
+            true => "drift left alone, in maintenance",
             false => "now",
         };
         return format!("differs - {as_it_should}; {then}: {steps}");
@@ -123,4 +123,17 @@ pub(super) fn result_of(plan: &Plan, running: usize, all: usize, rests: bool) ->
         Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
         None => format!("ok - {as_it_should}"),
     }
+}
+
+/// For `systemctl status`.
+pub(super) fn line(status: &NodeStatus) -> String {
+    let reason = status
+        .reason
+        .as_ref()
+        .map(|r| format!(": {}: {}", r.what, r.why));
+    let (state, role, generation) = (status.state, status.role, status.generation);
+    format!(
+        "{state}{}; {role}, spec {generation}",
+        reason.unwrap_or_default()
+    )
 }

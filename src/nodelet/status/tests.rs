@@ -39,8 +39,7 @@ fn the_result_of_a_check_is_one_plain_line() {
     plan.todo.truncate(1);
     assert_eq!(
         result_of(&plan, 17, 18, true),
-        "differs - 17 of 18 phases as they should be; in maintenance, left as it is: \
-         remove /x/0 (it is there)"
+        "differs - 17 of 18 phases as they should be; drift left alone, in maintenance: remove /x/0 (it is there)"
     );
 }
 
@@ -48,7 +47,7 @@ fn the_result_of_a_check_is_one_plain_line() {
 fn what_the_keeper_shows_is_not_the_loops_to_change_and_counting_on_wakes_nobody() {
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
-    let (mut board, mut rx) = Board::new(&fs);
+    let (mut board, mut rx) = NodeBoard::new(&fs);
     let keeper = board.etcd();
     let mut etcd = EtcdStatus {
         version: "3.7.3".into(),
@@ -80,7 +79,7 @@ fn every_check_leaves_a_line_of_bounded_length() {
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
     std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
-    let (mut board, _rx) = Board::new(&fs);
+    let (mut board, _rx) = NodeBoard::new(&fs);
     let took = Duration::from_millis(420);
     let at = Timestamp::UNIX_EPOCH;
     board.checked(at, &Plan::default(), took);

@@ -34,8 +34,8 @@ const NAMED_MAX: usize = 5;
 const OF_THE_FILE: [&str; 2] = ["version", "imports"];
 
 /// What to do when it is nobody's drop-in.
-const NEWER: &str = "use a stack whose containerd this agent knows, or a newer agent; until then the \
-                     stack of before runs on";
+const NEWER: &str = "use a stack whose containerd this agent knows, or a newer agent; until then the previous stack \
+    keeps running";
 
 /// Where a key stands.
 type Path = Vec<String>;
@@ -96,7 +96,7 @@ pub(super) fn judge(
 fn of_a_drop_in(why: String) -> Refusal {
     Refusal {
         why,
-        fix: "correct the drop-in, or take it away; until then the runtime runs on without the change"
+        fix: "correct the drop-in, or remove it; until then the runtime keeps running without the change"
             .to_owned(),
     }
 }
@@ -110,8 +110,8 @@ fn read(trial: &TrialStep, schema: i64) -> Result<Meant, Refusal> {
     for (name, text) in &trial.files {
         if name == CONFIG {
             let table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
-                why: format!("{name} is no TOML: {}", e.message()),
-                fix: "report it: this agent wrote it".to_owned(),
+                why: format!("{name} is not valid TOML: {}", e.message()),
+                fix: "report this as a bug (pf9ctl bundle): this agent wrote it".to_owned(),
             })?;
             if let Some(section) = ignored(&table, schema) {
                 return Err(Refusal {
@@ -132,9 +132,9 @@ fn read(trial: &TrialStep, schema: i64) -> Result<Meant, Refusal> {
 
 /// A drop-in, as far as it can be judged without the program.
 fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
-    let table: Table = text
-        .parse()
-        .map_err(|e: toml::de::Error| format!("drop-in {name} is no TOML: {}", e.message()))?;
+    let table: Table = text.parse().map_err(|e: toml::de::Error| {
+        format!("drop-in {name} is not valid TOML: {}", e.message())
+    })?;
     match table.get("version").and_then(Value::as_integer) {
         Some(version) if version > schema => {
             return Err(format!(
@@ -156,7 +156,7 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
     }
     if table.contains_key("imports") {
         return Err(format!(
-            "drop-in {name} imports others, which nobody would look at"
+            "drop-in {name} imports other files, which would not be checked"
         ));
     }
     if let Some(section) = ignored(&table, schema) {
@@ -196,13 +196,17 @@ fn dumped(said: &Answer) -> Result<Table, Refusal> {
             // Warnings come first, the reason last.
             let last = said.stderr.lines().rev().find(|l| !l.trim().is_empty());
             return Err(refused(
-                last.unwrap_or("it ended without a word").to_owned(),
+                last.unwrap_or("it ended without saying why").to_owned(),
             ));
         }
-        Ended::Late => return Err(refused("it did not say in time what it reads".to_owned())),
+        Ended::Late => {
+            return Err(refused(
+                "it did not print its configuration in time".to_owned(),
+            ));
+        }
     }
     said.stdout.parse().map_err(|e: toml::de::Error| {
-        refused(format!("it printed what cannot be read: {}", e.message()))
+        refused(format!("its output cannot be read: {}", e.message()))
     })
 }
 

@@ -9,7 +9,7 @@
 //! | kube-proxy | `oomScoreAdj: -5000` | the same as kubelet's |
 //! | etcd | a data directory that cannot be one | lines of JSON |
 //!
-//! Seen with Kubernetes 1.36.3 and 1.37.2, etcd 3.6.16 and 3.7.3. What is in the answer beside the one
+//! Observed with Kubernetes 1.36.3 and 1.37.2, etcd 3.6.16 and 3.7.3. What is in the answer beside the one
 //! complaint that was asked for is what the program would have against the configuration. An answer
 //! without that complaint is a refusal too: the program ended before it came to it.
 

@@ -150,7 +150,7 @@ fn a_disk_that_fills_in_the_middle_loses_nothing_and_goes_on_when_there_is_room(
         let before = whole(&node, &stack, &content);
         assert_eq!(before.len(), 4, "{before:?}");
         let half = node.fs.at(incoming_of(&stack)).join("images/2.tar");
-        assert!(!half.exists(), "what is no file takes no room");
+        assert!(!half.exists(), "what is not a file takes no room");
         // Still no room: nothing is begun.
         let still = prepare(&node.fs, &stack, &node.trust, now(), &mut |_| {});
         assert!(matches!(still, Err(StackError::Space(_))), "{still:?}");

@@ -17,11 +17,11 @@ use pf9_hostagent::nodelet::etcd::trust;
 use pf9_hostagent::nodelet::journal::Journal;
 use pf9_hostagent::nodelet::ledger::{Installed, LedgerFile};
 use pf9_hostagent::nodelet::observe::Memory;
-use pf9_hostagent::nodelet::phase::{self, Context, PhaseSteps};
+use pf9_hostagent::nodelet::phase::{self, PhaseContext, PhaseSteps};
 use pf9_hostagent::nodelet::plan::Plan;
 use pf9_hostagent::nodelet::removal::{self, Removal};
 use pf9_hostagent::nodelet::run::{End, Runner, Stop};
-use pf9_hostagent::nodelet::status::Board;
+use pf9_hostagent::nodelet::status::NodeBoard;
 use pf9_hostagent::nodelet::step::Step;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,10 +32,10 @@ const SETTLED: Duration = Duration::from_secs(90);
 /// What a process of nodelet has in memory.
 pub(crate) struct Node {
     pub(crate) host: Host,
-    pub(crate) ctx: Context,
+    pub(crate) ctx: PhaseContext,
     pub(crate) memory: Memory,
     pub(crate) ledger: LedgerFile,
-    pub(crate) board: Board,
+    pub(crate) board: NodeBoard,
     pub(crate) journal: Journal,
     /// What the stack is said to be; nothing is unpacked.
     pub(crate) manifest: Option<StackManifest>,
@@ -50,7 +50,7 @@ impl Node {
         assert_eq!(fault, None);
         let trust = TrustStore::default();
         let ctx = gather(&host, &trust, &spec);
-        let mut board = Board::new(fs).0;
+        let mut board = NodeBoard::new(fs).0;
         board.spec(Generation(1), Role::Master, Some(spec.cluster_id));
         Self {
             ctx,
@@ -191,7 +191,7 @@ fn stop() -> Stop {
 }
 
 /// The phases of etcd, in order.
-fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
+fn etcd_phases(ctx: &PhaseContext) -> Vec<PhaseSteps> {
     [PhaseId::EtcdConfigure, PhaseId::EtcdStart]
         .map(|id| PhaseSteps {
             id,
@@ -201,7 +201,7 @@ fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
 }
 
 /// The phases of the runtime, after its trial.
-fn runtime_phases(ctx: &Context) -> Vec<PhaseSteps> {
+fn runtime_phases(ctx: &PhaseContext) -> Vec<PhaseSteps> {
     let tried = phase::steps(PhaseId::Stack, ctx).map(|steps| {
         let own = |s: &Step| matches!(s, Step::Tried(trial) if trial.program == "containerd");
         steps.into_iter().filter(own).collect()
@@ -221,7 +221,7 @@ fn runtime_phases(ctx: &Context) -> Vec<PhaseSteps> {
     ]
 }
 
-fn gather(host: &Host, trust: &TrustStore, spec: &NodeSpec) -> Context {
+fn gather(host: &Host, trust: &TrustStore, spec: &NodeSpec) -> PhaseContext {
     let now = Timestamp::now();
     let (ctx, _) =
         context::gather(host, trust, spec.host_id, Role::Master, spec, None, now).expect("context");

@@ -109,7 +109,7 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     let (code, text) = plane.recover(&["--yes"]).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("left out: its node is REMOVED (master of cluster"),
+        text.contains("skipped: its node is REMOVED (master of cluster"),
         "{text}"
     );
     assert!(text.contains("--remove-node"), "{text}");

@@ -330,7 +330,7 @@ async fn session(
     upgraded: TokioIo<hyper::upgrade::Upgraded>,
     asked: &HeaderMap,
 ) {
-    let socket = Websocket::new(upgraded, Role::Server, Bytes::new());
+    let socket = Websocket::new(Box::new(upgraded), Role::Server, Bytes::new());
     let (handle, mut incoming, driver) = mux::session(socket, Side::Plane, Config::default());
     let text = |name| {
         let value = asked.get(name).and_then(|v| v.to_str().ok());

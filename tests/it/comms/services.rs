@@ -131,9 +131,12 @@ async fn services_say_who_how_often_and_for_how_long() {
             .find(|l| l["what"] == what && l["why"].as_str().unwrap_or_default().contains(text));
         found.unwrap_or_else(|| panic!("{what} {text} not in\n{log}"))
     };
-    assert_eq!(why("refuse", "\"b\" may not ask")["service"], "for-a");
-    assert_eq!(why("refuse", "more than 1 are opened")["service"], "slow");
-    let idle = why("close", "no byte passed for 1 s");
+    assert_eq!(why("refuse", "\"b\" may not open it")["service"], "for-a");
+    assert_eq!(
+        why("refuse", "more than 1 streams were opened")["service"],
+        "slow"
+    );
+    let idle = why("close", "idle for 1 s");
     assert_eq!(
         (&idle["bytes_in"], &idle["bytes_out"]),
         (&1.into(), &1.into())

@@ -321,7 +321,7 @@ async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_come
     it.says(offer, Some(delta));
     let _agent = it.bed.start().await;
     it.order().await;
-    let words = format!("what differs from stack {} is damaged", it.own);
+    let words = format!("the delta from stack {} is damaged", it.own);
     it.the_archive_came_after(&words).await;
 }
 

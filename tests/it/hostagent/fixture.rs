@@ -36,7 +36,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        let failed = within(self.run).await.expect("the agent ends");
+        let failed = within(self.run).await.expect("the agent is stopping");
         assert_eq!(failed, None);
     }
 }

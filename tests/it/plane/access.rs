@@ -382,7 +382,7 @@ fn seen(status: u16, said: &Value, of: &Customer) -> Expect {
         403 if code == "not-allowed" || said["kind"] == "Status" => Expect::Refused,
         404 if [&of.alert, &of.silence]
             .iter()
-            .any(|id| text.contains(&format!("there is none of id {id}"))) =>
+            .any(|id| text.contains(&format!("there is none with id {id}"))) =>
         {
             Expect::Hidden
         }

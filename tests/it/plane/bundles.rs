@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{Method, Request};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -37,6 +37,14 @@ impl Node {
 
     /// Sends pieces, one after the other; an error breaks it off.
     async fn send(&self, id: &str, pieces: Vec<Result<Vec<u8>, ()>>) -> Option<(u16, Value)> {
+        self.sends(id, stream::iter(pieces)).await
+    }
+
+    async fn sends(
+        &self,
+        id: &str,
+        pieces: impl Stream<Item = Result<Vec<u8>, ()>> + Send + 'static,
+    ) -> Option<(u16, Value)> {
         let tunnel = self.tunnel.as_ref().expect("connected");
         let stream = tunnel
             .open(mux::HOST_API, Class::Interactive, Meta::new())
@@ -44,13 +52,13 @@ impl Node {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .expect("handshake");
-        let frames = pieces.into_iter().map(|piece| match piece {
+        let frames = pieces.map(|piece| match piece {
             Ok(bytes) => Ok(Frame::data(Bytes::from(bytes))),
             Err(()) => Err(std::io::Error::from(std::io::ErrorKind::Interrupted)),
         });
         let request = Request::put(format!("/v1/hosts/self/bundles/{id}"))
             .header("host", "plane")
-            .body(StreamBody::new(stream::iter(frames)))
+            .body(StreamBody::new(Box::pin(frames)))
             .expect("request");
         let exchange = async {
             let response = sender.send_request(request).await.ok()?;
@@ -221,6 +229,36 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
     assert_eq!(code(node.send(&id, in_pieces(&good)).await), Some(204));
 }
 
+/// A stolen hostagent has the tunnel as well: it can be first with what it likes, but puts nothing in another one's place.
+#[tokio::test]
+async fn while_one_comes_no_other_one_does() {
+    let bed = Bed::new().await;
+    let node = bed.host("n1", "10.0.0.1").await;
+    let row = order(&bed, &node, json!({})).await;
+    let id = row["id"].as_str().expect("id").to_owned();
+    let good = sealed(&vec![7; 300_000], &key_of(&node.asked_for().await));
+    let (more, rest) = tokio::sync::mpsc::channel::<Vec<u8>>(1);
+    let rest = stream::unfold(rest, |mut rest| async move {
+        Some((Ok(rest.recv().await?), rest))
+    });
+    let first = node.sends(&id, rest);
+    let second = async {
+        let (head, tail) = good.split_at(100_000);
+        more.send(head.to_vec()).await.expect("taken");
+        // It has begun.
+        until(|| async { (!files(&bed).is_empty()).then_some(()) }).await;
+        let refused = node.send(&id, in_pieces(&good)).await;
+        // Whoever still sends may not come to hear it.
+        assert!(refused.is_none_or(|(status, _)| status == 409));
+        more.send(tail.to_vec()).await.expect("taken");
+        drop(more);
+    };
+    let (first, ()) = tokio::join!(first, second);
+    assert_eq!(first.expect("answer").0, 204);
+    let (status, bytes) = bed.bytes(&format!("{}/{id}", bundles(&node))).await;
+    assert_eq!((status, bytes.len()), (200, 300_000));
+}
+
 #[tokio::test]
 async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
     let bed = Bed::new().await;
@@ -231,9 +269,20 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
     assert_eq!(row["opensHere"], false);
     let id = row["id"].as_str().expect("id").to_owned();
     assert_eq!(key_of(&node.asked_for().await), public);
-    // The plane cannot open it, and keeps nothing that everybody could.
-    let plain = node.send(&id, in_pieces(&[7; 1000])).await;
-    assert_eq!(plain.expect("answer").0, 400);
+    // The plane cannot open it, and keeps nothing that everybody could, nor what keeps busy whoever opens it.
+    let endless = [
+        b"age-encryption.org/v1\n".as_slice(),
+        &b"-> x\n\n".repeat(1000),
+    ]
+    .concat();
+    for (bytes, why) in [
+        (b"plain\n--- text\nof a log".as_slice(), "not sealed"),
+        (&endless, "its head is longer"),
+    ] {
+        let (status, said) = node.send(&id, in_pieces(bytes)).await.expect("answer");
+        assert_eq!(status, 400, "{said}");
+        assert!(said.to_string().contains(why), "{said}");
+    }
     let answer = node.send(&id, in_pieces(&sealed(b"words", &public))).await;
     assert_eq!(answer.expect("answer").0, 204);
     let (status, bytes) = bed.bytes(&format!("{}/{id}", bundles(&node))).await;

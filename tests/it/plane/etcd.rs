@@ -326,12 +326,12 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
         world
             .words("m3")
             .await
-            .contains("the others take its member out")
+            .contains("the others remove its member")
     );
     for waits in ["m4", "m5"] {
         assert_eq!(
             world.words(waits).await,
-            "waits until the member of m3 is taken out"
+            "waits until the member of m3 is removed"
         );
     }
     assert_eq!(

@@ -85,7 +85,7 @@ async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_agai
     assert_eq!((status, code(&said)), (409, "host-not-attached"), "{said}");
     let words = said["error"]["message"].as_str().expect("words");
     assert!(
-        words.contains("on its way") && words.contains("--force"),
+        words.contains("is leaving") && words.contains("--force"),
         "{words}"
     );
     assert!(!world.masters[0].current().await.force);
@@ -189,12 +189,12 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
     assert!(
         of(dead)
             .expect("the dead one")
-            .contains("the others take its member out"),
+            .contains("the others remove its member"),
         "{shown}"
     );
     assert_eq!(
         of(new.id).as_deref(),
-        Some("waits until the member of m3 is taken out")
+        Some("waits until the member of m3 is removed")
     );
     assert_eq!(shown["votes"], 3, "the dead one counts until it is out");
     world.lists(0, &[0, 1]).await;

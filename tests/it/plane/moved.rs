@@ -119,7 +119,7 @@ async fn a_master_follows_when_the_others_are_well() {
     is_well(&b, "b", "10.1.0.12").await;
     let said = a.say("a", "10.1.0.11").await;
     assert!(
-        said.1.to_string().contains("10.1.0.2 no more"),
+        said.1.to_string().contains("lost its address 10.1.0.2"),
         "{}",
         said.1
     );

@@ -353,8 +353,6 @@ impl Node {
     }
 }
 
-type Socket = Websocket<tokio_rustls::client::TlsStream<TcpStream>>;
-
 /// A refusal: its HTTP status (0 stands for a TLS failure) and when to come back.
 pub(super) type Refused = (u16, Option<Duration>);
 
@@ -364,7 +362,7 @@ pub(super) async fn dial(
     answer: &EnrolAnswer,
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     headers: HeaderMap,
-) -> Result<(Socket, String), Refused> {
+) -> Result<(Websocket, String), Refused> {
     let address = bed.url.trim_start_matches("https://");
     let tls = secure(bed, answer, identity).await?;
     match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {

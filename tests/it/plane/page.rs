@@ -139,7 +139,7 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
     world.begin().await;
     world.prepared().await;
     world.report(0, Some("put-back")).await;
-    let what = "Cluster c is on its way to another version, and stopped";
+    let what = "Cluster c has an upgrade that stopped";
     browser.sees(what).await;
     browser.picture("alerts").await;
     browser.press(what).await;

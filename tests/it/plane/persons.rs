@@ -100,7 +100,7 @@ async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers
             let claims = [(name, "system:masters")];
             let (status, said) = get(&bed, &url, &token, &claims).await;
             assert_eq!(status, 403, "{name}: {said}");
-            assert!(said.contains("somebody else's name"), "{said}");
+            assert!(said.contains("impersonates somebody else"), "{said}");
         }
     }
     // Two tokens are nobody's: whose it is would be a matter of who reads it.

@@ -132,7 +132,7 @@ async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
     // The session does not outlive what opened it.
     let farewell = super::bed::within(full.peer_leaves()).await;
     let words = farewell.expect("farewell").words;
-    assert!(words.contains("has ended"), "{words}");
+    assert!(words.contains("has expired"), "{words}");
 
     node.connect(&bed).await.expect("it is excused");
     assert_eq!(node.kind, "renewal-only");
@@ -345,7 +345,7 @@ async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
     assert_eq!(
         hosts.as_array().map(Vec::len),
         Some(1),
-        "it is no host: {hosts}"
+        "it is not a valid host: {hosts}"
     );
     assert_eq!(tell("none", order.generation.0).await.0, 204);
     assert_eq!(

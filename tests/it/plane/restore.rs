@@ -67,7 +67,7 @@ async fn every_master_is_told_to_go_once_the_founders_data_are_made_and_forgets_
     }
     for master in [1, 2] {
         world.says(master, &order, "done").await;
-        assert!(world.told(0).await.is_some(), "one has not followed it");
+        assert!(world.told(0).await.is_some(), "one has not streamed it");
     }
     world.says(0, &order, "done").await;
     for master in 0..3 {
@@ -98,14 +98,14 @@ async fn one_is_withdrawn_and_a_founder_has_to_be_a_master() {
     assert_eq!((code, world.told(0).await), (200, None), "{said}");
 }
 
-/// The disks are dead, the second place is not: every master can fetch what is named, and the newest of
+/// The disks are dead, the archive is not: every master can fetch what is named, and the newest of
 /// it is what a master says that it has there.
 #[tokio::test]
 async fn a_backup_of_the_second_place_is_nobodys_newest_and_restored_all_the_same() {
     let world = World::new(3).await;
     let name = "20261128T140000Z-r7";
     let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
-    assert_eq!(code, 409, "there is no second place: {said}");
+    assert_eq!(code, 409, "there is no archive: {said}");
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
     let backup = json!({"archive": {"kind": "dir", "path": "/mnt/nas", "mount": "/mnt/nas"}});
     let body = json!({"etcdBackup": backup});

@@ -169,7 +169,11 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
         said["fix"].as_str().expect("fix").contains("--despite api"),
         "{said}"
     );
-    assert_eq!(world.told(0).await, (None, "a".into()), "nothing was begun");
+    assert_eq!(
+        world.told(0).await,
+        (None, "a".into()),
+        "nothing was started"
+    );
 
     let shown = world.begin().await;
     assert_eq!(shown["upgrade"]["phase"], json!("preparing"), "{shown}");
@@ -219,7 +223,10 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
     );
     world.report(1, Some("draining")).await;
     let (_, shown) = world.bed.admin_get(AT).await;
-    assert!(shown.to_string().contains("goes over: draining"), "{shown}");
+    assert!(
+        shown.to_string().contains("changing the node: draining"),
+        "{shown}"
+    );
     world.report(1, Some("done")).await;
     assert_eq!(world.told(2).await, (Some(UpgradeStage::Node), "b".into()));
     world.report(2, Some("done")).await;

@@ -80,7 +80,7 @@ async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
         assert_eq!(status, 200, "{way}: {said}");
         let lost = said["lost"].as_str().unwrap_or_default();
         assert!(
-            lost.contains("1 workers that nobody looks after"),
+            lost.contains("1 workers without a control plane"),
             "{way}: {said}"
         );
         let node = bed

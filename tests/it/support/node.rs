@@ -10,8 +10,8 @@ use pf9_hostagent::identity::order_key::{self, OrderKey};
 use pf9_hostagent::local::{self, Callers, Method, Reply, Request, StatusCode};
 use pf9_hostagent::model::{
     CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
-    FreshNonce, Generation, HostId, NodeState, NodeStatus, Nonce, Operation, OperationResult,
-    Outcome, Role, Timestamp, paths,
+    FreshNonce, HostId, NodeState, NodeStatus, Nonce, Operation, OperationResult, Outcome,
+    Timestamp, paths,
 };
 use pf9_hostagent::nodelet::server;
 use tokio::sync::watch;
@@ -218,33 +218,8 @@ async fn answer(side: Arc<watch::Sender<NodeSide>>, root: Arc<Root>, request: Re
 
 fn idle() -> NodeStatus {
     NodeStatus {
-        schema: 1,
         revision: 1,
-        generation: Generation(0),
-        role: Role::None,
-        cluster_id: None,
-        installed: None,
-        wants_spec: false,
         state: NodeState::Ok,
-        reason: None,
-        warnings: Vec::new(),
-        attempts: 0,
-        phases: Vec::new(),
-        current_step: None,
-        last_sweep_at: None,
-        stack: None,
-        wants_stack: None,
-        upgrade: None,
-        certificate_requests: Vec::new(),
-        service_account_key: None,
-        kube_proxy: None,
-        etcd: None,
-        api_address: None,
-        revived: Vec::new(),
-        services: Vec::new(),
-        maintenance: None,
-        repairs: Vec::new(),
-        extensions: None,
-        certificates: Vec::new(),
+        ..NodeStatus::default()
     }
 }

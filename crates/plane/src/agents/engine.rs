@@ -80,7 +80,7 @@ pub(super) fn heard(
         part.stand = Stand::Failed;
         part.fault.get_or_insert_with(|| {
             let why = agent.stage.as_str();
-            Fault::new(FaultCode::RollStopped, "the host did not go on", why)
+            Fault::new(FaultCode::RollStopped, "the host made no progress", why)
         });
     }
     before != *part
@@ -131,14 +131,14 @@ fn stop(roll: &mut AgentRoll, host: HostId, why: Option<Fault>, now: Timestamp) 
         State::Stopped | State::Cancelled | State::Done => return,
     }
     roll.state = State::Stopped;
-    let what = format!("the way of the fleet to agent {} is stopped", roll.to);
+    let what = format!("the rollout of agent {} is stopped", roll.to);
     let why = format!(
         "host {host}: {}",
         why.map(|f| f.to_string()).unwrap_or_default()
     );
     let fix = match roll.way {
-        Way::Forward => "see to it, then resume; or go back",
-        Way::Back => "see to it, then resume",
+        Way::Forward => "fix it, then resume; or go back",
+        Way::Back => "fix it, then resume",
     };
     let fault = Fault::new(FaultCode::RollStopped, what, why).fix(fix);
     roll.note(now, format!("stopped: {}", fault.why));
@@ -176,7 +176,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
         let of = roll.policy.shares.get(roll.share).copied().unwrap_or(100);
         roll.note(
             now,
-            format!("{done} hosts are done; on to {of} of a hundred"),
+            format!("{done} hosts are done; continuing to {of} percent"),
         );
     }
 }
@@ -334,7 +334,7 @@ impl Part {
                     let still = if look.there {
                         "it is there"
                     } else {
-                        "it is not heard of any more"
+                        "it no longer reports"
                     };
                     let why = format!(
                         "{} s after it was told it said {said}; {still}",

@@ -38,8 +38,12 @@ pub(super) fn unfit(
         );
     };
     if let Some(running) = running.filter(|v| !one_apart(v, to)) {
-        let why = format!("it runs {running}, and versions are tried with their neighbours only");
-        return fault(FaultCode::AgentTooFar, why, "go by the versions between");
+        let why = format!("it runs {running}, and only neighbouring versions are tested together");
+        return fault(
+            FaultCode::AgentTooFar,
+            why,
+            "upgrade through the versions in between",
+        );
     }
     let machine = machine?;
     // Where it is not known, either may be right.
@@ -79,12 +83,12 @@ pub(super) fn judge(
 fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
     let far = || {
         let why =
-            format!("the plane is {plane}, and versions are tried with their neighbours only");
+            format!("the plane is {plane}, and only neighbouring versions are tested together");
         let what = format!("agent {to} is not for this plane");
         (what, why, "plane", Weight::Refuses)
     };
     let newer = || {
-        let why = format!("the plane is {plane}, and learns first what is new between them");
+        let why = format!("the plane is {plane}, and is always upgraded first");
         let what = format!("agent {to} is newer than this plane");
         (what, why, "plane-older", Weight::Blocks)
     };
@@ -104,7 +108,7 @@ fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
         .filter_map(|(host, look)| Some((*host, look.unfit.as_ref()?)));
     let faults: Vec<_> = faults.filter(|(_, f)| f.code == code).collect();
     let (_, first) = faults.first()?;
-    let what = format!("{} hosts are left out", faults.len());
+    let what = format!("{} hosts are skipped", faults.len());
     let why = format!("{}: {}", names(faults.iter().map(|(h, _)| *h)), first.why);
     let fault = Fault::new(code, what, why).fix(first.fix.clone());
     let id = format!("left-out/{}", code.word());
@@ -120,8 +124,8 @@ fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Opti
     let lost: Vec<(HostId, &Version)> = lost.collect();
     let (_, version) = lost.first()?;
     let hosts = names(lost.iter().map(|(h, _)| *h));
-    let why = format!("{hosts} run what no package is here of, e.g. {version}");
-    let what = "not every host could go back by its package";
+    let why = format!("{hosts} run a version whose package was not imported, e.g. {version}");
+    let what = "not every host could roll back: a package is missing";
     let fault = Fault::new(FaultCode::AgentVersionUnknown, what, why);
     let fault = fault.fix("import that version as well");
     Some(finding("previous", Weight::Blocks, fault))
@@ -133,7 +137,7 @@ fn way_down(to: &Version, hosts: &[(HostId, Look)]) -> Option<Finding> {
         .filter(|(_, look)| look.running.as_ref().is_some_and(|v| v > to));
     let newer: Vec<HostId> = newer.map(|(h, _)| *h).collect();
     let why = format!("{} run a newer one", names(newer.iter().copied()));
-    let fault = Fault::new(FaultCode::RollBlocked, "this is a way down", why);
+    let fault = Fault::new(FaultCode::RollBlocked, "this is a downgrade", why);
     let found = finding("down", Weight::Warns, fault.fix("nothing, if it is meant"));
     (!newer.is_empty()).then_some(found)
 }

@@ -90,7 +90,7 @@ pub(super) struct Begin {
 /// Hosts with what is known of them.
 type Hosts = Vec<(HostId, Look)>;
 
-const WHAT: &str = "no upgrade was begun";
+const WHAT: &str = "the upgrade is not started";
 
 fn refused(why: impl Into<String>) -> Refusal {
     Refusal::bad(FaultCode::AgentUpgradeInvalid, WHAT, why)
@@ -103,7 +103,7 @@ impl Wanted {
             (true, true) => usual.shares,
             (true, false) => vec![100],
             (false, true) => self.percent.clone(),
-            (false, false) => return Err(refused("percent, hosts: one of the two")),
+            (false, false) => return Err(refused("percent or hosts, not both")),
         };
         let rising = shares.windows(2).all(|two| two[0] < two[1]);
         let bounded = shares.len() <= SHARES_MAX && shares.first().is_some_and(|s| *s > 0);
@@ -210,7 +210,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
         .collect();
     if parts.is_empty() {
         let why = format!(
-            "no host would go to {} by it: all run it, or are left out",
+            "no host would change to {}: all run it already, or are skipped",
             wanted.to
         );
         return Err(Refusal::conflict(FaultCode::RollNotNow, WHAT, why)
@@ -295,7 +295,7 @@ async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value>
                 "cancel" => verbs::cancel(roll.as_mut(), &mut parts, now)?,
                 "back" => verbs::back(&mut roll, &mut parts, policy, now)?,
                 _ => {
-                    let why = "there are pause, resume, cancel and back";
+                    let why = "use pause, resume, cancel or back";
                     return Err(Refusal::missing(FaultCode::NoSuchPath, "no such verb", why));
                 }
             };
@@ -311,7 +311,7 @@ async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value>
 
 async fn choose(plane: &Arc<Plane>, chosen: Chosen) -> Answer<Value> {
     if chosen.always && chosen.window.is_some() {
-        let why = "window, always: one of the two";
+        let why = "window or always, not both";
         return Err(Refusal::bad(
             FaultCode::AgentUpgradeInvalid,
             "nothing was changed",

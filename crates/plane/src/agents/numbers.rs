@@ -20,20 +20,19 @@ fn text<'a>(roll: &AgentRoll, parts: impl Iterator<Item = &'a Part>) -> MetricsT
         text.row(name, &[("to", &to)], value);
     };
     let one = |yes: bool| f64::from(u8::from(yes));
-    let help = "1 while the fleet's agents are on their way to another version, also while that is paused or stopped.";
+    let help = "1 while an agent rollout is under way, also while it is paused or stopped.";
     gauge("pf9_agent_roll_under_way", help, one(roll.is_under_way()));
-    let help =
-        "1 while that is stopped because a host could not, or was silent: a person is needed.";
+    let help = "1 while it is stopped because a host failed or was silent: a person is needed.";
     let stopped = roll.state == State::Stopped;
     gauge("pf9_agent_roll_stopped", help, one(stopped));
-    let help = "The share of the fleet that it is at, of 1.";
+    let help = "The share of the fleet that it has reached, from 0 to 1.";
     let share = roll.policy.shares.get(roll.share).copied();
     gauge(
         "pf9_agent_roll_share_ratio",
         help,
         f64::from(share.unwrap_or(100)) / 100.0,
     );
-    let help = "When it began.";
+    let help = "When it started.";
     let began = roll.began_at.as_second();
     gauge("pf9_agent_roll_began_seconds", help, began as f64);
 
@@ -58,7 +57,7 @@ fn text<'a>(roll: &AgentRoll, parts: impl Iterator<Item = &'a Part>) -> MetricsT
         *count += 1;
     }
     let name = "pf9_agent_roll_hosts";
-    let help = "Hosts of it, by how it stands with them: failed ones put themselves back or refused, late ones are silent.";
+    let help = "Hosts in it, by outcome: failed ones rolled themselves back or refused, late ones are silent.";
     text.head(name, MetricKind::Gauge, help);
     for (stand, count) in hosts {
         text.row(name, &[("to", &to), ("stand", stand)], f64::from(count));

@@ -32,7 +32,7 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
         return Ok(());
     }
     let (roll, parts) = runner::load(&**change)?;
-    let what = "patch not begun";
+    let what = "patch not started";
     if runner::require_free(roll.as_ref(), &parts, what).is_err() {
         return Ok(());
     }

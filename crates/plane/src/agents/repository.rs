@@ -52,7 +52,7 @@ impl Release {
             })) => security && version == self.package.version,
             Some(Err(e)) => {
                 let version = &self.package.version;
-                tracing::warn!(%version, why = %e, "what is said of an agent is not signed");
+                tracing::warn!(%version, why = %e, "the agent release cannot be signed");
                 false
             }
             // Imported before this was signed.
@@ -121,7 +121,7 @@ pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> 
     let kept: Answer<Vec<(Version, PackageFile)>> =
         tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work))
             .await
-            .map_err(|e| Refusal::internal("the import was lost", &e))?;
+            .map_err(|e| Refusal::internal("the import task failed", &e))?;
     let kept = kept?;
     let (security, files) = (wanted.security, plane.files.clone());
     let key = plane.signing.clone();
@@ -129,7 +129,7 @@ pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> 
         .change(move |change| {
             for (version, file) in &kept {
                 // One that was removed since it was copied took the copy along.
-                let gone = |e| Refusal::internal("the import was lost", &e);
+                let gone = |e| Refusal::internal("the import task failed", &e);
                 std::fs::metadata(files.at(at(&file.sha256))).map_err(gone)?;
                 take(change, version, file, security, &key)?;
             }
@@ -327,7 +327,7 @@ pub(crate) async fn remove(plane: &Arc<Plane>, version: String) -> Answer<Value>
                 });
                 if told {
                     let why =
-                        format!("host {id} is told to fetch it, to run it or to go back to it");
+                        format!("host {id} is ordered to download it, run it or roll back to it");
                     return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
                         .fix("upgrade the fleet to another version first"));
                 }

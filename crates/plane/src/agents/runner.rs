@@ -315,8 +315,9 @@ pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) 
         return Ok(());
     }
     let why = format!("one to {} is under way", roll.to);
-    Err(Refusal::conflict(FaultCode::RollUnderWay, what, why)
-        .fix("see pf9-plane agent upgrade status; cancel it, or wait until only hosts that are away are left"))
+    Err(Refusal::conflict(FaultCode::RollUnderWay, what, why).fix(
+        "see pf9-plane agent upgrade status; cancel it, or wait until only absent hosts remain",
+    ))
 }
 
 /// Looks again and again, and at once when a host said something that matters.
@@ -329,7 +330,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         if let Err(refusal) = look_again(&plane).await {
-            tracing::warn!("the upgrade of agents does not go on: {}", refusal.fault);
+            tracing::warn!("the agent upgrade does not continue: {}", refusal.fault);
         }
     }
 }

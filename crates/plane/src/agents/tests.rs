@@ -170,7 +170,7 @@ fn who_does_not_report_in_time_stops_it_and_is_done_when_it_says_so_late() {
     w.go();
     assert_eq!((w.roll.state, w.stand(1)), (State::Stopped, Stand::Late));
     let why = w.roll.why.clone().expect("why").why;
-    assert!(why.contains("not heard of any more"), "{why}");
+    assert!(why.contains("no longer reports"), "{why}");
     w.look(1).there = true;
     w.say(host(1), AgentStage::Proven);
     assert_eq!(w.stand(1), Stand::Done);
@@ -224,7 +224,7 @@ fn masters_of_one_cluster_take_turns_and_come_last() {
     assert_eq!(w.go(), [host(2)]);
     w.look(3).between = true;
     w.say(host(2), AgentStage::Proven);
-    assert_eq!(w.go(), [], "its node is between two stacks");
+    assert_eq!(w.go(), [], "its node is changing its stack");
     w.look(3).between = false;
     assert_eq!(w.go(), [host(3)]);
 }
@@ -438,7 +438,7 @@ proptest! {
             }
             let bad = w.parts.values().any(|p| matches!(p.stand, Stand::Failed | Stand::Late));
             let told = w.go();
-            prop_assert!(!bad || told.is_empty(), "nobody is told after a failure");
+            prop_assert!(!bad || told.is_empty(), "the target is not added after a failure");
             let under_way = w.told();
             prop_assert!(under_way.len() <= most as usize);
             let masters: Vec<_> = under_way.iter().filter_map(|h| w.looks[h].master_of).collect();

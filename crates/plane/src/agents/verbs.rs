@@ -17,7 +17,7 @@ fn under_way<'a>(roll: Option<&'a mut AgentRoll>, what: &'static str) -> Answer<
 
 /// Nobody else is told of anything; who was told goes on. Again is fine.
 pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> {
-    let roll = under_way(roll, "nothing was paused")?;
+    let roll = under_way(roll, "not paused")?;
     if roll.state == State::Running {
         roll.state = State::Paused;
         roll.note(now, "paused".into());
@@ -32,7 +32,7 @@ pub(super) fn resume(
     parts: &mut Parts,
     now: Timestamp,
 ) -> Answer<Vec<HostId>> {
-    let roll = under_way(roll, "nothing was resumed")?;
+    let roll = under_way(roll, "not resumed")?;
     (roll.state, roll.why) = (State::Running, None);
     roll.note(now, "resumed".into());
     Ok(recall(parts, |p| {
@@ -46,7 +46,7 @@ pub(super) fn cancel(
     parts: &mut Parts,
     now: Timestamp,
 ) -> Answer<Vec<HostId>> {
-    let roll = under_way(roll, "nothing was cancelled")?;
+    let roll = under_way(roll, "not cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
     roll.note(now, "cancelled".into());
     Ok(recall(parts, Part::may_be_recalled))
@@ -68,21 +68,21 @@ pub(super) fn back(
     policy: Policy,
     now: Timestamp,
 ) -> Answer<Vec<HostId>> {
-    let what = "nothing goes back";
+    let what = "not rolled back";
     let Some(before) = roll.as_ref() else {
-        let why = "agents were never upgraded from here";
+        let why = "this plane never upgraded agents";
         return Err(Refusal::conflict(FaultCode::RollNone, what, why));
     };
     if before.way == Way::Back {
-        let why = "the newest way was one back already";
+        let why = "the latest rollout was a rollback already";
         return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
-            .fix("resume it where it is stopped; begin an upgrade where it is over"));
+            .fix("resume it if it is stopped; start a new upgrade if it has ended"));
     }
     let busy = |p: &Part| p.stand == Stand::Told && !p.may_be_recalled();
     if let Some((host, _)) = parts.iter().find(|(_, p)| busy(p)) {
-        let why = format!("host {host} changes just now");
+        let why = format!("host {host} is changing just now");
         return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
-            .fix("wait until it is done, put back or late: pf9-plane agent upgrade status"));
+            .fix("wait until it is done, rolled back or late: pf9-plane agent upgrade status"));
     }
     let returning = returning(parts);
     let Some(to) = returning.values().map(|p| p.to.clone()).max() else {
@@ -110,7 +110,10 @@ pub(super) fn back(
     };
     next.note(
         now,
-        format!("back: {} hosts to what they ran", returning.len()),
+        format!(
+            "rollback: {} hosts to the version they ran",
+            returning.len()
+        ),
     );
     *roll = Some(next);
     *parts = returning;

@@ -77,7 +77,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
                     after(&plane, &mut turns, name, ended);
                 }
                 Err(e) => {
-                    tracing::error!(why = %e, "a delivery was lost");
+                    tracing::error!(why = %e, "a delivery task failed");
                     busy.clear();
                     under_way.abort_all();
                 }
@@ -88,7 +88,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
 
 fn after(plane: &Plane, turns: &mut BTreeMap<String, Turn>, name: String, ended: Ended) {
     if let Err(why) = &ended {
-        tracing::warn!(to = name, why, "alerts wait: they cannot be delivered");
+        tracing::warn!(to = name, why, "alerts cannot be delivered and wait");
     }
     let failed = ended.is_err();
     plane
@@ -128,7 +128,7 @@ fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
         Ok(out)
     };
     read().unwrap_or_else(|refusal| {
-        tracing::error!(why = %refusal.fault, "what waits to be delivered cannot be read");
+        tracing::error!(why = %refusal.fault, "the delivery queue cannot be read");
         BTreeMap::new()
     })
 }
@@ -213,8 +213,8 @@ async fn client(target: &Target) -> Result<Client, String> {
 /// A secret of a file, without the end of its line.
 async fn secret(file: &Path) -> Result<String, String> {
     let bytes = read(file, SECRET_MAX).await?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| format!("{}: it is no text", file.display()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| format!("{}: it is not UTF-8 text", file.display()))?;
     let text = text.trim().to_owned();
     match text.is_empty() || text.chars().any(char::is_control) {
         true => Err(format!("{}: one line is needed", file.display())),

@@ -153,7 +153,7 @@ fn end(book: &mut Book, look: &Look<'_>, led: &mut Led) {
         alert.resolved_at = Some(now);
         alert.held = None;
         if !there {
-            alert.why = "it is not there any more".into();
+            alert.why = "it is gone".into();
         }
         if alert.sent.is_some() {
             tell(alert, now);

@@ -123,7 +123,7 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
     let why = |fault: &pf9_hostagent::model::Fault| cut(&fault.to_string());
     let tried = match attempts {
         0 => String::new(),
-        n => format!("nodelet tried it {n} times, and goes on"),
+        n => format!("nodelet tried it {n} times, and continues"),
     };
     let mut local = disks(&status.health.disks, &tried);
     local.extend(memory(status));
@@ -202,7 +202,7 @@ fn memory(status: &HostStatus) -> Option<Local> {
 fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
     let state = match service.state {
         ServiceState::Well => return None,
-        ServiceState::Ill => "says that it is not well",
+        ServiceState::Ill => "reports unhealthy",
         ServiceState::Silent => "does not answer",
     };
     let (rule, named) = match service.unit.as_str() {
@@ -217,13 +217,14 @@ fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
         urgency: rule.row().urgency,
         why: cut(&format!(
             "it {state}: {}",
-            service.why.as_deref().unwrap_or("it says no more")
+            service
+                .why
+                .as_deref()
+                .unwrap_or("it reports nothing any more")
         )),
         tried: match revived {
-            0 => {
-                "it is asked every 20 s, and ended and started again when that does not pass".into()
-            }
-            n => format!("it was ended and started again {n} times"),
+            0 => "it is asked every 20 s, and restarted when that does not pass".into(),
+            n => format!("it was restarted {n} times"),
         },
     })
 }
@@ -241,9 +242,7 @@ fn nearly_full(etcd: &EtcdStatus) -> Option<Local> {
         },
         why: format!("{used} % of its quota are in use"),
         tried: match full {
-            true => {
-                "nodelet compacts and defragments, and takes the alarm back where that helps".into()
-            }
+            true => "nodelet compacts and defragments, and disarms the alarm if that helps".into(),
             false => String::new(),
         },
     })

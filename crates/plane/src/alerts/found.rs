@@ -106,7 +106,7 @@ pub(super) fn all(world: &World<'_>) -> BTreeMap<Key, Finding> {
             let flapping = heard.flaps.now(world.now);
             out.extend(flapping.map(|what| {
                 let why = "it was repaired five times within ten minutes".to_owned();
-                let tried = "each time it was repaired, and did not stay so".to_owned();
+                let tried = "each time it was repaired, and drifted again".to_owned();
                 let mut finding = of.finding(Rule::UnitFlapping, what, why);
                 finding.tried = tried;
                 finding
@@ -202,13 +202,13 @@ fn silence(world: &World<'_>, of: &Of<'_>) -> Option<Finding> {
     }
     let why = match facts.heard_at < world.started {
         true => format!(
-            "it was heard of last at {}, before the plane was started",
+            "it last reported at {}, before the plane was started",
             facts.heard_at
         ),
-        false => format!("it was heard of last at {}", facts.heard_at),
+        false => format!("it last reported at {}", facts.heard_at),
     };
     let why = match (world.connected)(of.host.id) {
-        true => format!("{why}; its tunnel is there, and nothing comes through it"),
+        true => format!("{why}; its tunnel is up, but nothing comes through it"),
         false => why,
     };
     let hold = match busy {
@@ -218,7 +218,7 @@ fn silence(world: &World<'_>, of: &Of<'_>) -> Option<Finding> {
     Some(Finding {
         since: Some(last),
         hold,
-        tried: "it comes back by itself as soon as it is on and has a way here".into(),
+        tried: "it reconnects automatically as soon as it is on and can reach the plane".into(),
         ..of.finding(Rule::HostNotResponding, "", why)
     })
 }
@@ -241,7 +241,7 @@ fn fleet(world: &World<'_>, silent: usize) -> Option<Finding> {
         says: String::new(),
         // Not how many just now: that changes with every look, and who it is stands among what follows from it.
         why: format!("more than half of {known} hosts are silent at the same time"),
-        tried: "hosts go on without the plane, and come back by themselves".into(),
+        tried: "hosts go on without the plane, and reconnect automatically".into(),
         since: None,
         // Since it is suspected: silence itself was waited for once.
         hold: rule.hold() - SUSPECT,
@@ -268,7 +268,7 @@ fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
         out.push(Finding {
             says: not_converging(facts),
             since: Some(since),
-            tried: format!("it was tried {} times, and is tried again", facts.attempts),
+            tried: format!("it failed {} times, and is retried", facts.attempts),
             ..of.finding(Rule::HostNotConverging, "", facts.reason.clone())
         });
     }
@@ -287,10 +287,10 @@ fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
     };
     if !facts.addresses.is_empty() && !facts.addresses.contains(&member.ip) {
         let why = format!(
-            "its node is at {}, which the machine has no more",
+            "its node is at {}, which the machine no longer has",
             member.ip
         );
-        let tried = "the node follows as soon as that is safe for etcd".to_owned();
+        let tried = "the node changes its address as soon as that is safe for etcd".to_owned();
         out.push(Finding {
             tried,
             ..of.finding(Rule::AddressChanged, "", why)
@@ -301,7 +301,7 @@ fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
         .get(&cluster.id)
         .and_then(|s| s.nodes_at(world.now));
     if let Some(Some(false)) = nodes.and_then(|n| n.get(member.node_name.as_str())) {
-        let why = "the cluster's API shows it so".to_owned();
+        let why = "the cluster's API reports it so".to_owned();
         out.push(of.finding(Rule::NodeNotReady, "", why));
     }
     if member.role == Role::Master {
@@ -350,8 +350,8 @@ fn certificates(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Fin
         } = end;
         let ended = *not_after <= world.now;
         let why = match ended {
-            true => format!("it ended at {not_after}"),
-            false => format!("it ends at {not_after}"),
+            true => format!("it expired at {not_after}"),
+            false => format!("it expires at {not_after}"),
         };
         let why = match failed.as_str() {
             "" => why,
@@ -364,7 +364,7 @@ fn certificates(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Fin
             },
             tried: match failed.is_empty() {
                 true => String::new(),
-                false => "its renewal was tried, and is tried again".into(),
+                false => "its renewal failed, and is retried".into(),
             },
             ..of.finding(Rule::CertificateExpiring, name, why)
         });
@@ -389,9 +389,9 @@ fn backups(
         return;
     }
     let mut why = match newest {
-        Some(at) => format!("the newest is of {at}"),
+        Some(at) => format!("the newest is from {at}"),
         None => format!(
-            "there is none, and it is a master since {}",
+            "there is none, and it has been a master since {}",
             member.attached_at
         ),
     };
@@ -401,7 +401,7 @@ fn backups(
     }
     out.push(Finding {
         tried: match failing {
-            Some(_) => "it was tried, and is tried again".into(),
+            Some(_) => "it failed, and is retried".into(),
             None => String::new(),
         },
         ..of.finding(Rule::EtcdBackupStale, "", why)
@@ -440,10 +440,9 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
     let views: Vec<_> = speaking.filter_map(|(_, f)| f.etcd.as_ref()).collect();
     let mut unwell: BTreeMap<HostId, ()> = BTreeMap::new();
     if !views.is_empty() && views.iter().all(|v| !v.has_leader) {
-        let why = "no master that speaks has a leader".to_owned();
+        let why = "no master that answers has a leader".to_owned();
         out.push(Finding {
-            tried: "nodelet starts what is not running; a majority that comes back is enough"
-                .into(),
+            tried: "nodelet starts what is not running; a majority is enough".into(),
             ..finding(Rule::EtcdNoQuorum, why)
         });
     }
@@ -482,7 +481,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
     if let Some(why) = rolls::stopped(cluster) {
         out.push(Finding {
             tried:
-                "nodes that could not go on are back on what they had, and nothing more is begun"
+                "nodes that failed are back on their previous stack, and no other node is started"
                     .into(),
             ..finding(Rule::UpgradeStopped, super::facts::cut(&why))
         });
@@ -503,7 +502,7 @@ fn of_agents(why: &str) -> Finding {
         urgency: rule.row().urgency,
         says: String::new(),
         why: super::facts::cut(why),
-        tried: "hosts whose agent was not proven are back on the one of before".into(),
+        tried: "hosts whose agent was not proven are back on their previous version".into(),
         since: None,
         hold: rule.hold(),
     }

@@ -66,7 +66,7 @@ pub(crate) fn admin_routes() -> Router<Arc<Plane>> {
 
 fn id(text: &str) -> Answer<Uuid> {
     text.parse().map_err(|_| {
-        let why = "its id is no UUID";
+        let why = "its id is not a UUID";
         Refusal::bad(FaultCode::AlertInvalid, "no such alert", why)
     })
 }
@@ -87,7 +87,7 @@ fn of_alert(rows: &impl Read, alert: &Alert) -> Answer<Owner> {
 }
 
 fn no_alert(id: Uuid) -> Refusal {
-    let why = format!("there is none of id {id}, or it was long ago");
+    let why = format!("there is none with id {id}, or it was too long ago");
     Refusal::missing(FaultCode::NotFound, "no such alert", why)
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn owner_of_silence(rows: &impl Read, text: &str) -> Answer<(Option<O
     let id = id(text)?;
     let row = rows.get(&SILENCES, &id.to_string())?;
     let owner = row.map(|s| owner(rows, s.cluster, s.host)).transpose()?;
-    let why = format!("there is none of id {id}, or it is over");
+    let why = format!("there is none with id {id}, or it has ended");
     let missing = Refusal::missing(FaultCode::NotFound, "no such silence", why);
     Ok((owner, missing))
 }
@@ -258,7 +258,7 @@ pub(crate) async fn unsilence(
 
 fn cluster_id(text: &str) -> Answer<ClusterId> {
     text.parse().map_err(|_| {
-        let why = "its id is no UUID";
+        let why = "its id is not a UUID";
         Refusal::bad(FaultCode::AlertInvalid, "no such cluster", why)
     })
 }
@@ -281,7 +281,7 @@ fn report_of(plane: &Plane, cluster: &Cluster, when: &When) -> Answer<Value> {
         false => None,
     };
     found.ok_or_else(|| {
-        let why = "none was made on that day, or it was long ago";
+        let why = "none was made on that day, or it was too long ago";
         Refusal::missing(FaultCode::NotFound, "no such report", why)
     })
 }

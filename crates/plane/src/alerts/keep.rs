@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Looks until the plane stops.
 pub(crate) async fn keep(plane: Arc<Plane>) {
     while let Err(refusal) = recall(&plane).await {
-        tracing::error!(why = %refusal.fault, "what hosts said cannot be read: no alerts");
+        tracing::error!(why = %refusal.fault, "the status of hosts cannot be read: no alerts");
         if !rest(&plane, AGAIN).await {
             return;
         }
@@ -39,7 +39,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
     let mut reported = String::new();
     loop {
         if let Err(refusal) = look(&plane).await {
-            tracing::error!(why = %refusal.fault, "cannot look for alerts");
+            tracing::error!(why = %refusal.fault, "cannot evaluate alerts");
         }
         let now = pf9_hostagent::seam::clock::now();
         let today = report::day_of(now);
@@ -47,7 +47,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
             match report::make_todays(&plane, now).await {
                 Ok(()) => reported = today,
                 Err(refusal) => {
-                    tracing::error!(why = %refusal.fault, "the day's reports are not made")
+                    tracing::error!(why = %refusal.fault, "the daily reports are not made")
                 }
             }
         }
@@ -150,7 +150,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
     });
     let looked = looked
         .await
-        .map_err(|e| crate::refusal::Refusal::internal("a look was lost", &e))?;
+        .map_err(|e| crate::refusal::Refusal::internal("an evaluation was lost", &e))?;
     let (book, led, rows) = looked?;
     for (notice, alert) in &led.notices {
         let rule = alert.key.rule;

@@ -145,7 +145,7 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
     tracing::error!(
         to = name,
         surplus,
-        "too many alerts wait: the oldest are given up"
+        "too many alerts wait: the oldest are dropped"
     );
     if let Some(mut target) = change.get(&TARGETS, name)? {
         target.given_up += surplus as u64;
@@ -198,13 +198,13 @@ fn fault(wanted: &Wanted) -> Option<String> {
     ];
     for (field, file) in files {
         if file.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Some(format!("{field}: the plane needs its whole path"));
+            return Some(format!("{field}: give an absolute path"));
         }
     }
     match (&wanted.url, &wanted.url_file) {
         (Some(url), None) => url_of(url, wanted.token_file.is_some()).err(),
         (None, Some(_)) => None,
-        (Some(_), Some(_)) | (None, None) => Some("url, urlFile: one of the two".into()),
+        (Some(_), Some(_)) | (None, None) => Some("url or urlFile, not both".into()),
     }
 }
 
@@ -240,13 +240,13 @@ pub(super) fn url_of(text: &str, has_token: bool) -> Result<Url, String> {
 }
 
 fn add(change: &mut Change<'_>, wanted: Wanted) -> Answer<Target> {
-    let what = "nobody is told";
+    let what = "the target is not added";
     if let Some(why) = fault(&wanted) {
         return Err(Refusal::bad(FaultCode::AlertInvalid, what, why));
     }
     let before = change.get(&TARGETS, &wanted.name)?;
     if before.is_none() && change.all(&TARGETS)?.len() >= TARGETS_MAX {
-        let why = format!("there are {TARGETS_MAX} targets already");
+        let why = format!("there are {TARGETS_MAX} targets already, the limit");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why));
     }
     let target = Target {

@@ -96,7 +96,7 @@ async fn round(plane: &Arc<Plane>, tally: &mut Tally) -> Answer<()> {
         }
         match asked.join_next().await {
             Some(Ok((id, said, heard))) => take(plane, tally, id, said, heard),
-            Some(Err(e)) => tracing::error!(why = %e, "a question to an API was lost"),
+            Some(Err(e)) => tracing::error!(why = %e, "a probe of an API was lost"),
             None => return Ok(()),
         }
     }

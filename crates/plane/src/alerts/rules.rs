@@ -86,25 +86,27 @@ rules! {
     FleetNotResponding {
         urgency: Critical, hold_s: SILENT_S, clear_s: 60,
         what: "has more than half of its hosts silent",
-        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes go on without it, and come back by themselves",
+        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes go on without it, and \
+            reconnect automatically",
         causes: &[],
     }
     HostNotResponding {
         urgency: High, hold_s: SILENT_S, clear_s: 120,
         what: "is not responding",
-        fix: "is the machine on, and has it a way to the plane? On it: pf9ctl status, pf9ctl tunnel. It comes back by itself",
+        fix: "is the machine on, and can it reach the plane? On it: pf9ctl status, pf9ctl tunnel. It reconnects \
+            automatically",
         causes: &[(Rule::FleetNotResponding, Fleet)],
     }
     ClockSkew {
         urgency: High, hold_s: 120, clear_s: 120,
-        what: "has a clock that is away from the plane's",
-        fix: "timedatectl set-ntp true there, or install chrony; the node goes on by itself",
+        what: "has a clock that differs from the plane's",
+        fix: "timedatectl set-ntp true there, or install chrony; the node continues automatically",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     DiskLow {
         urgency: High, hold_s: 300, clear_s: 300,
         what: "is short of room on a file system",
-        fix: "free some space or enlarge the file system; what failed for it is tried again by itself",
+        fix: "free some space or enlarge the file system; what failed for it is retried automatically",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     DiskFilling {
@@ -127,25 +129,25 @@ rules! {
     }
     MemoryGrowing {
         urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
-        what: "has a program whose memory grows",
-        fix: "systemctl restart UNIT gives it back; tell us with a support bundle (pf9ctl bundle)",
+        what: "has a program whose memory keeps growing",
+        fix: "systemctl restart UNIT frees it; report it with a support bundle (pf9ctl bundle)",
         causes: &[(Rule::HostNotResponding, Same), (Rule::MemoryLow, Same)],
     }
     MemoryLow {
         urgency: High, hold_s: 600, clear_s: 300,
         what: "is short of memory",
-        fix: "end something, or give the machine more memory",
+        fix: "stop something, or give the machine more memory",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     EtcdNoQuorum {
         urgency: Critical, hold_s: 60, clear_s: 60,
         what: "has an etcd without quorum: nothing can be written",
-        fix: "bring silent masters back and touch those that answer not at all; docs/alerts.md#etcdnoquorum",
+        fix: "bring silent masters back and leave those that answer alone; docs/alerts.md#etcdnoquorum",
         causes: &[(Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
     }
     EtcdUnhealthy {
         urgency: High, hold_s: 120, clear_s: 60,
-        what: "has a member of etcd that is not well",
+        what: "has a member of etcd that is not healthy",
         fix: "pf9-plane cluster etcd NAME, and pf9ctl etcd status on that master",
         causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdNoQuorum, Cluster), (Rule::DiskLow, Same)],
     }
@@ -170,27 +172,27 @@ rules! {
     }
     ServiceStalled {
         urgency: High, hold_s: 300, clear_s: 60,
-        what: "has a service that lives and does not work",
-        fix: "journalctl -u UNIT there; it is ended and started again by itself, ever more seldom",
+        what: "has a service that runs but does not work",
+        fix: "journalctl -u UNIT there; it is restarted automatically, at growing intervals",
         causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same), (Rule::MemoryLow, Same)],
     }
     KubeletStalled {
         urgency: High, hold_s: 180, clear_s: 60,
-        what: "has a kubelet that lives and does not work",
-        fix: "journalctl -u pf9-kubelet there; it is ended and started again by itself, ever more seldom",
+        what: "has a kubelet that runs but does not work",
+        fix: "journalctl -u pf9-kubelet there; it is restarted automatically, at growing intervals",
         causes: &[(Rule::HostNotResponding, Same), (Rule::ServiceStalled, Same), (Rule::DiskLow, Same),
                   (Rule::MemoryLow, Same)],
     }
     CertificateExpiring {
         urgency: High, hold_s: 0, clear_s: 0,
-        what: "has a certificate that ends and is not renewed",
+        what: "has a certificate that is about to expire and is not renewed",
         fix: "pf9ctl status there says why it is not renewed; of an authority: pf9-plane cluster authorities NAME rotate",
         causes: &[(Rule::HostNotResponding, Same), (Rule::ClockSkew, Same)],
     }
     HostNotConverging {
         urgency: High, hold_s: 300, clear_s: 60,
         what: "is not converging",
-        fix: "pf9ctl status there, and /var/log/pf9/kube/kube.log; it is tried again by itself",
+        fix: "pf9ctl status there, and /var/log/pf9/kube/kube.log; it is retried automatically",
         causes: &[(Rule::HostNotResponding, Same), (Rule::ClockSkew, Same), (Rule::EtcdNoQuorum, Cluster),
                   (Rule::DiskLow, Same), (Rule::EtcdUnhealthy, Same), (Rule::KubeletStalled, Same),
                   (Rule::ServiceStalled, Same), (Rule::ApiServerDown, Cluster)],
@@ -210,13 +212,14 @@ rules! {
     }
     AddressChanged {
         urgency: High, hold_s: 120, clear_s: 60,
-        what: "is a node at an address that its machine has no more",
-        fix: "a worker follows by itself, a master while the others are well: pf9ctl status there; or give it the address back",
+        what: "has a node address that its machine no longer has",
+        fix: "a worker follows automatically, a master while the others are well: pf9ctl status there; or give it \
+            the address back",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     UpgradeStopped {
         urgency: High, hold_s: 0, clear_s: 0,
-        what: "is on its way to another version, and stopped",
+        what: "has an upgrade that stopped",
         fix: "pf9-plane cluster upgrade NAME status (of agents: pf9-plane agent upgrade), then resume, cancel or back",
         causes: &[(Rule::HostNotResponding, Member), (Rule::DiskLow, Member)],
     }

@@ -49,7 +49,7 @@ fn state(alert: &Alert) -> &'static str {
 
 fn held(held: &Held) -> Value {
     let said = match held {
-        Held::Cause { words, .. } => format!("it follows from this: {words}"),
+        Held::Cause { words, .. } => format!("caused by: {words}"),
         Held::Maintenance { reason, until } => {
             format!("the host is in maintenance until {until:.0}: {reason}")
         }

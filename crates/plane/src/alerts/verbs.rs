@@ -68,12 +68,11 @@ fn until(now: Timestamp, for_s: u32, who: &str, why: &str, what: &str) -> Answer
 
 /// Somebody sees to it.
 fn acknowledge(change: &mut Change<'_>, id: Uuid, wanted: &WantedAck) -> Answer<Alert> {
-    let what = "nothing was acknowledged";
+    let what = "not acknowledged";
     let Some(mut alert) = change.get(&OPEN, &id.to_string())? else {
         let why = format!("there is no open alert {id}");
-        return Err(Refusal::missing(FaultCode::NotFound, what, why).fix(
-            "pf9-plane alert list; what did not last long enough to be one cannot be acknowledged",
-        ));
+        return Err(Refusal::missing(FaultCode::NotFound, what, why)
+            .fix("pf9-plane alert list; only open alerts can be acknowledged"));
     };
     let WantedAck {
         who,
@@ -92,7 +91,7 @@ fn acknowledge(change: &mut Change<'_>, id: Uuid, wanted: &WantedAck) -> Answer<
 
 /// Somebody wants to hear nothing of these.
 fn silence(change: &mut Change<'_>, wanted: &WantedSilence) -> Answer<Silence> {
-    let what = "nothing was silenced";
+    let what = "not silenced";
     let now = change.now;
     let until = until(now, wanted.for_seconds, &wanted.who, &wanted.why, what)?;
     forget_old(change)?;
@@ -104,7 +103,7 @@ fn silence(change: &mut Change<'_>, wanted: &WantedSilence) -> Answer<Silence> {
     if as_many >= SILENCES_MAX {
         let why = format!("there are {SILENCES_MAX} silences already");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why)
-            .fix("end some: pf9-plane alert silence end ID"));
+            .fix("end some first: pf9-plane alert silence end ID"));
     }
     let silence = Silence {
         id: Uuid::new_v4(),

@@ -1,4 +1,4 @@
-//! What a master last said of its etcd, as numbers: its backups, their second place and fire drills, its
+//! What a master last said of its etcd, as numbers: its backups, their archive and fire drills, its
 //! database, its members. By its last status, so that a master that is away is told of, too;
 //! what may be old by that has its age beside it.
 //!
@@ -25,7 +25,7 @@ pub(crate) fn numbers(cluster: &Cluster, known: &Known) -> MetricsText {
         return text;
     };
     let age = known.now.duration_since(said.received_at);
-    let help = "Seconds since this master last told of its etcd: all of these are as old.";
+    let help = "Seconds since this master last reported its etcd: the age of all of these.";
     gauge(&mut text, "pf9_etcd_told_age_seconds", help, seconds(age));
     backups(&mut text, cluster, known, etcd);
     drills(&mut text, cluster, known, etcd.drill.as_ref());
@@ -50,7 +50,7 @@ fn backups(text: &mut MetricsText, cluster: &Cluster, known: &Known, etcd: &Etcd
     gauge("pf9_etcd_backups", help, f64::from(backups.count));
     let help = "Bytes of them all.";
     gauge("pf9_etcd_backups_bytes", help, backups.bytes as f64);
-    let help = "1 while the last try to make a backup of etcd has failed.";
+    let help = "1 while the last attempt to back up etcd has failed.";
     gauge(
         "pf9_etcd_backup_failing",
         help,
@@ -62,9 +62,9 @@ fn backups(text: &mut MetricsText, cluster: &Cluster, known: &Known, etcd: &Etcd
     let Some(archive) = &backups.archive else {
         return;
     };
-    let help = "Backups of etcd of this master in the second place.";
+    let help = "Backups of etcd of this master in the archive.";
     gauge("pf9_etcd_archive_backups", help, f64::from(archive.count));
-    let help = "1 while the last try to copy backups to the second place has failed.";
+    let help = "1 while the last try to copy backups to the archive has failed.";
     gauge(
         "pf9_etcd_archive_failing",
         help,
@@ -78,7 +78,7 @@ fn drills(text: &mut MetricsText, cluster: &Cluster, known: &Known, last: Option
         let age = known.now.duration_since(last.at);
         let help = "Seconds since the last fire drill began.";
         gauge("pf9_etcd_drill_age_seconds", help, seconds(age));
-        let help = "1 while the last fire drill did not bring the data back.";
+        let help = "1 while the last fire drill did not restore the data.";
         gauge("pf9_etcd_drill_failed", help, one(last.fault.is_some()));
     }
     let Some(member) = cluster.member(known.host.id) else {
@@ -86,7 +86,7 @@ fn drills(text: &mut MetricsText, cluster: &Cluster, known: &Known, last: Option
     };
     let since = last.map_or(member.attached_at, |last| last.at);
     if let Some(overdue) = overdue(&policy(cluster), since, known.now) {
-        let help = "1 while fire drills are to be made by themselves and none was for two periods.";
+        let help = "1 while fire drills are scheduled and none ran for two periods.";
         gauge("pf9_etcd_drill_overdue", help, one(overdue));
     }
 }
@@ -99,7 +99,7 @@ fn overdue(policy: &BackupPolicy, last: Timestamp, now: Timestamp) -> Option<boo
 
 fn database(text: &mut MetricsText, etcd: &EtcdStatus) {
     if etcd.quota_bytes > 0 {
-        let help = "Bytes of etcd's database at which it takes no more writes.";
+        let help = "Quota of etcd's database in bytes: above it etcd accepts no writes.";
         gauge(text, "pf9_etcd_quota_bytes", help, etcd.quota_bytes as f64);
     }
     let help = "Bytes of etcd's database file.";
@@ -108,7 +108,7 @@ fn database(text: &mut MetricsText, etcd: &EtcdStatus) {
     let used = etcd.db_in_use_bytes as f64;
     gauge(text, "pf9_etcd_db_in_use_bytes", help, used);
     if let Some(us) = etcd.fsync_p99_us {
-        let help = "99 of 100 syncs of etcd's log take at most so many seconds.";
+        let help = "99th percentile of etcd's WAL fsync, in seconds.";
         let name = "pf9_etcd_fsync_p99_seconds";
         gauge(text, name, help, us as f64 / 1e6);
     }
@@ -126,7 +126,7 @@ fn database(text: &mut MetricsText, etcd: &EtcdStatus) {
 
 fn members(text: &mut MetricsText, cluster: &Cluster, etcd: &EtcdStatus) {
     let mut gauge = |name, help, value| gauge(text, name, help, value);
-    let help = "Masters of the cluster: so many members etcd is to have.";
+    let help = "Masters of the cluster: the desired number of etcd members.";
     let masters = cluster.masters().count();
     gauge("pf9_etcd_masters", help, masters as f64);
     if etcd.members.is_empty() {
@@ -137,11 +137,11 @@ fn members(text: &mut MetricsText, cluster: &Cluster, etcd: &EtcdStatus) {
         votes: votes().count(),
         answer: votes().filter(|m| m.healthy == Some(true)).count(),
     };
-    let help = "Members of etcd that have a vote, as this one sees it.";
+    let help = "Voting members of etcd, as this one sees it.";
     gauge("pf9_etcd_votes", help, tally.votes as f64);
     let help = "Those of them that answer.";
     gauge("pf9_etcd_votes_answering", help, tally.answer as f64);
-    let help = "How many more may fail before nothing can be written; below 0: nothing can.";
+    let help = "How many more members may fail before quorum is lost; below 0: it is lost.";
     let margin = tally.answer as f64 - tally.needs() as f64;
     gauge("pf9_etcd_quorum_margin", help, margin);
 }

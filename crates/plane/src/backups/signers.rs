@@ -87,7 +87,7 @@ pub(crate) async fn forget(
             let mut cluster = kubeconfig::find(&**change, &name)?;
             let host = forgotten(&mut cluster, &wanted.key)?;
             tracing::warn!(cluster = %cluster.id, key = wanted.key, %host,
-                "backups that were signed with this key are believed no more");
+                "backups signed with this key are no longer trusted");
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
             Ok(json!({"signers": shown(&cluster)}))
@@ -98,13 +98,13 @@ pub(crate) async fn forget(
 
 /// Takes a key away, and says whose it was.
 fn forgotten(cluster: &mut Cluster, key: &str) -> Answer<HostId> {
-    let what = "no key was forgotten";
+    let what = "the key is not removed";
     let known = cluster
         .backup_signers
         .iter()
         .position(|s| s.key.id == key)
         .ok_or_else(|| {
-            let why = format!("cluster {} believes no key {key:.32?}", cluster.name);
+            let why = format!("cluster {} does not trust key {key:.32?}", cluster.name);
             Refusal::bad(FaultCode::NotFound, what, why)
                 .fix("pf9-plane cluster backups NAME signers shows them")
         })?;

@@ -47,7 +47,7 @@ pub(crate) async fn post(
         }
         let cluster = state::cluster(&**change, order.cluster_id)?;
         if cluster.member(host).is_none_or(|m| m.role != Role::Master) {
-            let why = format!("this host is no master of cluster {}", order.cluster_id);
+            let why = format!("this host is not a master of cluster {}", order.cluster_id);
             return Err(Refusal::forbidden(FaultCode::ClusterForeign, WHAT, why));
         }
         let backup = backup(&cluster, &order)?;

@@ -30,7 +30,7 @@ pub(crate) struct NewBackups {
 /// Not said; taken back; said.
 pub(crate) type Said<T> = Option<Option<T>>;
 
-/// A second place, as a whole.
+/// An archive, as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "kind",
@@ -140,7 +140,7 @@ impl NewBackups {
         if let Some(text) = &policy.recovery_recipient
             && let Err(why) = text.parse::<age::x25519::Recipient>()
         {
-            let why = format!("is no public key of age: {why}");
+            let why = format!("is not a public key of age: {why}");
             return Err(("etcdBackup.recoveryRecipient".to_owned(), why));
         }
         Ok(policy)

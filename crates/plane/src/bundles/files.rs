@@ -16,7 +16,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use uuid::Uuid;
 
-use super::{Row, Stage, arrived, file, none, row};
+use super::{Row, Stage, arrived, file, none, room, row};
 use crate::events;
 use crate::guard::Person;
 use crate::hostapi::Caller;
@@ -33,6 +33,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(90);
 const TAKE_MAX: Duration = Duration::from_secs(1800);
 /// How a sealed file begins.
 const SEALED: &[u8] = b"age-encryption.org/v1\n";
+/// How the last line of its head begins.
+const HEAD_ENDS: &[u8] = b"\n--- ";
+/// Longest head: one key's part has a hundred bytes, and what age adds for nobody a few hundred. It is read whole before
+/// anything in it is believed, and again for every line of it, so a host could keep this plane busy with a large one.
+const HEAD_MAX: usize = 4096;
 const WHAT: &str = "support bundle refused";
 
 /// One that comes: its file, which has no name yet.
@@ -46,7 +51,7 @@ struct Incoming {
 impl Incoming {
     /// The next piece.
     fn write(mut self, piece: &[u8]) -> io::Result<Self> {
-        let missing = SEALED.len().saturating_sub(self.head.len());
+        let missing = HEAD_MAX.saturating_sub(self.head.len());
         self.head.extend(piece.iter().take(missing));
         self.file.write_all(piece)?;
         self.hasher.update(piece);
@@ -57,8 +62,11 @@ impl Incoming {
     /// It is whole: it has a name from here on. What nobody could open is not kept.
     fn keep(self, key: Option<&Secret<String>>) -> Answer<(u64, Digest)> {
         let broken = |why: String| Refusal::bad(FaultCode::BodyBroken, WHAT, why);
-        if self.head != SEALED {
+        if !self.head.starts_with(SEALED) {
             return Err(broken("it is not sealed".to_owned()));
+        }
+        if !head_ends(&self.head) {
+            return Err(broken(format!("its head is longer than {HEAD_MAX} bytes")));
         }
         if let Some(key) = key {
             let opened = open(self.file.temporary(), key).and_then(|mut plain| {
@@ -70,6 +78,13 @@ impl Incoming {
         placed.map_err(|e| Refusal::internal("the bundle is not kept", &e))?;
         Ok((self.bytes, self.hasher.finish()))
     }
+}
+
+/// Whether the head of a sealed file ends within these bytes.
+fn head_ends(bytes: &[u8]) -> bool {
+    let last = bytes.windows(HEAD_ENDS.len()).position(|w| w == HEAD_ENDS);
+    let line = last.and_then(|at| bytes.get(at + HEAD_ENDS.len()..));
+    line.is_some_and(|line| line.contains(&b'\n'))
 }
 
 fn open(path: &FsPath, key: &Secret<String>) -> Result<StreamReader<BufReader<File>>, String> {
@@ -96,6 +111,8 @@ pub(crate) async fn take(
     request: Request,
 ) -> Answer<StatusCode> {
     let id = super::bundle_id(&id)?;
+    // Before it is asked whether it is here: who has the place is the only one who can have brought it meanwhile.
+    let place = plane.receiving.begin(id);
     let wanted = row(&plane.read()?, host, id)?;
     match wanted.stage(pf9_hostagent::seam::clock::now()) {
         Stage::Awaited => {}
@@ -105,23 +122,33 @@ pub(crate) async fn take(
         }
         Stage::Over => return Err(none(id)),
     }
-    let Some(_place) = plane.receiving.begin(id) else {
+    let Some(_place) = place else {
         let why = "it is on its way in already";
         return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
     };
-    let late = || {
-        let why = format!("it took longer than {} s", TAKE_MAX.as_secs());
-        slow(why)
-    };
-    let (bytes, sha256) =
-        tokio::time::timeout(TAKE_MAX, receive(&plane, &wanted, request.into_body()))
-            .await
-            .map_err(|_| late())??;
+    let (bytes, sha256) = in_time(receive(&plane, &wanted, request.into_body())).await?;
     plane
         .change(move |change| arrived(change, host, id, bytes, sha256))
         .await?;
     tracing::info!(%host, %id, bytes, "support bundle taken in");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// All of it, or why not.
+pub(super) async fn in_time<T>(work: impl Future<Output = Answer<T>>) -> Answer<T> {
+    let late = |_| slow(format!("it took longer than {} s", TAKE_MAX.as_secs()));
+    tokio::time::timeout(TAKE_MAX, work).await.map_err(late)?
+}
+
+/// What comes next; none at the end.
+pub(super) async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
+    let silent = |_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs()));
+    let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
+    let frame = frame
+        .map_err(silent)?
+        .transpose()
+        .map_err(|e| Refusal::bad(FaultCode::BodyBroken, WHAT, format!("it broke off: {e}")))?;
+    Ok(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 fn slow(why: String) -> Refusal {
@@ -131,7 +158,9 @@ fn slow(why: String) -> Refusal {
 
 async fn receive(plane: &Arc<Plane>, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
     let (files, path) = (plane.files.clone(), file(wanted.id));
+    let max = wanted.max_bytes;
     let mut incoming = blocking(move || {
+        room(&files, max)?;
         let file = files.begin(path, &Attrs::mode(0o600));
         Ok(Incoming {
             file: file.map_err(|e| Refusal::internal("the bundle is not kept", &e))?,
@@ -143,15 +172,9 @@ async fn receive(plane: &Arc<Plane>, wanted: &Row, mut body: Body) -> Answer<(u6
     .await?;
     let (mut piece, mut all) = (Vec::with_capacity(CHUNK), 0_u64);
     loop {
-        let frame = tokio::time::timeout(SILENCE_MAX, body.frame())
-            .await
-            .map_err(|_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs())))?;
-        let ended = frame.is_none();
-        if let Some(frame) = frame {
-            let frame = frame.map_err(|e| {
-                Refusal::bad(FaultCode::BodyBroken, WHAT, format!("it broke off: {e}"))
-            })?;
-            let data = frame.into_data().unwrap_or_default();
+        let came = next(&mut body).await?;
+        let ended = came.is_none();
+        if let Some(data) = came {
             all = all.saturating_add(data.len() as u64);
             if all > wanted.max_bytes {
                 let why = format!("over {} bytes", wanted.max_bytes);

@@ -1,8 +1,13 @@
 //! What is asked for, how long it is kept, who opens it.
 
+use std::convert::Infallible;
+
+use axum::body::Body;
+
 use super::*;
 use crate::compute::tests::{host, host_row, now};
-use crate::records::{HOSTS, tables};
+use crate::people::ProjectId;
+use crate::records::tables;
 use crate::store::Store;
 use pf9_hostagent::model::DocumentKind;
 use pf9_hostagent::model::Operation;
@@ -131,22 +136,65 @@ fn how_many_how_large_and_how_long_is_bounded() {
             .order(4 * 3600, 2, &large(keep, bytes))
             .expect_err("no such bound");
     }
-    // Of all hosts together.
-    let filled = world.at(5 * 3600, |c| {
-        let mut row = order(c, &world.key, host(2), &wanted(), "x")?.0;
-        row.arrived = Some(Arrived {
-            at: c.now,
-            bytes: BYTES_MAX - BYTES + 1,
-            sha256: Digest::of(b""),
+}
+
+#[test]
+fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
+    let world = World::new();
+    let filled = |s, of, bytes| {
+        let done = world.at(s, |c| {
+            let mut row = order(c, &world.key, host(of), &wanted(), "x")?.0;
+            row.arrived = Some(Arrived {
+                at: c.now,
+                bytes,
+                sha256: Digest::of(b""),
+            });
+            Ok(c.put(&BUNDLES, &at(host(of), row.id), &row)?)
         });
-        Ok(c.put(&BUNDLES, &at(host(2), row.id), &row)?)
+        done.expect("filled");
+    };
+    let moved = world.at(0, |c| {
+        let mut row = state::host(&**c, host(2))?;
+        row.project = ProjectId::of("q").expect("an id");
+        Ok(c.put(&HOSTS, &host(2).to_string(), &row)?)
     });
-    filled.expect("filled");
-    let fault = world
-        .order(5 * 3600, 1, &wanted())
-        .expect_err("no room")
-        .fault;
-    assert!(fault.why.contains("those of all hosts"), "{fault}");
+    moved.expect("another project's");
+    filled(0, 1, BYTES_MAX / 2 - BYTES);
+    world.order(1, 1, &wanted()).expect("its half, to the byte");
+    let fault = world.order(2, 1, &wanted()).expect_err("more").fault;
+    assert_eq!(fault.code, FaultCode::TooMany);
+    assert!(fault.why.contains("those of this project"), "{fault}");
+    // The other one is told nothing of that, and has half of the rest.
+    filled(3, 2, BYTES_MAX / 4 - BYTES);
+    world.order(4, 2, &wanted()).expect("its own half");
+    let fault = world.order(5, 2, &wanted()).expect_err("more").fault;
+    let mine = (BYTES_MAX / 4).to_string();
+    assert!(fault.why.contains(&mine), "{fault}");
+}
+
+#[test]
+fn what_comes_leaves_the_store_its_room() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let files = HostFs::new(dir.path());
+    room(&files, 1).expect("a disk that tests run on has room");
+    let refusal = room(&files, u64::MAX / 2).expect_err("no disk has");
+    assert_eq!(refusal.fault.code, FaultCode::DiskFull);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
+    let mut silent =
+        Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, Infallible>>());
+    let refusal = files::next(&mut silent).await.expect_err("silent");
+    assert_eq!(refusal.fault.code, FaultCode::BodySlow);
+    let drips = async {
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        Ok(())
+    };
+    let refusal = files::in_time(drips).await.expect_err("endless");
+    assert_eq!(refusal.fault.code, FaultCode::BodySlow);
 }
 
 #[test]

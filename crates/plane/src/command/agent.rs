@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use semver::Version;
-use serde::Serialize;
 use serde_json::Value;
 
-use super::upgrade::{findings, rows};
+use super::roll::{Ask, Pace, Verb, body, findings, heads, rows, why, window};
 use super::{Listing, State, align, cell, put, seconds, show, text};
 use crate::admin;
 use crate::agents::http::{Chosen, Wanted};
 use crate::agents::repository::Import;
-use crate::rolls::{MaxUnavailable, Patches, Window};
+use crate::rolls::{Patches, Window};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 
 #[derive(Debug, Subcommand)]
@@ -94,43 +93,16 @@ pub(super) struct Upgrade {
     /// How long the next share waits when one is done: a number and s, m, h or d.
     #[arg(long, value_name = "D", value_parser = seconds)]
     pause_between: Option<i64>,
-    /// Hosts that change at a time: a number, or a part of them like 10%. Never two masters of a cluster.
-    #[arg(long, value_name = "N|P%")]
-    max_unavailable: Option<MaxUnavailable>,
-    /// Seconds that a host has to be proven before it puts itself back.
-    #[arg(long, value_name = "S")]
-    prove: Option<u32>,
     /// Seconds that a host has in all before it counts as lost, and the way stops.
     #[arg(long, value_name = "S")]
     report: Option<u32>,
-    /// The fleet's maintenance window from now on, e.g. "sat,sun 22:00 4h" (UTC): hosts are told only in it.
-    #[arg(long, value_name = "DAYS START LENGTH")]
-    window: Option<Window>,
-    /// Tell hosts at any time, whatever the window.
-    #[arg(long)]
-    any_time: bool,
-    /// A finding that blocks, and that you know; several times for several.
-    #[arg(long, value_name = "ID")]
-    despite: Vec<String>,
+    #[command(flatten)]
+    pace: Pace,
     /// As JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     state: State,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Verb {
-    /// How far it is.
-    Status,
-    /// Nobody else is told; who was told goes on.
-    Pause,
-    /// Goes on after a pause or a stop; who could not begins again.
-    Resume,
-    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
-    Cancel,
-    /// Whoever was changed goes back to what it ran.
-    Back,
 }
 
 impl AgentVerb {
@@ -193,15 +165,16 @@ async fn import(state: State, files: Vec<PathBuf>, security: bool) -> Result<(),
     put(None, &lines.collect::<String>())
 }
 
-fn body(value: &impl Serialize) -> Result<Value, Fault> {
-    serde_json::to_value(value)
-        .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))
-}
-
 impl Upgrade {
     async fn run(self) -> Result<(), Fault> {
-        let at = "/agents/upgrade";
-        let begins = self.to.is_some();
+        let ask = Ask {
+            at: "/agents/upgrade",
+            verb: self.verb,
+            plan: self.plan,
+            begins: self.to.is_some(),
+            json: self.json,
+            state: &self.state,
+        };
         let pause = self.pause_between.map(u32::try_from).transpose();
         let pause_seconds = pause.map_err(|_| {
             let why = "--pause-between: it is too long";
@@ -212,39 +185,19 @@ impl Upgrade {
             percent: self.percent,
             hosts: self.hosts,
             pause_seconds,
-            max_unavailable: self.max_unavailable,
-            prove_seconds: self.prove,
+            max_unavailable: self.pace.max_unavailable,
+            prove_seconds: self.pace.prove,
             report_seconds: self.report,
-            any_time: self.any_time,
-            window: self.window,
-            despite: self.despite,
+            any_time: self.pace.any_time,
+            window: self.pace.window,
+            despite: self.pace.despite,
         };
-        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
-        let (method, path) = match self.verb {
-            None if self.plan => turn("plan"),
-            None if begins => (Method::POST, at.to_owned()),
-            None | Some(Verb::Status) => (Method::GET, at.to_owned()),
-            Some(Verb::Pause) => turn("pause"),
-            Some(Verb::Resume) => turn("resume"),
-            Some(Verb::Cancel) => turn("cancel"),
-            Some(Verb::Back) => turn("back"),
-        };
-        let answer = admin::ask(&self.state.state_dir, method, &path, &body(&wanted)?).await?;
-        let screen = match (self.json, self.plan) {
-            (true, _) => format!("{answer:#}\n"),
-            (false, true) => plan_screen(&answer),
-            (false, false) => status_screen(&answer),
-        };
-        put(None, &screen)
+        ask.run(&wanted, [plan_screen, status_screen]).await
     }
 }
 
 fn policy_line(answer: &Value) -> String {
-    let window = match answer["window"].as_str() {
-        Some(window) if answer["windowIsOpen"] == true => format!("{window} (open)"),
-        Some(window) => format!("{window} (not open)"),
-        None => "any time".into(),
-    };
+    let window = window(answer).unwrap_or_else(|| "any time".into());
     format!("patches: {}; window: {window}\n", cell(answer, "patches"))
 }
 
@@ -257,17 +210,13 @@ fn plan_screen(answer: &Value) -> String {
         cell(answer, "to"),
         shares.join(", then ")
     );
-    let mut table = vec![
-        ["TURN", "HOST", "NAME", "ROLE", "FROM", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut table = heads(["TURN", "HOST", "NAME", "ROLE", "FROM", ""]);
     for host in rows(answer, "/hosts") {
         let mut row = ["turn", "host", "name", "role", "from"]
             .map(|at| cell(host, at))
             .to_vec();
         row.push(match (&host["leftOut"], &host["away"]) {
-            (left, _) if left.is_object() => format!("left out: {}", text(left, "why")),
+            (left, _) if left.is_object() => format!("skipped: {}", text(left, "why")),
             (_, away) if *away == true => "away: it catches up when it is back".into(),
             _ => String::new(),
         });
@@ -281,10 +230,10 @@ fn status_screen(answer: &Value) -> String {
     let roll = &answer["upgrade"];
     let mut out = policy_line(answer);
     if !roll.is_object() {
-        return out + "agents were never upgraded from here\n";
+        return out + "this plane never upgraded agents\n";
     }
     out.push_str(&format!(
-        "to agent {}: {}, at {}%; {} of {} hosts done, {} under way, {} failed, {} left out, since {}\n",
+        "to agent {}: {}, at {}%; {} of {} hosts done, {} under way, {} failed, {} skipped, since {}\n",
         cell(roll, "to"),
         cell(roll, "state"),
         cell(roll, "share"),
@@ -295,12 +244,8 @@ fn status_screen(answer: &Value) -> String {
         cell(roll, "leftOut"),
         cell(roll, "beganAt"),
     ));
-    let why = &roll["why"];
-    if why.is_object() {
-        let [what, because, fix] = ["what", "why", "fix"].map(|at| text(why, at));
-        out.push_str(&format!("{what}: {because}\n    {fix}\n"));
-    }
-    let mut table = vec![["HOST", "NAME", "RUNS", ""].map(str::to_owned).to_vec()];
+    out.push_str(&why(roll));
+    let mut table = heads(["HOST", "NAME", "RUNS", ""]);
     for host in rows(roll, "/hosts") {
         let mut row = ["host", "name", "runs"].map(|at| cell(host, at)).to_vec();
         row.push(text(host, "words").to_owned());
@@ -326,12 +271,10 @@ mod tests {
         });
         assert_eq!(
             plan_screen(&answer),
-            "agent 0.2.0: 10% (1), then 100% (2) hosts\n\n\
-             TURN  HOST  NAME  ROLE    FROM\n\
-             1     h1    a     none    0.1.0\n\
-             2     h2    b     master  -      away: it catches up when it is back\n\n\
-             blocks [previous] no package: h1\n    import it\n\n\
-             it does not begin; what blocks, and is known, is overruled with --despite ID\n"
+            "agent 0.2.0: 10% (1), then 100% (2) hosts\n\nTURN  HOST  NAME  ROLE    FROM\n1     h1    a     none    \
+             0.1.0\n2     h2    b     master  -      away: it catches up when it is back\n\nblocks [previous] no \
+             package: h1\n    import it\n\nit does not start; a blocking finding that you accept is overruled with \
+             --despite ID\n"
         );
     }
 
@@ -347,14 +290,14 @@ mod tests {
         assert_eq!(
             status_screen(&answer),
             "patches: off; window: sat 22:00 4h (not open)\n\
-             to agent 0.2.0: stopped, at 10%; 1 of 3 hosts done, 0 under way, 1 failed, 0 left out, since t\n\
+             to agent 0.2.0: stopped, at 10%; 1 of 3 hosts done, 0 under way, 1 failed, 0 skipped, since t\n\
              it is stopped: host h2\n    resume\n\n\
              HOST  NAME  RUNS\n\
              h1    a     0.2.0  done\n\
              h2    b     0.1.0  put-back: no tunnel\n"
         );
         let quiet = json!({"window": null, "patches": "window", "upgrade": null});
-        let want = "patches: window; window: any time\nagents were never upgraded from here\n";
+        let want = "patches: window; window: any time\nthis plane never upgraded agents\n";
         assert_eq!(status_screen(&quiet), want);
     }
 }

@@ -98,7 +98,7 @@ pub(super) struct Said {
 impl Said {
     fn for_seconds(&self) -> Result<u32, Fault> {
         u32::try_from(self.length).map_err(|_| {
-            let why = format!("{} s is no time that it can last", self.length);
+            let why = format!("{} s is not an allowed duration", self.length);
             Fault::new(FaultCode::Usage, "nothing was changed", why)
         })
     }
@@ -146,10 +146,7 @@ impl AlertVerb {
                 let alert = ask(&state, Method::POST, &path, &body).await?;
                 let until = cell(&alert, "acknowledged.until");
                 let what = text(&alert, "what");
-                put(
-                    None,
-                    &format!("{what}: nobody is told again until {until}\n"),
-                )
+                put(None, &format!("{what}: silenced until {until}\n"))
             }
             Self::Silence(verb) => verb.run().await,
         }
@@ -189,7 +186,7 @@ impl SilenceVerb {
                 put(
                     None,
                     &match ended {
-                        Some(true) => format!("silence {id} is over\n"),
+                        Some(true) => format!("silence {id} has ended\n"),
                         Some(false) | None => format!("there was no silence {id}\n"),
                     },
                 )
@@ -216,7 +213,7 @@ fn listed(all: &Value, past: bool, pending: bool) -> String {
     if rows.is_empty() {
         return match past {
             true => "nothing was\n".into(),
-            false => "nothing is wrong that would have lasted\n".into(),
+            false => "no alert is open\n".into(),
         };
     }
     let end = if past { "resolvedAt" } else { "since" };
@@ -234,7 +231,7 @@ fn listed(all: &Value, past: bool, pending: bool) -> String {
         let seen_to = cell(alert, "acknowledged.who");
         let said = match seen_to.as_str() {
             "-" => said,
-            who => format!("{said} ({who} sees to it)"),
+            who => format!("{said} (acknowledged by {who})"),
         };
         table.push(vec![
             text(alert, "urgency").to_owned(),
@@ -265,7 +262,7 @@ fn shown(alert: &Value) -> String {
         ("since", "since"),
         ("told", "toldAt"),
         ("over", "resolvedAt"),
-        ("sees to it", "acknowledged.who"),
+        ("handled by", "acknowledged.who"),
         ("until", "acknowledged.until"),
         ("because", "acknowledged.why"),
         ("id", "id"),
@@ -278,7 +275,7 @@ fn shown(alert: &Value) -> String {
     let symptoms = alert["symptoms"].as_array().into_iter().flatten();
     let symptoms: Vec<&str> = symptoms.filter_map(Value::as_str).collect();
     if !symptoms.is_empty() {
-        out += "\nwhat follows from it:\n";
+        out += "\ncaused by it:\n";
         for symptom in symptoms {
             out += &format!("  {symptom}\n");
         }
@@ -320,35 +317,38 @@ mod tests {
 
     #[test]
     fn the_list_has_what_fires_and_what_is_held_back_with_the_reason() {
-        let wanted = "\
-URGENCY   STATE   SINCE                 ID                                    WHAT
-critical  firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (ann sees to it)
-high      held    2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000002  Host m1 is a node that is not Ready (it follows from this: Host m1 is not responding)
+        let wanted = "URGENCY   STATE   SINCE                 ID                                    WHAT
+critical  \
+            firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (acknowledged \
+            by ann)
+high      held    2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000002  Host m1 is \
+            a node that is not Ready (it follows from this: Host m1 is not responding)
 ";
         assert_eq!(listed(&alerts(), false, false), wanted);
         assert_eq!(listed(&alerts(), false, true).lines().count(), 4);
-        assert_eq!(
-            listed(&json!([]), false, false),
-            "nothing is wrong that would have lasted\n"
-        );
+        assert_eq!(listed(&json!([]), false, false), "no alert is open\n");
     }
 
     #[test]
     fn one_is_shown_with_what_follows_from_it() {
         let wanted = "            Host m1 is not responding
 rule        HostNotResponding
-urgency     critical
+urgency     \
+            critical
 state       firing
 why         it was heard of last at 2026-11-29T10:00:00Z
-to do       is the machine on?
+to do       is the \
+            machine on?
 since       2026-11-29T10:00:00Z
-sees to it  ann
+handled by  ann
 until       2026-11-29T18:00:00Z
-because     a new board comes
+because     \
+                a new board comes
 id          00000000-0000-0000-0000-000000000001
 
-what follows from it:
-  NodeNotReady: Host m1 is a node that is not Ready
+caused by it:
+  NodeNotReady: \
+            Host m1 is a node that is not Ready
 ";
         assert_eq!(shown(&alerts()[0]), wanted);
     }

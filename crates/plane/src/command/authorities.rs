@@ -142,7 +142,7 @@ fn screen(answer: &Value) -> String {
     if let Some(since) = since.and_then(Value::as_str) {
         let hold = cell(rotation, "hold_s");
         out.push_str(&format!(
-            "  every node is there since {since}; held for {hold} s\n"
+            "  every node has confirmed since {since}; held for {hold} s\n"
         ));
     }
     out

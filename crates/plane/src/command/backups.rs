@@ -21,7 +21,7 @@ pub(super) struct Backups {
 
 #[derive(Debug, Subcommand)]
 enum BackupsVerb {
-    /// Show how masters make them, the newest of each master, its copy in the second place and its last
+    /// Show how masters make them, the newest of each master, its copy in the archive and its last
     /// fire drill, as the masters reported it.
     Show {
         #[command(flatten)]
@@ -79,13 +79,13 @@ struct SetArgs {
     /// opens the one that is tried.
     #[arg(long, value_name = "FILE", group = "wish")]
     drill_key: Option<String>,
-    /// The second place of backups is this directory of each master, e.g. of a mount.
+    /// The backup archive is this directory of each master, e.g. of a mount.
     #[arg(long, value_name = "DIR", group = "wish", group = "place")]
     archive_dir: Option<String>,
     /// The mount point that the directory is below: while nothing is mounted there nothing is written.
     #[arg(long, value_name = "DIR", requires = "archive_dir")]
     archive_mount: Option<String>,
-    /// The second place is a bucket of the S3-compatible service at this address. Its key is in
+    /// The archive is a bucket of the S3-compatible service at this address. Its key is in
     /// /etc/pf9/etcd-archive-credentials of each master.
     #[arg(
         long,
@@ -195,8 +195,8 @@ impl SetArgs {
                 Setting::Archive => back(&mut wanted.archive),
             };
             if both {
-                let what = "backups are as they were";
-                let why = format!("{setting:?} is set and taken back at once");
+                let what = "the backup settings are unchanged";
+                let why = format!("{setting:?} is set and unset at once");
                 return Err(Fault::new(FaultCode::Usage, what, why));
             }
         }
@@ -235,7 +235,7 @@ fn back<T>(said: &mut Said<T>) -> bool {
 /// Bytes, or a number with KiB, MiB, GiB or TiB.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let wrong = || format!("{text:?} is no number of bytes, nor one with KiB, MiB, GiB or TiB");
+    let wrong = || format!("{text:?} is not a number of bytes, nor one with KiB, MiB, GiB or TiB");
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     let unit: u64 = match text.get(digits.len()..) {
         Some("") => 1,
@@ -282,7 +282,7 @@ fn policy(policy: &Value) -> String {
             "opened with the plane away by",
             named("recovery_recipient", "NOBODY: set --recovery-recipient"),
         ),
-        ("second place", archive),
+        ("archive", archive),
     ];
     if policy["archive"].is_object() {
         let kept = format!(
@@ -303,11 +303,11 @@ fn policy(policy: &Value) -> String {
 
 /// The file of those who sign.
 fn signers(cluster: &str, answer: &Value) -> String {
-    let mut text = format!("# whose backups of cluster {cluster} are believed: host, public key\n");
+    let mut text = format!("# trusted signers of backups of cluster {cluster}: host, public key\n");
     for signer in answer["signers"].as_array().into_iter().flatten() {
         let is = match signer["isMaster"].as_bool() {
             Some(true) => "a master",
-            Some(false) | None => "no master any more",
+            Some(false) | None => "no longer a master",
         };
         text.push_str(&format!(
             "# key {}, {is}\n{}\n",
@@ -322,13 +322,7 @@ fn screen(answer: &Value) -> String {
     let mut text = policy(&answer["policy"]);
     text.push('\n');
     let head = [
-        "MASTER",
-        "TAKEN",
-        "NEWEST",
-        "BYTES",
-        "KEPT",
-        "SECOND PLACE",
-        "DRILL",
+        "MASTER", "TAKEN", "NEWEST", "BYTES", "KEPT", "ARCHIVE", "DRILL",
     ];
     let mut table = vec![head.map(str::to_owned).to_vec()];
     let mut wrong = String::new();
@@ -348,7 +342,7 @@ fn screen(answer: &Value) -> String {
             ("the last backup failed", "failing.why"),
             ("the last copy failed", "archive.failing.why"),
             ("the last drill failed", "drill.fault.why"),
-            ("the drill that is due cannot be tried", "drillFailing.why"),
+            ("the drill that is due cannot run", "drillFailing.why"),
         ] {
             let why = cell(master, path);
             if why != "-" {
@@ -357,7 +351,7 @@ fn screen(answer: &Value) -> String {
         }
     }
     match table.len() {
-        1 => text.push_str("no master has told of a backup\n"),
+        1 => text.push_str("no master has reported a backup\n"),
         _ => text.push_str(&align(&table)),
     }
     text + &wrong
@@ -440,7 +434,7 @@ mod tests {
         let answer =
             json!({"signers": [{"key": signer.key.id, "line": signer.line(), "isMaster": false}]});
         let text = signers("c", &answer);
-        assert!(text.contains("no master any more"), "{text}");
+        assert!(text.contains("no longer a master"), "{text}");
         assert_eq!(BackupSigner::lines(&text), Ok(vec![signer]));
     }
 
@@ -460,7 +454,7 @@ mod tests {
             "every 7 days",
             "the plane\n",
             "m1: the last copy failed: it is full",
-            "m1: the drill that is due cannot be tried: nobody answers",
+            "m1: the drill that is due cannot run: nobody answers",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

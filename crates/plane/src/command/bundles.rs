@@ -253,7 +253,7 @@ async fn fetch(args: FetchArgs) -> Result<(), Fault> {
 async fn write(dir: &Path, host: HostId, id: &str, to: &Path) -> Result<(), Fault> {
     let cannot = |why: String| {
         let why = format!("{}: {why}", to.display());
-        Fault::new(FaultCode::OutputFailed, "the bundle was not fetched", why)
+        Fault::new(FaultCode::OutputFailed, "the bundle is not downloaded", why)
             .fix("name another file with -o FILE")
     };
     let at = std::path::absolute(to).map_err(|e| cannot(e.to_string()))?;

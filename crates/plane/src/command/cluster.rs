@@ -60,7 +60,7 @@ pub(super) enum ClusterVerb {
     Restore {
         /// Name or id of the cluster.
         name: String,
-        /// The name of a backup, on the founder or in the second place of backups, or the path of a file on
+        /// The name of a backup, on the founder or in the backup archive, or the path of a file on
         /// the founder; absent: its newest.
         #[arg(long)]
         backup: Option<String>,
@@ -206,7 +206,10 @@ impl ClusterVerb {
             } => {
                 let path = format!("/clusters/{name}/settings");
                 admin::ask(&state.state_dir, Method::PATCH, &path, &settings).await?;
-                put(None, &format!("cluster {name} is to have these settings\n"))
+                put(
+                    None,
+                    &format!("the settings of cluster {name} are changed\n"),
+                )
             }
             Self::Addons(addons) => addons.run().await,
             Self::Authorities(authorities) => authorities.run().await,
@@ -242,7 +245,7 @@ pub(super) async fn one(
 /// The order, and what each master says of it.
 fn restore_screen(answer: &Value) -> String {
     if answer.get("withdrawn").is_some() {
-        return "the restore is withdrawn\n".to_owned();
+        return "the restore is cancelled\n".to_owned();
     }
     let order = &answer["restore"];
     let mut screen = match order.is_object() {
@@ -253,8 +256,8 @@ fn restore_screen(answer: &Value) -> String {
             text(order, "snapshot"),
             text(order, "founder"),
             match order["go"] == true {
-                true => ": the masters stop and go on with the new data",
-                false => ": the new data are being made, nothing is stopped",
+                true => ": the masters stop and switch to the new data",
+                false => ": the new data are being prepared, nothing is stopped",
             }
         ),
     };
@@ -333,7 +336,7 @@ fn show_screen(answer: &Value) -> String {
     }
     if !leaving.is_empty() {
         out.push_str(&format!(
-            "members of etcd are still to be taken out: {}; see pf9-plane cluster etcd\n",
+            "members of etcd are still to be removed: {}; see pf9-plane cluster etcd\n",
             leaving.join(", ")
         ));
     }
@@ -346,7 +349,7 @@ fn report_screen(answer: &Value) -> String {
     let nodes = answer["nodes"].as_array().into_iter().flatten();
     let count = nodes.clone().count();
     let mut out = format!(
-        "cluster {} at {}: {} of {count} nodes are what they should be\n",
+        "cluster {} at {}: {} of {count} nodes are converged\n",
         text(answer, "name"),
         text(answer, "at"),
         answer["nodesThatConform"],
@@ -378,7 +381,7 @@ fn report_screen(answer: &Value) -> String {
             out += &format!("  repaired {at}: {what} ({why})\n");
         }
         out += &format!(
-            "  looked at {}, heard of {}\n",
+            "  observed {}, reported {}\n",
             cell(node, "found.lookedAt"),
             cell(node, "found.heardAt")
         );
@@ -425,10 +428,10 @@ fn etcd_screen(answer: &Value) -> String {
     };
     let (votes, answering, needed) = (number("votes"), number("answering"), number("needed"));
     let verdict = match answering {
-        _ if votes == 0 => "nobody has a vote yet",
-        n if n < needed => "NO QUORUM: the API takes no change",
+        _ if votes == 0 => "there is no voting member yet",
+        n if n < needed => "NO QUORUM: the API accepts no writes",
         n if n == votes => "all of them answer",
-        n if n == needed => "one more that is lost stops the cluster",
+        n if n == needed => "losing one more stops the cluster",
         _ => "some do not answer",
     };
     let mut out = format!(
@@ -488,15 +491,15 @@ mod tests {
         let answer = json!({"name": "c", "at": "t", "nodesThatConform": 1,
                             "nodes": [node("w1", true, json!([])), away]});
         let wanted = "\
-cluster c at t: 1 of 2 nodes are what they should be
+cluster c at t: 1 of 2 nodes are converged
 
 w1 (worker of stack 1.37.2): as it should be
   repaired t0: start kubelet (it is not running)
-  looked at t1, heard of t2
+  observed t1, reported t2
 
 w2 (worker of stack 1.37.2): DIFFERS since t9
   its state is retrying: no space
-  looked at t1, heard of t2
+  observed t1, reported t2
 ";
         assert_eq!(report_screen(&answer), wanted);
     }
@@ -537,12 +540,10 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
         });
         assert_eq!(
             etcd_screen(&answer),
-            "etcd of c: 2 of 3 votes answer, 2 must: one more that is lost stops the cluster\n\n\
-             MEMBER  ID                STATE      HEALTH\n\
-             m1      8e9e05c52164694d  member     ok      has a vote\n\
-             m3      a8266ecf031671f3  taken-out  not ok  its host is gone; its host is not connected\n\
-             m4      -                 waiting    -       waits until the member of m3 is taken out\n\
-             \nwho is a member: as a master said at t\n"
+            "etcd of c: 2 of 3 votes answer, 2 must: losing one more stops the cluster\n\nMEMBER  ID                \
+             STATE      HEALTH\nm1      8e9e05c52164694d  member     ok      has a vote\nm3      a8266ecf031671f3  \
+             taken-out  not ok  its host is gone; its host is not connected\nm4      -                 waiting    -       \
+                   waits until the member of m3 is taken out\n\nwho is a member: as a master said at t\n"
         );
         let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": [],
                           "zones": "with a its quorum is lost"});
@@ -585,7 +586,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
                 && screen.contains("\nzones: so and so\n"),
             "{screen}"
         );
-        assert!(screen.contains("still to be taken out: m3"), "{screen}");
+        assert!(screen.contains("still to be removed: m3"), "{screen}");
     }
 
     #[test]

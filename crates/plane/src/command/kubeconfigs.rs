@@ -68,7 +68,7 @@ pub(super) async fn run(verb: KubeconfigsVerb) -> Result<(), Fault> {
             let answer = admin::ask(&state.state_dir, Method::DELETE, &path, &Value::Null).await?;
             put(
                 None,
-                &format!("kubeconfig {} is good no more\n", text(&answer, "id")),
+                &format!("kubeconfig {} is withdrawn\n", text(&answer, "id")),
             )
         }
     }

@@ -47,8 +47,8 @@ pub(super) async fn run(args: MaintenanceArgs) -> Result<(), Fault> {
             state,
         } => {
             let for_s = u32::try_from(length).map_err(|_| {
-                let what = "no maintenance was ordered";
-                let why = format!("{length} s is no time that one can last");
+                let what = "the maintenance is not ordered";
+                let why = format!("{length} s is not an allowed duration");
                 Fault::new(FaultCode::Usage, what, why)
             })?;
             let body = MaintenanceRequest { for_s, reason };
@@ -66,7 +66,7 @@ pub(super) async fn run(args: MaintenanceArgs) -> Result<(), Fault> {
             put(
                 None,
                 &match ended {
-                    Some(true) => format!("the maintenance of host {host} is taken back\n"),
+                    Some(true) => format!("the maintenance of host {host} is withdrawn\n"),
                     Some(false) | None => {
                         format!("the plane had ordered none for host {host}\n")
                     }

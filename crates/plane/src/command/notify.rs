@@ -82,10 +82,7 @@ impl NotifyVerb {
                 let dir = &add.state.state_dir;
                 admin::ask(dir, Method::POST, "/notify", &body).await?;
                 let name = &body.name;
-                put(
-                    None,
-                    &format!("{name} is told of alerts; see notify list\n"),
-                )
+                put(None, &format!("{name} gets alerts; see notify list\n"))
             }
             Self::List { list } => {
                 let columns = [
@@ -116,7 +113,7 @@ impl NotifyVerb {
                 put(
                     None,
                     &match removed {
-                        true => format!("{name} is told no more\n"),
+                        true => format!("{name} gets no more alerts\n"),
                         false => format!("there is no {name}; see notify list\n"),
                     },
                 )

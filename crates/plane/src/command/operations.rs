@@ -108,8 +108,8 @@ fn purpose(text: &str) -> Result<CertPurpose, String> {
 
 pub(super) fn number(value: i64, what: &str) -> Result<u32, Fault> {
     u32::try_from(value).map_err(|_| {
-        let why = format!("{value} s is no {what}");
-        Fault::new(FaultCode::Usage, "nothing was ordered", why)
+        let why = format!("{value} s is not a valid {what}");
+        Fault::new(FaultCode::Usage, "the operation is not ordered", why)
     })
 }
 

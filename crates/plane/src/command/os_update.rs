@@ -1,14 +1,13 @@
 //! `pf9-plane cluster os-update`: the plan, the start, and what a person does with one that is under way.
 
-use clap::{Args, ValueEnum};
-use http::Method;
+use clap::Args;
 use serde_json::Value;
 
-use super::upgrade::{How, findings, head, rows, why};
-use super::{State, align, cell, put, text};
-use crate::admin;
+use super::roll::{Ask, Verb, findings, heads, rows, why};
+use super::upgrade::{How, head};
+use super::{State, align, cell, text};
 use crate::rolls::http::Wanted;
-use pf9_hostagent::model::{Fault, FaultCode, OsReboot};
+use pf9_hostagent::model::{Fault, OsReboot};
 
 #[derive(Debug, Args)]
 pub(super) struct OsUpdate {
@@ -35,46 +34,23 @@ pub(super) struct OsUpdate {
     state: State,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Verb {
-    /// How far it is.
-    Status,
-    /// Nobody else begins; who began goes on.
-    Pause,
-    /// Goes on after a pause, or after a stop: a new attempt of the nodes that could not.
-    Resume,
-    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
-    Cancel,
-}
-
 impl OsUpdate {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let at = format!("/clusters/{}/os-update", self.name);
+        let ask = Ask {
+            at: &at,
+            verb: self.verb,
+            plan: self.plan,
+            begins: true,
+            json: self.json,
+            state: &self.state,
+        };
         let wanted = Wanted {
             reboot: self.no_reboot.then_some(OsReboot::Never),
             within_seconds: self.within,
             ..self.how.wanted()
         };
-        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
-        let (method, path) = match self.verb {
-            None if self.plan => turn("plan"),
-            None => (Method::POST, at),
-            Some(Verb::Status) => (Method::GET, at),
-            Some(Verb::Pause) => turn("pause"),
-            Some(Verb::Resume) => turn("resume"),
-            Some(Verb::Cancel) => turn("cancel"),
-        };
-        let body = serde_json::to_value(&wanted)
-            .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))?;
-        let answer = admin::ask(&self.state.state_dir, method, &path, &body).await?;
-        put(
-            None,
-            &match (self.json, self.plan) {
-                (true, _) => format!("{answer:#}\n"),
-                (false, true) => plan_screen(&answer),
-                (false, false) => status_screen(&answer),
-            },
-        )
+        ask.run(&wanted, [plan_screen, status_screen]).await
     }
 }
 
@@ -93,7 +69,7 @@ fn plan_screen(answer: &Value) -> String {
         ("KERNEL", "kernel"),
         ("BY", "by"),
     ];
-    let mut table = vec![columns.map(|(head, _)| head.to_owned()).to_vec()];
+    let mut table = heads(columns.map(|(head, _)| head));
     for node in rows(answer, "/nodes") {
         table.push(columns.map(|(_, at)| cell(node, at)).to_vec());
     }
@@ -105,7 +81,7 @@ fn status_screen(answer: &Value) -> String {
     let roll = &answer["osUpdate"];
     let mut out = head(answer);
     if !roll.is_object() {
-        return out + "the distributions of its nodes were never updated from here\n";
+        return out + "this plane never updated the distributions of its nodes\n";
     }
     out.push_str(&format!(
         "updates of the distributions: {}; {} of {} nodes done, since {}\n",
@@ -115,11 +91,7 @@ fn status_screen(answer: &Value) -> String {
         cell(roll, "beganAt"),
     ));
     out.push_str(&why(roll));
-    let mut table = vec![
-        ["NODE", "ROLE", "UPDATED", "SECURITY", "RESTARTED", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut table = heads(["NODE", "ROLE", "UPDATED", "SECURITY", "RESTARTED", ""]);
     for node in rows(roll, "/nodes") {
         let os = &node["os"];
         let updated = match os.is_object() {
@@ -160,10 +132,8 @@ mod tests {
         });
         assert_eq!(
             plan_screen(&answer),
-            "cluster c\nmasters first\n\n\
-             TURN  NODE  ROLE    ZONE  DISTRIBUTION  KERNEL  BY\n\
-             1     m1    master  -     Debian 12     6.1.0   apt-get\n\n\
-             nothing stands against it\n"
+            "cluster c\nmasters first\n\nTURN  NODE  ROLE    ZONE  DISTRIBUTION  KERNEL  BY\n1     m1    master  -     \
+                Debian 12     6.1.0   apt-get\n\nno check blocks it\n"
         );
     }
 
@@ -187,8 +157,7 @@ mod tests {
              w1    worker  -        -         -          put-back: no room\n"
         );
         let quiet = json!({"cluster": "c", "stack": "1", "window": null, "osUpdate": null});
-        let want =
-            "cluster c: stack 1\nthe distributions of its nodes were never updated from here\n";
+        let want = "cluster c: stack 1\nthis plane never updated the distributions of its nodes\n";
         assert_eq!(status_screen(&quiet), want);
     }
 }

@@ -65,7 +65,7 @@ fn wanted(rows: &[Row], remove: &[HostId]) -> Result<Wanted, Fault> {
             .iter()
             .any(|r| r.host == **id && r.outcome == Outcome::Removes)
     }) {
-        let why = format!("host {stranger} is none whose node would be removed");
+        let why = format!("no node of host {stranger} would be removed");
         return Err(Fault::new(FaultCode::Usage, "nothing was changed", why).fix("leave it out"));
     }
     let takes = |r: &&Row| match r.outcome {
@@ -89,7 +89,7 @@ fn shown(review: &Review, remove: &[HostId]) -> String {
         let kept = row.outcome == Outcome::Removes && !remove.contains(&row.host);
         let change = match kept {
             true => format!(
-                "left out: {}; to do it: --remove-node {}; to keep it: attach it again first",
+                "skipped: {}; to do it: --remove-node {}; to keep it: attach it again first",
                 row.change, row.host
             ),
             false => row.change.clone(),
@@ -108,7 +108,7 @@ fn shown(review: &Review, remove: &[HostId]) -> String {
     };
     if review.told > 0 {
         out.push_str(&format!(
-            "{} hosts were told more of whom to believe than this plane knows: they are told anew\n",
+            "{} hosts have newer trust documents than this plane knows: they are sent new ones\n",
             review.told
         ));
     }
@@ -126,13 +126,13 @@ fn asked(hosts: usize) -> Result<bool, Fault> {
         return Err(Fault::new(
             FaultCode::Usage,
             "nothing was changed",
-            "nobody can be asked here",
+            "no terminal to ask on",
         )
-        .fix("give --yes if what is shown is meant"));
+        .fix("give --yes to go ahead with what is shown"));
     }
     put(
         None,
-        &format!("Raise the numbers of {hosts} hosts, so that they obey? [y/N] "),
+        &format!("Raise the generation of {hosts} hosts, so that they accept specs again? [y/N] "),
     )?;
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
@@ -175,12 +175,12 @@ mod tests {
         };
         let text = shown(&review, &[]);
         assert!(
-            text.contains("left out: something; to do it: --remove-node 00000000"),
+            text.contains("skipped: something; to do it: --remove-node 00000000"),
             "{text}"
         );
         assert!(text.contains("2 hosts have not reported"), "{text}");
         assert!(
-            !shown(&review, &[rows[1].host]).contains("left out"),
+            !shown(&review, &[rows[1].host]).contains("skipped"),
             "it is named"
         );
     }

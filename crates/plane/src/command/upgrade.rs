@@ -1,14 +1,12 @@
 //! `pf9-plane cluster upgrade`: the plan, the start, and what a person does with one that is under way.
 
 use clap::{Args, ValueEnum};
-use http::Method;
 use serde_json::Value;
 
-use super::{State, align, cell, put, text};
-use crate::admin;
+use super::roll::{Ask, Pace, Verb, findings, heads, rows, why, window};
+use super::{State, align, cell, text};
 use crate::rolls::http::Wanted;
-use crate::rolls::{MaxUnavailable, Window};
-use pf9_hostagent::model::{AfterDrain, Fault, FaultCode};
+use pf9_hostagent::model::{AfterDrain, Fault};
 
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
@@ -35,41 +33,14 @@ pub(super) struct Upgrade {
 /// How a walk over a cluster goes, whatever it brings about.
 #[derive(Debug, Args)]
 pub(super) struct How {
-    /// Workers that may be away at a time: a number, or a part of them like 10%. Never two zones at once.
-    #[arg(long, value_name = "N|P%")]
-    max_unavailable: Option<MaxUnavailable>,
+    #[command(flatten)]
+    pace: Pace,
     /// Seconds that the pods of a node have to go.
     #[arg(long, value_name = "S")]
     drain_timeout: Option<u32>,
     /// What happens with a node whose pods do not go in time.
     #[arg(long, value_enum)]
     then: Option<Then>,
-    /// Seconds that a node has to be well again before it goes back by itself.
-    #[arg(long, value_name = "S")]
-    prove: Option<u32>,
-    /// The cluster's maintenance window from now on, e.g. "sat,sun 22:00 4h" (UTC): steps begin only in it.
-    #[arg(long, value_name = "DAYS START LENGTH")]
-    window: Option<Window>,
-    /// Begin steps at any time, whatever the window.
-    #[arg(long)]
-    any_time: bool,
-    /// A finding that blocks, and that you know; several times for several.
-    #[arg(long, value_name = "ID")]
-    despite: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Verb {
-    /// How far it is.
-    Status,
-    /// Nobody else begins; who began goes on.
-    Pause,
-    /// Goes on after a pause, or after a stop: a new attempt of the nodes that could not.
-    Resume,
-    /// Ends it where it is: who is done stays, who did not begin keeps what he has.
-    Cancel,
-    /// Every node goes back to the stack it had, in reverse order; within 7 days.
-    Back,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,32 +56,19 @@ enum Then {
 impl Upgrade {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let at = format!("/clusters/{}/upgrade", self.name);
-        let begins = self.to.is_some();
+        let ask = Ask {
+            at: &at,
+            verb: self.verb,
+            plan: self.plan,
+            begins: self.to.is_some(),
+            json: self.json,
+            state: &self.state,
+        };
         let wanted = Wanted {
             to: self.to,
             ..self.how.wanted()
         };
-        let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
-        let (method, path) = match self.verb {
-            None if self.plan => turn("plan"),
-            None if begins => (Method::POST, at),
-            None | Some(Verb::Status) => (Method::GET, at),
-            Some(Verb::Pause) => turn("pause"),
-            Some(Verb::Resume) => turn("resume"),
-            Some(Verb::Cancel) => turn("cancel"),
-            Some(Verb::Back) => turn("back"),
-        };
-        let body = serde_json::to_value(&wanted)
-            .map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))?;
-        let answer = admin::ask(&self.state.state_dir, method, &path, &body).await?;
-        put(
-            None,
-            &match (self.json, self.plan) {
-                (true, _) => format!("{answer:#}\n"),
-                (false, true) => plan_screen(&answer),
-                (false, false) => status_screen(&answer),
-            },
-        )
+        ask.run(&wanted, [plan_screen, status_screen]).await
     }
 }
 
@@ -123,24 +81,16 @@ impl How {
             Then::Force => AfterDrain::Force,
         });
         Wanted {
-            max_unavailable: self.max_unavailable,
+            max_unavailable: self.pace.max_unavailable,
             drain_timeout_seconds: self.drain_timeout,
             then,
-            prove_seconds: self.prove,
-            any_time: self.any_time,
-            window: self.window,
-            despite: self.despite,
+            prove_seconds: self.pace.prove,
+            any_time: self.pace.any_time,
+            window: self.pace.window,
+            despite: self.pace.despite,
             ..Wanted::default()
         }
     }
-}
-
-pub(super) fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> {
-    answer
-        .pointer(at)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
 }
 
 fn plan_screen(answer: &Value) -> String {
@@ -152,8 +102,7 @@ fn plan_screen(answer: &Value) -> String {
         cell(answer, "kubernetes"),
         text(answer, "order"),
     );
-    let head = ["TURN", "NODE", "ROLE", "ZONE", "FROM", "STARTED AGAIN"];
-    let mut table = vec![head.map(str::to_owned).to_vec()];
+    let mut table = heads(["TURN", "NODE", "ROLE", "ZONE", "FROM", "RESTARTED"]);
     for node in rows(answer, "/nodes") {
         let restarts = rows(node, "/restarts").map(|r| {
             let name = text(r, "component");
@@ -180,10 +129,12 @@ fn transfer(of: &Value, to: &str) -> Option<String> {
     let mega = |at: &str| format!("{:.1} MB", of[at].as_f64().unwrap_or_default() / 1e6);
     let (from, all) = (cell(of, "from"), mega("archive"));
     let fetched = match text(of, "by") {
-        "delta" => format!("{}, what differs, instead of {all}", mega("bytes")),
-        "delta-coming" => format!("what differs, which is being made, instead of {all}"),
+        "delta" => format!("{}, the delta, instead of {all}", mega("bytes")),
+        "delta-coming" => format!("the delta, which is being built, instead of {all}"),
         "archive" => {
-            format!("{all}, all of it; less after pf9-plane stack delta --from {from} --to {to}")
+            format!(
+                "{all}, the whole archive; less after pf9-plane stack delta --from {from} --to {to}"
+            )
         }
         _ => return None,
     };
@@ -194,26 +145,6 @@ fn transfer(of: &Value, to: &str) -> Option<String> {
     Some(format!("fetched by {nodes} with {from}: {fetched}\n"))
 }
 
-/// What stands against something that a plan shows, and whether it would begin.
-pub(super) fn findings(answer: &Value) -> String {
-    let mut out = String::new();
-    for finding in rows(answer, "/findings") {
-        out.push_str(&format!(
-            "\n{} [{}] {}: {}\n    {}\n",
-            cell(finding, "weight"),
-            cell(finding, "id"),
-            text(finding, "what"),
-            text(finding, "why"),
-            text(finding, "fix"),
-        ));
-    }
-    out.push_str(match answer["begins"] == true {
-        true => "\nnothing stands against it\n",
-        false => "\nit does not begin; what blocks, and is known, is overruled with --despite ID\n",
-    });
-    out
-}
-
 /// Which cluster, what it has, and when steps begin.
 pub(super) fn head(answer: &Value) -> String {
     let mut out = format!(
@@ -221,36 +152,18 @@ pub(super) fn head(answer: &Value) -> String {
         cell(answer, "cluster"),
         cell(answer, "stack")
     );
-    if let Some(window) = answer["window"].as_str() {
-        let open = match answer["windowIsOpen"] == true {
-            true => "open",
-            false => "not open",
-        };
-        out.push_str(&format!(", window {window} ({open})"));
+    if let Some(window) = window(answer) {
+        out.push_str(&format!(", window {window}"));
     }
     out.push('\n');
     out
-}
-
-/// Why it is stopped, if it is.
-pub(super) fn why(roll: &Value) -> String {
-    let why = &roll["why"];
-    if !why.is_object() {
-        return String::new();
-    }
-    format!(
-        "{}: {}\n    {}\n",
-        text(why, "what"),
-        text(why, "why"),
-        text(why, "fix")
-    )
 }
 
 fn status_screen(answer: &Value) -> String {
     let roll = &answer["upgrade"];
     let mut out = head(answer);
     if !roll.is_object() {
-        return out + "it was never upgraded here\n";
+        return out + "this plane never upgraded it\n";
     }
     out.push_str(&format!(
         "{} to {}: {}; {} of {} nodes done, since {}\n",
@@ -262,11 +175,7 @@ fn status_screen(answer: &Value) -> String {
         cell(roll, "beganAt"),
     ));
     out.push_str(&why(roll));
-    let mut table = vec![
-        ["NODE", "ROLE", "STACK", "ETCD OF", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut table = heads(["NODE", "ROLE", "STACK", "ETCD OF", ""]);
     for node in rows(roll, "/nodes") {
         let mut row = ["node", "role", "stack", "etcd"]
             .map(|at| cell(node, at))
@@ -299,15 +208,13 @@ mod tests {
         });
         assert_eq!(
             plan_screen(&answer),
-            "cluster c: stack 1.36.3-1 to 1.37.2-1 (Kubernetes 1.37.2)\nmasters first\n\n\
-             TURN  NODE  ROLE    ZONE  FROM      STARTED AGAIN\n\
-             1     m1    master  -     1.36.3-1  etcd 3.6.16 to 3.7.3\n\n\
-             fetched by 1 node with 1.36.3-1: 9.4 MB, what differs, instead of 273.6 MB\n\
-             fetched by each of 2 nodes with 1.36.1-1: 273.6 MB, all of it; less after \
-             pf9-plane stack delta --from 1.36.1-1 --to 1.37.2-1\n\
-             fetched by each of 3 nodes with 1.36.2-1: what differs, which is being made, instead of 273.6 MB\n\n\
-             blocks [budget/a/b] a budget: never\n    mend it\n\n\
-             it does not begin; what blocks, and is known, is overruled with --despite ID\n"
+            "cluster c: stack 1.36.3-1 to 1.37.2-1 (Kubernetes 1.37.2)\nmasters first\n\nTURN  NODE  ROLE    ZONE  \
+             FROM      RESTARTED\n1     m1    master  -     1.36.3-1  etcd 3.6.16 to 3.7.3\n\nfetched by 1 node \
+             with 1.36.3-1: 9.4 MB, the delta, instead of 273.6 MB\nfetched by each of 2 nodes with 1.36.1-1: \
+             273.6 MB, the whole archive; less after pf9-plane stack delta --from 1.36.1-1 --to 1.37.2-1\nfetched by each \
+             of 3 nodes with 1.36.2-1: the delta, which is being built, instead of 273.6 MB\n\nblocks \
+             [budget/a/b] a budget: never\n    mend it\n\nit does not start; a blocking finding that you accept is \
+             overruled with --despite ID\n"
         );
     }
 
@@ -332,7 +239,7 @@ mod tests {
         let quiet = json!({"cluster": "c", "stack": "1", "window": null, "upgrade": null});
         assert_eq!(
             status_screen(&quiet),
-            "cluster c: stack 1\nit was never upgraded here\n"
+            "cluster c: stack 1\nthis plane never upgraded it\n"
         );
     }
 }

@@ -25,7 +25,7 @@ fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> 
         let silent = match answer {
             Some(Ok(())) => None,
             Some(Err(why)) => Some(why.as_str()),
-            None => Some("no host that the plane knows"),
+            None => Some("not a host of this plane"),
         };
         Vote {
             name: match silent {
@@ -43,8 +43,8 @@ fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> 
 /// For whoever insists.
 fn price(cluster: &Cluster, loss: &Loss) -> String {
     format!(
-        "etcd of cluster {} loses its quorum: its API takes no change any more until a majority is back \
-         or a backup is restored, and what was written since that backup is lost then ({loss})",
+        "etcd of cluster {} loses its quorum: its API accepts no writes until a majority is back or a backup is \
+         restored, and what was written since that backup is lost then ({loss})",
         cluster.name
     )
 }
@@ -81,14 +81,14 @@ pub(crate) fn require_master(
     let name = &cluster.name;
     if force {
         return Ok(Some(format!(
-            "cluster {name} has no master any more, and {left} workers that nobody looks after: its API, and what was in its \
-             etcd, are gone unless a backup is restored"
+            "cluster {name} has no master left, and {left} workers without a control plane: its API, and what was \
+             in its etcd, are gone unless a backup is restored"
         )));
     }
     let what = format!("the last master cannot leave cluster {name}");
     let why = format!("{left} workers would be left without a master");
     Err(Refusal::conflict(FaultCode::LastMaster, what, why).fix(
-        "detach the workers first, or together with the master; --force (\"force\": true) does it all the same",
+        "detach the workers first, or together with the master; --force (\"force\": true) overrides this",
     ))
 }
 
@@ -132,9 +132,9 @@ fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusa
         cluster.name
     );
     let fix = format!(
-        "{}; --force (\"force\": true) does it all the same: {}",
+        "{}; --force (\"force\": true) overrides this: {}",
         loss.fix(),
-        "the API takes no change then until a backup is restored"
+        "the API then accepts no writes until a backup is restored"
     );
     let fault = Fault::new(FaultCode::EtcdQuorum, what, loss.why()).fix(fix);
     Refusal::new(http::StatusCode::CONFLICT, fault)
@@ -150,9 +150,9 @@ pub(crate) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Cluster> {
     Err(Refusal::conflict(
         FaultCode::ClusterChanged,
         format!("nothing was changed in cluster {}", now.name),
-        "its masters changed while etcd was asked whether it gets over this",
+        "its masters changed while etcd was asked whether it survives this",
     )
-    .fix("ask again"))
+    .fix("try again"))
 }
 
 /// The cluster that a host was detached from, while its etcd may count on it.
@@ -265,7 +265,7 @@ mod tests {
             [
                 ("m", true, true),
                 ("m", true, true),
-                ("m (no host that the plane knows)", false, false),
+                ("m (not a host of this plane)", false, false),
                 ("m (RAFT NO LEADER)", false, false)
             ]
         );

@@ -143,10 +143,10 @@ impl Place {
     fn says(&self) -> String {
         match self {
             Self::Votes => "has a vote".into(),
-            Self::Learns => "catches up with the others, then it gets a vote".into(),
+            Self::Learns => "is a learner: it catches up, then gets a vote".into(),
             Self::Waits(Waits::Turn) => "joins next".into(),
             Self::Waits(Waits::ForLeaver(who)) => {
-                format!("waits until the member of {who} is taken out")
+                format!("waits until the member of {who} is removed")
             }
             Self::Waits(Waits::ForLearner(who)) => {
                 format!("waits for {who}, which is joining: one at a time")
@@ -154,12 +154,12 @@ impl Place {
             Self::Waits(Waits::ForEarlier(who)) => {
                 format!("waits for {who}, which was attached before: one at a time")
             }
-            Self::Leaves => "was detached: it takes its own member out".into(),
+            Self::Leaves => "was detached: it removes its own member".into(),
             Self::IsTakenOut => {
-                "its host is gone: the others take its member out when they have a quorum".into()
+                "its host is gone: the others remove its member when they have a quorum".into()
             }
-            Self::Foreign => "is nobody's that the plane knows, and is left alone".into(),
-            Self::Untold => "no master has said yet whom its etcd lists".into(),
+            Self::Foreign => "belongs to no host of this plane, and is left alone".into(),
+            Self::Untold => "no master has reported its etcd members yet".into(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) async fn allow(
 fn somebody_stays(cluster: &Cluster, replaced: &BTreeSet<HostId>) -> Answer<()> {
     if cluster.masters().all(|m| replaced.contains(&m.host)) {
         let what = format!("the masters of cluster {} cannot be replaced", cluster.name);
-        let why = "there is no other one to take their members out, and to join";
+        let why = "there is no other master to remove their members, and to join";
         return Err(Refusal::conflict(FaultCode::LastMaster, what, why)
             .fix("restore a backup of etcd on the new one"));
     }
@@ -51,7 +51,7 @@ fn somebody_stays(cluster: &Cluster, replaced: &BTreeSet<HostId>) -> Answer<()> 
 fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) -> Answer<()> {
     let what = |name: String| format!("{name} cannot be replaced in cluster {}", cluster.name);
     let Some(master) = cluster.masters().find(|m| m.host == host) else {
-        let why = "it is no master of it";
+        let why = "it is not a master of it";
         let what = what(format!("host {host}"));
         return Err(Refusal::conflict(FaultCode::HostNotAttached, what, why));
     };
@@ -61,7 +61,7 @@ fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) ->
         return Ok(());
     }
     let why = format!(
-        "it was heard of {} s ago, and is gone when it was silent for {} s",
+        "it reported {} s ago, and counts as gone after {} s of silence",
         silent.as_secs().max(0),
         patience.as_secs()
     );

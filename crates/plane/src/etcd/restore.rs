@@ -38,7 +38,7 @@ use pf9_hostagent::model::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct WantedRestore {
-    /// The name of a backup on the founder or in the second place, or the path of a file on the founder;
+    /// The name of a backup on the founder or in the archive, or the path of a file on the founder;
     /// absent: its newest.
     #[serde(default)]
     pub(crate) backup: Option<String>,
@@ -75,7 +75,7 @@ fn said(rows: &impl Read, host: HostId) -> Answer<Said> {
     })
 }
 
-/// After a disk was lost, what is in the second place is all there is.
+/// After a disk was lost, what is in the archive is all there is.
 fn newest(backups: BackupsStatus) -> Option<String> {
     let last = backups.last.map(|last| last.name);
     last.or_else(|| backups.archive?.last)
@@ -126,7 +126,7 @@ fn order(
             newest = newest.max(Some((name, *host)));
         }
     }
-    // A name that is nobody's newest may be in the second place, which every master reaches.
+    // A name that is nobody's newest may be in the archive, which every master reaches.
     let second = cluster.settings.etcd_backup.archive.is_some();
     let named = wanted.backup.as_deref().is_some_and(is_backup_name);
     let anybody = match second && named {
@@ -138,13 +138,13 @@ fn order(
         (_, _, Some(newest), _) => newest,
         (Some(backup), None, None, Some(founder)) => (backup, founder),
         (_, _, None, _) => {
-            let why = "no master says that it has such a backup as its newest";
+            let why = "no master reports such a backup as its newest";
             return Err(Refusal::conflict(FaultCode::EtcdRestore, what, why)
                 .fix("name it and the host that has it: --backup NAME --founder HOST"));
         }
     };
     if !masters.contains(&founder) {
-        let why = format!("host {founder} is no master of it");
+        let why = format!("host {founder} is not a master of it");
         return Err(Refusal::conflict(FaultCode::HostNotAttached, what, why));
     }
     Ok(RestoreOrder {
@@ -205,7 +205,8 @@ pub(super) fn heard(
     match advance(cluster, host, restore) {
         None => return Ok(false),
         Some(Step::Goes) => {
-            let words = "the new data of etcd are made; every master stops and goes on with them";
+            let words =
+                "the new data of etcd are prepared; every master stops and switches to them";
             events::note(change, host, "etcd-restore", words)?;
             return Ok(true);
         }
@@ -240,7 +241,7 @@ async fn begin(plane: &Arc<Plane>, cluster: Cluster, wanted: WantedRestore) -> A
                 order.snapshot,
                 order.founder,
                 if order.unsigned {
-                    ", whoever made it"
+                    ", signature not checked"
                 } else {
                     ""
                 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::page::{self, Query};
+use super::page::{self, Query, ThePlane};
 use super::tokens::micros;
 use super::users::hashed;
 use crate::guard::{Person, Who};
@@ -17,7 +17,6 @@ use crate::logins::Scope;
 use crate::people::{CREDENTIALS, Credential, CredentialId, Place, RoleId, UserId, find, keep};
 use crate::refusal::{Answer, Refusal};
 use crate::secrets;
-use crate::state::Plane;
 use crate::store::Read;
 use crate::strangers::Outside;
 use pf9_hostagent::model::{FaultCode, Secret, Timestamp};
@@ -75,7 +74,7 @@ fn require_free(rows: &impl Read, who: &Who) -> Answer<()> {
     if of.is_some_and(|c: Credential| c.unrestricted) {
         return Ok(());
     }
-    let why = "an application credential makes and deletes none, unless it is unrestricted";
+    let why = "an application credential may create or delete others only if it is unrestricted";
     Err(Refusal::forbidden(
         FaultCode::TokenScope,
         "request refused",
@@ -85,7 +84,7 @@ fn require_free(rows: &impl Read, who: &Who) -> Answer<()> {
 
 /// `GET /v3/users/{user_id}/application_credentials`.
 pub(crate) async fn list(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Path(user): Path<String>,
     query: Query,
 ) -> Answer<Json<Value>> {
@@ -111,7 +110,7 @@ fn find_one(rows: &impl Read, user: &str, id: &str) -> Answer<Credential> {
 
 /// `GET /v3/users/{user_id}/application_credentials/{credential_id}`.
 pub(crate) async fn get(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Path((user, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
@@ -128,26 +127,24 @@ pub(crate) async fn get(
 /// `POST /v3/users/{user_id}/application_credentials`: one's own, in the project of the token. The secret is said once.
 pub(crate) async fn make(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
     Path(user): Path<String>,
     Doc(body): Doc<Body>,
 ) -> Answer<(StatusCode, Json<Value>)> {
     let said = body.application_credential;
     if user != who.user.id.as_str() {
-        let why = "one is made by him for whom it stands";
+        let why = "only its own user may create it";
         return Err(Refusal::forbidden(FaultCode::NotAllowed, WHAT, why));
     }
     let Scope::Project(project) = who.login.scope.clone() else {
-        let why = "the token is for no project";
+        let why = "the token has no project scope";
         return Err(Refusal::forbidden(FaultCode::TokenScope, WHAT, why)
-            .fix("log in to the project that it is to be for"));
+            .fix("log in to the project it is meant for"));
     };
     let bad = |why: &str| Refusal::bad(FaultCode::BodyMalformed, WHAT, why);
     if said.access_rules.is_some_and(|rules| !rules.is_empty()) {
-        return Err(bad(
-            "application_credential.access_rules: there are none here",
-        ));
+        return Err(bad("application_credential.access_rules: not supported"));
     }
     let expires_at = said.expires_at.as_deref().map(moment).transpose();
     let expires_at = expires_at
@@ -170,7 +167,7 @@ pub(crate) async fn make(
                 Some(named) => wanted_roles(&**change, named)?,
             };
             if roles.is_empty() || !keep::has_each(&has, &roles) {
-                let why = "application_credential.roles: none, or one that the token has not";
+                let why = "application_credential.roles: empty, or a role the token does not have";
                 return Err(Refusal::forbidden(FaultCode::NotAllowed, WHAT, why));
             }
             let row = Credential {
@@ -191,8 +188,12 @@ pub(crate) async fn make(
         .await?;
     let mut value = shown(&plane.read()?, &row)?;
     value["secret"] = json!(secret.expose());
-    let shown = page::one(&plane, "application_credential", &plural(&row.user), value);
-    Ok((StatusCode::CREATED, shown))
+    Ok(page::made(
+        &plane,
+        "application_credential",
+        &plural(&row.user),
+        value,
+    ))
 }
 
 fn wanted_roles(rows: &impl Read, named: Vec<SaidRole>) -> Answer<Vec<RoleId>> {
@@ -221,15 +222,13 @@ fn moment(said: &str) -> Result<Timestamp, ()> {
 /// `DELETE /v3/users/{user_id}/application_credentials/{credential_id}`.
 pub(crate) async fn delete(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Path((user, id)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            require_free(&**change, &who)?;
-            let row = find_one(&**change, &user, &id)?;
-            keep::delete_credential(change, &row)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+    page::done(&plane, move |change| {
+        require_free(&**change, &who)?;
+        let row = find_one(&**change, &user, &id)?;
+        keep::delete_credential(change, &row)
+    })
+    .await
 }

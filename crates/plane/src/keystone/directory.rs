@@ -1,20 +1,17 @@
 //! Domains and projects.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::page::{self, Query};
+use super::page::{self, Id, Query, ThePlane};
 use crate::access::{Action, Owner};
 use crate::guard::{Person, Who};
 use crate::http::Doc;
 use crate::people::{DOMAINS, Domain, DomainId, PROJECTS, Project, ProjectId, find, keep};
 use crate::refusal::Answer;
-use crate::state::Plane;
 use crate::store::Read;
 
 /// What a body may say of any of them; what it does not say stays, or is the usual. What else Keystone's clients send
@@ -65,7 +62,7 @@ pub(super) fn domain_of(rows: &impl Read, who: &Who, said: Option<&str>) -> Answ
 
 pub(crate) async fn domains(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let all = plane.read()?.all(&DOMAINS)?.into_iter().map(|(_, d)| d);
@@ -74,16 +71,13 @@ pub(crate) async fn domains(
     page::list(&plane, "domains", "domains", &query, rows)
 }
 
-pub(crate) async fn domain(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn domain(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Value>> {
     let row = find::domain(&plane.read()?, &id)?;
     Ok(page::one(&plane, "domain", "domains", domain_json(&row)))
 }
 
 pub(crate) async fn make_domain(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Doc(body): Doc<DomainBody>,
 ) -> Answer<(StatusCode, Json<Value>)> {
     let said = body.domain;
@@ -95,13 +89,12 @@ pub(crate) async fn make_domain(
     };
     let put = row.clone();
     plane.change(move |c| keep::put_domain(c, &put)).await?;
-    let shown = page::one(&plane, "domain", "domains", domain_json(&row));
-    Ok((StatusCode::CREATED, shown))
+    Ok(page::made(&plane, "domain", "domains", domain_json(&row)))
 }
 
 pub(crate) async fn change_domain(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     Doc(body): Doc<DomainBody>,
 ) -> Answer<Json<Value>> {
     let said = body.domain;
@@ -118,24 +111,19 @@ pub(crate) async fn change_domain(
     Ok(page::one(&plane, "domain", "domains", domain_json(&row)))
 }
 
-pub(crate) async fn delete_domain(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let row = find::domain(&**change, &id)?;
-            keep::delete_domain(change, &row.id)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_domain(State(plane): ThePlane, Path(id): Id) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let row = find::domain(&**change, &id)?;
+        keep::delete_domain(change, &row.id)
+    })
+    .await
 }
 
 // === projects ===
 
 pub(crate) async fn projects(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let all = plane.read()?.all(&PROJECTS)?.into_iter().map(|(_, p)| p);
@@ -145,17 +133,14 @@ pub(crate) async fn projects(
     page::list(&plane, "projects", "projects", &query, rows)
 }
 
-pub(crate) async fn project(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn project(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Value>> {
     let row = find::project(&plane.read()?, &id)?;
     Ok(page::one(&plane, "project", "projects", project_json(&row)))
 }
 
 pub(crate) async fn make_project(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Doc(body): Doc<ProjectBody>,
 ) -> Answer<(StatusCode, Json<Value>)> {
     let said = body.project;
@@ -174,13 +159,17 @@ pub(crate) async fn make_project(
             Ok(row)
         })
         .await?;
-    let shown = page::one(&plane, "project", "projects", project_json(&row));
-    Ok((StatusCode::CREATED, shown))
+    Ok(page::made(
+        &plane,
+        "project",
+        "projects",
+        project_json(&row),
+    ))
 }
 
 pub(crate) async fn change_project(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     Doc(body): Doc<ProjectBody>,
 ) -> Answer<Json<Value>> {
     let said = body.project;
@@ -197,15 +186,10 @@ pub(crate) async fn change_project(
     Ok(page::one(&plane, "project", "projects", project_json(&row)))
 }
 
-pub(crate) async fn delete_project(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let row = find::project(&**change, &id)?;
-            keep::delete_project(change, &row.id)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_project(State(plane): ThePlane, Path(id): Id) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let row = find::project(&**change, &id)?;
+        keep::delete_project(change, &row.id)
+    })
+    .await
 }

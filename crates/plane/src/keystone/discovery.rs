@@ -1,14 +1,12 @@
 //! What is spoken here, and what else there is: for clients that look before they ask.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::page::{self, Query};
+use super::page::{self, Query, ThePlane};
 use crate::guard::{Person, Who};
 use crate::people::find;
 use crate::refusal::Answer;
@@ -35,13 +33,13 @@ fn version(plane: &Plane) -> Value {
 }
 
 /// `GET /keystone`: which versions there are.
-pub(crate) async fn versions(State(plane): State<Arc<Plane>>) -> Response {
+pub(crate) async fn versions(State(plane): ThePlane) -> Response {
     let body = json!({"versions": {"values": [version(&plane)]}});
     (StatusCode::MULTIPLE_CHOICES, Json(body)).into_response()
 }
 
 /// `GET /keystone/v3`.
-pub(crate) async fn v3(State(plane): State<Arc<Plane>>) -> Json<Value> {
+pub(crate) async fn v3(State(plane): ThePlane) -> Json<Value> {
     Json(json!({"version": version(&plane)}))
 }
 
@@ -81,7 +79,7 @@ fn service_json(name: &str, kind: &str) -> Value {
 /// `GET /v3/services`.
 pub(crate) async fn services(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = all(&plane, &who);
@@ -92,7 +90,7 @@ pub(crate) async fn services(
 /// `GET /v3/services/{id}`.
 pub(crate) async fn service(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     axum::extract::Path(id): axum::extract::Path<String>,
 ) -> Answer<Json<Value>> {
     let rows = all(&plane, &who);
@@ -109,7 +107,7 @@ pub(crate) async fn service(
 /// `GET /v3/endpoints`.
 pub(crate) async fn endpoints(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let mut rows = Vec::new();
@@ -125,7 +123,7 @@ pub(crate) async fn endpoints(
 }
 
 /// `GET /v3/regions`.
-pub(crate) async fn regions(State(plane): State<Arc<Plane>>, query: Query) -> Answer<Json<Value>> {
+pub(crate) async fn regions(State(plane): ThePlane, query: Query) -> Answer<Json<Value>> {
     let row = json!({"id": REGION, "description": "", "parent_region_id": null});
     page::list(&plane, "regions", "regions", &query, vec![row])
 }

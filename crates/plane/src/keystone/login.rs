@@ -83,7 +83,7 @@ fn wrong() -> Refusal {
 }
 
 fn no_scope(what: &str) -> Refusal {
-    let why = format!("auth.scope.{what} is none of yours");
+    let why = format!("auth.scope.{what}: you have no role there");
     let fault = Fault::new(FaultCode::ProjectUnknown, REFUSED, why);
     Refusal::new(
         StatusCode::UNAUTHORIZED,
@@ -106,9 +106,9 @@ fn too_often(why: &str, wait: Duration) -> Refusal {
 pub(super) async fn authenticate(plane: &Arc<Plane>, origin: Origin, auth: &Auth) -> Answer<Login> {
     let identity = &auth.identity;
     let [method] = &identity.methods[..] else {
-        return Err(unsupported("auth.identity.methods: one of them"));
+        return Err(unsupported("auth.identity.methods: give exactly one"));
     };
-    let missing = || unsupported("auth.identity does not say what its method needs");
+    let missing = || unsupported("auth.identity lacks what its method needs");
     match method.as_str() {
         "password" => {
             let named = &identity.password.as_ref().ok_or_else(missing)?.user;
@@ -209,7 +209,7 @@ pub(crate) fn too_soon(often: TooOften) -> Refusal {
             wait,
         ),
         TooOften::Logins(wait) => ("too many tokens for this person", wait),
-        TooOften::Busy(wait) => ("too many log in at once", wait),
+        TooOften::Busy(wait) => ("too many logins at once", wait),
     };
     too_often(why, wait)
 }
@@ -252,7 +252,7 @@ fn by_token(plane: &Plane, said: &TokenMethod, wanted: Option<&Value>) -> Answer
     let rows = plane.read()?;
     let who = guard::who(&rows, said.id.expose())?;
     if who.login.credential.is_some() || who.rights.kubernetes_only || who.login.kept_as.is_some() {
-        let why = "that token is for what it is for, and gets no other one";
+        let why = "this token cannot be exchanged for another one";
         return Err(Refusal::forbidden(FaultCode::TokenScope, REFUSED, why));
     }
     let mut methods = who.login.methods.clone();

@@ -1,16 +1,25 @@
-//! Lists as Keystone writes them: sorted by id, filtered, in pages, with links; and one thing with its own.
+//! Lists as Keystone writes them: sorted by id, filtered, in pages, with links; one thing with its own; a change that has
+//! nothing to show.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::refusal::{Answer, Refusal};
-use crate::state::Plane;
+use crate::state::{Change, Plane};
 use pf9_hostagent::model::FaultCode;
 
 /// What stands behind the question mark.
 pub(crate) type Query = axum::extract::Query<BTreeMap<String, String>>;
+
+/// The plane, as a handler is given it.
+pub(crate) type ThePlane = State<Arc<Plane>>;
+/// The one name in a path.
+pub(crate) type Id = Path<String>;
 
 /// Most things of one page; whoever asks for no number gets so many.
 const PAGE_MAX: usize = 10_000;
@@ -18,6 +27,25 @@ const PAGE_MAX: usize = 10_000;
 /// Where Keystone is.
 pub(crate) fn root(plane: &Plane) -> String {
     format!("{}/keystone/v3", plane.public_url)
+}
+
+/// Changes something, and has nothing to show.
+pub(crate) async fn done(
+    plane: &Arc<Plane>,
+    work: impl FnOnce(&mut Change<'_>) -> Answer<()> + Send + 'static,
+) -> Answer<StatusCode> {
+    plane.change(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One thing that was made.
+pub(crate) fn made(
+    plane: &Plane,
+    kind: &str,
+    plural: &str,
+    row: Value,
+) -> (StatusCode, Json<Value>) {
+    (StatusCode::CREATED, one(plane, kind, plural, row))
 }
 
 /// One thing, under its name.

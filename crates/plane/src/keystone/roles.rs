@@ -2,7 +2,6 @@
 //! asks Keystone, and allow nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, RawPathParams, State};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::directory::Said;
-use super::page::{self, Query};
+use super::page::{self, Id, Query, ThePlane};
 use crate::access::Action;
 use crate::guard::{Person, Who};
 use crate::http::Doc;
@@ -35,22 +34,19 @@ fn role_json(row: &RoleRow) -> Value {
     })
 }
 
-pub(crate) async fn roles(State(plane): State<Arc<Plane>>, query: Query) -> Answer<Json<Value>> {
+pub(crate) async fn roles(State(plane): ThePlane, query: Query) -> Answer<Json<Value>> {
     let all = plane.read()?.all(&ROLES)?;
     let rows = all.iter().map(|(_, r)| role_json(r)).collect();
     page::list(&plane, "roles", "roles", &query, rows)
 }
 
-pub(crate) async fn role(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn role(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Value>> {
     let row = find::role(&plane.read()?, &id)?;
     Ok(page::one(&plane, "role", "roles", role_json(&row)))
 }
 
 pub(crate) async fn make_role(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Doc(body): Doc<RoleBody>,
 ) -> Answer<(StatusCode, Json<Value>)> {
     let said = body.role;
@@ -61,15 +57,12 @@ pub(crate) async fn make_role(
     };
     let put = row.clone();
     plane.change(move |c| keep::put_role(c, &put)).await?;
-    Ok((
-        StatusCode::CREATED,
-        page::one(&plane, "role", "roles", role_json(&row)),
-    ))
+    Ok(page::made(&plane, "role", "roles", role_json(&row)))
 }
 
 pub(crate) async fn change_role(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     Doc(body): Doc<RoleBody>,
 ) -> Answer<Json<Value>> {
     let said = body.role;
@@ -85,17 +78,12 @@ pub(crate) async fn change_role(
     Ok(page::one(&plane, "role", "roles", role_json(&row)))
 }
 
-pub(crate) async fn delete_role(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let row = find::role(&**change, &id)?;
-            keep::delete_role(change, &row)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_role(State(plane): ThePlane, Path(id): Id) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let row = find::role(&**change, &id)?;
+        keep::delete_role(change, &row)
+    })
+    .await
 }
 
 // === who has which where: the path says it all ===
@@ -113,7 +101,13 @@ fn said(rows: &impl Read, params: &RawPathParams) -> Answer<(Place, Actor, Optio
             _ => {}
         }
     }
-    let nobody = || Refusal::bad(FaultCode::PathInvalid, "request refused", "it names nobody");
+    let nobody = || {
+        Refusal::bad(
+            FaultCode::PathInvalid,
+            "request refused",
+            "it names no user or group",
+        )
+    };
     Ok((place, actor.ok_or_else(nobody)?, role))
 }
 
@@ -125,7 +119,7 @@ fn grant_of(rows: &impl Read, params: &RawPathParams) -> Answer<Grant> {
 
 /// `GET …/roles`: of one, somewhere, by himself.
 pub(crate) async fn of_one(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     params: RawPathParams,
     query: Query,
 ) -> Answer<Json<Value>> {
@@ -139,10 +133,7 @@ pub(crate) async fn of_one(
 }
 
 /// `GET`, `HEAD …/roles/{role_id}`.
-pub(crate) async fn has(
-    State(plane): State<Arc<Plane>>,
-    params: RawPathParams,
-) -> Answer<StatusCode> {
+pub(crate) async fn has(State(plane): ThePlane, params: RawPathParams) -> Answer<StatusCode> {
     let rows = plane.read()?;
     let grant = grant_of(&rows, &params)?;
     match find::granted(&rows, &grant.place, &grant.actor)?.contains(&grant.role) {
@@ -152,10 +143,7 @@ pub(crate) async fn has(
 }
 
 /// `PUT …/roles/{role_id}`.
-pub(crate) async fn give(
-    State(plane): State<Arc<Plane>>,
-    params: RawPathParams,
-) -> Answer<StatusCode> {
+pub(crate) async fn give(State(plane): ThePlane, params: RawPathParams) -> Answer<StatusCode> {
     let grant = grant_of(&plane.read()?, &params)?;
     let given = grant.clone();
     plane.change(move |c| keep::grant(c, &given)).await?;
@@ -164,10 +152,7 @@ pub(crate) async fn give(
 }
 
 /// `DELETE …/roles/{role_id}`.
-pub(crate) async fn take(
-    State(plane): State<Arc<Plane>>,
-    params: RawPathParams,
-) -> Answer<StatusCode> {
+pub(crate) async fn take(State(plane): ThePlane, params: RawPathParams) -> Answer<StatusCode> {
     let grant = grant_of(&plane.read()?, &params)?;
     let taken = grant.clone();
     plane.change(move |c| keep::revoke(c, &taken)).await?;
@@ -178,7 +163,7 @@ pub(crate) async fn take(
 /// `GET /v3/role_assignments`, of what the token sees. `effective` says what follows from groups instead of them.
 pub(crate) async fn assignments(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;

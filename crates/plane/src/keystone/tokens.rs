@@ -1,7 +1,5 @@
 //! Tokens: issued, looked at, taken back; what there is to be found; where somebody could count.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -10,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::directory::{domain_json, project_json};
 use super::login::{self, AuthBody};
-use super::page::{self, Query};
+use super::page::{self, Query, ThePlane};
 use super::{SUBJECT_TOKEN, discovery};
 use crate::access::{Action, Owner};
 use crate::guard::{self, Person, Who, is_planes_own};
@@ -25,7 +23,7 @@ use pf9_hostagent::model::{FaultCode, Secret};
 
 /// `POST /v3/auth/tokens`.
 pub(crate) async fn issue(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
     axum::extract::Query(query): Query,
     Doc(body): Doc<AuthBody, STRANGER_MAX>,
@@ -117,7 +115,7 @@ fn subject(rows: &impl Read, who: &Who, headers: &HeaderMap) -> Answer<Who> {
 /// `GET`, `HEAD /v3/auth/tokens`.
 pub(crate) async fn show(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     headers: HeaderMap,
     axum::extract::Query(query): Query,
 ) -> Answer<Response> {
@@ -134,7 +132,7 @@ pub(crate) async fn show(
 /// `DELETE /v3/auth/tokens`.
 pub(crate) async fn revoke(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     headers: HeaderMap,
 ) -> Answer<StatusCode> {
     let of = subject(&plane.read()?, &who, &headers)?;
@@ -148,12 +146,9 @@ pub(crate) async fn revoke(
 }
 
 /// `GET /v3/auth/catalog`.
-pub(crate) async fn catalog(
-    Person(who): Person,
-    State(plane): State<Arc<Plane>>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn catalog(Person(who): Person, State(plane): ThePlane) -> Answer<Json<Value>> {
     if who.login.scope == Scope::Nothing {
-        let why = "the token is for nothing in particular";
+        let why = "the token has no scope";
         return Err(
             Refusal::forbidden(FaultCode::TokenScope, "request refused", why)
                 .fix("log in to a project, a domain or the system"),
@@ -169,7 +164,7 @@ pub(crate) async fn catalog(
 /// `GET /v3/auth/projects`, and of a user: where he has a role.
 pub(crate) async fn projects(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     projects_of(&plane, &who.user.id, "auth/projects", &query)
@@ -197,7 +192,7 @@ pub(super) fn projects_of(
 /// `GET /v3/auth/domains`.
 pub(crate) async fn domains(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
@@ -212,10 +207,7 @@ pub(crate) async fn domains(
 }
 
 /// `GET /v3/auth/system`.
-pub(crate) async fn system(
-    Person(who): Person,
-    State(plane): State<Arc<Plane>>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn system(Person(who): Person, State(plane): ThePlane) -> Answer<Json<Value>> {
     let has = !find::roles(&plane.read()?, &Place::Plane, &who.user.id)?.is_empty();
     let all: Vec<Value> = has.then(|| json!({"all": true})).into_iter().collect();
     let here = format!("{}/auth/system", page::root(&plane));

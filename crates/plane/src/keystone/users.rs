@@ -1,7 +1,5 @@
 //! Users, their passwords, and groups.
 
-use std::sync::Arc;
-
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use http::StatusCode;
@@ -9,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::directory::{Said, domain_of};
-use super::page::{self, Query};
+use super::page::{self, Id, Query, ThePlane};
 use super::{login, tokens};
 use crate::access::{Action, Owner};
 use crate::guard::Person;
@@ -90,7 +88,7 @@ pub(crate) fn set_password(change: &Change<'_>, user: &mut User, hash: PasswordH
 
 pub(crate) async fn users(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
@@ -108,10 +106,7 @@ pub(crate) async fn users(
     page::list(&plane, "users", "users", &query, seen)
 }
 
-pub(crate) async fn user(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn user(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Value>> {
     let row = find::user(&plane.read()?, &id)?;
     Ok(page::one(&plane, "user", "users", user_json(&row)))
 }
@@ -125,7 +120,7 @@ fn default_project(rows: &impl Read, said: Option<&str>) -> Answer<Option<Projec
 
 pub(crate) async fn make_user(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
     Doc(body): Doc<UserBody>,
 ) -> Answer<(StatusCode, Json<Value>)> {
@@ -153,14 +148,13 @@ pub(crate) async fn make_user(
             Ok(row)
         })
         .await?;
-    let shown = page::one(&plane, "user", "users", user_json(&row));
-    Ok((StatusCode::CREATED, shown))
+    Ok(page::made(&plane, "user", "users", user_json(&row)))
 }
 
 pub(crate) async fn change_user(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
-    Path(id): Path<String>,
+    Path(id): Id,
     Doc(body): Doc<UserBody>,
 ) -> Answer<Json<Value>> {
     let said = body.user;
@@ -192,25 +186,20 @@ pub(crate) async fn change_user(
     Ok(page::one(&plane, "user", "users", user_json(&row)))
 }
 
-pub(crate) async fn delete_user(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let row = find::user(&**change, &id)?;
-            keep::delete_user(change, &row.id)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_user(State(plane): ThePlane, Path(id): Id) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let row = find::user(&**change, &id)?;
+        keep::delete_user(change, &row.id)
+    })
+    .await
 }
 
 /// `POST /v3/users/{user_id}/password`: by whoever knows the one before, whoever asks.
 pub(crate) async fn change_password(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
-    Path(id): Path<String>,
+    Path(id): Id,
     Doc(body): Doc<PasswordBody>,
 ) -> Answer<StatusCode> {
     if who.login.credential.is_some() {
@@ -229,24 +218,22 @@ pub(crate) async fn change_password(
     login::check(&plane, origin, account, kept, &said.original_password).await?;
     let hash = hashed(&plane, &outside, said.password).await?;
     let before = row.since;
-    plane
-        .change(move |change| {
-            let mut row = find::user(&**change, &id)?;
-            if row.since != before {
-                let why = "the password was changed meanwhile";
-                return Err(Refusal::conflict(FaultCode::Busy, "request refused", why));
-            }
-            set_password(change, &mut row, hash);
-            keep::put_user(change, &row)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+    page::done(&plane, move |change| {
+        let mut row = find::user(&**change, &id)?;
+        if row.since != before {
+            let why = "the password was changed meanwhile";
+            return Err(Refusal::conflict(FaultCode::Busy, "request refused", why));
+        }
+        set_password(change, &mut row, hash);
+        keep::put_user(change, &row)
+    })
+    .await
 }
 
 /// `GET /v3/users/{user_id}/groups`.
 pub(crate) async fn groups_of(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
@@ -266,8 +253,8 @@ pub(crate) async fn groups_of(
 
 /// `GET /v3/users/{user_id}/projects`.
 pub(crate) async fn projects_of(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     query: Query,
 ) -> Answer<Json<Value>> {
     let row = find::user(&plane.read()?, &id)?;
@@ -283,7 +270,7 @@ pub(crate) async fn projects_of(
 
 pub(crate) async fn groups(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     query: Query,
 ) -> Answer<Json<Value>> {
     let all = plane.read()?.all(&GROUPS)?.into_iter().map(|(_, g)| g);
@@ -292,17 +279,14 @@ pub(crate) async fn groups(
     page::list(&plane, "groups", "groups", &query, rows)
 }
 
-pub(crate) async fn group(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+pub(crate) async fn group(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Value>> {
     let row = find::group(&plane.read()?, &id)?;
     Ok(page::one(&plane, "group", "groups", group_json(&row)))
 }
 
 pub(crate) async fn make_group(
     Person(who): Person,
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Doc(body): Doc<GroupBody>,
 ) -> Answer<(StatusCode, Json<Value>)> {
     let said = body.group;
@@ -320,13 +304,12 @@ pub(crate) async fn make_group(
             Ok(row)
         })
         .await?;
-    let shown = page::one(&plane, "group", "groups", group_json(&row));
-    Ok((StatusCode::CREATED, shown))
+    Ok(page::made(&plane, "group", "groups", group_json(&row)))
 }
 
 pub(crate) async fn change_group(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     Doc(body): Doc<GroupBody>,
 ) -> Answer<Json<Value>> {
     let said = body.group;
@@ -342,23 +325,18 @@ pub(crate) async fn change_group(
     Ok(page::one(&plane, "group", "groups", group_json(&row)))
 }
 
-pub(crate) async fn delete_group(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let row = find::group(&**change, &id)?;
-            keep::delete_group(change, &row.id)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn delete_group(State(plane): ThePlane, Path(id): Id) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let row = find::group(&**change, &id)?;
+        keep::delete_group(change, &row.id)
+    })
+    .await
 }
 
 /// `GET /v3/groups/{group_id}/users`.
 pub(crate) async fn members(
-    State(plane): State<Arc<Plane>>,
-    Path(id): Path<String>,
+    State(plane): ThePlane,
+    Path(id): Id,
     query: Query,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
@@ -383,18 +361,13 @@ pub(crate) async fn members(
 type Pair = Path<(String, String)>;
 
 /// `PUT /v3/groups/{group_id}/users/{user_id}`.
-pub(crate) async fn join(
-    State(plane): State<Arc<Plane>>,
-    Path((group, user)): Pair,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let group = find::group(&**change, &group)?;
-            let user = find::user(&**change, &user)?;
-            keep::join(change, &user.id, &group.id)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn join(State(plane): ThePlane, Path((group, user)): Pair) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let group = find::group(&**change, &group)?;
+        let user = find::user(&**change, &user)?;
+        keep::join(change, &user.id, &group.id)
+    })
+    .await
 }
 
 fn membership(rows: &impl Read, group: &str, user: &str) -> Answer<String> {
@@ -408,7 +381,7 @@ fn membership(rows: &impl Read, group: &str, user: &str) -> Answer<String> {
 
 /// `GET`, `HEAD /v3/groups/{group_id}/users/{user_id}`.
 pub(crate) async fn is_member(
-    State(plane): State<Arc<Plane>>,
+    State(plane): ThePlane,
     Path((group, user)): Pair,
 ) -> Answer<StatusCode> {
     membership(&plane.read()?, &group, &user)?;
@@ -416,15 +389,10 @@ pub(crate) async fn is_member(
 }
 
 /// `DELETE /v3/groups/{group_id}/users/{user_id}`.
-pub(crate) async fn part(
-    State(plane): State<Arc<Plane>>,
-    Path((group, user)): Pair,
-) -> Answer<StatusCode> {
-    plane
-        .change(move |change| {
-            let key = membership(&**change, &group, &user)?;
-            Ok(change.remove(&MEMBERS, &key)?)
-        })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+pub(crate) async fn part(State(plane): ThePlane, Path((group, user)): Pair) -> Answer<StatusCode> {
+    page::done(&plane, move |change| {
+        let key = membership(&**change, &group, &user)?;
+        Ok(change.remove(&MEMBERS, &key)?)
+    })
+    .await
 }

@@ -27,7 +27,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
     };
     let status = &received.status;
     let name = "pf9_host_state";
-    text.head(name, MetricKind::Gauge, "1 for the state it is in.");
+    text.head(name, MetricKind::Gauge, "1 for its state.");
     for state in STATES {
         let is = f64::from(u8::from(status.state == state));
         text.row(name, &[("state", state.as_str())], is);
@@ -43,12 +43,12 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
         ),
         (
             "pf9_host_connected",
-            "1 while its tunnel is there.",
+            "1 while its tunnel is up.",
             f64::from(u8::from(known.connected)),
         ),
         (
             "pf9_host_attempts",
-            "Tries of what fails, so far.",
+            "Failed attempts so far.",
             f64::from(tries),
         ),
         (
@@ -58,12 +58,12 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
         ),
         (
             "pf9_host_memory_bytes",
-            "Memory in all.",
+            "Total memory.",
             status.inventory.memory_bytes as f64,
         ),
         (
             "pf9_host_memory_available_bytes",
-            "Memory that is available.",
+            "Available memory.",
             health.memory_available_bytes as f64,
         ),
     ] {
@@ -77,19 +77,15 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
         ("pf9_host_disk_bytes", "Bytes of a file system.", |d| {
             d.total_bytes
         }),
-        (
-            "pf9_host_disk_available_bytes",
-            "Bytes of it that may be used.",
-            |d| d.available_bytes,
-        ),
+        ("pf9_host_disk_available_bytes", "Available bytes.", |d| {
+            d.available_bytes
+        }),
         ("pf9_host_disk_inodes", "Inodes of a file system.", |d| {
             d.total_inodes
         }),
-        (
-            "pf9_host_disk_free_inodes",
-            "Inodes of it that may be used.",
-            |d| d.free_inodes,
-        ),
+        ("pf9_host_disk_free_inodes", "Available inodes.", |d| {
+            d.free_inodes
+        }),
     ];
     for (name, help, value) in families {
         text.head(name, MetricKind::Gauge, help);
@@ -99,11 +95,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
     }
     let daemons = || health.daemons.iter().take(PARTS_MAX);
     let name = "pf9_host_daemon_memory_bytes";
-    text.head(
-        name,
-        MetricKind::Gauge,
-        "Memory of a program that is its own.",
-    );
+    text.head(name, MetricKind::Gauge, "Memory of a program.");
     for daemon in daemons() {
         text.row(
             name,
@@ -112,11 +104,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
         );
     }
     let name = "pf9_host_daemon_memory_limit_bytes";
-    text.head(
-        name,
-        MetricKind::Gauge,
-        "Memory at which a program is ended.",
-    );
+    text.head(name, MetricKind::Gauge, "Memory limit of a program.");
     for daemon in daemons().filter(|d| d.limit_bytes > 0) {
         text.row(
             name,

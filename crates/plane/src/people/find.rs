@@ -25,7 +25,7 @@ pub(crate) fn none(kind: &str, said: &str) -> Refusal {
     Refusal::missing(
         code,
         format!("no {kind} {said}"),
-        "there is none, or none for you",
+        "there is none, or you have no access to it",
     )
 }
 

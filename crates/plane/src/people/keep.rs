@@ -255,7 +255,7 @@ pub(crate) fn put_role(change: &mut Change<'_>, row: &RoleRow) -> Answer<()> {
 fn require_own_role(row: &RoleRow) -> Answer<()> {
     match Role::of(row.id.as_str()) {
         None => Ok(()),
-        Some(role) => Err(conflict(format!("role {} stays as it is", role.word()))),
+        Some(role) => Err(conflict(format!("role {} cannot be changed", role.word()))),
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
         .map_err(|e| Refusal::internal("a password was not made", &e))??;
     plane.change(move |change| give(change, hash)).await?;
     tracing::warn!(
-        "the administrator's password was reset on this machine; all that he had was ended"
+        "the administrator's password was reset on this machine; all of their tokens and credentials were revoked"
     );
     Ok(())
 }

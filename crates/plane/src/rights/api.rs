@@ -91,12 +91,12 @@ impl Api {
             place = match page.pointer("/metadata/continue").and_then(Value::as_str) {
                 None | Some("") => return Ok(all),
                 Some(place) if place.len() > CONTINUE_MAX => {
-                    return Err(format!("its list of {collection} does not go on"));
+                    return Err(format!("its list of {collection} has no next page"));
                 }
                 Some(place) => format!("&continue={}", escaped(place)),
             };
         }
-        Err(format!("its list of {collection} does not end"))
+        Err(format!("its list of {collection} has too many pages"))
     }
 
     /// Makes one change. One that is there or gone already is fine: the next look decides.
@@ -123,7 +123,7 @@ impl Api {
     ) -> Result<Value, String> {
         match self.answer(&method, path, body).await? {
             (200..=299, bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| format!("its answer to {method} {path} is no JSON: {e}")),
+                .map_err(|e| format!("its answer to {method} {path} is not valid JSON: {e}")),
             (status, said) => Err(refused(&method, path, status, &said)),
         }
     }
@@ -292,10 +292,10 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_end_is_refused() {
         let says: [(Says, &str); 3] = [
-            (|_, _| page(&[], "on"), "does not end"),
+            (|_, _| page(&[], "on"), "too many pages"),
             (
                 |_, _| page(&[], &"x".repeat(CONTINUE_MAX + 1)),
-                "does not go on",
+                "has no next page",
             ),
             (
                 |_, _| (200, " ".repeat(ANSWER_MAX + 1)),

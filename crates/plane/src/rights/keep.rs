@@ -109,7 +109,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
     let clusters = match all(&plane) {
         Ok(clusters) => clusters,
         Err(refusal) => {
-            tracing::error!(why = %refusal.fault, "cannot read the clusters: their rights are not kept");
+            tracing::error!(why = %refusal.fault, "cannot read the clusters: their rights are not synced");
             return;
         }
     };
@@ -166,8 +166,8 @@ where
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             Some(done) = looking.join_next_with_id() => {
                 let (look, ended) = done.unwrap_or_else(|e| {
-                    tracing::error!(why = %e, "a look at a cluster was lost");
-                    (e.id(), Ended::NotYet("the look was lost".into()))
+                    tracing::error!(why = %e, "a sweep of a cluster was lost");
+                    (e.id(), Ended::NotYet("the sweep was lost".into()))
                 });
                 for (cluster, (_, began)) in busy.extract_if(.., |_, (id, _)| *id == look) {
                     after(&mut turns, cluster, began.elapsed(), ended.clone());
@@ -200,10 +200,10 @@ fn after(turns: &mut BTreeMap<ClusterId, Turn>, cluster: ClusterId, took: Durati
             return;
         }
         Ended::Well if turn.fails > 0 => {
-            tracing::info!(%cluster, "rights and nodes as they should be")
+            tracing::info!(%cluster, "rights and nodes in sync")
         }
         Ended::NotYet(why) if *why != turn.why => {
-            tracing::info!(%cluster, why, "rights and nodes not yet as they should be");
+            tracing::info!(%cluster, why, "rights and nodes not in sync yet");
         }
         Ended::Well | Ended::NotYet(_) => {}
     }
@@ -305,7 +305,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
         // Looked at once more: that what was done is so.
         (0, 0) => Ended::NotYet("changes were made".into()),
         (missing, leaving) => Ended::NotYet(format!(
-            "{missing} nodes have not registered themselves, {leaving} are leaving"
+            "{missing} nodes have not registered, {leaving} are leaving"
         )),
     }))
 }

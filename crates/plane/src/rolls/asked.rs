@@ -77,9 +77,9 @@ pub(super) async fn ask(
     match said(plane, cluster).await {
         Ok(said) => judge(&said, to, then),
         Err(why) => {
-            let what = "the cluster's API could not be asked what stands against it";
+            let what = "the cluster's API could not be asked for blockers";
             let fault =
-                blocked(what, why).fix("see that a master is connected and its API answers");
+                blocked(what, why).fix("check that a master is connected and its API answers");
             vec![Finding {
                 id: "api".into(),
                 weight: Weight::Blocks,
@@ -181,8 +181,8 @@ fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
         Some(Err(why)) => found.push(Finding {
             id: "pods".into(),
             weight: Weight::Warns,
-            fault: blocked("the cluster's pods were not all looked at", why)
-                .fix("see yourself that every pod has a controller"),
+            fault: blocked("not all pods of the cluster were checked", why)
+                .fix("check yourself that every pod has a controller"),
         }),
         None => {}
     }
@@ -211,7 +211,7 @@ fn removed(metrics: &str, to: &Version) -> impl Iterator<Item = Finding> {
             "" => format!("{version}/{resource}"),
             group => format!("{group}/{version}/{resource}"),
         };
-        let what = format!("{api} is in use, and Kubernetes {}.{} has it no more", to.major, to.minor);
+        let what = format!("{api} is in use, and Kubernetes {}.{} removed it", to.major, to.minor);
         let why = format!("somebody asked for it since the API server started; it went with {gone}");
         let fix = "find who asks (the API server's audit: k8s.io/deprecated), give it the newer version of the API";
         Some(Finding {
@@ -244,9 +244,9 @@ fn of_hook(
     if let Some((namespace, service_name)) = &service
         && answered.get(&(namespace.clone(), service_name.clone())) == Some(&false)
     {
-        let what = format!("webhook {name} of {of} must answer, and nobody does");
+        let what = format!("webhook {name} of {of} must answer, and nothing answers");
         let why = format!("no pod is ready behind service {namespace}/{service_name}");
-        let fix = "make its pods ready, or take the configuration away";
+        let fix = "make its pods ready, or delete the webhook configuration";
         return Some(Finding {
             id,
             weight: Weight::Blocks,
@@ -257,7 +257,7 @@ fn of_hook(
     if service.is_none() || !everywhere || !concerns_pods(hook) {
         return None;
     }
-    let what = format!("webhook {name} of {of} stands before every pod, also of kube-system");
+    let what = format!("webhook {name} of {of} intercepts every pod, also of kube-system");
     let (weight, why, fix) = match nowhere {
         false => (
             Weight::Warns,

@@ -131,7 +131,7 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
             part.fault.get_or_insert_with(|| {
                 Fault::new(
                     FaultCode::RollStopped,
-                    "the node did not go on",
+                    "the node made no progress",
                     said.state.as_str(),
                 )
             });
@@ -149,9 +149,9 @@ fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
     let what = format!("{} is stopped", roll.what());
     let why = format!("node {name}: {fault}");
     let fix = match (roll.goal, roll.way) {
-        (Goal::Stack, Way::Forward) => "see to it, then resume; or go back",
-        (Goal::Stack, Way::Back) => "see to it, then resume",
-        (Goal::Os(_), _) => "see to it, then resume; or cancel",
+        (Goal::Stack, Way::Forward) => "fix it, then resume; or go back",
+        (Goal::Stack, Way::Back) => "fix it, then resume",
+        (Goal::Os(_), _) => "fix it, then resume; or cancel",
     };
     roll.why = Some(Fault::new(FaultCode::RollStopped, what, why).fix(fix));
     true

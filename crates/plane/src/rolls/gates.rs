@@ -86,7 +86,7 @@ pub(super) fn other_walks(cluster: &Cluster) -> Option<Finding> {
     } else {
         return None;
     };
-    let why = "both start masters again, and neither knows of the other";
+    let why = "both restart masters, and neither knows of the other";
     let fault = blocked(what, why).fix(fix);
     Some(finding("other-work", Weight::Refuses, fault))
 }
@@ -127,7 +127,7 @@ fn minors(case: &Case<'_>) -> Vec<Finding> {
                         "node {} has Kubernetes {of}, which is newer",
                         member.node_name
                     ),
-                    "go back the way it came: pf9-plane cluster upgrade NAME back",
+                    "roll back with: pf9-plane cluster upgrade NAME back",
                 )
             } else if to.major != of.major || to.minor > of.minor + 1 {
                 (
@@ -185,7 +185,7 @@ fn addons_left(case: &Case<'_>) -> Vec<Finding> {
     let told = left.into_iter().map(|addon| {
         let why = format!("stack {} has none", case.to.version);
         let fault = blocked(format!("add-on {addon} stays in the cluster as it is"), why)
-            .fix("take it away by hand, or choose a stack that has it");
+            .fix("delete it by hand, or choose a stack that has it");
         finding(format!("addon-left/{addon}"), Weight::Warns, fault)
     });
     told.collect()
@@ -219,11 +219,11 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
         let (why, fix) = match seen {
             Seen::Well => return None,
             Seen::Away => (
-                "it has not been heard of lately",
-                "see that its agent runs and reaches the plane",
+                "it has not reported lately",
+                "check that its agent runs and reaches the plane",
             ),
             Seen::Unwell => (
-                "it is not as its spec says",
+                "it is not converged",
                 "see pf9-plane cluster show, and pf9ctl status on it",
             ),
             Seen::Changing => (
@@ -231,15 +231,15 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
                 "see pf9-plane agent upgrade status",
             ),
             Seen::Resting => (
-                "somebody ordered that nothing on it is changed: it is in maintenance",
+                "it is in maintenance: nothing on it is changed",
                 "wait until that ends, or end it: pf9-plane host maintenance HOST end",
             ),
         };
         let (weight, then) = match is_master(m) {
             true => (Weight::Blocks, "a master is waited for"),
-            false => (Weight::Warns, "it is left for later"),
+            false => (Weight::Warns, "it is postponed"),
         };
-        let what = format!("node {} is not well: {then}", m.node_name);
+        let what = format!("node {} is not healthy: {then}", m.node_name);
         let id = format!("node/{}", m.node_name);
         Some(finding(id, weight, blocked(what, why).fix(fix)))
     });

@@ -120,7 +120,7 @@ impl Wanted {
 }
 
 fn refused(why: &str) -> Refusal {
-    Refusal::bad(FaultCode::ClusterInvalid, "no upgrade was begun", why)
+    Refusal::bad(FaultCode::ClusterInvalid, "the upgrade is not started", why)
 }
 
 /// What was found out before the change: the cluster's API is not asked while the store is open.
@@ -172,7 +172,7 @@ pub(crate) async fn start(
     let policy = wanted.policy()?;
     wanted.of_stack()?;
     // Before what stands against it: while one is under way that is mostly itself.
-    let what = "no upgrade was begun";
+    let what = "the upgrade is not started";
     super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
     let (_, asked) = ask(plane, id, &wanted, kind).await?;
     let shown = plane
@@ -247,7 +247,7 @@ pub(crate) fn stands(finding: &Finding) -> Refusal {
     let mut fault = finding.fault.clone();
     if finding.weight == Weight::Blocks {
         let fix = std::mem::take(&mut fault.fix);
-        let known = format!("to go on all the same: --despite {}", finding.id);
+        let known = format!("to continue anyway: --despite {}", finding.id);
         fault = fault.fix(format!("{fix}; {known}"));
     }
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
@@ -297,7 +297,7 @@ async fn turn(
                 "cancel" => super::cancel(&mut cluster, kind, now)?,
                 "back" if kind == Kind::Os => {
                     let (what, why) = (
-                        "nothing goes back",
+                        "not rolled back",
                         "packages of a distribution have no way back",
                     );
                     return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
@@ -308,7 +308,7 @@ async fn turn(
                     super::back(&mut cluster, policy, &same, now)?;
                 }
                 _ => {
-                    let why = "there are pause, resume, cancel and back";
+                    let why = "use pause, resume, cancel or back";
                     return Err(Refusal::missing(FaultCode::NoSuchPath, "no such verb", why));
                 }
             }

@@ -15,7 +15,7 @@ pub(crate) fn of(cluster: &Cluster) -> MetricsText {
     let mut text = MetricsText::default();
     if let Some(roll) = newest(cluster, Kind::Stack) {
         let to = [("to", roll.to.version.as_str())];
-        let what = "a cluster is on its way to another stack";
+        let what = "a cluster is being upgraded to another stack";
         roll_of(&mut text, roll, "pf9_upgrade", what, &to);
     }
     if let Some(roll) = newest(cluster, Kind::Os) {
@@ -34,17 +34,17 @@ fn roll_of(text: &mut MetricsText, roll: &Roll, prefix: &str, what: &str, labels
     let one = |yes: bool| f64::from(u8::from(yes));
     let help = format!("1 while {what}, also while that is paused or stopped.");
     gauge("under_way", &help, one(roll.is_under_way()));
-    let help = "1 while that is stopped because a node could not: a person is needed.";
+    let help = "1 while it is stopped because a node failed: a person is needed.";
     gauge("stopped", help, one(roll.state == State::Stopped));
     gauge("nodes", "Nodes of the cluster.", roll.parts.len() as f64);
     let done = roll.parts.values().filter(|p| p.is_done()).count();
     gauge("nodes_done", "Nodes that are done.", done as f64);
     let between = roll.parts.values().filter(|p| Part::is_between(p)).count();
-    let help = "Nodes that are between two stacks, or out of service for it, just now.";
+    let help = "Nodes that are changing their stack, or drained for it.";
     gauge("nodes_between", help, between as f64);
     gauge(
         "began_seconds",
-        "When it began.",
+        "When it started.",
         roll.began_at.as_second() as f64,
     );
 }

@@ -17,7 +17,7 @@ use crate::refusal::{Answer, Refusal};
 use crate::store::Read;
 use pf9_hostagent::model::{FaultCode, HostId, OsOrder, OsReboot, PackageFormat};
 
-pub(super) const WHAT: &str = "no update of the distributions was begun";
+pub(super) const WHAT: &str = "the update of the distributions is not started";
 
 /// What is begun.
 pub(crate) struct BeginOs {
@@ -112,7 +112,7 @@ fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Findin
         }
         let what = format!("node {} cannot be updated from here", m.node_name);
         let why = format!(
-            "its distribution is `{id}` ({}), and its package manager is not known here",
+            "its distribution is `{id}` ({}), whose package manager is not supported",
             inventory.os
         );
         let fault = pf9_hostagent::model::Fault::new(FaultCode::OsUnknown, what, why)
@@ -134,13 +134,13 @@ fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     };
     let mut masters = cluster.masters();
     let first = masters.next().filter(|_| may && masters.next().is_none())?;
-    let what = "the cluster's API is away for as long as its master takes to start anew";
+    let what = "the cluster's API is away while its master reboots";
     let why = format!(
         "{} is the only one, and is restarted where it says that it needs to be",
         first.node_name
     );
     let fault = blocked(what, why)
-        .fix("nothing, if that may be; else a window, three masters, or --no-reboot");
+        .fix("nothing, if that is acceptable; else a window, three masters, or --no-reboot");
     Some(finding("lone-master", Weight::Warns, fault))
 }
 
@@ -170,8 +170,8 @@ impl Plan {
         let nodes: Vec<Value> = nodes.collect();
         json!({
             "cluster": cluster.name,
-            "order": "masters, one after the other; then workers. Each has its updates fetched, and only where there \
-                      are some it is drained, updated, restarted if it says that it has to be, proven and uncordoned",
+            "order": "masters, one after the other; then workers. Each downloads its updates, and only if there are \
+                some it is drained, updated, rebooted if needed, proven and uncordoned",
             "reboot": os.reboot,
             "window": cluster.settings.upgrade.window,
             "nodes": nodes,

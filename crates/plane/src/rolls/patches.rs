@@ -46,13 +46,13 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
     let plan = match plan::make(&**change, cluster, &patch.stack, change.now) {
         Ok(plan) => plan,
         Err(refusal) => {
-            tracing::warn!(cluster = %cluster.id, stack = version, "patch not begun: {}", refusal.fault);
+            tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
             return Ok(());
         }
     };
     if let Some(finding) = gates::stands(&plan.found, &[]) {
         let id = &finding.id;
-        tracing::warn!(cluster = %cluster.id, stack = version, id, "patch not begun: {}", finding.fault);
+        tracing::warn!(cluster = %cluster.id, stack = version, id, "patch not started: {}", finding.fault);
         return Ok(());
     }
     let begin = Begin {
@@ -69,7 +69,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
         Ok(()) => *cluster = begun,
         // Somebody has not said yet that he heard of the end of the one before.
         Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(cluster = %cluster.id, stack = version, "patch not begun: {}", refusal.fault);
+            tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
         }
         Err(refusal) => return Err(refusal),
     }

@@ -46,7 +46,7 @@ pub(super) fn choose(
     version: Option<&str>,
     kind: Option<&str>,
 ) -> Answer<StackRef> {
-    let what = "no upgrade was begun";
+    let what = "the upgrade is not started";
     if let Some(version) = version {
         return stacks::choose(rows, what, Some(version));
     }
@@ -56,7 +56,7 @@ pub(super) fn choose(
         Some("patch") => 0..=0,
         Some("minor") => 1..=1,
         Some(_) => {
-            let why = "type: there are patch and minor";
+            let why = "type: use patch or minor";
             return Err(Refusal::bad(FaultCode::ClusterInvalid, what, why));
         }
     };
@@ -85,7 +85,7 @@ pub(super) fn make(
 ) -> Answer<Plan> {
     let row = stacks::row(rows, to)?;
     let content = stacks::content(rows, to)?;
-    addons::require("no upgrade was begun", cluster, &content)?;
+    addons::require("the upgrade is not started", cluster, &content)?;
     let mut known = BTreeMap::new();
     for member in &cluster.members {
         for stack in [stack_of(cluster, member), etcd_of(cluster, member)] {
@@ -204,8 +204,8 @@ impl Plan {
             "from": cluster.stack.version,
             "to": self.to.version,
             "kubernetes": to.map(|c| c.kubernetes.to_string()),
-            "order": "every node has it and tries it; etcd, one master after the other, where it is another one; \
-                      masters, one after the other; then workers",
+            "order": "every node downloads and tries it; then etcd if its version changes, one master after the \
+                other; then masters, one after the other; then workers",
             "window": cluster.settings.upgrade.window,
             "nodes": nodes,
             "transfers": self.transfers(cluster, is_coming),

@@ -28,13 +28,13 @@ pub(crate) fn had(node: &NodeStatus, known: &[Stack]) -> Result<Option<Had>, Str
     let changes = changes.filter(|u| moves(u.stage) && !u.state.is_over());
     if let Some(changes) = changes {
         return Err(format!(
-            "left out: it is on its way to stack {}; run this again when it is there",
+            "skipped: it is being upgraded to stack {}; run this again when that is done",
             changes.stack.version
         ));
     }
     let Some(own) = known.iter().find(|s| s.reference == *stack) else {
         return Err(format!(
-            "left out: it has stack {}, which this plane has not; pf9-plane stack import, then run this again",
+            "skipped: it has stack {}, which this plane does not have; pf9-plane stack import, then run this again",
             stack.version
         ));
     };
@@ -98,8 +98,8 @@ pub(crate) fn hold(cluster: &mut Cluster) {
     if let Some(roll) = cluster.roll.as_mut().filter(|r| r.is_under_way()) {
         (roll.state, roll.unready) = (State::Stopped, None);
         let what = format!("{} is stopped", roll.what());
-        let why = "this plane was restored from a backup, and what it did since is not in its rows";
-        let fix = "see who has which stack, then resume, cancel, or go back";
+        let why = "this plane was restored from a backup, and its records lack what it did since";
+        let fix = "check which node has which stack, then resume, cancel, or go back";
         roll.why = Some(Fault::new(FaultCode::RollStopped, what, why).fix(fix));
         return;
     }

@@ -104,10 +104,8 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
     };
     if part.is_done() {
         return match (part.unwell, waits) {
-            (_, Some(Wait::Away)) => {
-                "done, and not heard of since: nobody else begins for it".into()
-            }
-            (true, _) => "done, and not well since".into(),
+            (_, Some(Wait::Away)) => "done, but silent since: no other node starts".into(),
+            (true, _) => "done, but not healthy since".into(),
             (false, _) => part
                 .os
                 .map_or_else(|| "done".into(), |os| format!("done: {}", os.words())),
@@ -118,25 +116,25 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         return format!("{state}: {fault}");
     }
     if part.recalled {
-        return "its order was taken back, and it has not said that it heard".into();
+        return "its order was withdrawn, and it has not confirmed that yet".into();
     }
     let doing = match (part.told, part.state) {
         (Some(stage), Some(state)) if !part.has(stage) => format!("{}: {state}", doing(stage)),
-        (Some(stage), None) if !part.has(stage) => format!("{}: not heard of yet", doing(stage)),
+        (Some(stage), None) if !part.has(stage) => format!("{}: not reported yet", doing(stage)),
         (Some(_), _) => "ready for its turn".into(),
         (None, _) => "not told yet".into(),
     };
     let waits = match waits {
         None | Some(Wait::Preparing | Wait::UnderWay) => return doing,
-        Some(Wait::Away) if role == Role::Master => "away: it is waited for",
+        Some(Wait::Away) if role == Role::Master => "away: waiting for it",
         Some(Wait::Away) => "away: it catches up when it returns",
         Some(Wait::Resting) if role == Role::Master => {
-            "in maintenance: nothing begins until that ends"
+            "in maintenance: nothing starts until that ends"
         }
-        Some(Wait::Resting) => "in maintenance: it is left for later",
-        Some(Wait::Unwell) if role == Role::Master => "not well: nothing begins until it is",
-        Some(Wait::Unwell) => "not well: it is left for later",
-        Some(Wait::Changing) => "its agent changes to another version: it is waited for",
+        Some(Wait::Resting) => "in maintenance: postponed",
+        Some(Wait::Unwell) if role == Role::Master => "not healthy: nothing starts until it is",
+        Some(Wait::Unwell) => "not healthy: postponed",
+        Some(Wait::Changing) => "its agent is changing its version: waiting for it",
         Some(Wait::Restore) => "waits for the restore of etcd",
         Some(Wait::Window) => "its turn: it waits for the maintenance window",
     };
@@ -145,9 +143,9 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
 
 fn doing(stage: UpgradeStage) -> &'static str {
     match stage {
-        UpgradeStage::Prepare => "fetches and tries the stack",
-        UpgradeStage::Etcd => "takes the other etcd",
-        UpgradeStage::Node => "goes over",
+        UpgradeStage::Prepare => "downloading and trying the stack",
+        UpgradeStage::Etcd => "changing etcd",
+        UpgradeStage::Node => "changing the node",
         UpgradeStage::Os => "updates",
     }
 }
@@ -166,23 +164,25 @@ pub(super) fn phase(phase: Phase) -> &'static str {
 fn words(roll: &Roll, phase: Phase) -> String {
     let way = match (roll.goal, roll.way) {
         (Goal::Os(_), _) => "under way",
-        (Goal::Stack, Way::Forward) => "on its way",
-        (Goal::Stack, Way::Back) => "on its way back",
+        (Goal::Stack, Way::Forward) => "in progress",
+        (Goal::Stack, Way::Back) => "rolling back",
     };
     match roll.state {
-        State::Paused => "paused: nobody else begins, who began goes on".into(),
+        State::Paused => "paused: no other node starts, running ones finish".into(),
         State::Stopped => "stopped".into(),
-        State::Cancelled => "cancelled: who is done stays, the others have what they had".into(),
+        State::Cancelled => {
+            "cancelled: finished nodes keep the new stack, the others keep the old one".into()
+        }
         State::Done => "done".into(),
         State::Running => {
             let at = match phase {
                 Phase::Preparing => {
-                    "every node fetches the stack and tries it; nothing that runs is touched"
+                    "every node downloads and tries the stack; nothing that runs is touched"
                 }
                 Phase::Etcd => "etcd, one master after the other",
                 Phase::Masters => "masters, one after the other",
                 Phase::Workers => "workers",
-                Phase::Finishing => "who was away or not well catches up",
+                Phase::Finishing => "nodes that were away or unhealthy catch up",
                 Phase::Over => "all are done",
             };
             format!("{way}: {at}")

@@ -31,7 +31,7 @@ pub(crate) fn begin(
     same_etcd: &dyn Fn(&StackRef, &StackRef) -> bool,
     now: Timestamp,
 ) -> Answer<()> {
-    let what = "no upgrade was begun";
+    let what = "the upgrade is not started";
     require_free(cluster, what)?;
     let to = wanted.to.clone();
     let all_there = |m| stack_of(cluster, m) == &to && same_etcd(etcd_of(cluster, m), &to);
@@ -99,7 +99,7 @@ pub(crate) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
         let (why, verb) = match roll.goal.kind() {
             Kind::Stack => (
                 format!(
-                    "cluster {} is on its way to stack {}",
+                    "cluster {} is being upgraded to stack {}",
                     cluster.name, roll.to.version
                 ),
                 "upgrade",
@@ -145,8 +145,8 @@ pub(crate) fn require_at_rest(
     match at_work.next() {
         None => Ok(()),
         Some(host) => Err(busy(cluster, what, host).fix(
-            "wait until it is done or put back; what has not begun to change is taken back by \
-             pf9-plane cluster upgrade NAME cancel",
+            "wait until it is done or rolled back; what has not started is withdrawn by pf9-plane cluster upgrade \
+             NAME cancel",
         )),
     }
 }
@@ -154,10 +154,10 @@ pub(crate) fn require_at_rest(
 fn busy(cluster: &Cluster, what: &str, host: HostId) -> Refusal {
     let name = cluster.member(host).map(|m| m.node_name.to_string());
     let why = format!(
-        "node {} is at work by an order of before, or has not said yet that it heard of its end",
+        "node {} still works on an earlier order, or has not confirmed its end yet",
         name.unwrap_or_default()
     );
-    let fix = "wait until it reports; one that is gone for good: pf9-plane cluster detach";
+    let fix = "wait until it reports; if it is gone for good: pf9-plane cluster detach";
     Refusal::conflict(FaultCode::RollNotNow, what, why).fix(fix)
 }
 
@@ -180,7 +180,7 @@ fn under_way<'a>(cluster: &'a mut Cluster, kind: Kind, what: &str) -> Answer<&'a
 
 /// Nobody else is told of anything; who was told goes on. Again is fine.
 pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
-    let roll = under_way(cluster, kind, "nothing was paused")?;
+    let roll = under_way(cluster, kind, "not paused")?;
     if roll.state == State::Running {
         roll.state = State::Paused;
     }
@@ -189,7 +189,7 @@ pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
 
 /// Goes on after a pause or a stop. Nodes that could not begin again, as if they had been told of nothing.
 pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
-    let roll = under_way(cluster, kind, "nothing was resumed")?;
+    let roll = under_way(cluster, kind, "not resumed")?;
     roll.state = State::Running;
     (roll.why, roll.unready) = (None, None);
     // With an order of their own: what they say of the one before is no answer to it.
@@ -207,7 +207,7 @@ pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
 
 /// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
 pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answer<()> {
-    let roll = under_way(cluster, kind, "nothing was cancelled")?;
+    let roll = under_way(cluster, kind, "not cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
     roll.forget_done();
     let waiting = roll.parts.iter().filter(|(_, part)| part.may_be_recalled());
@@ -226,20 +226,20 @@ pub(crate) fn back(
     same_etcd: &dyn Fn(&StackRef, &StackRef) -> bool,
     now: Timestamp,
 ) -> Answer<()> {
-    let what = "nothing goes back";
+    let what = "not rolled back";
     let no = |code, why: String| Refusal::conflict(code, what, why);
     let under_way = cluster.roll.as_ref().is_some_and(Roll::is_under_way);
     if cluster.roll.as_ref().map(|r| r.goal.kind()) == Some(Kind::Os) {
         require_free(cluster, what)?;
     }
     let Some(roll) = newest(cluster, Kind::Stack) else {
-        let why = format!("cluster {} was never upgraded here", cluster.name);
+        let why = format!("this plane never upgraded cluster {}", cluster.name);
         return Err(no(FaultCode::RollNone, why));
     };
     if roll.way == Way::Back {
-        let why = "the newest way was one back already".to_owned();
+        let why = "the latest rollout was a rollback already".to_owned();
         return Err(no(FaultCode::RollNotNow, why)
-            .fix("resume it where it is stopped; begin an upgrade where it is over"));
+            .fix("resume it if it is stopped; start a new upgrade if it has ended"));
     }
     // What begins asks for it among all that stands against it; a way back is not judged by those.
     if let Some(other) = super::gates::other_walks(cluster) {
@@ -251,7 +251,7 @@ pub(crate) fn back(
     }
     let age = roll.ended_at.map(|at| now.duration_since(at));
     if age.is_some_and(|age| age > BACK_WITHIN) {
-        let why = "it ended more than 7 days ago, and much was written since in the newer form";
+        let why = "it ended more than 7 days ago, and much was written since in the newer format";
         return Err(no(FaultCode::RollNotNow, why.to_owned())
             .fix("restore the backup of etcd that was made before: pf9-plane cluster restore"));
     }

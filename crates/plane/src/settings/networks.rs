@@ -44,7 +44,7 @@ impl<'de> Visitor<'de> for One {
             return Err(E::custom(format!("{shown:?}: one network; {ONE_VERSION}")));
         }
         text.parse()
-            .map_err(|_| E::custom(format!("{shown:?} is no network like 10.20.0.0/16")))
+            .map_err(|_| E::custom(format!("{shown:?} is not a network like 10.20.0.0/16")))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<IpNet, A::Error> {
@@ -96,7 +96,7 @@ impl NewCluster {
 
     pub(super) fn check_addresses(&self) -> Answer<()> {
         require(self.k8s_api_port != Some(0), "k8sApiPort", || {
-            "0 is no port".into()
+            "0 is not a port".into()
         })?;
         let pods = self.containers_cidr.0;
         if let Some(ip) = self.master_ip {
@@ -122,7 +122,7 @@ impl NewCluster {
         ] {
             if let Some(name) = name {
                 let ok = name.parse::<NodeName>().is_ok();
-                require(ok, field, || format!("{:?} is no DNS name", clip(name)))?;
+                require(ok, field, || format!("{:?} is not a DNS name", clip(name)))?;
             }
         }
         Ok(())

@@ -206,7 +206,7 @@ fn every_bad_field_is_named() {
         (
             "oidc",
             json!([issuer("http://x.example")]),
-            "oidc[0].url: \"http://x.example\" is no https",
+            "oidc[0].url: \"http://x.example\" is not an https",
         ),
         (
             "oidc",
@@ -292,8 +292,8 @@ fn a_pool_is_refused_in_words_and_taken_as_ranges() {
     let shown: Vec<String> = taken.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.1.2.16-10.1.2.31", "10.1.3.1-10.1.3.1"]);
     for (addresses, word) in [
-        (json!(["all of them"]), "\"all of them\" is no range"),
-        (json!(["10.1.2.9-10.1.2.1"]), "is no range"),
+        (json!(["all of them"]), "\"all of them\" is not a range"),
+        (json!(["10.1.2.9-10.1.2.1"]), "is not a range"),
         (
             json!(["10.20.255.0/24"]),
             "10.20.255.0-10.20.255.255 has addresses of the pods",

@@ -89,7 +89,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
         };
         if let Err(refusal) = made {
             tracing::warn!(
-                "a delta was not made ahead, hosts fetch the archive: {}",
+                "a delta was not built ahead, hosts download the whole archive: {}",
                 refusal.fault
             );
             failed.insert(next, Instant::now());
@@ -100,7 +100,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
 /// Notes what is going to be made; answers what is made now.
 fn look(plane: &Plane, failed: &BTreeMap<Pair, Instant>) -> Option<Pair> {
     let mut pairs = pairs(plane).unwrap_or_else(|refusal| {
-        tracing::warn!("no delta is made ahead: {}", refusal.fault);
+        tracing::warn!("no delta is built ahead: {}", refusal.fault);
         Vec::new()
     });
     pairs.retain(|pair| !failed.contains_key(pair));
@@ -150,9 +150,9 @@ fn require_memory(available: Option<u64>, largest: u64) -> Answer<()> {
         mega(needed),
         mega(available)
     );
-    let fault = Fault::new(FaultCode::PlaneBusy, "the delta was not made", why);
+    let fault = Fault::new(FaultCode::PlaneBusy, "the delta is not built", why);
     let fix =
-        "it is tried again in an hour; pf9-plane stack delta makes it now, whatever is available";
+        "it is retried in an hour; pf9-plane stack delta builds it now, whatever is available";
     Err(Refusal::new(
         http::StatusCode::SERVICE_UNAVAILABLE,
         fault.fix(fix),

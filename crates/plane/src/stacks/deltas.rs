@@ -26,7 +26,7 @@ static ONE: Semaphore = Semaphore::const_new(1);
 const SOON_S: u64 = 15;
 
 /// What a refusal is about.
-const WHAT: &str = "the delta was not made";
+const WHAT: &str = "the delta is not built";
 
 /// Makes what differs from one version to another, unless it is there.
 pub(crate) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> Answer<Made> {
@@ -142,7 +142,7 @@ fn offered(plane: &Plane, to: &str, from: &str) -> Answer<(DeltaOffer, PathBuf)>
     let offer = offer_of(&stack, &from).ok_or_else(|| {
         if plane.ahead.is_coming(&from, &to) {
             let why = format!(
-                "what differs from {from} to {} is being made",
+                "the delta from {from} to {} is being built",
                 stack.reference
             );
             return Refusal::busy("there is no delta yet", &why, SOON_S);
@@ -189,7 +189,7 @@ pub(crate) fn sweep(fs: &HostFs) {
     for name in left.iter().filter(|name| name.starts_with(".delta-")) {
         if let Err(error) = fs.remove_tree(&format!("/stacks/{name}")) {
             let why = pf9_hostagent::telemetry::chain(&error);
-            tracing::warn!(%why, "what was left of a delta was not removed");
+            tracing::warn!(%why, "a partial delta could not be removed");
         }
     }
 }

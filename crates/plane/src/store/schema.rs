@@ -92,7 +92,7 @@ pub(super) fn ready(path: &Path, steps: &[Step]) -> Result<Database, StoreError>
                 to: to.clone(),
                 source,
             })?;
-            tracing::info!(from = found, to = knows, copy = %to.display(), "the store goes to the next schema");
+            tracing::info!(from = found, to = knows, copy = %to.display(), "migrating the store to the next schema");
             open_file(path)
         }
         Some(_) | None => Ok(db),

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::clock::Clock;
@@ -39,8 +38,8 @@ pub enum Closed {
 
 /// The future that keeps a connection going. Ends when the socket may be given up: a while after
 /// [`Handle::closed`], when the peer has all that was sent before, or its time for that is over.
-pub struct Driver<S> {
-    websocket: Websocket<S>,
+pub struct Driver {
+    websocket: Websocket,
     shared: Arc<Shared>,
     timer: Pin<Box<Sleep>>,
     flushing: bool,
@@ -87,27 +86,17 @@ const READ_RUN_BYTES: usize = 4 * FRAME_FULL;
 const TURNS: usize = 16;
 
 /// Begins a session on a websocket whose handshake is done. The driver must be run.
-pub fn session<S>(
-    websocket: Websocket<S>,
-    side: Side,
-    config: Config,
-) -> (Handle, Incoming, Driver<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub fn session(websocket: Websocket, side: Side, config: Config) -> (Handle, Incoming, Driver) {
     session_on(Clock::new(), websocket, side, config)
 }
 
 /// [`session`] with a clock of the caller's.
-pub(super) fn session_on<S>(
+pub(super) fn session_on(
     clock: Clock,
-    websocket: Websocket<S>,
+    websocket: Websocket,
     side: Side,
     config: Config,
-) -> (Handle, Incoming, Driver<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> (Handle, Incoming, Driver) {
     let shared = Shared::new(clock, |now| Session::new(side, config, now));
     let driver = Driver {
         websocket,
@@ -126,10 +115,7 @@ where
 
 // === impl Driver ===
 
-impl<S> Driver<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+impl Driver {
     /// Reads until nothing is there, or enough was. Those it is for hear of it once.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
         let taken = self.poll_take(cx);
@@ -140,13 +126,15 @@ where
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
-        let mut taken_bytes = 0;
+        let (mut taken_bytes, mut urgent) = (0, false);
         for n in 0..READ_RUN {
             if taken_bytes >= READ_RUN_BYTES {
                 return Ok(Taken::Enough);
             }
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
+                // What else is to be written can wait until he who waits has had his turn.
+                Poll::Pending if urgent => return Ok(Taken::Enough),
                 Poll::Pending => return Ok(Taken::Some),
                 Poll::Ready(message) => message.map_err(Closed::from)?,
             };
@@ -154,7 +142,14 @@ where
                 Message::Binary(bytes) => {
                     taken_bytes += bytes.len();
                     let now = self.shared.now();
-                    let taken = self.shared.lock().session.receive(bytes, now);
+                    let mut state = self.shared.lock();
+                    let taken = state.session.receive(bytes, now);
+                    if state.session.is_urgent() {
+                        // So is what may stand behind it. Where nothing does it costs nothing.
+                        taken_bytes = taken_bytes.max(READ_RUN_BYTES - 1);
+                        urgent = state.session.has_bulk();
+                    }
+                    drop(state);
                     taken.map_err(Closed::Violation)?;
                 }
                 Message::Close => return Err(Closed::ByPeer),
@@ -248,12 +243,13 @@ where
             // Time first: it registers the waker, so that what an application asks for while the
             // socket is written is not missed.
             self.poll_time(cx)?;
-            let read = self.poll_in(cx)?;
+            // Then what there is to say, which may be what somebody waits for: a run of reading takes a tenth of a millisecond.
             let wrote = self.poll_out(cx).unwrap_or_else(|why| {
                 let until = Instant::now() + LAST_READ;
                 self.unwritable = Some(Unwritable { why, until });
                 true
             });
+            let read = self.poll_in(cx)?;
             match read {
                 Taken::Nothing if !wrote => return Ok(()),
                 Taken::Nothing | Taken::Some => {}
@@ -288,10 +284,7 @@ where
     }
 }
 
-impl<S> Future for Driver<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+impl Future for Driver {
     type Output = Closed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
@@ -313,7 +306,7 @@ where
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl Drop for Driver {
     fn drop(&mut self) {
         // Without its driver a connection is over; streams must not wait for it.
         let why = Closed::Transport("its driver was stopped".into());

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::driver::Closed;
@@ -65,10 +64,10 @@ const READ_RUN: usize = 64;
 
 impl Ending {
     /// Queues what is to be said. `None`: there is nobody to say it to.
-    pub(super) fn begin<S>(
+    pub(super) fn begin(
         why: &Closed,
         farewell: impl IntoIterator<Item = Frame>,
-        websocket: &mut Websocket<S>,
+        websocket: &mut Websocket,
     ) -> Option<Self> {
         let (status, longest, peer) = match why {
             Closed::Transport(_) => return None,
@@ -97,15 +96,12 @@ impl Ending {
     }
 
     /// Ready when the socket may be given up.
-    pub(super) fn poll<S>(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        websocket: &mut Websocket<S>,
+        websocket: &mut Websocket,
         mut timer: Pin<&mut Sleep>,
-    ) -> Poll<()>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) -> Poll<()> {
         let heard = self.poll_discard(cx, websocket);
         match self.poll_say(cx, websocket) {
             Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -122,14 +118,11 @@ impl Ending {
         timer.poll(cx)
     }
 
-    fn poll_say<S>(
+    fn poll_say(
         &mut self,
         cx: &mut Context<'_>,
-        websocket: &mut Websocket<S>,
-    ) -> Poll<std::io::Result<()>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+        websocket: &mut Websocket,
+    ) -> Poll<std::io::Result<()>> {
         if self.saying == Saying::Flush {
             ready!(websocket.poll_flush(cx))?;
             self.saying = Saying::Shutdown;
@@ -142,10 +135,7 @@ impl Ending {
     }
 
     /// True when something came.
-    fn poll_discard<S>(&mut self, cx: &mut Context<'_>, websocket: &mut Websocket<S>) -> bool
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    fn poll_discard(&mut self, cx: &mut Context<'_>, websocket: &mut Websocket) -> bool {
         let before = self.discarded;
         for _ in 0..READ_RUN {
             if self.peer == Peer::Ended {

@@ -10,11 +10,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::SUBPROTOCOL;
+use super::transport::Transport;
 use super::websocket::{Role, Websocket};
 
 /// Why there is no websocket.
@@ -51,9 +51,9 @@ pub async fn connect<S>(
     host: &str,
     path: &str,
     more: HeaderMap,
-) -> Result<(Websocket<S>, HeaderMap), HandshakeError>
+) -> Result<(Websocket, HeaderMap), HandshakeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport + 'static,
 {
     let key = generate_key();
     let mut request = Request::get(path)
@@ -90,7 +90,7 @@ where
         .downcast::<TokioIo<S>>()
         .map_err(|_| HandshakeError::Foreign("the connection is not the one that was made"))?;
     let io = parts.io.into_inner();
-    let socket = Websocket::new(io, Role::Client, parts.read_buf);
+    let socket = Websocket::new(Box::new(io), Role::Client, parts.read_buf);
     Ok((socket, headers))
 }
 
@@ -103,7 +103,7 @@ pub async fn ask<S>(
     more: HeaderMap,
 ) -> Result<Option<String>, HandshakeError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport + 'static,
 {
     let mut request = Request::get(path)
         .header(header::HOST, host)

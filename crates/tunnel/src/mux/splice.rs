@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
+use super::transport::Transport;
 use super::websocket::DATA_FULL;
 use crate::wire::{Code, StreamEnd};
 
@@ -26,11 +27,17 @@ pub struct Spliced {
     pub to_stream: u64,
 }
 
+/// A splice that runs.
+pub type Splicing = Pin<Box<dyn Future<Output = (Spliced, io::Result<()>)> + Send>>;
+
 /// Which end of a splice broke.
 enum Broke {
     Stream(io::Error),
     Socket(io::Error),
 }
+
+type ToSocket = WriteHalf<Box<dyn Transport>>;
+type FromSocket = ReadHalf<Box<dyn Transport>>;
 
 /// Joins both directions with half-close until both ended, or one broke. A broken socket resets the
 /// stream, so that the peer does not take half an answer for one that somebody cancelled.
@@ -42,10 +49,11 @@ enum Broke {
 /// From the stream, bytes go to the socket out of the buffer they were received in, and credit is
 /// returned after the socket took them. To the stream, bytes are read once, into the buffer that
 /// becomes the frame's payload.
-pub async fn splice<S>(stream: MuxStream, socket: S) -> (Spliced, io::Result<()>)
-where
-    S: AsyncRead + AsyncWrite,
-{
+pub fn splice(stream: MuxStream, socket: Box<dyn Transport>) -> Splicing {
+    Box::pin(joined(stream, socket))
+}
+
+async fn joined(stream: MuxStream, socket: Box<dyn Transport>) -> (Spliced, io::Result<()>) {
     let (from_socket, to_socket) = tokio::io::split(socket);
     let (mut reader, mut writer) = stream.into_split();
     let mut passed = Spliced::default();
@@ -99,11 +107,7 @@ fn broken(e: &io::Error) -> StreamEnd {
     }
 }
 
-async fn down<S: AsyncWrite>(
-    reader: &mut MuxReader,
-    mut socket: WriteHalf<S>,
-    passed: &mut u64,
-) -> Result<(), Broke> {
+async fn down(reader: &mut MuxReader, mut socket: ToSocket, passed: &mut u64) -> Result<(), Broke> {
     let mut held = VecDeque::with_capacity(PIECES_MAX);
     loop {
         poll_fn(|cx| reader.poll_pieces(cx, &mut held, PIECES_MAX))
@@ -128,9 +132,9 @@ async fn down<S: AsyncWrite>(
 }
 
 /// One write of as many pieces as there are: each write wakes whoever reads.
-fn poll_write_pieces<S: AsyncWrite>(
+fn poll_write_pieces(
     cx: &mut Context<'_>,
-    socket: Pin<&mut WriteHalf<S>>,
+    socket: Pin<&mut ToSocket>,
     held: &VecDeque<Bytes>,
 ) -> Poll<io::Result<usize>> {
     let mut slices = [IoSlice::new(&[]); PIECES_MAX];
@@ -165,11 +169,7 @@ async fn discard(reader: &mut MuxReader) -> Result<(), Broke> {
     }
 }
 
-async fn up<S: AsyncRead>(
-    mut socket: ReadHalf<S>,
-    writer: &mut MuxWriter,
-    passed: &mut u64,
-) -> Result<(), Broke> {
+async fn up(mut socket: FromSocket, writer: &mut MuxWriter, passed: &mut u64) -> Result<(), Broke> {
     let mut blocks = Blocks::begin();
     loop {
         let bytes = poll_fn(|cx| {
@@ -215,10 +215,10 @@ impl Blocks {
         }
     }
 
-    fn poll_read<S: AsyncRead>(
+    fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        socket: Pin<&mut ReadHalf<S>>,
+        socket: Pin<&mut FromSocket>,
     ) -> Poll<io::Result<Bytes>> {
         if self.current.capacity() < READ_MIN && !self.current.try_reclaim(self.size) {
             self.rest

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -19,17 +19,18 @@ mod blocked;
 mod byhand;
 mod endings;
 mod services;
+mod urgent;
 
 struct End {
     handle: Handle,
     incoming: Incoming,
-    driver: Driver<DuplexStream>,
+    driver: Driver,
 }
 
 fn pair(capacity: usize) -> (End, End) {
     let (a, b) = tokio::io::duplex(capacity);
-    let a = Websocket::new(a, Role::Client, Bytes::new());
-    let b = Websocket::new(b, Role::Server, Bytes::new());
+    let a = Websocket::new(Box::new(a), Role::Client, Bytes::new());
+    let b = Websocket::new(Box::new(b), Role::Server, Bytes::new());
     let end = |(handle, incoming, driver)| End {
         handle,
         incoming,
@@ -196,8 +197,8 @@ async fn a_machine_that_slept_does_not_believe_in_its_connection() {
     static SLEPT: AtomicU64 = AtomicU64::new(0);
     let sleeps = || Duration::from_secs(SLEPT.load(Ordering::Relaxed));
     let (a, b) = tokio::io::duplex(16 * 1024);
-    let a = Websocket::new(a, Role::Client, Bytes::new());
-    let b = Websocket::new(b, Role::Server, Bytes::new());
+    let a = Websocket::new(Box::new(a), Role::Client, Bytes::new());
+    let b = Websocket::new(Box::new(b), Role::Server, Bytes::new());
     let clock = clock::Clock::with(sleeps);
     let (_node, _, node) = driver::session_on(clock, a, Side::Node, Config::default());
     let (_plane, _, plane) = session(b, Side::Plane, Config::default());
@@ -253,7 +254,7 @@ async fn splice_joins_a_socket_with_half_close_both_ways() {
     let (node, _plane, _tasks) = echo_pair(16 * 1024).await;
     let stream = node.open("echo", Class::Bulk, Meta::new()).expect("open");
     let (mut near, far) = tokio::io::duplex(1024);
-    let joined = tokio::spawn(splice(stream, far));
+    let joined = tokio::spawn(splice(stream, Box::new(far)));
     let sent = vec![7u8; 50_000];
     near.write_all(&sent).await.expect("write");
     near.shutdown().await.expect("shutdown");
@@ -296,7 +297,7 @@ async fn a_socket_that_takes_no_more_still_says_all_it_has() {
     let refused = Arc::new(Notify::new());
     let answer = io::Cursor::new(vec![7u8; ANSWER]);
     let socket = tokio::io::join(answer, TakesNothing(Arc::clone(&refused)));
-    let joined = tokio::spawn(splice(stream.expect("open"), socket));
+    let joined = tokio::spawn(splice(stream.expect("open"), Box::new(socket)));
     let mut incoming = plane.incoming;
     let opened = incoming.next().await.expect("a stream");
     let (mut reader, mut writer) = opened.accept().expect("accept").into_split();
@@ -320,7 +321,7 @@ async fn a_socket_that_takes_no_more_still_says_all_it_has() {
 #[tokio::test]
 async fn garbage_ends_the_connection_with_words() {
     let (a, b) = tokio::io::duplex(1024);
-    let a = Websocket::new(a, Role::Client, Bytes::new());
+    let a = Websocket::new(Box::new(a), Role::Client, Bytes::new());
     // The peer is another implementation of websockets.
     let role = tokio_tungstenite::tungstenite::protocol::Role::Server;
     let mut b = tokio_tungstenite::WebSocketStream::from_raw_socket(b, role, None).await;

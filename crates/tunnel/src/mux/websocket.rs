@@ -11,15 +11,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
+use super::transport::Transport;
 use crate::wire::Frame;
 use crate::wire::limits::{DATA_MAX, HEADER, MESSAGE_MAX};
 
 /// A websocket whose handshake is done.
-pub struct Websocket<S> {
-    io: S,
+pub struct Websocket {
+    io: Box<dyn Transport>,
     role: Role,
     input: BytesMut,
     /// Blocks that were read full, until nobody holds a slice of them any more.
@@ -96,9 +97,9 @@ const OP_PING: u8 = 0x9;
 const OP_PONG: u8 = 0xa;
 const MASKED: u8 = 0x80;
 
-impl<S> Websocket<S> {
+impl Websocket {
     /// A websocket on `io`; `received` is what came right after the handshake.
-    pub fn new(io: S, role: Role, received: Bytes) -> Self {
+    pub fn new(io: Box<dyn Transport>, role: Role, received: Bytes) -> Self {
         Self {
             io,
             role,
@@ -110,11 +111,6 @@ impl<S> Websocket<S> {
             pong: None,
             lost: false,
         }
-    }
-
-    /// What is below: for asking the socket how it is.
-    pub fn get_ref(&self) -> &S {
-        &self.io
     }
 
     /// The next whole message in the buffer.
@@ -219,7 +215,7 @@ impl<S> Websocket<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
+impl Websocket {
     /// The next message; pings are answered on the way.
     pub(super) fn poll_message(
         &mut self,
@@ -379,11 +375,15 @@ mod tests {
 
     use super::*;
 
-    fn ours(role: Role, input: &[u8]) -> Websocket<()> {
-        Websocket::new((), role, Bytes::copy_from_slice(input))
+    fn ours(role: Role, input: &[u8]) -> Websocket {
+        Websocket::new(
+            Box::new(tokio::io::empty()),
+            role,
+            Bytes::copy_from_slice(input),
+        )
     }
 
-    fn sent(mut ws: Websocket<()>) -> Vec<u8> {
+    fn sent(mut ws: Websocket) -> Vec<u8> {
         ws.output.push_back(ws.tail.split().freeze());
         ws.output.iter().flat_map(|b| b.to_vec()).collect()
     }
@@ -448,7 +448,7 @@ mod tests {
             assert!(bytes.len() <= FRAME_FULL && bytes.len() + HEADER_MAX > FRAME_FULL);
 
             let (here, mut there) = tokio::io::duplex(FRAME_FULL);
-            let mut receiver = Websocket::new(here, their, Bytes::new());
+            let mut receiver = Websocket::new(Box::new(here), their, Bytes::new());
             let feed = async {
                 for _ in 0..2 {
                     there.write_all(&bytes).await.expect("write");

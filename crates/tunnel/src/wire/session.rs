@@ -363,6 +363,21 @@ impl Session {
         }
     }
 
+    /// Whether the next event is one that somebody waits for.
+    pub fn is_urgent(&self) -> bool {
+        let Some(Event::Readable(stream)) = self.events.front() else {
+            return false;
+        };
+        let waits =
+            |s: &Stream| s.class == Class::Interactive && s.arrived.len() <= peer::URGENT_MAX;
+        self.streams.get(stream).is_some_and(|s| waits(s))
+    }
+
+    /// Bulk bytes wait for their turn.
+    pub fn has_bulk(&self) -> bool {
+        self.schedule.has_bulk()
+    }
+
     /// The next thing the application should know.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -73,7 +73,7 @@ struct Talk {
 type Talks = Arc<Mutex<BTreeMap<u32, Talk>>>;
 
 /// A driver that may be polled so often.
-struct Counted(Box<Driver<Socket>>, u32);
+struct Counted(Box<Driver>, u32);
 
 impl Future for Counted {
     type Output = Closed;
@@ -277,7 +277,7 @@ async fn run(seed: u64, end: End) -> Run {
     });
     let path = Path::new(rng.fork(), piece, capacity, cut);
     let side = |side: usize, role, which| {
-        let websocket = Websocket::new(Socket::new(&path, side), role, Bytes::new());
+        let websocket = Websocket::new(Box::new(Socket::new(&path, side)), role, Bytes::new());
         mux::session(websocket, which, Config::default())
     };
     let ends = [

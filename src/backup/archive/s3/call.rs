@@ -14,7 +14,7 @@ use tokio_util::io::ReaderStream;
 use super::answer::{self, Asked, Head};
 use super::{ArchiveError, S3};
 use crate::host::tls;
-use crate::model::Timestamp;
+use crate::model::{Timestamp, doubled, jittered};
 
 /// Longest answer that is no file: a page of a listing has a thousand entries.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
@@ -88,12 +88,7 @@ impl Pace {
     /// The pause before the try of this number (the first is 0), with a random part: `random` is
     /// uniform in [0, 1).
     fn pause(self, failed: u32, random: f64) -> Duration {
-        let doubled = self
-            .first
-            .saturating_mul(1 << failed.saturating_sub(1).min(16));
-        doubled
-            .min(self.cap)
-            .mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+        jittered(doubled(self.first, self.cap, failed), random)
     }
 }
 
@@ -160,7 +155,7 @@ impl S3 {
         if !error.passes() || failed >= self.pace.tries || Instant::now() + pause >= until {
             return Err(error);
         }
-        tracing::debug!(%error, failed, "the archive is asked again");
+        tracing::debug!(%error, failed, "retrying the archive");
         tokio::time::sleep(pause).await;
         Ok(())
     }

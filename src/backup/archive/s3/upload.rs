@@ -26,7 +26,7 @@ impl S3 {
                 mine = Some(upload.id);
                 continue;
             }
-            tracing::info!(key = %upload.key, "an upload that was cut off is given up");
+            tracing::info!(key = %upload.key, "an interrupted upload is abandoned");
             let action = self.bucket.abort_multipart_upload(
                 Some(&self.credentials),
                 &upload.key,
@@ -76,7 +76,7 @@ impl S3 {
                 // Some services do not list uploads, and some keys may not. Whose bucket it is then
                 // gives up what is old by a rule of the bucket.
                 Err(error @ (ArchiveError::Answer { .. } | ArchiveError::Denied { .. })) => {
-                    tracing::debug!(%error, "uploads that were cut off are not seen");
+                    tracing::debug!(%error, "interrupted uploads cannot be listed");
                     return Ok(all);
                 }
                 Err(e) => return Err(e),
@@ -131,7 +131,7 @@ impl S3 {
                 .get(header::ETAG)
                 .and_then(|t| t.to_str().ok());
             let tag = tag.ok_or_else(|| ArchiveError::Answer {
-                said: "no tag for a piece".to_owned(),
+                said: "no ETag for a part".to_owned(),
             })?;
             tags.insert(number, tag.to_owned());
         }

@@ -1,15 +1,15 @@
 //! Certificates of hosts and nodes, and the authorities that sign them.
 
 rows! {
-    CertificateExpired: "a certificate has ended; what uses it is refused by others",
-        "the machine or its plane was away for longer than it was good, or the clock is wrong",
-        "`timedatectl`, then let the agent reach the plane: it renews by itself (`pf9ctl status`)";
+    CertificateExpired: "a certificate has expired; what uses it is refused by its peers",
+        "the machine or its plane was away for longer than the certificate was valid, or the clock is wrong",
+        "`timedatectl`, then let the agent reach the plane: it renews automatically (`pf9ctl status`)";
     CertificateNotRenewed: "a certificate is due and was not renewed yet",
-        "the plane is away, refuses it, or its authority ends",
-        "`pf9ctl status` shows why and when it is tried again; there is time until the named end";
+        "the plane is away, refuses the request, or its authority is about to expire",
+        "`pf9ctl status` shows why and when it is tried again; there is time until the expiry named";
     CertificateUnproven: "the new host certificate does not work; the old one stays in use",
         "the plane did not take it, or the new session broke",
-        "nothing: another one is asked for; if it stays so, look at the plane's log";
+        "nothing: another one is requested; if it persists, look at the plane's log";
     CertificateRefused: "a certificate that the plane signed is not taken by the node",
         "it is for another key, name or role, or of an authority that the node was not told of",
         "nothing at first: the plane signs a new one; if it does not: `pf9-plane cluster authorities NAME show`";
@@ -17,9 +17,9 @@ rows! {
         "the host changed its cluster a moment ago",
         "nothing: it orders its own";
     CertificateMissing: "the connection to the plane's tunnel shows no host certificate",
-        "something else than an agent connects, or a proxy opens TLS",
-        "on a host: `pf9ctl proxy test`; take the plane out of TLS inspection";
-    CertificateEarly: "the certificate's time has not come yet",
+        "something other than an agent connects, or a proxy inspects TLS",
+        "on a host: `pf9ctl proxy test`; exempt the plane from TLS inspection";
+    CertificateEarly: "the certificate is not valid yet",
         "the clock of the plane, or of whoever signed it, is wrong",
         "compare both clocks: `timedatectl` on host and plane";
     CertificateRevoked: "this certificate is not the host's any more",
@@ -32,24 +32,24 @@ rows! {
         "an old agent, or a request that is replayed",
         "nothing: the host makes a new key";
     PurposeRefused: "a node of this role has no such certificate",
-        "a worker asked for one of a master, or its role changed a moment ago",
-        "nothing, if it passes; if not, look at the host: somebody tries what it may not";
+        "a worker asked for a master's certificate, or its role changed a moment ago",
+        "nothing, if it passes; if not, inspect the host: it asks for what it has no right to";
     Key: "a key of the node could not be made or read",
-        "the disk with /etc/pf9/kube.d is full, read-only or failing, or the file is no key",
-        "look at the disk and the named path; it is tried again by itself";
+        "the disk with /etc/pf9/kube.d is full, read-only or failing, or the file is not a key",
+        "look at the disk and the named path; it is retried automatically";
     CaMissing: "the plane's authority cannot be shown",
         "ca.pem is not in the state directory: wrong --state-dir, or the plane was never started there",
         "correct --state-dir";
-    RotationUnderWay: "a rotation of the cluster's authorities is under way; no other one is begun",
-        "one at a time, for each starts masters again",
+    RotationUnderWay: "a rotation of the cluster's authorities is under way; a second one is not started",
+        "one at a time, because each restarts masters",
         "`pf9-plane cluster authorities NAME show`; wait, or `pf9-plane cluster authorities NAME abort`";
     RotationNone: "no rotation of the cluster's authorities is under way",
-        "it has ended, or was never begun",
+        "it has ended, or was never started",
         "`pf9-plane cluster authorities NAME show`";
-    RotationTooLate: "the rotation cannot be given up any more: the old authority is being taken away",
+    RotationTooLate: "the rotation can no longer be aborted: the old authority is being removed",
         "every node trusts the new one by now",
-        "wait until it is finished; if need be begin another one: `pf9-plane cluster authorities NAME rotate`";
-    HoldInvalid: "the time that nodes are to believe both authorities is out of its range",
+        "wait until it is finished; if need be start another one: `pf9-plane cluster authorities NAME rotate`";
+    HoldInvalid: "the time for which nodes trust both authorities is out of range",
         "it is negative or longer than allowed; the message has the bound",
         "`pf9-plane cluster authorities NAME rotate --hold 10m`";
 }

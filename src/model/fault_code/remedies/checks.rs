@@ -14,7 +14,7 @@ rows! {
         "a very new or very old distribution, or control groups of version 1",
         "the message names the part; use a release from the README's table, and boot with `systemd.unified_cgroup_hierarchy=1` where version 1 is the reason";
     CheckHostName: "the host name cannot be a node's name",
-        "it is no DNS name (capitals, underscores), is localhost, or is one that a cluster uses itself",
+        "it is not a DNS name (capitals, underscores), is localhost, or is one that a cluster uses itself",
         "`hostnamectl set-hostname worker-1` before the host is enrolled";
     CheckMemory: "the machine has too little memory for a node",
         "kubelet and its helpers need 1 GiB; what is above that is for pods",
@@ -97,7 +97,8 @@ rows! {
     CheckPorts: "ports of the node are taken",
         "another program, or another Kubernetes, listens there",
         "stop the program that the message names, or give it another port";
-    CheckPortsGivenAway: "the kernel may give ports of the node to whoever calls out, and a service then cannot start",
+    CheckPortsGivenAway: "ports of the node are in the kernel's ephemeral range, and a service may find its port in \
+        use",
         "net.ipv4.ip_local_port_range begins very low",
         "`sysctl -w net.ipv4.ip_local_reserved_ports=` with the ports of the message, and the same in /etc/sysctl.d";
     CheckOtherKubelet: "another Kubernetes runs here; two kubelets fight over one machine",
@@ -115,13 +116,14 @@ rows! {
     CheckIdentity: "key, certificate and authorities of this host do not belong together, or not to this machine",
         "a disk that was copied or set back, or files that were changed by hand",
         "`pf9ctl identity show` says what does not fit; on a copy `pf9ctl identity reset`";
-    CheckCertificates: "a certificate of this host ended, or ends soon and is not renewed",
-        "the host could not reach its plane for long, or the plane's authority ends",
-        "let the agent reach the plane: it renews them by itself (`pf9ctl status`); authorities on the plane: `pf9-plane keys list`";
+    CheckCertificates: "a certificate of this host has expired, or is about to and is not renewed",
+        "the host could not reach its plane for a long time, or the plane's authority is about to expire",
+        "let the agent reach the plane: it renews them automatically (`pf9ctl status`); authorities on the plane: \
+         `pf9-plane keys list`";
     CheckConnection: "the tunnel is not up; the node goes on by its last orders, and new ones do not come",
         "network, proxy or plane",
         "`pf9ctl status` says why and when the next try is; `pf9ctl proxy test` tries the way hop by hop";
-    CheckOperators: "one of the operators' own checks says no",
+    CheckOperators: "one of the operator's own checks fails",
         "its words say what it found",
         "do what it says; see `docs/extensions.md`";
 }

@@ -13,7 +13,7 @@ rows! {
     HostAttached: "the host is in a cluster already",
         "it was attached before, here or elsewhere; or it is a master whose signing key cannot be forgotten",
         "`pf9-plane cluster show NAME`; to move it: `pf9-plane cluster detach NAME HOST` first";
-    HostNotAttached: "the host is not in this cluster, or is no master of it",
+    HostNotAttached: "the host is not in this cluster, or is not a master of it",
         "a mistyped id, or it left meanwhile",
         "`pf9-plane cluster show NAME`";
     LastMaster: "the last master cannot leave or be replaced while others need it",
@@ -22,7 +22,7 @@ rows! {
     NoMaster: "there is no master: the cluster needs one first, or this host is none",
         "only workers were named, or an etcd verb was run on a worker",
         "attach a master first: `pf9ctl host attach HOST --cluster CLUSTER --master`; run `pf9ctl etcd status` on a master";
-    MasterNotGone: "a master cannot be replaced yet: it was heard of lately",
+    MasterNotGone: "a master cannot be replaced yet: it reported recently",
         "it was away for less than etcd.replaceAfterSeconds of the cluster",
         "wait, or if it will not come back: `pf9-plane cluster detach NAME HOST`";
     MasterMovesLater: "a master has a new address, and the cluster does not follow to it yet",
@@ -49,22 +49,22 @@ rows! {
     ClusterForeign: "the host speaks of a cluster that it is not in",
         "it changed its cluster a moment ago, or the backup is of another one",
         "nothing, if it passes; `pf9-plane host show HOST`";
-    ClusterIdInvalid: "what was given is no id of a cluster",
+    ClusterIdInvalid: "what was given is not the id of a cluster",
         "an id is a UUID; a name is not taken here",
         "`pf9-plane cluster list`";
-    HostIdInvalid: "what was given is no id of a host",
+    HostIdInvalid: "what was given is not the id of a host",
         "an id is a UUID",
         "`pf9-plane host list`";
     ClusterInvalid: "a setting of the cluster, or of what was to be done with it, cannot be; all is as it was",
         "a value out of its range, or two that exclude each other; the message names the field",
-        "correct it and ask again; `pf9-plane cluster show NAME --json` has the present ones";
+        "correct it and try again; `pf9-plane cluster show NAME --json` has the present ones";
     ClusterChanged: "nothing was changed: the cluster's masters changed while etcd was asked",
         "two people, or a host that came back, at the same time",
-        "ask again";
+        "try again";
     ClusterAway: "the cluster's API cannot be reached through the plane",
         "no master is connected, or none of them has a ready API server",
         "`pf9-plane cluster show NAME`; on a master `pf9ctl status` and `pf9ctl etcd status`";
-    ClusterBroken: "a request to the cluster's API broke on its way",
+    ClusterBroken: "a request to the cluster's API was cut off",
         "the tunnel or the API server ended in the middle",
         "try again; if it stays so look at the masters: `pf9-plane cluster show NAME`";
     ProjectUnknown: "there is no such project, or none for whoever asks",

@@ -13,10 +13,10 @@ rows! {
     TrustDamaged: "a trusted key on this host does not belong to its id",
         "a disk that lost writes, or files of /etc/pf9/trust that were changed by hand",
         "`pf9ctl node prep --plane URL --token-file FILE --force` with a new token";
-    TrustInvalid: "the document that says whom to believe is refused",
+    TrustInvalid: "the trust document is refused",
         "it is for another host or machine, or of a schema that this agent does not know",
         "upgrade the agent if the schema is the reason; else nothing: the plane makes a new one";
-    TrustOlder: "a document that says whom to believe is older than the one in force, and is refused",
+    TrustOlder: "a trust document is older than the one in force, and is refused",
         "the plane was restored from a backup, or somebody replays an old one",
         "if the plane was restored: `pf9-plane recover`";
     SpecInvalid: "the host's spec has a value that cannot be; the last good one stays in force",
@@ -28,24 +28,25 @@ rows! {
     SpecConflict: "the host has another spec of the same generation",
         "the plane was restored from a backup and counted the same number again",
         "`pf9-plane recover`";
-    SpecOnItsWay: "a new spec has arrived and is not worked on yet",
-        "nodelet has just got it, or waits for a step to end",
+    SpecOnItsWay: "a new spec has arrived and is not being reconciled yet",
+        "nodelet has just received it, or waits for a step to end",
         "nothing; if it stays so for minutes: `journalctl -n 50 -u pf9-nodeletd`";
     SpecLost: "the newest spec on this host's disk cannot be read; the role stays as it is, and none is begun",
         "a disk that lost writes, or an agent that is older than the one that wrote it",
         "nothing where the plane is reached: it is handed over again; else look at the disk, or install the newer agent";
-    LedgerLost: "it is not known any more what is installed on this host; the role stays as it is",
-        "the disk with /var/opt/pf9/nodelet lost writes, or somebody deleted there",
-        "look at the disk; with a spec of the plane the role is taken up again, and written down anew";
-    Ledger: "what is installed could not be noted on the disk; nothing goes on without that note",
+    LedgerLost: "the record of what is installed on this host is lost; the role stays as it is",
+        "the disk with /var/opt/pf9/nodelet lost writes, or somebody deleted files there",
+        "look at the disk; with a spec from the plane the role is adopted and recorded again";
+    Ledger: "what is installed could not be recorded on the disk; nothing continues without that record",
         "the disk with /var/opt/pf9/nodelet is full, read-only or failing",
-        "`df -h /var/opt/pf9`, `dmesg`; it is tried again by itself";
-    LocalOrderLost: "root ordered that the role goes, and that order cannot be read any more; the role stays",
+        "`df -h /var/opt/pf9`, `dmesg`; it is retried automatically";
+    LocalOrderLost: "root's order to remove the role cannot be read any more; the role stays",
         "the disk with /var/opt/pf9/nodelet lost writes",
         "`pf9ctl node decommission` again, or have the plane send a newer spec";
     RoleKept: "the role stays, although the newest spec asks for none or another one",
         "that spec is not newer than the one that installed the role, or is for another host id",
-        "if the plane was restored from a backup: `pf9-plane recover`; to take the role away: `pf9ctl node decommission`";
+        "if the plane was restored from a backup: `pf9-plane recover`; to remove the role: `pf9ctl node \
+         decommission`";
     RecoverChanged: "the generation of a host was not raised, for what was shown before is not so any more",
         "the host reported, or somebody changed its cluster, while the question was open",
         "`pf9-plane recover` again, and look at what it shows";
@@ -53,7 +54,7 @@ rows! {
         "the key file of the plane was damaged, or the cryptography library refused it",
         "put the plane's state directory back from its backup; `pf9-plane keys list` shows both kinds";
     KeysTurn: "the plane's keys stay as they are: this is not the step that comes next",
-        "one is announced already, none is, or the one before is still trusted",
+        "a key is announced already, none is, or the previous one is still trusted",
         "`pf9-plane keys list` shows which step is next: announce, take-over, retire";
     KeysHostsWait: "the plane's keys stay as they are: hosts have not heard of the new one yet",
         "hosts are off or not connected",
@@ -76,7 +77,7 @@ rows! {
     OperationInvalid: "the operation says something that cannot be",
         "an unknown unit, program or certificate, or a time that is too long",
         "`pf9-plane host order HOST ping` works always; the help has the closed list";
-    OrderEarly: "certificates cannot be ordered yet: the newest spec is not worked on",
+    OrderEarly: "certificates cannot be ordered yet: the newest spec is not being reconciled",
         "the host got a new spec a moment ago",
         "nothing: it is asked for again";
     OrderEmpty: "there is nothing to order: every certificate is good, or the host has no role",
@@ -91,9 +92,9 @@ rows! {
     OrderUnsigned: "it is not signed by root of the host, and nothing was done",
         "the host's order key is not the one that it enrolled with",
         "`pf9-plane host allow-reenrol HOST`, then `pf9ctl node prep --plane URL --token-file FILE --force` there";
-    OrderReplayed: "the order answers a number that was not given, or was answered before",
+    OrderReplayed: "the nonce of the order was not given, or was used before",
         "it came late, or twice",
-        "nothing: the host asks for another number";
+        "nothing: the host asks for another nonce";
     OrderOlder: "the order is of an older spec than the newest of this host",
         "the host has not taken the newest spec yet",
         "nothing: it orders again when it has";

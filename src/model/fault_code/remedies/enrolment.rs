@@ -1,29 +1,29 @@
 //! How a machine becomes a host, and stays the one it is.
 
 rows! {
-    TokenMalformed: "what was given is no enrolment token",
+    TokenMalformed: "what was given is not an enrolment token",
         "only part of the line was copied, or the file holds something else",
         "give the file with the whole line that `pf9-plane token create` printed";
-    TokenUnknown: "the plane never made that token",
+    TokenUnknown: "the plane never issued that token",
         "it is of another plane, or so old that it is forgotten",
         "make one at this plane: `pf9-plane token create`";
-    TokenUsed: "the token was used already; each is good for one machine",
+    TokenUsed: "the token was used already; each is valid for one machine",
         "two machines were given the same one, or the answer to the first try was lost",
         "the message names the host that used it; make another one: `pf9-plane token create`";
-    TokenExpired: "the token's time is over",
-        "it was made too long ago; without a word it is good for a day",
+    TokenExpired: "the token has expired",
+        "it was made too long ago; by default it is valid for a day",
         "make another one: `pf9-plane token create --ttl 24h`";
     TokenScope: "the token is not for this",
         "it is for no project, or is a kubeconfig's or an application credential's, which may make no tokens and change no passwords",
-        "log in to the project that it is to be for, and use that token";
-    NotEnrolled: "this machine is no host of a plane",
+        "log in to the project it is meant for, and use that token";
+    NotEnrolled: "this machine is not enrolled with a plane",
         "it was never enrolled, or was decommissioned",
         "`pf9ctl node prep --plane URL --token-file FILE`";
     OtherPlane: "this machine is a host of another plane already",
         "it was moved between planes, or the URL is mistyped",
         "`pf9ctl node decommission` first; or leave that plane behind: `pf9ctl node prep --plane URL --token-file FILE --force`";
     PlaneUrl: "the plane's URL cannot be used",
-        "it is no https:// URL with a host",
+        "it is not an https:// URL with a host",
         "`pf9ctl node prep --plane URL --token-file FILE` with the right one";
     HostEnrolled: "the plane has this host with another key, and the enrolment did not prove it",
         "the machine was installed anew, its key was lost, the id was copied from another machine, or the token is of another project",
@@ -34,7 +34,7 @@ rows! {
     OrderKeyInvalid: "the key of root that the plane has of this host cannot be used",
         "its row was damaged, or the host sent none that is a key",
         "`pf9-plane host allow-reenrol HOST`, then `pf9ctl node prep --plane URL --token-file FILE --force` there";
-    OrderKeyUnusable: "this host cannot order certificates: none is renewed, and no new one comes",
+    OrderKeyUnusable: "this host cannot order certificates: none is renewed or issued",
         "/etc/pf9/root/order-key.json is missing, damaged or of another host",
         "`pf9-plane host allow-reenrol HOST`, then `pf9ctl node prep --plane URL --token-file FILE --force` here; role and workloads stay";
     ProofInvalid: "the proof of the host's present key does not fit this enrolment",
@@ -65,8 +65,8 @@ rows! {
         "another machine was to be accepted as the host while one is there",
         "stop the machine that is connected first, then `pf9-plane host accept-machine HOST BOOT_ID`";
     NodeNameInvalid: "the host name cannot be a node's name",
-        "it is no DNS name",
-        "`hostnamectl set-hostname worker-1`; the host tells the plane by itself";
+        "it is not a DNS name",
+        "`hostnamectl set-hostname worker-1`; the host tells the plane automatically";
     NodeNameTaken: "another host has this node's name already",
         "two machines with the same host name, or a host that is gone and was never removed",
         "give the machine a name of its own, or `pf9-plane host remove HOST` for the one that is gone";

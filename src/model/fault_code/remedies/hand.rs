@@ -13,9 +13,9 @@ rows! {
     Busy: "something else is being done; this was not begun",
         "another `pf9ctl` runs, or nodelet does something for etcd already (a backup, a drill, a copy): these do not go side by side",
         "wait until it has ended and try again; `pf9ctl etcd status` shows what is under way for etcd";
-    Interrupted: "it was ended before its end",
-        "a signal, a person who answered no, a stop of the daemon, or the machine went down in the middle",
-        "nothing half done is left in use; run it again if it was meant to be done";
+    Interrupted: "it was interrupted",
+        "a signal, an answer of no, a stop of the daemon, or the machine went down in the middle",
+        "nothing half done is left in use; run it again if you meant it";
     Deadline: "it took longer than it may, and was given up",
         "the disk, systemd or another program answers slowly, or hangs",
         "look at load and disks (`uptime`, `dmesg`), then try again; `journalctl -u pf9-nodeletd` says what it waited for";
@@ -46,7 +46,7 @@ rows! {
     NotInstalled: "a program that this needs is not installed",
         "the package pf9-hostagent is not complete, or the machine that commands others has no ssh client",
         "install the package again, or the distribution's ssh client (openssh-client, openssh-clients)";
-    NotPrepared: "this machine is no host of a plane, or has no role there",
+    NotPrepared: "this machine is not enrolled with a plane, or has no role there",
         "it was never enrolled, was decommissioned, or was not attached to a cluster yet",
         "enrol it: `pf9ctl node prep --plane URL --token-file FILE`; a host that is enrolled becomes a node with `pf9ctl node join --cluster CLUSTER`";
     ConfigInvalid: "the daemons cannot use the configuration",
@@ -73,7 +73,7 @@ rows! {
     LocalMalformed: "a daemon on this machine answered what cannot be read",
         "programs of two versions run side by side, which passes when a change of the agent's version has ended",
         "`pf9ctl version` shows which version each runs; `systemctl restart pf9-comms pf9-hostagent` where they differ";
-    HttpError: "a call was refused with an answer that has no words of ours",
+    HttpError: "a call was refused with an answer in an unknown format",
         "something else answers in that place (a proxy, a load balancer), or the other side is of another version",
         "the status is in the message; check the URL in operator.toml and who answers there";
     TooMany: "more calls, streams or connections are open than one caller may have",
@@ -82,36 +82,37 @@ rows! {
     TooOften: "this was asked for too often in a short time",
         "a loop in a script, or somebody who guesses passwords",
         "wait as long as the message says; let scripts wait between two tries";
-    Internal: "the program met something that it holds to be impossible",
+    Internal: "the program hit an internal inconsistency",
         "a defect of this software",
         "try again once; keep the evidence with `pf9ctl bundle`, and report it";
-    DecommissionUnfinished: "this machine is being decommissioned, and that did not come to its end",
+    DecommissionUnfinished: "this machine is being decommissioned, and that did not finish",
         "`pf9ctl node decommission` was cut off: a closed terminal, a reboot, or a role that could not be removed",
         "run `pf9ctl node decommission` again: it goes on where it was; `pf9ctl status` shows what keeps it";
     RoleStays: "the role could not be removed; the agent stays, and nothing else was touched",
         "the node cannot be drained, its member cannot leave etcd, or something is in use",
-        "do what the message says; it goes on by itself, and `pf9ctl node decommission` may be run again; a master whose cluster is given up goes with `pf9ctl node decommission --force`";
-    ExtensionBad: "an operators' program in /etc/pf9/check.d or inventory.d counts for nothing",
+        "do what the message says; it continues automatically, and `pf9ctl node decommission` may be run again; a \
+         master whose cluster is given up goes with `pf9ctl node decommission --force`";
+    ExtensionBad: "an operator's program in /etc/pf9/check.d or inventory.d is ignored",
         "it failed, took too long, wrote too much, or its file can be written by others than root",
         "`pf9ctl node check` runs it and says the same; the rules are in `docs/extensions.md`";
-    ExtensionCheck: "an operators' own check says that something is not as it should be",
+    ExtensionCheck: "an operator's own check fails",
         "what it found is in its words",
-        "do what it says; it is run again by itself";
+        "do what it says; it is run again automatically";
     MaintenanceInvalid: "the maintenance was not begun",
-        "its time or its reason is missing or too long, or root already ordered that the role goes",
+        "its time or its reason is missing or too long, or root already ordered the removal of the role",
         "say for how long and why: `pf9ctl maintenance start --for 2h --reason TEXT`";
-    Maintenance: "nothing is repaired or changed here just now",
-        "somebody began a maintenance of this host; who, why and until when is in the message",
-        "wait until it ends by itself, or end it: `pf9ctl maintenance end`";
+    Maintenance: "this host is in maintenance: nothing is repaired or changed",
+        "somebody started a maintenance of this host; the message says who, why and until when",
+        "wait until it ends, or end it: `pf9ctl maintenance end`";
     EventsInMemory: "events are kept in memory only; a restart of hostagent would lose them",
         "the disk with /var/opt/pf9 is full or failing",
         "make room there; they are written to the disk by themselves then";
-    StateIo: "the agent could not note on the disk how far it is",
+    StateIo: "the agent could not record its progress on the disk",
         "the disk with /var/opt/pf9 or /etc/pf9 is full, read-only or failing",
-        "`df -h /var/opt/pf9`, `findmnt -T /var/opt/pf9`, `dmesg`; it is tried again by itself";
-    State: "a note of the agent about what it does could not be kept, or leads nowhere",
+        "`df -h /var/opt/pf9`, `findmnt -T /var/opt/pf9`, `dmesg`; it is retried automatically";
+    State: "a record of the agent's own progress could not be kept, or is inconsistent",
         "the disk with /var/opt/pf9 or /var/lib/pf9 is full, read-only or failing; else a defect",
-        "look at the disk; it is tried again by itself. If the disk is well: `pf9ctl bundle`, and report it";
+        "look at the disk; it is retried automatically. If the disk is well: `pf9ctl bundle`, and report it";
     StateBroken: "a state file of the agent is missing or damaged; the one before it is used where there is one",
         "a disk that lost writes, or somebody else who writes below /var/opt/pf9",
         "look at the disk and at who else writes there; the plane sends documents again by itself";
@@ -123,7 +124,8 @@ rows! {
         "look at the disk and the named path; it is read again by itself";
     DiskFull: "there is no room left on a file system that the agent or the node needs",
         "images, logs of pods, backups of etcd, or something else on the same disk",
-        "`df -h` and `df -i` for the named path, then free some space or enlarge the file system; it is tried again by itself. What is ours on the disks: `pf9ctl status`";
+        "`df -h` and `df -i` for the named path, then free some space or enlarge the file system; it is retried \
+         automatically. What is ours on the disks: `pf9ctl status`";
     DiskNearlyFull: "a file system that the node needs is nearly full; kubelet evicts pods soon",
         "images, logs of pods, backups, or other data on the same disk",
         "free some space or enlarge the file system before it is full";

@@ -9,7 +9,7 @@ rows! {
         "`ss -lntp` shows who; stop it, or give it another port";
     PackageMissing: "a package of the distribution that the node needs is not installed",
         "a minimal installation, or somebody removed it",
-        "install it (the message names it); the node goes on by itself";
+        "install it (the message names it); the node continues automatically";
     PathIsLink: "a symbolic link is in the place of a path of ours, and is not followed",
         "somebody moved a directory to a larger disk with a link",
         "take the link away, make a directory, and bind what it led to: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
@@ -27,19 +27,20 @@ rows! {
         "`systemctl status 'pf9-*'`; install the package pf9-hostagent again if a unit is missing";
     UnitRemoval: "a unit could not be stopped and removed",
         "its processes hang, mostly on a disk or a network mount",
-        "`systemctl status` the named unit and `ps` for processes in state D; it is tried again by itself";
+        "`systemctl status` the named unit and `ps` for processes in state D; it is retried automatically";
     ContainersLeft: "containers or their mounts could not all be ended",
         "a process that hangs in the kernel, or a mount that is in use",
         "`mount | grep pf9` and `fuser -vm` for the named path; a reboot ends what hangs";
     NetworkLeft: "links of the pod network or chains of the packet filter could not be removed",
-        "another program uses them, or puts them back",
+        "another program uses or recreates them",
         "`ip link`, `nft list ruleset`; find the program that makes them; it is tried again";
     Removal: "part of a role could not be removed",
         "something is in use, or the disk does not take the change",
-        "the message names it; put it right, it is tried again by itself";
-    Drain: "pods cannot be moved away from the node, or are still being moved",
-        "a disruption budget forbids it, no other node has room, or pods have nobody who makes them anew",
-        "`kubectl get pdb -A` and `kubectl get pods -A --field-selector spec.nodeName=NODE`; save what pods without an owner do and delete them, or order the drain with force";
+        "the message names it; put it right, it is retried automatically";
+    Drain: "pods cannot be drained from the node, or the drain is still under way",
+        "a disruption budget forbids it, no other node has room, or pods have no controller to recreate them",
+        "`kubectl get pdb -A` and `kubectl get pods -A --field-selector spec.nodeName=NODE`; save what pods without \
+         a controller hold and delete them, or order the drain with force";
     Uncordon: "the node could not be made schedulable again",
         "the cluster's API did not take it",
         "nothing, if the API comes back; `kubectl uncordon NODE` does it by hand";
@@ -48,7 +49,7 @@ rows! {
         "the message has the API's own words; look for webhooks that answer no: `kubectl get validatingwebhookconfigurations`";
     Image: "an image of the stack is not in the container runtime",
         "the runtime does not take it: its disk is full, or its store was damaged",
-        "`df -h /var/lib/pf9/containerd`, `journalctl -n 50 -u pf9-containerd`; it is put in again by itself";
+        "`df -h /var/lib/pf9/containerd`, `journalctl -n 50 -u pf9-containerd`; it is put in again automatically";
     RuntimeNotReady: "the container runtime does not answer",
         "containerd does not start, has no room on its disk, or does not like a drop-in of its configuration",
         "`journalctl -n 50 -u pf9-containerd`";
@@ -73,30 +74,31 @@ rows! {
     KubeProxyNotHealthy: "kube-proxy does not say that it is well; services may not be reached from this node",
         "it does not start, or does not reach the API server",
         "`journalctl -n 50 -u pf9-kube-proxy`";
-    ProxyRulesLost: "rules of kube-proxy are missing; they are written anew",
+    ProxyRulesLost: "rules of kube-proxy are missing; they are being rewritten",
         "another program flushed the packet filter (firewalld, iptables-restore)",
         "look for it, and keep it from flushing tables that are not its own";
     ProxyRulesLeft: "what kube-proxy wrote in another mode could not be removed",
         "another program runs kube-proxy on this machine",
         "look for another Kubernetes or a container that runs one; `journalctl -n 50 -u pf9-kube-proxy`";
-    PodNetworkRules: "rules, routes or tunnels of the pod network are missing; they are put back",
+    PodNetworkRules: "rules, routes or tunnels of the pod network are missing; they are being restored",
         "another program flushes the packet filter or drops routes (firewalld, NetworkManager)",
         "look for it: `nft monitor`, `ip monitor route`";
-    PodsNotForwarded: "another table of the packet filter refuses what pods send or get",
+    PodsNotForwarded: "another table of the packet filter drops traffic of pods",
         "firewalld, ufw or Docker set the policy of forwarding to drop",
-        "let what comes from and goes to the pods' network pass there; the message names table and network";
-    PoliciesNotKept: "network policies are not kept on this node: what they forbid may pass",
+        "allow traffic from and to the pod network there; the message names table and network";
+    PoliciesNotKept: "network policies are not enforced on this node: what they forbid may pass",
         "their controller has not written its rules yet, or the kernel lacks a part",
         "`kubectl -n kube-system logs -l k8s-app=network-policies` if it stays so; else boot a kernel that has the named part, or set networkPolicies to off";
-    PolicyRulesLeft: "what kept network policies could not be removed",
+    PolicyRulesLeft: "rules of network policies could not be removed",
         "the packet filter does not take the change, or another program puts it back",
-        "`nft list ruleset`; it is tried again by itself";
+        "`nft list ruleset`; it is retried automatically";
     PoolElsewhere: "services get addresses of a network that this node is not in",
         "the load balancer's range belongs to another network",
         "give services addresses of the nodes' network (`pf9-plane cluster settings NAME JSON`), or route them to it";
-    NetworksMeet: "the cluster's networks and one that the machine is in meet",
-        "pods' or services' range holds the machine's own network, a route or a VPN",
-        "make a cluster with another network, or give the machine another one; it goes on by itself when they are apart";
+    NetworksMeet: "a network of the cluster overlaps one of the machine",
+        "the pod or service range contains the machine's own network, a route or a VPN",
+        "make a cluster with another network, or give the machine another one; it continues automatically when they \
+         no longer overlap";
     NoDns: "pods of this node get no DNS",
         "the machine's resolv.conf is empty, or names only itself",
         "name a server in /etc/resolv.conf or systemd-resolved that pods reach";
@@ -115,16 +117,17 @@ rows! {
     ApiAddressOffLink: "a master has no interface in the network of the shared address, so it cannot have it",
         "a master in another subnet",
         "give it an interface in that network; the other masters share the address without it";
-    ApiAddressUnheld: "no master holds the shared address of the API just now, or this one cannot take it",
+    ApiAddressUnheld: "no master holds the shared API address just now, or this one cannot take it",
         "the API server gives no lease (etcd without quorum), or the interface refuses the address",
-        "`pf9ctl etcd status` on a master; `ip addr`; it is tried again by itself";
+        "`pf9ctl etcd status` on a master; `ip addr`; it is retried automatically";
     ConntrackFull: "the table of tracked connections is nearly full; new ones of pods will be dropped",
         "many short connections, or a table that is too small for this node",
         "`conntrack -L` shows who has so many; or raise `net.netfilter.nf_conntrack_max`";
     ProcessesFull: "the machine can hardly start another process",
         "a pod that makes threads without end",
         "`ps -eLf` shows who; or raise `kernel.pid_max` and `kernel.threads-max`";
-    PortsGivenAway: "ports of this node may be taken by whoever calls out when its services start",
+    PortsGivenAway: "ports of this node are in the kernel's ephemeral range and may be in use when its services \
+        start",
         "net.ipv4.ip_local_port_range holds them",
         "`sysctl -w net.ipv4.ip_local_reserved_ports=` with the ports of the message, and the same in /etc/sysctl.d";
     CgroupV1Ends: "the machine runs with control groups of version 1, which Kubernetes gives up",
@@ -133,16 +136,16 @@ rows! {
     CgroupV1NoSwap: "pods use no swap, although the cluster lets them",
         "kubelet gives it to them with control groups of version 2 only",
         "boot with `systemd.unified_cgroup_hierarchy=1`, or set kubelet.podsSwap of the cluster to false";
-    ConfigRefused: "a program of the stack does not take the configuration that it would get; nothing was changed",
+    ConfigRefused: "a program of the stack rejects its new configuration; nothing was changed",
         "a setting of the cluster, or a drop-in of the machine, that this version does not know",
         "the message has the program's own words; correct the setting (`pf9-plane cluster settings NAME JSON`) or the drop-in";
-    ProgramNotRunnable: "a program of the stack does not run on this machine; the stack of before stays active",
+    ProgramNotRunnable: "a program of the stack does not run on this machine; the previous stack stays active",
         "a file system mounted noexec, SELinux, or a stack for another machine",
         "`findmnt -T /opt/pf9`, `ausearch -m avc`; see that the file may be executed";
-    Unstable: "the node does not come to rest: what is done does not stay so",
+    Unstable: "the node does not converge: what is repaired drifts again",
         "another program changes the same thing again and again (configuration management, a second agent)",
         "the message names what; find the other program and have it leave that alone";
-    Waiting: "nothing is wrong: it waits for something",
+    Waiting: "nothing is wrong: it is waiting",
         "the message says for what",
         "nothing, unless it lasts; then look at what it waits for";
     Addon: "an add-on of the stack cannot be read",

@@ -22,11 +22,11 @@ rows! {
     NoSuchPath: "there is nothing at this path (404)",
         "a mistyped path, or an API of another version",
         "`docs/roles.md` has every route";
-    NoSuchMethod: "this path does not know the method (405)",
+    NoSuchMethod: "this path does not support the method (405)",
         "GET in the place of POST, or the like",
         "`docs/roles.md` has every route with its method";
     BodyMalformed: "the body of the request cannot be read",
-        "it is no JSON, a field is missing, or has another type; the message names it",
+        "it is not valid JSON, a field is missing, or has another type; the message names it",
         "correct the named field";
     BodyTooLarge: "the body of the request is larger than it may be (413)",
         "the message has the bound",
@@ -46,13 +46,13 @@ rows! {
     TtlInvalid: "the time that this should be good for is out of its range",
         "the message has the bounds",
         "`pf9-plane token create --ttl 24h`; a kubeconfig at most 365 days";
-    SourceUnknown: "there are no numbers of that name",
+    SourceUnknown: "there are no metrics of that name",
         "the message has the names there are",
         "name one of them";
     EventInvalid: "an event of a host is refused",
         "a field is empty or too long; a defect or an agent that is too new",
         "upgrade the plane first, then the agents";
     AlertInvalid: "what was asked of alerts cannot be",
-        "an id that is no UUID, or a state that is none",
+        "an id that is not a UUID, or a state that is none",
         "`pf9-plane alert list`";
 }

@@ -3,10 +3,10 @@
 rows! {
     Stack: "the stack could not be unpacked or made active",
         "no room, a disk that fails, or an archive that is damaged",
-        "`df -h /opt/pf9`, `journalctl -n 50 -u pf9-nodeletd`; it is tried again by itself";
+        "`df -h /opt/pf9`, `journalctl -n 50 -u pf9-nodeletd`; it is retried automatically";
     StackIo: "the stack cannot be read from or written to the disk",
         "the disk with /opt/pf9 or /var/opt/pf9 is full, read-only or failing",
-        "`df -h /opt/pf9 /var/opt/pf9`, `dmesg`; it is tried again by itself";
+        "`df -h /opt/pf9 /var/opt/pf9`, `dmesg`; it is retried automatically";
     StackFetch: "the stack could not be fetched from the plane",
         "the tunnel broke on the way, or the plane does not give it",
         "nothing: what came stays, and the rest is fetched again; `pf9ctl tunnel status` if it never ends";
@@ -52,7 +52,7 @@ rows! {
     StackProgram: "a program of the stack does not run on this machine, so the stack is refused",
         "the C library is too old, or the file is for another processor",
         "the message names the program; take a stack that is built for this distribution";
-    DigestInvalid: "what was given is no digest",
+    DigestInvalid: "what was given is not a digest",
         "a SHA-256 has 64 hexadecimal digits",
         "copy it from `pf9-plane stack list`";
 }

@@ -6,11 +6,12 @@ rows! {
         "nothing, if it comes back. If it ends again and again: `pf9ctl tunnel status` and `pf9ctl logs comms -n 50`; look for an idle timeout in between";
     PlaneAway: "the plane does not answer through the tunnel, or `pf9-plane` found no plane to ask",
         "the tunnel is down for now; on the plane's own machine: the plane does not run, or --state-dir is wrong",
-        "on a host nothing: it goes on by itself when the tunnel is up. At the plane: start it, or correct --state-dir";
+        "on a host nothing: it continues automatically when the tunnel is up. At the plane: start it, or correct \
+         --state-dir";
     PlaneBusy: "the plane is busy or has no room just now, and says when to come back",
         "many hosts connect at once after an outage, or something large is being made",
         "nothing: it is tried again; if it lasts, look at the plane's load and its log";
-    PlaneSlow: "the plane gave a request up because it took too long",
+    PlaneSlow: "the plane aborted a request that took too long",
         "an overloaded plane or a slow disk below its store",
         "try again; look at the plane's disk and load";
     PlaneTimeout: "the plane did not answer in time",
@@ -25,15 +26,17 @@ rows! {
     PlaneUnresolvable: "the plane's name has no address here",
         "DNS of this machine is down or does not know the name",
         "`resolvectl query` the name, or look at /etc/resolv.conf; where only a proxy leads out: `pf9ctl proxy set URL`";
-    PlaneForeignCertificate: "who answers is not this plane: its certificate is of another authority",
-        "something in between opens TLS, the URL is another plane's, the plane has a new authority, or this machine's clock is wrong",
-        "`pf9ctl proxy test` shows who signed it; have the plane taken out of TLS inspection; check the clock; for a new authority use a new token";
+    PlaneForeignCertificate: "the server is not this plane: its certificate is of another authority",
+        "something in between inspects TLS, the URL is another plane's, the plane has a new authority, or this \
+         machine's clock is wrong",
+        "`pf9ctl proxy test` shows who signed it; have the plane exempted from TLS inspection; check the clock; for \
+         a new authority use a new token";
     PlaneForbidden: "the plane does not know this host, or its key, any more",
         "the host was removed at the plane, or the plane was restored from a backup that is older than the host",
         "`pf9-plane host list` at the plane; with a new token it is a host again: `pf9ctl node prep --plane URL --token-file FILE --force`";
-    PlaneGarbage: "who answers does not speak as a plane does",
+    PlaneGarbage: "the server does not answer like a plane",
         "the URL is another server's, or a proxy or captive portal answers in its place",
-        "check host and port of the URL, and that nothing in between opens or forbids TLS";
+        "check host and port of the URL, and that nothing in between inspects or forbids TLS";
     ProxyUnresolvable: "the proxy's name has no address here",
         "DNS of this machine, or a mistyped name",
         "`pf9ctl proxy show`, then `pf9ctl proxy set URL` with the right one";
@@ -43,10 +46,10 @@ rows! {
     ProxyTimeout: "the proxy did not answer in time",
         "a firewall between this host and the proxy, or the proxy itself does not get through",
         "`pf9ctl proxy test` shows which of the two";
-    ProxyClosed: "the proxy took the connection and closed it without a word",
-        "it cannot reach the plane, may not, or opens TLS and does not like it",
+    ProxyClosed: "the proxy accepted the connection and closed it without an answer",
+        "it cannot reach the plane, forbids it, or inspects TLS and rejects it",
         "look into the proxy's log for this host";
-    ProxyGarbage: "who answers in the proxy's place is no HTTP proxy that takes CONNECT",
+    ProxyGarbage: "the server is not an HTTP proxy that supports CONNECT",
         "a wrong port, a SOCKS proxy, or a web server",
         "`pf9ctl proxy show`; name an HTTP proxy";
     ProxyCannotReach: "the proxy does not reach the plane (it answered 5xx)",
@@ -61,7 +64,7 @@ rows! {
     ProxyCredentialsRejected: "the proxy does not take the user and password that are set",
         "the password was changed or has expired, or the account is locked",
         "ask for the right one, then `pf9ctl proxy set URL --user USER --password-file FILE`";
-    ProxyCredentialsKind: "the proxy wants a kind of sign-on that is not spoken here",
+    ProxyCredentialsKind: "the proxy wants an authentication method that the agent does not support",
         "it asks for NTLM, Kerberos or Digest; only Basic can be given",
         "have it let this host through to the plane without a password, or with Basic";
     ProxyCredentialsUnsafe: "the file with the proxy's password is not used",
@@ -72,8 +75,9 @@ rows! {
         "`chown pf9-comms /etc/pf9/proxy-credentials`, or write it anew: `pf9ctl proxy set URL --user USER --password-file FILE`";
     ClockOff: "this host's clock differs from the plane's",
         "no time service runs, or it does not reach its servers; certificates and etcd suffer",
-        "`timedatectl set-ntp true`, or set it by hand and install chrony; the node goes on by itself. Where this clock is right, the plane's is wrong";
-    HandshakeInvalid: "the plane refused a connection that is no tunnel of ours",
+        "`timedatectl set-ntp true`, or set it by hand and install chrony; the node continues automatically. Where \
+         this clock is right, the plane's is wrong";
+    HandshakeInvalid: "the plane refused a connection that is not an agent tunnel",
         "something else connects to the tunnel's path, or a proxy changes the handshake's headers",
         "on a host: `pf9ctl proxy test`; else find out who connects there";
     UpgradeImpossible: "the connection cannot become a tunnel",
@@ -84,7 +88,7 @@ rows! {
         "use the operators' APIs: `docs/roles.md` has every route";
     SessionRenewalOnly: "the host's certificate has expired; this session is for its renewal only",
         "the host was away for longer than its certificate was good",
-        "nothing: it renews the certificate and comes back by itself";
+        "nothing: it renews the certificate and reconnects automatically";
     SessionRemovalOnly: "the host was removed; this session only tells it to remove its role",
         "somebody removed it at the plane while it was away",
         "nothing, if that was meant; to make it a host again: `pf9ctl node prep --plane URL --token-file FILE --force`";
@@ -94,7 +98,7 @@ rows! {
     HostAway: "the host is not connected, so it cannot be asked",
         "it is off, or its tunnel is down",
         "`pf9-plane host show HOST`; on it `pf9ctl status`";
-    HostSilent: "the host has told nothing that counts yet: no name and address that its root signed and that are its own",
+    HostSilent: "the host has not reported a name and address yet that its root signed and that no other host has",
         "it was enrolled a moment ago, nodelet does not run there, or its name or address belongs to another host",
         "on the host: `pf9ctl status` shows its warnings";
 }

@@ -26,7 +26,7 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
 use crate::nodelet::certs;
 use crate::nodelet::job::Work;
-use crate::nodelet::status::Board;
+use crate::nodelet::status::NodeBoard;
 use crate::nodelet::testing::{Cas, node};
 
 /// No machine has a network with it: it is of those that are kept for the future.
@@ -142,7 +142,7 @@ struct World {
     stop: CancellationToken,
     handover: Handover,
     group: TaskGroup,
-    _board: Board,
+    _board: NodeBoard,
     _dir: tempfile::TempDir,
 }
 
@@ -190,7 +190,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
         role: Role::Master,
         node: Arc::new(node),
     }));
-    let (board, status) = Board::new(&fs);
+    let (board, status) = NodeBoard::new(&fs);
     let beat = group.progress().beat("api address");
     let (handover, leaving) = handover();
     let keeper = Keeper::new(

@@ -93,7 +93,7 @@ async fn a_run_that_is_under_way_ends_between_two_steps() {
     assert!(life.engine.interrupted(), "no step begins any more");
 }
 
-/// The plane's order that the role goes waits; root's does not, and ends the maintenance.
+/// The plane's order that remove the role waits; root's does not, and ends the maintenance.
 #[tokio::test]
 async fn the_planes_removal_waits_and_roots_does_not() {
     let machine = Machine::node();
@@ -110,7 +110,7 @@ async fn the_planes_removal_waits_and_roots_does_not() {
     assert_eq!(status.state, NodeState::Maintenance);
     assert_eq!(status.role, Role::Worker, "it is still what it was");
     let why = status.reason.expect("why").to_string();
-    assert!(why.contains("the role goes waits"), "{why}");
+    assert!(why.contains("remove the role waits"), "{why}");
     assert!(machine.fs.at(DATA).exists());
     life.inbox.put_none(false).expect("root takes it away");
     life.engine.round().await;

@@ -175,7 +175,7 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_the_node_stays_what_it
                 assert_eq!(said.fault.map(|f| f.code), Some(code), "{version} {stage}");
                 assert_eq!(machine.active(), Some(old.clone()));
             }
-            assert_eq!(roll::look(&machine.fs), None, "nothing was begun");
+            assert_eq!(roll::look(&machine.fs), None, "nothing was started");
             // Another stack is another matter.
             let good = machine.stage_imageless("1.37.3", RUNS);
             put(
@@ -215,7 +215,7 @@ async fn what_is_ready_is_not_collected() {
 async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     let (machine, old) = Machine::running();
     let new = machine.stage_imageless("1.37.2", RUNS);
-    let (trust, _) = inbox::whom_to_believe(&machine.fs).expect("trust");
+    let (trust, _) = inbox::trust_anchors(&machine.fs).expect("trust");
     let prepared = stack::prepare(&machine.fs, &new, &trust, Default::default(), &mut |_| {});
     prepared
         .expect("prepare")
@@ -242,7 +242,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     assert_eq!(said.state, UpgradeState::PuttingBack);
     let fault = said.fault.expect("it says why");
     assert_eq!(fault.code, FaultCode::UpgradeFailed);
-    assert!(fault.why.contains("begun 3 times"), "{fault}");
+    assert!(fault.why.contains("started 3 times"), "{fault}");
     assert_eq!(machine.active(), Some(old.clone()));
     let installed = life.engine.ledger.ledger.installed.clone();
     assert_eq!(installed, Some(from.clone()), "and its configuration");

@@ -113,7 +113,7 @@ impl Machine {
     fn running_with(version: &str) -> (Self, StackRef) {
         let machine = Self::node();
         let old = machine.stage(version, RUNS);
-        let (trust, _) = inbox::whom_to_believe(&machine.fs).expect("trust");
+        let (trust, _) = inbox::trust_anchors(&machine.fs).expect("trust");
         let prepared = stack::prepare(&machine.fs, &old, &trust, Default::default(), &mut |_| {})
             .expect("prepare");
         prepared.put_in_place(&machine.fs).expect("in place");

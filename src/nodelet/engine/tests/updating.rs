@@ -139,7 +139,7 @@ async fn one_that_was_cut_off_is_a_try_and_says_so() {
     let record = world.record();
     assert_eq!((record.at, record.attempts), (At::Updating, 2));
     let fault = record.fault.expect("why");
-    assert!(fault.why.contains("cut off"), "{fault}");
+    assert!(fault.why.contains("interrupted"), "{fault}");
     assert_eq!(upgrade(&world.life).fault, Some(fault), "and it is shown");
     assert_eq!(
         world.told("start -- pf9-os-update.service"),

@@ -9,13 +9,13 @@ use crate::app::TaskGroup;
 use crate::host::fs::{Attrs, HostFs};
 use crate::local::{Method, Peer, Request, StatusCode};
 use crate::model::{Generation, NodeSpec, paths};
-use crate::nodelet::status::Board;
+use crate::nodelet::status::NodeBoard;
 use crate::nodelet::testing::{Cas, enrolled, node};
 
 struct World {
     desk: Desk,
     job: watch::Sender<Job>,
-    board: Board,
+    board: NodeBoard,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ fn world_with(job: Job, ready: impl FnOnce(&HostFs)) -> (World, TaskGroup) {
     let mut group = TaskGroup::new(stop.clone());
     let (job, working) = watch::channel(job);
     let (desk, inside) = desk();
-    let board = Board::new(&fs).0;
+    let board = NodeBoard::new(&fs).0;
     let beat = group.progress().beat("keeper");
     let etcd = board.etcd();
     let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));

@@ -45,7 +45,7 @@ fn waits(turn: &Turn, word: &str) -> bool {
 fn who_leads_goes_when_the_others_do_without_it_and_who_follows_takes_the_lead() {
     let (leads, follows) = (at(1, Some(1)), at(1, Some(2)));
     assert_eq!(asks("mmm", &leads, 4, 0), Turn::Go);
-    assert!(waits(&asks("mmm", &leads, 3, 0), "down or well"));
+    assert!(waits(&asks("mmm", &leads, 3, 0), "down or healthy"));
     assert_eq!(asks("mmm", &follows, 15, 0), Turn::TakeTheLead("2".into()));
     assert!(waits(&asks("mmm", &follows, 14, 0), "one at a time"));
     // Whoever waits for a member names it.

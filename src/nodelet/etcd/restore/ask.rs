@@ -79,7 +79,7 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
 fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(), Fault> {
     let job = job.clone();
     let Some(work) = job.work().filter(|work| work.role == Role::Master) else {
-        let why = "this host is no master";
+        let why = "this host is not a master";
         return Err(Fault::new(FaultCode::NoMaster, NOT_DONE, why)
             .fix("restore on a master: pf9-plane cluster show names them"));
     };
@@ -117,7 +117,7 @@ fn view(restores: &Restores, status: StatusCode) -> Reply {
     Reply::json(status, &view)
 }
 
-const NOT_DONE: &str = "nothing was begun";
+const NOT_DONE: &str = "nothing was started";
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ const SAYS_NOTHING: Version = Version::new(3, 5, 0);
 
 /// What was seen.
 #[derive(Clone, Debug)]
-pub struct Facts<'a> {
+pub struct SnapshotFacts<'a> {
     /// What is in the snapshot.
     pub content: &'a Content,
     /// The release of the programs that are to have it.
@@ -36,7 +36,7 @@ pub struct Facts<'a> {
 }
 
 /// Whether it may.
-pub fn judge(facts: &Facts<'_>, matrix: &Matrix) -> Result<(), Fault> {
+pub fn judge(facts: &SnapshotFacts<'_>, matrix: &Matrix) -> Result<(), Fault> {
     let content = facts.content;
     if content.keys == 0 || content.revision <= 1 {
         return Err(unusable(
@@ -65,7 +65,7 @@ pub(super) fn whose(of: ClusterId, here: ClusterId, any: bool) -> Result<(), Fau
         return Ok(());
     }
     let why = format!("it is of cluster {of}, this master is of {here}");
-    let fix = "say --any-cluster if it is the right one all the same";
+    let fix = "use --any-cluster if it is the right one anyway";
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
 }
 
@@ -74,10 +74,8 @@ fn anybodys(unsigned: bool) -> Result<(), Fault> {
     if unsigned {
         return Ok(());
     }
-    let why =
-        "nothing says who made it, nor of which cluster it is: a plain snapshot is not signed";
-    let fix =
-        "say --unsigned if you know where it comes from, or name a sealed backup: pf9ctl etcd list";
+    let why = "its origin and cluster are unknown: a plain snapshot is not signed";
+    let fix = "use --unsigned if you trust its origin, or name a sealed backup: pf9ctl etcd list";
     Err(Fault::new(FaultCode::BackupUntrusted, WHAT, why).fix(fix))
 }
 
@@ -105,14 +103,14 @@ mod tests {
     }
 
     fn verdict(
-        change: impl FnOnce(&mut Facts<'_>, &mut Content),
+        change: impl FnOnce(&mut SnapshotFacts<'_>, &mut Content),
         etcd: &str,
     ) -> Result<(), String> {
         let etcd: Version = etcd.parse().expect("version");
         let own = ClusterId::random();
         let mut content = content(Some("3.7.0"));
         let mut other = content.clone();
-        let mut facts = Facts {
+        let mut facts = SnapshotFacts {
             content: &content.clone(),
             etcd: &etcd,
             of: Some(own),
@@ -163,13 +161,13 @@ mod tests {
     fn anothers_snapshot_is_restored_only_when_told() {
         let said = verdict(|f, _| f.of = Some(ClusterId::random()), "3.7.3");
         assert!(said.is_err_and(|e| e.contains("it is of cluster")));
-        let told = |f: &mut Facts<'_>, _: &mut Content| {
+        let told = |f: &mut SnapshotFacts<'_>, _: &mut Content| {
             (f.of, f.any_cluster) = (Some(ClusterId::random()), true);
         };
         assert_eq!(verdict(told, "3.7.3"), Ok(()));
         // A plain one: that it may be another cluster's says nothing of who made it.
         for (any_cluster, unsigned) in [(false, false), (true, false), (false, true)] {
-            let plain = |f: &mut Facts<'_>, _: &mut Content| {
+            let plain = |f: &mut SnapshotFacts<'_>, _: &mut Content| {
                 (f.of, f.any_cluster, f.unsigned) = (None, any_cluster, unsigned);
             };
             let said = verdict(plain, "3.7.3");

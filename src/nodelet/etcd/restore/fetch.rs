@@ -1,4 +1,4 @@
-//! A backup that only the second place has, brought here: beside etcd's data, where the room for what is
+//! A backup that only the archive has, brought here: beside etcd's data, where the room for what is
 //! made of it is, and never onto the shelf, where it could be pruned as too old. Nothing is stopped for it.
 //!
 //! It comes in turns of a few minutes, each of which goes on where the last one ended: between two the loop
@@ -31,7 +31,7 @@ const PRIVATE: u32 = 0o700;
 const SECRET: u32 = 0o600;
 const MIB: u64 = 1024 * 1024;
 
-/// A backup in the second place.
+/// A backup in the archive.
 pub(super) struct Away {
     archive: Archive,
     target: ArchiveTarget,

@@ -79,14 +79,14 @@ pub fn next(run: &Run, seen: &Seen) -> Next {
 fn ready(seen: &Seen) -> Next {
     if !seen.fresh {
         return Next::Stuck(
-            "the new data that were made are not there any more",
+            "the new data that were prepared are gone",
             "pf9ctl etcd restore --withdraw, then restore again; what was there before is where it \
              was, or in the newest before-… directory beside it",
         );
     }
     if !seen.may_go {
         return Next::Wait(
-            "the plane to tell the other masters; the new data are made, and nothing was stopped"
+            "the plane to tell the other masters; the new data are prepared, and nothing was stopped"
                 .into(),
         );
     }
@@ -115,7 +115,7 @@ fn placing(seen: &Seen) -> Next {
         // Whatever runs by now runs with them.
         (false, true) => Next::Do(Stage::End),
         (false, false) => Next::Stuck(
-            "the new data are neither beside their place nor in it",
+            "the new data are missing",
             "look at the disk; then pf9ctl etcd restore --withdraw, and restore again",
         ),
     }
@@ -150,20 +150,20 @@ fn stopped(seen: &Seen) -> Option<Next> {
 
 /// Somebody started etcd with nothing in its place. Which of the two to keep is a person's to say.
 const TWICE: Next = Next::Stuck(
-    "the old data were put aside, and there are data in their place again",
-    "look which are wanted: move /var/lib/pf9/etcd/member away when they are not",
+    "the old data were moved aside, but new data appeared in their place",
+    "decide which are wanted: move /var/lib/pf9/etcd/member away if they are not",
 );
 
 impl Stage {
     /// For people, after "restore: ".
     pub fn words(self) -> &'static str {
         match self {
-            Self::StopControlPlane => "the control plane stops",
+            Self::StopControlPlane => "stopping the control plane",
             Self::StopEtcd => "etcd stops",
-            Self::PutAside => "the old data are put aside",
-            Self::NotePlacing => "the new data are about to get their place",
-            Self::Place => "the new data get their place",
-            Self::End => "etcd and the control plane may start again",
+            Self::PutAside => "moving the old data aside",
+            Self::NotePlacing => "recording the switch to the new data",
+            Self::Place => "moving the new data into place",
+            Self::End => "letting etcd and the control plane start",
         }
     }
 }
@@ -232,7 +232,7 @@ mod tests {
             ..Seen::default()
         };
         let again = |run: &Run, seen: &Seen| match next(run, seen) {
-            Next::Stuck(why, _) => assert!(why.contains("put aside"), "{why}"),
+            Next::Stuck(why, _) => assert!(why.contains("moved aside"), "{why}"),
             other => panic!("{other:?}"),
         };
         let fresh = Seen {

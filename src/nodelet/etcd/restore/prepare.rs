@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::check::{self, Facts, unusable};
+use super::check::{self, SnapshotFacts, unusable};
 use super::fetch::TURN;
 use super::snapshot::{self, Content};
 use super::source::{self, Snapshot};
@@ -33,7 +33,7 @@ const PRIVATE: u32 = 0o700;
 pub enum Prepared {
     /// The data are whole, and on the disk. What differs and is restored all the same, in words.
     Whole(Vec<String>),
-    /// The backup comes from the second place; how far it is.
+    /// The backup comes from the archive; how far it is.
     Coming(String),
 }
 
@@ -157,7 +157,7 @@ async fn judged(
     let place = fs.at(paths::ETCD_DATA);
     let space = space::of(&place)
         .map_err(|e| Fault::new(FaultCode::State, what, e.to_string()).fix(space::FIX))?;
-    let facts = Facts {
+    let facts = SnapshotFacts {
         content,
         etcd: &etcd,
         of,

@@ -52,12 +52,12 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
         },
         Next::Wait(what) => Went::Waits(what),
         Next::Withdraw => {
-            let why = "it was withdrawn";
+            let why = "it was cancelled";
             let fault = Fault::new(FaultCode::Interrupted, "the restore has ended", why);
             ended(hands, &restores, &run, fault, now)
         }
         Next::Stuck(why, fix) => {
-            let what = "the restore cannot go on";
+            let what = "the restore cannot continue";
             Went::Failed(Fault::new(FaultCode::EtcdRestore, what, why).fix(fix))
         }
     }
@@ -78,17 +78,17 @@ fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
 async fn prepared(hands: Hands<'_>, restores: &Restores, mut run: Run, now: Timestamp) -> Went {
     let source = match &run.goal {
         Goal::Restored(source) => source.clone(),
-        Goal::Rejoined => return Went::On("nothing is made".into()),
+        Goal::Rejoined => return Went::On("nothing is prepared".into()),
     };
     match (prepare(hands, &run, &source).await, run.by) {
         (Ok(Prepared::Coming(words)), By::Root | By::Plane) => Went::On(words),
         (Ok(Prepared::Whole(warnings)), By::Root | By::Plane) => {
             for warning in &warnings {
-                tracing::warn!(id = %run.id, "restored all the same: {warning}");
+                tracing::warn!(id = %run.id, "restored anyway: {warning}");
             }
             (run.state, run.warnings) = (State::Ready, warnings);
             match restores.save(&run) {
-                Ok(()) => Went::On("the new data are made; nothing was stopped yet".into()),
+                Ok(()) => Went::On("the new data are prepared; nothing was stopped yet".into()),
                 Err(e) => not_noted(&e),
             }
         }
@@ -106,6 +106,6 @@ fn ended(hands: Hands<'_>, restores: &Restores, run: &Run, why: Fault, now: Time
 }
 
 fn not_noted(e: &FsError) -> Went {
-    let what = "cannot note how far the restore is";
+    let what = "cannot record the progress of the restore";
     Went::Failed(Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix("look at the disk"))
 }

@@ -16,8 +16,7 @@ use super::check::{WHAT, unusable};
 use crate::model::{BackupManifest, BackupSettings, Fault, FaultCode, NodeSpec, loose_version};
 
 /// What a person does where it was another cluster.
-const ELSEWHERE: &str =
-    "make a cluster with the settings of then (pf9ctl etcd verify shows them), and restore there";
+const ELSEWHERE: &str = "make a cluster with the settings of that time (pf9ctl etcd verify shows them), and restore there";
 
 /// Warnings; or why a cluster that is made like this one cannot have these data.
 pub fn judge(
@@ -83,13 +82,14 @@ fn release(then: &Version, now: &Version) -> Result<Option<String>, Fault> {
         let why = format!(
             "Kubernetes {then} wrote it, and {now} runs here: it may not be able to read all that is in it"
         );
-        let fix = "give the cluster the stack of then first (pf9-plane cluster upgrade NAME back), or choose an older backup";
+        let fix = "bring the cluster to the stack of that time first (pf9-plane cluster upgrade NAME back), or \
+            choose an older backup";
         return Err(Fault::new(FaultCode::EtcdRestoreUnfit, WHAT, why).fix(fix));
     }
     let is_old = then.major != now.major || now.minor - then.minor > 1;
     Ok(is_old.then(|| {
         format!(
-            "Kubernetes {then} wrote it, and {now} runs here: objects of kinds that went since are not shown any more"
+            "Kubernetes {then} wrote it, and {now} runs here: objects of kinds removed since are no longer served"
         )
     }))
 }

@@ -106,7 +106,7 @@ fn whole(file: &Path) -> Result<(), NotOne> {
     let mut file = File::open(file).map_err(unread)?;
     let meta = file.metadata().map_err(unread)?;
     if !meta.is_file() {
-        return Err(NotOne::Unread("it is no file".into()));
+        return Err(NotOne::Unread("it is not a file".into()));
     }
     let size = meta.len();
     if size == 0 {

@@ -1,4 +1,4 @@
-//! Which file was asked for, and where it is: on this machine, or in the second place only.
+//! Which file was asked for, and where it is: on this machine, or in the archive only.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) enum Snapshot {
     Plain(PathBuf),
     /// A backup that is here.
     Here(BelievedManifest, PathBuf),
-    /// A backup that only the second place has.
+    /// A backup that only the archive has.
     Away(BelievedManifest, Box<Away>),
 }
 
@@ -79,7 +79,7 @@ pub(super) async fn find(hands: Hands<'_>, run: &Run, source: &Source) -> Result
             let found = fetch::look(hands, run, second, (file, &trust)).await;
             let (manifest, away) = found.map_err(|fault| Fault {
                 why: format!(
-                    "on this master: {}; in the second place: {}",
+                    "on this master: {}; in the archive: {}",
                     here.why, fault.why
                 ),
                 ..fault
@@ -99,8 +99,8 @@ async fn on_the_shelf(
     let (fs, of, which) = (hands.host.fs.clone(), dir.to_owned(), name.to_owned());
     let look = move || seen(&fs, &of, &which);
     let silent = || {
-        let why = format!("{dir} does not answer; is what is mounted there alive?");
-        Fault::new(FaultCode::EtcdRestore, WHAT, why).fix("unmount it, or mount it anew")
+        let why = format!("{dir} does not answer; is its mount stale?");
+        Fault::new(FaultCode::EtcdRestore, WHAT, why).fix("unmount it, or remount it")
     };
     let mut shelves = hands.shelves.lock().await;
     let path = format!("{dir}/{name}");

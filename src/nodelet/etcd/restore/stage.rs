@@ -44,7 +44,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A machine that runs takes a connection at once, one that does not run never.
 const CONNECT: Duration = Duration::from_secs(2);
 const PRIVATE: u32 = 0o700;
-const AGAIN: &str = "it is tried again by itself";
+const AGAIN: &str = "it is retried automatically";
 
 /// What a restore works on.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ pub struct Hands<'a> {
     pub host: &'a Host,
     /// The node it is.
     pub node: &'a NodeSpec,
-    /// The way to the second place of backups.
+    /// The way to the backup archive.
     pub egress: &'a Result<Egress, Fault>,
     /// The look at its backups that hangs, if one does.
     pub shelves: &'a Shelves,
@@ -65,7 +65,7 @@ impl Hands<'_> {
         let fs = &self.host.fs;
         let there = |path: &str| match fs.found(path) {
             Ok(found) => Ok(found != Found::Nothing),
-            Err(e) => Err(failed("cannot see how far the restore is", &e)),
+            Err(e) => Err(failed("cannot read the progress of the restore", &e)),
         };
         let mut seen = Seen {
             control_plane: self.manifests()?.next().is_some() || !self.control_plane().is_empty(),
@@ -106,7 +106,7 @@ impl Hands<'_> {
                 let restores = Restores::of(fs);
                 // Twice: should the newest be damaged, the one before it says the same.
                 let saved = restores.save(run).and_then(|()| restores.save(run));
-                saved.map_err(|e| failed("cannot note how far the restore is", &e))
+                saved.map_err(|e| failed("cannot record the progress of the restore", &e))
             }
             Stage::Place => fs
                 .rename(member_of(&run.fresh_dir()), layout::ETCD_MEMBER_DIR)
@@ -128,13 +128,14 @@ impl Hands<'_> {
             keep_newest(fs, run)?;
             Restores::of(fs).end(run, None, now)
         };
-        ended().map_err(|e| failed("cannot note that the restore has ended", &e))
+        ended().map_err(|e| failed("cannot record that the restore has ended", &e))
     }
 
     /// Manifests of the control plane that are there.
     fn manifests(&self) -> Result<impl Iterator<Item = String>, Fault> {
         let names = self.host.fs.list(layout::MANIFESTS);
-        let names = names.map_err(|e| failed("cannot see what of the control plane runs", &e))?;
+        let names =
+            names.map_err(|e| failed("cannot tell which parts of the control plane run", &e))?;
         let ours = |name: &String| CONTROL_PLANE.iter().any(|c| *name == format!("{c}.yaml"));
         Ok(names.into_iter().filter(ours))
     }
@@ -168,7 +169,7 @@ impl Hands<'_> {
         // kubelet does not run, or hangs: nobody starts them again.
         for listener in self.control_plane() {
             if let Some(holder) = &listener.holder {
-                tracing::warn!(process = %holder, "did not stop, is killed");
+                tracing::warn!(process = %holder, "did not stop, killing it");
                 kill(holder);
             }
         }
@@ -176,10 +177,10 @@ impl Hands<'_> {
             return Ok(());
         }
         let left: Vec<String> = self.control_plane().iter().map(told).collect();
-        let why = format!("it does not end: {}", left.join(", "));
+        let why = format!("it does not exit: {}", left.join(", "));
         Err(
             Fault::new(FaultCode::EtcdRestore, "cannot stop the control plane", why)
-                .fix("look why these processes stay; it is tried again by itself"),
+                .fix("find out why these processes do not exit; it is retried automatically"),
         )
     }
 
@@ -196,7 +197,7 @@ impl Hands<'_> {
 
     async fn etcd_may_run(&self) -> Result<bool, Fault> {
         let shown = self.host.units.show(&[units::ETCD.to_owned()]).await;
-        let mut shown = shown.map_err(|e| failed("cannot see whether etcd runs", &e))?;
+        let mut shown = shown.map_err(|e| failed("cannot tell whether etcd runs", &e))?;
         Ok(shown.remove(units::ETCD).is_some_and(|unit| may_run(&unit)))
     }
 
@@ -206,7 +207,7 @@ impl Hands<'_> {
             // First, so that a boot in between starts nothing.
             systemd.disable(units::ETCD).await?;
             if let Err(e) = systemd.stop_of_the_node(units::ETCD).await {
-                tracing::warn!(unit = units::ETCD, error = %chain(&e), "did not stop, is killed");
+                tracing::warn!(unit = units::ETCD, error = %chain(&e), "did not stop, killing it");
                 systemd.kill(units::ETCD).await?;
                 systemd.stop_of_the_node(units::ETCD).await?;
             }
@@ -249,7 +250,7 @@ impl Hands<'_> {
 
 /// Notes which member this master is now.
 fn note_restored(fs: &HostFs, now: Timestamp) -> Result<(), Fault> {
-    let what = "cannot note which member of etcd this is now";
+    let what = "cannot record which member of etcd this is now";
     let unread = |why: String| Fault::new(FaultCode::EtcdRestore, what, why).fix(AGAIN);
     let data = etcd_data::identity(fs, paths::ETCD_DATA).map_err(unread)?;
     let data = data.ok_or_else(|| unread(format!("there are no data in {}", paths::ETCD_DATA)))?;

@@ -17,7 +17,7 @@ const SLOW_DISK: Duration = Duration::from_millis(100);
 /// So much of the quota in use is told while there is time to do something.
 const NEARLY_FULL_PERCENT: u64 = 80;
 /// Nothing could be done.
-const NOT_TENDED: &str = "etcd's database was not looked after";
+const NOT_TENDED: &str = "etcd's database was not maintained";
 
 /// What is remembered between two looks.
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl Upkeep {
                 etcd.warnings = warnings(&survey, etcd);
                 self.due = Some(due);
             }
-            Err(why) => tracing::debug!(why, "etcd's members are not all known"),
+            Err(why) => tracing::debug!(why, "not all etcd members are known"),
         }
     }
 
@@ -87,8 +87,8 @@ impl Upkeep {
         let refuse = |why| Fault::new(FaultCode::EtcdNotTended, NOT_TENDED, why);
         let survey = surveyed(fs, node, own).await.map_err(refuse)?;
         if !all_well(&survey) {
-            let why = "not every member is well, and this one stands still meanwhile";
-            return Err(refuse(why.to_owned()).fix("pf9ctl etcd status shows which one is not"));
+            let why = "not every member is healthy, and this one does not answer while it is defragmented";
+            return Err(refuse(why.to_owned()).fix("pf9ctl etcd status shows which one"));
         }
         let done = act(own, &Due::Defragment).await;
         Ok(answer(done.map_err(|e| not_done(&e))?))

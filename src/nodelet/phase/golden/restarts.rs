@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Context, all, layout, samples};
+use super::super::{PhaseContext, all, layout, samples};
 use super::flat;
 use crate::model::*;
 use crate::nodelet::step::{Step, UnitStep};
 
-fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
+fn units(ctx: &PhaseContext) -> BTreeMap<String, UnitStep> {
     flat(&all(ctx))
         .into_iter()
         .filter_map(|s| match s {
@@ -19,7 +19,7 @@ fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
 
 #[test]
 fn what_changes_decides_what_restarts() {
-    type Change = fn(&mut Context);
+    type Change = fn(&mut PhaseContext);
     let base = samples::master("1.37.2");
     let table: [(&str, Change, &[&str]); 15] = [
         ("nothing", |_| {}, &[]),
@@ -122,7 +122,7 @@ fn what_changes_decides_what_restarts() {
     }
 }
 
-fn renew(ctx: &mut Context, purpose: CertPurpose) {
+fn renew(ctx: &mut PhaseContext, purpose: CertPurpose) {
     if let Some(seen) = ctx
         .material
         .get_mut(&purpose)
@@ -133,7 +133,7 @@ fn renew(ctx: &mut Context, purpose: CertPurpose) {
 }
 
 /// The text of a static pod.
-fn pod(ctx: &Context, name: &str) -> String {
+fn pod(ctx: &PhaseContext, name: &str) -> String {
     let path = format!("{}/{name}.yaml", layout::MANIFESTS);
     flat(&all(ctx))
         .into_iter()
@@ -145,7 +145,7 @@ fn pod(ctx: &Context, name: &str) -> String {
 }
 
 /// The units and static pods that differ.
-fn restarted(before: &Context, after: &Context) -> Vec<String> {
+fn restarted(before: &PhaseContext, after: &PhaseContext) -> Vec<String> {
     let (units_before, units_after) = (units(before), units(after));
     let units = units_after
         .iter()

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::super::{Context, all, layout, samples};
+use super::super::{PhaseContext, all, layout, samples};
 use super::flat;
 use crate::model::*;
 use crate::nodelet::step::{Step, TrialStep};
 
-fn trials(ctx: &Context) -> BTreeMap<String, TrialStep> {
+fn trials(ctx: &PhaseContext) -> BTreeMap<String, TrialStep> {
     flat(&all(ctx))
         .into_iter()
         .filter_map(|s| match s {
@@ -19,7 +19,7 @@ fn trials(ctx: &Context) -> BTreeMap<String, TrialStep> {
         .collect()
 }
 
-fn written(ctx: &Context, path: &str) -> String {
+fn written(ctx: &PhaseContext, path: &str) -> String {
     flat(&all(ctx))
         .into_iter()
         .find_map(|s| match s {
@@ -42,14 +42,14 @@ fn differ(a: &serde_json::Map<String, Value>, b: &serde_json::Map<String, Value>
     keys
 }
 
-fn pod_args(ctx: &Context, name: &str) -> Vec<String> {
+fn pod_args(ctx: &PhaseContext, name: &str) -> Vec<String> {
     let pod = yaml(&written(ctx, &format!("{}/{name}.yaml", layout::MANIFESTS)));
     let args = pod["spec"]["containers"][0]["args"].as_array();
     let args = args.expect("arguments").iter();
     args.map(|a| a.as_str().expect("text").to_owned()).collect()
 }
 
-fn tuned() -> Context {
+fn tuned() -> PhaseContext {
     let mut ctx = samples::ordinary(samples::master("1.37.2"));
     ctx.node.feature_gates = BTreeMap::from([("A".into(), true), ("B".into(), false)]);
     ctx.node.api.extra_args = BTreeMap::from([("audit-log-path".into(), "-".into())]);
@@ -223,7 +223,8 @@ fn what_a_spec_may_not_set_is_what_the_api_server_is_given() {
 #[test]
 fn policies_are_safe_unless_the_spec_says_otherwise() {
     let mut ctx = samples::worker("1.37.2");
-    let of = |ctx: &Context, key: &str| yaml(&written(ctx, layout::KUBELET_CONFIG)).remove(key);
+    let of =
+        |ctx: &PhaseContext, key: &str| yaml(&written(ctx, layout::KUBELET_CONFIG)).remove(key);
     let swap = |word: &str| Some(serde_json::json!({"swapBehavior": word}));
     assert_eq!(of(&ctx, "seccompDefault"), Some(true.into()));
     assert_eq!(of(&ctx, "failSwapOn"), Some(true.into()));

@@ -5,10 +5,10 @@
 use crate::host::net::Nftables;
 use crate::model::{KubeProxyStatus, ProxyMode, ProxyModeChoice};
 
-use super::super::{Context, Wait};
+use super::super::{PhaseContext, Wait};
 
 /// The mode, and why. A spec that asks for what this machine lacks changes nothing here.
-pub fn proxy_mode(ctx: &Context) -> Result<KubeProxyStatus, Wait> {
+pub fn proxy_mode(ctx: &PhaseContext) -> Result<KubeProxyStatus, Wait> {
     let (mode, why) = match (ctx.node.kube_proxy.mode, &ctx.facts.nftables) {
         (ProxyModeChoice::Auto, Nftables::Works { kernel }) => {
             let why = format!("chosen, for this machine has nft and kernel {kernel}");

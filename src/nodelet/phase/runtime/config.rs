@@ -18,7 +18,7 @@ use crate::nodelet::step::{Judge, Probe, TrialStep};
 
 use super::super::context::CgroupDriver;
 use super::super::version::major_minor;
-use super::super::{Context, Wait, layout};
+use super::super::{PhaseContext, Wait, layout};
 use super::quoted;
 
 /// Snapshotters and extensions nobody uses here: each would make directories or sockets of its own.
@@ -44,7 +44,7 @@ enum Schema {
 }
 
 impl Schema {
-    fn of(ctx: &Context) -> Result<Self, Wait> {
+    fn of(ctx: &PhaseContext) -> Result<Self, Wait> {
         let version = ctx.stack()?.component("containerd").unwrap_or_default();
         Ok(if major_minor(version) >= (2, 3) {
             Self::Four
@@ -70,7 +70,7 @@ impl Schema {
 }
 
 /// The file.
-pub(super) fn config(ctx: &Context) -> Result<String, Wait> {
+pub(super) fn config(ctx: &PhaseContext) -> Result<String, Wait> {
     let schema = Schema::of(ctx)?;
     let disabled: String = DISABLED
         .iter()
@@ -110,7 +110,7 @@ pub(super) fn config(ctx: &Context) -> Result<String, Wait> {
 }
 
 /// The plugins of the CRI: the same in both schemas.
-fn plugins(ctx: &Context) -> Result<String, Wait> {
+fn plugins(ctx: &PhaseContext) -> Result<String, Wait> {
     const IMAGES: &str = "plugins.\"io.containerd.cri.v1.images\"";
     const RUNTIME: &str = "plugins.\"io.containerd.cri.v1.runtime\"";
     let cdi: Vec<String> = cdi_dirs(ctx).iter().map(|dir| quoted(dir)).collect();
@@ -166,7 +166,7 @@ fn plugins(ctx: &Context) -> Result<String, Wait> {
 /// Where devices are described: where every vendor's tools write, or a place where nothing is and only
 /// root can put anything. (No place at all was weighed: containerd 2.4 takes an empty list for the one
 /// that it would have without.)
-fn cdi_dirs(ctx: &Context) -> &'static [&'static str] {
+fn cdi_dirs(ctx: &PhaseContext) -> &'static [&'static str] {
     if ctx.node.runtime.cdi {
         &["/etc/cdi", "/var/run/cdi"]
     } else {
@@ -176,7 +176,7 @@ fn cdi_dirs(ctx: &Context) -> &'static [&'static str] {
 
 /// The node resource interface: a plugin that connects sees and changes every container. Off, or at
 /// a socket of our own, where plugins of pods connect; none is started by the runtime itself.
-fn nri(ctx: &Context) -> String {
+fn nri(ctx: &PhaseContext) -> String {
     let head = "[plugins.\"io.containerd.nri.v1.nri\"]\n";
     if !ctx.node.runtime.nri {
         return format!("{head}disable = true\n");
@@ -190,7 +190,7 @@ fn nri(ctx: &Context) -> String {
 }
 
 /// A network of one's own needs a directory it may write to; the stack's is verified.
-fn cni_bin(ctx: &Context) -> &'static str {
+fn cni_bin(ctx: &PhaseContext) -> &'static str {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => layout::CNI_BIN,
         NetworkPlugin::Flannel | NetworkPlugin::None => layout::CNI_BIN_OWN,
@@ -199,7 +199,7 @@ fn cni_bin(ctx: &Context) -> &'static str {
 
 /// What the runtime must say of itself once it runs: a dump is what it reads, this is what it works
 /// by. (The image of sandboxes is not among what it tells.)
-pub(super) fn as_meant(ctx: &Context) -> Probe {
+pub(super) fn as_meant(ctx: &PhaseContext) -> Probe {
     const RUNC: &str = "/containerd/runtimes/runc/options";
     let systemd = ctx.cgroup_driver() == CgroupDriver::Systemd;
     let meant = [
@@ -219,7 +219,7 @@ pub(super) fn as_meant(ctx: &Context) -> Probe {
 }
 
 /// What containerd of the unpacked stack is asked about the files it is going to read.
-pub(in crate::nodelet::phase) fn trial(ctx: &Context) -> Result<TrialStep, Wait> {
+pub(in crate::nodelet::phase) fn trial(ctx: &PhaseContext) -> Result<TrialStep, Wait> {
     let mut files = BTreeMap::from([(IN_TRIAL.to_owned(), config(ctx)?)]);
     for (name, text) in &ctx.drop_ins.files {
         files.insert(format!("{}/{name}", layout::DROP_INS), text.clone());

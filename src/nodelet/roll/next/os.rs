@@ -121,7 +121,7 @@ pub(super) fn reboots(record: &Record, seen: &Seen<'_>) -> Move {
         return Move::Os(OsMove::Reboot { boot });
     }
     let seconds = REBOOT_WITHIN.as_secs();
-    let why = format!("the machine was told to start anew and did not within {seconds} s");
+    let why = format!("the machine was told to reboot and did not within {seconds} s");
     let fault = Fault::new(FaultCode::OsUpdateFailed, not_switched(record), why).fix(
         "see what keeps it (systemctl list-jobs, systemd-inhibit --list), and restart it by hand",
     );
@@ -135,7 +135,7 @@ fn tries(record: &Record, goal: Goal, otherwise: At, seen: &Seen<'_>) -> Move {
     }
     if seen.spent >= within(record) {
         let seconds = order(record).within_s;
-        let why = format!("the package manager was not heard of within {seconds} s");
+        let why = format!("the package manager did not report within {seconds} s");
         let fault = Fault::new(FaultCode::OsUpdateFailed, not_switched(record), why)
             .fix("see systemctl status pf9-os-update and what it waits for, then resume");
         return again(record, otherwise, fault, seen);

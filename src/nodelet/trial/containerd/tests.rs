@@ -214,13 +214,13 @@ fn a_drop_in_that_would_break_the_runtime_is_refused_with_words() {
         ),
         (
             "version = 4\nimports = [\"/tmp/*\"]\n".to_owned(),
-            "imports others",
+            "imports other files",
         ),
         (
             "version = 3\n[grpc]\naddress = \"/x\"\n".to_owned(),
             "has a section [grpc]",
         ),
-        ("version = \n".to_owned(), "is no TOML"),
+        ("version = \n".to_owned(), "is not valid TOML"),
     ] {
         let trial = the_trial(kubernetes, &[("50-x.toml", &text)]);
         // Whatever the program says: some of these it takes.

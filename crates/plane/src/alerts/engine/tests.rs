@@ -375,7 +375,7 @@ fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() 
     scene.until(400);
     scene.book.get_mut(&disk).expect("open").acknowledged = Some(Acknowledged {
         who: "ann".into(),
-        why: "a bigger disk is on its way".into(),
+        why: "a bigger disk is in progress".into(),
         at: at(400),
         until: at(2 * 86_400),
     });
@@ -408,7 +408,7 @@ fn nobody_looked_is_not_over_and_what_is_gone_is() {
     scene.gone.push(node.subject);
     scene.until(5000 + LOOK);
     assert_eq!(scene.notices(&node), [Notice::Fired, Notice::Resolved]);
-    assert_eq!(scene.past[0].why, "it is not there any more");
+    assert_eq!(scene.past[0].why, "it is gone");
 }
 
 /// What happens to the things of a fleet, one step after the other.

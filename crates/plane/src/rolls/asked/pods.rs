@@ -63,9 +63,9 @@ pub(super) fn judge(pods: &[Pod]) -> impl Iterator<Item = Finding> {
     // Of those that somebody makes again only such with files were kept.
     let (emptied, lost): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|p| p.owned);
     let lost = (!lost.is_empty()).then(|| {
-        let what = format!("{} that nobody makes again: {}", count(&lost), names(&lost));
-        let why = "a drain takes them away, and no controller puts another one in their place";
-        let fix = "give them a controller (a Deployment, a Job), or delete them before";
+        let what = format!("{} without a controller: {}", count(&lost), names(&lost));
+        let why = "a drain deletes them, and nothing recreates them";
+        let fix = "give them a controller (a Deployment, a Job), or delete them first";
         Finding {
             id: "pods-without-controller".into(),
             weight: Weight::Blocks,
@@ -78,8 +78,8 @@ pub(super) fn judge(pods: &[Pod]) -> impl Iterator<Item = Finding> {
             count(&emptied),
             names(&emptied)
         );
-        let why = "what is in an emptyDir goes with its pod when its node is drained";
-        let fix = "see that nothing is kept there that is needed again";
+        let why = "an emptyDir is deleted with its pod when its node is drained";
+        let fix = "check that nothing needed is kept there";
         Finding {
             id: "pods-with-files".into(),
             weight: Weight::Warns,
@@ -158,7 +158,7 @@ mod tests {
             found[0]
                 .fault
                 .what
-                .starts_with("1 pod that nobody makes again: shop/bare")
+                .starts_with("1 pod without a controller: shop/bare")
         );
         assert!(found[1].fault.what.ends_with("shop/cache"));
         assert_eq!(judge(&pods[..0]).count(), 0);

@@ -102,7 +102,7 @@ fn a_node_that_cannot_stops_it_by_name_and_resume_is_a_new_attempt() {
     for _ in 0..20 {
         round(&mut world);
     }
-    assert_eq!(stacks(&world), [2, 1, 1, 1], "nobody else begins");
+    assert_eq!(stacks(&world), [2, 1, 1, 1], "no other node starts");
     world.happens(Event::Resume);
     let part = &world.cluster.roll.as_ref().expect("roll").parts[&world.agents[failed].host];
     assert_ne!(part.roll, first);
@@ -283,7 +283,7 @@ fn a_restore_and_a_master_on_its_way_do_not_meet() {
     may(&world, false).expect("a dead master is not waited for");
     world.happens(Event::Fail(0));
     world.happens(Event::Report(0));
-    may(&world, true).expect("who is put back may need it");
+    may(&world, true).expect("who is rolled back may need it");
     // The other way round nobody is told of a step.
     let mut world = World::new(1, 1, "1", 0);
     world.cluster.etcd_restore = Some(RestoreOrder {
@@ -448,7 +448,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
     let refused = begin(&mut cancelled, wanted, &same, world.now).expect_err("not yet");
     assert_eq!(refused.fault.code, FaultCode::RollNotNow);
     assert!(refused.fault.why.contains("node-2"), "{}", refused.fault);
-    // Told to go back instead, nobody else begins before it has said so.
+    // Told to go back instead, no other node starts before it has said so.
     world.happens(Event::Back);
     let look = |_| Seen::Well;
     let roll = world.cluster.roll.as_mut().expect("roll");

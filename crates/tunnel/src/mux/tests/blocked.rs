@@ -14,12 +14,12 @@ use super::byhand::{self, Peer};
 use crate::wire::{Class, Config, Frame, Meta, Side, StreamId, Violation};
 
 /// A driver that may be polled so often.
-struct Counted<S> {
-    driver: Driver<S>,
+struct Counted {
+    driver: Driver,
     left: u32,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Counted<S> {
+impl Future for Counted {
     type Output = Closed;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
@@ -66,9 +66,9 @@ impl AsyncWrite for Broken {
 }
 
 /// A node of which the peer has room for a kilobyte.
-async fn node() -> (Handle, Driver<DuplexStream>, Peer<DuplexStream>) {
+async fn node() -> (Handle, Driver, Peer<DuplexStream>) {
     let (near, far) = tokio::io::duplex(1024);
-    let socket = Websocket::new(near, Role::Client, bytes::Bytes::new());
+    let socket = Websocket::new(Box::new(near), Role::Client, bytes::Bytes::new());
     let (handle, _, driver) = session(socket, Side::Node, Config::default());
     (handle, driver, Peer::server(far).await)
 }
@@ -138,7 +138,7 @@ async fn what_a_peer_sent_before_it_was_gone_is_read_although_nothing_can_be_wri
     }
     for ends in [Ends::Eof, Ends::Never] {
         let socket = Broken(io::Cursor::new(sent.clone()), ends);
-        let socket = Websocket::new(socket, Role::Client, bytes::Bytes::new());
+        let socket = Websocket::new(Box::new(socket), Role::Client, bytes::Bytes::new());
         let (handle, _, driver) = session(socket, Side::Node, Config::default());
         let mut stream = open_bulk(&handle, 1).await;
         let began = Instant::now();

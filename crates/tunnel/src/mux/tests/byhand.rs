@@ -60,7 +60,7 @@ pub(super) async fn asked(
     tasks: &mut JoinSet<()>,
 ) -> (Peer<DuplexStream>, Handle, Incoming) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let near = Websocket::new(near, Role::Client, Bytes::new());
+    let near = Websocket::new(Box::new(near), Role::Client, Bytes::new());
     let (handle, incoming, driver) = session(near, Side::Node, Config::default());
     tasks.spawn(async move { drop(driver.await) });
     let mut peer = Peer::server(far).await;

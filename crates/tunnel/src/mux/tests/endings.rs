@@ -64,7 +64,7 @@ async fn a_hard_close_does_not_say_that_what_was_looked_at_may_be_repeated() {
 #[tokio::test]
 async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let near = Websocket::new(near, Role::Server, Bytes::new());
+    let near = Websocket::new(Box::new(near), Role::Server, Bytes::new());
     let (handle, _incoming, driver) = session(near, Side::Plane, Config::default());
     handle.close(Code::NotAllowed, "the host was removed");
     let peer = async move {
@@ -98,8 +98,8 @@ async fn a_drain_does_not_swallow_why_its_last_stream_ended() {
 async fn the_tail_of_the_last_streams_arrives_after_a_drain() {
     const STREAMS: usize = 6;
     let (near, far) = tcp().await;
-    let near = Websocket::new(near, Role::Client, Bytes::new());
-    let far = Websocket::new(far, Role::Server, Bytes::new());
+    let near = Websocket::new(Box::new(near), Role::Client, Bytes::new());
+    let far = Websocket::new(Box::new(far), Role::Server, Bytes::new());
     let (node, _, mut node_driver) = session(near, Side::Node, Config::default());
     let (plane, mut incoming, plane_driver) = session(far, Side::Plane, Config::default());
     let mut tasks = JoinSet::new();
@@ -151,7 +151,7 @@ async fn the_tail_of_the_last_streams_arrives_after_a_drain() {
 async fn the_words_of_a_violation_reach_a_peer_that_is_still_sending() {
     const PIECES: usize = 200;
     let (near, far) = tcp().await;
-    let far = Websocket::new(far, Role::Server, Bytes::new());
+    let far = Websocket::new(Box::new(far), Role::Server, Bytes::new());
     let (_handle, _incoming, driver) = session(far, Side::Plane, Config::default());
     let mut peer = Peer::client(near).await;
     let peer = async move {
@@ -186,7 +186,7 @@ async fn nobody_waits_for_a_peer_that_does_not_end() {
         (true, true, talking),
     ] {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let near = Websocket::new(near, Role::Client, Bytes::new());
+        let near = Websocket::new(Box::new(near), Role::Client, Bytes::new());
         let (handle, _incoming, driver) = session(near, Side::Node, Config::default());
         let mut peer = Peer::server(far).await;
         let mut tasks = JoinSet::new();
@@ -230,7 +230,7 @@ async fn what_is_no_websocket_of_ours_is_answered_with_words() {
         (&unmasked, "the wrong side masks"),
     ] {
         let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let near = Websocket::new(near, Role::Server, Bytes::new());
+        let near = Websocket::new(Box::new(near), Role::Server, Bytes::new());
         let (_handle, _incoming, driver) = session(near, Side::Plane, Config::default());
         far.write_all(bytes).await.expect("write");
         // Not the websocket's close, although it looks like one: nobody knows what it is.

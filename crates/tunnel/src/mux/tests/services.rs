@@ -32,7 +32,7 @@ async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, 
     }
     let stream = incoming.next().await.expect("open").accept();
     let stream = stream.expect("accept");
-    tasks.spawn(async move { drop(splice(stream, socket).await) });
+    tasks.spawn(async move { drop(splice(stream, Box::new(socket)).await) });
     (peer, handle, service)
 }
 
@@ -129,7 +129,7 @@ async fn a_service_that_takes_no_more_costs_its_peer_no_room() {
     let (mut peer, _handle, mut incoming) = asked(STREAM, &mut tasks).await;
     let stream = incoming.next().await.expect("open").accept();
     let stream = stream.expect("accept");
-    tasks.spawn(async move { drop(splice(stream, Deaf).await) });
+    tasks.spawn(async move { drop(splice(stream, Box::new(Deaf)).await) });
     let half = Bytes::from(vec![7; INITIAL_WINDOW as usize / 2]);
     for _ in 0..2 {
         peer.send(Frame::Data(STREAM, half.clone(), false)).await;

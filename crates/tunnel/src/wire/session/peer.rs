@@ -14,6 +14,9 @@ use super::super::stream::{Pending, Stream};
 use super::super::window::Receiving;
 use super::{Event, GoAway, Session, Side, StreamEnd, Violation};
 
+/// An interactive frame up to this is what somebody waits for: a key stroke, its echo. Longer ones are a flood's.
+pub(super) const URGENT_MAX: usize = 1024;
+
 impl Session {
     /// Takes in one message. Never waits, never needs room the other way.
     pub fn receive(&mut self, message: Bytes, now: Time) -> Result<(), Violation> {
@@ -301,11 +304,12 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return Ok(());
         };
-        self.stats.bytes_in += bytes.len() as u64;
+        let len = bytes.len();
+        self.stats.bytes_in += len as u64;
         if s.ended.is_some() {
             return Ok(());
         }
-        if s.peer_finished || !s.receiving.received(bytes.len() as u64) {
+        if s.peer_finished || !s.receiving.received(len as u64) {
             let words = "more was sent than there was credit for";
             self.end(stream, StreamEnd::own(Code::FlowControl, words));
             return Ok(());
@@ -318,7 +322,11 @@ impl Session {
         }
         s.peer_finished |= fin;
         if !s.orphan() {
-            self.events.push_back(Event::Readable(stream));
+            if s.class == Class::Interactive && len <= URGENT_MAX {
+                self.events.push_front(Event::Readable(stream));
+            } else {
+                self.events.push_back(Event::Readable(stream));
+            }
         }
         self.sweep(stream);
         Ok(())

@@ -81,8 +81,8 @@ fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
     assert!(why(named(&path, Some("/root/other.key"))).contains("not sealed for this key"));
     assert!(why(named(&path, Some("/root/none.key"))).contains("there is no /root/none.key"));
     let cases: [(&str, Change); 4] = [
-        ("speaks of another one", |m| m.revision = 8),
-        ("not the one that was written", |m| {
+        ("is of another backup", |m| m.revision = 8),
+        ("differs from the one that was written", |m| {
             m.sealed_sha256 = crate::model::Digest::of(b"x")
         }),
         ("bytes, not", |m| m.sealed_bytes += 1),
@@ -194,7 +194,7 @@ fn another_clusters_and_one_of_other_networks_are_refused_before_a_key_is_asked_
 
 pub(super) const NAS: &str = "/mnt/nas/etcd";
 
-/// A machine whose disk was lost: its backup is in the second place only, below the id of the host that
+/// A machine whose disk was lost: its backup is in the archive only, below the id of the host that
 /// it was then.
 pub(super) fn archived(owner: HostId) -> (Machine, BackupManifest, String) {
     let mut machine = Machine::new();
@@ -321,7 +321,7 @@ fn what_was_brought_is_gone_on_with_and_goes_with_the_restore() {
             .len(),
         good.sealed_bytes
     );
-    // The second place is gone meanwhile: it is not needed any more.
+    // The archive is gone meanwhile: it is not needed any more.
     let place = stem.replace(NAME, "");
     machine.host.fs.remove_tree(&place).expect("gone");
     let Went::Failed(fault) = machine.step() else {

@@ -43,7 +43,7 @@ impl Signing {
     }
 }
 
-/// A backup of a master that was replaced; it is on the shelf, or in the second place only.
+/// A backup of a master that was replaced; it is on the shelf, or in the archive only.
 fn signing(away: bool) -> Signing {
     let owner = HostId::random();
     let (mut machine, mut manifest, mut stem) = archived(owner);
@@ -101,12 +101,15 @@ fn what_no_master_of_the_cluster_signed_is_refused_wherever_it_is() {
         older.name = "20261127T143000Z-r6".into();
         s.signs("now", &older);
         let fault = s.machine.refused(named(NAME));
-        assert!(fault.why.contains("speaks of another backup"), "{fault}");
+        assert!(
+            fault.why.contains("is the manifest of another backup"),
+            "{fault}"
+        );
         // Nobody's.
         let text = serde_json::to_vec(&s.manifest).expect("json");
         s.machine.write(&format!("{}.json", s.stem), &text);
         let fault = s.machine.refused(named(NAME));
-        assert!(fault.why.contains("no signed manifest"), "{fault}");
+        assert!(fault.why.contains("not a signed manifest"), "{fault}");
         // Good ones: with the key of now, and with the one of before that.
         for who in ["now", "before"] {
             s.signs(who, &s.manifest);
@@ -120,7 +123,7 @@ fn what_no_master_of_the_cluster_signed_is_refused_wherever_it_is() {
         s.signs("now", &s.manifest);
         let fault = s.machine.refused(named(NAME));
         // Of another size, where chance will have it so.
-        let words = ["not the one that was written", "another file"];
+        let words = ["differs from the one that was written", "another file"];
         assert!(
             words.iter().any(|w| fault.why.contains(w))
                 || fault.code == FaultCode::EtcdArchiveDamaged,
@@ -129,7 +132,7 @@ fn what_no_master_of_the_cluster_signed_is_refused_wherever_it_is() {
     }
 }
 
-/// In the second place a forged one in the place of a host that is asked first does not hide the good one.
+/// In the archive a forged one in the place of a host that is asked first does not hide the good one.
 #[test]
 fn a_forged_one_in_another_hosts_place_hides_nothing() {
     let s = signing(true);

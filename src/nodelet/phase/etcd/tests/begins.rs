@@ -24,7 +24,7 @@ fn mount(point: &str) -> Mount {
 }
 
 /// A master, alone or with another one, that was a member; with its data, or without.
-fn was_a_member(alone: bool, data: bool) -> Context {
+fn was_a_member(alone: bool, data: bool) -> PhaseContext {
     let mut ctx = samples::master("1.37.2");
     if !alone {
         let mut other = ctx.node.etcd.members[0].clone();
@@ -57,7 +57,7 @@ fn keys(steps: Steps) -> Vec<String> {
 }
 
 /// What its settings say of its cluster: there, or new.
-fn state(ctx: &Context) -> Option<bool> {
+fn state(ctx: &PhaseContext) -> Option<bool> {
     let steps = configure(ctx).expect("steps");
     let file = steps.into_iter().find_map(|step| match step {
         Step::File(f) if f.path == layout::ETCD_CLUSTER_ENV => Some(f.content),
@@ -66,7 +66,7 @@ fn state(ctx: &Context) -> Option<bool> {
     file.map(|text| settings_join(&text))
 }
 
-fn permits(ctx: &Context) -> bool {
+fn permits(ctx: &PhaseContext) -> bool {
     keys(configure(ctx)).contains(&format!("file:{}", layout::ETCD_BEGINS))
 }
 
@@ -103,7 +103,7 @@ fn alone_and_without_its_data_it_does_not_begin() {
 
 #[test]
 fn with_others_it_joins_them_and_with_a_disk_that_is_missing_it_waits() {
-    let joins = |ctx: &Context| {
+    let joins = |ctx: &PhaseContext| {
         keys(configure(ctx))
             .iter()
             .any(|k| k.starts_with("etcd-joined:"))

@@ -46,7 +46,7 @@ fn each_containerd_gets_the_reviewed_file_of_its_schema() {
 
 #[test]
 fn nothing_gets_in_unless_the_spec_allows_it() {
-    let says = |ctx: &Context| -> (toml::Value, toml::Value) {
+    let says = |ctx: &PhaseContext| -> (toml::Value, toml::Value) {
         let table: toml::Table = config(ctx).expect("text").parse().expect("TOML");
         let plugins = &table["plugins"];
         let cdi = plugins["io.containerd.cri.v1.runtime"]["cdi_spec_dirs"].clone();
@@ -86,7 +86,7 @@ fn a_drop_in_is_tried_copied_and_started_with() {
     use crate::nodelet::step::Step;
 
     let mut ctx = samples::worker("1.37.2");
-    let inputs = |ctx: &Context| {
+    let inputs = |ctx: &PhaseContext| {
         let steps = steps(PhaseId::RuntimeStart, ctx).expect("steps");
         steps.into_iter().find_map(|s| match s {
             Step::Unit(u) => Some((u.inputs, u.restart_on)),

@@ -106,7 +106,7 @@ fn a_drain_by_force_has_an_end() {
 #[test]
 fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
     for (said, words) in [
-        (Said::Nothing, "did not come to rest"),
+        (Said::Nothing, "did not converge"),
         (
             Said::Failed(why("kube-proxy does not start")),
             "kube-proxy does not start",

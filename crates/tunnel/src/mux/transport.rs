@@ -1,0 +1,73 @@
+//! What a session runs on, and what a stream is joined with, whatever they are.
+//!
+//! Both are behind a pointer, because generic code is compiled where it is used: the driver, the splice and TLS below
+//! would be compiled with the programs, which are made small, and not with this crate, which is made fast. Beside a system
+//! call, a call through a table is nothing.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use super::ahead::Ahead;
+use super::driver::WRITE_MAX;
+
+/// A connection, or something that behaves like one.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// TLS as a session's transport.
+#[derive(Debug)]
+pub struct Secured(TlsStream<Ahead<TcpStream>>);
+
+impl Secured {
+    /// Of a handshake that is done. It takes in one piece what a driver writes at once.
+    pub fn new(tls: impl Into<TlsStream<Ahead<TcpStream>>>) -> Self {
+        let mut tls = tls.into();
+        match &mut tls {
+            TlsStream::Client(end) => end.get_mut().1.set_buffer_limit(Some(WRITE_MAX)),
+            TlsStream::Server(end) => end.get_mut().1.set_buffer_limit(Some(WRITE_MAX)),
+        }
+        Self(tls)
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

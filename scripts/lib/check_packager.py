@@ -1,0 +1,35 @@
+"""Who answers for a package is whoever says so, as Debian's own tools ask."""
+import os
+import unittest
+from unittest import mock
+
+import packager
+from common import Fail
+
+
+class Maintainer(unittest.TestCase):
+    def said(self, **given):
+        others = {key: value for key, value in os.environ.items() if key not in ("DEBFULLNAME", "DEBEMAIL")}
+        with mock.patch.dict(os.environ, {**others, **given}, clear=True):
+            return packager.maintainer()
+
+    def test_without_a_word_it_leads_nowhere(self):
+        self.assertTrue(self.said().endswith(".example>"))
+        # A name alone answers for nothing.
+        self.assertTrue(self.said(DEBFULLNAME="Somebody").endswith(".example>"))
+
+    def test_whoever_names_himself_is_named_everywhere(self):
+        whole = self.said(DEBFULLNAME="Example Operations", DEBEMAIL="ops@example.org")
+        self.assertEqual(whole, "Example Operations <ops@example.org>")
+        self.assertIn(whole, packager.SPEC.format(**{**dict.fromkeys(
+            ("name", "version", "release", "summary", "license", "requires", "description", "tree", "files", "scripts"), "x"),
+            "maintainer": whole}))
+
+    def test_what_is_no_address_makes_no_package(self):
+        for given in ({"DEBEMAIL": "root"}, {"DEBEMAIL": "a@b.org\nX: y"}, {"DEBEMAIL": "a@b.org", "DEBFULLNAME": "a <b>"}):
+            with self.assertRaises(Fail):
+                self.said(**given)
+
+
+if __name__ == "__main__":
+    unittest.main()

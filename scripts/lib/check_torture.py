@@ -1,0 +1,182 @@
+"""The schedule of a torture is its seed's; what it may cost is what the table says; and what the observer holds against
+the promises finds what it is there for."""
+import json
+import random
+import tempfile
+import unittest
+from itertools import islice
+from pathlib import Path
+
+import torture
+import torture_events
+import torture_judge as judge
+import torture_schedule as schedule
+from common import Fail
+from torture_journal import Journal
+from torture_schedule import ADDONS, CONTROL, KINDS, STEADY, event, events, may_touch
+
+MACHINES = ["master-1", "worker-1", "worker-2"]
+
+
+def first(count, seed=7, machines=MACHINES, **more):
+    return list(islice(events(seed, machines, **more), count))
+
+
+def happened(kind, machine, variant):
+    return schedule.Event(0, kind, machine, variant, "", 0, 0, ())
+
+
+class Schedule(unittest.TestCase):
+    def test_the_same_seed_is_the_same_schedule_and_another_is_another(self):
+        random.seed(1)
+        one = first(300)
+        random.seed(2)
+        self.assertEqual(one, first(300))
+        self.assertNotEqual(one, first(300, seed=8))
+
+    def test_taken_up_again_it_goes_on_as_it_would_have(self):
+        self.assertEqual(first(40)[25:], list(islice(events(7, MACHINES, begin=25), 15)))
+
+    def test_every_kind_and_variant_has_its_turn_and_only_where_it_can_happen(self):
+        seen = {(e.kind, e.variant) for e in first(6000)}
+        for name, kind in KINDS.items():
+            wanted = {(name, variant) for variant in kind.variants + kind.masters}
+            if name in schedule.ONLY_WHEN_NAMED:
+                self.assertFalse(wanted & seen, name)
+            else:
+                self.assertLessEqual(wanted, seen)
+        for e in first(6000):
+            kind = KINDS[e.kind]
+            self.assertTrue(kind.on in (schedule.ANY, e.machine.split("-")[0]), e)
+            self.assertIn(e.variant, schedule.variants(kind, e.machine), e)
+            self.assertTrue(kind.lasts[0] <= e.lasts <= kind.lasts[1], e)
+        self.assertEqual({e.kind for e in first(50, names=("upgrade", "kill"))}, {"upgrade", "kill"})
+
+    def test_what_cannot_be_drawn_is_said(self):
+        with self.assertRaisesRegex(ValueError, "no such kind: earthquake"):
+            event(1, 0, MACHINES, ("earthquake",))
+        with self.assertRaisesRegex(ValueError, "no machine"):
+            event(1, 0, ["master-1"], ("detach",))
+
+    def test_each_kind_is_something_that_can_be_done(self):
+        self.assertEqual(set(torture_events.EFFECTS), set(KINDS))
+
+    def test_machines(self):
+        self.assertEqual(torture.machines_of(2), ["master-1", "worker-1"])
+        self.assertEqual(torture.machines_of(4), ["master-1", "master-2", "master-3", "worker-1"])
+        with self.assertRaises(Fail):
+            torture.machines_of(1)
+
+
+class Touch(unittest.TestCase):
+    def test_nothing_of_ours_that_is_killed_or_changed_touches_a_pod(self):
+        quiet = [(kind, variant) for kind in ("kill", "hang", "restart", "rotate", "order", "disk-full", "plane-killed")
+                 for variant in KINDS[kind].variants]
+        for kind, variant in quiet:
+            for where in MACHINES:
+                for group in (STEADY, CONTROL, ADDONS):
+                    self.assertFalse(may_touch(happened(kind, "master-1", variant), where, group), (kind, variant, group))
+
+    def test_the_workload_ends_with_its_machine_and_with_nothing_else(self):
+        for kind, what in KINDS.items():
+            ends = kind in ("power-loss", "reboot", "detach")
+            machine = "worker-1" if what.on == schedule.WORKER else "master-1"
+            for variant in schedule.variants(what, machine):
+                one = happened(kind, machine, variant)
+                self.assertEqual(may_touch(one, machine, STEADY), ends, kind)
+                self.assertFalse(may_touch(one, "worker-2", STEADY), kind)
+
+    def test_who_loses_etcd_or_the_api_may_end(self):
+        for variant in ("pf9-etcd", "kube-apiserver"):
+            self.assertTrue(may_touch(happened("kill", "master-1", variant), "worker-1", ADDONS))
+            self.assertTrue(may_touch(happened("kill", "master-1", variant), "master-1", CONTROL))
+
+
+def container(pod, namespace=judge.NAMESPACE):
+    return {"namespace": namespace, "pod": pod, "name": "main"}
+
+
+class Judge(unittest.TestCase):
+    def test_another_container_is_found_and_named(self):
+        before = {"a": container("steady-x"), "b": container("steady-y"), "c": container("gone")}
+        after = {"a": before["a"], "d": container("steady-y")}
+        self.assertEqual(judge.started_again(before, after), [(before["b"], after["d"]), (before["c"], None)])
+        self.assertEqual(judge.started_again(before, before), [])
+
+    def test_groups(self):
+        self.assertEqual(judge.group(container("steady-x")), STEADY)
+        self.assertEqual(judge.group(container("kube-apiserver-master-1", "kube-system")), CONTROL)
+        self.assertEqual(judge.group(container("coredns-1", "kube-system")), ADDONS)
+        self.assertFalse(torture.moved(container("steady-x"), None), "the workload goes for no reason of its own")
+        self.assertTrue(torture.moved(container("job", "other"), None))
+
+    def test_lost_writes_and_different_masters(self):
+        self.assertEqual(judge.lost([1, 2, 3], [3, 1, 9]), [2])
+        self.assertEqual(judge.still_wanted("1\n2\n3\n", "2"), {3}, "those taken away are not lost")
+        self.assertEqual(judge.still_wanted("1\n2\n", ""), {1, 2})
+        self.assertEqual(judge.differing({"m1": {"a": 1}, "m2": {"a": 2}, "m3": {"a": 1}}), ["m2"])
+        self.assertEqual(judge.differing({"m1": {"a": 1}}), [])
+
+    def flat(self, value, pid=lambda n: 1, count=120):
+        flat = judge.Flat()
+        for n in range(count):
+            flat.add("master-1", "pf9-comms", pid(n), n * 15.0, {"rss": value(n), "fds": 20, "threads": 5})
+        return flat.faults()
+
+    def test_what_grows_is_found_and_what_is_noisy_or_warms_up_is_not(self):
+        mib = judge.MIB
+        self.assertIn("rss rises by", self.flat(lambda n: 20 * mib + n * 60_000)[0])
+        self.assertEqual(self.flat(lambda n: 20 * mib + (n % 7) * 200_000), [])
+        self.assertEqual(self.flat(lambda n: min(n, 15) * mib), [], "it is warm after its first minutes")
+        self.assertEqual(self.flat(lambda n: 20 * mib + n * 60_000, count=30), [], "too short to say")
+        self.assertEqual(self.flat(lambda n: 20 * mib + n % 40 * 60_000, pid=lambda n: n // 40), [], "each process by itself")
+        self.assertIn("at most", self.flat(lambda n: 500 * mib, count=1)[0])
+
+    def test_disks(self):
+        self.assertEqual(judge.disk_faults("m", judge.LOGS_MOST, judge.STATE_MOST), [])
+        self.assertEqual(len(judge.disk_faults("m", judge.LOGS_MOST + 1, judge.STATE_MOST + 1)), 2)
+
+
+class Kept(unittest.TestCase):
+    def setUp(self):
+        room = tempfile.TemporaryDirectory()
+        self.addCleanup(room.cleanup)
+        self.dir, self.now = Path(room.name) / "torture", 1000.0
+
+    def journal(self):
+        return Journal(self.dir, lambda: self.now)
+
+    def test_a_run_is_taken_up_where_it_was_and_its_hours_count(self):
+        one, journal = first(2), self.journal()
+        journal.begin(7, MACHINES, (), False)
+        self.now += 1800
+        journal.ended_well(one[0], well_after=2.5)
+        self.now += 1800
+        journal.failed(one[1], Fail("it broke", "because"))
+        later = self.journal()
+        self.now += 86400
+        later.begin(8, ["other-1"], ("kill",), True)
+        self.assertEqual((later.run["seed"], later.run["machines"], later.done), (7, MACHINES, 1))
+        self.assertEqual(later.hours(), 1.0, "the time between two runs is nobody's")
+        self.assertEqual([line["result"] for line in later.events()], ["ok", "failed"])
+        self.assertIn("because", later.events()[1]["what"])
+        later.begin(8, MACHINES, (), False)
+        self.now += 3600
+        later.tick()
+        self.assertEqual((later.done, later.hours()), (0, 2.0))
+        json.loads((self.dir / "run.json").read_text())
+
+    def test_nothing_is_taken_up_that_is_not_there(self):
+        with self.assertRaises(Fail):
+            self.journal().begin(7, MACHINES, (), True)
+
+
+class Writes(unittest.TestCase):
+    def test_small_disks_are_named_after_what_they_hold(self):
+        names = {path.strip("/").replace("/", "-") for path in schedule.SMALL}
+        self.assertEqual(len(names), len(schedule.SMALL))
+        self.assertEqual(set(torture_events.SMALL_BYTES), set(schedule.SMALL))
+
+
+if __name__ == "__main__":
+    unittest.main()

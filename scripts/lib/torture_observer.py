@@ -1,0 +1,370 @@
+"""Who looks on: he writes all the time, looks at what runs, and measures; what happens to the machines he does not know.
+
+  Api(machines)         Kubernetes' API, asked on a master itself with the administrator's certificate: without plane and tunnel
+  Observer(demo, dir)   start, stop; settled(machine), containers(), all_there(), specs(), faults()
+
+Two threads: one writes numbered objects, one after the other, and notes on the disk those that were acknowledged; one
+measures the agents. Both go on through every event. What the API took twice, because its first answer was lost, it has.
+"""
+import base64
+import http.client
+import json
+import os
+import re
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import stack
+from common import Fail, wait_for
+from torture_events import FILLER
+from torture_judge import NAMESPACE, Flat, disk_faults, differing, lost, still_wanted
+
+CERTS, KUBECONFIG = "etc/pf9/kube.d/certs/admin", "etc/pf9/kube.d/kubeconfigs/admin.yaml"
+# The stack has no crictl; what its pods are stands in containerd's own labels.
+CTR = "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io"
+ASK_SECONDS = 5
+WRITE_EVERY, MEASURE_EVERY = 0.5, 15
+PAGE = 500
+# Objects that were seen to be there are taken away when there are so many: the database is not what is tried.
+KEPT = 2000
+DAEMONS = ("pf9-comms", "pf9-hostagent", "pf9-nodeletd")
+STATE = "var/opt/pf9"
+# Bounded by themselves and large: packages and stacks on their way, backups.
+NOT_STATE = ("etcd-backups", "nodelet/etcd-scratch", "hostagent/staging", "hostagent/agent", FILLER)
+
+WORKLOAD = """apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: steady, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: steady}}}}
+  template:
+    metadata: {{labels: {{app: steady}}}}
+    spec:
+      tolerations: [{{operator: Exists}}]
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: main
+        image: {image}
+        imagePullPolicy: Never
+        command: ["/bin/sh", "-c", "exec sleep 1000000"]
+"""
+
+
+class Api:
+    def __init__(self, machines):
+        self.masters = [machine for machine in machines if machine.role == "master"]
+
+    def context(self, master):
+        folder = master.root / CERTS
+        context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        context.load_cert_chain(folder / "request.crt", folder / "request.key")
+        return context
+
+    def port(self, master):
+        return int(re.search(r'server: *"?https://[^"\s]+:(\d+)', (master.root / KUBECONFIG).read_text())[1])
+
+    def ask(self, method, path, body=None):
+        """The first master that answers; (status, value)."""
+        why = "there is no master"
+        for master in self.masters:
+            connection = None
+            try:
+                connection = http.client.HTTPSConnection(master.address, self.port(master), timeout=ASK_SECONDS,
+                                                         context=self.context(master))
+                connection.request(method, path, None if body is None else json.dumps(body),
+                                   {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                text = answer.read()
+                if answer.status < 500:
+                    return answer.status, json.loads(text or b"null")
+                why = f"{answer.status}: {text[:300]!r}"
+            except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
+                why = f"{type(error).__name__}: {error}"
+            finally:
+                if connection:
+                    connection.close()
+        raise Fail(f"no API server answers {method} {path}", why)
+
+    def get(self, path):
+        status, value = self.ask("GET", path)
+        if status != 200:
+            raise Fail(f"GET {path}: {status}", json.dumps(value)[:300])
+        return value
+
+
+class Observer:
+    def __init__(self, demo, folder):
+        self.demo, self.folder = demo, folder
+        self.machines = demo.nodes()
+        self.api = Api(self.machines)
+        self.flat = Flat()
+        self.acknowledged = set()
+        self.number = 0
+        self.writes = {"acknowledged": 0, "unanswered": 0}
+        self.mutex, self.quiet, self.end = threading.Lock(), threading.Lock(), threading.Event()
+        self.measured_faults = []
+        self.threads = []
+        # Numbers that were acknowledged, a line each; up to which of them were taken away again.
+        self.noted, self.forgotten = folder / "acknowledged", folder / "forgotten"
+
+    # -- life
+
+    def prepare(self):
+        image = f"pf9.local/busybox:{stack.TAGS['busybox']}"
+        text = WORKLOAD.format(namespace=NAMESPACE, image=image)
+        wait_for("the workload to be taken", lambda: self.demo.kubectl("apply", "-f", "-", stdin=text), 60, 1)
+
+        def runs():
+            there = self.containers()
+            bare = [name for name, all_of in there.items() if not any(c["namespace"] == NAMESPACE for c in all_of.values())]
+            if bare:
+                raise Fail("the workload does not run on " + ", ".join(bare))
+            return True
+        wait_for("the workload to run", runs, 120, 1)
+        # What an earlier run wrote counts as well, and its numbers are not given again.
+        self.acknowledged = still_wanted(*(path.read_text() if path.exists() else "" for path in (self.noted, self.forgotten)))
+        self.number = max([*self.acknowledged, *self.there(), 0]) + 1
+
+    def start(self):
+        for work in (self.write_on, self.measure_on):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def stop(self):
+        self.end.set()
+        for thread in self.threads:
+            thread.join(60)
+
+    # -- writes
+
+    def write_on(self):
+        with open(self.noted, "a", encoding="ascii") as noted:
+            while not self.end.wait(WRITE_EVERY):
+                with self.quiet:
+                    if self.write(self.number):
+                        noted.write(f"{self.number}\n")
+                        noted.flush()
+                        self.number += 1
+
+    def write(self, number):
+        """True when the API said that it has it."""
+        body = {"metadata": {"name": f"n{number}"}, "data": {"number": str(number)}}
+        try:
+            status, _ = self.api.ask("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", body)
+        except Fail:
+            status = 0
+        # 409: an earlier try of this number, whose answer was lost.
+        taken = status in (201, 409)
+        with self.mutex:
+            self.writes["acknowledged" if taken else "unanswered"] += 1
+            if taken:
+                self.acknowledged.add(number)
+        return taken
+
+    @contextmanager
+    def nobody_writes(self):
+        """For a restore: what is written between a backup and it is lost, as everybody knows."""
+        with self.quiet:
+            yield
+
+    def there(self):
+        numbers, go_on = set(), ""
+        while True:
+            page = self.api.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps?limit={PAGE}{go_on}")
+            numbers |= {int(item["metadata"]["name"][1:]) for item in page["items"] if "number" in (item.get("data") or {})
+                        and item["data"]["number"] == item["metadata"]["name"][1:]}
+            token = page["metadata"].get("continue")
+            if not token:
+                return numbers
+            go_on = f"&continue={token}"
+
+    def all_there(self):
+        """Fail when one that was acknowledged is not. How many are."""
+        with self.mutex:
+            wanted = set(self.acknowledged)
+        missing = lost(wanted, self.there())
+        if missing:
+            raise Fail(f"{len(missing)} acknowledged writes are lost", "numbers " + ", ".join(map(str, missing[:20])))
+        if len(wanted) > KEPT:
+            self.forget(sorted(wanted)[:len(wanted) - KEPT // 2])
+        return len(wanted)
+
+    def forget(self, numbers):
+        """The oldest: from here on nobody asks for them."""
+        new = self.forgotten.with_suffix(".new")
+        new.write_text(str(max(numbers)))
+        os.replace(new, self.forgotten)
+        with self.mutex:
+            self.acknowledged -= set(numbers)
+        for number in numbers:
+            self.api.ask("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/n{number}")
+
+    # -- what runs
+
+    def containers(self):
+        return {machine.name: running(machine) for machine in self.machines if machine.running()}
+
+    def settled(self, machine):
+        """Fail, with the words, unless the machine's agent says that all is well and Kubernetes that its node is Ready."""
+        status = says(machine)
+        report = status.get("node") or {}
+        if (status.get("state"), report.get("state")) != ("ok", "ok"):
+            reason = status.get("reason") or report.get("reason") or {}
+            raise Fail(f"{machine.name} is {status.get('state')}, its node {report.get('state')}",
+                       f"{reason.get('what')}: {reason.get('why')}; {report.get('current_step') or ''}")
+        # Asked of systemd now: what was just killed may be down although nobody has said so yet.
+        bad = [each["name"] for each in status.get("agent", []) + status.get("services", []) if not each["good"]]
+        if bad:
+            raise Fail(f"{machine.name}: {', '.join(bad)} not running")
+        node = self.api.get(f"/api/v1/nodes/{machine.name}")
+        boot = machine.out(["cat", "/proc/sys/kernel/random/boot_id"], timeout=20)
+        ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
+        if ready != "True" or node["status"]["nodeInfo"]["bootID"] != boot:
+            raise Fail(f"{machine.name} is not Ready ({ready})")
+        if node["spec"].get("unschedulable"):
+            raise Fail(f"{machine.name} is left cordoned")
+        steady = [c for c in running(machine).values() if c["namespace"] == NAMESPACE]
+        if len(steady) != 1:
+            raise Fail(f"{machine.name}: {len(steady)} containers of the workload run", json.dumps(steady))
+        return True
+
+    def specs_agree(self):
+        """What the masters' specs say of the cluster as a whole."""
+        specs = {}
+        for machine in self.machines:
+            path = machine.root / STATE / "hostagent/spec.json"
+            if machine.role == "master" and path.exists():
+                specs[machine.name] = of_the_cluster(json.loads(path.read_text()))
+        others = differing(specs)
+        if others:
+            raise Fail("masters have different specs", ", ".join(others))
+        return len(specs)
+
+    # -- figures
+
+    def measure_on(self):
+        with open(self.folder / "samples.jsonl", "a", encoding="utf-8") as sink:
+            while not self.end.wait(MEASURE_EVERY):
+                for machine in self.machines:
+                    try:
+                        sample = self.measure(machine)
+                    except (Fail, OSError):
+                        continue  # off, or just about to be
+                    sink.write(json.dumps({"at": round(time.time(), 1), "machine": machine.name, **sample}) + "\n")
+                    sink.flush()
+
+    def measure(self, machine):
+        at, seen = time.time(), {}
+        for name, pid in pids(machine).items():
+            seen[name] = {"pid": pid, **figures(pid)}
+            values = {key: value for key, value in seen[name].items() if key != "pid"}
+            with self.mutex:
+                self.flat.add(machine.name, name, pid, at, values)
+        logs, state = tree_bytes(machine.root / "var/log/pf9", NOT_STATE), tree_bytes(machine.root / STATE, NOT_STATE)
+        with self.mutex:
+            self.measured_faults = [f for f in self.measured_faults if not f.startswith(machine.name)]
+            self.measured_faults += disk_faults(machine.name, logs, state)
+        return {"daemons": seen, "logs": logs, "state": state}
+
+    def faults(self):
+        with self.mutex:
+            return self.flat.faults() + self.measured_faults
+
+
+# -- questions to a machine
+
+def says(machine):
+    """`pf9ctl status`, whatever its exit code."""
+    done = machine.run(["pf9ctl", "status", "--json"], check=False, timeout=40)
+    try:
+        return json.loads(done.stdout)
+    except ValueError as error:
+        raise Fail(f"{machine.name}: pf9ctl status says nothing", done.stderr + done.stdout) from error
+
+
+def running(machine, known={}):
+    """Container id → what it is; as the runtime knows it. `known`: labels, which no container changes."""
+    listed = machine.run(["sh", "-c", f"{CTR} tasks ls"], timeout=30).stdout.splitlines()[1:]
+    ids = [words[0] for words in map(str.split, listed) if words[2] == "RUNNING"]
+    new = [each for each in ids if each not in known]
+    if new:
+        text = machine.run(["sh", "-c", f"for i in {' '.join(new)}; do {CTR} containers info $i || :; done"], timeout=60).stdout
+        known.update({item["ID"]: item["Labels"] for item in documents(text)})
+    found = {each: known[each] for each in ids if each in known}
+    return {each: {"namespace": labels["io.kubernetes.pod.namespace"], "pod": labels["io.kubernetes.pod.name"],
+                   "name": labels["io.kubernetes.container.name"]}
+            for each, labels in found.items() if labels.get("io.cri-containerd.kind") == "container"}
+
+
+def documents(text):
+    """JSON values, one after the other."""
+    decoder, at = json.JSONDecoder(), 0
+    while (at := at + len(text[at:]) - len(text[at:].lstrip())) < len(text):
+        value, at = decoder.raw_decode(text, at)
+        yield value
+
+
+# What a spec says of the whole cluster, and of no host.
+OF_ALL = ("cluster_id", "cluster_name", "stack", "authorities", "api", "runtime", "kubelet", "kube_proxy", "feature_gates")
+
+
+def of_the_cluster(envelope):
+    while "payload" not in envelope:
+        envelope = next(value for value in envelope.values() if isinstance(value, dict))
+    assignment = json.loads(base64.b64decode(envelope["payload"]))["assignment"]
+    whole = {key: assignment.get(key) for key in OF_ALL}
+    whole["network"] = {key: value for key, value in assignment.get("network", {}).items() if key != "peers"}
+    whole["members"] = (assignment.get("etcd") or {}).get("members")
+    return whole
+
+
+def pids(machine):
+    """The daemons' processes, as this host numbers them."""
+    shown = machine.run(["systemctl", "show", "-P", "MainPID", *(f"{name}.service" for name in DAEMONS)], timeout=20).stdout
+    inner = dict(zip(DAEMONS, (int(word) for word in shown.split())))
+    leader = machine.leader()
+    if not leader:
+        raise Fail(f"{machine.name} is not running")
+    space, found = os.readlink(f"/proc/{leader}/ns/pid"), {}
+    names = {name[:15]: name for name, pid in inner.items() if pid}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            name = names.get((entry / "comm").read_text().strip())
+            if not name or os.readlink(entry / "ns/pid") != space:
+                continue
+            status = (entry / "status").read_text().splitlines()
+        except OSError:
+            continue
+        own = next(line for line in status if line.startswith("NSpid:")).split()[-1]
+        if int(own) == inner[name]:
+            found[name] = int(entry.name)
+    return found
+
+
+def figures(pid):
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {"rss": int(status["RssAnon"].split()[0]) * 1024, "threads": int(status["Threads"]),
+            "fds": len(os.listdir(f"/proc/{pid}/fd"))}
+
+
+def tree_bytes(root, without=()):
+    total, out = 0, {str(root / name) for name in without}
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in out]
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                pass  # gone meanwhile
+    return total

@@ -1,0 +1,33 @@
+//! Some minutes of `scripts/torture`: accidents that the test's seed draws, on the tests' own machines, and what is promised
+//! held against each. Hours of it are a person's to begin.
+
+use std::process::Command;
+
+use crate::demo::{Outcome, demo, said, state};
+use crate::sample;
+
+/// Six minutes where everything is wanted; else two, which is some six accidents.
+const MINUTES: [&str; 2] = ["2", "6"];
+
+#[test]
+fn n_accidents_at_random_break_no_promise() -> Outcome {
+    // Its machines have small disks of their own, and end as they are: not those of the tests before.
+    demo(&["down"])?;
+    let seed = sample::seed().to_string();
+    let minutes = MINUTES[usize::from(sample::in_full())];
+    if !sample::in_full() {
+        println!(
+            "sampled: {} of {} minutes of accidents",
+            MINUTES[0], MINUTES[1]
+        );
+    }
+    let args = ["--minutes", minutes, "--seed", &seed, "--down"];
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/torture");
+    let output = Command::new(script)
+        .args(args)
+        .env("PF9_DEMO_STATE", state())
+        .output()
+        .map_err(|e| format!("{script}: {e}"))?;
+    println!("{}", said(output, &args)?);
+    Ok(())
+}
