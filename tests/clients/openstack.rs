@@ -243,7 +243,7 @@ fn projects_users_and_roles(world: &World, admin: &Env) {
     world.does(admin, &["role", "set", "--name", "accountant", "auditor"]);
     world.does(admin, &["role", "show", "accountant"]);
     world.does(admin, &["role", "delete", "accountant"]);
-    world.fails(admin, &["role", "delete", "admin"], "stays as it is");
+    world.fails(admin, &["role", "delete", "admin"], "cannot be changed");
 
     let as_alice = world.user("alice", PASSWORD, "blue");
     world.fails(&as_alice, &["token", "issue"], "401");
