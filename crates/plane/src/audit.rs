@@ -41,6 +41,8 @@ const NEXT: Rows<u64> = Rows::new("audit-next");
 pub(super) const TABLES: [&str; 3] = ["audit", "audit-of", "audit-next"];
 /// Kept of each project, and of the plane: months of a team, and half a megabyte.
 const KEPT: u64 = 2000;
+/// Most that wait for the disk: those that are answered at one time, and room for some that were cut off; two megabytes.
+const WAITING_MAX: usize = 4096;
 /// Whose is nobody's project is the plane's. No project is called so.
 const PLANES: &str = "-";
 const ALL: &str = "*";
@@ -80,7 +82,10 @@ pub(super) struct Ledger {
 impl Ledger {
     fn add(&self, row: Row) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(row);
+        // The log has each; whoever breaks off what he asks fills no memory here.
+        if waiting.len() < WAITING_MAX {
+            waiting.push(row);
+        }
     }
 
     fn take(&self) -> Vec<Row> {
@@ -378,6 +383,16 @@ mod tests {
             trace: None,
             project,
         }
+    }
+
+    #[test]
+    fn whoever_breaks_off_what_he_asks_fills_no_memory() {
+        let ledger = Ledger::default();
+        for n in 0..WAITING_MAX as u64 + 10 {
+            ledger.add(row(n, None));
+        }
+        assert_eq!(ledger.take().len(), WAITING_MAX);
+        assert_eq!(ledger.take().len(), 0);
     }
 
     struct World {

@@ -235,6 +235,10 @@ impl Keeper {
         let Some(s) = &mut self.sharing else {
             return;
         };
+        // Whoever asked has gone on meanwhile: to leave now would be for nothing.
+        if asked.is_closed() {
+            return;
+        }
         if s.on.is_some() && s.wanted.node.etcd.members.len() > 1 {
             tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address goes to another master");
             s.turn.leave(since_boot());
