@@ -110,22 +110,44 @@ pub(super) fn life(der: &[u8]) -> Option<Life> {
     })
 }
 
+/// Reads of the pair in use until one falls between two take-overs. A take-over is three writes, and
+/// renewals lie hours apart: a second read suffices, the others are for a machine that stalls.
+const READS_MAX: usize = 5;
+
 /// The pair in use; `None` while the host is not enrolled.
+///
+/// Whoever asks beside comms may find the old certificate, and then the key that has followed it: a
+/// certificate that is another one by now is no damage, and the pair is read again. A lock was
+/// rejected: who may only look must not be able to hold up a renewal.
 pub(super) fn present(fs: &HostFs) -> Result<Option<Pair>, IdentityError> {
-    let Some(certificate) = fs.read_text(paths::HOST_CERT, FILE_MAX)? else {
-        return Ok(None);
-    };
+    let mut certificate = fs.read_text(paths::HOST_CERT, FILE_MAX)?;
+    let mut reads = 1;
+    loop {
+        let Some(text) = certificate else {
+            return Ok(None);
+        };
+        let found = with_key(fs, &text);
+        certificate = fs.read_text(paths::HOST_CERT, FILE_MAX)?;
+        if found.is_ok() || reads == READS_MAX || certificate.as_ref() == Some(&text) {
+            return found.map(Some);
+        }
+        reads += 1;
+    }
+}
+
+/// This certificate with the key on the disk, or the pair that is being taken over.
+fn with_key(fs: &HostFs, certificate: &str) -> Result<Pair, IdentityError> {
     let need = |path: &'static str| {
         fs.read_text(path, FILE_MAX)?
             .ok_or(IdentityError::Incomplete(path))
     };
     let host = host_id(fs)?.ok_or(IdentityError::Incomplete(paths::HOST_ID))?;
     let key = need(paths::HOST_KEY)?;
-    match Pair::of(host, &key, &certificate) {
-        Ok(pair) => Ok(Some(pair)),
+    match Pair::of(host, &key, certificate) {
+        Ok(pair) => Ok(pair),
         Err(why) => match next(fs)? {
             // Between the two files of a take-over.
-            Some(next) if *next.key.expose() == key => Ok(Some(next)),
+            Some(next) if *next.key.expose() == key => Ok(next),
             Some(_) | None => {
                 let path = match KeyPair::from_pem(&key) {
                     Ok(_) => paths::HOST_CERT,

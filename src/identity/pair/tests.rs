@@ -95,6 +95,26 @@ fn a_crash_between_any_two_writes_leaves_a_pair_that_works() {
     }
 }
 
+/// `pf9ctl` reads the pair while comms replaces it.
+#[test]
+fn who_reads_beside_a_renewal_finds_a_pair_that_works() {
+    const RENEWALS: usize = 200;
+    let world = World::new();
+    let pairs: Vec<Pair> = (0..RENEWALS).map(|_| world.pair()).collect();
+    std::thread::scope(|scope| {
+        let renewing = scope.spawn(|| {
+            for next in &pairs {
+                keep_next(&world.fs, next).expect("kept");
+                take_over(&world.fs, next).expect("taken over");
+            }
+        });
+        while !renewing.is_finished() {
+            world.shows();
+        }
+    });
+    assert_eq!(Some(world.shows()), pairs.last().map(|p| p.digest));
+}
+
 #[test]
 fn a_pair_that_does_not_work_leaves_nothing_behind() {
     let world = World::new();
