@@ -112,7 +112,7 @@ def check(args, skipped, others=()):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--all", "--check"])
-    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_torture"):
+    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_stack", "check_torture"):
         stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])

@@ -125,6 +125,7 @@ codes! {
         ContainersLeft = "containers-left",
         ConfigRefused = "config-refused",
         ConntrackFull = "conntrack-full",
+        CsiElsewhere = "csi-elsewhere",
         CsrRefused = "csr-refused",
         Deadline = "deadline",
         DecommissionUnfinished = "decommission-unfinished",

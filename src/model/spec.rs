@@ -182,6 +182,8 @@ pub enum NetworkPlugin {
     Bridge,
     /// flannel, out of the stack: tunnels between nodes, wherever they are.
     Flannel,
+    /// calico, out of the stack: tunnels between nodes, and it keeps NetworkPolicy objects itself.
+    Calico,
     /// Bring your own; nodelet writes no CNI configuration.
     None,
 }

@@ -136,7 +136,7 @@ fn if_master<T: Clone + Default>(master: bool, value: &T) -> T {
 
 fn peers(cluster: &Cluster, me: &Member) -> Vec<NetworkPeer> {
     match cluster.settings.network_plugin {
-        NetworkPlugin::Flannel | NetworkPlugin::None => Vec::new(),
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => Vec::new(),
         NetworkPlugin::Bridge => {
             let mut peers: Vec<NetworkPeer> = cluster
                 .members

@@ -263,6 +263,7 @@ mod tests {
         let every = [
             NetworkPlugin::Bridge,
             NetworkPlugin::Flannel,
+            NetworkPlugin::Calico,
             NetworkPlugin::None,
         ];
         assert_eq!(offered, every);

@@ -158,8 +158,8 @@ fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
     // What was another role's once, or another release's, goes.
     let pods = match cluster.settings.network_plugin {
         NetworkPlugin::Flannel => Some(member.pod_cidr),
-        // Of a network that the cluster's people bring they know themselves who gives them out.
-        NetworkPlugin::Bridge | NetworkPlugin::None => None,
+        // calico gives them out itself; of a network that the cluster's people bring they know who does.
+        NetworkPlugin::Bridge | NetworkPlugin::Calico | NetworkPlugin::None => None,
     };
     let marks = marks::Marks {
         labels: &labels,

@@ -259,6 +259,13 @@ fn what_a_kubelet_ends_without_is_looked_for() {
             "link flannel.1",
             "rmdir sys/class/net/flannel.1",
         ),
+        // Our own has its configuration in our own place.
+        (
+            "leftovers",
+            "mkdir -p sys/class/net/vxlan.calico",
+            "link vxlan.calico",
+            "mkdir -p etc/pf9/cni/net.d; touch etc/pf9/cni/net.d/10-calico.conflist",
+        ),
         (
             "swap",
             "printf 'Filename Type Size Used Priority\n/dev/zram0 partition 1 0 5\n' >proc/swaps",

@@ -107,7 +107,7 @@ fn of_setting(cluster: &Cluster, manifest: &StackManifest, addon: Addon, settled
     let (setting, needs, fixed) = match addon {
         Addon::NetworkPolicies => (Some("networkPolicies"), None, None),
         Addon::LoadBalancer => (Some("loadBalancer.addresses"), Some("addresses"), None),
-        Addon::Flannel => (
+        Addon::Flannel | Addon::Calico => (
             None,
             None,
             Some("a cluster's network is chosen when it is made"),
@@ -172,7 +172,7 @@ fn tuning(name: &str, wanted: &Switch) -> Answer<Tuning> {
         (Some(Addon::NetworkPolicies), _, false) | (Some(Addon::LoadBalancer), false, false) => {
             return Err(bad("no addresses go with that"));
         }
-        (Some(Addon::Flannel) | None, _, _) => {
+        (Some(Addon::Flannel | Addon::Calico) | None, _, _) => {
             let why = "it comes with the stack, or with the network that the cluster was made with";
             return Err(Refusal::conflict(FaultCode::ClusterInvalid, what(), why)
                 .fix("the catalogue says which have a setting"));
@@ -257,12 +257,17 @@ mod tests {
     fn each_is_there_as_it_is_wanted_and_as_masters_say() {
         let mut c = cluster();
         let with = |policies: Stage, balancer: Stage, flannel: Stage, own: Stage| {
+            let calico = match flannel {
+                Missing => Off,
+                stage => stage,
+            };
             [
                 ("roles", own),
                 ("coredns", own),
                 ("network-policies", policies),
                 ("load-balancer", balancer),
                 ("flannel", flannel),
+                ("calico", calico),
             ]
             .map(|(name, stage)| (name.to_owned(), stage))
         };

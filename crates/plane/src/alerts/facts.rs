@@ -66,6 +66,8 @@ pub(super) struct Facts {
     pub(super) rests: Option<(String, Timestamp)>,
     pub(super) local: Vec<Local>,
     pub(super) etcd: Option<Etcd>,
+    /// What a master says of the address that masters share.
+    pub(super) shared: Option<Shared>,
     /// The most pressing first.
     pub(super) ends: Vec<End>,
 }
@@ -101,6 +103,15 @@ pub(super) struct Etcd {
     pub(super) votes: Vec<(Option<HostId>, Option<bool>)>,
     pub(super) backup_at: Option<Timestamp>,
     pub(super) backup_failing: Option<String>,
+}
+
+/// The address that masters share, as one of them sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shared {
+    pub(super) address: IpAddr,
+    pub(super) here: bool,
+    /// Why this master cannot have it, or what is wrong with it.
+    pub(super) fault: Option<String>,
 }
 
 /// Repairs of one thing on a host, by the host's clock and when the plane heard of them, oldest first.
@@ -148,6 +159,13 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
         rests: rests.map(|m| (cut(&m.reason), m.until)),
         local,
         etcd: etcd.map(etcd_of),
+        shared: node
+            .and_then(|n| n.api_address.as_ref())
+            .map(|said| Shared {
+                address: said.address,
+                here: said.here,
+                fault: said.fault.as_ref().map(why),
+            }),
         ends: ends(&status.certificates),
     }
 }

@@ -12,6 +12,7 @@ use super::trends::{self, Watched};
 use super::{Key, Names, Subject};
 use crate::records::{Cluster, Host, Member};
 use crate::rolls;
+use crate::shared_address;
 use pf9_hostagent::model::{ClusterId, HostId, NodeState, Role};
 
 /// Silence is suspected after so long, so that what follows from it can wait for it: hosts report every half a minute.
@@ -478,6 +479,10 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
             ..finding(Rule::ApiServerDown, why.clone())
         });
     }
+    let speaking = members
+        .iter()
+        .filter(|(_, f)| world.now.duration_since(f.heard_at) < SUSPECT);
+    out.extend(shared_address(cluster, speaking.copied(), &finding));
     if let Some(why) = rolls::stopped(cluster) {
         out.push(Finding {
             tried:
@@ -486,6 +491,48 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
             ..finding(Rule::UpgradeStopped, super::facts::cut(&why))
         });
     }
+}
+
+/// Nobody has the address that masters share, by what those say that speak; or one that speaks could not take it over.
+/// While the first of them is being made there is none that could have it.
+fn shared_address<'a>(
+    cluster: &Cluster,
+    speaking: impl Iterator<Item = (&'a Member, &'a Facts)>,
+    finding: &dyn Fn(Rule, String) -> Finding,
+) -> Vec<Finding> {
+    let Some(ip) = shared_address::of(cluster) else {
+        return Vec::new();
+    };
+    let said: Vec<_> = speaking
+        .filter_map(|(master, facts)| {
+            let shared = facts.shared.as_ref().filter(|s| s.address == ip)?;
+            Some((&master.node_name, facts.state, shared))
+        })
+        .collect();
+    let faults = said
+        .iter()
+        .filter_map(|(name, _, shared)| Some((name, shared.fault.as_ref()?)));
+    if said.iter().any(|(_, _, shared)| shared.here) {
+        let one = |(name, fault): (_, &String)| {
+            let mut one = finding(Rule::SharedAddress, fault.clone());
+            one.key.part = format!("{name}");
+            one.urgency = Urgency::High;
+            one.says =
+                format!("has a shared address, {ip}, that its master {name} cannot take over");
+            one
+        };
+        return faults.map(one).collect();
+    }
+    if !said.iter().any(|(_, state, _)| *state == NodeState::Ok) {
+        return Vec::new();
+    }
+    let mut why = format!("no master that reports holds {ip}");
+    for (name, fault) in faults {
+        why = format!("{why}; {name}: {fault}");
+    }
+    let mut nobody = finding(Rule::SharedAddress, super::facts::cut(&why));
+    nobody.tried = "every master that can take it retries every second".into();
+    vec![nobody]
 }
 
 /// The fleet's own roll.
