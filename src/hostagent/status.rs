@@ -30,6 +30,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Gathered, moment: &Moment) -> Ho
     let (mut health, mut inventory) = (facts.health.clone(), facts.inventory.clone());
     if let Some(node) = &mut node {
         health.warnings.append(&mut node.warnings);
+        health.disks.append(&mut node.disks);
         if let Some(extensions) = node.extensions.take() {
             health.warnings.extend(of_operators(&extensions));
             inventory.extensions = extensions.facts;

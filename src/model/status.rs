@@ -125,6 +125,9 @@ pub struct NodeStatus {
     /// with what else is wrong with the machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Fault>,
+    /// File systems of the node that only root sees; [`Health::disks`] has them with the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskHealth>,
     /// The maintenance that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceStatus>,
@@ -188,6 +191,7 @@ impl Default for NodeStatus {
             state: NodeState::Converging,
             reason: None,
             warnings: Vec::new(),
+            disks: Vec::new(),
             attempts: 0,
             phases: Vec::new(),
             current_step: None,
