@@ -64,6 +64,7 @@ TAKES = {
         "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
         # A member that lost its quorum is given half a minute before it is started again.
         "a_master_with_another_address": 86, "a_lone_master_with_another": 13,
+        "one_of_two_that_moved": 60, "two_of_three_that_moved": 90, "masters_that_all_moved": 70,
         "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,
     },
 }

@@ -227,12 +227,15 @@ fn a_quota_that_is_reached_is_found_whatever_is_free() {
     breaks(
         &host,
         "runtime-storage",
-        "cd var/lib/pf9; ! head -c 2M /dev/zero >fill 2>/dev/null; sync",
+        "cd var/lib/pf9; ! head -c 2M /dev/zero >fill 2>/dev/null; sync -f .",
         "a quota is reached",
         "mount -t tmpfs -o size=4g none var/lib/pf9",
     );
     // Raised, or with room made below it, it is as good.
-    sh(&host, "umount var/lib/pf9; cd var/lib/pf9; rm fill; sync");
+    sh(
+        &host,
+        "umount var/lib/pf9; cd var/lib/pf9; rm fill; sync -f .",
+    );
     assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Ok);
 }
 
