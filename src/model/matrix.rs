@@ -266,7 +266,7 @@ impl Matrix {
                 .filter_map(|part| Some(spoken(part, versions.get(part.as_str())?)))
                 .collect();
             Words {
-                why: format!("{}: {}", named.join(" with "), rule.why),
+                why: format!("{}: {} ({})", named.join(" with "), rule.why, rule.source),
                 fix: rule.fix.clone(),
                 code: FaultCode::StackUnfit,
             }

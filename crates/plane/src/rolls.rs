@@ -263,6 +263,12 @@ impl Goal {
     }
 }
 
+/// What runs on this host may be changed by a roll just now: it was told to, and has not said that it is done.
+pub(super) fn is_changing(cluster: &Cluster, host: HostId) -> bool {
+    let part = cluster.roll.as_ref().and_then(|r| r.parts.get(&host));
+    part.is_some_and(Part::is_between)
+}
+
 /// Why the roll that is under way is stopped, if it is: a person is needed.
 pub(super) fn stopped(cluster: &Cluster) -> Option<String> {
     let roll = cluster.roll.as_ref()?;

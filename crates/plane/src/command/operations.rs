@@ -1,12 +1,13 @@
 //! `host order HOST …`, `host operations HOST`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::Value;
 
-use super::{State, put, seconds, text};
+use super::{State, absolute, put, seconds, text};
 use crate::admin;
 use crate::operations::{LIFE, Wanted};
 use pf9_hostagent::model::{CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OurUnit, What};
@@ -20,8 +21,11 @@ pub(super) struct OrderArgs {
     host: HostId,
     #[command(subcommand)]
     what: OrderVerb,
-    #[command(flatten)]
-    state: State,
+    // Said before what is ordered or behind it, as the other two. No argument that is known on both sides can be a
+    // required one.
+    /// The plane's state directory.
+    #[arg(long, global = true, value_name = "DIR", value_parser = absolute)]
+    state_dir: Option<PathBuf>,
     /// How long it may wait for the host: a number and s or m, at most an hour.
     #[arg(long, global = true, value_parser = seconds, default_value_t = LIFE.into())]
     life: i64,
@@ -150,13 +154,22 @@ fn what(verb: &OrderVerb) -> Result<What, Fault> {
     })
 }
 
+impl OrderArgs {
+    pub(super) fn dir(&self) -> Result<&Path, Fault> {
+        self.state_dir.as_deref().ok_or_else(|| {
+            let what = "the operation is not ordered";
+            Fault::new(FaultCode::Usage, what, "--state-dir DIR is missing")
+        })
+    }
+}
+
 pub(super) async fn order(args: OrderArgs) -> Result<(), Fault> {
+    let dir = args.dir()?;
     let path = format!("/hosts/{}/operations", args.host);
     let body = Wanted {
         what: what(&args.what)?,
         life_s: number(args.life, "life")?,
     };
-    let dir = &args.state.state_dir;
     let mut row = admin::ask(dir, Method::POST, &path, &body).await?;
     let id = text(&row, "id").to_owned();
     if args.no_wait {

@@ -10,7 +10,7 @@ use super::{Seen, etcd_of, is_master, stack_of};
 use crate::addons::left_behind;
 use crate::records::{Cluster, Member};
 use pf9_hostagent::model::{
-    Digest, Fault, FaultCode, HostId, Inventory, Machine, Matrix, StackManifest,
+    Digest, Fault, FaultCode, Fit, HostId, Inventory, Machine, Matrix, StackManifest,
 };
 
 /// How much a finding weighs.
@@ -194,9 +194,16 @@ fn addons_left(case: &Case<'_>) -> Vec<Finding> {
 /// The stack and each machine that it is to run on.
 fn machines(case: &Case<'_>) -> Vec<Finding> {
     let matrix = Matrix::ours();
-    if let Some(fault) = matrix.fits(case.to, &Machine::default()).refusal() {
-        return vec![finding("stack", Weight::Refuses, fault)];
-    }
+    let known = match matrix.fits(case.to, &Machine::default()) {
+        Fit::Refused(fault) => return vec![finding("stack", Weight::Refuses, *fault)],
+        Fit::Warned(words) => {
+            let what = format!("stack {}: this is known of its versions", case.to.version);
+            let fault =
+                blocked(what, words.join("; ")).fix("choose another stack if it concerns you");
+            Some(finding("stack", Weight::Warns, fault))
+        }
+        Fit::Tested => None,
+    };
     let members = case.cluster.members.iter();
     let judged = members.filter_map(|m| {
         let inventory = case.hosts.get(&m.host)?.inventory?;
@@ -208,7 +215,7 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
             fault,
         ))
     });
-    judged.collect()
+    known.into_iter().chain(judged).collect()
 }
 
 /// Who is away or not well. Workers catch up; a master is waited for, and that is better known before.
