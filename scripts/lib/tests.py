@@ -29,13 +29,15 @@ DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
+          "kb_a_step": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
           # Six minutes of accidents in full, and the last one's end.
           "n_accidents": 1800,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
-          "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 1800}
+          "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 3600, "a_switch_broken": 3600,
+          "another_stack_made_ready_broken": 3600, "a_version_that_shows_nothing_broken": 3600}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A test that takes longer says that it is still there.
@@ -54,7 +56,7 @@ TAKES = {
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 70, "ea_certificates": 300,
         "eb_a_drop_in": 120, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
-        "k_a_cluster_goes": 600, "ka_three_masters": 900, "l_the_agent": 600, "m_the_machines_patches": 900,
+        "k_a_cluster_goes": 600, "ka_three_masters": 900, "kb_a_step": 600, "l_the_agent": 600, "m_the_machines_patches": 900,
         "n_accidents": 290,
     },
     "etcd": {

@@ -136,7 +136,7 @@ fn what_no_test_ran_is_accepted_and_said() {
     for version in ["1.35.2", "1.35.2-rc.1"] {
         let known = said(&stack(version, &with("kubelet", "1.35.2")), &tested());
         assert!(
-            known.contains("StatefulSets (https://github.com/kubernetes/kubernetes/issues/137409)")
+            known.contains("standstill (https://github.com/kubernetes/kubernetes/issues/137409)")
                 && known.contains("a later patch release"),
             "{known}"
         );
