@@ -7,6 +7,7 @@
   --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
   --seed N      the sample that this number picks; without it a new one each time, printed
   --fast        without the machine tests and the packages, which need a release build (they count as skipped)
+  --kept        of a clean clone: in a checkout that stays in the cache, so that only what changed is compiled (.ci/run)
   --keep        leave the test's machines standing for a look: PF9_DEMO_STATE=/var/lib/pf9-tests scripts/demo status
   WORD…         only tests with one of these in their names, e.g. scripts/test reboot
 
@@ -20,6 +21,7 @@ import subprocess
 import sys
 
 import beside
+import checkout
 import crates
 import matrix
 import node
@@ -91,12 +93,15 @@ def main(argv):
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--kept", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("word", nargs="*")
     args = parser.parse_args(argv)
     if args.seed not in range(2**64):
         parser.error("--seed is a number from 0 to 2^64-1")
     need_components()
+    if args.kept:
+        checkout.enter(argv)
     crates.bring()
     skipped = why_no_machines(args.fast)
     if skipped:
@@ -112,7 +117,8 @@ def check(args, skipped, others=()):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--all", "--check"])
-    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_torture"):
+    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_torture",
+                 "check_checkout"):
         stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])

@@ -1,0 +1,89 @@
+"""The checkout that stays: a build server's next clean clone goes on with what cargo compiled for the one before.
+
+  enter(words)   the commit of this clone, checked out in the cache; the same command goes on there
+
+Cargo goes by the times of our own files, and a clone makes all of them anew: 20 minutes of two cores for sources that were
+compiled already. git writes only the files that differ. Of the commit before nothing else stays: what git does not know is
+taken away, except what cargo made, and cargo's own record says of each piece which files it is of. A compiler cache was
+weighed: it keeps neither checked crates (lints) nor linked programs, which are most of those minutes.
+"""
+import fcntl
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import crates
+from common import CACHE, REPO, Fail, out, run, say
+
+PLACE = CACHE / "checkout"
+# Of one tree 11 GiB, lints, tests and release. What other lock files and compilers made is never taken away piece by piece.
+TARGET_MAX = 24 * 2**30
+
+
+def enter(words):
+    """Does not come back, but where it is already."""
+    if REPO == PLACE.resolve():
+        return
+    if out(["git", "-C", REPO, "status", "--porcelain"]).strip():
+        raise Fail("this checkout is not clean: what is not committed would not be tested", "commit it, or leave --kept away")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    hold()
+    bring(REPO, PLACE)
+    trim(PLACE / "target")
+    say(f"the tests go on in {PLACE}, where the last commit was compiled")
+    sys.stdout.flush()
+    os.environ.pop("CARGO_TARGET_DIR", None)
+    program = PLACE / "scripts/test"
+    os.chdir(PLACE)
+    os.execv(program, [str(program), *words])
+
+
+def hold():
+    """Until the command that goes on there has ended, however it ends: the lock is the open file's."""
+    handle = os.open(CACHE / ".lock-checkout", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for the tests of another clone")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    os.set_inheritable(handle, True)
+
+
+def bring(repo, place):
+    """What a broken-off run left of git's own files is no reason to fail: then all of it is made anew."""
+    try:
+        update(repo, place)
+    except Fail:
+        if not place.exists():
+            raise
+        shutil.rmtree(place)
+        update(repo, place)
+
+
+def update(repo, place):
+    if not (place / ".git").exists():
+        run(["git", "init", "--quiet", place])
+    git = ["git", "-C", place]
+    run([*git, "fetch", "--quiet", "--no-tags", "--depth", "1", Path(repo).as_uri(), "HEAD"], timeout=300)
+    # A cache that was copied has other inodes and times of change: without this look all files would be written anew.
+    run([*git, "update-index", "-q", "--refresh"], check=False, timeout=300)
+    run([*git, "reset", "--quiet", "--hard", "FETCH_HEAD"], timeout=300)
+    run([*git, "clean", "--quiet", "-ffdx", "--exclude", "/target"], timeout=300)
+
+
+def trim(target, most=TARGET_MAX):
+    """A build directory is kept while it is of this compiler and of a bounded size."""
+    note = target / crates.COMPILER
+    of_this = note.is_file() and note.read_text() == crates.compiler()
+    if target.exists() and not (of_this and size(target) <= most):
+        say(f"{target} is of another compiler, or larger than {most >> 30} GiB: it is made anew")
+        shutil.rmtree(target)
+    if not target.exists():
+        target.mkdir()
+        note.write_text(crates.compiler())
+
+
+def size(folder):
+    """Bytes on the disk, a file with two names once."""
+    return int(out(["du", "--summarize", "--block-size=1", folder]).split()[0])
