@@ -101,6 +101,11 @@ impl Desk {
         };
         let refused = judge(&operation, &seen).err();
         let refused = refused.or_else(|| self.too_often());
+        let refused = match refused {
+            // Before a consent for once is used for it.
+            None if operation.what.consent().is_some() => bundle::under_way(hands.host).await,
+            refused => refused,
+        };
         let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {
             let result = result(&operation, Outcome::Refused { fault });
