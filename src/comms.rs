@@ -114,17 +114,6 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     group.essential("gate", gate::run(gate, sessions, group.shutdown()));
     group.essential("api", api::run(socket, api, group.shutdown()));
     group.essential("link", link.run(group.shutdown()));
-    let ends = group.shutdown();
-    group.restart("log level", move || {
-        let ends = ends.clone();
-        async move {
-            tokio::select! {
-                // cancel-safe: both are
-                () = ends.cancelled() => {}
-                () = crate::telemetry::keep_level() => {}
-            }
-        }
-    });
     let shutdown = group.shutdown();
     group.restart("renewal", move || {
         Arc::clone(&renewal).run(shutdown.clone())

@@ -143,7 +143,6 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
     agent.task(group, "operations", operations::run);
-    agent.task(group, "log level", |_| crate::telemetry::keep_level());
     let period = Duration::from_secs(config.hostagent.status_s);
     agent.task(group, "report", move |agent| report::run(agent, period));
     let queue = Arc::new(tokio::sync::Mutex::new(queue));

@@ -106,7 +106,6 @@ use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
 use crate::host::temps;
 use crate::model::Fault;
-use crate::telemetry;
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
 /// socket answers all the same and the loop begins when it is right; `[log]` counts from the next
@@ -164,17 +163,6 @@ pub async fn start(
     );
     group.essential("extensions", extensions);
     let maintenance = maintenance::Desk::open(host.clone());
-    let ends = shutdown.clone();
-    group.restart("log level", move || {
-        let ends = ends.clone();
-        async move {
-            tokio::select! {
-                // cancel-safe: both are
-                () = ends.cancelled() => {}
-                () = telemetry::keep_level() => {}
-            }
-        }
-    });
     let server = server::Server {
         host: host.clone(),
         maintenance: maintenance.clone(),
