@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use age::stream::StreamReader;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,11 +20,12 @@ use super::{Row, Stage, arrived, file, none, room, row};
 use crate::events;
 use crate::guard::Person;
 use crate::hostapi::Caller;
+use crate::http::Path;
 use crate::refusal::{Answer, Refusal};
 use crate::resmgr::host_id;
 use crate::served::CHUNK;
 use crate::state::Plane;
-use pf9_hostagent::host::fs::{Attrs, Begun};
+use pf9_hostagent::host::fs::{Attrs, Begun, HostFs};
 use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
 
 /// Longest silence of a host that sends: it makes the next entry meanwhile, of which each has a bound below this one.
@@ -126,7 +127,7 @@ pub(crate) async fn take(
         let why = "it is on its way in already";
         return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
     };
-    let (bytes, sha256) = in_time(receive(&plane, &wanted, request.into_body())).await?;
+    let (bytes, sha256) = receive(&plane.files, &wanted, request.into_body()).await?;
     plane
         .change(move |change| arrived(change, host, id, bytes, sha256))
         .await?;
@@ -134,14 +135,15 @@ pub(crate) async fn take(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// All of it, or why not.
-pub(super) async fn in_time<T>(work: impl Future<Output = Answer<T>>) -> Answer<T> {
+/// All of it, in its time, or why not.
+pub(super) async fn receive(files: &HostFs, wanted: &Row, body: Body) -> Answer<(u64, Digest)> {
     let late = |_| slow(format!("it took longer than {} s", TAKE_MAX.as_secs()));
-    tokio::time::timeout(TAKE_MAX, work).await.map_err(late)?
+    let all = received(files.clone(), wanted, body);
+    tokio::time::timeout(TAKE_MAX, all).await.map_err(late)?
 }
 
 /// What comes next; none at the end.
-pub(super) async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
+async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
     let silent = |_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs()));
     let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
     let frame = frame
@@ -156,8 +158,8 @@ fn slow(why: String) -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, fault)
 }
 
-async fn receive(plane: &Arc<Plane>, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
-    let (files, path) = (plane.files.clone(), file(wanted.id));
+async fn received(files: HostFs, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
+    let path = file(wanted.id);
     let max = wanted.max_bytes;
     let mut incoming = blocking(move || {
         room(&files, max)?;
