@@ -311,6 +311,27 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_is_no_level_does_not_silence_a_daemon() {
+        let level = |level: &str| LogConfig {
+            level: level.to_owned(),
+            ..LogConfig::default()
+        };
+        for good in [
+            "info",
+            "WARN",
+            "info,pf9_hostagent::comms=debug",
+            "warn, hyper=off",
+            "off",
+        ] {
+            assert_eq!(level(good).check(), Ok(()), "{good}");
+        }
+        for wrong in ["loud", "inf", "info,loud", "debgu,hyper=off"] {
+            let said = level(wrong).check().expect_err(wrong);
+            assert!(said.contains("is no level"), "{said}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_reported_at_once_with_file_and_key() {
         let (_dir, host) = host(&[
             (
