@@ -273,6 +273,7 @@ codes! {
         ProxyRulesLeft = "proxy-rules-left",
         ProxyRulesLost = "proxy-rules-lost",
         PurposeRefused = "purpose-refused",
+        QueryInvalid = "query-invalid",
         RangeInvalid = "range-invalid",
         RecoverChanged = "recover-changed",
         Removal = "removal",

@@ -28,6 +28,7 @@ mod orders;
 mod os_update;
 mod page;
 mod persons;
+mod refused;
 mod renewal;
 mod restore;
 mod rights;

@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::Method;
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::access::{Action, Role};
 use super::admin::ADMINISTRATOR;
 use super::guard::{Person, Who};
+use super::http::Query;
 use super::people::ProjectId;
 use super::records::{CLUSTERS, HOSTS};
 use super::refusal::{Answer, Refusal};
@@ -281,7 +282,7 @@ fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<
     let limit = which.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let why = format!("limit is {limit}, 1 to {LIMIT_MAX} are allowed");
-        return Err(Refusal::bad(FaultCode::BodyMalformed, "no list", why));
+        return Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
     }
     let prefix = project.map_or_else(String::new, |id| format!("{}/", id.as_str()));
     let beyond = which.beyond.map(|n| format!("{prefix}{}", at(n)));

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use age::secrecy::ExposeSecret;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ use uuid::Uuid;
 
 use super::events;
 use super::guard::Person;
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::operations;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use http::request::Parts;
 use super::access::{Action, Owner, Realm, Rights, Verdict, authorize};
 use super::audit::Asked;
 use super::bootstrap::PROJECT;
+use super::http::bad_path;
 use super::keystone::shown;
 use super::logins::{LOGINS, Login, Scope};
 use super::people::{
@@ -76,10 +78,13 @@ pub(super) struct Guard {
 /// Layer of every route.
 pub(super) async fn guard(
     State(guard): State<Guard>,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Ok(params) = params else {
+        return bad_path().into_response();
+    };
     let Needs::May(action) = guard.needs else {
         return next.run(request).await;
     };

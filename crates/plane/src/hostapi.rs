@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -24,7 +24,7 @@ use super::etcd;
 use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
-use super::http::{Doc, deadline, no_such_method, no_such_path};
+use super::http::{Doc, Path, Query, deadline, no_such_method, no_such_path};
 use super::operations;
 use super::orders;
 use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};

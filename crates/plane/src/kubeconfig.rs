@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::access::Action;
 use super::bootstrap::ADMIN_ROW;
 use super::guard::{Person, Who};
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::keystone::login::too_soon;
 use super::logins::{self, KUBE_LIFE, KUBECONFIG_LIFE, LOGINS, Login, Scope};
 use super::people::{USERS, User, UserId, find, keep};

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::guard::{Person, Who};
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::people::{ProjectId, find};
 use super::records::{TOKENS, Token};
 use super::refusal::{Answer, Refusal};

@@ -240,7 +240,7 @@ impl World {
     }
 
     /// As a path names them; whatever may be destroyed is new.
-    async fn fill(&self, route: &Listed, of: &Customer, fresh: bool) -> String {
+    pub(super) async fn fill(&self, route: &Listed, of: &Customer, fresh: bool) -> String {
         let mut path = format!("{}{}", route.prefix, route.path);
         let last = route.path.rsplit('/').next().unwrap_or_default();
         let destroys = fresh && route.method == "DELETE";

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::response::Response;
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::guard::Person;
 use crate::hostapi::Caller;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::records::HOSTS;
 use crate::refusal::{Answer, Refusal};
 use crate::rolls::{By, Finding, MaxUnavailable, Patches, State, Way, Window, refused_by, stands};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::routing::{delete, get, post};
 use http::StatusCode;
 use serde::Deserialize;
@@ -29,7 +29,7 @@ use super::verbs::{self, WantedAck, WantedSilence};
 use super::{Alert, show};
 use crate::access::{Action, Owner};
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path, Query};
 use crate::kubeconfig;
 use crate::people::find;
 use crate::records::Cluster;
@@ -43,7 +43,7 @@ const PAST_SHOWN: usize = 1000;
 
 /// Which alerts.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Which {
     state: Option<String>,
     cluster: Option<ClusterId>,
@@ -265,7 +265,7 @@ fn cluster_id(text: &str) -> Answer<ClusterId> {
 
 /// Of which day; absent: now.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct When {
     day: Option<String>,
 }

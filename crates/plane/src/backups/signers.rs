@@ -9,11 +9,11 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::kubeconfig;
 use crate::records::{CLUSTERS, Cluster, Host};
 use crate::refusal::{Answer, Refusal};

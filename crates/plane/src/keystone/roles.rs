@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, RawPathParams, State};
+use axum::extract::{RawPathParams, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::directory::Said;
 use super::page::{self, Id, Query, ThePlane};
 use crate::access::Action;
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::people::{
     Actor, Domain, Grant, Place, Project, ROLES, RoleId, RoleRow, User, find, keep,
 };

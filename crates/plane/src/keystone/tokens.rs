@@ -25,7 +25,7 @@ use pf9_hostagent::model::{FaultCode, Secret};
 pub(crate) async fn issue(
     State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
-    axum::extract::Query(query): Query,
+    crate::http::Query(query): Query,
     Doc(body): Doc<AuthBody, STRANGER_MAX>,
 ) -> Answer<Response> {
     let origin = outside.stranger.origin();
@@ -117,7 +117,7 @@ pub(crate) async fn show(
     Person(who): Person,
     State(plane): ThePlane,
     headers: HeaderMap,
-    axum::extract::Query(query): Query,
+    crate::http::Query(query): Query,
 ) -> Answer<Response> {
     let rows = plane.read()?;
     let of = subject(&rows, &who, &headers)?;

@@ -1,6 +1,6 @@
 //! Users, their passwords, and groups.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::page::{self, Id, Query, ThePlane};
 use super::{login, tokens};
 use crate::access::{Action, Owner};
 use crate::guard::Person;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::people::{GROUPS, Group, GroupId, MEMBERS, ProjectId, USERS, User, UserId, find, keep};
 use crate::refusal::{Answer, Refusal};
 use crate::secrets::PasswordHash;

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{FromRequest, Path, Query, Request, State as Shared};
+use axum::extract::{FromRequest, Request, State as Shared};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::gates::{Finding, Weight};
 use super::window::Window;
 use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, runner, show};
 use crate::guard::Person;
-use crate::http::{DOCUMENT_MAX, Doc, parse, read_body};
+use crate::http::{DOCUMENT_MAX, Doc, Path, Query, parse, read_body};
 use crate::qbert::cluster_id;
 use crate::records::{CLUSTERS, Cluster};
 use crate::refusal::{Answer, Refusal};
