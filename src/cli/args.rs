@@ -461,6 +461,9 @@ pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
     pub(super) yes: bool,
+    /// Ask nobody: without --yes nothing is done.
+    #[arg(long)]
+    pub(super) no_prompt: bool,
     /// Show what would go, exactly, and take nothing away.
     #[arg(long)]
     pub(super) dry_run: bool,
