@@ -29,6 +29,7 @@
 //! | `extensions` | operators' programs, run where they can do no harm |
 //! | `facts`   | `os-release` |
 //! | `maintenance` | how long a maintenance still lasts, and its record |
+//! | `grounds` | what this machine reaches, for a cluster's networks to leave alone |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
 //! | `rooted`  | whether nobody but root can have written a file |
@@ -50,6 +51,7 @@ pub mod exec;
 pub mod extensions;
 pub mod facts;
 pub mod fs;
+pub mod grounds;
 pub mod host_ports;
 pub mod interfaces;
 pub mod kernel;

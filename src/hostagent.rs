@@ -107,7 +107,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
                 "cannot start",
                 "this host is not enrolled",
             )
-            .fix("run pf9ctl prep-node with the plane's URL and a token")
+            .fix("run pf9ctl node prep with the plane's URL and a token")
         })?;
     let boot_id = inventory::boot_id(&fs);
     let store = SpecStore::new(fs.clone());

@@ -21,7 +21,7 @@
 //! | `sync`       | [`SyncTrial`]: how fast writes are on the disk where etcd will be |
 //! | `kernel`     | control groups, user namespaces, overlay, bridge filter, connection tracking |
 //! | `security`   | SELinux, AppArmor, the kernel's limits |
-//! | `network`    | [`NetworkSeen`]: DNS, default route, MTU, packet filters |
+//! | `network`    | [`NetworkSeen`]: default route, MTU, networks that a cluster would overlap, packet filters |
 //! | `software`   | tools and libraries of the distribution, the package manager's locks |
 //! | `trial`      | an overlay, tried where the runtime will have them |
 //! | `conflicts`  | ports, another kubelet, runtime or agent, what another Kubernetes left |

@@ -100,6 +100,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subc
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l wait -d 'How long the removal of the role may take, in seconds' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l yes -d 'Do not ask'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l no-prompt -d 'Ask nobody: without --yes nothing is done'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l dry-run -d 'Show what would go, exactly, and take nothing away'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l local -l local-only -d 'Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l force -d 'Also where others need this host: a master leaves although etcd loses its quorum. The cluster\'s API takes no change then until a backup is restored'

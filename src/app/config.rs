@@ -320,7 +320,7 @@ mod tests {
             "info",
             "WARN",
             "info,pf9_hostagent::comms=debug",
-            "warn, hyper=off",
+            "warn,hyper=off",
             "off",
         ] {
             assert_eq!(level(good).check(), Ok(()), "{good}");

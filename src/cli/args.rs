@@ -194,7 +194,7 @@ pub(super) struct PrepArgs {
     /// Enrol again although this machine is a host already, of this plane or another.
     #[arg(long)]
     pub(super) force: bool,
-    /// Do not count this check, and say why; can be repeated. Ids: see check-node --list.
+    /// Do not count this check, and say why; can be repeated. Ids: see node check --list.
     #[arg(long, value_name = "ID=REASON")]
     pub(super) skip: Vec<String>,
     /// As tools of this kind have it: what is only recommended stops nothing.

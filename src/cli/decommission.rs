@@ -33,7 +33,7 @@ use crate::telemetry::chain;
 const ORDER: Duration = Duration::from_secs(20);
 /// Of an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
 const GOES_ON: &str = "nodelet continues until the role is gone (pf9ctl status shows it); then run pf9ctl \
-    decommission-node again for the rest, which was not touched";
+    node decommission again for the rest, which was not touched";
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
 

@@ -362,7 +362,7 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
     let other = |why: String| {
         Err(
             Fault::new(FaultCode::OtherPlane, "cannot prepare this machine", why)
-                .fix("pf9ctl decommission-node first, or --force to leave that plane behind"),
+                .fix("pf9ctl node decommission first, or --force to leave that plane behind"),
         )
     };
     if have.as_deref() != Some(want.as_str()) {

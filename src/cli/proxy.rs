@@ -203,7 +203,7 @@ async fn restart(ctx: &Context) -> Result<&'static str, Fault> {
             Ok("pf9-comms was restarted with this proxy; test it: pf9ctl proxy test")
         }
         Some(Active::Deactivating | Active::Inactive | Active::Other) | None => {
-            Ok("pf9-comms does not run; it and pf9ctl prep-node use this proxy when they start")
+            Ok("pf9-comms does not run; it and pf9ctl node prep use this proxy when they start")
         }
     }
 }

@@ -353,9 +353,9 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         let fault = Fault::new(
             FaultCode::NotPrepared,
             "this machine is not a host of a plane",
-            "pf9ctl prep-node has not been run",
+            "pf9ctl node prep has not been run",
         )
-        .fix("pf9ctl prep-node --plane URL --token-file FILE");
+        .fix("pf9ctl node prep --plane URL --token-file FILE");
         return (Overall::NotPrepared, Some(fault));
     }
     if let Some(fault) = &seen.systemd {
@@ -459,7 +459,7 @@ fn unfinished(unit: &UnitReport) -> Fault {
         ),
     )
     .fix(format!(
-        "pf9ctl decommission-node again; to be a host again: systemctl enable --now {}, then \
+        "pf9ctl node decommission again; to be a host again: systemctl enable --now {}, then \
          attach it on the plane",
         unit.unit
     ))

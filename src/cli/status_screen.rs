@@ -13,7 +13,7 @@ use crate::model::{
 impl Show for StatusReport {
     fn screen(&self, width: usize) -> Screen {
         let mut screen = Screen::default();
-        headline(&mut screen, self);
+        headline(&mut screen, self, width);
         reason(&mut screen, self, width);
         screen.gap();
         if let Some(id) = self.host_id {
@@ -34,7 +34,7 @@ impl Show for StatusReport {
     }
 }
 
-fn headline(screen: &mut Screen, report: &StatusReport) {
+fn headline(screen: &mut Screen, report: &StatusReport, width: usize) {
     let block = match report.state {
         Overall::Ok | Overall::Idle => Ink::GoodBlock,
         Overall::Converging | Overall::Offline | Overall::Maintenance => Ink::WarnBlock,
@@ -59,12 +59,14 @@ fn headline(screen: &mut Screen, report: &StatusReport) {
         }
         Some(_) | None => {}
     }
+    let state = format!(" {} ", report.state.as_str().to_uppercase());
+    let tail = tail.join(" · ");
+    let room = width.saturating_sub(state.chars().count() + 4);
+    let room = room.min(tail.chars().count());
+    let gap = || (Ink::Plain, "  ".to_owned());
     screen.gap();
-    screen.line([
-        (Ink::Plain, "  ".into()),
-        (block, format!(" {} ", report.state.as_str().to_uppercase())),
-        (Ink::Bold, format!("  {}", tail.join(" · "))),
-    ]);
+    let lead = vec![gap(), (block, state), gap()];
+    screen.cells(lead, (Ink::Bold, &tail), room, Vec::new());
 }
 
 fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {

@@ -382,7 +382,7 @@ impl DialError {
         let (code, fix) = match self {
             Self::Url(_) => (
                 FaultCode::PlaneUrl,
-                "run pf9ctl prep-node again with the right --plane URL",
+                "run pf9ctl node prep again with the right --plane URL",
             ),
             Self::Reach(why) => why.code_and_fix(),
             Self::Foreign { .. } => (
@@ -396,7 +396,7 @@ impl DialError {
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,
                 "the plane does not know this host, or its key, any more: see pf9-plane host list \
-                 there; pf9ctl prep-node with a new token makes it a host again",
+                 there; pf9ctl node prep with a new token makes it a host again",
             ),
             Self::Handshake(HandshakeError::Refused { .. }) => {
                 (FaultCode::PlaneBusy, "nothing to do: it is tried again")

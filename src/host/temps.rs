@@ -3,7 +3,7 @@
 //! [`super::fs`] names a temporary file after the process that writes it and when that started, so
 //! nobody needs to guess: the writer lives, and the write is in progress; or it does not, and
 //! nothing will ever come of it. A daemon takes them away where it writes when it starts, and
-//! `pf9ctl decommission-node` at the end.
+//! `pf9ctl node decommission` at the end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -407,6 +407,7 @@ codes! {
         CheckMemory = "check-memory",
         CheckMountPropagation = "check-mount-propagation",
         CheckMtu = "check-mtu",
+        CheckNetworks = "check-networks",
         CheckOperators = "check-operators",
         CheckOtherAgent = "check-other-agent",
         CheckOtherKubelet = "check-other-kubelet",

@@ -188,7 +188,7 @@ fn copied(host: HostId, why: impl Into<String>) -> Fault {
         why,
     )
     .fix(
-        "on the copy: pf9ctl identity reset, then prep-node with a new token; if it is the only machine (a moved \
+        "on the copy: pf9ctl identity reset, then pf9ctl node prep with a new token; if it is the only machine (a moved \
          disk, a replaced mainboard, a disk that was reset): pf9-plane host accept-machine HOST BOOT_ID, with its \
          own boot id (/proc/sys/kernel/random/boot_id there)",
     )

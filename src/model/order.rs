@@ -2,7 +2,7 @@
 //!
 //! | document | made by | answers a nonce |
 //! |---|---|---|
-//! | [`Enrolment`] (`pf9-enrolment`)     | `pf9ctl prep-node` | the enrolment token, which is used once |
+//! | [`Enrolment`] (`pf9-enrolment`)     | `pf9ctl node prep` | the enrolment token, which is used once |
 //! | [`FactsReport`] (`pf9-facts`)       | nodelet            | [`FreshNonce`] |
 //! | [`CertificateOrder`] (`pf9-order`)  | nodelet            | [`FreshNonce`] |
 //! | [`UnwrapOrder`](super::UnwrapOrder) (`pf9-unwrap`) | `pf9ctl`, nodelet | [`FreshNonce`] |

@@ -253,7 +253,7 @@ pub fn trust_anchors(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
     let host = identity::host_id(fs).map_err(|e| e.fault(what))?;
     let host = host.ok_or_else(|| {
         Fault::new(FaultCode::NotEnrolled, what, "this host is not enrolled")
-            .fix("run pf9ctl prep-node with the plane's URL and a token")
+            .fix("run pf9ctl node prep with the plane's URL and a token")
     })?;
     Ok((trust, host))
 }

@@ -135,7 +135,7 @@ fn believed(
             signed.join(", ")
         );
         let fault = Fault::new(FaultCode::DocumentUntrusted, "trust document refused", why)
-            .fix("run pf9ctl prep-node --force with a new token");
+            .fix("run pf9ctl node prep --force with a new token");
         return Err(refused(Because::Untrusted, fault));
     };
     let document: TrustDocument = envelope

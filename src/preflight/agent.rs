@@ -36,7 +36,7 @@ pub struct Daemons {
 }
 
 /// What all of these say where the machine is no host.
-const NO_HOST: &str = "this machine is not a host of a plane; pf9ctl prep-node makes it one";
+const NO_HOST: &str = "this machine is not a host of a plane; pf9ctl node prep makes it one";
 
 fn no_host(wanted: &str) -> Finding {
     Finding::new("not a host", wanted).skip(NO_HOST)

@@ -94,6 +94,8 @@ table! {
         "dns" Required "a name server that pods can reach" Machine software::dns;
         "default-route" Recommended "a way out of the local network" Network network::default_route;
         "mtu" Recommended "packets large enough for an overlay network" Network network::mtu;
+        "networks" Recommended "no network, route, DNS server or plane of this machine has addresses that a new cluster would have"
+            Network network::networks;
         "firewall" Recommended "no packet filter refuses what pods and nodes send each other" Network network::firewall;
     }
     Packages {

@@ -45,7 +45,7 @@ const FOLLOWED: Duration = Duration::from_secs(300);
 
 /// Checks that are not as they should be, with what they say.
 fn not_good(node: &str) -> Outcome<Vec<(String, String)>> {
-    let line = format!("timeout {QUICK} pf9ctl check-node --json || [ $? != 124 ]");
+    let line = format!("timeout {QUICK} pf9ctl node check --json || [ $? != 124 ]");
     let report: Value = serde_json::from_str(&shell(node, &line)?).map_err(|e| e.to_string())?;
     let checks = report["checks"]
         .as_array()

@@ -285,7 +285,7 @@ fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
 fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
     up()?;
     for node in [NODES[1], NODES[0]] {
-        shell(node, "pf9ctl decommission-node --yes")?;
+        shell(node, "pf9ctl node decommission --yes")?;
         shell(
             node,
             "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",

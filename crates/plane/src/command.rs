@@ -379,7 +379,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             let path = "/hosts/allow-reenrol";
             let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
             let until = text(&answer, "until");
-            let next = "run pf9ctl prep-node --force there with a new token";
+            let next = "run pf9ctl node prep --force there with a new token";
             put(
                 None,
                 &format!("host {host} may bring a new key once, until {until}: {next}\n"),

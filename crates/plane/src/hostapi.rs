@@ -332,7 +332,7 @@ impl Peer {
         let why = format!("host {host} is not enrolled any more");
         Err(
             Refusal::forbidden(FaultCode::HostUnknown, "request refused", why)
-                .fix("run pf9ctl prep-node with a new token"),
+                .fix("run pf9ctl node prep with a new token"),
         )
     }
 
@@ -350,7 +350,7 @@ impl Peer {
             SessionKind::RemovalOnly => {
                 let why = "the host was removed; this session is for its order of removal only";
                 Refusal::forbidden(FaultCode::SessionRemovalOnly, what, why)
-                    .fix("to make it a host again: pf9ctl prep-node with a new token")
+                    .fix("to make it a host again: pf9ctl node prep with a new token")
             }
         })
     }

@@ -150,7 +150,7 @@ pub(super) fn open<T: DeserializeOwned>(
             what,
             "it is not signed with the key that root of this host enrolled with",
         )
-        .fix("on the host: pf9ctl prep-node with a new token, after the operator allowed it"),
+        .fix("on the host: pf9ctl node prep with a new token, after the operator allowed it"),
         Untrusted::Schema(_)
         | Untrusted::Kind
         | Untrusted::Newer(_)

@@ -269,7 +269,7 @@ fn why_deaf(status: &HostStatus, signers: &[&str], next: Option<&str>) -> Option
         Some(_) | None => {
             let id = status.host_id;
             format!(
-                "restore a newer backup, or run on that machine pf9ctl prep-node --force --host-id \
+                "restore a newer backup, or run on that machine pf9ctl node prep --force --host-id \
                  {id} with a new token: role and workloads stay"
             )
         }

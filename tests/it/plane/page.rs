@@ -196,7 +196,7 @@ async fn a_token_made_on_the_page_lets_a_machine_in_and_it_appears() {
     browser.sees("no host has joined yet").await;
     browser.press("Add a host").await;
     browser.press("Make a token").await;
-    browser.sees("pf9ctl prep-node --plane").await;
+    browser.sees("pf9ctl node prep --plane").await;
     let token = browser
         .run("return [...document.querySelectorAll('pre')].at(-1).innerText")
         .await;

@@ -116,7 +116,7 @@ fn forgotten(cluster: &mut Cluster, key: &str) -> Answer<HostId> {
         let why = format!("host {host} is a master and signs with it");
         return Err(
             Refusal::conflict(FaultCode::HostAttached, what, why).fix(format!(
-                "give it another one first: pf9-plane host allow-reenrol {host}, then pf9ctl prep-node --force \
+                "give it another one first: pf9-plane host allow-reenrol {host}, then pf9ctl node prep --force \
                  there; or detach it"
             )),
         );

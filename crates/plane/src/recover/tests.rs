@@ -172,7 +172,7 @@ fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
     // Restored from before the key was announced, and from between that and its first signature.
     let lost = why_deaf(&trusting(&["b"]), &["a"], None).expect("named");
     assert!(lost.contains("only key b"), "{lost}");
-    assert!(lost.contains("prep-node --force --host-id"), "{lost}");
+    assert!(lost.contains("node prep --force --host-id"), "{lost}");
     let here = why_deaf(&trusting(&["b"]), &["a"], Some("b")).expect("named");
     assert!(here.contains("keys take-over signing"), "{here}");
     assert!(why_deaf(&trusting(&[]), &["a"], None).is_some());
