@@ -66,7 +66,7 @@ fn headline(screen: &mut Screen, report: &StatusReport, width: usize) {
     let gap = || (Ink::Plain, "  ".to_owned());
     screen.gap();
     let lead = vec![gap(), (block, state), gap()];
-    screen.cells(lead, (Ink::Bold, &tail), room, Vec::new());
+    screen.cells(lead, (Ink::Bold, tail.as_str()), room, Vec::new());
 }
 
 fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
