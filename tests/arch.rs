@@ -480,14 +480,11 @@ fn pages() -> Vec<String> {
 
 /// What only a screen of a program has, in blocks that no golden file stands for.
 fn looks_like_a_screen(text: &str) -> Option<&str> {
-    const MARKS: [&str; 6] = [
-        "✓ ",
-        "✗ ",
-        "what to do  ",
-        "why       ",
-        "pf9ctl: ",
-        "pf9-plane: ",
-    ];
+    const MARKS: [&str; 4] = ["✓ ", "✗ ", "what to do  ", "why       "];
+    const SAYS: [&str; 2] = ["pf9ctl: ", "pf9-plane: "];
+    let is_said = |line: &str| {
+        MARKS.iter().any(|mark| line.contains(mark)) || SAYS.iter().any(|who| line.starts_with(who))
+    };
     let mut is_golden = false;
     let mut block = false;
     for line in text.lines() {
@@ -496,7 +493,7 @@ fn looks_like_a_screen(text: &str) -> Option<&str> {
             false if !block && !line.is_empty() => is_golden = line.starts_with("<!-- screen: "),
             false => {}
         }
-        if block && !is_golden && MARKS.iter().any(|mark| line.contains(mark)) {
+        if block && !is_golden && is_said(line) {
             return Some(line);
         }
     }

@@ -71,7 +71,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subc
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l plane -d 'The plane, as `https://HOST[:PORT]`' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l token-file -d 'File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l host-id -d 'The id this host shall have; default: the one it had before, or a new one' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see check-node --list' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see node check --list' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l wait -d 'How long to wait until the plane has accepted a status of this host, in seconds' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ip -d 'Do it on this host by the system\'s ssh, and not on this machine; can be repeated, and separated by commas' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l user -d 'Log in as this user. Who is not root has to be allowed sudo without a password there' -r

@@ -214,13 +214,16 @@ fn goes_round(method: &str, _: &str, token: &str, body: &str) -> (u16, String) {
     fleet(method, "/resmgr/v1/hosts?limit=100", token, body)
 }
 
-/// There is always one more.
+/// One more, and one more, far beyond what a plane is built for.
 fn never_ends(_: &str, path: &str, _: &str, _: &str) -> (u16, String) {
     let asked = path.rsplit('=').next().and_then(|n| n.parse::<u64>().ok());
-    let mark = asked.unwrap_or_default() + 1;
+    let next = match asked.unwrap_or_default() + 1 {
+        end @ 500.. => format!("null, \"end\": {end}"),
+        mark => format!("\"{mark}\""),
+    };
     (
         200,
-        format!(r#"{{"hosts": [{{"id": 1}}], "continue": "{mark}"}}"#),
+        format!(r#"{{"hosts": [{{"id": 1}}], "continue": {next}}}"#),
     )
 }
 
@@ -265,11 +268,18 @@ async fn a_list_that_breaks_off_or_never_ends_is_no_list() {
     let fault: serde_json::Value = values.next().expect("fault").expect("json");
     assert_eq!(part.as_array().map(Vec::len), Some(100));
     assert_eq!(fault["exit"], 1, "{fault}");
-    for api in [goes_round, never_ends] {
+    for (api, why) in [
+        (
+            goes_round as fn(&str, &str, &str, &str) -> (u16, String),
+            "does not go on at",
+        ),
+        (never_ends, "parts"),
+    ] {
         let (rig, _plane) = rig_with(api).await;
         let ran = as_json(&rig).await;
         assert_eq!(ran.exit, Exit::BadData, "{}", ran.text);
         assert!(ran.text.contains("plane-garbage"), "{}", ran.text);
+        assert!(ran.text.contains(why), "{}", ran.text);
     }
 }
 

@@ -37,7 +37,6 @@ fn is_keystones_list(route: &Listed) -> bool {
         "/v3/groups/{group_id}/users",
         "/v3/projects",
         "/v3/regions",
-        "/v3/role_assignments",
         "/v3/roles",
         "/v3/services",
         "/v3/users",
