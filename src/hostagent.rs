@@ -17,7 +17,7 @@
 //! | `board`      | [`board::Gathered`]: what is known; every task writes its part and wakes on changes |
 //! | `plane`      | calls to the plane; says once when it is away and once when it is back |
 //! | `spec_store` | the accepted spec, and whether nodelet is needed, on disk |
-//! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
+//! | `spec_poll`  | task: long-poll, accept ([`crate::model::accept()`]), store |
 //! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
 //! | `watch_tunnel` | task: when the tunnel's certificates end, as comms says |

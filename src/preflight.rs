@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Facts::read   ─► Part::Machine ─┐
-//! fsync         ─► Part::Disk     │  judge (pure: one function a row of the table) ─► [Check] ─► Report
+//! fsync         ─► Part::Disk     │  evaluate (pure: one function a row of the table) ─► [Check] ─► Report
 //! NetworkSeen   ─► Part::Network  ├─►
 //! whoever asks  ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
 //!               ─► Part::Agent   ─┘
@@ -51,7 +51,7 @@ pub use network::{NetworkSeen, PacketFilter};
 pub use plane::{ClockSeen, EndpointSeen, HopSeen, PlaneSeen, http_date};
 pub use report::{Check, REPORT_SCHEMA, Report, Skip, Skips, of_operators};
 pub use sync::SyncTrial;
-pub use table::{Entry, Judge, TABLE};
+pub use table::{Entry, Rule, TABLE};
 pub use thresholds::Thresholds;
 pub use trial::{OverlayTrial, SCRATCH};
 
@@ -147,21 +147,21 @@ pub enum Part<'a> {
 }
 
 /// Judges what was gathered together; `took`: how long that was. What is left out is not judged.
-pub fn judge(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
+pub fn evaluate(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let rows = TABLE.iter().filter_map(|entry| {
-        let finding = match (entry.judge, part) {
-            (Judge::Machine(judge), Part::Machine(seen)) => judge(seen),
-            (Judge::Disk(judge), Part::Disk(seen)) => judge(seen),
-            (Judge::Network(judge), Part::Network(seen)) => judge(seen),
-            (Judge::Plane(judge), Part::Plane(seen)) => judge(seen),
-            (Judge::Agent(judge), Part::Agent(seen)) => judge(seen),
+        let finding = match (entry.rule, part) {
+            (Rule::Machine(rule), Part::Machine(seen)) => rule(seen),
+            (Rule::Disk(rule), Part::Disk(seen)) => rule(seen),
+            (Rule::Network(rule), Part::Network(seen)) => rule(seen),
+            (Rule::Plane(rule), Part::Plane(seen)) => rule(seen),
+            (Rule::Agent(rule), Part::Agent(seen)) => rule(seen),
             (
-                Judge::Machine(_)
-                | Judge::Disk(_)
-                | Judge::Network(_)
-                | Judge::Plane(_)
-                | Judge::Agent(_),
+                Rule::Machine(_)
+                | Rule::Disk(_)
+                | Rule::Network(_)
+                | Rule::Plane(_)
+                | Rule::Agent(_),
                 _,
             ) => return None,
         };

@@ -72,7 +72,7 @@ pub(super) fn restarts(looked: &Looked) -> Vec<u32> {
 }
 
 /// Whether `to` is well, by what was seen. `was_well`: the node was before. `before`: restarts until then.
-pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) -> Proof {
+pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) -> Proof {
     for (at, (unit, state, exe)) in looked.units.iter().enumerate() {
         let Some(state) = state else {
             return Proof::Missing("systemd does not answer".into());

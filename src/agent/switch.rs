@@ -319,7 +319,7 @@ impl<'a> Run<'a> {
         let since = *self.proving.get_or_insert_with(Instant::now);
         let within = Duration::from_secs(u64::from(record.order.prove_within_seconds));
         let look = prove::look(self.host).await;
-        self.proof = prove::judge(&look, &record.to(), record.was_well, &self.restarts);
+        self.proof = prove::proof(&look, &record.to(), record.was_well, &self.restarts);
         if let Proof::Missing(what) = &self.proof {
             if since.elapsed() >= within {
                 self.proof = Proof::Failed(format!(

@@ -300,7 +300,7 @@ async fn one(way: &call::Way, order: &Order, host: &Target, stdin: Vec<u8>) -> H
     let cmd = call::command(way, host, &order.args, order.deadline).stdin(stdin);
     let said = exec::ask(cmd).await;
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    answer::judge(host, said, took_ms)
+    answer::answer_of(host, said, took_ms)
 }
 
 fn line(ctx: &Context, answer: &HostAnswer) {

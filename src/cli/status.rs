@@ -257,7 +257,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         tunnel: tunnel.as_ref(),
         may_ask: ctx.uid == 0,
     };
-    (report.state, report.reason) = judge(&report, &seen);
+    (report.state, report.reason) = overall(&report, &seen);
     report
 }
 
@@ -306,7 +306,7 @@ fn no_tunnel(ctx: &Context, config: Option<&Config>) -> Option<Fault> {
     crate::identity::for_tunnel(&ctx.host, &config.comms.tls).err()
 }
 
-/// What [`judge`] looks at beside the report.
+/// What [`overall`] looks at beside the report.
 struct Seen<'a> {
     enrolled: bool,
     identity: Option<Fault>,
@@ -323,7 +323,7 @@ struct Seen<'a> {
 
 /// The one word and its reason. What a person must see first wins: a machine that is no host, then
 /// a dead agent, a node in trouble, a lost plane, and only then what is going well.
-fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
+fn overall(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
     if let Some(fault) = &seen.identity {
         return (Overall::AgentDown, Some(fault.clone()));
     }

@@ -103,7 +103,7 @@ impl Look {
         dir: &Path,
         device: u64,
         depth: usize,
-        judge: &dyn Fn(Writer, &std::fs::Metadata) -> bool,
+        is_orphan: &dyn Fn(Writer, &std::fs::Metadata) -> bool,
     ) {
         // What cannot be listed is not ours to clean.
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -118,12 +118,12 @@ impl Look {
             };
             if meta.is_dir() {
                 if depth > 0 && meta.dev() == device {
-                    self.dir(&path, device, depth - 1, judge);
+                    self.dir(&path, device, depth - 1, is_orphan);
                 }
                 continue;
             }
             let writer = entry.file_name().to_str().and_then(writer_of);
-            if writer.is_some_and(|writer| judge(writer, &meta)) {
+            if writer.is_some_and(|writer| is_orphan(writer, &meta)) {
                 let short = path.strip_prefix(&self.base).unwrap_or(&path);
                 self.found.push(format!("/{}", short.display()));
             }

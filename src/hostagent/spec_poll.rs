@@ -11,7 +11,7 @@ use super::{Agent, blocking};
 use crate::app::Backoff;
 use crate::identity;
 use crate::local::LocalError;
-use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, judge};
+use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, accept};
 
 /// How long the plane holds a poll that has nothing new.
 const WAIT_S: u64 = 30;
@@ -102,7 +102,7 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
         }
     };
     let have = agent.board.read(|f| f.spec.clone());
-    match judge(envelope, &trust, agent.host_id, have.as_deref()) {
+    match accept(envelope, &trust, agent.host_id, have.as_deref()) {
         Verdict::Same => {
             same_again(agent, seen);
             true

@@ -25,7 +25,7 @@ pub(super) struct Origin {
 
 /// Puts the document together.
 pub(super) fn assemble(origin: &Origin, facts: &Gathered, moment: &Moment) -> HostStatus {
-    let (state, reason) = judge(facts);
+    let (state, reason) = node_state(facts);
     let mut node = facts.node.as_deref().cloned();
     let (mut health, mut inventory) = (facts.health.clone(), facts.inventory.clone());
     if let Some(node) = &mut node {
@@ -157,7 +157,7 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
 }
 
 /// State and reason of the host: nodelet's word, unless something before nodelet is in the way.
-fn judge(facts: &Gathered) -> (NodeState, Option<Fault>) {
+fn node_state(facts: &Gathered) -> (NodeState, Option<Fault>) {
     match &facts.delivery {
         Delivery::Refused(generation, fault) if *generation == facts.generation() => {
             return (NodeState::Retrying, Some(fault.clone()));

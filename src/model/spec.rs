@@ -353,10 +353,10 @@ impl Spec {
         };
         let taken = taken_by_spec(host, self.assignment.role(), node);
         taken
-            .judge_name(&node.node_name)
+            .check_name(&node.node_name)
             .map_err(|c| bad("assignment.node_name", c.to_string()))?;
         taken
-            .judge_address(node.node_ip)
+            .check_address(node.node_ip)
             .map_err(|c| bad("assignment.node_ip", c.to_string()))
     }
 }

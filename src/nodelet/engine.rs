@@ -256,9 +256,9 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            match roll::judges(&self.host.fs, &self.ledger, &job) {
+            match roll::checks_fit(&self.host.fs, &self.ledger, &job) {
                 true => job,
-                false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
+                false => fit::or_hold(&self.host.fs, job, &orders, &ledger, unfit).await,
             }
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);

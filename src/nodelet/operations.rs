@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as begun ─► done ─► noted
-//!   (`judge`, pure but for the files it is given)                                   │
+//!   (`admit`, pure but for the files it is given)                                   │
 //!                                                    killed in between: said, and never begun again
 //! ```
 //!
 //! | file | what |
 //! |---|---|
 //! | here | the desk: one operation at a time |
-//! | `judge` | whether one is to be done: pure |
+//! | `admit` | whether one is to be done: pure |
 //! | `record` | which were begun, and how they ended; on disk |
 //! | `allowed` | root's list |
 //! | `act` | what each one does |
@@ -19,9 +19,9 @@
 //! have nodelet look at it, and that is all.
 
 mod act;
+mod admit;
 mod allowed;
 mod bundle;
-mod judge;
 mod record;
 
 pub use act::Hands;
@@ -41,7 +41,7 @@ use crate::model::{
     Outcome, Timestamp,
 };
 
-use judge::{Seen, judge};
+use admit::{Seen, admit};
 use record::Book;
 
 /// In the long run one in this time; a person orders a handful and waits for them.
@@ -99,7 +99,7 @@ impl Desk {
             consent: self.consent(&operation, now),
             maintenance: hands.maintenance(),
         };
-        let refused = judge(&operation, &seen).err();
+        let refused = admit(&operation, &seen).err();
         let refused = refused.or_else(|| self.too_often());
         let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {

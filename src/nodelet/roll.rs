@@ -263,7 +263,7 @@ pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<Stac
 
 /// Whether the stack of this job fits is asked, and said, by the roll, if anybody: it is another one than that
 /// of the node which is there.
-pub fn judges(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
+pub fn checks_fit(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
     let Job::Node(work) = job else {
         return false;
     };

@@ -58,7 +58,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
         |e: &identity::IdentityError| NotTaken::Broken(e.fault("trust document not applied"));
     let have = identity::trust_version(fs).map_err(|e| broken(&e))?;
     let held = note(fs).look(Ok::<Held, _>).value;
-    match judge(&document, have.as_ref(), held.as_ref(), &boot_id(fs))? {
+    match verdict(&document, have.as_ref(), held.as_ref(), &boot_id(fs))? {
         Verdict::Hold(fault) => {
             let held = Held {
                 schema: Held::SCHEMA,
@@ -147,7 +147,7 @@ fn believed(
 }
 
 /// Whether a believed document counts: pure.
-fn judge(
+fn verdict(
     document: &TrustDocument,
     have: Option<&TrustVersion>,
     held: Option<&Held>,

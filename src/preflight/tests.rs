@@ -83,13 +83,13 @@ fn good() -> Facts {
     }
 }
 
-fn judge(facts: &Facts) -> Report {
+fn evaluate(facts: &Facts) -> Report {
     Report::of_machine(facts, &Skips::default())
 }
 
 #[test]
 fn a_good_machine_passes_every_check() {
-    let report = judge(&good());
+    let report = evaluate(&good());
     let bad: Vec<_> = report
         .checks
         .iter()
@@ -106,7 +106,7 @@ fn the_verdict_is_the_worst_and_every_failure_is_told() {
     facts.cpus = 1;
     facts.swaps = vec!["/swap".into()];
     facts.uid = 5;
-    let fault = judge(&facts).fault().expect("fault");
+    let fault = evaluate(&facts).fault().expect("fault");
     assert!(
         fault.why.contains("root:") && fault.why.contains("swap:"),
         "{fault}"
@@ -130,7 +130,7 @@ fn our_own_node_is_not_in_its_own_way() {
         name: "kubelet".into(),
         ours: true,
     }];
-    assert_eq!(judge(&facts).verdict, Outcome::Ok);
+    assert_eq!(evaluate(&facts).verdict, Outcome::Ok);
 }
 
 /// A check that fails with a word that nobody knows has no remedy either.

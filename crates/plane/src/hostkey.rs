@@ -298,16 +298,16 @@ mod tests {
             not_before: at(0),
             not_after: at(50),
         };
-        let judge = |n, now| standing(None, Some(&removed), &digest(n), life, at(now));
+        let standing_of = |n, now| standing(None, Some(&removed), &digest(n), life, at(now));
         for certificate in [11, 12] {
             // Also when it has expired: it was off.
             for now in [20, 60] {
-                let kind = judge(certificate, now).map(|s| s.kind);
+                let kind = standing_of(certificate, now).map(|s| s.kind);
                 assert_eq!(kind, Ok(SessionKind::RemovalOnly));
             }
-            assert_eq!(judge(certificate, 90), Err(Stranger::Unknown));
+            assert_eq!(standing_of(certificate, 90), Err(Stranger::Unknown));
         }
-        assert_eq!(judge(13, 20), Err(Stranger::Unknown));
+        assert_eq!(standing_of(13, 20), Err(Stranger::Unknown));
         assert_eq!(
             standing(None, None, &digest(11), life, at(20)),
             Err(Stranger::Unknown)

@@ -95,7 +95,7 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
                 let ours = trust::version(rows, &ring, known.host.id)?;
                 review.told += usize::from(beyond(ours, &Said::by(&ring), status).is_some());
                 let assignment = assignment(rows, &known)?;
-                let row = judge(&known, status, assignment.as_ref());
+                let row = row_of(&known, status, assignment.as_ref());
                 let row = row.map(|row| with_its_stack(rows, row, status));
                 review.rows.extend(row.transpose()?);
             }
@@ -291,7 +291,7 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let ring = plane.keys.ring();
     let ahead = heard(&known, plane.started).and_then(|status| {
         let row = deaf(&known, status, &ring);
-        let row = row.or_else(|| judge(&known, status, assignment.as_ref()));
+        let row = row.or_else(|| row_of(&known, status, assignment.as_ref()));
         row.map(|row| (row, status))
     });
     let (row, status) = ahead.ok_or_else(|| gone("it is not ahead of the plane"))?;
@@ -346,7 +346,7 @@ fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
 }
 
 /// `None`: the host is not ahead of the plane.
-fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
+fn row_of(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
     let plane = generation_of(known);
     let host = newest_of(status);
     let conflict = status

@@ -76,7 +76,7 @@ type Change<'a> = &'a dyn Fn(&mut Looked);
 fn judged(change: impl FnOnce(&mut Looked)) -> Proof {
     let mut looked = well();
     change(&mut looked);
-    judge(&looked, &to(), true, &[1, 1, 1])
+    proof(&looked, &to(), true, &[1, 1, 1])
 }
 
 /// Each of these alone keeps a version from being proven.
@@ -137,9 +137,9 @@ fn what_does_not_start_fails_before_its_time_is_over() {
 fn a_node_that_was_not_well_need_not_be_and_a_host_without_a_role_has_none() {
     let mut looked = well();
     looked.node.as_mut().expect("node").state = NodeState::Failed;
-    assert_eq!(judge(&looked, &to(), false, &[]), Proof::Seen);
+    assert_eq!(proof(&looked, &to(), false, &[]), Proof::Seen);
     looked.node.as_mut().expect("node").role = Role::None;
-    assert_eq!(judge(&looked, &to(), true, &[]), Proof::Seen);
+    assert_eq!(proof(&looked, &to(), true, &[]), Proof::Seen);
 }
 
 #[test]

@@ -25,9 +25,9 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let ledger = &file.ledger;
     let mut removed = Vec::new();
     let job = job::decide(orders, &file.seen());
-    let job = match roll::judges(&host.fs, &file, &job) {
+    let job = match roll::checks_fit(&host.fs, &file, &job) {
         true => job,
-        false => fit::judged(&host.fs, job, orders, &file.seen(), None).await,
+        false => fit::or_hold(&host.fs, job, orders, &file.seen(), None).await,
     };
     let work = match job {
         Job::Nothing(_) => return Ok(PlanWords::default()),

@@ -166,7 +166,7 @@ impl Wanted {
 }
 
 /// Who would take part, and what stands against it. Who runs it already does not.
-fn judged(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
+fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
     let to = &wanted.to;
     if repository::find(rows, to)?.is_none() {
         return Err(repository::unknown(WHAT, &to.to_string()));
@@ -190,7 +190,7 @@ fn judged(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Ve
     let plane = AGENT_VERSION
         .parse()
         .map_err(|e: semver::Error| Refusal::internal(WHAT, &e))?;
-    let found = gates::judge(to, &plane, &hosts, &eyes.here());
+    let found = gates::findings(to, &plane, &hosts, &eyes.here());
     Ok((hosts, found))
 }
 
@@ -199,7 +199,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     let (before, had) = runner::load(&**change)?;
     runner::require_free(before.as_ref(), &had, WHAT)?;
     let now = change.now;
-    let (hosts, found) = judged(&**change, &wanted, now)?;
+    let (hosts, found) = checked(&**change, &wanted, now)?;
     if let Some(finding) = stands(&found, &wanted.despite) {
         return Err(refused_by(finding));
     }
@@ -251,7 +251,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
 async fn plan(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let begin = wanted.begin()?;
     let rows = plane.read()?;
-    let (hosts, found) = judged(&rows, &begin, pf9_hostagent::seam::clock::now())?;
+    let (hosts, found) = checked(&rows, &begin, pf9_hostagent::seam::clock::now())?;
     show::plan(
         &rows,
         &begin.to,

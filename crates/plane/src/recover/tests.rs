@@ -70,7 +70,7 @@ fn worker() -> (Assignment, ClusterId) {
 }
 
 fn outcome(plane: u64, said: &HostStatus, next: &Assignment) -> Option<Outcome> {
-    judge(&known(plane), said, Some(next)).map(|row| row.outcome)
+    row_of(&known(plane), said, Some(next)).map(|row| row.outcome)
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn what_is_not_known_or_not_to_be_believed_is_left_out() {
         outcome(0, &reports(JUMP_MAX, None), &worker),
         Some(Outcome::Obeys)
     );
-    let row = judge(&known(4), &reports(9, None), None).expect("ahead");
+    let row = row_of(&known(4), &reports(9, None), None).expect("ahead");
     assert_eq!(row.outcome, Outcome::Left, "a cluster without a master");
 }
 

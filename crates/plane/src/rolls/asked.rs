@@ -75,7 +75,7 @@ pub(super) async fn ask(
         return Vec::new();
     }
     match said(plane, cluster).await {
-        Ok(said) => judge(&said, to, then),
+        Ok(said) => findings(&said, to, then),
         Err(why) => {
             let what = "the cluster's API could not be asked for blockers";
             let fault =
@@ -162,7 +162,7 @@ fn text<'a>(value: &'a Value, at: &str) -> &'a str {
 }
 
 /// What follows from what it said.
-fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
+fn findings(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
     let removed = to.into_iter().flat_map(|to| removed(&said.metrics, to));
     let mut found: Vec<Finding> = removed.take(FOUND_MAX).collect();
     let configurations = said.webhooks.iter().flat_map(hooks);
@@ -177,7 +177,7 @@ fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
         .filter_map(|b| of_budget(b, then, nowhere));
     found.extend(of_budgets.take(FOUND_MAX));
     match &said.pods {
-        Some(Ok(pods)) => found.extend(pods::judge(pods)),
+        Some(Ok(pods)) => found.extend(pods::findings(pods)),
         Some(Err(why)) => found.push(Finding {
             id: "pods".into(),
             weight: Weight::Warns,
@@ -352,7 +352,7 @@ mod tests {
     const TO: Version = Version::new(1, 37, 2);
 
     fn ids(said: &Said, then: AfterDrain) -> Vec<(String, Weight)> {
-        let found = judge(said, Some(&TO), then);
+        let found = findings(said, Some(&TO), then);
         found.into_iter().map(|f| (f.id, f.weight)).collect()
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Case<'a> {
 }
 
 /// All that is found without asking the cluster.
-pub(super) fn judge(case: &Case<'_>) -> Vec<Finding> {
+pub(super) fn findings(case: &Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(other_walks(case.cluster));
     found.extend(minors(case));

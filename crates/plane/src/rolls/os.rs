@@ -88,12 +88,12 @@ pub(super) fn look(
         let seen = *seen;
         (*host, Known { seen, inventory })
     });
-    let found = judge(cluster, &hosts.collect(), os);
+    let found = findings(cluster, &hosts.collect(), os);
     Ok(Plan { said, found })
 }
 
 /// What is found without asking the cluster. Pure.
-fn judge(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -> Vec<Finding> {
+fn findings(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -> Vec<Finding> {
     let mut found: Vec<Finding> = gates::other_walks(cluster).into_iter().collect();
     found.extend(unknown(cluster, hosts));
     found.extend(gates::states(cluster, hosts));
@@ -203,7 +203,7 @@ mod tests {
         };
         let ids = |second, os: &OsOrder| {
             let hosts = BTreeMap::from([(host(1), known(&debian)), (host(2), known(second))]);
-            let found = judge(&cluster, &hosts, os);
+            let found = findings(&cluster, &hosts, os);
             found
                 .into_iter()
                 .map(|f| (f.id, f.weight))

@@ -32,7 +32,7 @@ fn found(from: StackManifest, to: &StackManifest, seen: [Seen; 4]) -> Vec<(Strin
         };
         (host(n), known)
     });
-    let all = judge(&Case {
+    let all = findings(&Case {
         cluster: &cluster,
         stacks: &stacks,
         to,

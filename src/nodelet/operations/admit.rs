@@ -23,7 +23,7 @@ pub(super) struct Seen {
 }
 
 /// Why it is not to be done, if so. The signature was verified.
-pub(super) fn judge(operation: &Operation, seen: &Seen) -> Result<(), Fault> {
+pub(super) fn admit(operation: &Operation, seen: &Seen) -> Result<(), Fault> {
     let refused = |code, why: String| Fault::new(code, "operation refused", why);
     if operation.host_id != seen.host {
         let why = format!(
