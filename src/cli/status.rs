@@ -246,7 +246,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         own_look(ctx, &mut report);
     }
     let identity = host_id.map_err(|e| e.fault("cannot read this host's identity"));
-    let seen = Seen {
+    let seen = StatusSeen {
         enrolled,
         identity: identity.err(),
         no_tunnel: no_tunnel(ctx, config.as_ref().ok()),
@@ -307,7 +307,7 @@ fn no_tunnel(ctx: &Context, config: Option<&Config>) -> Option<Fault> {
 }
 
 /// What [`overall`] looks at beside the report.
-struct Seen<'a> {
+struct StatusSeen<'a> {
     enrolled: bool,
     identity: Option<Fault>,
     config: Option<Fault>,
@@ -323,7 +323,7 @@ struct Seen<'a> {
 
 /// The one word and its reason. What a person must see first wins: a machine that is no host, then
 /// a dead agent, a node in trouble, a lost plane, and only then what is going well.
-fn overall(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
+fn overall(report: &StatusReport, seen: &StatusSeen<'_>) -> (Overall, Option<Fault>) {
     if let Some(fault) = &seen.identity {
         return (Overall::AgentDown, Some(fault.clone()));
     }
@@ -443,7 +443,7 @@ fn unfinished(unit: &UnitReport) -> Fault {
     ))
 }
 
-fn silent(name: &str, error: &LocalError, seen: &Seen<'_>) -> Fault {
+fn silent(name: &str, error: &LocalError, seen: &StatusSeen<'_>) -> Fault {
     let fault = error.fault(&format!("{name} does not answer"));
     if seen.may_ask {
         return fault.fix(format!("journalctl -n 30 -u pf9-{name}"));

@@ -24,7 +24,7 @@ pub type Root<'a> = (&'a str, usize);
 
 /// What was seen of a temporary file.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct TempSeen {
     writer: Writer,
     /// When the process with the writer's id started, if there is one.
     running: Option<u64>,
@@ -68,7 +68,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
                     .modified()
                     .ok()
                     .and_then(|m| now.duration_since(m).ok());
-                is_abandoned(Seen {
+                is_abandoned(TempSeen {
                     writer,
                     running: proc.start(writer.pid),
                     own: meta.uid() == me,
@@ -86,7 +86,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
 }
 
 /// Nothing will come of it. Never true of what a living process of ours writes, this one included.
-fn is_abandoned(seen: Seen) -> bool {
+fn is_abandoned(seen: TempSeen) -> bool {
     let lives = seen.writer == Writer::this() || seen.running == Some(seen.writer.start);
     !lives && (seen.own || seen.age >= OLD)
 }
@@ -195,16 +195,16 @@ mod tests {
 
     #[test]
     fn a_writer_that_may_be_hidden_is_given_time() {
-        let seen = Seen {
+        let seen = TempSeen {
             writer: Writer { pid: 41, start: 1 },
             running: None,
             own: false,
             age: OLD - Duration::from_secs(1),
         };
         assert!(!is_abandoned(seen));
-        assert!(is_abandoned(Seen { age: OLD, ..seen }));
-        assert!(is_abandoned(Seen { own: true, ..seen }));
-        let alive = Seen {
+        assert!(is_abandoned(TempSeen { age: OLD, ..seen }));
+        assert!(is_abandoned(TempSeen { own: true, ..seen }));
+        let alive = TempSeen {
             running: Some(1),
             own: true,
             age: OLD * 100,

@@ -41,7 +41,7 @@ use crate::model::{
     Outcome, Timestamp,
 };
 
-use admit::{Seen, admit};
+use admit::{OperationSeen, admit};
 use record::Book;
 
 /// In the long run one in this time; a person orders a handful and waits for them.
@@ -90,7 +90,7 @@ impl Desk {
             return Ok(known);
         }
         let now = crate::seam::clock::now();
-        let seen = Seen {
+        let seen = OperationSeen {
             host,
             now,
             last: book.last(),
@@ -142,7 +142,7 @@ impl Desk {
     }
 
     /// A consent for once is used before anything is begun by it: cut off there, it has to be given anew.
-    fn use_up(&self, seen: &Seen) -> Option<Fault> {
+    fn use_up(&self, seen: &OperationSeen) -> Option<Fault> {
         match seen.consent {
             Ok(Some(Agreed::Once)) => Once::remove(&self.fs).err(),
             Ok(Some(Agreed::Standing) | None) | Err(_) => None,

@@ -64,7 +64,7 @@ impl World {
     }
 
     fn ask(&self) -> Move {
-        let seen = Seen {
+        let seen = SwitchSeen {
             current: Some(self.current.clone()),
             last_good: Some(self.last_good.clone()),
             own: self.own,

@@ -78,7 +78,7 @@ pub(super) enum Ask {
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     me: String,
-    seen: Option<Seen>,
+    seen: Option<LeaseSeen>,
     until: Option<Duration>,
     look_at: Duration,
     write_at: Duration,
@@ -97,7 +97,7 @@ enum Leave {
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct LeaseSeen {
     /// None: there is no lease.
     record: Option<Record>,
     /// When this very version of it was first seen.
@@ -128,7 +128,7 @@ impl Turn {
         }
     }
 
-    fn may_write(&self, seen: &Seen) -> Duration {
+    fn may_write(&self, seen: &LeaseSeen) -> Duration {
         match self.whose(seen) {
             Whose::Mine | Whose::Nobodys => self.write_at,
             Whose::Anothers => self.write_at.max(seen.since + LEASE),
@@ -194,7 +194,7 @@ impl Turn {
             .filter(|seen| version(&seen.record) == version(&record));
         let since = known.map_or(now, |seen| seen.since);
         let closely = record.as_ref().is_some_and(|r| r.leaving) || self.stands_aside(now);
-        let seen = Seen { record, since };
+        let seen = LeaseSeen { record, since };
         let look = if closely { LOOK_CLOSELY } else { LOOK };
         (self.look_at, self.write_at) = (now + look, now);
         if seen.record.is_some() && self.whose(&seen) != Whose::Mine {
@@ -221,7 +221,7 @@ impl Turn {
             // Nobody wanted it, or it could not be said in time.
             Some(Leave::Says { .. } | Leave::Gone { .. }) | None => None,
         };
-        self.seen = Some(Seen {
+        self.seen = Some(LeaseSeen {
             record: Some(record),
             since: now,
         });
@@ -272,7 +272,7 @@ impl Turn {
         self.seen.as_ref()?.record.as_ref()
     }
 
-    fn whose(&self, seen: &Seen) -> Whose {
+    fn whose(&self, seen: &LeaseSeen) -> Whose {
         match seen.record.as_ref().map(|r| (&r.holder, r.proved)) {
             None | Some((None, true)) => Whose::Nobodys,
             Some((Some(holder), _)) if *holder == self.me => Whose::Mine,

@@ -164,7 +164,11 @@ impl Effects<'_> {
 }
 
 /// This master, before it starts under the id that the others gave it.
-fn expected(all: &Members, seen: &data::Seen, member: &EtcdMember) -> Result<EtcdRecord, Failed> {
+fn expected(
+    all: &Members,
+    seen: &data::EtcdSeen,
+    member: &EtcdMember,
+) -> Result<EtcdRecord, Failed> {
     let who = etcd::Who {
         id: None,
         name: member.host_id.to_string(),

@@ -12,7 +12,7 @@ use super::super::observe::{Memory, Sweep};
 use super::super::phase;
 use super::super::plan::{PlanWords, plan};
 use super::super::removal;
-use super::super::roll::{self, Said, Seen};
+use super::super::roll::{self, RollSeen, Said};
 use super::own::add_own;
 use crate::host::Host;
 use crate::model::Fault;
@@ -48,7 +48,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let own = roll::own_stack(&host.fs, &file, &work.node);
     let (active, etcd) = (stack::current(&host.fs), stack::current_etcd(&host.fs));
     let (active, etcd) = (active.ok().flatten(), etcd.ok().flatten());
-    let seen = Seen {
+    let seen = RollSeen {
         now,
         spent: Duration::ZERO,
         installed: ledger.installed.as_ref(),

@@ -47,7 +47,7 @@ const AUTHORITY_AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What one host last said.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Facts {
+pub(super) struct HostFacts {
     /// By the plane's clock.
     pub(super) heard_at: Timestamp,
     pub(super) state: NodeState,
@@ -108,7 +108,11 @@ pub(super) struct Etcd {
 pub(super) struct Flaps(Vec<(String, VecDeque<(Timestamp, Timestamp)>)>);
 
 /// What a status says; `before`: what the one before it said.
-pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts>) -> Facts {
+pub(super) fn of(
+    status: &HostStatus,
+    heard_at: Timestamp,
+    before: Option<&HostFacts>,
+) -> HostFacts {
     let node = status.node.as_ref();
     let attempts = node.map_or(0, |n| n.attempts);
     let troubled = match status.state {
@@ -135,7 +139,7 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
     let etcd = node.and_then(|n| n.etcd.as_ref());
     local.extend(etcd.and_then(nearly_full));
     local.truncate(LOCAL_MAX);
-    Facts {
+    HostFacts {
         heard_at,
         state: status.state,
         hostname: status.inventory.hostname.chars().take(NAME_MAX).collect(),
@@ -402,7 +406,7 @@ pub(super) mod tests {
             1,
             Some((Role::Worker, pf9_hostagent::model::ClusterId::random())),
         );
-        let mut facts: Option<Facts> = None;
+        let mut facts: Option<HostFacts> = None;
         let mut say = |state, attempts, s| {
             status.state = state;
             status.node.as_mut().expect("node").attempts = attempts;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::facts::{End, Facts, Flaps, Local};
+use super::facts::{End, Flaps, HostFacts, Local};
 use super::rules::{Rule, SILENT_BUSY_S, Urgency};
 use super::trends::{self, Watched};
 use super::{Key, Names, Subject};
@@ -46,14 +46,14 @@ pub(super) struct Finding {
 /// What is known between two looks of one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
-    pub(super) facts: Option<Facts>,
+    pub(super) facts: Option<HostFacts>,
     pub(super) flaps: Flaps,
     pub(super) trends: Watched,
 }
 
 /// What the plane saw of a cluster by itself.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ClusterSeen {
     /// Whether its nodes are Ready, by name, and when they were looked at; of one that says nothing, `None`.
     pub(super) nodes: Option<(Timestamp, BTreeMap<String, Option<bool>>)>,
     /// Why its API did not answer when it was asked last; `Ok`: it did.
@@ -68,7 +68,7 @@ pub(super) struct World<'a> {
     pub(super) hosts: &'a [Host],
     pub(super) clusters: &'a BTreeMap<ClusterId, Cluster>,
     pub(super) heard: &'a BTreeMap<HostId, Heard>,
-    pub(super) seen: &'a BTreeMap<ClusterId, Seen>,
+    pub(super) seen: &'a BTreeMap<ClusterId, ClusterSeen>,
     pub(super) connected: &'a dyn Fn(HostId) -> bool,
     /// The fleet's roll stopped, and why.
     pub(super) agents_stopped: Option<&'a str>,
@@ -80,7 +80,7 @@ struct Of<'a> {
     cluster: Option<&'a Cluster>,
     member: Option<&'a Member>,
     heard: Option<&'a Heard>,
-    facts: Option<&'a Facts>,
+    facts: Option<&'a HostFacts>,
     /// When it was heard of last, while anybody listened.
     last: Option<Timestamp>,
 }
@@ -177,7 +177,7 @@ impl<'a> Of<'a> {
     }
 }
 
-impl Seen {
+impl ClusterSeen {
     fn nodes_at(&self, now: Timestamp) -> Option<&BTreeMap<String, Option<bool>>> {
         let (at, nodes) = self.nodes.as_ref()?;
         (now.duration_since(*at) < SEEN_FOR).then_some(nodes)
@@ -249,7 +249,7 @@ fn fleet(world: &World<'_>, silent: usize) -> Option<Finding> {
 }
 
 /// What follows from what a host said.
-fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
+fn said(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
     out.extend(facts.local.iter().map(|local| {
         let Local {
             rule,
@@ -322,7 +322,7 @@ fn foreseen(world: &World<'_>, of: &Of<'_>, heard: &Heard) -> Vec<Finding> {
 }
 
 /// The sentence that operators know.
-fn not_converging(facts: &Facts) -> String {
+fn not_converging(facts: &HostFacts) -> String {
     let state = match facts.state {
         NodeState::Ok => "Ok",
         NodeState::Converging => "Converging",
@@ -339,7 +339,7 @@ fn not_converging(facts: &Facts) -> String {
     format!("is not converging, status {state}, role {role}, retries {retries}")
 }
 
-fn certificates(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
+fn certificates(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
     // What the host says of the tunnel's is as old as its word; the plane knows the pinned one itself.
     for end in facts.ends.iter().filter(|end| end.late_at <= world.now) {
         let End {
@@ -376,7 +376,7 @@ fn backups(
     of: &Of<'_>,
     cluster: &Cluster,
     member: &Member,
-    facts: &Facts,
+    facts: &HostFacts,
     out: &mut Vec<Finding>,
 ) {
     let etcd = facts.etcd.as_ref();
@@ -429,7 +429,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         hold: rule.hold(),
     };
     let said = |m: &&Member| world.heard.get(&m.host).and_then(|h| h.facts.as_ref());
-    let members: Vec<(&Member, &Facts)> = cluster
+    let members: Vec<(&Member, &HostFacts)> = cluster
         .masters()
         .filter_map(|m| Some((m, said(&m)?)))
         .collect();

@@ -8,7 +8,7 @@ struct Fleet {
     hosts: Vec<Host>,
     clusters: BTreeMap<ClusterId, Cluster>,
     heard: BTreeMap<HostId, Heard>,
-    seen: BTreeMap<ClusterId, Seen>,
+    seen: BTreeMap<ClusterId, ClusterSeen>,
     started: Timestamp,
 }
 
@@ -189,7 +189,7 @@ fn what_the_plane_saw_of_nodes_counts_while_it_is_fresh() {
         ("node-1".to_owned(), None),
     ]
     .into();
-    let seen = Seen {
+    let seen = ClusterSeen {
         nodes: Some((at(0), nodes)),
         api: Some((at(0), Err("no answer".into()))),
     };
