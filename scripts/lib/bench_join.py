@@ -212,7 +212,7 @@ class Bench:
                 continue
             machine = self.machine(role)
             join_floor.lay_out(machine, role, self.configs / role, self.manifest, self.made)
-            # As the node itself: nobody gives the administrator his rights in a cluster that no agent looks after.
+            # As the node itself: nobody grants the administrator rights in a cluster that no agent looks after.
             api = Api(machine.root, "kubelet/apiserver")
             with join_floor.served(self.made) as url:
                 began = time.monotonic()

@@ -46,7 +46,7 @@ pub(super) enum Proof {
     /// It will not be: the programs end again and again, or time is over.
     Failed(String),
     /// It is well.
-    SwitchSeen,
+    Well,
 }
 
 /// What is to be done. Each may be cut off anywhere and is done again then.
@@ -103,7 +103,7 @@ fn begun(record: &Record, seen: &SwitchSeen, to: &Name) -> Move {
         (Stage::Switching, _) if there => Move::Write(Box::new(record.at(Stage::Proving, None))),
         (Stage::Switching, _) => Move::Switch,
         (_, Proof::Missing(_)) => Move::Prove,
-        (_, Proof::Seen) => {
+        (_, Proof::Well) => {
             let database = Database::Pending {
                 why: None,
                 attempts: 0,

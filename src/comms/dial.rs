@@ -99,9 +99,9 @@ pub enum DialError {
 
 /// Longest a whole try may take.
 pub(super) const TRY: Duration = Duration::from_secs(20);
-/// Who is not enrolled is not asked for sooner, nor later than twice this: only a person changes it.
-/// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
-/// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
+/// A host that is not enrolled tries again no sooner than this, and no later than twice this: only a
+/// person changes it. Enrolling again restarts this program; a host that the plane lets in again (a
+/// restored store, a whole fleet of hosts) comes by itself, spread over these minutes.
 const FORBIDDEN: Duration = Duration::from_secs(300);
 /// A copy is looked at again after this, and at most twice this: a person may just have said that it
 /// is the host.

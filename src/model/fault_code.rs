@@ -463,7 +463,7 @@ impl FaultCode {
         matches!(self, Self::SpecOlder | Self::SpecConflict)
     }
 
-    /// A warning about the end of a certificate; who knows better replaces it by his own.
+    /// A warning about the end of a certificate; a reader with more detail shows its own instead.
     pub fn is_expiry(self) -> bool {
         matches!(self, Self::CertificateExpired | Self::CertificateNotRenewed)
     }

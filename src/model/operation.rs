@@ -88,7 +88,7 @@ pub enum What {
         /// At most so large.
         max_bytes: u64,
         /// Who can open it: a public key of age. It is signed with the rest, so whoever carries the bundle cannot
-        /// have it made for himself.
+        /// have it sealed for another key.
         seal_for: String,
     },
     /// Send the components' own logs of a time and nothing else, sealed, where the host's own operator has agreed to

@@ -24,7 +24,7 @@ pub const FACTS_ADDRESSES_MAX: usize = 64;
 pub const HOSTNAME_MAX: usize = 253;
 
 /// A number that the plane gives out and takes back once. It has a length of its own and nothing
-/// else in it: whoever carries it can make root sign no words of his.
+/// else in it: whoever carries it cannot make root sign other content with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Nonce(pub Digest);

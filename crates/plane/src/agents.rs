@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  running ─ 10 % ── pause ── 50 % ── pause ── 100 % ──► done
-//!     │ ▲      └ who is away is passed over, and catches up when he is back
+//!     │ ▲      └ hosts that are away are passed over, and catch up when they are back
 //!     │ └ resume ─ paused, stopped (a host put itself back, refused, or was not heard of in time)
-//!     └ cancel ──► cancelled: who is done stays, who did not begin stays as he was
+//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
 //! ```
 //!
 //! | file | holds |

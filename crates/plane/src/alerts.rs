@@ -20,8 +20,8 @@
 //! | `keep`   | the looks, with the store around them |
 //! | `shelf`  | what is kept, and how much of it |
 //! | `verbs`  | acknowledge and silence (pure) |
-//! | `notify` | who is told, and what waits for him |
-//! | `payload`| what he is told (pure) |
+//! | `notify` | targets, and what waits to be delivered to each |
+//! | `payload`| what a target is sent (pure) |
 //! | `deliver`| the way there |
 //! | `probe`, `availability` | whether clusters' APIs answer, and how much of each month they did |
 //! | `report` | what each node should be, was found to be, and what was repaired: every day (pure) |

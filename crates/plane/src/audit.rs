@@ -59,9 +59,9 @@ const ADMINISTER: &str = "administer";
 struct Row {
     at: Timestamp,
     who: String,
-    /// His id; root of the plane's machine has none.
+    /// The user's id; root of the plane's machine has none.
     user: Option<String>,
-    /// Which of his tokens.
+    /// Which of the user's tokens.
     token: Option<String>,
     action: String,
     method: String,
@@ -82,7 +82,7 @@ pub(super) struct Ledger {
 impl Ledger {
     fn add(&self, row: Row) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // The log has each; whoever breaks off what he asks fills no memory here.
+        // The log has each; requests that are broken off fill no memory here.
         if waiting.len() < WAITING_MAX {
             waiting.push(row);
         }
@@ -220,7 +220,7 @@ fn project_of(plane: &Plane, path: &str) -> Answer<Option<ProjectId>> {
     })
 }
 
-/// Whoever has the turn takes along what the others have; who comes after him finds nothing left to do.
+/// The holder of the turn writes the others' rows too; the next one finds nothing left to do.
 async fn write(plane: &Arc<Plane>) {
     let _turn = plane.audit.turn.lock().await;
     let rows = plane.audit.take();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each is sealed for a key of its own, which is in its row and nowhere else: a copy of the files alone shows nothing, and
-//! one whose row is gone is opened by nobody any more. Who names a key of his own (`sealFor`) has it sealed for that one;
+//! one whose row is gone cannot be opened any more. A caller who names a key (`sealFor`) has it sealed for that one;
 //! then this plane cannot open it either. Asking, coming, reading and going are events of the host.
 //!
 //! | file | holds |

@@ -156,8 +156,8 @@ struct State {
 
 #[derive(Debug, Subcommand)]
 enum AdminVerb {
-    /// Give him a new password, which is in the file admin-password of the state directory then; all that he was let in
-    /// by before is ended: tokens, kubeconfigs, application credentials.
+    /// Set a new password and write it to the file admin-password in the state directory; the administrator's tokens,
+    /// kubeconfigs and application credentials end.
     ResetPassword {
         #[command(flatten)]
         state: State,

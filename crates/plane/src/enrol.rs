@@ -37,7 +37,7 @@ pub(super) async fn post(
             why,
         ));
     }
-    // A stranger is refused before he holds up a write that others wait for.
+    // A stranger is refused before a write that others wait for is held up.
     tokens::good(
         &plane.read()?,
         &request.token,

@@ -1,6 +1,6 @@
 //! The host API: what nodes say and ask through their tunnel.
 //!
-//! Who asks, and what his session is good for, is known from the tunnel's certificate and stands in
+//! Which host asks, and what its session is good for, is known from the tunnel's certificate and stands in
 //! the request's extensions as [`Peer`]; nothing in a request can change it. What a session of each
 //! kind may ask is one table, [`may`]: a handler that takes a [`Caller`] is for full sessions only,
 //! the others take a [`Peer`] and say which call they are.
@@ -187,7 +187,7 @@ async fn status(
     match peer.kind {
         SessionKind::Full => {}
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => {
-            // Nothing is kept of whom was removed but that he is done.
+            // Of a removed host only that it is done is kept.
             if fleet::followed_removal(&plane, status).await? {
                 plane.sessions.retire(host, "the host is no longer a node");
             }

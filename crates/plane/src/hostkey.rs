@@ -46,8 +46,8 @@ pub(super) enum Stranger {
 /// Judges a certificate of ours by what is known of its host.
 ///
 /// That it has expired is excused, without a bound: it is the rows that say whose key is good, and
-/// they are asked at every connection. A machine that was off for two years is no thief, and a thief
-/// is no less one within the year; against him the host is removed, or enrolled with another key.
+/// they are asked at every connection. Expiry does not tell a thief from a machine that was off for two
+/// years; against a thief the host is removed, or enrolled with another key.
 pub(super) fn standing(
     host: Option<&Host>,
     removed: Option<&Removed>,

@@ -454,7 +454,7 @@ mod tests {
         // As its own machine it may come, but not beside itself.
         let beside = decide(&row, host, &hello(1), &[], true);
         assert!(matches!(beside, Verdict::Copy(_)));
-        // Whoever has the certificate may knock, and say that he is whatever he likes: but the machine
+        // A holder of the certificate may connect and claim anything: but the machine
         // that a person named is another one.
         row.accept = Some("b".into());
         for boot_id in [Some("thief".to_owned()), None] {

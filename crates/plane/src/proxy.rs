@@ -4,7 +4,7 @@
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
 //!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
-//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what he may, and its audit
+//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what they may, and its audit
 //! says who it was.
 //!
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
@@ -217,8 +217,8 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     Ok((id, target))
 }
 
-/// As whom the API server is to see the request: the person, with the group of the role that he has there. The plane's
-/// own certificate may everything, so nothing goes on without these.
+/// Whom the API server sees: the person, with the group of their role there. The plane's own certificate may do
+/// everything, so no request is forwarded without these.
 fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>, HeaderValue)>> {
     let role = who.rights.in_clusters_of(&cluster.project);
     let role = role.ok_or_else(|| state::no_cluster(cluster.id))?;

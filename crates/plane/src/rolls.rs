@@ -7,7 +7,7 @@
 //!  running ─ prepare ──────────────────► etcd ─────────────► node ───────────► node ─────► done
 //!     │ ▲                                    the way back: workers, masters, etcd
 //!     │ └ resume ─ paused, stopped (a node was put back, or refused)
-//!     └ cancel ──► cancelled: who is done stays, who did not begin stays as he was
+//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
 //! ```
 //!
 //! | file | holds |

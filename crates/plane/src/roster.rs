@@ -167,7 +167,7 @@ impl Which {
     }
 }
 
-/// Hosts as somebody may see them: a part, where he asks for one, else all.
+/// Hosts that the caller may see: one page, where the query asks for one, else all.
 pub(super) fn list(
     plane: &Plane,
     rows: &impl Read,

@@ -29,7 +29,7 @@ pub(super) fn refresh(
         let (cluster, force, agent, rests) =
             match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
                 (Some(row), _) => (row.cluster, row.forced, row.agent, row.maintenance),
-                // Of whom was removed nothing is wanted any more: that is his order of removal.
+                // Of a removed host nothing is wanted any more: that is its order of removal.
                 (None, Some(removed)) => (None, removed.forced, None, None),
                 (None, None) => continue,
             };

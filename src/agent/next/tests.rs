@@ -126,7 +126,7 @@ impl World {
             Move::Prove => {
                 let well = self.good && self.runs == Some(name(TO));
                 self.proof = if well {
-                    Proof::Seen
+                    Proof::Well
                 } else {
                     Proof::Failed("it ends".into())
                 };

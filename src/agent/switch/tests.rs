@@ -229,7 +229,7 @@ async fn what_cannot_be_noted_is_neither_begun_nor_proven() {
         assert!(done.is_err(), "{stage:?}: {done:?}");
     }
     for stage in [Stage::Proving, Stage::Proven] {
-        run.proof = Proof::Seen;
+        run.proof = Proof::Well;
         let record = run.wrote(record_at(stage, 1, "0.2.0")).await;
         assert_eq!(record.expect("it goes on").stage, Stage::Proving);
         assert!(matches!(run.proof, Proof::Failed(_)), "{:?}", run.proof);

@@ -179,7 +179,7 @@ pub enum PathRule {
     /// Called after us in such a directory and not known: of another version, or a person's. Told when
     /// it is left, never deleted unasked.
     CalledAfterUs,
-    /// A person's drop-in for a unit of ours: his, whatever becomes of the unit. Told, never deleted.
+    /// A person's drop-in for a unit of ours: theirs, whatever becomes of the unit. Told, never deleted.
     DropIn,
 }
 

@@ -1,5 +1,5 @@
 //! Who made a backup: its manifest, which names the checksum of its file, is signed by root of the master that
-//! took it. Sealing proves nothing: whoever knows the public keys can seal content of his own.
+//! took it. Sealing proves nothing: anyone who knows the public keys can seal other content.
 //!
 //! ```text
 //! NAME.json ─► FoundManifest (nobody looked yet) ─► believed(BackupTrust) ─► BelievedManifest
@@ -35,7 +35,7 @@ pub struct BackupSigner {
 pub enum BackupTrust {
     /// These.
     Signers(Vec<BackupSigner>),
-    /// Nobody is asked: a person said that he knows where it comes from.
+    /// No signature is checked: a person said that they know where it comes from.
     Unchecked,
 }
 

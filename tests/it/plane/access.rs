@@ -1,4 +1,4 @@
-//! Who may do what, walked: every route of the router, by every kind of token, at what is his and what is not.
+//! Who may do what, walked: every route of the router, by every kind of token, on the caller's own things and on others'.
 //!
 //! What is expected is read from `docs/roles.md`, where people read it.
 
@@ -307,7 +307,7 @@ impl World {
 pub(super) const PASSWORD: &str = "correct horse battery";
 const ROLES: [&str; 3] = ["reader", "member", "admin"];
 
-/// Who asks: where his token counts, and which role he has there.
+/// Who asks: the token's scope, and the role there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Project(usize),

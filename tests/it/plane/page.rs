@@ -166,7 +166,7 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
         .await;
     assert_eq!(code, 200, "{said}");
     browser.sees("resolved").await;
-    // Who signs out takes the token with him: the plane forgets it.
+    // Signing out ends the token: the plane forgets it.
     let token = "return JSON.parse(sessionStorage.getItem('pf9-session')).token";
     let token = browser.run(token).await;
     let token = token.as_str().expect("token").to_owned();

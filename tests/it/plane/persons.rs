@@ -33,7 +33,7 @@ fn names(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     Response::new(Full::new(Bytes::from(said)))
 }
 
-/// Somebody with a role in the project; his id.
+/// A user with a role in the project; answers the user's id.
 async fn person(bed: &Bed, name: &str, role: &str) -> String {
     let body = json!({"user": {"name": name, "password": PASSWORD}});
     let (status, said) = bed.ask(Method::POST, "/keystone/v3/users", body).await;

@@ -40,7 +40,7 @@ pub(super) fn resume(
     }))
 }
 
-/// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
+/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
 pub(super) fn cancel(
     roll: Option<&mut AgentRoll>,
     parts: &mut Parts,

@@ -165,9 +165,9 @@ async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
 
 /// Why something did not arrive.
 enum Failed {
-    /// He takes this one not.
+    /// The target refuses this one.
     This(String),
-    /// He takes nothing just now.
+    /// The target takes nothing just now.
     All(String),
 }
 

@@ -125,7 +125,7 @@ fn kept<T>(who: Option<&Who>, all: &mut Vec<T>, owner: impl Fn(&T) -> Answer<Own
     Ok(())
 }
 
-/// What is open at once; what was, when it is his turn.
+/// Open ones at once; past ones, when it is the caller's turn.
 async fn list_of(plane: &Arc<Plane>, which: Which, who: Option<Arc<Who>>) -> Answer<Value> {
     if which.state.as_deref() != Some("past") {
         return list_now(plane, &which, who.as_deref());
@@ -234,7 +234,7 @@ pub(crate) async fn silence(
 ) -> Answer<(StatusCode, Json<Value>)> {
     wanted.who = who.name();
     let rows = plane.read()?;
-    // What names both is judged by both: the one could be his, and the other not.
+    // A silence that names both is checked against both: the caller may have one and not the other.
     let named = [(wanted.cluster, None), (None, wanted.host)];
     let mut named: Vec<_> = named.into_iter().filter(|n| *n != (None, None)).collect();
     if named.is_empty() {

@@ -92,7 +92,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
     assert_eq!(world.rows()[0].key, row.key);
     let other = world.order(1, 1, &wanted()).expect("another one");
     assert_ne!(other.key, row.key);
-    // Who has a key of his own is the only one who can open it.
+    // A bundle sealed for the caller's own key is opened by the caller alone.
     let own = age::x25519::Identity::generate().to_public().to_string();
     let mine = Wanted {
         seal_for: Some(own),

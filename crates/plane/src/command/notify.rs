@@ -13,16 +13,16 @@ use pf9_hostagent::model::Fault;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NotifyVerb {
-    /// Tell somebody of alerts from now on, also of those that fire already; of a name that is there: otherwise.
+    /// Add a target for alerts, those that fire already included; an existing name is changed.
     Add(Add),
-    /// List who is told, what waits for him, and why.
+    /// List targets, with what waits for each and why.
     List {
         #[command(flatten)]
         list: Listing,
     },
-    /// Tell somebody no more. What waits for him is forgotten.
+    /// Remove a target. What waits for it is dropped.
     Remove {
-        /// His name.
+        /// The target's name.
         name: String,
         #[command(flatten)]
         state: State,
@@ -31,9 +31,9 @@ pub(super) enum NotifyVerb {
 
 #[derive(Debug, Args)]
 pub(super) struct Add {
-    /// What he is called here.
+    /// The target's name here.
     name: String,
-    /// What he understands.
+    /// The format it understands.
     #[arg(long, value_enum)]
     kind: KindWord,
     /// Where.

@@ -48,7 +48,7 @@ pub(super) fn project_json(row: &Project) -> Value {
     })
 }
 
-/// The domain that a body names; who names none means the one of his token.
+/// The domain that a body names; without one, the token's domain.
 pub(super) fn domain_of(rows: &impl Read, who: &Who, said: Option<&str>) -> Answer<Domain> {
     let own = || match (&who.of_domain, &who.project) {
         (Some(of), _) => of.id.to_string(),

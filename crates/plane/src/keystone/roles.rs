@@ -117,7 +117,7 @@ fn grant_of(rows: &impl Read, params: &RawPathParams) -> Answer<Grant> {
     Ok(Grant { place, actor, role })
 }
 
-/// `GET …/roles`: of one, somewhere, by himself.
+/// `GET …/roles`: of one actor in one place, granted directly.
 pub(crate) async fn of_one(
     State(plane): ThePlane,
     params: RawPathParams,

@@ -161,7 +161,7 @@ pub(crate) async fn catalog(Person(who): Person, State(plane): ThePlane) -> Answ
     })))
 }
 
-/// `GET /v3/auth/projects`, and of a user: where he has a role.
+/// `GET /v3/auth/projects`, and of a user: where that user has a role.
 pub(crate) async fn projects(
     Person(who): Person,
     State(plane): ThePlane,

@@ -112,7 +112,7 @@ pub(crate) async fn user(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Va
 }
 
 fn default_project(rows: &impl Read, said: Option<&str>) -> Answer<Option<ProjectId>> {
-    // Whether he has a role there is seen when he logs in.
+    // Whether the user has a role there is checked at login.
     said.filter(|s| !s.is_empty())
         .map(|said| Ok(find::project(rows, said)?.id))
         .transpose()
@@ -169,7 +169,7 @@ pub(crate) async fn change_user(
                 set_password(change, &mut row, hash);
             }
             if said.said.enabled == Some(false) {
-                // What he has now is not good again when he is enabled.
+                // Tokens of now are not good again once the user is enabled.
                 row.since = change.now;
             }
             if let Some(project) = said.default_project_id {

@@ -250,7 +250,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
         let Some(roll) = &mut cluster.roll else {
             return;
         };
-        // Whoever comes while others are updated begins with what his machine has.
+        // A host that joins while others are updated begins with what its machine has.
         let to = match roll.goal {
             Goal::Stack => roll.to.clone(),
             Goal::Os(_) => stack.clone(),
@@ -296,8 +296,8 @@ fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
 }
 
 impl Roll {
-    /// Who has his distribution's updates is told so no more: a machine that was made anew would bring them in
-    /// again at a time that nobody chose. Answers whose spec follows from it.
+    /// Hosts that have their distribution's updates are not told again: a reinstalled machine would install them
+    /// at a time that nobody chose. Answers whose spec follows from it.
     pub(super) fn forget_done(&mut self) -> Vec<HostId> {
         let done = |p: &Part| p.told == Some(UpgradeStage::Os) && !p.os_due;
         let mut told = Vec::new();

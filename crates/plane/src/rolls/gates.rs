@@ -19,7 +19,7 @@ use pf9_hostagent::model::{
 pub(crate) enum Weight {
     /// It would not work: nobody overrules it.
     Refuses,
-    /// It does not begin, unless whoever begins it says that he knows.
+    /// It does not begin, unless the person who begins it names it (`--despite`).
     Blocks,
     Warns,
 }

@@ -31,7 +31,7 @@ use pf9_hostagent::model::{
     AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
 };
 
-/// Most findings that somebody says he knows.
+/// Most findings that a request may overrule.
 const DESPITE_MAX: usize = 200;
 
 /// Body of `POST …/upgrade`.

@@ -128,7 +128,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
         if roll.way == Way::Back {
             members.reverse();
         }
-        // Who has not heard that he stays may have gone.
+        // A host that has not heard that it stays may have gone.
         let open_yet = |p: &Part| !p.has(stage) || p.recalled;
         let undone = |m: &&&Member| part(roll, m).is_some_and(open_yet);
         let left: Vec<&Member> = members.iter().filter(undone).copied().collect();

@@ -67,7 +67,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
     let mut begun = cluster.clone();
     match http::begun(change, &mut begun, begin) {
         Ok(()) => *cluster = begun,
-        // Somebody has not said yet that he heard of the end of the one before.
+        // Nobody has acknowledged yet how the previous one ended.
         Err(refusal) if refusal.status.is_client_error() => {
             tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
         }

@@ -205,7 +205,7 @@ pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
+/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
 pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answer<()> {
     let roll = under_way(cluster, kind, "not cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
@@ -281,8 +281,8 @@ pub(crate) fn back(
     Ok(())
 }
 
-/// Who is put back to the stack of before, for as long as that takes him: he is on the way back already. Anybody
-/// else who changes is waited for.
+/// Hosts on their way back to the previous stack, for as long as that takes. Any other host that is changing
+/// is waited for.
 fn returning(cluster: &Cluster, roll: &Roll, what: &str) -> Answer<Vec<HostId>> {
     let mut returning = Vec::new();
     for (host, part) in roll.parts.iter().filter(|(_, p)| p.is_between()) {

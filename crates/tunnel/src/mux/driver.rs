@@ -133,7 +133,7 @@ impl Driver {
             }
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
-                // What else is to be written can wait until he who waits has had his turn.
+                // What else is to be written can wait until the waiting task has had its turn.
                 Poll::Pending if urgent => return Ok(Taken::Enough),
                 Poll::Pending => return Ok(Taken::Some),
                 Poll::Ready(message) => message.map_err(Closed::from)?,
