@@ -6,7 +6,7 @@ use super::engine::Look;
 use crate::rolls::{Finding, Weight};
 use pf9_hostagent::model::{AgentPackage, Fault, FaultCode, HostId, Inventory, PackageFormat};
 
-/// Hosts that a finding names; the number of the rest is told.
+/// Hosts that a finding names; the rest is a number.
 const NAMED: usize = 5;
 
 /// Whether programs of these two versions speak with each other: each minor speaks with its neighbours, and the first
@@ -64,7 +64,7 @@ pub(super) fn unfit(
     }
 }
 
-/// What is found before a roll begins. `here`: the versions that packages are here of.
+/// Findings before a roll begins. `here`: the versions with packages on this plane.
 pub(super) fn findings(
     to: &Version,
     plane: &Version,
@@ -115,7 +115,7 @@ fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     Some(finding(&id, Weight::Warns, fault))
 }
 
-/// Hosts that run what no package is here of.
+/// Hosts that run a version without a package on this plane.
 fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Option<Finding> {
     let lost = hosts.iter().filter_map(|(host, look)| {
         let running = look.running.as_ref().filter(|v| *v != to)?;

@@ -27,20 +27,20 @@ use crate::state::Plane;
 use pf9_hostagent::host::fs::{Attrs, Begun};
 use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
 
-/// Longest silence of a host that sends: it makes the next entry meanwhile, of which each has a bound below this one.
+/// Longest silence of a sending host: it makes the next entry meanwhile, and each has a bound below this one.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
-/// Longest that all of it takes: the host gives up then, too.
+/// Longest that an upload takes: the host gives up then, too.
 const TAKE_MAX: Duration = Duration::from_secs(1800);
 /// How a sealed file begins.
 const SEALED: &[u8] = b"age-encryption.org/v1\n";
 /// How the last line of its head begins.
 const HEAD_ENDS: &[u8] = b"\n--- ";
-/// Longest head: one key's part has a hundred bytes, and what age adds for nobody a few hundred. It is read whole before
+/// Longest head: a recipient's stanza has a hundred bytes, age's own padding stanza a few hundred. It is read whole before
 /// anything in it is believed, and again for every line of it, so a host could keep this plane busy with a large one.
 const HEAD_MAX: usize = 4096;
 const WHAT: &str = "support bundle refused";
 
-/// One that comes: its file, which has no name yet.
+/// An upload: its file, which has no name yet.
 struct Incoming {
     file: Begun,
     hasher: Hasher,
@@ -59,7 +59,7 @@ impl Incoming {
         Ok(self)
     }
 
-    /// It is whole: it has a name from here on. What nobody could open is not kept.
+    /// It is complete and gets its name. A bundle that its key does not open is not kept.
     fn keep(self, key: Option<&Secret<String>>) -> Answer<(u64, Digest)> {
         let broken = |why: String| Refusal::bad(FaultCode::BodyBroken, WHAT, why);
         if !self.head.starts_with(SEALED) {
@@ -111,7 +111,7 @@ pub(crate) async fn take(
     request: Request,
 ) -> Answer<StatusCode> {
     let id = super::bundle_id(&id)?;
-    // Before it is asked whether it is here: who has the place is the only one who can have brought it meanwhile.
+    // Before checking whether it is here: only the holder of this place can have uploaded it meanwhile.
     let place = plane.receiving.begin(id);
     let wanted = row(&plane.read()?, host, id)?;
     match wanted.stage(pf9_hostagent::seam::clock::now()) {
@@ -207,7 +207,7 @@ pub(crate) async fn fetch(
     fetch_here(&plane, host_id(&host)?, super::bundle_id(&id)?, who.name()).await
 }
 
-/// The same, for whom it is. Noted before the first byte goes.
+/// The same for a caller whose rights were checked. Noted before the first byte goes.
 pub(crate) async fn fetch_here(
     plane: &Arc<Plane>,
     host: HostId,

@@ -71,7 +71,7 @@ pub(super) struct Plan {
     pub(super) found: Vec<Finding>,
 }
 
-/// Looks what stands against it, as far as the store knows.
+/// Findings against it, as far as the store knows.
 pub(super) fn look(
     rows: &impl Read,
     cluster: &Cluster,
@@ -101,7 +101,7 @@ fn findings(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder
     found
 }
 
-/// Machines whose package manager is not known here.
+/// Machines with an unknown package manager.
 fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
     let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
@@ -126,7 +126,7 @@ fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Findin
     judged.collect()
 }
 
-/// While the only master starts anew its API is away.
+/// While the only master reboots the API is away.
 fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     let may = match os.reboot {
         OsReboot::WhenNeeded => true,

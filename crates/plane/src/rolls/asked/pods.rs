@@ -1,19 +1,19 @@
-//! What a drain does to the cluster's pods: those that nobody makes again, those whose data go with them, and
-//! whether there is another node that they could come up on. Pure.
+//! What a drain does to the cluster's pods: those without a controller, those that lose local data, and
+//! whether there is another node for them. Pure.
 
 use serde_json::Value;
 
 use super::super::gates::{Finding, Weight, blocked};
 use super::text;
 
-/// Most pods that are called by name: who has more sees to these first.
+/// Most pods that are named: with more, these come first.
 const NAMED_MAX: usize = 10;
 
-/// What a drain does to a pod that no node makes by itself.
+/// What a drain does to a pod that is no static one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     name: String,
-    /// Somebody makes it again.
+    /// A controller makes it again.
     owned: bool,
     /// It keeps files in a directory that ends with it.
     keeps_files: bool,
