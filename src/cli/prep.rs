@@ -31,6 +31,7 @@ use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::FsError;
 use crate::host::interfaces::node_facts;
+use crate::host::space;
 use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{EnrolToken, Fault, FaultCode, HostId, paths};
@@ -547,12 +548,7 @@ fn unit_fault(error: &exec::ExecError) -> Fault {
 }
 
 fn fs_fault(error: &FsError) -> Fault {
-    let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full {
-        FaultCode::DiskFull
-    } else {
-        FaultCode::Files
-    };
+    let code = space::code_of(&error.source, FaultCode::Files);
     Fault::new(code, "cannot prepare this machine", chain(error))
 }
 

@@ -13,6 +13,7 @@ use crate::app::{Config, Exit};
 use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
 use crate::host::fs::{Attrs, FsError};
 use crate::host::ours::units::COMMS;
+use crate::host::space;
 use crate::host::units::Active;
 use crate::model::{Fault, FaultCode, Secret, paths};
 use crate::telemetry::chain;
@@ -243,12 +244,7 @@ impl Before {
 }
 
 fn fs_fault(error: &FsError) -> Fault {
-    let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full {
-        FaultCode::DiskFull
-    } else {
-        FaultCode::Files
-    };
+    let code = space::code_of(&error.source, FaultCode::Files);
     Fault::new(code, "cannot set the proxy", chain(error))
 }
 

@@ -19,6 +19,7 @@ use crate::served::{CHUNK, Served};
 use crate::state::{Change, Plane};
 use crate::store::{Read, Rows};
 use pf9_hostagent::host::package::{self, Label};
+use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
     AGENT_PACKAGE_BYTES_MAX, AgentPackage, Digest, DocumentKind, Envelope, Fault, FaultCode,
     Hasher, PackageFile, SigningKey, TrustStore,
@@ -223,10 +224,7 @@ fn place(temp: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 fn unwritable(path: &Path, e: &std::io::Error) -> Refusal {
-    let code = match e.kind() == std::io::ErrorKind::StorageFull {
-        true => FaultCode::DiskFull,
-        false => FaultCode::StackUnwritable,
-    };
+    let code = space::code_of(e, FaultCode::StackUnwritable);
     refuse(code, format!("{}: {e}", path.display()))
 }
 
