@@ -1,8 +1,7 @@
-//! Who may do what: the one table, and the one judgement. Pure.
+//! Who may do what: one table and one function that decides. Pure.
 //!
-//! A token has a role (`admin`, `member` or `reader`, each may what the ones after it may) in one project, in one
-//! domain, or in the whole plane. Everything that can be asked for is an [`Action`], and everything it can be asked
-//! of has an [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with
+//! A token has a role (`admin`, `member` or `reader`, each includes those after it) in one project, in one domain, or in
+//! the whole plane. Everything that can be asked for is an [`Action`], and every thing it applies to has an [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with
 //! the owners of everything that the path names.
 //!
 //! What somebody may not even see is [`Verdict::Hidden`]: they are told that it is not there.

@@ -1,7 +1,8 @@
-//! Every route of the HTTPS port: what the router is built from, and nothing else is.
+//! Every route of the HTTPS port: the router is built from this table only.
 //!
-//! A route says what it needs, or why it needs nothing; there is no way to have one without. The table in `docs/roles.md`
-//! is made of these and of `access`, and the test that walks them asks [`listed`].
+//! A route names the permission that it needs (`access`), or why it needs none; it cannot do without. Its handler is in the
+//! file of its API. The tables in `docs/roles.md` are made of these and of `access`, and the test that walks them asks
+//! [`listed`].
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Contexts for tests.
+//! Contexts for tests: the samples from which `golden` writes `tests/golden/phases`.
 
 use std::collections::BTreeMap;
 
