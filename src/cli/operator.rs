@@ -90,9 +90,9 @@ pub(super) enum HostVerb {
     List(PlaneArgs),
     /// One host.
     Show(HostShowArgs),
-    /// Let a host be a node of this plane's clusters.
+    /// Authorize a host as a node of this plane's clusters.
     Authorize(HostShowArgs),
-    /// Take that back; a host in a cluster is detached first.
+    /// Withdraw that authorization; a host in a cluster is detached first.
     Deauthorize(HostShowArgs),
     /// Make a host a node of a cluster.
     Attach(AttachArgs),
@@ -138,7 +138,7 @@ pub(super) struct JoinArgs {
 
 #[derive(Debug, Parser)]
 pub(super) struct LeaveArgs {
-    /// Also where etcd loses its quorum by it.
+    /// Also if etcd loses its quorum by it.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -25,11 +25,11 @@ pub(super) enum PhasesVerb {
     List(ListArgs),
     /// How far this node is, phase by phase.
     Status(PhasesStatusArgs),
-    /// Go through all of them now; what differs is put right. Ends a maintenance.
+    /// Run all of them now: repair what differs. Ends a maintenance.
     Start(PlainArgs),
-    /// Begin no step of any phase for a time: a maintenance, as maintenance start begins it. What runs goes on.
+    /// Suspend all phases for a time: the same as maintenance start. What runs keeps running.
     ///
-    /// What was installed stays: that goes when the host leaves its cluster (host detach, node leave), or with node
+    /// What was installed stays until the host leaves its cluster (host detach, node leave), or until node
     /// decommission.
     Stop(StartArgs),
 }

@@ -36,20 +36,20 @@ pub(super) struct Add {
     /// The format it understands.
     #[arg(long, value_enum)]
     kind: KindWord,
-    /// Where.
+    /// Its URL.
     #[arg(
         long,
         conflicts_with = "url_file",
         required_unless_present = "url_file"
     )]
     url: Option<String>,
-    /// A file that says where, for a URL that is a secret itself.
+    /// A file with the URL, for a URL that is a secret itself.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     url_file: Option<PathBuf>,
     /// A file with the bearer token. The plane reads these files whenever it delivers, and keeps nothing of them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     token_file: Option<PathBuf>,
-    /// A file with the authorities to believe, PEM; absent: those of the plane's machine.
+    /// A file with the authorities to trust, PEM; absent: those of the plane's machine.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     ca_file: Option<PathBuf>,
     #[command(flatten)]

@@ -34,30 +34,30 @@ pub(super) struct OrderArgs {
 /// all but restart and rotate are.
 #[derive(Debug, Subcommand)]
 enum OrderVerb {
-    /// Have the host answer, down to root's part of the agent.
+    /// Check that the host answers, down to nodelet.
     Ping,
-    /// Have it look at itself and send its status now.
+    /// Take inventory and send the status now.
     ResendStatus,
-    /// Have it look at the whole node and say what differs.
+    /// Check the whole node now and report what differs.
     RunChecks,
-    /// Have it start a unit of ours again.
+    /// Restart one of our units.
     Restart {
         /// Which.
         unit: UnitWord,
     },
-    /// Have it ask for a certificate of the node anew before it is due.
+    /// Renew a certificate of the node before it is due.
     Rotate {
         /// Which: its directory below /etc/pf9/kube.d/certs, e.g. kubelet/server.
         #[arg(value_parser = purpose)]
         certificate: CertPurpose,
     },
-    /// Have a master take a backup of etcd now.
+    /// Back up etcd on a master now.
     Backup,
-    /// Have a program log more or less for a time.
+    /// Change a program's log level for a time.
     LogLevel {
         /// Which program.
         program: ProgramWord,
-        /// How much.
+        /// The level.
         level: LevelWord,
         /// For how long: a number and s, m or h; at most a day.
         #[arg(long = "for", value_name = "TIME", value_parser = seconds, default_value = "10m")]
