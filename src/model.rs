@@ -29,7 +29,7 @@
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |
 //! | `taken`     | [`Taken`]: names and addresses that belong to others |
-//! | `trust`     | [`TrustDocument`]: whom a host believes, and how that changes |
+//! | `trust`     | [`TrustDocument`]: a host's trust anchors, and how they change |
 //! | `machine`   | [`MachineMarks`]: what a copy of a machine does not share, and who is one |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |

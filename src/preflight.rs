@@ -131,7 +131,7 @@ pub struct Finding {
     evidence: Vec<String>,
 }
 
-/// What was gathered together, by whom it was asked of.
+/// What was gathered together, by its source.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
     /// The machine's own files.

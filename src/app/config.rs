@@ -26,7 +26,7 @@ pub struct Config {
     pub hostagent: HostagentConfig,
     /// Effects.
     pub nodelet: NodeletConfig,
-    /// What whoever helps may have.
+    /// What support may fetch.
     pub support: SupportConfig,
 }
 

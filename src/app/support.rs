@@ -1,4 +1,4 @@
-//! What root of this host agreed that whoever helps may have: standing, by the configuration, or once, by a file that is
+//! What root of this host allows support to fetch: standing, by the configuration, or once, by a file that is
 //! used up with the first that is sent.
 //!
 //! Read anew with each request: what is taken back counts at once. A configuration that is wrong, or that others than

@@ -40,7 +40,7 @@ struct Counted {
     synced: u64,
 }
 
-/// Whoever can open a seal.
+/// A recipient, who can open a seal.
 pub type Opener = Box<dyn age::Identity + Send>;
 
 /// Reads public keys.

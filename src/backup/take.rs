@@ -34,7 +34,7 @@ pub const WAITING: usize = 64;
 /// What every failure begins with.
 const WHAT: &str = "etcd has no new backup";
 
-/// What a backup is taken of, and for whom.
+/// What a backup is taken of, and its recipients.
 pub struct Taking<'a> {
     /// The machine.
     pub fs: &'a HostFs,

@@ -31,7 +31,7 @@ pub(super) struct IdentityReport {
     bound_to: Vec<&'static str>,
     /// Why it is not the machine it says it is.
     copy: Option<Fault>,
-    /// Whom it believes.
+    /// Its trust anchors.
     trust: Option<TrustStatus>,
 }
 

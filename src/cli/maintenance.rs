@@ -113,7 +113,7 @@ pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault
     Ok(Exit::Ok)
 }
 
-/// Ends it, whoever began it; what there was.
+/// Ends it, also one of the plane; answers what there was.
 pub(super) async fn end(ctx: &Context, what: &str) -> Result<Option<MaintenanceStatus>, Fault> {
     send(ctx, Method::DELETE, &serde_json::json!({}), what).await
 }

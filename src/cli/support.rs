@@ -1,4 +1,4 @@
-//! `support allow`, `withdraw`, `show`: what whoever helps may have of this machine. A consent for once is a file that
+//! `support allow`, `withdraw`, `show`: what support may fetch from this machine. A consent for once is a file that
 //! nodelet uses up with the first that it sends; a standing one is a setting, `support.logs`.
 
 use std::time::Duration;

@@ -29,7 +29,7 @@ pub(super) struct Dialled {
     pub(super) kind: SessionKind,
 }
 
-/// How this host goes to its plane: as whom, and which way out.
+/// How this host connects to its plane: its identity, and the way out.
 #[derive(Clone)]
 pub struct Route {
     identity: TunnelIdentity,
@@ -84,7 +84,7 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
-    /// The plane said no, or whoever answered does not speak our websocket.
+    /// The plane said no, or the server does not speak our websocket.
     #[error("no tunnel at this address")]
     Handshake(#[source] HandshakeError),
     /// It took too long.
@@ -144,7 +144,7 @@ impl Route {
         }
     }
 
-    /// As whom, and whom it believes now.
+    /// Its identity and its present trust anchors.
     pub(super) fn identity(&self) -> TunnelIdentity {
         match &self.own {
             Some(own) => own.believing_now(&self.identity),

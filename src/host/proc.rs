@@ -122,7 +122,7 @@ impl Proc {
         worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
-    /// Whom this user is connected to on other machines, at most so many of each version.
+    /// The remote addresses that this user is connected to, at most so many of each version.
     pub fn connected(&self, uid: u32, most: usize) -> Vec<IpAddr> {
         let mut all = Vec::new();
         for table in TCP {

@@ -161,7 +161,7 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
     with(fs, policy, &pair).map(Some)
 }
 
-/// What comms starts with; or why it cannot start, for its log and for whoever asks why it is down.
+/// What comms starts with; or why it cannot start, for its log and for diagnostics.
 pub fn for_tunnel(fs: &HostFs, config: &TlsConfig) -> Result<(TlsPolicy, TunnelIdentity), Fault> {
     let what = "comms cannot start the tunnel";
     let policy = TlsPolicy::load(fs, config)?;

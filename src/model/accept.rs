@@ -1,4 +1,4 @@
-//! Whether a spec is to be obeyed: a function of the document, of whom to believe, and of what is in
+//! Whether a spec is to be obeyed: a function of the document, of the trust anchors, and of what is in
 //! force. hostagent asks it before it hands a spec on, nodelet asks it again with root's own trust
 //! directory; both say the same words.
 

@@ -9,7 +9,7 @@ pub(crate) mod remedies;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a failure is to whoever meets it. Decides the exit code, and whether trying again can help.
+/// The kind of a failure. Decides the exit code, and whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// It did not work; the words say why.
@@ -55,7 +55,7 @@ macro_rules! codes {
                 match self { $($( Self::$id => $word, )*)* Self::Newer => "newer" }
             }
 
-            /// What it is to whoever meets it.
+            /// Its kind.
             pub fn kind(self) -> FaultKind {
                 match self { $($( Self::$id => FaultKind::$kind, )*)* Self::Newer => FaultKind::Failed }
             }

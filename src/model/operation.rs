@@ -38,7 +38,7 @@ pub struct Operation {
     pub schema: u32,
     /// Which.
     pub id: Uuid,
-    /// Whom it is for.
+    /// The host it is for.
     pub host_id: HostId,
     /// Rises with every operation for this host.
     pub number: u64,

@@ -41,7 +41,7 @@ pub const SPEC_SCHEMA: u32 = 1;
 pub struct Spec {
     /// [`SPEC_SCHEMA`].
     pub schema: u32,
-    /// Whom it is for; a spec for another host is refused.
+    /// The host it is for; a spec for another host is refused.
     pub host_id: HostId,
     /// Rises with every change.
     pub generation: Generation,

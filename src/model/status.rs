@@ -77,7 +77,7 @@ pub struct HostStatus {
     pub inventory: Inventory,
     /// How the machine is.
     pub health: Health,
-    /// Whom the host believes; absent from an agent that cannot change it.
+    /// The host's trust anchors; absent from an agent that cannot change them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustStatus>,
     /// How far the agent itself is with the version it is to be.

@@ -53,7 +53,7 @@ impl Document for LocalOrder {
 pub enum NotTaken {
     /// It is not to be obeyed.
     Refused(Box<Refusal>),
-    /// It could not be stored, or this host does not know whom to believe.
+    /// It could not be stored, or this host has no usable trust anchors.
     Broken(Fault),
 }
 

@@ -1,4 +1,4 @@
-//! Whom this host believes, applied as root; and the order to hold on a machine that is a copy.
+//! This host's trust anchors, applied as root; and the order to hold on a machine that is a copy.
 //!
 //! ```text
 //! documents (one content, several signatures)

@@ -31,7 +31,7 @@
 //! What repairs itself is repaired first, by nodelet on the host; that is what the times of the rules are for. An alert
 //! says what was tried.
 //!
-//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for whoever runs one). The plane knows what
+//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for sites that run one). The plane knows what
 //! follows from what, who is in maintenance, and when a host that is away was heard of last, and it is there without a
 //! second program.
 

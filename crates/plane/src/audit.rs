@@ -1,4 +1,4 @@
-//! Who changed what, when: what may have changed something is kept, as the log has it, for whoever may see it.
+//! Who changed what, when: what may have changed something is kept, as the log has it, for those who may see it.
 //!
 //! ```text
 //! guard, administrator's socket ─► Asked ─► answered ─► row, with those that wait beside it, in one change
@@ -66,7 +66,7 @@ struct Row {
     action: String,
     method: String,
     path: String,
-    /// None: whoever asked was gone before it ended.
+    /// `None`: the client was gone before it ended.
     status: Option<u16>,
     trace: Option<String>,
     project: Option<ProjectId>,

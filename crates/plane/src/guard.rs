@@ -30,7 +30,7 @@ use super::strangers::Outside;
 use super::{alerts, qbert, resmgr};
 use pf9_hostagent::model::{ClusterId, FaultCode};
 
-/// What a route asks of whoever comes.
+/// What a route asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
     /// No token, and why not.

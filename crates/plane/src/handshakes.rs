@@ -46,7 +46,7 @@ impl Handshakes {
         Self(Fair::new(places, WAITING_MAX))
     }
 
-    /// Waits for a turn and takes it; `None` for whoever is too slow, or does not speak TLS.
+    /// Waits for a turn and takes it; `None` for a client that is too slow, or does not speak TLS.
     pub async fn accept(
         &self,
         stream: TcpStream,

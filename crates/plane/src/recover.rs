@@ -65,7 +65,7 @@ pub(super) struct Review {
     pub(super) rows: Vec<Row>,
     /// Hosts that have not reported since the plane started: they may be ahead, too.
     pub(super) silent: usize,
-    /// Hosts that were told newer things of whom to believe than this plane would say.
+    /// Hosts that have newer trust documents than this plane would send.
     #[serde(default)]
     pub(super) told: usize,
 }
@@ -170,7 +170,7 @@ fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     Ok(())
 }
 
-/// What this plane's documents say of whom to believe.
+/// The trust anchors in this plane's documents.
 #[derive(Default)]
 struct Said {
     keys: BTreeSet<String>,

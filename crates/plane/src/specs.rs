@@ -1,4 +1,4 @@
-//! Specs: when one is new, signing it, and waking whoever waits for it.
+//! Specs: when one is new, signing it, and waking the requests that wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};

@@ -30,7 +30,7 @@ pub struct BackupSigner {
     pub key: TrustedKey,
 }
 
-/// Whom somebody believes that a backup is what it says.
+/// Whose signature on a backup is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupTrust {
     /// These.
@@ -121,7 +121,7 @@ impl FoundManifest {
         Ok(Self(BelievedManifest { manifest, envelope }))
     }
 
-    /// What it says, whoever wrote that.
+    /// What it says, unverified.
     pub fn says(&self) -> &BackupManifest {
         &self.0.manifest
     }

@@ -22,7 +22,7 @@
 
 use std::time::Duration;
 
-/// Nobody wrote the lease for so long: whoever had the address has it no more.
+/// The lease was not renewed for so long: its holder no longer has the address.
 pub(super) const LEASE: Duration = Duration::from_secs(6);
 /// Who wrote the lease may have the address for so long from then on.
 pub(super) const HOLD: Duration = Duration::from_millis(4500);
@@ -51,7 +51,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 pub(super) struct Record {
     /// Changes with every write.
     pub(super) version: String,
-    /// Whom it names.
+    /// The holder it names.
     pub(super) holder: Option<String>,
     /// It had a holder. (Before the first one took it, the address had been looked for on the network.)
     pub(super) proved: bool,
@@ -267,7 +267,7 @@ impl Turn {
         seen.record.filter(|_| mine)
     }
 
-    /// Whom the lease names, as far as it was read.
+    /// The holder that the lease names, as far as it was read.
     pub(super) fn record(&self) -> Option<&Record> {
         self.seen.as_ref()?.record.as_ref()
     }

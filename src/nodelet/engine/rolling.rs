@@ -45,7 +45,7 @@ pub(super) struct Stage {
     ready: bool,
     /// A restore of etcd is under way, which goes before.
     restores: bool,
-    /// Whom the drain is about.
+    /// The node to drain.
     began: DrainBegan,
 }
 

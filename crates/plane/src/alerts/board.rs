@@ -13,7 +13,7 @@ use super::trends::{self, Closed, Foreseen, Of};
 use super::walk::Walks;
 use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus, NodeState};
 
-/// Shared by whoever learns something, and whoever looks.
+/// Shared by the tasks that report something and those that look.
 #[derive(Default)]
 pub(crate) struct Board {
     inner: Mutex<Inner>,
@@ -21,7 +21,7 @@ pub(crate) struct Board {
     pub(super) news: Notify,
     /// Something waits to be delivered, or who is told has changed.
     pub(super) outbox: Notify,
-    /// Whoever changes an alert holds it: a look takes time, and what somebody acknowledges meanwhile must not be lost.
+    /// Held to change an alert: a look takes time, and an acknowledgement meanwhile must not be lost.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Lists of what was.
     pub(super) walks: Arc<Walks>,

@@ -1,4 +1,4 @@
-//! The way to whoever is told: each target by itself, so that one that is away or slow delays nobody else; what waits
+//! Delivery to targets: each by itself, so that one that is away or slow delays nobody else; what waits
 //! for it in order of time, and again with a growing pause until it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};

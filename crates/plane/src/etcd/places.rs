@@ -38,7 +38,7 @@ pub(super) enum Place {
     IsTakenOut,
     /// It is nobody's that the plane knows: left alone.
     Foreign,
-    /// No master has said yet whom its etcd lists.
+    /// No master has reported its etcd's members yet.
     Untold,
 }
 

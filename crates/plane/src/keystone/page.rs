@@ -21,7 +21,7 @@ pub(crate) type ThePlane = State<Arc<Plane>>;
 /// The one name in a path.
 pub(crate) type Id = Path<String>;
 
-/// Most things of one page; whoever asks for no number gets so many.
+/// Most things of one page, and the default.
 const PAGE_MAX: usize = 10_000;
 
 /// Where Keystone is.

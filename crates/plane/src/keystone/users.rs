@@ -194,7 +194,7 @@ pub(crate) async fn delete_user(State(plane): ThePlane, Path(id): Id) -> Answer<
     .await
 }
 
-/// `POST /v3/users/{user_id}/password`: by whoever knows the one before, whoever asks.
+/// `POST /v3/users/{user_id}/password`: by anybody who knows the present one.
 pub(crate) async fn change_password(
     Person(who): Person,
     State(plane): ThePlane,

@@ -291,7 +291,7 @@ impl Asked {
     }
 }
 
-/// Whom an address leads to.
+/// What an address leads to.
 enum Whose {
     /// The API server, by the name the client has for the plane.
     Plane,

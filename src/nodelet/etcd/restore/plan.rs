@@ -50,7 +50,7 @@ pub enum Next {
     Prepare,
     /// This is done.
     Do(Stage),
-    /// It ends: whoever asked for it does not want it any more, and nothing was moved.
+    /// It ends: it was cancelled, and nothing was moved.
     Withdraw,
     /// Something from elsewhere is missing, in words.
     Wait(String),
