@@ -26,7 +26,7 @@ echo "@SHA@  /var/tmp/stack.tar.zst" | sha256sum --quiet -c
 zstd -dcq /var/tmp/stack.tar.zst | tar -x -C $dir
 (cd $dir && sha256sum --quiet -c /root/files.sha256)
 rm /var/tmp/stack.tar.zst
-ln -s @DIR@ /opt/pf9/stacks/current
+for link in @LINKS@; do ln -s @DIR@ /opt/pf9/stacks/$link; done
 for program in containerd runc kubelet kube-proxy @MASTER_PROGRAMS@; do $dir/bin/$program --version > /dev/null; done
 for file in /etc/sysctl.d/*pf9*; do [ ! -e "$file" ] || sysctl -q -e -p "$file" || :; done
 systemctl daemon-reload
@@ -70,6 +70,7 @@ def lay_out(machine, role, configs, manifest, made):
     machine.copy_in(shutil.which("zstd"), "/usr/local/bin/zstd")
     words = {"DIR": f"{manifest['name']}-{manifest['version']}", "SHA": manifest["archive"]["sha256"],
              "IMAGES": " ".join(i["path"] for i in manifest["images"] if role in i["roles"]),
+             "LINKS": "current etcd-current" if role == "master" else "current",
              "BEFORE": "pf9-etcd" if role == "master" else "", "MASTER_PROGRAMS": "etcd" if role == "master" else ""}
     script = SCRIPT
     for word, value in words.items():
