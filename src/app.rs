@@ -9,7 +9,7 @@
 //! | `exit`   | [`Exit`]: the exit-code table |
 //! | `progress` | [`Progress`]: signs of life, which feed the watchdog |
 //! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
-//! | `support` | [`agreed()`]: what root agreed that whoever helps may have |
+//! | `support` | [`agreed()`]: what root allows support to fetch |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code; [`tell()`] systemd of it |

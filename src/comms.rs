@@ -20,6 +20,7 @@
 //! | `link`     | keeps the sessions up, one loop per slot |
 //! | `session`  | one session from handshake to end, farewells included |
 //! | `sessions` | those that are up; which takes the next stream |
+//! | `ends`     | tells this machine's other daemons where the tunnel goes |
 //! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
 //! | `local_tcp` | the connection to a service: what it said is not lost by what it is told too late |
@@ -40,6 +41,7 @@ mod backoff;
 mod carry;
 mod dial;
 mod endpoints;
+mod ends;
 mod gate;
 mod link;
 mod local_tcp;
@@ -100,6 +102,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         board: link.board(),
     });
 
+    let ends_of = Arc::clone(&sessions);
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
     let socket = local_socket(&host, paths::COMMS_SOCKET)?;
     let shutdown = group.shutdown();
@@ -114,16 +117,9 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     group.essential("gate", gate::run(gate, sessions, group.shutdown()));
     group.essential("api", api::run(socket, api, group.shutdown()));
     group.essential("link", link.run(group.shutdown()));
-    let ends = group.shutdown();
-    group.restart("log level", move || {
-        let ends = ends.clone();
-        async move {
-            tokio::select! {
-                // cancel-safe: both are
-                () = ends.cancelled() => {}
-                () = crate::telemetry::keep_level() => {}
-            }
-        }
+    let shutdown = group.shutdown();
+    group.restart("ends", move || {
+        ends::keep(host.clone(), Arc::clone(&ends_of), shutdown.clone())
     });
     let shutdown = group.shutdown();
     group.restart("renewal", move || {

@@ -11,6 +11,7 @@
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `package` | a package of ours, read: what it is, and its files |
 //! | `part`    | rules of a download that may be cut at any byte |
+//! | `disks`   | file systems that a node writes to: how full, whether they take anything |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
@@ -29,6 +30,8 @@
 //! | `extensions` | operators' programs, run where they can do no harm |
 //! | `facts`   | `os-release` |
 //! | `maintenance` | how long a maintenance still lasts, and its record |
+//! | `grounds` | what this machine reaches, for a cluster's networks to leave alone |
+//! | `address_changes` | [`address_changes::AddressChanges`]: when the kernel gives or takes an address |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
 //! | `rooted`  | whether nobody but root can have written a file |
@@ -41,8 +44,10 @@
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
+pub mod address_changes;
 pub mod cri;
 pub mod deadlines;
+pub mod disks;
 pub mod documents;
 pub mod etcd;
 pub mod etcd_data;
@@ -50,6 +55,7 @@ pub mod exec;
 pub mod extensions;
 pub mod facts;
 pub mod fs;
+pub mod grounds;
 pub mod host_ports;
 pub mod interfaces;
 pub mod kernel;

@@ -17,23 +17,22 @@
 //! | `board`      | [`board::Gathered`]: what is known; every task writes its part and wakes on changes |
 //! | `plane`      | calls to the plane; says once when it is away and once when it is back |
 //! | `spec_store` | the accepted spec, and whether nodelet is needed, on disk |
-//! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
+//! | `spec_poll`  | task: long-poll, accept ([`crate::model::accept()`]), store |
 //! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
 //! | `watch_tunnel` | task: when the tunnel's certificates end, as comms says |
-//! | `relay`      | task: certificate requests up, certificates down |
-//! | `relay`      | task: root's orders of certificates up, certificates down |
-//! | `facts`      | task: what root says the machine is, up when it is another |
-//! | `operations` | task: what the plane has the host do once, to nodelet, and what came of it back |
+//! | `relay`      | task: certificate requests and root's orders up, certificates down |
+//! | `facts`      | task: root's signed facts about the machine, up when they change |
+//! | `operations` | task: the plane's operations to nodelet, and their results back |
 //! | `order`      | one order: a number from the plane, root's signature from nodelet |
 //! | `download`   | task: stacks into the staging directory |
-//! | `agent`      | tasks: packages of this software likewise; how far a change of its version is |
+//! | `agent`      | tasks: packages of this software likewise; the progress of a change of its version |
 //! | `fetch`      | one file from the plane, with resume |
-//! | `trust`      | task: whom to believe, from the plane to nodelet |
+//! | `trust`      | task: trust documents from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period (`hostagent.status_s`: `app/config`) |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
-//! | `sample`     | task: what the machine is and how it is; `inventory`, `health`, `daemons` read it |
+//! | `sample`     | task: samples the machine; `inventory`, `health`, `daemons` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
 mod agent;
@@ -107,7 +106,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
                 "cannot start",
                 "this host is not enrolled",
             )
-            .fix("run pf9ctl prep-node with the plane's URL and a token")
+            .fix("run pf9ctl node prep with the plane's URL and a token")
         })?;
     let boot_id = inventory::boot_id(&fs);
     let store = SpecStore::new(fs.clone());
@@ -143,7 +142,6 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
     agent.task(group, "operations", operations::run);
-    agent.task(group, "log level", |_| crate::telemetry::keep_level());
     let period = Duration::from_secs(config.hostagent.status_s);
     agent.task(group, "report", move |agent| report::run(agent, period));
     let queue = Arc::new(tokio::sync::Mutex::new(queue));

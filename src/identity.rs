@@ -15,7 +15,7 @@
 //! | `order_key` | [`order_key::OrderKey`]: what root orders with; never comms' or hostagent's |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
 //! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
-//! | `trust`    | [`apply_trust`]: whom the host believes from now on; root's |
+//! | `trust`    | [`apply_trust`]: the host's new trust anchors; root's |
 //! | `machine`  | [`look_at_machine`], and the machine this identity was made on |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
 //! | `store`    | [`save`], [`load`], [`trust()`], [`host_id`], [`remove`] |

@@ -27,6 +27,15 @@
 //! cli       ► seam model agent os local host egress identity backup comms nodelet preflight app telemetry tls
 //! plane     ► seam model wire mux host app telemetry stack tls
 //! ```
+//!
+//! | to change | begin at |
+//! |---|---|
+//! | a flag or setting of kubelet, for all releases or one | `nodelet::phase` (`kubelet`, `version`) |
+//! | a phase | `model::phase`, then `nodelet::phase` |
+//! | how often the status is sent | `hostagent` (`report`) |
+//! | the reconnect back-off | `comms` (`backoff`) |
+//! | a check of the machine | `preflight` (`table`) |
+//! | an API call for operators | `crates/plane` (`routes`, `access`) |
 
 pub mod agent;
 pub mod app;

@@ -28,7 +28,7 @@ pub use client::{Client, LocalError};
 pub use door::{Caller, Callers, Door, Peer, Place, bind};
 pub use loud::{LOG_LEVEL, log_level};
 pub use probes::{NotReady, healthz, ready};
-pub use server::{Head, Judge, NOTE_MAX, Policy, Reply, Request, serve};
+pub use server::{BodyBound, Head, NOTE_MAX, Policy, Reply, Request, serve};
 pub use share::Share;
 
 pub use http::{Method, StatusCode};

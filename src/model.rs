@@ -15,7 +15,7 @@
 //! | `api_address` | [`ApiAddressStatus`]: the address that masters share |
 //! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups; [`etcd::quorum`]: who may leave |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
-//! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
+//! | `accept`     | [`accept()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
@@ -29,12 +29,13 @@
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |
 //! | `taken`     | [`Taken`]: names and addresses that belong to others |
-//! | `trust`     | [`TrustDocument`]: whom a host believes, and how that changes |
+//! | `trust`     | [`TrustDocument`]: a host's trust anchors, and how they change |
 //! | `machine`   | [`MachineMarks`]: what a copy of a machine does not share, and who is one |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
+mod accept;
 mod addon;
 mod agent;
 mod api;
@@ -51,7 +52,6 @@ mod fault_code;
 #[cfg(test)]
 pub(crate) mod golden;
 mod ids;
-mod judge;
 mod kube_proxy;
 mod machine;
 mod maintenance;
@@ -74,6 +74,7 @@ mod trust;
 mod tunnel;
 mod upgrade;
 
+pub use accept::*;
 pub use addon::*;
 pub use agent::*;
 pub use api::*;
@@ -87,7 +88,6 @@ pub use extension::*;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;
-pub use judge::*;
 pub use kube_proxy::*;
 pub use machine::*;
 pub use maintenance::*;

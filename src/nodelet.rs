@@ -12,39 +12,38 @@
 //! | file | does |
 //! |---|---|
 //! | `server`    | the socket |
-//! | `inbox`     | what it was told to do |
-//! | `trust`     | whom to believe from now on; whether this machine is a copy |
-//! | `job`       | what is to be done, by what was ordered and what is installed: pure |
-//! | `fit`       | whether the stack that is wanted may come onto this machine |
+//! | `inbox`     | the desired spec: verified, stored |
+//! | `trust`     | trust documents of the plane; whether this machine is a copy |
+//! | `job`       | what is to be done, from the order and from what is installed: pure |
+//! | `fit`       | whether the desired stack fits this machine |
 //! | `engine`    | the loop |
-//! | `maintenance` | whether nothing is to be repaired or changed |
-//! | `misconfigured` | why the loop does not begin |
-//! | `context`   | everything phases decide by |
+//! | `maintenance` | whether changes are suspended |
+//! | `misconfigured` | answers with the reason while the configuration is wrong |
+//! | `context`   | what phases decide by |
 //! | `phase`     | which steps a node consists of: pure |
 //! | `step`      | the closed list of what can be done to a machine |
 //! | `observe`   | asks the host about each step |
 //! | `plan`      | what remains: pure |
-//! | `check`     | one status check: these three, shown |
+//! | `check`     | one status check: observe, plan, show |
 //! | `run`       | one step after the other, with intent and outcome |
 //! | `apply`     | does a step |
 //! | `trial`     | lets a program read its configuration before it is started with it |
-//! | `etcd`      | what this master's member of etcd is, and whether its data are there |
-//! | `removal`   | takes everything away again |
+//! | `removal`   | removes the node |
 //! | `roll`      | this node's part in a roll: what comes next, and the way back |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
-//! | `orders`    | what root says to the plane: what this node wants now, signed |
-//! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
-//! | `address`   | the address that masters share: who has it, and that it is here |
-//! | `operations` | what the plane may have it do, once each, where root allows it |
-//! | `extensions` | operators' own programs, now and then |
+//! | `orders`    | root's signed orders of certificates to the plane |
+//! | `etcd`      | this master's member of etcd: its data, backups, upkeep |
+//! | `address`   | the address that masters share: which master has it, and that it is configured |
+//! | `operations` | operations of the plane, each once, where root allows it |
+//! | `extensions` | operators' own programs, at intervals |
 //! | `rotate`    | certificates that are replaced before they are due |
-//! | `pulse`     | the node's services are asked whether they work; those that hang are ended |
+//! | `pulse`     | probes the node's services; those that hang are killed |
 //! | `peers`     | clients of the node's own services |
-//! | `machine`   | what the machine does to a node that is as it should be |
-//! | `policies`  | what the spec allows and the machine cannot give |
-//! | `status`, `kube_status` | what is shown |
+//! | `machine`   | limits of the machine that hurt a healthy node |
+//! | `policies`  | settings of the spec that the machine cannot provide |
+//! | `status`, `kube_status` | the status document |
 //! | `watch`     | files and processes that wake the loop |
 //! | `words`     | steps in plain words |
 
@@ -106,7 +105,6 @@ use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
 use crate::host::temps;
 use crate::model::Fault;
-use crate::telemetry;
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
 /// socket answers all the same and the loop begins when it is right; `[log]` counts from the next
@@ -164,17 +162,6 @@ pub async fn start(
     );
     group.essential("extensions", extensions);
     let maintenance = maintenance::Desk::open(host.clone());
-    let ends = shutdown.clone();
-    group.restart("log level", move || {
-        let ends = ends.clone();
-        async move {
-            tokio::select! {
-                // cancel-safe: both are
-                () = ends.cancelled() => {}
-                () = telemetry::keep_level() => {}
-            }
-        }
-    });
     let server = server::Server {
         host: host.clone(),
         maintenance: maintenance.clone(),

@@ -40,7 +40,7 @@ pub use perform::perform;
 /// Where all that the package managers say is.
 pub const LOG: &str = "/var/log/pf9/os-update/packages.log";
 /// Packages that stay what they are: the agent's version is the plane's to order, and the parts of a node come with
-/// its stack. One of the same name beside it is its owner's to change, at a time of his.
+/// its stack. Another package of the same name is for its owner to change, at a time of their choosing.
 const KEPT: [&str; 11] = [
     "pf9-hostagent",
     "containerd",

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Facts::read   ─► Part::Machine ─┐
-//! fsync         ─► Part::Disk     │  judge (pure: one function a row of the table) ─► [Check] ─► Report
+//! fsync         ─► Part::Disk     │  evaluate (pure: one function a row of the table) ─► [Check] ─► Report
 //! NetworkSeen   ─► Part::Network  ├─►
 //! whoever asks  ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
 //!               ─► Part::Agent   ─┘
@@ -21,7 +21,7 @@
 //! | `sync`       | [`SyncTrial`]: how fast writes are on the disk where etcd will be |
 //! | `kernel`     | control groups, user namespaces, overlay, bridge filter, connection tracking |
 //! | `security`   | SELinux, AppArmor, the kernel's limits |
-//! | `network`    | [`NetworkSeen`]: DNS, default route, MTU, packet filters |
+//! | `network`    | [`NetworkSeen`]: default route, MTU, networks that a cluster would overlap, packet filters |
 //! | `software`   | tools and libraries of the distribution, the package manager's locks |
 //! | `trial`      | an overlay, tried where the runtime will have them |
 //! | `conflicts`  | ports, another kubelet, runtime or agent, what another Kubernetes left |
@@ -51,7 +51,7 @@ pub use network::{NetworkSeen, PacketFilter};
 pub use plane::{ClockSeen, EndpointSeen, HopSeen, PlaneSeen, http_date};
 pub use report::{Check, REPORT_SCHEMA, Report, Skip, Skips, of_operators};
 pub use sync::SyncTrial;
-pub use table::{Entry, Judge, TABLE};
+pub use table::{Entry, Rule, TABLE};
 pub use thresholds::Thresholds;
 pub use trial::{OverlayTrial, SCRATCH};
 
@@ -131,7 +131,7 @@ pub struct Finding {
     evidence: Vec<String>,
 }
 
-/// What was gathered together, by whom it was asked of.
+/// What was gathered together, by its source.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
     /// The machine's own files.
@@ -147,21 +147,21 @@ pub enum Part<'a> {
 }
 
 /// Judges what was gathered together; `took`: how long that was. What is left out is not judged.
-pub fn judge(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
+pub fn evaluate(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let rows = TABLE.iter().filter_map(|entry| {
-        let finding = match (entry.judge, part) {
-            (Judge::Machine(judge), Part::Machine(seen)) => judge(seen),
-            (Judge::Disk(judge), Part::Disk(seen)) => judge(seen),
-            (Judge::Network(judge), Part::Network(seen)) => judge(seen),
-            (Judge::Plane(judge), Part::Plane(seen)) => judge(seen),
-            (Judge::Agent(judge), Part::Agent(seen)) => judge(seen),
+        let finding = match (entry.rule, part) {
+            (Rule::Machine(rule), Part::Machine(seen)) => rule(seen),
+            (Rule::Disk(rule), Part::Disk(seen)) => rule(seen),
+            (Rule::Network(rule), Part::Network(seen)) => rule(seen),
+            (Rule::Plane(rule), Part::Plane(seen)) => rule(seen),
+            (Rule::Agent(rule), Part::Agent(seen)) => rule(seen),
             (
-                Judge::Machine(_)
-                | Judge::Disk(_)
-                | Judge::Network(_)
-                | Judge::Plane(_)
-                | Judge::Agent(_),
+                Rule::Machine(_)
+                | Rule::Disk(_)
+                | Rule::Network(_)
+                | Rule::Plane(_)
+                | Rule::Agent(_),
                 _,
             ) => return None,
         };

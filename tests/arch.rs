@@ -166,6 +166,32 @@ fn nothing_is_banned_in_the_product() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The plane's handlers read requests by its own readers: those of the library refuse in its words, without a code.
+#[test]
+fn the_plane_refuses_bad_requests_in_its_own_words() {
+    const READERS: [&str; 4] = ["Path", "Query", "Form", "Json"];
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if is_test(&path) || path.ends_with("plane/src/http.rs") {
+            continue;
+        }
+        let code = product_code(&text);
+        for part in code.split("axum::extract::").skip(1) {
+            let end = if part.starts_with('{') { "}" } else { ";" };
+            let named = part.split(end).next().unwrap_or_default();
+            let words = named.split(|c: char| !c.is_alphanumeric());
+            if let Some(word) = words.into_iter().find(|w| READERS.contains(w)) {
+                wrong.push(format!("{}: axum::extract::{word}", path.display()));
+            }
+        }
+        // A body is read by `http::Doc`; as an argument this would read one.
+        if code.contains("    Json(") && code.contains("): Json<") {
+            wrong.push(format!("{}: Json as an argument", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// What changes a disk, and reads the clock, without a point at which a test can break it (`src/seam.rs`). A person's own
 /// command and what looks whether a machine can be a node at all are no daemons.
 #[test]
@@ -444,14 +470,60 @@ fn with_screens(text: &str) -> (String, usize) {
     (out, count)
 }
 
-/// People are shown what they will see. `PF9_BLESS=1` puts it into the page.
+/// Pages that people read.
+fn pages() -> Vec<String> {
+    let docs = fs::read_dir("docs").expect("docs");
+    let docs = docs.map(|entry| entry.expect("entry").path().display().to_string());
+    let pages = docs.filter(|path| path.ends_with(".md"));
+    ["README.md".to_owned()].into_iter().chain(pages).collect()
+}
+
+/// What only a screen of a program has, in blocks that no golden file stands for.
+fn looks_like_a_screen(text: &str) -> Option<&str> {
+    const MARKS: [&str; 4] = ["✓ ", "✗ ", "what to do  ", "why       "];
+    const SAYS: [&str; 2] = ["pf9ctl: ", "pf9-plane: "];
+    let is_said = |line: &str| {
+        MARKS.iter().any(|mark| line.contains(mark)) || SAYS.iter().any(|who| line.starts_with(who))
+    };
+    let mut is_golden = false;
+    let mut block = false;
+    for line in text.lines() {
+        match line.starts_with("```") {
+            true => block = !block,
+            false if !block && !line.is_empty() => is_golden = line.starts_with("<!-- screen: "),
+            false => {}
+        }
+        if block && !is_golden && is_said(line) {
+            return Some(line);
+        }
+    }
+    None
+}
+
+/// People are shown what they will see, in every page. `PF9_BLESS=1` puts it there.
 #[test]
 fn screens_of_pages_are_those_of_the_programs() {
-    let page = "docs/operations.md";
-    let text = fs::read_to_string(page).expect("page");
-    let (wanted, count) = with_screens(&text);
-    assert!(count >= 6, "only {count} screens in {page}");
-    blessed(page, &wanted);
+    let mut screens = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("page");
+        let (wanted, count) = with_screens(&text);
+        screens += count;
+        blessed(&page, &wanted);
+        let other = looks_like_a_screen(&wanted);
+        assert!(other.is_none(), "{page}: no golden file has {other:?}");
+    }
+    assert!(screens >= 6, "only {screens} screens");
+    for drawn in [
+        "```\n  ✓ x\n```",
+        "a\n```\npf9ctl: no\n```",
+        "<!-- screen: x -->\na\n```\n✗ x\n```",
+    ] {
+        assert!(looks_like_a_screen(drawn).is_some(), "{drawn}");
+    }
+    assert_eq!(
+        looks_like_a_screen("<!-- screen: x -->\n```\n✗ x\n```\n"),
+        None
+    );
 }
 
 /// A code that nobody speaks is a promise to programs that nothing keeps.

@@ -168,8 +168,8 @@ async fn fill(args: &Args, bytes: u64, value: usize) -> Result<Value> {
     Ok(json!({"keys": count, "seconds": began.elapsed().as_secs_f64()}))
 }
 
-/// One write at each tick, whether the one before it has ended or not: who waits for a slow server
-/// measures his own patience.
+/// One write at each tick, whether the one before it has ended or not: waiting for a slow server would
+/// measure the client instead.
 async fn writes(args: &Args, seconds: u64, per_second: u64) -> Result<Value> {
     let (_, client) = clients(args)?;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / u32::try_from(per_second)?);

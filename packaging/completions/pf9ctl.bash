@@ -2887,7 +2887,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__decommission)
-            opts="-h --yes --dry-run --local-only --local --force --keep-logs --wait --json --help"
+            opts="-h --yes --no-prompt --dry-run --local-only --local --force --keep-logs --wait --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -17,6 +17,6 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
 if [ "$1" -eq 1 ] && [ ! -e /etc/pf9/host_id.conf ]; then
-    echo "pf9-hostagent: installed; nothing runs yet. Next: pf9ctl prep-node --plane URL --token-file FILE"
+    echo "pf9-hostagent: installed; nothing runs yet. Next: pf9ctl node prep --plane URL --token-file FILE"
 fi
 exit 0

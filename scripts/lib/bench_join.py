@@ -1,7 +1,7 @@
 """scripts/bench join: a machine becomes a node, beside an older commit and beside a start by hand, on this machine in turn.
 
 Both builds get the same stack, which lies on a plane of their own, and machines as the demo has them: booted, the package
-installed, nothing else. "prep to Ready" begins with `pf9ctl prep-node`, a token and a cluster lie ready; it ends when
+installed, nothing else. "prep to Ready" begins with `pf9ctl node prep`, a token and a cluster lie ready; it ends when
 Kubernetes says Ready of the node, asked ten times a second at its API server. "to ok" ends when the agent says the same.
 The worker joins the master that was made just before. "by hand" is the floor: the same programs with the same files, which
 lie ready, started by a shell script that fetches the stack, looks at the same digests and waits for the same things.
@@ -212,7 +212,7 @@ class Bench:
                 continue
             machine = self.machine(role)
             join_floor.lay_out(machine, role, self.configs / role, self.manifest, self.made)
-            # As the node itself: nobody gives the administrator his rights in a cluster that no agent looks after.
+            # As the node itself: nobody grants the administrator rights in a cluster that no agent looks after.
             api = Api(machine.root, "kubelet/apiserver")
             with join_floor.served(self.made) as url:
                 began = time.monotonic()

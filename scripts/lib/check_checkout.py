@@ -11,7 +11,7 @@ from unittest import mock
 
 import checkout
 import crates
-from common import Fail, run
+from common import run
 
 
 class Checkout(unittest.TestCase):
@@ -67,12 +67,25 @@ class Checkout(unittest.TestCase):
         (self.place / ".git/index.lock").write_text("")
         self.assertEqual(self.bring()["other.rs"].read_text(), "old")
 
-    def test_what_is_not_committed_is_refused_before_anything_is_done(self):
+    def stays(self, repo, cache):
+        with mock.patch.object(checkout, "REPO", repo), mock.patch.object(checkout, "CACHE", cache), \
+                mock.patch.object(checkout, "PLACE", cache / "checkout"):
+            return checkout.reason_to_stay()
+
+    def test_what_cannot_be_tested_elsewhere_is_tested_where_it_is(self):
         (self.repo / "new.rs").write_text("x")
-        with mock.patch.object(checkout, "REPO", self.repo), mock.patch.object(checkout, "CACHE", self.place), \
-                self.assertRaisesRegex(Fail, "not clean"):
-            checkout.enter([])
+        self.assertIn("not committed", self.stays(self.repo, self.place))
         self.assertFalse(self.place.exists())
+        nothing = self.repo.parent / "no-clone"
+        nothing.mkdir()
+        self.assertIn("no commit", self.stays(nothing, self.place))
+        (self.repo / "new.rs").unlink()
+        self.place.write_text("a file where the cache should be")
+        self.assertIn("cannot be checked out", self.stays(self.repo, self.place))
+        self.place.unlink()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.assertIsNone(self.stays(self.repo, self.place))
+        self.assertEqual((self.place / "checkout/same.rs").read_text(), "same")
 
     def test_another_compiler_and_too_much_are_not_gone_on_with(self):
         target = Path(self.repo) / "target"

@@ -22,8 +22,15 @@ class Maintainer(unittest.TestCase):
         whole = self.said(DEBFULLNAME="Example Operations", DEBEMAIL="ops@example.org")
         self.assertEqual(whole, "Example Operations <ops@example.org>")
         self.assertIn(whole, packager.SPEC.format(**{**dict.fromkeys(
-            ("name", "version", "release", "summary", "license", "requires", "description", "tree", "files", "scripts"), "x"),
+            ("name", "version", "release", "summary", "license", "requires", "description", "tree", "files", "scripts", "changelog"), "x"),
             "maintainer": whole}))
+
+    def test_each_package_says_which_version_it_is_when_and_by_whom(self):
+        with mock.patch.dict(os.environ, {"SOURCE_DATE_EPOCH": "1000000000", "DEBEMAIL": "ops@example.org"}):
+            said = packager.rpm_changelog()
+            self.assertTrue(said.startswith("* Sun Sep 09 2001 "), said)
+            self.assertIn(f"<ops@example.org> - {packager.version()}-{packager.DATA['release']}\n- Version", said)
+            self.assertIn("Sun, 09 Sep 2001", packager.debian_changelog().decode())
 
     def test_what_is_no_address_makes_no_package(self):
         for given in ({"DEBEMAIL": "root"}, {"DEBEMAIL": "a@b.org\nX: y"}, {"DEBEMAIL": "a@b.org", "DEBFULLNAME": "a <b>"}):

@@ -18,6 +18,7 @@ import parts
 import stack
 import tests
 from common import Fail, wait_for
+from laps import Laps
 
 # What a test program of cargo's does, as far as the runner asks it.
 PROGRAM = """#!/bin/sh
@@ -169,6 +170,19 @@ class Costs(unittest.TestCase):
             self.assertEqual(screen.getvalue(), "", "it is there")
             parts.announce([golang.Program("part", "1.2.4", "m", [], 3)])
         self.assertIn("part 1.2.4", screen.getvalue())
+
+
+class Times(unittest.TestCase):
+    def test_the_next_run_says_what_the_last_one_that_passed_took(self):
+        with tempfile.TemporaryDirectory() as folder:
+            first = Laps("sample", Path(folder))
+            self.assertIn("not known yet", first.forecast())
+            for title, seconds in (("format", 2), ("lints", 100), ("tests", 500)):
+                first.note(title, seconds)
+            self.assertIn("not known yet", Laps("sample", Path(folder)).forecast(), "a run that failed says nothing")
+            first.keep()
+            self.assertEqual(Laps("sample", Path(folder)).forecast(), "about 10 min, as the last time: lints 2 min, tests 8 min")
+            self.assertIn("not known yet", Laps("full", Path(folder)).forecast())
 
 
 class Crates(unittest.TestCase):

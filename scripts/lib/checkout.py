@@ -1,6 +1,6 @@
 """The checkout that stays: a build server's next clean clone goes on with what cargo compiled for the one before.
 
-  enter(words)   the commit of this clone, checked out in the cache; the same command goes on there
+  enter(words)   the commit of this clone, checked out in the cache; the same command goes on there, if it can
 
 Cargo goes by the times of our own files, and a clone makes all of them anew: 20 minutes of two cores for sources that were
 compiled already. git writes only the files that differ. Of the commit before nothing else stays: what git does not know is
@@ -22,21 +22,36 @@ TARGET_MAX = 24 * 2**30
 
 
 def enter(words):
-    """Does not come back, but where it is already."""
+    """Does not come back, but where it is already, and where there is a reason to stay: then everything is compiled here."""
     if REPO == PLACE.resolve():
         return
-    if out(["git", "-C", REPO, "status", "--porcelain"]).strip():
-        raise Fail("this checkout is not clean: what is not committed would not be tested", "commit it, or leave --kept away")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    hold()
-    bring(REPO, PLACE)
-    trim(PLACE / "target")
+    why = reason_to_stay()
+    if why:
+        say(f"the tests stay in {REPO}: {why}")
+        return
     say(f"the tests go on in {PLACE}, where the last commit was compiled")
     sys.stdout.flush()
     os.environ.pop("CARGO_TARGET_DIR", None)
     program = PLACE / "scripts/test"
     os.chdir(PLACE)
     os.execv(program, [str(program), *words])
+
+
+def reason_to_stay():
+    """None: the commit is checked out there, and this process has it for itself."""
+    status = run(["git", "-C", REPO, "status", "--porcelain"], check=False)
+    if status.returncode != 0:
+        return f"git reads no commit of it: {status.stderr.strip()}"
+    if status.stdout.strip():
+        return "something in it is not committed, and would not be tested"
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        hold()
+        bring(REPO, PLACE)
+        trim(PLACE / "target")
+    except (Fail, OSError) as error:
+        return f"its commit cannot be checked out in {PLACE}: {error}"
+    return None
 
 
 def hold():

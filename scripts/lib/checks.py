@@ -17,6 +17,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ import tests
 import tools
 import up
 from common import REPO, Fail, Stopwatch, need_packages, run, say
+from laps import Laps
 from lifecycle import Demo
 
 # The tests' machines are not the demo's: a demo that was stopped, or that a restart of this machine ended, keeps what it
@@ -42,7 +44,7 @@ STATE = "/var/lib/pf9-tests"
 FUZZ_SECONDS = {"sample": 30, "full": 600}
 
 
-def stage(title, cmd, env=None, timeout=2700):
+def stage(laps, title, cmd, env=None, timeout=2700):
     watch = Stopwatch()
     say(f"\n== {title}")
     try:
@@ -52,6 +54,7 @@ def stage(title, cmd, env=None, timeout=2700):
         raise Fail(f"{title}: not done within {timeout} s") from error
     if code != 0:
         raise Fail(f"{title}: failed with exit code {code}")
+    laps.note(title, watch.seconds())
     say(f"== {title}: ok, {watch}")
 
 
@@ -99,6 +102,8 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.seed not in range(2**64):
         parser.error("--seed is a number from 0 to 2^64-1")
+    # What runs beside has sessions of its own: whoever ends this ends it, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     need_components()
     if args.kept:
         checkout.enter(argv)
@@ -115,32 +120,37 @@ def main(argv):
 
 def check(args, skipped, others=()):
     watch = Stopwatch()
+    laps = Laps("fast" if skipped else "full" if args.full else "sample")
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
-    stage("format", ["cargo", "fmt", "--all", "--check"])
-    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_torture",
+    if not args.word:
+        say(laps.forecast())
+    stage(laps, "format", ["cargo", "fmt", "--all", "--check"])
+    for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_stack", "check_torture",
                  "check_checkout"):
-        stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
-    stage("lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
+        stage(laps, f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
+    stage(laps, "lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     # As they are released: without what only tests have of them.
-    stage("lints, no features", ["cargo", "clippy", "--locked", "--workspace", "--", "-D", "warnings"])
-    stage("rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
-    stage("rules for Prometheus, what they tell of",
+    stage(laps, "lints, no features", ["cargo", "clippy", "--locked", "--workspace", "--", "-D", "warnings"])
+    stage(laps, "rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
+    stage(laps, "rules for Prometheus, what they tell of",
           ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
-    stage("documentation", ["cargo", "doc", "--locked", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
+    stage(laps, "documentation", ["cargo", "doc", "--locked", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
     try:
-        left_out = run_tests(args, skipped, others)
-        left_out += conformance(args, skipped)
+        left_out = run_tests(laps, args, skipped, others)
+        left_out += conformance(laps, args, skipped)
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
-    stage("documentation tests", ["cargo", "test", "--locked", "--workspace", "--all-features", "--doc", "--quiet"])
-    stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS["full" if args.full else "sample"]],
+    stage(laps, "documentation tests", ["cargo", "test", "--locked", "--workspace", "--all-features", "--doc", "--quiet"])
+    stage(laps, "hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS["full" if args.full else "sample"]],
           {"PF9_TEST_SEED": str(args.seed)})
     if not skipped:
-        stage("figures that every machine shows", [REPO / "scripts/bench", "tunnel", "--gate"])
-        left_out += packages_in_full(args.full)
+        stage(laps, "figures that every machine shows", [REPO / "scripts/bench", "tunnel", "--gate"])
+        left_out += packages_in_full(laps, args.full)
+    if not args.word:
+        laps.keep()
     if left_out:
         say(f"\nleft out of what scripts/test --full runs, seed {args.seed}:")
         for line in left_out:
@@ -150,7 +160,7 @@ def check(args, skipped, others=()):
         + (f"; machine tests and packages were SKIPPED: {skipped}" if skipped else ""))
 
 
-def packages_in_full(full):
+def packages_in_full(laps, full):
     """Each is a compilation of everything, or two, or another distribution."""
     checks = {"packages for arm64, and that their programs start": [REPO / "scripts/package", "--arch", "arm64", "--check"],
               "packages, built twice": [sys.executable, REPO / "scripts/lib/twice.py"],
@@ -158,29 +168,33 @@ def packages_in_full(full):
     if not full:
         return [f"{title}: only with --full" for title in checks]
     for title, cmd in checks.items():
-        stage(title, cmd, timeout=2 * tools.BUILD_SECONDS)
+        stage(laps, title, cmd, timeout=2 * tools.BUILD_SECONDS)
     return []
 
 
-def run_tests(args, skipped, others):
+def run_tests(laps, args, skipped, others):
     watch = Stopwatch()
     say("\n== tests, compiled")
     openstack.client()
     programs = tests.programs()
+    laps.note("tests, compiled", watch.seconds())
     say(f"== tests, compiled: ok, {watch}")
     # No test's deadline pays for what is slow, and nothing runs beside the tests.
+    waited = Stopwatch()
     for other in others:
         other.wait()
+    laps.note("the builds beside them", waited.seconds())
     watch = Stopwatch()
     say("\n== tests" + (f"; machine tests and packages are SKIPPED: {skipped}" if skipped else ""))
     if not skipped:  # else the release build is not there
         crates.keep()
     left_out = tests.run(programs, args.seed, args.full, not skipped, args.word)
+    laps.note("tests", watch.seconds())
     say(f"== tests: ok, {watch}")
     return left_out
 
 
-def conformance(args, skipped):
+def conformance(laps, args, skipped):
     """Eight minutes more: a sample has no place for them, and a machine that has no programs for them would compile for
     ten. Answers lines that say what did not run."""
     missing = [] if skipped else suite.missing(matrix.stack())
@@ -191,7 +205,7 @@ def conformance(args, skipped):
         return [f"upstream's own suite, scripts/conformance --quick: {why}"]
     if Demo().dir.exists():  # what the tests left is no cluster to judge
         Demo().down()
-    stage("upstream's own suite, its quick part", [REPO / "scripts/conformance", "--quick"])
+    stage(laps, "upstream's own suite, its quick part", [REPO / "scripts/conformance", "--quick"])
     return []
 
 

@@ -2,7 +2,8 @@
 
   up [--masters 1] [--workers 1] [--kubernetes 1.37]
                                    build everything, boot the machines, enrol them, make a cluster, prove it; without
-                                   --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one
+                                   --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one;
+                                   --debian trixie makes new machines of that release
   status                           what runs, the state of every host, the nodes
   kubectl ARGS…                    Kubernetes, through the plane and the tunnel
   shell NODE [CMD…]                a shell or command on a machine
@@ -29,6 +30,7 @@ import signal
 import sys
 
 import lifecycle
+import roots
 import up
 from common import Fail, need_root, say
 from lifecycle import Demo
@@ -44,6 +46,7 @@ def parse(argv):
     verb.add_argument("--masters", type=int, default=None, choices=range(1, 8))
     verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
     verb.add_argument("--kubernetes", default="", help="a minor or a version of src/stack/matrix.toml")
+    verb.add_argument("--debian", default=roots.SUITE, choices=roots.SUITES, help="what new machines run (%(default)s)")
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
     verb.add_argument("--api-address", default=None, metavar="ADDRESS", nargs="?", const=up.API_ADDRESS,
                       help="masters share this address (a new cluster only; without a value: %(const)s)")

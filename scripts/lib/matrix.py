@@ -4,6 +4,7 @@
   stack(wanted)     the one meant by "", "1.37" or "1.37.2"
   minors()          the minors that are tested, newest first
   ALONE             part → versions that tests run by themselves, in no stack
+  SUPPLIED          component → the image that somebody has to bring
   GO                the Go that compiles them
 """
 import tomllib
@@ -14,6 +15,7 @@ PATH = REPO / "src/stack/matrix.toml"
 DATA = tomllib.loads(PATH.read_text())
 GO = DATA["build"]["go"]
 ALONE = DATA["alone"]
+SUPPLIED = DATA["supplied"]
 
 
 def stacks():

@@ -68,12 +68,13 @@ class Node:
 
     # -- life
 
-    def create(self):
+    def create(self, suite=roots.SUITE):
+        """A bare machine of this release of Debian; one that is there stays what it is."""
         if self.root.exists():
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         tmp = self.dir / "root.new"
-        roots.copy(roots.base(), tmp)
+        roots.copy(roots.base(suite), tmp)
         (tmp / "etc/hostname").write_text(self.name + "\n")
         (tmp / "etc/hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
         # Nobody answers there, but a machine has a resolver: the cluster's DNS does not start without one.

@@ -78,6 +78,12 @@ def debian_changelog():
             f"  * Version {version()}: see changelog.gz.\n\n -- {maintainer()}  {when}\n").encode()
 
 
+def rpm_changelog():
+    """The same for rpm."""
+    when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%a %b %d %Y")
+    return f"* {when} {maintainer()} - {version()}-{DATA['release']}\n- Version {version()}: see CHANGELOG.md of its sources."
+
+
 def made_of():
     """What is linked into the programs: for machines, and for people."""
     own, crates = sbom.of_program(arch())
@@ -179,6 +185,7 @@ Version: {version}
 Release: {release}
 Summary: {summary}
 License: {license}
+Group: System Environment/Daemons
 Packager: {maintainer}
 AutoReqProv: no
 {requires}
@@ -193,6 +200,9 @@ cp -a "{tree}/." %{{buildroot}}/
 {files}
 
 {scripts}
+
+%changelog
+{changelog}
 """
 RPM_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
 RPM_OPTIONS = {"debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build_id_links": "none",
@@ -215,7 +225,8 @@ def rpm(binaries, folder, log=None):
         (top / "package.spec").write_text(SPEC.format(
             **{key: DATA[key] for key in ("name", "release", "summary", "license")}, version=version(), maintainer=maintainer(),
             requires="\n".join(f"Requires: {need}" for need in DATA["needs"]["rpm"]),
-            description=DATA["description"].strip(), tree=top / "tree", files="\n".join(lines), scripts=scripts))
+            description=DATA["description"].strip(), tree=top / "tree", files="\n".join(lines), scripts=scripts,
+            changelog=rpm_changelog()))
         options = {**RPM_OPTIONS, "_topdir": str(top), "_rpmdir": str(folder), "_tmppath": str(top),
                    "_rpmfilename": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm"}
         run(["rpmbuild", "-bb", "--target", f"{RPM_ARCH[arch()]}-linux", *(word for key, value in options.items() for word in ("--define", f"{key} {value}")),

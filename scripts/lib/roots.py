@@ -13,6 +13,7 @@ import cache
 from common import apt_mirror, apt_settings, need_packages, run
 
 SUITE = "bookworm"
+SUITES = [SUITE, "trixie"]  # that machines may have
 NEXT_SUITE = "forky"
 BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
@@ -55,13 +56,13 @@ def derived(name, packages, finish, suite=SUITE):
     return cache.artefact(name, cache.key_of(RECIPE, suite, packages, finish), make) / "root"
 
 
-def base():
+def base(suite=SUITE):
     """A machine as it comes: package lists dropped, no machine id, nothing of ours."""
     return derived("base", BASE_PACKAGES,
                    " && rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt"
                    " && rm -rf /usr/share/doc /usr/share/man /usr/share/locale"
                    " && rm -f /etc/apt/apt.conf.d/90pf9-build /etc/hostname && : > /etc/machine-id"
-                   " && : > /etc/resolv.conf")
+                   " && : > /etc/resolv.conf", suite)
 
 
 def builder():

@@ -8,7 +8,7 @@
 
 Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and, for each of OF_ADDONS, its name
 (@COREDNS@, @METRICS_SERVER@ …: the image) are filled in here, and one that needs an image the stack lacks is left out.
-Words like __DNS__SERVER__ stay: each master puts the cluster's in.
+Words like __DNS__SERVER__ stay: each master puts the cluster's in. A directory brings its own; calico's comes with its images.
 
 The same input gives the same bytes: sorted, time 0, owner root. The management plane signs, not this program.
 """
@@ -54,8 +54,10 @@ ON_NODES = {"kubernetes": ["kubelet", "kube-proxy", "kubectl"],
 IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"],
              "local-path-provisioner": ["local-path-provisioner"], "kube-router": ["kube-router"], "pause": ["pause"],
              "metallb": [f"metallb-{name}" for name in parts.METALLB]}
-OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner", "kube-router", *IN_IMAGES["metallb"]]
+OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner", "kube-router", *IN_IMAGES["metallb"],
+             *matrix.SUPPLIED]
 COMPILED = ["metrics_server", "local_path_provisioner", "kube_router", "metallb", "pause"]  # also for a stack of release files
+CALICO = "50-calico.yaml"
 TAGS = {"busybox": "1"}  # every other image: its component's version, with a v but for pause, as its project does
 
 
@@ -140,6 +142,7 @@ def from_dir(source, version, kube_version, target):
         for folder in ("bin", "cni", "images", "addons"):
             if (source / folder).is_dir():
                 place(tree / folder, sorted((source / folder).iterdir()))
+        make_calico(tree)
         assemble(tree, Path(tmp), version, kube_version, versions, REQUIRES)
         publish(Path(tmp), target)
     return target
@@ -185,7 +188,7 @@ def make_addons(tree, version, versions):
     folder = tree / "addons"
     folder.mkdir()
     table = "\n".join(f"    {name} {versions[name]}" for name in sorted(versions))
-    images_of = {f"@{name.upper().replace('-', '_')}@": name for name in OF_ADDONS}
+    images_of = {word_of(name): name for name in OF_ADDONS}
     for name, text in addon_sources().items():
         wanted = {word: component for word, component in images_of.items() if word in text}
         if not set(wanted.values()) <= versions.keys():
@@ -194,6 +197,30 @@ def make_addons(tree, version, versions):
         for word, component in wanted.items():
             text = text.replace(word, reference(component, versions))
         (folder / name).write_text(text)
+
+
+def word_of(component):
+    return f"@{component.upper().replace('-', '_')}@"
+
+
+def make_calico(tree):
+    """Its add-on beside the images that somebody brought, unless he brought his own: it is written for one minor of it."""
+    text, path = addon_sources()[CALICO], tree / "addons" / CALICO
+    needed = {name: tree / "images" / f"{name}.tar" for name in matrix.SUPPLIED if word_of(name) in text}
+    missing = [f"images/{tar.name} ({matrix.SUPPLIED[name]})" for name, tar in needed.items() if not tar.exists()]
+    if len(missing) == len(needed) or list(path.parent.glob("*-calico.yaml")):
+        return
+    if missing:
+        raise Fail(f"calico is not whole: {', '.join(missing)}", "bring all of its images, or none", code=2)
+    for name, tar in needed.items():
+        brought = image_entry(tree, f"images/{tar.name}")["reference"]
+        meant = matrix.SUPPLIED[name]
+        if matrix.minor_of(brought.rpartition(":")[2]) != matrix.minor_of(meant.rpartition(":")[2]):
+            raise Fail(f"images/{tar.name} is {brought}, and scripts/addons/{CALICO} is written for {meant}",
+                       f"bring that minor, or addons/{CALICO} for the one that is brought", code=2)
+        text = text.replace(word_of(name), brought)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
 
 
 # -- the two files

@@ -29,13 +29,15 @@ DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
+          "kb_a_step": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
           # Six minutes of accidents in full, and the last one's end.
           "n_accidents": 1800,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
-          "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 1800}
+          "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 3600, "a_switch_broken": 3600,
+          "another_stack_made_ready_broken": 3600, "a_version_that_shows_nothing_broken": 3600}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A test that takes longer says that it is still there.
@@ -52,9 +54,9 @@ TAKES = {
         "ab_services": 110, "ac_a_broken": 150, "ad_what_hangs": 560, "b_reboot": 60, "c_killed": 95, "ca_what": 25,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 70, "ea_certificates": 300,
-        "eb_a_drop_in": 120, "h_a_dead_master": 240, "i_the_data": 65,
+        "eb_a_drop_in": 120, "ga_machines_of": 110, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
-        "k_a_cluster_goes": 600, "ka_three_masters": 900, "l_the_agent": 600, "m_the_machines_patches": 900,
+        "k_a_cluster_goes": 600, "ka_three_masters": 900, "kb_a_step": 600, "l_the_agent": 600, "m_the_machines_patches": 900,
         "n_accidents": 290,
     },
     "etcd": {
@@ -64,6 +66,7 @@ TAKES = {
         "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
         # A member that lost its quorum is given half a minute before it is started again.
         "a_master_with_another_address": 86, "a_lone_master_with_another": 13,
+        "one_of_two_that_moved": 60, "two_of_three_that_moved": 90, "masters_that_all_moved": 70,
         "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,
     },
 }

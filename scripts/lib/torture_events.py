@@ -309,7 +309,7 @@ def flushed(_torture, machine, event):
     try:
         yield Seen(healed=works)
     finally:
-        if event.variant == "refuse":  # a rule of a person's stays, and is for him to take away
+        if event.variant == "refuse":  # a person's rule stays until the person removes it
             shell(machine, "iptables -D FORWARD -j REJECT", check=False)
 
 

@@ -1,4 +1,4 @@
-"""Who looks on: he writes all the time, looks at what runs, and measures; what happens to the machines he does not know.
+"""The observer: writes all the time, looks at what runs, and measures; it does not know what happens to the machines.
 
   Api(machines)         Kubernetes' API, asked on a master itself with the administrator's certificate: without plane and tunnel
   Observer(demo, dir)   start, stop; settled(machine), containers(), all_there(), specs(), faults()

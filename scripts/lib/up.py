@@ -73,7 +73,7 @@ def run_all(demo, args):
     say(f"built after {watch}; the plane is at {demo.plane.url}")
     board = Board(names)
     machines = [Node(demo.dir, name) for name in names]
-    each(machines, board, "booting", lambda machine: (machine.create(), machine.boot()))
+    each(machines, board, "booting", lambda machine: (machine.create(args.debian), machine.boot()))
     if args.machines_only:
         board.close()
         return

@@ -21,7 +21,7 @@ pub(super) const AGAIN: Duration = Duration::from_secs(60);
 
 /// What is seen of the machine.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct SwitchSeen {
     /// Where `current` leads.
     pub(super) current: Option<Name>,
     /// Where `last-good` leads.
@@ -46,7 +46,7 @@ pub(super) enum Proof {
     /// It will not be: the programs end again and again, or time is over.
     Failed(String),
     /// It is well.
-    Seen,
+    Well,
 }
 
 /// What is to be done. Each may be cut off anywhere and is done again then.
@@ -69,7 +69,7 @@ pub(super) enum Move {
 }
 
 /// What comes next.
-pub(super) fn next(record: &Record, seen: &Seen) -> Move {
+pub(super) fn next(record: &Record, seen: &SwitchSeen) -> Move {
     let to = record.to();
     let moved = seen.last_good != record.from && seen.last_good.as_ref() != Some(&to);
     match record.stage {
@@ -96,14 +96,14 @@ pub(super) fn next(record: &Record, seen: &Seen) -> Move {
 }
 
 /// What follows a switch that this process has begun.
-fn begun(record: &Record, seen: &Seen, to: &Name) -> Move {
+fn begun(record: &Record, seen: &SwitchSeen, to: &Name) -> Move {
     let there = seen.current.as_ref() == Some(to);
     match (record.stage, &seen.proof) {
         (_, Proof::Failed(why)) => write(record, Stage::PuttingBack, not_proven(to, why)),
         (Stage::Switching, _) if there => Move::Write(Box::new(record.at(Stage::Proving, None))),
         (Stage::Switching, _) => Move::Switch,
         (_, Proof::Missing(_)) => Move::Prove,
-        (_, Proof::Seen) => {
+        (_, Proof::Well) => {
             let database = Database::Pending {
                 why: None,
                 attempts: 0,
@@ -117,7 +117,7 @@ fn begun(record: &Record, seen: &Seen, to: &Name) -> Move {
     }
 }
 
-fn proven(record: &Record, seen: &Seen, to: &Name, moved: bool) -> Move {
+fn proven(record: &Record, seen: &SwitchSeen, to: &Name, moved: bool) -> Move {
     let agrees = record.database == Database::Agrees;
     if moved || agrees {
         return Move::Rest;

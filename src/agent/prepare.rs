@@ -117,12 +117,7 @@ fn refused(package: &AgentPackage, why: impl Into<String>) -> Fault {
 }
 
 fn not_had(version: &str, error: &io::Error) -> Fault {
-    let full = error.kind() == io::ErrorKind::StorageFull;
-    let code = if full {
-        FaultCode::DiskFull
-    } else {
-        FaultCode::AgentFetch
-    };
+    let code = space::code_of(error, FaultCode::AgentFetch);
     let what = format!("agent version {version} is not staged");
     Fault::new(code, what, chain(error)).fix("nothing while hostagent runs: it is downloaded again")
 }

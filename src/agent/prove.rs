@@ -72,7 +72,7 @@ pub(super) fn restarts(looked: &Looked) -> Vec<u32> {
 }
 
 /// Whether `to` is well, by what was seen. `was_well`: the node was before. `before`: restarts until then.
-pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) -> Proof {
+pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) -> Proof {
     for (at, (unit, state, exe)) in looked.units.iter().enumerate() {
         let Some(state) = state else {
             return Proof::Missing("systemd does not answer".into());
@@ -109,13 +109,13 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         return Proof::Missing("nodelet does not answer".into());
     };
     if !has_role(node) || !was_well {
-        return Proof::Seen;
+        return Proof::Well;
     }
     match node.state {
         // It begins without a sweep, too.
-        NodeState::Ok if node.last_sweep_at.is_some() => Proof::Seen,
+        NodeState::Ok if node.last_sweep_at.is_some() => Proof::Well,
         // Nothing is done to the node, whatever it lacks: it proves nothing against the version.
-        NodeState::Maintenance => Proof::Seen,
+        NodeState::Maintenance => Proof::Well,
         NodeState::Ok => Proof::Missing("no sweep has finished yet".into()),
         NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
             let why = node

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::links::{self, Name};
-use super::next::{Move, Proof, Seen, is_due, next};
+use super::next::{Move, Proof, SwitchSeen, is_due, next};
 use super::package::UNITS;
 use super::prepare::prepare;
 use super::record::{Database, Order, Record, Stage, order_store, store};
@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
         let mut moves = 0;
         while moves < MOVES_MAX {
             let [current, last_good] = links_of(&self.host.fs);
-            let seen = Seen {
+            let seen = SwitchSeen {
                 current,
                 last_good,
                 own: self.own,
@@ -319,7 +319,7 @@ impl<'a> Run<'a> {
         let since = *self.proving.get_or_insert_with(Instant::now);
         let within = Duration::from_secs(u64::from(record.order.prove_within_seconds));
         let look = prove::look(self.host).await;
-        self.proof = prove::judge(&look, &record.to(), record.was_well, &self.restarts);
+        self.proof = prove::proof(&look, &record.to(), record.was_well, &self.restarts);
         if let Proof::Missing(what) = &self.proof {
             if since.elapsed() >= within {
                 self.proof = Proof::Failed(format!(

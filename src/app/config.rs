@@ -26,7 +26,7 @@ pub struct Config {
     pub hostagent: HostagentConfig,
     /// Effects.
     pub nodelet: NodeletConfig,
-    /// What whoever helps may have.
+    /// What support may fetch.
     pub support: SupportConfig,
 }
 
@@ -308,6 +308,27 @@ mod tests {
             assert!(fault.why.contains(part), "{part} not in {}", fault.why);
         }
         assert!(!fault.to_string().contains("hunter2"), "{fault}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_a_daemon() {
+        let level = |level: &str| LogConfig {
+            level: level.to_owned(),
+            ..LogConfig::default()
+        };
+        for good in [
+            "info",
+            "WARN",
+            "info,pf9_hostagent::comms=debug",
+            "warn,hyper=off",
+            "off",
+        ] {
+            assert_eq!(level(good).check(), Ok(()), "{good}");
+        }
+        for wrong in ["loud", "inf", "info,loud", "debgu,hyper=off"] {
+            let said = level(wrong).check().expect_err(wrong);
+            assert!(said.contains("is no level"), "{said}");
+        }
     }
 
     #[test]

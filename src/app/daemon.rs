@@ -170,6 +170,8 @@ where
     let stop = group.shutdown();
     group.finite("signals", signals(stop));
     group.finite("watchdog", watchdog(group.progress(), group.shutdown()));
+    let ends = group.shutdown();
+    group.restart("log level", move || levels(ends.clone()));
     tracing::info!(
         version = crate::model::document::AGENT_VERSION,
         "{} starts",
@@ -210,6 +212,15 @@ async fn signals(stop: CancellationToken) {
         () = stop.cancelled() => {}
     }
     stop.cancel();
+}
+
+/// A log that was made louder or quieter for a time is as configured again afterwards.
+async fn levels(stop: CancellationToken) {
+    tokio::select! {
+        // cancel-safe: both are
+        () = stop.cancelled() => {}
+        () = crate::telemetry::keep_level() => {}
+    }
 }
 
 /// Tells systemd that the work goes on.

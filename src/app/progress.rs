@@ -106,7 +106,7 @@ impl Progress {
         }
     }
 
-    /// Who is late, for whoever asks whether this program works.
+    /// Which tasks are late, for health checks of this program.
     pub fn late(&self) -> Vec<String> {
         let late = self.lock().late(self.began.elapsed());
         late.into_iter().map(|l| l.name).collect()

@@ -1,4 +1,4 @@
-//! What root of this host agreed that whoever helps may have: standing, by the configuration, or once, by a file that is
+//! What root of this host allows support to fetch: standing, by the configuration, or once, by a file that is
 //! used up with the first that is sent.
 //!
 //! Read anew with each request: what is taken back counts at once. A configuration that is wrong, or that others than
@@ -112,7 +112,7 @@ pub fn agreed(fs: &HostFs, to: Consent, now: Timestamp) -> Result<Agreed, Fault>
         Consent::Bundle => not(
             "the operator of this host has not agreed that the plane may have support bundles of it \
              (support.bundle_on_request is false)",
-            "root of the host agrees with pf9ctl config set support.bundle_on_request true, or makes one himself: \
+            "root of the host agrees with pf9ctl config set support.bundle_on_request true, or makes one here: \
              pf9ctl bundle",
         ),
         Consent::Logs => match Once::load(fs, now)? {
@@ -178,7 +178,7 @@ mod tests {
         consent(&fs).expect_err("it says nothing of it");
         let yes = "[support]\nbundle_on_request = true\n";
         put(&fs, "/etc/pf9/conf.d/60-pf9ctl.toml", yes, 0o644);
-        consent(&fs).expect("he did");
+        consent(&fs).expect("root agreed");
         let no = "/etc/pf9/conf.d/70-no.toml";
         put(&fs, no, "[support]\nbundle_on_request = false\n", 0o644);
         consent(&fs).expect_err("taken back");

@@ -185,7 +185,7 @@ async fn tried(scratch: &Scratch, drill: Drill<'_>) -> Result<(u64, u64), Fault>
         Some(etcd) => live(etcd, manifest.revision).await,
         None => None,
     };
-    let behind = judge(manifest.revision, there, live).map_err(failed)?;
+    let behind = compare(manifest.revision, there, live).map_err(failed)?;
     Ok((there.keys, behind))
 }
 
@@ -341,7 +341,7 @@ async fn live(etcd: &Etcd, revision: u64) -> Option<Live> {
 }
 
 /// How far the live cluster has gone on, or what is wrong with what was restored.
-fn judge(revision: u64, there: Keys, live: Option<Live>) -> Result<u64, String> {
+fn compare(revision: u64, there: Keys, live: Option<Live>) -> Result<u64, String> {
     if there.revision != revision {
         return Err(format!(
             "the restored etcd is at revision {}, the backup is of {revision}",
@@ -404,7 +404,7 @@ mod tests {
             revision in 1u64..50, restored in 1u64..50, keys in 0u64..5, now in 0u64..100, then in prop::option::of(0u64..5),
         ) {
             let live = Live { revision: now, keys_then: then };
-            let judged = judge(revision, there(restored, keys), Some(live));
+            let judged = compare(revision, there(restored, keys), Some(live));
             let good = revision == restored && keys > 0 && then.is_none_or(|then| then == keys);
             prop_assert_eq!(judged.is_ok(), good);
             if let Ok(behind) = judged {
@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_does_not_answer_spoils_no_drill() {
-        assert_eq!(judge(7, there(7, 3), None), Ok(0));
-        assert!(judge(7, there(6, 3), None).is_err());
+        assert_eq!(compare(7, there(7, 3), None), Ok(0));
+        assert!(compare(7, there(6, 3), None).is_err());
     }
 }

@@ -40,7 +40,7 @@ struct Counted {
     synced: u64,
 }
 
-/// Whoever can open a seal.
+/// A recipient, who can open a seal.
 pub type Opener = Box<dyn age::Identity + Send>;
 
 /// Reads public keys.
@@ -55,11 +55,10 @@ pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     }
     let read = |text: &String| {
         text.parse::<Recipient>().map_err(|why| {
-            Fault::new(
-                FaultCode::KeyInvalid,
-                what,
-                format!("a public key of it: {why}"),
-            )
+            // Not repeated: it may be a private key that somebody gave by mistake.
+            let why = format!("one of the keys is no public key of age (age1…): {why}");
+            Fault::new(FaultCode::KeyInvalid, what, why)
+                .fix("age-keygen -y FILE prints the public half of the key in FILE")
         })
     };
     texts.iter().map(read).collect()

@@ -34,7 +34,7 @@ pub const WAITING: usize = 64;
 /// What every failure begins with.
 const WHAT: &str = "etcd has no new backup";
 
-/// What a backup is taken of, and for whom.
+/// What a backup is taken of, and its recipients.
 pub struct Taking<'a> {
     /// The machine.
     pub fs: &'a HostFs,
@@ -115,7 +115,7 @@ fn room(fs: &HostFs, dir: &str, bytes: u64) -> Result<(), Fault> {
         (paths::ETCD_SCRATCH, true),
     ] {
         let there = matches!(fs.found(at), Ok(Found::Dir { .. }));
-        // Another directory is the operator's, with the mode that he gave it.
+        // Another directory is the operator's, with the mode it was given.
         if own || !there {
             fs.make_dir(at, &private).map_err(|e| failed(&e))?;
         }

@@ -26,7 +26,7 @@ use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
 use crate::model::HostId;
 
-/// The operator's hand on a node.
+/// Operates a node of a managed Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "pf9ctl", version = crate::model::document::AGENT_VERSION, max_term_width = 100)]
 pub(super) struct Args {
@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// Write what is printed to a file of the day in this directory as well.
     #[arg(long, global = true, value_name = "DIR", hide = true)]
     pub(super) log_dir: Option<PathBuf>,
-    /// What is done on the way, on standard error.
+    /// Say on standard error what is being done.
     #[arg(long, global = true, hide = true)]
     pub(super) verbose: bool,
     #[command(subcommand)]
@@ -51,19 +51,19 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// Show what nodelet would do now; changes nothing.
     Plan(PlanArgs),
-    /// The stages that make a host a node: which there are, how far this one is.
+    /// The phases that make a host a node, and how far this one is.
     Phases(PhasesArgs),
-    /// What the daemons wrote, from their files.
+    /// Show the daemons' logs.
     Logs(LogsArgs),
-    /// How much the daemons log, for a time and without a restart; without a level: what is logged now.
+    /// Change the daemons' log level for a time, without a restart; without a level: show it.
     LogLevel(LogLevelArgs),
-    /// What a code means, how it usually comes about, and what to do.
+    /// Explain a fault code: what it means, its usual causes, what to do.
     Explain(ExplainArgs),
-    /// Everything that whoever helps asks for first, in one archive, without keys and passwords.
+    /// Make a support bundle: one archive, without keys and passwords.
     ///
     /// Works with every daemon dead, without a network and with a full disk. Values of settings that are not on a list,
-    /// keys, passwords and tokens are taken out of everything, by what they look like and by what lies on this machine;
-    /// MANIFEST.json in it says what is in, what is not, and why.
+    /// keys, passwords and tokens are removed from everything, by their form and by comparison with the secrets on this
+    /// machine; its MANIFEST.json says what is in it, what is not, and why.
     Bundle(BundleArgs),
     /// The daemons' configuration: get, set, validate, show.
     Config(ConfigArgs),
@@ -71,19 +71,19 @@ pub(super) enum Verb {
     Proxy(ProxyArgs),
     /// The tunnel to the plane: its sessions, round trips and streams.
     Tunnel(TunnelArgs),
-    /// The cluster's memory on a master: etcd's state and its backups.
+    /// etcd on a master: its state and its backups.
     Etcd(EtcdArgs),
     /// The plane's clusters, with an operator's token: list, show.
     Cluster(ClusterArgs),
-    /// A token for kubectl, as kubeconfigs that lead through the plane ask for it.
+    /// Print a token for kubectl; kubeconfigs that lead through the plane call this.
     KubeToken(KubeTokenArgs),
     /// The plane's hosts, with an operator's token: list, show, authorize, attach, detach.
     Host(HostArgs),
-    /// Who this machine is to its plane, and what to do when it is a copy of another machine.
+    /// This machine's identity at its plane, and what to do when it is a copy of another machine.
     Identity(IdentityArgs),
     /// The version of this program, of the daemons that run, and of the stack.
     Version(VersionArgs),
-    /// Completions for a shell; the packages install them.
+    /// Print shell completions; the packages install them.
     Completions(CompletionsArgs),
     /// Look whether this machine can become a node; changes nothing.
     #[command(hide = true)]
@@ -100,21 +100,21 @@ pub(super) enum Verb {
     /// Take a host out of its cluster; its role is removed.
     #[command(hide = true)]
     DetachNode(DetachArgs),
-    /// Let a host be a node of this plane's clusters.
+    /// Authorize a host as a node of this plane's clusters.
     #[command(hide = true)]
     AuthorizeNode(HostShowArgs),
-    /// Take that back; a host in a cluster is detached first.
+    /// Withdraw that authorization; a host in a cluster is detached first.
     #[command(hide = true)]
     DeauthorizeNode(HostShowArgs),
-    /// The version of this software: what its units do.
+    /// Change the version of this software; called by its units.
     #[command(hide = true)]
     Agent(AgentArgs),
-    /// Bring in the distribution's updates as they are ordered: pf9-os-update.service does.
+    /// Install the distribution's updates as ordered; called by pf9-os-update.service.
     #[command(hide = true)]
     OsUpdate,
-    /// For a time nothing here is repaired or changed; what the host is like is told as ever.
+    /// Suspend repairs and changes on this host for a time; its health is still reported.
     Maintenance(MaintenanceArgs),
-    /// What whoever helps may have of this machine: allow, withdraw, show.
+    /// What support may fetch from this machine: allow, withdraw, show.
     Support(SupportArgs),
 }
 
@@ -127,7 +127,7 @@ pub(super) struct NodeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeVerb {
-    /// Look whether this machine can become a node, and whether the one that it is is well; changes nothing.
+    /// Check whether this machine can become a node, or whether its node is healthy; changes nothing.
     Check(CheckArgs),
     /// Make this machine a host of a plane: check, enrol, start, wait until the plane has heard.
     Prep(PrepArgs),
@@ -174,9 +174,9 @@ pub(super) struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AgentVerb {
-    /// Change to the version that is ordered, prove it or go back: pf9-agent-switch.service does.
+    /// Change to the ordered version, prove it or go back; called by pf9-agent-switch.service.
     Switch,
-    /// Back to the proven version before anything starts: pf9-agent-boot.service does.
+    /// Go back to the proven version before anything starts; called by pf9-agent-boot.service.
     Boot,
 }
 
@@ -188,28 +188,28 @@ pub(super) struct PrepArgs {
     /// File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host.
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     pub(super) token_file: Option<PathBuf>,
-    /// The id this host shall have; default: the one it had before, or a new one.
+    /// The id of this host; default: the one it had before, or a new one.
     #[arg(long, value_name = "UUID")]
     pub(super) host_id: Option<HostId>,
-    /// Enrol again although this machine is a host already, of this plane or another.
+    /// Enrol again even if this machine is a host already, of this plane or another.
     #[arg(long)]
     pub(super) force: bool,
-    /// Do not count this check, and say why; can be repeated. Ids: see check-node --list.
+    /// Do not count this check, and say why; can be repeated. Ids: see node check --list.
     #[arg(long, value_name = "ID=REASON")]
     pub(super) skip: Vec<String>,
-    /// As tools of this kind have it: what is only recommended stops nothing.
+    /// Accepted for compatibility: recommended checks never stop enrolment.
     #[arg(long, hide = true)]
     pub(super) skip_checks: bool,
-    /// Likewise: --skip distribution.
+    /// For compatibility: the same as --skip distribution.
     #[arg(long, hide = true)]
     pub(super) skip_os_checks: bool,
-    /// Likewise: do nothing where this machine is a host of this plane already, and connected.
+    /// For compatibility: do nothing if this machine is a host of this plane already, and connected.
     #[arg(long, hide = true)]
     pub(super) skip_connected: bool,
     /// Show what would be done, exactly, and do nothing; the token is not read.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Put right what can be put right safely, and taken back: swap, clock, limits. Shown and asked first.
+    /// Fix what can be fixed safely and undone: swap, clock, limits. Shown and asked first.
     #[arg(long)]
     pub(super) fix: bool,
     /// Do not ask before --fix.
@@ -234,10 +234,10 @@ pub(super) struct StatusArgs {
     /// One JSON value instead of a screen.
     #[arg(long, conflicts_with = "watch")]
     pub(super) json: bool,
-    /// Show it again whenever a second has passed, until Ctrl-C.
+    /// Refresh every second until Ctrl-C.
     #[arg(long)]
     pub(super) watch: bool,
-    /// Ask nodelet as well what is not as it should be, and show it.
+    /// Also ask nodelet what differs from the desired state.
     #[arg(long)]
     pub(super) drift: bool,
 }
@@ -259,7 +259,7 @@ pub(super) struct CheckArgs {
     /// Warnings count as failures.
     #[arg(long)]
     pub(super) strict: bool,
-    /// As tools of this kind have it: nothing is asked in any case.
+    /// Accepted for compatibility: nothing is asked in any case.
     #[arg(long, hide = true)]
     no_prompt: bool,
     /// Go to this plane (`https://HOST[:PORT]`) instead of this host's own, up to TLS; for machines
@@ -318,14 +318,13 @@ pub(super) enum ProxyVerb {
     ///
     /// Writes /etc/pf9/conf.d/50-proxy.toml and, with --user, /etc/pf9/proxy-credentials (only the
     /// tunnel's user can read it); restarts pf9-comms if it runs. Can be done before prep-node,
-    /// which goes the same way. The environment (https_proxy, NO_PROXY) is read by no program of
-    /// ours.
+    /// which uses it too. No program of ours reads the environment (https_proxy, NO_PROXY).
     Set(ProxySetArgs),
     /// Show the proxy; never the password.
     Show(ProxyShowArgs),
-    /// Go to the plane as the tunnel does and print each hop with its time.
+    /// Connect to the plane as the tunnel does and print each hop with its time.
     ///
-    /// A tunnel that is up is not disturbed.
+    /// Does not disturb a tunnel that is up.
     Test(ProxyTestArgs),
 }
 
@@ -337,13 +336,13 @@ pub(super) struct ProxySetArgs {
     /// Go without a proxy.
     #[arg(long, conflicts_with_all = ["url", "user", "password_file", "no_proxy"])]
     pub(super) none: bool,
-    /// User, if the proxy wants one.
+    /// User, if the proxy needs one.
     #[arg(long, value_name = "USER", requires = "password_file")]
     pub(super) user: Option<String>,
     /// File with the user's password; "-" reads it from standard input.
     #[arg(long, value_name = "FILE", requires = "user")]
     pub(super) password_file: Option<PathBuf>,
-    /// Who is reached without the proxy, separated by commas: names (and what is below them),
+    /// Destinations to reach without the proxy, separated by commas: names (and what is below them),
     /// .suffixes, addresses, networks like 10.0.0.0/8, each perhaps with :port; * is everything.
     #[arg(long, value_name = "LIST", default_value = "")]
     pub(super) no_proxy: String,
@@ -378,11 +377,11 @@ pub(super) struct TunnelArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TunnelVerb {
-    /// Every session: state, round trip, bytes, what the kernel knows, how the last one ended.
+    /// Every session: state, round trip, bytes, TCP statistics, how the last one ended.
     Status(SessionsArgs),
     /// Measure round trips to the plane with PING frames of the tunnel, on every session.
     Ping(PingArgs),
-    /// The open streams with who asked, bytes and rates, again and again until Ctrl-C.
+    /// The open streams with who asked, bytes and rates, refreshed until Ctrl-C.
     Top(TopArgs),
 }
 
@@ -427,14 +426,14 @@ pub(super) struct IdentityArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum IdentityVerb {
-    /// Show the host id, what it is bound to, whom it trusts, and whether this is a copy.
+    /// Show the host id, what it is bound to, its trust anchors, and whether this is a copy.
     Show(IdentityShowArgs),
     /// Stop being the host that this machine was copied from; then prep-node makes it a new one.
     ///
     /// Stops the agent and, where there is one, the Kubernetes node; removes the key, the session
     /// tickets, the specs and the node's certificates. The other machine is not touched.
     Reset(IdentityResetArgs),
-    /// Note what the machine is where the tunnel's user can read it; its unit does so.
+    /// Record the machine's marks where the tunnel's user can read them; called by its unit.
     #[command(hide = true)]
     Note,
 }
@@ -461,14 +460,17 @@ pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
     pub(super) yes: bool,
-    /// Show what would go, exactly, and take nothing away.
+    /// Ask nobody: without --yes nothing is done.
+    #[arg(long)]
+    pub(super) no_prompt: bool,
+    /// Show exactly what would be removed, and remove nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown.
+    /// Do not tell the plane; for machines whose plane is gone. Shows what to do there when it is back.
     #[arg(long, visible_alias = "local-only")]
     pub(super) local: bool,
-    /// Also where others need this host: a master leaves although etcd loses its quorum. The cluster's API
-    /// takes no change then until a backup is restored.
+    /// Also if others need this host: a master leaves even if etcd loses its quorum. The cluster's API
+    /// then accepts no change until a backup is restored.
     #[arg(long)]
     pub(super) force: bool,
     /// Keep /var/log/pf9.

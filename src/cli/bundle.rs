@@ -1,4 +1,4 @@
-//! `bundle`: everything that whoever helps asks for first, in one archive, without a secret in it.
+//! `bundle`: everything that support asks for first, in one archive, without a secret in it.
 //!
 //! ```text
 //! plan ─► collect (one entry at a time) ─► redact ─► guard ─► tar ─ zstd ─ age? ─► file, or standard output
@@ -208,9 +208,9 @@ struct Making {
 
 /// Why one is not made.
 enum Broke {
-    /// Somebody asked for the end.
+    /// It was cancelled.
     Stopped(Fault),
-    /// It cannot be written on.
+    /// Writing failed.
     Io(io::Error),
 }
 
@@ -221,7 +221,7 @@ impl From<io::Error> for Broke {
 }
 
 impl Making {
-    /// One entry after the other into `sink`; after each of them, and at the end, what is written is handed on.
+    /// Writes one entry after the other into `sink`, which is flushed after each and at the end.
     async fn make(
         &self,
         ctx: &Context,

@@ -125,7 +125,10 @@ impl Show for Report {
             lines(&mut screen, check, width);
         }
         screen.gap();
-        screen.line([verdict(self)]);
+        let (ink, text) = verdict(self);
+        for part in super::output::wrap(&text, width.saturating_sub(2)) {
+            screen.line([(ink, format!("  {part}"))]);
+        }
         screen.gap();
         screen
     }
@@ -133,6 +136,8 @@ impl Show for Report {
 
 /// The longest id and a space.
 const ID_WIDTH: usize = 21;
+/// Narrower than this is narrow.
+const NARROW: usize = 72;
 /// Before the id: the mark.
 const MARK_WIDTH: usize = 4;
 
@@ -161,11 +166,17 @@ fn lines(screen: &mut Screen, check: &Check, width: usize) {
             (ink_of_found(check.outcome), part),
         ]);
     }
+    // On a narrow terminal below the id: beside it a line would have three words.
+    let (below, room) = match width < NARROW {
+        true => (MARK_WIDTH, width.saturating_sub(MARK_WIDTH - 2)),
+        false => (indent, room),
+    };
     let mut detail = |label: &str, text: &str| {
         if !text.is_empty() {
             let mut sub = Screen::default();
-            sub.row(label, Ink::Plain, text, room.max(40));
-            screen.indented(sub, indent - 2);
+            sub.row(label, Ink::Plain, text, room);
+            // A row begins two columns to the right of that.
+            screen.indented(sub, below - 2);
         }
     };
     match check.outcome {
@@ -210,5 +221,5 @@ fn verdict(report: &Report) -> (Ink, String) {
         Outcome::Warn => (Ink::Warn, "is fit for a node"),
         Outcome::Ok | Outcome::Skip => (Ink::Good, "is fit for a node"),
     };
-    (ink, format!("  This machine {fit}: {good} good{tail}."))
+    (ink, format!("This machine {fit}: {good} good{tail}."))
 }

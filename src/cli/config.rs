@@ -29,13 +29,13 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigVerb {
-    /// One value, as the daemons have it.
+    /// Show one value, as the daemons use it.
     Get(GetArgs),
-    /// Set a value, or go back to the default; the other files are not touched.
+    /// Set a value, or reset it to the default; the other files are not touched.
     Set(SetArgs),
-    /// Whether the daemons can use it; every fault at once, with its file and key.
+    /// Check whether the daemons can use it; shows every fault, with its file and key.
     Validate(ValidateArgs),
-    /// What the files set; with --effective everything, defaults included.
+    /// Show what the files set; with --effective everything, defaults included.
     Show(ShowArgs),
 }
 
@@ -74,7 +74,7 @@ pub(super) struct ValidateArgs {
 
 #[derive(Debug, Parser)]
 pub(super) struct ShowArgs {
-    /// Everything, defaults included: what the daemons work by.
+    /// Everything, defaults included: what the daemons use.
     #[arg(long)]
     effective: bool,
     /// As JSON instead of TOML.

@@ -33,7 +33,7 @@ use crate::telemetry::chain;
 const ORDER: Duration = Duration::from_secs(20);
 /// Of an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
 const GOES_ON: &str = "nodelet continues until the role is gone (pf9ctl status shows it); then run pf9ctl \
-    decommission-node again for the rest, which was not touched";
+    node decommission again for the rest, which was not touched";
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -95,13 +95,14 @@ fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> R
     if args.yes {
         return Ok(());
     }
-    if !ctx.out.can_ask() {
-        return Err(Fault::new(
-            FaultCode::Usage,
-            "cannot decommission this machine",
-            "no terminal to ask on",
-        )
-        .fix("give --yes to go ahead"));
+    let why = match (args.no_prompt, ctx.out.can_ask()) {
+        (false, true) => None,
+        (true, _) => Some("nobody is asked (--no-prompt)"),
+        (false, false) => Some("no terminal to ask on"),
+    };
+    if let Some(why) = why {
+        let what = "cannot decommission this machine";
+        return Err(Fault::new(FaultCode::Usage, what, why).fix("give --yes to go ahead"));
     }
     let who = match host_id {
         Some(id) => format!("host {id}"),

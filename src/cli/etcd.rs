@@ -51,19 +51,19 @@ pub(super) enum EtcdVerb {
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
-    /// Restore the newest backup into an etcd of its own, count it, and take it away again.
+    /// Restore the newest backup into a separate etcd, count its keys, and remove it again.
     Drill(drill::DrillArgs),
-    /// Begin the cluster anew from a snapshot, on this master; the others rejoin.
+    /// Restore the cluster from a snapshot, on this master; the others rejoin.
     Restore(restore::RestoreArgs),
-    /// Put this master's data aside and join the one that is restored.
+    /// Put this master's data aside and join the restored cluster.
     Rejoin(restore::RejoinArgs),
-    /// Defragment this member's database now, if every member is well.
+    /// Defragment this member's database now, if every member is healthy.
     Defrag(defrag::DefragArgs),
-    /// The alarms that are raised, and the way out; ends with 1 when there is one.
+    /// The alarms that are raised, and what to do; ends with 1 when there is one.
     Alarm(alarm::AlarmArgs),
-    /// Look whether a backup is whole and, with a key, whether it opens and holds what it says.
+    /// Check whether a backup is whole and, with a key, whether it opens and matches its manifest.
     Verify(verify::VerifyArgs),
-    /// Make the key that opens backups with the plane away; done on a machine that is kept offline.
+    /// Make the key that opens backups without the plane; run it on a machine that is kept offline.
     RecoveryKey(recovery_key::RecoveryKeyArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `explain`: what a code means, how it usually comes about, what to do. For whoever has only the code, from an alert, a
+//! `explain`: what a code means, how it usually comes about, what to do. For a person who has only the code, from an alert, a
 //! log or a script; `docs/troubleshooting.md` is made of the same rows.
 
 use clap::Parser;
@@ -10,7 +10,7 @@ use crate::app::Exit;
 use crate::model::remedies::{ROOMS, Remedy, Room};
 use crate::model::{Fault, FaultCode};
 
-/// Codes that are named to whoever mistyped one.
+/// Most codes that are suggested for a mistyped one.
 const NEAR_MAX: usize = 5;
 /// Column of the meanings in the list.
 const MEANING_COLUMN: usize = 30;

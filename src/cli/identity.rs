@@ -31,7 +31,7 @@ pub(super) struct IdentityReport {
     bound_to: Vec<&'static str>,
     /// Why it is not the machine it says it is.
     copy: Option<Fault>,
-    /// Whom it believes.
+    /// Its trust anchors.
     trust: Option<TrustStatus>,
 }
 
@@ -119,10 +119,10 @@ pub(super) async fn reset(ctx: &Context, args: &IdentityResetArgs) -> Result<Exi
     let removed = forget(ctx)?;
     let next = match role {
         true => vec![
-            "pf9ctl decommission-node --local (removes what is left of the copied node)",
-            "pf9ctl prep-node with a new token",
+            "pf9ctl node decommission --local (removes what is left of the copied node)",
+            "pf9ctl node prep with a new token",
         ],
-        false => vec!["pf9ctl prep-node with a new token"],
+        false => vec!["pf9ctl node prep with a new token"],
     };
     ctx.out.show(&ResetReport {
         was,

@@ -53,7 +53,7 @@ pub(super) fn remove_empty_parents(host: &HostFs) {
     }
 }
 
-/// What a person put there for our units: his, and no remains of ours.
+/// What a person put there for our units: theirs, not left by us.
 pub(super) fn kept(host: &HostFs) -> Result<Vec<String>, FsError> {
     let mut all = Vec::new();
     for dir in paths::SHARED {

@@ -27,12 +27,12 @@ pub(super) struct MaintenanceArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MaintenanceVerb {
-    /// Begin: no repair, no upgrade, no order of the plane is carried out here until it ends. What runs goes on.
+    /// Begin: no repair, upgrade or order of the plane is carried out here until it ends. What runs keeps running.
     ///
-    /// It survives boots and ends by itself. Certificates that are due are renewed all the same. The role is
-    /// removed on root's order only, and that ends it.
+    /// It survives reboots and ends by itself. Certificates that are due are still renewed. The role is
+    /// removed only on root's order, which ends the maintenance.
     Start(StartArgs),
-    /// End it, whoever began it.
+    /// End it, also if the plane began it.
     End(PlainArgs),
     /// Show it.
     Show(PlainArgs),
@@ -43,7 +43,7 @@ pub(super) struct StartArgs {
     /// For how long: a number and s, m or h; at most 72h.
     #[arg(long = "for", value_name = "TIME", value_parser = length)]
     length: u32,
-    /// Why, in one line: everybody who looks at this host is shown it.
+    /// Why, in one line; shown with this host's status.
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// One JSON value instead of lines for people.
@@ -113,7 +113,7 @@ pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault
     Ok(Exit::Ok)
 }
 
-/// Ends it, whoever began it; what there was.
+/// Ends it, also one of the plane; answers what there was.
 pub(super) async fn end(ctx: &Context, what: &str) -> Result<Option<MaintenanceStatus>, Fault> {
     send(ctx, Method::DELETE, &serde_json::json!({}), what).await
 }

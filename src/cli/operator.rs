@@ -2,8 +2,17 @@
 //!
 //! Which plane, and where the token is, says a file ([`CONFIG`], or `--config`); the token itself is in a file of its own
 //! that nobody else may read. Nothing of this host's identity is used: it is a person who asks.
+//!
+//! | file | holds |
+//! |---|---|
+//! | here    | the verbs, the plane that is asked |
+//! | `login` | what is shown to it |
+//! | `hosts` | `host list`: part by part |
+//! | `table` | an answer in columns |
 
+mod hosts;
 mod login;
+mod table;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,13 +30,14 @@ use crate::egress::Egress;
 use crate::host::tls;
 use crate::model::{ClusterId, Fault, FaultCode, HostId, Secret};
 use crate::telemetry::chain;
+use table::Table;
 
 /// Which plane, and where the token is.
 const CONFIG: &str = "/etc/pf9/operator.toml";
 /// A few lines.
 const FILE_MAX: u64 = 64 * 1024;
-/// A fleet of ten thousand hosts, with what each says of itself.
-const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// All clusters, or [`hosts::PART`] hosts with what each says of itself (60 KiB with a hundred interfaces).
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// Largest word of a plane that says no.
 const WORDS_MAX: usize = 500;
 /// A plane with a long list.
@@ -90,9 +100,9 @@ pub(super) enum HostVerb {
     List(PlaneArgs),
     /// One host.
     Show(HostShowArgs),
-    /// Let a host be a node of this plane's clusters.
+    /// Authorize a host as a node of this plane's clusters.
     Authorize(HostShowArgs),
-    /// Take that back; a host in a cluster is detached first.
+    /// Withdraw that authorization; a host in a cluster is detached first.
     Deauthorize(HostShowArgs),
     /// Make a host a node of a cluster.
     Attach(AttachArgs),
@@ -138,7 +148,7 @@ pub(super) struct JoinArgs {
 
 #[derive(Debug, Parser)]
 pub(super) struct LeaveArgs {
-    /// Also where etcd loses its quorum by it.
+    /// Also if etcd loses its quorum by it.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -172,14 +182,14 @@ pub(super) async fn cluster(ctx: &Context, verb: &ClusterVerb) -> Result<Exit, F
             let all = plane
                 .ask(Method::GET, &plane.qbert("clusters"), None)
                 .await?;
-            ctx.out.show(&Table::new(&CLUSTER_COLUMNS, all));
+            ctx.out.show(&Table::new(&table::CLUSTERS, all));
         }
         ClusterVerb::Show(args) => {
             let plane = Plane::load(ctx, &args.plane)?;
             let id = plane.cluster(&args.cluster).await?;
             let path = plane.qbert(&format!("clusters/{id}"));
             let one = plane.ask(Method::GET, &path, None).await?;
-            ctx.out.show(&Table::new(&CLUSTER_COLUMNS, one));
+            ctx.out.show(&Table::new(&table::CLUSTERS, one));
         }
     }
     Ok(Exit::Ok)
@@ -189,14 +199,13 @@ pub(super) async fn host(ctx: &Context, verb: &HostVerb) -> Result<Exit, Fault> 
     match verb {
         HostVerb::List(args) => {
             let plane = Plane::load(ctx, args)?;
-            let all = plane.ask(Method::GET, "/resmgr/v1/hosts", None).await?;
-            ctx.out.show(&Table::new(&HOST_COLUMNS, all));
+            hosts::list(ctx, &plane).await?;
         }
         HostVerb::Show(args) => {
             let plane = Plane::load(ctx, &args.plane)?;
             let path = format!("/resmgr/v1/hosts/{}", args.host);
             let one = plane.ask(Method::GET, &path, None).await?;
-            ctx.out.show(&Table::new(&HOST_COLUMNS, one));
+            ctx.out.show(&Table::new(&table::HOSTS, one));
         }
         HostVerb::Authorize(args) => return authorize(ctx, args).await,
         HostVerb::Deauthorize(args) => return deauthorize(ctx, args).await,
@@ -308,8 +317,8 @@ const WHAT: &str = "cannot ask the plane";
 
 fn wrong(why: String) -> Fault {
     let fix = format!(
-        "plane = \"https://plane.example\", token_file = \"/root/.pf9-token\" (or application_credential_file), and perhaps \
-         ca_file and project, in {CONFIG} or the file of --config"
+        "{CONFIG}, or the file of --config, has lines like plane = \"https://plane.example\" and token_file = \
+         \"/root/.pf9-token\" (or application_credential_file), and perhaps ca_file and project"
     );
     Fault::new(FaultCode::ConfigInvalid, WHAT, why).fix(fix)
 }
@@ -412,7 +421,7 @@ impl Plane {
         body: Option<Value>,
     ) -> Result<Value, Fault> {
         let token = self.token().await?;
-        self.ask_with(&token, method, path, body).await
+        self.ask_with(&token, method, path, &[], body).await
     }
 
     async fn ask_with(
@@ -420,10 +429,11 @@ impl Plane {
         token: &Secret<String>,
         method: Method,
         path: &str,
+        query: &[(&str, &str)],
         body: Option<Value>,
     ) -> Result<Value, Fault> {
         let url = format!("{}{path}", self.url);
-        let mut request = self.client.request(method, &url).timeout(ASK);
+        let mut request = self.client.request(method, &url).query(query).timeout(ASK);
         request = request.header("x-auth-token", token.expose());
         if let Some(body) = body {
             request = request.json(&body);
@@ -431,7 +441,6 @@ impl Plane {
         let answer = request.send().await.map_err(|e| away(&e))?;
         let status = answer.status();
         let bytes = tls::body(answer, ANSWER_MAX).await.map_err(|e| away(&e))?;
-        let garbage = |why: &str| Fault::new(FaultCode::PlaneGarbage, WHAT, why);
         let bytes = bytes.ok_or_else(|| garbage("its answer is too long"))?;
         if !status.is_success() {
             return Err(refused(status, &bytes));
@@ -441,6 +450,10 @@ impl Plane {
         }
         serde_json::from_slice(&bytes).map_err(|_| garbage("its answer is not valid JSON"))
     }
+}
+
+fn garbage(why: &str) -> Fault {
+    Fault::new(FaultCode::PlaneGarbage, WHAT, why)
 }
 
 fn away(e: &reqwest::Error) -> Fault {
@@ -523,70 +536,6 @@ impl Show for Done {
             (Ink::Good, "✓ ".to_owned()),
             (Ink::Plain, format!("host {} {}", self.host, self.done)),
         ]);
-        screen
-    }
-}
-
-/// A column: its head, where its values are in an answer, and how wide it is.
-type Column = (&'static str, &'static str, usize);
-
-const CLUSTER_COLUMNS: [Column; 6] = [
-    ("NAME", "/name", 20),
-    ("ID", "/uuid", 38),
-    ("STATUS", "/status", 12),
-    ("STACK", "/stack", 14),
-    ("MASTERS", "/numMasters", 9),
-    ("WORKERS", "/numWorkers", 9),
-];
-const HOST_COLUMNS: [Column; 4] = [
-    ("ID", "/id", 38),
-    ("NAME", "/info/hostname", 24),
-    ("RESPONDS", "/info/responding", 10),
-    ("ROLE", "/role_status", 14),
-];
-
-/// An answer of the plane, as JSON whole, and for people the columns of its rows.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Table {
-    answer: Value,
-    #[serde(skip)]
-    columns: &'static [Column],
-}
-
-impl Table {
-    fn new(columns: &'static [Column], answer: Value) -> Self {
-        Self { answer, columns }
-    }
-}
-
-impl Show for Table {
-    fn screen(&self, _: usize) -> Screen {
-        let mut screen = Screen::default();
-        let pad = |text: &str, width: usize| {
-            // Another machine's words: none that moves a terminal's cursor.
-            let text: String = text.chars().filter(|c| !c.is_control()).take(100).collect();
-            format!("{text:<width$}")
-        };
-        let head = self.columns.iter().map(|(h, _, w)| pad(h, *w)).collect();
-        screen.line([(Ink::Dim, head)]);
-        let rows = match &self.answer {
-            Value::Array(rows) => rows.iter().collect(),
-            one => vec![one],
-        };
-        for row in rows {
-            let cells = self
-                .columns
-                .iter()
-                .map(|(_, at, width)| match row.pointer(at) {
-                    Some(Value::String(text)) => pad(text, *width),
-                    Some(Value::Bool(true)) => pad("yes", *width),
-                    Some(Value::Bool(false)) => pad("no", *width),
-                    None | Some(Value::Null) => pad("-", *width),
-                    Some(other) => pad(&other.to_string(), *width),
-                });
-            screen.line([(Ink::Plain, cells.collect())]);
-        }
         screen
     }
 }

@@ -1,5 +1,7 @@
 //! The only printer. A verb hands over one value; here it becomes a screen or JSON.
 
+mod list;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -95,10 +97,48 @@ impl Screen {
         }
     }
 
-    /// Adds `label   piece piece…`, not wrapped.
-    pub(super) fn pieces(&mut self, label: &str, pieces: Vec<(Ink, String)>) {
-        let lead = format!("  {label:<w$}", w = VALUE_COLUMN - 2);
-        self.line(std::iter::once((Ink::Dim, lead)).chain(pieces));
+    /// Adds a line of cells; the name among them is wrapped below itself, for narrow terminals.
+    pub(super) fn cells(
+        &mut self,
+        lead: Vec<(Ink, String)>,
+        (ink, name): (Ink, &str),
+        room: usize,
+        rest: Vec<(Ink, String)>,
+    ) {
+        let indent: usize = lead.iter().map(|(_, text)| text.chars().count()).sum();
+        let mut parts = wrap(name, room).into_iter();
+        let first = format!("{:<room$}", parts.next().unwrap_or_default());
+        self.line(lead.into_iter().chain([(ink, first)]).chain(rest));
+        for part in parts {
+            self.line([(ink, format!("{}{part}", " ".repeat(indent)))]);
+        }
+    }
+
+    /// Adds `label   piece piece…`, wrapped below itself; a mark stays with what it is of.
+    pub(super) fn pieces(&mut self, label: &str, pieces: Vec<(Ink, String)>, width: usize) {
+        let room = width.saturating_sub(VALUE_COLUMN).max(20);
+        let lead = |label: &str| (Ink::Dim, format!("  {label:<w$}", w = VALUE_COLUMN - 2));
+        let (mut line, mut used) = (vec![lead(label)], 0);
+        let mut mark = None;
+        for (ink, text) in &pieces {
+            for word in text.split_inclusive(' ') {
+                let long = word.trim_end().chars().count();
+                if mark.is_none() && long == 1 && !word.starts_with(char::is_alphanumeric) {
+                    mark = Some((*ink, word.to_owned()));
+                    continue;
+                }
+                let before = mark.take().into_iter().chain([(*ink, word.to_owned())]);
+                let wide: usize = before.clone().map(|(_, t)| t.chars().count()).sum();
+                if used > 0 && used + wide - (word.chars().count() - long) > room {
+                    self.line(std::mem::replace(&mut line, vec![lead("")]));
+                    used = 0;
+                }
+                used += wide;
+                line.extend(before);
+            }
+        }
+        line.extend(mark);
+        self.line(line);
     }
 
     /// Adds the lines of another screen, moved to the right.

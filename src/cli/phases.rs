@@ -25,11 +25,11 @@ pub(super) enum PhasesVerb {
     List(ListArgs),
     /// How far this node is, phase by phase.
     Status(PhasesStatusArgs),
-    /// Go through all of them now; what differs is put right. Ends a maintenance.
+    /// Run all of them now: repair what differs. Ends a maintenance.
     Start(PlainArgs),
-    /// Begin no step of any phase for a time: a maintenance, as maintenance start begins it. What runs goes on.
+    /// Suspend all phases for a time: the same as maintenance start. What runs keeps running.
     ///
-    /// What was installed stays: that goes when the host leaves its cluster (host detach, node leave), or with node
+    /// What was installed stays until the host leaves its cluster (host detach, node leave), or until node
     /// decommission.
     Stop(StartArgs),
 }
@@ -162,18 +162,25 @@ async fn progress(ctx: &Context) -> Result<Progress, Fault> {
 /// Columns.
 const ORDER: usize = 5;
 const NAME: usize = 44;
+const STATE: usize = 16;
+const TOOK: usize = 8;
+/// `master, worker`.
+const ROLES: usize = 14;
+
+/// For a name, beside columns of this width.
+fn name_room(width: usize, others: usize) -> usize {
+    NAME.min(width.saturating_sub(ORDER + 4 + others))
+}
 
 impl Show for List {
-    fn screen(&self, _: usize) -> Screen {
+    fn screen(&self, width: usize) -> Screen {
         let mut screen = Screen::default();
         screen.gap();
         for row in &self.phases {
             let roles: Vec<&str> = row.roles.iter().map(|r| r.as_str()).collect();
-            screen.line([
-                (Ink::Dim, format!("  {:>ORDER$}  ", row.order)),
-                (Ink::Plain, format!("{:<NAME$}", row.name)),
-                (Ink::Dim, roles.join(", ")),
-            ]);
+            let lead = vec![(Ink::Dim, format!("  {:>ORDER$}  ", row.order))];
+            let rest = vec![(Ink::Dim, roles.join(", "))];
+            screen.cells(lead, (Ink::Plain, row.name), name_room(width, ROLES), rest);
         }
         screen.gap();
         screen
@@ -193,12 +200,10 @@ impl Show for Progress {
                 PhaseState::Failed => (Ink::Bad, "failed"),
             };
             let took = phase.took_ms.map(words::took).unwrap_or_default();
-            screen.line([
-                (Ink::Dim, format!("  {:>ORDER$}  ", phase.order)),
-                (Ink::Plain, format!("{:<NAME$}", phase.name)),
-                (ink, format!("{state:<16}")),
-                (Ink::Dim, took),
-            ]);
+            let lead = vec![(Ink::Dim, format!("  {:>ORDER$}  ", phase.order))];
+            let rest = vec![(ink, format!("{state:<STATE$}")), (Ink::Dim, took)];
+            let room = name_room(width, STATE + TOOK);
+            screen.cells(lead, (Ink::Plain, phase.name.as_str()), room, rest);
             if let Some(message) = &phase.message {
                 let mut sub = Screen::default();
                 sub.wrapped(0, message, width.saturating_sub(ORDER + 4));

@@ -31,6 +31,7 @@ use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::FsError;
 use crate::host::interfaces::node_facts;
+use crate::host::space;
 use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{EnrolToken, Fault, FaultCode, HostId, paths};
@@ -362,7 +363,7 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
     let other = |why: String| {
         Err(
             Fault::new(FaultCode::OtherPlane, "cannot prepare this machine", why)
-                .fix("pf9ctl decommission-node first, or --force to leave that plane behind"),
+                .fix("pf9ctl node decommission first, or --force to leave that plane behind"),
         )
     };
     if have.as_deref() != Some(want.as_str()) {
@@ -547,12 +548,7 @@ fn unit_fault(error: &exec::ExecError) -> Fault {
 }
 
 fn fs_fault(error: &FsError) -> Fault {
-    let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full {
-        FaultCode::DiskFull
-    } else {
-        FaultCode::Files
-    };
+    let code = space::code_of(&error.source, FaultCode::Files);
     Fault::new(code, "cannot prepare this machine", chain(error))
 }
 

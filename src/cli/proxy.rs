@@ -13,6 +13,7 @@ use crate::app::{Config, Exit};
 use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
 use crate::host::fs::{Attrs, FsError};
 use crate::host::ours::units::COMMS;
+use crate::host::space;
 use crate::host::units::Active;
 use crate::model::{Fault, FaultCode, Secret, paths};
 use crate::telemetry::chain;
@@ -203,7 +204,7 @@ async fn restart(ctx: &Context) -> Result<&'static str, Fault> {
             Ok("pf9-comms was restarted with this proxy; test it: pf9ctl proxy test")
         }
         Some(Active::Deactivating | Active::Inactive | Active::Other) | None => {
-            Ok("pf9-comms does not run; it and pf9ctl prep-node use this proxy when they start")
+            Ok("pf9-comms does not run; it and pf9ctl node prep use this proxy when they start")
         }
     }
 }
@@ -243,12 +244,7 @@ impl Before {
 }
 
 fn fs_fault(error: &FsError) -> Fault {
-    let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full {
-        FaultCode::DiskFull
-    } else {
-        FaultCode::Files
-    };
+    let code = space::code_of(&error.source, FaultCode::Files);
     Fault::new(code, "cannot set the proxy", chain(error))
 }
 

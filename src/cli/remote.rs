@@ -51,18 +51,18 @@ const TOKENS_MAX: u64 = 1024 * 1024;
 /// Which hosts, and how they are gone to.
 #[derive(Debug, Args)]
 pub(super) struct RemoteArgs {
-    /// Do it on this host by the system's ssh, and not on this machine; can be repeated, and separated by commas.
+    /// Do it on this host with the system's ssh, instead of on this machine; can be repeated, or separated by commas.
     ///
     /// Names of ~/.ssh/config work. A host whose key ssh does not know is refused; passwords are not asked for.
     #[arg(long = "ip", value_name = "HOST", value_delimiter = ',', value_parser = call::target)]
     pub(super) hosts: Vec<Target>,
-    /// Log in as this user. Who is not root has to be allowed sudo without a password there.
+    /// Log in as this user. A user other than root needs sudo without a password there.
     #[arg(long, value_name = "USER", requires = "hosts", value_parser = call::user)]
     user: Option<String>,
-    /// Log in with the private key of this file, and no other.
+    /// Log in with the private key in this file only.
     #[arg(long, value_name = "FILE", requires = "hosts")]
     ssh_key: Option<PathBuf>,
-    /// Read this instead of ~/.ssh/config: ports, jump hosts, files of known keys.
+    /// Read this file instead of ~/.ssh/config: ports, jump hosts, known_hosts files.
     #[arg(long, value_name = "FILE", requires = "hosts")]
     ssh_config: Option<PathBuf>,
     /// How many hosts at a time.
@@ -300,7 +300,7 @@ async fn one(way: &call::Way, order: &Order, host: &Target, stdin: Vec<u8>) -> H
     let cmd = call::command(way, host, &order.args, order.deadline).stdin(stdin);
     let said = exec::ask(cmd).await;
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    answer::judge(host, said, took_ms)
+    answer::answer_of(host, said, took_ms)
 }
 
 fn line(ctx: &Context, answer: &HostAnswer) {

@@ -20,8 +20,10 @@ use super::args::StatusArgs;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
 use crate::agent;
 use crate::app::{Config, Exit};
+use crate::host::fs::Found;
 use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
+use crate::identity;
 use crate::local::LocalError;
 use crate::model::{
     AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
@@ -180,12 +182,13 @@ async fn drift(
     }
 }
 
-/// Asks everybody.
+/// Asks everybody, and looks at the machine's files while they answer: systemctl is a process that starts.
 pub(super) async fn gather(ctx: &Context) -> StatusReport {
-    let ((daemons, services, systemd), status, tunnel) = tokio::join!(
+    let ((daemons, services, systemd), status, tunnel, files) = tokio::join!(
         units(ctx),
         ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
         ctx.get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status"),
+        async { Files::look(ctx) },
     );
     let nodelet_runs = daemons
         .iter()
@@ -198,16 +201,13 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
             .ok(),
         Err(_) => None,
     };
-    let host_id = crate::identity::host_id(&ctx.host);
-    let config = Config::load(&ctx.host);
-    let log = config.as_ref().map(|c| c.log.clone()).unwrap_or_default();
     let mut report = StatusReport {
         schema: REPORT_SCHEMA,
         taken_at: ctx.now(),
         state: Overall::Ok,
         reason: None,
         host_name: host_name(ctx),
-        host_id: host_id.as_ref().ok().copied().flatten(),
+        host_id: files.host_id.as_ref().ok().copied().flatten(),
         version: crate::model::document::AGENT_VERSION,
         change: match &status {
             Ok(status) => status.agent.clone(),
@@ -223,7 +223,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         node,
         services,
         disks: Vec::new(),
-        used: used::look(&ctx.host, &log),
+        used: files.used,
         drift: None,
         certificates: Vec::new(),
         warnings: Vec::new(),
@@ -237,19 +237,19 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         report.warnings.clone_from(&status.health.warnings);
     }
     certificates(&mut report, status.as_ref().ok());
-    let enrolled = crate::host::fs::Found::Nothing
-        != ctx
-            .host
-            .found(paths::HOST_CERT)
-            .unwrap_or(crate::host::fs::Found::Other);
-    if enrolled {
-        own_look(ctx, &mut report);
+    for fault in files.faults {
+        if report.warnings.iter().all(|w| w.code != fault.code) {
+            report.warnings.push(fault);
+        }
     }
-    let identity = host_id.map_err(|e| e.fault("cannot read this host's identity"));
-    let seen = Seen {
+    let (config, enrolled) = (files.config, files.enrolled);
+    let identity = files
+        .host_id
+        .map_err(|e| e.fault("cannot read this host's identity"));
+    let seen = StatusSeen {
         enrolled,
         identity: identity.err(),
-        no_tunnel: no_tunnel(ctx, config.as_ref().ok()),
+        no_tunnel: no_tunnel(ctx, config.as_ref().ok(), &report.agent),
         leaves: ctx.uid == 0 && ctx.host.at(paths::LOCAL_ORDER).exists(),
         config: config.err(),
         systemd,
@@ -257,7 +257,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         tunnel: tunnel.as_ref(),
         may_ask: ctx.uid == 0,
     };
-    (report.state, report.reason) = judge(&report, &seen);
+    (report.state, report.reason) = overall(&report, &seen);
     report
 }
 
@@ -286,28 +286,50 @@ fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     report.warnings.extend(new);
 }
 
-/// What root sees of the identity without anybody's help: nodelet sleeps on a host without a role.
-fn own_look(ctx: &Context, report: &mut StatusReport) {
-    let Some(host) = report.host_id.filter(|_| ctx.uid == 0) else {
-        return;
-    };
-    let order_key = crate::identity::order_key::fault(&ctx.host, host);
-    let machine = crate::identity::machine_fault(&ctx.host);
-    for fault in order_key.into_iter().chain(machine) {
-        if report.warnings.iter().all(|w| w.code != fault.code) {
-            report.warnings.push(fault);
+/// What the machine's files say without anybody's help.
+struct Files {
+    host_id: Result<Option<HostId>, identity::IdentityError>,
+    config: Result<Config, Fault>,
+    used: Vec<used::Used>,
+    enrolled: bool,
+    /// What root sees of the identity: nodelet sleeps on a host without a role.
+    faults: Vec<Fault>,
+}
+
+impl Files {
+    fn look(ctx: &Context) -> Self {
+        let host_id = identity::host_id(&ctx.host);
+        let config = Config::load(&ctx.host);
+        let log = config.as_ref().map(|c| c.log.clone()).unwrap_or_default();
+        let found = ctx.host.found(paths::HOST_CERT);
+        let enrolled = !matches!(found, Ok(Found::Nothing));
+        let own = host_id.as_ref().ok().copied().flatten();
+        let own = own.filter(|_| enrolled && ctx.uid == 0);
+        let faults = own.map(|host| {
+            let order_key = identity::order_key::fault(&ctx.host, host);
+            let machine = identity::machine_fault(&ctx.host);
+            order_key.into_iter().chain(machine).collect()
+        });
+        Self {
+            host_id,
+            config,
+            used: used::look(&ctx.host, &log),
+            enrolled,
+            faults: faults.unwrap_or_default(),
         }
     }
 }
 
-/// Why comms cannot start with the files it has: the words it logs. Only root may read them all.
-fn no_tunnel(ctx: &Context, config: Option<&Config>) -> Option<Fault> {
+/// Why comms does not run with the files it has: the words it logs. Only root may read them all, and where it runs there is
+/// nothing to say: every authority of the machine would be read for it.
+fn no_tunnel(ctx: &Context, config: Option<&Config>, agent: &[UnitReport]) -> Option<Fault> {
     let config = config.filter(|_| ctx.uid == 0)?;
-    crate::identity::for_tunnel(&ctx.host, &config.comms.tls).err()
+    agent.iter().find(|u| u.unit == units::COMMS && !u.good)?;
+    identity::for_tunnel(&ctx.host, &config.comms.tls).err()
 }
 
-/// What [`judge`] looks at beside the report.
-struct Seen<'a> {
+/// What [`overall`] looks at beside the report.
+struct StatusSeen<'a> {
     enrolled: bool,
     identity: Option<Fault>,
     config: Option<Fault>,
@@ -323,7 +345,7 @@ struct Seen<'a> {
 
 /// The one word and its reason. What a person must see first wins: a machine that is no host, then
 /// a dead agent, a node in trouble, a lost plane, and only then what is going well.
-fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
+fn overall(report: &StatusReport, seen: &StatusSeen<'_>) -> (Overall, Option<Fault>) {
     if let Some(fault) = &seen.identity {
         return (Overall::AgentDown, Some(fault.clone()));
     }
@@ -331,9 +353,9 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         let fault = Fault::new(
             FaultCode::NotPrepared,
             "this machine is not a host of a plane",
-            "pf9ctl prep-node has not been run",
+            "pf9ctl node prep has not been run",
         )
-        .fix("pf9ctl prep-node --plane URL --token-file FILE");
+        .fix("pf9ctl node prep --plane URL --token-file FILE");
         return (Overall::NotPrepared, Some(fault));
     }
     if let Some(fault) = &seen.systemd {
@@ -437,13 +459,13 @@ fn unfinished(unit: &UnitReport) -> Fault {
         ),
     )
     .fix(format!(
-        "pf9ctl decommission-node again; to be a host again: systemctl enable --now {}, then \
+        "pf9ctl node decommission again; to be a host again: systemctl enable --now {}, then \
          attach it on the plane",
         unit.unit
     ))
 }
 
-fn silent(name: &str, error: &LocalError, seen: &Seen<'_>) -> Fault {
+fn silent(name: &str, error: &LocalError, seen: &StatusSeen<'_>) -> Fault {
     let fault = error.fault(&format!("{name} does not answer"));
     if seen.may_ask {
         return fault.fix(format!("journalctl -n 30 -u pf9-{name}"));

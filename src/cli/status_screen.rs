@@ -13,7 +13,7 @@ use crate::model::{
 impl Show for StatusReport {
     fn screen(&self, width: usize) -> Screen {
         let mut screen = Screen::default();
-        headline(&mut screen, self);
+        headline(&mut screen, self, width);
         reason(&mut screen, self, width);
         screen.gap();
         if let Some(id) = self.host_id {
@@ -22,9 +22,9 @@ impl Show for StatusReport {
         tunnel(&mut screen, self, width);
         // Before prep-node nothing runs, and that is as it should be.
         if self.state != Overall::NotPrepared {
-            units(&mut screen, "agent", &self.agent, Some(self.version));
+            units(&mut screen, "agent", &self.agent, Some(self.version), width);
         }
-        units(&mut screen, "node", &self.services, None);
+        units(&mut screen, "node", &self.services, None, width);
         machine(&mut screen, self, width);
         if let Some(node) = &self.node {
             phases(&mut screen, node, self.taken_at, width);
@@ -34,7 +34,7 @@ impl Show for StatusReport {
     }
 }
 
-fn headline(screen: &mut Screen, report: &StatusReport) {
+fn headline(screen: &mut Screen, report: &StatusReport, width: usize) {
     let block = match report.state {
         Overall::Ok | Overall::Idle => Ink::GoodBlock,
         Overall::Converging | Overall::Offline | Overall::Maintenance => Ink::WarnBlock,
@@ -59,12 +59,14 @@ fn headline(screen: &mut Screen, report: &StatusReport) {
         }
         Some(_) | None => {}
     }
+    let state = format!(" {} ", report.state.as_str().to_uppercase());
+    let tail = tail.join(" · ");
+    let room = width.saturating_sub(state.chars().count() + 4);
+    let room = room.min(tail.chars().count());
+    let gap = || (Ink::Plain, "  ".to_owned());
     screen.gap();
-    screen.line([
-        (Ink::Plain, "  ".into()),
-        (block, format!(" {} ", report.state.as_str().to_uppercase())),
-        (Ink::Bold, format!("  {}", tail.join(" · "))),
-    ]);
+    let lead = vec![gap(), (block, state), gap()];
+    screen.cells(lead, (Ink::Bold, tail.as_str()), room, Vec::new());
 }
 
 fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
@@ -93,7 +95,7 @@ fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
     match &report.tunnel {
         Some(tunnel) => {
             let (ink, text) = tunnel_words(tunnel, now);
-            screen.pieces("tunnel", vec![mark(ink), (Ink::Plain, text)]);
+            screen.pieces("tunnel", vec![mark(ink), (Ink::Plain, text)], width);
             if let Some(text) = limit(tunnel) {
                 screen.row("", Ink::Warn, text, width);
             }
@@ -108,6 +110,7 @@ fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
                     mark(Ink::Bad),
                     (Ink::Plain, "unknown: comms does not answer".into()),
                 ],
+                width,
             );
         }
         None => {}
@@ -204,7 +207,13 @@ fn others(tunnel: &TunnelStatus, now: Timestamp) -> Vec<String> {
     .collect()
 }
 
-fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option<&str>) {
+fn units(
+    screen: &mut Screen,
+    label: &str,
+    units: &[UnitReport],
+    version: Option<&str>,
+    width: usize,
+) {
     if units.is_empty() {
         return;
     }
@@ -223,7 +232,7 @@ fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option
         pieces.push((Ink::Plain, format!("{}{state}{restarts}   ", unit.name)));
     }
     pieces.extend(version.map(|v| (Ink::Dim, format!("version {v}"))));
-    screen.pieces(label, pieces);
+    screen.pieces(label, pieces, width);
 }
 
 /// The version that is ordered: nothing is said of a host that has never had an order.
@@ -382,6 +391,10 @@ fn is_shown(phase: &PhaseStatus) -> bool {
     }
 }
 
+/// Before a phase's name, and its time behind that.
+const INDENT: usize = 9;
+const TIME: usize = 11;
+
 fn phase_line(
     screen: &mut Screen,
     phase: &PhaseStatus,
@@ -417,18 +430,18 @@ fn phase_line(
     // Beside the time where it fits; else below, in full: it is what a person looks for.
     let message = phase.message.as_deref().unwrap_or_default();
     let beside = name_width + 24 + message.chars().count() <= width;
-    screen.line([
+    let lead = vec![
         (ink, format!("  {sign} ")),
         (Ink::Dim, format!("{:>3}  ", phase.order)),
-        (name_ink, format!("{:<name_width$}", phase.name)),
-        (Ink::Dim, format!("{time:>11}")),
-        (
-            Ink::Plain,
-            format!("  {}", if beside { message } else { "" }),
-        ),
-    ]);
+    ];
+    let message_beside = format!("  {}", if beside { message } else { "" });
+    let rest = vec![
+        (Ink::Dim, format!("{time:>TIME$}")),
+        (Ink::Plain, message_beside),
+    ];
+    let room = name_width.min(width.saturating_sub(INDENT + TIME));
+    screen.cells(lead, (name_ink, phase.name.as_str()), room, rest);
     if !beside {
-        const INDENT: usize = 9;
         screen.wrapped(INDENT, message, width);
     }
 }

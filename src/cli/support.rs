@@ -1,4 +1,4 @@
-//! `support allow`, `withdraw`, `show`: what whoever helps may have of this machine. A consent for once is a file that
+//! `support allow`, `withdraw`, `show`: what support may fetch from this machine. A consent for once is a file that
 //! nodelet uses up with the first that it sends; a standing one is a setting, `support.logs`.
 
 use std::time::Duration;
@@ -21,15 +21,15 @@ pub(super) struct SupportArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SupportVerb {
-    /// Agree that the plane may have the components' own logs of this machine, once.
+    /// Let the plane fetch the components' own logs of this machine, once.
     ///
-    /// What goes are the logs of the agent, kubelet, etcd and the runtime, without keys and passwords, and never those of
-    /// containers: pf9ctl bundle --only logs --list shows which. The first request uses the consent up; unused it ends by
-    /// itself. For good: pf9ctl config set support.logs true.
+    /// These are the logs of the agent, kubelet, etcd and the runtime, without keys and passwords, and never those of
+    /// containers: pf9ctl bundle --only logs --list shows which. The first request uses up the consent; unused it ends by
+    /// itself. To allow every request: pf9ctl config set support.logs true.
     Allow(AllowArgs),
-    /// Take a consent for once back.
+    /// Withdraw that consent.
     Withdraw(PlainArgs),
-    /// What was agreed to.
+    /// Show what is allowed.
     Show(PlainArgs),
 }
 

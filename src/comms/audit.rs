@@ -55,7 +55,7 @@ pub(super) struct Line<'a> {
     /// Who asked, as the plane says.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) who: &'a str,
-    /// Which request of his it belongs to, as the plane says.
+    /// Which of their requests it belongs to, as the plane says.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) trace: &'a str,
     /// Why it was refused or broke.

@@ -29,7 +29,7 @@ pub(super) struct Dialled {
     pub(super) kind: SessionKind,
 }
 
-/// How this host goes to its plane: as whom, and which way out.
+/// How this host connects to its plane: its identity, and the way out.
 #[derive(Clone)]
 pub struct Route {
     identity: TunnelIdentity,
@@ -84,7 +84,7 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
-    /// The plane said no, or whoever answered does not speak our websocket.
+    /// The plane said no, or the server does not speak our websocket.
     #[error("no tunnel at this address")]
     Handshake(#[source] HandshakeError),
     /// It took too long.
@@ -99,9 +99,9 @@ pub enum DialError {
 
 /// Longest a whole try may take.
 pub(super) const TRY: Duration = Duration::from_secs(20);
-/// Who is not enrolled is not asked for sooner, nor later than twice this: only a person changes it.
-/// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
-/// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
+/// A host that is not enrolled tries again no sooner than this, and no later than twice this: only a
+/// person changes it. Enrolling again restarts this program; a host that the plane lets in again (a
+/// restored store, a whole fleet of hosts) comes by itself, spread over these minutes.
 const FORBIDDEN: Duration = Duration::from_secs(300);
 /// A copy is looked at again after this, and at most twice this: a person may just have said that it
 /// is the host.
@@ -144,7 +144,7 @@ impl Route {
         }
     }
 
-    /// As whom, and whom it believes now.
+    /// Its identity and its present trust anchors.
     pub(super) fn identity(&self) -> TunnelIdentity {
         match &self.own {
             Some(own) => own.believing_now(&self.identity),
@@ -382,7 +382,7 @@ impl DialError {
         let (code, fix) = match self {
             Self::Url(_) => (
                 FaultCode::PlaneUrl,
-                "run pf9ctl prep-node again with the right --plane URL",
+                "run pf9ctl node prep again with the right --plane URL",
             ),
             Self::Reach(why) => why.code_and_fix(),
             Self::Foreign { .. } => (
@@ -396,7 +396,7 @@ impl DialError {
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,
                 "the plane does not know this host, or its key, any more: see pf9-plane host list \
-                 there; pf9ctl prep-node with a new token makes it a host again",
+                 there; pf9ctl node prep with a new token makes it a host again",
             ),
             Self::Handshake(HandshakeError::Refused { .. }) => {
                 (FaultCode::PlaneBusy, "nothing to do: it is tried again")

@@ -44,7 +44,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What all slots share.
 pub(super) struct Link {
-    /// As whom this host goes; another one after a renewal.
+    /// This host's identity; another one after a renewal.
     route: watch::Sender<Route>,
     /// The endpoints, each once, best first.
     urls: Vec<String>,
@@ -106,7 +106,7 @@ impl Link {
         Arc::clone(&self.board)
     }
 
-    /// As whom this host goes, and which way.
+    /// This host's identity, and its way out.
     pub(super) fn route(&self) -> Route {
         self.route.borrow().clone()
     }

@@ -1,5 +1,5 @@
 //! What comms can be made to hold, added up. The unit's `MemoryMax` is more than that, and a test
-//! compares the two: nobody outside can have this program killed by what he sends or does not read.
+//! compares the two: no peer can have this program killed by what it sends or does not read.
 
 use super::admit::CARRIED_MAX;
 use super::gate;

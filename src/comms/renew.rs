@@ -82,7 +82,7 @@ enum Verdict {
 /// Judges the next pair by what the endpoints say to it; and, once it took too long, by what they say
 /// to the one in use. A plane that took the next pair refuses the other: so the next one may be
 /// dropped only when it is refused everywhere, or when the one in use is known to be good.
-fn judge(next: &[Said], in_use: Option<&[Said]>) -> Verdict {
+fn verdict(next: &[Said], in_use: Option<&[Said]>) -> Verdict {
     let refused = !next.is_empty() && next.iter().all(|s| *s == Said::No);
     if next.contains(&Said::Yes) {
         Verdict::TakeOver
@@ -289,7 +289,7 @@ impl Renewal {
                 true => Some(try_all(&self.link.route()).await.0),
                 false => None,
             };
-            match judge(&said, in_use.as_deref()) {
+            match verdict(&said, in_use.as_deref()) {
                 Verdict::TakeOver => return self.take_over(next, route).await,
                 Verdict::Drop => {
                     let why = fault.map_or_else(String::new, |f| format!("{}: {}", f.what, f.why));
@@ -445,7 +445,7 @@ mod tests {
             next in any_said(),
             in_use in prop::option::of(any_said()),
         ) {
-            let verdict = judge(&next, in_use.as_deref());
+            let verdict = verdict(&next, in_use.as_deref());
             prop_assert_eq!(verdict == Verdict::TakeOver, next.contains(&Said::Yes));
             if verdict == Verdict::Drop {
                 let all_no = !next.is_empty() && next.iter().all(|s| *s == Said::No);

@@ -1,6 +1,7 @@
 //! The sessions that are up, and which of them takes the next stream ([`pick`]).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -221,6 +222,11 @@ impl Live {
     /// What the kernel knows of the connection.
     pub(super) fn kernel(&self) -> Option<TcpStatus> {
         self.lock_probe().as_ref().and_then(|p| p.ask().ok())
+    }
+
+    /// Where its connection ends.
+    pub(super) fn far_end(&self) -> Option<IpAddr> {
+        self.lock_probe().as_ref().and_then(Probe::far_end)
     }
 
     /// Keeps a stream's name for as long as the answer lives.

@@ -5,11 +5,12 @@
 //! what the oldest kernel we run on fills.
 
 use std::io;
+use std::net::IpAddr;
 
 use nix::libc;
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
-use socket2::{SockRef, Socket};
+use socket2::{SockAddr, SockRef, Socket};
 use tokio::net::TcpStream;
 
 use crate::model::TcpStatus;
@@ -67,6 +68,13 @@ impl Probe {
     /// stays open.
     pub(super) fn of(tcp: &TcpStream) -> io::Result<Self> {
         SockRef::from(tcp).try_clone().map(Self)
+    }
+
+    /// Which other machine the connection goes to; `None` where it stays on this one, or is over.
+    pub(super) fn far_end(&self) -> Option<IpAddr> {
+        let of = |at: io::Result<SockAddr>| Some(at.ok()?.as_socket()?.ip().to_canonical());
+        let (near, far) = (of(self.0.local_addr())?, of(self.0.peer_addr())?);
+        (!far.is_loopback() && far != near).then_some(far)
     }
 
     /// The numbers of now.

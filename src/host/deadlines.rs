@@ -4,7 +4,7 @@
 //! ```text
 //! drain ─► its step ─┐
 //! etcd member ───────┴► polite part ─┐
-//! units, containers, network, files ─┴► removal of the role ─► pf9ctl decommission-node waits
+//! units, containers, network, files ─┴► removal of the role ─► pf9ctl node decommission waits
 //!                                       leave of the plane, the agent's units, files ─┴► the package waits
 //! ```
 //!
@@ -70,7 +70,7 @@ pub const ROLE_REMOVAL: Duration = sum(&[
     CALLS, CALLS, // What the runtime leaves of its sockets, then the ledger backwards.
     FILES, TREES,
 ]);
-/// How long `pf9ctl decommission-node` waits for it, if it is told nothing else. An order that comes
+/// How long `pf9ctl node decommission` waits for it, if it is told nothing else. An order that comes
 /// while a stack is unpacked or an image imported may have to be given again: a bound that holds
 /// for that too would be an hour.
 pub const DECOMMISSION: Duration = sum(&[ROLE_REMOVAL, SYSTEMD]);
@@ -83,7 +83,7 @@ pub const GRACE: Duration = secs(20);
 pub const AGENT_STOP: Duration = secs(30);
 /// `TimeoutStopSec` of nodelet: its helpers (`ctr`, `iptables`) end after it.
 pub const NODELET_STOP: Duration = secs(120);
-/// How long the package's removal gives `pf9ctl decommission-node`.
+/// How long the package's removal gives `pf9ctl node decommission`.
 pub const PACKAGE: Duration = sum(&[
     DECOMMISSION,
     LEAVE,

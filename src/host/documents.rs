@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::fs::{Attrs, FsError, HostFs};
 use crate::model::{
     Accepted, Because, Envelope, Fault, FaultCode, HostId, PAYLOAD_MAX, Timestamp, TrustStore,
-    Verdict, judge,
+    Verdict, accept,
 };
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -84,7 +84,7 @@ pub fn stored_spec(
     trust: &TrustStore,
     host: HostId,
 ) -> impl Fn(Envelope) -> Result<Accepted, Unusable> {
-    move |envelope| match judge(envelope, trust, host, None) {
+    move |envelope| match accept(envelope, trust, host, None) {
         Verdict::New(accepted, _) => Ok(*accepted),
         // With nothing in force nothing can be the same.
         Verdict::Same => Err(Unusable::NotUnderstood("it is there twice".into())),

@@ -217,7 +217,7 @@ impl Etcd {
             .await
             .map_err(lost)?
             .unwrap_or_default();
-        judge(status.as_u16(), &bytes)
+        health(status.as_u16(), &bytes)
     }
 
     /// Every member that it knows of.
@@ -359,7 +359,7 @@ impl EtcdError {
 }
 
 /// What an answer to `GET /health` says, as members of 3.4 and everything since give it.
-pub fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
+pub fn health(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     let Ok(said) = serde_json::from_slice::<Health>(body) else {
         return Err(EtcdError::Unhealthy(format!("HTTP status {status}")));
     };

@@ -33,6 +33,8 @@ const FOREIGN_PREFIXES: &[&str] = &[
     "vnet",
     "kube-ipvs",
     "flannel",
+    "vxlan.calico",
+    "vxlan-v6.calico",
 ];
 
 /// What certificates of a node are made from. Read by root for what it signs, and by hostagent to
@@ -330,7 +332,18 @@ mod tests {
     #[test]
     fn what_leaves_by_a_bridge_makes_it_the_machines_own() {
         let none = ways(&[], &[]);
-        for name in ["br-lan", "br-1234567890ab", "docker0", "veth1", "lo"] {
+        for name in [
+            "br-lan",
+            "br-1234567890ab",
+            "docker0",
+            "veth1",
+            "lo",
+            "flannel.159",
+            // It has an address of the pods.
+            "vxlan.calico",
+            "vxlan-v6.calico",
+            "cali1234567890a",
+        ] {
             assert!(is_foreign(name, &none), "{name}");
         }
         for way in [ways(&["br-lan"], &[]), ways(&[], &["br-lan"])] {

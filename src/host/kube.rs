@@ -51,7 +51,7 @@ pub enum KubeError {
     /// No answer.
     #[error("API server {base} does not answer: {}", root_cause(source))]
     Unreachable {
-        /// Whom we asked.
+        /// The server we asked.
         base: String,
         /// Why not.
         source: reqwest::Error,

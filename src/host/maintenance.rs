@@ -197,7 +197,7 @@ impl Record {
         }
     }
 
-    /// Root begins one, in the place of one that he began before.
+    /// Root begins one, in place of one that root began before.
     #[must_use]
     pub fn begun_by_root(&self, reason: &str, for_s: u32, now: &Moment) -> Self {
         Self {

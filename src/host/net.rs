@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::exec::{self, Cmd, ExecError};
 use super::fs::{Found, HostFs};
-use super::ours::network::PROXY_TABLE;
+use super::ours::network::{PROXY_TABLE, rule_goes};
 use crate::model::ProxyMode;
 
 /// The tools wait for each other's lock at most this long.
@@ -214,7 +214,7 @@ fn removal_script(saved: &str, prefixes: &[String]) -> Option<String> {
                 .next()
                 .is_some_and(|c| chains.iter().any(|x| x == c));
             let jumps = jump_target(rule).is_some_and(|t| chains.iter().any(|x| x == t));
-            if !in_ours && jumps {
+            if !in_ours && (jumps || rule_goes(rule, prefixes)) {
                 table.push(format!("-D {rule}"));
             }
         } else if line == "COMMIT" && !chains.is_empty() {
@@ -253,6 +253,26 @@ mod tests {
              -X KUBE-FIREWALL\nCOMMIT\n"
         );
         assert_eq!(removal_script(saved, &["CNI-".to_owned()]), None);
+    }
+
+    /// It lets pass what its own chains marked, by rules of its own in the built-in ones.
+    #[test]
+    fn what_calico_put_into_the_built_in_chains_goes_with_its_own() {
+        let saved = "*filter\n:FORWARD ACCEPT [0:0]\n:cali-FORWARD - [0:0]\n\
+                     -A FORWARD -m comment --comment \"cali:wUHh\" -j cali-FORWARD\n\
+                     -A FORWARD -m comment --comment \"cali:S93h\" -m mark --mark 0x10000/0x10000 -j ACCEPT\n\
+                     -A FORWARD -m comment --comment \"mine, not cali:x\" -j ACCEPT\n\
+                     -A cali-FORWARD -j RETURN\nCOMMIT\n";
+        let script = removal_script(saved, &["cali-".to_owned()]).expect("something to do");
+        assert_eq!(
+            script,
+            "*filter\n:cali-FORWARD - [0:0]\n\
+             -D FORWARD -m comment --comment \"cali:wUHh\" -j cali-FORWARD\n\
+             -D FORWARD -m comment --comment \"cali:S93h\" -m mark --mark 0x10000/0x10000 -j ACCEPT\n\
+             -X cali-FORWARD\nCOMMIT\n"
+        );
+        let others = removal_script(saved, &["KUBE-".to_owned()]);
+        assert_eq!(others, None, "of a node whose network it is not");
     }
 
     /// A switch of the back end leaves what was made before it in force, and out of sight.

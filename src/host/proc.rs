@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use super::ours::processes::{Process, ProcessRule, TUNNELS, process, tunnels_els
 const PROCESSES_MAX: usize = 262_144;
 /// A name is 15 bytes, `stat` a line.
 const SMALL_MAX: u64 = 16 * 1024;
+/// What the kernel writes of such a file at once.
+const PAGE: usize = 4096;
 /// A command line; what says who we deal with stands at its beginning.
 const ARGS_MAX: u64 = 64 * 1024;
 /// A process's mounts; its root is among the first.
@@ -122,20 +124,6 @@ impl Proc {
         worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
-    /// Whom this user is connected to on other machines, at most so many of each version.
-    pub fn connected(&self, uid: u32, most: usize) -> Vec<IpAddr> {
-        let mut all = Vec::new();
-        for table in TCP {
-            let text = self.read(&self.fs.at(table), SOCKETS_MAX);
-            all.extend(
-                text.lines()
-                    .filter_map(|line| far_end(line, uid))
-                    .take(most),
-            );
-        }
-        all
-    }
-
     /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
     pub fn listeners(&self, wanted: impl Fn(u16) -> bool) -> Vec<Listener> {
         let mut sockets = BTreeMap::new();
@@ -226,7 +214,9 @@ impl Proc {
 
     /// The beginning of a file, at most `max` bytes; empty when it cannot be read.
     fn read(&self, at: &Path, max: u64) -> String {
-        let mut bytes = Vec::new();
+        // A page in one call: without room std asks for 32 bytes first, then twice as many each time, and these files do
+        // not say how large they are.
+        let mut bytes = Vec::with_capacity(PAGE);
         if let Ok(file) = std::fs::File::open(at) {
             // A process that ends meanwhile ends its file: what was read is judged.
             drop(file.take(max).read_to_end(&mut bytes));
@@ -280,40 +270,6 @@ fn listening(table: &str) -> impl Iterator<Item = (u64, u16)> {
         let port = u16::from_str_radix(port, 16).ok()?;
         Some((fields.get(9)?.parse().ok()?, port))
     })
-}
-
-/// `<n>: <local> <remote> <state> <queues> <timer> <retransmits> <uid> …`; of one that is established, by this user, to
-/// another machine.
-fn far_end(line: &str, uid: u32) -> Option<IpAddr> {
-    const ESTABLISHED: &str = "01";
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let by: u32 = fields.get(7)?.parse().ok()?;
-    if *fields.get(3)? != ESTABLISHED || by != uid {
-        return None;
-    }
-    let (near, far) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
-    // To itself is no way out.
-    (!far.is_loopback() && far != near).then_some(far)
-}
-
-/// `0100007F:1F90`: words of four bytes, each as it is in memory.
-fn address(text: &str) -> Option<IpAddr> {
-    let (hex, _port) = text.split_once(':')?;
-    let word = |at: usize| {
-        let digits = hex.get(at..at + 8)?;
-        u32::from_str_radix(digits, 16).ok().map(u32::to_le_bytes)
-    };
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let mut bytes = [0; 16];
-            for (n, part) in bytes.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(n * 8)?);
-            }
-            Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical())
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -427,7 +383,6 @@ mod tests {
         #[test]
         fn whatever_stands_there_is_read_without_a_panic(text in "\\PC{0,200}") {
             drop((start_of(&text), listening(&text).count(), mounts::root_sources(&text)));
-            prop_assert!(far_end(&text, 0).is_none_or(|ip| !ip.is_loopback()));
         }
     }
 }

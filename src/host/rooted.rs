@@ -1,4 +1,4 @@
-//! Files that count only when nobody but root can have written them: what root allows, and what he has run.
+//! Files that count only when nobody but root can have written them: what root allows, and what root has run.
 
 use std::path::{Path, PathBuf};
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
+use crate::model::FaultCode;
+
 /// Left free on top of what is needed: logs, ledgers and etcd must be able to go on.
 pub const RESERVE_BYTES: u64 = 128 * MIB;
 
@@ -99,6 +101,14 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// The code of a failed write: a full disk, or `otherwise`.
+pub fn code_of(error: &io::Error, otherwise: FaultCode) -> FaultCode {
+    match is_full(error) {
+        true => FaultCode::DiskFull,
+        false => otherwise,
+    }
+}
+
 /// [`FIX`], with the file system named: a directory may be on another one than its parent. Asked is the nearest
 /// parent that exists. (By its device and not by the kernel's list: of what is bound to several places the one
 /// that leads here counts.)
@@ -131,6 +141,14 @@ mod tests {
         let fix = fix(Path::new("/proc/self/fd/no/such/thing"));
         assert!(fix.contains(" on /proc, or"), "{fix}");
         assert!(super::fix(Path::new("/")).contains(" on /, or"));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_used_up_quota_have_one_code() {
+        let code = |kind: io::ErrorKind| code_of(&kind.into(), FaultCode::Files);
+        assert_eq!(code(io::ErrorKind::StorageFull), FaultCode::DiskFull);
+        assert_eq!(code(io::ErrorKind::QuotaExceeded), FaultCode::DiskFull);
+        assert_eq!(code(io::ErrorKind::NotFound), FaultCode::Files);
     }
 
     #[test]

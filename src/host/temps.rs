@@ -3,7 +3,7 @@
 //! [`super::fs`] names a temporary file after the process that writes it and when that started, so
 //! nobody needs to guess: the writer lives, and the write is in progress; or it does not, and
 //! nothing will ever come of it. A daemon takes them away where it writes when it starts, and
-//! `pf9ctl decommission-node` at the end.
+//! `pf9ctl node decommission` at the end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub type Root<'a> = (&'a str, usize);
 
 /// What was seen of a temporary file.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct TempSeen {
     writer: Writer,
     /// When the process with the writer's id started, if there is one.
     running: Option<u64>,
@@ -68,7 +68,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
                     .modified()
                     .ok()
                     .and_then(|m| now.duration_since(m).ok());
-                is_abandoned(Seen {
+                is_abandoned(TempSeen {
                     writer,
                     running: proc.start(writer.pid),
                     own: meta.uid() == me,
@@ -86,7 +86,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
 }
 
 /// Nothing will come of it. Never true of what a living process of ours writes, this one included.
-fn is_abandoned(seen: Seen) -> bool {
+fn is_abandoned(seen: TempSeen) -> bool {
     let lives = seen.writer == Writer::this() || seen.running == Some(seen.writer.start);
     !lives && (seen.own || seen.age >= OLD)
 }
@@ -103,7 +103,7 @@ impl Look {
         dir: &Path,
         device: u64,
         depth: usize,
-        judge: &dyn Fn(Writer, &std::fs::Metadata) -> bool,
+        is_orphan: &dyn Fn(Writer, &std::fs::Metadata) -> bool,
     ) {
         // What cannot be listed is not ours to clean.
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -118,12 +118,12 @@ impl Look {
             };
             if meta.is_dir() {
                 if depth > 0 && meta.dev() == device {
-                    self.dir(&path, device, depth - 1, judge);
+                    self.dir(&path, device, depth - 1, is_orphan);
                 }
                 continue;
             }
             let writer = entry.file_name().to_str().and_then(writer_of);
-            if writer.is_some_and(|writer| judge(writer, &meta)) {
+            if writer.is_some_and(|writer| is_orphan(writer, &meta)) {
                 let short = path.strip_prefix(&self.base).unwrap_or(&path);
                 self.found.push(format!("/{}", short.display()));
             }
@@ -195,16 +195,16 @@ mod tests {
 
     #[test]
     fn a_writer_that_may_be_hidden_is_given_time() {
-        let seen = Seen {
+        let seen = TempSeen {
             writer: Writer { pid: 41, start: 1 },
             running: None,
             own: false,
             age: OLD - Duration::from_secs(1),
         };
         assert!(!is_abandoned(seen));
-        assert!(is_abandoned(Seen { age: OLD, ..seen }));
-        assert!(is_abandoned(Seen { own: true, ..seen }));
-        let alive = Seen {
+        assert!(is_abandoned(TempSeen { age: OLD, ..seen }));
+        assert!(is_abandoned(TempSeen { own: true, ..seen }));
+        let alive = TempSeen {
             running: Some(1),
             own: true,
             age: OLD * 100,

@@ -13,7 +13,7 @@ use crate::local::{LOG_LEVEL, Method, Reply, Request, StatusCode, healthz, log_l
 use crate::model::document::AGENT_VERSION;
 use crate::telemetry::{METRICS_TYPE, vitals};
 
-/// Answers one call. Everybody whom the socket's mode lets in may look.
+/// Answers one call. Every caller that the socket's mode lets in may look.
 pub(super) async fn answer(agent: Agent, request: Request) -> Reply {
     match (request.method.clone(), request.path.as_str()) {
         (Method::GET, "/v1/status") => Reply::json(StatusCode::OK, &report::assemble(&agent)),

@@ -56,7 +56,7 @@ pub(super) struct Gathered {
     pub(super) inventory: Inventory,
     /// How it is.
     pub(super) health: Health,
-    /// Whom this host believes.
+    /// This host's trust anchors.
     pub(super) trust: Option<TrustStatus>,
     /// The plane has this document for it.
     pub(super) wants_trust: Option<TrustVersion>,
@@ -91,7 +91,7 @@ impl Board {
         self.0.subscribe()
     }
 
-    /// Changes something and wakes whoever watches.
+    /// Changes something and wakes the watchers.
     pub(super) fn update(&self, change: impl FnOnce(&mut Gathered)) {
         self.0.send_modify(change);
     }

@@ -25,7 +25,7 @@ pub(super) const KEPT_EVERY: Duration = Duration::from_secs(5);
 /// Progress is told this often; a person needs no more.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// What a file is to whoever waits for it.
+/// What a file is for.
 pub(super) trait Wanted {
     /// A failure, in its words.
     fn fault(&self, failure: Failure) -> Fault;

@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(WAIT_S + 15);
 const DONE_MAX: Duration = Duration::from_secs(150);
 /// Waits after a failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// A person waits for what he ordered.
+/// A person waits for what they ordered.
 const RETRY_CAP: Duration = Duration::from_secs(30);
 /// An older plane does not know the question.
 const OLDER_PLANE: Duration = Duration::from_secs(600);

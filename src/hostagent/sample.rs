@@ -1,24 +1,63 @@
 //! Task: what the machine is and how it is, once a minute: a dozen small files of `/proc` and a
-//! few `statvfs`.
+//! few `statvfs`. What it is, also whenever an address changes: a node follows its machine.
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::spec_store::SpecStore;
 use super::{Agent, blocking, health, inventory};
+use crate::host::address_changes::AddressChanges;
 use crate::host::maintenance;
 
-/// A disk does not fill up, and an address does not change, so fast that more is worth its cost.
+/// A disk does not fill up so fast that more is worth its cost.
 const EVERY: Duration = Duration::from_secs(60);
+/// What changes together is looked at once: a lease brings a route after its address, and pods that start have addresses
+/// of their own.
+const SETTLE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(agent: Agent) {
+    let mut changes = AddressChanges::listen()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the kernel does not tell of addresses; they are looked at once a minute");
+        })
+        .ok();
     loop {
+        let next = Instant::now() + EVERY;
         let fs = agent.fs.clone();
         // Beside the event loop: `statvfs` of a dead network file system may hang.
         let (inventory, health) = blocking(move || (inventory::read(&fs), health::read(&fs))).await;
         agent.board.set(|f| &mut f.inventory, inventory);
         agent.board.set(|f| &mut f.health, health);
         ask_nodelet_in_maintenance(&agent).await;
-        tokio::time::sleep(EVERY).await;
+        while changed_before(next, &mut changes).await {
+            let fs = agent.fs.clone();
+            let inventory = blocking(move || inventory::read(&fs)).await;
+            agent.board.set(|f| &mut f.inventory, inventory);
+        }
+    }
+}
+
+/// Waits for an address that changes, or until then.
+async fn changed_before(next: Instant, changes: &mut Option<AddressChanges>) -> bool {
+    let change = async {
+        match changes {
+            Some(changes) => changes.next().await,
+            None => std::future::pending().await,
+        }
+    };
+    match tokio::time::timeout_at(next, change).await {
+        Ok(Ok(())) => {
+            tokio::time::sleep(SETTLE).await;
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the kernel tells no more of addresses; they are looked at once a minute");
+            *changes = None;
+            tokio::time::sleep_until(next).await;
+            false
+        }
+        Err(_) => false,
     }
 }
 
@@ -37,5 +76,28 @@ async fn ask_nodelet_in_maintenance(agent: &Agent) {
         Ok(false) => {}
         // Asked again in a minute.
         Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::address_changes::tests::{in_a_network, ip};
+
+    /// A node whose machine has another address is out of reach until somebody looks.
+    #[tokio::test]
+    async fn an_address_that_changes_is_looked_at_before_the_minute_is_over() {
+        let test = "hostagent::sample::tests::an_address_that_changes_is_looked_at_before_the_minute_is_over";
+        if !in_a_network(test) {
+            return;
+        }
+        let mut changes = AddressChanges::listen().ok();
+        let next = Instant::now() + EVERY;
+        ip("addr add 10.9.0.1/24 dev lo");
+        assert!(changed_before(next, &mut changes).await);
+        assert!(Instant::now() < next);
+        assert!(!changed_before(Instant::now(), &mut changes).await);
+        // Where the kernel does not tell, the minute is what there is.
+        assert!(!changed_before(Instant::now(), &mut None).await);
     }
 }

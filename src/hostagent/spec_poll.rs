@@ -11,7 +11,7 @@ use super::{Agent, blocking};
 use crate::app::Backoff;
 use crate::identity;
 use crate::local::LocalError;
-use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, judge};
+use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, accept};
 
 /// How long the plane holds a poll that has nothing new.
 const WAIT_S: u64 = 30;
@@ -24,14 +24,14 @@ const RETRY_CAP: Duration = Duration::from_secs(30);
 
 /// What the last answers were, so that each new thing is said once.
 #[derive(Default)]
-struct Seen {
+struct SpecPollState {
     refused: Option<Refusal>,
     ignored: Vec<String>,
 }
 
 pub(super) async fn run(agent: Agent) {
     let store = SpecStore::new(agent.fs.clone());
-    let mut seen = Seen::default();
+    let mut seen = SpecPollState::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     // The first question after a failure is not held by the plane: it is known at once that all is
     // well again.
@@ -93,7 +93,12 @@ fn not_well(agent: &Agent, error: &LocalError) {
 }
 
 /// True when there is nothing wrong with it.
-async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut Seen) -> bool {
+async fn take(
+    agent: &Agent,
+    store: &SpecStore,
+    envelope: Envelope,
+    seen: &mut SpecPollState,
+) -> bool {
     let trust = match identity::trust(&agent.fs) {
         Ok(trust) => trust,
         Err(e) => {
@@ -102,7 +107,7 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
         }
     };
     let have = agent.board.read(|f| f.spec.clone());
-    match judge(envelope, &trust, agent.host_id, have.as_deref()) {
+    match accept(envelope, &trust, agent.host_id, have.as_deref()) {
         Verdict::Same => {
             same_again(agent, seen);
             true
@@ -144,7 +149,7 @@ fn in_force(agent: &Agent, accepted: Accepted) {
 
 /// Fields that this agent does not know are no reason to refuse; that they are not heeded is said,
 /// once for as long as they are the same.
-fn tell_ignored(agent: &Agent, seen: &mut Seen, ignored: Vec<String>) {
+fn tell_ignored(agent: &Agent, seen: &mut SpecPollState, ignored: Vec<String>) {
     if !ignored.is_empty() && seen.ignored != ignored {
         let fields = ignored.join(", ");
         let message = format!("the spec has fields that this agent does not know: {fields}");
@@ -155,7 +160,7 @@ fn tell_ignored(agent: &Agent, seen: &mut Seen, ignored: Vec<String>) {
 }
 
 /// The plane speaks of what is in force again: what it said in between is over.
-fn same_again(agent: &Agent, seen: &mut Seen) {
+fn same_again(agent: &Agent, seen: &mut SpecPollState) {
     let Some(refusal) = seen.refused.take() else {
         return;
     };
@@ -166,7 +171,7 @@ fn same_again(agent: &Agent, seen: &mut Seen) {
     });
 }
 
-fn refuse(agent: &Agent, refusal: Refusal, seen: &mut Seen) -> bool {
+fn refuse(agent: &Agent, refusal: Refusal, seen: &mut SpecPollState) -> bool {
     if seen.refused.as_ref() != Some(&refusal) {
         let fault = &refusal.fault;
         tracing::warn!(code = fault.code.word(), "{fault}");

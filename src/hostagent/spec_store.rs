@@ -204,7 +204,7 @@ mod tests {
         let said = loaded.fault.expect("said");
         assert_eq!(said.code, FaultCode::StateNotUnderstood);
         // Another version of the agent would believe it no more.
-        assert!(said.fix.contains("prep-node --force"), "{said}");
+        assert!(said.fix.contains("node prep --force"), "{said}");
         assert_eq!(f.load(), (Some(1), None));
     }
 

@@ -25,11 +25,12 @@ pub(super) struct Origin {
 
 /// Puts the document together.
 pub(super) fn assemble(origin: &Origin, facts: &Gathered, moment: &Moment) -> HostStatus {
-    let (state, reason) = judge(facts);
+    let (state, reason) = node_state(facts);
     let mut node = facts.node.as_deref().cloned();
     let (mut health, mut inventory) = (facts.health.clone(), facts.inventory.clone());
     if let Some(node) = &mut node {
         health.warnings.append(&mut node.warnings);
+        health.disks.append(&mut node.disks);
         if let Some(extensions) = node.extensions.take() {
             health.warnings.extend(of_operators(&extensions));
             inventory.extensions = extensions.facts;
@@ -89,7 +90,7 @@ fn of_operators(said: &ExtensionsStatus) -> impl Iterator<Item = Fault> {
     let bad = said.bad.iter().map(|(name, why)| {
         let what = format!("the operator's program {name} is ignored");
         Fault::new(FaultCode::ExtensionBad, what, why.clone())
-            .fix("pf9ctl check-node runs it and says the same; see docs/extensions.md")
+            .fix("pf9ctl node check runs it and says the same; see docs/extensions.md")
     });
     checks.chain(bad)
 }
@@ -157,7 +158,7 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
 }
 
 /// State and reason of the host: nodelet's word, unless something before nodelet is in the way.
-fn judge(facts: &Gathered) -> (NodeState, Option<Fault>) {
+fn node_state(facts: &Gathered) -> (NodeState, Option<Fault>) {
     match &facts.delivery {
         Delivery::Refused(generation, fault) if *generation == facts.generation() => {
             return (NodeState::Retrying, Some(fault.clone()));

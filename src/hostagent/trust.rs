@@ -1,4 +1,4 @@
-//! Task: whom this host believes; carried from the plane to nodelet, and told in the status.
+//! Task: this host's trust anchors; carried from the plane to nodelet, and reported in the status.
 //!
 //! The plane answers a status with the version of its newest document when the host's is another.
 //! The document is fetched then, and the stack's manifest under the signature that goes with it, so

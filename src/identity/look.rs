@@ -1,4 +1,4 @@
-//! Whether a plane can be reached, before this host knows whom to believe.
+//! Whether a plane can be reached, before this host has trust anchors.
 
 use std::sync::Arc;
 use std::time::Duration;

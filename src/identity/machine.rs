@@ -119,7 +119,7 @@ pub fn machine_fault(fs: &HostFs) -> Option<Fault> {
 
 /// Whether `seen` is the machine this identity was made on.
 pub fn is_our_machine(fs: &HostFs, seen: &MachineMarks) -> Result<Likeness, IdentityError> {
-    Ok(pinned_machine(fs)?.map_or(Likeness::Unknown, |pinned| pinned.judge(seen)))
+    Ok(pinned_machine(fs)?.map_or(Likeness::Unknown, |pinned| pinned.likeness(seen)))
 }
 
 /// Writes down the machine this identity belongs to.

@@ -1,6 +1,6 @@
 //! The key that root of this host orders with.
 //!
-//! Made by `pf9ctl prep-node`, before it enrols; read by `pf9ctl` and nodelet, both root. Directory
+//! Made by `pf9ctl node prep`, before it enrols; read by `pf9ctl` and nodelet, both root. Directory
 //! and file are root's alone, so neither comms nor hostagent can have it: what they carry to the
 //! plane is signed, or it is not an order. It belongs to a host id and is kept for as long as the
 //! host has that, because the plane pinned it.
@@ -94,7 +94,7 @@ pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
 pub fn remedy(host: HostId) -> String {
     format!(
         "allow another key on the plane (pf9-plane host allow-reenrol {host}), then run pf9ctl \
-         prep-node --force here with a new token: role and workloads stay"
+         node prep --force here with a new token: role and workloads stay"
     )
 }
 

@@ -161,14 +161,14 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
     with(fs, policy, &pair).map(Some)
 }
 
-/// What comms starts with; or why it cannot start, for its log and for whoever asks why it is down.
+/// What comms starts with; or why it cannot start, for its log and for diagnostics.
 pub fn for_tunnel(fs: &HostFs, config: &TlsConfig) -> Result<(TlsPolicy, TunnelIdentity), Fault> {
     let what = "comms cannot start the tunnel";
     let policy = TlsPolicy::load(fs, config)?;
     let identity = load(fs, &policy).map_err(|e| e.fault(what))?;
     let identity = identity.ok_or_else(|| {
         Fault::new(FaultCode::NotEnrolled, what, "this host is not enrolled")
-            .fix("run pf9ctl prep-node")
+            .fix("run pf9ctl node prep")
     })?;
     Ok((policy, identity))
 }
@@ -344,9 +344,9 @@ impl IdentityError {
         let again = match key_is_lost {
             true => {
                 "allow another key on the plane (pf9-plane host allow-reenrol HOST), then run \
-                 pf9ctl prep-node again with a new token; role and workloads stay"
+                 pf9ctl node prep again with a new token; role and workloads stay"
             }
-            false => "run pf9ctl prep-node again with a new token; role and workloads stay",
+            false => "run pf9ctl node prep again with a new token; role and workloads stay",
         };
         let (code, fix) = match self {
             Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),

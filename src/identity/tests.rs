@@ -237,7 +237,7 @@ async fn a_damaged_identity_names_its_file_and_what_helps() {
         assert!(fault.why.contains(path), "{path}: {fault}");
         let wants_leave = fault.fix.contains("allow-reenrol");
         assert_eq!(wants_leave, path == paths::HOST_KEY, "{path}: {fault}");
-        assert!(fault.fix.contains("pf9ctl prep-node"), "{path}: {fault}");
+        assert!(fault.fix.contains("pf9ctl node prep"), "{path}: {fault}");
         drop(std::fs::remove_file(fs.at(path)));
         std::fs::write(fs.at(path), good).expect("good again");
     }

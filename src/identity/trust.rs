@@ -1,4 +1,4 @@
-//! Whom this host believes, on disk: `/etc/pf9/trust/`, and the authorities that the tunnel's
+//! This host's trust anchors, on disk: `/etc/pf9/trust/`, and the authorities that the tunnel's
 //! dialler reads.
 //!
 //! Applied by root alone. New keys and authorities come before old ones go, and the version comes

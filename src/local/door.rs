@@ -133,7 +133,7 @@ impl Door {
                 gid: cred.gid(),
                 pid: cred.pid(),
             };
-            match self.judge(peer) {
+            match self.admit(peer) {
                 Ok(place) => {
                     return Caller {
                         stream,
@@ -150,7 +150,7 @@ impl Door {
         }
     }
 
-    fn judge(&self, peer: Peer) -> Result<Place, Box<(StatusCode, Fault)>> {
+    fn admit(&self, peer: Peer) -> Result<Place, Box<(StatusCode, Fault)>> {
         if !self.callers.may(peer) {
             let why = format!("user {} may not call", peer.uid);
             let fault = Fault::new(FaultCode::NotAllowed, "call refused", why);

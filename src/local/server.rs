@@ -51,11 +51,11 @@ pub struct Policy {
     /// larger bound.
     pub bodies: usize,
     /// Looks at a head, before the body is read: the most bytes it may have, or a refusal.
-    pub judge: Judge,
+    pub body_bound: BodyBound,
 }
 
-/// See [`Policy::judge`].
-pub type Judge = Arc<dyn Fn(&Head<'_>) -> Result<usize, Reply> + Send + Sync>;
+/// See [`Policy::body_bound`].
+pub type BodyBound = Arc<dyn Fn(&Head<'_>) -> Result<usize, Reply> + Send + Sync>;
 
 /// What is known of a call before its body is read.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +103,7 @@ impl Default for Policy {
             // Long-polls wait up to a minute.
             deadline: Duration::from_secs(90),
             bodies: 64 * 1024,
-            judge: Arc::new(|_| Ok(NOTE_MAX)),
+            body_bound: Arc::new(|_| Ok(NOTE_MAX)),
         }
     }
 }
@@ -319,7 +319,7 @@ impl Room {
             path: head.uri.path(),
             peer,
         };
-        let bound = match (self.policy.judge)(&asked) {
+        let bound = match (self.policy.body_bound)(&asked) {
             Ok(bound) => bound.min(self.policy.bodies),
             Err(refusal) => return refusal,
         };
@@ -464,7 +464,7 @@ mod tests {
     #[tokio::test]
     async fn refusals_keep_their_words_and_limits_hold() {
         let policy = Policy {
-            judge: Arc::new(|_| Ok(10)),
+            body_bound: Arc::new(|_| Ok(10)),
             deadline: Duration::from_millis(50),
             ..Policy::default()
         };

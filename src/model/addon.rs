@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddressRange, NetworkPlugin, NetworkPolicies, NetworkSpec, StackManifest};
+use super::{AddressRange, Matrix, NetworkPlugin, NetworkPolicies, NetworkSpec, StackManifest};
 
 /// An add-on that is a setting of the cluster. Those that are none come with the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub enum Addon {
     LoadBalancer,
     /// The pod network. It has no file: its objects are made of the cluster's networks.
     Flannel,
+    /// The pod network, and it keeps NetworkPolicy objects.
+    Calico,
 }
 
 /// Whether a cluster wants an add-on.
@@ -33,13 +35,26 @@ pub enum Want {
 
 impl Addon {
     /// All.
-    pub const ALL: [Self; 3] = [Self::NetworkPolicies, Self::LoadBalancer, Self::Flannel];
+    pub const ALL: [Self; 4] = [
+        Self::NetworkPolicies,
+        Self::LoadBalancer,
+        Self::Flannel,
+        Self::Calico,
+    ];
 
     /// Whose manifest file this is: `addons/30-network-policies.yaml`.
     pub fn of_file(path: &str) -> Option<Self> {
         let word = Self::word_of(path)?;
         let mut all = Self::ALL.into_iter();
         all.find(|addon| addon.has_file() && addon.word() == word)
+    }
+
+    /// The cluster cannot do without it, or have it later: it is chosen when the cluster is made.
+    pub fn is_network(self) -> bool {
+        match self {
+            Self::Flannel | Self::Calico => true,
+            Self::NetworkPolicies | Self::LoadBalancer => false,
+        }
     }
 
     /// What a manifest file's add-on is called, a setting or not.
@@ -51,7 +66,7 @@ impl Addon {
     /// What is called so without one is somebody's own, and applied as every other file.
     fn has_file(self) -> bool {
         match self {
-            Self::NetworkPolicies | Self::LoadBalancer => true,
+            Self::NetworkPolicies | Self::LoadBalancer | Self::Calico => true,
             Self::Flannel => false,
         }
     }
@@ -68,6 +83,7 @@ impl Addon {
             Self::NetworkPolicies => "network-policies",
             Self::LoadBalancer => "load-balancer",
             Self::Flannel => "flannel",
+            Self::Calico => "calico",
         }
     }
 
@@ -77,14 +93,20 @@ impl Addon {
             Self::NetworkPolicies => &["kube-router"],
             Self::LoadBalancer => &["metallb-controller", "metallb-speaker"],
             Self::Flannel => &["flannel", "flannel-cni-plugin"],
+            Self::Calico => &["calico-node", "calico-cni", "calico-kube-controllers"],
         }
     }
 
-    /// What of it this stack lacks, in words.
+    /// What of it this stack lacks, in words: every image, and which one it is where somebody has to bring it.
     pub fn lacking(self, manifest: &StackManifest) -> Option<String> {
-        let image = |name: &&str| manifest.images.iter().any(|i| i.component == **name);
-        if let Some(name) = self.components().iter().find(|name| !image(name)) {
-            return Some(format!("no image of {name}"));
+        let lacks = |name: &&&str| !manifest.images.iter().any(|i| i.component == ***name);
+        let named = |name: &&str| match Matrix::ours().supplied(name) {
+            Some(image) => format!("{name} ({image})"),
+            None => (*name).to_owned(),
+        };
+        let lacking: Vec<String> = self.components().iter().filter(lacks).map(named).collect();
+        if !lacking.is_empty() {
+            return Some(format!("no image of {}", lacking.join(", ")));
         }
         let is = |f: &String| Self::of_file(f) == Some(self);
         let file = !self.has_file() || manifest.addons.iter().any(is);
@@ -107,7 +129,8 @@ impl Addon {
             Self::LoadBalancer if pool.is_empty() => Want::No,
             Self::LoadBalancer => Want::Must,
             Self::Flannel if plugin == NetworkPlugin::Flannel => Want::Must,
-            Self::Flannel => Want::No,
+            Self::Calico if plugin == NetworkPlugin::Calico => Want::Must,
+            Self::Flannel | Self::Calico => Want::No,
         }
     }
 }
@@ -142,6 +165,7 @@ mod tests {
             Some(Addon::NetworkPolicies)
         );
         assert_eq!(of("addons/7-load-balancer.yaml"), Some(Addon::LoadBalancer));
+        assert_eq!(of("addons/50-calico.yaml"), Some(Addon::Calico));
         for other in [
             "addons/05-coredns.yaml",
             "addons/load-balancer.yaml",
@@ -154,7 +178,7 @@ mod tests {
 
     #[test]
     fn policies_are_kept_unless_told_and_services_have_addresses_only_when_told() {
-        use NetworkPlugin::{Bridge, Flannel, None as Own};
+        use NetworkPlugin::{Bridge, Calico, Flannel, None as Own};
         use NetworkPolicies::{Auto, Off, On};
         let pool: Vec<AddressRange> = vec!["10.1.2.3".parse().expect("range")];
         for (plugin, policies, want) in [
@@ -164,15 +188,20 @@ mod tests {
             (Bridge, On, Want::Must),
             (Own, On, Want::Must),
             (Bridge, Off, Want::No),
+            // It keeps them itself.
+            (Calico, Auto, Want::No),
+            (Calico, On, Want::No),
         ] {
             let found = Addon::NetworkPolicies.want(plugin, policies, &pool);
             assert_eq!(found, want, "{plugin:?} {policies:?}");
         }
         assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &pool), Want::Must);
         assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &[]), Want::No);
-        assert_eq!(Addon::Flannel.want(Flannel, Auto, &[]), Want::Must);
-        for other in [Bridge, Own] {
-            assert_eq!(Addon::Flannel.want(other, Auto, &[]), Want::No);
+        for (addon, its) in [(Addon::Flannel, Flannel), (Addon::Calico, Calico)] {
+            for plugin in [Bridge, Flannel, Calico, Own] {
+                let want = if plugin == its { Want::Must } else { Want::No };
+                assert_eq!(addon.want(plugin, Auto, &[]), want, "{addon} {plugin:?}");
+            }
         }
     }
 }

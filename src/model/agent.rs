@@ -1,8 +1,8 @@
 //! The agent itself: which version a host is to run, and how far it says it is.
 //!
 //! A host is told its version whether it is a node or not, in its signed spec ([`AgentSpec`]), and says in its
-//! status what became of that ([`AgentStatus`]). The package of the version before goes along: who puts
-//! himself back gives the machine's package database what it had.
+//! status what became of that ([`AgentStatus`]). The previous version's package goes along: a host that
+//! goes back gives the machine's package database what it had.
 
 use std::ops::RangeInclusive;
 

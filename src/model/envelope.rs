@@ -210,7 +210,7 @@ impl TrustStore {
                     format!("cannot use trusted key {}", key.id),
                     "its id does not belong to its bytes",
                 )
-                .fix("run pf9ctl prep-node again with a new token"));
+                .fix("run pf9ctl node prep again with a new token"));
             }
             map.insert(key.id, bytes);
         }
@@ -309,7 +309,7 @@ impl Untrusted {
             Self::UnknownKey(_) | Self::BadSignature => {
                 "the last good document stays in force; if the plane's key was replaced while this host was away, \
                  it hears of the new one automatically; if it was retired meanwhile (pf9-plane keys list), run \
-                 pf9ctl prep-node --force with a new token"
+                 pf9ctl node prep --force with a new token"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)

@@ -9,7 +9,7 @@ pub(crate) mod remedies;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a failure is to whoever meets it. Decides the exit code, and whether trying again can help.
+/// The kind of a failure. Decides the exit code, and whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// It did not work; the words say why.
@@ -55,7 +55,7 @@ macro_rules! codes {
                 match self { $($( Self::$id => $word, )*)* Self::Newer => "newer" }
             }
 
-            /// What it is to whoever meets it.
+            /// Its kind.
             pub fn kind(self) -> FaultKind {
                 match self { $($( Self::$id => FaultKind::$kind, )*)* Self::Newer => FaultKind::Failed }
             }
@@ -125,6 +125,7 @@ codes! {
         ContainersLeft = "containers-left",
         ConfigRefused = "config-refused",
         ConntrackFull = "conntrack-full",
+        CsiElsewhere = "csi-elsewhere",
         CsrRefused = "csr-refused",
         Deadline = "deadline",
         DecommissionUnfinished = "decommission-unfinished",
@@ -273,6 +274,7 @@ codes! {
         ProxyRulesLeft = "proxy-rules-left",
         ProxyRulesLost = "proxy-rules-lost",
         PurposeRefused = "purpose-refused",
+        QueryInvalid = "query-invalid",
         RangeInvalid = "range-invalid",
         RecoverChanged = "recover-changed",
         Removal = "removal",
@@ -406,6 +408,7 @@ codes! {
         CheckMemory = "check-memory",
         CheckMountPropagation = "check-mount-propagation",
         CheckMtu = "check-mtu",
+        CheckNetworks = "check-networks",
         CheckOperators = "check-operators",
         CheckOtherAgent = "check-other-agent",
         CheckOtherKubelet = "check-other-kubelet",
@@ -463,7 +466,7 @@ impl FaultCode {
         matches!(self, Self::SpecOlder | Self::SpecConflict)
     }
 
-    /// A warning about the end of a certificate; who knows better replaces it by his own.
+    /// A warning about the end of a certificate; a reader with more detail shows its own instead.
     pub fn is_expiry(self) -> bool {
         matches!(self, Self::CertificateExpired | Self::CertificateNotRenewed)
     }

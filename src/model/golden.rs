@@ -135,6 +135,7 @@ pub(crate) fn node_status() -> NodeStatus {
         current_step: Some("step".into()),
         last_sweep_at: Some(at()),
         warnings: vec![fault()],
+        disks: super::status::tests::health(fault()).disks,
         maintenance: Some(MaintenanceStatus {
             by: MaintenanceBy::Plane,
             reason: "reason".into(),

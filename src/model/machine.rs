@@ -86,7 +86,7 @@ impl MachineMarks {
     /// hypervisors show that of the machine below, the same for all of its guests); the interfaces
     /// where that is silent too. A UUID that differs is overruled only by all that is left: the
     /// firmware was written anew and the rest stayed.
-    pub fn judge(&self, seen: &Self) -> Likeness {
+    pub fn likeness(&self, seen: &Self) -> Likeness {
         let uuid = compare(self.uuid, seen.uuid);
         let serial = compare(self.serial, seen.serial);
         let interfaces = self.compare_interfaces(seen);
@@ -188,7 +188,7 @@ fn copied(host: HostId, why: impl Into<String>) -> Fault {
         why,
     )
     .fix(
-        "on the copy: pf9ctl identity reset, then prep-node with a new token; if it is the only machine (a moved \
+        "on the copy: pf9ctl identity reset, then pf9ctl node prep with a new token; if it is the only machine (a moved \
          disk, a replaced mainboard, a disk that was reset): pf9-plane host accept-machine HOST BOOT_ID, with its \
          own boot id (/proc/sys/kernel/random/boot_id there)",
     )
@@ -210,39 +210,45 @@ mod tests {
         }
     }
 
-    fn judge(pinned: (u8, u8, &[u8]), seen: (u8, u8, &[u8])) -> Likeness {
+    fn likeness(pinned: (u8, u8, &[u8]), seen: (u8, u8, &[u8])) -> Likeness {
         let (p, s) = (
             marks(pinned.0, pinned.1, pinned.2),
             marks(seen.0, seen.1, seen.2),
         );
-        p.judge(&s)
+        p.likeness(&s)
     }
 
     #[test]
     fn the_cases_people_meet() {
         use Likeness::{Another, Same, Unknown};
         let here: (u8, u8, &[u8]) = (1, 1, &[1, 2]);
-        assert_eq!(judge(here, here), Same(vec![]));
+        assert_eq!(likeness(here, here), Same(vec![]));
         // A new card, or all of them.
-        assert_eq!(judge(here, (1, 1, &[2, 3])), Same(vec![]));
-        assert_eq!(judge(here, (1, 1, &[7])), Same(vec![INTERFACES]));
+        assert_eq!(likeness(here, (1, 1, &[2, 3])), Same(vec![]));
+        assert_eq!(likeness(here, (1, 1, &[7])), Same(vec![INTERFACES]));
         // A copied disk in another machine; a copied guest.
         assert_eq!(
-            judge(here, (9, 9, &[9])),
+            likeness(here, (9, 9, &[9])),
             Another(vec![UUID, SERIAL, INTERFACES])
         );
-        assert_eq!(judge(here, (9, 1, &[9])), Another(vec![UUID, INTERFACES]));
+        assert_eq!(
+            likeness(here, (9, 1, &[9])),
+            Another(vec![UUID, INTERFACES])
+        );
         // The firmware was written anew.
-        assert_eq!(judge(here, (9, 1, &[1])), Same(vec![UUID]));
+        assert_eq!(likeness(here, (9, 1, &[1])), Same(vec![UUID]));
         // Without firmware marks the addresses decide.
-        assert_eq!(judge((0, 0, &[1]), (0, 0, &[1, 4])), Same(vec![]));
-        assert_eq!(judge((0, 0, &[1]), (0, 0, &[4])), Another(vec![INTERFACES]));
+        assert_eq!(likeness((0, 0, &[1]), (0, 0, &[1, 4])), Same(vec![]));
+        assert_eq!(
+            likeness((0, 0, &[1]), (0, 0, &[4])),
+            Another(vec![INTERFACES])
+        );
         // A guest that moved: the serial number of the machine below is another one.
-        assert_eq!(judge((0, 1, &[1]), (0, 9, &[1])), Same(vec![SERIAL]));
+        assert_eq!(likeness((0, 1, &[1]), (0, 9, &[1])), Same(vec![SERIAL]));
         // Who may not read the firmware does not accuse.
-        assert_eq!(judge(here, (0, 0, &[7])), Unknown);
-        assert_eq!(judge(here, (0, 0, &[])), Unknown);
-        assert_eq!(judge((0, 0, &[]), here), Unknown);
+        assert_eq!(likeness(here, (0, 0, &[7])), Unknown);
+        assert_eq!(likeness(here, (0, 0, &[])), Unknown);
+        assert_eq!(likeness((0, 0, &[]), here), Unknown);
     }
 
     fn any_marks() -> impl Strategy<Value = MachineMarks> {
@@ -254,14 +260,14 @@ mod tests {
         /// nobody is accused without a mark that both know and that differs.
         #[test]
         fn judged_alike_from_both_sides(a in any_marks(), b in any_marks()) {
-            let verdict = a.judge(&b);
-            prop_assert_eq!(&verdict, &b.judge(&a));
+            let verdict = a.likeness(&b);
+            prop_assert_eq!(&verdict, &b.likeness(&a));
             match &verdict {
                 Likeness::Another(differs) => prop_assert!(!differs.is_empty()),
                 Likeness::Same(_) => {}
                 Likeness::Unknown => {}
             }
-            match a.judge(&a) {
+            match a.likeness(&a) {
                 Likeness::Same(differs) => prop_assert!(differs.is_empty()),
                 Likeness::Unknown => prop_assert!(a.is_empty()),
                 Likeness::Another(_) => prop_assert!(false, "a machine is itself"),
@@ -273,7 +279,7 @@ mod tests {
         fn one_uuid_is_one_machine(a in any_marks(), mut b in any_marks()) {
             prop_assume!(a.uuid.is_some());
             b.uuid = a.uuid;
-            prop_assert!(matches!(a.judge(&b), Likeness::Same(_)));
+            prop_assert!(matches!(a.likeness(&b), Likeness::Same(_)));
         }
     }
 

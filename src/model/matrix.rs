@@ -60,6 +60,9 @@ pub struct Matrix {
     /// Versions of a part that tests run by themselves. Only told: a part is tested with others.
     #[serde(default)]
     alone: BTreeMap<String, Vec<String>>,
+    /// Images that nobody makes here, by component: whoever wants what runs them brings them.
+    #[serde(default)]
+    supplied: BTreeMap<String, String>,
     #[serde(default)]
     etcd_step: Vec<EtcdStep>,
     #[serde(default)]
@@ -153,6 +156,11 @@ impl Matrix {
             Matrix::read(DATA).unwrap_or_default()
         });
         &OURS
+    }
+
+    /// The image that somebody has to bring, where a component of a stack is one.
+    pub fn supplied(&self, component: &str) -> Option<&str> {
+        self.supplied.get(component).map(String::as_str)
     }
 
     fn read(text: &str) -> Result<Self, toml::de::Error> {
@@ -266,7 +274,7 @@ impl Matrix {
                 .filter_map(|part| Some(spoken(part, versions.get(part.as_str())?)))
                 .collect();
             Words {
-                why: format!("{}: {}", named.join(" with "), rule.why),
+                why: format!("{}: {} ({})", named.join(" with "), rule.why, rule.source),
                 fix: rule.fix.clone(),
                 code: FaultCode::StackUnfit,
             }

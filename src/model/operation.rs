@@ -38,7 +38,7 @@ pub struct Operation {
     pub schema: u32,
     /// Which.
     pub id: Uuid,
-    /// Whom it is for.
+    /// The host it is for.
     pub host_id: HostId,
     /// Rises with every operation for this host.
     pub number: u64,
@@ -88,7 +88,7 @@ pub enum What {
         /// At most so large.
         max_bytes: u64,
         /// Who can open it: a public key of age. It is signed with the rest, so whoever carries the bundle cannot
-        /// have it made for himself.
+        /// have it sealed for another key.
         seal_for: String,
     },
     /// Send the components' own logs of a time and nothing else, sealed, where the host's own operator has agreed to

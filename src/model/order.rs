@@ -2,7 +2,7 @@
 //!
 //! | document | made by | answers a nonce |
 //! |---|---|---|
-//! | [`Enrolment`] (`pf9-enrolment`)     | `pf9ctl prep-node` | the enrolment token, which is used once |
+//! | [`Enrolment`] (`pf9-enrolment`)     | `pf9ctl node prep` | the enrolment token, which is used once |
 //! | [`FactsReport`] (`pf9-facts`)       | nodelet            | [`FreshNonce`] |
 //! | [`CertificateOrder`] (`pf9-order`)  | nodelet            | [`FreshNonce`] |
 //! | [`UnwrapOrder`](super::UnwrapOrder) (`pf9-unwrap`) | `pf9ctl`, nodelet | [`FreshNonce`] |
@@ -24,7 +24,7 @@ pub const FACTS_ADDRESSES_MAX: usize = 64;
 pub const HOSTNAME_MAX: usize = 253;
 
 /// A number that the plane gives out and takes back once. It has a length of its own and nothing
-/// else in it: whoever carries it can make root sign no words of his.
+/// else in it: whoever carries it cannot make root sign other content with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Nonce(pub Digest);

@@ -113,6 +113,8 @@ pub const LOG_DIR: &str = "/var/log/pf9";
 /// The story of the role.
 pub const KUBE_LOG: &str = "/var/log/pf9/kube/kube.log";
 
+/// Where the tunnel's connections end now, an address a line. Comms writes it; it is comms' word and no proof.
+pub const TUNNEL_ENDS: &str = "/run/pf9/tunnel-ends";
 /// HTTP to the plane, through the tunnel (comms listens).
 pub const PLANE_SOCKET: &str = "/run/pf9/plane.sock";
 /// comms' own API.

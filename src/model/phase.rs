@@ -1,7 +1,8 @@
 //! The phases: ordered, named stages of turning a host into a node.
 //!
-//! Orders and names are those operators of such agents know; they appear in `pf9ctl status`, in
-//! `kube.log` and in `/var/opt/pf9/kube_status`.
+//! Operators know the numbers and names: they appear in `pf9ctl status`, in `kube.log` and in
+//! `/var/opt/pf9/kube_status`. A new phase is a row here, a file in `nodelet/phase` (its steps), and its
+//! dependencies in `nodelet/phase/order.rs`.
 
 use serde::{Deserialize, Serialize};
 

@@ -313,7 +313,7 @@ fn api_sans(node: &NodeSpec) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    /// Whom Kubernetes gives rights to by name, in bindings that it makes itself and makes again.
+    /// Users that Kubernetes itself gives rights to by name, in bindings that it makes itself and makes again.
     const BUILT_IN: [&str; 4] = [
         "system:masters",
         "system:kube-controller-manager",

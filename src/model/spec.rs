@@ -41,7 +41,7 @@ pub const SPEC_SCHEMA: u32 = 1;
 pub struct Spec {
     /// [`SPEC_SCHEMA`].
     pub schema: u32,
-    /// Whom it is for; a spec for another host is refused.
+    /// The host it is for; a spec for another host is refused.
     pub host_id: HostId,
     /// Rises with every change.
     pub generation: Generation,
@@ -182,6 +182,8 @@ pub enum NetworkPlugin {
     Bridge,
     /// flannel, out of the stack: tunnels between nodes, wherever they are.
     Flannel,
+    /// calico, out of the stack: tunnels between nodes, and it keeps NetworkPolicy objects itself.
+    Calico,
     /// Bring your own; nodelet writes no CNI configuration.
     None,
 }
@@ -353,10 +355,10 @@ impl Spec {
         };
         let taken = taken_by_spec(host, self.assignment.role(), node);
         taken
-            .judge_name(&node.node_name)
+            .check_name(&node.node_name)
             .map_err(|c| bad("assignment.node_name", c.to_string()))?;
         taken
-            .judge_address(node.node_ip)
+            .check_address(node.node_ip)
             .map_err(|c| bad("assignment.node_ip", c.to_string()))
     }
 }

@@ -26,6 +26,16 @@ pub const ADDON_SERVICES: &str = "__SERVICES__CIDR__";
 pub const ADDON_IPV4: &str = "__IPV4__";
 /// `true` where the cluster is of IPv6, else `false`.
 pub const ADDON_IPV6: &str = "__IPV6__";
+/// The pods' network where it is of IPv4, else `none`.
+pub const ADDON_PODS_V4: &str = "__PODS__IPV4__";
+/// The pods' network where it is of IPv6, else `none`.
+pub const ADDON_PODS_V6: &str = "__PODS__IPV6__";
+/// `autodetect` where the cluster is of IPv4, else `none`.
+pub const ADDON_NODE_V4: &str = "__NODE__IPV4__";
+/// `autodetect` where the cluster is of IPv6, else `none`.
+pub const ADDON_NODE_V6: &str = "__NODE__IPV6__";
+/// The cluster's MTU for pods; `0` where it has none, and whoever reads it looks at the machine.
+pub const ADDON_MTU: &str = "__PODS__MTU__";
 /// In a text of an add-on: the DNS suffix of the cluster, e.g. `cluster.local`.
 pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";
 

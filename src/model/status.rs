@@ -77,7 +77,7 @@ pub struct HostStatus {
     pub inventory: Inventory,
     /// How the machine is.
     pub health: Health,
-    /// Whom the host believes; absent from an agent that cannot change it.
+    /// The host's trust anchors; absent from an agent that cannot change them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustStatus>,
     /// How far the agent itself is with the version it is to be.
@@ -125,6 +125,9 @@ pub struct NodeStatus {
     /// with what else is wrong with the machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Fault>,
+    /// File systems of the node that only root sees; [`Health::disks`] has them with the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskHealth>,
     /// The maintenance that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceStatus>,
@@ -188,6 +191,7 @@ impl Default for NodeStatus {
             state: NodeState::Converging,
             reason: None,
             warnings: Vec::new(),
+            disks: Vec::new(),
             attempts: 0,
             phases: Vec::new(),
             current_step: None,

@@ -77,7 +77,7 @@ impl Taken {
     }
 
     /// Whether a machine may have this name.
-    pub fn judge_name(&self, name: &NodeName) -> Result<(), Collision> {
+    pub fn check_name(&self, name: &NodeName) -> Result<(), Collision> {
         let name = name.as_str();
         let whose = self.owner_of_name(name);
         whose.map_or(Ok(()), |whose| {
@@ -89,7 +89,7 @@ impl Taken {
     }
 
     /// Whether a machine may have this address.
-    pub fn judge_address(&self, ip: IpAddr) -> Result<(), Collision> {
+    pub fn check_address(&self, ip: IpAddr) -> Result<(), Collision> {
         let whose = self.owner_of_address(ip.to_canonical());
         whose.map_or(Ok(()), |whose| {
             Err(Collision {
@@ -224,12 +224,12 @@ mod tests {
 
     fn name(taken: &Taken, text: &str) -> Result<(), String> {
         let name = text.parse().expect(text);
-        taken.judge_name(&name).map_err(|c| c.to_string())
+        taken.check_name(&name).map_err(|c| c.to_string())
     }
 
     fn address(taken: &Taken, text: &str) -> Result<(), String> {
         let ip = text.parse().expect(text);
-        taken.judge_address(ip).map_err(|c| c.to_string())
+        taken.check_address(ip).map_err(|c| c.to_string())
     }
 
     #[test]
@@ -310,10 +310,10 @@ mod tests {
             let inside = bits >> 16 == 0x0a14 || bits >> 10 == 0x0a15_0000 >> 10;
             let theirs = ["10.1.0.250", "10.1.0.9"].contains(&v4.to_string().as_str());
             let nobodys = special(v4.into()).is_some();
-            let refused = taken.judge_address(v4.into()).is_err();
+            let refused = taken.check_address(v4.into()).is_err();
             prop_assert_eq!(refused, inside || theirs || nobodys);
             let mapped = v4.to_ipv6_mapped();
-            prop_assert_eq!(taken.judge_address(mapped.into()).is_err(), refused);
+            prop_assert_eq!(taken.check_address(mapped.into()).is_err(), refused);
         }
 
         /// Whatever is put in front of the cluster's domain or of `svc` is a service's name.
@@ -324,11 +324,11 @@ mod tests {
         ) {
             let text = format!("{}.{end}", labels.join("."));
             let name: NodeName = text.parse().expect("a DNS name");
-            prop_assert!(cluster().judge_name(&name).is_err(), "{}", text);
+            prop_assert!(cluster().check_name(&name).is_err(), "{}", text);
             // The same labels without the end are a machine's, unless they are one of these alone.
             let bare: NodeName = format!("{}.example.net", labels.join(".")).parse().expect("name");
             let api = labels.starts_with(&["kubernetes".into(), "default".into()]);
-            prop_assert_eq!(cluster().judge_name(&bare).is_err(), api, "{}", bare);
+            prop_assert_eq!(cluster().check_name(&bare).is_err(), api, "{}", bare);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whom a host believes, and how that changes without anybody enrolling again.
+//! A host's trust anchors, and how they change without enrolling again.
 //!
 //! The plane says it in a [`TrustDocument`], signed by each of its keys, so that a host finds one
 //! that it trusts already. hostagent carries it; nodelet, as root, verifies and applies it.
@@ -38,13 +38,13 @@ pub struct TrustVersion {
     pub revision: u64,
 }
 
-/// Whom to believe. Fields that a reader does not know are ignored: what it must know is in
+/// The trust anchors. Fields that a reader does not know are ignored: what it must know is in
 /// `schema`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustDocument {
     /// [`TRUST_SCHEMA`].
     pub schema: u32,
-    /// Whom it is for.
+    /// The host it is for.
     pub host_id: HostId,
     /// Which one it is.
     pub version: TrustVersion,

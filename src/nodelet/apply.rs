@@ -435,11 +435,13 @@ impl Effects<'_> {
         kube.ready().await?;
         let outcome = kube.drain(node, DRAIN).await?;
         if outcome.left > 0 {
+            let keeps = outcome.keeps.map(|why| format!(": {why}"));
             return Err(Failed::Why(format!(
-                "{} of {} pods were still there after {} s",
+                "{} of {} pods were still there after {} s{}",
                 outcome.left,
                 outcome.asked,
-                DRAIN.as_secs()
+                DRAIN.as_secs(),
+                keeps.unwrap_or_default()
             )));
         }
         Ok(())

@@ -88,7 +88,7 @@ pub fn gather(
         },
         etcd: match role {
             Role::Master => etcd::data::look(&host.fs).map_err(|e| fail(&e))?,
-            Role::Worker | Role::None => etcd::data::Seen::default(),
+            Role::Worker | Role::None => etcd::data::EtcdSeen::default(),
         },
         drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
             .map_err(|e| fail(&e))?,

@@ -54,7 +54,7 @@ use super::watch::Watch;
 use crate::agent;
 use crate::app::Bucket;
 use crate::egress::Egress;
-use crate::host::Host;
+use crate::host::{Host, blocking, disks};
 use crate::model::{Fault, Generation, Role};
 
 mod clock;
@@ -256,9 +256,9 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            match roll::judges(&self.host.fs, &self.ledger, &job) {
+            match roll::checks_fit(&self.host.fs, &self.ledger, &job) {
                 true => job,
-                false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
+                false => fit::or_hold(&self.host.fs, job, &orders, &ledger, unfit).await,
             }
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);
@@ -267,6 +267,10 @@ impl Engine {
         if rests.is_none() {
             warnings.extend(self.tend_agent().await);
         }
+        let fs = self.host.fs.clone();
+        let (disks, full) = blocking(move || disks::closed(&fs)).await;
+        self.board.disks(disks);
+        warnings.extend(full);
         if let Some(work) = job.work() {
             let proxy = self.egress.as_ref().ok().and_then(Egress::proxy);
             let (role, node) = (work.role, &work.node);

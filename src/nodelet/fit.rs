@@ -70,7 +70,7 @@ impl Unfit {
 }
 
 /// The job, or a hold when the stack it would bring does not fit.
-pub(super) async fn judged(
+pub(super) async fn or_hold(
     fs: &HostFs,
     job: Job,
     orders: &Orders,
@@ -183,7 +183,7 @@ mod tests {
         let (orders, installed) = (Orders::default(), work.installed());
         let (empty, there) = (LedgerSeen::Empty, LedgerSeen::Installed(&installed));
         resolver("10.244.0.53").expect("write");
-        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        let job = or_hold(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
         let Job::Hold(hold) = job else {
             panic!("{job:?}");
         };
@@ -191,11 +191,11 @@ mod tests {
             (hold.fault.code, hold.keeps),
             (FaultCode::NetworksMeet, None)
         );
-        let job = judged(&fs, Job::Node(work.clone()), &orders, &there, None).await;
+        let job = or_hold(&fs, Job::Node(work.clone()), &orders, &there, None).await;
         assert_eq!(job, Job::Node(work.clone()));
         // The cause goes.
         resolver("10.1.0.53").expect("write");
-        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        let job = or_hold(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
         assert_eq!(job, Job::Node(work));
     }
 }

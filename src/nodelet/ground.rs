@@ -6,15 +6,8 @@
 //! what it meets is said ([`warning`]) until it is gone.
 
 use crate::host::fs::HostFs;
-use crate::host::interfaces::{interfaces, plane_addresses};
-use crate::host::ours::network::POD_BRIDGE;
-use crate::host::resolver::Resolver;
-use crate::host::routes::routes;
-use crate::host::tunnel_ends::tunnel_ends;
+use crate::host::grounds::{GROUNDS_MAX, standing, ways};
 use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
-
-/// Most networks, routes and addresses that are compared; who has more has them from a routing protocol.
-const GROUNDS_MAX: usize = 65_536;
 
 /// Why this node is not begun here.
 pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
@@ -38,52 +31,6 @@ fn met(node: &NodeSpec, grounds: impl IntoIterator<Item = Ground>) -> Option<Str
     let network = &node.network;
     let grounds: Vec<Ground> = grounds.into_iter().take(GROUNDS_MAX).collect();
     clash(network.pods_cidr, network.services_cidr, &grounds)
-}
-
-fn standing(fs: &HostFs) -> Vec<Ground> {
-    let mut all = Vec::new();
-    for ip in plane_addresses(fs) {
-        all.push(Ground::address(ip, "where the plane is"));
-    }
-    // Of a plane that has a name, or is behind a proxy.
-    for ip in tunnel_ends(fs) {
-        all.push(Ground::address(ip, "where the tunnel to the plane goes"));
-    }
-    for interface in interfaces(fs) {
-        let name = &interface.name;
-        for net in interface.networks {
-            all.push(Ground::network(
-                net,
-                format!("a network of this machine ({name})"),
-            ));
-        }
-        for ip in interface.addresses {
-            all.push(Ground::address(
-                ip,
-                format!("an address of this machine ({name})"),
-            ));
-        }
-    }
-    // A file that cannot be read names nobody.
-    let servers = Resolver::of(fs).unwrap_or_default();
-    for ip in servers.servers {
-        all.push(Ground::address(
-            ip,
-            format!("a DNS server of this machine ({})", servers.path),
-        ));
-    }
-    all
-}
-
-fn ways(fs: &HostFs) -> impl Iterator<Item = Ground> {
-    let all = routes(fs).into_iter().filter(|r| r.interface != POD_BRIDGE);
-    all.map(|route| {
-        let name = format!("a route of this machine ({})", route.interface);
-        match route.gateway {
-            true => Ground::route(route.net, name),
-            false => Ground::network(route.net, name),
-        }
-    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::host::fs::{FsError, HostFs};
 use crate::identity;
 use crate::model::{
     Accepted, Envelope, Fault, FaultCode, Generation, HostId, NodeUid, Refusal, Spec, Timestamp,
-    TrustStore, Verdict, judge, paths,
+    TrustStore, Verdict, accept, paths,
 };
 use crate::telemetry::chain;
 
@@ -53,7 +53,7 @@ impl Document for LocalOrder {
 pub enum NotTaken {
     /// It is not to be obeyed.
     Refused(Box<Refusal>),
-    /// It could not be stored, or this host does not know whom to believe.
+    /// It could not be stored, or this host has no usable trust anchors.
     Broken(Fault),
 }
 
@@ -94,7 +94,7 @@ impl Inbox {
         let (trust, host) = trust_anchors(&self.fs).map_err(NotTaken::Broken)?;
         let mut state = self.lock();
         let had = state.have.is_some();
-        let (new, ignored) = match judge(envelope, &trust, host, state.have.as_ref()) {
+        let (new, ignored) = match accept(envelope, &trust, host, state.have.as_ref()) {
             Verdict::New(new, ignored) => (new, ignored),
             Verdict::Same => return Ok(self.orders.borrow().generation()),
             Verdict::Refused(refusal) => return Err(NotTaken::Refused(refusal)),
@@ -253,7 +253,7 @@ pub fn trust_anchors(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
     let host = identity::host_id(fs).map_err(|e| e.fault(what))?;
     let host = host.ok_or_else(|| {
         Fault::new(FaultCode::NotEnrolled, what, "this host is not enrolled")
-            .fix("run pf9ctl prep-node with the plane's URL and a token")
+            .fix("run pf9ctl node prep with the plane's URL and a token")
     })?;
     Ok((trust, host))
 }
@@ -531,7 +531,7 @@ pub(crate) mod tests {
                 };
                 let stop = CancellationToken::new();
                 let policy = Policy {
-                    judge: Arc::new(|_| Ok(1024 * 1024)),
+                    body_bound: Arc::new(|_| Ok(1024 * 1024)),
                     ..Policy::default()
                 };
                 let server = serve(listener, policy, stop.clone(), move |request| {

@@ -278,7 +278,7 @@ fn remedy(why: &Fault, anew: &str) -> String {
 
 fn lost(why: &str, fix: String) -> Fault {
     let why = format!("its spec is lost: {why}");
-    let leave = "to remove the role: pf9ctl decommission-node";
+    let leave = "to remove the role: pf9ctl node decommission";
     Fault::new(FaultCode::SpecLost, STAYS, why).fix(format!("{fix}; {leave}"))
 }
 
@@ -294,7 +294,7 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(
         "if the plane was restored from a backup, run pf9-plane recover there; to remove the role: pf9ctl \
-         decommission-node",
+         node decommission",
     )
 }
 
@@ -305,7 +305,7 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
         now.role, now.node.cluster_name, now.node.host_id, spec.host_id
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
-        "to go on as that host: pf9ctl prep-node --force --host-id {}; to remove the role: pf9ctl decommission-node",
+        "to go on as that host: pf9ctl node prep --force --host-id {}; to remove the role: pf9ctl node decommission",
         now.node.host_id
     ))
 }
@@ -322,7 +322,7 @@ fn not_known(why: &Fault) -> Fault {
 fn no_local_order(why: &Fault) -> Fault {
     let why = format!("root's order of removal cannot be read: {}", reason(why));
     Fault::new(FaultCode::LocalOrderLost, STAYS, why)
-        .fix("run pf9ctl decommission-node again, or send a newer spec")
+        .fix("run pf9ctl node decommission again, or send a newer spec")
 }
 
 impl Orders {

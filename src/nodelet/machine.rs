@@ -233,7 +233,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
 /// Another table of nftables refuses what is forwarded. That ours lets it pass does not count there.
 async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
     match node.network.plugin {
-        NetworkPlugin::Bridge | NetworkPlugin::Flannel => {}
+        NetworkPlugin::Bridge | NetworkPlugin::Flannel | NetworkPlugin::Calico => {}
         NetworkPlugin::None => return None,
     }
     let pods = node.network.pods_cidr.trunc();

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as begun ─► done ─► noted
-//!   (`judge`, pure but for the files it is given)                                   │
+//!   (`admit`, pure but for the files it is given)                                   │
 //!                                                    killed in between: said, and never begun again
 //! ```
 //!
 //! | file | what |
 //! |---|---|
 //! | here | the desk: one operation at a time |
-//! | `judge` | whether one is to be done: pure |
+//! | `admit` | whether one is to be done: pure |
 //! | `record` | which were begun, and how they ended; on disk |
 //! | `allowed` | root's list |
 //! | `act` | what each one does |
@@ -19,9 +19,9 @@
 //! have nodelet look at it, and that is all.
 
 mod act;
+mod admit;
 mod allowed;
 mod bundle;
-mod judge;
 mod record;
 
 pub use act::Hands;
@@ -41,7 +41,7 @@ use crate::model::{
     Outcome, Timestamp,
 };
 
-use judge::{Seen, judge};
+use admit::{OperationSeen, admit};
 use record::Book;
 
 /// In the long run one in this time; a person orders a handful and waits for them.
@@ -90,7 +90,7 @@ impl Desk {
             return Ok(known);
         }
         let now = crate::seam::clock::now();
-        let seen = Seen {
+        let seen = OperationSeen {
             host,
             now,
             last: book.last(),
@@ -99,8 +99,13 @@ impl Desk {
             consent: self.consent(&operation, now),
             maintenance: hands.maintenance(),
         };
-        let refused = judge(&operation, &seen).err();
+        let refused = admit(&operation, &seen).err();
         let refused = refused.or_else(|| self.too_often());
+        let refused = match refused {
+            // Before a consent for once is used for it.
+            None if operation.what.consent().is_some() => bundle::under_way(hands.host).await,
+            refused => refused,
+        };
         let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {
             let result = result(&operation, Outcome::Refused { fault });
@@ -142,7 +147,7 @@ impl Desk {
     }
 
     /// A consent for once is used before anything is begun by it: cut off there, it has to be given anew.
-    fn use_up(&self, seen: &Seen) -> Option<Fault> {
+    fn use_up(&self, seen: &OperationSeen) -> Option<Fault> {
         match seen.consent {
             Ok(Some(Agreed::Once)) => Once::remove(&self.fs).err(),
             Ok(Some(Agreed::Standing) | None) | Err(_) => None,

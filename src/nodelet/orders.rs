@@ -300,7 +300,7 @@ mod tests {
         world.host.fs.remove_file(paths::ORDER_KEY).expect("remove");
         let fault = facts(&world.host.fs, nonce()).expect_err("no key");
         assert_eq!(fault.code, FaultCode::IdentityIncomplete);
-        assert!(fault.fix.contains("prep-node --force"), "{fault}");
+        assert!(fault.fix.contains("node prep --force"), "{fault}");
         assert_eq!(world.order().map(drop), Err("identity-incomplete".into()));
     }
 }

@@ -28,7 +28,7 @@ use crate::model::{
     StackManifest, StackRef, Timestamp, phases_of,
 };
 
-use super::etcd::data::Seen as EtcdSeen;
+use super::etcd::data::EtcdSeen;
 use super::step::Step;
 
 mod addons;

@@ -11,7 +11,7 @@ use crate::host::interfaces::networks;
 use crate::host::kernel::Kernel;
 use crate::host::ours::network::{POLICY_ENTRY, policy_chain_prefixes};
 use crate::host::resolver::Resolver;
-use crate::model::{Addon, AddressRange, Fault, FaultCode, NodeSpec, StackManifest, Want};
+use crate::model::{Addon, AddressRange, Fault, FaultCode, NodeSpec, StackManifest, Want, paths};
 
 /// Of the node that is worked on, or kept in repair.
 pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
@@ -28,6 +28,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     let mut said: Vec<Fault> = pods_swap(node, old).into_iter().collect();
     said.extend(super::ground::warning(&host.fs, node));
     said.extend(no_dns(&host.fs));
+    said.extend(csi_elsewhere(&host.fs));
     let Ok((trust, _)) = inbox::trust_anchors(&host.fs) else {
         return said;
     };
@@ -47,6 +48,24 @@ fn no_dns(fs: &HostFs) -> Option<Fault> {
     let no_dns = Resolver::of(fs).ok()?.no_dns()?;
     let what = "pods of this node get no DNS";
     (!no_dns.harmless).then(|| Fault::new(FaultCode::NoDns, what, no_dns.why).fix(no_dns.fix))
+}
+
+/// Drivers of storage that were not told where kubelet is ask it for themselves where every other one looks. It would tell
+/// them of its own directory and nothing else, so a link between the two helps nobody.
+fn csi_elsewhere(fs: &HostFs) -> Option<Fault> {
+    const USUAL: &str = "/var/lib/kubelet/plugins_registry";
+    let names = fs.list(USUAL).unwrap_or_default();
+    let name = names.first()?;
+    let what = "volumes of a storage driver (CSI) cannot be mounted on this node";
+    let why = format!(
+        "{name:?} is in {USUAL}, but this node's kubelet only looks in {}/plugins_registry",
+        paths::KUBELET_ROOT
+    );
+    let fix = format!(
+        "tell the driver kubelet's directory, {} (its chart's kubeletDir or kubeletRootDir); then delete what is left in {USUAL}",
+        paths::KUBELET_ROOT
+    );
+    Some(Fault::new(FaultCode::CsiElsewhere, what, why).fix(fix))
 }
 
 /// Who asks for a service's address asks in the network that the address is in.
@@ -219,6 +238,16 @@ mod tests {
             [[FaultCode::CgroupV1NoSwap], [FaultCode::CgroupV1NoSwap]]
         );
         assert_eq!(said(false).await, none);
+        // What a driver's registrar makes that nobody told of another directory.
+        let usual = fs.at("/var/lib/kubelet/plugins_registry");
+        std::fs::create_dir_all(&usual).expect("directory");
+        assert_eq!(said(false).await, none, "a directory says nothing");
+        let socket = usual.join("driver.example.com-reg.sock");
+        let registrar = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+        let csi = [FaultCode::CsiElsewhere];
+        assert_eq!(said(false).await, [csi, csi]);
+        drop(registrar);
+        std::fs::remove_file(socket).expect("remove");
         std::fs::write(fs.at("/sys/fs/cgroup/cgroup.controllers"), "memory\n").expect("version 2");
         assert_eq!(said(true).await, none);
     }

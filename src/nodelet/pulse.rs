@@ -169,11 +169,11 @@ impl Keeper {
         };
         for (service, said) in asked {
             let state = units.get(service.unit()).filter(|u| u.active.is_up());
-            self.judge(service, said, state, now);
+            self.act_on(service, said, state, now);
         }
     }
 
-    fn judge(&mut self, service: Service, said: Said, state: Option<&UnitState>, now: Duration) {
+    fn act_on(&mut self, service: Service, said: Said, state: Option<&UnitState>, now: Duration) {
         let pid = state.and_then(|s| s.main_pid);
         let up = state.zip(pid).map(|(state, pid)| Up {
             invocation: state.invocation.clone(),

@@ -41,7 +41,7 @@ use crate::model::{
 use crate::stack;
 
 pub(super) use next::within;
-pub use next::{ATTEMPTS_MAX, Move, OsMove, OsSaid, Said, Seen, what_next};
+pub use next::{ATTEMPTS_MAX, Move, OsMove, OsSaid, RollSeen, Said, what_next};
 
 /// Records that are written in one round: from a power cut in the middle to the end are six.
 pub(super) const NOTES_MAX: u32 = 12;
@@ -231,7 +231,11 @@ pub fn worked_by(
 }
 
 /// The same, from what is on the disk.
-pub fn would_be_worked_by(record: Option<Record>, work: &Work, seen: &Seen<'_>) -> (Work, bool) {
+pub fn would_be_worked_by(
+    record: Option<Record>,
+    work: &Work,
+    seen: &RollSeen<'_>,
+) -> (Work, bool) {
     let mut record = record;
     for _ in 0..NOTES_MAX {
         let step = what_next(record.as_ref(), &work.node, seen);
@@ -263,7 +267,7 @@ pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<Stac
 
 /// Whether the stack of this job fits is asked, and said, by the roll, if anybody: it is another one than that
 /// of the node which is there.
-pub fn judges(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
+pub fn checks_fit(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
     let Job::Node(work) = job else {
         return false;
     };

@@ -139,7 +139,7 @@ pub fn policy(callers: Callers) -> Policy {
         share: SHARE,
         deadline: CALL_MAX,
         bodies: SPEC_MAX,
-        judge: Arc::new(move |head| {
+        body_bound: Arc::new(move |head| {
             if makes_work(head) && !head.peer.is_root() {
                 let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
                 work.take(began.elapsed()).map_err(too_often)?;
@@ -527,7 +527,7 @@ mod tests {
         let policy = policy(Callers::ByMode);
         let ask = |method: &Method, path: &str, uid| {
             let peer = peer(uid);
-            (policy.judge)(&Head { method, path, peer }).map_err(|r| r.status())
+            (policy.body_bound)(&Head { method, path, peer }).map_err(|r| r.status())
         };
         let often = Err(StatusCode::TOO_MANY_REQUESTS);
         for _ in 0..WORK_BURST {

@@ -20,10 +20,10 @@ use super::words;
 use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
-    Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, RevivedStatus, Role, ServiceStatus, StackRef, Timestamp,
-    UpgradeStatus, paths, phases_of,
+    ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, DiskHealth, EtcdStatus,
+    Fault, Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId,
+    PhaseState, PhaseStatus, RestoreStatus, RevivedStatus, Role, ServiceStatus, StackRef,
+    Timestamp, UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -428,6 +428,11 @@ impl NodeBoard {
         let seconds = took.as_secs_f64();
         let line = format!("status check: {short}{cut} (took {seconds:.1} s)");
         self.log.say(now, &line);
+    }
+
+    /// File systems that only root sees. Told with the warnings, which follow.
+    pub fn disks(&mut self, disks: Vec<DiskHealth>) {
+        self.status.disks = disks;
     }
 
     /// What is wrong beside the work. What is new of it is told once, until it is over.

@@ -414,7 +414,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
         panic!("it goes");
     };
     assert_eq!(why.code, FaultCode::EtcdQuorum);
-    assert!(why.fix.contains("decommission-node --force"), "{why}");
+    assert!(why.fix.contains("node decommission --force"), "{why}");
     assert_eq!(rig.listing(), before, "nothing was taken away");
     assert_eq!(rig.calls(), Vec::<String>::new(), "and nothing stopped");
     assert!(!rig.life.ledger.ledger.removing, "it can be taken back");

@@ -2,7 +2,7 @@
 //! with it (`step::trial` says when and why).
 //!
 //! ```text
-//! TrialStep ──► files below the temporary root ──► the program, bounded ──► Answer ──► judge (pure) ──► Ok, or what it would lose
+//! TrialStep ──► files below the temporary root ──► the program, bounded ──► Answer ──► verdict (pure) ──► Ok, or what it would lose
 //! ```
 //!
 //! | file | judges |
@@ -39,10 +39,12 @@ pub struct Refusal {
 }
 
 /// The verdict on what the program said.
-pub fn judge(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
+pub fn verdict(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
     let verdict = match &trial.judge {
-        Judge::Containerd { schema, unread } => containerd::judge(trial, *schema, unread, said),
-        Judge::Stopped { expects, theirs } => stopped::judge(&trial.program, expects, theirs, said),
+        Judge::Containerd { schema, unread } => containerd::verdict(trial, *schema, unread, said),
+        Judge::Stopped { expects, theirs } => {
+            stopped::verdict(&trial.program, expects, theirs, said)
+        }
     };
     verdict.map_err(|refusal| {
         let what = format!(
@@ -61,7 +63,7 @@ pub async fn run(host: &Host, trial: &TrialStep) -> Result<(), Fault> {
     clean().map_err(|e| on_disk(trial, chain(&e)))?;
     let said = asked(host, &root, trial).await;
     clean().map_err(|e| on_disk(trial, chain(&e)))?;
-    judge(trial, &said?)
+    verdict(trial, &said?)
 }
 
 async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, Fault> {

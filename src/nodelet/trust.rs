@@ -1,4 +1,4 @@
-//! Whom this host believes, applied as root; and the order to hold on a machine that is a copy.
+//! This host's trust anchors, applied as root; and the order to hold on a machine that is a copy.
 //!
 //! ```text
 //! documents (one content, several signatures)
@@ -58,7 +58,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
         |e: &identity::IdentityError| NotTaken::Broken(e.fault("trust document not applied"));
     let have = identity::trust_version(fs).map_err(|e| broken(&e))?;
     let held = note(fs).look(Ok::<Held, _>).value;
-    match judge(&document, have.as_ref(), held.as_ref(), &boot_id(fs))? {
+    match verdict(&document, have.as_ref(), held.as_ref(), &boot_id(fs))? {
         Verdict::Hold(fault) => {
             let held = Held {
                 schema: Held::SCHEMA,
@@ -135,7 +135,7 @@ fn believed(
             signed.join(", ")
         );
         let fault = Fault::new(FaultCode::DocumentUntrusted, "trust document refused", why)
-            .fix("run pf9ctl prep-node --force with a new token");
+            .fix("run pf9ctl node prep --force with a new token");
         return Err(refused(Because::Untrusted, fault));
     };
     let document: TrustDocument = envelope
@@ -147,7 +147,7 @@ fn believed(
 }
 
 /// Whether a believed document counts: pure.
-fn judge(
+fn verdict(
     document: &TrustDocument,
     have: Option<&TrustVersion>,
     held: Option<&Held>,

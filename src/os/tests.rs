@@ -249,3 +249,51 @@ async fn a_run_that_is_over_is_not_done_again_and_without_one_nothing_is_done() 
     perform(&machine.host).await.expect("over");
     assert_eq!(machine.log().matches("=== ").count(), calls);
 }
+
+/// Unattended upgrades have it for a while, on every machine once a day.
+#[tokio::test]
+async fn a_package_manager_that_others_hold_is_waited_for() {
+    let mut machine = Machine::new();
+    machine.package("tool", "1", "", "true");
+    machine.install("tool", "1");
+    machine.package("tool", "2", "", "true");
+    let (apt, real, held) = (
+        machine.at("usr/bin/apt-get"),
+        machine.at("usr/bin/real-apt-get"),
+        machine.at("held"),
+    );
+    std::fs::rename(&apt, &real).expect("rename");
+    let lock = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (unattended-upgr)";
+    let (held, real) = (held.display(), real.display());
+    let once = format!(
+        "[ -e {held} ] || {{ : > {held}; echo '{lock}' >&2; exit 100; }}; exec {real} \"$@\""
+    );
+    program(&apt, &once);
+    let fetched = machine.run(Goal::Fetch).await;
+    assert_eq!(fetched.fault, None, "{}", machine.log());
+    assert!(machine.log().contains(lock), "it was held");
+    assert_eq!(fetched.report.available, 1);
+}
+
+/// They would lock each other out, and what is on the disk would be of the wrong one.
+#[tokio::test]
+async fn a_run_is_not_begun_beside_another_one() {
+    let machine = Machine::new();
+    let told = machine.at("told");
+    let systemctl = format!(
+        "case \"$*\" in *'show '*) echo Id={OS_UPDATE}; echo LoadState=loaded; echo ActiveState=active;; \
+         *) echo \"$*\" >> {};; esac",
+        told.display()
+    );
+    program(&machine.at("usr/bin/systemctl"), &systemctl);
+    let run = Run {
+        roll: RollId(Uuid::from_u128(1)),
+        goal: Goal::Install,
+        attempt: 1,
+        within_s: 60,
+    };
+    let why = begin(&machine.host, &run).await.expect_err("at work");
+    assert!(why.contains("still at work"), "{why}");
+    assert_eq!(begun(&machine.host.fs), None, "nothing is ordered");
+    assert!(!told.exists(), "nothing is started");
+}

@@ -36,7 +36,7 @@ pub struct Daemons {
 }
 
 /// What all of these say where the machine is no host.
-const NO_HOST: &str = "this machine is not a host of a plane; pf9ctl prep-node makes it one";
+const NO_HOST: &str = "this machine is not a host of a plane; pf9ctl node prep makes it one";
 
 fn no_host(wanted: &str) -> Finding {
     Finding::new("not a host", wanted).skip(NO_HOST)
@@ -227,19 +227,19 @@ mod tests {
         }
     }
 
-    type Judge = fn(&AgentSeen) -> Finding;
+    type Rule = fn(&AgentSeen) -> Finding;
 
     #[test]
     fn a_good_host_passes_and_what_is_no_host_is_left_out() {
-        let all: [Judge; 5] = [identity, certificates, configuration, daemons, connection];
-        for judge in all {
-            let finding = judge(&host());
+        let all: [Rule; 5] = [identity, certificates, configuration, daemons, connection];
+        for rule in all {
+            let finding = rule(&host());
             assert_eq!(finding.outcome, Outcome::Ok, "{finding:?}");
         }
         let mut bare = host();
         bare.host_id = None;
-        for judge in [identity as Judge, certificates, daemons, connection] {
-            assert_eq!(judge(&bare).outcome, Outcome::Skip);
+        for rule in [identity as Rule, certificates, daemons, connection] {
+            assert_eq!(rule(&bare).outcome, Outcome::Skip);
         }
         assert!(
             certificates(&host())
@@ -252,7 +252,7 @@ mod tests {
     fn each_defect_is_named() {
         let fault =
             || Fault::new(FaultCode::IdentityDamaged, "x", "the key is broken").fix("enrol");
-        type Case = (fn(&mut AgentSeen, Fault), Judge, Outcome, &'static str);
+        type Case = (fn(&mut AgentSeen, Fault), Rule, Outcome, &'static str);
         let cases: [Case; 9] = [
             (
                 |s, f| s.identity = Some(f),
@@ -312,10 +312,10 @@ mod tests {
                 "last orders",
             ),
         ];
-        for (spoil, judge, outcome, words) in cases {
+        for (spoil, rule, outcome, words) in cases {
             let mut seen = host();
             spoil(&mut seen, fault());
-            let finding = judge(&seen);
+            let finding = rule(&seen);
             assert_eq!(finding.outcome, outcome, "{finding:?}");
             assert!(finding.why.contains(words), "{finding:?}");
             assert!(!finding.fix.is_empty(), "{finding:?}");

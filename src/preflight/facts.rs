@@ -328,7 +328,10 @@ impl Reader<'_> {
             names.iter().any(|name| !ours(dir, name))
         };
         let dirs = super::conflicts::LEFT_DIRS.iter().filter(used);
-        let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}"));
+        // calico's are called alike whoever runs it; ours has its configuration in a directory of ours.
+        let calico = self.exists(ours::paths::CALICO_CONFLIST);
+        let ours = |name: &str| calico && ours::network::CALICO_LINKS.contains(&name);
+        let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}")) && !ours(name);
         let links = super::conflicts::LEFT_LINKS.iter().filter(link);
         let dirs = dirs.map(|dir| (*dir).to_owned());
         dirs.chain(links.map(|name| format!("link {name}")))

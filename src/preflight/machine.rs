@@ -121,7 +121,7 @@ pub(super) fn host_name(facts: &Facts) -> Finding {
         }
     };
     // What is nobody's whatever the cluster: names of the API, of services, such that are addresses.
-    match Taken::default().judge_name(&name) {
+    match Taken::default().check_name(&name) {
         Ok(()) => check,
         Err(taken) => check.fail(format!("no cluster takes it: {taken}"), fix),
     }

@@ -1,11 +1,16 @@
 //! How the machine is connected, as it sees itself.
 
+use ipnet::IpNet;
+
 use super::{Finding, Thresholds};
-use crate::host::fs::HostFs;
+use crate::host::fs::{Found, HostFs};
+use crate::host::grounds::{GROUNDS_MAX, standing, ways};
 use crate::host::kernel::Kernel;
 use crate::host::net::Net;
 use crate::host::proc::Proc;
 use crate::host::routes;
+use crate::model::paths::KUBE_DIR;
+use crate::model::{Ground, clash};
 use crate::telemetry::chain;
 
 /// `ufw.conf` is a page.
@@ -18,6 +23,10 @@ pub struct NetworkSeen {
     pub default_route: Vec<(&'static str, String)>,
     /// The MTU of each of these interfaces.
     pub mtu: Vec<(String, u32)>,
+    /// It is a node already, and its networks are known.
+    pub is_node: bool,
+    /// What of this machine a new cluster's networks would meet.
+    pub meets: Option<String>,
     /// Packet filters that may refuse what a node's own rules let through.
     pub filters: Vec<PacketFilter>,
     /// Why they could not be looked at.
@@ -50,6 +59,12 @@ impl NetworkSeen {
             if let Ok(Some(mtu)) = kernel.mtu(&name) {
                 seen.mtu.push((name, mtu));
             }
+        }
+        seen.is_node = !matches!(host.found(KUBE_DIR), Ok(Found::Nothing));
+        if let (Some((pods, services)), false) = (proposed(), seen.is_node) {
+            let grounds = standing(host).into_iter().chain(ways(host));
+            let grounds: Vec<Ground> = grounds.take(GROUNDS_MAX).collect();
+            seen.meets = clash(pods, services, &grounds);
         }
         let proc = Proc::new(host.clone());
         if proc
@@ -144,6 +159,29 @@ pub(super) fn mtu(seen: &NetworkSeen) -> Finding {
     }
 }
 
+/// Pods and services of a cluster, as the plane's page proposes them.
+fn proposed() -> Option<(IpNet, IpNet)> {
+    let network = &Thresholds::ours().network;
+    network.pods.zip(network.services)
+}
+
+pub(super) fn networks(seen: &NetworkSeen) -> Finding {
+    let Some((pods, services)) = proposed() else {
+        return Finding::new("not compared", "").skip("no networks are proposed");
+    };
+    let wanted =
+        format!("nothing in {pods} (pods) and {services} (services), which the plane proposes");
+    match (seen.is_node, &seen.meets) {
+        (true, _) => Finding::new("it is a node", wanted)
+            .skip("what the networks of its cluster meet is among the warnings of pf9ctl status"),
+        (false, None) => Finding::new(format!("nothing in {pods} and {services}"), wanted),
+        (false, Some(met)) => Finding::new(met.clone(), wanted).warn(
+            "what has such an address cannot be reached from a node any more",
+            "make the cluster with other networks (containersCidr, servicesCidr), or give the machine others",
+        ),
+    }
+}
+
 pub(super) fn firewall(seen: &NetworkSeen) -> Finding {
     let said: Vec<String> = seen
         .filters
@@ -204,6 +242,30 @@ mod tests {
         assert_eq!(mtu(&seen).outcome, Outcome::Ok);
         seen.mtu.push(("eth1".into(), 576));
         assert_eq!(mtu(&seen).outcome, Outcome::Warn);
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_has_a_clusters_addresses_is_told_unless_it_is_a_node() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let attrs = crate::host::fs::Attrs::mode(0o644);
+            host.write(path, text.as_bytes(), &attrs).expect("write");
+        };
+        let judged = async || {
+            let seen = NetworkSeen::look(&host, 0).await;
+            let finding = networks(&seen);
+            (finding.outcome, finding.found, finding.fix)
+        };
+        put("/etc/resolv.conf", "nameserver 10.1.0.10\n");
+        assert_eq!(judged().await.0, Outcome::Ok);
+        put("/etc/resolv.conf", "nameserver 10.21.0.10\n");
+        let (outcome, found, fix) = judged().await;
+        assert_eq!(outcome, Outcome::Warn);
+        assert!(found.contains("10.21.0.10, a DNS server"), "{found}");
+        assert!(fix.contains("servicesCidr"), "{fix}");
+        put(&format!("{KUBE_DIR}/x"), "");
+        assert_eq!(judged().await.0, Outcome::Skip);
     }
 
     #[tokio::test]

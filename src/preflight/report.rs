@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Entry, Facts, Finding, Group, Outcome, Part, Severity, TABLE, judge};
+use super::{Entry, Facts, Finding, Group, Outcome, Part, Severity, TABLE, evaluate};
 use crate::model::{ExtensionsStatus, Fault, FaultCode};
 
 /// Version of the report document; `docs/schemas/check-node.json` is its schema.
@@ -174,7 +174,7 @@ impl Report {
 
     /// Of the machine alone.
     pub fn of_machine(facts: &Facts, skips: &Skips) -> Self {
-        Self::new(judge(
+        Self::new(evaluate(
             Part::Machine(facts),
             skips,
             std::time::Duration::ZERO,

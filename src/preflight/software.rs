@@ -71,7 +71,7 @@ pub(super) fn tools(facts: &Facts) -> Finding {
         .iter()
         .filter(|t| !facts.programs.contains(t.program))
         .collect();
-    judge(
+    finding(
         TOOLS.iter().map(|t| t.program).collect(),
         missing.iter().map(|t| t.program).collect(),
         missing.iter().map(|t| t.package).collect(),
@@ -83,7 +83,7 @@ pub(super) fn libraries(facts: &Facts) -> Finding {
         .iter()
         .filter(|l| !l.any_of.iter().any(|p| facts.libraries.contains(*p)))
         .collect();
-    judge(
+    finding(
         LIBRARIES.iter().map(|l| l.name).collect(),
         missing.iter().map(|l| l.name).collect(),
         missing.iter().map(|l| l.package).collect(),
@@ -111,7 +111,7 @@ pub(super) fn dns(facts: &Facts) -> Finding {
     }
 }
 
-fn judge(all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Finding {
+fn finding(all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Finding {
     let found = match missing.as_slice() {
         [] => "all there".to_owned(),
         some => format!("missing: {}", some.join(" ")),

@@ -18,12 +18,12 @@ pub struct Entry {
     /// What it looks at.
     pub what: &'static str,
     /// Who judges, and by what.
-    pub judge: Judge,
+    pub rule: Rule,
 }
 
 /// The pure function of a check, by what it looks at.
 #[derive(Clone, Copy, Debug)]
-pub enum Judge {
+pub enum Rule {
     /// The machine's own files.
     Machine(fn(&Facts) -> Finding),
     /// A try of the disk.
@@ -37,14 +37,14 @@ pub enum Judge {
 }
 
 macro_rules! table {
-    ($( $group:ident { $( $id:literal $severity:ident $what:literal $kind:ident $judge:path; )* } )*) => {
+    ($( $group:ident { $( $id:literal $severity:ident $what:literal $kind:ident $rule:path; )* } )*) => {
         /// Every check, in the order in which they are shown.
         pub const TABLE: &[Entry] = &[ $($( Entry {
             id: $id,
             group: Group::$group,
             severity: $severity,
             what: $what,
-            judge: Judge::$kind($judge),
+            rule: Rule::$kind($rule),
         }, )*)* ];
     };
 }
@@ -94,6 +94,8 @@ table! {
         "dns" Required "a name server that pods can reach" Machine software::dns;
         "default-route" Recommended "a way out of the local network" Network network::default_route;
         "mtu" Recommended "packets large enough for an overlay network" Network network::mtu;
+        "networks" Recommended "no network, route, DNS server or plane of this machine has addresses that a new cluster would have"
+            Network network::networks;
         "firewall" Recommended "no packet filter refuses what pods and nodes send each other" Network network::firewall;
     }
     Packages {

@@ -7,6 +7,8 @@ use crate::host::kernel::ModuleState;
 use crate::host::resolver::Resolver;
 use crate::model::{FaultCode, Timestamp};
 
+#[path = "../../tests/support/breaks.rs"]
+mod breaks;
 mod broken;
 mod defects;
 
@@ -83,13 +85,13 @@ fn good() -> Facts {
     }
 }
 
-fn judge(facts: &Facts) -> Report {
+fn evaluate(facts: &Facts) -> Report {
     Report::of_machine(facts, &Skips::default())
 }
 
 #[test]
 fn a_good_machine_passes_every_check() {
-    let report = judge(&good());
+    let report = evaluate(&good());
     let bad: Vec<_> = report
         .checks
         .iter()
@@ -106,7 +108,7 @@ fn the_verdict_is_the_worst_and_every_failure_is_told() {
     facts.cpus = 1;
     facts.swaps = vec!["/swap".into()];
     facts.uid = 5;
-    let fault = judge(&facts).fault().expect("fault");
+    let fault = evaluate(&facts).fault().expect("fault");
     assert!(
         fault.why.contains("root:") && fault.why.contains("swap:"),
         "{fault}"
@@ -130,7 +132,7 @@ fn our_own_node_is_not_in_its_own_way() {
         name: "kubelet".into(),
         ours: true,
     }];
-    assert_eq!(judge(&facts).verdict, Outcome::Ok);
+    assert_eq!(evaluate(&facts).verdict, Outcome::Ok);
 }
 
 /// A check that fails with a word that nobody knows has no remedy either.
@@ -158,6 +160,58 @@ fn skipping_is_by_name_and_unknown_names_are_refused() {
     let fault = Skips::parse(&["swop=x".to_owned()]).expect_err("unknown");
     assert_eq!(Exit::of(&fault), Exit::Usage);
     assert!(fault.fix.contains("swap"), "{fault}");
+}
+
+/// Each check is shown to speak on a machine that has that defect and no other one: by `tests/node/broken.rs`, or, where
+/// the test machines cannot have it, in facts, by a test that is there.
+#[test]
+fn every_check_is_shown_to_speak() {
+    use breaks::{BREAKS, Shown};
+    let shown: Vec<&str> = BREAKS.iter().map(|(id, _)| *id).collect();
+    let ours: Vec<&str> = TABLE.iter().map(|entry| entry.id).collect();
+    assert_eq!(shown, ours, "tests/support/breaks.rs has each check once");
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
+    let files = ["", "/tests"].map(|below| std::fs::read_dir(format!("{dir}{below}")));
+    let files = files.into_iter().flat_map(|dir| dir.expect("a directory"));
+    let texts: Vec<String> = files
+        .filter_map(|file| std::fs::read_to_string(file.expect("a file").path()).ok())
+        .collect();
+    for (id, shown) in BREAKS {
+        match shown {
+            Shown::Machine(broken) | Shown::View(broken) => {
+                for text in [broken.breaks, broken.says, broken.mends] {
+                    assert!(!text.trim().is_empty(), "{id}");
+                }
+            }
+            Shown::Recorded { why, test } => {
+                assert!(!why.is_empty(), "{id}");
+                let name = format!("fn {test}()");
+                assert!(texts.iter().any(|t| t.contains(&name)), "{id}: {test}");
+            }
+        }
+    }
+}
+
+/// Nobody is warned of these, whatever they are.
+#[test]
+fn what_is_only_said_is_judged_by_nobody() {
+    let mut facts = good();
+    facts.selinux = SeLinux::Enforcing;
+    facts.apparmor = false;
+    facts.runtimes = vec![Process {
+        pid: 7,
+        name: "dockerd".into(),
+        ours: false,
+    }];
+    let report = evaluate(&facts);
+    let said = |id: &str| {
+        let check = report.checks.iter().find(|c| c.id == id).expect("check");
+        assert_eq!(check.outcome, Outcome::Ok, "{check:?}");
+        check.found.clone()
+    };
+    assert!(said("selinux").contains("enforc"), "{}", said("selinux"));
+    assert_ne!(said("apparmor"), "");
+    assert!(said("other-runtime").contains("dockerd (process 7)"));
 }
 
 /// It is said, and is no defect: a machine that cannot is as good for everybody else.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::model::Timestamp;
@@ -71,6 +72,8 @@ pub(super) struct Time {
 #[serde(deny_unknown_fields)]
 pub(super) struct Network {
     pub(super) mtu_least: u32,
+    pub(super) pods: Option<IpNet>,
+    pub(super) services: Option<IpNet>,
 }
 
 /// Of the plane's endpoints.
@@ -136,6 +139,7 @@ mod tests {
         want.sort_unstable();
         assert_eq!(named, want);
         assert!(ours.resources.memory_least_mib < ours.resources.memory_good_mib);
+        assert!(ours.network.pods.is_some() && ours.network.services.is_some());
         assert!(ours.time.offset_good_ms < ours.time.offset_most_ms);
     }
 

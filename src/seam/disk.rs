@@ -236,7 +236,7 @@ impl Write for &File {
     }
 }
 
-/// A file that somebody else writes for us, by his own calls: the points that those have.
+/// A file that a library writes for us, by its own calls: the points that those have.
 #[cfg(feature = "fault")]
 #[derive(Debug)]
 pub struct Others(fs::File);

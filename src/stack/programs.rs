@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! head of the file ─┐
-//! how it ended     ─┼─ judge ─► nothing, or the program, the reason and the way out
+//! how it ended     ─┼─ unfit ─► nothing, or the program, the reason and the way out
 //! mount, SELinux   ─┘
 //! ```
 //!
@@ -89,7 +89,7 @@ pub async fn check_as_they_come(
             Some(answer) = running.join_next(), if !running.is_empty() => answer,
         };
         let asked = answer.map_err(|e| failed_to_ask(stack, &e))?;
-        if let Some(Bad { why, fix }) = judge(&asked, &place) {
+        if let Some(Bad { why, fix }) = unfit(&asked, &place) {
             let what = format!("stack {} {} is refused", stack.name, stack.version);
             let why = format!("{} does not run on this machine: {why}", asked.file.path);
             return Err(Fault::new(FaultCode::StackProgram, what, why).fix(fix));
@@ -250,7 +250,7 @@ fn head(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Pure: what was seen of a program decides.
-fn judge(asked: &Asked, place: &Place) -> Option<Bad> {
+fn unfit(asked: &Asked, place: &Place) -> Option<Bad> {
     match &asked.format {
         Ok(Format::Other) => {
             return bad(

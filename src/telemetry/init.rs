@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -66,7 +66,17 @@ impl LogConfig {
 
     /// What is wrong with it beside its numbers, in words.
     pub fn check(&self) -> Result<(), String> {
-        self.filter().map(drop)
+        self.filter()?;
+        // To the filter any word is a part of the program, all of which would be logged, and of the rest nothing.
+        let mut words = self.level.split(',').map(str::trim);
+        let is_part = |word: &str| word.contains(['=', '[', ':']);
+        let odd = words.find(|word| !is_part(word) && word.parse::<LevelFilter>().is_err());
+        odd.map_or(Ok(()), |word| {
+            Err(format!(
+                "log.level {:?}: {word:?} is no level; there are off, error, warn, info, debug and trace",
+                self.level
+            ))
+        })
     }
 }
 

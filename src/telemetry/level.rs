@@ -56,21 +56,17 @@ pub(super) fn begin(layers: Vec<Exchange>, usual: String) {
 /// Logs by this filter for so long; [`keep_level`] puts it back.
 pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
     let levels = LEVELS.get().ok_or("logging was not begun")?;
-    levels.put(level)?;
     let until = Instant::now()
         .checked_add(time)
         .ok_or("the time is too long")?;
     let level = level.to_owned();
-    levels.other.send_replace(Some(Other { level, until }));
-    Ok(())
+    levels.change(Some(Other { level, until }))
 }
 
 /// As configured, before the time is over.
 pub fn usual_level() -> Result<(), String> {
     let levels = LEVELS.get().ok_or("logging was not begun")?;
-    levels.put(&levels.usual)?;
-    levels.other.send_replace(None);
-    Ok(())
+    levels.change(None)
 }
 
 /// What is logged now; none before logging was begun.
@@ -110,28 +106,94 @@ pub async fn keep_level() {
         tokio::select! {
             // cancel-safe: both are
             changed = news.changed() => if changed.is_err() { return },
-            () = over => {
-                levels.other.send_if_modified(|now| {
-                    // Not the one that came meanwhile.
-                    let same = *now == other;
-                    if same { *now = None; }
-                    same
-                });
-                match levels.put(&levels.usual) {
-                    Ok(()) => tracing::info!(level = levels.usual, "the log level is back to normal"),
-                    Err(why) => tracing::warn!(why, "the log level cannot be restored"),
-                }
+            () = over => match levels.end(other.as_ref()) {
+                Ok(true) => tracing::info!(level = levels.usual, "the log level is back to normal"),
+                // Another one came meanwhile, with a time of its own.
+                Ok(false) => {}
+                Err(why) => tracing::warn!(why, "the log level cannot be restored"),
             }
         }
     }
 }
 
 impl Levels {
+    /// The filter and what is said of it change as one: two who change it at once leave no filter of the one with the time
+    /// of the other.
+    fn change(&self, to: Option<Other>) -> Result<(), String> {
+        let mut done = Ok(());
+        self.other.send_if_modified(|now| {
+            done = self.put(to.as_ref().map_or(&self.usual, |other| &other.level));
+            if done.is_ok() {
+                *now = to;
+            }
+            done.is_ok()
+        });
+        done
+    }
+
+    /// As configured again, where it is still this one whose time is over.
+    fn end(&self, of: Option<&Other>) -> Result<bool, String> {
+        let mut done = Ok(false);
+        self.other.send_if_modified(|now| {
+            if now.as_ref() != of {
+                return false;
+            }
+            // Also where the filter cannot be put back: it is said once, and not tried without an end.
+            *now = None;
+            done = self.put(&self.usual).map(|()| true);
+            true
+        });
+        done
+    }
+
     fn put(&self, level: &str) -> Result<(), String> {
         for layer in &self.layers {
             let filter = EnvFilter::builder().parse(level);
             layer(filter.map_err(|e| e.to_string())?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn levels() -> (Levels, Arc<Mutex<String>>) {
+        let filter = Arc::new(Mutex::new("info".to_owned()));
+        let shown = filter.clone();
+        let exchange: Exchange = Box::new(move |to| {
+            *filter.lock().expect("lock") = to.to_string();
+            Ok(())
+        });
+        let levels = Levels {
+            layers: vec![exchange],
+            usual: "info".to_owned(),
+            other: watch::Sender::new(None),
+        };
+        (levels, shown)
+    }
+
+    #[test]
+    fn the_end_of_one_level_is_not_the_end_of_the_next() {
+        let (levels, filter) = levels();
+        let other = |level: &str, s| Other {
+            level: level.to_owned(),
+            until: Instant::now() + Duration::from_secs(s),
+        };
+        let (first, second) = (other("debug", 1), other("warn", 60));
+        let is = |level: &str| *filter.lock().expect("lock") == level;
+        levels.change(Some(first.clone())).expect("changed");
+        assert!(is("debug"));
+        levels.change(Some(second.clone())).expect("changed");
+        assert_eq!(levels.end(Some(&first)), Ok(false));
+        assert!(is("warn") && *levels.other.borrow() == Some(second.clone()));
+        assert_eq!(levels.end(Some(&second)), Ok(true));
+        assert!(is("info") && levels.other.borrow().is_none());
+        // What is none changes nothing.
+        levels.change(Some(other("=,", 1))).expect_err("no filter");
+        assert!(is("info") && levels.other.borrow().is_none());
     }
 }

@@ -92,7 +92,7 @@ impl World {
         serde_json::from_slice(&done.stdout).expect("json")
     }
 
-    /// Somebody changes his own password, by keystoneauth and keystoneclient: `openstack user password set` of this release
+    /// A user changes their own password, by keystoneauth and keystoneclient: `openstack user password set` of this release
     /// calls its library wrongly.
     fn changes_password(&self, env: &Env, new: &str) {
         let python = self.program.with_file_name("python3");
@@ -277,7 +277,7 @@ fn projects_users_and_roles(world: &World, admin: &Env) {
     assert_eq!(column(&given, "Project"), ["blue@Default"]);
     let token = world.says(&as_alice, &["token", "issue"]);
     assert_eq!(text(&token, "project_id"), text(&blue, "id"));
-    // What is not hers is not there, or is not for her.
+    // What is not alice's is not there, or is refused.
     world.fails(&as_alice, &["project", "show", "service"], "No project");
     world.fails(&as_alice, &["project", "create", "red"], "403");
     world.fails(&as_alice, &["user", "create", "mallory"], "403");
@@ -480,7 +480,7 @@ fn credentials_and_tokens(world: &World, admin: &Env) {
     world.does(&alice, &["application", "credential", "delete", "robot"]);
     world.fails(&robot, &["token", "issue"], "401");
 
-    // Her password, by herself, and by the administrator; disabled; deleted.
+    // Her password, changed by alice and by the administrator; disabled; deleted.
     let own = text(&world.says(&alice, &["token", "issue"]), "id");
     world.changes_password(&alice, "another horse");
     world.fails(&alice, &["token", "issue"], "401");

@@ -99,3 +99,60 @@ fn a_lone_master_with_another_address_goes_on_with_its_data() {
         assert!(lab.machines[0].plan().is_settled());
     }
 }
+
+/// Without it the others have no quorum, so nobody can be told where it is: it starts there, reaches those that stayed,
+/// and tells them then.
+fn those_that_moved_are_counted_again(moved: &[usize]) {
+    let mut lab = Lab::new("3.7.3", u8::try_from(moved.len() + 1).expect("few"));
+    lab.settled();
+    lab.machines[0].ctl(&["put", "a", "1"]);
+    for (n, address) in moved.iter().zip(12..) {
+        lab.machines[*n].gets(address);
+    }
+    tell(&mut lab);
+    for n in moved {
+        lab.machines[*n].settled_in_time();
+    }
+    lab.machines[0].settled_in_time();
+    assert_eq!(expected(&mut lab), at_home(&lab));
+    for machine in &mut lab.machines {
+        assert_eq!(machine.ctl(&["get", "a"]), "a\n1\n");
+        assert!(machine.plan().is_settled());
+    }
+}
+
+#[test]
+fn one_of_two_that_moved_starts_where_it_is_and_is_counted_again() {
+    those_that_moved_are_counted_again(&[1]);
+}
+
+#[test]
+fn two_of_three_that_moved_at_once_start_where_they_are_and_are_counted_again() {
+    those_that_moved_are_counted_again(&[1, 2]);
+}
+
+/// No member finds any other, and no spec mends that. What the plane says then does: the addresses of before, beside the
+/// new ones, and one after the other without.
+#[test]
+fn masters_that_all_moved_at_once_follow_one_after_the_other_from_where_they_were() {
+    let mut lab = Lab::new("3.7.3", 2);
+    lab.settled();
+    lab.machines[0].ctl(&["put", "a", "1"]);
+    for (machine, address) in lab.machines.iter().zip(11..) {
+        machine.is_elsewhere(address);
+    }
+    let stands_still = "--command-timeout=2s";
+    lab.machines[0].refused(&[stands_still, "put", "a", "2"]);
+    for (machine, old) in lab.machines.iter().zip(1..) {
+        machine.is_here_too(old);
+    }
+    lab.machines[0].ctl(&["put", "a", "2"]);
+    for (n, address) in [(1, 12), (0, 11)] {
+        lab.machines[n].gets(address);
+        tell(&mut lab);
+        lab.machines[n].settled_in_time();
+        lab.machines[1 - n].settled_in_time();
+    }
+    assert_eq!(expected(&mut lab), at_home(&lab));
+    assert_eq!(lab.machines[1].ctl(&["get", "a"]), "a\n2\n");
+}

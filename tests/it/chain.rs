@@ -150,7 +150,7 @@ impl Plane {
 const CLUSTERS: &str = "/qbert/v4/{project}/clusters";
 
 impl Plane {
-    /// Makes this root the host's, as `pf9ctl prep-node` does.
+    /// Makes this root the host's, as `pf9ctl node prep` does.
     async fn enrol_and_save(&self, host: HostId, fs: &HostFs) {
         let enrolled = self.enrol(&self.token().await, host, fs).await;
         identity::save(fs, &enrolled.expect("enrolled"), &Owners::whoever_runs()).expect("save");

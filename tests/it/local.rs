@@ -139,7 +139,7 @@ async fn root_is_answered(path: &Path) {
     assert_eq!(who, 0);
 }
 
-/// As many as the whole socket once took, from one user: his share is his, and root is answered.
+/// As many as the whole socket once took, from one user: they use up that user's share, and root is answered.
 #[tokio::test]
 async fn silent_connections_of_one_user_do_not_lock_root_out() {
     let (_dir, path, _stop) = start();
@@ -166,7 +166,7 @@ async fn a_flood_of_connections_does_not_lock_root_out() {
     }
 }
 
-/// A person asks the daemons with a program that starts and ends: what that reads at its start he waits for, each time.
+/// A person asks the daemons with a program that starts and ends: they wait for what it reads at its start, each time.
 #[test]
 fn the_machines_authorities_are_not_read_to_ask_a_socket() {
     let dir = tempfile::tempdir().expect("tempdir");

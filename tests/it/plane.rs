@@ -1,5 +1,5 @@
 //! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
-//! the administrator on his socket. All sockets are real, all ports are free ones.
+//! the administrator on the local socket. All sockets are real, all ports are free ones.
 
 mod access;
 mod addons;
@@ -28,6 +28,7 @@ mod orders;
 mod os_update;
 mod page;
 mod persons;
+mod refused;
 mod renewal;
 mod restore;
 mod rights;

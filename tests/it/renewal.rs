@@ -160,7 +160,7 @@ async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
     let comms = Comms::start(&world.fs).await;
     comms.until(|s| up_for(s, SessionKind::Full)).await;
 
-    // A download whose reader takes his time, over both renewals.
+    // A download with a slow reader, over both renewals.
     let mut long = UnixStream::connect(world.fs.at(paths::PLANE_SOCKET))
         .await
         .expect("connect");

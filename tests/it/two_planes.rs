@@ -158,7 +158,7 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
     wanted.sort();
     assert_eq!(connected, wanted, "a session to each");
 
-    // A download whose reader takes his time, and the plane it comes from.
+    // A download with a slow reader, and the plane it comes from.
     let mut long = UnixStream::connect(fs.at(paths::PLANE_SOCKET))
         .await
         .expect("connect");

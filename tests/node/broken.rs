@@ -1,94 +1,155 @@
 //! Machines that are broken in one way. What a check can know it says, under the name of that check alone, and what it
 //! says to do helps; what comes later, the node says, and mends where it can.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::breaks::{BREAKS, Broken, Shown};
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
 
-/// What is broken, with the check that says so, a word of it, and what mends it.
-const BREAKS: [(&str, &str, &str, &str); 4] = [
-    (
-        "dns",
-        "cp -L /etc/resolv.conf /root/resolv.kept && umount /etc/resolv.conf 2>/dev/null; mv /etc/resolv.conf /root/resolv.was; \
-         ln -s /run/nowhere/resolv.conf /etc/resolv.conf",
-        "nothing is there",
-        "rm /etc/resolv.conf; cp /root/resolv.kept /etc/resolv.conf; rm -f /root/resolv.was",
-    ),
-    (
-        "programs",
-        "mkdir -p /opt/pf9/cni && mount -t tmpfs -o noexec none /opt/pf9/cni",
-        "/opt/pf9/cni",
-        "mount -o remount,exec /opt/pf9/cni",
-    ),
-    (
-        "other-agent",
-        "mkdir -p /etc/rancher/agent",
-        "/etc/rancher/agent",
-        "rmdir /etc/rancher/agent /etc/rancher",
-    ),
-    (
-        "leftovers",
-        "mkdir -p /etc/cni/net.d && touch /etc/cni/net.d/10-other.conflist",
-        "/etc/cni/net.d",
-        "rm -r /etc/cni",
-    ),
-];
 /// What is measured on a machine that is busy with tests: another time each time.
 const MEASURED: [&str; 2] = ["etcd-disk", "clock-offset"];
-/// Seconds that a check may take.
-const QUICK: u64 = 3;
-/// A look a minute, and one more where an address went; a tunnel that notices that its path is gone; the spec, certificates
-/// and kubelet's start.
-const FOLLOWED: Duration = Duration::from_secs(300);
+/// The plane puts off a machine that dials it a hundred times in two minutes, as this one does here: each check is looked at
+/// three times. That is no defect of the machine.
+const PUT_OFF: &str = "the plane answered 503 Service Unavailable";
+/// Seconds that a check may take on a machine that is busy with tests. What it takes on a quiet one, a fraction of a
+/// second, `scripts/bench agent` measures.
+const QUICK: u64 = 20;
+/// A tunnel that ends is noticed with its next word.
+const NOTICED: Duration = Duration::from_secs(90);
+/// One more look at an address that went, beside a tunnel that notices that its path is gone, 20 s both; then the spec,
+/// certificates and kubelet's start. The machine is busy.
+const FOLLOWED: Duration = Duration::from_secs(150);
 
-/// Checks that are not as they should be, with what they say.
-fn not_good(node: &str) -> Outcome<Vec<(String, String)>> {
-    let line = format!("timeout {QUICK} pf9ctl check-node --json || [ $? != 124 ]");
-    let report: Value = serde_json::from_str(&shell(node, &line)?).map_err(|e| e.to_string())?;
+/// What checks have against a machine: a word of how bad it is, and what they say, by their names.
+type Said = BTreeMap<String, (Severity, String)>;
+
+/// How bad it is; what is left out says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    Warn,
+    Fail,
+}
+
+/// The check, as a line of shell; whatever it finds is no failure of that line, unless it takes too long.
+fn look() -> String {
+    format!("timeout {QUICK} pf9ctl node check --json || [ $? != 124 ]")
+}
+
+fn said(report: &Value) -> Outcome<Said> {
     let checks = report["checks"]
         .as_array()
         .ok_or(format!("no checks: {report}"))?;
-    let measured = |c: &Value| MEASURED.iter().any(|id| c["id"] == *id);
-    let bad = checks
+    let mut said = Said::new();
+    for check in checks {
+        let outcome = match check["outcome"].as_str() {
+            Some("warn") => Severity::Warn,
+            Some("fail") => Severity::Fail,
+            Some("ok" | "skip") => continue,
+            other => return Err(format!("an outcome {other:?}")),
+        };
+        let id = check["id"].as_str().unwrap_or_default();
+        let words = format!("{} {} {}", check["found"], check["why"], check["fix"]);
+        if !MEASURED.contains(&id) && !words.contains(PUT_OFF) {
+            said.insert(id.to_owned(), (outcome, words));
+        }
+    }
+    Ok(said)
+}
+
+/// What a script of lines like [`look`] says, one after the other.
+fn looks(node: &str, script: &str) -> Outcome<Vec<Said>> {
+    let text = shell(node, script)?;
+    let reports = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let each = reports.map(|report| said(&report.map_err(|e| format!("{e}: {text}"))?));
+    each.collect()
+}
+
+fn look_at(node: &str) -> Outcome<Said> {
+    looks(node, &look())?.pop().ok_or("no report".into())
+}
+
+/// Exactly this check says something, or says it worse, with these words.
+fn speaks(before: &Said, now: &Said, id: &str, words: &str) -> Outcome {
+    let was = |id: &str| before.get(id).map(|(outcome, _)| *outcome);
+    let news = now
         .iter()
-        .filter(|c| c["outcome"] != "ok" && !measured(c));
-    let said = |c: &Value| {
-        let words = format!("{} {} {}", c["found"], c["why"], c["fix"]);
-        (c["id"].as_str().unwrap_or_default().to_owned(), words)
+        .filter(|(id, (outcome, _))| was(id) < Some(*outcome));
+    let news: Vec<_> = news.collect();
+    match news.as_slice() {
+        [(who, (_, said))] if *who == id && said.contains(words) => Ok(()),
+        _ => Err(format!("{id} should say {words:?} alone: {news:?}")),
+    }
+}
+
+/// As before: the same checks say something, and nothing worse.
+fn is_mended(before: &Said, now: &Said) -> Outcome {
+    let short = |said: &Said| -> Vec<_> {
+        let each = said.iter().map(|(id, (outcome, _))| (id.clone(), *outcome));
+        each.collect()
     };
-    Ok(bad.map(said).collect())
+    match (short(before), short(now)) {
+        (before, now) if before == now => Ok(()),
+        (before, now) => Err(format!("before {before:?}, now {now:?}")),
+    }
 }
 
-/// The names alone.
-fn ids(said: &[(String, String)]) -> Vec<&str> {
-    said.iter().map(|(id, _)| id.as_str()).collect()
-}
-
+/// Every check of the table that the test machines can be broken for: it says so and no other one, and what it says to do
+/// helps.
 pub(crate) fn what_is_broken_is_said_by_its_check() -> Outcome {
     let node = NODES[1];
-    let before = not_good(node)?;
-    for (id, broken, words, mended) in BREAKS {
-        assert!(!ids(&before).contains(&id), "{before:?}");
-        shell(node, broken)?;
-        let found = not_good(node)?;
-        let new: Vec<_> = found
-            .iter()
-            .filter(|(id, _)| !ids(&before).contains(&id.as_str()))
-            .collect();
-        assert_eq!(new.len(), 1, "{id}: {found:?}");
-        assert!(new[0].0 == id && new[0].1.contains(words), "{id}: {new:?}");
-        shell(node, mended)?;
-        let after = not_good(node)?;
-        assert_eq!(ids(&after), ids(&before), "{id}");
-        println!("{id}: said, and good again after what it says was done");
+    let before = look_at(node)?;
+    let view = in_a_view(node, ":", ":")?;
+    let mut wrong = Vec::new();
+    for (id, shown) in BREAKS {
+        let tried = match shown {
+            Shown::Recorded { why, test } => {
+                println!("{id}: in facts, by {test}: {why}");
+                continue;
+            }
+            Shown::Machine(broken) => on_the_machine(node, id, broken, &before),
+            Shown::View(broken) => in_a_view(node, broken.breaks, broken.mends).and_then(|now| {
+                speaks(&view[0], &now[1], id, broken.says)?;
+                is_mended(&view[0], &now[2])
+            }),
+        };
+        match tried {
+            Ok(()) => println!("{id}: said, and good again after what it says was done"),
+            Err(why) => wrong.push(format!("{id}: {why}")),
+        }
     }
-    shell(
-        node,
-        "while umount /opt/pf9/cni 2>/dev/null; do :; done; rmdir /opt/pf9/cni",
-    )
-    .map(drop)
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(wrong.join("\n")),
+    }
+}
+
+fn on_the_machine(node: &str, id: &str, broken: &Broken, before: &Said) -> Outcome {
+    shell(node, broken.breaks)?;
+    // A tunnel ends with its next word.
+    let said = eventually(&format!("{id} is said"), NOTICED, || {
+        speaks(before, &look_at(node)?, id, broken.says)
+    });
+    shell(node, broken.mends)?;
+    said?;
+    eventually(&format!("{id} is mended"), NOTICED, || {
+        is_mended(before, &look_at(node)?)
+    })
+}
+
+/// Before, while it is broken, and mended, in a process with mounts of its own.
+fn in_a_view(node: &str, breaks: &str, mends: &str) -> Outcome<Vec<Said>> {
+    let look = look();
+    let script = format!(
+        "exec unshare --mount sh -e <<'END'\n{look}\n{{ {breaks}\n}} >/dev/null\n{look}\n{{ {mends}\n}} >/dev/null\n{look}\nEND\n"
+    );
+    let three = looks(node, &script)?;
+    match three.len() {
+        3 => Ok(three),
+        n => Err(format!("{n} reports")),
+    }
 }
 
 /// The node's own address, as the cluster knows it.

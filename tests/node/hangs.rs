@@ -103,10 +103,48 @@ fn works(node: &str) -> Outcome {
         }
     }
     let page = "curl -sS --noproxy '*' --max-time 5 -o /dev/null http://$(/opt/pf9/stacks/current/bin/kubectl \
-                --kubeconfig=/etc/pf9/kube.d/kubeconfigs/kubelet.yaml get -n pf9-info svc node-info \
+                --cache-dir=/tmp/pf9-test --kubeconfig=/etc/pf9/kube.d/kubeconfigs/kubelet.yaml get -n pf9-info svc node-info \
                 -o jsonpath='{.spec.clusterIP}')";
     shell(node, page)?;
     answers_by_port(node)
+}
+
+/// Images of the runtime, and what is in them.
+const CTR: &str =
+    "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io";
+/// One that a pod of the demo has, and another one that is of the stack as well.
+const IMAGES: [&str; 2] = ["busybox", "pause"];
+
+/// Somebody gives the name of an image of the stack to another one: the name says nothing, and the image comes back.
+pub(crate) fn what_is_replaced_comes_back() -> Outcome {
+    let node = NODES[1];
+    let all = shell(node, &format!("{CTR} images ls -q"))?;
+    let named = |part: &str| {
+        let mut all = all.lines().map(str::trim);
+        let found = all.find(|name| name.contains(part) && !name.contains('@'));
+        found
+            .map(str::to_owned)
+            .ok_or(format!("no {part}: {all:?}"))
+    };
+    let (ours, other) = (named(IMAGES[0])?, named(IMAGES[1])?);
+    let content = || {
+        shell(
+            node,
+            &format!("{CTR} images ls name=={ours} | awk 'NR==2 {{print $3}}'"),
+        )
+    };
+    let before = content()?;
+    shell(node, &format!("{CTR} images tag --force {other} {ours}"))?;
+    assert_ne!(content()?, before, "{other} has the name {ours}");
+    eventually(
+        &format!("{ours} is the stack's again"),
+        SWEPT,
+        || match content()? {
+            now if now == before => Ok(()),
+            now => Err(now),
+        },
+    )?;
+    eventually("it is ok", SWEPT, || agent_is_ok(node))
 }
 
 pub(crate) fn what_hangs_is_started_again() -> Outcome {

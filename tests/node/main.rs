@@ -22,10 +22,12 @@
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
+//! ga_machines_of  machines of Debian 13 → Ready, and as they were before
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
+//! kb_a_step     etcd, then all of the master fail on the way and go back, with the same service asked
 //! ka_three      three masters to the next minor: how long the API is away, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
 //!                 and stop the fleet
@@ -39,8 +41,11 @@
 
 mod addons;
 mod address;
+#[path = "../support/breaks.rs"]
+mod breaks;
 mod broken;
 mod certificates;
+mod debian;
 mod demo;
 mod hangs;
 mod issuer;

@@ -39,7 +39,7 @@ pub(crate) fn lead_on() -> Outcome {
     assert_eq!(link, format!("{root}/next.txt"));
     let (_, landed) = get(&local, link)?;
     assert_eq!(landed.trim(), "landed");
-    // Who shows the plane's token himself gets the same bytes: Kubernetes' conformance tests compare them.
+    // A client that sends the plane's token directly gets the same bytes: Kubernetes' conformance tests compare them.
     assert_eq!(kubectl(&["get", "--raw", &format!("{root}/")])?, page);
     Ok(())
 }

@@ -198,7 +198,7 @@ fn seccomp(node: &str, profile: &str) -> Outcome<u32> {
 /// A pod with ids of its own has this many, and none is the machine's. Where the kernel does not give it
 /// that, `check-node` has said so.
 fn user_ids(node: &str) -> Outcome {
-    let report = shell(node, "pf9ctl check-node --json || :")?;
+    let report = shell(node, "pf9ctl node check --json || :")?;
     let report: Value = serde_json::from_str(&report).map_err(|e| format!("{e}: {report}"))?;
     let checks = report["checks"].as_array().cloned().unwrap_or_default();
     let check = checks.iter().find(|c| c["id"] == "user-namespaces");

@@ -25,8 +25,8 @@ fn with(config: &str) -> String {
 /// Every kubeconfig of a worker tries what a thief would; each is refused by the API server.
 pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Outcome {
     secret("theirs")?;
-    // kubelet shows its static pods a while after its node is Ready; who asks for one that nobody
-    // shows yet is told that it is not there, whatever he may.
+    // kubelet shows its static pods a while after its node is Ready; until then the API says that there is
+    // no such pod, whatever the caller may do.
     eventually("the master's pods are shown", ANSWERS_AGAIN, || {
         let pod = format!("kube-apiserver-{master}");
         kubectl(&["-n", "kube-system", "get", "pod", &pod, "-o", "name"]).map(drop)

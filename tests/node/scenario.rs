@@ -139,6 +139,7 @@ fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
 fn ad_what_hangs_or_is_flushed_works_again() -> Outcome {
     up()?;
     hangs::what_is_flushed_comes_back()?;
+    hangs::what_is_replaced_comes_back()?;
     hangs::what_hangs_is_started_again()
 }
 
@@ -284,28 +285,96 @@ fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
 #[test]
 fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
     up()?;
+    shell(NODES[1], THEIRS)?;
+    leaves_when_its_pods_may(NODES[1])?;
     for node in [NODES[1], NODES[0]] {
-        shell(node, "pf9ctl decommission-node --yes")?;
-        shell(
-            node,
-            "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",
-        )?;
-        nothing_runs(
-            node,
-            &[
-                "/opt/pf9",
-                "/var/lib/pf9",
-                "/etc/pf9",
-                "/var/opt/pf9",
-                "/var/log/pf9",
-                "/run/pf9",
-            ],
-        )?;
-        let left = shell(node, "getent passwd pf9 pf9-comms; getent group pf9 || :")?;
-        assert_eq!(left, "", "{node}: users or groups are left");
-        same_files(node)?;
+        leaves_no_trace(node)?;
     }
     demo(&["down"])?;
+    Ok(())
+}
+
+/// The agent is taken away with its package; the machine's files are what they were before.
+pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
+    shell(node, "pf9ctl node decommission --yes")?;
+    let theirs = format!("if [ -e /srv/theirs ]; then {THEIRS_BELOW}; fi");
+    shell(node, &theirs)?;
+    shell(
+        node,
+        "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",
+    )?;
+    let stay = format!("if [ -e /srv/theirs ]; then {THEIRS_STAY}; else echo theirs; fi");
+    let kept = shell(node, &stay)?;
+    assert_eq!(
+        kept.trim(),
+        "theirs",
+        "what was mounted below our directory"
+    );
+    nothing_runs(
+        node,
+        &[
+            "/opt/pf9",
+            "/var/lib/pf9",
+            "/etc/pf9",
+            "/var/opt/pf9",
+            "/var/log/pf9",
+            "/run/pf9",
+        ],
+    )?;
+    let left = shell(node, "getent passwd pf9 pf9-comms; getent group pf9 || :")?;
+    assert_eq!(left, "", "{node}: users or groups are left");
+    same_files(node)
+}
+
+/// What people have on machines: a drop-in for a unit of ours, and a directory of their own.
+const THEIRS: &str = "mkdir -p /etc/systemd/system/pf9-kubelet.service.d /srv/theirs && \
+                      printf '[Service]\\nNice=1\\n' >/etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
+                      systemctl daemon-reload && echo theirs >/srv/theirs/file";
+/// Something of theirs below a directory of ours, when only the package is there.
+const THEIRS_BELOW: &str =
+    "mkdir -p /var/log/pf9/theirs && mount --bind /srv/theirs /var/log/pf9/theirs";
+/// It is all there; then it goes, by those who brought it.
+const THEIRS_STAY: &str = "test -e /etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
+                           mountpoint -q /var/log/pf9/theirs && cat /srv/theirs/file && \
+                           umount /var/log/pf9/theirs && rmdir -p --ignore-fail-on-non-empty /var/log/pf9/theirs && \
+                           rm -r /srv/theirs /etc/systemd/system/pf9-kubelet.service.d && systemctl daemon-reload";
+
+/// A disruption budget that lets no pod go holds a decommission up for as long as a drain may take. It says so, nothing
+/// else is touched meanwhile, and it goes on when the budget does.
+fn leaves_when_its_pods_may(node: &str) -> Outcome {
+    let budget = "keep-them";
+    kubectl(&[
+        "create",
+        "poddisruptionbudget",
+        budget,
+        "--selector=app=pf9-demo",
+        "--min-available=1",
+    ])?;
+    let services =
+        "systemctl show -p Id,ActiveState,InvocationID pf9-kubelet pf9-containerd pf9-kube-proxy";
+    let before = shell(node, services)?;
+    let words = ["pf9ctl", "decommission-node", "--yes"];
+    let leaving = crate::demo::start(&[&["shell", node][..], &words].concat())?;
+    let cordoned = "jsonpath={.spec.unschedulable}";
+    eventually("the drain", READY_AGAIN, || {
+        let now = kubectl(&["get", "node", node, "-o", cordoned])?;
+        match now.trim() {
+            "true" => Ok(()),
+            other => Err(format!("unschedulable: {other:?}")),
+        }
+    })?;
+    let status = shell(node, "pf9ctl status --json || :")?;
+    assert!(status.contains("drain"), "{node}: {status}");
+    assert_eq!(
+        shell(node, services)?,
+        before,
+        "{node}: only the drain began"
+    );
+    kubectl(&["get", "pod", &format!("hello-{node}")])?;
+    kubectl(&["delete", "poddisruptionbudget", budget])?;
+    let ended = leaving.wait_with_output().map_err(|e| e.to_string())?;
+    let said = crate::demo::said(ended, &words)?;
+    println!("{node}: {}", said.trim());
     Ok(())
 }
 

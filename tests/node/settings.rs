@@ -13,7 +13,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(120);
 
 /// One wrong setting.
 struct Wrong {
-    /// What the operator asks for, and how he takes it back.
+    /// What the operator asks for, and how it is taken back.
     body: &'static str,
     back: &'static str,
     /// Machines that have a program which refuses it, and the words.

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! what root finds (keys, kubeconfigs, a planted secret) ── readable by the thief?
-//! every socket of the machine ─────────────────────────── which of them answer him, and what
+//! every socket of the machine ─────────────────────────── which of them answer the thief, and what
 //! signals, systemd, the packet filter, the stack ──────── refused by the kernel
-//! the plane, through the tunnel he has stolen ─────────── signs nothing that root did not order
+//! the plane, through the stolen tunnel ────────────────── signs nothing that root did not order
 //! ```
 
 use rcgen::{CertificateParams, KeyPair};

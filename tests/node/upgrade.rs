@@ -24,8 +24,14 @@ const A_ROLL: Duration = Duration::from_secs(900);
 const SOON: Duration = Duration::from_secs(180);
 /// Of the service, at the master: its own programs are started again, too.
 const ASKED_AT: ([u8; 4], u16) = ([10, 99, 0, 11], 30080);
-/// A person's own words for a unit of ours, by which its program does not start from the newer stack.
-const DROP_IN: &str = "/etc/systemd/system/pf9-kubelet.service.d/10-person.conf";
+const KUBELET: Spoilt = Spoilt {
+    unit: "pf9-kubelet",
+    link: "current",
+};
+const ETCD: Spoilt = Spoilt {
+    unit: "pf9-etcd",
+    link: "etcd-current",
+};
 
 /// Two of them, never on one node, of which one has to be there. What ends goes on answering while others learn of it.
 const SERVICE: &str = r#"
@@ -64,64 +70,116 @@ metadata: {name: asked}
 spec: {minAvailable: 1, selector: {matchLabels: {app: asked}}}
 "#;
 
-#[test]
-fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() -> Outcome {
-    demo(&["down"])?;
-    demo(&[
-        "up",
-        "--kubernetes",
-        FROM,
-        "--masters",
-        "1",
-        "--workers",
-        "2",
-    ])?;
-    let before = versions()?;
-    let to = imported(TO)?;
-    let cluster = cluster()?;
-    kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
-    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-    std::fs::write(file.path(), SERVICE).map_err(|e| e.to_string())?;
-    kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
-    kubectl(&["rollout", "status", "deployment/asked", "--timeout=120s"])?;
-    eventually("the service answers", SOON, ask)?;
-    let asked = Asked::begin();
+/// A unit of ours with a person's own words for it, by which its program does not start from the newer stack.
+struct Spoilt {
+    unit: &'static str,
+    /// Of its programs.
+    link: &'static str,
+}
 
-    nobody_makes_them_again(&cluster, &to)?;
-    let last = plan(&cluster, &to)?;
-    let line = "mkdir -p \"$(dirname FILE)\" && printf '[Service]\\nExecStartPre=/bin/sh -c \"readlink \
-                /opt/pf9/stacks/current | grep -q 1.36\"\\n' > FILE && systemctl daemon-reload";
-    shell(&last, &line.replace("FILE", DROP_IN))?;
-    let start = [
-        "cluster",
-        "upgrade",
-        &cluster,
-        "--to",
-        &to,
-        "--prove",
-        PROVE_S,
-        "--drain-timeout",
-        "180",
-    ];
-    plane(&start)?;
-    eventually(
-        &format!("{last} is rolled back, and the upgrade stops"),
-        A_ROLL,
-        || {
-            let said = plane(&["cluster", "upgrade", &cluster, "status"])?;
-            match said.contains("stopped") && said.contains(&last) {
+impl Spoilt {
+    fn at(&self) -> String {
+        format!("/etc/systemd/system/{}.service.d/10-person.conf", self.unit)
+    }
+
+    fn put(&self, node: &str) -> Outcome {
+        let (at, link) = (self.at(), self.link);
+        let words = format!(
+            "mkdir -p \"$(dirname {at})\" && printf '[Service]\\nExecStartPre=/bin/sh -c \"readlink \
+             /opt/pf9/stacks/{link} | grep -q 1.36\"\\n' > {at} && systemctl daemon-reload"
+        );
+        shell(node, &words).map(drop)
+    }
+
+    fn remove(&self, node: &str) -> Outcome {
+        let words = format!("rm {} && systemctl daemon-reload", self.at());
+        shell(node, &words).map(drop)
+    }
+}
+
+/// A cluster of the older minor whose service is asked, the stack of the newer one, and who asks.
+struct Begun {
+    cluster: String,
+    to: String,
+    before: std::collections::BTreeMap<String, String>,
+    /// The node whose turn is the last one.
+    last: String,
+    asked: Asked,
+}
+
+impl Begun {
+    fn new() -> Outcome<Self> {
+        demo(&["down"])?;
+        let up = [
+            "up",
+            "--kubernetes",
+            FROM,
+            "--masters",
+            "1",
+            "--workers",
+            "2",
+        ];
+        demo(&up)?;
+        let before = versions()?;
+        let to = imported(TO)?;
+        let cluster = cluster()?;
+        let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+        std::fs::write(file.path(), SERVICE).map_err(|e| e.to_string())?;
+        kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+        kubectl(&["rollout", "status", "deployment/asked", "--timeout=120s"])?;
+        eventually("the service answers", SOON, ask)?;
+        let asked = Asked::begin();
+        nobody_makes_them_again(&cluster, &to)?;
+        let last = plan(&cluster, &to)?;
+        Ok(Self {
+            cluster,
+            to,
+            before,
+            last,
+            asked,
+        })
+    }
+
+    fn start(&self) -> Outcome {
+        let (cluster, to) = (self.cluster.as_str(), self.to.as_str());
+        let how = ["--prove", PROVE_S, "--drain-timeout", "180"];
+        let start = [&["cluster", "upgrade", cluster, "--to", to], &how[..]].concat();
+        plane(&start).map(drop)
+    }
+
+    /// The upgrade stops with this node, which is well again on what it had; nobody who asked saw it.
+    fn is_put_back(&self, node: &str, when: &str) -> Outcome {
+        let what = format!("{node} is rolled back, and the upgrade stops");
+        eventually(&what, A_ROLL, || {
+            let said = plane(&["cluster", "upgrade", &self.cluster, "status"])?;
+            match said.contains("stopped") && said.contains(node) {
                 true => Ok(()),
                 false => Err(said),
             }
-        },
-    )?;
-    eventually("it is well again on what it had", SOON, || {
-        let now = versions()?;
-        match now.get(&last) == before.get(&last) && agent_is_ok(&last).is_ok() {
-            true => Ok(()),
-            false => Err(format!("{now:?}")),
-        }
-    })?;
+        })?;
+        eventually("it is well again on what it had", SOON, || {
+            let now = versions()?;
+            match now.get(node) == self.before.get(node) && agent_is_ok(node).is_ok() {
+                true => Ok(()),
+                false => Err(format!("{now:?}")),
+            }
+        })?;
+        self.asked.saw_nothing(when)
+    }
+
+    fn goes(&self, verb: &str) -> Outcome {
+        plane(&["cluster", "upgrade", &self.cluster, verb]).map(drop)
+    }
+}
+
+#[test]
+fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() -> Outcome {
+    let begun = Begun::new()?;
+    kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
+    let last = begun.last.as_str();
+    KUBELET.put(last)?;
+    begun.start()?;
+    begun.is_put_back(last, "with a node that was put back")?;
     for node in MACHINES.iter().filter(|node| **node != last) {
         assert!(
             versions()?[*node].starts_with("v1.37."),
@@ -129,20 +187,40 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
             versions()?
         );
     }
-    asked.saw_nothing("with a node that was put back")?;
 
-    shell(&last, &format!("rm {DROP_IN} && systemctl daemon-reload"))?;
-    plane(&["cluster", "upgrade", &cluster, "resume"])?;
-    over(&cluster, "v1.37.", &MACHINES)?;
-    asked.saw_nothing("upgraded")?;
+    KUBELET.remove(last)?;
+    begun.goes("resume")?;
+    over(&begun.cluster, "v1.37.", &MACHINES)?;
+    begun.asked.saw_nothing("upgraded")?;
 
-    plane(&["cluster", "upgrade", &cluster, "back"])?;
-    over(&cluster, "v1.36.", &MACHINES)?;
-    assert_eq!(versions()?, before);
-    asked.saw_nothing("and back")?;
-    asked.end();
+    begun.goes("back")?;
+    over(&begun.cluster, "v1.36.", &MACHINES)?;
+    assert_eq!(versions()?, begun.before);
+    begun.asked.saw_nothing("and back")?;
+    begun.asked.end();
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");
+    demo(&["down"]).map(drop)
+}
+
+/// The steps of the master that roll back by themselves: etcd, and all the rest. While they fail its API is away.
+#[test]
+fn kb_a_step_of_the_master_that_fails_goes_back_and_who_asks_the_service_sees_nothing() -> Outcome {
+    let begun = Begun::new()?;
+    let master = MACHINES[0];
+    ETCD.put(master)?;
+    begun.start()?;
+    begun.is_put_back(master, "with an etcd that was put back")?;
+    ETCD.remove(master)?;
+    KUBELET.put(master)?;
+    begun.goes("resume")?;
+    begun.is_put_back(master, "with a master that was put back")?;
+    KUBELET.remove(master)?;
+    begun.goes("back")?;
+    over(&begun.cluster, "v1.36.", &MACHINES)?;
+    assert_eq!(versions()?, begun.before);
+    begun.asked.saw_nothing("and back")?;
+    begun.asked.end();
     demo(&["down"]).map(drop)
 }
 

@@ -1,11 +1,10 @@
-//! Who may do what: the one table, and the one judgement. Pure.
+//! Who may do what: one table and one function that decides. Pure.
 //!
-//! A token has a role (`admin`, `member` or `reader`, each may what the ones after it may) in one project, in one
-//! domain, or in the whole plane. Everything that can be asked for is an [`Action`], and everything it can be asked
-//! of has an [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with
+//! A token has a role (`admin`, `member` or `reader`, each includes those after it) in one project, in one domain, or in
+//! the whole plane. Everything that can be asked for is an [`Action`], and every thing it applies to has an [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with
 //! the owners of everything that the path names.
 //!
-//! What somebody may not even see is [`Verdict::Hidden`]: he is told that it is not there.
+//! What somebody may not even see is [`Verdict::Hidden`]: they are told that it is not there.
 
 use super::people::{DomainId, ProjectId, UserId};
 
@@ -60,7 +59,7 @@ macro_rules! actions {
             pub(super) fn realm(self) -> Realm {
                 match self { $($( Self::$id => Realm::$realm, )*)* }
             }
-            /// Whether everybody may with what is his own.
+            /// Whether everybody may do it with what is their own.
             pub(super) fn is_for_own(self) -> bool {
                 match self { $($( Self::$id => actions!(@own $($own)?), )*)* }
             }
@@ -158,7 +157,7 @@ pub(super) struct Rights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allowed,
-    /// It is there, and not for him.
+    /// It is there, and the caller may not.
     Refused,
     /// It is not even to be seen.
     Hidden,
@@ -233,7 +232,7 @@ impl Rights {
         self.plane.is_some() || self.in_project(project).is_some()
     }
 
-    /// What he has in Kubernetes in a cluster of this project.
+    /// The role in Kubernetes in a cluster of this project.
     pub(super) fn in_clusters_of(&self, project: &ProjectId) -> Option<Role> {
         self.plane.max(self.in_project(project))
     }

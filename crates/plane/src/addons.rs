@@ -31,7 +31,13 @@ pub(super) fn require(what: &str, cluster: &Cluster, manifest: &StackManifest) -
                 manifest.name,
                 manifest.version
             );
-            let fix = "choose a stack that has it, or revert the setting";
+            let fix = match addon.is_network() {
+                true => {
+                    "bring the images (scripts/stack from-dir: images/COMPONENT.tar) in a stack of your own, or choose another \
+                     network"
+                }
+                false => "choose a stack that has it, or revert the setting",
+            };
             return bad(field(addon), why, fix);
         }
     }
@@ -66,14 +72,14 @@ fn field(addon: Addon) -> &'static str {
     match addon {
         Addon::NetworkPolicies => "networkPolicies",
         Addon::LoadBalancer => "loadBalancer.addresses",
-        Addon::Flannel => "networkPlugin",
+        Addon::Flannel | Addon::Calico => "networkPlugin",
     }
 }
 
 fn told(settings: &Settings, addon: Addon) -> String {
     match addon {
         Addon::NetworkPolicies => "on".into(),
-        Addon::Flannel => "flannel".into(),
+        Addon::Flannel | Addon::Calico => addon.word().into(),
         Addon::LoadBalancer => {
             let pool = settings.load_balancer.iter();
             pool.map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -143,6 +149,39 @@ mod tests {
         }
         let images = ["flannel", "flannel-cni-plugin"];
         assert_eq!(said(&c, &manifest(&images, &[])), None, "it has no file");
+    }
+
+    /// Nobody makes these images here: whoever wants the network has to know which to bring.
+    #[test]
+    fn a_network_whose_images_somebody_brings_names_every_one_that_is_missing() {
+        let mut c = cluster();
+        c.settings.network_plugin = NetworkPlugin::Calico;
+        let why = said(&c, &manifest(&[], &[])).expect("refused");
+        let words = "networkPlugin: calico, but stack pf9-kube 1.37.2-1 has no image of \
+                     calico-node (quay.io/calico/node:v3.32.1), calico-cni (quay.io/calico/cni:v3.32.1), \
+                     calico-kube-controllers (quay.io/calico/kube-controllers:v3.32.1)";
+        assert!(why.contains(words), "{why}");
+        let images = ["calico-node", "calico-kube-controllers"];
+        let refused = require("attach refused", &c, &manifest(&images, &[])).expect_err("refused");
+        let why = refused.fault.to_string();
+        assert!(
+            why.contains("no image of calico-cni (quay.io/calico/cni:v3.32.1)"),
+            "{why}"
+        );
+        assert!(why.contains("images/COMPONENT.tar"), "{why}");
+        let images = ["calico-node", "calico-cni", "calico-kube-controllers"];
+        let why = said(&c, &manifest(&images, &[])).expect("refused");
+        assert!(why.contains("has no add-on calico"), "{why}");
+        let file = "addons/50-calico.yaml";
+        assert_eq!(said(&c, &manifest(&images, &[file])), None);
+        // A cluster of another network needs none of it.
+        c.settings.network_plugin = NetworkPlugin::Bridge;
+        assert_eq!(said(&c, &manifest(&[], &[])), None);
+        let flannel = Addon::Flannel.lacking(&manifest(&[], &[])).expect("lacks");
+        assert!(
+            flannel.contains("flannel (ghcr.io/flannel-io/flannel:v"),
+            "{flannel}"
+        );
     }
 
     #[test]

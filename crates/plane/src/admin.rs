@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
@@ -29,7 +29,7 @@ use super::bundles;
 use super::etcd;
 use super::fleet;
 use super::hostkey;
-use super::http::{Doc, no_such_method, no_such_path};
+use super::http::{Doc, Path, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::maintenance;
 use super::operations;

@@ -2,28 +2,28 @@
 //!
 //! ```text
 //!  running ─ 10 % ── pause ── 50 % ── pause ── 100 % ──► done
-//!     │ ▲      └ who is away is passed over, and catches up when he is back
+//!     │ ▲      └ hosts that are away are passed over, and catch up when they are back
 //!     │ └ resume ─ paused, stopped (a host put itself back, refused, or was not heard of in time)
-//!     └ cancel ──► cancelled: who is done stays, who did not begin stays as he was
+//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
 //! | here         | the rows of a roll over the fleet |
 //! | `repository` | packages: import, list, remove, serve |
-//! | `engine`     | what hosts report, whom to tell next, when it stops (pure) |
+//! | `engine`     | what hosts report, which hosts to tell next, when it stops (pure) |
 //! | `verbs`      | pause, resume, cancel, back (pure) |
 //! | `gates`      | which hosts take part, and what stands against it (pure) |
 //! | `patches`    | versions that the fleet goes to by itself |
-//! | `runner`     | the store around them; the task that looks when nobody reports |
-//! | `show`, `numbers`, `http` | how far it is, for people and for Prometheus, and the APIs that it is asked by |
+//! | `runner`     | the store around them; the task that looks when no host reports |
+//! | `show`, `numbers`, `http` | how far it is, for people and for Prometheus, and the APIs |
 //!
-//! Shared with the rolls of clusters: window, patch policy, how many at a time, findings, states. Apart are the
-//! engines: a cluster's roll goes by stages of each node and by roles, this one by shares of a fleet that mostly has
-//! nothing to do with each other, and stops for whoever is silent.
+//! Shared with the rolls of clusters: window, patch policy, how many at a time, findings, states. The engines are
+//! separate: a cluster's roll goes by stages of each node and by roles, this one by shares of a fleet of mostly unrelated
+//! hosts, and it stops for a host that is silent.
 //!
-//! Each host's part is a row of its own, and its order stands in its signed spec: a status costs one small row,
-//! however large the fleet, and a plane that is started again goes on.
+//! Each host's part is a row of its own, and its order is in its signed spec: a status costs one small row,
+//! however large the fleet, and a restarted plane goes on.
 
 mod engine;
 mod gates;
@@ -78,13 +78,13 @@ pub(super) const TABLES: [&str; 4] = [
 
 /// Shares of the fleet, one after the other, unless told otherwise.
 const SHARES: [u8; 3] = [10, 50, 100];
-/// Between two of them: what a new version does wrong after it was proven shows in that time, or late.
+/// Pause between two shares: most of what a new version breaks after it was proven shows in that time.
 const PAUSE_S: u32 = 900;
-/// Hosts at a time, in a hundred: a fault that everybody has is noticed with these.
+/// Hosts at a time, in percent: a fault that all hosts have shows with these.
 const AT_A_TIME: u8 = 10;
-/// For a host to be proven once it switched; what it puts itself back by.
+/// Time for a host to be proven after it switched; then it puts itself back.
 const PROVE_S: u32 = 300;
-/// For a host to report: its package through a slow line, and its proof.
+/// Time for a host to report: its package over a slow line, and its proof.
 const REPORT_S: u32 = 1800;
 
 /// One walk of the fleet to a version: the newest one, under way or over.
@@ -99,7 +99,7 @@ pub(super) struct AgentRoll {
     pub(super) why: Option<Fault>,
     pub(super) policy: Policy,
     pub(super) by: By,
-    /// What was found before it began, and overruled by who began it.
+    /// Findings of before it began that its beginner overruled.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,
@@ -111,9 +111,9 @@ pub(super) struct AgentRoll {
     /// Since when that share is done.
     #[serde(default)]
     pub(super) passed_at: Option<Timestamp>,
-    /// The newest order's number; also the next roll's are beyond it.
+    /// The newest order's number; those of the next roll are greater.
     pub(super) orders: Generation,
-    /// What became of it, the newest last.
+    /// Its log, the newest last.
     #[serde(default)]
     pub(super) log: Vec<Said>,
 }
@@ -128,7 +128,7 @@ pub(super) struct Said {
 /// How it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Policy {
-    /// Parts of a hundred, rising, the last is all.
+    /// Percentages, rising; the last is 100.
     pub(super) shares: Vec<u8>,
     pub(super) pause_s: u32,
     pub(super) max_unavailable: MaxUnavailable,
@@ -142,7 +142,7 @@ pub(super) struct Policy {
 /// One host's part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
-    /// What it ran when the roll began; absent: it has never said.
+    /// What it ran when the roll began; absent: it never reported one.
     pub(super) from: Option<Version>,
     pub(super) to: Version,
     pub(super) stand: Stand,
@@ -153,34 +153,34 @@ pub(super) struct Part {
     pub(super) told_at: Option<Timestamp>,
     #[serde(default)]
     pub(super) done_at: Option<Timestamp>,
-    /// How far it says it is.
+    /// The progress it reports.
     #[serde(default)]
     pub(super) said: Option<AgentStage>,
     #[serde(default)]
     pub(super) fault: Option<Fault>,
 }
 
-/// How it stands with a host.
+/// The state of one host's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stand {
-    /// Told of nothing yet.
+    /// Not told yet.
     Waiting,
     Told,
     Done,
     /// It put itself back, or refused.
     Failed,
-    /// It was told, and is not heard of in time.
+    /// It was told, and has not reported in time.
     Late,
     /// It cannot take part.
     LeftOut,
 }
 
-/// Somebody's part, with whose it is.
+/// A host's id and its part.
 type Parts = std::collections::BTreeMap<HostId, Part>;
 
 impl AgentRoll {
-    /// Somebody may be told of something yet, now or when a person says so.
+    /// More hosts may be told, now or when a person says so.
     pub(super) fn is_under_way(&self) -> bool {
         match self.state {
             State::Running | State::Paused | State::Stopped => true,

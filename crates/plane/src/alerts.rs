@@ -20,8 +20,8 @@
 //! | `keep`   | the looks, with the store around them |
 //! | `shelf`  | what is kept, and how much of it |
 //! | `verbs`  | acknowledge and silence (pure) |
-//! | `notify` | who is told, and what waits for him |
-//! | `payload`| what he is told (pure) |
+//! | `notify` | targets, and what waits to be delivered to each |
+//! | `payload`| what a target is sent (pure) |
 //! | `deliver`| the way there |
 //! | `probe`, `availability` | whether clusters' APIs answer, and how much of each month they did |
 //! | `report` | what each node should be, was found to be, and what was repaired: every day (pure) |
@@ -31,7 +31,7 @@
 //! What repairs itself is repaired first, by nodelet on the host; that is what the times of the rules are for. An alert
 //! says what was tried.
 //!
-//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for whoever runs one). The plane knows what
+//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for sites that run one). The plane knows what
 //! follows from what, who is in maintenance, and when a host that is away was heard of last, and it is there without a
 //! second program.
 

@@ -1,4 +1,4 @@
-//! Who changed what, when: what may have changed something is kept, as the log has it, for whoever may see it.
+//! Who changed what, when: what may have changed something is kept, as the log has it, for those who may see it.
 //!
 //! ```text
 //! guard, administrator's socket ─► Asked ─► answered ─► row, with those that wait beside it, in one change
@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::Method;
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::access::{Action, Role};
 use super::admin::ADMINISTRATOR;
 use super::guard::{Person, Who};
+use super::http::Query;
 use super::people::ProjectId;
 use super::records::{CLUSTERS, HOSTS};
 use super::refusal::{Answer, Refusal};
@@ -59,14 +60,14 @@ const ADMINISTER: &str = "administer";
 struct Row {
     at: Timestamp,
     who: String,
-    /// His id; root of the plane's machine has none.
+    /// The user's id; root of the plane's machine has none.
     user: Option<String>,
-    /// Which of his tokens.
+    /// Which of the user's tokens.
     token: Option<String>,
     action: String,
     method: String,
     path: String,
-    /// None: whoever asked was gone before it ended.
+    /// `None`: the client was gone before it ended.
     status: Option<u16>,
     trace: Option<String>,
     project: Option<ProjectId>,
@@ -82,7 +83,7 @@ pub(super) struct Ledger {
 impl Ledger {
     fn add(&self, row: Row) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // The log has each; whoever breaks off what he asks fills no memory here.
+        // The log has each; requests that are broken off fill no memory here.
         if waiting.len() < WAITING_MAX {
             waiting.push(row);
         }
@@ -220,7 +221,7 @@ fn project_of(plane: &Plane, path: &str) -> Answer<Option<ProjectId>> {
     })
 }
 
-/// Whoever has the turn takes along what the others have; who comes after him finds nothing left to do.
+/// The holder of the turn writes the others' rows too; the next one finds nothing left to do.
 async fn write(plane: &Arc<Plane>) {
     let _turn = plane.audit.turn.lock().await;
     let rows = plane.audit.take();
@@ -281,7 +282,7 @@ fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<
     let limit = which.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let why = format!("limit is {limit}, 1 to {LIMIT_MAX} are allowed");
-        return Err(Refusal::bad(FaultCode::BodyMalformed, "no list", why));
+        return Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
     }
     let prefix = project.map_or_else(String::new, |id| format!("{}/", id.as_str()));
     let beyond = which.beyond.map(|n| format!("{prefix}{}", at(n)));

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ca::{self, Authority as Signer};
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::kubeconfig;
 use super::qbert;
 use super::records::{CLUSTERS, Cluster, SPECS};

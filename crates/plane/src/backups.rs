@@ -23,11 +23,11 @@ use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::fleet;
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::kubeconfig;
 use super::records::{CLUSTERS, Cluster};
 use super::refusal::{Answer, Refusal};

@@ -22,7 +22,7 @@ pub(super) const ADMIN: &str = "admin@pf9.local";
 pub(super) const PROJECT: &str = "service";
 /// Key of the administrator's row.
 pub(super) const ADMIN_ROW: &str = "admin";
-/// Where his password is until he changes it, below the state directory.
+/// The administrator's password until it is changed, below the state directory.
 pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
 const STORE_FILE: &str = "plane.redb";

@@ -1,13 +1,13 @@
-//! Support bundles of hosts, or their logs alone, on an operator's request: asked for here, made and sent by a host whose own operator agreed
-//! to that, kept here sealed and for a time, read and taken away by whoever may.
+//! Support bundles of hosts, or their logs alone, on an operator's request: ordered here, made and sent by a host whose
+//! own operator agreed, kept here sealed and for a time, read and removed by those who may.
 //!
 //! ```text
 //! operator ─► order: a key is made, an operation signed ─► host ─► PUT: bounded, whole, sealed ─► DIR/ID.age
 //!                                                   operator ◄─ opened as it goes ◄─┘   over: key, row, file go
 //! ```
 //!
-//! Each is sealed for a key of its own, which is in its row and nowhere else: a copy of the files alone shows nothing, and
-//! one whose row is gone is opened by nobody any more. Who names a key of his own (`sealFor`) has it sealed for that one;
+//! Each is sealed for its own key, which is in its row and nowhere else: a copy of the files alone shows nothing, and
+//! without its row a bundle cannot be opened. A caller who names a key (`sealFor`) has it sealed for that one;
 //! then this plane cannot open it either. Asking, coming, reading and going are events of the host.
 //!
 //! | file | holds |
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use age::secrecy::ExposeSecret;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ use uuid::Uuid;
 
 use super::events;
 use super::guard::Person;
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::operations;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
@@ -55,24 +55,24 @@ pub(super) use files::{fetch, fetch_here, take};
 pub(super) const BUNDLES: Rows<Row> = Rows::new("bundles");
 /// Where they are, below the state directory.
 const DIR: &str = "/bundles";
-/// Of one host, at a time: who helps looks at one or two.
+/// Most of one host at a time: support looks at one or two.
 const OF_A_HOST_MAX: usize = 4;
-/// Of all hosts together: what this plane's disk gives for it. Of it a project may have half of what the others leave: none
+/// Most bytes of all hosts together on this plane's disk. A project may have half of what the others leave: none
 /// has all of it, however many hosts it has.
 const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// How long one is kept unless somebody says otherwise.
+/// How long one is kept by default.
 pub(super) const KEEP: u32 = 7 * 24 * 3600;
-/// Longest that one is kept: a case is closed by then.
+/// Longest that one is kept: a support case is closed by then.
 const KEEP_MAX: u32 = 30 * 24 * 3600;
 /// How long after the end of its operation one may still come: the host's own bound, and room.
 const COMES_WITHIN: SignedDuration = SignedDuration::from_mins(40);
-/// Of each log so many lines unless somebody says otherwise, where nothing but logs is asked for.
+/// Default number of lines of each log, where only logs are asked for.
 pub(super) const LINES: u32 = 5000;
-/// Logs of so long ago unless somebody says otherwise.
+/// Default age of the oldest log lines.
 pub(super) const SINCE: u32 = 24 * 3600;
-/// So large unless somebody says otherwise.
+/// Default bound of its size.
 pub(super) const BYTES: u64 = 64 * 1024 * 1024;
-/// Those whose time is over are looked for this often; nobody gets one of them meanwhile.
+/// How often expired ones are collected; they are not served meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// One that was asked for.
@@ -91,7 +91,7 @@ pub(super) struct Row {
     /// Nothing but this is in it.
     #[serde(default)]
     only: Option<Only>,
-    /// Opens it; none: the operator has it.
+    /// The key that opens it; `None`: the operator has it.
     #[serde(default, serialize_with = "expose")]
     key: Option<Secret<String>>,
     /// It is here.
@@ -124,7 +124,7 @@ pub(super) enum Only {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Wanted {
-    /// Nothing else: for that a host's own operator may have agreed alone, or once.
+    /// Only these parts: the host's operator may have agreed to logs alone, or once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) only: Option<Only>,
     /// Not of the last so many seconds; with `only` alone.
@@ -155,18 +155,18 @@ fn keep_seconds() -> u32 {
     KEEP
 }
 
-/// How it is with one.
+/// The state of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// It may come.
     Awaited,
     Here,
-    /// It did not come, or its time is over.
+    /// It did not come, or it expired.
     Over,
 }
 
 impl Row {
-    /// A clock that was set back makes none longer than it was to be.
+    /// A clock that was set back extends none.
     fn stage(&self, now: Timestamp) -> Stage {
         let left = self.keep_until.duration_since(now);
         let longest = SignedDuration::from_secs(KEEP_MAX.into());
@@ -219,7 +219,7 @@ fn rows_of(rows: &impl Read, host: HostId) -> Answer<Vec<Row>> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-/// One of this host, whatever became of it.
+/// One of this host, in any state.
 fn row(rows: &impl Read, host: HostId, id: Uuid) -> Answer<Row> {
     rows.get(&BUNDLES, &at(host, id))?.ok_or_else(|| none(id))
 }
@@ -327,12 +327,12 @@ fn order(
     Ok((row, Generation(ordered.number)))
 }
 
-/// What a project may have where the others have so much.
+/// What a project may hold, given what the others hold.
 fn share(others: u64) -> u64 {
     BYTES_MAX.saturating_sub(others) / 2
 }
 
-/// The store is on the same disk: what comes leaves it room, however much was asked for.
+/// The store is on the same disk: incoming bundles leave it room, whatever was asked for.
 fn room(files: &HostFs, bytes: u64) -> Answer<()> {
     let what = "support bundle refused";
     let at = files.at(DIR);
@@ -363,7 +363,7 @@ fn arrived(
     events::note(change, host, "bundle-arrived", &said)
 }
 
-/// Takes one away, by whom.
+/// Removes one, and notes who did.
 fn forget_one(change: &mut Change<'_>, host: HostId, id: Uuid, by: &str) -> Answer<()> {
     row(&**change, host, id)?;
     change.remove(&BUNDLES, &at(host, id))?;
@@ -383,7 +383,7 @@ pub(super) fn forget(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     Ok(())
 }
 
-/// Rows whose time is over.
+/// Expired rows.
 fn over(rows: &impl Read, now: Timestamp) -> Answer<Vec<Row>> {
     let all = rows.all(&BUNDLES)?.into_iter().map(|(_, row)| row);
     Ok(all.filter(|r| r.stage(now) == Stage::Over).collect())
@@ -402,7 +402,7 @@ fn end_those(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Those that are on their way in: of each at most one.
+/// Uploads in progress: at most one of each bundle.
 #[derive(Debug, Default)]
 pub(super) struct Receiving(Mutex<BTreeSet<Uuid>>);
 
@@ -431,7 +431,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Has what is over go, until the plane stops.
+/// Removes expired ones until the plane stops.
 pub(super) async fn keep(plane: Arc<Plane>) {
     loop {
         if let Err(refusal) = look(&plane).await {
@@ -498,7 +498,7 @@ pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Val
     Ok(all.iter().map(|row| row.shown(now)).collect())
 }
 
-/// Takes one away on the running plane, its file at once.
+/// Removes one on the running plane, its file at once.
 pub(super) async fn remove_on(
     plane: &Arc<Plane>,
     host: HostId,

@@ -50,8 +50,8 @@ pub(super) fn sign_order(
         return Err(Refusal::forbidden(FaultCode::ClusterForeign, REFUSED, why));
     };
     let taken = claims::of_cluster(&cluster, Some(host));
-    claims::judge_name(REFUSED, &node.node_name, &taken)?;
-    claims::judge_address(REFUSED, node.node_ip, &taken)?;
+    claims::check_name(REFUSED, &node.node_name, &taken)?;
+    claims::check_address(REFUSED, node.node_ip, &taken)?;
     let signers = Signers::load(&cluster, host)?;
     let mut certificates = Vec::new();
     let mut of_etcd = Vec::new();

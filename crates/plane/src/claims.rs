@@ -73,7 +73,7 @@ pub(super) fn add<const N: usize>(
 }
 
 /// Whether a machine may be what root of it says; names what is somebody else's.
-pub(super) fn judge(
+pub(super) fn check(
     what: &str,
     facts: &NodeFacts,
     taken: &Taken,
@@ -81,10 +81,10 @@ pub(super) fn judge(
 ) -> Answer<()> {
     let bad = |why| Refusal::bad(FaultCode::FactsInvalid, what, why);
     facts.check().map_err(bad)?;
-    judge_name(what, &name_of(what, facts)?, taken)?;
+    check_name(what, &name_of(what, facts)?, taken)?;
     let addresses = own(facts, shared).into_iter().flatten();
     for ip in addresses {
-        judge_address(what, ip, taken)?;
+        check_address(what, ip, taken)?;
     }
     Ok(())
 }
@@ -97,15 +97,15 @@ pub(super) fn name_of(what: &str, facts: &NodeFacts) -> Answer<NodeName> {
     })
 }
 
-pub(super) fn judge_name(what: &str, name: &NodeName, taken: &Taken) -> Answer<()> {
-    taken.judge_name(name).map_err(|c| {
+pub(super) fn check_name(what: &str, name: &NodeName, taken: &Taken) -> Answer<()> {
+    taken.check_name(name).map_err(|c| {
         Refusal::conflict(FaultCode::NodeNameTaken, what, c.to_string())
             .fix("give the machine a host name of its own, or remove the host that has it")
     })
 }
 
-pub(super) fn judge_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()> {
-    taken.judge_address(ip).map_err(|c| {
+pub(super) fn check_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()> {
+    taken.check_address(ip).map_err(|c| {
         Refusal::conflict(FaultCode::AddressTaken, what, c.to_string())
             .fix("give the machine an address of its own, or remove the host that has it")
     })
@@ -149,7 +149,7 @@ mod tests {
 
     fn said(name: &str, ip: &str, taken: &Taken) -> Result<(), String> {
         let facts = NodeFacts::new(name, &[ip.parse().expect("ip")]);
-        judge("x", &facts, taken, None).map_err(|r| format!("{} {}", r.fault.code, r.fault.why))
+        check("x", &facts, taken, None).map_err(|r| format!("{} {}", r.fault.code, r.fault.why))
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         c.settings.master_ip = Some(shared);
         let both = NodeFacts::new("n1", &[shared, "10.1.0.1".parse().expect("ip")]);
         let taken = of_cluster(&c, None);
-        assert!(judge("x", &both, &taken, Some(shared)).is_ok());
+        assert!(check("x", &both, &taken, Some(shared)).is_ok());
         assert_eq!(
             both.address(true, Some(shared)),
             Some("10.1.0.1".parse().expect("ip"))
@@ -222,7 +222,7 @@ mod tests {
         let judged = |cluster| {
             let mut taken = Taken::default();
             add_hosts(&mut taken, [&free, &mine, &far], cluster, None);
-            [1, 2, 3].map(|n| judge("x", &facts(n), &taken, None).is_ok())
+            [1, 2, 3].map(|n| check("x", &facts(n), &taken, None).is_ok())
         };
         assert_eq!(judged(None), [false, true, true]);
         assert_eq!(judged(Some(here)), [false, false, true]);

@@ -56,7 +56,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the plane; SIGTERM drains it, a second one ends it at once.
+    /// Run the plane; SIGTERM drains it, a second SIGTERM ends it at once.
     Serve {
         #[command(flatten)]
         state: State,
@@ -66,7 +66,7 @@ enum Verb {
         /// How nodes and operators reach it; absent: the listen address.
         #[arg(long, value_name = "https://HOST:PORT")]
         public_url: Option<String>,
-        /// A plane that nodes are told of when they enrol; several times for several, best first.
+        /// An endpoint that nodes get when they enrol; can be repeated, best first.
         /// Absent: this one. They must have the same authority, keys and hosts: nothing here keeps
         /// two planes' stores the same.
         #[arg(long = "endpoint", value_name = "wss://HOST:PORT")]
@@ -74,17 +74,17 @@ enum Verb {
         /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         tunnels_per_second: Option<u32>,
-        /// How long requests and streams that are under way may go on after SIGTERM; nobody
-        /// connects meanwhile. With several endpoints hosts use another one, and it may be long.
+        /// How long running requests and streams may go on after SIGTERM; new connections are refused
+        /// meanwhile. With several endpoints hosts use another one, so it can be long.
         #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
               value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
         drain_seconds: u64,
-        /// Life of the certificates that are signed for nodes. Below twenty minutes components are
-        /// started again with every renewal, for they would read the new one too late: for tests.
+        /// Lifetime of the certificates that are signed for nodes. Below twenty minutes components are
+        /// restarted with every renewal, since they would read the new one too late: for tests.
         #[arg(long, value_name = "N", default_value_t = NODE_CERTIFICATE_S,
               value_parser = clap::value_parser!(u64).range(NODE_CERTIFICATE_MIN_S..=NODE_CERTIFICATE_S))]
         node_certificate_seconds: u64,
-        /// How long the certificates of hosts live; a host renews its own at two thirds of that.
+        /// Lifetime of hosts' certificates; a host renews its own after two thirds of it.
         #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
               value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
         host_certificate_seconds: i64,
@@ -107,17 +107,16 @@ enum Verb {
     /// The clusters.
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
-    /// What the plane tells of by itself: what is wrong, since when, what it follows from.
+    /// Alerts: what is wrong, since when, and what caused it.
     #[command(subcommand)]
     Alert(alert::AlertVerb),
-    /// Who is told of alerts.
+    /// Targets that alerts are sent to.
     #[command(subcommand)]
     Notify(notify::NotifyVerb),
     /// The first administrator.
     #[command(subcommand)]
     Admin(AdminVerb),
-    /// Print a kubeconfig that leads through the plane. There is no secret in it: pf9ctl kube-token gets one when it is
-    /// used.
+    /// Print a kubeconfig that leads through the plane. It holds no secret: kubectl calls pf9ctl kube-token for a token.
     Kubeconfig {
         /// Name or id of the cluster.
         cluster: String,
@@ -129,13 +128,13 @@ enum Verb {
         #[command(flatten)]
         kept: kubeconfigs::KeptArgs,
     },
-    /// Long-lived kubeconfigs: those that have a token in them.
+    /// Long-lived kubeconfigs, which hold a token.
     #[command(subcommand)]
     Kubeconfigs(kubeconfigs::KubeconfigsVerb),
-    /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
+    /// After a restore from a backup: bring hosts that are ahead of this plane back under its control.
     Recover(recover::RecoverArgs),
-    /// After going back to an older version of the plane that refuses the newer store: put the copy in its place
-    /// that was made before. The newer one stays beside it. What came since is not in the copy.
+    /// After a downgrade to a version of the plane that refuses the newer store: put back the copy that was made before
+    /// the upgrade. The newer store stays beside it. Changes since are not in the copy.
     PutBack {
         #[command(flatten)]
         state: State,
@@ -156,8 +155,8 @@ struct State {
 
 #[derive(Debug, Subcommand)]
 enum AdminVerb {
-    /// Give him a new password, which is in the file admin-password of the state directory then; all that he was let in
-    /// by before is ended: tokens, kubeconfigs, application credentials.
+    /// Set a new password and write it to the file admin-password in the state directory; the administrator's tokens,
+    /// kubeconfigs and application credentials end.
     ResetPassword {
         #[command(flatten)]
         state: State,
@@ -173,7 +172,7 @@ enum TokenVerb {
         /// How long it is good: a number and s, m, h or d.
         #[arg(long, default_value = "24h", value_parser = seconds)]
         ttl: i64,
-        /// The project that the machine comes to: its id, or its name in the default domain.
+        /// The project of the machine: its id, or its name in the default domain.
         #[arg(long)]
         project: Option<String>,
         /// Write it to this file (0600) instead.
@@ -196,47 +195,47 @@ enum HostVerb {
         #[command(flatten)]
         state: State,
     },
-    /// Take this machine for the host when it connects, once: its disk moved, its mainboard was
-    /// replaced, or its disk was set back. Refused while one is connected.
+    /// Accept this machine as the host when it next connects, once: its disk moved, its mainboard was
+    /// replaced, or its disk was restored from an older copy. Refused while one is connected.
     AcceptMachine {
         /// The host's id.
         host: HostId,
-        /// Boot id of the machine, as it says itself: /proc/sys/kernel/random/boot_id. What `host show`
-        /// says may be a thief's who knocked last.
+        /// Boot id, read on the machine itself: /proc/sys/kernel/random/boot_id. The one in `host show`
+        /// may be that of a thief's machine that tried last.
         boot_id: String,
         #[command(flatten)]
         state: State,
     },
-    /// Have a machine do one of a closed list of things, once, and say what came of it.
+    /// Order one operation of a fixed list on a machine, and wait for its result.
     Order(operations::OrderArgs),
-    /// Support bundles of a machine: ask for one, list, read, take away. Its own operator has to have agreed.
+    /// Support bundles of a machine: order, list, fetch, remove. Root of the machine must have agreed.
     Bundle(bundles::BundleArgs),
-    /// The components' own logs of a machine into a file; its own operator has to have agreed (pf9ctl support allow).
+    /// Write the components' own logs of a machine to a file. Root of the machine must have agreed (pf9ctl support allow).
     Logs(bundles::LogsArgs),
-    /// What a machine was to do, and what came of it.
+    /// Operations of a machine, and their results.
     Operations(operations::ListArgs),
-    /// For a time nothing on a machine is repaired or changed; what it is like is told as ever.
+    /// Suspend repairs and changes on a machine for a time; its health is still reported.
     Maintenance(maintenance::MaintenanceArgs),
-    /// Remove a machine: out of its cluster, enrolled no more. The other masters take its member out of
-    /// etcd. Refused where etcd would lose its quorum by it.
+    /// Remove a machine from its cluster and from the plane. The other masters remove its member from
+    /// etcd. Refused if etcd would lose its quorum by it.
     Remove {
         /// The host's id.
         host: HostId,
-        /// Also where etcd loses its quorum by it. Then the cluster's API takes no change any more until
-        /// a backup is restored. What is lost is printed, and noted.
+        /// Also if etcd loses its quorum by it. Then the cluster's API accepts no change until a backup is
+        /// restored. What is lost is printed, and logged.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         state: State,
     },
-    /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
-    /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
+    /// Let one enrolment bring a new key for a machine that lost its own. It keeps its role, cluster and
+    /// workloads. Any holder of a join token can use this once, so check which machine comes.
     AllowReenrol {
         /// Id of the host.
         host: HostId,
         #[command(flatten)]
         state: State,
-        /// How long it is allowed: a number and s, m, h or d.
+        /// How long this is allowed: a number and s, m, h or d.
         #[arg(long, default_value = "1h", value_parser = seconds)]
         ttl: i64,
     },
@@ -379,7 +378,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             let path = "/hosts/allow-reenrol";
             let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
             let until = text(&answer, "until");
-            let next = "run pf9ctl prep-node --force there with a new token";
+            let next = "run pf9ctl node prep --force there with a new token";
             put(
                 None,
                 &format!("host {host} may bring a new key once, until {until}: {next}\n"),

@@ -136,7 +136,7 @@ fn if_master<T: Clone + Default>(master: bool, value: &T) -> T {
 
 fn peers(cluster: &Cluster, me: &Member) -> Vec<NetworkPeer> {
     match cluster.settings.network_plugin {
-        NetworkPlugin::Flannel | NetworkPlugin::None => Vec::new(),
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => Vec::new(),
         NetworkPlugin::Bridge => {
             let mut peers: Vec<NetworkPeer> = cluster
                 .members
@@ -389,7 +389,7 @@ pub(super) mod tests {
             Err("host-not-attached".into())
         );
         let taken = host_row(9, None);
-        let judge = |c: &mut Cluster, facts: Option<&NodeFacts>| {
+        let outcome = |c: &mut Cluster, facts: Option<&NodeFacts>| {
             let candidate = Candidate {
                 host: host(7),
                 master: false,
@@ -400,7 +400,7 @@ pub(super) mod tests {
             };
             code(attach(c, &[candidate], [&taken], now()))
         };
-        assert_eq!(judge(&mut c, None), Err("host-silent".into()));
+        assert_eq!(outcome(&mut c, None), Err("host-silent".into()));
         for (name, ip, expected) in [
             ("a_b", "10.1.0.7", "node-name-invalid"),
             ("NODE-1", "10.1.0.7", "node-name-taken"),
@@ -414,14 +414,14 @@ pub(super) mod tests {
         ] {
             let facts = NodeFacts::new(name, &[ip.parse().expect("ip")]);
             assert_eq!(
-                judge(&mut c, Some(&facts)),
+                outcome(&mut c, Some(&facts)),
                 Err(expected.into()),
                 "{name} {ip}"
             );
         }
         let two = ["10.1.0.7", "10.20.0.7"].map(|ip| ip.parse().expect("ip"));
         let second = NodeFacts::new("n7", &two);
-        assert_eq!(judge(&mut c, Some(&second)), Err("networks-meet".into()));
+        assert_eq!(outcome(&mut c, Some(&second)), Err("networks-meet".into()));
         assert_eq!(c, before);
         detach(&mut c, &[host(1), host(2)], now()).expect("all together");
         assert!(c.members.is_empty());

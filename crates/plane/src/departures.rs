@@ -92,7 +92,7 @@ pub(super) fn refused_uids(cluster: &Cluster) -> Vec<NodeUid> {
 }
 
 /// Departures of those who are members again are over. What they keep is the member's now
-/// ([`came_back`]); as a node they are another one, and who shows that he was the one before is refused.
+/// ([`came_back`]); as a node they are another one, and a host that claims to be the one before is refused.
 pub(super) fn forget(cluster: &mut Cluster) {
     let Cluster {
         members, departed, ..

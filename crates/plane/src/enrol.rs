@@ -37,7 +37,7 @@ pub(super) async fn post(
             why,
         ));
     }
-    // A stranger is refused before he holds up a write that others wait for.
+    // A stranger is refused before a write that others wait for is held up.
     tokens::good(
         &plane.read()?,
         &request.token,
@@ -134,7 +134,7 @@ fn enrol(
     }
     // A machine that calls itself what it must not is a host all the same: it reports again, is
     // told so, and a person sees it there.
-    match orders::judge(&**change, &host, &said.facts) {
+    match orders::check_claims(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),
         Err(refusal) if refusal.status.is_client_error() => {
             plane.refused.note(host.id, &refusal.fault);

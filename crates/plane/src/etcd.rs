@@ -52,7 +52,7 @@ pub(super) struct Counted {
     pub(super) leaves: bool,
 }
 
-/// Whom the status of a master lists.
+/// The members that the status of a master lists.
 fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
     let etcd = status.node.as_ref()?.etcd.as_ref()?;
     if etcd.fault.is_some() {
@@ -69,7 +69,7 @@ fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
     (!members.is_empty()).then_some(members)
 }
 
-/// Whom etcd lists, by the newest word of a master of this cluster; and since when that is known.
+/// The members of etcd, by the newest report of a master of this cluster; and since when that is known.
 fn newest(rows: &impl Read, cluster: &Cluster) -> Answer<Option<(Timestamp, Vec<Listed>)>> {
     let mut newest: Option<(Timestamp, Vec<Listed>)> = None;
     for master in cluster.masters() {

@@ -83,7 +83,7 @@ impl<K: Ord + Copy> Fair<K> {
         }))
     }
 
-    /// Waits for a place. Cancel-safe: who gives up gives his place on.
+    /// Waits for a place. Cancel-safe: a waiter that gives up passes its place on.
     ///
     /// # Errors
     /// Where too many wait, and this origin has the most of them.

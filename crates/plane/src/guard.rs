@@ -1,4 +1,4 @@
-//! The door of every route: who asks, whose is what he asks for, may he.
+//! The door of every route: who asks, whose the thing asked for is, and whether they may.
 //!
 //! Routes say what they need ([`Needs`], in `routes`); whose a thing is follows from the names of the path's
 //! parameters ([`owners`]), so that a route cannot name a thing and forget to look whose it is. What a *body* names its
@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use http::request::Parts;
 use super::access::{Action, Owner, Realm, Rights, Verdict, authorize};
 use super::audit::Asked;
 use super::bootstrap::PROJECT;
+use super::http::bad_path;
 use super::keystone::shown;
 use super::logins::{LOGINS, Login, Scope};
 use super::people::{
@@ -30,7 +32,7 @@ use super::strangers::Outside;
 use super::{alerts, qbert, resmgr};
 use pf9_hostagent::model::{ClusterId, FaultCode};
 
-/// What a route asks of whoever comes.
+/// What a route asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
     /// No token, and why not.
@@ -49,14 +51,14 @@ pub(super) struct Who {
     pub(super) project: Option<(Project, Domain)>,
     /// Where that is a domain.
     pub(super) of_domain: Option<Domain>,
-    /// What he has there.
+    /// The roles there.
     pub(super) roles: Vec<RoleRow>,
     pub(super) login: Login,
     /// Of the token.
     pub(super) digest: String,
 }
 
-/// Who asks. As a handler's argument: the proof that the guard let him in.
+/// Who asks. As a handler's argument: the proof that the guard let them in.
 #[derive(Clone, Debug)]
 pub(super) struct Person(pub(super) Arc<Who>);
 
@@ -76,10 +78,13 @@ pub(super) struct Guard {
 /// Layer of every route.
 pub(super) async fn guard(
     State(guard): State<Guard>,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let Ok(params) = params else {
+        return bad_path().into_response();
+    };
     let Needs::May(action) = guard.needs else {
         return next.run(request).await;
     };
@@ -429,7 +434,7 @@ pub(super) fn is_planes_own(project: &Project) -> bool {
 }
 
 impl Who {
-    /// Refuses what he may not with something of this owner, who is known to him.
+    /// Refuses what the caller may not do with something of this owner, whom they know of.
     pub(super) fn require(&self, action: Action, owner: &Owner) -> Answer<()> {
         match authorize(action, &self.rights, owner) {
             Verdict::Allowed => Ok(()),
@@ -437,7 +442,7 @@ impl Who {
         }
     }
 
-    /// Whether he may.
+    /// Whether the caller may.
     pub(super) fn may(&self, action: Action, owner: &Owner) -> bool {
         authorize(action, &self.rights, owner) == Verdict::Allowed
     }
@@ -450,13 +455,12 @@ impl Who {
         }
     }
 
-    /// What he is called, for audits and in Kubernetes: no two are called alike, and nobody like anybody of
-    /// Kubernetes' own.
+    /// The caller's name in audits and in Kubernetes: no two are alike, and none is a name of Kubernetes' own.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.domain.name, self.user.name)
     }
 
-    /// Which of his tokens, without saying it.
+    /// Which of the caller's tokens, without showing it.
     pub(super) fn mark(&self) -> &str {
         let digits = self.digest.rsplit(':').next().unwrap_or_default();
         digits.get(..16).unwrap_or(digits)

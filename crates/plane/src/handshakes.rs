@@ -23,7 +23,7 @@ pub struct Handshakes(Fair);
 /// hundred in a second that begin and say nothing more do not fill them within
 /// [`HANDSHAKE_DEADLINE`].
 const HANDSHAKES_MAX: usize = 1024;
-/// As many as may be connected. Who gives up leaves his name in the line, and names are cleared away where
+/// As many as may be connected. A connection that gives up leaves its entry in the line, and entries are removed when
 /// the line is full: without a bound a crowd that comes and goes would make it longer for ever.
 const WAITING_MAX: usize = CONNECTIONS_MAX;
 /// How long a connection may wait for its turn, or for its first byte. With the handshake itself
@@ -46,7 +46,7 @@ impl Handshakes {
         Self(Fair::new(places, WAITING_MAX))
     }
 
-    /// Waits for a turn and takes it; `None` for whoever is too slow, or does not speak TLS.
+    /// Waits for a turn and takes it; `None` for a client that is too slow, or does not speak TLS.
     pub async fn accept(
         &self,
         stream: TcpStream,

@@ -1,6 +1,6 @@
 //! The host API: what nodes say and ask through their tunnel.
 //!
-//! Who asks, and what his session is good for, is known from the tunnel's certificate and stands in
+//! Which host asks, and what its session is good for, is known from the tunnel's certificate and stands in
 //! the request's extensions as [`Peer`]; nothing in a request can change it. What a session of each
 //! kind may ask is one table, [`may`]: a handler that takes a [`Caller`] is for full sessions only,
 //! the others take a [`Peer`] and say which call they are.
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -24,7 +24,7 @@ use super::etcd;
 use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
-use super::http::{Doc, deadline, no_such_method, no_such_path};
+use super::http::{Doc, Path, Query, deadline, no_such_method, no_such_path};
 use super::operations;
 use super::orders;
 use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
@@ -187,7 +187,7 @@ async fn status(
     match peer.kind {
         SessionKind::Full => {}
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => {
-            // Nothing is kept of whom was removed but that he is done.
+            // Of a removed host only that it is done is kept.
             if fleet::followed_removal(&plane, status).await? {
                 plane.sessions.retire(host, "the host is no longer a node");
             }
@@ -332,7 +332,7 @@ impl Peer {
         let why = format!("host {host} is not enrolled any more");
         Err(
             Refusal::forbidden(FaultCode::HostUnknown, "request refused", why)
-                .fix("run pf9ctl prep-node with a new token"),
+                .fix("run pf9ctl node prep with a new token"),
         )
     }
 
@@ -350,7 +350,7 @@ impl Peer {
             SessionKind::RemovalOnly => {
                 let why = "the host was removed; this session is for its order of removal only";
                 Refusal::forbidden(FaultCode::SessionRemovalOnly, what, why)
-                    .fix("to make it a host again: pf9ctl prep-node with a new token")
+                    .fix("to make it a host again: pf9ctl node prep with a new token")
             }
         })
     }

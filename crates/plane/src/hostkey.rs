@@ -46,8 +46,8 @@ pub(super) enum Stranger {
 /// Judges a certificate of ours by what is known of its host.
 ///
 /// That it has expired is excused, without a bound: it is the rows that say whose key is good, and
-/// they are asked at every connection. A machine that was off for two years is no thief, and a thief
-/// is no less one within the year; against him the host is removed, or enrolled with another key.
+/// they are asked at every connection. Expiry does not tell a thief from a machine that was off for two
+/// years; against a thief the host is removed, or enrolled with another key.
 pub(super) fn standing(
     host: Option<&Host>,
     removed: Option<&Removed>,
@@ -298,16 +298,16 @@ mod tests {
             not_before: at(0),
             not_after: at(50),
         };
-        let judge = |n, now| standing(None, Some(&removed), &digest(n), life, at(now));
+        let standing_of = |n, now| standing(None, Some(&removed), &digest(n), life, at(now));
         for certificate in [11, 12] {
             // Also when it has expired: it was off.
             for now in [20, 60] {
-                let kind = judge(certificate, now).map(|s| s.kind);
+                let kind = standing_of(certificate, now).map(|s| s.kind);
                 assert_eq!(kind, Ok(SessionKind::RemovalOnly));
             }
-            assert_eq!(judge(certificate, 90), Err(Stranger::Unknown));
+            assert_eq!(standing_of(certificate, 90), Err(Stranger::Unknown));
         }
-        assert_eq!(judge(13, 20), Err(Stranger::Unknown));
+        assert_eq!(standing_of(13, 20), Err(Stranger::Unknown));
         assert_eq!(
             standing(None, None, &digest(11), life, at(20)),
             Err(Stranger::Unknown)

@@ -1,13 +1,18 @@
-//! HTTP manners shared by all of the plane's APIs: bounded bodies, deadlines, named fields.
+//! HTTP manners shared by all of the plane's APIs: bounded bodies, deadlines, named fields, and one way of saying what is
+//! wrong with a request: a handler takes its path, query and body from here, never from axum, which would answer in words
+//! of its own (`tests/arch.rs` holds it).
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
+use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 
@@ -34,6 +39,53 @@ impl<T: DeserializeOwned, const MAX: usize, S: Send + Sync> FromRequest<S> for D
     }
 }
 
+/// What is behind the question mark. A malformed one is refused, naming the field.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T> Deref for Query<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let read = extract::Query::try_from_uri(&parts.uri);
+        let extract::Query(read) = read.map_err(|e: QueryRejection| {
+            Refusal::bad(FaultCode::QueryInvalid, REFUSED, reason(&e.body_text()))
+                .fix("correct what is behind the question mark")
+        })?;
+        Ok(Self(read))
+    }
+}
+
+/// The names in a path. One that is no text is refused.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = extract::Path::from_request_parts(parts, state).await;
+        let extract::Path(read) = read.map_err(|_: PathRejection| bad_path())?;
+        Ok(Self(read))
+    }
+}
+
+/// Said of a path whose names cannot be read.
+pub(super) fn bad_path() -> Refusal {
+    let why = "a name in its path is not UTF-8 text";
+    Refusal::bad(FaultCode::PathInvalid, REFUSED, why).fix("encode it (%..) as UTF-8")
+}
+
+const REFUSED: &str = "request refused";
+
+/// What a reader of axum says, without its own words for what it read.
+fn reason(said: &str) -> &str {
+    said.split_once(": ").map_or(said, |(_, why)| why)
+}
+
 /// The whole body, if it is not too large and does not take too long.
 pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> {
     let read = Limited::new(body, max).collect();
@@ -43,20 +95,16 @@ pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
             StatusCode::PAYLOAD_TOO_LARGE,
             Fault::new(
                 FaultCode::BodyTooLarge,
-                "request refused",
+                REFUSED,
                 format!("over {max} bytes"),
             ),
         )),
-        Ok(Err(e)) => Err(Refusal::bad(
-            FaultCode::BodyBroken,
-            "request refused",
-            e.to_string(),
-        )),
+        Ok(Err(e)) => Err(Refusal::bad(FaultCode::BodyBroken, REFUSED, e.to_string())),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             Fault::new(
                 FaultCode::BodySlow,
-                "request refused",
+                REFUSED,
                 "its body did not arrive in time",
             ),
         )),
@@ -67,17 +115,13 @@ pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     document::readable(bytes).map_err(|why| {
         let why = format!("it {why}");
-        Refusal::bad(FaultCode::DocumentNewer, "request refused", why)
+        Refusal::bad(FaultCode::DocumentNewer, REFUSED, why)
             .fix("upgrade the plane first: no agent is newer than its plane")
     })?;
     // axum's reader keeps the path of the field, which serde_json alone does not.
     axum::Json::<T>::from_bytes(bytes)
         .map(|json| json.0)
-        .map_err(|e| {
-            let text = e.body_text();
-            let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
-            Refusal::bad(FaultCode::BodyMalformed, "request refused", why)
-        })
+        .map_err(|e| Refusal::bad(FaultCode::BodyMalformed, REFUSED, reason(&e.body_text())))
 }
 
 /// Answers 404 for paths that are none.
@@ -124,6 +168,40 @@ pub(super) fn shaped(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parts(uri: &str) -> Parts {
+        let request = http::Request::builder().uri(uri).body(());
+        request.expect("request").into_parts().0
+    }
+
+    #[tokio::test]
+    async fn a_bad_query_is_refused_in_our_words_and_the_field_is_named() {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            limit: Option<u16>,
+        }
+        let read = async |uri| {
+            let read = Query::<Asked>::from_request_parts(&mut parts(uri), &()).await;
+            read.map(|asked| asked.limit)
+        };
+        assert_eq!(read("/x?limit=7").await.expect("good"), Some(7));
+        assert_eq!(read("/x").await.expect("none"), None);
+        for (uri, names) in [
+            ("/x?limit=many", "limit"),
+            ("/x?limit=70000", "limit"),
+            ("/x?limit=", "limit"),
+            ("/x?limit=1&limit=2", "limit"),
+            ("/x?lmit=1", "lmit"),
+        ] {
+            let refusal = read(uri).await.expect_err(uri);
+            assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+            let fault = refusal.fault;
+            assert_eq!(fault.code, FaultCode::QueryInvalid, "{uri}");
+            assert!(fault.why.contains(names), "{uri}: {fault}");
+            assert!(!fault.why.contains("deserialize"), "{uri}: {fault}");
+        }
+    }
 
     #[test]
     fn a_document_for_a_later_program_is_refused_in_words() {

@@ -433,7 +433,7 @@ mod tests {
 
     proptest! {
         /// Whatever is asked in whatever order: something always signs, at most two are trusted,
-        /// and what signs was trusted the step before; nobody meets a signature he never heard of.
+        /// and what signs was trusted the step before; no host meets a signature of an unknown key.
         #[test]
         fn who_signs_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
             let mut turn = Turn::of(0u32);

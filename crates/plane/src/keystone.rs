@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | here          | how a token is shown |
-//! | `login`       | who somebody is: password, token, application credential; and where he wants to count |
+//! | `login`       | who somebody is: password, token, application credential; and the scope they ask for |
 //! | `tokens`      | tokens issued, looked at, taken back; the catalogue; where one could count |
 //! | `discovery`   | documents that say what is spoken here; services, endpoints, regions |
 //! | `page`        | lists, links, filters |

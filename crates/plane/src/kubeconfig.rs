@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::access::Action;
 use super::bootstrap::ADMIN_ROW;
 use super::guard::{Person, Who};
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::keystone::login::too_soon;
 use super::logins::{self, KUBE_LIFE, KUBECONFIG_LIFE, LOGINS, Login, Scope};
 use super::people::{USERS, User, UserId, find, keep};
@@ -249,8 +249,8 @@ fn shown(rows: &impl Read, found: &(String, Login, ClusterId)) -> Answer<Value> 
     }))
 }
 
-/// Whether somebody may see it and take it back: his own, or whose say the project is.
-fn is_his(who: &Who, rows: &impl Read, found: &(String, Login, ClusterId)) -> Answer<bool> {
+/// Whether somebody may see and revoke it: its owner, or an administrator of its project.
+fn may_revoke(who: &Who, rows: &impl Read, found: &(String, Login, ClusterId)) -> Answer<bool> {
     let project = state::cluster(rows, found.2)?.project;
     let owner = find::owner_of_project(rows, &project)?;
     let all = owner.is_some_and(|owner| who.may(Action::SeeAllKubeconfigs, &owner));
@@ -265,7 +265,7 @@ pub(super) async fn list(
     let rows = plane.read()?;
     let mut out = Vec::new();
     for found in all(&rows, Some(cluster_id(&id)?))? {
-        if is_his(&who, &rows, &found)? {
+        if may_revoke(&who, &rows, &found)? {
             out.push(shown(&rows, &found)?);
         }
     }
@@ -284,7 +284,7 @@ pub(super) async fn withdraw(
             let found = found.find(|f| id_of(&f.0) == kubeconfig);
             let none = || find::none("kubeconfig", &kubeconfig);
             let found = found.ok_or_else(none)?;
-            match is_his(&who, &**change, &found)? {
+            match may_revoke(&who, &**change, &found)? {
                 true => logins::remove(change, &found.0, &found.1),
                 false => Err(none()),
             }

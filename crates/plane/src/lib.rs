@@ -5,37 +5,37 @@
 //!
 //! | files | hold |
 //! |---|---|
-//! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
+//! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its limits, HTTP helpers, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
-//! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
-//! | `keys`, `takeover`, `trust`                 | the plane's own keys, how they change, whom hosts are to believe |
-//! | `operations`                                 | what hosts are to do once, and what came of it |
-//! | `maintenance`                                | hosts on which nothing is to be changed for a time |
-//! | `machines`, `tickets`                       | which machine a host is, and who only says so |
-//! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
-//! | `access`, `guard`, `routes`                  | who may do what (pure), the door of every route, all of them |
-//! | `audit`                                      | who changed what, kept for whoever may see it |
-//! | `people`, `logins`, `keystone`               | who there is, tokens, Keystone's REST |
-//! | `resmgr`, `qbert`, `settings`, `view`, `fleet`, `roster` | operators' REST; hosts part by part |
+//! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, enrolment, the plane's addresses |
+//! | `keys`, `takeover`, `trust`                 | the plane's own keys, their replacement, trust documents for hosts |
+//! | `operations`                                 | one-time operations of hosts and their results |
+//! | `maintenance`                                | hosts in maintenance |
+//! | `machines`, `tickets`                       | telling a host's machine from its copies |
+//! | `hostkey`, `excuse`                          | which key opens which session, its replacement; expiry is excused in TLS |
+//! | `access`, `guard`, `routes`                  | permissions (pure), their check at every route, the table of routes |
+//! | `audit`                                      | who changed what |
+//! | `people`, `logins`, `keystone`               | users, groups, projects; tokens; Keystone's REST API |
+//! | `resmgr`, `qbert`, `settings`, `view`, `fleet`, `roster` | the operators' REST APIs; hosts page by page |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
-//! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
-//! | `clocks`                                     | hosts whose clock is away are told |
-//! | `moved`                                      | a node whose machine has another address follows |
-//! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
-//! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
+//! | `orders`, `nonces`, `claims`, `refused`      | root's signed orders, each once; claims of names and addresses; refusals in the log |
+//! | `clocks`                                     | hosts with a wrong clock |
+//! | `moved`                                      | nodes whose machine changed its address |
+//! | `certificates`, `events`, `stacks`           | certificates and stacks for nodes, events from them |
+//! | `authorities`, `rotation`                   | replacement of a cluster's authorities (`rotation` is pure) |
 //! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
-//! | `zones`, `shared_address`                   | what of a cluster fails together; the address that masters share (pure) |
-//! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
+//! | `zones`, `shared_address`                   | failure zones; the address that masters share (pure) |
+//! | `rights`, `departures`                       | role bindings inside a cluster, and their end |
 //! | `rolls`                                      | a cluster goes to another stack, node by node |
-//! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
+//! | `etcd`                                       | members of etcd: which may leave, which are removed, which wait |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
-//! | `page`                                       | the page that people look at, and when it looks again |
-//! | `agents`, `served`                           | versions of the agent, and the fleet's way from one to another; files that hosts fetch |
-//! | `alerts`                                     | what people are told of by themselves: rules, causes, repeats, delivery |
+//! | `page`                                       | the web page, and its stream of changes |
+//! | `agents`, `served`                           | versions of the agent and the fleet's upgrade; files that hosts fetch |
+//! | `alerts`                                     | alerts: rules, causes, repeats, delivery |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text

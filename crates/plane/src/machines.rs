@@ -253,13 +253,13 @@ fn decide(
         return Verdict::Begins;
     }
     if let (Some(pinned), Some(seen)) = (&row.marks, &hello.marks) {
-        match pinned.judge(seen) {
+        match pinned.likeness(seen) {
             Likeness::Another(differs) => return Verdict::Copy(copied_by_marks(host, &differs)),
             Likeness::Same(_) | Likeness::Unknown => {}
         }
     }
     let worth = match &hello.chain {
-        Some(chain) => tickets::judge(&row.chains, chain, shown),
+        Some(chain) => tickets::worth(&row.chains, chain, shown),
         // An agent that was replaced by one without tickets shows none.
         None if row.chains.is_empty() => Worth::Good,
         None => Worth::Missing,
@@ -295,7 +295,7 @@ fn learn(row: &mut MachineRow, hello: &Hello) {
         row.revision += 1;
         return;
     };
-    let merged = match pinned.judge(seen) {
+    let merged = match pinned.likeness(seen) {
         Likeness::Same(_) => MachineMarks {
             schema: seen.schema,
             uuid: seen.uuid.or(pinned.uuid),
@@ -454,7 +454,7 @@ mod tests {
         // As its own machine it may come, but not beside itself.
         let beside = decide(&row, host, &hello(1), &[], true);
         assert!(matches!(beside, Verdict::Copy(_)));
-        // Whoever has the certificate may knock, and say that he is whatever he likes: but the machine
+        // A holder of the certificate may connect and claim anything: but the machine
         // that a person named is another one.
         row.accept = Some("b".into());
         for boot_id in [Some("thief".to_owned()), None] {

@@ -158,7 +158,7 @@ fn admit(
         .fix("look at its warnings: pf9ctl status there, GET /resmgr/v1/hosts here")
     })?;
     let node_name = claims::name_of(&what(), facts)?;
-    claims::judge_name(&what(), &node_name, taken)?;
+    claims::check_name(&what(), &node_name, taken)?;
     let v4 = matches!(cluster.settings.pods_cidr, IpNet::V4(_));
     let ip = facts.address(v4, cluster.settings.master_ip);
     let ip = ip.ok_or_else(|| {
@@ -168,7 +168,7 @@ fn admit(
             "it has no address of its own of the pod network's IP version",
         )
     })?;
-    claims::judge_address(&what(), ip, taken)?;
+    claims::check_address(&what(), ip, taken)?;
     let grounds = claims::grounds(facts, candidate.interfaces);
     claims::require_apart(&what(), &cluster.settings, &grounds)?;
     let member = |pod_cidr| Member {

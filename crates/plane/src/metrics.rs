@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{Request, StatusCode, header};
@@ -38,6 +38,7 @@ use super::agents;
 use super::backups;
 use super::fleet;
 use super::guard::{Person, Who};
+use super::http::Path;
 use super::logins::Scope;
 use super::proxy;
 use super::records::{CLUSTERS, Cluster, Host};

@@ -6,8 +6,10 @@
 //!
 //! A worker follows at once: nobody relies on it by its address who is not told the new one with it. A master's member
 //! of etcd is relied on, so it follows while every other master is well, and so one after the other: each of the others
-//! can be reached where it is known, and has a quorum with the rest until the one that moved is back. When all of them
-//! went at once, none is reached by any other any more, and no spec mends that: it is said, with what does.
+//! can be reached where it is known, and has a quorum with the rest until the one that moved is back. Where they have
+//! none, since it was one of two or others are away or moved as well, it follows when it is what the quorum lacks: its
+//! member starts where it is now, reaches those that are still where they were, and is counted by them again. When all
+//! of them went at once, none reaches any other, and no spec mends that: it is said, with what does.
 
 use std::net::IpAddr;
 
@@ -23,9 +25,30 @@ use super::shared_address;
 use super::state::{self, Change};
 use super::store::Read;
 use super::view::{is_responding, state_of};
+use pf9_hostagent::model::etcd::quorum::Tally;
 use pf9_hostagent::model::{
     FACTS_ADDRESSES_MAX, FaultCode, HostId, HostStatus, Interface, NodeFacts, NodeState, Role,
 };
+
+/// A master beside the one that moved.
+struct Beside {
+    /// What is wrong with it, in a sentence.
+    wrong: Option<String>,
+    etcd: Etcd,
+    /// Members with a vote, as its etcd counted them when it last could; 0: not known.
+    votes: usize,
+}
+
+/// What its member of etcd says, if it can still be reached where the others know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Etcd {
+    /// It has a leader.
+    Led,
+    /// It runs, or may, and has none.
+    Leaderless,
+    /// Nobody knows, or nobody would reach it.
+    Unknown,
+}
 
 /// Lets the node of this host follow, if it has to and can; else says why it does not.
 pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> Answer<()> {
@@ -41,8 +64,8 @@ pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> A
     let interfaces = interfaces.unwrap_or_default();
     let grounds = claims::grounds(facts, &interfaces);
     claims::require_apart(NO_FACTS, &cluster.settings, &grounds)?;
-    let unwell = unwell(&**change, &cluster, me.id, change.now)?;
-    let from = moves(&mut cluster, me.id, to, &interfaces, &unwell)?;
+    let beside = beside(&**change, &cluster, me.id, change.now)?;
+    let from = moves(&mut cluster, me.id, to, &interfaces, &beside)?;
     let said = format!("the node follows its machine from {from} to {to}");
     tracing::warn!(host = %me.id, %from, %to, "the node follows its machine's address");
     events::note(change, me.id, "address-followed", &said)?;
@@ -69,7 +92,7 @@ fn moves(
     host: HostId,
     to: IpAddr,
     interfaces: &[Interface],
-    unwell: &[String],
+    beside: &[Beside],
 ) -> Answer<IpAddr> {
     let shared = shared_address::of(cluster);
     let member = cluster.members.iter_mut().find(|m| m.host == host);
@@ -81,7 +104,7 @@ fn moves(
         ));
     };
     if member.role == Role::Master {
-        may_move(member, to, unwell)?;
+        may_move(member, to, beside)?;
         let moved = Member {
             ip: to,
             ..member.clone()
@@ -110,30 +133,42 @@ fn stays(member: &Member, to: IpAddr) -> String {
     )
 }
 
-/// `unwell`: what is wrong with the other masters, one sentence each.
-fn may_move(member: &Member, to: IpAddr, unwell: &[String]) -> Answer<()> {
-    if unwell.is_empty() {
+fn may_move(member: &Member, to: IpAddr, beside: &[Beside]) -> Answer<()> {
+    let wrong: Vec<&str> = beside.iter().filter_map(|b| b.wrong.as_deref()).collect();
+    if wrong.is_empty() || is_what_lacks(beside) {
         return Ok(());
     }
     let why = format!(
-        "etcd knows it by its address, and the others have to be well without it: {}",
-        unwell.join("; ")
+        "etcd knows it by its address, and the others have to be well without it, or need no more than it for their \
+         quorum: {}",
+        wrong.join("; ")
     );
     let fix = format!(
-        "it continues automatically when they are well; where several masters lost their addresses at once, give \
-         them back ({} to this one), and let one after the other have another",
+        "it continues automatically when they are; where several masters lost their addresses at once, give them back \
+         ({} to this one; beside the new one will do: ip address add), and take one after the other away",
         member.ip
     );
     Err(Refusal::conflict(FaultCode::MasterMovesLater, stays(member, to), why).fix(fix))
 }
 
-/// What is wrong with the masters beside this host. A worker needs none of them.
-fn unwell(
+/// The others have no quorum, by their own word, and with this one those that are where they were have one.
+fn is_what_lacks(beside: &[Beside]) -> bool {
+    let listed = beside.iter().map(|b| b.votes).max().unwrap_or_default();
+    let leaderless = |b: &&Beside| b.etcd == Etcd::Leaderless;
+    let tally = Tally {
+        votes: listed.max(beside.len() + 1),
+        answer: beside.iter().filter(leaderless).count() + 1,
+    };
+    beside.iter().all(|b| b.etcd != Etcd::Led) && tally.is_enough()
+}
+
+/// The masters beside this host. A worker needs none of them.
+fn beside(
     rows: &impl Read,
     cluster: &Cluster,
     host: HostId,
     now: Timestamp,
-) -> Answer<Vec<String>> {
+) -> Answer<Vec<Beside>> {
     let mut all = Vec::new();
     if !cluster.is_master(host) {
         return Ok(all);
@@ -147,24 +182,39 @@ fn unwell(
         let heard = heard
             .as_ref()
             .map(|s| (&s.status, state_of(&s.status, wanted)));
-        let why = wrong(master, heard);
-        all.extend(why.map(|why| format!("master {} {why}", master.node_name)));
+        all.push(looked_at(master, heard));
     }
     Ok(all)
 }
 
-/// Of one that is heard of: its status, and its state as far as it speaks of the newest spec.
+/// `heard`: of one that is heard of, its status, and its state as far as it speaks of the newest spec.
+fn looked_at(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Beside {
+    let wrong = wrong(master, heard).map(|why| format!("master {} {why}", master.node_name));
+    let here = heard.filter(|(status, _)| is_at_home(master, status));
+    let etcd = here.and_then(|(status, _)| status.node.as_ref()?.etcd.as_ref());
+    let votes = etcd.map_or(0, |e| e.members.iter().filter(|m| !m.learner).count());
+    let etcd = match etcd {
+        Some(etcd) if etcd.leader.is_some() => Etcd::Led,
+        Some(etcd) if etcd.seen_at.is_some() && etcd.fault.is_some() => Etcd::Leaderless,
+        Some(_) | None => Etcd::Unknown,
+    };
+    Beside { wrong, etcd, votes }
+}
+
+fn is_at_home(master: &Member, status: &HostStatus) -> bool {
+    status.inventory.addresses.contains(&master.ip)
+}
+
 fn wrong(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Option<String> {
     let (status, state) = match heard {
         None => return Some("does not report".into()),
         Some(heard) => heard,
     };
-    if state != NodeState::Ok {
-        return Some(format!("is {}", state.as_str()));
+    // The cause first: one that moved as well is seldom well.
+    if !is_at_home(master, status) {
+        return Some(format!("lost its address {}", master.ip));
     }
-    // It is well as a node, and its machine may have moved meanwhile.
-    let has = &status.inventory.addresses;
-    (!has.contains(&master.ip)).then(|| format!("lost its address {}", master.ip))
+    (state != NodeState::Ok).then(|| format!("is {}", state.as_str()))
 }
 
 #[cfg(test)]
@@ -172,6 +222,7 @@ mod tests {
     use super::*;
     use crate::compute::tests::{add, cluster, host};
     use crate::recover::tests::reports;
+    use pf9_hostagent::model::{EtcdStatus, Fault};
 
     fn facts(addresses: &[&str]) -> NodeFacts {
         let all: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().expect("ip")).collect();
@@ -222,13 +273,79 @@ mod tests {
         assert_eq!(to.map(|ip| ip.to_string()).as_deref(), Some("10.1.0.78"));
     }
 
+    fn is(etcd: Etcd, wrong: Option<&str>) -> Beside {
+        Beside {
+            wrong: wrong.map(str::to_owned),
+            etcd,
+            votes: 0,
+        }
+    }
+
+    /// Where etcd stands still, it is started by the one that comes back, wherever that is now.
+    #[test]
+    fn a_master_that_the_quorum_lacks_follows_at_once() {
+        let away = || is(Etcd::Unknown, Some("does not report"));
+        let stands_still = || is(Etcd::Leaderless, Some("is retrying"));
+        let works = || is(Etcd::Led, Some("is retrying"));
+        for (beside, enough) in [
+            (vec![stands_still()], true),
+            (vec![works()], false),
+            (vec![away()], false),
+            (vec![stands_still(), away()], true),
+            (vec![stands_still(), works()], false),
+            (vec![away(), away()], false),
+            (vec![stands_still(), away(), away(), away()], false),
+            (vec![stands_still(), stands_still(), away(), away()], true),
+        ] {
+            assert_eq!(is_what_lacks(&beside), enough, "{}", beside.len());
+        }
+        // etcd counts members of hosts that are gone until they are taken out.
+        let five = Beside {
+            votes: 5,
+            ..stands_still()
+        };
+        assert!(!is_what_lacks(&[five, away()]));
+    }
+
+    #[test]
+    fn whose_etcd_stands_still_says_so_himself() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let other = c.member(host(1)).expect("a master").clone();
+        let mut status = reports(1, Some((Role::Master, c.id)));
+        status.inventory.addresses = vec![other.ip];
+        let etcd = |status: &HostStatus| {
+            let seen = looked_at(&other, Some((status, NodeState::Retrying)));
+            assert_eq!(seen.wrong.as_deref().map(|w| w.contains("is ")), Some(true));
+            seen.etcd
+        };
+        assert_eq!(etcd(&status), Etcd::Unknown);
+        let mut said = EtcdStatus::default();
+        let mut told = |said: &EtcdStatus| {
+            status.node.as_mut().expect("a node").etcd = Some(said.clone());
+            etcd(&status)
+        };
+        // Nobody asked it yet.
+        assert_eq!(told(&said), Etcd::Unknown);
+        said.seen_at = Some(Timestamp::UNIX_EPOCH);
+        assert_eq!(told(&said), Etcd::Unknown);
+        said.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, "etcd", "no leader"));
+        assert_eq!(told(&said), Etcd::Leaderless);
+        said.leader = Some("1".into());
+        assert_eq!(told(&said), Etcd::Led);
+        // At another address nobody reaches it, whatever it says.
+        status.inventory.addresses.clear();
+        let seen = looked_at(&other, Some((&status, NodeState::Retrying)));
+        assert_eq!(seen.etcd, Etcd::Unknown);
+    }
+
     #[test]
     fn a_master_follows_while_every_other_one_is_well() {
         let to: IpAddr = "10.1.0.77".parse().expect("ip");
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
         let before = c.clone();
-        let sick = ["master node-3 is failed".to_owned()];
+        let sick = [is(Etcd::Led, Some("master node-3 is failed"))];
         let refused = moves(&mut c, host(2), to, &[], &sick).expect_err("it stays");
         assert_eq!(refused.fault.code, FaultCode::MasterMovesLater);
         assert!(

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::events;
 use super::guard::Person;
 use super::hostapi::Caller;
-use super::http::Doc;
+use super::http::{Doc, Path, Query};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::state::{self, Change, Plane};

@@ -97,7 +97,7 @@ pub(super) async fn facts(
         let report: FactsReport = open(NO_FACTS, DocumentKind::Facts, &envelope, &row.order_key)?;
         said_by(NO_FACTS, host, report.schema, report.host_id)?;
         answers(NO_FACTS, &shared, host, report.nonce)?;
-        judge(&**change, &row, &report.facts)?;
+        check_claims(&**change, &row, &report.facts)?;
         moved::follow(change, &row, &report.facts)?;
         row.facts = Some(report.facts);
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
@@ -109,7 +109,7 @@ pub(super) async fn facts(
 
 /// Whether this host may be what root of it says: against its cluster, and against the hosts that
 /// it may meet in one.
-pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()> {
+pub(super) fn check_claims(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()> {
     let cluster = match me.cluster {
         Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
         None => None,
@@ -124,7 +124,7 @@ pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()
     // It never meets another project's.
     let others = others.filter(|h| h.id != me.id && h.project == me.project);
     claims::add_hosts(&mut taken, others, me.cluster, shared);
-    claims::judge(NO_FACTS, facts, &taken, shared)
+    claims::check(NO_FACTS, facts, &taken, shared)
 }
 
 /// The signed document; anything else was not said by root.
@@ -150,7 +150,7 @@ pub(super) fn open<T: DeserializeOwned>(
             what,
             "it is not signed with the key that root of this host enrolled with",
         )
-        .fix("on the host: pf9ctl prep-node with a new token, after the operator allowed it"),
+        .fix("on the host: pf9ctl node prep with a new token, after the operator allowed it"),
         Untrusted::Schema(_)
         | Untrusted::Kind
         | Untrusted::Newer(_)

@@ -1,4 +1,4 @@
-//! The page that people look at: files that are part of this program, and a stream that says when to look again.
+//! The web page: files that are part of this program, and a stream that says when to reload.
 //!
 //! | file of `page/` | what |
 //! |---|---|
@@ -9,16 +9,16 @@
 //! | `networks.js`                 | whether two networks have an address in common |
 //! | `style.css`, `index.html`     | how it looks, and the frame |
 //!
-//! There is no API for the page alone but that stream: what it can do, tools can. It carries the token in a header that no
+//! The page has no API of its own but that stream: what it can do, tools can. It carries the token in a header that no
 //! other site can make a browser send, so there is no cookie and nothing to forge. It loads nothing from elsewhere and runs
-//! no line that is not in these files ([`POLICY`]). Rejected: a framework, whose build would be part of every release, and
-//! markup made here, which would be a second reader of every row.
+//! no script that is not in these files ([`POLICY`]). Rejected: a framework, whose build would be part of every release, and
+//! markup made on the server, which would be a second reader of every row.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -27,20 +27,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::guard::Person;
+use super::http::Path;
 use super::refusal::{Answer, Refusal};
 use super::state::Plane;
 use pf9_hostagent::model::{Digest, Fault, FaultCode};
 
-/// Nothing but this plane's own files, and nobody may frame it.
+/// Nothing but this plane's own files, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
-/// Who listens at a time: people with a tab open. Each costs a task and a connection.
+/// Most listeners at a time: people with a tab open. Each costs a task and a connection.
 const LISTENERS_MAX: usize = 256;
 /// A fleet changes all the time; people do not read faster.
 const PACE: Duration = Duration::from_secs(1);
-/// A word now and then, so that whatever stands between keeps the connection, and a dead one is noticed.
+/// A keep-alive, so that proxies keep the connection and a dead one is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// Then the listener comes again, with a token that is asked for again.
+/// Then the listener reconnects, and its token is checked again.
 const LIFE: Duration = Duration::from_secs(600);
 
 macro_rules! files {
@@ -71,7 +72,7 @@ const FILES: &[File] = files! {
     "networks.js": "text/javascript; charset=utf-8",
 };
 
-/// That something changed on the plane, for whoever shows it.
+/// Tells listeners that something changed on the plane.
 pub(super) struct Changes {
     count: watch::Sender<u64>,
     listeners: Arc<Semaphore>,
@@ -87,7 +88,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// Something is otherwise now.
+    /// Something changed.
     pub(super) fn tell(&self) {
         self.count.send_modify(|n| *n = n.wrapping_add(1));
     }
@@ -164,10 +165,10 @@ fn lines(
 }
 
 impl Listener {
-    /// What is said next; nothing any more when the plane stops, or its time is over.
+    /// The next message; `None` when the plane stops, or the listener's time is over.
     async fn next(&mut self) -> Option<String> {
         if !self.said {
-            // The answer begins: whoever asked knows that it is followed.
+            // The answer begins, so the client knows that it is subscribed.
             self.said = true;
             return Some(": here\n\n".into());
         }
@@ -234,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever adds a file adds it to the list: else the page asks for what is not served.
+    /// Every file of the directory is on the list: else the page asks for what is not served.
     #[test]
     fn every_file_that_another_one_names_is_served() {
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/page");
@@ -263,6 +264,7 @@ mod tests {
         let every = [
             NetworkPlugin::Bridge,
             NetworkPlugin::Flannel,
+            NetworkPlugin::Calico,
             NetworkPlugin::None,
         ];
         assert_eq!(offered, every);

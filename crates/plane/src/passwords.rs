@@ -1,6 +1,6 @@
 //! Whether a password is right. The check is slow on purpose, so it is done by turns.
 //!
-//! Who tries wrong ones delays himself: each origin has its own turn and so many wrong ones in a time.
+//! Wrong passwords delay only their sender: each origin has its own queue and a rate of wrong ones.
 //! And the right one does not wait for them: what was right before is recognised at once, by a keyed
 //! digest that is in memory only, under a key that ends with the process.
 //!
@@ -27,8 +27,8 @@ const WAITING_MAX: usize = 256;
 const WRONG_BURST: u32 = 100;
 /// One more comes back in this time: ten thousand guesses a day, of passwords that are never so few.
 const WRONG_EVERY: Duration = Duration::from_secs(8);
-/// Wrong passwords for one account from one origin at once: below those of an origin, so that who guesses at one account
-/// does not keep his neighbours out of theirs; above what a team that shares an account mistypes.
+/// Wrong passwords for one account from one origin at once: below those of an origin, so that guessing at one account
+/// does not lock neighbours out of theirs; above what a team that shares an account mistypes.
 const WRONG_HERE_BURST: u32 = 75;
 /// One more comes back in this time: fewer than fifteen hundred guesses a day at one account.
 const WRONG_HERE_EVERY: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@
 //! | here    | the rows, and their names |
 //! | `find`  | reading them: by name, roles as they are now, owners |
 //! | `make`  | the first ones, and those of a store of before there were any |
-//! | `reset` | a new password for the administrator who has lost his |
+//! | `reset` | a new password for an administrator who lost theirs |
 //! | `keep`  | changing them: names that are taken, bounds, what goes with what |
 //!
 //! Rights are looked up with every request and stand in no token: whoever loses a role, is disabled, or whose
@@ -74,7 +74,7 @@ pub(super) const GROUPS_MAX: usize = 1000;
 pub(super) const ROLES_MAX: usize = 100;
 /// Application credentials of a user.
 pub(super) const CREDENTIALS_MAX: usize = 50;
-/// Groups that a user may be in: they are looked up with each of his requests.
+/// Groups that a user may be in: they are looked up with each request.
 pub(super) const GROUPS_OF_ONE_MAX: usize = 50;
 /// Longest name; Keystone's is 255, but `<domain>/<name>` goes along with a stream to a node, whose words have 128 bytes.
 pub(super) const NAME_MAX: usize = 63;
@@ -219,7 +219,7 @@ pub(super) struct Grant {
     pub(super) role: RoleId,
 }
 
-/// A secret that stands for its user in one project, with some of his roles.
+/// A secret that stands for its user in one project, with some of the user's roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Credential {
     pub(super) id: CredentialId,

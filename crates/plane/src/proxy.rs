@@ -4,7 +4,7 @@
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
 //!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
-//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what he may, and its audit
+//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what they may, and its audit
 //! says who it was.
 //!
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
@@ -24,10 +24,11 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -107,13 +108,7 @@ async fn forward(
     // After everything that a client could have taken away by naming it as its connection's own.
     request.headers_mut().extend(person);
     *request.uri_mut() = target;
-    let mut sender = connect(plane, &cluster, &who.name(), trace).await?;
-    let mut response = sender.send_request(request).await.map_err(|e| {
-        broken(
-            &cluster,
-            format!("its API server did not answer: {}", chain(&e)),
-        )
-    })?;
+    let mut response = ask(plane, &cluster, (&who.name(), trace), request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
             return Err(broken(
@@ -127,6 +122,47 @@ async fn forward(
     }
     asked.turn(response.headers_mut());
     Ok(response.map(Body::new))
+}
+
+/// Asks; and once more of another master, what changes nothing and came to no answer: an API server that stops closes
+/// connections that it has taken.
+async fn ask(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    (who, trace): (&str, &Trace),
+    request: Request,
+) -> Answer<Response<Incoming>> {
+    let again = repeatable(&request);
+    let (first, mut sender) = reach(plane, cluster, (who, trace), None).await?;
+    let refusal = match sender.send_request(request).await {
+        Ok(response) => return Ok(response),
+        Err(e) => broken(
+            cluster,
+            format!("its API server did not answer: {}", chain(&e)),
+        ),
+    };
+    let Some(again) = again else {
+        return Err(refusal);
+    };
+    tracing::debug!(%first, fault = %refusal.fault, "asked of another master");
+    let Ok((_, mut sender)) = reach(plane, cluster, (who, trace), Some(first)).await else {
+        return Err(refusal);
+    };
+    sender.send_request(again).await.map_err(|_| refusal)
+}
+
+/// The same request once more, where that does no harm: it only reads, and has nothing with it that was sent already.
+fn repeatable(request: &Request) -> Option<Request> {
+    let plain = request.method().is_safe()
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(header::UPGRADE);
+    plain.then(|| {
+        let mut again = Request::new(Body::empty());
+        again.method_mut().clone_from(request.method());
+        again.uri_mut().clone_from(request.uri());
+        again.headers_mut().clone_from(request.headers());
+        again
+    })
 }
 
 /// Copies both upgraded connections into each other until they end; a plane that stops lets them,
@@ -217,8 +253,8 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     Ok((id, target))
 }
 
-/// As whom the API server is to see the request: the person, with the group of the role that he has there. The plane's
-/// own certificate may everything, so nothing goes on without these.
+/// Whom the API server sees: the person, with the group of their role there. The plane's own certificate may do
+/// everything, so no request is forwarded without these.
 fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>, HeaderValue)>> {
     let role = who.rights.in_clusters_of(&cluster.project);
     let role = role.ok_or_else(|| state::no_cluster(cluster.id))?;
@@ -249,14 +285,25 @@ fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
     )
 }
 
-/// A connection to the API server of the first connected master that answers. One that has just died is
-/// not known to be dead: while another one is left it has little time.
+/// A connection to the API server of the first connected master that answers.
 pub(super) async fn connect(
     plane: &Arc<Plane>,
     cluster: &Cluster,
     who: &str,
     trace: &Trace,
 ) -> Answer<SendRequest<Body>> {
+    let reached = reach(plane, cluster, (who, trace), None).await;
+    reached.map(|(_, sender)| sender)
+}
+
+/// The same, and whose it is; not this one's. One that has just died is not known to be dead: while another one is left
+/// it has little time.
+async fn reach(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    (who, trace): (&str, &Trace),
+    but: Option<HostId>,
+) -> Answer<(HostId, SendRequest<Body>)> {
     let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
     let tls = TlsConnector::from(
         plane
@@ -265,7 +312,7 @@ pub(super) async fn connect(
     );
     let mut why = "none of its masters is connected".to_owned();
     let mut masters = plane.upstreams.in_order(cluster);
-    masters.retain(|m| !plane.sessions.ways(m.host).is_empty());
+    masters.retain(|m| Some(m.host) != but && !plane.sessions.ways(m.host).is_empty());
     let mut left = masters.len();
     for member in masters {
         left -= 1;
@@ -282,7 +329,7 @@ pub(super) async fn connect(
         match reached {
             Some(Ok(sender)) => {
                 plane.upstreams.answers(cluster.id, member.host);
-                return Ok(sender);
+                return Ok((member.host, sender));
             }
             Some(Err(e)) => why = format!("the API server of master {}: {e}", member.node_name),
             None => {}

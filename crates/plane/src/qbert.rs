@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::departures;
 use super::etcd;
 use super::fleet;
 use super::guard::{Person, Tenant};
-use super::http::Doc;
+use super::http::{Doc, Path, Query};
 use super::logins;
 use super::membership::{self, Candidate};
 use super::people::ProjectId;

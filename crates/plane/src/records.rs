@@ -25,7 +25,7 @@ use pf9_hostagent::model::{
 
 /// Hosts by host id.
 pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
-/// Hosts that were removed while they were nodes, by host id: who may still fetch his order of
+/// Hosts that were removed while they were nodes, by host id: they may still fetch their order of
 /// removal.
 pub(super) const REMOVED: Rows<Removed> = Rows::new("removed");
 /// Last status by host id.

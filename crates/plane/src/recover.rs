@@ -65,7 +65,7 @@ pub(super) struct Review {
     pub(super) rows: Vec<Row>,
     /// Hosts that have not reported since the plane started: they may be ahead, too.
     pub(super) silent: usize,
-    /// Hosts that were told newer things of whom to believe than this plane would say.
+    /// Hosts that have newer trust documents than this plane would send.
     #[serde(default)]
     pub(super) told: usize,
 }
@@ -95,7 +95,7 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
                 let ours = trust::version(rows, &ring, known.host.id)?;
                 review.told += usize::from(beyond(ours, &Said::by(&ring), status).is_some());
                 let assignment = assignment(rows, &known)?;
-                let row = judge(&known, status, assignment.as_ref());
+                let row = row_of(&known, status, assignment.as_ref());
                 let row = row.map(|row| with_its_stack(rows, row, status));
                 review.rows.extend(row.transpose()?);
             }
@@ -170,7 +170,7 @@ fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     Ok(())
 }
 
-/// What this plane's documents say of whom to believe.
+/// The trust anchors in this plane's documents.
 #[derive(Default)]
 struct Said {
     keys: BTreeSet<String>,
@@ -269,7 +269,7 @@ fn why_deaf(status: &HostStatus, signers: &[&str], next: Option<&str>) -> Option
         Some(_) | None => {
             let id = status.host_id;
             format!(
-                "restore a newer backup, or run on that machine pf9ctl prep-node --force --host-id \
+                "restore a newer backup, or run on that machine pf9ctl node prep --force --host-id \
                  {id} with a new token: role and workloads stay"
             )
         }
@@ -291,7 +291,7 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let ring = plane.keys.ring();
     let ahead = heard(&known, plane.started).and_then(|status| {
         let row = deaf(&known, status, &ring);
-        let row = row.or_else(|| judge(&known, status, assignment.as_ref()));
+        let row = row.or_else(|| row_of(&known, status, assignment.as_ref()));
         row.map(|row| (row, status))
     });
     let (row, status) = ahead.ok_or_else(|| gone("it is not ahead of the plane"))?;
@@ -346,7 +346,7 @@ fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
 }
 
 /// `None`: the host is not ahead of the plane.
-fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
+fn row_of(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
     let plane = generation_of(known);
     let host = newest_of(status);
     let conflict = status

@@ -1,7 +1,7 @@
 //! Refusals of what hosts say, in the log: those that are alike are one line and a number.
 //!
-//! Whoever holds a tunnel's key can be refused as fast as the tunnel carries him. Alike is what one
-//! host was refused by one code: why, in words, may hold numbers that he chooses.
+//! A host can be refused as fast as its tunnel carries requests. Refusals of one host by one code count
+//! as alike: the reason in words may hold numbers that the host chooses.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::events;
 use super::fleet;
 use super::guard::Person;
-use super::http::Doc;
+use super::http::{Doc, Path, Query};
 use super::maintenance;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal};

@@ -36,14 +36,14 @@ const READY: &str = "ready";
 
 /// What the API has of what concerns the plane.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct RightsSeen {
     /// Bindings by collection and name, of our names only.
     bindings: BTreeMap<(String, String), Value>,
     /// Nodes by name: metadata and taints.
     nodes: BTreeMap<String, Value>,
 }
 
-impl Seen {
+impl RightsSeen {
     /// Whether nodes are Ready, by name.
     fn ready(&self) -> BTreeMap<String, Option<bool>> {
         let nodes = self.nodes.iter();
@@ -71,7 +71,7 @@ struct Plan {
 }
 
 /// The changes that make `seen` what the cluster should have.
-fn plan(cluster: &Cluster, seen: &Seen) -> Plan {
+fn plan(cluster: &Cluster, seen: &RightsSeen) -> Plan {
     let mut plan = Plan::default();
     let wanted = bindings::wanted(&cluster.members);
     plan.changes.extend(surplus_bindings(&wanted, seen));
@@ -107,7 +107,7 @@ fn plan(cluster: &Cluster, seen: &Seen) -> Plan {
 }
 
 /// Bindings of our names that nobody should have, or that are for another role than they say.
-fn surplus_bindings(wanted: &[bindings::Binding], seen: &Seen) -> Vec<Change> {
+fn surplus_bindings(wanted: &[bindings::Binding], seen: &RightsSeen) -> Vec<Change> {
     let keep: BTreeMap<(&str, &str), &bindings::Binding> = wanted
         .iter()
         .map(|b| ((b.collection, b.name.as_str()), b))
@@ -125,7 +125,7 @@ fn surplus_bindings(wanted: &[bindings::Binding], seen: &Seen) -> Vec<Change> {
 /// Nodes of hosts that are no members: those that we marked, and those that a departed host
 /// registered again under its name. Nodes of others (there are such programs) are not ours, and one
 /// that is leaving still moves its pods away.
-fn surplus_nodes(cluster: &Cluster, seen: &Seen) -> Vec<Change> {
+fn surplus_nodes(cluster: &Cluster, seen: &RightsSeen) -> Vec<Change> {
     let members: BTreeSet<&str> = names(cluster.members.iter().map(|m| &m.node_name));
     let departed = |ended: bool| {
         let those = cluster.departed.iter().filter(|d| d.ended == ended);
@@ -158,8 +158,8 @@ fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
     // What was another role's once, or another release's, goes.
     let pods = match cluster.settings.network_plugin {
         NetworkPlugin::Flannel => Some(member.pod_cidr),
-        // Of a network that the cluster's people bring they know themselves who gives them out.
-        NetworkPlugin::Bridge | NetworkPlugin::None => None,
+        // calico gives them out itself; of a network that the cluster's people bring they know who does.
+        NetworkPlugin::Bridge | NetworkPlugin::Calico | NetworkPlugin::None => None,
     };
     let marks = marks::Marks {
         labels: &labels,

@@ -1,5 +1,5 @@
-//! A cluster goes from one stack to another, node by node, while it works; or its nodes get the updates of their own
-//! distribution, in the same way.
+//! Upgrades a cluster from one stack to another, node by node, while it works; or installs the updates of its nodes'
+//! distribution in the same way.
 //!
 //! ```text
 //!            every node has it, tried    etcd, one master    masters, one      workers, some
@@ -7,32 +7,32 @@
 //!  running ─ prepare ──────────────────► etcd ─────────────► node ───────────► node ─────► done
 //!     │ ▲                                    the way back: workers, masters, etcd
 //!     │ └ resume ─ paused, stopped (a node was put back, or refused)
-//!     └ cancel ──► cancelled: who is done stays, who did not begin stays as he was
+//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
 //! | here     | the row of a roll, and what follows from it for a node's spec (pure) |
 //! | `engine` | what nodes report, and what follows from it (pure) |
-//! | `next`   | whom to tell of what next, and who is waited for (pure) |
+//! | `next`   | which node to tell what next, and which is waited for (pure) |
 //! | `os`     | the distributions' updates: what is found before, how it begins, the plan |
 //! | `verbs`  | begin, pause, resume, cancel, back (pure) |
 //! | `window`, `patches` | when steps may begin (pure), and which patches begin by themselves |
-//! | `gates`  | what of a stack, of hosts and of the cluster stands against it (pure) |
-//! | `asked`  | the same by what the cluster's own API says |
+//! | `gates`  | findings about the stack, hosts and the cluster that stand against it (pure) |
+//! | `asked`  | findings from the cluster's own API |
 //! | `plan`, `show`, `numbers` | the plan, and how far it is: for people and for Prometheus |
-//! | `http`   | the two APIs that all of this is asked by |
+//! | `http`   | the two APIs |
 //! | `recovered` | rows that are older than what nodes have: a plane that was restored (pure) |
 //! | `runner` | the store around them: statuses move a roll on, what changes is told |
 //!
-//! What a node is told is in its spec, and it confirms by its status: nothing is called, nothing is lost
-//! with a plane that is started again. Which stage the cluster is in is not written down; it follows from
-//! what each node confirmed. Rejected: a stage of the whole, as rotations have one. A node that was away
-//! catches up while others are further on, and what is written twice disagrees some day.
+//! Orders are in a node's spec, and it confirms by its status: nothing is called, and a restarted plane
+//! loses nothing. The cluster's stage is not stored; it follows from what each node confirmed. Rejected:
+//! a stored stage, as rotations have one. A node that was away catches up while others are further on,
+//! and what is stored twice disagrees some day.
 //!
-//! What holds at every instant: one master at most is between two stacks; no kubelet is newer than an API
-//! server; no two zones of workers are under way at once; nothing that runs is touched anywhere before
-//! every node that is there has what it is going to need.
+//! Invariants: one master at most is between two stacks; no kubelet is newer than an API server; no two
+//! zones of workers are under way at once; nothing that runs is touched before every node that is there
+//! has fetched and tried what it will need.
 
 mod asked;
 mod engine;
@@ -77,12 +77,12 @@ const PROVE_S: u32 = 300;
 /// One walk of a cluster from stacks to a stack: the newest one, under way or over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Roll {
-    /// What it is known by; each node has one of its own for each attempt.
+    /// The roll's id; each node's attempt has an id of its own.
     pub(super) id: RollId,
     /// What it brings about.
     #[serde(default)]
     pub(super) goal: Goal,
-    /// The newest one of the other kind, over: what a way back of stacks, and who asks, is told of.
+    /// The newest one of the other kind, which is over: for a way back of stacks, and for display.
     #[serde(default)]
     pub(super) other: Option<Box<Roll>>,
     /// The stack the cluster had when it began.
@@ -93,20 +93,20 @@ pub(super) struct Roll {
     /// Why it is stopped.
     #[serde(default)]
     pub(super) why: Option<Fault>,
-    /// It is stopped for a node that could not get ready: it goes on by itself when that one is.
+    /// It stopped for a node that could not get ready, and goes on by itself once that one is.
     #[serde(default)]
     pub(super) unready: Option<HostId>,
     #[serde(default)]
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) by: By,
-    /// What was found before it began, and overruled by who began it.
+    /// Findings of before it began that its beginner overruled.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,
     #[serde(default)]
     pub(super) ended_at: Option<Timestamp>,
-    /// The stacks have etcds of different minors: it goes by a step of its own.
+    /// The stacks have etcds of different minors: etcd is a step of its own.
     #[serde(default)]
     pub(super) etcd_moves: bool,
     /// A node was told to change something that runs.
@@ -142,14 +142,14 @@ pub(super) enum Way {
     Back,
 }
 
-/// How it stands with the whole.
+/// The state of the roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum State {
     Running,
-    /// Nobody is told of anything; who was told goes on.
+    /// No more nodes are told; those that were go on.
     Paused,
-    /// The same, because a node could not.
+    /// The same, because a node failed.
     Stopped,
     /// It ended where it was.
     Cancelled,
@@ -181,7 +181,7 @@ pub(super) struct Policy {
     pub(super) any_time: bool,
 }
 
-/// So many, or so many of a hundred.
+/// A number, or a percentage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) enum MaxUnavailable {
@@ -201,7 +201,7 @@ pub(super) struct Part {
     pub(super) told: Option<UpgradeStage>,
     #[serde(default)]
     pub(super) told_at: Option<Timestamp>,
-    /// It has all it needs.
+    /// It has fetched and tried all it needs.
     #[serde(default)]
     pub(super) ready: bool,
     /// Its etcd is of `to`, or need not be.
@@ -236,7 +236,7 @@ pub(super) struct Part {
 }
 
 impl Roll {
-    /// Somebody may be told of something yet, now or when a person says so.
+    /// More nodes may be told, now or when a person says so.
     pub(super) fn is_under_way(&self) -> bool {
         match self.state {
             State::Running | State::Paused | State::Stopped => true,
@@ -244,7 +244,7 @@ impl Roll {
         }
     }
 
-    /// What it is, in words: `<this> is stopped`.
+    /// In words: `<this> is stopped`.
     fn what(&self) -> String {
         match (self.goal, self.way) {
             (Goal::Os(_), _) => "the update of the distributions".into(),
@@ -261,6 +261,12 @@ impl Goal {
             Self::Os(_) => Kind::Os,
         }
     }
+}
+
+/// What runs on this host may be changed by a roll just now: it was told to, and has not said that it is done.
+pub(super) fn is_changing(cluster: &Cluster, host: HostId) -> bool {
+    let part = cluster.roll.as_ref().and_then(|r| r.parts.get(&host));
+    part.is_some_and(Part::is_between)
 }
 
 /// Why the roll that is under way is stopped, if it is: a person is needed.
@@ -311,7 +317,7 @@ impl Part {
         }
     }
 
-    /// It may be neither what it was nor what it is going to be.
+    /// It may be between two stacks.
     pub(super) fn is_between(&self) -> bool {
         let under_way = match self.told {
             Some(stage @ (UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os)) => {
@@ -353,7 +359,7 @@ pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
     let mut stacks = cluster.masters().map(|m| stack_of(cluster, m));
     let first = stacks.next()?;
     let mixed = stacks.any(|s| s != first);
-    // Nobody to disagree with, and what it applies is part of its proof.
+    // There is no other master to disagree with, and what it applies is part of its proof.
     if cluster.masters().count() < 2 {
         return None;
     }

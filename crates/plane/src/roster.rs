@@ -126,7 +126,7 @@ fn part(mut lines: Vec<Line>, which: &Which, limit: usize) -> Answer<Part> {
 fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
     let wrong = || {
         let why = "continue is not what an answer of before said";
-        Refusal::bad(FaultCode::BodyMalformed, "no list", why)
+        Refusal::bad(FaultCode::QueryInvalid, "no list", why)
     };
     let mut parts = mark.splitn(3, '/');
     let is_well = match parts.next() {
@@ -144,7 +144,7 @@ fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
 impl Which {
     /// How many, where a part is asked for.
     fn checked(&self) -> Answer<Option<usize>> {
-        let bad = |why: String| Err(Refusal::bad(FaultCode::BodyMalformed, "no list", why));
+        let bad = |why: String| Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
         if self.search.len() > SEARCH_MAX {
             return bad(format!("search has over {SEARCH_MAX} bytes"));
         }
@@ -167,7 +167,7 @@ impl Which {
     }
 }
 
-/// Hosts as somebody may see them: a part, where he asks for one, else all.
+/// Hosts that the caller may see: one page, where the query asks for one, else all.
 pub(super) fn list(
     plane: &Plane,
     rows: &impl Read,

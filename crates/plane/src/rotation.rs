@@ -279,7 +279,7 @@ pub(super) fn own_signer(cluster: &Cluster, which: Authority) -> (&str, &Secret<
     chosen(cluster, cluster.rotation.as_ref().map(|r| r.stage), which)
 }
 
-/// Whom the plane believes: whatever the members may show.
+/// Authorities that the plane trusts: every one that a member may use.
 pub(super) fn own_believed(cluster: &Cluster, which: Authority) -> Vec<&str> {
     let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
     let next = next.map(|s| s.pem.as_str());

@@ -1,7 +1,8 @@
-//! Every route of the HTTPS port: what the router is built from, and nothing else is.
+//! Every route of the HTTPS port: the router is built from this table only.
 //!
-//! A route says what it needs, or why it needs nothing; there is no way to have one without. The table in `docs/roles.md`
-//! is made of these and of `access`, and the test that walks them asks [`listed`].
+//! A route names the permission that it needs (`access`), or why it needs none; it cannot do without. Its handler is in the
+//! file of its API. The tables in `docs/roles.md` are made of these and of `access`, and the test that walks them asks
+//! [`listed`].
 
 use std::sync::Arc;
 
@@ -48,12 +49,12 @@ fn of(method: &'static str, path: &'static str, needs: Needs, handler: Handler) 
     }
 }
 
-/// For whoever comes, and why.
+/// Open to everybody, and why.
 fn open(method: &'static str, path: &'static str, why: &'static str, handler: Handler) -> Route {
     of(method, path, Needs::Nothing(why), handler)
 }
 
-/// For whoever may.
+/// For callers with this permission.
 fn may(method: &'static str, path: &'static str, action: Action, handler: Handler) -> Route {
     of(method, path, Needs::May(action), handler)
 }
@@ -559,7 +560,7 @@ fn built(plane: &Arc<Plane>, prefix: &'static str, routes: Vec<Route>) -> Router
     router
 }
 
-/// What a route needs, for whoever reads or tests it.
+/// What a route needs, for the page and the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// `GET`, …, or `ANY`.
@@ -568,9 +569,9 @@ pub struct Listed {
     pub prefix: &'static str,
     /// Behind that, with its parameters.
     pub path: &'static str,
-    /// The action in the table of `docs/roles.md`; none: it is for whoever comes.
+    /// The action in the table of `docs/roles.md`; `None`: it is open to everybody.
     pub action: Option<&'static str>,
-    /// Why it is for whoever comes.
+    /// Why it is open to everybody.
     pub open: Option<&'static str>,
 }
 

@@ -86,8 +86,8 @@ const HEADER_MAX: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long what is under way may take after a stop was asked for, unless told otherwise. Where
 /// there is one endpoint nobody connects before the old process is gone: long enough for a request
-/// of every day, and not so long that one shell or watch keeps a whole fleet away. Whoever runs the
-/// plane must wait for this and [`CUT`] before he kills it.
+/// of every day, and not so long that one shell or watch keeps a whole fleet away. A supervisor must
+/// wait for this and [`CUT`] before it kills the plane.
 pub(super) const DRAIN: Duration = Duration::from_secs(5);
 /// Longest drain that can be asked for: nodes give an old session no more.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
@@ -453,8 +453,8 @@ where
     let mut connection = std::pin::pin!(connection);
     let last_request = async {
         until.shutdown.cancelled().await;
-        // Who has not asked at all would be closed without an answer; it makes no difference
-        // whether he does so in time.
+        // A connection without a request would be closed without an answer; it makes no difference
+        // whether one comes in time.
         drop(tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await);
     };
     let mut last_request = std::pin::pin!(last_request);

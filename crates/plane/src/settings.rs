@@ -272,6 +272,7 @@ impl Tuning {
             settings.pod_security = level.spec()?;
         }
         if let Some(policies) = self.network_policies {
+            addons::check_policies(settings.network_plugin, policies)?;
             settings.network_policies = policies;
         }
         if let Some(wanted) = &self.load_balancer {
@@ -417,7 +418,10 @@ impl NewCluster {
             pods_cidr: self.containers_cidr.0.trunc(),
             services_cidr: self.services_cidr.0.trunc(),
             network_plugin: self.network_plugin,
-            network_policies: self.network_policies,
+            network_policies: {
+                addons::check_policies(self.network_plugin, self.network_policies)?;
+                self.network_policies
+            },
             load_balancer: self.load_balancer.pool(
                 self.containers_cidr.0.trunc(),
                 self.services_cidr.0.trunc(),

@@ -1,4 +1,4 @@
-//! Specs: when one is new, signing it, and waking whoever waits for it.
+//! Specs: when one is new, signing it, and waking the requests that wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -29,7 +29,7 @@ pub(super) fn refresh(
         let (cluster, force, agent, rests) =
             match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
                 (Some(row), _) => (row.cluster, row.forced, row.agent, row.maintenance),
-                // Of whom was removed nothing is wanted any more: that is his order of removal.
+                // Of a removed host nothing is wanted any more: that is its order of removal.
                 (None, Some(removed)) => (None, removed.forced, None, None),
                 (None, None) => continue,
             };

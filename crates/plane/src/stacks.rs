@@ -17,6 +17,7 @@ use super::served::{CHUNK, Served};
 use super::state::Plane;
 use super::store::Read;
 use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
     Digest, DocumentKind, Envelope, Fault, FaultCode, Fit, Hasher, HostId, Inventory, Machine,
     Matrix, PAYLOAD_MAX, StackManifest, StackRef,
@@ -119,12 +120,7 @@ fn keep_archive(
     let target = plane.files.at(plane.archive_path(&digest));
     let temp = target.with_extension("part");
     let failed = |e: std::io::Error| {
-        let full = e.kind() == std::io::ErrorKind::StorageFull;
-        let code = if full {
-            FaultCode::DiskFull
-        } else {
-            FaultCode::StackUnwritable
-        };
+        let code = space::code_of(&e, FaultCode::StackUnwritable);
         refuse(code, format!("{}: {e}", temp.display()))
     };
     let mut source = std::fs::File::open(from).map_err(unreadable)?;

@@ -280,7 +280,7 @@ pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
         .ok_or_else(|| no_host(id))
 }
 
-/// There is none, or none for him who asks.
+/// There is none, or none that the caller may see.
 pub(super) fn no_host(id: HostId) -> Refusal {
     let what = format!("no host {id}");
     Refusal::missing(FaultCode::HostUnknown, what, "it is not enrolled")
@@ -292,7 +292,7 @@ pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
         .ok_or_else(|| no_cluster(id))
 }
 
-/// There is none, or none for him who asks.
+/// There is none, or none that the caller may see.
 pub(super) fn no_cluster(id: ClusterId) -> Refusal {
     let what = format!("no cluster {id}");
     let why = "it never existed, or was deleted";

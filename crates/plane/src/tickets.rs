@@ -57,10 +57,10 @@ pub(super) enum Worth {
 }
 
 /// Judges what a host shows (`tickets`: all it has) for a session in `chain`.
-pub(super) fn judge(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
+pub(super) fn worth(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
     let shown = tickets.iter().find(|t| t.chain == chain);
     match (find(chains, chain), shown) {
-        (Some(known), shown) => known.judge(shown),
+        (Some(known), shown) => known.worth(shown),
         // The plane's store is older than this chain.
         (None, Some(_)) => Worth::Newer,
         (None, None) if chains.is_empty() => Worth::Good,
@@ -68,7 +68,7 @@ pub(super) fn judge(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
         (None, None) => {
             let vouched = tickets
                 .iter()
-                .filter_map(|t| Some(find(chains, &t.chain)?.judge(Some(t))));
+                .filter_map(|t| Some(find(chains, &t.chain)?.worth(Some(t))));
             let good = |worth| matches!(worth, Worth::Good | Worth::Newer);
             match vouched.fold(
                 Worth::Missing,
@@ -164,7 +164,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Chain {
-    fn judge(&self, shown: Option<&Shown>) -> Worth {
+    fn worth(&self, shown: Option<&Shown>) -> Worth {
         let digest = shown.map(|s| s.digest);
         if digest == Some(self.newest) || digest == self.shown {
             return Worth::Good;
@@ -216,7 +216,7 @@ mod tests {
         fn begin(&mut self, chain: &str, disk: &Disk) -> Result<String, Worth> {
             let read = |(c, t): &(String, String)| read(&self.key, self.host, c, t);
             let tickets: Vec<Shown> = disk.0.iter().filter_map(read).collect();
-            match judge(&self.chains, chain, &tickets) {
+            match worth(&self.chains, chain, &tickets) {
                 Worth::Good | Worth::Newer => {}
                 refused @ (Worth::Old | Worth::Missing) => return Err(refused),
             }

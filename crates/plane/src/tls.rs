@@ -45,7 +45,7 @@ struct Now {
 /// A certificate of each authority, by its name in ALPN.
 type Certificates = Vec<(Vec<u8>, Arc<CertifiedKey>)>;
 
-/// Which certificate is shown to whom.
+/// Certificates to show, by the authority that the client names in ALPN.
 #[derive(Debug)]
 struct Shown(RwLock<Certificates>);
 

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::guard::{Person, Who};
-use super::http::Doc;
+use super::http::{Doc, Path};
 use super::people::{ProjectId, find};
 use super::records::{TOKENS, Token};
 use super::refusal::{Answer, Refusal};
@@ -59,8 +59,8 @@ pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
     Err(Refusal::bad(FaultCode::TtlInvalid, what, why))
 }
 
-/// A token that is good at this time, and its key. With it a stranger is refused before anything of
-/// the store is held for him.
+/// A token that is good at this time, and its key. A stranger is refused by it before the store is
+/// locked.
 pub(super) fn good(
     rows: &impl Read,
     secret: &Secret<String>,
@@ -147,7 +147,7 @@ fn day() -> i64 {
     24 * 3600
 }
 
-/// The project that a token of a person is for: it is what he lets hosts into.
+/// The project that a person's token is for: hosts are enrolled into it.
 fn own_project(who: &Who) -> Answer<ProjectId> {
     let project = who.project.as_ref().map(|(p, _)| p.id.clone());
     project.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Whom hosts are to believe: the document of each, and how far the hosts are with it.
+//! Trust anchors of hosts: each host's document, and how far the hosts have followed it.
 //!
 //! The document is made when it is asked for, and signed by every key that somebody may know alone:
 //! a host that was away while a key was announced finds a signature that it trusts.

@@ -57,7 +57,7 @@ pub(super) fn identify(
     now: Timestamp,
 ) -> Answer<Admitted> {
     let refuse = |code: FaultCode, why: &str| {
-        Refusal::forbidden(code, "tunnel refused", why).fix("run pf9ctl prep-node with a new token")
+        Refusal::forbidden(code, "tunnel refused", why).fix("run pf9ctl node prep with a new token")
     };
     let shown = shown.ok_or_else(|| {
         refuse(

@@ -282,3 +282,21 @@ pub(super) fn stack_json(stack: &Stack) -> Value {
         "warnings": warnings(&stacks::fit(stack, None)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::tests::{add, cluster};
+
+    /// Nothing is refused any more where it became so because somebody left.
+    #[test]
+    fn zones_that_became_uneven_are_said_in_one_sentence() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, true)]).expect("attach");
+        assert_eq!(cluster_warnings(&c, &[]), [""; 0]);
+        c.members[0].zone = Some("a".into());
+        let zones =
+            "zones: 1 of 3 masters has a zone (node-1: \"a\"), and node-2, node-3 have none";
+        assert_eq!(cluster_warnings(&c, &[]), [zones]);
+    }
+}

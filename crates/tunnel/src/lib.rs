@@ -4,8 +4,8 @@
 //! wire (the protocol, sans-IO) ◄── mux (its sessions, with tokio)
 //! ```
 //!
-//! A crate of its own: what it knows of hosts, planes and documents is nothing, and the compiler sees to it. The protocol's
-//! page is `docs/protocol.md`.
+//! A crate of its own, so that the compiler keeps it free of hosts, planes and documents. `docs/protocol.md` specifies
+//! the protocol.
 
 pub mod mux;
 pub mod wire;

@@ -64,7 +64,7 @@ impl World {
     }
 
     fn ask(&self) -> Move {
-        let seen = Seen {
+        let seen = SwitchSeen {
             current: Some(self.current.clone()),
             last_good: Some(self.last_good.clone()),
             own: self.own,
@@ -126,7 +126,7 @@ impl World {
             Move::Prove => {
                 let well = self.good && self.runs == Some(name(TO));
                 self.proof = if well {
-                    Proof::Seen
+                    Proof::Well
                 } else {
                     Proof::Failed("it ends".into())
                 };

@@ -76,13 +76,13 @@ type Change<'a> = &'a dyn Fn(&mut Looked);
 fn judged(change: impl FnOnce(&mut Looked)) -> Proof {
     let mut looked = well();
     change(&mut looked);
-    judge(&looked, &to(), true, &[1, 1, 1])
+    proof(&looked, &to(), true, &[1, 1, 1])
 }
 
 /// Each of these alone keeps a version from being proven.
 #[test]
 fn nothing_less_than_all_of_it_is_a_proof() {
-    assert_eq!(judged(|_| {}), Proof::Seen);
+    assert_eq!(judged(|_| {}), Proof::Well);
     let missing: [(&str, Change<'_>); 10] = [
         ("does not run version", &|l| {
             l.units[0].2 = Some("/opt/pf9/agent/0.1.0/bin/pf9-agent".into())
@@ -110,7 +110,7 @@ fn nothing_less_than_all_of_it_is_a_proof() {
     for (words, change) in missing {
         match judged(change) {
             Proof::Missing(what) => assert!(what.contains(words), "{what}"),
-            other @ (Proof::Seen | Proof::Failed(_)) => panic!("{words}: {other:?}"),
+            other @ (Proof::Well | Proof::Failed(_)) => panic!("{words}: {other:?}"),
         }
     }
 }
@@ -121,12 +121,12 @@ fn what_does_not_start_fails_before_its_time_is_over() {
     assert!(matches!(again, Proof::Failed(_)), "{again:?}");
     assert_eq!(
         judged(|l| l.units[0].1 = Some(unit(3))),
-        Proof::Seen,
+        Proof::Well,
         "once is bad luck"
     );
     assert_eq!(
         judged(|l| l.units[0].1 = Some(unit(0))),
-        Proof::Seen,
+        Proof::Well,
         "systemd counts anew"
     );
     let down = judged(|l| l.units[1].1.as_mut().expect("unit").active = Active::Failed);
@@ -137,9 +137,9 @@ fn what_does_not_start_fails_before_its_time_is_over() {
 fn a_node_that_was_not_well_need_not_be_and_a_host_without_a_role_has_none() {
     let mut looked = well();
     looked.node.as_mut().expect("node").state = NodeState::Failed;
-    assert_eq!(judge(&looked, &to(), false, &[]), Proof::Seen);
+    assert_eq!(proof(&looked, &to(), false, &[]), Proof::Well);
     looked.node.as_mut().expect("node").role = Role::None;
-    assert_eq!(judge(&looked, &to(), true, &[]), Proof::Seen);
+    assert_eq!(proof(&looked, &to(), true, &[]), Proof::Well);
 }
 
 #[test]

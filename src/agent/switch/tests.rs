@@ -229,7 +229,7 @@ async fn what_cannot_be_noted_is_neither_begun_nor_proven() {
         assert!(done.is_err(), "{stage:?}: {done:?}");
     }
     for stage in [Stage::Proving, Stage::Proven] {
-        run.proof = Proof::Seen;
+        run.proof = Proof::Well;
         let record = run.wrote(record_at(stage, 1, "0.2.0")).await;
         assert_eq!(record.expect("it goes on").stage, Stage::Proving);
         assert!(matches!(run.proof, Proof::Failed(_)), "{:?}", run.proof);
@@ -381,8 +381,62 @@ pub(crate) mod walk {
         }
     }
 
+    /// The whole way of a version that shows nothing: forth, late at once, and back.
+    pub(crate) struct Forth;
+
+    impl Forth {
+        /// nodelet has laid the order down, and the package was unpacked.
+        fn ready() -> Record {
+            let mut record = record_at(Stage::Ready, 1, "0.2.0");
+            record.order.prove_within_seconds = 0;
+            record
+        }
+    }
+
+    impl Scenario for Forth {
+        const NAME: &'static str = "upgrade of the agent that shows nothing";
+        type World = Machine;
+
+        async fn begin(&self) -> Machine {
+            let machine = Machine::new();
+            store(&machine.host.fs).save(&Self::ready()).expect("save");
+            machine
+        }
+
+        async fn life(&self, machine: &mut Machine, starts: bool) -> bool {
+            if starts {
+                temps::collect(&machine.host.fs, WRITTEN_BY_ROOT);
+            }
+            let host = &machine.host;
+            let goes = Box::pin(async {
+                let mut run = Run::new(host, false);
+                let record = crate::agent::record::look(&host.fs).unwrap_or_else(Self::ready);
+                match record.stage {
+                    Stage::Ready => Box::pin(run.drive(record)).await,
+                    _ => Box::pin(run.drive_begun(record)).await,
+                }
+            });
+            let gone = tokio::time::timeout(Duration::from_secs(60), goes).await;
+            let over = |r: Record| r.stage == Stage::PutBack;
+            gone.is_ok_and(|record| record.is_ok_and(over)) && machine.both() == ["0.1.0", "0.1.0"]
+        }
+
+        fn boot(&self, machine: &mut Machine) {
+            std::fs::remove_dir_all(machine.host.fs.at("/run/systemd")).ok();
+        }
+
+        async fn end(&self, machine: &mut Machine) -> BTreeMap<String, String> {
+            Back.end(machine).await
+        }
+    }
+
     #[tokio::test]
     async fn the_way_back_broken_anywhere_leads_back() {
         walk(&Back, 60).await;
+    }
+
+    #[tokio::test]
+    async fn a_version_that_shows_nothing_broken_anywhere_is_not_kept() {
+        walk(&Forth, 60).await;
     }
 }

@@ -163,8 +163,8 @@ impl<'a> Collector<'a> {
         Ok(Some(Content { cleaned, cut }))
     }
 
-    /// The newest part of a file that may be another user's, as large as it is now: what is written meanwhile is not
-    /// waited for.
+    /// The newest part of a file that may be another user's, up to its present size: what is appended meanwhile is
+    /// left out.
     fn read(&self, path: &str, max: u64) -> Result<Option<(String, Option<String>)>, String> {
         let mut file = match self.ctx.host.open_plain(path) {
             Ok(file) => file,

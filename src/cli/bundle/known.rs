@@ -73,7 +73,7 @@ fn is_secret_name(path: &str) -> bool {
 }
 
 impl Known {
-    /// Those of this machine, as far as whoever asks may read them.
+    /// Those of this machine, as far as the caller may read them.
     pub(super) fn of(host: &HostFs) -> Self {
         let mut known = Self::default();
         for path in FILES {

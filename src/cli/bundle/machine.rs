@@ -1,4 +1,4 @@
-//! What is said of the machine: never a file of others as it is, but what is known to be harmless in it.
+//! Facts about the machine: never other programs' files as they are, only what is known to be harmless in them.
 
 use std::os::unix::fs::MetadataExt;
 

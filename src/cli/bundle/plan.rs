@@ -1,4 +1,4 @@
-//! Which entries a bundle has: small ones that say most come first, for a bound may cut off the end.
+//! Which entries a bundle has: small and informative ones first, since the size bound may cut off the end.
 
 use crate::cli::context::{AGENT_UNITS, NODE_UNITS, NODELET_UNIT};
 use crate::host::fs::HostFs;
@@ -172,7 +172,7 @@ fn text(name: &str, path: &str) -> Item {
     item(name, path, Kind::Text(path.to_owned()))
 }
 
-/// Names in a directory that may be another user's: none that says something else to whoever unpacks.
+/// Names in a directory that may be another user's: none that could mislead tar when unpacked.
 fn names(host: &HostFs, dir: &str, wanted: fn(&str) -> bool) -> Vec<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let all = host.list(dir).unwrap_or_default().into_iter();

@@ -4,7 +4,7 @@
 //! entry ─► archive ─► what it wrote ─► one piece at a time ─► PUT /v1/hosts/self/bundles/ID
 //! ```
 //!
-//! What breaks in the middle breaks the call off; the plane keeps nothing of it.
+//! An error in the middle aborts the request; the plane keeps nothing of it.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ const SEND_MAX: Duration = Duration::from_secs(1500);
 /// Larger pieces of what is written go one by one.
 const PIECE: usize = 64 * 1024;
 
-/// What the archive wrote and nobody took yet: at most what one entry became.
+/// Archive bytes that wait to be sent: at most one entry's.
 #[derive(Clone, Default)]
 struct Fresh(Rc<RefCell<Vec<u8>>>);
 
@@ -85,7 +85,7 @@ pub(super) async fn run(
     match (made, sent) {
         (Ok(written), Ok(())) => Ok(written),
         (Err(Broke::Stopped(fault)), _) => Err(fault),
-        // Whoever takes nothing any more says why.
+        // A plane that takes no more says why.
         (Ok(_) | Err(Broke::Io(_)), Err(e)) => Err(cannot(e)),
         (Err(Broke::Io(e)), Ok(())) => {
             Err(Fault::new(FaultCode::OutputFailed, WHAT, e.to_string()))

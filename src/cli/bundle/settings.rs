@@ -1,5 +1,5 @@
-//! Configuration in a support bundle: what is on the list, and nothing else. Comments go too: people write into them
-//! what they must not forget.
+//! Configuration in a support bundle: only settings on the list. Comments are removed, too: people write passwords
+//! into them.
 
 use toml::{Table, Value};
 

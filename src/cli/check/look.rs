@@ -16,8 +16,8 @@ use crate::egress::Journey;
 use crate::identity;
 use crate::model::{Expiry, Fault, FaultCode, Timestamp, TunnelState, paths};
 use crate::preflight::{
-    AgentSeen, Check, ClockSeen, Daemons, EndpointSeen, Facts, HopSeen, Judge, NetworkSeen, Part,
-    PlaneSeen, Skips, SyncTrial, Thresholds, http_date, judge,
+    AgentSeen, Check, ClockSeen, Daemons, EndpointSeen, Facts, HopSeen, NetworkSeen, Part,
+    PlaneSeen, Rule, Skips, SyncTrial, Thresholds, evaluate, http_date,
 };
 
 /// Files, an overlay and a few writes. A file system that hangs answers nobody.
@@ -46,20 +46,20 @@ pub(in crate::cli) fn parts<'a>(
             not_seen: Some("nft did not answer".to_owned()),
             ..NetworkSeen::default()
         });
-        Ok(judge(Part::Network(&seen), skips, began.elapsed()))
+        Ok(evaluate(Part::Network(&seen), skips, began.elapsed()))
     }));
     parts.push(Box::pin(async move {
         let began = Instant::now();
-        let seen = match skips.all_of(|e| matches!(e.judge, Judge::Plane(_))) {
+        let seen = match skips.all_of(|e| matches!(e.rule, Rule::Plane(_))) {
             true => PlaneSeen::none("left out"),
             false => reached(ctx, plane).await,
         };
-        Ok(judge(Part::Plane(&seen), skips, began.elapsed()))
+        Ok(evaluate(Part::Plane(&seen), skips, began.elapsed()))
     }));
     parts.push(Box::pin(async move {
         let began = Instant::now();
         let seen = agent(ctx).await;
-        Ok(judge(Part::Agent(&seen), skips, began.elapsed()))
+        Ok(evaluate(Part::Agent(&seen), skips, began.elapsed()))
     }));
     parts
 }
@@ -73,19 +73,19 @@ async fn machine(ctx: &Context, skips: &Skips) -> Result<Vec<Check>, Fault> {
         let fault = Fault::new(FaultCode::Facts, "cannot look at this machine", why);
         Err(fault.fix("look for a mount that hangs: mount -t nfs,nfs4,fuse"))
     })?;
-    Ok(judge(Part::Machine(&facts), skips, began.elapsed()))
+    Ok(evaluate(Part::Machine(&facts), skips, began.elapsed()))
 }
 
 async fn disk(ctx: &Context, skips: &Skips) -> Result<Vec<Check>, Fault> {
     let began = Instant::now();
     let (host, uid) = (ctx.host.clone(), ctx.uid);
-    let trial = match skips.all_of(|e| matches!(e.judge, Judge::Disk(_))) {
+    let trial = match skips.all_of(|e| matches!(e.rule, Rule::Disk(_))) {
         true => SyncTrial::NotTried("left out".to_owned()),
         false => beside(move || SyncTrial::run(&host, uid))
             .await
             .unwrap_or_else(|| SyncTrial::NotTried("a write did not end".to_owned())),
     };
-    Ok(judge(Part::Disk(&trial), skips, began.elapsed()))
+    Ok(evaluate(Part::Disk(&trial), skips, began.elapsed()))
 }
 
 /// Work that waits for disks, on a thread of its own: one that never ends keeps this program from nothing.

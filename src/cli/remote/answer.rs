@@ -74,7 +74,7 @@ struct CheckOf {
     found: String,
 }
 
-pub(in crate::cli) fn judge(
+pub(in crate::cli) fn answer_of(
     host: &Target,
     said: Result<Answer, ExecError>,
     took_ms: u64,
@@ -238,7 +238,7 @@ mod tests {
             stdout: stdout.into(),
             stderr: stderr.into(),
         };
-        judge(&target("a").expect("host"), Ok(answer), 1)
+        answer_of(&target("a").expect("host"), Ok(answer), 1)
     }
 
     #[test]

@@ -84,17 +84,21 @@ fn taken(root: PathBuf, others: &[PathBuf]) -> Option<(u64, bool)> {
             if seen > ENTRIES_MAX {
                 return Some((bytes, true));
             }
-            let path = entry.path();
-            let Ok(meta) = fs::symlink_metadata(&path) else {
+            // Of the entry, from its directory: no path is walked for it, and no link followed.
+            let Ok(meta) = entry.metadata() else {
                 continue;
             };
-            if meta.dev() != device || others.contains(&path) {
+            if meta.dev() != device {
                 continue;
             }
-            bytes = bytes.saturating_add(meta.blocks().saturating_mul(BLOCK));
             if meta.is_dir() {
+                let path = entry.path();
+                if others.contains(&path) {
+                    continue;
+                }
                 todo.push(path);
             }
+            bytes = bytes.saturating_add(meta.blocks().saturating_mul(BLOCK));
         }
     }
     Some((bytes, false))

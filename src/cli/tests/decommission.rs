@@ -354,10 +354,19 @@ async fn interrupted_writes_leave_nothing_behind() {
 async fn nobody_to_ask_means_no() {
     let rig = prepared();
     let files = rig.files();
-    let ran = rig.run(&["decommission-node"]).await;
-    assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
-    assert!(ran.text.contains("give --yes"), "{}", ran.text);
-    assert_eq!(rig.files(), files);
+    for (line, why) in [
+        (&["decommission-node"][..], "no terminal"),
+        (&["node", "decommission", "--no-prompt"], "nobody is asked"),
+    ] {
+        let ran = rig.run(line).await;
+        assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
+        assert!(
+            ran.text.contains(why) && ran.text.contains("give --yes"),
+            "{}",
+            ran.text
+        );
+        assert_eq!(rig.files(), files);
+    }
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn who_made_a_backup_is_asked_unless_somebody_says_that_nobody_looks() {
     assert!(why.contains("is none that host"), "{why}");
     let text = world.verified(&["--unsigned"]).await.expect("said");
     assert!(text.contains("NOT CHECKED"), "{text}");
-    // His key is kept in a file: then it is believed.
+    // The thief's key is kept in a file: then it is believed.
     let kept = BackupSigner {
         host_id: world.manifest.host_id,
         key: thief.trusted(),

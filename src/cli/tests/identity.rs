@@ -37,8 +37,8 @@ async fn reset_stops_first_and_leaves_nothing_that_acts_as_the_other_machine() {
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
     for words in [
         " RESET ",
-        "decommission-node --local",
-        "prep-node with a new token",
+        "node decommission --local",
+        "node prep with a new token",
     ] {
         assert!(ran.text.contains(words), "{words}: {}", ran.text);
     }

@@ -6,6 +6,7 @@ use roff::{Inline, Roff, bold, italic, roman};
 
 use super::*;
 use crate::app::Daemon;
+use crate::model::{What, paths};
 
 const MANUAL: &str = "pf9-hostagent";
 
@@ -134,7 +135,7 @@ fn exits(page: &mut Roff) {
     }
 }
 
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     (
         "/etc/pf9/hostagent.toml, /etc/pf9/conf.d/*.toml",
         "Configuration; see hostagent.toml(5).",
@@ -146,7 +147,12 @@ const FILES: [(&str, &str); 9] = [
     ("/etc/pf9/conf.d/60-pf9ctl.toml", "What config set writes."),
     (
         "/etc/pf9/operator.toml",
-        "For host, cluster, node join and node leave: plane, token_file, and perhaps ca_file and project.",
+        "For host, cluster, node join and node leave: plane, token_file or application_credential_file, and perhaps \
+         ca_file and project.",
+    ),
+    (
+        "/etc/pf9/operations.toml",
+        "Which operations of the plane are done on this host; see pf9-operations(5).",
     ),
     (
         "/etc/pf9/services.d/*.toml",
@@ -188,6 +194,7 @@ fn see_also(page: &mut Roff, but: &str) {
         ("pf9-hostagent", 8),
         ("pf9-nodeletd", 8),
         ("hostagent.toml", 5),
+        ("pf9-operations", 5),
         ("pf9-services", 5),
     ];
     let mut words = Vec::new();
@@ -358,6 +365,83 @@ fn the_page_of_the_allow_list_is_the_shipped_file() {
     verbatim(&mut page, &format!("[[service]]{services}"));
     see_also(&mut page, "pf9-services");
     golden_at("packaging/man/pf9-services.5", &page.to_roff());
+}
+
+/// What each operation does, for root who allows it.
+const OPERATIONS: [(&str, &str); 9] = [
+    ("ping", "Answers, and does nothing."),
+    (
+        "resend-status",
+        "Looks at the machine and sends its status anew.",
+    ),
+    (
+        "run-checks",
+        "Looks what differs from the spec, and tells it; nothing is changed.",
+    ),
+    (
+        "restart",
+        "Starts one of the agent's or the node's own units again.",
+    ),
+    (
+        "rotate",
+        "Orders one of the node's certificates anew, before its time.",
+    ),
+    ("backup", "Makes a backup of etcd now, on a master."),
+    (
+        "log-level",
+        "Has a daemon log more or less, for a time; as pf9ctl log-level does.",
+    ),
+    (
+        "bundle",
+        "Makes a support bundle, sealed, and sends it to the plane. Only where support.bundle_on_request is true as well: \
+         see hostagent.toml(5).",
+    ),
+    (
+        "logs",
+        "Sends what the agent, kubelet, etcd and the runtime logged, sealed. Only where support.logs is true, or after \
+         pf9ctl support allow.",
+    ),
+];
+
+#[test]
+fn the_page_of_operations_names_each_that_there_is() {
+    let mut page = page(
+        "pf9-operations",
+        5,
+        "which operations of the plane are done on this host",
+    );
+    page.control("SH", ["SYNOPSIS"]);
+    page.text([italic(paths::OPERATIONS_ALLOWED)]);
+    page.control("SH", ["DESCRIPTION"]);
+    paragraphs(
+        &mut page,
+        "An operation is one thing that the plane orders once, signed, from a closed list. It is done only where root of this \
+         host allows it: by this file, whose one key, allow, is the list of those that are. Without the file those are allowed \
+         that disturb nothing. A file that is wrong, or that somebody else than root could have written, allows nothing. It is \
+         read anew for each operation.",
+    );
+    page.control("SH", ["OPERATIONS"]);
+    let words = OPERATIONS.map(|(word, _)| word);
+    assert_eq!(words, What::WORDS, "each that there is, in its order");
+    for (word, says) in OPERATIONS {
+        let without = match What::HARMLESS.contains(&word) {
+            true => "",
+            false => " Not allowed without the file.",
+        };
+        page.control("TP", []);
+        page.text([bold(word)]);
+        page.text([roman(format!("{says}{without}"))]);
+    }
+    page.control("SH", ["EXAMPLES"]);
+    let harmless = What::HARMLESS.map(|word| format!("\"{word}\"")).join(", ");
+    verbatim(
+        &mut page,
+        &format!(
+            "# As without the file, and restarts.\nallow = [{harmless}, \"restart\"]\n\n# None at all.\nallow = []"
+        ),
+    );
+    see_also(&mut page, "pf9-operations");
+    golden_at("packaging/man/pf9-operations.5", &page.to_roff());
 }
 
 #[test]

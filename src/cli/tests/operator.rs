@@ -25,7 +25,10 @@ fn api(method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
     match (method, path) {
         ("GET", p) if p == clusters => (200, format!("[{cluster}]")),
         ("GET", p) if p == format!("{clusters}/{CLUSTER}") => (200, cluster),
-        ("GET", "/resmgr/v1/hosts") => (200, format!("[{host}]")),
+        ("GET", "/resmgr/v1/hosts?limit=100") => (
+            200,
+            format!(r#"{{"hosts": [{host}], "continue": null, "found": 1, "total": 1}}"#),
+        ),
         ("GET", p) if p == format!("/resmgr/v1/hosts/{HOST}") => (200, host),
         ("PUT", p) if p == format!("/resmgr/v1/hosts/{HOST}/roles/pf9-kube") => {
             (200, String::new())
@@ -53,6 +56,13 @@ fn api(method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
 }
 
 async fn rig() -> (Rig, Plane) {
+    rig_with(api).await
+}
+
+/// Method, path, token and body of a call; its answer.
+type Api = fn(&str, &str, &str, &str) -> (u16, String);
+
+async fn rig_with(api: Api) -> (Rig, Plane) {
     let rig = Rig::new();
     let plane = Plane::start(Manner::Api(api)).await;
     let secret = Attrs::mode(0o600);
@@ -152,4 +162,139 @@ async fn a_token_that_others_may_read_or_that_is_over_is_not_used() {
         "plane = \"http://plain\"\ntoken_file = \"/root/token\"\n",
     );
     assert_eq!(rig.run(&["host", "list"]).await.exit, Exit::Config);
+}
+
+/// A fleet, part by part; nobody gets all of it at once. What stands in a mark is the plane's matter: a name, slashes, and
+/// what an address would split at.
+fn fleet(method: &str, path: &str, _: &str, _: &str) -> (u16, String) {
+    let first = "/resmgr/v1/hosts?limit=100";
+    let next = format!("{first}&continue=0%2F");
+    let from = match (method, path.strip_prefix(&next)) {
+        ("GET", Some(rest)) => rest.strip_suffix("%2Fn+%26x").and_then(|n| n.parse().ok()),
+        ("GET", None) if path == first => Some(0),
+        _ => None,
+    };
+    let Some(from) = from else {
+        return (404, format!(r#"{{"message": "no list at {path}"}}"#));
+    };
+    let host = |n: usize| {
+        let name = if n == 7 { "a-name-that-is-longer" } else { "n" };
+        format!(
+            r#"{{"id": "6f0b9f0e-6a0c-4f57-9b0e-{n:012}", "info": {{"hostname": "{name}{n}", "responding": true}}, "role_status": "ok"}}"#
+        )
+    };
+    let end = (from + 100).min(FLEET);
+    let hosts: Vec<String> = (from..end).map(host).collect();
+    let next = match end < FLEET {
+        true => format!(r#""0/{end}/n &x""#),
+        false => "null".to_owned(),
+    };
+    (
+        200,
+        format!(r#"{{"hosts": [{}], "continue": {next}}}"#, hosts.join(", ")),
+    )
+}
+
+const FLEET: usize = 250;
+
+/// `host list --json`.
+async fn as_json(rig: &Rig) -> Ran {
+    let mut ctx = rig.context();
+    ctx.out = Output::memory(true);
+    rig.run_in(&ctx, &["host", "list", "--json"]).await
+}
+
+/// The second part is refused.
+fn breaks_off(method: &str, path: &str, token: &str, body: &str) -> (u16, String) {
+    match path.contains("continue") {
+        true => (503, r#"{"message": "too many are asking"}"#.to_owned()),
+        false => fleet(method, path, token, body),
+    }
+}
+
+/// It begins anew for ever.
+fn goes_round(method: &str, _: &str, token: &str, body: &str) -> (u16, String) {
+    fleet(method, "/resmgr/v1/hosts?limit=100", token, body)
+}
+
+/// One more, and one more, far beyond what a plane is built for.
+fn never_ends(_: &str, path: &str, _: &str, _: &str) -> (u16, String) {
+    let asked = path.rsplit('=').next().and_then(|n| n.parse::<u64>().ok());
+    let next = match asked.unwrap_or_default() + 1 {
+        end @ 500.. => format!("null, \"end\": {end}"),
+        mark => format!("\"{mark}\""),
+    };
+    (
+        200,
+        format!(r#"{{"hosts": [{{"id": 1}}], "continue": {next}}}"#),
+    )
+}
+
+#[tokio::test]
+async fn a_fleet_is_listed_part_by_part_as_it_comes() {
+    let (rig, _plane) = rig_with(fleet).await;
+    let ran = rig.run(&["host", "list"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let lines: Vec<&str> = ran.text.lines().collect();
+    assert_eq!(lines.len(), 1 + FLEET);
+    assert!(
+        lines[0].starts_with("ID ") && lines[1].contains("n0 "),
+        "{}",
+        lines[0]
+    );
+    // One head for all, and all below it.
+    let at = lines[0].find("ROLE").expect("head");
+    assert!(
+        lines[1..].iter().all(|l| l.get(at..) == Some("ok")),
+        "{}",
+        ran.text
+    );
+    let ran = as_json(&rig).await;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&ran.text).expect("one array");
+    assert_eq!(all.len(), FLEET);
+    assert_eq!(all[249]["info"]["hostname"], "n249");
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_or_never_ends_is_no_list() {
+    let (rig, _plane) = rig_with(breaks_off).await;
+    let ran = rig.run(&["host", "list"]).await;
+    assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
+    assert!(
+        ran.text.ends_with("503: too many are asking\n"),
+        "{}",
+        ran.text
+    );
+    let ran = as_json(&rig).await;
+    let mut values = serde_json::Deserializer::from_str(&ran.text).into_iter();
+    let part: serde_json::Value = values.next().expect("part").expect("json");
+    let fault: serde_json::Value = values.next().expect("fault").expect("json");
+    assert_eq!(part.as_array().map(Vec::len), Some(100));
+    assert_eq!(fault["exit"], 1, "{fault}");
+    let wrong: [(Api, &str); 2] = [
+        (goes_round, "does not go on at"),
+        (never_ends, "its list of hosts has over"),
+    ];
+    for (api, why) in wrong {
+        let (rig, _plane) = rig_with(api).await;
+        let ran = as_json(&rig).await;
+        assert_eq!(ran.exit, Exit::BadData, "{}", ran.text);
+        assert!(ran.text.contains("plane-garbage"), "{}", ran.text);
+        assert!(ran.text.contains(why), "{}", ran.text);
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_of_none_is_an_empty_list() {
+    let none =
+        |_: &str, _: &str, _: &str, _: &str| (200, r#"{"hosts": [], "continue": null}"#.to_owned());
+    let (rig, _plane) = rig_with(none).await;
+    assert_eq!(as_json(&rig).await.text, "[]\n");
+    let ran = rig.run(&["host", "list"]).await;
+    assert_eq!(
+        (ran.exit, ran.text.lines().count()),
+        (Exit::Ok, 1),
+        "{}",
+        ran.text
+    );
 }

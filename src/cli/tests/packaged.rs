@@ -129,6 +129,14 @@ fn units_directories_and_users_fit_the_programs() {
     let unit = |name: &str| std::fs::read_to_string(root.join("systemd").join(name)).expect("unit");
     assert!(unit("pf9-comms.service").contains(&format!("\nUser={}\n", paths::USER_COMMS)));
     assert!(unit("pf9-hostagent.service").contains(&format!("\nUser={}\n", paths::USER_HOSTAGENT)));
+    // A machine that is no host runs nothing, and fails at nothing.
+    for (name, enrolled) in [
+        ("pf9-comms.service", paths::ENDPOINTS),
+        ("pf9-hostagent.service", paths::HOST_ID),
+    ] {
+        let condition = format!("\nConditionPathExists={enrolled}\n");
+        assert!(unit(name).contains(&condition), "{name}");
+    }
     let socket = format!("\nListenStream={}\n", paths::NODELET_SOCKET);
     assert!(unit("pf9-nodeletd.socket").contains(&socket));
     for name in [

@@ -192,7 +192,7 @@ async fn another_plane_is_refused_unless_forced() {
         ran.text
     );
     assert!(
-        ran.text.contains("decommission-node first, or --force"),
+        ran.text.contains("node decommission first, or --force"),
         "{}",
         ran.text
     );

@@ -2,7 +2,7 @@
 
 use super::super::output::Show;
 use super::super::remote::Everybody;
-use super::super::remote::answer::{HostAnswer, judge};
+use super::super::remote::answer::{HostAnswer, answer_of};
 use super::super::remote::call::target;
 use super::*;
 use crate::host::exec::{Answer, Ended};
@@ -13,7 +13,7 @@ fn answer(host: &str, code: i32, stdout: &str, stderr: &str) -> HostAnswer {
         stdout: stdout.into(),
         stderr: stderr.into(),
     };
-    judge(&target(host).expect("host"), Ok(said), 1200)
+    answer_of(&target(host).expect("host"), Ok(said), 1200)
 }
 
 #[test]

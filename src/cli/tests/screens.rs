@@ -410,6 +410,26 @@ fn a_status_fits_one_screen() {
     }
 }
 
+/// What is wider than the terminal has one word that is: a path, an address.
+pub(super) fn fits(name: &str, text: &str, width: usize) {
+    for line in text.lines() {
+        let long = line.rsplit(' ').next().unwrap_or_default();
+        let without = line.strip_suffix(long).unwrap_or_default().trim_end();
+        let is_word = long.chars().count() > 25 && without.chars().count() <= width;
+        let fits = line.chars().count() <= width || is_word;
+        assert!(fits, "{name} at {width} columns: {line}");
+    }
+}
+
+#[test]
+fn a_status_fits_a_narrow_terminal() {
+    for (name, report) in screens() {
+        for width in [60, 72, 80] {
+            fits(name, &report.screen(width).text(false), width);
+        }
+    }
+}
+
 #[test]
 fn check_screens_are_the_reviewed_ones() {
     let rig = Rig::new();
@@ -443,6 +463,9 @@ fn check_screens_are_the_reviewed_ones() {
         "check-node-bad.txt",
         &report(&facts).screen(WIDTH).text(false),
     );
+    for width in [60, 72, 80] {
+        fits("check", &report(&facts).screen(width).text(false), width);
+    }
 }
 
 #[test]

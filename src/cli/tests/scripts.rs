@@ -66,7 +66,7 @@ const REMOVE: &str = r#"remove_tree() (
 )
 "#;
 
-/// A person's drop-ins for units of ours are his: left, and named.
+/// A person's drop-ins for units of ours stay, and are named.
 const TELL: &str = r#"tell_drop_ins() {
     for dir in $SHARED_DIRS; do
         for own in "$dir"/pf9-*.service.d "$dir"/pf9-*.socket.d; do

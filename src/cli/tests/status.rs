@@ -77,7 +77,7 @@ async fn seen(rig: &Rig) -> (Overall, String) {
 async fn a_machine_that_is_no_host_is_told_how_to_become_one() {
     let (state, reason) = seen(&Rig::new()).await;
     assert_eq!(state, Overall::NotPrepared);
-    assert!(reason.contains("pf9ctl prep-node --plane URL"), "{reason}");
+    assert!(reason.contains("pf9ctl node prep --plane URL"), "{reason}");
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn a_decommission_that_was_cut_off_names_the_next_command() {
     assert_eq!(state, Overall::AgentDown);
     for words in [
         "did not finish",
-        "pf9ctl decommission-node again",
+        "pf9ctl node decommission again",
         "systemctl enable --now pf9-hostagent.service",
     ] {
         assert!(reason.contains(words), "{words}: {reason}");

@@ -69,7 +69,11 @@ fn lines(screen: &mut Screen, session: &SessionStatus, now: Timestamp, width: us
     };
     let label = format!("session {}", session.slot);
     let text = format!("{words} · {where_to}");
-    screen.pieces(&label, vec![(ink, format!("{mark} ")), (Ink::Plain, text)]);
+    screen.pieces(
+        &label,
+        vec![(ink, format!("{mark} ")), (Ink::Plain, text)],
+        width,
+    );
     if has_numbers(session.state) {
         let mut parts: Vec<String> = session.rtt_us.map(rtt).into_iter().collect();
         if let (Some(part), Some(jitter)) = (parts.first_mut(), session.jitter_us) {

@@ -17,7 +17,7 @@ pub struct Standpoint {
 }
 
 impl Etcd {
-    /// Whom this member follows.
+    /// The member that this one follows.
     pub async fn standpoint(&self) -> Result<Standpoint, EtcdError> {
         let said = self.status().await?;
         Ok(Standpoint {

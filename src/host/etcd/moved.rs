@@ -4,16 +4,19 @@ use serde_json::json;
 
 use super::{Etcd, EtcdError, Member, Who, peer_url};
 
-/// Where this host's member is expected, if that is not where it is. Nobody that is asked need be well: one that lists
-/// members is enough. A host that has no member among them is expected nowhere.
+/// Where this host's member is expected, if that is not where it is. A host that has no member among them is expected
+/// nowhere. That it is expected here anybody may say who lists members; that it is expected elsewhere only whoever has a
+/// quorum, for nobody else could be told otherwise: where the member that moved is what the quorum lacks, it is started
+/// first. It reaches the others where they are, and that is enough for them to count it again.
 pub async fn expected_elsewhere(
     endpoints: &[Etcd],
     who: &Who,
 ) -> Result<Option<String>, EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
-        match etcd.members().await {
-            Ok(members) => return Ok(who.among(&members)?.and_then(|own| elsewhere(own, who))),
+        match etcd.expected(who).await {
+            Ok(at) => return Ok(at),
+            Err(e @ EtcdError::Doubtful(_)) => return Err(e),
             Err(e) => why = e.or_after(why),
         }
     }
@@ -38,6 +41,15 @@ fn elsewhere(own: &Member, who: &Who) -> Option<String> {
 }
 
 impl Etcd {
+    async fn expected(&self, who: &Who) -> Result<Option<String>, EtcdError> {
+        let members = self.members().await?;
+        let Some(at) = who.among(&members)?.and_then(|own| elsewhere(own, who)) else {
+            return Ok(None);
+        };
+        self.takes_part().await?;
+        Ok(Some(at))
+    }
+
     async fn expects(&self, who: &Who) -> Result<(), EtcdError> {
         let members = self.members().await?;
         let Some(own) = who.among(&members)? else {

@@ -18,18 +18,18 @@ use crate::host::tls::Identity;
 
 #[test]
 fn both_generations_of_answers_are_understood() {
-    assert!(judge(200, br#"{"health":"true"}"#).is_ok());
-    assert!(judge(200, br#"{"health":"true","reason":""}"#).is_ok());
-    let no = judge(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
+    assert!(health(200, br#"{"health":"true"}"#).is_ok());
+    assert!(health(200, br#"{"health":"true","reason":""}"#).is_ok());
+    let no = health(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
     assert!(no.expect_err("unhealthy").to_string().contains("NO LEADER"));
-    let full = judge(503, br#"{"health":"false","reason":"ALARM NOSPACE"}"#);
+    let full = health(503, br#"{"health":"false","reason":"ALARM NOSPACE"}"#);
     assert!(
         full.expect_err("full")
             .to_string()
             .contains("pf9ctl etcd alarm")
     );
-    assert!(judge(503, br#"{"health":"false"}"#).is_err());
-    assert!(judge(200, b"<html>").is_err());
+    assert!(health(503, br#"{"health":"false"}"#).is_err());
+    assert!(health(200, b"<html>").is_err());
 }
 
 /// Members that count each other; the nth is called `m<n>` and has the number 100 + n.

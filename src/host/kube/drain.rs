@@ -20,12 +20,14 @@ const CORDON_TAINT: &str = "node.kubernetes.io/unschedulable";
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainOutcome {
     /// Pods that were asked to leave.
     pub asked: usize,
     /// Pods still there when the budget was used up.
     pub left: usize,
+    /// What kept one of them when it was asked last.
+    pub keeps: Option<String>,
 }
 
 /// One look at a node that is drained.
@@ -133,15 +135,18 @@ impl Kube {
         let end = Instant::now() + budget;
         self.cordon(node).await?;
         let (mut asked, mut began) = (None, DrainBegan::default());
+        let mut pass = DrainPass::default();
         loop {
             let pods = began.counted(self.pods_to_move(node).await?);
             let asked = *asked.get_or_insert(pods.len());
             let left = pods.len();
             if left == 0 || Instant::now() >= end {
-                return Ok(DrainOutcome { asked, left });
+                let keeps = pass.keeps();
+                return Ok(DrainOutcome { asked, left, keeps });
             }
+            pass = DrainPass::default();
             for pod in &pods {
-                DrainPass::default().takes(self.evict(pod).await)?;
+                pass.takes(self.evict(pod).await)?;
                 if Instant::now() >= end {
                     break;
                 }
@@ -198,6 +203,13 @@ impl Kube {
 }
 
 impl DrainPass {
+    /// What keeps a pod, of those that cannot go.
+    fn keeps(self) -> Option<String> {
+        let budget = self.budget;
+        let budget = budget.map(|name| format!("disruption budget {name} forbids to evict them"));
+        budget.or(self.failed)
+    }
+
     /// What came of one pod. An API server that nobody listens at would not answer for the others, either.
     fn takes(&mut self, asked: Result<Option<String>, KubeError>) -> Result<(), KubeError> {
         match asked {

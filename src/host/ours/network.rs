@@ -7,6 +7,16 @@ pub const POD_BRIDGE: &str = "pf9cni0";
 pub const FLANNEL_VNI: u32 = 159;
 /// Routing protocol number of our routes; of the range that is free for local use.
 pub const ROUTE_PROTOCOL: u8 = 159;
+/// Links of calico's tunnels. It calls them so whoever runs it: they are ours where it is this node's pod network.
+pub const CALICO_LINKS: [&str; 2] = ["vxlan.calico", "vxlan-v6.calico"];
+/// What the names of calico's chains begin with.
+const CALICO_CHAINS: &str = "cali-";
+/// What its comment of a rule begins with: in chains that are not its own not every rule leads to one that is.
+const CALICO_COMMENT: &str = "--comment \"cali:";
+/// What the names of its sets of addresses begin with, of each IP version.
+const CALICO_SETS: [&str; 2] = ["cali4", "cali6"];
+/// Its table of nftables.
+const CALICO_TABLE: &str = "calico";
 /// Prefix of the chains that the pod network makes.
 pub const CHAIN_PREFIX: &str = "PF9-";
 
@@ -81,6 +91,34 @@ pub fn chain(name: &str) -> Option<ChainRule> {
 pub fn chain_prefixes() -> Vec<String> {
     let all = [CHAIN_PREFIX].into_iter().chain(SHARED_PREFIXES);
     all.map(str::to_owned).collect()
+}
+
+/// What the kernel has of a pod network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// Links, by name.
+    pub links: Vec<String>,
+    /// Prefixes of the names of chains.
+    pub chains: Vec<String>,
+    /// Tables of nftables, by name.
+    pub tables: Vec<String>,
+    /// Prefixes of the names of sets of addresses.
+    pub sets: Vec<String>,
+}
+
+/// What calico makes on a node, but for routes, which have our number.
+pub fn calico() -> PodNetwork {
+    PodNetwork {
+        links: CALICO_LINKS.map(str::to_owned).to_vec(),
+        chains: vec![CALICO_CHAINS.to_owned()],
+        tables: vec![CALICO_TABLE.to_owned()],
+        sets: CALICO_SETS.map(str::to_owned).to_vec(),
+    }
+}
+
+/// Whether a rule in a chain of somebody else's goes with the chains of these prefixes, although it leads to none.
+pub fn rule_goes(rule: &str, prefixes: &[String]) -> bool {
+    prefixes.iter().any(|p| p == CALICO_CHAINS) && rule.contains(CALICO_COMMENT)
 }
 
 /// Prefixes of the chains that kube-proxy makes where it works by iptables.

@@ -22,6 +22,10 @@ pub enum Keeper {
 
 /// State of the running container runtime.
 pub const CONTAINERD_STATE: &str = "/run/pf9-containerd";
+/// What calico's daemon tells its plugin.
+pub const CALICO_STATE: &str = "/var/lib/calico";
+/// Its configuration for the runtime, which its daemon's pod writes.
+pub const CALICO_CONFLIST: &str = "/etc/pf9/cni/net.d/10-calico.conflist";
 /// Where units are written.
 pub const UNIT_DIR: &str = "/etc/systemd/system";
 /// Where the agent's configuration and identity are.
@@ -104,9 +108,10 @@ pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
 pub const NODELET_AT_BOOT: &str =
     "/etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service";
 
-/// Directories whose names Kubernetes and the CNI library fix. They are ours, content and all,
+/// Directories whose names Kubernetes, the CNI library and calico fix. They are ours, content and all,
 /// where the ledger says that nothing was there before; without it they are somebody else's.
-const MADE: [&str; 4] = [
+const MADE: [&str; 5] = [
+    CALICO_STATE,
     "/var/log/pods",
     "/var/log/containers",
     "/var/lib/cni/results",
@@ -179,7 +184,7 @@ pub enum PathRule {
     /// Called after us in such a directory and not known: of another version, or a person's. Told when
     /// it is left, never deleted unasked.
     CalledAfterUs,
-    /// A person's drop-in for a unit of ours: his, whatever becomes of the unit. Told, never deleted.
+    /// A person's drop-in for a unit of ours: theirs, whatever becomes of the unit. Told, never deleted.
     DropIn,
 }
 

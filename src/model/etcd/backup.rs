@@ -1,4 +1,4 @@
-//! Backups: how often, how many, for whom, and what stands beside each.
+//! Backups: schedule, retention, recipients, and the manifest beside each.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Who made a backup: its manifest, which names the checksum of its file, is signed by root of the master that
-//! took it. Sealing proves nothing: whoever knows the public keys can seal content of his own.
+//! took it. Sealing proves nothing: anyone who knows the public keys can seal other content.
 //!
 //! ```text
 //! NAME.json ─► FoundManifest (nobody looked yet) ─► believed(BackupTrust) ─► BelievedManifest
@@ -30,12 +30,12 @@ pub struct BackupSigner {
     pub key: TrustedKey,
 }
 
-/// Whom somebody believes that a backup is what it says.
+/// Whose signature on a backup is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupTrust {
     /// These.
     Signers(Vec<BackupSigner>),
-    /// Nobody is asked: a person said that he knows where it comes from.
+    /// No signature is checked: a person said that they know where it comes from.
     Unchecked,
 }
 
@@ -121,7 +121,7 @@ impl FoundManifest {
         Ok(Self(BelievedManifest { manifest, envelope }))
     }
 
-    /// What it says, whoever wrote that.
+    /// What it says, unverified.
     pub fn says(&self) -> &BackupManifest {
         &self.0.manifest
     }

@@ -27,7 +27,7 @@ pub struct UnwrapOrder {
     pub manifest: Envelope,
     /// What stands in its head.
     pub stanzas: Vec<WrappedKey>,
-    /// For whom the answer is sealed: a key of root's own, made for it (`age1…`).
+    /// The recipient of the sealed answer: a key of root's own, made for it (`age1…`).
     pub recipient: String,
 }
 

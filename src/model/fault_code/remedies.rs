@@ -2,8 +2,8 @@
 //! `docs/troubleshooting.md` is made of it.
 //!
 //! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. Each
-//! fault says in its own words, with the names of the case, what it is and what to do; this is for whoever has only the
-//! code. It may be the one thing that he has: a page on another machine is no help on a node without a network.
+//! fault says in its own words, with the names of the case, what it is and what to do; this is for a reader who has only
+//! the code. It works on a node without a network, where a page on another machine is no help.
 //!
 //! | file | room |
 //! |---|---|

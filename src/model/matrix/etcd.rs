@@ -63,7 +63,10 @@ impl Matrix {
         let later = rows.find(|row| row.from.matches(&newest_of(from)));
         let (why, fix) = match later {
             Some(row) => (
-                format!("etcd {minor} may follow {}: {}", row.from, row.why),
+                format!(
+                    "etcd {minor} may follow {}: {} ({})",
+                    row.from, row.why, row.source
+                ),
                 format!(
                     "first use a stack with a newer etcd {}, and wait until every master is ok with it",
                     minor_of(from)

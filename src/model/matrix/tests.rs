@@ -136,7 +136,8 @@ fn what_no_test_ran_is_accepted_and_said() {
     for version in ["1.35.2", "1.35.2-rc.1"] {
         let known = said(&stack(version, &with("kubelet", "1.35.2")), &tested());
         assert!(
-            known.contains("StatefulSets") && known.contains("a later patch release"),
+            known.contains("standstill (https://github.com/kubernetes/kubernetes/issues/137409)")
+                && known.contains("a later patch release"),
             "{known}"
         );
     }
@@ -182,6 +183,10 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
                 &stack("1.37.2", &with("containerd", "1.6.20~ds1-1")),
                 &tested(),
             ),
+        ),
+        (
+            "Kubernetes asks for (https://github.com/kubernetes/website/pull/54030)",
+            refused(&stack("1.37.2", &with("etcd", "3.4.23")), &tested()),
         ),
         (
             "etcd 3.4.23",

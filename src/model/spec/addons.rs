@@ -20,7 +20,7 @@ pub enum NetworkPolicies {
     /// Kept on the built-in network and on flannel, which keep none, where the stack has what keeps them.
     #[default]
     Auto,
-    /// Kept by the stack's controller, whatever network it is.
+    /// Kept by the stack's controller, whatever network it is that keeps none itself.
     On,
     /// Not kept by us: a network plugin may.
     Off,
@@ -49,9 +49,11 @@ impl NetworkPolicies {
         match self {
             Self::Auto => match plugin {
                 NetworkPlugin::Bridge | NetworkPlugin::Flannel => true,
-                NetworkPlugin::None => false,
+                NetworkPlugin::Calico | NetworkPlugin::None => false,
             },
-            Self::On => true,
+            // Two who write rules for one policy would let through what either of them lets through, and drop what
+            // either of them drops.
+            Self::On => plugin != NetworkPlugin::Calico,
             Self::Off => false,
         }
     }

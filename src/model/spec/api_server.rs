@@ -1,4 +1,4 @@
-//! Where the API server is, and what it makes of who asks it for what.
+//! Where the API server is, and how it authenticates and authorizes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OidcIssuer, PodSecurity, kubernetes, oidc_fault};
 
-/// Where the API server is, and whom it believes.
+/// Where the API server is, and which sources of users it trusts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiSpec {
     /// Address or name workers use.

@@ -87,7 +87,7 @@ pub struct Keeper {
     sharing: Option<Sharing>,
 }
 
-/// What is shared, and by whom.
+/// What is shared, and among which masters.
 #[derive(Clone)]
 struct Wanted {
     ip: IpAddr,

@@ -22,7 +22,7 @@
 
 use std::time::Duration;
 
-/// Nobody wrote the lease for so long: whoever had the address has it no more.
+/// The lease was not renewed for so long: its holder no longer has the address.
 pub(super) const LEASE: Duration = Duration::from_secs(6);
 /// Who wrote the lease may have the address for so long from then on.
 pub(super) const HOLD: Duration = Duration::from_millis(4500);
@@ -51,7 +51,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 pub(super) struct Record {
     /// Changes with every write.
     pub(super) version: String,
-    /// Whom it names.
+    /// The holder it names.
     pub(super) holder: Option<String>,
     /// It had a holder. (Before the first one took it, the address had been looked for on the network.)
     pub(super) proved: bool,
@@ -78,7 +78,7 @@ pub(super) enum Ask {
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     me: String,
-    seen: Option<Seen>,
+    seen: Option<LeaseSeen>,
     until: Option<Duration>,
     look_at: Duration,
     write_at: Duration,
@@ -97,7 +97,7 @@ enum Leave {
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct LeaseSeen {
     /// None: there is no lease.
     record: Option<Record>,
     /// When this very version of it was first seen.
@@ -128,7 +128,7 @@ impl Turn {
         }
     }
 
-    fn may_write(&self, seen: &Seen) -> Duration {
+    fn may_write(&self, seen: &LeaseSeen) -> Duration {
         match self.whose(seen) {
             Whose::Mine | Whose::Nobodys => self.write_at,
             Whose::Anothers => self.write_at.max(seen.since + LEASE),
@@ -194,7 +194,7 @@ impl Turn {
             .filter(|seen| version(&seen.record) == version(&record));
         let since = known.map_or(now, |seen| seen.since);
         let closely = record.as_ref().is_some_and(|r| r.leaving) || self.stands_aside(now);
-        let seen = Seen { record, since };
+        let seen = LeaseSeen { record, since };
         let look = if closely { LOOK_CLOSELY } else { LOOK };
         (self.look_at, self.write_at) = (now + look, now);
         if seen.record.is_some() && self.whose(&seen) != Whose::Mine {
@@ -221,7 +221,7 @@ impl Turn {
             // Nobody wanted it, or it could not be said in time.
             Some(Leave::Says { .. } | Leave::Gone { .. }) | None => None,
         };
-        self.seen = Some(Seen {
+        self.seen = Some(LeaseSeen {
             record: Some(record),
             since: now,
         });
@@ -267,12 +267,12 @@ impl Turn {
         seen.record.filter(|_| mine)
     }
 
-    /// Whom the lease names, as far as it was read.
+    /// The holder that the lease names, as far as it was read.
     pub(super) fn record(&self) -> Option<&Record> {
         self.seen.as_ref()?.record.as_ref()
     }
 
-    fn whose(&self, seen: &Seen) -> Whose {
+    fn whose(&self, seen: &LeaseSeen) -> Whose {
         match seen.record.as_ref().map(|r| (&r.holder, r.proved)) {
             None | Some((None, true)) => Whose::Nobodys,
             Some((Some(holder), _)) if *holder == self.me => Whose::Mine,

@@ -164,7 +164,11 @@ impl Effects<'_> {
 }
 
 /// This master, before it starts under the id that the others gave it.
-fn expected(all: &Members, seen: &data::Seen, member: &EtcdMember) -> Result<EtcdRecord, Failed> {
+fn expected(
+    all: &Members,
+    seen: &data::EtcdSeen,
+    member: &EtcdMember,
+) -> Result<EtcdRecord, Failed> {
     let who = etcd::Who {
         id: None,
         name: member.host_id.to_string(),
@@ -207,7 +211,7 @@ fn put_pieces_aside(fs: &HostFs, now: Timestamp) -> Result<(), Failed> {
 
 /// A master whose leaving would cost the cluster its memory stays.
 fn stays(why: &str) -> Fault {
-    let fix = "it continues automatically when that changes; pf9ctl decommission-node --force (or a forced detach \
+    let fix = "it continues automatically when that changes; pf9ctl node decommission --force (or a forced detach \
         on the plane) removes it all the same: if the others have no quorum then, the cluster's API accepts no \
         writes until a backup is restored";
     let what = "this master stays: etcd would lose its quorum";

@@ -19,7 +19,7 @@ const HELD: Duration = Duration::from_secs(20);
 
 /// What was seen since the waiting began.
 #[derive(Default)]
-struct Seen {
+struct TurnSeen {
     follows: Option<(Standpoint, Instant)>,
     unwell: Option<Instant>,
     silent: Option<Instant>,
@@ -40,7 +40,7 @@ impl Shared<'_, '_> {
         };
         let own = [own.map_err(Failed::Why)?];
         let pace = Pace::of(node.etcd.election_ms);
-        let (mut seen, end) = (Seen::default(), Instant::now() + TURN_WITHIN);
+        let (mut seen, end) = (TurnSeen::default(), Instant::now() + TURN_WITHIN);
         let mut said = String::new();
         loop {
             let waits = match self.etcd_look(&own, &mut seen, &pace).await {
@@ -63,7 +63,7 @@ impl Shared<'_, '_> {
     async fn etcd_look(
         &self,
         own: &[Etcd; 1],
-        seen: &mut Seen,
+        seen: &mut TurnSeen,
         pace: &Pace,
     ) -> Result<Option<String>, EtcdError> {
         let node = &self.ctx.node;
@@ -111,7 +111,7 @@ impl Shared<'_, '_> {
     }
 }
 
-impl Seen {
+impl TurnSeen {
     /// How long this one had been followed at `began`, without a break.
     fn followed_for(&mut self, at: &Standpoint, began: Instant) -> Duration {
         match &self.follows {

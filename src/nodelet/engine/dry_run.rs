@@ -12,7 +12,7 @@ use super::super::observe::{Memory, Sweep};
 use super::super::phase;
 use super::super::plan::{PlanWords, plan};
 use super::super::removal;
-use super::super::roll::{self, Said, Seen};
+use super::super::roll::{self, RollSeen, Said};
 use super::own::add_own;
 use crate::host::Host;
 use crate::model::Fault;
@@ -25,9 +25,9 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let ledger = &file.ledger;
     let mut removed = Vec::new();
     let job = job::decide(orders, &file.seen());
-    let job = match roll::judges(&host.fs, &file, &job) {
+    let job = match roll::checks_fit(&host.fs, &file, &job) {
         true => job,
-        false => fit::judged(&host.fs, job, orders, &file.seen(), None).await,
+        false => fit::or_hold(&host.fs, job, orders, &file.seen(), None).await,
     };
     let work = match job {
         Job::Nothing(_) => return Ok(PlanWords::default()),
@@ -48,7 +48,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let own = roll::own_stack(&host.fs, &file, &work.node);
     let (active, etcd) = (stack::current(&host.fs), stack::current_etcd(&host.fs));
     let (active, etcd) = (active.ok().flatten(), etcd.ok().flatten());
-    let seen = Seen {
+    let seen = RollSeen {
         now,
         spent: Duration::ZERO,
         installed: ledger.installed.as_ref(),

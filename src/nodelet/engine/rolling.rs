@@ -11,7 +11,9 @@ use super::super::context;
 use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
-use super::super::roll::{self, Move, NOTES_MAX, Record, Said, Seen, prove, what_next, worked_by};
+use super::super::roll::{
+    self, Move, NOTES_MAX, Record, RollSeen, Said, prove, what_next, worked_by,
+};
 use super::super::status::LOOK_MAX;
 use super::Engine;
 use super::converging::{Node, Turn};
@@ -43,7 +45,7 @@ pub(super) struct Stage {
     ready: bool,
     /// A restore of etcd is under way, which goes before.
     restores: bool,
-    /// Whom the drain is about.
+    /// The node to drain.
     began: DrainBegan,
 }
 
@@ -108,7 +110,7 @@ impl Engine {
         let active = stack::current(&self.host.fs).ok().flatten();
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
         let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
-        let seen = Seen {
+        let seen = RollSeen {
             now: crate::seam::clock::now(),
             spent: self
                 .stage

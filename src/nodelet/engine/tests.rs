@@ -6,6 +6,7 @@ mod resting;
 mod rolling;
 mod unfit;
 mod updating;
+mod walking;
 
 use std::sync::Arc;
 
@@ -84,8 +85,7 @@ impl Machine {
     /// One that was made a node by generation 5, with data that must not be lost.
     fn node() -> Self {
         let machine = Self::new();
-        let data = machine.fs.write(DATA, b"data", &Attrs::mode(0o600));
-        data.expect("data");
+        machine.damage(DATA, b"data");
         let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
         // Written anew: the data is there already.
         ledger.ledger.installed = Some(Work::installed(&Work {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::chore::{self, Seen};
+use super::chore::{self, ChoreSeen};
 use super::keeper::Master;
 use super::trust;
 use crate::backup::shelf::{self, Shelf};
@@ -46,7 +46,7 @@ pub(super) async fn look(
     master: &Master,
     now: Timestamp,
     etcd: &mut EtcdStatus,
-    seen: &mut Seen,
+    seen: &mut ChoreSeen,
 ) -> Vec<BackupInfo> {
     let policy = &master.work.node.etcd.backup;
     let found = shelf(looking, fs, master).await;

@@ -54,7 +54,7 @@ pub(super) enum Chore {
 
 /// What the schedule decides by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ChoreSeen {
     /// Since when this master is looked at: what it has no backup for is judged by.
     pub(super) since: Option<Timestamp>,
     /// The member answers and has a leader.
@@ -157,7 +157,7 @@ impl Chore {
         now: Timestamp,
         host: HostId,
         policy: &BackupPolicy,
-        seen: &Seen,
+        seen: &ChoreSeen,
     ) -> Option<Timestamp> {
         match self {
             Self::Backup => {
@@ -202,7 +202,7 @@ impl Chore {
 }
 
 /// What is to be done, or when to look again.
-pub(super) fn next(now: Timestamp, host: HostId, policy: &BackupPolicy, seen: &Seen) -> Next {
+pub(super) fn next(now: Timestamp, host: HostId, policy: &BackupPolicy, seen: &ChoreSeen) -> Next {
     let due = |chore: &Chore| Some((chore.due(now, host, policy, seen)?, *chore));
     let may = Chore::ALL.iter().filter(|c| c.goes_on() || !seen.rests);
     match may.filter_map(due).min_by_key(|(at, _)| *at) {
@@ -292,7 +292,7 @@ mod tests {
             n in any::<u128>(), every in 5u32..2000, looks in prop::collection::vec(1i64..4000, 1..200),
         ) {
             let policy = BackupPolicy { every_minutes: every, ..BackupPolicy::default() };
-            let mut seen = Seen { healthy: true, ..Seen::default() };
+            let mut seen = ChoreSeen { healthy: true, ..ChoreSeen::default() };
             let (mut now, mut made) = (1_000_000_000, Vec::new());
             for wait in looks {
                 now += wait;
@@ -317,10 +317,10 @@ mod tests {
         #[test]
         fn a_failure_is_tried_again_after_a_pause(n in any::<u128>(), failed in 0i64..1_000_000) {
             let policy = BackupPolicy::default();
-            let seen = Seen {
+            let seen = ChoreSeen {
                 healthy: true,
                 backup_failed: Some(at(failed)),
-                ..Seen::default()
+                ..ChoreSeen::default()
             };
             let again = failed + i64::try_from(RETRY.as_secs()).expect("seconds");
             let early = next(at(again - 1), host(n), &policy, &seen);
@@ -337,12 +337,13 @@ mod tests {
         };
         for policy in [BackupPolicy::default(), never] {
             let now = at(1_000_000);
-            let mut seen = Seen {
+            let mut seen = ChoreSeen {
                 healthy: true,
                 last_backup: Some(at(999_998)),
-                ..Seen::default()
+                ..ChoreSeen::default()
             };
-            let due = |seen: &Seen| next(now, host(1), &policy, seen) == Next::Now(Chore::Backup);
+            let due =
+                |seen: &ChoreSeen| next(now, host(1), &policy, seen) == Next::Now(Chore::Backup);
             assert!(!due(&seen), "there is one of this period");
             seen.wanted = Some(at(999_999));
             assert!(due(&seen));
@@ -354,9 +355,9 @@ mod tests {
     #[test]
     fn backups_of_the_future_do_not_make_another_one_due_for_ever() {
         let policy = BackupPolicy::default();
-        let mut seen = Seen {
+        let mut seen = ChoreSeen {
             healthy: true,
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
         let shelf = [at(5_000_000), at(9_000_000)];
         let now = at(1_000_000);
@@ -378,13 +379,13 @@ mod tests {
     #[test]
     fn a_backup_of_the_future_is_none_and_no_policy_means_none() {
         let policy = BackupPolicy::default();
-        let seen = Seen {
+        let seen = ChoreSeen {
             healthy: true,
             last_backup: Some(at(2_000_000)),
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
         let next_of =
-            |policy: &BackupPolicy, seen: &Seen| next(at(1_000_000), host(1), policy, seen);
+            |policy: &BackupPolicy, seen: &ChoreSeen| next(at(1_000_000), host(1), policy, seen);
         assert_eq!(next_of(&policy, &seen), Next::Now(Chore::Backup));
         let never = BackupPolicy {
             every_minutes: 0,
@@ -392,9 +393,9 @@ mod tests {
         };
         assert_eq!(next_of(&never, &seen), Next::Never);
         // The member does not answer: later, and pruning goes on.
-        let mut seen = Seen {
+        let mut seen = ChoreSeen {
             to_prune: true,
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
         assert_eq!(next_of(&policy, &seen), Next::Now(Chore::Prune));
         seen.to_prune = false;
@@ -406,21 +407,21 @@ mod tests {
         let policy = BackupPolicy::default();
         let now = 1_000_000_000;
         let due = |last: Option<i64>, archive: Option<Option<i64>>, failed: Option<i64>| {
-            let seen = Seen {
+            let seen = ChoreSeen {
                 healthy: true,
                 last_backup: last.map(at),
                 archive: archive.map(|there| there.map(at)),
                 archive_failed: failed.map(at),
-                ..Seen::default()
+                ..ChoreSeen::default()
             };
             Chore::Archive.due(at(now), host(1), &policy, &seen)
         };
         assert_eq!(due(Some(now), None, None), None, "the policy names none");
         assert_eq!(due(None, Some(None), None), Some(at(now)), "what is there?");
-        let looked = Seen {
+        let looked = ChoreSeen {
             archive: Some(None),
             archive_looked: true,
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
         let again = Chore::Archive.due(at(now), host(1), &policy, &looked);
         assert_eq!(again, None, "there is nothing to copy");
@@ -440,10 +441,10 @@ mod tests {
                 drill_every_days: days,
                 ..opens
             };
-            let seen = Seen {
+            let seen = ChoreSeen {
                 first_backup: oldest.map(at),
                 last_drill: drill.map(at),
-                ..Seen::default()
+                ..ChoreSeen::default()
             };
             let due = Chore::Drill.due(at(now), host(1), &policy, &seen);
             due.map(|due| due.as_second() <= now)
@@ -486,11 +487,11 @@ mod tests {
         };
         let every = i64::from(policy.drill_every_days) * 86_400;
         let now = moment(host(1), every) + 100 * every + 5;
-        let seen = Seen {
+        let seen = ChoreSeen {
             first_backup: Some(at(now - 1)),
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
-        let due = |now: i64, seen: &Seen| Chore::Drill.due(at(now), host(1), &policy, seen);
+        let due = |now: i64, seen: &ChoreSeen| Chore::Drill.due(at(now), host(1), &policy, seen);
         assert_eq!(
             due(now, &seen),
             Some(at(now - 5 + every)),
@@ -499,7 +500,7 @@ mod tests {
         // That moment passed while nobody looked.
         let late = now + every;
         assert_eq!(due(late, &seen), Some(at(late - 5)));
-        let failed = Seen {
+        let failed = ChoreSeen {
             drill_failed: Some(at(late)),
             ..seen
         };
@@ -510,11 +511,11 @@ mod tests {
     #[test]
     fn a_full_database_goes_before_everything_and_waits_after_a_failure() {
         let policy = BackupPolicy::default();
-        let mut seen = Seen {
+        let mut seen = ChoreSeen {
             healthy: true,
             to_heal: true,
             to_defragment: true,
-            ..Seen::default()
+            ..ChoreSeen::default()
         };
         let now = at(1_000_000);
         assert_eq!(
@@ -522,7 +523,7 @@ mod tests {
                 now,
                 host(1),
                 &policy,
-                &Seen {
+                &ChoreSeen {
                     last_backup: Some(now),
                     ..seen.clone()
                 }
@@ -532,7 +533,7 @@ mod tests {
         seen.upkeep_failed = Some(now);
         assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
         let later = later(now, RETRY);
-        seen = Seen {
+        seen = ChoreSeen {
             to_heal: false,
             last_backup: Some(later),
             ..seen

@@ -1,5 +1,5 @@
 //! Whether the data of etcd that should be on this master are: what the host says ([`look`]), and what that
-//! means ([`Seen::verdict`]), pure.
+//! means ([`EtcdSeen::verdict`]), pure.
 //!
 //! ```text
 //!                     │ nothing there             │ data there
@@ -30,7 +30,7 @@ const SETTINGS_MAX: u64 = 64 * 1024;
 
 /// What the host says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct EtcdSeen {
     /// What this member is.
     pub known: Known,
     /// What lies in the data directory.
@@ -107,7 +107,7 @@ pub struct Held {
 }
 
 /// Asks the host. Changes nothing.
-pub fn look(fs: &HostFs) -> Result<Seen, FsError> {
+pub fn look(fs: &HostFs) -> Result<EtcdSeen, FsError> {
     let loaded = record::look(fs);
     let known = match (loaded.value, loaded.fault) {
         // The one before it may be of another member that this master was.
@@ -125,7 +125,7 @@ pub fn look(fs: &HostFs) -> Result<Seen, FsError> {
         Err(why) => Found::Unreadable { why },
     };
     let changed = std::fs::metadata(fs.at(paths::ETCD_DATA)).and_then(|meta| meta.modified());
-    Ok(Seen {
+    Ok(EtcdSeen {
         known,
         found,
         mount: mounts::under(fs, paths::ETCD_DATA)?,
@@ -147,7 +147,7 @@ pub fn masters(node: &NodeSpec) -> Vec<HostId> {
 }
 
 /// This host, as members of etcd know it.
-pub fn who(seen: &Seen, member: &EtcdMember) -> Who {
+pub fn who(seen: &EtcdSeen, member: &EtcdMember) -> Who {
     Who {
         id: seen.record().map(|record| record.data.member_id.clone()),
         name: member.host_id.to_string(),
@@ -184,9 +184,9 @@ pub fn to_note(fs: &HostFs, now: Timestamp) -> Result<Option<EtcdRecord>, String
     Ok((seen.known != Known::Member(record.clone())).then_some(record))
 }
 
-// === impl Seen ===
+// === impl EtcdSeen ===
 
-impl Seen {
+impl EtcdSeen {
     /// What it means.
     pub fn verdict(&self) -> Verdict<'_> {
         let known = match &self.known {

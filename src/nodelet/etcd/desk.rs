@@ -216,7 +216,7 @@ mod tests {
                 .expect("an order")
                 .answer
                 .send(Ok(done))
-                .expect("he waits");
+                .expect("the caller waits");
         });
         assert_eq!(answered.status(), StatusCode::OK);
     }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive;
 use super::backup::{self, Shelves};
-use super::chore::{self, Chore, Next, Seen};
+use super::chore::{self, Chore, ChoreSeen, Next};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::drill;
 use super::look;
@@ -43,7 +43,7 @@ pub struct Keeper {
     peers: Peers,
     looking: Shelves,
     view: EtcdView,
-    seen: Seen,
+    seen: ChoreSeen,
     egress: Result<Egress, Fault>,
     /// The archive that was last looked at, and when the newest backup there was taken.
     archived: Option<(ArchivePolicy, Option<Timestamp>)>,
@@ -80,7 +80,7 @@ impl Keeper {
             peers: Peers::default(),
             looking: Shelves::default(),
             view: EtcdView::default(),
-            seen: Seen::default(),
+            seen: ChoreSeen::default(),
             egress,
             archived: None,
             drill_key: None,
@@ -315,7 +315,7 @@ impl Keeper {
 
     fn forget(&mut self) {
         self.view = EtcdView::default();
-        self.seen = Seen::default();
+        self.seen = ChoreSeen::default();
         self.archived = None;
         self.upkeep = Upkeep::default();
         self.show();

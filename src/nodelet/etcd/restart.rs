@@ -58,7 +58,7 @@ pub struct Pace {
 /// What this member sees, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View<'a> {
-    /// Whom it follows.
+    /// The member that it follows.
     pub at: &'a Standpoint,
     /// How long it had followed the same one, in the same term, when the others were asked.
     pub followed_for: Duration,

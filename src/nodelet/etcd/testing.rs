@@ -61,7 +61,7 @@ impl FakePlane {
             let listener = bind(&at, 0o600).expect("bind");
             let stop = CancellationToken::new();
             let policy = Policy {
-                judge: Arc::new(|_| Ok(64 * 1024)),
+                body_bound: Arc::new(|_| Ok(64 * 1024)),
                 ..Policy::default()
             };
             serve(listener, policy, stop, move |request| {

@@ -12,7 +12,7 @@ use crate::telemetry::chain;
 /// A file of public keys has a line of less than 100 characters each, and comments.
 const KEYS_MAX: u64 = 200 * BACKUP_SIGNERS_MAX as u64;
 
-/// Whom this master believes. The key of now is root's own, and may be newer than the spec.
+/// Whose signed backups this master trusts. The present key is root's own, and may be newer than the spec.
 pub fn of(fs: &HostFs, node: &NodeSpec) -> BackupTrust {
     BackupTrust::Signers(signers(fs, node))
 }

@@ -129,7 +129,7 @@ fn what_to_do_fits_why_a_document_cannot_be_used() {
         "cannot use it",
         "signed by key x",
     )
-    .fix("run pf9ctl prep-node --force with a new token");
+    .fix("run pf9ctl node prep --force with a new token");
     let now = Installed {
         role: Role::Worker,
         node: node(authorities()),
@@ -190,7 +190,7 @@ fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
     assert_eq!(
         hold.fault.to_string(),
         "the role of this machine stays as it is: its spec is lost: it is missing; nothing while hostagent runs: it \
-         hands the spec over again; to remove the role: pf9ctl decommission-node"
+         hands the spec over again; to remove the role: pf9ctl node decommission"
     );
 }
 

@@ -92,7 +92,11 @@ impl Sweep<'_> {
     }
 
     /// Whether it is this master's turn to join. Who cannot be asked yet is asked by the step.
-    async fn etcd_turn(&self, seen: &data::Seen, member: &EtcdMember) -> Result<Turn, EtcdError> {
+    async fn etcd_turn(
+        &self,
+        seen: &data::EtcdSeen,
+        member: &EtcdMember,
+    ) -> Result<Turn, EtcdError> {
         let node = &self.ctx.node;
         let others = peers::other_etcd_members(&self.host.fs, node);
         let others = others.map_err(EtcdError::Doubtful)?;
@@ -102,7 +106,7 @@ impl Sweep<'_> {
     /// This master's member, as the others count it.
     async fn etcd_counted(
         &self,
-        seen: &data::Seen,
+        seen: &data::EtcdSeen,
         member: &EtcdMember,
     ) -> Result<Option<Member>, EtcdError> {
         let others = peers::other_etcd_members(&self.host.fs, &self.ctx.node);

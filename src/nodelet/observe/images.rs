@@ -23,7 +23,7 @@ impl Sweep<'_> {
             is_active: archive.starts_with(paths::STACK_CURRENT),
             is_whole: on_disk || self.memory.imported.contains(reference),
         }
-        .judge(bytes)
+        .observed(bytes)
     }
 }
 
@@ -41,7 +41,7 @@ struct Looked<'a> {
 
 impl Looked<'_> {
     /// Whether it is the one of these bytes.
-    fn judge(&self, bytes: Option<Digest>) -> Observed {
+    fn observed(&self, bytes: Option<Digest>) -> Observed {
         let (target, known) = match (self.target, self.known) {
             (None, _) => return Observed::Missing,
             (Some(_), None) => return differs("its content is unknown"),
@@ -82,7 +82,7 @@ mod tests {
             is_active,
             is_whole,
         };
-        let same = |l: Looked<'_>, bytes| l.judge(Some(bytes)) == Observed::Same;
+        let same = |l: Looked<'_>, bytes| l.observed(Some(bytes)) == Observed::Same;
         let a = Some("sha256:a");
         assert!(same(looked(a, Some(&known), true, true), ours));
         assert!(
@@ -102,7 +102,7 @@ mod tests {
             "not on the disk"
         );
         assert_eq!(
-            looked(None, Some(&known), true, true).judge(Some(ours)),
+            looked(None, Some(&known), true, true).observed(Some(ours)),
             Observed::Missing
         );
         // What runs keeps its name until the stack beside it becomes the active one.

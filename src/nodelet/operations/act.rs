@@ -82,7 +82,7 @@ pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
                 max_bytes: *max_bytes,
                 seal_for,
             };
-            bundle::make(&hands.host.fs, &order).await
+            bundle::make(hands.host, &order).await
         }
         What::Logs {
             since_s,
@@ -101,7 +101,7 @@ pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
                 max_bytes: *max_bytes,
                 seal_for,
             };
-            bundle::make(&hands.host.fs, &order).await
+            bundle::make(hands.host, &order).await
         }
     }
 }

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::act::failed;
+use crate::host::Host;
 use crate::host::exec::{self, Cmd, Ended};
-use crate::host::fs::HostFs;
 use crate::host::ours::units;
-use crate::model::{Fault, Outcome, paths};
+use crate::model::{Fault, FaultCode, Outcome, paths};
 use crate::telemetry::chain;
 
 /// How long the end is waited for: less than who asks does. One that takes longer goes on.
@@ -26,6 +26,8 @@ const MEMORY_MIB: u32 = 64;
 const ANSWER_MAX: usize = 64 * 1024;
 /// Of an error.
 const WORDS_MAX: usize = 600;
+
+const WHAT: &str = "no support bundle was sent";
 
 /// What is asked for.
 pub(super) struct Order<'a> {
@@ -62,8 +64,8 @@ struct Made {
 }
 
 /// Has one made and sent.
-pub(super) async fn make(fs: &HostFs, order: &Order<'_>) -> Outcome {
-    let what = "no support bundle was sent";
+pub(super) async fn make(host: &Host, order: &Order<'_>) -> Outcome {
+    let (fs, what) = (&host.fs, WHAT);
     let cmd = Cmd::new(exec::program(fs, "systemd-run"), WAIT_MAX)
         .keeps(ANSWER_MAX)
         .args(unit())
@@ -75,14 +77,22 @@ pub(super) async fn make(fs: &HostFs, order: &Order<'_>) -> Outcome {
         Err(e) => return failed(what, chain(&e)),
     };
     let said = cut(answer.stderr.trim());
+    // It began between the look at it and the start.
+    let began = match answer.ended {
+        Ended::Code(0) | Ended::Signal(_) | Ended::Late => None,
+        Ended::Code(_) => under_way(host).await,
+    };
     match (answer.ended, serde_json::from_str(&answer.stdout)) {
         (Ended::Code(0), Ok(Said::Made(made))) => Outcome::done(made.words()),
         (Ended::Code(0), _) => Outcome::done("a support bundle is with the plane"),
         (Ended::Code(_), Ok(Said::Failed { fault })) => failed(what, cut(&fault.to_string())),
-        (Ended::Code(code), _) => failed(
-            what,
-            format!("pf9ctl bundle ended with code {code}: {said}"),
-        ),
+        (Ended::Code(code), _) => match began {
+            Some(fault) => Outcome::Failed { fault },
+            None => failed(
+                what,
+                format!("pf9ctl bundle ended with code {code}: {said}"),
+            ),
+        },
         (Ended::Signal(signal), _) => failed(
             what,
             format!(
@@ -94,6 +104,21 @@ pub(super) async fn make(fs: &HostFs, order: &Order<'_>) -> Outcome {
             WAIT_MAX.as_secs()
         )),
     }
+}
+
+/// Says so where one is being made: one that takes longer than its order is waited for goes on, and the next order comes
+/// while it does. Where systemd does not say whether, it is tried.
+pub(super) async fn under_way(host: &Host) -> Option<Fault> {
+    let unit = units::BUNDLE.to_owned();
+    let shown = host.units.show(std::slice::from_ref(&unit)).await.ok()?;
+    shown.get(&unit).filter(|u| u.active.is_up())?;
+    let why = "another one of this host, or its logs, is being made";
+    let fix = format!(
+        "order it again when that one is at the plane (pf9-plane host bundle list), {} min after it was begun at the latest; \
+         on the host: systemctl status {unit}",
+        RUN_MAX_S / 60,
+    );
+    Some(Fault::new(FaultCode::Busy, WHAT, why).fix(fix))
 }
 
 fn cut(words: &str) -> String {
@@ -161,7 +186,7 @@ fn unit() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    // A second one cannot begin beside it.
+    // One at a time: memory, processor and disk of a machine are not for bundles.
     all.push(format!("--unit={}", units::BUNDLE));
     for property in properties {
         all.push("-p".to_owned());

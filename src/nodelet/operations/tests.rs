@@ -11,6 +11,7 @@ use super::super::testing::{enrolled, host_id};
 use super::*;
 use crate::host::Host;
 use crate::host::fs::Attrs;
+use crate::host::ours::units;
 use crate::model::Timestamp;
 use crate::model::{
     Generation, HostId, LogLevel, LogOf, MaintenanceRequest, OurUnit, SigningKey, What, paths,
@@ -408,6 +409,60 @@ async fn why_no_bundle_came_is_said_in_the_words_of_the_program() {
         let said = failed.outcome.to_string();
         assert!(said.contains(words), "{said}");
     }
+}
+
+/// As when the one before takes longer than its order was waited for.
+#[tokio::test]
+async fn while_one_is_made_the_next_order_is_told_so_and_what_to_do() {
+    let bed = Bed::new();
+    let fs = &bed.host.fs;
+    let attrs = Attrs::mode(0o644);
+    let unit = format!("/run/fake-systemd/{}.up", units::BUNDLE);
+    std::fs::create_dir_all(fs.at("/run/fake-systemd")).expect("directory");
+    let told = || std::fs::read_to_string(fs.at("/told")).unwrap_or_default();
+    let take = async |number, what| {
+        let took = bed.take(&bed.operation(number, what)).await;
+        took.expect("believed").outcome
+    };
+    let is_ours = |outcome: Outcome| {
+        let said = outcome.to_string();
+        for part in [
+            "no support bundle was sent",
+            "is being made",
+            "order it again when",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!said.contains("transient"), "{said}");
+    };
+    let made = "{\"path\": \"the plane\", \"bytes\": 9, \"encrypted\": true, \"files\": 3, \"redactions\": 4, \"left_out\": []}";
+    systemd_run(&bed, made, 0);
+    let once = Once::new(crate::seam::clock::now(), Duration::from_secs(60));
+    once.save(fs).expect("agreed");
+    fs.write(&unit, b"1", &attrs).expect("runs");
+    is_ours(take(1, logs()).await);
+    assert_eq!(told(), "", "nothing was started");
+    fs.remove_file(&unit).expect("ended");
+    // What was agreed to once is not used up by that.
+    assert_eq!(take(2, logs()).await.word(), "done");
+
+    let yes = b"[support]\nbundle_on_request = true\n";
+    fs.write(paths::CONFIG, yes, &attrs).expect("agreed");
+    fs.write(&unit, b"1", &attrs).expect("runs");
+    is_ours(take(3, bundle()).await);
+    // It began after the look: systemd refuses, in words of its own.
+    fs.remove_file(&unit).expect("ended");
+    let begins = format!(
+        "#!/bin/sh\necho 1 > {}\necho 'Failed to start transient service unit: already loaded' >&2\nexit 1\n",
+        fs.at(&unit).display()
+    );
+    fs.write(
+        "/usr/bin/systemd-run",
+        begins.as_bytes(),
+        &Attrs::mode(0o755),
+    )
+    .expect("systemd-run");
+    is_ours(take(4, bundle()).await);
 }
 
 fn logs() -> What {

@@ -14,7 +14,8 @@ mod names;
 use serde_json::{Value, json};
 
 use crate::model::{
-    ADDON_DNS_DOMAIN, ADDON_DNS_SERVER, ADDON_IPV4, ADDON_IPV6, ADDON_SERVICES, Addon,
+    ADDON_DNS_DOMAIN, ADDON_DNS_SERVER, ADDON_IPV4, ADDON_IPV6, ADDON_MTU, ADDON_NODE_V4,
+    ADDON_NODE_V6, ADDON_PODS_V4, ADDON_PODS_V6, ADDON_SERVICES, Addon,
 };
 use crate::nodelet::step::Step;
 
@@ -51,6 +52,8 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
             objects.extend(pool(ctx));
         }
         match addon {
+            // What a cluster's pods have their addresses of is never taken out of it: it is there for good, or was never.
+            Some(addon) if addon.is_network() && !has(ctx, addon)? => {}
             Some(addon) if !has(ctx, addon)? => steps.push(gone(addon, &objects)),
             Some(_) | None => {
                 for object in &objects {
@@ -162,7 +165,20 @@ fn filled(value: &Value, ctx: &PhaseContext) -> Result<Value, Wait> {
 fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
     let network = &ctx.node.network;
     let v4 = network.pods_cidr.addr().is_ipv4();
+    let pods = network.pods_cidr.trunc().to_string();
+    let if_so = |so: bool, text: &str| {
+        if so {
+            text.to_owned()
+        } else {
+            "none".to_owned()
+        }
+    };
     let text = text
+        .replace(ADDON_PODS_V4, &if_so(v4, &pods))
+        .replace(ADDON_PODS_V6, &if_so(!v4, &pods))
+        .replace(ADDON_NODE_V4, &if_so(v4, "autodetect"))
+        .replace(ADDON_NODE_V6, &if_so(!v4, "autodetect"))
+        .replace(ADDON_MTU, &network.mtu.unwrap_or_default().to_string())
         .replace(ADDON_DNS_DOMAIN, &network.cluster_domain)
         .replace(ADDON_SERVICES, &network.services_cidr.trunc().to_string())
         .replace(ADDON_IPV4, &v4.to_string())
@@ -182,6 +198,8 @@ fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
 
 #[cfg(test)]
 mod tests {
+    mod calico;
+
     use super::*;
     use crate::model::{NetworkPlugin, NetworkPolicies};
     use crate::nodelet::phase::{AddonFile, samples};

@@ -1,4 +1,4 @@
-//! Whom the API server believes about users, beside certificates of the cluster's authority and its own
+//! Which sources of users the API server trusts, beside certificates of the cluster's authority and its own
 //! service accounts: issuers of OpenID Connect ([`OidcIssuer`]).
 //!
 //! The file is there without an issuer too, so that the first one starts no API server again: it reads

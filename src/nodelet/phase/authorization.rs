@@ -1,4 +1,4 @@
-//! Whom the API server asks who may what, in which order; and whom it refuses before it asks anybody.
+//! The API server's authorizers, in order; and which requests it refuses before any of them.
 //!
 //! A certificate of a node is good until it ends, and the API server knows no revocation list. The
 //! certificates of a node say since when it is one ([`NodeUid`]); those of the nodes that are none any

@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
+use crate::host::ours::paths::CALICO_STATE;
 use crate::model::{NetworkPlugin, paths};
 use crate::nodelet::step::Step;
 
 use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
 use super::{PhaseContext, Steps, layout, runtime};
 
-/// The name of the pod network, ours or flannel's, in what the runtime notes of it.
+/// The name of the pod network, ours, flannel's or calico's, in what the runtime notes of it.
 pub(super) const NETWORK: &str = "pf9";
 
 pub(super) fn steps(ctx: &PhaseContext) -> Steps {
@@ -24,6 +25,11 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         }
         NetworkPlugin::Flannel => {
             steps.push(dir(paths::CNI_STATE, PRIVATE_DIR));
+            steps.extend(own_plugins(ctx)?);
+        }
+        NetworkPlugin::Calico => {
+            // Its daemon writes the node's name and MTU there and its plugin reads them, by this name alone.
+            steps.push(dir(CALICO_STATE, PUBLIC_DIR));
             steps.extend(own_plugins(ctx)?);
         }
         NetworkPlugin::None => steps.extend(own_plugins(ctx)?),

@@ -471,7 +471,7 @@ fn serving_args(ctx: &PhaseContext, kubeconfig: Kubeconfig, port: u16) -> Vec<St
     ]
 }
 
-/// Whom API servers believe about others' identity: the masters that are, by name. The certificate of
+/// Whose word API servers trust about others' identity: the masters that are, by name. The certificate of
 /// one that was removed says a name that is not among them, and speaks for nobody.
 fn aggregators(ctx: &PhaseContext) -> String {
     let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();

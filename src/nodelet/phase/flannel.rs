@@ -34,7 +34,9 @@ const MEMORY: &str = "50Mi";
 pub(super) fn steps(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     match ctx.node.network.plugin {
         NetworkPlugin::Flannel => {}
-        NetworkPlugin::Bridge | NetworkPlugin::None => return Ok(Vec::new()),
+        NetworkPlugin::Bridge | NetworkPlugin::Calico | NetworkPlugin::None => {
+            return Ok(Vec::new());
+        }
     }
     let object = |object| Step::Object { object };
     Ok(objects(ctx)?.into_iter().map(object).collect())
@@ -295,7 +297,11 @@ mod tests {
         let worker = samples::with_flannel(samples::worker("1.37.2"));
         let wait = keys(PhaseId::WaitServices, &worker);
         assert!(ready(&wait).is_some(), "{wait:?}");
-        for other in [NetworkPlugin::Bridge, NetworkPlugin::None] {
+        for other in [
+            NetworkPlugin::Bridge,
+            NetworkPlugin::Calico,
+            NetworkPlugin::None,
+        ] {
             let mut ctx = ctx.clone();
             ctx.node.network.plugin = other;
             let all = keys(PhaseId::Addons, &ctx);

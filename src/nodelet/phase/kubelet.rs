@@ -1,4 +1,5 @@
-//! kubelet: configuration, unit, health; on masters the static pods before it (order 80).
+//! kubelet: configuration (`config`), flags (`flags`), unit, health; on masters the static pods before it (order 80).
+//! A setting of one Kubernetes minor asks `version`.
 //!
 //! The static pods are written here, after their images are in the runtime and etcd is healthy, not
 //! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written. The API server's

@@ -24,13 +24,13 @@ pub const KUBE_PROXY_DIR: &str = "/etc/pf9/kube.d/kube-proxy";
 pub const KUBE_PROXY_CONFIG: &str = "/etc/pf9/kube.d/kube-proxy/config.yaml";
 /// Directory of the API server's policy.
 pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
-/// Whom the API server allows what, beside the bindings in the cluster: [`crate::model::PLANE_POLICY`].
+/// The API server's policy file, beside the bindings in the cluster: [`crate::model::PLANE_POLICY`].
 pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
-/// In which order the API server asks who may what, and whom it refuses before: see `authorization`.
+/// The API server's authorizers and early refusals: see `authorization`.
 pub const AUTHORIZATION: &str = "/etc/pf9/kube.d/kube-apiserver/authorization.yaml";
 /// Where it is told to ask about those it refuses: nobody is there.
 pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml";
-/// Whom the API server believes about users, beside certificates and service accounts: see
+/// Which sources of users the API server trusts, beside certificates and service accounts: see
 /// `authentication`.
 pub const AUTHENTICATION: &str = "/etc/pf9/kube.d/kube-apiserver/authentication.yaml";
 /// What its admission is told: see `admission`.

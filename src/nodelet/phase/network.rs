@@ -21,7 +21,7 @@ use super::{PhaseContext, Steps, layout};
 
 pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     match ctx.node.network.plugin {
-        NetworkPlugin::Flannel | NetworkPlugin::None => Ok(Vec::new()),
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => Ok(Vec::new()),
         NetworkPlugin::Bridge => {
             let (script, unit) = (script(ctx), unit_text());
             let routes = peers(ctx)

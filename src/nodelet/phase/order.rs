@@ -13,8 +13,8 @@
 //! certificates wait for the stack, as everything does.
 //!
 //! A phase begins when all that it waits for are as they should be, so phases that do not wait for each other
-//! are worked on at once. The ascending order of the numbers is always one of those that are allowed: whoever
-//! reads or does a plan from its beginning to its end is right.
+//! are worked on at once. The ascending order of the numbers is always a valid order: a plan can be read or done
+//! from beginning to end.
 
 use serde::{Deserialize, Serialize};
 

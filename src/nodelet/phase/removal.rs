@@ -1,7 +1,7 @@
 //! What is taken away when a role ends, beside the artefacts that the ledger knows.
 
 use crate::host::ours::network;
-use crate::model::EtcdMember;
+use crate::model::{EtcdMember, NetworkPlugin};
 use crate::nodelet::step::Step;
 
 use super::{PhaseContext, layout};
@@ -29,15 +29,24 @@ pub fn removal(ctx: &PhaseContext, force: bool) -> Vec<Step> {
         gone(layout::ETCD_UNIT),
         gone(layout::CONTAINERD_UNIT),
         gone(layout::NETWORK_UNIT),
-        Step::NetworkGone {
-            links: network::links(),
-            routes: network::ROUTE_PROTOCOL,
-            chains: network::chain_prefixes(),
-            tables: network::tables(),
-            sets: network::policy_set_prefixes(),
-        },
+        network_gone(ctx),
     ]);
     steps
+}
+
+/// calico calls what it makes as every other calico does: it goes where it was this node's pod network.
+fn network_gone(ctx: &PhaseContext) -> Step {
+    let others = match ctx.node.network.plugin {
+        NetworkPlugin::Calico => network::calico(),
+        NetworkPlugin::Bridge | NetworkPlugin::Flannel | NetworkPlugin::None => Default::default(),
+    };
+    Step::NetworkGone {
+        links: [network::links(), others.links].concat(),
+        routes: network::ROUTE_PROTOCOL,
+        chains: [network::chain_prefixes(), others.chains].concat(),
+        tables: [network::tables(), others.tables].concat(),
+        sets: [network::policy_set_prefixes(), others.sets].concat(),
+    }
 }
 
 /// This master's member of etcd, where there are others. By its address: removal works on a host

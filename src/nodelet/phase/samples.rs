@@ -1,4 +1,4 @@
-//! Contexts for tests.
+//! Contexts for tests: the samples from which `golden` writes `tests/golden/phases`.
 
 use std::collections::BTreeMap;
 
@@ -148,6 +148,13 @@ pub(in crate::nodelet) fn with_flannel(ctx: PhaseContext) -> PhaseContext {
     ctx
 }
 
+/// Of a cluster whose network is calico, and whose stack has it.
+pub(in crate::nodelet) fn with_calico(ctx: PhaseContext) -> PhaseContext {
+    let mut ctx = with_addons(ctx);
+    ctx.node.network.plugin = NetworkPlugin::Calico;
+    ctx
+}
+
 /// With the add-ons that are settings of a cluster, and a pool of addresses.
 pub(in crate::nodelet) fn with_addons(mut ctx: PhaseContext) -> PhaseContext {
     let files = [
@@ -158,6 +165,10 @@ pub(in crate::nodelet) fn with_addons(mut ctx: PhaseContext) -> PhaseContext {
         (
             "addons/40-load-balancer.yaml",
             include_str!("../../../scripts/addons/40-load-balancer.yaml"),
+        ),
+        (
+            "addons/50-calico.yaml",
+            include_str!("../../../scripts/addons/50-calico.yaml"),
         ),
     ];
     let manifest = ctx.manifest.as_mut().expect("manifest");
@@ -181,6 +192,9 @@ pub(in crate::nodelet) fn with_addons(mut ctx: PhaseContext) -> PhaseContext {
             ("@KUBE_ROUTER@", "kube-router"),
             ("@METALLB_CONTROLLER@", "metallb-controller"),
             ("@METALLB_SPEAKER@", "metallb-speaker"),
+            ("@CALICO_NODE@", "calico-node"),
+            ("@CALICO_CNI@", "calico-cni"),
+            ("@CALICO_KUBE_CONTROLLERS@", "calico-kube-controllers"),
         ] {
             text = text.replace(word, &format!("pf9.local/{name}:v1"));
         }

@@ -22,9 +22,11 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
         // A worker's comes from the masters.
-        NetworkPlugin::Flannel if !ctx.is_master() => steps.push(node_ready(ctx)),
+        NetworkPlugin::Flannel | NetworkPlugin::Calico if !ctx.is_master() => {
+            steps.push(node_ready(ctx));
+        }
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
-        NetworkPlugin::Flannel | NetworkPlugin::None => {}
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => {}
     }
     // At leisure: nobody waits for it but the next power cut.
     let stack = ctx.node.stack.clone();
@@ -36,7 +38,9 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
 pub(super) fn ready_at_the_end(ctx: &PhaseContext) -> Option<Step> {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => None,
-        NetworkPlugin::Flannel | NetworkPlugin::None => Some(node_ready(ctx)),
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => {
+            Some(node_ready(ctx))
+        }
     }
 }
 

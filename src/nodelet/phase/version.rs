@@ -1,8 +1,8 @@
-//! What differs between releases of components, in one place.
+//! What differs between releases of components: `major_minor(ctx.stack()?.component("kubelet")…)` against a release,
+//! in a function named after the difference (`runtime::config` has one for containerd).
 //!
-//! Supported are Kubernetes 1.35 to 1.37, and 1.34 as what an upgrade starts from; over those nothing
-//! that is written here differs by the release of Kubernetes. What a release would not take is found
-//! by asking its programs, not by a table of numbers.
+//! No setting differs between the supported releases of Kubernetes (1.35 to 1.37, and 1.34 to upgrade from) at present.
+//! What a release rejects is found by asking its programs (`trials`), not by a table of numbers.
 
 /// `major.minor` of a component such as `3.6.16`; zero where it is no number.
 pub(super) fn major_minor(version: &str) -> (u64, u64) {

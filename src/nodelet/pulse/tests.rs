@@ -205,7 +205,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
         let state = machine.state().await;
         machine
             .keeper
-            .judge(KUBELET, silent(), Some(&state), s(now));
+            .act_on(KUBELET, silent(), Some(&state), s(now));
         let died = machine.child.try_wait().expect("wait");
         assert_eq!(died, None, "after {now} s");
         assert_eq!(machine.status.borrow().revived, []);
@@ -213,7 +213,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     let state = machine.state().await;
     machine
         .keeper
-        .judge(KUBELET, silent(), Some(&state), s(120));
+        .act_on(KUBELET, silent(), Some(&state), s(120));
     let ended = machine.child.wait().await.expect("wait");
     assert!(!ended.success());
     let shown = machine.status.borrow().revived.clone();

@@ -61,7 +61,7 @@ pub enum Move {
 
 /// What is known when it is decided.
 #[derive(Clone, Debug)]
-pub struct Seen<'a> {
+pub struct RollSeen<'a> {
     /// Now, to be written down.
     pub now: Timestamp,
     /// For how long the record has been as it is, by this process' own clock: since it was written or taken
@@ -104,7 +104,7 @@ pub enum Said {
 }
 
 /// What is done next for the node that the spec speaks of.
-pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> Move {
+pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     if let Some(record) = record.filter(|r| !r.at.is_over()) {
         return goes_on(record, node, seen);
     }
@@ -143,7 +143,7 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
     }
 }
 
-fn begins(order: &UpgradeOrder, own: &StackRef, seen: &Seen<'_>) -> Move {
+fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
     // What it would go back to is written down first.
     let Some(installed) = seen.installed else {
         return Move::Keep(Box::new(in_doubt(order)));
@@ -181,7 +181,7 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &Seen<'_>) -> Move {
     }
 }
 
-fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
+fn goes_on(record: &Record, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     let to = |at, fault: Option<Fault>| note(record, at, fault, seen.now);
     // What etcd is of is no spec's word.
     let wants = match record.order.stage {
@@ -235,7 +235,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
     }
 }
 
-fn drains(record: &Record, seen: &Seen<'_>) -> Move {
+fn drains(record: &Record, seen: &RollSeen<'_>) -> Move {
     let policy = record.order.drain;
     let timeout = Duration::from_secs(policy.timeout_s.into());
     let late = seen.spent >= timeout;
@@ -273,7 +273,7 @@ fn drains(record: &Record, seen: &Seen<'_>) -> Move {
     }
 }
 
-fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
+fn backs_up(record: &Record, seen: &RollSeen<'_>) -> Move {
     if seen.said == Said::BackedUp {
         let mut next = record.clone();
         next.attempts = 1;
@@ -300,7 +300,7 @@ fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
     note(record, At::Refused, Some(fault), seen.now)
 }
 
-fn switches(record: &Record, seen: &Seen<'_>) -> Move {
+fn switches(record: &Record, seen: &RollSeen<'_>) -> Move {
     let back = |fault| note(record, At::PuttingBack, Some(fault), seen.now);
     let etcd = record.order.stage == UpgradeStage::Etcd;
     let now = if etcd { seen.etcd } else { seen.active };
@@ -348,7 +348,7 @@ pub(in crate::nodelet) fn within(record: &Record) -> Duration {
 }
 
 /// It was proven and stays: what is wrong with it since is a fault of the node, not a reason to go back.
-fn uncordons(record: &Record, seen: &Seen<'_>) -> Move {
+fn uncordons(record: &Record, seen: &RollSeen<'_>) -> Move {
     let late = seen.spent >= within(record);
     let fault = match &seen.said {
         Said::Well => None,

@@ -27,7 +27,7 @@ impl ExtensionsBoard {
     }
 }
 
-/// Whoever has a line for `kube.log` and is not the loop.
+/// A writer of lines to `kube.log` outside of the loop.
 pub struct KubeLogLine(KubeLog);
 
 impl KubeLogLine {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::nodelet::rig::{file, unit};
 
-/// Whoever is stopped while systemd starts him again loses what he was about to take over: a runtime its pods.
+/// A service that is stopped while systemd restarts it loses what it was about to take over: a runtime its pods.
 #[tokio::test]
 async fn what_systemd_starts_again_is_waited_for_and_not_stopped() {
     let mut rig = Rig::new();

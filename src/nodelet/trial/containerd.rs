@@ -41,7 +41,7 @@ const NEWER: &str = "use a stack whose containerd this agent knows, or a newer a
 type Path = Vec<String>;
 
 /// Whether it takes everything that was meant.
-pub(super) fn judge(
+pub(super) fn verdict(
     trial: &TrialStep,
     schema: i64,
     unread: &[String],

@@ -45,7 +45,7 @@ const SUFFIX: &str = ", path: &TypeMeta{Kind:,APIVersion:,}";
 
 /// Whether the program had nothing against its configuration but what was put there. `expects` are the
 /// words of that, by release; `theirs` are the names that the spec gave, not the agent.
-pub(super) fn judge(
+pub(super) fn verdict(
     program: &str,
     expects: &[String],
     theirs: &[String],

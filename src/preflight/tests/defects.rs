@@ -378,7 +378,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
     for (spoil, id, severity, exit, words) in cases {
         let mut facts = good();
         spoil(&mut facts);
-        let report = judge(&facts);
+        let report = evaluate(&facts);
         let odd: Vec<_> = report
             .checks
             .iter()

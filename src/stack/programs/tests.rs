@@ -301,7 +301,7 @@ fn who_does_not_answer_is_said_and_tried_again() {
             stderr: String::new(),
         }),
     };
-    let bad = judge(&asked, &Place::default()).expect("refused");
+    let bad = unfit(&asked, &Place::default()).expect("refused");
     assert_eq!(bad.why, "it did not answer within 30 s");
 }
 

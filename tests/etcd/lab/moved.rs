@@ -11,6 +11,16 @@ impl Machine {
         self.ip = network::address(n);
     }
 
+    /// The machine has the address of `n` alone, and nobody follows: its etcd listens at the one of before.
+    pub(crate) fn is_elsewhere(&self, n: u8) {
+        self.network.moves(n);
+    }
+
+    /// The address of `n` beside those that it has.
+    pub(crate) fn is_here_too(&self, n: u8) {
+        self.network.adds(n);
+    }
+
     /// nodelet is told where its master and all members are, and has certificates that say so.
     pub(crate) fn told(&mut self, pki: &pki::Pki, members: &[EtcdMember]) {
         let (ip, fs) = (self.ip, self.fs.clone());

@@ -63,13 +63,16 @@ impl Namespace {
 
     /// The machine is at the address of `n`, and at no other any more.
     pub(super) fn moves(&self, n: u8) {
+        let flush = ["addr", "flush", "dev", "eth0"];
+        run(self.command(Path::new("ip")).args(flush));
+        self.adds(n);
+    }
+
+    /// The machine has the address of `n` beside those that it has.
+    pub(super) fn adds(&self, n: u8) {
         let address = format!("{}/24", address(n));
-        for words in [
-            &["addr", "flush", "dev", "eth0"][..],
-            &["addr", "add", &address, "dev", "eth0"],
-        ] {
-            run(self.command(Path::new("ip")).args(words));
-        }
+        let add = ["addr", "add", &address, "dev", "eth0"];
+        run(self.command(Path::new("ip")).args(add));
     }
 
     /// The directory with its namespaces.

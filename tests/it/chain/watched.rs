@@ -1,6 +1,6 @@
 //! The distribution's own Prometheus (scripts/test installs it) scrapes a real plane with a connected host, and every
-//! query of the dashboards and of the rules is run in it: a dashboard whose numbers are called otherwise is empty, and
-//! nobody notices until he needs it.
+//! query of the dashboards and of the rules is run in it: a dashboard that asks for other names is empty, and
+//! nobody notices until they need it.
 
 use std::collections::BTreeSet;
 

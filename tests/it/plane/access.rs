@@ -1,4 +1,4 @@
-//! Who may do what, walked: every route of the router, by every kind of token, at what is his and what is not.
+//! Who may do what, walked: every route of the router, by every kind of token, on the caller's own things and on others'.
 //!
 //! What is expected is read from `docs/roles.md`, where people read it.
 
@@ -240,7 +240,7 @@ impl World {
     }
 
     /// As a path names them; whatever may be destroyed is new.
-    async fn fill(&self, route: &Listed, of: &Customer, fresh: bool) -> String {
+    pub(super) async fn fill(&self, route: &Listed, of: &Customer, fresh: bool) -> String {
         let mut path = format!("{}{}", route.prefix, route.path);
         let last = route.path.rsplit('/').next().unwrap_or_default();
         let destroys = fresh && route.method == "DELETE";
@@ -307,7 +307,7 @@ impl World {
 pub(super) const PASSWORD: &str = "correct horse battery";
 const ROLES: [&str; 3] = ["reader", "member", "admin"];
 
-/// Who asks: where his token counts, and which role he has there.
+/// Who asks: the token's scope, and the role there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Project(usize),

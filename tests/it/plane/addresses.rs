@@ -17,7 +17,7 @@ const PAGE: &str = r#"<a href="/api/v1/namespaces/n/pods/http:p:80/proxy/next">t
 
 /// What kube-apiserver answers for the proxy of a pod, and what it makes of the pod's own addresses:
 /// `PathPrepend` before every path of the host it was asked by, its own host as it is.
-fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
     let (path, host) = (
         request.uri().path().to_owned(),
         request.headers()["host"].to_str().expect("host").to_owned(),
@@ -71,7 +71,7 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/page" => PAGE.to_owned(),
         _ => format!("{} {path}{query}|{host}", request.method()),
     };
-    made.body(say(body)).expect("response")
+    Ok(made.body(say(body)).expect("response"))
 }
 
 #[tokio::test]

@@ -265,7 +265,7 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
     assert_eq!(
         order(&nodes[0]).await,
         Some(first),
-        "who is done keeps his order"
+        "a host that is done keeps its order"
     );
 
     let (status, said) = bed.admin("/agents/upgrade/back", json!({})).await;

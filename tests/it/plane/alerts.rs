@@ -215,7 +215,7 @@ async fn what_is_silenced_is_there_and_told_when_the_silence_is_over() {
 #[tokio::test]
 async fn what_waits_arrives_though_the_way_breaks_and_the_plane_is_started_again() {
     let mut bed = Bed::new().await;
-    // He reads it and dies before he answers: nobody knows whether it arrived.
+    // The target reads it and dies before it answers: whether it arrived is unknown.
     let hook = Hook::new(DIES).await;
     tell(&bed, "ops", "ticket", &hook.url()).await;
     let node = bed.host("n1", "10.1.0.1").await;
@@ -267,7 +267,7 @@ async fn one_that_is_refused_or_slow_delays_nobody_else() {
     let second = bed.host("n2", "10.1.0.2").await;
     certificate(&first, false).await;
     ops.nth(1).await;
-    // He does not take the first one; the second passes it.
+    // The target refuses the first one; the second passes it.
     certificate(&second, false).await;
     until(|| async {
         let of_second = |d: &Value| d["alert"]["host"] == json!(second.id);

@@ -45,7 +45,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
     world.grant(&place, &user, "admin").await;
     let admin = world.log_in(&user, PASSWORD, scope()).await;
     let (_, said) = world.ask(&admin, "GET", PATH, None).await;
-    // What the plane's admin did to the project stands there as well: he gave roles in it.
+    // What the plane's admin did to the project stands there as well: a role was granted in it.
     let all = said["entries"].as_array().expect("entries");
     assert_eq!(all[0]["action"], "grant", "{said}");
     let own: Vec<&Value> = all
@@ -79,7 +79,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
         );
     }
 
-    // Root of the plane's machine stands there, too, with what he did to a host of the project.
+    // Root of the plane's machine stands there, too, with what was done to a host of the project.
     let (status, said) = world
         .bed
         .ask_admin(Method::DELETE, &format!("/hosts/{}/maintenance", x.host))

@@ -273,10 +273,76 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
         );
     }
     assert_eq!(master.current().await.generation, before);
+    // A network whose images somebody brings: he is told which, before there is a cluster.
+    let calico = json!({"name": "d", "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22",
+                        "networkPlugin": "calico"});
+    let (status, said) = bed
+        .ask(Method::POST, "/qbert/v4/{project}/clusters", calico)
+        .await;
+    let why = said["error"]["fault"]["why"].as_str().unwrap_or_default();
+    assert_eq!(status, 400, "{said}");
+    assert!(
+        why.starts_with("networkPlugin: calico, but stack pf9-kube 1.37.2-1 has no image of calico-node (quay.io/"),
+        "{said}"
+    );
+    assert!(
+        why.contains("calico-cni (quay.io/") && why.contains("calico-kube-controllers (quay.io/")
+    );
     let off = json!({"networkPolicies": "off"});
     assert_eq!(bed.ask(Method::PATCH, &path, off).await.0, 200);
     let assignment = master.current().await.assignment;
     let network = &assignment.node().expect("node").network;
     assert_eq!(network.policies, NetworkPolicies::Off);
     assert_eq!(bed.get(&path).await["networkPolicies"], "off");
+}
+
+/// An address that masters cannot share is refused with field and value: one that a machine has, when the cluster is made
+/// and when hosts come to it, and one that is in no network of a master.
+#[tokio::test]
+async fn a_shared_address_that_cannot_be_is_refused_where_it_is_asked_for() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let other = bed.host("other", "10.1.0.250").await;
+    let master = bed.host("m1", "10.1.0.1").await;
+    let make = async |ip: &str| {
+        let body = json!({"name": "c", "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22",
+                          "networkPlugin": "bridge", "masterIp": ip, "masterVipEnabled": true});
+        bed.ask(Method::POST, "/qbert/v4/{project}/clusters", body)
+            .await
+    };
+    let refused = |said: &Value, code: &str, words: &str| {
+        let fault = &said["error"]["fault"];
+        assert_eq!(fault["code"].as_str(), Some(code), "{said}");
+        let why = fault["why"].as_str().unwrap_or_default();
+        assert!(why.starts_with(words), "{said}");
+    };
+    let others = |ip: &str| format!("masterIp: {ip} is an address of host {}", other.id);
+    let (status, said) = make("10.1.0.250").await;
+    assert_eq!(status, 409, "{said}");
+    refused(&said, "address-taken", &others("10.1.0.250"));
+    let (status, said) = make("10.1.0.251").await;
+    assert_eq!(status, 200, "{said}");
+    let cluster = said["uuid"].as_str().expect("uuid").parse().expect("uuid");
+    // A machine has got it since.
+    assert_eq!(other.say("other", "10.1.0.251").await.0, 204);
+    let (status, said) = bed.attach(cluster, &[(&master, true)]).await;
+    assert_eq!(status, 409, "{said}");
+    refused(&said, "address-taken", &others("10.1.0.251"));
+    assert_eq!(other.say("other", "10.1.0.252").await.0, 204);
+    let report = async |net: &str| {
+        let mut status = master.status("m1", "10.1.0.1");
+        status["inventory"]["interfaces"] =
+            json!([{"name": "eth0", "mac": "", "addresses": ["10.1.0.1"], "networks": [net]}]);
+        let path = "/v1/hosts/self/status";
+        let (code, said) = master.call(Method::POST, path, &status).await;
+        assert_eq!(code, 204, "{said}");
+    };
+    report("10.1.0.0/25").await;
+    let (status, said) = bed.attach(cluster, &[(&master, true)]).await;
+    assert_eq!(status, 409, "{said}");
+    let words = "masterIp: 10.1.0.251 is in no network of master m1 (10.1.0.0/25)";
+    refused(&said, "api-address-off-link", words);
+    report("10.1.0.0/24").await;
+    let (status, said) = bed.attach(cluster, &[(&master, true)]).await;
+    assert_eq!(status, 200, "{said}");
 }

@@ -1,11 +1,13 @@
 //! The Kubernetes API through the tunnel: an API server with the certificate the plane signed,
 //! behind a node that carries bytes.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming as Body};
 use hyper::service::service_fn;
@@ -46,8 +48,8 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
     master_that(cluster, node, purpose, None).await
 }
 
-/// What an API server of a test answers.
-type Says = fn(&Request<Body>) -> Response<Full<Bytes>>;
+/// What an API server of a test answers; an error: it hangs up.
+type Says = fn(&Request<Body>) -> io::Result<Response<Full<Bytes>>>;
 
 /// A master whose API server says this.
 pub(super) async fn master_with(
@@ -171,7 +173,7 @@ async fn serve_as_told(stream: MuxStream, acceptor: TlsAcceptor, says: Says) {
     let tls = acceptor.accept(stream).await.expect("TLS");
     let service = service_fn(move |request: Request<Body>| {
         let answer = says(&request);
-        async move { Ok::<_, std::io::Error>(answer) }
+        async move { answer }
     });
     let served = hyper::server::conn::http1::Builder::new();
     drop(served.serve_connection(TokioIo::new(tls), service).await);
@@ -262,6 +264,12 @@ pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
     assert_eq!(status, 200, "{said}");
     let (status, body) = bed.admin("/kubeconfig", long_lived("c")).await;
     assert_eq!(status, 200, "{body}");
+    let (server, token) = way_in(&body);
+    (cluster, node, server, token)
+}
+
+/// The server and the token of a kubeconfig that was answered.
+fn way_in(body: &Value) -> (String, String) {
     let text = body["kubeconfig"].as_str().expect("text");
     let value = |field: &str| {
         let line = text
@@ -269,7 +277,7 @@ pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
             .find_map(|l| l.trim().strip_prefix(&format!("{field}: ")));
         line.expect(field).to_owned()
     };
-    (cluster, node, value("server"), value("token"))
+    (value("server"), value("token"))
 }
 
 /// A shell: what is said comes back in capitals, four letters at a time.
@@ -462,6 +470,49 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
         said.1.contains("none of its masters is connected"),
         "{}",
         said.1
+    );
+}
+
+/// An API server that stops, or whose etcd does, takes what it is asked and answers nothing.
+#[tokio::test]
+async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not() {
+    let bed = Bed::new().await;
+    bed.stack("1").await;
+    let mut nodes = [
+        bed.host("m1", "10.1.0.1").await,
+        bed.host("m2", "10.1.0.2").await,
+    ];
+    let cluster = bed.cluster("c").await;
+    let both: Vec<(&Node, bool)> = nodes.iter().map(|node| (node, true)).collect();
+    let (status, said) = bed.attach(cluster, &both).await;
+    assert_eq!(status, 200, "{said}");
+    let (_, kubeconfig) = bed.admin("/kubeconfig", long_lived("c")).await;
+    let (server, token) = way_in(&kubeconfig);
+    // Whichever is asked first.
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let says: Says = |request| match ASKED.fetch_add(1, Ordering::SeqCst) {
+        1 if request.uri().path() != "/never" => Ok(Response::new(Full::default())),
+        _ => Err(io::ErrorKind::ConnectionReset.into()),
+    };
+    let [first, second] = &mut nodes;
+    let _first = master_with(cluster, first, CertPurpose::ApiServer, says).await;
+    let _second = master_with(cluster, second, CertPurpose::ApiServer, says).await;
+    let ask = async |method: Method, path: &str, body: &'static str| {
+        ASKED.store(0, Ordering::SeqCst);
+        let asked = bed.http.request(method, format!("{server}{path}"));
+        let asked = asked.bearer_auth(&token).body(body);
+        let answer = within(asked.send()).await.expect("answer");
+        (answer.status().as_u16(), ASKED.load(Ordering::SeqCst))
+    };
+    assert_eq!(ask(Method::GET, "/api/v1/pods", "").await, (200, 2));
+    assert_eq!(ask(Method::POST, "/api/v1/pods", "{}").await, (502, 1));
+    assert_eq!(ask(Method::DELETE, "/api/v1/pods/x", "").await, (502, 1));
+    // What has a body may have been read in part.
+    assert_eq!(ask(Method::GET, "/api/v1/pods", "{}").await, (502, 1));
+    assert_eq!(
+        ask(Method::GET, "/never", "").await,
+        (502, 2),
+        "not for ever"
     );
 }
 

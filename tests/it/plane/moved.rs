@@ -153,6 +153,55 @@ async fn a_master_follows_when_the_others_are_well() {
     assert_eq!(b.say("b", "10.1.0.12").await.0, 204);
 }
 
+/// One of two: the other one has no quorum without it, and says so.
+#[tokio::test]
+async fn a_master_that_the_quorum_lacks_follows_and_two_that_moved_are_told_what_helps() {
+    let bed = Bed::new().await;
+    bed.stack("1").await;
+    let (a, b) = (
+        bed.host("a", "10.1.0.1").await,
+        bed.host("b", "10.1.0.2").await,
+    );
+    let cluster = bed.cluster("c").await;
+    bed.attach(cluster, &[(&a, true), (&b, true)]).await;
+    let before = a.current().await;
+    // It went as well: neither would reach the other.
+    stands_still(&b, "10.1.0.12").await;
+    let said = a.say("a", "10.1.0.11").await;
+    assert_eq!(code(&said), (409, "master-moves-later".into()));
+    let words = said.1.to_string();
+    for part in [
+        "master b lost its address 10.1.0.2",
+        "10.1.0.1 to this one",
+        "ip address add",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(a.current().await, before);
+    stands_still(&b, "10.1.0.2").await;
+    assert_eq!(a.say("a", "10.1.0.11").await.0, 204);
+    assert_eq!(ip(&a.current().await), "10.1.0.11");
+}
+
+/// A status of a master that has no quorum.
+async fn stands_still(node: &Node, address: &str) {
+    let mut status = node.status("b", address);
+    status["state"] = json!("retrying");
+    status["node"] = json!({
+        "schema": 1, "revision": 1, "generation": 1, "role": "master", "cluster_id": null,
+        "state": "retrying", "reason": null, "attempts": 1, "phases": [], "current_step": null,
+        "last_sweep_at": null, "stack": null, "wants_stack": null, "certificate_requests": [],
+        "service_account_key": null, "certificates": [],
+        "etcd": {
+            "seen_at": "2026-11-30T00:00:00Z",
+            "fault": {"code": "etcd-not-healthy", "what": "etcd is not healthy", "why": "no leader", "fix": ""},
+        },
+    });
+    let path = "/v1/hosts/self/status";
+    let said = node.call(Method::POST, path, &status).await;
+    assert_eq!(said.0, 204, "{}", said.1);
+}
+
 /// There is nobody beside it who would have to be well.
 #[tokio::test]
 async fn a_lone_master_follows() {

@@ -166,7 +166,7 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
         .await;
     assert_eq!(code, 200, "{said}");
     browser.sees("resolved").await;
-    // Who signs out takes the token with him: the plane forgets it.
+    // Signing out ends the token: the plane forgets it.
     let token = "return JSON.parse(sessionStorage.getItem('pf9-session')).token";
     let token = browser.run(token).await;
     let token = token.as_str().expect("token").to_owned();
@@ -196,7 +196,7 @@ async fn a_token_made_on_the_page_lets_a_machine_in_and_it_appears() {
     browser.sees("no host has joined yet").await;
     browser.press("Add a host").await;
     browser.press("Make a token").await;
-    browser.sees("pf9ctl prep-node --plane").await;
+    browser.sees("pf9ctl node prep --plane").await;
     let token = browser
         .run("return [...document.querySelectorAll('pre')].at(-1).innerText")
         .await;

@@ -17,7 +17,7 @@ use super::kube::{self, master_with};
 const PASSWORD: &str = "correct horse battery";
 
 /// An API server that says in whose name it was asked, and what else came along.
-fn names(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn names(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
     let header = |name: &str| {
         let all = request.headers().get_all(name).iter();
         let all: Vec<&str> = all.map(|v| v.to_str().expect("text")).collect();
@@ -30,10 +30,10 @@ fn names(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         header("impersonate-uid"),
         header("x-remote-user"),
     );
-    Response::new(Full::new(Bytes::from(said)))
+    Ok(Response::new(Full::new(Bytes::from(said))))
 }
 
-/// Somebody with a role in the project; his id.
+/// A user with a role in the project; answers the user's id.
 async fn person(bed: &Bed, name: &str, role: &str) -> String {
     let body = json!({"user": {"name": name, "password": PASSWORD}});
     let (status, said) = bed.ask(Method::POST, "/keystone/v3/users", body).await;

@@ -165,7 +165,7 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
         }]);
         assert_eq!(binding["subjects"], group);
     }
-    // What somebody gives himself under a name of ours, or to others in a binding of ours, goes.
+    // What a user grants under a name of ours, to themselves or to others in a binding of ours, goes.
     let evil = format!("{BINDINGS}/pf9:host:{}:admin", world.first.id);
     let mut binding = world.api.objects.get(&evil).expect("binding");
     let mallory = json!({"kind": "User", "name": "mallory"});

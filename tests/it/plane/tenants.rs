@@ -93,10 +93,10 @@ async fn what_is_lost_is_lost_at_once() {
     assert_eq!(
         asks(&token).await,
         401,
-        "what he had then is not good again"
+        "a token of before is not good again"
     );
 
-    // The password, by himself.
+    // The password, by the user.
     let token = world.log_in(&user, PASSWORD, scope()).await;
     let path = format!("/keystone/v3/users/{user}/password");
     let body = |original: &str| json!({"user": {"original_password": original, "password": "another horse"}});
@@ -144,7 +144,7 @@ async fn what_is_lost_is_lost_at_once() {
     assert_eq!(asks(&token).await, 401);
 }
 
-/// Whoever may much in his own project gets nowhere else by what he writes.
+/// Rights in one's own project open nothing elsewhere, whatever paths and bodies say.
 #[tokio::test]
 async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
     let world = World::new().await;
@@ -308,5 +308,5 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
             None,
         )
         .await;
-    assert_eq!(status, 204, "what is his he does: {said}");
+    assert_eq!(status, 204, "the user's own may be changed: {said}");
 }

@@ -149,7 +149,7 @@ async fn who_comes_when_many_do_is_told_when_to_come_back() {
     assert!(waited.elapsed() < Duration::from_secs(3));
 }
 
-/// Whoever connects and says nothing waits for himself only.
+/// A connection that says nothing delays only itself.
 #[tokio::test]
 async fn silent_strangers_do_not_keep_a_host_waiting() {
     /// More than handshakes that are done at a time.

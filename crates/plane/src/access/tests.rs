@@ -68,7 +68,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    /// What belongs to a project or a domain where he has nothing, he neither does nor sees.
+    /// Things of a project or a domain where the caller has no role are neither changed nor seen.
     #[test]
     fn who_has_no_role_near_a_thing_does_not_know_of_it(
         rights in rights(),

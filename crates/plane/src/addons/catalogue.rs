@@ -7,13 +7,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::guard::Person;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::records::Cluster;
 use crate::refusal::{Answer, Refusal};
 use crate::settings::Tuning;
@@ -103,11 +103,10 @@ fn of_setting(cluster: &Cluster, manifest: &StackManifest, addon: Addon, settled
         (false, _, true) => Stage::Off,
         (false, _, false) => Stage::Going,
     };
-    let lacks = |what: String| format!("stack {} has {what}", manifest.version);
     let (setting, needs, fixed) = match addon {
         Addon::NetworkPolicies => (Some("networkPolicies"), None, None),
         Addon::LoadBalancer => (Some("loadBalancer.addresses"), Some("addresses"), None),
-        Addon::Flannel => (
+        Addon::Flannel | Addon::Calico => (
             None,
             None,
             Some("a cluster's network is chosen when it is made"),
@@ -119,9 +118,27 @@ fn of_setting(cluster: &Cluster, manifest: &StackManifest, addon: Addon, settled
             addon.components().contains(&component)
         }),
         state,
-        why: lacking.map(lacks).or(fixed.map(str::to_owned)),
+        why: why(is_wanted, lacking.as_deref(), fixed, manifest),
         setting,
         needs,
+    }
+}
+
+/// What is not there for want of a setting is not there for want of an image, though it may want that as well.
+fn why(
+    is_wanted: bool,
+    lacking: Option<&str>,
+    fixed: Option<&str>,
+    manifest: &StackManifest,
+) -> Option<String> {
+    let stack = &manifest.version;
+    match (is_wanted, fixed, lacking) {
+        (true, _, Some(what)) => Some(format!("stack {stack} has {what}")),
+        (_, Some(fixed), _) => Some(fixed.to_owned()),
+        (false, None, Some(what)) => Some(format!(
+            "it is not wanted, and could not be turned on: stack {stack} has {what}"
+        )),
+        (_, None, None) => None,
     }
 }
 
@@ -172,7 +189,7 @@ fn tuning(name: &str, wanted: &Switch) -> Answer<Tuning> {
         (Some(Addon::NetworkPolicies), _, false) | (Some(Addon::LoadBalancer), false, false) => {
             return Err(bad("no addresses go with that"));
         }
-        (Some(Addon::Flannel) | None, _, _) => {
+        (Some(Addon::Flannel | Addon::Calico) | None, _, _) => {
             let why = "it comes with the stack, or with the network that the cluster was made with";
             return Err(Refusal::conflict(FaultCode::ClusterInvalid, what(), why)
                 .fix("the catalogue says which have a setting"));
@@ -257,12 +274,17 @@ mod tests {
     fn each_is_there_as_it_is_wanted_and_as_masters_say() {
         let mut c = cluster();
         let with = |policies: Stage, balancer: Stage, flannel: Stage, own: Stage| {
+            let calico = match flannel {
+                Missing => Off,
+                stage => stage,
+            };
             [
                 ("roles", own),
                 ("coredns", own),
                 ("network-policies", policies),
                 ("load-balancer", balancer),
                 ("flannel", flannel),
+                ("calico", calico),
             ]
             .map(|(name, stage)| (name.to_owned(), stage))
         };
@@ -282,8 +304,31 @@ mod tests {
         let all = stages(&c, &none, true);
         assert_eq!(all.len(), Addon::ALL.len());
         assert!(all.contains(&("load-balancer".to_owned(), Missing)));
-        let why = entries(&c, &none, true).into_iter().find_map(|e| e.why);
-        assert!(why.is_some_and(|w| w.contains("no image of kube-router")));
+    }
+
+    #[test]
+    fn why_one_is_not_there_is_the_setting_where_nobody_wants_it_and_else_the_stack() {
+        let why = |c: &Cluster, manifest: &StackManifest, name: &str| {
+            let mut all = entries(c, manifest, true).into_iter();
+            all.find(|e| e.name == name).and_then(|e| e.why)
+        };
+        let (none, mut c) = (manifest(&[], &[]), cluster());
+        c.settings.network_policies = NetworkPolicies::Off;
+        let off = why(&c, &none, "network-policies").expect("why");
+        assert!(
+            off.starts_with("it is not wanted, and could not be turned on: stack"),
+            "{off}"
+        );
+        assert_eq!(why(&c, &whole(), "network-policies"), None, "it can be");
+        let fixed = Some("a cluster's network is chosen when it is made");
+        assert_eq!(why(&c, &none, "flannel").as_deref(), fixed);
+        c.settings.network_policies = NetworkPolicies::On;
+        c.settings.network_plugin = NetworkPlugin::Flannel;
+        for (name, image) in [("network-policies", "kube-router"), ("flannel", "flannel")] {
+            let said = why(&c, &none, name).expect("why");
+            let words = format!("stack {} has no image of {image}", none.version);
+            assert!(said.starts_with(&words), "{said}");
+        }
     }
 
     #[test]

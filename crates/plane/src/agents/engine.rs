@@ -1,4 +1,4 @@
-//! What hosts report, whom to tell next, and when it stops. Pure.
+//! What hosts report, which hosts to tell next, and when it stops. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use semver::Version;
@@ -9,18 +9,18 @@ use pf9_hostagent::model::{
     AgentStage, AgentStatus, ClusterId, Fault, FaultCode, Generation, HostId,
 };
 
-/// How long a host that is done, and not heard of since, takes the place of one that changes. Longer, and machines
-/// that are switched off for good would hold up everybody.
+/// How long a host that is done and silent since takes the place of one that changes. Longer, and machines
+/// that are switched off for good would hold up the roll.
 const ILL_FOR: SignedDuration = SignedDuration::from_hours(1);
-/// Lines that are kept of what happened.
+/// Lines of the log that are kept.
 const LOG_MAX: usize = 50;
 
-/// What is known of a host when it is decided about.
+/// What is known of a host at the time of a decision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Look {
     /// It was heard of lately.
     pub(super) there: bool,
-    /// What it says it runs.
+    /// The version it reports.
     pub(super) running: Option<Version>,
     /// The cluster that it is a master of.
     pub(super) master_of: Option<ClusterId>,
@@ -37,11 +37,11 @@ pub(super) struct Look {
 /// What follows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Moves {
-    /// Who is told, with the number of the order.
+    /// Hosts to tell, each with the number of its order.
     pub(super) tell: Vec<(HostId, Generation)>,
-    /// Whose part changed, these among them.
+    /// Hosts whose part changed, these among them.
     pub(super) changed: Vec<HostId>,
-    /// The roll itself did.
+    /// The roll itself changed.
     pub(super) roll: bool,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn heard(
     before != *part
 }
 
-/// Goes on as far as it can; `open`: hosts may be told now.
+/// Advances as far as it can; `open`: hosts may be told now.
 pub(super) fn advance(
     roll: &mut AgentRoll,
     parts: &mut Parts,
@@ -163,7 +163,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
         .iter()
         .any(|(host, p)| p.stand == Stand::Waiting && there(host));
     let done = stands(Stand::Done);
-    // That nobody is there proves nothing.
+    // An absent share proves nothing.
     let passed = done > 0 && (done >= roll.quota(parts.len()) || !left);
     if !passed {
         return;
@@ -181,7 +181,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
     }
 }
 
-/// As many as may be away at a time, no two masters of a cluster among them.
+/// As many hosts as may be away at a time, no two masters of a cluster among them.
 fn tell(
     roll: &mut AgentRoll,
     parts: &mut Parts,
@@ -236,7 +236,7 @@ fn tell(
     }
 }
 
-/// Greater than every order before, also of a plane that was set back to a backup: time went on meanwhile.
+/// Greater than every order before, also on a plane restored from a backup: it is at least the Unix time.
 fn next_order(last: Generation, now: Timestamp) -> Generation {
     let now = u64::try_from(now.as_second()).unwrap_or_default();
     Generation(last.next().0.max(now))
@@ -277,13 +277,13 @@ impl Part {
         (self.said, self.fault) = (None, None);
     }
 
-    /// It is told of nothing any more, and may be again.
+    /// Its order is taken back; it may get another one.
     pub(super) fn recall(&mut self) {
         (self.stand, self.told_at) = (Stand::Waiting, None);
         (self.said, self.fault) = (None, None);
     }
 
-    /// It was told, and nothing that runs is changed for it yet, or not any more.
+    /// It was told, and nothing that runs is being changed for it.
     pub(super) fn may_be_recalled(&self) -> bool {
         let quiet = match self.said {
             None

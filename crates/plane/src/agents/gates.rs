@@ -6,7 +6,7 @@ use super::engine::Look;
 use crate::rolls::{Finding, Weight};
 use pf9_hostagent::model::{AgentPackage, Fault, FaultCode, HostId, Inventory, PackageFormat};
 
-/// Hosts that a finding names; the number of the rest is told.
+/// Hosts that a finding names; the rest is a number.
 const NAMED: usize = 5;
 
 /// Whether programs of these two versions speak with each other: each minor speaks with its neighbours, and the first
@@ -64,8 +64,8 @@ pub(super) fn unfit(
     }
 }
 
-/// What is found before a roll begins. `here`: the versions that packages are here of.
-pub(super) fn judge(
+/// Findings before a roll begins. `here`: the versions with packages on this plane.
+pub(super) fn findings(
     to: &Version,
     plane: &Version,
     hosts: &[(HostId, Look)],
@@ -115,7 +115,7 @@ fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     Some(finding(&id, Weight::Warns, fault))
 }
 
-/// Hosts that run what no package is here of.
+/// Hosts that run a version without a package on this plane.
 fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Option<Finding> {
     let lost = hosts.iter().filter_map(|(host, look)| {
         let running = look.running.as_ref().filter(|v| *v != to)?;
@@ -225,7 +225,7 @@ mod tests {
             ..Look::default()
         };
         let hosts = [(host(1), look("0.1.0")), (host(2), look("0.1.1"))];
-        let found = judge(&v("0.2.0"), &v("0.2.0"), &hosts, &[v("0.1.0"), v("0.2.0")]);
+        let found = findings(&v("0.2.0"), &v("0.2.0"), &hosts, &[v("0.1.0"), v("0.2.0")]);
         let ids: Vec<&str> = found.iter().map(|f| f.id.as_str()).collect();
         assert_eq!(ids, ["previous"]);
         assert!(
@@ -236,21 +236,21 @@ mod tests {
         assert!(stands(&found, &[]).is_some());
         assert!(stands(&found, &["previous".to_owned()]).is_none());
         let all = [v("0.1.0"), v("0.1.1"), v("0.2.0")];
-        assert_eq!(judge(&v("0.2.0"), &v("0.2.0"), &hosts, &all), []);
-        let newer = judge(&v("0.2.0"), &v("0.1.9"), &[], &all);
+        assert_eq!(findings(&v("0.2.0"), &v("0.2.0"), &hosts, &all), []);
+        let newer = findings(&v("0.2.0"), &v("0.1.9"), &[], &all);
         assert!(stands(&newer, &[]).is_some(), "the plane is upgraded first");
         assert!(stands(&newer, &["plane-older".to_owned()]).is_none());
         assert_eq!(
-            judge(&v("0.1.9"), &v("0.1.0"), &[], &all),
+            findings(&v("0.1.9"), &v("0.1.0"), &[], &all),
             [],
             "patches are not new"
         );
-        let far = judge(&v("0.2.0"), &v("0.4.0"), &hosts, &all);
+        let far = findings(&v("0.2.0"), &v("0.4.0"), &hosts, &all);
         assert!(
             stands(&far, &["plane".to_owned()]).is_some(),
             "nobody overrules it"
         );
-        let down = judge(
+        let down = findings(
             &v("0.0.9"),
             &v("0.1.0"),
             &hosts,

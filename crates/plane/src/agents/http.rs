@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::response::Response;
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::guard::Person;
 use crate::hostapi::Caller;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::records::HOSTS;
 use crate::refusal::{Answer, Refusal};
 use crate::rolls::{By, Finding, MaxUnavailable, Patches, State, Way, Window, refused_by, stands};
@@ -37,10 +37,10 @@ use crate::store::Read;
 use pf9_hostagent::model::document::AGENT_VERSION;
 use pf9_hostagent::model::{AgentSpec, FaultCode, Generation, HostId};
 
-/// Most hosts that are named one by one.
+/// Most hosts that a request names.
 const HOSTS_MAX: usize = 10_000;
 const DESPITE_MAX: usize = 200;
-/// More shares are no stages any more.
+/// Most shares of a roll.
 const SHARES_MAX: usize = 20;
 /// A week: longer, and the next version is there.
 const PAUSE_MAX_S: u32 = 7 * 24 * 3600;
@@ -63,7 +63,7 @@ pub(crate) struct Wanted {
     pub(crate) any_time: bool,
     /// The fleet's window from now on.
     pub(crate) window: Option<Window>,
-    /// Ids of findings that are known.
+    /// Ids of findings to overrule.
     pub(crate) despite: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Chosen {
     pub(crate) patches: Option<Patches>,
     pub(crate) window: Option<Window>,
-    /// No window any more.
+    /// Removes the window.
     pub(crate) always: bool,
 }
 
@@ -165,8 +165,8 @@ impl Wanted {
     }
 }
 
-/// Who would take part, and what stands against it. Who runs it already does not.
-fn judged(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
+/// Hosts that would take part, and findings. A host that runs the version already takes no part.
+fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
     let to = &wanted.to;
     if repository::find(rows, to)?.is_none() {
         return Err(repository::unknown(WHAT, &to.to_string()));
@@ -190,16 +190,16 @@ fn judged(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Ve
     let plane = AGENT_VERSION
         .parse()
         .map_err(|e: semver::Error| Refusal::internal(WHAT, &e))?;
-    let found = gates::judge(to, &plane, &hosts, &eyes.here());
+    let found = gates::findings(to, &plane, &hosts, &eyes.here());
     Ok((hosts, found))
 }
 
-/// Begins what was judged, and puts it.
+/// Begins the roll that was checked, and stores it.
 pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     let (before, had) = runner::load(&**change)?;
     runner::require_free(before.as_ref(), &had, WHAT)?;
     let now = change.now;
-    let (hosts, found) = judged(&**change, &wanted, now)?;
+    let (hosts, found) = checked(&**change, &wanted, now)?;
     if let Some(finding) = stands(&found, &wanted.despite) {
         return Err(refused_by(finding));
     }
@@ -251,7 +251,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
 async fn plan(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let begin = wanted.begin()?;
     let rows = plane.read()?;
-    let (hosts, found) = judged(&rows, &begin, pf9_hostagent::seam::clock::now())?;
+    let (hosts, found) = checked(&rows, &begin, pf9_hostagent::seam::clock::now())?;
     show::plan(
         &rows,
         &begin.to,
@@ -282,7 +282,7 @@ async fn start(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
 async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value> {
     let mut policy = wanted.policy()?;
     if wanted.percent.is_empty() {
-        // Whoever is on the wrong version is to leave it: no stages, unless they are asked for.
+        // Hosts are to leave the wrong version: no stages, unless they are asked for.
         (policy.shares, policy.pause_s) = (vec![100], wanted.pause_seconds.unwrap_or_default());
     }
     plane
@@ -335,7 +335,7 @@ async fn choose(plane: &Arc<Plane>, chosen: Chosen) -> Answer<Value> {
 
 // === hosts ===
 
-/// A package, for whoever is told to fetch it.
+/// A package, for a host that is told to fetch it.
 pub(crate) async fn package(
     _: Caller,
     Shared(plane): Shared<Arc<Plane>>,

@@ -16,7 +16,7 @@ use pf9_hostagent::model::TrustStore;
 #[derive(Debug, PartialEq, Eq)]
 struct Patch {
     to: Version,
-    /// Nobody waits for the window.
+    /// Hosts do not wait for the window.
     at_once: bool,
 }
 

@@ -19,6 +19,7 @@ use crate::served::{CHUNK, Served};
 use crate::state::{Change, Plane};
 use crate::store::{Read, Rows};
 use pf9_hostagent::host::package::{self, Label};
+use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
     AGENT_PACKAGE_BYTES_MAX, AgentPackage, Digest, DocumentKind, Envelope, Fault, FaultCode,
     Hasher, PackageFile, SigningKey, TrustStore,
@@ -37,13 +38,13 @@ const FILES_MAX: usize = 16;
 pub(crate) struct Release {
     pub(crate) package: AgentPackage,
     pub(crate) imported_at: Timestamp,
-    /// The same package, signed: that it mends a fault of security is believed by this alone.
+    /// The same package, signed: only this proves that it fixes a security fault.
     #[serde(default)]
     pub(crate) envelope: Option<Envelope>,
 }
 
 impl Release {
-    /// The plane signed that it mends a fault of security.
+    /// The plane signed that it fixes a security fault.
     pub(super) fn mends(&self, trust: &TrustStore) -> bool {
         let opened = |envelope: &Envelope| envelope.open(DocumentKind::AgentRelease, trust);
         match self.envelope.as_ref().map(opened) {
@@ -189,7 +190,7 @@ fn at(digest: &Digest) -> PathBuf {
     Path::new(DIR).join(digest.to_string())
 }
 
-/// Copies a package and looks at the copy: what was looked at is what is served.
+/// Copies a package and checks the copy: what was checked is what is served.
 fn keep(plane: &Plane, from: &Path) -> Answer<(Version, PackageFile)> {
     let temp = plane
         .files
@@ -223,10 +224,7 @@ fn place(temp: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 fn unwritable(path: &Path, e: &std::io::Error) -> Refusal {
-    let code = match e.kind() == std::io::ErrorKind::StorageFull {
-        true => FaultCode::DiskFull,
-        false => FaultCode::StackUnwritable,
-    };
+    let code = space::code_of(e, FaultCode::StackUnwritable);
     refuse(code, format!("{}: {e}", path.display()))
 }
 
@@ -309,7 +307,7 @@ pub(super) fn unknown(what: &str, version: &str) -> Refusal {
         .fix("see pf9-plane agent list, import it with pf9-plane agent import")
 }
 
-/// Forgets a version that no host is told of.
+/// Removes a version that no host is told to run.
 pub(crate) async fn remove(plane: &Arc<Plane>, version: String) -> Answer<Value> {
     let files = plane.files.clone();
     let gone = plane

@@ -1,4 +1,4 @@
-//! The fleet's roll with the store around it: statuses move it on, and a task that looks when nobody reports.
+//! The fleet's roll and the store: statuses advance it, and so does a task that looks when no host reports.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use pf9_hostagent::model::{
     AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, NodeState, Role,
 };
 
-/// What nobody reports is looked at this often: pauses that are over, windows that open, hosts that are late.
+/// How often to look for what no host reports: pauses that are over, windows that open, hosts that are late.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Many hosts report within a second; one look is for all of them.
 const GATHER: Duration = Duration::from_millis(250);
@@ -66,7 +66,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     Ok(true)
 }
 
-/// The newest roll and everybody's part in it.
+/// The newest roll and every host's part in it.
 pub(super) fn load(rows: &impl Read) -> Answer<(Option<AgentRoll>, Parts)> {
     let parts = rows.all(&PARTS)?.into_iter().filter_map(|(id, part)| {
         let host = id.parse().ok()?;
@@ -84,7 +84,7 @@ pub(super) fn is_open(rows: &impl Read, now: Timestamp) -> Answer<bool> {
     Ok(settings.window.is_none_or(|window| window.is_open(now)))
 }
 
-/// What every host says it runs.
+/// The version that each host reports.
 pub(super) fn running(rows: &impl Read) -> Answer<BTreeMap<HostId, Version>> {
     let mut found = BTreeMap::new();
     for (id, host) in rows.all(&HOSTS)? {
@@ -95,7 +95,7 @@ pub(super) fn running(rows: &impl Read) -> Answer<BTreeMap<HostId, Version>> {
     Ok(found)
 }
 
-/// What hosts are looked at by: read once for all of them.
+/// What decisions about hosts need: read once for all of them.
 pub(super) struct Eyes<'a, R> {
     rows: &'a R,
     clusters: BTreeMap<ClusterId, Cluster>,
@@ -117,7 +117,7 @@ impl<'a, R: Read> Eyes<'a, R> {
         })
     }
 
-    /// The versions that packages are here of.
+    /// The versions with packages on this plane.
     pub(super) fn here(&self) -> Vec<Version> {
         self.releases.keys().cloned().collect()
     }
@@ -164,7 +164,7 @@ struct Looked {
     gone: Vec<HostId>,
 }
 
-/// Looks how far it can go on; none: no roll is under way.
+/// How far it can go on; `None`: no roll is under way.
 fn look(rows: &impl Read, now: Timestamp) -> Answer<Option<Looked>> {
     let (roll, mut parts) = load(rows)?;
     let Some(mut roll) = roll.filter(AgentRoll::is_under_way) else {
@@ -203,7 +203,7 @@ fn look(rows: &impl Read, now: Timestamp) -> Answer<Option<Looked>> {
     }
 }
 
-/// Goes on as far as it can, and puts what changed.
+/// Advances as far as it can, and stores what changed.
 pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
     let Some(looked) = look(&**change, change.now)? else {
         return Ok(());
@@ -240,7 +240,7 @@ pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
     }
 }
 
-/// What a host is told stands in its spec.
+/// Writes what hosts are told into their specs.
 fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -> Answer<()> {
     let key = host.to_string();
     let what = "no host was told";
@@ -271,7 +271,7 @@ fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -
     )
 }
 
-/// These hosts are told of nothing any more.
+/// Takes back the orders of these hosts.
 pub(super) fn withdraw(change: &mut Change<'_>, hosts: &[HostId]) -> Answer<()> {
     for host in hosts {
         let key = host.to_string();
@@ -284,7 +284,7 @@ pub(super) fn withdraw(change: &mut Change<'_>, hosts: &[HostId]) -> Answer<()> 
     Ok(())
 }
 
-/// Puts a roll and every part of it in the place of what was there.
+/// Replaces the stored roll and all of its parts.
 pub(super) fn put(change: &mut Change<'_>, roll: &AgentRoll, parts: &Parts) -> Answer<()> {
     for (id, _) in change.all(&PARTS)? {
         change.remove(&PARTS, &id)?;
@@ -297,20 +297,20 @@ pub(super) fn put(change: &mut Change<'_>, roll: &AgentRoll, parts: &Parts) -> A
     Ok(())
 }
 
-/// What changed of a roll stands in the log; `AgentRoll::log` keeps it for whoever asks.
+/// Logs what changed of a roll; `AgentRoll::log` keeps it for people.
 fn tell(roll: &AgentRoll) {
     let said = roll.log.last().map(|l| l.what.as_str()).unwrap_or_default();
     tracing::info!(roll = %roll.id, to = %roll.to, state = ?roll.state, "upgrade of agents: {said}");
 }
 
-/// No roll is begun while one is under way that somebody changes by, or might.
+/// Refuses a new roll while one is under way, unless only absent hosts remain in it.
 pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) -> Answer<()> {
     let Some(roll) = roll.filter(|r| r.is_under_way()) else {
         return Ok(());
     };
     let waits = |p: &Part| matches!(p.stand, Stand::Waiting | Stand::Done | Stand::LeftOut);
     let last = roll.share + 1 >= roll.policy.shares.len();
-    // Who is away for long does not keep everybody else from what comes next.
+    // Hosts that are away for long do not keep the others from the next version.
     if roll.state == State::Running && last && parts.values().all(waits) {
         return Ok(());
     }
@@ -320,7 +320,7 @@ pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) 
     ))
 }
 
-/// Looks again and again, and at once when a host said something that matters.
+/// Looks at intervals, and at once when a host reports something that matters.
 pub(crate) async fn keep(plane: Arc<Plane>) {
     loop {
         // cancel-safe: a permit that is not taken stays; time alone is waited for else

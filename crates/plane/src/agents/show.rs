@@ -1,5 +1,5 @@
 //! How far a roll over the fleet is, and what one would do, as JSON: one document for the API, the command line and
-//! whoever draws a page.
+//! the page.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ fn words(roll: &AgentRoll, part: &Part, look: &Look, open: bool) -> String {
     }
 }
 
-/// What a roll would do: hosts in the order of their turns, as far as all of them are there then.
+/// What a roll would do: hosts in their order, if all of them are there then.
 pub(super) fn plan(
     rows: &impl Read,
     to: &semver::Version,

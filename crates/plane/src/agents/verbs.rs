@@ -1,4 +1,4 @@
-//! What a person does with a roll over the fleet that is there. Pure; each answers whose order is taken back.
+//! What a person does with the roll over the fleet. Pure; each answers the hosts whose order is taken back.
 
 use jiff::Timestamp;
 
@@ -15,7 +15,7 @@ fn under_way<'a>(roll: Option<&'a mut AgentRoll>, what: &'static str) -> Answer<
     })
 }
 
-/// Nobody else is told of anything; who was told goes on. Again is fine.
+/// No more hosts are told; those that were go on. Idempotent.
 pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> {
     let roll = under_way(roll, "not paused")?;
     if roll.state == State::Running {
@@ -25,8 +25,8 @@ pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> 
     Ok(())
 }
 
-/// Goes on after a pause or a stop. Who could not, or was not heard of, begins again when it is there: with an order of
-/// its own, for what it says of the one before is no answer to it.
+/// Goes on after a pause or a stop. A host that failed or was silent begins again when it is there, with a new order:
+/// what it reports about the one before is no answer to it.
 pub(super) fn resume(
     roll: Option<&mut AgentRoll>,
     parts: &mut Parts,
@@ -40,7 +40,7 @@ pub(super) fn resume(
     }))
 }
 
-/// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
+/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
 pub(super) fn cancel(
     roll: Option<&mut AgentRoll>,
     parts: &mut Parts,
@@ -61,7 +61,7 @@ fn recall(parts: &mut Parts, which: impl Fn(&Part) -> bool) -> Vec<HostId> {
     recalled
 }
 
-/// Whoever was changed goes back to what it ran; also in the middle. Answers whose order is taken back for good.
+/// Every changed host goes back to what it ran, also in the middle. Answers the hosts whose order is taken back for good.
 pub(super) fn back(
     roll: &mut Option<AgentRoll>,
     parts: &mut Parts,
@@ -120,7 +120,7 @@ pub(super) fn back(
     Ok(recalled)
 }
 
-/// The parts of those who were changed, the other way.
+/// The parts of the changed hosts, in the other direction.
 fn returning(parts: &Parts) -> Parts {
     let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
     parts

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::engine::Book;
-use super::facts::{self, Facts};
-use super::found::{Heard, Seen};
+use super::facts::{self, HostFacts};
+use super::found::{ClusterSeen, Heard};
 use super::trends::{self, Closed, Foreseen, Of};
 use super::walk::Walks;
 use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus, NodeState};
 
-/// Shared by whoever learns something, and whoever looks.
+/// Shared by the tasks that report something and those that look.
 #[derive(Default)]
 pub(crate) struct Board {
     inner: Mutex<Inner>,
@@ -21,7 +21,7 @@ pub(crate) struct Board {
     pub(super) news: Notify,
     /// Something waits to be delivered, or who is told has changed.
     pub(super) outbox: Notify,
-    /// Whoever changes an alert holds it: a look takes time, and what somebody acknowledges meanwhile must not be lost.
+    /// Held to change an alert: a look takes time, and an acknowledgement meanwhile must not be lost.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Lists of what was.
     pub(super) walks: Arc<Walks>,
@@ -30,7 +30,7 @@ pub(crate) struct Board {
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) heard: BTreeMap<HostId, Heard>,
-    pub(super) seen: BTreeMap<ClusterId, Seen>,
+    pub(super) seen: BTreeMap<ClusterId, ClusterSeen>,
     /// Alerts that are open, and what may become one.
     pub(super) book: Book,
     /// Slots of trends that are over and not kept yet: one of each host, the newest.
@@ -182,8 +182,8 @@ impl Board {
 }
 
 /// Whether a look would find something else: not that it was heard of again.
-fn is_news(before: &Facts, now: &Facts) -> bool {
-    let same = Facts {
+fn is_news(before: &HostFacts, now: &HostFacts) -> bool {
+    let same = HostFacts {
         heard_at: now.heard_at,
         behind: now.behind,
         ..before.clone()

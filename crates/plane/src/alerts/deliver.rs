@@ -1,4 +1,4 @@
-//! The way to whoever is told: each target by itself, so that one that is away or slow delays nobody else; what waits
+//! Delivery to targets: each by itself, so that one that is away or slow delays nobody else; what waits
 //! for it in order of time, and again with a growing pause until it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,9 +165,9 @@ async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
 
 /// Why something did not arrive.
 enum Failed {
-    /// He takes this one not.
+    /// The target refuses this one.
     This(String),
-    /// He takes nothing just now.
+    /// The target takes nothing just now.
     All(String),
 }
 

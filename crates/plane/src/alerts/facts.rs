@@ -47,7 +47,7 @@ const AUTHORITY_AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What one host last said.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Facts {
+pub(super) struct HostFacts {
     /// By the plane's clock.
     pub(super) heard_at: Timestamp,
     pub(super) state: NodeState,
@@ -66,6 +66,8 @@ pub(super) struct Facts {
     pub(super) rests: Option<(String, Timestamp)>,
     pub(super) local: Vec<Local>,
     pub(super) etcd: Option<Etcd>,
+    /// What a master says of the address that masters share.
+    pub(super) shared: Option<Shared>,
     /// The most pressing first.
     pub(super) ends: Vec<End>,
 }
@@ -103,12 +105,25 @@ pub(super) struct Etcd {
     pub(super) backup_failing: Option<String>,
 }
 
+/// The address that masters share, as one of them sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shared {
+    pub(super) address: IpAddr,
+    pub(super) here: bool,
+    /// Why this master cannot have it, or what is wrong with it.
+    pub(super) fault: Option<String>,
+}
+
 /// Repairs of one thing on a host, by the host's clock and when the plane heard of them, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flaps(Vec<(String, VecDeque<(Timestamp, Timestamp)>)>);
 
 /// What a status says; `before`: what the one before it said.
-pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts>) -> Facts {
+pub(super) fn of(
+    status: &HostStatus,
+    heard_at: Timestamp,
+    before: Option<&HostFacts>,
+) -> HostFacts {
     let node = status.node.as_ref();
     let attempts = node.map_or(0, |n| n.attempts);
     let troubled = match status.state {
@@ -135,7 +150,7 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
     let etcd = node.and_then(|n| n.etcd.as_ref());
     local.extend(etcd.and_then(nearly_full));
     local.truncate(LOCAL_MAX);
-    Facts {
+    HostFacts {
         heard_at,
         state: status.state,
         hostname: status.inventory.hostname.chars().take(NAME_MAX).collect(),
@@ -148,6 +163,13 @@ pub(super) fn of(status: &HostStatus, heard_at: Timestamp, before: Option<&Facts
         rests: rests.map(|m| (cut(&m.reason), m.until)),
         local,
         etcd: etcd.map(etcd_of),
+        shared: node
+            .and_then(|n| n.api_address.as_ref())
+            .map(|said| Shared {
+                address: said.address,
+                here: said.here,
+                fault: said.fault.as_ref().map(why),
+            }),
         ends: ends(&status.certificates),
     }
 }
@@ -402,7 +424,7 @@ pub(super) mod tests {
             1,
             Some((Role::Worker, pf9_hostagent::model::ClusterId::random())),
         );
-        let mut facts: Option<Facts> = None;
+        let mut facts: Option<HostFacts> = None;
         let mut say = |state, attempts, s| {
             status.state = state;
             status.node.as_mut().expect("node").attempts = attempts;

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::facts::{End, Facts, Flaps, Local};
+use super::facts::{End, Flaps, HostFacts, Local};
 use super::rules::{Rule, SILENT_BUSY_S, Urgency};
 use super::trends::{self, Watched};
 use super::{Key, Names, Subject};
 use crate::records::{Cluster, Host, Member};
 use crate::rolls;
+use crate::shared_address;
 use pf9_hostagent::model::{ClusterId, HostId, NodeState, Role};
 
 /// Silence is suspected after so long, so that what follows from it can wait for it: hosts report every half a minute.
@@ -46,14 +47,14 @@ pub(super) struct Finding {
 /// What is known between two looks of one host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
-    pub(super) facts: Option<Facts>,
+    pub(super) facts: Option<HostFacts>,
     pub(super) flaps: Flaps,
     pub(super) trends: Watched,
 }
 
 /// What the plane saw of a cluster by itself.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ClusterSeen {
     /// Whether its nodes are Ready, by name, and when they were looked at; of one that says nothing, `None`.
     pub(super) nodes: Option<(Timestamp, BTreeMap<String, Option<bool>>)>,
     /// Why its API did not answer when it was asked last; `Ok`: it did.
@@ -68,7 +69,7 @@ pub(super) struct World<'a> {
     pub(super) hosts: &'a [Host],
     pub(super) clusters: &'a BTreeMap<ClusterId, Cluster>,
     pub(super) heard: &'a BTreeMap<HostId, Heard>,
-    pub(super) seen: &'a BTreeMap<ClusterId, Seen>,
+    pub(super) seen: &'a BTreeMap<ClusterId, ClusterSeen>,
     pub(super) connected: &'a dyn Fn(HostId) -> bool,
     /// The fleet's roll stopped, and why.
     pub(super) agents_stopped: Option<&'a str>,
@@ -80,7 +81,7 @@ struct Of<'a> {
     cluster: Option<&'a Cluster>,
     member: Option<&'a Member>,
     heard: Option<&'a Heard>,
-    facts: Option<&'a Facts>,
+    facts: Option<&'a HostFacts>,
     /// When it was heard of last, while anybody listened.
     last: Option<Timestamp>,
 }
@@ -177,7 +178,7 @@ impl<'a> Of<'a> {
     }
 }
 
-impl Seen {
+impl ClusterSeen {
     fn nodes_at(&self, now: Timestamp) -> Option<&BTreeMap<String, Option<bool>>> {
         let (at, nodes) = self.nodes.as_ref()?;
         (now.duration_since(*at) < SEEN_FOR).then_some(nodes)
@@ -249,7 +250,7 @@ fn fleet(world: &World<'_>, silent: usize) -> Option<Finding> {
 }
 
 /// What follows from what a host said.
-fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
+fn said(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
     out.extend(facts.local.iter().map(|local| {
         let Local {
             rule,
@@ -322,7 +323,7 @@ fn foreseen(world: &World<'_>, of: &Of<'_>, heard: &Heard) -> Vec<Finding> {
 }
 
 /// The sentence that operators know.
-fn not_converging(facts: &Facts) -> String {
+fn not_converging(facts: &HostFacts) -> String {
     let state = match facts.state {
         NodeState::Ok => "Ok",
         NodeState::Converging => "Converging",
@@ -339,7 +340,7 @@ fn not_converging(facts: &Facts) -> String {
     format!("is not converging, status {state}, role {role}, retries {retries}")
 }
 
-fn certificates(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
+fn certificates(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
     // What the host says of the tunnel's is as old as its word; the plane knows the pinned one itself.
     for end in facts.ends.iter().filter(|end| end.late_at <= world.now) {
         let End {
@@ -376,7 +377,7 @@ fn backups(
     of: &Of<'_>,
     cluster: &Cluster,
     member: &Member,
-    facts: &Facts,
+    facts: &HostFacts,
     out: &mut Vec<Finding>,
 ) {
     let etcd = facts.etcd.as_ref();
@@ -429,7 +430,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         hold: rule.hold(),
     };
     let said = |m: &&Member| world.heard.get(&m.host).and_then(|h| h.facts.as_ref());
-    let members: Vec<(&Member, &Facts)> = cluster
+    let members: Vec<(&Member, &HostFacts)> = cluster
         .masters()
         .filter_map(|m| Some((m, said(&m)?)))
         .collect();
@@ -478,6 +479,10 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
             ..finding(Rule::ApiServerDown, why.clone())
         });
     }
+    let speaking = members
+        .iter()
+        .filter(|(_, f)| world.now.duration_since(f.heard_at) < SUSPECT);
+    out.extend(shared_address(cluster, speaking.copied(), &finding));
     if let Some(why) = rolls::stopped(cluster) {
         out.push(Finding {
             tried:
@@ -486,6 +491,48 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
             ..finding(Rule::UpgradeStopped, super::facts::cut(&why))
         });
     }
+}
+
+/// Nobody has the address that masters share, by what those say that speak; or one that speaks could not take it over.
+/// While the first of them is being made there is none that could have it.
+fn shared_address<'a>(
+    cluster: &Cluster,
+    speaking: impl Iterator<Item = (&'a Member, &'a HostFacts)>,
+    finding: &dyn Fn(Rule, String) -> Finding,
+) -> Vec<Finding> {
+    let Some(ip) = shared_address::of(cluster) else {
+        return Vec::new();
+    };
+    let said: Vec<_> = speaking
+        .filter_map(|(master, facts)| {
+            let shared = facts.shared.as_ref().filter(|s| s.address == ip)?;
+            Some((&master.node_name, facts.state, shared))
+        })
+        .collect();
+    let faults = said
+        .iter()
+        .filter_map(|(name, _, shared)| Some((name, shared.fault.as_ref()?)));
+    if said.iter().any(|(_, _, shared)| shared.here) {
+        let one = |(name, fault): (_, &String)| {
+            let mut one = finding(Rule::SharedAddress, fault.clone());
+            one.key.part = format!("{name}");
+            one.urgency = Urgency::High;
+            one.says =
+                format!("has a shared address, {ip}, that its master {name} cannot take over");
+            one
+        };
+        return faults.map(one).collect();
+    }
+    if !said.iter().any(|(_, state, _)| *state == NodeState::Ok) {
+        return Vec::new();
+    }
+    let mut why = format!("no master that reports holds {ip}");
+    for (name, fault) in faults {
+        why = format!("{why}; {name}: {fault}");
+    }
+    let mut nobody = finding(Rule::SharedAddress, super::facts::cut(&why));
+    nobody.tried = "every master that can take it retries every second".into();
+    vec![nobody]
 }
 
 /// The fleet's own roll.

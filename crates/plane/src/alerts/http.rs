@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::routing::{delete, get, post};
 use http::StatusCode;
 use serde::Deserialize;
@@ -29,7 +29,7 @@ use super::verbs::{self, WantedAck, WantedSilence};
 use super::{Alert, show};
 use crate::access::{Action, Owner};
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path, Query};
 use crate::kubeconfig;
 use crate::people::find;
 use crate::records::Cluster;
@@ -43,7 +43,7 @@ const PAST_SHOWN: usize = 1000;
 
 /// Which alerts.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Which {
     state: Option<String>,
     cluster: Option<ClusterId>,
@@ -125,7 +125,7 @@ fn kept<T>(who: Option<&Who>, all: &mut Vec<T>, owner: impl Fn(&T) -> Answer<Own
     Ok(())
 }
 
-/// What is open at once; what was, when it is his turn.
+/// Open ones at once; past ones, when it is the caller's turn.
 async fn list_of(plane: &Arc<Plane>, which: Which, who: Option<Arc<Who>>) -> Answer<Value> {
     if which.state.as_deref() != Some("past") {
         return list_now(plane, &which, who.as_deref());
@@ -234,7 +234,7 @@ pub(crate) async fn silence(
 ) -> Answer<(StatusCode, Json<Value>)> {
     wanted.who = who.name();
     let rows = plane.read()?;
-    // What names both is judged by both: the one could be his, and the other not.
+    // A silence that names both is checked against both: the caller may have one and not the other.
     let named = [(wanted.cluster, None), (None, wanted.host)];
     let mut named: Vec<_> = named.into_iter().filter(|n| *n != (None, None)).collect();
     if named.is_empty() {
@@ -265,7 +265,7 @@ fn cluster_id(text: &str) -> Answer<ClusterId> {
 
 /// Of which day; absent: now.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct When {
     day: Option<String>,
 }

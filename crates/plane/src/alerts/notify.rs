@@ -1,4 +1,4 @@
-//! Who is told, and what waits for him.
+//! Targets of alerts, and what waits to be delivered to each.
 //!
 //! What is to be told stands in the store before anybody is asked, in the transaction that made it so; it goes when it
 //! has arrived. So it arrives at least once, whatever is killed when. Of one alert two things wait at most: that it is
@@ -126,7 +126,7 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
         match notice {
             Notice::Resolved => waiting.end = Some(told),
             Notice::Fired | Notice::Raised | Notice::Repeated => {
-                // Newer words of what he has not heard at all: that it begins.
+                // Newer words of an alert that the target has not heard of at all: it begins.
                 let notice = waiting.begin.as_ref().map_or(*notice, |b| b.notice);
                 waiting.begin = Some(Told { notice, ..told });
             }
@@ -170,7 +170,7 @@ pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Ans
     } else if waiting.end.as_ref() == Some(told) {
         waiting.end = None;
     } else if let Some(newer) = &mut waiting.begin {
-        // He has heard of it now: what is newer is no beginning any more.
+        // The target has heard of it now: newer words are no beginning any more.
         newer.notice = Notice::Raised;
     }
     match waiting.is_empty() {
@@ -292,7 +292,7 @@ pub(super) async fn add_on(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> 
     Ok(shown(&target, 0, &Way::default()))
 }
 
-/// Tells him no more.
+/// Removes a target.
 pub(super) async fn remove_on(plane: &Arc<Plane>, name: String) -> Answer<bool> {
     let was = plane.change({
         let name = name.clone();

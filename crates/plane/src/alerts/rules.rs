@@ -170,6 +170,13 @@ rules! {
         fix: "pf9ctl status on a master says what it waits for; pods run on meanwhile",
         causes: &[(Rule::EtcdNoQuorum, Same), (Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
     }
+    SharedAddress {
+        urgency: Critical, hold_s: 60, clear_s: 60,
+        what: "has a shared address that no master holds: workers do not reach the API",
+        fix: "pf9ctl status on each master says why it does not take it; docs/alerts.md#sharedaddress",
+        causes: &[(Rule::EtcdNoQuorum, Same), (Rule::ApiServerDown, Same), (Rule::HostNotResponding, Master),
+                  (Rule::DiskLow, Master)],
+    }
     ServiceStalled {
         urgency: High, hold_s: 300, clear_s: 60,
         what: "has a service that runs but does not work",
@@ -201,8 +208,8 @@ rules! {
         urgency: High, hold_s: 180, clear_s: 60,
         what: "is a node that is not Ready",
         fix: "kubectl describe node says why; pf9ctl status there",
-        causes: &[(Rule::HostNotResponding, Same), (Rule::ApiServerDown, Cluster), (Rule::KubeletStalled, Same),
-                  (Rule::ServiceStalled, Same), (Rule::DiskLow, Same), (Rule::HostNotConverging, Same)],
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ApiServerDown, Cluster), (Rule::SharedAddress, Cluster),
+                  (Rule::KubeletStalled, Same), (Rule::ServiceStalled, Same), (Rule::DiskLow, Same), (Rule::HostNotConverging, Same)],
     }
     UnitFlapping {
         urgency: High, hold_s: 0, clear_s: 600,

@@ -1,4 +1,4 @@
-//! What will be wrong: shares of what there is, followed for twelve days, and when they are used up. Pure.
+//! Forecasts: how full things are, followed for twelve days, and when they run out. Pure.
 //!
 //! ```text
 //!  status ─► said ─► Watched (memory: the highest of six hours) ─► Closed ─► Kept (row of a host) ─► foreseen ─► found
@@ -10,12 +10,12 @@
 //! | `series` | one number over time, in 96 bytes |
 //! | `fit`    | the line through it, and whether there is one |
 //!
-//! Shares, so that a file system that was made larger or a quota that was raised needs no rule of its own. The highest of
-//! six hours, so that what is emptied every night is level. Each host's six hours begin at its own moment: ten thousand
-//! series are not fitted in the same second. Ends of certificates are known and not foreseen (`facts`).
+//! Shares, so that a grown file system or a raised quota needs no rule of its own. The maximum of six hours, so that
+//! what is emptied every night is level. Each host's six hours begin at its own moment: ten thousand series are not
+//! fitted in the same second. Ends of certificates are known, so they are no forecast (`facts`).
 //!
-//! Rejected: `predict_linear` of a Prometheus (not everybody has one; least squares follow one outlier); what a day holds
-//! instead of six hours (a disk that fills in five days would be told of when it is full).
+//! Rejected: Prometheus' `predict_linear` (not every site has one; least squares follow one outlier); slots of a day
+//! instead of six hours (a disk that fills in five days would be reported when it is full).
 
 mod fit;
 mod series;
@@ -38,7 +38,8 @@ pub(super) const TRENDS: Rows<Kept> = Rows::new("trends");
 const SLOT_S: i64 = 6 * 3600;
 /// A share: this many are all of it. What is more is told as 131 % of it.
 const WHOLE: u16 = 50_000;
-/// Series of one host: five file systems with two numbers, etcd with two, seven programs, and room. It says what it likes.
+/// Most series of one host: five file systems with two numbers, etcd with two, seven programs, and some spare. A host
+/// may report anything.
 const SERIES_MAX: usize = 24;
 /// Slots ahead that are told of: a week.
 const AHEAD: f64 = 28.0;
@@ -64,8 +65,8 @@ struct Row {
     rule: Rule,
     /// After the number of percents.
     of: &'static str,
-    /// What comes back by itself from so much, twice, is let do so again: what cleans up is part of the machine. Not
-    /// where only a restart brings it back.
+    /// A value that came down by itself from so much, twice, is expected to do so again: something on the machine cleans
+    /// up. `None` where only a restart brings it down.
     is_emptied: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::state::{Change, Plane};
 use crate::store::Read;
 use pf9_hostagent::model::{ClusterId, FaultCode, HostId};
 
-/// Longest that either may last: what somebody means to see to for longer is forgotten by him, too.
+/// Longest that either may last: longer ones get forgotten.
 const LASTS_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Longest name and longest reason, in bytes: they stand in one line.
 const WHO_MAX: usize = 128;

@@ -1,5 +1,5 @@
 //! Lists of what was are read whole: twenty thousand rows are a fifth of a second of a core. So they are read one at a
-//! time, on a thread that moves no bytes, and people take turns: who asks for a thousand lists waits for himself.
+//! time, on a thread that moves no bytes, and people take turns: whoever asks for a thousand lists delays only themselves.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Default for Walks {
 }
 
 impl Walks {
-    /// Does it when it is his turn; nobody: the administrator's.
+    /// Does it when it is the caller's turn; without a caller: the administrator's.
     pub(super) async fn walk<T: Send + 'static>(
         self: &Arc<Self>,
         who: Option<&UserId>,

@@ -4,16 +4,17 @@
 //!
 //! A key comes with the attach of its host, and with the enrolment that brings another one for it. It stays when its
 //! host is detached, replaced or removed: that is when its backups are needed. A thief's is taken away by hand
-//! ([`forget`]). That a key signs only until its host left would not keep him out: a manifest's time is his to write.
+//! ([`forget`]). Accepting a key only until its host left would not keep a thief out: a thief writes any time into a
+//! manifest.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::kubeconfig;
 use crate::records::{CLUSTERS, Cluster, Host};
 use crate::refusal::{Answer, Refusal};
@@ -55,7 +56,7 @@ pub(crate) fn signs_anew(change: &mut Change<'_>, cluster: ClusterId, host: &Hos
     Ok(())
 }
 
-/// For a person, and as the line of the file that he keeps.
+/// For a person, and as the line of the file that they keep.
 pub(super) fn shown(cluster: &Cluster) -> Vec<Value> {
     let shown = |s: &BackupSigner| {
         json!({
@@ -116,7 +117,7 @@ fn forgotten(cluster: &mut Cluster, key: &str) -> Answer<HostId> {
         let why = format!("host {host} is a master and signs with it");
         return Err(
             Refusal::conflict(FaultCode::HostAttached, what, why).fix(format!(
-                "give it another one first: pf9-plane host allow-reenrol {host}, then pf9ctl prep-node --force \
+                "give it another one first: pf9-plane host allow-reenrol {host}, then pf9ctl node prep --force \
                  there; or detach it"
             )),
         );

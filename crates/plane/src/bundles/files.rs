@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use age::stream::StreamReader;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -20,27 +20,28 @@ use super::{Row, Stage, arrived, file, none, room, row};
 use crate::events;
 use crate::guard::Person;
 use crate::hostapi::Caller;
+use crate::http::Path;
 use crate::refusal::{Answer, Refusal};
 use crate::resmgr::host_id;
 use crate::served::CHUNK;
 use crate::state::Plane;
-use pf9_hostagent::host::fs::{Attrs, Begun};
+use pf9_hostagent::host::fs::{Attrs, Begun, HostFs};
 use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
 
-/// Longest silence of a host that sends: it makes the next entry meanwhile, of which each has a bound below this one.
+/// Longest silence of a sending host: it makes the next entry meanwhile, and each has a bound below this one.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
-/// Longest that all of it takes: the host gives up then, too.
+/// Longest that an upload takes: the host gives up then, too.
 const TAKE_MAX: Duration = Duration::from_secs(1800);
 /// How a sealed file begins.
 const SEALED: &[u8] = b"age-encryption.org/v1\n";
 /// How the last line of its head begins.
 const HEAD_ENDS: &[u8] = b"\n--- ";
-/// Longest head: one key's part has a hundred bytes, and what age adds for nobody a few hundred. It is read whole before
+/// Longest head: a recipient's stanza has a hundred bytes, age's own padding stanza a few hundred. It is read whole before
 /// anything in it is believed, and again for every line of it, so a host could keep this plane busy with a large one.
 const HEAD_MAX: usize = 4096;
 const WHAT: &str = "support bundle refused";
 
-/// One that comes: its file, which has no name yet.
+/// An upload: its file, which has no name yet.
 struct Incoming {
     file: Begun,
     hasher: Hasher,
@@ -59,7 +60,7 @@ impl Incoming {
         Ok(self)
     }
 
-    /// It is whole: it has a name from here on. What nobody could open is not kept.
+    /// It is complete and gets its name. A bundle that its key does not open is not kept.
     fn keep(self, key: Option<&Secret<String>>) -> Answer<(u64, Digest)> {
         let broken = |why: String| Refusal::bad(FaultCode::BodyBroken, WHAT, why);
         if !self.head.starts_with(SEALED) {
@@ -111,7 +112,7 @@ pub(crate) async fn take(
     request: Request,
 ) -> Answer<StatusCode> {
     let id = super::bundle_id(&id)?;
-    // Before it is asked whether it is here: who has the place is the only one who can have brought it meanwhile.
+    // Before checking whether it is here: only the holder of this place can have uploaded it meanwhile.
     let place = plane.receiving.begin(id);
     let wanted = row(&plane.read()?, host, id)?;
     match wanted.stage(pf9_hostagent::seam::clock::now()) {
@@ -126,7 +127,7 @@ pub(crate) async fn take(
         let why = "it is on its way in already";
         return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
     };
-    let (bytes, sha256) = in_time(receive(&plane, &wanted, request.into_body())).await?;
+    let (bytes, sha256) = receive(&plane.files, &wanted, request.into_body()).await?;
     plane
         .change(move |change| arrived(change, host, id, bytes, sha256))
         .await?;
@@ -134,14 +135,15 @@ pub(crate) async fn take(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// All of it, or why not.
-pub(super) async fn in_time<T>(work: impl Future<Output = Answer<T>>) -> Answer<T> {
+/// All of it, in its time, or why not.
+pub(super) async fn receive(files: &HostFs, wanted: &Row, body: Body) -> Answer<(u64, Digest)> {
     let late = |_| slow(format!("it took longer than {} s", TAKE_MAX.as_secs()));
-    tokio::time::timeout(TAKE_MAX, work).await.map_err(late)?
+    let all = received(files.clone(), wanted, body);
+    tokio::time::timeout(TAKE_MAX, all).await.map_err(late)?
 }
 
 /// What comes next; none at the end.
-pub(super) async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
+async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
     let silent = |_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs()));
     let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
     let frame = frame
@@ -156,8 +158,8 @@ fn slow(why: String) -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, fault)
 }
 
-async fn receive(plane: &Arc<Plane>, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
-    let (files, path) = (plane.files.clone(), file(wanted.id));
+async fn received(files: HostFs, wanted: &Row, mut body: Body) -> Answer<(u64, Digest)> {
+    let path = file(wanted.id);
     let max = wanted.max_bytes;
     let mut incoming = blocking(move || {
         room(&files, max)?;
@@ -207,7 +209,7 @@ pub(crate) async fn fetch(
     fetch_here(&plane, host_id(&host)?, super::bundle_id(&id)?, who.name()).await
 }
 
-/// The same, for whom it is. Noted before the first byte goes.
+/// The same for a caller whose rights were checked. Noted before the first byte goes.
 pub(crate) async fn fetch_here(
     plane: &Arc<Plane>,
     host: HostId,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
+use futures_util::{StreamExt, stream};
 
 use super::*;
 use crate::compute::tests::{host, host_row, now};
@@ -92,7 +93,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
     assert_eq!(world.rows()[0].key, row.key);
     let other = world.order(1, 1, &wanted()).expect("another one");
     assert_ne!(other.key, row.key);
-    // Who has a key of his own is the only one who can open it.
+    // A bundle sealed for the caller's own key is opened by the caller alone.
     let own = age::x25519::Identity::generate().to_public().to_string();
     let mine = Wanted {
         seal_for: Some(own),
@@ -172,29 +173,54 @@ fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
     assert!(fault.why.contains(&mine), "{fault}");
 }
 
-#[test]
-fn what_comes_leaves_the_store_its_room() {
+/// A disk of the plane's, with a place for bundles, and one that is awaited.
+fn disk() -> (tempfile::TempDir, HostFs, Row) {
     let dir = tempfile::tempdir().expect("tempdir");
+    std::fs::create_dir(dir.path().join("bundles")).expect("directory");
     let files = HostFs::new(dir.path());
-    room(&files, 1).expect("a disk that tests run on has room");
-    let refusal = room(&files, u64::MAX / 2).expect_err("no disk has");
-    assert_eq!(refusal.fault.code, FaultCode::DiskFull);
+    let row = World::new().order(0, 1, &wanted()).expect("asked for");
+    (dir, files, row)
+}
+
+fn kept(dir: &tempfile::TempDir) -> usize {
+    let all = std::fs::read_dir(dir.path().join("bundles"));
+    all.expect("directory").count()
+}
+
+#[tokio::test]
+async fn what_comes_leaves_the_store_its_room() {
+    let (dir, files, mut row) = disk();
+    // A disk that tests run on has room: it comes to what it is.
+    let sent = || Body::from("not sealed");
+    let refusal = files::receive(&files, &row, sent()).await;
+    let fault = refusal.expect_err("not sealed").fault;
+    assert_eq!(fault.code, FaultCode::BodyBroken, "{fault}");
+    // No disk has as much.
+    row.max_bytes = u64::MAX / 2;
+    let refusal = files::receive(&files, &row, sent()).await;
+    let fault = refusal.expect_err("no room").fault;
+    assert_eq!(fault.code, FaultCode::DiskFull, "{fault}");
+    assert_eq!(kept(&dir), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
-    let mut silent =
-        Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, Infallible>>());
-    let refusal = files::next(&mut silent).await.expect_err("silent");
-    assert_eq!(refusal.fault.code, FaultCode::BodySlow);
-    let drips = async {
-        for _ in 0..1000 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
-        Ok(())
-    };
-    let refusal = files::in_time(drips).await.expect_err("endless");
-    assert_eq!(refusal.fault.code, FaultCode::BodySlow);
+    let (dir, files, row) = disk();
+    let silent = Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
+    let refusal = files::receive(&files, &row, silent).await;
+    let fault = refusal.expect_err("silent").fault;
+    assert_eq!(fault.code, FaultCode::BodySlow, "{fault}");
+    assert!(fault.why.contains("nothing came"), "{fault}");
+    // A byte a minute, for a day.
+    let drips = stream::iter(0..24 * 60).then(|_| async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        Ok::<_, Infallible>(vec![7])
+    });
+    let refusal = files::receive(&files, &row, Body::from_stream(drips)).await;
+    let fault = refusal.expect_err("endless").fault;
+    assert_eq!(fault.code, FaultCode::BodySlow, "{fault}");
+    assert!(fault.why.contains("it took longer"), "{fault}");
+    assert_eq!(kept(&dir), 0);
 }
 
 #[test]

@@ -17,40 +17,40 @@ use pf9_hostagent::model::{Fault, FaultCode, HostId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AgentVerb {
-    /// Look at packages and keep them: a version means one content.
+    /// Check packages and keep them: a version has one content.
     Import {
         /// The .deb and .rpm files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// They mend a security fault: a fleet whose policy says so goes there at once.
+        /// They fix a security fault: a fleet whose policy says so is upgraded at once.
         #[arg(long)]
         security: bool,
         #[command(flatten)]
         state: State,
     },
-    /// List the versions that are here.
+    /// List the imported versions.
     List {
         #[command(flatten)]
         list: Listing,
     },
-    /// Forget a version that no host is told of.
+    /// Remove a version that no host is told to run.
     Remove {
         /// Which.
         version: Version,
         #[command(flatten)]
         state: State,
     },
-    /// Take the fleet to a version, share by share; also to an older one.
+    /// Upgrade (or downgrade) the fleet to a version, share by share.
     Upgrade(Upgrade),
-    /// The fleet's maintenance window, and which patch releases it goes to by itself.
+    /// The fleet's maintenance window, and which patch releases it installs by itself.
     Policy {
-        /// Which newer patch releases it goes to by itself.
+        /// Which newer patch releases it installs by itself.
         #[arg(long, value_enum)]
         patches: Option<PatchesChosen>,
         /// Hosts are told only in it, e.g. "sat,sun 22:00 4h" (UTC).
         #[arg(long, value_name = "DAYS START LENGTH")]
         window: Option<Window>,
-        /// At any time: no window any more.
+        /// Remove the window: at any time.
         #[arg(long, conflicts_with = "window")]
         always: bool,
         #[command(flatten)]
@@ -70,19 +70,19 @@ pub(super) enum PatchesChosen {
 
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
-    /// What to do with the one that is there; absent, and without --to: status.
+    /// What to do with the present one; absent, and without --to: status.
     #[arg(value_enum, conflicts_with_all = ["to", "plan"])]
     verb: Option<Verb>,
     /// The version to go to: one that was imported.
     #[arg(long, value_name = "VERSION")]
     to: Option<Version>,
-    /// Only show what would be done, in which order, and what stands against it.
+    /// Only show what would be done, in which order, and the findings against it.
     #[arg(long, requires = "to")]
     plan: bool,
-    /// Shares of the fleet in a hundred, one after the other.
+    /// Shares of the fleet in percent, one after the other.
     #[arg(long, value_name = "P,P,100", value_delimiter = ',')]
     percent: Vec<u8>,
-    /// These hosts alone.
+    /// Only these hosts.
     #[arg(
         long,
         value_name = "ID,…",
@@ -90,10 +90,10 @@ pub(super) struct Upgrade {
         conflicts_with = "percent"
     )]
     hosts: Vec<HostId>,
-    /// How long the next share waits when one is done: a number and s, m, h or d.
+    /// Pause between two shares: a number and s, m, h or d.
     #[arg(long, value_name = "D", value_parser = seconds)]
     pause_between: Option<i64>,
-    /// Seconds that a host has in all before it counts as lost, and the way stops.
+    /// Seconds that a host has in all before it counts as lost and the upgrade stops.
     #[arg(long, value_name = "S")]
     report: Option<u32>,
     #[command(flatten)]

@@ -12,14 +12,14 @@ use pf9_hostagent::model::{ClusterId, Fault, FaultCode, HostId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AlertVerb {
-    /// List what is open, the most urgent first: what fires, and what is held back with the reason.
+    /// List open alerts, the most urgent first: those that fire, and those held back with the reason.
     List {
         #[command(flatten)]
         list: Listing,
-        /// What was, the newest first.
+        /// Resolved ones, the newest first.
         #[arg(long)]
         past: bool,
-        /// Also what has not lasted long enough to be an alert.
+        /// Also conditions that have not lasted long enough yet.
         #[arg(long, conflicts_with = "past")]
         pending: bool,
         /// Of this cluster.
@@ -29,14 +29,14 @@ pub(super) enum AlertVerb {
         #[arg(long, value_name = "ID")]
         host: Option<HostId>,
     },
-    /// Show one: what was found, what was tried, what follows from it, and what to do.
+    /// Show one: what was found, what was tried, its symptoms, and what to do.
     Show {
         /// Its id.
         id: Uuid,
         #[command(flatten)]
         list: Listing,
     },
-    /// Say that somebody sees to one: nobody is told again until then, unless it gets worse or is over.
+    /// Acknowledge one: it is not sent again in that time, unless it gets worse or is over.
     Ack {
         /// Its id.
         id: Uuid,
@@ -45,14 +45,14 @@ pub(super) enum AlertVerb {
         #[command(flatten)]
         state: State,
     },
-    /// For a time nobody is told of some.
+    /// Silences: matching alerts are not sent for a time.
     #[command(subcommand)]
     Silence(SilenceVerb),
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SilenceVerb {
-    /// Begin one; what is not named matches all.
+    /// Begin one; an absent selector matches all.
     Add {
         /// Of this rule.
         #[arg(long)]
@@ -68,7 +68,7 @@ pub(super) enum SilenceVerb {
         #[command(flatten)]
         state: State,
     },
-    /// List those that last.
+    /// List active silences.
     List {
         #[command(flatten)]
         list: Listing,
@@ -84,7 +84,7 @@ pub(super) enum SilenceVerb {
 
 #[derive(Debug, Args)]
 pub(super) struct Said {
-    /// Who says so.
+    /// Who acknowledges or silences.
     #[arg(long, value_name = "NAME")]
     who: String,
     /// Why, in one line.

@@ -19,7 +19,7 @@ pub(super) struct Authorities {
 
 #[derive(Debug, Subcommand)]
 enum AuthoritiesVerb {
-    /// Show the authorities, and how far a rotation is and whom it waits for.
+    /// Show the authorities, the progress of a rotation, and which nodes it waits for.
     Show {
         #[command(flatten)]
         state: State,
@@ -27,21 +27,21 @@ enum AuthoritiesVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Let new authorities take over while the cluster works: announced to every node, then
-    /// signing, then the old ones are taken away.
+    /// Rotate to new authorities while the cluster works: they are announced to every node, then they
+    /// sign, then the old ones are removed.
     Rotate {
         #[command(flatten)]
         state: State,
-        /// Which; several times for several. Absent: all three.
+        /// Which; can be repeated. Absent: all three.
         #[arg(long = "authority", value_name = "cluster|etcd|front-proxy")]
         authorities: Vec<Which>,
-        /// How long every node believes both before the new one signs: a number and s, m, h or d.
-        /// Pods learn of a new cluster authority within minutes; those that read it once only when
-        /// they are started again.
+        /// How long every node trusts both before the new one signs: a number and s, m, h or d.
+        /// Pods get a new cluster authority within minutes; programs that read it only once need a
+        /// restart.
         #[arg(long, default_value = "10m", value_parser = seconds)]
         hold: i64,
     },
-    /// Give a rotation up: the old ones sign again and the new ones are taken away.
+    /// Cancel a rotation: the old ones sign again and the new ones are removed.
     Abort {
         #[command(flatten)]
         state: State,

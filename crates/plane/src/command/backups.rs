@@ -30,16 +30,16 @@ enum BackupsVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Say how masters make them. What is not named stays as it is.
+    /// Set how masters make them. Other settings stay.
     Set(Box<SetArgs>),
-    /// Print the public keys that sign backups of this cluster, as a file that is kept beside the recovery key: with
-    /// the plane away it is what tells a backup from a forged one (`pf9ctl etcd restore --signers FILE`).
+    /// Print the public keys that sign backups of this cluster, as a file to keep beside the recovery key: without
+    /// the plane it tells a genuine backup from a forged one (`pf9ctl etcd restore --signers FILE`).
     Signers {
         #[command(flatten)]
         state: State,
     },
-    /// Believe no backup any more that was signed with this key: its host was taken over. Keys of hosts that are
-    /// merely gone stay, for what they made may be all there is.
+    /// Stop trusting backups that were signed with this key, whose host was compromised. Keep the keys of hosts that
+    /// are merely gone: their backups may be all there is.
     Forget {
         /// Id of the key, see signers.
         #[arg(value_name = "KEY_ID")]
@@ -54,29 +54,29 @@ enum BackupsVerb {
 struct SetArgs {
     #[command(flatten)]
     state: State,
-    /// Minutes between two, 5 to 10080; 0: none by themselves. Without a word 30.
+    /// Minutes between two backups, 5 to 10080; 0: none by themselves. Default 30.
     #[arg(long, value_name = "MINUTES", group = "wish")]
     every: Option<u32>,
-    /// How many each master keeps, 1 to 1000. Without a word 48.
+    /// How many each master keeps, 1 to 1000. Default 48.
     #[arg(long, value_name = "N", group = "wish")]
     keep: Option<u32>,
     /// Most bytes that they may have together on each master, e.g. 16GiB; the newest stays whatever its
-    /// size. Without a word 16GiB.
+    /// size. Default 16GiB.
     #[arg(long, value_name = "BYTES", value_parser = size, group = "wish")]
     max_bytes: Option<u64>,
     /// Another directory on the masters, e.g. a mount.
     #[arg(long, value_name = "DIR", group = "wish")]
     dir: Option<String>,
-    /// Public half (age1…) of a key that is kept offline: it opens backups with the plane away.
+    /// Public half (age1…) of a key that is kept offline: it opens backups without the plane.
     /// `pf9ctl etcd recovery-key FILE` makes one.
     #[arg(long, value_name = "age1…", group = "wish")]
     recovery_recipient: Option<String>,
     /// Days between two fire drills of each master, in which the newest backup is restored into an etcd of
-    /// its own; 0: none by themselves. Without a word 7.
+    /// its own; 0: none by themselves. Default 7.
     #[arg(long, value_name = "DAYS", group = "wish")]
     drill_every: Option<u32>,
     /// A file on the masters with a private key that opens backups, for fire drills. Without it the plane
-    /// opens the one that is tried.
+    /// decrypts the backup for the drill.
     #[arg(long, value_name = "FILE", group = "wish")]
     drill_key: Option<String>,
     /// The backup archive is this directory of each master, e.g. of a mount.
@@ -98,26 +98,25 @@ struct SetArgs {
     /// Its bucket.
     #[arg(long, value_name = "NAME", requires = "archive_s3")]
     archive_bucket: Option<String>,
-    /// Its region. Without a word us-east-1.
+    /// Its region. Default us-east-1.
     #[arg(long, value_name = "NAME", requires = "archive_s3")]
     archive_region: Option<String>,
-    /// What every name in the bucket begins with.
+    /// Prefix of every name in the bucket.
     #[arg(long, value_name = "PREFIX", requires = "archive_s3")]
     archive_prefix: Option<String>,
-    /// The bucket is a part of the path, not of the host's name: what most services that are not Amazon's
-    /// want.
+    /// The bucket is a part of the path, not of the host name: most services other than Amazon's need this.
     #[arg(long, requires = "archive_s3")]
     archive_path_style: bool,
-    /// A file of PEM certificates on the masters: the only authorities that are believed for it.
+    /// A file of PEM certificates on the masters: the only authorities that are trusted for it.
     #[arg(long, value_name = "FILE", requires = "archive_s3")]
     archive_authority: Option<String>,
-    /// How many backups of each master stay there. Without a word 336.
+    /// How many backups of each master stay there. Default 336.
     #[arg(long, value_name = "N", requires = "place")]
     archive_keep: Option<u32>,
-    /// Most bytes of each master that stay there. Without a word 100GiB.
+    /// Most bytes of each master that stay there. Default 100GiB.
     #[arg(long, value_name = "BYTES", value_parser = size, requires = "place")]
     archive_max_bytes: Option<u64>,
-    /// Take a setting back to what it is without a word; may be given again.
+    /// Reset a setting to its default; can be repeated.
     #[arg(long, value_name = "SETTING", group = "wish")]
     unset: Vec<Setting>,
 }

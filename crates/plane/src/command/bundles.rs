@@ -31,16 +31,16 @@ pub(super) struct BundleArgs {
 
 #[derive(Debug, Subcommand)]
 enum BundleVerb {
-    /// Ask a machine for one, and wait until it is here or the machine says why not.
+    /// Order a bundle of a machine, and wait until it is here or the machine says why not.
     ///
-    /// Its own operator has to have agreed, there: pf9ctl config set support.bundle_on_request true. It is made as pf9ctl
-    /// bundle makes it, without keys and passwords, and is kept sealed.
+    /// Root of the machine must have agreed, there: pf9ctl config set support.bundle_on_request true. It is made like
+    /// that of pf9ctl bundle, without keys and passwords, and kept encrypted.
     Order(OrderArgs),
-    /// Those that were asked for.
+    /// List the bundles that were ordered.
     List(ListArgs),
-    /// Write one that is here to a file.
+    /// Write a bundle that is here to a file.
     Fetch(FetchArgs),
-    /// Take one away.
+    /// Remove a bundle.
     Remove(OneArgs),
 }
 

@@ -28,35 +28,35 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
-    /// Show the members of a cluster's etcd: who has a vote and answers just now, who joins and waits
-    /// for whom, whose member is taken out.
+    /// Show the members of a cluster's etcd: which have a vote, which answer now, which join and what they
+    /// wait for, which are being removed.
     Etcd {
         /// Name or id of the cluster.
         name: String,
         #[command(flatten)]
         list: Listing,
     },
-    /// Show how much of each month the cluster's API answered the plane, against what is promised.
+    /// Show how much of each month the cluster's API answered the plane, against the target.
     Availability {
         /// Name or id of the cluster.
         name: String,
         #[command(flatten)]
         list: Listing,
     },
-    /// Show what each node should be, what it was found to be, what was repaired, and since when something differs. The
-    /// plane makes one every day and keeps a hundred.
+    /// Show each node's desired and observed state, what was repaired, and since when something differs. The plane makes
+    /// such a report every day and keeps a hundred.
     Report {
         /// Name or id of the cluster.
         name: String,
-        /// The one of that day; absent: of now.
+        /// The report of that day; absent: of now.
         #[arg(long, value_name = "YYYY-MM-DD")]
         day: Option<String>,
         #[command(flatten)]
         list: Listing,
     },
-    /// Begin a cluster anew from a snapshot of its etcd that one of its masters has. What was written
-    /// since it was taken is lost to the cluster. Nothing is stopped before the snapshot is checked and
-    /// the new data are made; the data of now are kept aside on each master.
+    /// Restore a cluster from a snapshot of its etcd that one of its masters has. What was written since
+    /// the snapshot is lost to the cluster. Nothing is stopped before the snapshot is checked and the new
+    /// data are made; the present data are kept aside on each master.
     Restore {
         /// Name or id of the cluster.
         name: String,
@@ -71,48 +71,48 @@ pub(super) enum ClusterVerb {
         /// another cluster, or one of before the plane had a key. The key itself stays there.
         #[arg(long, value_name = "PATH")]
         recovery_key: Option<String>,
-        /// It may be of another cluster.
+        /// Accept a snapshot of another cluster.
         #[arg(long)]
         any_cluster: bool,
-        /// No master of this cluster has to have signed it, for you know where it comes from. A plain snapshot never
-        /// is signed, and says nothing of its cluster.
+        /// Accept a snapshot that no master of this cluster signed, if you know where it comes from. A plain snapshot is
+        /// never signed, and does not name its cluster.
         #[arg(long)]
         unsigned: bool,
-        /// Only show how far it is.
+        /// Only show its progress.
         #[arg(long, conflicts_with_all = ["backup", "founder", "withdraw"])]
         show: bool,
-        /// End the one that is under way, on masters that have moved no data yet.
+        /// Cancel the restore under way, on masters that have moved no data yet.
         #[arg(long, conflicts_with_all = ["backup", "founder"])]
         withdraw: bool,
         #[command(flatten)]
         state: State,
     },
-    /// Take hosts out of a cluster. A master stays where etcd would lose its quorum by it.
+    /// Detach hosts from a cluster. A master stays if etcd would lose its quorum by it.
     Detach {
         /// Name or id of the cluster.
         name: String,
         /// Ids of the hosts; all of them leave or none.
         #[arg(required = true)]
         hosts: Vec<HostId>,
-        /// Also where etcd loses its quorum by it. Then the cluster's API takes no change any more until
-        /// a backup is restored. What is lost is printed, and noted.
+        /// Also if etcd loses its quorum by it. Then the cluster's API accepts no change until a backup is
+        /// restored. What is lost is printed, and logged.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         state: State,
     },
-    /// Take a cluster to another stack, node by node, while it works; show how far that is; pause, resume,
-    /// cancel it, or go back.
+    /// Upgrade a cluster to another stack, node by node, while it works; show progress, pause, resume,
+    /// cancel, or go back.
     Upgrade(Box<Upgrade>),
-    /// Bring the updates of their own distribution to a cluster's nodes, one after the other, while it works; show how
-    /// far that is; pause, resume, or cancel it.
+    /// Install the distribution's updates on a cluster's nodes, one after the other, while it works; show progress,
+    /// pause, resume, or cancel.
     OsUpdate(Box<OsUpdate>),
     /// Change settings of a cluster while it runs, e.g. '{"networkPolicies": "off"}' or
-    /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. What is not named stays.
+    /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. Other settings stay.
     Settings {
         /// Name or id of the cluster.
         name: String,
-        /// As PATCH of the cluster takes them, in JSON.
+        /// The settings, in JSON, as for PATCH of the cluster.
         #[arg(value_parser = json_object)]
         settings: Value,
         #[command(flatten)]
@@ -120,9 +120,9 @@ pub(super) enum ClusterVerb {
     },
     /// What the cluster's stack brings beside Kubernetes: versions, and how each is there; turn one on or off.
     Addons(Addons),
-    /// The certificate authorities of a cluster, and new ones in their place.
+    /// The certificate authorities of a cluster, and their rotation.
     Authorities(Authorities),
-    /// Backups of etcd: what masters have, and how they make them.
+    /// Backups of etcd: what masters have, and their schedule.
     Backups(Backups),
 }
 

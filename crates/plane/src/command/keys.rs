@@ -12,16 +12,16 @@ use pf9_hostagent::model::{Fault, HostId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysVerb {
-    /// Show both kinds: what signs, what is announced or leaves, how many hosts are that far.
+    /// Show both kinds: which key signs, which is announced or being retired, and how many hosts have followed.
     List {
         #[command(flatten)]
         list: Listing,
     },
-    /// Make a second one and have every host trust it beside the first.
+    /// Make a second key and have every host trust it beside the first.
     Announce(Which),
-    /// Sign with the announced one from now on; specs, stacks and certificates of before stay good.
+    /// Sign with the announced key from now on; earlier specs, stacks and certificates stay valid.
     TakeOver(Which),
-    /// Have no host trust the one that does not sign any more, and forget it.
+    /// Have hosts stop trusting the key that no longer signs, and delete it.
     Retire(Which),
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Which {
     /// Which kind.
     #[arg(value_enum)]
     kind: KindWord,
-    /// Give up this host, which is not that far: it must enrol again. Once for each.
+    /// Give up this host, which has not followed: it must enrol again. Can be repeated.
     #[arg(long, value_name = "HOST")]
     force: Vec<HostId>,
     #[command(flatten)]

@@ -12,8 +12,8 @@ use pf9_hostagent::model::Fault;
 /// What a kubeconfig with a token in it is to be.
 #[derive(Debug, Args)]
 pub(super) struct KeptArgs {
-    /// With a token in it, good for so long: a number and s, m, h or d; at most 365d. Whoever has the file is its user:
-    /// for programs that have no pf9ctl. `kubeconfigs list` shows it, `kubeconfigs withdraw` ends it.
+    /// Include a token that is valid this long: a number and s, m, h or d; at most 365d. Any holder of the file acts as
+    /// its user: for programs without pf9ctl. `kubeconfigs list` shows it, `kubeconfigs withdraw` ends it.
     #[arg(long, value_name = "TTL", value_parser = seconds)]
     long_lived: Option<i64>,
     /// What it is for.
@@ -24,19 +24,19 @@ pub(super) struct KeptArgs {
         requires = "long_lived"
     )]
     note: String,
-    /// Whose it is, by id or `DOMAIN/NAME`; absent: the administrator's.
+    /// Its user, by id or `DOMAIN/NAME`; absent: the administrator.
     #[arg(long, requires = "long_lived")]
     user: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KubeconfigsVerb {
-    /// All that are good.
+    /// List the valid ones.
     List {
         #[command(flatten)]
         list: Listing,
     },
-    /// End one: whoever has it is let in no more.
+    /// Withdraw one: it is no longer accepted.
     Withdraw {
         /// Its id, as list shows it.
         id: String,

@@ -18,8 +18,8 @@ pub(super) struct MaintenanceArgs {
 
 #[derive(Debug, Subcommand)]
 enum MaintenanceVerb {
-    /// Begin: it stands in the host's signed spec, and counts there from when the host hears of it. Upgrades leave
-    /// the host out meanwhile, and a detach waits. It ends by its time, by `end`, or by root of the host.
+    /// Begin: it is in the host's signed spec, and takes effect when the host receives it. Upgrades leave the host
+    /// out meanwhile, and a detach waits. It ends after its time, by `end`, or by root of the host.
     Start {
         /// For how long: a number and s, m, h or d; at most three days.
         #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
@@ -30,7 +30,7 @@ enum MaintenanceVerb {
         #[command(flatten)]
         state: State,
     },
-    /// End what the plane ordered. What root of the host began stays.
+    /// End what the plane ordered. A maintenance that root of the host began stays.
     End {
         #[command(flatten)]
         state: State,

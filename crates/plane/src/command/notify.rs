@@ -13,16 +13,16 @@ use pf9_hostagent::model::Fault;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NotifyVerb {
-    /// Tell somebody of alerts from now on, also of those that fire already; of a name that is there: otherwise.
+    /// Add a target for alerts, those that fire already included; an existing name is changed.
     Add(Add),
-    /// List who is told, what waits for him, and why.
+    /// List targets, with what waits for each and why.
     List {
         #[command(flatten)]
         list: Listing,
     },
-    /// Tell somebody no more. What waits for him is forgotten.
+    /// Remove a target. What waits for it is dropped.
     Remove {
-        /// His name.
+        /// The target's name.
         name: String,
         #[command(flatten)]
         state: State,
@@ -31,25 +31,25 @@ pub(super) enum NotifyVerb {
 
 #[derive(Debug, Args)]
 pub(super) struct Add {
-    /// What he is called here.
+    /// The target's name here.
     name: String,
-    /// What he understands.
+    /// The format it understands.
     #[arg(long, value_enum)]
     kind: KindWord,
-    /// Where.
+    /// Its URL.
     #[arg(
         long,
         conflicts_with = "url_file",
         required_unless_present = "url_file"
     )]
     url: Option<String>,
-    /// A file that says where, for a URL that is a secret itself.
+    /// A file with the URL, for a URL that is a secret itself.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     url_file: Option<PathBuf>,
     /// A file with the bearer token. The plane reads these files whenever it delivers, and keeps nothing of them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     token_file: Option<PathBuf>,
-    /// A file with the authorities to believe, PEM; absent: those of the plane's machine.
+    /// A file with the authorities to trust, PEM; absent: those of the plane's machine.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     ca_file: Option<PathBuf>,
     #[command(flatten)]

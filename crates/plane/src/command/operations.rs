@@ -1,12 +1,13 @@
 //! `host order HOST …`, `host operations HOST`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::Value;
 
-use super::{State, put, seconds, text};
+use super::{State, absolute, put, seconds, text};
 use crate::admin;
 use crate::operations::{LIFE, Wanted};
 use pf9_hostagent::model::{CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OurUnit, What};
@@ -20,8 +21,11 @@ pub(super) struct OrderArgs {
     host: HostId,
     #[command(subcommand)]
     what: OrderVerb,
-    #[command(flatten)]
-    state: State,
+    // Said before what is ordered or behind it, as the other two. No argument that is known on both sides can be a
+    // required one.
+    /// The plane's state directory.
+    #[arg(long, global = true, value_name = "DIR", value_parser = absolute)]
+    state_dir: Option<PathBuf>,
     /// How long it may wait for the host: a number and s or m, at most an hour.
     #[arg(long, global = true, value_parser = seconds, default_value_t = LIFE.into())]
     life: i64,
@@ -34,30 +38,30 @@ pub(super) struct OrderArgs {
 /// all but restart and rotate are.
 #[derive(Debug, Subcommand)]
 enum OrderVerb {
-    /// Have the host answer, down to root's part of the agent.
+    /// Check that the host answers, down to nodelet.
     Ping,
-    /// Have it look at itself and send its status now.
+    /// Take inventory and send the status now.
     ResendStatus,
-    /// Have it look at the whole node and say what differs.
+    /// Check the whole node now and report what differs.
     RunChecks,
-    /// Have it start a unit of ours again.
+    /// Restart one of our units.
     Restart {
         /// Which.
         unit: UnitWord,
     },
-    /// Have it ask for a certificate of the node anew before it is due.
+    /// Renew a certificate of the node before it is due.
     Rotate {
         /// Which: its directory below /etc/pf9/kube.d/certs, e.g. kubelet/server.
         #[arg(value_parser = purpose)]
         certificate: CertPurpose,
     },
-    /// Have a master take a backup of etcd now.
+    /// Back up etcd on a master now.
     Backup,
-    /// Have a program log more or less for a time.
+    /// Change a program's log level for a time.
     LogLevel {
         /// Which program.
         program: ProgramWord,
-        /// How much.
+        /// The level.
         level: LevelWord,
         /// For how long: a number and s, m or h; at most a day.
         #[arg(long = "for", value_name = "TIME", value_parser = seconds, default_value = "10m")]
@@ -150,13 +154,22 @@ fn what(verb: &OrderVerb) -> Result<What, Fault> {
     })
 }
 
+impl OrderArgs {
+    pub(super) fn dir(&self) -> Result<&Path, Fault> {
+        self.state_dir.as_deref().ok_or_else(|| {
+            let what = "the operation is not ordered";
+            Fault::new(FaultCode::Usage, what, "--state-dir DIR is missing")
+        })
+    }
+}
+
 pub(super) async fn order(args: OrderArgs) -> Result<(), Fault> {
+    let dir = args.dir()?;
     let path = format!("/hosts/{}/operations", args.host);
     let body = Wanted {
         what: what(&args.what)?,
         life_s: number(args.life, "life")?,
     };
-    let dir = &args.state.state_dir;
     let mut row = admin::ask(dir, Method::POST, &path, &body).await?;
     let id = text(&row, "id").to_owned();
     if args.no_wait {

@@ -13,13 +13,13 @@ use pf9_hostagent::model::{Fault, OsReboot};
 pub(super) struct OsUpdate {
     /// Name or id of the cluster.
     name: String,
-    /// What to do with the one that is there; absent: begin one.
+    /// What to do with the present one; absent: begin one.
     #[arg(value_enum, conflicts_with = "plan")]
     verb: Option<Verb>,
-    /// Only show what would be done, in which order, and what stands against it.
+    /// Only show what would be done, in which order, and the findings against it.
     #[arg(long)]
     plan: bool,
-    /// Restart no machine for it; which ones say that they need to be is told.
+    /// Reboot no machine for it; those that need a reboot are listed.
     #[arg(long)]
     no_reboot: bool,
     /// Seconds that one run of the package manager may take.

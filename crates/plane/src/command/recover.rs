@@ -19,7 +19,7 @@ pub(super) struct RecoverArgs {
     /// Do it without asking.
     #[arg(long)]
     yes: bool,
-    /// Also this host, although its node is removed by that; several times for several.
+    /// Also this host, although this removes its node; can be repeated.
     #[arg(long = "remove-node", value_name = "HOST_ID")]
     remove: Vec<HostId>,
 }

@@ -18,13 +18,13 @@ pub(super) enum StackVerb {
         #[command(flatten)]
         state: State,
     },
-    /// Make what differs from one stack to another: nodes that have the first fetch only that. Two stacks of one
-    /// minor take half a minute of a processor and, meanwhile, the room of both unpacked.
+    /// Make the delta between two stacks: nodes that have the first fetch only that. For two stacks of one minor
+    /// this takes half a minute of a processor and, meanwhile, the disk space of both unpacked.
     Delta {
         /// Version of the stack that nodes have.
         #[arg(long)]
         from: String,
-        /// Version of the stack that they are to have.
+        /// Version of the stack that they will get.
         #[arg(long)]
         to: String,
         #[command(flatten)]

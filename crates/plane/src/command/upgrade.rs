@@ -12,13 +12,13 @@ use pf9_hostagent::model::{AfterDrain, Fault};
 pub(super) struct Upgrade {
     /// Name or id of the cluster.
     name: String,
-    /// What to do with the one that is there; absent, and without --to: status.
+    /// What to do with the present one; absent, and without --to: status.
     #[arg(value_enum, conflicts_with_all = ["to", "plan"])]
     verb: Option<Verb>,
     /// Version of the stack to go to: of the same minor of Kubernetes, or of the next.
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
-    /// Only show what would be done, in which order, and what stands against it.
+    /// Only show what would be done, in which order, and the findings against it.
     #[arg(long, requires = "to")]
     plan: bool,
     #[command(flatten)]
@@ -35,10 +35,10 @@ pub(super) struct Upgrade {
 pub(super) struct How {
     #[command(flatten)]
     pace: Pace,
-    /// Seconds that the pods of a node have to go.
+    /// Seconds that the pods of a node have to be evicted.
     #[arg(long, value_name = "S")]
     drain_timeout: Option<u32>,
-    /// What happens with a node whose pods do not go in time.
+    /// What to do with a node whose pods are not evicted in time.
     #[arg(long, value_enum)]
     then: Option<Then>,
 }

@@ -96,7 +96,7 @@ async fn ask_one(plane: &Arc<Plane>, host: HostId) -> Result<(), String> {
 
 fn said(status: u16, body: &[u8]) -> Result<(), String> {
     let words = |e: EtcdError| e.to_string().chars().take(WORDS_MAX).collect();
-    etcd::judge(status, body).map_err(words)
+    etcd::health(status, body).map_err(words)
 }
 
 #[cfg(test)]

@@ -194,8 +194,8 @@ pub(crate) async fn insist(
     Ok(told)
 }
 
-/// A host that has no role any more goes on with its removal, whatever etcd says to it. Of whom nothing is
-/// believed nobody answers the question whether he may go, and he would hold for ever.
+/// A host that has no role any more goes on with its removal, whatever etcd says to it. A host that is not
+/// trusted gets no answer to whether it may leave, and would wait for ever.
 pub(crate) fn waits_for_nobody(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     let key = host.to_string();
     if let Some(mut row) = change.get(&HOSTS, &key)?

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::health::{self, Answers};
 use super::{Counted, Listed, count, newest};
 use crate::guard::Person;
+use crate::http::Path;
 use crate::kubeconfig;
 use crate::qbert::cluster_id;
 use crate::records::Cluster;
@@ -38,7 +39,7 @@ pub(super) enum Place {
     IsTakenOut,
     /// It is nobody's that the plane knows: left alone.
     Foreign,
-    /// No master has said yet whom its etcd lists.
+    /// No master has reported its etcd's members yet.
     Untold,
 }
 

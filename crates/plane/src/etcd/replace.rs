@@ -37,7 +37,7 @@ pub(crate) async fn allow(
         .map(drop)
 }
 
-/// Who takes their members out, and whom the new one joins.
+/// Refuses unless a master stays, to remove their members and for the new one to join.
 fn somebody_stays(cluster: &Cluster, replaced: &BTreeSet<HostId>) -> Answer<()> {
     if cluster.masters().all(|m| replaced.contains(&m.host)) {
         let what = format!("the masters of cluster {} cannot be replaced", cluster.name);

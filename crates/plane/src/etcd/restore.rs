@@ -13,14 +13,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::events;
 use crate::guard::Person;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::kubeconfig;
 use crate::qbert::cluster_id;
 use crate::records::{CLUSTERS, Cluster, STATUSES};

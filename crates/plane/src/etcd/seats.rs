@@ -62,7 +62,7 @@ pub(crate) fn order(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId)
     }
 }
 
-/// A master says whom etcd lists. True when that is news.
+/// A master reports etcd's members. True when that is news.
 pub(crate) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool {
     let Cluster {
         members, departed, ..

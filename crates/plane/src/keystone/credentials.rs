@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use super::page::{self, Query, ThePlane};
 use super::tokens::micros;
 use super::users::hashed;
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::logins::Scope;
 use crate::people::{CREDENTIALS, Credential, CredentialId, Place, RoleId, UserId, find, keep};
 use crate::refusal::{Answer, Refusal};

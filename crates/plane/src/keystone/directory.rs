@@ -1,7 +1,7 @@
 //! Domains and projects.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::page::{self, Id, Query, ThePlane};
 use crate::access::{Action, Owner};
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::people::{DOMAINS, Domain, DomainId, PROJECTS, Project, ProjectId, find, keep};
 use crate::refusal::Answer;
 use crate::store::Read;
@@ -48,7 +48,7 @@ pub(super) fn project_json(row: &Project) -> Value {
     })
 }
 
-/// The domain that a body names; who names none means the one of his token.
+/// The domain that a body names; without one, the token's domain.
 pub(super) fn domain_of(rows: &impl Read, who: &Who, said: Option<&str>) -> Answer<Domain> {
     let own = || match (&who.of_domain, &who.project) {
         (Some(of), _) => of.id.to_string(),

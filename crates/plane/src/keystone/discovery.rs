@@ -91,7 +91,7 @@ pub(crate) async fn services(
 pub(crate) async fn service(
     Person(who): Person,
     State(plane): ThePlane,
-    axum::extract::Path(id): axum::extract::Path<String>,
+    crate::http::Path(id): crate::http::Path<String>,
 ) -> Answer<Json<Value>> {
     let rows = all(&plane, &who);
     let found = rows.iter().find(|(name, _, _)| *name == id);

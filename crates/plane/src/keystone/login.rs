@@ -1,4 +1,4 @@
-//! Who somebody is, and where he wants to count.
+//! Who somebody is, and the scope they ask for.
 //!
 //! What is wrong is said in the same words whatever it is: whether there is such a user nobody learns. A password that
 //! is tried costs a place in the line of its origin, and so many wrong ones an account (`passwords`).
@@ -331,7 +331,7 @@ fn find_credential(rows: &impl Read, said: &CredentialMethod) -> Answer<Option<C
     Ok(mine.into_iter().find(|c| c.name == *name))
 }
 
-/// Where a token is to count; who says nothing means his own project, if he has one and a role in it.
+/// The scope of a token; without one, the user's default project, if there is one with a role in it.
 fn scope(rows: &impl Read, wanted: Option<&Value>, user: &User) -> Answer<Scope> {
     let has = |place: &Place| Ok::<_, Refusal>(!find::roles(rows, place, &user.id)?.is_empty());
     let Some(wanted) = wanted.filter(|w| !w.is_null() && *w != "unscoped") else {

@@ -5,23 +5,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::http::Path;
 use crate::refusal::{Answer, Refusal};
 use crate::state::{Change, Plane};
 use pf9_hostagent::model::FaultCode;
 
 /// What stands behind the question mark.
-pub(crate) type Query = axum::extract::Query<BTreeMap<String, String>>;
+pub(crate) type Query = crate::http::Query<BTreeMap<String, String>>;
 
 /// The plane, as a handler is given it.
 pub(crate) type ThePlane = State<Arc<Plane>>;
 /// The one name in a path.
 pub(crate) type Id = Path<String>;
 
-/// Most things of one page; whoever asks for no number gets so many.
+/// Most things of one page, and the default.
 const PAGE_MAX: usize = 10_000;
 
 /// Where Keystone is.
@@ -78,7 +79,7 @@ pub(crate) fn list(
             let number = said.parse::<usize>().ok().filter(|n| *n > 0);
             let bad = || {
                 Refusal::bad(
-                    FaultCode::BodyMalformed,
+                    FaultCode::QueryInvalid,
                     "request refused",
                     "limit: a number from 1 on",
                 )

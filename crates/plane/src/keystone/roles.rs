@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, RawPathParams, State};
+use axum::extract::{RawPathParams, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::directory::Said;
 use super::page::{self, Id, Query, ThePlane};
 use crate::access::Action;
 use crate::guard::{Person, Who};
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::people::{
     Actor, Domain, Grant, Place, Project, ROLES, RoleId, RoleRow, User, find, keep,
 };
@@ -117,7 +117,7 @@ fn grant_of(rows: &impl Read, params: &RawPathParams) -> Answer<Grant> {
     Ok(Grant { place, actor, role })
 }
 
-/// `GET …/roles`: of one, somewhere, by himself.
+/// `GET …/roles`: of one actor in one place, granted directly.
 pub(crate) async fn of_one(
     State(plane): ThePlane,
     params: RawPathParams,

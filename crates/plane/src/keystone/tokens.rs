@@ -25,7 +25,7 @@ use pf9_hostagent::model::{FaultCode, Secret};
 pub(crate) async fn issue(
     State(plane): ThePlane,
     Extension(outside): Extension<Outside>,
-    axum::extract::Query(query): Query,
+    crate::http::Query(query): Query,
     Doc(body): Doc<AuthBody, STRANGER_MAX>,
 ) -> Answer<Response> {
     let origin = outside.stranger.origin();
@@ -117,7 +117,7 @@ pub(crate) async fn show(
     Person(who): Person,
     State(plane): ThePlane,
     headers: HeaderMap,
-    axum::extract::Query(query): Query,
+    crate::http::Query(query): Query,
 ) -> Answer<Response> {
     let rows = plane.read()?;
     let of = subject(&rows, &who, &headers)?;
@@ -161,7 +161,7 @@ pub(crate) async fn catalog(Person(who): Person, State(plane): ThePlane) -> Answ
     })))
 }
 
-/// `GET /v3/auth/projects`, and of a user: where he has a role.
+/// `GET /v3/auth/projects`, and of a user: where that user has a role.
 pub(crate) async fn projects(
     Person(who): Person,
     State(plane): ThePlane,

@@ -1,6 +1,6 @@
 //! Users, their passwords, and groups.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::page::{self, Id, Query, ThePlane};
 use super::{login, tokens};
 use crate::access::{Action, Owner};
 use crate::guard::Person;
-use crate::http::Doc;
+use crate::http::{Doc, Path};
 use crate::people::{GROUPS, Group, GroupId, MEMBERS, ProjectId, USERS, User, UserId, find, keep};
 use crate::refusal::{Answer, Refusal};
 use crate::secrets::PasswordHash;
@@ -112,7 +112,7 @@ pub(crate) async fn user(State(plane): ThePlane, Path(id): Id) -> Answer<Json<Va
 }
 
 fn default_project(rows: &impl Read, said: Option<&str>) -> Answer<Option<ProjectId>> {
-    // Whether he has a role there is seen when he logs in.
+    // Whether the user has a role there is checked at login.
     said.filter(|s| !s.is_empty())
         .map(|said| Ok(find::project(rows, said)?.id))
         .transpose()
@@ -169,7 +169,7 @@ pub(crate) async fn change_user(
                 set_password(change, &mut row, hash);
             }
             if said.said.enabled == Some(false) {
-                // What he has now is not good again when he is enabled.
+                // Tokens of now are not good again once the user is enabled.
                 row.since = change.now;
             }
             if let Some(project) = said.default_project_id {
@@ -194,7 +194,7 @@ pub(crate) async fn delete_user(State(plane): ThePlane, Path(id): Id) -> Answer<
     .await
 }
 
-/// `POST /v3/users/{user_id}/password`: by whoever knows the one before, whoever asks.
+/// `POST /v3/users/{user_id}/password`: by anybody who knows the present one.
 pub(crate) async fn change_password(
     Person(who): Person,
     State(plane): ThePlane,

@@ -75,7 +75,7 @@ export function join() {
         const { token } = await api.hosts.token(Number(life.value));
         box.replaceChildren(h("p", null, "As root of the machine, once the package is installed. The command waits for the "
           + "token: paste it, and end the line. It lets one machine in, and is not shown again."),
-        h("h2", null, "Command"), copyable(`pf9ctl prep-node --plane ${location.origin} --token-file -`),
+        h("h2", null, "Command"), copyable(`pf9ctl node prep --plane ${location.origin} --token-file -`),
         h("h2", null, "Token"), copyable(token));
       } finally {
         make.disabled = false;

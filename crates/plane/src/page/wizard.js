@@ -5,7 +5,7 @@ import { count, facts, field, h, table, tick } from "./dom.js";
 /** So many one chooses from; more are attached when the cluster is there. */
 const CHOICE = 200;
 const STEPS = ["Name and networks", "Hosts", "Review"];
-const PLUGINS = ["bridge", "flannel", "none"];
+const PLUGINS = ["bridge", "flannel", "calico", "none"];
 
 export function wizard() {
   const made = { name: "", pods: "10.20.0.0/16", services: "10.21.0.0/22", plugin: "bridge", onMasters: false,
@@ -47,7 +47,7 @@ function networks(made, hosts, go) {
     }
     if (good.every(Boolean)) go(1);
     else event.target.querySelector("[aria-invalid=true]")?.focus();
-  } }, name, pods, services, field("Network plugin", plugin, "bridge: routes between nodes of one network; flannel: tunnels, of a stack that has it; none: your own"), shared, onMasters,
+  } }, name, pods, services, field("Network plugin", plugin, "bridge: routes between nodes of one network; flannel: tunnels, of a stack that has it; calico: the same, and its own policies; none: your own"), shared, onMasters,
   h("p", null, h("button", { class: "main", type: "submit" }, "Next: hosts")));
 }
 

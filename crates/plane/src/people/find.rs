@@ -11,7 +11,7 @@ use crate::refusal::{Answer, Refusal};
 use crate::store::Read;
 use pf9_hostagent::model::FaultCode;
 
-/// That there is no such thing, whether there is none or it is not for him who asks.
+/// That there is no such thing, whether there is none or the caller may not see it.
 pub(crate) fn none(kind: &str, said: &str) -> Refusal {
     let said: String = said
         .chars()
@@ -68,7 +68,7 @@ pub(crate) fn project_named(
         .find(|p| p.domain == *domain && p.name == name))
 }
 
-/// A user by his name in a domain.
+/// A user by name in a domain.
 pub(crate) fn user_named(rows: &impl Read, domain: &DomainId, name: &str) -> Answer<Option<User>> {
     let all = rows.all(&USERS)?.into_iter().map(|(_, u)| u);
     Ok(all
@@ -86,13 +86,13 @@ pub(crate) fn groups_of(rows: &impl Read, user: &UserId) -> Answer<Vec<GroupId>>
     Ok(ids.filter_map(GroupId::of).collect())
 }
 
-/// Roles that somebody has somewhere by himself.
+/// Roles that an actor was granted directly in a place.
 pub(crate) fn granted(rows: &impl Read, place: &Place, actor: &Actor) -> Answer<BTreeSet<RoleId>> {
     let found = rows.with_prefix(&GRANTS, &grants_of(place, actor))?;
     Ok(found.into_iter().map(|(_, grant)| grant.role).collect())
 }
 
-/// Roles that a user has somewhere, by himself and by his groups, as of now.
+/// Roles that a user has in a place, directly and by groups, as of now.
 pub(crate) fn roles(rows: &impl Read, place: &Place, user: &UserId) -> Answer<BTreeSet<RoleId>> {
     let mut all = granted(rows, place, &Actor::User(user.clone()))?;
     for group in groups_of(rows, user)? {
@@ -106,7 +106,7 @@ pub(crate) fn greatest(roles: &BTreeSet<RoleId>) -> Option<Role> {
     roles.iter().filter_map(|id| Role::of(id.as_str())).max()
 }
 
-/// Every place where a user has a role, with his roles there.
+/// Every place where a user has a role, with the roles there.
 pub(crate) fn places(rows: &impl Read, user: &UserId) -> Answer<BTreeMap<Place, BTreeSet<RoleId>>> {
     let mut actors = BTreeSet::from([Actor::User(user.clone())]);
     actors.extend(groups_of(rows, user)?.into_iter().map(Actor::Group));

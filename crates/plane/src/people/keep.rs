@@ -183,7 +183,7 @@ pub(crate) fn put_user(change: &mut Change<'_>, row: &User) -> Answer<()> {
     Ok(change.put(&USERS, row.id.as_str(), row)?)
 }
 
-/// Deletes a user, with everything that stands for him.
+/// Deletes a user, with every token, kubeconfig and credential.
 pub(crate) fn delete_user(change: &mut Change<'_>, id: &UserId) -> Answer<()> {
     if id.as_str() == ADMIN_ROW {
         return Err(conflict("the administrator stays"));

@@ -85,7 +85,7 @@ const OWNED_THEN: [Rows<Value>; 3] = [
 ];
 
 /// From the first schema: hosts, clusters and join tokens become those of the one project, tokens and kubeconfigs those of
-/// the administrator, who keeps his password.
+/// the administrator, whose password stays.
 pub(crate) fn from_one(write: &mut Write) -> Result<(), StoreError> {
     let Some(admin) = write.get(&USERS_THEN, ADMIN_ROW)? else {
         // It was made and never used: the plane ended before it had an administrator.

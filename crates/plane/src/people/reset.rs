@@ -1,7 +1,8 @@
-//! A new password for the administrator who has lost his: by whoever opens the administrator's socket, which is whoever
-//! may read the store.
+//! A new password for an administrator who lost theirs: set by whoever may open the administrator's socket, which is
+//! whoever may read the store.
 //!
-//! Nothing of his stays good: who asks for this may have lost more than a word. What belongs to others is not touched.
+//! The administrator's tokens, kubeconfigs and credentials end: more than the password may be lost. What belongs to
+//! others is not touched.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::secrets::{self, PasswordHash};
 use crate::state::{Change, Plane};
 use pf9_hostagent::host::fs::Attrs;
 
-/// Gives him one, and lays it down where his first one was.
+/// Sets a new one, and writes it where the first one was.
 pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
     // It is slow on purpose, and the file waits for the disk: not on a thread that moves bytes.
@@ -38,7 +39,7 @@ pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
     Ok(())
 }
 
-/// The row, and the end of everything that stands for him.
+/// The row, and the end of every token, kubeconfig and credential of the administrator.
 fn give(change: &mut Change<'_>, hash: PasswordHash) -> Answer<()> {
     let mut row = find::user(&**change, ADMIN_ROW)?;
     for credential in keep::credentials_of(&**change, &row.id)? {

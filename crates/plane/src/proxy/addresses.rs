@@ -161,7 +161,7 @@ impl Asked {
         let path = match self.whose(&to) {
             Whose::Elsewhere => return Some(to.into()),
             Whose::ApiServer => to.path(),
-            // Somebody who knows where the client sees him may say so.
+            // An API server that knows the address its client uses may say so.
             Whose::Plane => match to.path().strip_prefix(&self.prefix) {
                 Some("") => "/",
                 Some(path) if path.starts_with('/') => path,
@@ -291,7 +291,7 @@ impl Asked {
     }
 }
 
-/// Whom an address leads to.
+/// What an address leads to.
 enum Whose {
     /// The API server, by the name the client has for the plane.
     Plane,

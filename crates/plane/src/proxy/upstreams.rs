@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use crate::ca::{self, Authority, Leaf};
 use crate::records::{Cluster, Member};
 use crate::refusal::{Answer, Refusal};
-use crate::rotation;
+use crate::{rolls, rotation};
 use pf9_hostagent::model::{Authority as Signer, ClusterId, Digest, HostId, PLANE_USER};
 
 /// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
@@ -52,13 +52,10 @@ impl Upstreams {
         answered.insert(cluster, master);
     }
 
-    /// Its masters, the one that answered last first.
+    /// Its masters, in the order in which they are asked.
     pub(super) fn in_order<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Member> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = answered.get(&cluster.id);
-        let mut masters: Vec<&Member> = cluster.masters().collect();
-        masters.sort_by_key(|m| Some(&m.host) != last);
-        masters
+        in_order(cluster, answered.get(&cluster.id).copied())
     }
 
     /// What the plane shows and believes there now.
@@ -79,6 +76,18 @@ impl Upstreams {
         ready.insert(cluster.id, made);
         Ok(config)
     }
+}
+
+/// Its masters, the one that answered last first; but one that a roll has been told to change behind all the others. Its
+/// API server takes connections while the etcd of its machine is started again, which is the only one that it asks, and
+/// then fails what it took. The plane knows it before the master does: by the order that it gives.
+///
+/// Rejected: all etcds in each API server's arguments. Its client takes them in turn, whichever is near, each member that
+/// comes or goes would start every API server again, and other clients would be helped for the second of a restart only.
+fn in_order(cluster: &Cluster, last: Option<HostId>) -> Vec<&Member> {
+    let mut masters: Vec<&Member> = cluster.masters().collect();
+    masters.sort_by_key(|m| (rolls::is_changing(cluster, m.host), Some(m.host) != last));
+    masters
 }
 
 /// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
@@ -123,7 +132,10 @@ fn authorities(cluster: &Cluster) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use pf9_hostagent::model::UpgradeStage;
 
     /// What the plane shows and believes there is never older than half its life, nor of an authority
     /// that gave way.
@@ -162,5 +174,45 @@ mod tests {
         assert_eq!(order(&upstreams), [host(2), host(1), host(3)]);
         upstreams.forget(cluster.id);
         assert_eq!(order(&upstreams), [host(1), host(2), host(3)]);
+    }
+
+    proptest! {
+        /// Whatever a roll told whom: all are asked, none that may be changing before one that is not, and of those that
+        /// are alike the one that answered last.
+        #[test]
+        fn a_master_that_a_roll_changes_is_asked_last(
+            told in prop::collection::vec((prop::option::of(stages()), any::<bool>(), any::<bool>()), 1..6),
+            last in prop::option::of(1u8..8),
+        ) {
+            use crate::compute::tests::{add, cluster, host};
+            let mut cluster = cluster();
+            let masters: Vec<(u8, bool)> = (1..).zip(&told).map(|(n, _)| (n, true)).collect();
+            add(&mut cluster, &masters).expect("attach");
+            let parts = masters.iter().map(|(n, _)| host(*n)).zip(told);
+            rolls::testing::told(&mut cluster, parts);
+            let last = last.map(host);
+            let order: Vec<HostId> = in_order(&cluster, last).iter().map(|m| m.host).collect();
+            let mut all = order.clone();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(all.len(), masters.len());
+            let changing = |host: &HostId| rolls::is_changing(&cluster, *host);
+            let first_changing = order.iter().position(changing).unwrap_or(order.len());
+            prop_assert!(order[first_changing..].iter().all(changing), "{order:?}");
+            if let Some(last) = last.filter(|last| order.contains(last)) {
+                let place = order.iter().position(|host| *host == last);
+                let alike = if changing(&last) { first_changing } else { 0 };
+                prop_assert_eq!(place, Some(alike));
+            }
+        }
+    }
+
+    fn stages() -> impl Strategy<Value = UpgradeStage> {
+        prop::sample::select(vec![
+            UpgradeStage::Prepare,
+            UpgradeStage::Etcd,
+            UpgradeStage::Node,
+            UpgradeStage::Os,
+        ])
     }
 }

@@ -70,7 +70,7 @@ fn worker() -> (Assignment, ClusterId) {
 }
 
 fn outcome(plane: u64, said: &HostStatus, next: &Assignment) -> Option<Outcome> {
-    judge(&known(plane), said, Some(next)).map(|row| row.outcome)
+    row_of(&known(plane), said, Some(next)).map(|row| row.outcome)
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
     // Restored from before the key was announced, and from between that and its first signature.
     let lost = why_deaf(&trusting(&["b"]), &["a"], None).expect("named");
     assert!(lost.contains("only key b"), "{lost}");
-    assert!(lost.contains("prep-node --force --host-id"), "{lost}");
+    assert!(lost.contains("node prep --force --host-id"), "{lost}");
     let here = why_deaf(&trusting(&["b"]), &["a"], Some("b")).expect("named");
     assert!(here.contains("keys take-over signing"), "{here}");
     assert!(why_deaf(&trusting(&[]), &["a"], None).is_some());
@@ -215,7 +215,7 @@ fn what_is_not_known_or_not_to_be_believed_is_left_out() {
         outcome(0, &reports(JUMP_MAX, None), &worker),
         Some(Outcome::Obeys)
     );
-    let row = judge(&known(4), &reports(9, None), None).expect("ahead");
+    let row = row_of(&known(4), &reports(9, None), None).expect("ahead");
     assert_eq!(row.outcome, Outcome::Left, "a cluster without a master");
 }
 

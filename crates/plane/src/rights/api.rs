@@ -13,7 +13,7 @@ use hyper::client::conn::http1::SendRequest;
 use serde_json::{Value, json};
 
 use super::bindings::{OF_CLUSTER, OF_SYSTEM, PEOPLE, PREFIX};
-use super::{Change, NODES, READY, Seen};
+use super::{Change, NODES, READY, RightsSeen};
 use pf9_hostagent::model::NodeName;
 use pf9_hostagent::telemetry::chain;
 
@@ -39,8 +39,8 @@ impl Api {
     }
 
     /// What the API has of what concerns us.
-    pub(super) async fn look(&mut self) -> Result<Seen, String> {
-        let mut seen = Seen::default();
+    pub(super) async fn look(&mut self) -> Result<RightsSeen, String> {
+        let mut seen = RightsSeen::default();
         for collection in [OF_CLUSTER, OF_SYSTEM] {
             let keep = |object: Value| {
                 let name = object.pointer("/metadata/name")?.as_str()?.to_owned();

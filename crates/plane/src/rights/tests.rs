@@ -11,7 +11,7 @@ use pf9_hostagent::model::{CertPurpose, HostId, Role};
 
 /// An API server, as far as the changes of a plan go.
 #[derive(Clone, Debug, Default)]
-struct Fake(Seen);
+struct Fake(RightsSeen);
 
 impl Fake {
     fn register(&mut self, name: &str) {

@@ -2,14 +2,14 @@
 //!
 //! | asked | found |
 //! |---|---|
-//! | `/metrics`, which deprecated APIs were asked for | those that the next release has no more, in use |
-//! | webhooks that must answer | without anybody who answers; that stand before every pod |
-//! | disruption budgets | that no drain can ever be within |
-//! | pods (`pods`) | that nobody makes again; whose files go with them |
-//! | nodes | whether there is another one for the pods of one that is drained |
+//! | `/metrics`, which deprecated APIs were requested | those in use that the next release removes |
+//! | webhooks that must answer | without a ready backend; that intercept every pod |
+//! | disruption budgets | that never allow a drain |
+//! | pods (`pods`) | without a controller; with local data |
+//! | nodes | whether drained pods have another node |
 //!
-//! What answers is a machine that may be anybody's by now: lists are bounded where they are read, names become
-//! part of a request only where they can be names, and what is found is bounded here.
+//! The API server may be compromised: lists are bounded where they are read, names become part of a request
+//! only if they are valid names, and findings are bounded here.
 
 mod pods;
 
@@ -29,7 +29,7 @@ use pf9_hostagent::model::AfterDrain;
 
 /// Who asks, for the node's audit.
 const WHO: &str = "upgrade";
-/// Most findings of one kind: who has more sees to these first.
+/// Most findings of one kind: with more, these come first.
 const FOUND_MAX: usize = 50;
 /// Most services of webhooks that are asked about.
 const SERVICES_MAX: usize = 100;
@@ -59,7 +59,7 @@ pub(super) struct Said {
     pods: Option<Result<Vec<pods::Pod>, String>>,
     /// Nodes that pods of others may come up on.
     taking: usize,
-    /// Services of webhooks that must answer, and whether somebody is behind them.
+    /// Services of webhooks that must answer, and whether they have a ready backend.
     answered: BTreeMap<Service, bool>,
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn ask(
         return Vec::new();
     }
     match said(plane, cluster).await {
-        Ok(said) => judge(&said, to, then),
+        Ok(said) => findings(&said, to, then),
         Err(why) => {
             let what = "the cluster's API could not be asked for blockers";
             let fault =
@@ -161,8 +161,8 @@ fn text<'a>(value: &'a Value, at: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// What follows from what it said.
-fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
+/// The findings.
+fn findings(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
     let removed = to.into_iter().flat_map(|to| removed(&said.metrics, to));
     let mut found: Vec<Finding> = removed.take(FOUND_MAX).collect();
     let configurations = said.webhooks.iter().flat_map(hooks);
@@ -177,7 +177,7 @@ fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
         .filter_map(|b| of_budget(b, then, nowhere));
     found.extend(of_budgets.take(FOUND_MAX));
     match &said.pods {
-        Some(Ok(pods)) => found.extend(pods::judge(pods)),
+        Some(Ok(pods)) => found.extend(pods::findings(pods)),
         Some(Err(why)) => found.push(Finding {
             id: "pods".into(),
             weight: Weight::Warns,
@@ -191,7 +191,7 @@ fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
     found
 }
 
-/// APIs that somebody asked for since the API server started, and that the next release has no more.
+/// APIs that were requested since the API server started and that the next release removes.
 fn removed(metrics: &str, to: &Version) -> impl Iterator<Item = Finding> {
     let lines = metrics
         .lines()
@@ -352,7 +352,7 @@ mod tests {
     const TO: Version = Version::new(1, 37, 2);
 
     fn ids(said: &Said, then: AfterDrain) -> Vec<(String, Weight)> {
-        let found = judge(said, Some(&TO), then);
+        let found = findings(said, Some(&TO), then);
         found.into_iter().map(|f| (f.id, f.weight)).collect()
     }
 

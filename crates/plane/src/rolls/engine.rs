@@ -1,4 +1,4 @@
-//! What nodes report, what follows from it, and who comes and goes meanwhile. Pure.
+//! What nodes report, what follows from it, and nodes that join or leave meanwhile. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,8 +12,8 @@ use pf9_hostagent::model::{
     Fault, FaultCode, HostId, NodeName, StackRef, UpgradeStage, UpgradeState,
 };
 
-/// How long a node may say that it cannot get ready before that stops the whole: it looks again every minute, and
-/// what is asked right after a start or a full disk's clean-up is often over by then.
+/// How long a node may report that it cannot get ready before the roll stops: it tries again every minute, and
+/// what is wrong right after a start or on a full disk is often over by then.
 pub(super) const UNREADY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a node says of itself, as far as it matters here.
@@ -23,7 +23,7 @@ pub(crate) struct Report<'a> {
     /// And is well.
     pub(crate) well: bool,
     pub(crate) upgrade: Option<&'a UpgradeStatus>,
-    /// It takes no spec as new as the newest.
+    /// It refuses the newest spec.
     pub(crate) refused: Option<&'a Fault>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn heard(
     let had = match (&failed, part.told) {
         // It looks again every minute, and is ready by itself once its machine is put right.
         (Some(_), Some(UpgradeStage::Prepare)) if under_way => None,
-        // Who could not has what it had: there it follows its spec again, which it does not otherwise.
+        // A node that failed has what it had before: only there does it follow its spec again.
         (Some(_), Some(stage)) => {
             part.withdraw();
             (stage == UpgradeStage::Node).then(|| part.from.clone())
@@ -88,7 +88,7 @@ pub(crate) fn heard(
     changed
 }
 
-/// Takes over what a node says of what it was told.
+/// Takes in what a node reports of its order.
 fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     let Some(stage) = part.told.filter(|stage| !part.has(*stage)) else {
         return;
@@ -139,7 +139,7 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     }
 }
 
-/// A node could not. True when that is news.
+/// A node failed. True when that is news.
 fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
     match roll.state {
         State::Running | State::Paused => {}
@@ -157,7 +157,7 @@ fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
     true
 }
 
-/// Goes on as far as it can; `open`: steps may begin now. Answers whose spec follows from it.
+/// Advances as far as it can; `open`: steps may begin now. Answers the nodes whose spec follows from it.
 pub(crate) fn advance(
     cluster: &mut Cluster,
     look: &Look<'_>,
@@ -230,8 +230,8 @@ fn finish(cluster: &mut Cluster, now: Timestamp) -> Vec<HostId> {
     cluster.members.iter().map(|m| m.host).collect()
 }
 
-/// Takes in who came and forgets who went. Somebody new begins with the stack that goes with what the
-/// others are by now.
+/// Adds members that joined and drops those that left. A new one begins with the stack that fits what the
+/// others have by now.
 pub(crate) fn take_in(cluster: &mut Cluster) {
     let new: Vec<HostId> = match &mut cluster.roll {
         None => return,
@@ -250,7 +250,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
         let Some(roll) = &mut cluster.roll else {
             return;
         };
-        // Whoever comes while others are updated begins with what his machine has.
+        // A host that joins while others are updated begins with what its machine has.
         let to = match roll.goal {
             Goal::Stack => roll.to.clone(),
             Goal::Os(_) => stack.clone(),
@@ -272,7 +272,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
     }
 }
 
-/// The stack that somebody new begins with. A master joins an etcd; a worker's kubelet is no newer than
+/// The stack that a new member begins with. A master joins an etcd; a worker's kubelet is no newer than
 /// any API server.
 fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
     let roll = cluster.roll.as_ref()?;
@@ -296,8 +296,8 @@ fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
 }
 
 impl Roll {
-    /// Who has his distribution's updates is told so no more: a machine that was made anew would bring them in
-    /// again at a time that nobody chose. Answers whose spec follows from it.
+    /// Hosts that have their distribution's updates are not told again: a reinstalled machine would install them
+    /// at a time that nobody chose. Answers the nodes whose spec follows from it.
     pub(super) fn forget_done(&mut self) -> Vec<HostId> {
         let done = |p: &Part| p.told == Some(UpgradeStage::Os) && !p.os_due;
         let mut told = Vec::new();
@@ -332,8 +332,8 @@ impl Part {
         }
     }
 
-    /// Whether it heard that its order was taken back, and the stack of its etcd where it carried such an order out
-    /// all the same: a spec without it names no other stack, so who had begun goes on.
+    /// Whether it knows that its order was taken back, and the stack of its etcd where it carried the order out
+    /// all the same: a spec without the order names no other stack, so a node that had begun goes on.
     fn hears(&mut self, report: &Report<'_>, settled: bool) -> Option<StackRef> {
         let late = report.upgrade.filter(|u| {
             let done = (u.stage, u.state) == (UpgradeStage::Etcd, UpgradeState::Done);
@@ -348,7 +348,7 @@ impl Part {
         late
     }
 
-    /// Notes since when it says that it cannot get ready. True while that stops nobody yet.
+    /// Notes since when it reports that it cannot get ready. True while that does not stop the roll yet.
     fn is_early(&mut self, now: Timestamp) -> bool {
         let told = self.told == Some(UpgradeStage::Prepare);
         let unready = told && self.state == Some(UpgradeState::Refused);
@@ -357,7 +357,7 @@ impl Part {
         self.unready_since.is_some_and(early)
     }
 
-    /// Its order is taken back: it is what it was, once it heard. What it said of it stands.
+    /// Its order is taken back: it is what it was, once it knows. Its report of it stays.
     fn withdraw(&mut self) {
         if self.told == Some(UpgradeStage::Etcd) && !self.etcd {
             self.late_etcd = Some(self.to.clone());

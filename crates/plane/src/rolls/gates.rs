@@ -1,5 +1,4 @@
-//! What is found before the first step. Pure: the table of what goes together, what hosts and the cluster's
-//! API said, and the findings that follow.
+//! Findings before the first step. Pure, from the matrix of compatible versions and from what hosts reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,16 +9,16 @@ use super::{Seen, etcd_of, is_master, stack_of};
 use crate::addons::left_behind;
 use crate::records::{Cluster, Member};
 use pf9_hostagent::model::{
-    Digest, Fault, FaultCode, HostId, Inventory, Machine, Matrix, StackManifest,
+    Digest, Fault, FaultCode, Fit, HostId, Inventory, Machine, Matrix, StackManifest,
 };
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Weight {
-    /// It would not work: nobody overrules it.
+    /// It would not work: it cannot be overruled.
     Refuses,
-    /// It does not begin, unless whoever begins it says that he knows.
+    /// It does not begin, unless the person who begins it names it (`--despite`).
     Blocks,
     Warns,
 }
@@ -27,7 +26,7 @@ pub(crate) enum Weight {
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Finding {
-    /// What it is overruled by.
+    /// The id by which it is overruled.
     pub(crate) id: String,
     pub(crate) weight: Weight,
     #[serde(flatten)]
@@ -43,14 +42,14 @@ pub(super) struct Known<'a> {
 /// What is judged.
 pub(super) struct Case<'a> {
     pub(super) cluster: &'a Cluster,
-    /// What stacks of its members, and the one to come, consist of.
+    /// Manifests of the members' stacks and of the next one.
     pub(super) stacks: &'a BTreeMap<Digest, StackManifest>,
     pub(super) to: &'a StackManifest,
     pub(super) hosts: &'a BTreeMap<HostId, Known<'a>>,
 }
 
-/// All that is found without asking the cluster.
-pub(super) fn judge(case: &Case<'_>) -> Vec<Finding> {
+/// All findings that need no answer of the cluster.
+pub(super) fn findings(case: &Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(other_walks(case.cluster));
     found.extend(minors(case));
@@ -71,7 +70,7 @@ pub(super) fn blocked(what: impl Into<String>, why: impl Into<String>) -> Fault 
     Fault::new(FaultCode::RollBlocked, what, why)
 }
 
-/// Two things that start masters again do not go on side by side.
+/// Two walks that restart masters do not run side by side.
 pub(super) fn other_walks(cluster: &Cluster) -> Option<Finding> {
     let (what, fix) = if cluster.rotation.is_some() {
         (
@@ -113,7 +112,7 @@ fn etcd_stack(cluster: &Cluster, member: &Member) -> Digest {
     etcd_of(cluster, member).manifest
 }
 
-/// One minor at a time, and never to an older one: that is another way.
+/// One minor at a time, and never to an older one: `back` is for that.
 fn minors(case: &Case<'_>) -> Vec<Finding> {
     let to = &case.to.kubernetes;
     let judged = had(case, node_stack)
@@ -176,7 +175,7 @@ fn containerds(case: &Case<'_>) -> Vec<Finding> {
     judged.collect()
 }
 
-/// Add-ons that stay in the cluster as they are, and that nobody looks after any more.
+/// Add-ons that stay in the cluster but are no longer managed.
 fn addons_left(case: &Case<'_>) -> Vec<Finding> {
     let had = had(case, node_stack).into_iter();
     let left: BTreeSet<String> = had
@@ -194,9 +193,16 @@ fn addons_left(case: &Case<'_>) -> Vec<Finding> {
 /// The stack and each machine that it is to run on.
 fn machines(case: &Case<'_>) -> Vec<Finding> {
     let matrix = Matrix::ours();
-    if let Some(fault) = matrix.fits(case.to, &Machine::default()).refusal() {
-        return vec![finding("stack", Weight::Refuses, fault)];
-    }
+    let known = match matrix.fits(case.to, &Machine::default()) {
+        Fit::Refused(fault) => return vec![finding("stack", Weight::Refuses, *fault)],
+        Fit::Warned(words) => {
+            let what = format!("stack {}: this is known of its versions", case.to.version);
+            let fault =
+                blocked(what, words.join("; ")).fix("choose another stack if it concerns you");
+            Some(finding("stack", Weight::Warns, fault))
+        }
+        Fit::Tested => None,
+    };
     let members = case.cluster.members.iter();
     let judged = members.filter_map(|m| {
         let inventory = case.hosts.get(&m.host)?.inventory?;
@@ -208,10 +214,10 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
             fault,
         ))
     });
-    judged.collect()
+    known.into_iter().chain(judged).collect()
 }
 
-/// Who is away or not well. Workers catch up; a master is waited for, and that is better known before.
+/// Hosts that are away or not well. Workers catch up; a master is waited for, which is better known before.
 pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
     let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
@@ -246,7 +252,7 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
     judged.collect()
 }
 
-/// What stands against it, told by who begins it that these are known.
+/// The first finding that still stands against it once these ids are overruled.
 pub(crate) fn stands<'a>(found: &'a [Finding], despite: &[String]) -> Option<&'a Finding> {
     found.iter().find(|f| match f.weight {
         Weight::Refuses => true,
@@ -263,7 +269,7 @@ pub(super) struct Changed {
     to: Option<String>,
 }
 
-/// What a worker has no use for.
+/// Components that a worker does not use.
 const OF_MASTERS: [&str; 6] = [
     "etcd",
     "etcdctl",
@@ -273,7 +279,7 @@ const OF_MASTERS: [&str; 6] = [
     "kube-scheduler",
 ];
 
-/// What differs, and so is started again.
+/// Components that differ, and so are restarted.
 pub(super) fn changes(from: &StackManifest, to: &StackManifest, master: bool) -> Vec<Changed> {
     let mut all: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
     for c in &from.components {

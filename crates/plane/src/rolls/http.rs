@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{FromRequest, Path, Query, Request, State as Shared};
+use axum::extract::{FromRequest, Request, State as Shared};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::gates::{Finding, Weight};
 use super::window::Window;
 use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, runner, show};
 use crate::guard::Person;
-use crate::http::{DOCUMENT_MAX, Doc, parse, read_body};
+use crate::http::{DOCUMENT_MAX, Doc, Path, Query, parse, read_body};
 use crate::qbert::cluster_id;
 use crate::records::{CLUSTERS, Cluster};
 use crate::refusal::{Answer, Refusal};
@@ -31,7 +31,7 @@ use pf9_hostagent::model::{
     AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
 };
 
-/// Most findings that somebody says he knows.
+/// Most findings that a request may overrule.
 const DESPITE_MAX: usize = 200;
 
 /// Body of `POST …/upgrade`.
@@ -49,7 +49,7 @@ pub(crate) struct Wanted {
     pub(crate) any_time: bool,
     /// The cluster's maintenance window from now on.
     pub(crate) window: Option<Window>,
-    /// Ids of findings that are known.
+    /// Ids of findings to overrule.
     pub(crate) despite: Vec<String>,
     /// Of the distributions' updates alone: whether machines may be restarted.
     pub(crate) reboot: Option<OsReboot>,
@@ -123,7 +123,7 @@ fn refused(why: &str) -> Refusal {
     Refusal::bad(FaultCode::ClusterInvalid, "the upgrade is not started", why)
 }
 
-/// What was found out before the change: the cluster's API is not asked while the store is open.
+/// What was gathered before the change: the cluster's API is not asked inside a store transaction.
 struct Asked {
     to: StackRef,
     found: Vec<Finding>,
@@ -242,7 +242,7 @@ async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<V
         .await
 }
 
-/// The refusal that follows from what stands against it.
+/// The refusal that follows from the findings.
 pub(crate) fn stands(finding: &Finding) -> Refusal {
     let mut fault = finding.fault.clone();
     if finding.weight == Weight::Blocks {
@@ -253,7 +253,7 @@ pub(crate) fn stands(finding: &Finding) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
 }
 
-/// Begins what was judged, and puts it.
+/// Begins the roll that was checked, and stores it.
 pub(super) fn begun(change: &mut Change<'_>, cluster: &mut Cluster, wanted: Begin) -> Answer<()> {
     let before = cluster.roll.clone();
     let now = change.now;

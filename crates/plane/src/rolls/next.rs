@@ -1,4 +1,4 @@
-//! Whom to tell of what next, and who is waited for. Pure: what is known of a host is asked of the caller.
+//! Which node to tell what next, and which is waited for. Pure: the caller supplies what is known of a host.
 
 use super::{Kind, Part, Roll, Way, is_master};
 use crate::records::{Cluster, Member};
@@ -10,18 +10,18 @@ const PREPARED_AT_ONCE: usize = 25;
 /// How a host is, as far as the plane knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// It has not been heard of for longer than it is ever silent.
+    /// It has been silent for longer than a healthy host ever is.
     Away,
-    /// It is there, and not as its newest spec says.
+    /// It reports, and is not as its newest spec says.
     Unwell,
-    /// Its agent changes to another version just now.
+    /// Its agent is changing to another version.
     Changing,
-    /// It is there, and somebody ordered that nothing on it is changed.
+    /// It is in maintenance.
     Resting,
     Well,
 }
 
-/// Tells how a host is. Asked only of those whose turn depends on it: a fleet's statuses are many.
+/// The state of a host. Called only for those whose turn depends on it: a fleet's statuses are many.
 pub(crate) type Look<'a> = dyn Fn(HostId) -> Seen + 'a;
 
 /// How far the whole is.
@@ -32,12 +32,12 @@ pub(crate) enum Phase {
     Etcd,
     Masters,
     Workers,
-    /// All who are there are done.
+    /// All nodes that are there are done.
     Finishing,
     Over,
 }
 
-/// What somebody is waited for.
+/// Why a node is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     Preparing,
@@ -62,7 +62,7 @@ pub(crate) struct Next {
     pub(crate) waits: Vec<(HostId, Wait)>,
 }
 
-/// A step of the whole: whose, and which.
+/// A stage of the roll: which nodes, and which step.
 type Step = (Role, UpgradeStage);
 
 const FORWARD: [Step; 3] = [
@@ -70,7 +70,7 @@ const FORWARD: [Step; 3] = [
     (Role::Master, UpgradeStage::Node),
     (Role::Worker, UpgradeStage::Node),
 ];
-/// A kubelet is never newer than an API server, and an API server is at home with a newer etcd.
+/// A kubelet is never newer than an API server, and an API server works with a newer etcd.
 const BACK: [Step; 3] = [
     (Role::Worker, UpgradeStage::Node),
     (Role::Master, UpgradeStage::Node),
@@ -84,7 +84,7 @@ const OS: [Step; 2] = [
 ];
 
 impl Seen {
-    /// What somebody is waited for who is so; none of one that is well.
+    /// Why a node in this state is waited for; `None` for one that is well.
     fn waits(self) -> Option<Wait> {
         match self {
             Self::Well => None,
@@ -96,7 +96,7 @@ impl Seen {
     }
 }
 
-/// Whom to tell of what, and who is waited for, of a roll that is not held up by a person.
+/// Which nodes to tell what, and which are waited for, in a roll that no person holds up.
 pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Next {
     let mut next = Next::default();
     let over = |p: &Part| p.is_done() && !p.recalled;
@@ -128,7 +128,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
         if roll.way == Way::Back {
             members.reverse();
         }
-        // Who has not heard that he stays may have gone.
+        // A host that has not heard that it stays may have gone.
         let open_yet = |p: &Part| !p.has(stage) || p.recalled;
         let undone = |m: &&&Member| part(roll, m).is_some_and(open_yet);
         let left: Vec<&Member> = members.iter().filter(undone).copied().collect();
@@ -149,13 +149,13 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
     roll.parts.get(&member.host)
 }
 
-/// It is done, and was not well when it reported last, or is not heard of.
+/// It is done, and was unwell when it last reported, or is silent.
 fn is_ill(part: &Part, seen: Seen) -> bool {
     part.is_done() && !part.recalled && (part.unwell || seen != Seen::Well)
 }
 
 impl Next {
-    /// Has everybody who is there fetch and try what it will need. True while somebody is not ready who
+    /// Has every node that is there fetch and try what it will need. True while a node is not ready that
     /// has to be before the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
@@ -224,7 +224,7 @@ impl Next {
         }
     }
 
-    /// As many of one zone as may be away at a time. Who is not there is left for later.
+    /// As many of one zone as may be away at a time. Absent nodes are left for later.
     fn workers(
         &mut self,
         workers: &[&Member],

@@ -71,7 +71,7 @@ pub(super) struct Plan {
     pub(super) found: Vec<Finding>,
 }
 
-/// Looks what stands against it, as far as the store knows.
+/// Findings against it, as far as the store knows.
 pub(super) fn look(
     rows: &impl Read,
     cluster: &Cluster,
@@ -88,12 +88,12 @@ pub(super) fn look(
         let seen = *seen;
         (*host, Known { seen, inventory })
     });
-    let found = judge(cluster, &hosts.collect(), os);
+    let found = findings(cluster, &hosts.collect(), os);
     Ok(Plan { said, found })
 }
 
 /// What is found without asking the cluster. Pure.
-fn judge(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -> Vec<Finding> {
+fn findings(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -> Vec<Finding> {
     let mut found: Vec<Finding> = gates::other_walks(cluster).into_iter().collect();
     found.extend(unknown(cluster, hosts));
     found.extend(gates::states(cluster, hosts));
@@ -101,7 +101,7 @@ fn judge(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -
     found
 }
 
-/// Machines whose package manager is not known here.
+/// Machines with an unknown package manager.
 fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
     let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
@@ -126,7 +126,7 @@ fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Findin
     judged.collect()
 }
 
-/// While the only master starts anew its API is away.
+/// While the only master reboots the API is away.
 fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     let may = match os.reboot {
         OsReboot::WhenNeeded => true,
@@ -203,7 +203,7 @@ mod tests {
         };
         let ids = |second, os: &OsOrder| {
             let hosts = BTreeMap::from([(host(1), known(&debian)), (host(2), known(second))]);
-            let found = judge(&cluster, &hosts, os);
+            let found = findings(&cluster, &hosts, os);
             found
                 .into_iter()
                 .map(|f| (f.id, f.weight))

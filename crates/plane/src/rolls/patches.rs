@@ -1,8 +1,8 @@
 //! Patch releases that a cluster goes to by itself, as its policy says.
 //!
-//! Looked at when a stack is imported, when the policy changes and when a roll is over: a fleet's clusters are
-//! not asked every minute for what changes a few times a month. The cluster's own API is not asked before:
-//! within a minor no API goes, and a budget that never lets a pod go stops the roll at its node, in words.
+//! Evaluated when a stack is imported, when the policy changes and when a roll is over, not every minute: it
+//! changes a few times a month. The cluster's own API is not asked before: no API is removed within a minor,
+//! and a budget that never allows an eviction stops the roll at its node, with a reason.
 
 use super::window::Patches;
 use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
@@ -21,7 +21,7 @@ struct Patch {
     at_once: bool,
 }
 
-/// A stack was imported: whoever wants it begins.
+/// A stack was imported: clusters whose policy wants it begin.
 pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     for (_, mut cluster) in change.all(&CLUSTERS)? {
         consider(change, &mut cluster)?;
@@ -29,7 +29,7 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Begins what the policy of this cluster wants, if anything, and puts it.
+/// Begins what the policy of this cluster wants, if anything, and stores it.
 pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
     if cluster.settings.upgrade.patches == Patches::Off
         || cluster.members.is_empty()
@@ -67,7 +67,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
     let mut begun = cluster.clone();
     match http::begun(change, &mut begun, begin) {
         Ok(()) => *cluster = begun,
-        // Somebody has not said yet that he heard of the end of the one before.
+        // Nobody has acknowledged yet how the previous one ended.
         Err(refusal) if refusal.status.is_client_error() => {
             tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
         }

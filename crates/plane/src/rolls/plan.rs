@@ -111,7 +111,7 @@ pub(super) fn make(
             (*host, known)
         })
         .collect();
-    let found = gates::judge(&Case {
+    let found = gates::findings(&Case {
         cluster,
         stacks: &known,
         to: &content,

@@ -1,6 +1,6 @@
-//! A plane that was restored from a backup of before a roll, or of its midst: its rows say older stacks than its
-//! nodes have. What a node says that it has is what it is told of from then on: nobody goes down a minor, or to
-//! another stack at all, because of a row. What was under way stands until a person says how it goes on. Pure.
+//! A plane that was restored from a backup taken before or during a roll: its rows name older stacks than its
+//! nodes have. From then on each node's spec names the stack that the node reports: no node goes to another stack
+//! because of an old row. A roll under way is stopped until a person says how it goes on. Pure.
 
 use semver::Version;
 
@@ -46,7 +46,7 @@ pub(crate) fn had(node: &NodeStatus, known: &[Stack]) -> Result<Option<Had>, Str
     }))
 }
 
-/// The stack that an etcd is of which is not of its node's own; the newest import where several have it.
+/// The stack of an etcd that is not the node's own stack; the newest import where several have that etcd.
 fn etcd_apart(runs: &Version, own: &Stack, known: &[Stack]) -> Option<StackRef> {
     let of = |stack: &Stack| stack.content().ok().as_ref().and_then(StackManifest::etcd);
     let has = |stack: &&Stack| runner::goes_along(Some(runs.clone()), of(stack));

@@ -1,4 +1,4 @@
-//! Rolls with the store around them: statuses move them on, verbs change them, and each change is told.
+//! Rolls and the store: statuses advance them, verbs change them, and each change is announced.
 
 use std::cell::RefCell;
 
@@ -59,7 +59,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     Ok(())
 }
 
-/// Goes on as far as it can. True when the row changed; the caller puts it.
+/// Advances as far as it can. True when the row changed; the caller stores it.
 pub(crate) fn goes_on(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<bool> {
     let now = change.now;
     let open = cluster.settings.upgrade.window.as_ref();
@@ -124,7 +124,7 @@ pub(super) fn goes_along(a: Option<Version>, b: Option<Version>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if (a.major, a.minor) == (b.major, b.minor))
 }
 
-/// What changed of a roll stands in the log, and in what happened on the masters.
+/// Logs what changed of a roll, and notes it in the masters' events.
 pub(super) fn tell(
     change: &mut Change<'_>,
     cluster: &Cluster,

@@ -1,4 +1,4 @@
-//! How far a roll is, as JSON: one document for the API, the command line and whoever draws a page.
+//! How far a roll is, as JSON: one document for the API, the command line and the page.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -3,10 +3,12 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::{By, Goal, Policy, Roll, State, Way};
+use super::{By, Goal, Part, Policy, Roll, State, Way};
 use crate::compute::tests::now;
 use crate::records::{Cluster, Stack};
-use pf9_hostagent::model::{Digest, DocumentKind, RollId, SigningKey, StackRef};
+use pf9_hostagent::model::{
+    Digest, DocumentKind, HostId, RollId, SigningKey, StackRef, UpgradeStage,
+};
 
 /// One whose Kubernetes is what its version begins with, imported in that hour.
 pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
@@ -54,4 +56,25 @@ pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
         begun: true,
         parts: Default::default(),
     }
+}
+
+/// A roll that told these hosts this, and heard of some that they are done, or not yet that it was taken back.
+pub(crate) fn told(
+    cluster: &mut Cluster,
+    parts: impl IntoIterator<Item = (HostId, (Option<UpgradeStage>, bool, bool))>,
+) {
+    let stack = cluster.stack.clone();
+    let mut roll = roll_to(cluster, &stack);
+    for (host, (told, done, recalled)) in parts {
+        let part = Part {
+            told,
+            etcd: done,
+            node: done,
+            os_due: !done,
+            recalled,
+            ..Part::new(stack.clone(), stack.clone(), roll.id)
+        };
+        roll.parts.insert(host, part);
+    }
+    cluster.roll = Some(roll);
 }

@@ -389,6 +389,13 @@ impl World {
             agents.filter(|a| a.is_between())
         };
         let masters: Vec<HostId> = between(true).map(|a| a.host).collect();
+        // Whoever asks for a cluster's API goes by it.
+        for host in &masters {
+            prop_assert!(
+                is_changing(&self.cluster, *host),
+                "{host} is asked all the same"
+            );
+        }
         prop_assert!(masters.len() <= 1, "two masters at once: {masters:?}");
         let workers = between(false).count();
         let most = self.most.of(self.workers);

@@ -1,5 +1,5 @@
-//! What a person does with a roll: begin, pause, resume, cancel, go back. Pure. What it would do to the
-//! cluster was judged before (`gates`).
+//! What a person does with a roll: begin, pause, resume, cancel, go back. Pure. Findings were checked
+//! before (`gates`).
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -12,8 +12,8 @@ use crate::records::Cluster;
 use crate::refusal::{Answer, Refusal};
 use pf9_hostagent::model::{FaultCode, HostId, StackRef, UpgradeStage, UpgradeState};
 
-/// How long after its end a roll may be gone back: what was written since is in the form of the newer
-/// minor, more of it every day.
+/// How long after its end a roll can be reverted: objects written since have the newer minor's form,
+/// more of them every day.
 const BACK_WITHIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What is begun.
@@ -61,7 +61,7 @@ fn roll(
             .and_then(|r| r.parts.get(&member.host));
         let part = Part {
             etcd,
-            // Who has not heard of an older order may be at work by it.
+            // A node that has not heard that its order was taken back may still carry it out.
             recalled: old.is_some_and(|p| p.recalled),
             late_etcd: old.and_then(|p| p.late_etcd.clone()),
             ..Part::new(stack_of(cluster, member).clone(), to, new_id())
@@ -90,7 +90,7 @@ fn roll(
     }
 }
 
-/// No roll is under way, and none that ended holds a node.
+/// Refuses while a roll is under way, or an ended one still holds a node.
 pub(crate) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
     let Some(roll) = &cluster.roll else {
         return Ok(());
@@ -125,8 +125,8 @@ pub(crate) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
     }
 }
 
-/// No master is on its way to another stack that could still get there: a restore would cut it off. Who is put back
-/// may need nothing so much as the restore, and who is not heard of is not waited for: `there` is who is.
+/// Refuses while a master is on its way to another stack and could still get there: a restore would cut it off. A
+/// master that is being put back may need the restore, and a silent one is not waited for: `there` says which ones report.
 pub(crate) fn require_at_rest(
     cluster: &Cluster,
     what: &str,
@@ -178,7 +178,7 @@ fn under_way<'a>(cluster: &'a mut Cluster, kind: Kind, what: &str) -> Answer<&'a
     })
 }
 
-/// Nobody else is told of anything; who was told goes on. Again is fine.
+/// No more nodes are told; those that were go on. Idempotent.
 pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     let roll = under_way(cluster, kind, "not paused")?;
     if roll.state == State::Running {
@@ -187,7 +187,7 @@ pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Goes on after a pause or a stop. Nodes that could not begin again, as if they had been told of nothing.
+/// Goes on after a pause or a stop. Nodes that failed begin again, as if they had not been told.
 pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     let roll = under_way(cluster, kind, "not resumed")?;
     roll.state = State::Running;
@@ -205,7 +205,7 @@ pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
+/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
 pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answer<()> {
     let roll = under_way(cluster, kind, "not cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
@@ -218,8 +218,8 @@ pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answe
     Ok(())
 }
 
-/// Back to the stack that the cluster had before, also in the middle, and for who came meanwhile. Not out of a way
-/// back, and not for ever.
+/// Back to the stack that the cluster had before, also in the middle, and for members that joined meanwhile. Not during
+/// a way back, and only for a time.
 pub(crate) fn back(
     cluster: &mut Cluster,
     wanted: Policy,
@@ -281,8 +281,8 @@ pub(crate) fn back(
     Ok(())
 }
 
-/// Who is put back to the stack of before, for as long as that takes him: he is on the way back already. Anybody
-/// else who changes is waited for.
+/// Hosts on their way back to the previous stack, for as long as that takes. Any other host that is changing
+/// is waited for.
 fn returning(cluster: &Cluster, roll: &Roll, what: &str) -> Answer<Vec<HostId>> {
     let mut returning = Vec::new();
     for (host, part) in roll.parts.iter().filter(|(_, p)| p.is_between()) {
@@ -319,7 +319,7 @@ impl Part {
         )
     }
 
-    /// It was told, and nothing that runs is changed for it yet, or not any more.
+    /// It was told, and nothing that runs is being changed for it.
     fn may_be_recalled(&self) -> bool {
         let Some(stage) = self.told.filter(|stage| !self.has(*stage)) else {
             // Prepared, or done and said so: an order of the first kind says nothing any more.

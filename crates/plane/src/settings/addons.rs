@@ -6,7 +6,17 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Answer, refused, require};
-use pf9_hostagent::model::{AddressRange, POOL_RANGES_MAX, pool_fault};
+use pf9_hostagent::model::{
+    AddressRange, NetworkPlugin, NetworkPolicies, POOL_RANGES_MAX, pool_fault,
+};
+
+/// A network that keeps NetworkPolicy objects has no second one beside it that does.
+pub(super) fn check_policies(plugin: NetworkPlugin, policies: NetworkPolicies) -> Answer<()> {
+    let both = plugin == NetworkPlugin::Calico && policies == NetworkPolicies::On;
+    require(!both, "networkPolicies", || {
+        "on: calico (networkPlugin) enforces them itself, and two controllers would drop what either of them drops; leave it out".into()
+    })
+}
 
 const FIELD: &str = "loadBalancer.addresses";
 

@@ -16,7 +16,7 @@ use pf9_hostagent::model::NodeName;
 
 /// The DNS service has the tenth address, so a services network needs a few bits.
 const SERVICE_HOST_BITS_MIN: u8 = 4;
-/// What is said to whoever gives a second network.
+/// The refusal of a second network.
 const ONE_VERSION: &str = "a cluster is of IPv4 or of IPv6, dual stack is not supported";
 
 /// A network, and no second one.

@@ -149,7 +149,7 @@ fn every_bad_field_is_named() {
             json!("fd00::5"),
             "masterIp: fd00::5 is not of the same IP version",
         ),
-        ("networkPlugin", json!("calico"), "networkPlugin"),
+        ("networkPlugin", json!("cilium"), "networkPlugin"),
         ("k8sApiPort", json!(0), "k8sApiPort"),
         ("k8sApiPort", json!(70000), "k8sApiPort"),
         ("masterIp", json!("127.0.0.1"), "masterIp"),
@@ -316,4 +316,26 @@ fn a_pool_is_refused_in_words_and_taken_as_ranges() {
     body["networkPolicies"] = json!("perhaps");
     let said = judge(&body).expect_err("refused");
     assert!(said.contains("networkPolicies"), "{said}");
+}
+
+/// calico keeps policies itself: a second keeper is refused, when the cluster is made and later.
+#[test]
+fn policies_have_one_keeper() {
+    let mut body = good();
+    body["networkPlugin"] = json!("calico");
+    let mut settings = judge(&body).expect("good");
+    body["networkPolicies"] = json!("on");
+    let words = "networkPolicies: on: calico (networkPlugin) enforces them itself";
+    let said = judge(&body).expect_err("refused");
+    assert!(said.contains(words), "{said}");
+    let tuned = |settings: &mut Settings, policies: &str| {
+        let bytes = serde_json::to_vec(&json!({"networkPolicies": policies})).expect("json");
+        let tuning = parse::<Tuning>(&bytes).expect("good");
+        tuning.apply(settings).map_err(|r| r.fault.to_string())
+    };
+    let said = tuned(&mut settings, "on").expect_err("refused");
+    assert!(said.contains(words), "{said}");
+    tuned(&mut settings, "off").expect("they are not kept by us");
+    body["networkPlugin"] = json!("flannel");
+    judge(&body).expect("it keeps none");
 }

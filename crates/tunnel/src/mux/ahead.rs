@@ -1,4 +1,4 @@
-//! A socket that is read ahead of whoever wants little at a time.
+//! Read-ahead between TLS and its socket.
 //!
 //! TLS reads a record's worth at a time, which under load is 64 system calls for a mebibyte, each of them followed by what
 //! the kernel does after a read (it acknowledges, and opens its window). So as soon as one read fills the room it was given,
@@ -19,7 +19,7 @@ pub struct Ahead<S> {
     io: S,
     /// Without memory while little comes.
     block: BytesMut,
-    /// The last read filled the room that it was given.
+    /// The last read filled the buffer it was given.
     more: bool,
     /// Reads in a row that brought little.
     little: u8,
@@ -27,8 +27,8 @@ pub struct Ahead<S> {
 
 /// What a peer writes at once, and what is on its way meanwhile.
 pub(super) const AHEAD: usize = 128 * 1024;
-/// Who reads less than this at once, a record, so many times in a row is not busy any more: its block
-/// is given back. (At the first time it would be fetched from the kernel anew after every pause.)
+/// A connection that reads less than one record so many times in a row is no longer busy: its block is
+/// given back. (After the first such read, it would be allocated anew after every pause.)
 const LITTLE: usize = 16 * 1024;
 const LITTLE_RUN: u8 = 16;
 

@@ -36,14 +36,14 @@ pub enum Closed {
     Violation(Violation),
 }
 
-/// The future that keeps a connection going. Ends when the socket may be given up: a while after
+/// The future that drives a connection. Ends when the socket may be closed: a while after
 /// [`Handle::closed`], when the peer has all that was sent before, or its time for that is over.
 pub struct Driver {
     websocket: Websocket,
     shared: Arc<Shared>,
     timer: Pin<Box<Sleep>>,
     flushing: bool,
-    /// HELLO has been queued. Whatever else is said, it comes first.
+    /// HELLO has been queued. It is always the first frame.
     greeted: bool,
     unwritable: Option<Unwritable>,
     ending: Option<Ending>,
@@ -133,7 +133,7 @@ impl Driver {
             }
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
-                // What else is to be written can wait until he who waits has had his turn.
+                // What else is to be written can wait until the waiting task has had its turn.
                 Poll::Pending if urgent => return Ok(Taken::Enough),
                 Poll::Pending => return Ok(Taken::Some),
                 Poll::Ready(message) => message.map_err(Closed::from)?,
@@ -182,9 +182,9 @@ impl Driver {
         }
     }
 
-    /// Queues what the session has to say, up to so many bytes. One turn of the lock, and whoever
-    /// finds room again hears of it once: each piece by itself would have its writer run, on another
-    /// core, into this very lock.
+    /// Queues what the session has to send, up to so many bytes. The lock is taken once, and a writer
+    /// that finds room again is woken once: waking per piece would run the writer, on another core, into
+    /// this very lock.
     fn gather(&mut self, most: usize) -> usize {
         let mut state = self.shared.lock();
         let now = self.shared.now();
@@ -243,7 +243,7 @@ impl Driver {
             // Time first: it registers the waker, so that what an application asks for while the
             // socket is written is not missed.
             self.poll_time(cx)?;
-            // Then what there is to say, which may be what somebody waits for: a run of reading takes a tenth of a millisecond.
+            // Then output, which a person may be waiting for: a run of reading takes a tenth of a millisecond.
             let wrote = self.poll_out(cx).unwrap_or_else(|why| {
                 let until = Instant::now() + LAST_READ;
                 self.unwritable = Some(Unwritable { why, until });

@@ -1,9 +1,9 @@
 //! The end of a connection: what must still leave, and what the peer still sends meanwhile.
 //!
-//! A socket that is given up while bytes of its peer arrive is answered with a reset, and a reset
-//! destroys what has not left yet and what the peer has not read yet: the tail of the last stream,
-//! or the words that say why. So an end is said, flushed and shut down, and then what comes is read
-//! and thrown away until the peer has ended as well. Streams and handles do not wait for any of it.
+//! Closing a socket while the peer still sends makes the kernel answer with a reset, which destroys
+//! what has not left yet and what the peer has not read yet: the tail of the last stream, or the
+//! reason of the end. So the end is announced, flushed and shut down, and then input is read and
+//! discarded until the peer has ended as well. Streams and handles do not wait for any of it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,7 @@ use crate::wire::{Frame, Violation};
 /// What is left of a connection that is over.
 pub(super) struct Ending {
     pub(super) why: Closed,
-    /// Whatever is left then, is lost.
+    /// Whatever is left then is lost.
     until: Instant,
     /// Silent until then: the peer is gone.
     quiet_until: Instant,
@@ -35,15 +35,15 @@ enum Saying {
     Said,
 }
 
-/// Whose end is waited for.
+/// Whether the peer's end is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
     Talks,
-    /// It has ended, or nobody waits for it.
+    /// It has ended, or need not be waited for.
     Ended,
 }
 
-/// Longest a farewell may take to leave when nobody can be expected to answer it: the peer has
+/// Longest a farewell may take to leave when no answer is expected: the peer has
 /// ended itself, or is dead.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Longest for words about an end that cuts all streams: they stand behind what the kernel holds,
@@ -52,9 +52,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longest for the tail of streams that ended well: own buffers and the kernel's, a quarter of a
 /// mebibyte unsent and a window under way, on a long path that loses packets.
 const LAST_BYTES: Duration = Duration::from_secs(30);
-/// A peer of which nothing is heard for so long is dead, as during the connection's life.
+/// A peer that is silent for this long is dead, as during the connection's life.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Most bytes thrown away: what credit lets a peer have under way. Whoever sends more does not
+/// Most bytes discarded: what credit lets a peer have in flight. A peer that sends more does not
 /// read.
 const DISCARD_MAX: u64 = CONNECTION_WINDOW;
 /// Reads in a row before others of this thread get a turn.
@@ -63,7 +63,7 @@ const READ_RUN: usize = 64;
 // === impl Ending ===
 
 impl Ending {
-    /// Queues what is to be said. `None`: there is nobody to say it to.
+    /// Queues the farewell. `None`: there is no peer to send it to.
     pub(super) fn begin(
         why: &Closed,
         farewell: impl IntoIterator<Item = Frame>,

@@ -25,12 +25,12 @@ pub enum HandshakeError {
     Refused {
         /// HTTP status.
         status: StatusCode,
-        /// When it wants to be asked again.
+        /// When to ask again.
         retry_after: Option<Duration>,
         /// What it said besides, as it came; at most [`SAID_MAX`] bytes.
         said: Bytes,
     },
-    /// Whoever answered does not speak our websocket.
+    /// The server does not speak our websocket.
     #[error("the answer is no websocket handshake: {0}")]
     Foreign(&'static str),
     /// The connection broke, or the answer is not HTTP.
@@ -95,7 +95,7 @@ where
 }
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
-/// request without the wish to upgrade: who the server would refuse, it refuses.) `more` goes along.
+/// request without the upgrade: the server refuses it where it would refuse the tunnel.) `more` goes along.
 pub async fn ask<S>(
     io: S,
     host: &str,

@@ -31,10 +31,10 @@ pub(super) struct State {
     /// The application asked to close.
     pub(super) close_asked: Option<(Code, String)>,
     peer_left: Option<GoAway>,
-    /// Who waits for a farewell or the end.
+    /// Tasks that wait for a farewell or the end.
     watchers: Watchers,
-    /// Who waits for a pong. Apart from the others: while somebody types there are thousands a
-    /// second, and nearly always nobody asked.
+    /// Tasks that wait for a pong. Apart from the others: while somebody types there are thousands a
+    /// second, and hardly ever a task that waits.
     pingers: Watchers,
     /// Answered pings that they have heard of.
     pings_told: u64,
@@ -48,8 +48,8 @@ struct Watchers(Vec<Waker>);
 pub(super) struct StreamWakers {
     pub(super) read: Option<Waker>,
     pub(super) write: Option<Waker>,
-    /// This side ended it over its holder's head. The session has forgotten it, and a stream that is
-    /// forgotten reads like one that the peer finished.
+    /// This side ended it while its holder still had it. The session has forgotten it, and a forgotten
+    /// stream reads like one that the peer finished.
     pub(super) ended: Option<Box<StreamEnd>>,
 }
 
@@ -111,7 +111,7 @@ impl State {
         }
     }
 
-    /// Hands the session's events to whom they concern.
+    /// Wakes the tasks that the session's events concern.
     pub(super) fn dispatch(&mut self) {
         let (pings, _) = self.session.pings_answered();
         if std::mem::replace(&mut self.pings_told, pings) != pings {
@@ -148,7 +148,7 @@ impl State {
         }
     }
 
-    /// The connection is over: everybody who waits hears of it.
+    /// The connection is over: wakes every waiting task.
     pub(super) fn close(&mut self, why: Closed) {
         if self.closed.is_some() {
             return;
@@ -253,8 +253,8 @@ impl Handle {
         .await
     }
 
-    /// Ends one stream in both directions; the peer sees the reason. For whoever watches a stream
-    /// that somebody else holds.
+    /// Ends one stream in both directions; the peer sees the reason. For code that supervises a stream
+    /// held elsewhere.
     pub fn end_stream(&self, stream: u32, code: Code, words: &str) {
         let mut state = self.shared.lock();
         let (stream, end) = (StreamId(stream), StreamEnd::own(code, words));

@@ -40,7 +40,7 @@ type ToSocket = WriteHalf<Box<dyn Transport>>;
 type FromSocket = ReadHalf<Box<dyn Transport>>;
 
 /// Joins both directions with half-close until both ended, or one broke. A broken socket resets the
-/// stream, so that the peer does not take half an answer for one that somebody cancelled.
+/// stream, so that the peer does not take half an answer for a whole one.
 ///
 /// A socket that takes no more bytes is broken only if it cannot be read either: an API server closes
 /// a connection while the last of its answer waits here to be read, and its client, who has not had
@@ -79,7 +79,7 @@ async fn joined(stream: MuxStream, socket: Box<dyn Transport>) -> (Spliced, io::
             said_all.notify_one();
             Ok(())
         };
-        // The first error ends both: half of a broken stream is of no use to anybody.
+        // The first error ends both: half of a broken stream is useless.
         tokio::try_join!(down, up)
     };
     let result = match result {
@@ -131,7 +131,7 @@ async fn down(reader: &mut MuxReader, mut socket: ToSocket, passed: &mut u64) ->
     }
 }
 
-/// One write of as many pieces as there are: each write wakes whoever reads.
+/// One write of as many pieces as there are: each write wakes the reader.
 fn poll_write_pieces(
     cx: &mut Context<'_>,
     socket: Pin<&mut ToSocket>,

@@ -32,7 +32,7 @@ pub struct Websocket {
     /// The head of the frame that is being queued; kept for its memory.
     head: BytesMut,
     pong: Option<Bytes>,
-    /// What came was no websocket: nobody knows where the next message begins.
+    /// The input was no websocket: where the next message begins is unknown.
     lost: bool,
 }
 
@@ -236,7 +236,7 @@ impl Websocket {
             match ready!(read) {
                 Ok(0) => return Poll::Ready(Err(WebsocketError::Eof)),
                 Ok(_) => {}
-                // TLS has its own words for the same, for whoever programs it.
+                // TLS reports the same with an error of its own, meant for programmers.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     return Poll::Ready(Err(WebsocketError::Eof));
                 }

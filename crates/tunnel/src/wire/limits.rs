@@ -41,7 +41,7 @@ pub const BLOCK: usize = 64 * 1024;
 /// out. A block is 64 KiB and a payload of one byte keeps all of it.
 pub const PINNED_MAX: usize = 256;
 /// Longest a stream that its application let go of waits for the peer to take a further byte: a
-/// person who reads page by page takes minutes, one who went home takes a place of a thousand.
+/// person who reads page by page takes minutes, one who left holds one place of a thousand.
 pub const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest service name.
 pub const SERVICE_MAX: usize = 64;

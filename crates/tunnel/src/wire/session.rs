@@ -211,7 +211,7 @@ pub struct Session {
     look_at: Time,
     liveness: Liveness,
     inflight: InFlight,
-    /// The latest time anybody told.
+    /// The latest time that was passed in.
     now: Time,
     listed: VecDeque<StreamId>,
     refusals: VecDeque<(StreamId, StreamEnd)>,

@@ -4,7 +4,7 @@
 //! `STREAMS_MAX` of them. What the connection's cap leaves over is a [`Pool`]: a stream whose
 //! reader keeps up doubles its window while half of it is used in less than two round trips, so a
 //! window grows to the bandwidth-delay product and no further. A stream may hold [`SHARE`] times
-//! what nobody holds: one stream alone gets most of the pool, and whoever comes later finds
+//! what nobody holds: one stream alone gets most of the pool, and a later one finds
 //! something left, grows, and the others give back until all have the same. When the pool runs
 //! low, streams that do not need their window give half of it back, down to the initial one. Credit
 //! that a peer has no use for comes back by its own word ([`Receiving::returned`]).
@@ -56,8 +56,8 @@ const SLOW_ROUND_TRIPS: u32 = 16;
 /// Below this part of the pool there is pressure.
 const PRESSURE: u64 = 2;
 /// How many times of what is free one stream may hold: one has 4/5 of the pool, `n` busy ones have
-/// 4/(4n+1) of it each. More would give one stream more on a very long path, and leave less to who
-/// comes later while readers stall: what those hold comes back only when they read. (2, which was
+/// 4/(4n+1) of it each. More would give one stream more on a very long path, and leave less to
+/// later ones while readers stall: what those hold comes back only when they read. (2, which was
 /// 2/3 for one, left it behind a connection of its own at 40 ms.)
 const SHARE: u64 = 4;
 /// A round trip is taken to be at least this long: on loopback measured times are noise.

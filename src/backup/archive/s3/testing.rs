@@ -44,11 +44,11 @@ pub(super) struct Server {
 struct Store {
     fs: FileSystem,
     dir: PathBuf,
-    seen: Mutex<Seen>,
+    seen: Mutex<Uploads>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Uploads {
     /// Upload → key.
     begun: BTreeMap<String, String>,
     tags: BTreeMap<(String, i32), ETag>,

@@ -270,6 +270,8 @@ async fn a_pod_that_cannot_be_asked_keeps_no_other_from_being_asked() {
         .await
         .expect("it goes on");
     assert_eq!((outcome.asked, outcome.left), (3, 2));
+    let keeps = outcome.keeps.expect("who is there does not go");
+    assert!(keeps.contains("/web forbids"), "{keeps}");
 }
 
 /// Asked again for ever it would never be drained: the cordon keeps them from nowhere.

@@ -48,7 +48,7 @@ pub(super) struct State {
     made: usize,
 }
 
-type Judge = Box<dyn FnMut(usize, &str) -> Does + Send>;
+type Script = Box<dyn FnMut(usize, &str) -> Does + Send>;
 
 pub(super) struct Daemon {
     /// Told of every call that hangs.
@@ -56,26 +56,26 @@ pub(super) struct Daemon {
     _serving: JoinSet<()>,
 }
 
-/// Begins to listen; what it keeps is what it was left with. `judge` says what becomes of the n-th call.
-pub(super) fn daemon(fs: &HostFs, state: Arc<Mutex<State>>, judge: Judge) -> Daemon {
+/// Begins to listen; what it keeps is what it was left with. `script` says what becomes of the n-th call.
+pub(super) fn daemon(fs: &HostFs, state: Arc<Mutex<State>>, script: Script) -> Daemon {
     let socket = fs.at(paths::CONTAINERD_SOCKET);
     std::fs::create_dir_all(socket.parent().expect("parent")).expect("directory");
     std::fs::remove_file(&socket).ok();
     let listener = UnixListener::bind(&socket).expect("bind");
     let hangs = Arc::new(tokio::sync::Notify::new());
-    let (fs, judge) = (fs.clone(), Arc::new(Mutex::new((0, judge))));
+    let (fs, script) = (fs.clone(), Arc::new(Mutex::new((0, script))));
     let mut serving = JoinSet::new();
     let told = Arc::clone(&hangs);
     serving.spawn(async move {
         let mut all = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let (fs, state) = (fs.clone(), Arc::clone(&state));
-            let (judge, told) = (Arc::clone(&judge), Arc::clone(&told));
+            let (script, told) = (Arc::clone(&script), Arc::clone(&told));
             let service = service_fn(move |request| {
                 answer(
                     fs.clone(),
                     Arc::clone(&state),
-                    Arc::clone(&judge),
+                    Arc::clone(&script),
                     Arc::clone(&told),
                     request,
                 )
@@ -96,7 +96,7 @@ type Answer = Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>;
 async fn answer(
     fs: HostFs,
     state: Arc<Mutex<State>>,
-    judge: Arc<Mutex<(usize, Judge)>>,
+    script: Arc<Mutex<(usize, Script)>>,
     hangs: Arc<tokio::sync::Notify>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
@@ -107,10 +107,10 @@ async fn answer(
     let lease = lease.and_then(|l| l.to_str().ok()).map(str::to_owned);
     let body = body.collect().await.expect("a question").to_bytes();
     let does = {
-        let mut judge = judge.lock().expect("lock");
-        let n = judge.0;
-        judge.0 += 1;
-        (judge.1)(n, &what)
+        let mut script = script.lock().expect("lock");
+        let n = script.0;
+        script.0 += 1;
+        (script.1)(n, &what)
     };
     state
         .lock()

@@ -47,8 +47,8 @@ impl World {
         }
     }
 
-    fn daemon(&self, judge: impl FnMut(usize, &str) -> Does + Send + 'static) -> Daemon {
-        daemon(&self.fs, Arc::clone(&self.state), Box::new(judge))
+    fn daemon(&self, script: impl FnMut(usize, &str) -> Does + Send + 'static) -> Daemon {
+        daemon(&self.fs, Arc::clone(&self.state), Box::new(script))
     }
 
     async fn import(&self) -> Result<(), ImageError> {

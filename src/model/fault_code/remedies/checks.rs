@@ -82,6 +82,9 @@ rows! {
     CheckMtu: "packets are small; little is left of one in an overlay network",
         "a tunnel or VPN is the way out",
         "`ip link set dev NAME mtu 1500`, if the network carries it";
+    CheckNetworks: "what this machine reaches has addresses that a new cluster would have for pods or services",
+        "a network of the site, a VPN or another container runtime uses the same private addresses",
+        "make the cluster with other networks (`containersCidr`, `servicesCidr`), or give the machine others";
     CheckFirewall: "a packet filter of this machine refuses what nodes or pods send each other",
         "firewalld, ufw or own rules that drop what is forwarded",
         "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes";

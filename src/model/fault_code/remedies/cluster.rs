@@ -27,7 +27,7 @@ rows! {
         "wait, or if it will not come back: `pf9-plane cluster detach NAME HOST`";
     MasterMovesLater: "a master has a new address, and the cluster does not follow to it yet",
         "another master is not well or moves itself: etcd changes one member at a time",
-        "`pf9-plane cluster etcd NAME`; bring the others back, or give this one its old address";
+        "`pf9-plane cluster etcd NAME`; bring the others back, or give this one its old address (beside the new one will do)";
     ZonesUneven: "the masters' zones are not sound: losing one zone would lose etcd's quorum, or a zone is in two regions",
         "too many masters in one zone, or some without a zone",
         "give each master a zone, and none more masters than etcd can lose; or none to all";

@@ -102,6 +102,10 @@ rows! {
     NoDns: "pods of this node get no DNS",
         "the machine's resolv.conf is empty, or names only itself",
         "name a server in /etc/resolv.conf or systemd-resolved that pods reach";
+    CsiElsewhere: "volumes of a storage driver (CSI) cannot be mounted on this node",
+        "the driver was not told where this node's kubelet is, and waits for it in /var/lib/kubelet",
+        "tell it `/var/lib/pf9/kubelet` (its chart's kubeletDir or kubeletRootDir), then delete what is left in \
+         /var/lib/kubelet/plugins_registry";
     NoDefaultRoute: "the machine has no default route; kube-proxy and the node's address follow it",
         "the network was configured anew without a gateway",
         "`ip route add default via GATEWAY`, and the same where the network is configured";

@@ -25,6 +25,9 @@ rows! {
     NoSuchMethod: "this path does not support the method (405)",
         "GET in the place of POST, or the like",
         "`docs/roles.md` has every route with its method";
+    QueryInvalid: "what is behind the question mark cannot be read (400)",
+        "a field that this path does not have, one that is there twice, or a value that is none; the message names it",
+        "correct the named field";
     BodyMalformed: "the body of the request cannot be read",
         "it is not valid JSON, a field is missing, or has another type; the message names it",
         "correct the named field";

@@ -398,7 +398,7 @@ proptest! {
         }
     }
 
-    /// While API servers answer somebody has it, and when he is stopped for good another one within
+    /// While API servers answer a master has it, and when that one stops for good another has it within
     /// ten seconds.
     #[test]
     fn who_is_gone_is_followed_within_ten_seconds(

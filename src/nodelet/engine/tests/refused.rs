@@ -123,7 +123,7 @@ fn went_on(status: &NodeStatus) {
     }
 }
 
-/// The refusal is shown, with these words; to who is not root what he could not repair after it.
+/// The refusal is shown, with these words; to a caller who is not root, what could not be repaired after it.
 fn refused(machine: &Machine, status: &NodeStatus, words: &str) {
     let reason = status.reason.clone().expect("it says why");
     let shown = reason.code == FaultCode::ConfigRefused && reason.why.contains(words);

@@ -28,8 +28,8 @@ fn record(point: &str, expected: bool) -> Known {
     })
 }
 
-fn seen(known: Known, found: Found, point: &str) -> Seen {
-    Seen {
+fn seen(known: Known, found: Found, point: &str) -> EtcdSeen {
+    EtcdSeen {
         known,
         found,
         mount: on(point),
@@ -145,7 +145,7 @@ proptest! {
 }
 
 /// What the files of a machine without data say of the past: these, beside an empty list of mounts.
-fn seen_of(files: &[(&str, &str)]) -> Seen {
+fn seen_of(files: &[(&str, &str)]) -> EtcdSeen {
     let dir = tempfile::tempdir().expect("directory");
     let fs = HostFs::new(dir.path());
     let attrs = crate::host::fs::Attrs::mode(0o600);

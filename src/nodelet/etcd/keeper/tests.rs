@@ -163,7 +163,7 @@ async fn a_chore_is_cut_off_by_another_job_and_not_by_news_of_the_same_one() {
                 let mut same = node(Cas::new().authorities);
                 same.etcd.backup.keep = 7;
                 world.job.send_replace(job_of(same, Role::Master));
-                // Whoever were to end it for that has his turn.
+                // Any task that would end it for that gets to run.
                 for _ in 0..50 {
                     tokio::task::yield_now().await;
                 }

@@ -36,7 +36,7 @@ pub struct SnapshotFacts<'a> {
 }
 
 /// Whether it may.
-pub fn judge(facts: &SnapshotFacts<'_>, matrix: &Matrix) -> Result<(), Fault> {
+pub fn restorable(facts: &SnapshotFacts<'_>, matrix: &Matrix) -> Result<(), Fault> {
     let content = facts.content;
     if content.keys == 0 || content.revision <= 1 {
         return Err(unusable(
@@ -126,7 +126,7 @@ mod tests {
         change(&mut facts, &mut other);
         content = other;
         facts.content = &content;
-        judge(&facts, Matrix::ours()).map_err(|fault| format!("{fault}"))
+        restorable(&facts, Matrix::ours()).map_err(|fault| format!("{fault}"))
     }
 
     #[test]

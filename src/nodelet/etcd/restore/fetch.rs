@@ -25,7 +25,7 @@ use crate::telemetry::chain;
 
 /// A few hundred short questions at most.
 const FIND_MAX: Duration = Duration::from_secs(5 * 60);
-/// One turn. Whoever brings not one byte in it is given up.
+/// One turn. A sender that brings not one byte in it is given up.
 pub(super) const TURN: Duration = Duration::from_secs(120);
 const PRIVATE: u32 = 0o700;
 const SECRET: u32 = 0o600;

@@ -22,7 +22,7 @@ pub enum Stage {
 
 /// What was seen of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct RestoreSeen {
     /// The control plane runs, or will when kubelet looks.
     pub control_plane: bool,
     /// etcd runs, or will after a boot.
@@ -50,7 +50,7 @@ pub enum Next {
     Prepare,
     /// This is done.
     Do(Stage),
-    /// It ends: whoever asked for it does not want it any more, and nothing was moved.
+    /// It ends: it was cancelled, and nothing was moved.
     Withdraw,
     /// Something from elsewhere is missing, in words.
     Wait(String),
@@ -59,7 +59,7 @@ pub enum Next {
 }
 
 /// What comes next. Whatever was cut off, the answer is safe to be done again.
-pub fn next(run: &Run, seen: &Seen) -> Next {
+pub fn next(run: &Run, seen: &RestoreSeen) -> Next {
     let next = match (&run.goal, run.state) {
         (Goal::Restored(_), State::Asked) => Next::Prepare,
         (Goal::Restored(_), State::Ready) => ready(seen),
@@ -76,7 +76,7 @@ pub fn next(run: &Run, seen: &Seen) -> Next {
     }
 }
 
-fn ready(seen: &Seen) -> Next {
+fn ready(seen: &RestoreSeen) -> Next {
     if !seen.fresh {
         return Next::Stuck(
             "the new data that were prepared are gone",
@@ -108,7 +108,7 @@ fn ready(seen: &Seen) -> Next {
     }
 }
 
-fn placing(seen: &Seen) -> Next {
+fn placing(seen: &RestoreSeen) -> Next {
     match (seen.fresh, seen.member) {
         (true, true) => TWICE,
         (true, false) => stopped(seen).unwrap_or(Next::Do(Stage::Place)),
@@ -121,7 +121,7 @@ fn placing(seen: &Seen) -> Next {
     }
 }
 
-fn rejoining(seen: &Seen) -> Next {
+fn rejoining(seen: &RestoreSeen) -> Next {
     if let Some(stop) = stopped(seen) {
         return stop;
     }
@@ -138,7 +138,7 @@ fn rejoining(seen: &Seen) -> Next {
 }
 
 /// The control plane first: nothing acts any more on what it believes to know.
-fn stopped(seen: &Seen) -> Option<Next> {
+fn stopped(seen: &RestoreSeen) -> Option<Next> {
     if seen.control_plane {
         Some(Next::Do(Stage::StopControlPlane))
     } else if seen.etcd {
@@ -195,13 +195,13 @@ mod tests {
     }
 
     /// Everything runs with the old data, and the new ones are made.
-    fn made() -> Seen {
-        Seen {
+    fn made() -> RestoreSeen {
+        RestoreSeen {
             control_plane: true,
             etcd: true,
             member: true,
             fresh: true,
-            ..Seen::default()
+            ..RestoreSeen::default()
         }
     }
 
@@ -209,12 +209,12 @@ mod tests {
     fn nothing_stops_before_the_plane_says_go() {
         let run = restored(State::Ready);
         assert!(matches!(next(&run, &made()), Next::Wait(words) if words.contains("the plane")));
-        let goes = Seen {
+        let goes = RestoreSeen {
             may_go: true,
             ..made()
         };
         assert_eq!(next(&run, &goes), Next::Do(Stage::StopControlPlane));
-        let others = Seen {
+        let others = RestoreSeen {
             others: vec!["b (10.1.2.4)".into()],
             ..goes
         };
@@ -224,18 +224,18 @@ mod tests {
     /// Nothing is put over what was put aside, whichever of the two is wanted: a person says it.
     #[test]
     fn data_that_came_again_after_they_were_put_aside_are_a_persons_to_judge() {
-        let twice = Seen {
+        let twice = RestoreSeen {
             member: true,
             aside: true,
             may_go: true,
             restored_one: true,
-            ..Seen::default()
+            ..RestoreSeen::default()
         };
-        let again = |run: &Run, seen: &Seen| match next(run, seen) {
+        let again = |run: &Run, seen: &RestoreSeen| match next(run, seen) {
             Next::Stuck(why, _) => assert!(why.contains("moved aside"), "{why}"),
             other => panic!("{other:?}"),
         };
-        let fresh = Seen {
+        let fresh = RestoreSeen {
             fresh: true,
             ..twice.clone()
         };
@@ -243,7 +243,7 @@ mod tests {
         again(&restored(State::Placing), &fresh);
         again(&run(State::Asked, Goal::Rejoined), &twice);
         // Once is how it goes.
-        let once = Seen {
+        let once = RestoreSeen {
             aside: false,
             ..fresh
         };
@@ -251,7 +251,7 @@ mod tests {
             next(&restored(State::Ready), &once),
             Next::Do(Stage::PutAside)
         );
-        let once = Seen {
+        let once = RestoreSeen {
             aside: false,
             ..twice
         };

@@ -93,7 +93,7 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
     if let Some(manifest) = &manifest {
         check::whose(manifest.cluster_id, node.cluster_id, source.any_cluster)?;
         let kubernetes = stack::active_content(fs).map(|content| content.kubernetes);
-        warnings = settings::judge(manifest, node, kubernetes.as_ref())?;
+        warnings = settings::compare(manifest, node, kubernetes.as_ref())?;
     }
     let key = source.recovery_key.as_deref();
     let file = match found {
@@ -111,7 +111,7 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
         verify::holds(manifest, found).map_err(|fault| unusable(fault.why, &fault.fix))?;
     }
     let of = manifest.map(|m| m.cluster_id);
-    judged(fs, &etcdutl, source, of, node, &content).await?;
+    checked(fs, &etcdutl, source, of, node, &content).await?;
     make(fs, &etcdutl, &file, run, node).await?;
     Ok(Prepared::Whole(warnings))
 }
@@ -142,7 +142,7 @@ async fn looked(etcdutl: &Path, file: &Path) -> Result<Content, Fault> {
     })
 }
 
-async fn judged(
+async fn checked(
     fs: &HostFs,
     etcdutl: &Path,
     source: &Source,
@@ -167,7 +167,7 @@ async fn judged(
         space,
         place: &place,
     };
-    check::judge(&facts, Matrix::ours())
+    check::restorable(&facts, Matrix::ours())
 }
 
 async fn make(

@@ -19,7 +19,7 @@ use crate::model::{BackupManifest, BackupSettings, Fault, FaultCode, NodeSpec, l
 const ELSEWHERE: &str = "make a cluster with the settings of that time (pf9ctl etcd verify shows them), and restore there";
 
 /// Warnings; or why a cluster that is made like this one cannot have these data.
-pub fn judge(
+pub fn compare(
     manifest: &BackupManifest,
     node: &NodeSpec,
     kubernetes: Option<&Version>,
@@ -117,7 +117,7 @@ mod tests {
         let mut manifest = manifest(&node);
         change(&mut manifest);
         let now = Version::new(1, 37, 2);
-        judge(&manifest, &node, Some(&now)).map_err(|fault| fault.to_string())
+        compare(&manifest, &node, Some(&now)).map_err(|fault| fault.to_string())
     }
 
     #[test]
@@ -170,11 +170,11 @@ mod tests {
             manifest.kubernetes_version = fine.into();
             let now = Version::new(1, 37, 2);
             assert_eq!(
-                judge(&manifest, &node, Some(&now)),
+                compare(&manifest, &node, Some(&now)),
                 Ok(Vec::new()),
                 "{fine}"
             );
-            assert_eq!(judge(&manifest, &node, None), Ok(Vec::new()), "no stack");
+            assert_eq!(compare(&manifest, &node, None), Ok(Vec::new()), "no stack");
         }
     }
 }

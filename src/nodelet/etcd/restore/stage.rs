@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::order;
-use super::plan::{Seen, Stage};
+use super::plan::{RestoreSeen, Stage};
 use super::prepare::{self, member_of};
 use super::source::Shelves;
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
@@ -61,13 +61,13 @@ pub struct Hands<'a> {
 
 impl Hands<'_> {
     /// What is to be known before the next stage.
-    pub async fn look(&self, run: &Run) -> Result<Seen, Fault> {
+    pub async fn look(&self, run: &Run) -> Result<RestoreSeen, Fault> {
         let fs = &self.host.fs;
         let there = |path: &str| match fs.found(path) {
             Ok(found) => Ok(found != Found::Nothing),
             Err(e) => Err(failed("cannot read the progress of the restore", &e)),
         };
-        let mut seen = Seen {
+        let mut seen = RestoreSeen {
             control_plane: self.manifests()?.next().is_some() || !self.control_plane().is_empty(),
             etcd: self.etcd_may_run().await?,
             member: there(layout::ETCD_MEMBER_DIR)?,

@@ -8,7 +8,7 @@ pub(crate) mod walk;
 
 use proptest::prelude::*;
 
-use super::plan::{Next, Seen};
+use super::plan::{Next, RestoreSeen};
 use super::run::{Went, step};
 use super::stage::Hands;
 use super::*;
@@ -237,14 +237,14 @@ fn who_rejoins_keeps_the_data_in_place_until_the_restored_one_answers() {
     };
     assert!(what.contains("restored"), "{what}");
     assert_eq!(machine.data().as_deref(), Some("old"));
-    let seen = Seen {
+    let seen = RestoreSeen {
         member: true,
         restored_one: true,
-        ..Seen::default()
+        ..RestoreSeen::default()
     };
     assert_eq!(plan::next(&run, &seen), Next::Do(Stage::PutAside));
     // One without data has nothing to put aside.
-    let seen = Seen::default();
+    let seen = RestoreSeen::default();
     assert_eq!(plan::next(&run, &seen), Next::Do(Stage::End));
 }
 
@@ -276,14 +276,14 @@ fn others_that_run_with_the_old_data_are_waited_for_before_anything_stops() {
     let machine = Machine::new();
     let mut run = machine.restore();
     run.state = State::Ready;
-    let seen = Seen {
+    let seen = RestoreSeen {
         control_plane: true,
         etcd: true,
         member: true,
         fresh: true,
         may_go: true,
         others: vec!["m2 (10.0.0.2)".into()],
-        ..Seen::default()
+        ..RestoreSeen::default()
     };
     let Next::Wait(what) = plan::next(&run, &seen) else {
         panic!("does not wait");

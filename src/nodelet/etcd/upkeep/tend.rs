@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::chore::Seen;
+use super::super::chore::ChoreSeen;
 use super::{Due, Survey, Verdict, act, all_well, mib, survey, verdict};
 use crate::host::etcd::{Alarm, AlarmKind, Etcd, EtcdError, Fsyncs, MemberStatus};
 use crate::host::fs::HostFs;
@@ -37,7 +37,7 @@ impl Upkeep {
         node: &NodeSpec,
         own: &Etcd,
         etcd: &mut EtcdStatus,
-        seen: &mut Seen,
+        seen: &mut ChoreSeen,
     ) {
         (seen.to_heal, seen.to_defragment) = (false, false);
         self.due = None;

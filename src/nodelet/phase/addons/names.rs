@@ -66,7 +66,8 @@ pub(super) fn of(addon: Addon) -> Vec<Value> {
             );
             all
         }
-        Addon::Flannel => Vec::new(),
+        // A cluster has its network for good.
+        Addon::Flannel | Addon::Calico => Vec::new(),
     }
 }
 

@@ -193,7 +193,7 @@ fn nri(ctx: &PhaseContext) -> String {
 fn cni_bin(ctx: &PhaseContext) -> &'static str {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => layout::CNI_BIN,
-        NetworkPlugin::Flannel | NetworkPlugin::None => layout::CNI_BIN_OWN,
+        NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => layout::CNI_BIN_OWN,
     }
 }
 

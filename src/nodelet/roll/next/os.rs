@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::super::{At, Record};
-use super::{ATTEMPTS_MAX, Move, Said, Seen, not_switched, note};
+use super::{ATTEMPTS_MAX, Move, RollSeen, Said, not_switched, note};
 use crate::model::{Fault, FaultCode, OsOrder, OsReport};
 use crate::os::{Goal, Run};
 
@@ -71,7 +71,7 @@ fn pause(record: &Record) -> Duration {
 }
 
 /// The lists are had, and the packages.
-pub(super) fn fetches(record: &Record, seen: &Seen<'_>) -> Move {
+pub(super) fn fetches(record: &Record, seen: &RollSeen<'_>) -> Move {
     let Said::Os(OsSaid::Came {
         report, unfinished, ..
     }) = &seen.said
@@ -86,7 +86,7 @@ pub(super) fn fetches(record: &Record, seen: &Seen<'_>) -> Move {
 }
 
 /// They are installed.
-pub(super) fn updates(record: &Record, seen: &Seen<'_>) -> Move {
+pub(super) fn updates(record: &Record, seen: &RollSeen<'_>) -> Move {
     let Said::Os(OsSaid::Came { report, boot, .. }) = &seen.said else {
         return tries(record, Goal::Install, At::PuttingBack, seen);
     };
@@ -104,7 +104,7 @@ pub(super) fn updates(record: &Record, seen: &Seen<'_>) -> Move {
 }
 
 /// The machine starts anew.
-pub(super) fn reboots(record: &Record, seen: &Seen<'_>) -> Move {
+pub(super) fn reboots(record: &Record, seen: &RollSeen<'_>) -> Move {
     let mut next = record.clone();
     if seen.said == Said::Os(OsSaid::Booted) {
         let report = record.os.unwrap_or_default();
@@ -129,7 +129,7 @@ pub(super) fn reboots(record: &Record, seen: &Seen<'_>) -> Move {
 }
 
 /// A run is begun, and begun again when it failed, a few times.
-fn tries(record: &Record, goal: Goal, otherwise: At, seen: &Seen<'_>) -> Move {
+fn tries(record: &Record, goal: Goal, otherwise: At, seen: &RollSeen<'_>) -> Move {
     if let Said::Failed(fault) = &seen.said {
         return again(record, otherwise, fault.clone(), seen);
     }
@@ -151,7 +151,7 @@ fn tries(record: &Record, goal: Goal, otherwise: At, seen: &Seen<'_>) -> Move {
     }))
 }
 
-fn again(record: &Record, otherwise: At, fault: Fault, seen: &Seen<'_>) -> Move {
+fn again(record: &Record, otherwise: At, fault: Fault, seen: &RollSeen<'_>) -> Move {
     if record.attempts >= ATTEMPTS_MAX {
         return note(record, otherwise, Some(fault), seen.now);
     }

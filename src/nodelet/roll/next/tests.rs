@@ -94,7 +94,7 @@ impl World {
             self.taken = self.now;
         }
         loop {
-            let seen = Seen {
+            let seen = RollSeen {
                 now: at(self.now),
                 spent: Duration::from_secs(u64::try_from(self.now - self.taken).unwrap_or(0)),
                 installed: Some(&self.installed).filter(|_| !self.in_doubt),

@@ -50,7 +50,7 @@ fn said(stdout: &str) -> Answer {
 }
 
 fn refused(trial: &TrialStep, said: &Answer) -> String {
-    let fault = trial::judge(trial, said).expect_err("refused");
+    let fault = trial::verdict(trial, said).expect_err("refused");
     assert_eq!(fault.code, FaultCode::ConfigRefused);
     assert!(!fault.fix.is_empty());
     fault.to_string()
@@ -75,7 +75,7 @@ fn without(dump: &str, key: &[String], other: Option<Value>) -> String {
 #[test]
 fn what_the_real_programs_say_of_our_files_is_accepted() {
     for (kubernetes, dump) in dumps() {
-        trial::judge(&the_trial(kubernetes, &[]), &said(&dump)).expect(kubernetes);
+        trial::verdict(&the_trial(kubernetes, &[]), &said(&dump)).expect(kubernetes);
     }
 }
 
@@ -182,7 +182,7 @@ fn joined(dump: &str, drop_in: &str) -> String {
 fn a_drop_in_is_taken_over_when_all_of_it_counts() {
     let (kubernetes, dump) = newest();
     let trial = the_trial(kubernetes, &[("99-nvidia.toml", GOOD)]);
-    trial::judge(&trial, &said(&joined(&dump, GOOD))).expect("good");
+    trial::verdict(&trial, &said(&joined(&dump, GOOD))).expect("good");
     let words = refused(&trial, &said(&dump));
     assert!(
         words.contains("conf.d/99-nvidia.toml: plugins.") && words.contains("is dropped"),

@@ -25,7 +25,7 @@ fn failed(err: &str) -> String {
 
 fn why(program: &str, expects: &str, stderr: &str) -> Result<(), String> {
     let theirs = ["CPUManager".to_owned(), "oidc-issuer-url".to_owned()];
-    judge(program, &[expects.to_owned()], &theirs, &said(stderr)).map_err(|r| r.why)
+    verdict(program, &[expects.to_owned()], &theirs, &said(stderr)).map_err(|r| r.why)
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn an_end_without_a_word_and_a_late_one_are_no_pass() {
         ended: Ended::Late,
         ..said(&failed(PORT))
     };
-    let refused = judge("kube-apiserver", &[PORT.to_owned()], &[], &late);
+    let refused = verdict("kube-apiserver", &[PORT.to_owned()], &[], &late);
     assert!(refused.is_err_and(|r| r.why.contains("in time")));
 }
 
@@ -165,7 +165,7 @@ fn what_people_can_do_depends_on_whose_word_it_is() {
     let theirs = ["CPUManager".to_owned()];
     let refused = |stderr: &str| {
         let said = said(&failed(stderr));
-        judge("kubelet", &[HEALTH.to_owned()], &theirs, &said).expect_err("refused")
+        verdict("kubelet", &[HEALTH.to_owned()], &theirs, &said).expect_err("refused")
     };
     let own = refused("unrecognized feature gate: CPUManager");
     assert!(

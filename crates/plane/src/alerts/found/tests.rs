@@ -8,7 +8,7 @@ struct Fleet {
     hosts: Vec<Host>,
     clusters: BTreeMap<ClusterId, Cluster>,
     heard: BTreeMap<HostId, Heard>,
-    seen: BTreeMap<ClusterId, Seen>,
+    seen: BTreeMap<ClusterId, ClusterSeen>,
     started: Timestamp,
 }
 
@@ -189,7 +189,7 @@ fn what_the_plane_saw_of_nodes_counts_while_it_is_fresh() {
         ("node-1".to_owned(), None),
     ]
     .into();
-    let seen = Seen {
+    let seen = ClusterSeen {
         nodes: Some((at(0), nodes)),
         api: Some((at(0), Err("no answer".into()))),
     };
@@ -240,6 +240,66 @@ fn clocks_addresses_certificates_and_backups_are_found() {
     c.settings.etcd_backup.every_minutes = 60;
     let day = 86_400;
     assert!(fleet.found(day).contains(&(Rule::EtcdBackupStale, Some(1))));
+}
+
+/// As masters say it that are heard of; a fault of one of them is told beside another one's having it.
+#[test]
+fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
+    use pf9_hostagent::model::{ApiAddressStatus, Fault, FaultCode};
+    let mut fleet = Fleet::new();
+    let id = fleet.cluster().id;
+    let ip: std::net::IpAddr = "10.1.0.250".parse().expect("ip");
+    let say = |fleet: &mut Fleet, n: u8, s: i64, here: bool, fault: Option<&str>| {
+        let fault = fault.map(|why| Fault::new(FaultCode::ApiAddressForeign, "it is taken", why));
+        fleet.say(n, s, |status| {
+            let node = status.node.as_mut().expect("a node");
+            node.api_address = Some(ApiAddressStatus {
+                address: ip,
+                here,
+                interface: None,
+                holder: None,
+                since: None,
+                fault,
+            });
+        });
+    };
+    for n in 1..=3 {
+        say(&mut fleet, n, 0, false, None);
+    }
+    assert_eq!(fleet.found(10), [], "the cluster has none");
+    let c = fleet.clusters.get_mut(&id).expect("cluster");
+    (c.settings.master_ip, c.settings.master_vip) = (Some(ip), true);
+    assert_eq!(fleet.found(10), [(Rule::SharedAddress, None)]);
+    say(&mut fleet, 1, 0, true, None);
+    assert_eq!(fleet.found(10), [], "it is on one of them");
+    say(&mut fleet, 2, 0, false, Some("52:54:00:00:00:01 answers"));
+    let found = fleet.finding(10, Rule::SharedAddress);
+    assert_eq!(found.urgency, Urgency::High, "{found:?}");
+    assert!(
+        found.says.contains("node-2") && found.why.contains("52:54:00"),
+        "{found:?}"
+    );
+    // Who has it is not heard of any more: what he said last counts for nothing.
+    for n in [2, 3] {
+        say(
+            &mut fleet,
+            n,
+            200,
+            false,
+            (n == 2).then_some("52:54:00:00:00:01 answers"),
+        );
+    }
+    let found = fleet.finding(200, Rule::SharedAddress);
+    assert_eq!((found.urgency, &*found.key.part), (Urgency::Critical, ""));
+    let words = "no master that reports holds 10.1.0.250; node-2: it is taken: 52:54:00";
+    assert!(found.why.starts_with(words), "{}", found.why);
+    // The first of them is being made: nobody could have it.
+    for n in [1, 2, 3] {
+        say(&mut fleet, n, 200, false, None);
+        let facts = fleet.heard.get_mut(&host(n)).and_then(|h| h.facts.as_mut());
+        facts.expect("facts").state = NodeState::Converging;
+    }
+    assert_eq!(fleet.found(200), [(Rule::HostNotResponding, Some(4))]);
 }
 
 #[test]

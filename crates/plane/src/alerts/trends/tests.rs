@@ -90,7 +90,7 @@ proptest! {
         prop_assert!(all.iter().skip(learned).all(Option::is_none));
     }
 
-    /// A host says what it likes, when it likes, and is silent when it likes: what is kept stays small, and comes back
+    /// A host reports anything at any time, or nothing: what is kept stays small, and comes back
     /// as it was.
     #[test]
     fn what_is_kept_of_a_host_is_bounded(

@@ -70,15 +70,15 @@ fn what_was_there_is_the_first_projects_and_the_administrator_is_who_he_was() {
         rows.get(&TOKENS, "t").expect("token").expect("row").project,
         project
     );
-    let who = guard::who(&rows, "everything").expect("his token is good");
+    let who = guard::who(&rows, "everything").expect("the token is good");
     assert_eq!(who.rights.plane, Some(Role::Admin));
     assert_eq!(who.rights.project, Some((project.clone(), Role::Admin)));
-    let who = guard::who(&rows, "kubeconfig").expect("his kubeconfig is good");
+    let who = guard::who(&rows, "kubeconfig").expect("the kubeconfig is good");
     assert!(who.rights.kubernetes_only);
     assert_eq!(who.rights.project, Some((project, Role::Admin)));
     assert_eq!(
         crate::logins::of_user(&rows, &who.user.id)
-            .expect("his")
+            .expect("the administrator's")
             .len(),
         2
     );

@@ -1,19 +1,19 @@
-//! What a drain does to the cluster's pods: those that nobody makes again, those whose data go with them, and
-//! whether there is another node that they could come up on. Pure.
+//! What a drain does to the cluster's pods: those without a controller, those that lose local data, and
+//! whether there is another node for them. Pure.
 
 use serde_json::Value;
 
 use super::super::gates::{Finding, Weight, blocked};
 use super::text;
 
-/// Most pods that are called by name: who has more sees to these first.
+/// Most pods that are named: with more, these come first.
 const NAMED_MAX: usize = 10;
 
-/// What a drain does to a pod that no node makes by itself.
+/// What a drain does to a pod that is no static one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     name: String,
-    /// Somebody makes it again.
+    /// A controller makes it again.
     owned: bool,
     /// It keeps files in a directory that ends with it.
     keeps_files: bool,
@@ -59,7 +59,7 @@ pub(super) fn takes_pods(node: &Value) -> bool {
     !cordoned && !taints.into_iter().flatten().any(keeps_out)
 }
 
-pub(super) fn judge(pods: &[Pod]) -> impl Iterator<Item = Finding> {
+pub(super) fn findings(pods: &[Pod]) -> impl Iterator<Item = Finding> {
     // Of those that somebody makes again only such with files were kept.
     let (emptied, lost): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|p| p.owned);
     let lost = (!lost.is_empty()).then(|| {
@@ -147,7 +147,7 @@ mod tests {
         .into_iter()
         .filter_map(matters)
         .collect();
-        let found: Vec<Finding> = judge(&pods).collect();
+        let found: Vec<Finding> = findings(&pods).collect();
         let said: Vec<_> = found.iter().map(|f| (f.id.as_str(), f.weight)).collect();
         let want = [
             ("pods-without-controller", Weight::Blocks),
@@ -161,7 +161,7 @@ mod tests {
                 .starts_with("1 pod without a controller: shop/bare")
         );
         assert!(found[1].fault.what.ends_with("shop/cache"));
-        assert_eq!(judge(&pods[..0]).count(), 0);
+        assert_eq!(findings(&pods[..0]).count(), 0);
     }
 
     #[test]

@@ -384,7 +384,7 @@ fn a_worker_in_maintenance_is_left_for_later_and_a_master_holds_the_masters_up()
     let next = at_rest(4);
     assert!(next.tell.iter().all(|(h, _)| *h != host(4)), "{next:?}");
     assert!(next.waits.contains(&(host(4), Wait::Resting)), "{next:?}");
-    // Who is ready, and all masters with him, wait for a master.
+    // Hosts that are ready, all masters included, wait for a master.
     let mut ready = roll.clone();
     ready.parts.values_mut().for_each(|p| p.ready = true);
     for n in [1, 2] {

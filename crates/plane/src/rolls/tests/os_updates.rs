@@ -150,7 +150,7 @@ fn who_fails_stops_it_and_a_cancel_leaves_who_is_at_work_to_his_end() {
     assert!(!roll(&world).parts[&worker].os_due);
     assert!(
         roll(&world).parts[&world.agents[2].host].os_due,
-        "who did not begin is as he was"
+        "a host that did not begin is as it was"
     );
 }
 

@@ -160,7 +160,7 @@ async fn what_somebody_said_leaves_before_more_is_read() {
     assert!(asked.starts_with('w'), "{asked}");
 }
 
-/// Bulk that may go on because of what came with the byte goes on when he who waits for it has had his turn.
+/// Bulk that may go on because of what came with the byte goes on once the task that waits for it has run.
 #[tokio::test]
 async fn bulk_goes_on_after_whoever_waited_for_a_byte() {
     let mut turns = Turns::begin().await;

@@ -262,7 +262,7 @@ impl Session {
             return Err(Violation::Flood);
         }
         let refusal = if self.is_leaving() {
-            // Who said farewell itself opens nothing either: what is left of a session only shrinks.
+            // The side that said farewell opens nothing either: what is left of a session only shrinks.
             Some(StreamEnd::own(
                 Code::GoingAway,
                 "this session is about to end",

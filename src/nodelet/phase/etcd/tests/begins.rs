@@ -5,7 +5,7 @@ use super::super::*;
 use crate::host::etcd_data::DataId;
 use crate::host::mounts::Mount;
 use crate::model::Timestamp;
-use crate::nodelet::etcd::data::{Found, Known, Seen};
+use crate::nodelet::etcd::data::{EtcdSeen, Found, Known};
 use crate::nodelet::etcd::record::EtcdRecord;
 
 fn id() -> DataId {
@@ -40,7 +40,7 @@ fn was_a_member(alone: bool, data: bool) -> PhaseContext {
         mount: Some(mount("/var/lib/pf9")),
         expected: false,
     };
-    ctx.etcd = Seen {
+    ctx.etcd = EtcdSeen {
         known: Known::Member(record),
         found: match data {
             true => Found::Data(id()),

@@ -35,7 +35,7 @@ fn another_stack_is_taken_up_on_the_order_to_change_and_on_nothing_else() {
     }
     // A host that never ran one takes whichever.
     let world = World::new(AfterDrain::Stop);
-    let seen = Seen {
+    let seen = RollSeen {
         now: at(1),
         spent: Duration::ZERO,
         installed: Some(&world.installed),

@@ -271,6 +271,41 @@ fn a_package_manager_that_fails_is_asked_three_times_and_the_node_takes_pods_aga
     }
 }
 
+/// A unit that says nothing, and a machine that does not go down.
+#[test]
+fn what_does_not_report_in_time_is_a_try_as_well() {
+    let mut silent = ordered(OsReboot::WhenNeeded);
+    silent.ask(Said::Ready);
+    silent.now += 600;
+    assert_eq!(silent.ask(Said::Nothing), run(Goal::Fetch, 1));
+    let mut stays = ordered(OsReboot::WhenNeeded);
+    for said in [Said::Ready, came(3, false, false), Said::Drained] {
+        stays.ask(said);
+    }
+    let reboot = stays.ask(came(3, false, true));
+    for attempt in 2..=ATTEMPTS_MAX {
+        for world in [&mut silent, &mut stays] {
+            world.now += 10_000;
+        }
+        let rests = silent.ask(Said::Nothing);
+        assert!(matches!(rests, Move::Os(OsMove::Rest(_))), "{rests:?}");
+        assert_eq!(stays.ask(Said::Nothing), reboot);
+        for world in [&silent, &stays] {
+            assert_eq!(world.record.as_ref().map(|r| r.attempts), Some(attempt));
+        }
+    }
+    for (mut world, at, words) in [
+        (silent, At::Refused, "did not report within 600 s"),
+        (stays, At::PuttingBack, "did not within 900 s"),
+    ] {
+        world.now += 10_000;
+        world.ask(Said::Nothing);
+        assert_eq!(world.is(), Some(at));
+        let fault = world.record.and_then(|r| r.fault).expect("why");
+        assert!(fault.why.contains(words), "{fault}");
+    }
+}
+
 #[test]
 fn an_order_that_is_withdrawn_leaves_a_package_manager_that_is_at_work_to_its_end() {
     let mut before = ordered(OsReboot::WhenNeeded);

@@ -8,7 +8,7 @@ use crate::model::{
 };
 
 /// What one is judged by.
-pub(super) struct Seen {
+pub(super) struct OperationSeen {
     pub(super) host: HostId,
     pub(super) now: Timestamp,
     /// The highest number that was begun or refused here.
@@ -23,7 +23,7 @@ pub(super) struct Seen {
 }
 
 /// Why it is not to be done, if so. The signature was verified.
-pub(super) fn judge(operation: &Operation, seen: &Seen) -> Result<(), Fault> {
+pub(super) fn admit(operation: &Operation, seen: &OperationSeen) -> Result<(), Fault> {
     let refused = |code, why: String| Fault::new(code, "operation refused", why);
     if operation.host_id != seen.host {
         let why = format!(

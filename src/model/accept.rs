@@ -1,4 +1,4 @@
-//! Whether a spec is to be obeyed: a function of the document, of whom to believe, and of what is in
+//! Whether a spec is to be obeyed: a function of the document, of the trust anchors, and of what is in
 //! force. hostagent asks it before it hands a spec on, nodelet asks it again with root's own trust
 //! directory; both say the same words.
 
@@ -57,7 +57,7 @@ pub enum Because {
 
 /// Judges `envelope` for `host`, where `have` is in force. What is in force and is not believed any
 /// more (the host has another plane now) does not count.
-pub fn judge(
+pub fn accept(
     envelope: Envelope,
     trust: &TrustStore,
     host: HostId,
@@ -205,11 +205,11 @@ mod tests {
                 spec,
             }
         }
-        fn judge(&self, envelope: Envelope, have: Option<&Accepted>) -> Verdict {
-            judge(envelope, &self.1, self.2, have)
+        fn accept(&self, envelope: Envelope, have: Option<&Accepted>) -> Verdict {
+            accept(envelope, &self.1, self.2, have)
         }
         fn refused(&self, envelope: Envelope, have: Option<&Accepted>) -> Refusal {
-            match self.judge(envelope, have) {
+            match self.accept(envelope, have) {
                 Verdict::Refused(refusal) => *refusal,
                 other => panic!("not refused: {other:?}"),
             }
@@ -225,7 +225,7 @@ mod tests {
         #[test]
         fn only_a_greater_generation_is_new(have in 0u64..5, offered in 0u64..5) {
             let plane = plane();
-            let verdict = plane.judge(plane.sign(&spec(plane.2, offered)), Some(&plane.have(have)));
+            let verdict = plane.accept(plane.sign(&spec(plane.2, offered)), Some(&plane.have(have)));
             match verdict {
                 Verdict::New(accepted, ignored) => {
                     prop_assert!(offered > have);
@@ -261,7 +261,7 @@ mod tests {
         fn what_is_not_believed_any_more_does_not_count(have in 0u64..9, offered in 0u64..9) {
             let (before, now) = (plane(), plane());
             let old = Accepted { envelope: before.have(have).envelope, spec: spec(now.2, have) };
-            let verdict = now.judge(now.sign(&spec(now.2, offered)), Some(&old));
+            let verdict = now.accept(now.sign(&spec(now.2, offered)), Some(&old));
             prop_assert!(matches!(verdict, Verdict::New(..)));
         }
     }
@@ -319,7 +319,7 @@ mod tests {
     fn an_older_agent_works_by_a_newer_spec_and_names_what_it_ignores() {
         let plane = plane();
         let envelope = plane.sign_golden(include_str!("golden/spec-with-additions.json"));
-        let Verdict::New(accepted, ignored) = plane.judge(envelope, None) else {
+        let Verdict::New(accepted, ignored) = plane.accept(envelope, None) else {
             panic!("an addition that may be ignored is refused");
         };
         assert_eq!(accepted.spec.generation, Generation(12));
