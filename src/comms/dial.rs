@@ -398,7 +398,9 @@ impl DialError {
                 "the plane does not know this host, or its key, any more: see pf9-plane host list \
                  there; pf9ctl node prep with a new token makes it a host again",
             ),
-            Self::Handshake(HandshakeError::Refused { .. }) => {
+            Self::Handshake(HandshakeError::Refused { status, .. })
+                if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
+            {
                 (FaultCode::PlaneBusy, "nothing to do: it is tried again")
             }
             Self::Handshake(_) => (

@@ -346,6 +346,17 @@ impl Orders {
         by_root || by_spec
     }
 
+    /// Whether a node of this stack is what is ordered, and may be worked on.
+    pub fn want(&self, stack: &StackRef) -> bool {
+        match (&self.spec, &self.local) {
+            (SpecSeen::Newest(spec), LocalSeen::No) => {
+                let node = spec.assignment.node();
+                spec.maintenance.is_none() && node.is_some_and(|node| node.stack == *stack)
+            }
+            (SpecSeen::Newest(_) | SpecSeen::Never | SpecSeen::Lost { .. }, _) => false,
+        }
+    }
+
     fn hold(&self, fault: Fault, keeps: Option<Work>) -> Job {
         Job::Hold(Box::new(Hold {
             generation: self.generation(),

@@ -398,6 +398,7 @@ pub(crate) fn never() -> Stop {
     Stop {
         shutdown: CancellationToken::new(),
         news: CancellationToken::new(),
+        other_stack: CancellationToken::new(),
     }
 }
 

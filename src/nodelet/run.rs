@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Effects, Ended, Shared, fault_of};
+use super::context;
 use super::journal::{Entry, Journal, What};
 use super::observe::Sweep;
 use super::plan::{Plan, Planned};
@@ -70,6 +71,9 @@ pub struct Stop {
     pub shutdown: CancellationToken,
     /// There is news: likewise.
     pub news: CancellationToken,
+    /// What is ordered now is not of this run's stack: its unpacking ends as well. Other news wait for it, for
+    /// what was decompressed would be decompressed again.
+    pub other_stack: CancellationToken,
 }
 
 /// Runs a plan.
@@ -153,7 +157,12 @@ impl Run<'_, '_> {
             }
             match at_work.next().await {
                 None => break,
-                Some((id, End::Done)) => schedule.done(id),
+                Some((id, End::Done)) => {
+                    schedule.done(id);
+                    if id == PhaseId::Certs {
+                        self.request_certificates().await;
+                    }
+                }
                 Some((id, end)) => drop(ends.insert(id, end)),
             }
         }
@@ -161,6 +170,19 @@ impl Run<'_, '_> {
         let failed = |end: &End| matches!(end, End::Failed { .. });
         let first = ends.values().find(|end| failed(end));
         first.or(ends.values().next()).cloned().unwrap_or(End::Done)
+    }
+
+    /// Shows which certificates are wanted as soon as their keys are made: they come while the stack still does. With
+    /// the next look only, they would be waited for when it is unpacked.
+    async fn request_certificates(&self) {
+        let all = self.effects.alone().await;
+        match context::requests(&all.host.fs, all.ctx) {
+            Ok((requests, key)) => self.board.lock().await.requests(requests, key),
+            // The next look says it as a fault.
+            Err(e) => {
+                tracing::debug!(error = %chain(&e), "cannot tell which certificates are wanted")
+            }
+        }
     }
 
     /// The steps of one phase, in order; those that may be are done side by side.
@@ -383,9 +405,9 @@ impl Run<'_, '_> {
 }
 
 impl Stop {
-    /// For a wait on a thread of its own.
+    /// For a stack that is unpacked while it comes.
     fn stops(&self) -> Stops {
-        Stops::when([self.shutdown.clone(), self.news.clone()])
+        Stops::when([self.shutdown.clone(), self.other_stack.clone()])
     }
 
     /// True when the run should end.

@@ -230,6 +230,13 @@ impl NodeBoard {
         self.publish();
     }
 
+    /// The certificates that are wanted, and this master's service-account key, once the keys are made.
+    pub fn requests(&mut self, requests: Vec<CertificateRequest>, key: Option<String>) {
+        self.status.certificate_requests = requests;
+        self.status.service_account_key = key;
+        self.publish();
+    }
+
     /// When the newest good backup of etcd was taken, and why none is made, as the keeper says.
     pub fn backups(&self) -> (Option<Timestamp>, Option<Fault>) {
         let status = self.tx.borrow();

@@ -20,6 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
 use crate::host::fs::HostFs;
+use crate::host::space::is_full;
 use crate::model::paths;
 
 /// The one directory that a try makes, in the nearest directory that is there.
@@ -198,9 +199,4 @@ fn no_file(error: io::Error) -> Wrong {
         true => Wrong::Full(words),
         false => Wrong::NotHere(words),
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(Errno::from_raw);
-    matches!(number, Some(Errno::ENOSPC | Errno::EDQUOT))
 }

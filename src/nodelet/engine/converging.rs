@@ -303,10 +303,11 @@ impl Engine {
         if phase::stops_api(plan.todo.iter().map(|p| &p.step)) {
             self.told.handover.away().await;
         }
-        let news = CancellationToken::new();
+        let (news, other_stack) = (CancellationToken::new(), CancellationToken::new());
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
             news: news.clone(),
+            other_stack: other_stack.clone(),
         };
         let mut runner = Runner {
             effects: Effects {
@@ -321,17 +322,21 @@ impl Engine {
             generation: node.work.generation,
         };
         let (mut orders, mut rest) = (self.told.orders.clone(), self.desk_news.clone());
-        let told = async move {
-            // Without a sender there is no more news; the server ends with the process.
-            let is_news = tokio::select! {
-                // cancel-safe: both are
-                changed = orders.changed() => changed.is_ok(),
-                changed = rest.changed() => changed.is_ok(),
-            };
-            if is_news {
+        let stack = &node.work.node.stack;
+        let told = async {
+            loop {
+                // Without a sender there is no more news; the server ends with the process.
+                let same_stack = tokio::select! {
+                    // cancel-safe: both are
+                    Ok(()) = orders.changed() => orders.borrow_and_update().want(stack),
+                    Ok(()) = rest.changed() => false,
+                    else => std::future::pending().await,
+                };
+                if !same_stack {
+                    other_stack.cancel();
+                }
                 news.cancel();
             }
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             // The run is never dropped: `told` only tells it, and never ends.

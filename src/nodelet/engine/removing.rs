@@ -64,6 +64,7 @@ impl Engine {
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
             news: CancellationToken::new(),
+            other_stack: CancellationToken::new(),
         };
         let force = self.told.orders.borrow().force();
         let stands = stands(self.told.orders.clone());

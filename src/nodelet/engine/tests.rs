@@ -1,5 +1,6 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+mod coming;
 mod held;
 mod refused;
 mod resting;
