@@ -7,7 +7,6 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::apply::Effects;
 use super::check;
@@ -395,11 +394,7 @@ impl Life {
 }
 
 pub(crate) fn never() -> Stop {
-    Stop {
-        shutdown: CancellationToken::new(),
-        news: CancellationToken::new(),
-        other_stack: CancellationToken::new(),
-    }
+    Stop::default()
 }
 
 fn walk(dir: &Path, out: &mut BTreeMap<String, (u32, String)>) {

@@ -65,7 +65,7 @@ pub enum End {
 }
 
 /// What stops a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Stop {
     /// The process ends: after the step that runs now.
     pub shutdown: CancellationToken,

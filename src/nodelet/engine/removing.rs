@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::super::apply::Effects;
 use super::super::context;
@@ -63,8 +62,7 @@ impl Engine {
         ));
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
-            news: CancellationToken::new(),
-            other_stack: CancellationToken::new(),
+            ..Stop::default()
         };
         let force = self.told.orders.borrow().force();
         let stands = stands(self.told.orders.clone());

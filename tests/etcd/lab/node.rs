@@ -24,7 +24,6 @@ use pf9_hostagent::nodelet::run::{End, Runner, Stop};
 use pf9_hostagent::nodelet::status::NodeBoard;
 use pf9_hostagent::nodelet::step::Step;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// Members that found together on a busy machine.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -141,7 +140,7 @@ impl Node {
     ) -> removal::End {
         let node = self.ctx.node.clone();
         self.ctx = gather(&self.host, &self.trust, &node);
-        let stop = stop();
+        let stop = Stop::default();
         let mut removal = Removal {
             effects: Effects {
                 host: &self.host,
@@ -178,15 +177,7 @@ impl Node {
             board: &mut self.board,
             generation: Generation(1),
         };
-        runner.run(plan, &stop()).await
-    }
-}
-
-/// Nobody stops anything.
-fn stop() -> Stop {
-    Stop {
-        shutdown: CancellationToken::new(),
-        news: CancellationToken::new(),
+        runner.run(plan, &Stop::default()).await
     }
 }
 

@@ -79,11 +79,11 @@ async fn certificates_are_asked_for_and_come_while_the_stack_is_unpacked() {
     assert_eq!(unpackings(&machine), ["intent", "done"]);
 }
 
-/// A stack that is not wanted any more is not waited for.
+/// A stack that is not wanted any more is left, however it comes on.
 #[tokio::test]
 async fn a_stack_that_is_not_wanted_any_more_is_left() {
     let machine = Machine::new();
-    let (_, _, stack) = half_staged(&machine);
+    let (part, rest, stack) = half_staged(&machine);
     let Life {
         mut engine,
         inbox,
@@ -92,15 +92,23 @@ async fn a_stack_that_is_not_wanted_any_more_is_left() {
     } = machine.begin();
     inbox
         .put(machine.worker_with(1, &stack, None))
-        .expect("put");
+        .expect("a good spec");
     let mut other = testing::node(machine.cas.authorities.clone());
     other.stack.version = "9".into();
     let other = machine.sign(&spec(2, Assignment::Worker(Box::new(other))));
     let plane = async {
         let asked = status.wait_for(|s| !s.certificate_requests.is_empty());
-        asked.await.expect("a board");
+        drop(asked.await.expect("a board"));
         inbox.put(other).expect("another stack");
+        for byte in rest.chunks(1) {
+            tokio::time::sleep(BETWEEN).await;
+            comes(&part, byte);
+        }
+        std::future::pending::<()>().await;
     };
-    let (_, ()) = tokio::join!(engine.round(), plane);
+    tokio::select! {
+        _ = engine.round() => {}
+        () = plane => {}
+    }
     assert_eq!(unpackings(&machine), ["intent", "left"]);
 }
