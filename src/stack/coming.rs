@@ -65,11 +65,6 @@ impl Coming {
     pub(super) fn was_given_up(&self) -> bool {
         self.given_up
     }
-
-    fn give_up(&mut self) -> io::Result<usize> {
-        self.given_up = true;
-        Err(gone())
-    }
 }
 
 impl Read for Coming {
@@ -81,16 +76,17 @@ impl Read for Coming {
         let most = buf.len().min(most);
         let since = Instant::now();
         loop {
-            if self.stops.as_ref().is_some_and(Stops::now) {
-                return self.give_up();
-            }
             let n = self.file.read(&mut buf[..most])?;
             self.left -= n as u64;
-            if n > 0 || most == 0 || self.stops.is_none() {
+            let Some(stops) = &self.stops else {
+                return Ok(n);
+            };
+            if n > 0 || most == 0 {
                 return Ok(n);
             }
-            if since.elapsed() >= STANDS_STILL {
-                return self.give_up();
+            if stops.now() || since.elapsed() >= STANDS_STILL {
+                self.given_up = true;
+                return Err(gone());
             }
             std::thread::sleep(PAUSE);
         }
@@ -144,8 +140,8 @@ mod tests {
         since.elapsed()
     }
 
-    /// Told to end, it takes nothing more, even of what is there; else it waits for as long as a tunnel may take to
-    /// come back.
+    /// Told to end, it takes what is there and waits for nothing; else it waits for as long as a tunnel may take to come
+    /// back.
     #[test]
     fn told_to_end_it_does_so_at_once_and_else_it_waits() {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -157,7 +153,7 @@ mod tests {
             let stops = Stops::when([CancellationToken::new(), stop.clone()]);
             Coming::part(File::open(&path).expect("open"), 100, stops)
         };
-        for text in ["", "there is more"] {
+        for text in ["", "there is some"] {
             let took = until_given_up(part(text, &told));
             assert!(took < STANDS_STILL, "{took:?}");
         }

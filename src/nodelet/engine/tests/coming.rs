@@ -5,18 +5,19 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::refused::TAKES;
 use super::*;
 use crate::model::StackRef;
 use crate::nodelet::testing;
 use crate::stack;
 
+/// It runs, and prints the configuration it is given.
+const CONTAINERD: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo containerd\ncat \"$2\"\n";
 /// Between two bytes.
 const BETWEEN: Duration = Duration::from_millis(20);
 
 /// A part of a stack's archive is staged. Answers where, what is missing of it, and the stack.
 fn half_staged(machine: &Machine) -> (std::path::PathBuf, Vec<u8>, StackRef) {
-    let (stack, archive) = machine.packed("1", TAKES);
+    let (stack, archive) = machine.packed("1", CONTAINERD);
     let (first, rest) = archive.split_at(archive.len() / 2);
     let path = stack::staged_part(&stack.manifest);
     let put = machine.fs.write(&path, first, &Attrs::mode(0o644));

@@ -12,7 +12,7 @@ use crate::stack;
 
 const PAUSE: &[u8] = b"an image";
 /// Prints the configuration it is given, as containerd does.
-pub(super) const TAKES: &str = "#!/bin/sh\ncat \"$2\"\n";
+const TAKES: &str = "#!/bin/sh\ncat \"$2\"\n";
 /// Does not know one key.
 const LOSES: &str = "#!/bin/sh\ngrep -v bin_dirs \"$2\"\n";
 
