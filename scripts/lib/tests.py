@@ -34,6 +34,9 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
           # Six minutes of accidents in full, and the last one's end.
           "n_accidents": 1800,
+          # Leases end in them, of an etcd of three members each.
+          "who_lost_the_seat": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
+          "members_of_etcd_that_die": 300,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
           "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 3600, "a_switch_broken": 3600,

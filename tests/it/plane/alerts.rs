@@ -1,6 +1,8 @@
 //! Alerts: from a host's report to whoever is told, with the plane started again and the way there broken; and what is
 //! told is what the distribution's own Alertmanager tells.
 
+mod failover;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
