@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::comms::{Comms, both_up, get};
 use crate::support::{PATIENCE, enrol, within};
-use cluster::{Cluster, Way, free};
+use cluster::{Cluster, Mode, Way, free};
 
 /// Longer than the lease of a seat, and an election.
 const LONG: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
     let first = open(&cluster.place_by(&by), dirs[0].path()).await;
     first.set("a", 1).await.expect("set");
     for way in &ways {
-        way.set_cut(true);
+        way.set(Mode::Cut);
     }
     // On its way when the way is cut: it arrives when the seat is another's.
     let late = first.set("a", 2);
@@ -104,7 +104,7 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
         assert_eq!(second.get("a"), Some(1), "what was acknowledged");
         second.set("b", 1).await.expect("set");
         for way in &ways {
-            way.set_cut(false);
+            way.set(Mode::Open);
         }
         second
     };
@@ -118,6 +118,43 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
     let third = open(&cluster.place(), dirs[0].path()).await;
     assert_eq!((third.get("a"), third.get("b")), (Some(1), Some(2)));
     third.leave().await;
+}
+
+/// etcd makes a write, and its answer is lost: the write is asked about, and made once.
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_is_made_once() {
+    let cluster = Cluster::start();
+    let mut ways = Vec::new();
+    for member in cluster.clients() {
+        ways.push(Way::to(member).await);
+    }
+    let set = |mode| ways.iter().for_each(|way| way.set(mode));
+    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let rows = open(&cluster.place_by(&by), dir.path()).await;
+    let in_etcd = || cluster.ctl(&["get", "--print-value-only", &Cluster::key("rows/numbers/n")]);
+    let mut lost = 0;
+    while lost < 2 {
+        let before = rows.add("n").await.expect("counted");
+        set(Mode::Deaf);
+        let adding = rows.add("n");
+        let looking = async {
+            // The connection may just be another request's: then it did not arrive, and this is no case.
+            let arrived = tokio::time::timeout(Duration::from_secs(2), async {
+                while in_etcd().trim() != (before + 1).to_string() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+            let arrived = arrived.await.is_ok();
+            set(Mode::Open);
+            arrived
+        };
+        let (added, arrived) = soon(async { tokio::join!(adding, looking) }).await;
+        assert_eq!(added, Ok(before + 1), "once");
+        assert_eq!(in_etcd().trim(), (before + 1).to_string());
+        lost += u32::from(arrived);
+    }
+    rows.leave().await;
 }
 
 /// Members die one after the other, the one that is asked and the one that leads among them: writes wait for the
@@ -226,7 +263,7 @@ async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     };
     assert_eq!(ready().await, (200, "ok\n".into()));
     for way in &ways {
-        way.set_cut(true);
+        way.set(Mode::Cut);
     }
     let becomes = async |wanted: u16| {
         soon(async {
@@ -258,7 +295,7 @@ async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     assert!(spec.expect("through the tunnel").starts_with(b"{"));
 
     for way in &ways {
-        way.set_cut(false);
+        way.set(Mode::Open);
     }
     assert_eq!(becomes(200).await, "ok\n");
     admin(dir.path(), Method::POST, "/silences", &silence("after"))

@@ -137,10 +137,7 @@ impl Server {
                 let at = config.public_url.clone();
                 let at = at.unwrap_or_else(|| format!("https://{}", config.listen));
                 let waits = |holder: &Holder| {
-                    tracing::info!(
-                        at = holder.at,
-                        "another plane has the store: this one waits for it"
-                    );
+                    tracing::info!(at = holder.at, "another plane has the store: standing by");
                 };
                 let remote = Remote::take(place, &at, waits).await;
                 let remote = remote.map_err(|e| with_fix(chain(&e), e.fix()))?;

@@ -48,12 +48,12 @@ impl Said {
             Self::Away(since, _) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!(
-                    "the store has not answered since {since}: nothing is changed, tunnels stay up\n"
+                    "the store has not answered since {since}: changes are refused, tunnels stay up\n"
                 ),
             ),
             Self::Anothers(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "another plane has the store: this one ends\n".into(),
+                "another plane has the store: this one exits\n".into(),
             ),
         }
     }
@@ -68,7 +68,8 @@ pub(super) async fn ready(State(plane): State<Arc<Plane>>) -> (StatusCode, Strin
 pub(super) async fn numbers(_: Person, State(plane): State<Arc<Plane>>) -> Response {
     let mut text = MetricsText::default();
     let name = "pf9_plane_store_answers";
-    let help = "1 while the plane's store answers; 0: nothing is changed, tunnels and reads go on.";
+    let help =
+        "1 while the plane's store answers; 0: changes are refused, tunnels and reads continue.";
     text.head(name, MetricKind::Gauge, help);
     let answers = Said::now(&plane) == Said::Answers;
     text.row(name, &[], f64::from(u8::from(answers)));

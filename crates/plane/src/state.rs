@@ -345,9 +345,9 @@ impl From<StoreError> for Refusal {
 
 /// Whether it was made nobody knows yet.
 fn unconfirmed() -> Refusal {
-    let why = "the store (etcd) has not answered in time; the change may be made when it does";
-    Refusal::busy("it is not known whether this is done", why, AWAY_RETRY_S)
-        .fix("look whether it was done before you try it again")
+    let why = "the store (etcd) did not answer in time; the change may still be applied";
+    Refusal::busy("the outcome of this change is unknown", why, AWAY_RETRY_S)
+        .fix("check whether it was applied before you retry")
 }
 
 impl From<NoRandomness> for Refusal {

@@ -8,11 +8,11 @@
 
 #[cfg(feature = "fault")]
 mod backend;
-#[cfg(any(test, feature = "fault"))]
-pub(crate) mod contract;
 mod moving;
 mod remote;
 mod schema;
+#[cfg(any(test, feature = "fault"))]
+pub(crate) mod testing;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -211,7 +211,15 @@ impl Store {
         tables: &BTreeSet<&'static str>,
     ) -> Result<Self, StoreError> {
         moving::fill(&remote, copy)?;
-        let db = schema::ready(copy, schema::STEPS)?;
+        let db = schema::ready(copy, schema::STEPS).map_err(|e| match e {
+            // What is beside the copy is not put back by the verb for embedded stores.
+            StoreError::Newer { found, knows, .. } => StoreError::Newer {
+                found,
+                knows,
+                copy: None,
+            },
+            other => other,
+        })?;
         Self::with(db, Some(remote), tables, schema::STEPS)
     }
 
@@ -332,10 +340,13 @@ impl StoreError {
                 Some("free some space, or fix its directory; the store is unchanged".into())
             }
             Self::Away(_) => {
-                Some("look at etcd; the plane goes on by itself when it answers".into())
+                Some("check etcd; the plane continues automatically when it answers".into())
             }
-            Self::Lost(_) => Some("nothing to do: this plane ends and waits for its turn".into()),
-            Self::Etcd(_) => Some("look at etcd, and at the --etcd options".into()),
+            Self::Lost(_) => Some(
+                "nothing to do: this plane exits, and waits for its turn when it is started again"
+                    .into(),
+            ),
+            Self::Etcd(_) => Some("check etcd and the --etcd options".into()),
             Self::Open { .. }
             | Self::Redb(_)
             | Self::Row { .. }

@@ -7,7 +7,7 @@ use super::events;
 use super::records::tables;
 use super::refusal::{Answer, chain};
 use super::state::Change;
-use super::store::contract::{self, Place};
+use super::store::testing::{self as contract, Place};
 use super::store::{EtcdPlace, Read, Remote, Store, StoreError};
 use pf9_hostagent::model::{EventBatch, HostId, Timestamp};
 

@@ -9,6 +9,7 @@ use pf9_plane::EtcdPlace;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,10 +30,20 @@ struct Member {
     child: Option<Child>,
 }
 
-/// A way to one member; cut, it is silent: nothing arrives, and nothing is refused.
+/// How a way is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Open,
+    /// Silent: nothing arrives, and nothing is refused.
+    Cut,
+    /// What is asked arrives, and no answer comes back.
+    Deaf,
+}
+
+/// A way to one member.
 pub(crate) struct Way {
     pub(crate) address: SocketAddr,
-    cut: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
     _tasks: JoinSet<()>,
 }
 
@@ -197,8 +208,8 @@ impl Way {
     pub(crate) async fn to(member: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let cut = watch::Sender::new(false);
-        let (mut tasks, seen) = (JoinSet::new(), cut.subscribe());
+        let mode = watch::Sender::new(Mode::Open);
+        let (mut tasks, seen) = (JoinSet::new(), mode.subscribe());
         tasks.spawn(async move {
             let mut passing = JoinSet::new();
             loop {
@@ -208,32 +219,49 @@ impl Way {
         });
         Self {
             address,
-            cut,
+            mode,
             _tasks: tasks,
         }
     }
 
-    pub(crate) fn set_cut(&self, cut: bool) {
-        self.cut.send_replace(cut);
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
     }
 }
 
-async fn pass(mut near: TcpStream, member: SocketAddr, mut cut: watch::Receiver<bool>) {
-    let mut silent = cut.clone();
+async fn pass(near: TcpStream, member: SocketAddr, mut mode: watch::Receiver<Mode>) {
+    let seen = mode.clone();
     let bytes = async {
         // What comes while it is cut waits for the end of that, and finds a closed connection.
-        if *silent.borrow_and_update() {
+        if *seen.borrow() == Mode::Cut {
             return;
         }
-        if let Ok(mut far) = TcpStream::connect(member).await {
-            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-        }
+        let Ok(far) = TcpStream::connect(member).await else {
+            return;
+        };
+        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) =
+            (near.into_split(), far.into_split());
+        let asked = async {
+            drop(tokio::io::copy(&mut from_near, &mut to_far).await);
+            drop(to_far.shutdown().await);
+        };
+        let answered = async {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(n) = from_far.read(&mut buffer).await {
+                let passes = *seen.borrow() != Mode::Deaf;
+                if n == 0 || (passes && to_near.write_all(&buffer[..n]).await.is_err()) {
+                    break;
+                }
+            }
+            drop(to_near.shutdown().await);
+        };
+        tokio::join!(asked, answered);
     };
     tokio::select! {
         () = bytes => {}
-        _ = cut.wait_for(|cut| *cut) => {}
+        _ = mode.wait_for(|mode| *mode == Mode::Cut) => {}
     }
-    drop(cut.wait_for(|cut| !*cut).await);
+    drop(mode.wait_for(|mode| *mode != Mode::Cut).await);
 }
 
 fn certificates(dir: &Path) {

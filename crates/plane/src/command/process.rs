@@ -50,8 +50,8 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
         // What is in memory may be older than the store: the next start reads it anew, and waits for its turn.
         Some(to) => {
             let why = format!("another plane has the store: {to}");
-            let fault = Fault::new(FaultCode::PlaneStart, "the plane ended", why);
-            Err(fault.fix("start it again: it waits until the store is free"))
+            let fault = Fault::new(FaultCode::PlaneStart, "the plane exited", why);
+            Err(fault.fix("start it again: it stands by until the store is free"))
         }
     }
 }

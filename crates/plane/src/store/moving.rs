@@ -27,7 +27,7 @@ pub(super) fn not_moved(store: &Path) -> Result<(), StoreError> {
     let moved = in_etcd(store);
     if !store.exists() && moved.exists() {
         return Err(StoreError::Place(format!(
-            "its rows were copied to etcd ({} is what they were then): start the plane with --store etcd, or copy them \
+            "its rows were copied to etcd ({} is the store as it was then); start the plane with --store etcd, or copy them \
              back with pf9-plane store copy --to embedded",
             moved.display()
         )));
@@ -72,7 +72,7 @@ pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf),
     let all = rows(&db)?;
     remote.read_all(|rows, key, _| {
         Err(StoreError::Place(format!(
-            "below this prefix of etcd there is a store already (row {key} of {rows}); name another prefix"
+            "etcd already has a store below this prefix (row {key} of {rows}); use another prefix"
         )))
     })?;
     let mut changes = Changes::default();
@@ -88,12 +88,12 @@ pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf),
             Ok(())
         }
         _ => Err(StoreError::Place(format!(
-            "row {key} of {rows} in etcd is not the one of the embedded store; the embedded store is unchanged"
+            "row {key} of {rows} differs in etcd; the embedded store is unchanged"
         ))),
     })?;
     if same != all.len() {
         return Err(StoreError::Place(format!(
-            "etcd has {same} rows of {}; the embedded store is unchanged",
+            "etcd has only {same} of {} rows; the embedded store is unchanged",
             all.len()
         )));
     }
@@ -107,7 +107,7 @@ pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf),
 pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreError> {
     if store.exists() {
         return Err(StoreError::Place(format!(
-            "there is an embedded store already at {}; move it away first",
+            "an embedded store exists at {}; move it away first",
             store.display()
         )));
     }
@@ -116,7 +116,7 @@ pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreE
     if count == 0 {
         gone(&part)?;
         return Err(StoreError::Place(
-            "below this prefix of etcd there is no row".into(),
+            "etcd has no rows below this prefix".into(),
         ));
     }
     // The mark first: at no instant may both be begun with.

@@ -141,7 +141,7 @@ impl Remote {
             .thread_name("pf9-store")
             .enable_all()
             .build()
-            .map_err(|e| StoreError::Etcd(format!("no thread for it: {e}")))?;
+            .map_err(|e| StoreError::Etcd(format!("cannot start a thread for it: {e}")))?;
         // Held here already: whatever happens, the runtime is never dropped where that would wait.
         let remote = Self {
             shared: Arc::new(Shared {
@@ -246,7 +246,7 @@ impl Remote {
             if left.is_zero() {
                 return Err(StoreError::Away(Away {
                     since: pf9_hostagent::seam::clock::now(),
-                    why: "the write before this one is not done".into(),
+                    why: "the previous write has not finished".into(),
                 }));
             }
             let waited = self.freed.wait_timeout(busy, left.min(TURN_LOOK));
@@ -288,7 +288,7 @@ impl Remote {
         let leaving = async move { seat::leave(&shared).await };
         let left = tokio::time::timeout(LEAVE, self.spawn(leaving)).await;
         if left.ok().flatten().is_none() {
-            tracing::warn!("the seat is not given back: it is free when its lease ends");
+            tracing::warn!("the seat was not released: it is free when its lease ends");
         }
     }
 

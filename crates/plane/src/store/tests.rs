@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::contract::{self, Place};
+use super::testing::{self as contract, Place};
 use super::*;
 
 const NUMBERS: Rows<u32> = Rows::new("numbers");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::bed::Bed;
 use super::{Hook, certificate, key, tell, within};
-use crate::planes::cluster::{Cluster, Way, free};
+use crate::planes::cluster::{Cluster, Mode, Way, free};
 
 /// Longer than the lease of the one before, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ async fn an_alert_that_waits_is_told_by_the_plane_that_takes_over() {
     assert_eq!(teller(&tried.1), bed.url);
 
     for way in &ways {
-        way.set_cut(true);
+        way.set(Mode::Cut);
     }
     soon(async {
         while bed.admin_get("/store").await.1["answers"] != "no" {

@@ -161,14 +161,17 @@ impl Gateway {
         let loaded = match Loaded::of(&self.place) {
             Ok(loaded) => loaded,
             Err(why) => {
-                tracing::warn!(why, "etcd is asked with the certificate of before");
+                tracing::warn!(
+                    why,
+                    "cannot read the certificate for etcd again; the previous one is used"
+                );
                 return;
             }
         };
         let mut now = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if now.files != loaded.files {
             *now = loaded;
-            tracing::info!("etcd is asked with the new certificate");
+            tracing::info!("the certificate for etcd was renewed");
         }
     }
 
@@ -247,7 +250,7 @@ impl Gateway {
                 None => Err(CallError::Garbled {
                     at: self.endpoint(),
                     why: format!(
-                        "{} is no row of a plane",
+                        "{} is not a row of a plane",
                         String::from_utf8_lossy(&kv.key).escape_debug()
                     ),
                 }),

@@ -68,7 +68,10 @@ pub(super) fn of(changes: Changes) -> Result<Vec<Op>, StoreError> {
                 key: name.key,
                 row,
             }),
-            Err(e) => Err(StoreError::Etcd(format!("{} is no JSON: {e}", name.key))),
+            Err(e) => Err(StoreError::Etcd(format!(
+                "row {} is not valid JSON: {e}",
+                name.key
+            ))),
         }
     };
     changes.0.into_iter().map(op).collect()

@@ -185,7 +185,7 @@ async fn sit(shared: &Shared, holder: &Holder) -> Result<Tried, CallError> {
             // It ends by itself if this does not arrive.
             drop(shared.gateway.revoke(lease).await);
             Ok(Tried::Anothers(now.as_ref().map_or_else(
-                || Holder::new("somebody who has left"),
+                || Holder::new("a plane that left"),
                 Holder::of,
             )))
         }
@@ -211,7 +211,7 @@ pub(super) async fn keep(shared: Arc<Shared>, holder: Holder, mut seat: Seat) {
                 back(&shared, seat);
             }
             Ok(Look::Lost(to)) => {
-                tracing::error!(to, "the seat is lost: this plane writes nothing any more");
+                tracing::error!(to, "the seat is lost: this plane no longer writes");
                 shared.standing.send_replace(Standing::Lost(to));
                 return;
             }
@@ -247,7 +247,7 @@ fn back(shared: &Shared, seat: Seat) {
             away: Some(away), ..
         } = standing
         {
-            tracing::info!(since = %away.since, "etcd is back");
+            tracing::info!(since = %away.since, "etcd answers again");
         }
         let differs = *standing != now;
         *standing = now;
@@ -259,7 +259,7 @@ fn away(shared: &Shared, seat: Seat, since: Timestamp, e: &CallError) {
     shared.standing.send_if_modified(|standing| match standing {
         Standing::Ours { away: None, .. } => {
             let why = e.to_string();
-            tracing::warn!(%since, why, "etcd is away: nothing is written, tunnels stay");
+            tracing::warn!(%since, why, "etcd does not answer: changes are refused, tunnels stay up");
             *standing = Standing::Ours {
                 seat: seat.revision,
                 away: Some(Away { since, why }),
@@ -294,14 +294,12 @@ async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, Call
         head == ours.known || ours.trying.as_ref() == Some(&head)
     };
     if nobody_wrote {
-        tracing::warn!("the seat's lease had ended; it is taken again, nobody has written since");
+        tracing::warn!("the seat's lease had expired; the seat is taken again, nobody wrote since");
         return Ok(Look::Ours(seat));
     }
     // What another wrote and left is not in this plane's memory.
     drop(shared.gateway.revoke(seat.lease).await);
-    Ok(Look::Lost(
-        "another plane, which has written and left".into(),
-    ))
+    Ok(Look::Lost("a plane that wrote and left".into()))
 }
 
 fn text(kv: &Kv) -> String {

@@ -77,10 +77,7 @@ pub(super) async fn commit(shared: &Shared, mut batches: Vec<Vec<Op>>) -> Result
         match ended.await {
             Ok(()) | Err(StepError::Lost(_) | StepError::Stopped) => return Ok(()),
             Err(StepError::Refused(why)) => {
-                tracing::error!(
-                    why,
-                    "etcd does not take the rest of a long write; it is tried again"
-                );
+                tracing::error!(why, "etcd refuses the rest of a long write; retrying");
                 tokio::time::sleep(AGAIN).await;
             }
         }
@@ -93,7 +90,10 @@ pub(super) async fn finish(shared: &Shared) -> Result<(), StepError> {
     let found = shared.gateway.get(&shared.gateway.key("apply")).await;
     if let Some(kv) = found.map_err(said)? {
         let apply: Apply = serde_json::from_slice(&kv.value).map_err(unsayable)?;
-        tracing::warn!(parts = apply.parts, "a long write is brought to its end");
+        tracing::warn!(
+            parts = apply.parts,
+            "finishing a long write of the previous plane"
+        );
         for n in 0..apply.parts {
             let name = part_name(apply.id, n);
             let part = shared.gateway.get(&shared.gateway.key(&name)).await;
@@ -166,7 +166,7 @@ async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
                     break;
                 }
                 if seat_now.is_some_and(|kv| kv.create_revision == seat) {
-                    let who = "somebody who writes there without the seat";
+                    let who = "a writer without the seat";
                     lost(shared, who);
                     return Err(StepError::Lost(who.into()));
                 }
@@ -209,10 +209,7 @@ async fn another_seat(shared: &Shared, gone: i64) -> Result<(), StepError> {
 }
 
 fn lost(shared: &Shared, to: &str) {
-    tracing::error!(
-        to,
-        "the seat is worth nothing: this plane writes nothing any more"
-    );
+    tracing::error!(to, "the seat was bypassed: this plane no longer writes");
     shared.standing.send_replace(Standing::Lost(to.into()));
 }
 
