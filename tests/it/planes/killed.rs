@@ -101,7 +101,7 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
         };
         let killing = async {
             // Another moment in every run: whatever it is, the promise holds.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(100..700))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(100..400))).await;
             serving.kill();
             stop.send(()).ok();
         };

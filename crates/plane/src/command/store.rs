@@ -36,7 +36,7 @@ pub(super) struct StoreArgs {
 pub(super) struct EtcdArgs {
     /// A member of etcd; can be repeated.
     #[arg(long = "etcd-endpoint", value_name = "https://HOST:PORT")]
-    endpoints: Vec<String>,
+    members: Vec<String>,
     /// Certificate of the authority that etcd's certificates are of, PEM.
     #[arg(long = "etcd-ca", value_name = "FILE", value_parser = super::absolute)]
     authority: Option<PathBuf>,
@@ -79,7 +79,7 @@ impl StoreArgs {
     /// The etcd that was named; nothing: the embedded store.
     pub(super) fn place(self) -> Result<Option<EtcdPlace>, Fault> {
         match self.store {
-            Kind::Embedded if self.etcd.endpoints.is_empty() => Ok(None),
+            Kind::Embedded if self.etcd.members.is_empty() => Ok(None),
             Kind::Embedded => Err(usage("--etcd-endpoint is given without --store etcd")),
             Kind::Etcd => self.etcd.place().map(Some),
         }
@@ -89,7 +89,7 @@ impl StoreArgs {
 impl EtcdArgs {
     fn place(self) -> Result<EtcdPlace, Fault> {
         let Self {
-            endpoints,
+            members: endpoints,
             authority: Some(authority),
             certificate: Some(certificate),
             key: Some(key),
