@@ -210,7 +210,10 @@ impl Store {
         copy: &Path,
         tables: &BTreeSet<&'static str>,
     ) -> Result<Self, StoreError> {
-        moving::fill(&remote, copy)?;
+        if let Err(e) = moving::fill(&remote, copy) {
+            remote.leave_now();
+            return Err(e);
+        }
         let db = schema::ready(copy, schema::STEPS).map_err(|e| match e {
             // What is beside the copy is not put back by the verb for embedded stores.
             StoreError::Newer { found, knows, .. } => StoreError::Newer {
@@ -308,6 +311,13 @@ impl Store {
     /// How long one who asked for a write waits for its end; nothing: it ends.
     pub(super) fn patience(&self) -> Option<Duration> {
         self.remote.as_ref().map(|_| Remote::patience())
+    }
+
+    /// The same for one who may block.
+    pub(super) fn leave_now(&self) {
+        if let Some(remote) = &self.remote {
+            remote.leave_now();
+        }
     }
 
     /// Lets another plane have it at once.

@@ -292,6 +292,20 @@ impl Remote {
         }
     }
 
+    /// The same for one who may block.
+    pub(super) fn leave_now(&self) {
+        self.shared.stop.cancel();
+        let shared = Arc::clone(&self.shared);
+        let left = async move {
+            tokio::time::timeout(LEAVE, seat::leave(&shared))
+                .await
+                .is_ok()
+        };
+        if !matches!(self.wait_for(left), Ok(true)) {
+            tracing::warn!("the seat was not released: it is free when its lease ends");
+        }
+    }
+
     /// Runs on the store's own threads; nothing: they are gone.
     async fn spawn<T: Send + 'static>(
         &self,
