@@ -127,19 +127,10 @@ pub(super) fn start_with(
     let embedded = dir.join(STORE_FILE);
     let store = match remote {
         None => Store::open(&embedded, &tables)?,
-        Some(remote) => Store::open_remote(remote, &dir.join(COPY_FILE), &tables)?,
+        Some(remote) => Store::open_remote(remote, &dir.join(COPY_FILE), &embedded, &tables)?,
     };
     let found = store.read()?.get(&IDENTITY, IDENTITY_ROW)?;
     let first = found.is_none();
-    if first && store.standing().is_some() && embedded.exists() {
-        store.leave_now();
-        // A second plane with other keys would come to be beside the one that hosts know.
-        return Err(BootError::Store(StoreError::Place(format!(
-            "etcd has no rows of a plane, and there is an embedded store, {}: copy it with pf9-plane store copy --to \
-             etcd, or move it away",
-            embedded.display()
-        ))));
-    }
     let identity = match found {
         Some(identity) => identity,
         None => make(&files, &store, now)?,

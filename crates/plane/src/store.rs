@@ -204,13 +204,15 @@ impl Store {
         Self::with(schema::ready(path, steps)?, None, tables, steps)
     }
 
-    /// Opens the one that the seat leads to: reads everything into `copy`, a file that is made anew. Blocks.
+    /// Opens the one that the seat leads to: reads everything into `copy`, a file that is made anew. A new one is
+    /// not made beside an `embedded` one. Blocks.
     pub(super) fn open_remote(
         remote: Remote,
         copy: &Path,
+        embedded: &Path,
         tables: &BTreeSet<&'static str>,
     ) -> Result<Self, StoreError> {
-        if let Err(e) = moving::fill(&remote, copy) {
+        if let Err(e) = moving::begins(&remote, copy, embedded) {
             remote.leave_now();
             return Err(e);
         }
@@ -311,13 +313,6 @@ impl Store {
     /// How long one who asked for a write waits for its end; nothing: it ends.
     pub(super) fn patience(&self) -> Option<Duration> {
         self.remote.as_ref().map(|_| Remote::patience())
-    }
-
-    /// The same for one who may block.
-    pub(super) fn leave_now(&self) {
-        if let Some(remote) = &self.remote {
-            remote.leave_now();
-        }
     }
 
     /// Lets another plane have it at once.

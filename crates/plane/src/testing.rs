@@ -61,7 +61,13 @@ impl Place for InEtcd {
     fn open(&mut self) -> Store {
         let taken = Remote::take(&self.place, "a test", |_| {});
         let remote = self.runtime.block_on(taken).expect("the seat");
-        Store::open_remote(remote, &self.copy, &contract::TABLES.into()).expect("open")
+        Store::open_remote(
+            remote,
+            &self.copy,
+            Path::new("/none"),
+            &contract::TABLES.into(),
+        )
+        .expect("open")
     }
 
     fn close(&mut self, store: Store) {
@@ -79,7 +85,7 @@ impl Numbers {
         let remote = remote.map_err(|e| chain(&e))?;
         let copy = dir.join("copy");
         let opening = tokio::task::spawn_blocking(move || {
-            Store::open_remote(remote, &copy, &contract::TABLES.into())
+            Store::open_remote(remote, &copy, Path::new("/none"), &contract::TABLES.into())
         });
         let store = opening.await.expect("it ends").map_err(|e| chain(&e))?;
         Ok(Self(Arc::new(store)))

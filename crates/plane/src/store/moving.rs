@@ -58,6 +58,19 @@ pub(super) fn fill(remote: &Remote, copy: &Path) -> Result<usize, StoreError> {
     Ok(count)
 }
 
+/// Reads everything for a plane that begins. With nothing there it would be a second one, with other keys, beside the one
+/// of an embedded store that hosts know.
+pub(super) fn begins(remote: &Remote, copy: &Path, embedded: &Path) -> Result<(), StoreError> {
+    if fill(remote, copy)? > 0 || !embedded.exists() {
+        return Ok(());
+    }
+    Err(StoreError::Place(format!(
+        "etcd has no rows of a plane, and there is an embedded store, {}: copy it with pf9-plane store copy --to etcd, or \
+         move it away",
+        embedded.display()
+    )))
+}
+
 /// Copies an embedded store's rows to etcd, where there are none, looks that they are the same there, and gives the file
 /// its other name. Answers how many, and where it is. Blocks.
 pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf), StoreError> {
