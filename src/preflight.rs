@@ -5,7 +5,7 @@
 //! Facts::read   ─► Part::Machine ─┐
 //! fsync         ─► Part::Disk     │  evaluate (pure: one function a row of the table) ─► [Check] ─► Report
 //! NetworkSeen   ─► Part::Network  ├─►
-//! whoever asks  ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
+//! the caller    ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
 //!               ─► Part::Agent   ─┘
 //! ```
 //!
@@ -83,7 +83,7 @@ pub enum Severity {
     Required,
     /// A node works without it, less well: it may warn.
     Recommended,
-    /// For whoever looks.
+    /// Information only.
     Info,
 }
 

@@ -1,6 +1,6 @@
 //! Stacks on a node: verified, unpacked, activated, kept or collected.
 //!
-//! Whoever calls this trusts nothing in the staging directory: it belongs to the less privileged
+//! Nothing in the staging directory is trusted: it belongs to the less privileged
 //! hostagent. A manifest is believed by its signature and by the digest the spec names; every byte
 //! of the archive is believed by the manifest.
 //!

@@ -97,7 +97,7 @@ impl Document for Order {
 
 /// The record's place.
 pub(super) fn store(fs: &HostFs) -> Store {
-    // For everybody: hostagent and whoever asks for the status read it, and no secret is in it.
+    // World-readable: hostagent and `pf9ctl status` read it, and no secret is in it.
     Store::new(fs.clone(), RECORD, 0o644, RECORD_MAX)
 }
 

@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
 
     async fn drive_begun(&mut self, record: Record) -> Result<Record, Fault> {
         match record.stage {
-            // Begun by whoever has it ready.
+            // Started by the run that made it ready.
             Stage::Ready | Stage::Refused | Stage::PutBack => Ok(record),
             Stage::Switching | Stage::Proving | Stage::Proven | Stage::PuttingBack => {
                 Box::pin(self.drive(record)).await

@@ -1,5 +1,5 @@
-//! Sealing: the format of `age`, with X25519 keys. Whoever has one of the private halves opens it with
-//! our programs or with anybody's: `age -d -i recovery.key NAME.db.age`.
+//! Sealing: the format of `age`, with X25519 keys. One of the private halves opens it, with
+//! our programs or with any other: `age -d -i recovery.key NAME.db.age`.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};

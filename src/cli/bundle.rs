@@ -405,7 +405,7 @@ impl Show for BundleReport {
         let open = match self.encrypted {
             true => "only with the private key",
             false => {
-                "by whoever has the file: it has no keys and passwords, but names and addresses"
+                "by anybody who has the file: no keys and passwords are in it, but names and addresses"
             }
         };
         screen.row("bundle", Ink::Bold, &self.path, width);

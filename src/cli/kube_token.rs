@@ -2,8 +2,8 @@
 //!
 //! kubectl runs it and reads an `ExecCredential` from it: a token that is good for one cluster, for a quarter of an hour, as the
 //! person whose credentials `operator.toml` names. It is kept in a file of its own (0600) until little of its time is left,
-//! so that the plane is not asked for every command. Nothing secret is an argument, and where the plane is says
-//! `operator.toml` alone: whoever hands out a kubeconfig is not sent anybody's credentials.
+//! so that the plane is not asked for every command. Nothing secret is an argument, and the plane's address comes
+//! from `operator.toml` alone: a kubeconfig from elsewhere cannot send credentials elsewhere.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

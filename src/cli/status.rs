@@ -1,4 +1,4 @@
-//! `status`: one report of everything a person asks first, gathered from whoever answers.
+//! `status`: one report of everything a person asks first, gathered from the daemons that answer.
 //!
 //! hostagent knows most; comms knows the tunnel; systemd knows who runs. Each may be silent: then
 //! the report says so and shows the rest. nodelet is asked only when it runs already, so that

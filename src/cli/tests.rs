@@ -195,7 +195,7 @@ impl Rig {
 
     fn context(&self) -> Context {
         let mut ctx = Context::new(self.dir.path(), Output::memory(self.json));
-        ctx.owners = Owners::whoever_runs();
+        ctx.owners = Owners::current_user();
         ctx.uid = self.uid;
         ctx.pause = Duration::from_millis(5);
         ctx

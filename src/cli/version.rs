@@ -35,7 +35,7 @@ pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
     Ok(Exit::Ok)
 }
 
-/// Asks whoever answers; what does not is left out.
+/// Asks each daemon; one that does not answer is left out.
 pub(super) async fn gather(ctx: &Context) -> VersionReport {
     let names: Vec<String> = AGENT_UNITS
         .iter()

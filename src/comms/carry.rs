@@ -34,7 +34,7 @@ pub(super) struct Passed {
     to_plane: AtomicU64,
 }
 
-/// A socket whose bytes are counted: what passed is known whoever cuts the stream.
+/// A socket whose bytes are counted: what passed is known whichever side cuts the stream.
 struct Counted<S> {
     socket: S,
     passed: Arc<Passed>,

@@ -53,7 +53,7 @@ pub struct Answered {
 pub(super) struct Copied {
     #[serde(flatten)]
     pub(super) fault: Fault,
-    /// Signed, for whoever must believe it.
+    /// Signed: a trust document for nodelet to verify.
     #[serde(default)]
     pub(super) documents: Vec<Envelope>,
 }

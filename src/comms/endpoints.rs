@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_as_somebody_else_need_not_wait() {
+    fn with_another_identity_the_wait_is_over() {
         let mut all = Endpoints::new(1, CAP);
         assert_eq!(all.claim(0, secs(0)), Claim::Now(0));
         all.ended(0, None, Some(Duration::from_secs(300)), 0.0, secs(0));

@@ -1,5 +1,5 @@
-//! When the kernel gives the machine an address or takes one away, as it says it to whoever listens (netlink). What
-//! changed is not read here: whoever hears of it looks anew.
+//! When the kernel gives the machine an address or takes one away, by netlink. What
+//! changed is not read here: the listener reads all addresses anew.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -35,7 +35,7 @@ impl AddressChanges {
         Ok(Self { socket })
     }
 
-    /// Waits for a change; those that came together are one. Whoever stops waiting misses nothing.
+    /// Waits for a change; those that came together are one. Cancel-safe.
     pub async fn next(&mut self) -> io::Result<()> {
         self.socket.readable().await?;
         let mut notice = [0; NOTICE_MAX];

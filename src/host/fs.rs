@@ -38,7 +38,7 @@ pub struct HostFs {
 pub struct Attrs {
     /// Permission bits.
     pub mode: u32,
-    /// `user:group`; absent: whoever runs.
+    /// `user:group`; absent: the current user.
     pub owner: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub enum Found {
 // === impl Attrs ===
 
 impl Attrs {
-    /// Mode only; the owner is whoever runs.
+    /// Mode only; the owner is the current user.
     pub fn mode(mode: u32) -> Self {
         Self { mode, owner: None }
     }

@@ -1,5 +1,5 @@
 //! Ports of the machine that lead to pods: made by the CNI plugin `portmap` when a pod gets its network, and by nobody
-//! again. Whoever flushes the packet filter cuts such a pod off for as long as it lives; so the plugin is asked whether
+//! again. A flush of the packet filter cuts such a pod off for as long as it lives; so the plugin is asked whether
 //! its rules are there (`CHECK`), and to make them again (`ADD`), with what the runtime noted of each pod's network.
 //!
 //! ```text

@@ -87,7 +87,7 @@ pub fn store(fs: &HostFs) -> Store {
     Store::new(fs.clone(), paths::MAINTENANCE, MODE, RECORD_MAX)
 }
 
-/// A host is in maintenance by its record: for whoever cannot ask nodelet without starting it.
+/// Whether the record says maintenance: for callers that cannot ask nodelet without starting it.
 pub fn is_noted(fs: &HostFs) -> bool {
     let record = store(fs).look(|r: Record| Ok(r)).value;
     record.is_some_and(|r| r.is_counting())
@@ -206,7 +206,7 @@ impl Record {
         }
     }
 
-    /// Root ends it, whoever began it.
+    /// Root ends it, also one that the plane began.
     #[must_use]
     pub fn ended(&self) -> Self {
         Self {

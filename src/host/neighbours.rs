@@ -2,7 +2,7 @@
 //! discovery for IPv6.
 //!
 //! The kernel announces nothing when an address is added, and neighbours would send to the machine that
-//! had it for up to a minute. So whoever takes one over says so. Rejected: an interface of its own with
+//! had it for up to a minute. So the machine that takes it over announces it. Rejected: an interface of its own with
 //! a hardware address that goes along (macvlan), for which no neighbour need learn anything: what guards
 //! virtual machines against forged senders drops its frames; and `arping`, which is not installed everywhere
 //! and knows no IPv6.
@@ -190,7 +190,7 @@ fn arp_answer(frame: &[u8], ip: Ipv4Addr) -> Option<Mac> {
     let operation = frame.get(20..22)?;
     let said = [ARP_REQUEST, ARP_REPLY].map(u16::to_be_bytes);
     let sender = frame.get(28..32)? == ip.octets();
-    // Whoever announces it says so, too.
+    // The announcement names it as the sender, too.
     let says = of_ethernet && sender && said.iter().any(|s| operation == s);
     frame.get(22..28).filter(|_| says)?.try_into().ok()
 }

@@ -1,6 +1,6 @@
 //! A package of ours, read: what it says it is, and its files.
 //!
-//! Read here and not by `dpkg-deb` or `rpm2cpio`: what comes through is bounded in every length, whoever made it. Plane
+//! Read here and not by `dpkg-deb` or `rpm2cpio`: every length of the input is bounded. Plane
 //! and node read by this alone, so what one of them takes the other does not refuse.
 //!
 //! | file | reads |
@@ -93,7 +93,7 @@ pub fn each_file(
     payload.map_err(NotOurs::Damaged)
 }
 
-/// Reads all of a file of either format: which of ours it is, and that whoever unpacks it comes to its end.
+/// Reads all of a file of either format: which of ours it is, and that it can be unpacked to its end.
 pub fn read(file: &mut (impl Read + Seek)) -> Result<Label, NotOurs> {
     file.rewind().map_err(NotOurs::Damaged)?;
     let format = format_of(file).map_err(NotOurs::Damaged)?;

@@ -225,7 +225,7 @@ impl<W: Wanted> Target<W> {
     }
 }
 
-/// Not yet on the disk: whoever finds it after a power cut hashes it first, as nodelet does each time.
+/// Not yet synced: after a power cut nodelet hashes it first, as it does each time.
 fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     disk::set_permissions(from, fs::Permissions::from_mode(0o640))?;
     disk::rename(from, to)

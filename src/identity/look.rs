@@ -38,7 +38,7 @@ pub async fn look(
 }
 
 /// The same, and asks what time it is there: a question that says nothing of this machine. Whose clock it is cannot be
-/// told yet either. `None`: whoever answers does not say.
+/// known yet either. `None`: the server does not say.
 pub async fn look_at_clock(
     plane: &str,
     egress: &Egress,

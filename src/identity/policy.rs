@@ -98,7 +98,7 @@ fn authorities(host: &HostFs, path: &str) -> Result<Vec<CertificateDer<'static>>
         .read_text(path, BUNDLE_MAX)
         .map_err(|e| crate::telemetry::chain(&e))?
         .ok_or("there is no such file")?;
-    // Whoever writes there says who the plane is. A link to the distribution's bundle is fine.
+    // Write access here decides who the plane is. A link to the distribution's bundle is fine.
     let meta = std::fs::metadata(host.at(path)).map_err(|e| e.to_string())?;
     if meta.mode() & 0o022 != 0 {
         return Err(format!(

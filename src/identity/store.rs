@@ -91,8 +91,8 @@ impl Owners {
         }
     }
 
-    /// Whoever runs this: for a host below another root.
-    pub fn whoever_runs() -> Self {
+    /// The current user: for a host below another root.
+    pub fn current_user() -> Self {
         Self { comms: None }
     }
 

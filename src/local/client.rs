@@ -21,7 +21,7 @@ pub(crate) const ANSWER_MAX: usize = 16 * 1024 * 1024;
 const KEEP_IDLE: Duration = Duration::from_secs(10);
 
 /// Pause before another try to connect to a socket whose backlog is full at the moment. The kernel
-/// says so at once to whoever does not block; it lets in those who block one after the other.
+/// answers at once to a non-blocking connect; it lets in the blocking ones one after the other.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// A client of one Unix socket. Cheap to clone; keeps connections alive.

@@ -1,8 +1,8 @@
 //! The door of a local socket: who comes in.
 //!
-//! The kernel says who called when the connection is made, and that is when it is judged: whoever
-//! may not call, or has its share of connections, is told so in one write and closed before a byte
-//! of it is read. Nothing waits in the kernel's backlog for a place inside: were it so, whoever
+//! The kernel says who called when the connection is made, and that is when it is judged: a caller that
+//! may not call, or has its share of connections, gets the reason in one write and is closed before a byte
+//! is read. Nothing waits in the kernel's backlog for a place inside: otherwise a caller that
 //! fills the places would fill the backlog too, and root would wait behind it.
 
 use std::path::Path;

@@ -97,7 +97,7 @@ impl MachineMarks {
                 serial == Compared::Agrees && interfaces == Compared::Agrees
             }
             (Compared::Silent, Compared::Agrees, _) => true,
-            // Whoever could not read the firmware's marks sees the interfaces alone, and a new
+            // A reader without access to the firmware's marks sees the interfaces alone, and a new
             // interface in the old machine looks like another machine to it.
             (Compared::Silent, Compared::Silent, Compared::Differs)
                 if self.firmware() != seen.firmware() =>

@@ -10,7 +10,7 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// The role of a worker, as label.
 const WORKER: &str = "node-role.kubernetes.io/worker";
 /// What told a master in earlier releases (KEP 2067). Nothing of today tolerates that taint, so
-/// whoever still has it gets no add-on.
+/// a node that still has it gets no add-on.
 const MASTER: &str = "node-role.kubernetes.io/master";
 
 /// Every key that tells or told a node's role: what is not of a node's role is taken off it.

@@ -1,7 +1,7 @@
 //! Which fields of a spec an agent must heed, and since which version it can.
 //!
-//! Every field of a spec stands in [`FIELDS`]; a test holds the list. Whoever adds one decides here
-//! what an older agent does that does not know it: ignore it ([`Old::Ignores`], where not heeding it
+//! Every field of a spec stands in [`FIELDS`]; a test holds the list. A new one gets a row here
+//! that says what an older agent does, which does not know it: ignore it ([`Old::Ignores`], where not heeding it
 //! does no harm), or refuse the spec ([`Old::Refuses`]). The plane asks [`needs_agent`] what the spec
 //! it is about to sign really uses: a cluster that does not use an addition needs no newer agent.
 

@@ -87,7 +87,7 @@ pub enum What {
         since_s: u32,
         /// At most so large.
         max_bytes: u64,
-        /// Who can open it: a public key of age. It is signed with the rest, so whoever carries the bundle cannot
+        /// Who can open it: a public key of age. It is signed with the rest, so the carrier of the bundle cannot
         /// have it sealed for another key.
         seal_for: String,
     },

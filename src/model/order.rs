@@ -23,8 +23,8 @@ pub const FACTS_ADDRESSES_MAX: usize = 64;
 /// Longest host name of DNS.
 pub const HOSTNAME_MAX: usize = 253;
 
-/// A number that the plane gives out and takes back once. It has a length of its own and nothing
-/// else in it: whoever carries it cannot make root sign other content with it.
+/// A number that the plane issues and accepts once. It has a fixed length and nothing
+/// else in it: its carrier cannot make root sign other content with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Nonce(pub Digest);

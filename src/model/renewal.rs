@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Fault;
 
-/// Certificates of the plane begin this much before they are made: clocks may differ. Whoever reckons
-/// with a life leaves this out, or a certificate of a few minutes would be born overdue.
+/// Certificates of the plane begin this much before they are made: clocks may differ. Arithmetic
+/// with a lifetime leaves this out, or a certificate of a few minutes would be born overdue.
 pub const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 
 /// But by no more than this part of their life.

@@ -103,8 +103,8 @@ pub struct NodeSpec {
     /// What its certificates say as UID of the node's user, since the host became this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<NodeUid>,
-    /// Nodes that are none any more, while a certificate of theirs may be good: API servers refuse
-    /// whoever shows one of these. Empty on workers.
+    /// Former nodes, while a certificate of theirs may be valid: API servers refuse
+    /// certificates with one of these. Empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_uids: Vec<NodeUid>,
     /// Labels kept on the node, beside the role's own.

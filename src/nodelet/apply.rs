@@ -61,8 +61,8 @@ pub struct Effects<'a> {
     pub ledger: &'a mut LedgerFile,
 }
 
-/// What steps that are done at once share. Whoever changes the memory or the ledger has it alone for as long
-/// as that takes; what only waits for the machine (files, a program, systemd) holds nobody up.
+/// What concurrent steps share. A change of memory or ledger is exclusive for as long
+/// as it takes; what only waits for the machine (files, a program, systemd) blocks nobody.
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,

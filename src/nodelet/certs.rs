@@ -3,7 +3,7 @@
 //! A private key is made here and never leaves. A certificate counts only when it belongs to the
 //! key, is signed by an authority the spec believes and says exactly what its profile says: the
 //! plane is believed for nothing that the signed spec does not say. Which authority should have
-//! signed it, and whether its life is over, is for whoever decides what to ask for.
+//! signed it, and whether it has expired, is judged where the next request is decided.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,8 +8,8 @@
 //!   processes) ───┘                                     └──────── next round ──────────┘
 //! ```
 //!
-//! A new spec ends a run between two steps. To be woken does not: whoever calls during a run gets
-//! one more look after it, however often it calls, and looks that calls ask for are limited. So no
+//! A new spec ends a run between two steps. A wake-up does not: a call during a run gets
+//! one more look after it, however often it comes, and such looks are rate-limited. So no
 //! caller keeps the loop from its work.
 //!
 //! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
@@ -251,7 +251,7 @@ impl Engine {
             return Next::retry(&self.lifecycle);
         }
         let job = {
-            // Not borrowed while the disk is looked at: whoever brings the next order would wait.
+            // Not borrowed while the disk is read: the sender of the next order would wait.
             let orders = self.told.orders.borrow_and_update().clone();
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);

@@ -423,7 +423,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whoever_insists_is_remembered_and_who_does_not_any_more_is_too() {
+    fn force_is_remembered_and_so_is_its_withdrawal() {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");

@@ -176,7 +176,7 @@ fn runtime_environment(proc: &Proc) -> Option<Vec<String>> {
 }
 
 /// The way out of this machine is a proxy, and the runtime, which pulls images, was not told; or it was told and would
-/// go that way to the cluster's own addresses as well. Whoever says that it needs none (an empty value) is believed.
+/// go that way to the cluster's own addresses as well. An empty value means that it needs none, and is believed.
 fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Option<Fault> {
     let value = |name: &str| {
         let named = started_with.iter().filter_map(|line| line.split_once('='));

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | not done | steps of phases, rolls, restores of etcd, the plane's removals, changes of the agent's version, the upkeep of etcd, killing what hangs |
 //! | goes on | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
-//! | ends it | its time, whoever ordered it, root in any case; root's order that the role goes |
+//! | ends it | its time, its issuer (root or plane), root in any case; root's order that the role goes |
 //!
 //! *Certificates go on*: a new one is a file beside an old one, and no program is started again for it (what would
 //! have to be waits); one that ended would take the node out of its cluster, which no maintenance wants, and a host
@@ -82,7 +82,7 @@ impl Desk {
         }))
     }
 
-    /// Wakes whoever works: root began or ended one. (The plane's comes with a spec.)
+    /// Wakes the loop: root began or ended one. (The plane's comes with a spec.)
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.news.subscribe()
     }
@@ -140,7 +140,7 @@ impl Desk {
         })
     }
 
-    /// Root ends it, whoever began it. Answers what there was.
+    /// Root ends it, also one that the plane began. Answers what there was.
     pub fn end(&self) -> Result<Option<MaintenanceStatus>, Fault> {
         let now = self.moment();
         let mut state = self.lock();

@@ -109,7 +109,7 @@ impl Desk {
         let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {
             let result = result(&operation, Outcome::Refused { fault });
-            // A number that is no newer than what was seen is not noted: whoever replays it fills nothing.
+            // A number that is not newer than the last one is not noted: replays fill nothing.
             if operation.number > book.last() && operation.host_id == host {
                 self.note(&mut book, &operation, Some(&result))?;
             }

@@ -284,7 +284,7 @@ impl Rig {
             .collect()
     }
 
-    /// What the machine is like, whoever looks: every file outside of nodelet's own state, and what that says.
+    /// The machine's state: every file outside of nodelet's own state, with its content.
     #[cfg(feature = "fault")]
     pub(crate) fn state(&self) -> BTreeMap<String, String> {
         let files = self.listing().into_iter();
@@ -418,7 +418,7 @@ fn walk(dir: &Path, out: &mut BTreeMap<String, (u32, String)>) {
     }
 }
 
-/// Whoever runs the tests: they need not be root.
+/// The user who runs the tests: need not be root.
 fn owner() -> String {
     let user = User::from_uid(Uid::effective())
         .expect("user")

@@ -13,7 +13,7 @@
 //! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing. The stage of
 //! the distribution's updates has others in the place of the switch: see `next::os`.
 //!
-//! The record is written before what it speaks of is begun, so that whoever comes after a power cut knows
+//! The record is written before what it describes starts, so that the process after a power cut knows
 //! which way it was going. What comes next is decided by [`what_next`] alone; the loop does it
 //! (`engine::rolling`). Having the stack ready leaves no record: it is looked at anew each time.
 //!

@@ -309,7 +309,7 @@ impl Server {
         }
     }
 
-    /// Root's word, for whoever carries it. The number it answers is all that a caller chooses.
+    /// A document signed by root, for any carrier. The nonce is all that a caller chooses.
     fn order(&self, request: &Request) -> Reply {
         // A copy orders nothing in the original's name.
         if let Some(fault) = trust::held(&self.host.fs) {
@@ -460,12 +460,12 @@ fn may_call_now() -> Callers {
     }))
 }
 
-/// Root, hostagent's user, or whoever runs this process.
+/// Root, hostagent's user, or the user of this process.
 fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
 }
 
-/// Root, or whoever runs this process.
+/// Root, or the user of this process.
 fn is_root(peer: Peer) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw()
 }

@@ -199,16 +199,16 @@ pub enum Step {
         #[serde(default)]
         sets: Vec<String>,
     },
-    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit;
-    /// whoever flushes them or drops what is not its own leaves that one as it is.
+    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit,
+    /// which stays active when somebody flushes them.
     PodNetwork {
         /// The program that makes them, and knows whether the rules are there.
         script: String,
         /// Pods, and the node that they are on.
         routes: Vec<(IpNet, IpAddr)>,
     },
-    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; whoever flushes the packet
-    /// filter takes them away for good.
+    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; a flush of the packet
+    /// filter removes them for good.
     HostPorts {
         /// The network's name.
         network: String,

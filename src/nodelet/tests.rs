@@ -109,7 +109,7 @@ async fn only_what_drifted_is_touched() {
     );
 }
 
-/// The old file and the old process stay in force, also for whoever starts the service next.
+/// The old file and the old process stay in force, also over the next start of the service.
 #[tokio::test]
 async fn a_refused_configuration_changes_nothing() {
     let mut rig = Rig::new();

@@ -1,4 +1,4 @@
-//! The host that this machine is, and the agent that keeps it one: judged here, asked for by whoever looks.
+//! The host that this machine is, and the agent that keeps it one: judged here, gathered by the caller.
 
 use super::{Finding, Thresholds};
 use crate::model::{Expiry, Fault, FaultCode, HostId, Timestamp};

@@ -66,7 +66,7 @@ pub(super) fn other_kubelet(facts: &Facts) -> Finding {
     )
 }
 
-/// Whether the kernel gives ports of ours to whoever calls out.
+/// Whether the kernel uses ports of ours for outgoing connections.
 pub(super) fn ports_given_away(facts: &Facts) -> Finding {
     let (range, reserved) = &facts.port_range;
     let wanted = ports::ALL.iter().map(|p| p.port);

@@ -62,7 +62,7 @@ pub struct Facts {
     /// Whether what is mounted by one is seen by all: where pods' directories will be. None: the kernel's list does not
     /// say.
     pub mounts_shared: Option<bool>,
-    /// Ports that the kernel gives to whoever calls out, as it says that, and those that it keeps.
+    /// `ip_local_port_range` and `ip_local_reserved_ports`, as the kernel prints them.
     pub port_range: (String, String),
     /// What another Kubernetes left that was here.
     pub leftovers: Vec<String>,
@@ -328,7 +328,7 @@ impl Reader<'_> {
             names.iter().any(|name| !ours(dir, name))
         };
         let dirs = super::conflicts::LEFT_DIRS.iter().filter(used);
-        // calico's are called alike whoever runs it; ours has its configuration in a directory of ours.
+        // Every calico uses the same names; ours has its configuration in a directory of ours.
         let calico = self.exists(ours::paths::CALICO_CONFLIST);
         let ours = |name: &str| calico && ours::network::CALICO_LINKS.contains(&name);
         let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}")) && !ours(name);

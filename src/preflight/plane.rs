@@ -1,4 +1,4 @@
-//! The plane, as it was reached: judged here, gone to by whoever asks.
+//! The plane, as it was reached: judged here, contacted by the caller.
 
 use jiff::SignedDuration;
 

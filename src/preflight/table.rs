@@ -51,7 +51,7 @@ macro_rules! table {
 
 table! {
     Platform {
-        "root" Required "whoever looks is root: enrolling and the units are the administrator's" Machine machine::root;
+        "root" Required "the caller is root, as enrolment and the units need" Machine machine::root;
         "distribution" Required "a distribution the packages are made for" Machine machine::distribution;
         "architecture" Required "a processor there are stacks for" Machine machine::architecture;
         "init" Required "systemd is process 1" Machine machine::init;

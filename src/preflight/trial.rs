@@ -153,7 +153,7 @@ fn used(scratch: &Path) -> Result<(), Wrong> {
         Some(layers.as_str()),
     )
     .map_err(|e| match e {
-        // The kernel has none, or whoever asks may not: other checks say that.
+        // The kernel has none, or the caller has no right to it: other checks say that.
         Errno::ENODEV | Errno::EPERM | Errno::EACCES => not_here("an overlay")(e),
         other => Wrong::Here(format!("an overlay cannot be mounted: {}", other.desc())),
     })?;

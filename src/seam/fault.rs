@@ -28,7 +28,7 @@ pub use super::unsynced::{Loss, Stash};
 
 /// `POINT:FAULT` for a program of its own.
 const ENV: &str = "PF9_FAULT";
-/// How long a thread stands that is not the event loop's. Whoever waits for it with the loop waits until the watchdog ends
+/// How long a thread stands that is not the event loop's. A loop that waits for it waits until the watchdog ends
 /// the process.
 const WATCHDOG: Duration = Duration::from_secs(3);
 /// Its clock: `stands`, or seconds by which it is wrong.
@@ -221,7 +221,7 @@ impl Scope {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// It ends now, if it did not: whoever stands still in it goes on, and reaches nothing any more.
+    /// Ends it now, if it has not ended: threads stopped at a point go on, without effect.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.freed.notify_all();

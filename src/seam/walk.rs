@@ -202,7 +202,7 @@ async fn lived<S: Scenario>(
         while !scope.stopped() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // From here on time passes a thousand times as fast: whoever waits has a deadline, and what works is not late.
+        // From here on time passes a thousand times as fast: what waits has a deadline, and what works is not late.
         tokio::time::pause();
         frozen.set(true);
         for _ in 0..LONGEST.as_secs() {
@@ -220,7 +220,7 @@ async fn lived<S: Scenario>(
         tokio::time::resume();
     }
     let over = scope.is_over();
-    // Whoever still stands at a point of it goes on, and reaches nothing.
+    // Threads that are still stopped at a point go on, without effect.
     scope.end();
     let Some(ended) = ended else {
         return Life::Waits;

@@ -1,7 +1,7 @@
 //! An archive that is read while it comes: what is staged of it first, then what is added, up to the length
 //! that the manifest says.
 //!
-//! Whoever adds belongs to the less privileged side, so nothing is believed of the file: it may stand still,
+//! The writer is the less privileged hostagent, so the file is not trusted: it may stand still,
 //! shrink or say something else when it is read again. What is read is compared with the manifest where it is
 //! used; a reader that waits gives up when nothing comes for a while, or when it is told to.
 

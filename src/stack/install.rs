@@ -405,7 +405,7 @@ pub fn signer(fs: &HostFs) -> Option<String> {
 
 /// Gives the active stack's manifest the signature of the staged one, when that is of the same
 /// content and by another key that is trusted. True when it was replaced. Nothing else of the stack
-/// is touched: its bytes are what the content says, whoever signed that.
+/// is touched: its bytes match the signed content under either key.
 pub fn renew_signature(fs: &HostFs, trust: &TrustStore) -> Result<bool, StackError> {
     let Some(stack) = current(fs)? else {
         return Ok(false);

@@ -253,7 +253,7 @@ fn an_etcd_that_dies_within_the_stream_leaves_nothing() {
     nothing_else(&only.fs, 0);
 }
 
-/// Whoever is told to stop while a backup is made, and whatever it was doing: there is a whole backup
+/// A process that is stopped while it makes a backup, at any point: there is a whole backup
 /// or none.
 #[test]
 fn a_backup_that_is_dropped_anywhere_is_whole_or_none() {

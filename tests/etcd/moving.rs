@@ -47,7 +47,7 @@ fn a_master_with_another_address_is_found_by_the_others_and_keeps_its_data() {
     lab.machines[0].ctl(&["put", "a", "1"]);
     lab.machines[2].gets(13);
     tell(&mut lab);
-    // Whoever is told first: the others know nothing yet but a new line in their specs.
+    // In any order: the others know nothing yet but a new line in their specs.
     for n in [2, 0, 1] {
         lab.machines[n].settled_in_time();
     }

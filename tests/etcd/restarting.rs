@@ -13,7 +13,7 @@ use pf9_hostagent::nodelet::run::End;
 use crate::lab::{Lab, Machine, Programs, client_of, until};
 
 /// Longest that a write may take with all its tries: an election on a busy machine. Three members that start
-/// together take longer, and what is written meanwhile is lost to whoever wrote it.
+/// together take longer, and writes fail meanwhile.
 const A_WRITE: Duration = Duration::from_secs(15);
 
 /// Longest until every member has had its turn.
@@ -154,7 +154,7 @@ fn a_new_list_of_revoked_certificates_costs_no_write() {
     assert_eq!(is_heard(&mut lab, &at), [false; 3]);
 }
 
-/// Whoever is to be heard no more is refused when the file is there, whosever turn it is.
+/// A revoked client is refused as soon as the file is there, whichever member restarts next.
 #[test]
 fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
     let mut lab = three_and_one_that_left();
@@ -186,7 +186,7 @@ fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
     }
 }
 
-/// Where there is no quorum, whoever is down is started, with whatever it is told.
+/// Without a quorum, members that are down are started, with any change.
 #[test]
 fn without_a_quorum_everybody_who_is_down_starts() {
     let mut lab = three_and_one_that_left();

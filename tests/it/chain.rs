@@ -153,7 +153,7 @@ impl Plane {
     /// Makes this root the host's, as `pf9ctl node prep` does.
     async fn enrol_and_save(&self, host: HostId, fs: &HostFs) {
         let enrolled = self.enrol(&self.token().await, host, fs).await;
-        identity::save(fs, &enrolled.expect("enrolled"), &Owners::whoever_runs()).expect("save");
+        identity::save(fs, &enrolled.expect("enrolled"), &Owners::current_user()).expect("save");
     }
 
     /// A stack with a file of this size, and a cluster that runs it; answers the cluster's id and the

@@ -110,7 +110,7 @@ impl Host {
         })
         .await
         .map_err(|e| e.fault())?;
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
         Ok(identity)
     }
 

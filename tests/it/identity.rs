@@ -157,7 +157,7 @@ impl Machine {
         let host_id = HostId::random();
         let identity = enrol(plane.server.public_url(), token, host_id, &self.fs).await;
         let identity = identity.expect("enrolled");
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
         host_id
     }
 

@@ -68,7 +68,7 @@ impl World {
         let identity = enrol(plane.public_url(), &token, host, &fs)
             .await
             .expect("enrolled");
-        identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&fs, &identity, &Owners::current_user()).expect("save");
         Self {
             dir,
             plane,

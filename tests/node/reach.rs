@@ -181,7 +181,7 @@ fn ingress() -> Outcome {
     eventually("as before", SOON, || reached([true; 3]))
 }
 
-/// What a pod may send, whoever would take it.
+/// What a pod may send, whether or not somebody accepts it.
 fn egress() -> Outcome {
     let select = json!({"matchLabels": {"app": "near"}});
     policy(

@@ -131,7 +131,7 @@ pub(crate) fn are_waited_for(master: &str) -> Outcome {
     shell(master, "rm -rf /tmp/pf9-test").map(drop)
 }
 
-/// Whoever holds the files of a master has nothing left soon after it was detached.
+/// A master's files are worth nothing soon after it was detached.
 pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) -> Outcome {
     let api = kubectl(&[
         "get",

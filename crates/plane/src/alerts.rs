@@ -1,5 +1,4 @@
-//! What people are told of by themselves: rules over what hosts report and what the plane measures, and the way to
-//! whoever is to know.
+//! Alerts: rules over what hosts report and what the plane measures, and the delivery to the people who have to know.
 //!
 //! ```text
 //!  status, events ─► facts ─┐ board (memory)

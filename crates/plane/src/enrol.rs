@@ -49,7 +49,7 @@ pub(super) async fn post(
         .change(move |change| enrol(change, &shared, &request))
         .await?;
     match entry {
-        // Whoever is connected with an older key of this host is connected no more.
+        // A session with an older key of this host ends.
         Entry::Pinned => plane.sessions.end(host, "the host enrolled again"),
         // Its old pair is good until the new one has connected: nothing is lost with an answer.
         Entry::Next => {}

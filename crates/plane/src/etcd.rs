@@ -10,7 +10,7 @@
 //! | `places` | what each master's member is waiting for (pure), and the screen of it |
 //!
 //! Who is a member only etcd knows. Each master's status says whom its etcd lists; the newest of them is
-//! what is counted by here ([`counted`]). Without any, whoever is to be a member counts as one.
+//! what is counted by here ([`counted`]). Without any, every host that is to be a member counts as one.
 //!
 //! The plane changes no membership. It says who is to be a member and whose member is to be taken out;
 //! the masters do it, one change at a time, and look again first, for they know better and later.

@@ -278,7 +278,7 @@ fn owners(plane: &Plane, rows: &impl Read, who: &Who, params: &RawPathParams) ->
             (None, missing) => return Err(missing),
         }
     }
-    // A cluster of another project is not found below this one, also by whoever may see both.
+    // A cluster of another project is not found below this one, also by a person who may see both.
     if let (Some(tenant), Some(cluster)) = (&named.tenant, named.cluster)
         && of_cluster.as_ref() != Some(tenant)
     {
@@ -372,7 +372,7 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
                 return Err(no("its project is disabled"));
             }
             let roles = has(&Place::Project(id.clone()))?;
-            // An application credential is for its project, whoever's it is.
+            // An application credential is for its project, whatever else its owner may.
             let plane = match may {
                 None => find::greatest(&find::roles(rows, &Place::Plane, &user.id)?),
                 Some(_) => None,

@@ -84,8 +84,8 @@ pub(super) struct Hello {
     tickets: Vec<(String, String)>,
 }
 
-/// The machine that is to be this host, by name: whoever else has the certificate and knocks does not
-/// know the boot id, for it is on no disk.
+/// The machine that is to be this host, by boot id: another holder of the certificate does not
+/// know it, for it is on no disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Accept {

@@ -8,8 +8,8 @@
 //! | `reset` | a new password for an administrator who lost theirs |
 //! | `keep`  | changing them: names that are taken, bounds, what goes with what |
 //!
-//! Rights are looked up with every request and stand in no token: whoever loses a role, is disabled, or whose
-//! password was changed has lost it at once. Everything that is listed for a tenant is bounded for itself
+//! Rights are looked up with every request and stand in no token: a lost role, a disabled person or a
+//! changed password counts at once. Everything that is listed for a tenant is bounded for itself
 //! ([`PROJECTS_MAX`] and so on, each in its domain), so nobody fills another one's place.
 
 pub(super) mod find;

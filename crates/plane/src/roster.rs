@@ -63,7 +63,7 @@ const SHORT: Rows<Short> = HOSTS.as_type();
 /// One host, as it is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
-    /// Whoever needs a look comes first.
+    /// Hosts with faults come first.
     is_well: bool,
     name: String,
     id: HostId,

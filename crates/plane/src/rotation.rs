@@ -120,7 +120,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// Gives it up: whoever went on goes back. Not once the old one is being taken away.
+/// Aborts it: members that went on go back. Not once the old one is being taken away.
 pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     let what = "the rotation is not aborted";
     let Some(rotation) = &mut cluster.rotation else {

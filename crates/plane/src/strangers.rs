@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_whoever_has_the_most_makes_room_and_who_is_known_stays() {
+    fn the_oldest_of_the_address_with_the_most_makes_room_and_known_hosts_stay() {
         let strangers = Strangers::default();
         let cut = || CancellationToken::new();
         let cuts: Vec<CancellationToken> = (0..5).map(|_| cut()).collect();

@@ -18,7 +18,7 @@ const RESPONDING_BUSY: SignedDuration = SignedDuration::from_secs(300);
 /// The role of a host that may be a node.
 pub(super) const ROLE: &str = "pf9-kube";
 
-/// Whoever said this is heard of often enough.
+/// The host of this status reports often enough.
 pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
     is_heard(said.status.state, said.received_at, now)
 }

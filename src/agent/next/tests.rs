@@ -329,7 +329,7 @@ fn what_a_person_installs_meanwhile_is_left_alone() {
     );
 }
 
-/// By whoever took the order up again, and by whoever put it back: each of them ends it.
+/// By the process that took the order up again, and by the one that put it back: each ends it.
 #[test]
 fn what_was_begun_three_times_is_neither_begun_nor_noted_for_another_time() {
     let mut world = World::new(true);

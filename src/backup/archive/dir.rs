@@ -1,8 +1,8 @@
 //! A directory, usually of another machine's disk.
 //!
 //! Such a mount can hang for ever in the kernel, where nothing can be broken off. So one call is at work
-//! at a time in this process, each is waited for within a bound, and whoever finds the one before it
-//! still there says so: a dead file server costs one thread, not one for each backup.
+//! at a time in this process, each is waited for within a bound, and a call that finds the previous one
+//! still there reports it: a dead file server costs one thread, not one for each backup.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

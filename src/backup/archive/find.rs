@@ -23,8 +23,8 @@ pub struct Kept {
 }
 
 /// The manifest of the backup of this name, from the place of one of `first`, else of anybody. That of this
-/// cluster goes before one of another; who takes that says so. What nobody vouches for is none: whoever can write
-/// there puts it before the right one.
+/// cluster goes before one of another; a caller that takes that says so. An unsigned one does not count: anybody who can write
+/// there could put it before the right one.
 pub async fn find(
     host: &HostFs,
     policy: &ArchivePolicy,

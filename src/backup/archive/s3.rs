@@ -268,7 +268,7 @@ impl S3 {
                 Ok(()) => return Ok(()),
                 Err(error) => own_name(error, name),
             };
-            // Whoever brings more than nothing is tried for as long as the bound says.
+            // A server that sends anything at all is tried again until the deadline.
             let more = length(into).await.unwrap_or(0) > before;
             failed = if more { 1 } else { failed + 1 };
             self.pause(error, failed, until).await?;

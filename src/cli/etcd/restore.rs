@@ -39,8 +39,8 @@ pub(in super::super) struct RestoreArgs {
     /// key. Without it one of this cluster's masters has to have signed it, as the last spec of the plane names them.
     #[arg(long, value_name = "FILE", conflicts_with = "unsigned")]
     signers: Option<PathBuf>,
-    /// Nobody has to have signed it, for you know where it comes from: whoever could write there can have made it. A
-    /// plain snapshot never is signed, and says nothing of its cluster.
+    /// Skip the signature check, for a file whose origin you know: anybody who could write there can have made it. A
+    /// plain snapshot is never signed and does not name its cluster.
     #[arg(long)]
     unsigned: bool,
     /// Do not ask.

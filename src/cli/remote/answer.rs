@@ -1,5 +1,5 @@
-//! What came back from a host, judged. Pure. Whoever answers there is not this program's to believe: what is shown of it
-//! is short, and holds nothing that a terminal would obey.
+//! What came back from a host, judged. Pure. The far side is not trusted: what is shown of its answer
+//! is short and has no control characters.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -41,7 +41,7 @@ pub(super) struct Way {
     pub(super) user: Option<String>,
     pub(super) key: Option<PathBuf>,
     pub(super) config: Option<PathBuf>,
-    /// Whoever holds a person's keys.
+    /// The person's SSH agent.
     pub(super) agent: Option<OsString>,
 }
 
@@ -109,7 +109,7 @@ pub(super) fn command(way: &Way, host: &Target, args: &[String], deadline: Durat
     cmd.arg("--").arg(&host.0).arg(there(args))
 }
 
-/// One line for the shell of whoever logs in: every word is quoted, so that none of it is the shell's.
+/// One line for the login shell: every word is quoted, so the shell interprets none of it.
 fn there(args: &[String]) -> String {
     let words = ["sh", "-c", THERE, "pf9", "pf9ctl"].map(str::to_owned);
     let words = words.iter().chain(args).map(|word| quoted(word));

@@ -18,7 +18,7 @@ fn page(name: &str, section: u8, about: &str) -> Roff {
         [
             title.as_str(),
             &section,
-            // No date: it would be that of whoever made the page.
+            // No date: it would be that of the build.
             " ",
             MANUAL,
             "System Administration",

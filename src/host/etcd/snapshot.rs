@@ -143,7 +143,7 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     connection.spawn(async move {
-        // What goes wrong is seen by whoever reads.
+        // The reader of the stream sees the error.
         drop(work.await);
     });
     sender.send_request(request).await

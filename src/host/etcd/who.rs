@@ -2,7 +2,7 @@
 //!
 //! By the id that this host noted; else by its name *and* its address. One of the two alone is no proof: a
 //! machine with a wrong address, or a copy of one, would have another's member, which is alive, taken out.
-//! One that was added and never started has no name and no data; it is whoever starts at its address.
+//! One that was added and never started has no name and no data: the first etcd to start at its address becomes it.
 
 use std::net::IpAddr;
 

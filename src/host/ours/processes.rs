@@ -1,5 +1,5 @@
 //! Processes of ours, by what the kernel says of them. A name proves nothing, and neither does a
-//! word somewhere in the arguments: whoever edits a file of ours is not ours.
+//! word somewhere in the arguments: an editor with a file of ours open is not ours.
 
 use std::net::IpAddr;
 

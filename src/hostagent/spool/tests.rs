@@ -273,7 +273,7 @@ pub(crate) mod walk {
                 w.spool = Some(open(&w.fs, SMALL));
             }
             let spool = w.spool.as_mut().expect("open");
-            // Whoever starts says what things are like; what is no news is not told again.
+            // A start reports current values; what is no news is not told again.
             for n in 0..4 {
                 spool.push(about(&format!("topic {n}"), "bad"));
             }

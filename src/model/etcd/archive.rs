@@ -186,7 +186,7 @@ fn word(field: &'static str, text: &str) -> Result<(), Unfit> {
     }
 }
 
-/// `.` and `..` are resolved by whoever parses an address, so a key with them is another one.
+/// `.` and `..` are resolved by URL parsers, so a key with them becomes another one.
 fn clean_prefix(prefix: &str) -> Result<(), Unfit> {
     let part = |part: &str| {
         let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');

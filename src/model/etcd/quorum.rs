@@ -113,7 +113,7 @@ pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
     })
 }
 
-/// Whose member is taken out next. One at a time: whoever asks again sees what became of it. Members
+/// Whose member is taken out next. One at a time: the next call sees what became of it. Members
 /// without a vote go first, then those that do not answer: both only make the rest stronger. `masters` are
 /// those who are to be members: an order that names one of them, and not by the id of a member of its past,
 /// is not followed. Nobody takes out itself (`own`, in

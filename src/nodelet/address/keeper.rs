@@ -139,7 +139,7 @@ impl Keeper {
         }
     }
 
-    /// Works until shutdown, and gives the address back then: whoever is there takes it within a second.
+    /// Works until shutdown, and gives the address back then: another master takes it within a second.
     pub async fn run(mut self) {
         while !self.shutdown.is_cancelled() {
             let wanted = wanted(&self.job.borrow_and_update());
@@ -235,7 +235,7 @@ impl Keeper {
         let Some(s) = &mut self.sharing else {
             return;
         };
-        // Whoever asked has gone on meanwhile: to leave now would be for nothing.
+        // The caller has gone on meanwhile: to leave now would be for nothing.
         if asked.is_closed() {
             return;
         }
@@ -403,7 +403,7 @@ impl Keeper {
         }
     }
 
-    /// First from the interface, then in the lease: whoever reads that takes it at once.
+    /// First off the interface, then in the lease: a master that reads the lease takes it at once.
     async fn give_back(&mut self, s: &mut Sharing) {
         let record = s.turn.yields(since_boot());
         self.drop_from(s).await;

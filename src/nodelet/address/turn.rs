@@ -251,7 +251,7 @@ impl Turn {
             return None;
         }
         let holder = seen.record.as_ref().and_then(|r| r.holder.as_ref());
-        // Whoever is named was there when it was first seen, and is done a lease's time later.
+        // The named holder was there when the record was first seen, and is done a lease's time later.
         let over = holder.map_or(seen.since, |_| seen.since + LEASE);
         now.checked_sub(over)
     }

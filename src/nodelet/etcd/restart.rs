@@ -3,11 +3,11 @@
 //! member that runs is started again only while the others have a quorum without it, and one at a time. Pure.
 //!
 //! Nobody can see whether another one is about to stop, so there has to be one thing that only one can
-//! have: the **lead**. Raft gives it to one member at a time and takes it from whoever stops:
+//! have: the **lead**. Raft gives it to one member at a time and takes it from one that stops:
 //!
 //! ```text
 //!  follows ──(the same leader for `patience`)──► takes the lead ──► leads, for `settled` ──► others well? ──► stops
-//!     ▲        a leader that has to be started                       whoever led before      the lead goes
+//!     ▲        a leader that has to be started                       the leader before       the lead goes
 //!     │        again has done it by then                             is down by now, or      to another one
 //!     └──────────────────────────────────────────────────────────────does not stop ◄─────────────┘
 //! ```

@@ -19,7 +19,7 @@
 //! that was cut off goes on, at whatever point. Two things the machine does not show are on the disk
 //! ([`Run`]): what was asked for, and that the new data are about to be given their place.
 //!
-//! The engine does it, in the place of its rounds: whoever makes a node would otherwise start again
+//! The engine does it, in the place of its rounds: a reconcile round would otherwise restart
 //! what a restore stops. [`Stage`] is the closed list of what a restore does to a machine.
 //!
 //! | file | what |

@@ -121,7 +121,7 @@ fn restart() -> What {
 }
 
 #[tokio::test]
-async fn it_is_done_once_whoever_brings_it_again_also_after_a_restart() {
+async fn it_is_done_once_however_often_it_comes_also_after_a_restart() {
     let bed = Bed::new();
     let ping = bed.operation(7, What::ResendStatus);
     let first = bed.take(&ping).await.expect("believed");

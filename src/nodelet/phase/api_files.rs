@@ -26,7 +26,7 @@ const NAME: &str = "kube-apiserver-files";
 /// What it says to the last of the files.
 const STOP: &str = "failed to apply admission: couldn't init admission plugin \"ResourceQuota\": \
                     limitedResources[0].resource: Required value";
-/// What it says about a file of the spec's, for whoever may correct it.
+/// What it says about a file of the spec's, shown to those who can correct it.
 const THEIRS: [&str; 2] = ["authentication configuration", "PodSecurity"];
 /// It would ask etcd before it comes to its admission.
 const PEERS_GATE: &str = "UnknownVersionInteroperabilityProxy=false";

@@ -62,7 +62,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
 fn directories() -> Vec<Step> {
     vec![
         dir(paths::KUBELET_ROOT, 0o750),
-        // Everybody may write to what is in it, so that every pod can: it is closed to whoever is no pod.
+        // What is in it is world-writable, so that every pod can write: the directory keeps others out.
         dir(layout::VOLUMES, 0o700),
         shared_dir("/var/lib/kubelet", PUBLIC_DIR),
         dir("/var/lib/kubelet/device-plugins", 0o750),
@@ -149,7 +149,7 @@ fn config(ctx: &PhaseContext) -> Value {
             "webhook": {"enabled": true},
             "x509": {"clientCAFile": layout::ca(serving)},
         },
-        // Whoever called may call for this long after the right was taken away.
+        // A caller keeps its access for this long after the right was taken away.
         "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": AUTHORIZED_FOR}},
         "tlsCertFile": layout::cert(serving),
         "tlsPrivateKeyFile": layout::key(serving),

@@ -1,7 +1,7 @@
 //! What a renewed certificate needs before it is used: nothing, time, or a restart.
 //!
-//! One table. Whoever reads its files by itself is left alone; the rest has the certificate among
-//! the inputs it is restarted for. Nobody restarts a pod of a workload.
+//! One table. A component that reloads its files by itself is left alone; the rest has the certificate among
+//! the inputs it is restarted for. No workload pod is ever restarted.
 //!
 //! | file of | read | source (kubernetes, etcd) |
 //! |---|---|---|
@@ -47,7 +47,7 @@ const CLIENT: Reload = Reload::Within(SignedDuration::from_mins(5));
 /// The certificate reaches its file this much later than it was asked for, on a bad day.
 const ON_ITS_WAY: SignedDuration = SignedDuration::from_mins(1);
 
-/// When whoever uses this certificate uses a new one.
+/// When the component with this certificate picks up a new one.
 pub(super) fn of(purpose: CertPurpose) -> Reload {
     match purpose {
         CertPurpose::ApiServer | CertPurpose::FrontProxy | CertPurpose::KubeletServer => SERVING,

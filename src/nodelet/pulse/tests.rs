@@ -114,9 +114,9 @@ fn what_was_well_for_an_hour_after_it_begins_anew() {
 }
 
 proptest! {
-    /// Whoever answers now and then is slow and not hung, whatever the rest of the time.
+    /// A service that answers now and then is slow and not hung, whatever the rest of the time.
     #[test]
-    fn whoever_answers_now_and_then_is_left_alone(
+    fn a_service_that_answers_now_and_then_is_left_alone(
         rounds in proptest::collection::vec((0u8..4, 1u64..60, 0u64..3), 1..400),
     ) {
         let (mut pulse, mut now, mut worked, mut well) = (Pulse::default(), 1000, 0, 1000);

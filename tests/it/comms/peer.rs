@@ -91,7 +91,7 @@ impl World {
             trust_version: None,
             machine: pf9_hostagent::model::MachineMarks::default(),
         };
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
     }
 
     fn server(&self) -> TlsAcceptor {

@@ -50,7 +50,7 @@ fn opened(body: &[u8]) -> Value {
     }
 }
 
-/// What root asks of the plane about a backup: signed here, and carried by whoever.
+/// What root asks of the plane about a backup: signed here; the carrier does not matter.
 fn unwrap_order(bed: &Bed) -> Value {
     let file = bed
         .fs

@@ -1,5 +1,5 @@
-//! Alerts: from a host's report to whoever is told, with the plane started again and the way there broken; and what is
-//! told is what the distribution's own Alertmanager tells.
+//! Alerts: from a host's report to its receivers, with the plane restarted and the delivery broken; and what is
+//! sent is what the distribution's own Alertmanager sends.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -1,4 +1,4 @@
-//! Support bundles of hosts at the plane: asked for, taken in whole and sealed, given to whoever may, gone with their time.
+//! Support bundles of hosts at the plane: ordered, received whole and sealed, given to those who may have them, removed when they expire.
 
 use std::io::{Read as _, Write as _};
 
@@ -248,7 +248,7 @@ async fn while_one_comes_no_other_one_does() {
         // It has begun.
         until(|| async { (!files(&bed).is_empty()).then_some(()) }).await;
         let refused = node.send(&id, in_pieces(&good)).await;
-        // Whoever still sends may not come to hear it.
+        // A client that is still sending may miss the answer.
         assert!(refused.is_none_or(|(status, _)| status == 409));
         more.send(tail.to_vec()).await.expect("taken");
         drop(more);
@@ -269,7 +269,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
     assert_eq!(row["opensHere"], false);
     let id = row["id"].as_str().expect("id").to_owned();
     assert_eq!(key_of(&node.asked_for().await), public);
-    // The plane cannot open it, and keeps nothing that everybody could, nor what keeps busy whoever opens it.
+    // The plane cannot open it, and keeps nothing that everybody could open, nor what takes for ever to open.
     let endless = [
         b"age-encryption.org/v1\n".as_slice(),
         &b"-> x\n\n".repeat(1000),

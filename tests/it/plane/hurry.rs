@@ -146,7 +146,7 @@ async fn what_was_ordered_stands_when_the_plane_was_away_and_nobody_answers_then
         member.map(|m| m["state"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(state("m3").as_deref(), Some("taken-out"), "{shown}");
-    // Whoever has just begun has heard of nobody: nobody may leave by that.
+    // A plane that has just started has no reports: nobody may leave by that.
     for force in [false, true] {
         let hosts = json!({"hosts": [world.masters[0].id], "force": force});
         let (status, said) = world.bed.admin("/clusters/c/detach", hosts).await;

@@ -1,4 +1,4 @@
-//! Who gets a certificate, and who does not: root of a node does; whoever has only its tunnel, its
+//! Who gets a certificate, and who does not: root of a node does; a holder of only its tunnel, its
 //! files or somebody else's signature does not.
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
     })
     .await
     .expect("enrolled");
-    identity::save(fs, &identity, &Owners::whoever_runs()).expect("save");
+    identity::save(fs, &identity, &Owners::current_user()).expect("save");
     load(fs)
 }
 

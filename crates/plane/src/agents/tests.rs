@@ -309,7 +309,7 @@ fn cancelled_leaves_everybody_where_he_is() {
 }
 
 #[test]
-fn back_takes_whoever_was_changed_to_what_he_ran() {
+fn back_takes_each_changed_host_to_the_version_it_ran_before() {
     let mut w = World::new(4, &[100]);
     w.looks.insert(
         host(4),

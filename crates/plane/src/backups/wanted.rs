@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use pf9_hostagent::model::{ArchivePolicy, ArchiveTarget, BackupPolicy};
 
-/// Field by field: what is absent stays as it is, and `null` takes it back to what it is without a word. (Taken as a
-/// whole, whoever changes how many are kept would take the recovery key away.)
+/// Field by field: an absent field stays as it is, and `null` sets its default. (Replaced as a whole, a change of how
+/// many are kept would remove the recovery key.)
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct NewBackups {

@@ -1,6 +1,6 @@
 //! A master that is gone is replaced by another one, in one request: `"replaces"` of an attach.
 //!
-//! Whoever is to be replaced has to be gone: one that reports is detached, and leaves by itself. And the
+//! A master that is replaced has to be gone: one that reports is detached, and leaves by itself. And the
 //! others have to get over it, as with every master that leaves. Then nothing of it is believed any
 //! more, the others take its member out, and the new one joins.
 

@@ -106,7 +106,7 @@ pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
     all
 }
 
-/// Whoever has this role in the cluster's project: the plane says of each request whether its person has. A role of ours
+/// People with this role in the cluster's project: the plane says of each request whether its person has it. A role of ours
 /// that the cluster's stack is too old to bring is nobody's until it is there.
 fn of_people(role: Person) -> impl Iterator<Item = Binding> {
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": role.group()}]);

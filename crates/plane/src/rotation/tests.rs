@@ -274,7 +274,7 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 proptest! {
     #![proptest_config(sample::cases(32, 512))]
 
-    /// Whoever lags, whatever is given up, whoever comes and goes: everybody believes everybody at
+    /// Whichever members lag, come and go, whatever is aborted: everybody believes everybody at
     /// every instant, no two masters are restarted at once, and what was begun ends.
     #[test]
     fn everybody_believes_everybody_at_every_instant(story in story()) {
@@ -405,7 +405,7 @@ proptest! {
     /// by themselves, each is told of no more than it was told before, and once everybody is back
     /// the cluster is as it was.
     #[test]
-    fn given_up_at_any_point_it_comes_to_rest_whoever_is_away(
+    fn aborted_at_any_point_it_comes_to_rest_with_any_member_away(
         kinds in 1usize..8,
         late in any::<bool>(),
         before in proptest::collection::vec((0usize..15, 0usize..3), 0..150),

@@ -67,7 +67,7 @@ fn good() -> (Vec<u8>, Script) {
     (file, Script { messages, trailers })
 }
 
-/// A peer that sends this to whoever asks.
+/// A peer that sends this to every client.
 async fn peer(script: Script) -> (Etcd, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let base = format!("http://{}", listener.local_addr().expect("address"));

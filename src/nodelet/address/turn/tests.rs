@@ -23,7 +23,7 @@ fn begun(version: u64) -> Record {
 }
 
 #[test]
-fn whoever_has_it_is_done_before_another_may_begin() {
+fn the_holder_is_done_before_another_may_begin() {
     let slowest = (HOLD + KERNEL_LATE).mul_f64(1.0 + RATES_DIFFER_MAX);
     assert!(slowest < LEASE.mul_f64(1.0 - RATES_DIFFER_MAX));
     // Late by an election of etcd (its time-out, twice at most), and it stays where it is: the kernel

@@ -121,7 +121,7 @@ fn any_known() -> impl Strategy<Value = Known> {
 }
 
 proptest! {
-    /// Whoever was a member founds nothing: only who never was, or whom the others expect, is fresh. And
+    /// A former member founds nothing: only a host that never was one, or that the others expect, is fresh. And
     /// etcd runs on the member's own data only.
     #[test]
     fn only_who_was_none_begins(known in any_known(), found in any_found(), point in any_point()) {

@@ -48,7 +48,7 @@ fn who_leads_goes_when_the_others_do_without_it_and_who_follows_takes_the_lead()
     assert!(waits(&asks("mmm", &leads, 3, 0), "down or healthy"));
     assert_eq!(asks("mmm", &follows, 15, 0), Turn::TakeTheLead("2".into()));
     assert!(waits(&asks("mmm", &follows, 14, 0), "one at a time"));
-    // Whoever waits for a member names it.
+    // A wait for a member names it.
     for at in [&leads, &follows] {
         assert!(waits(&asks("mmM", at, 99, 0), "m3 to answer"));
         assert!(waits(&asks("mM", at, 99, 0), "m2 to answer"));
@@ -257,7 +257,7 @@ impl World {
 }
 
 proptest! {
-    /// Whatever is told late, whoever leads, and however long a start takes: no two are down at a time, and
+    /// Whatever is told late, whichever member leads, and however long a start takes: no two are down at a time, and
     /// each of them has been started again in the end.
     #[test]
     fn one_is_down_at_a_time_and_everybody_has_his_turn(

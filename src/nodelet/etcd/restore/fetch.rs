@@ -149,7 +149,7 @@ mod tests {
     const TOTAL: usize = 1_000_000;
     /// What comes before it hangs.
     const COMES: usize = 300_000;
-    /// Long for a loopback, and short for whoever waits.
+    /// Long for a loopback, and short for a waiting test.
     const SHORT: Duration = Duration::from_secs(2);
 
     /// A server that begins to answer the first request and is silent from then on. Connections stay open.

@@ -67,7 +67,7 @@ pub fn next(run: &Run, seen: &RestoreSeen) -> Next {
         (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => rejoining(seen),
     };
     let nothing_moved = !seen.aside && run.state != State::Placing;
-    // One that cannot go on ends as well: whoever starts etcd sees what there is to start it with.
+    // One that cannot go on ends as well: the phase that starts etcd sees which data there are.
     let may_end = nothing_moved || matches!(next, Next::Stuck(..));
     if seen.withdrawn && may_end {
         Next::Withdraw

@@ -63,8 +63,8 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
     }
 }
 
-/// What was asked for cannot be read. The data are where they are: whoever starts etcd sees whether
-/// they are missing, and says what helps.
+/// The record of the order is unreadable. The data stay where they are: the phase that starts etcd sees whether
+/// they are missing, and says what to do.
 fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
     let Some(fault) = fault else {
         return Went::Nothing;

@@ -495,7 +495,7 @@ proptest! {
             }
             let told = last.is_some_and(|(_, n)| n != Notice::Resolved);
             let open = scene.book.get(key).is_some_and(|a| a.sent.is_some());
-            prop_assert_eq!(told, open, "{:?}: whoever was told hears of the end", key);
+            prop_assert_eq!(told, open, "{:?}: the receivers of the start get the end", key);
         }
     }
 }

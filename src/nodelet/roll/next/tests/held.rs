@@ -125,7 +125,7 @@ fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
     }
 }
 
-/// A clock that was set, and a machine that was off: whoever takes the record up gives it its time.
+/// A clock that was set, and a machine that was off: the process that takes the record up restarts its time.
 #[test]
 fn a_drain_and_a_backup_have_their_time_after_a_restart() {
     let mut node = World::new(AfterDrain::Stop);
