@@ -23,7 +23,7 @@
 macro_rules! point {
     ($kind:ident, $about:expr) => {
         $crate::seam::fault::verdict(
-            $crate::seam::fault::Kind::$kind,
+            $crate::seam::fault::CallKind::$kind,
             concat!(file!(), ":", line!()),
             $about.as_ref(),
         )
@@ -35,7 +35,7 @@ macro_rules! point {
 macro_rules! point_soon {
     ($kind:ident, $about:expr) => {
         $crate::seam::fault::verdict(
-            $crate::seam::fault::Kind::$kind,
+            $crate::seam::fault::CallKind::$kind,
             concat!(file!(), ":", line!()),
             $about.as_ref(),
         )

@@ -117,7 +117,7 @@ fn obey(word: u8, links: &Links) {
 }
 
 impl Link {
-    /// Resets both ends, once the threads have let go: those that read hear of it at once.
+    /// Resets both ends, once the threads have let go: readers notice at once.
     fn cut(&self) {
         self.cut.store(true, Ordering::Release);
         for socket in [&self.near, &self.far] {

@@ -64,7 +64,7 @@ TAKES = {
         "three_masters_go": 38, "five_of_which": 34, "without_a_quorum_everybody": 33, "who_insists": 33,
         "the_data_of_all_five": 28, "while_one_is_dead": 27, "a_new_list": 16, "a_full_database": 14,
         "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
-        # A member that lost its quorum is given half a minute before it is started again.
+        # A member that lost its quorum is given half a minute before it is restarted.
         "a_master_with_another_address": 86, "a_lone_master_with_another": 13,
         "one_of_two_that_moved": 60, "two_of_three_that_moved": 90, "masters_that_all_moved": 70,
         "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,

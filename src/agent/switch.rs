@@ -40,7 +40,7 @@ const MOVES_MAX: u32 = 64;
 /// A run of one of the two units.
 struct Run<'a> {
     host: &'a Host,
-    /// Nothing of ours runs yet, so nothing is started again.
+    /// Nothing of ours runs yet, so nothing is restarted.
     boot: bool,
     log: KubeLog,
     own: bool,

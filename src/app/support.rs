@@ -1,7 +1,7 @@
 //! What root of this host allows support to fetch: standing, by the configuration, or once, by a file that is
 //! used up with the first that is sent.
 //!
-//! Read anew with each request: what is taken back counts at once. A configuration that is wrong, or that others than
+//! Read again with each request: what is taken back counts at once. A configuration that is wrong, or that others than
 //! root could have written, agrees to nothing; a consent for once that cannot be read agrees to nothing either.
 
 use std::time::Duration;

@@ -147,7 +147,7 @@ fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
     }
 }
 
-/// The manifest, signed by somebody who is believed, and the sealed file of a backup: by its name on the shelf or by
+/// The manifest, signed by somebody who is trusted, and the sealed file of a backup: by its name on the shelf or by
 /// the path of either.
 pub fn find(
     fs: &HostFs,

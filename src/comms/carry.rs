@@ -82,7 +82,7 @@ async fn silence(passed: &Passed, idle: Option<Duration>) -> Duration {
         return std::future::pending().await;
     };
     let (mut before, mut quiet) = (passed.both(), 0);
-    // Looking now and then costs less than a timer that every byte sets anew.
+    // Looking now and then costs less than a timer that every byte sets again.
     while quiet < LOOKS {
         tokio::time::sleep(idle / LOOKS).await;
         let now = passed.both();

@@ -14,7 +14,8 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::tls::{self, Identity, TlsError};
+use super::tls::{self, ClientIdentity, TlsError};
+use crate::telemetry::causes;
 
 pub use drain::{DRAIN_MARK, DrainBegan, DrainOutcome, DrainPass};
 
@@ -104,16 +105,14 @@ pub fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    causes(error)
+        .last()
+        .map_or_else(String::new, ToString::to_string)
 }
 
 impl Kube {
     /// A client for the API server at `base`, e.g. `https://127.0.0.1:6443`.
-    pub fn new(base: &str, identity: Identity<'_>) -> Result<Self, KubeError> {
+    pub fn new(base: &str, identity: ClientIdentity<'_>) -> Result<Self, KubeError> {
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
             client: tls::client(identity)?,

@@ -87,7 +87,7 @@ pub async fn announce(link: &Link, ip: IpAddr) -> io::Result<()> {
 }
 
 /// The machine that answers for this address within that time, if one does. This machine's own kernel
-/// is not heard: it does not answer itself.
+/// does not come back: it does not answer itself.
 pub async fn who_has(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Option<Mac>> {
     let link = link.clone();
     blocking(move || asked(&link, ip, within)).await
@@ -96,7 +96,7 @@ pub async fn who_has(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Op
 fn asked(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Option<Mac>> {
     let (socket, question, to) = match ip {
         IpAddr::V4(ip) => {
-            // From nobody, so that who hears it learns nothing wrong.
+            // Without a sender address, so that receivers learn nothing wrong.
             let question = arp(link.mac, Ipv4Addr::UNSPECIFIED, ip);
             (arp_socket(link)?, question, None)
         }

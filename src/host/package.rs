@@ -30,14 +30,14 @@ const SHOWN_MAX: usize = 64;
 
 /// What a package says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct PackageInfo {
     /// Its name.
     pub name: String,
     /// Its version, with the release behind a `-`.
     pub version: String,
     /// For which machines, as the package manager calls them.
     pub arch: String,
-    /// What dpkg is told that it needs; of an `.rpm` nothing, for rpm looks itself.
+    /// Its dependencies, for dpkg; of an `.rpm` nothing, for rpm checks itself.
     pub depends: String,
 }
 
@@ -67,7 +67,7 @@ pub enum NotOurs {
 pub type Take<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()> + 'a;
 
 /// What it says it is.
-pub fn about(file: impl Read, format: PackageFormat) -> Result<About, NotOurs> {
+pub fn about(file: impl Read, format: PackageFormat) -> Result<PackageInfo, NotOurs> {
     let about = match format {
         PackageFormat::Deb => deb::about(file),
         PackageFormat::Rpm => rpm::about(file),
@@ -124,7 +124,7 @@ fn format_of(file: &mut impl Read) -> io::Result<Option<PackageFormat>> {
     })
 }
 
-impl About {
+impl PackageInfo {
     fn label(&self, format: PackageFormat) -> Result<Label, NotOurs> {
         let other = |what: String| Err(NotOurs::Other(what));
         if self.name != PACKAGE {

@@ -22,7 +22,7 @@ use crate::seam::disk;
 /// microseconds, so this is for the time in which a daemon does something else; the units of
 /// sockets that systemd makes say the same number.
 const BACKLOG: i32 = 1024;
-/// Refusals of one door are told at most this often; the others are counted.
+/// Refusals of one door are logged at most this often; the others are counted.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Out of file descriptors: a pause lets some close; without it the door would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ pub struct Place {
     uid: u32,
 }
 
-/// What was not told yet.
+/// What was not logged yet.
 #[derive(Default)]
 struct Refusals {
     told: Option<Instant>,

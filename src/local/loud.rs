@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(asked(Method::POST, 0, wrong), 422, "{wrong}");
         }
         assert_eq!(asked(Method::PUT, 0, good), 404);
-        // Believed, but this process writes no log.
+        // Trusted, but this process writes no log.
         assert_eq!(asked(Method::POST, 0, good), 500);
     }
 }

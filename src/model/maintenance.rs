@@ -1,4 +1,4 @@
-//! Maintenance: for a time nothing on a host is repaired or changed, and what it is like is told as ever.
+//! Maintenance: for a time nothing on a host is repaired or changed, and its state is reported as usual.
 //!
 //! Root of the host begins it, or the plane with the signed spec. What may begin it, and for how long, is here;
 //! how its time is counted on the host is `host::maintenance`.
@@ -19,11 +19,11 @@ pub const MAINTENANCE_MIN: Duration = Duration::from_secs(60);
 /// Longest reason, in bytes: it stands in one line of a log.
 pub const MAINTENANCE_REASON_MAX: usize = 256;
 
-/// The plane's order, in the spec. It is counted from when the host first hears of it, by the host's own clocks;
+/// The plane's order, in the spec. It is counted from when the host first gets it, by the host's own clocks;
 /// the plane takes it out of the spec when the time is over by its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaintenanceOrder {
-    /// Which order: one that is over, or that root of the host ended, does not begin again.
+    /// Which order: one that is over, or that root of the host ended, does not start over.
     pub id: Uuid,
     /// How long, in seconds.
     pub for_s: u32,

@@ -57,7 +57,7 @@ pub struct Matrix {
     rule: Vec<Rule>,
     #[serde(default)]
     ran: Vec<Ran>,
-    /// Versions of a part that tests run by themselves. Only told: a part is tested with others.
+    /// Versions of a part that tests run by themselves. For information: a part is tested with others.
     #[serde(default)]
     alone: BTreeMap<String, Vec<String>>,
     /// Images that are not built here, by component: an operator who wants the component brings them.

@@ -18,7 +18,7 @@ use super::{BadName, CertificateRequest, ClusterId, Digest, Generation, HostId, 
 
 /// Version of the documents that root signs.
 pub const ORDER_SCHEMA: u32 = 1;
-/// Most addresses of one machine that are told; more than any has that is not a node's pods'.
+/// Most addresses of one machine in a document; more than any has that is not a node's pods'.
 pub const FACTS_ADDRESSES_MAX: usize = 64;
 /// Longest host name of DNS.
 pub const HOSTNAME_MAX: usize = 253;

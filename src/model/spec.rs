@@ -90,7 +90,7 @@ pub enum Role {
 pub struct NodeSpec {
     /// The host this node is, as the whole spec says: what its certificates are named by.
     pub host_id: HostId,
-    /// The cluster's id; a change of it means: remove, then install anew.
+    /// The cluster's id; a change of it means: remove, then install again.
     pub cluster_id: ClusterId,
     /// The cluster's name, for people.
     pub cluster_name: String,
@@ -222,10 +222,10 @@ pub struct EtcdSpec {
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
-    /// It begins anew from a snapshot.
+    /// It starts over from a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreOrder>,
-    /// Whose signature under a backup's manifest is believed: the masters' of now and of before. Empty on
+    /// Whose signature under a backup's manifest is trusted: the masters' present and past. Empty on
     /// workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backup_signers: Vec<BackupSigner>,

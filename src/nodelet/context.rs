@@ -42,7 +42,7 @@ pub struct StackSeen {
     pub fault: Option<Fault>,
 }
 
-/// A staged stack that turned out not to be what its manifest says: it has to be staged anew.
+/// A staged stack that turned out not to be what its manifest says: it has to be staged again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefusedStack {
     /// Which.

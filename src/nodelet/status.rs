@@ -195,7 +195,7 @@ impl NodeBoard {
     pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            // What holds a phase is said of it before what it puts off.
+            // What holds a phase is said of it before what it postpones.
             let mut waits = plan.waits.iter().chain(&plan.later);
             let waits = waits.find(|w| w.phase == phase.id);
             let held = plan.held.contains(&phase.id);
@@ -435,7 +435,7 @@ impl NodeBoard {
         self.status.disks = disks;
     }
 
-    /// What is wrong beside the work. What is new of it is told once, until it is over.
+    /// What is wrong beside the work. What is new of it is logged once, until it is over.
     pub fn warns(&mut self, warnings: Vec<Fault>) {
         let known = std::mem::replace(&mut self.status.warnings, warnings);
         for new in self.status.warnings.iter().filter(|w| !known.contains(w)) {

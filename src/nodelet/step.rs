@@ -9,7 +9,7 @@
 pub mod table;
 pub mod trial;
 
-pub use table::{Part, Proof, Traits};
+pub use table::{Proof, StepPart, Traits};
 pub use trial::{Judge, TrialStep};
 
 use std::borrow::Cow;
@@ -215,8 +215,8 @@ pub enum Step {
         /// Where the plugins are.
         plugins: String,
     },
-    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the one of before where
-    /// the machine's changed; kubelet starts it again.
+    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the previous one where
+    /// the machine's changed; kubelet restarts it.
     TunnelledBy {
         /// The node's address.
         ip: IpAddr,
@@ -238,9 +238,9 @@ pub enum Step {
     /// This run of the distribution's package manager was begun; its own unit brings it to its end.
     OsUpdate {
         /// Which.
-        run: os::Run,
+        run: os::OsRun,
     },
-    /// The machine was told to start anew.
+    /// The machine was told to restart.
     Reboot {
         /// The boot that is to end.
         boot: String,
@@ -349,7 +349,7 @@ pub enum Probe {
     StaticPodCurrent {
         /// Its pod, as kubelet shows it in the API.
         pod: String,
-        /// Digest of what it must be started again for, as its annotation says.
+        /// Digest of what it must be restarted for, as its annotation says.
         inputs: String,
     },
     /// The node object says Ready.

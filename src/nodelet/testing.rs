@@ -179,7 +179,7 @@ pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
     }
 }
 
-/// Makes the host one that believes a fresh key; forgets others.
+/// Makes the host one that trusts a fresh key; forgets others.
 pub(crate) fn enrolled(fs: &HostFs) -> SigningKey {
     let attrs = Attrs::mode(0o644);
     fs.remove_tree(paths::TRUST_DIR).expect("forget");

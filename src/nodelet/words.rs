@@ -3,7 +3,7 @@
 use super::step::{Probe, Step};
 use crate::host::ours::units;
 use crate::model::FaultCode;
-use crate::os::Goal;
+use crate::os::OsGoal;
 
 /// What is done, e.g. `write /etc/x`.
 pub fn doing(step: &Step) -> String {
@@ -63,8 +63,8 @@ pub fn doing(step: &Step) -> String {
         Step::PolicyRulesGone => "remove rules of network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove rules that kube-proxy left in {of}"),
         Step::OsUpdate { run } => match run.goal {
-            Goal::Fetch => "download the distribution's updates".into(),
-            Goal::Install => "install the distribution's updates".into(),
+            OsGoal::Fetch => "download the distribution's updates".into(),
+            OsGoal::Install => "install the distribution's updates".into(),
         },
         Step::Reboot { .. } => "reboot the machine".into(),
     }

@@ -221,7 +221,7 @@ impl PlaneSeen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::CheckOutcome;
     use super::*;
     use crate::model::FaultCode;
 
@@ -286,14 +286,14 @@ mod tests {
     #[test]
     fn only_what_is_certain_is_an_alarm() {
         let judged = |c: ClockSeen| clock_offset(&told(c)).outcome;
-        assert_eq!(judged(clock("10.0", "10.1", "10")), Outcome::Ok);
+        assert_eq!(judged(clock("10.0", "10.1", "10")), CheckOutcome::Ok);
         // 3 s ahead or more, and it took no time.
-        assert_eq!(judged(clock("15.0", "15.1", "10")), Outcome::Warn);
+        assert_eq!(judged(clock("15.0", "15.1", "10")), CheckOutcome::Warn);
         // It may be the line.
-        assert_eq!(judged(clock("10.0", "16.0", "10")), Outcome::Ok);
+        assert_eq!(judged(clock("10.0", "16.0", "10")), CheckOutcome::Ok);
         let mut hour = clock("10.0", "10.1", "10");
         hour.date -= SignedDuration::from_hours(1);
-        assert_eq!(judged(hour), Outcome::Fail);
+        assert_eq!(judged(hour), CheckOutcome::Fail);
         let finding = clock_offset(&told(hour));
         assert!(
             finding.found.contains("59 min 59 s ahead of"),
@@ -301,12 +301,15 @@ mod tests {
             finding.found
         );
         hour.proven = false;
-        assert_eq!(judged(hour), Outcome::Warn);
+        assert_eq!(judged(hour), CheckOutcome::Warn);
         let mut behind = clock("10.0", "10.1", "10");
         behind.date += SignedDuration::from_hours(100);
         let finding = clock_offset(&told(behind));
         assert!(finding.found.contains("4 days behind"), "{}", finding.found);
-        assert_eq!(clock_offset(&PlaneSeen::none("no")).outcome, Outcome::Skip);
+        assert_eq!(
+            clock_offset(&PlaneSeen::none("no")).outcome,
+            CheckOutcome::Skip
+        );
     }
 
     #[test]
@@ -326,7 +329,7 @@ mod tests {
     #[test]
     fn one_endpoint_that_does_not_answer_is_a_warning_and_all_of_them_a_failure() {
         let mut seen = told(clock("10.0", "10.1", "10"));
-        assert_eq!(reached(&seen).outcome, Outcome::Ok);
+        assert_eq!(reached(&seen).outcome, CheckOutcome::Ok);
         let mut dead = seen.endpoints[0].clone();
         dead.failed = Some("TCP to the plane".into());
         dead.fault =
@@ -335,7 +338,7 @@ mod tests {
         let finding = reached(&seen);
         assert_eq!(
             (finding.outcome, finding.code),
-            (Outcome::Warn, Some(FaultCode::PlaneRefused))
+            (CheckOutcome::Warn, Some(FaultCode::PlaneRefused))
         );
         assert!(
             finding
@@ -344,6 +347,6 @@ mod tests {
                 .any(|l| l.contains("TCP to the plane: failed"))
         );
         seen.endpoints = vec![dead];
-        assert_eq!(reached(&seen).outcome, Outcome::Fail);
+        assert_eq!(reached(&seen).outcome, CheckOutcome::Fail);
     }
 }

@@ -130,7 +130,7 @@ fn typed(dir: &Path) -> Result<(), Wrong> {
     }
 }
 
-/// What a container does: runs a program, changes a file, deletes one, makes a directory anew.
+/// What a container does: runs a program, changes a file, deletes one, makes a directory again.
 fn used(scratch: &Path) -> Result<(), Wrong> {
     let merged = scratch.join("merged");
     let not_here = |what: &'static str| move |e: Errno| Wrong::NotHere(format!("{what}: {e}"));

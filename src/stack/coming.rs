@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// As long as nothing comes it is not waited for any more: its coming on is told, as its end is.
+/// As long as nothing comes it is not waited for any more: its progress is signalled, as its end is.
 pub(super) const STANDS_STILL: Duration = Duration::from_secs(3);
 /// The same for who is told to end: half a dozen round trips of a slow network.
 const STANDS_STILL_AT_THE_END: Duration = Duration::from_millis(300);
 /// Who is told to end while it still comes goes on for as long as this: most archives are there by then, and
-/// nothing is read twice. (A new master hears a newer spec a second after it began: the one that names its key.)
+/// nothing is read twice. (A new master gets a newer spec a second after it began: the one that names its key.)
 const GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at the length of the file: a download at full speed adds a MiB in that time.
 const PAUSE: Duration = Duration::from_millis(10);

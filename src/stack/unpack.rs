@@ -41,7 +41,7 @@ const TRAILER: u64 = 64 * 1024;
 const AHEAD: usize = 16;
 
 /// Unpacks into the directory `into`; every file is on disk when this returns, or on its way there. Each file
-/// that is whole is told to `seen` at once: it may be run, and is not yet on the disk.
+/// that is whole is passed to `seen` at once: it may be run, and is not yet on the disk.
 pub(super) fn unpack(
     archive: Coming,
     manifest: &StackManifest,

@@ -131,7 +131,7 @@ fn two_of_three_that_moved_at_once_start_where_they_are_and_are_counted_again() 
     those_that_moved_are_counted_again(&[1, 2]);
 }
 
-/// No member finds any other, and no spec mends that. What the plane says then does: the addresses of before, beside the
+/// No member finds any other, and no spec mends that. What the plane says then does: the previous addresses, beside the
 /// new ones, and one after the other without.
 #[test]
 fn masters_that_all_moved_at_once_follow_one_after_the_other_from_where_they_were() {

@@ -279,7 +279,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
         .until(host, |s| s.state == NodeState::Ok && is_master(s))
         .await;
 
-    // The plane is away while the host starts anew; later it is back.
+    // The plane is away while the host restarts; later it is back.
     let address = plane.server.address();
     daemons.stop().await;
     plane.server.stop().await;

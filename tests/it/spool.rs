@@ -107,7 +107,7 @@ fn what_was_given_up_is_counted_on_the_plane() {
     assert_eq!(shelf.messages(&host), ["0", words, "6", "7", "8", "9"]);
 }
 
-/// The host was installed anew, or its disk set back to an image: what it tells then is new.
+/// The host was installed again, or its disk set back to an image: what it tells then is new.
 #[test]
 fn a_lost_or_restored_spool_costs_no_event() {
     let plane_dir = tempfile::tempdir().expect("tempdir");

@@ -11,7 +11,7 @@ use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_throug
 
 /// What is measured on a machine that is busy with tests: another time each time.
 const MEASURED: [&str; 2] = ["etcd-disk", "clock-offset"];
-/// The plane puts off a machine that dials it a hundred times in two minutes, as this one does here: each check is looked at
+/// The plane postpones a machine that dials it a hundred times in two minutes, as this one does here: each check is looked at
 /// three times. That is no defect of the machine.
 const PUT_OFF: &str = "the plane answered 503 Service Unavailable";
 /// Seconds that a check may take on a machine that is busy with tests. What it takes on a quiet one, a fraction of a

@@ -10,7 +10,7 @@ use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell,
 
 /// A pod starts, or a rule is written, beside a busy machine.
 const SOON: Duration = Duration::from_secs(90);
-/// An add-on comes or goes: all masters hear of it, and pods start or end.
+/// An add-on comes or goes: all masters get new specs, and pods start or end.
 const CHANGED: Duration = Duration::from_secs(180);
 const IMAGE: &str = "pf9.local/busybox:1";
 const HERE: &str = "reach";

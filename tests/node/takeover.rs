@@ -230,7 +230,7 @@ fn nodelet_does_not_obey(node: &str, thief: &Thief) -> Outcome {
         ("PUT", "/v1/assignment-none", "null".to_owned()),
     ] {
         let status = call(node, thief, "nodelet", method, path, &body)?;
-        // Not heard at all is as good as heard and refused.
+        // No connection at all is as good as a refusal.
         let refused = status == "000" || status.starts_with('4');
         assert!(refused, "{node}: {} {method} {path}: {status}", thief.user);
     }

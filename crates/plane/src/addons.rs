@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(said(&c, &manifest(&images, &[])), None, "it has no file");
     }
 
-    /// Nobody makes these images here: whoever wants the network has to know which to bring.
+    /// These images are not built here: an operator who wants the network has to know which to bring.
     #[test]
     fn a_network_whose_images_somebody_brings_names_every_one_that_is_missing() {
         let mut c = cluster();

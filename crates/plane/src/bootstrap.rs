@@ -59,7 +59,7 @@ impl BootError {
     }
 }
 
-/// Puts the store of before its newest schema in its place; answers where the newer one is then.
+/// Replaces the store by the copy from before its newest schema; answers where the newer one is then.
 pub(super) fn put_back(dir: &std::path::Path) -> Result<std::path::PathBuf, StoreError> {
     Store::put_back(&dir.join(STORE_FILE))
 }

@@ -132,7 +132,7 @@ fn enrol(
         Entry::Pinned => host.pin(new),
         Entry::Next => host.renewal.next = Some(new),
     }
-    // A machine that calls itself what it must not is a host all the same: it reports again, is
+    // A machine that calls itself what it must not is a host anyway: it reports again, is
     // told so, and a person sees it there.
     match orders::check_claims(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),

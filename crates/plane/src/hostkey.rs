@@ -143,7 +143,7 @@ pub(super) enum Entry {
 }
 
 /// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved;
-/// `same_order_key`: root of the host orders with the key of before.
+/// `same_order_key`: root of the host orders with the previous key.
 pub(super) fn entry(
     before: Option<&Host>,
     key: &Digest,

@@ -1,6 +1,6 @@
 //! What root of a host says through its tunnel: orders of certificates, and what the machine is.
 //!
-//! The tunnel only carries it. Believed is what is signed with the key that enrolment pinned for
+//! The tunnel only carries it. Trusted is what is signed with the key that enrolment pinned for
 //! this host, names this host, and answers a nonce that was given to it and not used yet. With
 //! the tunnel's key alone nothing is signed here.
 

@@ -32,7 +32,7 @@ const MARK_MAX: usize = 400;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// None: all that there are, as tools of before ask.
+    /// None: all of them, for tools that know no pages.
     limit: Option<usize>,
     /// As the part before said.
     #[serde(rename = "continue", default)]

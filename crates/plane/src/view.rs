@@ -23,7 +23,7 @@ pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
     is_heard(said.status.state, said.received_at, now)
 }
 
-/// The same, by when a host in this state was heard of last.
+/// The same, by when a host in this state reported last.
 pub(super) fn is_heard(state: NodeState, at: Timestamp, now: Timestamp) -> bool {
     let patience = match state {
         NodeState::Ok | NodeState::Failed | NodeState::Maintenance => RESPONDING,

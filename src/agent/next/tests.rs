@@ -267,7 +267,7 @@ fn what_failed_is_not_begun_again_and_what_was_cut_off_is() {
     );
     assert_eq!((world.record.attempts, world.record.next_try), (1, None));
     let mut world = World::new(true);
-    // Cut off when the link is moved and before anything is started again.
+    // Cut off when the link is moved and before anything is restarted.
     let mut ends = [(9, End::Killed), (2, End::Killed)].into_iter();
     world.run(&mut ends, false).expect("it ends");
     assert_eq!(world.record.stage, Stage::PutBack);

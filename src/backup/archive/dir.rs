@@ -272,7 +272,7 @@ fn copy(from: &Path, to: &Path, have: u64, total: u64) -> Result<u64, ArchiveErr
     Ok(have + sent)
 }
 
-/// What is at fault is told apart: the one that is read or the one that is written.
+/// Tells the causes apart: the file that is read or the one that is written.
 fn pour(
     source: &mut impl Read,
     from: &Path,

@@ -54,7 +54,7 @@ pub async fn find(
                     Err(error) => wrong = wrong.or(Some(error)),
                 },
                 Err(ArchiveError::Missing { .. }) => {}
-                // One host's place may be closed to this key, or be damaged: the others are asked all the same.
+                // One host's place may be closed to this key, or be damaged: the others are asked anyway.
                 Err(error) if error.is_of_one_place() => wrong = wrong.or(Some(error)),
                 Err(error) => return Err(error),
             }

@@ -443,8 +443,8 @@ impl S3 {
         let range = headers.get(header::CONTENT_RANGE);
         let range = range.and_then(|v| v.to_str().ok());
         match part::answer("the service", status.as_u16(), range, from, total) {
-            Ok(part::Answer::GoesOn) => Ok((response, from)),
-            Ok(part::Answer::Whole) => Ok((response, 0)),
+            Ok(part::RangeAnswer::GoesOn) => Ok((response, from)),
+            Ok(part::RangeAnswer::Whole) => Ok((response, 0)),
             Err(said) => Err(ArchiveError::Answer { said }),
         }
     }

@@ -1,5 +1,5 @@
 //! `docs/troubleshooting.md` is made of the table of remedies, and names only what there is: verbs with their options,
-//! and units. The verbs of `pf9-plane` are looked at beside its command line. `PF9_BLESS=1` writes the page anew.
+//! and units. The verbs of `pf9-plane` are looked at beside its command line. `PF9_BLESS=1` rewrites the page.
 
 use std::fmt::Write as _;
 

@@ -65,7 +65,7 @@ impl Member {
         !self.name.is_empty()
     }
 
-    /// It had begun and told the others where clients reach it: it has data, or had.
+    /// It had started and published its client address: it has data, or had.
     pub fn has_begun(&self) -> bool {
         !self.client_urls.is_empty()
     }

@@ -1,7 +1,7 @@
 //! What pods may be in a namespace that says nothing of it: the levels of Kubernetes' own pod-security
 //! standards.
 //!
-//! Unless told otherwise a cluster is as upstream's: privileged, without a warning. Rejected: to warn of
+//! By default a cluster is as upstream's: privileged, without a warning. Rejected: to warn of
 //! what the baseline forbids as a default. It stops nothing, and `kubectl` would print lines that no other
 //! cluster prints to people who did not ask. Who enforces a level is warned of the same one: pods are
 //! refused, but of a Deployment only its pods are, much later and somewhere else.

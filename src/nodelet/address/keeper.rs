@@ -65,7 +65,7 @@ pub fn handover() -> (Handover, Leaving) {
 
 impl Handover {
     /// Returns when another master has the address, when there is none that could, or after eight seconds at most:
-    /// what is to be done is done all the same.
+    /// what is to be done is done anyway.
     pub async fn away(&self) {
         let (done, over) = oneshot::channel();
         if self.0.try_send(done).is_ok() {
@@ -76,7 +76,7 @@ impl Handover {
 }
 
 /// The task's state.
-pub struct Keeper {
+pub struct AddressKeeper {
     host: Host,
     job: watch::Receiver<Job>,
     board: AddressBoard,
@@ -117,7 +117,7 @@ struct Sharing {
     waits: Option<oneshot::Sender<()>>,
 }
 
-impl Keeper {
+impl AddressKeeper {
     /// A keeper of this host's part.
     pub fn new(
         host: Host,

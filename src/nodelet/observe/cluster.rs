@@ -8,7 +8,7 @@ use crate::host::kube::{self, Kube, KubeError};
 use crate::model::Digest;
 use crate::nodelet::step::Observed;
 
-/// The annotation with the digest of what a static pod is started again for.
+/// The annotation with the digest of what a static pod is restarted for.
 const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
 
 impl Sweep<'_> {

@@ -118,7 +118,7 @@ fn pool_object(kind: &str, spec: Value) -> Value {
     })
 }
 
-/// Pods of an image that was built again under its name are made anew: their template says which build it is.
+/// Pods of an image that was built again under its name are made again: their template says which build it is.
 fn of_this_build(mut object: Value, ctx: &PhaseContext) -> Result<Value, Wait> {
     let stack = ctx.stack()?;
     let mut builds = Inputs::new();
@@ -225,7 +225,7 @@ mod tests {
         assert!(!has(&ctx, POOL) && has(&ctx, "addon-gone:load-balancer"));
         ctx.node.network.policies = NetworkPolicies::Off;
         assert!(!has(&ctx, POLICIES) && has(&ctx, "addon-gone:network-policies"));
-        // Somebody else's network is not meddled with unless told.
+        // Somebody else's network is not touched by default.
         ctx.node.network.policies = NetworkPolicies::Auto;
         ctx.node.network.plugin = NetworkPlugin::None;
         assert!(!has(&ctx, POLICIES));

@@ -32,8 +32,8 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx))
-        // Who is a node anew, and was not away for it to be taken down, shows a refused certificate
-        // until it begins again: client-go holds on to it for five minutes.
+        // Who is a node again, and was not away for it to be taken down, shows a refused certificate
+        // until it starts over: client-go holds on to it for five minutes.
         .add("uid", &ctx.node.uid.map_or_else(String::new, String::from));
     let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
     let inputs = reload::inputs(inputs, ctx, &shown);
@@ -58,7 +58,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     Ok(steps)
 }
 
-/// Own data, and the places that kubelet writes to whatever it is told.
+/// Own data, and the places that kubelet writes to whatever its configuration.
 fn directories() -> Vec<Step> {
     vec![
         dir(paths::KUBELET_ROOT, 0o750),

@@ -14,7 +14,7 @@
 //! | etcd, server and peer | every connection | `client/pkg/transport/listener.go` (`GetCertificate`) |
 //! | etcd, authorities | at start | `listener.go` (`NewCertPool`) |
 //! | kubelet, kube-proxy, controller manager, scheduler, as API client | within five minutes | `client-go/transport/cert_rotation.go` |
-//! | the same, the API's authority (kubeconfig) | at start | `client-go/transport/transport.go`; 1.36 and newer read it anew (`ClientsAllowCARotation`) and are started again all the same |
+//! | the same, the API's authority (kubeconfig) | at start | `client-go/transport/transport.go`; 1.36 and newer read it again (`ClientsAllowCARotation`) and are restarted anyway |
 //! | controller manager, `--root-ca-file` | at start | `kube-controller-manager/app/certificates.go` (`readCA`) |
 //! | kubelet, serving | within a minute | `kubelet/certificate/kubelet.go` (`ReloadKubeletServerCertificateFile`) |
 //! | kubelet, `clientCAFile` | within a minute | `…/dynamic_cafile_content.go` |
@@ -60,7 +60,7 @@ pub(super) fn of(purpose: CertPurpose) -> Reload {
         | CertPurpose::EtcdServer
         | CertPurpose::EtcdPeer
         | CertPurpose::EtcdClient
-        // nodelet's own clients are made anew with a new certificate; people start theirs.
+        // nodelet's own clients are made again with a new certificate; people start theirs.
         | CertPurpose::Admin
         | CertPurpose::Nodelet => Reload::EveryConnection,
     }

@@ -20,7 +20,7 @@ use pf9_hostagent::nodelet::observe::Memory;
 use pf9_hostagent::nodelet::phase::{self, PhaseContext, PhaseSteps};
 use pf9_hostagent::nodelet::plan::Plan;
 use pf9_hostagent::nodelet::removal::{self, Removal};
-use pf9_hostagent::nodelet::run::{End, Runner, Stop};
+use pf9_hostagent::nodelet::run::{RunEnd, Runner, Stop};
 use pf9_hostagent::nodelet::status::NodeBoard;
 use pf9_hostagent::nodelet::step::Step;
 use tokio::time::Instant;
@@ -72,7 +72,7 @@ impl Node {
         move |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest)
     }
 
-    /// Whom it believes.
+    /// Whom it trusts.
     pub(crate) fn believes(&self) -> BackupTrust {
         trust::of(&self.host.fs, &self.ctx.node)
     }
@@ -113,23 +113,23 @@ impl Node {
     }
 
     /// Does what it finds to do until there is nothing more, as the loop would.
-    pub(crate) async fn settle(&mut self) -> End {
+    pub(crate) async fn settle(&mut self) -> RunEnd {
         let end = Instant::now() + SETTLED;
         loop {
             let plan = self.check().await;
             if plan.todo.is_empty() {
-                return End::Done;
+                return RunEnd::Done;
             }
             match self.run(&plan).await {
                 // What it waits for takes longer than it likes to wait at once.
-                End::Done | End::Interrupted if Instant::now() < end => {}
+                RunEnd::Done | RunEnd::Interrupted if Instant::now() < end => {}
                 other => return other,
             }
         }
     }
 
     /// Takes the role away.
-    pub(crate) async fn remove(&mut self, force: bool) -> removal::End {
+    pub(crate) async fn remove(&mut self, force: bool) -> removal::RemovalEnd {
         self.remove_while(force, &|_| true).await
     }
 
@@ -138,7 +138,7 @@ impl Node {
         &mut self,
         force: bool,
         stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
-    ) -> removal::End {
+    ) -> removal::RemovalEnd {
         let node = self.ctx.node.clone();
         self.ctx = gather(&self.host, &self.trust, &node);
         let stop = stop();
@@ -160,7 +160,7 @@ impl Node {
     }
 
     /// Does what is planned.
-    pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+    pub(crate) async fn run(&mut self, plan: &Plan) -> RunEnd {
         self.ledger.ledger.installed = Some(Installed {
             role: Role::Master,
             node: self.ctx.node.clone(),

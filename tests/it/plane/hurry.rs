@@ -109,7 +109,7 @@ async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_agai
     assert_eq!(world.detach(&[0], true).await.0, 200);
 }
 
-/// Nobody hears a removed host, so that it asks nobody whether it may go.
+/// A removed host has no way to report, so it asks nobody whether it may go.
 #[tokio::test]
 async fn a_host_is_removed_once_and_waits_for_nobody_then() {
     let mut world = World::new(3).await;
@@ -202,7 +202,7 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
     assert_eq!(world.words("m3").await, "joins next");
 }
 
-/// What it remembers may be of before somebody joined or left.
+/// What it remembers may be older than a join or a leave.
 #[tokio::test]
 async fn a_master_that_cannot_ask_its_etcd_says_nothing_of_who_is_a_member() {
     let world = World::new(3).await;

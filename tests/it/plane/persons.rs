@@ -241,7 +241,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
     assert_eq!((mode(&kept), mode(&file("cache"))), (0o600, 0o700));
     let (_, twice) = kube_token(root.path(), cluster).await;
     assert!(twice.contains(token), "the same while it is good");
-    // What others could have written is not believed, and what is about to end is renewed.
+    // What others could have written is not trusted, and what is about to end is renewed.
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o644)).expect("mode");
     let (_, third) = kube_token(root.path(), cluster).await;
     assert!(!third.contains(token), "{third}");

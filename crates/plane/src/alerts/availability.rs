@@ -203,7 +203,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every second is counted once, whatever was heard and however long nobody asked.
+        /// Every second is counted once, whatever was reported and however long nobody asked.
         #[test]
         fn every_second_is_counted_once(steps in prop::collection::vec((1i64..1000, 0u8..3), 1..200)) {
             let (mut month, mut now) = (Month::default(), 0);

@@ -181,7 +181,7 @@ impl Board {
     }
 }
 
-/// Whether a look would find something else: not that it was heard of again.
+/// Whether a look would find something else: a newer report alone is no difference.
 fn is_news(before: &HostFacts, now: &HostFacts) -> bool {
     let same = HostFacts {
         heard_at: now.heard_at,

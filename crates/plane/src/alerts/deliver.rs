@@ -21,7 +21,7 @@ use pf9_hostagent::telemetry::chain;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a failure, doubled with each one that follows.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Longest such pause: who comes back hears of what waits within minutes.
+/// Longest such pause: a receiver that comes back gets what waits within minutes.
 const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// Alerts that are delivered before it is looked whether the target is still to be told.
 const AT_ONCE: usize = 100;

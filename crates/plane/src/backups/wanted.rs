@@ -110,7 +110,7 @@ impl NewArchive {
 }
 
 impl NewBackups {
-    /// The policy that follows on the one of before, or the field that cannot be and why.
+    /// The policy that follows on the previous one, or the field that cannot be and why.
     pub(crate) fn over(self, had: &BackupPolicy) -> Result<BackupPolicy, (String, String)> {
         fn number<T>(said: Said<T>, had: T, unless_told: T) -> T {
             said.map_or(had, |said| said.unwrap_or(unless_told))

@@ -1,5 +1,5 @@
 //! Whether masters may leave without etcd losing its quorum by it: the plane's half of
-//! `model::etcd::quorum`. Here is whom etcd counts, who answered just now, and what a no, or insisting,
+//! `model::etcd::quorum`. Here is which members etcd counts, which answered just now, and what a refusal, or `--force`,
 //! means to an operator.
 
 use std::collections::BTreeSet;

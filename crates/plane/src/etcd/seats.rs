@@ -28,7 +28,7 @@ pub(crate) struct Said {
     pub(crate) at: Timestamp,
 }
 
-/// The seat of a master that leaves; `ended`: nothing of it is believed any more, so the others are to
+/// The seat of a master that leaves; `ended`: nothing of it is trusted any more, so the others are to
 /// act at once.
 pub(crate) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
     (member.role == Role::Master).then_some(EtcdSeat {

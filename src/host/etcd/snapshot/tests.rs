@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::host::tls::Identity;
+use crate::host::tls::ClientIdentity;
 
 fn number(mut n: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -106,7 +106,7 @@ fn client(base: &str) -> Etcd {
     let key = rcgen::KeyPair::generate().expect("key");
     let params = rcgen::CertificateParams::new(vec!["etcd".into()]).expect("params");
     let certificate = params.self_signed(&key).expect("certificate").pem();
-    let identity = Identity {
+    let identity = ClientIdentity {
         authority: certificate.as_bytes(),
         certificate: certificate.as_bytes(),
         key: key.serialize_pem().into_bytes().leak(),

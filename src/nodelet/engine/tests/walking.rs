@@ -22,7 +22,7 @@ const ROUNDS: usize = 6;
 /// Cases of each in a sample.
 const FEW: usize = 16;
 
-/// What a node is told, and where it is with it.
+/// What a node is ordered, and how far it is.
 struct Rolls<const WHICH: char>;
 
 /// It is to have the other stack ready.
@@ -138,7 +138,7 @@ impl<const WHICH: char> Scenario for Rolls<WHICH> {
                 break;
             }
         }
-        // A program that hung when it was tried is not asked again for minutes, or until nodelet is started anew.
+        // A program that hung when it was tried is not asked again for minutes, or until nodelet is restarted.
         world.life = done.then_some(life);
         done
     }

@@ -108,7 +108,7 @@ impl Turns {
     }
 }
 
-/// So many interactive bytes stand between bulk that came at once. Which stream hears of it first, and what had been read
+/// So many interactive bytes stand between bulk that came at once. Which stream is woken first, and what had been read
 /// by then.
 async fn first_to_hear(typed: usize) -> (StreamId, u64) {
     const BULK: [StreamId; 4] = [StreamId(4), StreamId(6), StreamId(8), StreamId(10)];
