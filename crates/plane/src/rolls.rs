@@ -61,7 +61,7 @@ use pf9_hostagent::model::{
 };
 
 use engine::{Report, advance, heard};
-use next::{HostCondition, Look, Phase, Wait, next};
+use next::{Condition, Look, Phase, Wait, next};
 use verbs::{Begin, back, begin, cancel, pause, resume};
 
 pub(super) use engine::take_in;

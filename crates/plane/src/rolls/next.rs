@@ -9,7 +9,7 @@ const PREPARED_AT_ONCE: usize = 25;
 
 /// How a host is, as far as the plane knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HostCondition {
+pub(crate) enum Condition {
     /// It has been silent for longer than a healthy host ever is.
     Away,
     /// It reports, and is not as its newest spec says.
@@ -22,7 +22,7 @@ pub(crate) enum HostCondition {
 }
 
 /// The state of a host. Called only for those whose turn depends on it: a fleet's statuses are many.
-pub(crate) type Look<'a> = dyn Fn(HostId) -> HostCondition + 'a;
+pub(crate) type Look<'a> = dyn Fn(HostId) -> Condition + 'a;
 
 /// How far the whole is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ const OS: [Step; 2] = [
     (Role::Worker, UpgradeStage::Os),
 ];
 
-impl HostCondition {
+impl Condition {
     /// Why a node in this state is waited for; `None` for one that is well.
     fn waits(self) -> Option<Wait> {
         match self {
@@ -150,8 +150,8 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
 }
 
 /// It is done, and was unwell when it last reported, or is silent.
-fn is_ill(part: &Part, seen: HostCondition) -> bool {
-    part.is_done() && !part.recalled && (part.unwell || seen != HostCondition::Well)
+fn is_ill(part: &Part, seen: Condition) -> bool {
+    part.is_done() && !part.recalled && (part.unwell || seen != Condition::Well)
 }
 
 impl Next {
@@ -159,7 +159,7 @@ impl Next {
     /// has to be before the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
-            let works = !matches!(look(**host), HostCondition::Away | HostCondition::Resting);
+            let works = !matches!(look(**host), Condition::Away | Condition::Resting);
             p.told == Some(UpgradeStage::Prepare) && !p.ready && works
         };
         let mut under_way = roll.parts.iter().filter(fetching).count();
@@ -170,7 +170,7 @@ impl Next {
             };
             let seen = look(member.host);
             let skipped =
-                !is_master(member) && matches!(seen, HostCondition::Away | HostCondition::Resting);
+                !is_master(member) && matches!(seen, Condition::Away | Condition::Resting);
             let told = part.told == Some(UpgradeStage::Prepare);
             // What a master makes of a withdrawn order of etcd is awaited before it gets another one: the
             // next order would be the last that it speaks of.
@@ -181,12 +181,11 @@ impl Next {
             }
             unready |= !skipped;
             let wait = match seen {
-                HostCondition::Resting => Wait::Resting,
-                HostCondition::Away if skipped => Wait::Away,
-                HostCondition::Away
-                | HostCondition::Unwell
-                | HostCondition::Changing
-                | HostCondition::Well => Wait::Preparing,
+                Condition::Resting => Wait::Resting,
+                Condition::Away if skipped => Wait::Away,
+                Condition::Away | Condition::Unwell | Condition::Changing | Condition::Well => {
+                    Wait::Preparing
+                }
             };
             self.waits.push((member.host, wait));
         }

@@ -288,22 +288,22 @@ impl World {
         self.workers = self.workers.max(workers);
     }
 
-    fn seen(&self, host: HostId) -> HostCondition {
+    fn seen(&self, host: HostId) -> Condition {
         let agent = self.agents.iter().find(|a| a.host == host).expect("agent");
         match agent {
-            a if a.away => HostCondition::Away,
-            a if a.is_well() && a.spec == self.spec(host) => HostCondition::Well,
-            _ => HostCondition::Unwell,
+            a if a.away => Condition::Away,
+            a if a.is_well() && a.spec == self.spec(host) => Condition::Well,
+            _ => Condition::Unwell,
         }
     }
 
     fn goes_on(&mut self) {
-        let look: BTreeMap<HostId, HostCondition> = self
+        let look: BTreeMap<HostId, Condition> = self
             .agents
             .iter()
             .map(|a| (a.host, self.seen(a.host)))
             .collect();
-        let look = |host: HostId| look.get(&host).copied().unwrap_or(HostCondition::Away);
+        let look = |host: HostId| look.get(&host).copied().unwrap_or(Condition::Away);
         advance(&mut self.cluster, &look, self.open, self.now);
     }
 

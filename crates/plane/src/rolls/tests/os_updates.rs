@@ -166,22 +166,17 @@ fn an_agent_that_changes_is_waited_for() {
     os::begin(&mut world.cluster, wanted, world.now).expect("begun");
     let told = advance(
         &mut world.cluster,
-        &|_| HostCondition::Changing,
+        &|_| Condition::Changing,
         true,
         world.now,
     );
     assert_eq!(told, [], "nobody");
     let roll = roll(&world);
-    let next = next(&world.cluster, roll, &|_| HostCondition::Changing, true);
+    let next = next(&world.cluster, roll, &|_| Condition::Changing, true);
     assert!(
         next.waits.iter().any(|(_, w)| *w == Wait::Changing),
         "{next:?}"
     );
-    let told = advance(
-        &mut world.cluster,
-        &|_| HostCondition::Well,
-        true,
-        world.now,
-    );
+    let told = advance(&mut world.cluster, &|_| Condition::Well, true, world.now);
     assert_eq!(told, [host(1)], "its master");
 }
