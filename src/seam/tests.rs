@@ -175,9 +175,9 @@ fn all_points() -> BTreeSet<String> {
             let text = std::fs::read_to_string(&path).expect("source");
             for (n, line) in text.lines().enumerate() {
                 let code = line.trim_start();
-                let point = ["point!(", "point_soon!(", "fault::Kind::"];
+                let point = ["point!(", "point_soon!(", "fault::CallKind::"];
                 // The one that is written out says its line below its kind.
-                let written_out = code.starts_with("fault::Kind::");
+                let written_out = code.starts_with("fault::CallKind::");
                 // Those of the plane's store are passed by its own walk, which says so.
                 let stores = code.contains("\"store\"");
                 if !code.starts_with("//") && !stores && point.iter().any(|p| code.contains(p)) {
