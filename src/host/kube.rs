@@ -4,8 +4,10 @@
 //! |---|---|
 //! | here    | the client: get, apply (server side), patch, list, evict, delete; every call bounded |
 //! | `drain` | moving pods away, on top of it |
+//! | `others` | a namespace of ours in which something of somebody else's is |
 
 mod drain;
+mod others;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -220,6 +222,9 @@ impl Kube {
         };
         if !self.get(&path).await?.is_some_and(|live| is_ours(&live)) {
             return Ok(());
+        }
+        if object["kind"] == "Namespace" {
+            return self.forget_namespace(&path, object).await;
         }
         match self.raw(Method::DELETE, &path, None).await {
             Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),

@@ -71,6 +71,7 @@ macro_rules! codes {
 codes! {
     Failed {
         Addon = "addon",
+        AddonInUse = "addon-in-use",
         AddonMissing = "addon-missing",
         AddressGone = "address-gone",
         AddressTaken = "address-taken",

@@ -93,6 +93,7 @@ const FIELDS: &[Field] = &[
     ("assignment.addons.name", FIRST, Old::Refuses),
     ("assignment.addons.version", FIRST, Old::Refuses),
     ("assignment.addons.manifest", FIRST, Old::Refuses),
+    ("assignment.addons_off", FIRST, Old::Refuses),
     ("assignment.authorities", FIRST, Old::Refuses),
     ("assignment.authorities.cluster", FIRST, Old::Refuses),
     ("assignment.authorities.etcd", FIRST, Old::Refuses),
@@ -401,6 +402,7 @@ pub(super) mod tests {
                     version: "3".into(),
                     manifest: Digest::of(b"o"),
                 }),
+                addons_off: vec!["metrics-server".into()],
                 authorities: Authorities {
                     cluster: pem(),
                     etcd: pem(),

@@ -27,7 +27,7 @@ mod oidc;
 mod pod_security;
 mod runtime;
 
-pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, pool_fault};
+pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, off_fault, pool_fault};
 pub use api_server::ApiSpec;
 pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
 pub use pod_security::{PodSecurity, PodSecurityLevel};
@@ -118,6 +118,9 @@ pub struct NodeSpec {
     /// The stack whose add-ons are in the cluster, where it is not this master's own: it leaves them alone then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addons: Option<StackRef>,
+    /// Add-ons of the stack that are kept out of the cluster, by their names. Empty on workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addons_off: Vec<String>,
     /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
     /// the plane.
     pub authorities: Authorities,
@@ -426,6 +429,9 @@ impl NodeSpec {
         }
         if let Some(why) = pool_fault(&self.network.load_balancer, pods, services) {
             return Err(bad("assignment.network.load_balancer", why));
+        }
+        if let Some(why) = off_fault(self.addons_off.iter().map(String::as_str)) {
+            return Err(bad("assignment.addons_off", why));
         }
         if service_ip(services, DNS_SERVICE_INDEX).is_none() {
             return Err(bad(

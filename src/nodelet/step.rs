@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::etcd::data::Held;
 use crate::model::{
-    Addon, CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
+    CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
 use crate::os;
 
@@ -118,10 +118,9 @@ pub enum Step {
     },
     /// Nothing of an add-on that we applied is in the cluster.
     AddonGone {
-        /// Which.
-        addon: Addon,
-        /// apiVersion, kind and metadata of its objects, in the order that they go. The last one is there as long as
-        /// any of the others may be.
+        /// Its name.
+        addon: String,
+        /// apiVersion, kind and metadata of its objects, in the order that they go.
         objects: Vec<serde_json::Value>,
     },
     /// The node is schedulable, unless a person cordoned it.

@@ -123,6 +123,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         labels: Default::default(),
         upgrade: None,
         addons: None,
+        addons_off: Vec::new(),
         stack: StackRef {
             name: "pf9-kube".into(),
             version: "1.37.2-1".into(),

@@ -2,7 +2,7 @@
 
 use super::step::{Probe, Step};
 use crate::host::ours::units;
-use crate::model::FaultCode;
+use crate::model::{ADDON_LABEL, FaultCode};
 use crate::os::Goal;
 
 /// What is done, e.g. `write /etc/x`.
@@ -39,7 +39,11 @@ pub fn doing(step: &Step) -> String {
         },
         Step::Object { object } => {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
-            format!("apply {} {}", text("/kind"), text("/metadata/name"))
+            let said = format!("apply {} {}", text("/kind"), text("/metadata/name"));
+            match object["metadata"]["labels"][ADDON_LABEL].as_str() {
+                Some(addon) => format!("{said} of add-on {addon}"),
+                None => said,
+            }
         }
         Step::AddonGone { addon, .. } => format!("remove add-on {addon}"),
         Step::Uncordon { node } => format!("uncordon node {node}"),

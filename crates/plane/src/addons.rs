@@ -1,8 +1,10 @@
 //! Whether a cluster can have the add-ons that its settings ask for: its stack has their images, and the
 //! addresses that services are given are no node's. Pure; asked when a cluster is made, when its settings
-//! or its stack change, and when hosts come to it. How those that it has are there, and turned on and off: `catalogue`.
+//! or its stack change, and when hosts come to it. How those that it has are there, and turned on and off: `catalogue`; who would miss one:
+//! `used`.
 
 pub(super) mod catalogue;
+mod used;
 
 use super::records::{Cluster, Settings};
 use super::refusal::{Answer, Refusal};

@@ -235,6 +235,9 @@ pub(super) struct Settings {
     /// Addresses of services of type LoadBalancer.
     #[serde(default)]
     pub(super) load_balancer: Vec<AddressRange>,
+    /// Add-ons of the stack that were turned off.
+    #[serde(default)]
+    pub(super) addons_off: BTreeSet<String>,
     pub(super) cluster_domain: String,
     pub(super) mtu: Option<u32>,
     pub(super) api_port: u16,

@@ -427,6 +427,7 @@ impl NewCluster {
                 self.services_cidr.0.trunc(),
                 self.master_ip,
             )?,
+            addons_off: Default::default(),
             cluster_domain: cluster_domain.to_owned(),
             mtu: self.mtu_size,
             api_port: self.k8s_api_port.unwrap_or(API_PORT),

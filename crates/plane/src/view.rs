@@ -189,6 +189,7 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "networkPlugin": s.network_plugin,
         "networkPolicies": s.network_policies,
         "loadBalancer": {"addresses": s.load_balancer},
+        "addonsOff": s.addons_off,
         "dnsZone": s.cluster_domain,
         "mtuSize": s.mtu,
         "k8sApiPort": s.api_port,

@@ -64,6 +64,7 @@ impl Installed {
                 labels: BTreeMap::new(),
                 upgrade: None,
                 addons: None,
+                addons_off: Vec::new(),
                 stack: StackRef {
                     name: "unknown".to_owned(),
                     version: "0".to_owned(),
