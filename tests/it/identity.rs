@@ -185,7 +185,7 @@ impl Machine {
 }
 
 /// nodelet, and again when it ended for want of work: its socket would start it.
-async fn keep_nodelet(fs: HostFs, config: Config, stop: CancellationToken) {
+pub(crate) async fn keep_nodelet(fs: HostFs, config: Config, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let mut group = TaskGroup::new(stop.child_token());
         let started = nodelet::start(fs.clone(), Ok(config.clone()), &mut group);
