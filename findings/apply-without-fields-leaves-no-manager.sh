@@ -1,5 +1,5 @@
 #!/bin/bash
-# Whoever creates an object by server-side apply is named in its `managedFields`; one would have guessed: always, so that an
+# The creator of an object by server-side apply is named in its `managedFields`; one would have guessed: always, so that an
 # installer can tell its own objects by its name there. An object that says nothing but what it is (a ServiceAccount of a
 # name and a namespace) has no field that anybody could manage, and is created with nobody's name. One label is enough.
 # Seen the same on a whole API server, 1.37.2. To recognise one's own objects later, give each at least one field.

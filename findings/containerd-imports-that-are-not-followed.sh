@@ -3,7 +3,7 @@
 # that line whatever the file says: one would have guessed that drop-ins in that directory are read. They are only where
 # the file itself names them. With a file that says nothing of imports, or that there are none, the line is printed and
 # not followed; with the very output of that dump as the file, it is, and the same command says something else. So a
-# dump does not say what is in force, and a file made of one lets in whoever writes to that directory.
+# dump does not say what is in force, and a file made of one lets in everybody who can write to that directory.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

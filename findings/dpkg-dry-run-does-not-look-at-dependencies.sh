@@ -1,8 +1,8 @@
 #!/bin/bash
 # `dpkg --dry-run -i FILE` says what an installation would do; one would have guessed: and that it would fail, with its exit
 # code, where a dependency is not there. It ends with 0 and without a word about it, for what needs a package that does not
-# exist; the same command without `--dry-run` unpacks, leaves it unconfigured and ends with 1. Whoever wants to know before a
-# change whether a package can be configured asks the resolver: `apt-get --simulate install ./FILE` refuses it.
+# exist; the same command without `--dry-run` unpacks, leaves it unconfigured and ends with 1. To know before a
+# change whether a package can be configured, ask the resolver: `apt-get --simulate install ./FILE` refuses it.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -3,7 +3,7 @@
 # guessed that all of them say less once the cluster was compacted, and etcd waited for that (`physical`): each member
 # forgets the same. Only the one that was asked does. The others go on with the number of before for as long as nobody
 # writes, which in a database that is full nobody can: by their numbers it is full of what is needed. The next write puts
-# them right. Whoever decides by the number takes the least of those that have the whole log.
+# them right. A decision by the number takes the least of those that have the whole log.
 set -euo pipefail
 dir=$(mktemp -d)
 pids=()

@@ -2,7 +2,7 @@
 # `git reset --hard` in a work tree whose files are those of the commit; one would have guessed: it has nothing to do. It has
 # where the tree was copied, by `cp -a` too, which keeps every time that a program may set: the copy's files have other
 # inodes and times of change than git noted, and reset goes by that note alone, without a look at what is in them. Each file
-# is written anew, byte for byte the same, with the time of now, and whoever goes by times (cargo, make) builds everything
+# is written anew, byte for byte the same, with the time of now, and tools that go by times (cargo, make) build everything
 # again. `git update-index --refresh` before it looks at the content, mends the note, and no file is touched.
 set -euo pipefail
 dir=$(mktemp -d)

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `backoff` | [`Backoff`]: the wait between tries of a task |
+//! | `backoff` | [`Backoff`]: the wait between tries, of everything that retries |
 //! | `bucket` | [`Bucket`]: how often something may happen; pure |
 //! | `choice` | [`pick`]: which of several sessions takes the next stream; pure |
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
@@ -32,7 +32,7 @@ pub use backoff::Backoff;
 pub use bucket::Bucket;
 pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
-pub use daemon::{Daemon, Runtime, answering_daemon, daemon, tell};
+pub use daemon::{Daemon, Threads, answering_daemon, daemon, tell};
 pub use exit::Exit;
 pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;

@@ -9,7 +9,7 @@
 //! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
 //! | `known`         | names and flags of tools of this kind |
 //! | `examples`      | how each verb is called, under its help |
-//! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
+//! | `context`       | [`context::CommandContext`]: host, units, sockets, owners, clock, stop |
 //! | `check`         | `node check`: the machine, its network, its plane, the agent |
 //! | `prep`          | `node prep`: checks, enrols, starts, waits; undone when it fails |
 //! | `before`        | the identity files as they were, and the way back |
@@ -88,7 +88,7 @@ use args::{
     AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, NodeArgs, NodeVerb, ProxyArgs,
     ProxyVerb, Shell, Verb,
 };
-use context::Context;
+use context::CommandContext;
 use output::{Ink, Output};
 
 /// Parses the command line, runs the verb, returns how it ended.
@@ -127,7 +127,7 @@ pub fn main() -> Exit {
 
 /// Runs the verb; SIGINT and SIGTERM ask it to end, so that it can undo what it began.
 async fn until_signal(args: Args, out: Output) -> Exit {
-    let ctx = Context::new(&args.root, out);
+    let ctx = CommandContext::new(&args.root, out);
     let stop = ctx.stop.clone();
     let both = (
         signal(SignalKind::interrupt()),
@@ -153,7 +153,7 @@ async fn until_signal(args: Args, out: Output) -> Exit {
     }
 }
 
-async fn run(ctx: &Context, verb: &Verb) -> Exit {
+async fn run(ctx: &CommandContext, verb: &Verb) -> Exit {
     let result = match verb {
         Verb::Node(NodeArgs {
             verb: NodeVerb::Check(args),
@@ -221,7 +221,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
 }
 
 /// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
-async fn os_update(ctx: &Context) -> Result<Exit, Fault> {
+async fn os_update(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.need_root("install the distribution's updates")?;
     logs_as_daemons_do(ctx, "pf9-os-update");
     os::perform(&Host::new(ctx.host.clone())).await?;
@@ -237,7 +237,7 @@ fn completions(shell: Shell) -> &'static str {
     }
 }
 
-fn logs_as_daemons_do(ctx: &Context, program: &str) {
+fn logs_as_daemons_do(ctx: &CommandContext, program: &str) {
     let dir = ctx.host.at(paths::LOG_DIR);
     if let Err(why) = telemetry::init(program, &dir, &LogConfig::default()) {
         ctx.out.step(Ink::Warn, &format!("logging is off: {why}"));
@@ -245,7 +245,7 @@ fn logs_as_daemons_do(ctx: &Context, program: &str) {
 }
 
 /// What the two units of the agent's version do.
-async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
+async fn agent_version(ctx: &CommandContext, verb: &AgentVerb) -> Result<Exit, Fault> {
     ctx.need_root("change the agent's version")?;
     logs_as_daemons_do(ctx, "pf9-agent");
     let host = Host::new(ctx.host.clone());

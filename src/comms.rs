@@ -12,18 +12,17 @@
 //! | file | does |
 //! |---|---|
 //! | `services` | reads the allow-list; refuses what others could have written |
-//! | `backoff`  | when to try again: pure |
 //! | `own`      | what this machine brings to a handshake: identity, marks, tickets |
 //! | `tickets`  | session tickets, on disk |
 //! | `dial`     | the way out, TLS, websocket; each failure in words |
-//! | `endpoints` | which endpoint next, and when: pure |
+//! | `endpoints` | which endpoint next, and when (the reconnect backoff): pure |
 //! | `link`     | keeps the sessions up, one loop per slot |
 //! | `session`  | one session from handshake to end, farewells included |
 //! | `sessions` | those that are up; which takes the next stream |
 //! | `ends`     | tells this machine's other daemons where the tunnel goes |
 //! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
-//! | `local_tcp` | the connection to a service: what it said is not lost by what it is told too late |
+//! | `local_tcp` | the connection to a service: a late write to it does not lose what it sent |
 //! | `admit`    | who may ask, how many, how often: pure |
 //! | `carry`    | a stream and its service joined; silence, byte counts |
 //! | `gate`     | local connections to the plane |
@@ -37,7 +36,6 @@
 mod admit;
 mod api;
 mod audit;
-mod backoff;
 mod carry;
 mod dial;
 mod endpoints;
@@ -60,8 +58,7 @@ mod tickets;
 
 use std::sync::Arc;
 
-pub use backoff::Backoff;
-pub use dial::{Answered, DialError, Route};
+pub use dial::{Answered, DialError, TunnelRoute};
 pub use services::{Service, Services, Target};
 
 use crate::app::{Config, TaskGroup};
@@ -89,7 +86,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     let serve = Arc::new(Serve::new(services, audit));
     let sessions = Arc::new(Sessions::new(group.progress()));
     let link = Arc::new(Link::new(
-        Route::new(identity, egress).of_this_machine(host.clone(), tls.clone()),
+        TunnelRoute::new(identity, egress).of_this_machine(host.clone(), tls.clone()),
         config.comms,
         Arc::clone(&sessions),
         Arc::clone(&serve),

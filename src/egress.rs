@@ -33,7 +33,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use bypass::{NoProxy, Rule};
+pub use bypass::{BypassRule, NoProxy};
 pub use config::{ProxyConfig, ProxyUrl};
 pub use credentials::Credentials;
 pub use error::ReachError;

@@ -75,7 +75,7 @@ use crate::identity;
 use crate::local::{self, Client, Policy};
 use crate::model::{Fault, FaultCode, HostId, Timestamp, paths};
 
-use board::Board;
+use board::GatheredBoard;
 use events::Events;
 use plane::Plane;
 use spec_store::SpecStore;
@@ -86,7 +86,7 @@ struct Agent {
     fs: HostFs,
     host_id: HostId,
     boot_id: String,
-    board: Board,
+    board: GatheredBoard,
     events: Events,
     plane: Plane,
     nodelet: Client,
@@ -110,7 +110,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
         })?;
     let boot_id = inventory::boot_id(&fs);
     let store = SpecStore::new(fs.clone());
-    let board = Board::default();
+    let board = GatheredBoard::default();
     let (events, queue) = events::channel();
     let call = |e: local::LocalError| e.fault("cannot start");
     let agent = Agent {
@@ -184,7 +184,7 @@ fn take_up(agent: &Agent, store: &SpecStore) {
 
 impl Agent {
     /// A task that ends at shutdown (everything it writes is atomic, so it may be cut anywhere)
-    /// and is started again when it fails.
+    /// and is restarted when it fails.
     fn task<F, Fut>(&self, group: &mut TaskGroup, name: &'static str, run: F)
     where
         F: Fn(Self) -> Fut + Send + 'static,

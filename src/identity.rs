@@ -13,8 +13,7 @@
 //! | `look`     | [`look()`]: whether a plane can be reached, before this host is one of its hosts |
 //! | `pair`     | key and certificate in use, and the pair that is to follow: kept, taken over, dropped |
 //! | `order_key` | [`order_key::OrderKey`]: what root orders with; never comms' or hostagent's |
-//! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
-//! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
+//! | `verify`   | whose certificate is taken for the plane's: the one verifier of TLS |
 //! | `trust`    | [`apply_trust`]: the host's new trust anchors; root's |
 //! | `machine`  | [`look_at_machine`], and the machine this identity was made on |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
@@ -26,11 +25,10 @@ mod machine;
 mod material;
 pub mod order_key;
 mod pair;
-mod pinned;
-mod pins;
 mod policy;
 mod store;
 mod trust;
+mod verify;
 
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@
 //! | a flag or setting of kubelet, for all releases or one | `nodelet::phase` (`kubelet`, `version`) |
 //! | a phase | `model::phase`, then `nodelet::phase` |
 //! | how often the status is sent | `hostagent` (`report`) |
-//! | the reconnect back-off | `comms` (`backoff`) |
+//! | the reconnect back-off | `comms` (`endpoints`), `app` (`backoff`) |
 //! | a check of the machine | `preflight` (`table`) |
 //! | an API call for operators | `crates/plane` (`routes`, `access`) |
 

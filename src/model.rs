@@ -24,7 +24,7 @@
 //! | `upgrade`   | [`UpgradeOrder`], [`UpgradeStatus`]: one node's part in a roll |
 //! | `agent`     | [`AgentSpec`], [`AgentStatus`]: which version of the agent a host is to run |
 //! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
-//! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
+//! | `authorities` | [`Authorities`]: which of them sign, which are trusted beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |

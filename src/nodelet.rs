@@ -107,7 +107,7 @@ use crate::host::temps;
 use crate::model::Fault;
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
-/// socket answers all the same and the loop begins when it is right; `[log]` counts from the next
+/// socket answers anyway and the loop begins when it is right; `[log]` counts from the next
 /// start on.
 pub async fn start(
     fs: HostFs,
@@ -126,7 +126,7 @@ pub async fn start(
     let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
     let (desk, orders_of_root) = etcd::desk();
     let way = egress(&fs, &config);
-    let keeper = etcd::Keeper::new(
+    let keeper = etcd::EtcdKeeper::new(
         host.clone(),
         working.clone(),
         board.etcd(),
@@ -137,7 +137,7 @@ pub async fn start(
     );
     group.essential("etcd keeper", keeper.run());
     let (handover, leaving) = address::handover();
-    let address = address::Keeper::new(
+    let address = address::AddressKeeper::new(
         host.clone(),
         working.clone(),
         board.address(),
@@ -146,7 +146,7 @@ pub async fn start(
         leaving,
     );
     group.essential("api address", address.run());
-    let pulse = pulse::Keeper::new(
+    let pulse = pulse::PulseKeeper::new(
         host.clone(),
         working.clone(),
         board.pulse(),
@@ -161,7 +161,7 @@ pub async fn start(
         shutdown.clone(),
     );
     group.essential("extensions", extensions);
-    let maintenance = maintenance::Desk::open(host.clone());
+    let maintenance = maintenance::MaintenanceHandle::open(host.clone());
     let server = server::Server {
         host: host.clone(),
         maintenance: maintenance.clone(),
@@ -170,7 +170,7 @@ pub async fn start(
         status,
         wake,
         etcd: desk,
-        operations: operations::Desk::open(fs.clone(), board.log_line()),
+        operations: operations::OperationsHandle::open(fs.clone(), board.log_line()),
         progress: group.progress(),
     };
     group.essential("socket", server::serve(server, listener, shutdown.clone()));

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! In a unit of its own, for two reasons: nodelet's bounds (no new privileges, few capabilities, little memory) are
-//! not what maintainer scripts can work in, and a package manager goes on when nodelet is started anew. What it does
+//! not what maintainer scripts can work in, and a package manager goes on when nodelet is restarted. What it does
 //! is fixed here: an order names no program, no package and no argument.
 //!
 //! | file | what |
@@ -59,11 +59,11 @@ const DOCUMENT_MAX: u64 = 64 * 1024;
 
 /// One run of the package manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct OsRun {
     /// For which order.
     pub roll: RollId,
     /// What for.
-    pub goal: Goal,
+    pub goal: OsGoal,
     /// Which try.
     pub attempt: u32,
     /// Seconds that it may take.
@@ -73,8 +73,8 @@ pub struct Run {
 /// What a run is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Goal {
-    /// The newest lists are had, and every package that is going to be installed. Nothing is changed.
+pub enum OsGoal {
+    /// The newest lists are there, and every package that is going to be installed. Nothing is changed.
     Fetch,
     /// They are installed.
     Install,
@@ -82,7 +82,7 @@ pub enum Goal {
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct OsOutcome {
     /// What was found and done.
     pub report: OsReport,
     /// An earlier run, or somebody else's, was cut off, and what it began is to be finished.
@@ -96,7 +96,7 @@ pub struct Outcome {
 #[serde(deny_unknown_fields)]
 struct Ordered {
     schema: u32,
-    run: Run,
+    run: OsRun,
 }
 
 /// What came of it, on the disk.
@@ -104,8 +104,8 @@ struct Ordered {
 #[serde(deny_unknown_fields)]
 struct Ended {
     schema: u32,
-    run: Run,
-    outcome: Outcome,
+    run: OsRun,
+    outcome: OsOutcome,
 }
 
 impl Document for Ordered {
@@ -118,13 +118,13 @@ impl Document for Ended {
 
 /// How a run stands.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub enum OsRunState {
     /// It was not begun.
     NotBegun,
     /// The unit is at work.
     UnderWay,
     /// It came to its end.
-    Over(Outcome),
+    Over(OsOutcome),
     /// It was begun, and nobody is at work: it was cut off.
     CutOff,
 }
@@ -147,27 +147,27 @@ fn ended(fs: &HostFs) -> Store {
 }
 
 /// The run that was begun last.
-pub fn begun(fs: &HostFs) -> Option<Run> {
+pub fn begun(fs: &HostFs) -> Option<OsRun> {
     ordered(fs).look(|o: Ordered| Ok(o.run)).value
 }
 
 /// What came of this run, if it came to its end.
-fn outcome(fs: &HostFs, run: &Run) -> Option<Outcome> {
+fn outcome(fs: &HostFs, run: &OsRun) -> Option<OsOutcome> {
     let ended = ended(fs).look(Ok::<Ended, _>).value?;
     (ended.run == *run).then_some(ended.outcome)
 }
 
 /// How this run stands.
-pub async fn standing(host: &Host, run: &Run) -> Result<Standing, String> {
+pub async fn standing(host: &Host, run: &OsRun) -> Result<OsRunState, String> {
     if begun(&host.fs).as_ref() != Some(run) {
-        return Ok(Standing::NotBegun);
+        return Ok(OsRunState::NotBegun);
     }
     // In this order: one that ends between the two questions has said so.
     let at_work = is_at_work(host).await?;
     Ok(match outcome(&host.fs, run) {
-        Some(outcome) => Standing::Over(outcome),
-        None if at_work => Standing::UnderWay,
-        None => Standing::CutOff,
+        Some(outcome) => OsRunState::Over(outcome),
+        None if at_work => OsRunState::UnderWay,
+        None => OsRunState::CutOff,
     })
 }
 
@@ -183,7 +183,7 @@ async fn is_at_work(host: &Host) -> Result<bool, String> {
 }
 
 /// Begins a run: it is on the disk before the unit is started. Never beside another one.
-pub async fn begin(host: &Host, run: &Run) -> Result<(), String> {
+pub async fn begin(host: &Host, run: &OsRun) -> Result<(), String> {
     if is_at_work(host).await? {
         return Err(format!("{OS_UPDATE} is still at work for an earlier order"));
     }

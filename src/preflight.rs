@@ -2,11 +2,11 @@
 //! place that it takes away again.
 //!
 //! ```text
-//! Facts::read   ─► Part::Machine ─┐
-//! fsync         ─► Part::Disk     │  evaluate (pure: one function a row of the table) ─► [Check] ─► Report
-//! NetworkSeen   ─► Part::Network  ├─►
-//! whoever asks  ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
-//!               ─► Part::Agent   ─┘
+//! MachineFacts  ─► Machine ─┐
+//! fsync         ─► Disk     │  evaluate (pure: one function a row of the table) ─► [Check] ─► Report
+//! NetworkSeen   ─► Network  ├─►
+//! the caller    ─► Plane    │  parts ([`CheckInput`]) come in any order, each is judged as soon as it is there
+//!               ─► Agent   ─┘
 //! ```
 //!
 //! | file | holds |
@@ -14,7 +14,7 @@
 //! | `table`      | [`TABLE`]: every check with its id, group, severity, and what it looks at |
 //! | `thresholds` | [`Thresholds`]: every number that a check compares with, from one file of data |
 //! | `report`     | [`Report`], [`Skips`]: what was found, and what it comes to |
-//! | `facts`      | [`Facts`]: the machine, read once |
+//! | `facts`      | [`MachineFacts`]: the machine, read once |
 //! | `machine`    | root, distribution, architecture, systemd, the matrix, host name, clock |
 //! | `resources`  | memory, processors, swap |
 //! | `storage`    | disk, whether programs run on it, links, the runtime's storage |
@@ -46,12 +46,12 @@ mod thresholds;
 mod trial;
 
 pub use agent::{AgentSeen, Daemons};
-pub use facts::{Disk, Facts, Limits, Listener, PackageLock, Process, SeLinux};
+pub use facts::{Disk, Limits, MachineFacts, PackageLock, ProcessInfo, SeLinux, TakenPort};
 pub use network::{NetworkSeen, PacketFilter};
 pub use plane::{ClockSeen, EndpointSeen, HopSeen, PlaneSeen, http_date};
 pub use report::{Check, REPORT_SCHEMA, Report, Skip, Skips, of_operators};
 pub use sync::SyncTrial;
-pub use table::{Entry, Rule, TABLE};
+pub use table::{CheckEntry, CheckRule, TABLE};
 pub use thresholds::Thresholds;
 pub use trial::{OverlayTrial, SCRATCH};
 
@@ -64,7 +64,7 @@ use crate::model::FaultCode;
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// Not looked at, and why is said.
     Skip,
     /// As it should be.
@@ -83,7 +83,7 @@ pub enum Severity {
     Required,
     /// A node works without it, less well: it may warn.
     Recommended,
-    /// For whoever looks.
+    /// Information only.
     Info,
 }
 
@@ -115,14 +115,14 @@ pub enum Group {
     Identity,
     /// The agent that runs.
     Agent,
-    /// What operators' own programs say: a warning at most, for a machine can become a node all the same.
+    /// What operators' own programs say: a warning at most, for a machine can become a node anyway.
     Operators,
 }
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    outcome: Outcome,
+    outcome: CheckOutcome,
     found: String,
     wanted: String,
     why: String,
@@ -133,9 +133,9 @@ pub struct Finding {
 
 /// What was gathered together, by its source.
 #[derive(Clone, Copy, Debug)]
-pub enum Part<'a> {
+pub enum CheckInput<'a> {
     /// The machine's own files.
-    Machine(&'a Facts),
+    Machine(&'a MachineFacts),
     /// A try of the disk.
     Disk(&'a SyncTrial),
     /// The network, as this machine has it.
@@ -147,21 +147,21 @@ pub enum Part<'a> {
 }
 
 /// Judges what was gathered together; `took`: how long that was. What is left out is not judged.
-pub fn evaluate(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
+pub fn evaluate(part: CheckInput<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let rows = TABLE.iter().filter_map(|entry| {
         let finding = match (entry.rule, part) {
-            (Rule::Machine(rule), Part::Machine(seen)) => rule(seen),
-            (Rule::Disk(rule), Part::Disk(seen)) => rule(seen),
-            (Rule::Network(rule), Part::Network(seen)) => rule(seen),
-            (Rule::Plane(rule), Part::Plane(seen)) => rule(seen),
-            (Rule::Agent(rule), Part::Agent(seen)) => rule(seen),
+            (CheckRule::Machine(rule), CheckInput::Machine(seen)) => rule(seen),
+            (CheckRule::Disk(rule), CheckInput::Disk(seen)) => rule(seen),
+            (CheckRule::Network(rule), CheckInput::Network(seen)) => rule(seen),
+            (CheckRule::Plane(rule), CheckInput::Plane(seen)) => rule(seen),
+            (CheckRule::Agent(rule), CheckInput::Agent(seen)) => rule(seen),
             (
-                Rule::Machine(_)
-                | Rule::Disk(_)
-                | Rule::Network(_)
-                | Rule::Plane(_)
-                | Rule::Agent(_),
+                CheckRule::Machine(_)
+                | CheckRule::Disk(_)
+                | CheckRule::Network(_)
+                | CheckRule::Plane(_)
+                | CheckRule::Agent(_),
                 _,
             ) => return None,
         };
@@ -176,7 +176,7 @@ impl Finding {
     /// A check that found what it wanted.
     fn new(found: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Ok,
+            outcome: CheckOutcome::Ok,
             found: found.into(),
             wanted: wanted.into(),
             why: String::new(),
@@ -188,7 +188,7 @@ impl Finding {
 
     /// It cannot work like this.
     fn fail(mut self, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        self.outcome = Outcome::Fail;
+        self.outcome = CheckOutcome::Fail;
         self.why = why.into();
         self.fix = fix.into();
         self
@@ -197,13 +197,13 @@ impl Finding {
     /// It will work; a person should know.
     fn warn(self, why: impl Into<String>, fix: impl Into<String>) -> Self {
         let mut check = self.fail(why, fix);
-        check.outcome = Outcome::Warn;
+        check.outcome = CheckOutcome::Warn;
         check
     }
 
     /// It could not be looked at.
     fn skip(mut self, why: impl Into<String>) -> Self {
-        self.outcome = Outcome::Skip;
+        self.outcome = CheckOutcome::Skip;
         self.why = why.into();
         self
     }
@@ -223,7 +223,7 @@ impl Finding {
 
 // === impl Outcome, Severity, Group ===
 
-impl Outcome {
+impl CheckOutcome {
     /// Every word.
     pub const ALL: [Self; 4] = [Self::Skip, Self::Ok, Self::Warn, Self::Fail];
 
@@ -252,11 +252,11 @@ impl Severity {
     }
 
     /// The worst outcome that a check of this severity may have.
-    pub fn worst(self) -> Outcome {
+    pub fn worst(self) -> CheckOutcome {
         match self {
-            Self::Required => Outcome::Fail,
-            Self::Recommended => Outcome::Warn,
-            Self::Info => Outcome::Ok,
+            Self::Required => CheckOutcome::Fail,
+            Self::Recommended => CheckOutcome::Warn,
+            Self::Info => CheckOutcome::Ok,
         }
     }
 }

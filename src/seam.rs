@@ -23,7 +23,7 @@
 macro_rules! point {
     ($kind:ident, $about:expr) => {
         $crate::seam::fault::verdict(
-            $crate::seam::fault::Kind::$kind,
+            $crate::seam::fault::CallKind::$kind,
             concat!(file!(), ":", line!()),
             $about.as_ref(),
         )
@@ -35,7 +35,7 @@ macro_rules! point {
 macro_rules! point_soon {
     ($kind:ident, $about:expr) => {
         $crate::seam::fault::verdict(
-            $crate::seam::fault::Kind::$kind,
+            $crate::seam::fault::CallKind::$kind,
             concat!(file!(), ":", line!()),
             $about.as_ref(),
         )
@@ -67,7 +67,7 @@ compile_error!(
 /// Which of several lives in one process this is; none: there is one.
 pub(crate) use fault::life;
 
-/// Work for another thread, where points belong to whoever gave it.
+/// Work for another thread, whose points belong to the caller.
 pub fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let scope = fault::current();
     move || {

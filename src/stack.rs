@@ -1,8 +1,8 @@
 //! Stacks on a node: verified, unpacked, activated, kept or collected.
 //!
-//! Whoever calls this trusts nothing in the staging directory: it belongs to the less privileged
-//! hostagent. A manifest is believed by its signature and by the digest the spec names; every byte
-//! of the archive is believed by the manifest.
+//! Nothing in the staging directory is trusted: it belongs to the less privileged
+//! hostagent. A manifest is trusted by its signature and by the digest the spec names; every byte
+//! of the archive is trusted by the manifest.
 //!
 //! ```text
 //! staging/<digest>.manifest.json ─ Manifest::open ─► Manifest (signature, digest, rules)
@@ -17,7 +17,7 @@
 //! | `unpack`   | one pass over the archive: decompress, check, write |
 //! | `coming`   | the archive, while it comes |
 //! | `delta`    | a stack as what differs from another one |
-//! | `install`  | [`prepare`], [`Prepared`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
+//! | `install`  | [`prepare`], [`PreparedStack`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
 //! | `programs` | whether a stack's programs run on this machine |
 //! | `format`   | for which machine a file is a program |
 //! | `image`    | a program out of an image's archive |
@@ -39,9 +39,9 @@ use std::path::{Path, PathBuf};
 
 pub use coming::Stops;
 pub use install::{
-    Depth, Prepared, Staged, activate, activate_etcd, active_content, collect_garbage, current,
-    current_etcd, etcd_content, incoming_of, keep_on_disk, prepare, renew_signature, signer,
-    staged, verify_installed,
+    Depth, PreparedStack, Staged, activate, activate_etcd, active_content, collect_garbage,
+    current, current_etcd, etcd_content, incoming_of, keep_on_disk, prepare, renew_signature,
+    signer, staged, verify_installed,
 };
 pub use manifest::{
     Manifest, staged_archive, staged_delta, staged_delta_part, staged_manifest, staged_part,

@@ -23,9 +23,9 @@ pub(crate) mod testing;
 mod vitals;
 
 pub use alike::{Fold, KINDS_MAX, More, WINDOW};
-pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
+pub use exposition::{CONTENT_TYPE as METRICS_TYPE, MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init, to_stderr};
 pub use level::{LevelNow, keep_level, level_for, level_now, usual_level};
-pub use pf9_tunnel::chain;
+pub use pf9_tunnel::{causes, chain};
 pub use rotate::{KubeLog, RotatingFile};
 pub use vitals::vitals;

@@ -24,10 +24,10 @@ use clap::{Parser, Subcommand};
 use pf9_hostagent::backup::drill::{self, Drill};
 use pf9_hostagent::backup::seal;
 use pf9_hostagent::backup::shelf::{SEALED, Shelf};
-use pf9_hostagent::backup::take::{About, Taking, take};
+use pf9_hostagent::backup::take::{BackupOrigin, Taking, take};
 use pf9_hostagent::host::etcd::Etcd;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::host::tls::{self, Identity};
+use pf9_hostagent::host::tls::{self, ClientIdentity};
 use pf9_hostagent::identity::order_key;
 use pf9_hostagent::model::{
     BackupManifest, BackupSettings, BackupTrust, ClusterId, Digest, DocumentKind, HostId, Secret,
@@ -116,7 +116,7 @@ fn prepare(dir: &Path) -> Result<Value> {
 fn clients(args: &Args) -> Result<(Etcd, reqwest::Client)> {
     let read = |name: &str| fs::read(args.dir.join(name)).with_context(|| name.to_owned());
     let (authority, certificate, key) = (read(CA)?, read(CERT)?, read(KEY)?);
-    let identity = Identity {
+    let identity = ClientIdentity {
         authority: &authority,
         certificate: &certificate,
         key: &key,
@@ -232,8 +232,8 @@ async fn backup(args: &Args) -> Result<Value> {
     )
 }
 
-fn about(host_id: HostId) -> Result<About> {
-    Ok(About {
+fn about(host_id: HostId) -> Result<BackupOrigin> {
+    Ok(BackupOrigin {
         host_id,
         cluster_id: ClusterId::random(),
         etcd_cluster_id: "0".to_owned(),

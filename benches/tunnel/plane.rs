@@ -122,7 +122,7 @@ impl Plane {
     }
 }
 
-/// A line for whoever started this.
+/// A line for the process that started this one.
 fn tell(line: &str) {
     let mut out = std::io::stdout().lock();
     // Nobody listens any more: then nobody misses it.

@@ -94,7 +94,7 @@ fn node(dir: &Path, root: &Path, plane: SocketAddr, target: SocketAddr) -> Resul
         machine: MachineMarks::default(),
     };
     let host = HostFs::new(root);
-    identity::save(&host, &identity, &Owners::whoever_runs())?;
+    identity::save(&host, &identity, &Owners::current_user())?;
     let services = host.at(paths::SERVICES_DIR);
     fs::create_dir_all(&services)?;
     let list = format!(

@@ -1,6 +1,6 @@
 //! A path with a round-trip time: bytes leave half of it after they came.
 //!
-//! Whoever connects to the control address and says a word has it done to every connection there
+//! A client of the control address sends a word, and it is done to every connection there
 //! is; new ones are served. [`FREEZE`]: their bytes are neither read nor written any more and nobody
 //! is told. [`CUT`]: they are reset at both ends, and what was on the way is lost.
 
@@ -117,7 +117,7 @@ fn obey(word: u8, links: &Links) {
 }
 
 impl Link {
-    /// Resets both ends, once the threads have let go: those that read hear of it at once.
+    /// Resets both ends, once the threads have let go: readers notice at once.
     fn cut(&self) {
         self.cut.store(true, Ordering::Release);
         for socket in [&self.near, &self.far] {

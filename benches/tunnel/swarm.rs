@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pf9_hostagent::comms::Backoff;
+use pf9_hostagent::app::Backoff;
 use pf9_hostagent::mux::{self, HandshakeError};
+use pf9_hostagent::wire::limits::COME_BACK_MAX;
 use pf9_hostagent::wire::{Config, Side};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -41,9 +42,8 @@ pub(crate) struct Args {
 const TRY: Duration = Duration::from_secs(20);
 /// Longest wait between two tries, as pf9-comms has it without a configuration.
 const RECONNECT_CAP: Duration = Duration::from_secs(60);
-/// Every session counts as one that was up for long, as a fleet's are when its plane starts anew:
-/// the waits begin with the shortest, which is the hardest for the plane.
-const LIVED: Duration = Duration::from_secs(3600);
+/// Bound of the first wait, as with pf9-comms.
+const FIRST: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: Args) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
@@ -69,7 +69,7 @@ async fn all(args: Args) -> Result<()> {
 }
 
 /// No session is resumed: nodes with the same configuration would use each other's tickets, and a
-/// plane that was started anew knows none.
+/// plane that was restarted knows none.
 fn no_tickets(mut tls: ClientConfig) -> Arc<ClientConfig> {
     tls.resumption = Resumption::disabled();
     Arc::new(tls)
@@ -97,21 +97,25 @@ fn tell(up: usize) {
 
 /// One node, for ever.
 async fn stay(plane: SocketAddr, tls: Arc<ClientConfig>, up: Arc<AtomicUsize>) {
-    let mut backoff = Backoff::new(RECONNECT_CAP);
+    let mut backoff = Backoff::full(FIRST, RECONNECT_CAP);
     loop {
         let tried = tokio::time::timeout(TRY, node(plane, Arc::clone(&tls))).await;
-        let (lived, hint) = match tried {
+        let hint = match tried {
             Ok(Ok(driver)) => {
                 tell(1 + up.fetch_add(1, Ordering::AcqRel));
                 // Why it ended is the plane's to tell.
                 let _: mux::Closed = driver.await;
                 tell(up.fetch_sub(1, Ordering::AcqRel) - 1);
-                (Some(LIVED), None)
+                // Every session counts as a healthy one, as a fleet's are when its plane restarts: the waits begin with
+                // the shortest, which is the hardest for the plane.
+                backoff.reset();
+                None
             }
-            Ok(Err(e)) => (None, told(&e)),
-            Err(_) => (None, None),
+            Ok(Err(e)) => told(&e),
+            Err(_) => None,
         };
-        tokio::time::sleep(backoff.next(lived, hint, fastrand::f64())).await;
+        let hint = hint.unwrap_or_default().min(COME_BACK_MAX);
+        tokio::time::sleep(hint + backoff.failed()).await;
     }
 }
 

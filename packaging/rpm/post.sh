@@ -3,7 +3,7 @@ systemd-sysusers pf9-hostagent.conf
 systemd-tmpfiles --create pf9-hostagent.conf
 rm -rf /var/opt/pf9/removal
 AGENT=/opt/pf9/agent
-# Whoever installs this version wants it: also a trial of another one ends here, with its units. (Files of the version before
+# An installation by hand wins: also a trial of another version ends here, with its units. (Files of the version before
 # go after this.)
 for link in current last-good; do
     ln -sfn "{version}" "$AGENT/.$link.new"

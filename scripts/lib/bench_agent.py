@@ -92,7 +92,7 @@ def agent(args, report, tools):
         try:
             bench.prepare()
             for number in range(args.rounds):
-                # Who is first is whoever was second before: what a machine is busy with does not stay on one side.
+                # The sides take turns in going first: load from elsewhere does not stay on one side.
                 for side in sides if number % 2 == 0 else reversed(sides):
                     figures = one_round(bench, side, args, tools)
                     rounds.append({"side": side.name, **figures})

@@ -1,4 +1,4 @@
-"""Who answers for a package is whoever says so, as Debian's own tools ask."""
+"""The maintainer of a package comes from the environment, as with Debian's own tools."""
 import os
 import unittest
 from unittest import mock
@@ -18,7 +18,7 @@ class Maintainer(unittest.TestCase):
         # A name alone answers for nothing.
         self.assertTrue(self.said(DEBFULLNAME="Somebody").endswith(".example>"))
 
-    def test_whoever_names_himself_is_named_everywhere(self):
+    def test_a_named_maintainer_is_in_every_package(self):
         whole = self.said(DEBFULLNAME="Example Operations", DEBEMAIL="ops@example.org")
         self.assertEqual(whole, "Example Operations <ops@example.org>")
         self.assertIn(whole, packager.SPEC.format(**{**dict.fromkeys(

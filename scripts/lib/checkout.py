@@ -81,7 +81,7 @@ def update(repo, place):
         run(["git", "init", "--quiet", place])
     git = ["git", "-C", place]
     run([*git, "fetch", "--quiet", "--no-tags", "--depth", "1", Path(repo).as_uri(), "HEAD"], timeout=300)
-    # A cache that was copied has other inodes and times of change: without this look all files would be written anew.
+    # A cache that was copied has other inodes and times of change: without this look all files would be rewritten.
     run([*git, "update-index", "-q", "--refresh"], check=False, timeout=300)
     run([*git, "reset", "--quiet", "--hard", "FETCH_HEAD"], timeout=300)
     run([*git, "clean", "--quiet", "-ffdx", "--exclude", "/target"], timeout=300)

@@ -102,7 +102,7 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.seed not in range(2**64):
         parser.error("--seed is a number from 0 to 2^64-1")
-    # What runs beside has sessions of its own: whoever ends this ends it, too.
+    # Background runs have sessions of their own: a signal to this process has to end them, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     need_components()
     if args.kept:

@@ -54,7 +54,7 @@ SOCKET = "unix:///run/pf9-containerd/containerd.sock"
 # Plugins are let in while critest asks: they are a part of what it tries.
 PLUGINS = {"nri": True}
 PLUGIN_SOCKET = "/run/pf9-containerd/nri.sock"
-# In this order: the keeper would start again what is stopped before it.
+# In this order: the keeper would restart what is stopped before it.
 RESTING = ["pf9-nodeletd.socket", "pf9-nodeletd.service", "pf9-kubelet.service"]
 IN_NODE = "/root/critest"
 # The API's address at the plane has a path, which `kubectl proxy` leaves out unless it is told to.

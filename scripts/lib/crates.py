@@ -5,7 +5,7 @@
 
 Cargo goes by what it finds: crates of a registry never change, so it takes their files as they are, and compiles those
 that another lock file or another set of features wants. Ours depend on paths and times of this checkout and are not kept.
-One copy is, of whoever came last: it saves time and nothing else.
+One copy is, of the last build: it saves time and nothing else.
 """
 import json
 import os

@@ -89,7 +89,7 @@ class Program:
 
 @contextlib.contextmanager
 def workshop():
-    """The shared build and module cache; whoever leaves last clears it away, also for one that was killed."""
+    """The shared build and module cache; the last user removes it, also for one that was killed."""
     WORKSHOP.mkdir(parents=True, exist_ok=True)
     with open(CACHE / ".lock-go-build", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)

@@ -18,7 +18,7 @@ from common import REPO, Fail, say
 
 DENY = REPO / "deny.toml"
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
-# Direct dependencies that no source file names, and why they are there all the same.
+# Direct dependencies that no source file names, and why they are there anyway.
 UNNAMED = {}
 # Where the sources of our packages are: of the programs, and of the tests beside them.
 SOURCES = {"pf9-hostagent": (("src",), ("tests/node", "tests/etcd", "tests/support")),

@@ -45,7 +45,7 @@ def arch():
 
 
 def maintainer():
-    """Whoever hands packages to others answers for them: by the names that Debian's tools ask for. Without them nobody does, and
+    """The maintainer, from the variables of Debian's tools (DEBFULLNAME, DEBEMAIL). Without them there is none, and
     the address is one that leads nowhere by design (RFC 2606)."""
     name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     if not address:
@@ -174,7 +174,7 @@ def deb(binaries, folder, log=None):
     about |= {name: (script(f"deb/{name}"), 0o755) for name in DEB_SCRIPTS}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
         lay_out(Path(tmp), {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}})
-        # Whoever has the C library that the programs need has a dpkg that reads it.
+        # A machine with the C library that the programs need has a dpkg that reads zstd.
         run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z19", "--build", tmp, folder], log=log, timeout=300,
             env={"SOURCE_DATE_EPOCH": epoch()})
     return only(folder.glob(f"{DATA['name']}_*.deb"), "dpkg-deb", log)

@@ -7,7 +7,7 @@ repomd.xml.asc), and each .rpm itself, for dnf asks for both; a .deb's digest st
 
 The new tree is made beside the old one and takes its place by two renames: who serves the folder has a whole one, or for an
 instant none, and never half of one.
-The lists of apt have their digests for names as well (by-hash): whoever has the InRelease of before still finds them.
+The lists of apt have their digests for names as well (by-hash): a client with the previous InRelease still finds them.
 """
 import argparse
 import gzip

@@ -5,7 +5,7 @@
   cyclonedx()       the list, as JSON
   licences()        each with its licence, and every text once
 
-By `cargo metadata` alone: whoever builds needs no other tool. Macros and build scripts run while it is built and are no part
+By `cargo metadata` alone: a build needs no other tool. Macros and build scripts run while it is built and are no part
 of it, nor is what only tests or the plane use. Both texts are the same for the same lock file.
 """
 import hashlib
@@ -124,7 +124,7 @@ def cyclonedx(own, crates, about, seconds):
 
 def licences(crates):
     lines = ["What the programs of this package are made of, beside their own source, and under which licence.",
-             "A number in brackets is that of a text below, as whoever wrote the library ships it.", ""]
+             "A number in brackets is that of a text below, as the library's authors ship it.", ""]
     numbers, texts = {}, []
     for crate in crates:
         marks = []

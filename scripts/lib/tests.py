@@ -34,6 +34,9 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
           # Six minutes of accidents in full, and the last one's end.
           "n_accidents": 1800,
+          # Leases end in them, of an etcd of three members each.
+          "who_lost_the_seat": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
+          "members_of_etcd_that_die": 300,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
           "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 3600, "a_switch_broken": 3600,
@@ -64,7 +67,7 @@ TAKES = {
         "three_masters_go": 38, "five_of_which": 34, "without_a_quorum_everybody": 33, "who_insists": 33,
         "the_data_of_all_five": 28, "while_one_is_dead": 27, "a_new_list": 16, "a_full_database": 14,
         "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
-        # A member that lost its quorum is given half a minute before it is started again.
+        # A member that lost its quorum is given half a minute before it is restarted.
         "a_master_with_another_address": 86, "a_lone_master_with_another": 13,
         "one_of_two_that_moved": 60, "two_of_three_that_moved": 90, "masters_that_all_moved": 70,
         "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,

@@ -48,7 +48,7 @@ def no_place():
     """What a program is told of where it was built: nothing. Panics name their lines, and without this the builder's home."""
     home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
     folders = sorted(home.glob("registry/src/*"))
-    # Our own files are named from the checkout on: flags that named it would have every crate compiled anew in each.
+    # Our own files are named from the checkout on: flags that named it would have every crate compiled again in each.
     flags = [*os.environ.get("RUSTFLAGS", "").split(), *(f"--remap-path-prefix={path}=/crates" for path in folders)]
     return {"RUSTFLAGS": " ".join(flags)}
 

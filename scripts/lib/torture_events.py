@@ -339,7 +339,7 @@ def ordered(torture, machine, event):
 
 
 def order(torture, machine, *words):
-    """One operation in ten seconds, says the host: whoever is refused for that asks again."""
+    """The host takes one operation in ten seconds: one that is refused for that is ordered again."""
     def taken():
         plane = torture.demo.plane
         return run([plane.binary, "host", "order", "--state-dir", plane.dir, up.host_id(machine), *words], timeout=120)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 MASTER, WORKER, ANY = "master", "worker", "any"
 
-# Who may be started again for an event. HERE: on the machine that it happened to; ELSEWHERE: on others.
+# Who may be restarted for an event. HERE: on the machine that it happened to; ELSEWHERE: on others.
 # STEADY is the workload of the test, CONTROL the static pods of masters, ADDONS what the stack brings.
 STEADY, CONTROL, ADDONS = "steady", "control", "addons"
 HERE, ELSEWHERE = "here", "elsewhere"

@@ -44,7 +44,7 @@ def program_of(packages):
 
 
 def differing(one, two, folder):
-    """What inside the packages is not the same, for whoever has to find why."""
+    """What differs inside the packages, to find out why."""
     lines = []
     for path in sorted(one.glob("*.deb")):
         trees = [folder / "inside" / name for name in "ab"]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::host::exec::{self, Cmd, Ended};
+use crate::host::exec::{self, Cmd, ProgramEnd};
 
 /// A question to dpkg.
 const ASK: Duration = Duration::from_secs(20);
@@ -99,7 +99,7 @@ async fn compares(host: &Host, version: &str, op: &str, wanted: &str) -> bool {
     ]);
     exec::ask(cmd)
         .await
-        .is_ok_and(|a| a.ended == Ended::Code(0))
+        .is_ok_and(|a| a.ended == ProgramEnd::Code(0))
 }
 
 /// What dpkg says of a package; none where it knows none.

@@ -8,7 +8,7 @@
 //!
 //! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and goes back:
 //! what was seen of a proof is not known any more, and the version before is known to be good. An order that was
-//! cut off is begun again, at most [`ATTEMPTS_MAX`] times in all; one that failed is not.
+//! cut off is started over, at most [`ATTEMPTS_MAX`] times in all; one that failed is not.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::links::Name;
 use super::record::{ATTEMPTS_MAX, Database, Record, Stage};
 use crate::model::{Fault, FaultCode, Timestamp};
 
-/// Pause before an order that was cut off is begun again: long enough for a machine that has just started.
+/// Pause before an order that was cut off is started over: long enough for a machine that has just started.
 pub(super) const AGAIN: Duration = Duration::from_secs(60);
 
 /// What is seen of the machine.
@@ -56,13 +56,13 @@ pub(super) enum Move {
     Rest,
     /// The record is to be this, on the disk.
     Write(Box<Record>),
-    /// Units and `current` of the new version, and the daemons are started again.
+    /// Units and `current` of the new version, and the daemons are restarted.
     Switch,
     /// Looks whether it is well.
     Prove,
     /// `last-good` follows.
     Promote,
-    /// No units of a trial, `current` as `last-good`, and the daemons are started again.
+    /// No units of a trial, `current` as `last-good`, and the daemons are restarted.
     Back,
     /// Units of the version that is proven, until the package manager has put them in their place.
     Units,
@@ -130,7 +130,7 @@ fn proven(record: &Record, seen: &SwitchSeen, to: &Name, moved: bool) -> Move {
     }
 }
 
-/// Back; begun again only where it was cut off, for what failed once fails again.
+/// Back; started over only where it was cut off, for what failed once fails again.
 fn put_back(record: &Record, now: Timestamp) -> Record {
     let cut = record
         .why

@@ -1,8 +1,8 @@
 //! A package of ours, opened: the programs and units in it, beside what runs.
 //!
 //! Nothing is written that is not of a closed list, in bounded sizes. Whose package it is says its SHA-256, which stands
-//! in the plane's signed word; that it is one of ours, of that version and for this machine, is looked at all the same,
-//! before it is believed to be.
+//! in the plane's signed word; that it is one of ours, of that version and for this machine, is looked at anyway,
+//! before it counts as one.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use semver::Version;
 
 use super::links::Name;
 use crate::host::fs::{Attrs, HostFs};
-use crate::host::package::{About, NotOurs, PACKAGE, about, each_file, label};
+use crate::host::package::{NotOurs, PACKAGE, PackageInfo, about, each_file, label};
 use crate::model::{PackageFormat, paths};
 
 /// The program of a version: all that a node has, in one file.
@@ -56,7 +56,7 @@ struct Place {
 }
 
 /// What a package says it is.
-pub(super) fn said_by(file: &Path, format: PackageFormat) -> Result<About, PackageError> {
+pub(super) fn said_by(file: &Path, format: PackageFormat) -> Result<PackageInfo, PackageError> {
     Ok(about(open(file)?, format)?)
 }
 

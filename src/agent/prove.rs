@@ -83,7 +83,7 @@ pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         if state.active == Active::Failed {
             return Proof::Failed(format!("{unit} does not run: {}", state.result));
         }
-        // A counter that systemd began anew is below the one before.
+        // A counter that systemd began again is below the one before.
         if more > RESTARTS {
             return Proof::Failed(format!("{unit} exited and was restarted {more} times"));
         }

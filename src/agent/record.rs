@@ -20,7 +20,7 @@ const ORDER: &str = "/var/opt/pf9/agent/order.json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stage {
-    /// Everything is had and was tried. What runs is not touched.
+    /// Everything is staged and was tried. What runs is not touched.
     Ready,
     /// Links and units are changed now.
     Switching,
@@ -97,7 +97,7 @@ impl Document for Order {
 
 /// The record's place.
 pub(super) fn store(fs: &HostFs) -> Store {
-    // For everybody: hostagent and whoever asks for the status read it, and no secret is in it.
+    // World-readable: hostagent and `pf9ctl status` read it, and no secret is in it.
     Store::new(fs.clone(), RECORD, 0o644, RECORD_MAX)
 }
 
@@ -106,7 +106,7 @@ pub(super) fn order_store(fs: &HostFs) -> Store {
     Store::new(fs.clone(), ORDER, 0o644, RECORD_MAX)
 }
 
-/// The record as it is, changing nothing; also that of before a damaged one.
+/// The record as it is, changing nothing; also the one before a damaged one.
 pub(super) fn look(fs: &HostFs) -> Option<Record> {
     store(fs).look(Ok).value
 }

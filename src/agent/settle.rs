@@ -1,7 +1,7 @@
 //! The package manager made to know of what runs: the very file, installed by the distribution's own tool.
 //!
-//! Maintainer scripts hear by the environment that the version runs already, and restart nothing. What is held or full is
-//! told and tried again; the programs run meanwhile.
+//! Maintainer scripts see from the environment that the version runs already, and restart nothing. What is held or full is
+//! reported and retried; the programs run meanwhile.
 
 use std::time::Duration;
 

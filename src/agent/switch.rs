@@ -40,7 +40,7 @@ const MOVES_MAX: u32 = 64;
 /// A run of one of the two units.
 struct Run<'a> {
     host: &'a Host,
-    /// Nothing of ours runs yet, so nothing is started again.
+    /// Nothing of ours runs yet, so nothing is restarted.
     boot: bool,
     log: KubeLog,
     own: bool,
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
 
     async fn drive_begun(&mut self, record: Record) -> Result<Record, Fault> {
         match record.stage {
-            // Begun by whoever has it ready.
+            // Started by the run that made it ready.
             Stage::Ready | Stage::Refused | Stage::PutBack => Ok(record),
             Stage::Switching | Stage::Proving | Stage::Proven | Stage::PuttingBack => {
                 Box::pin(self.drive(record)).await

@@ -23,7 +23,7 @@ const BETTER_BY: u32 = 2;
 /// Round trip of a session whose first ping is not answered yet: neither the best nor the worst.
 const UNMEASURED: Duration = Duration::from_millis(50);
 
-/// Not heard for longer than between two pings: perhaps dead, not yet known to be.
+/// Silent for longer than between two pings: perhaps dead, not yet known to be.
 pub fn is_silent(silence: Duration, ping_interval: Duration) -> bool {
     silence > ping_interval * 3 / 2
 }

@@ -18,7 +18,7 @@ const LINE_MAX: usize = 200;
 
 /// Which runtime a daemon wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runtime {
+pub enum Threads {
     /// One thread: least memory.
     Single,
     /// One thread per core, for bytes.
@@ -32,7 +32,7 @@ pub struct Daemon {
     /// One sentence for `--help`.
     pub about: &'static str,
     /// Its runtime.
-    pub runtime: Runtime,
+    pub runtime: Threads,
 }
 
 impl Daemon {
@@ -41,19 +41,19 @@ impl Daemon {
         name: "pf9-comms",
         about: "Holds the tunnel between this host and its management plane",
         // One thread: the cryptography of one connection is one core's work, and memory counts.
-        runtime: Runtime::Single,
+        runtime: Threads::Single,
     };
     /// Documents.
     pub const HOSTAGENT: Self = Self {
         name: "pf9-hostagent",
         about: "Host agent: the desired spec in, the observed status out",
-        runtime: Runtime::Single,
+        runtime: Threads::Single,
     };
     /// Effects.
     pub const NODELETD: Self = Self {
         name: "pf9-nodeletd",
         about: "Makes this machine a Kubernetes node, keeps it one, and undoes it",
-        runtime: Runtime::Single,
+        runtime: Threads::Single,
     };
     /// All of them.
     pub const ALL: [Self; 3] = [Self::COMMS, Self::HOSTAGENT, Self::NODELETD];
@@ -147,8 +147,8 @@ where
     }
     crate::tls::install();
     let runtime = match daemon.runtime {
-        Runtime::Single => tokio::runtime::Builder::new_current_thread(),
-        Runtime::Many => tokio::runtime::Builder::new_multi_thread(),
+        Threads::Single => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
     }
     .enable_all()
     .event_interval(crate::mux::EVENT_INTERVAL)
@@ -231,7 +231,7 @@ async fn watchdog(progress: Progress, stop: CancellationToken) {
     }
 }
 
-/// What `systemctl status` shows of this daemon: one line, told when it is another one than before.
+/// What `systemctl status` shows of this daemon: one line, sent when it changes.
 pub fn tell(line: &str) {
     static LAST: Mutex<String> = Mutex::new(String::new());
     let line: String = line.chars().take(LINE_MAX).collect();

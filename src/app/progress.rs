@@ -2,7 +2,7 @@
 //!
 //! A timer that only shows that the runtime turns would feed the watchdog of a daemon whose loop
 //! waits for ever. So each loop that a daemon is of no use without has a [`Beat`], and says by when
-//! it will be heard of again: a call's deadline, a step's, the time of its own timer. Who waits for
+//! it will report progress again: a call's deadline, a step's, the time of its own timer. Who waits for
 //! something that may never come, and rightly so, rests. The watchdog is fed while nobody is late;
 //! who is late is named in the log before systemd ends the process.
 
@@ -33,7 +33,7 @@ pub struct Beat {
     progress: Progress,
 }
 
-/// By when a beat must be heard again, in milliseconds since the beginning.
+/// By when the next beat is due, in milliseconds since the beginning.
 type Due = Arc<AtomicU64>;
 
 /// No time at all: it rests.
@@ -122,7 +122,7 @@ fn words(name: &str) -> String {
 }
 
 impl Beat {
-    /// It goes on, and will be heard of again within `bound` (and [`MARGIN`]).
+    /// It makes progress; the next beat is due within `bound` (and [`MARGIN`]).
     pub fn within(&self, bound: Duration) {
         let due = self.progress.began.elapsed() + bound + MARGIN;
         self.due.store(millis(due), Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// Bytes the kernel may hold unsent: what a key stroke finds ahead of itself there.
 const UNSENT_MAX: u32 = 128 * 1024;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up: as long
-/// as a silent peer is believed to live.
+/// as a silent peer is assumed to live.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection over which nothing passes is asked about, so that one whose other end is gone does
 /// not stay for ever: nobody pings before a tunnel is there, or in an operator's idle connection.
@@ -58,7 +58,7 @@ pub mod testing {
         assert_eq!(unsent, UNSENT_MAX);
     }
 
-    /// TLS for 127.0.0.1, and who believes it.
+    /// TLS for 127.0.0.1, and who trusts it.
     pub fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
         let made = made.expect("certificate");

@@ -1,7 +1,7 @@
 //! What root of this host allows support to fetch: standing, by the configuration, or once, by a file that is
 //! used up with the first that is sent.
 //!
-//! Read anew with each request: what is taken back counts at once. A configuration that is wrong, or that others than
+//! Read again with each request: what is taken back counts at once. A configuration that is wrong, or that others than
 //! root could have written, agrees to nothing; a consent for once that cannot be read agrees to nothing either.
 
 use std::time::Duration;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_are_agreed_to_by_themselves_and_by_whoever_agreed_to_more() {
+    fn consent_to_logs_stands_alone_and_comes_with_consent_to_bundles() {
         let (_dir, fs) = host();
         let logs = || agreed(&fs, Consent::Logs, at(0));
         let fault = logs().expect_err("nobody did");
@@ -233,7 +233,7 @@ mod tests {
         Once::remove(&fs).expect("taken back");
         Once::remove(&fs).expect("there is none");
         logs(0).expect_err("taken back");
-        // None is longer than may be, whoever wrote it.
+        // None lasts longer than the maximum, whatever wrote the file.
         let long = Once::new(at(0), Duration::from_secs(7 * 24 * 3600));
         assert_eq!(long.until, at(24 * 3600));
         let text = format!(

@@ -2,8 +2,8 @@
 //!
 //! | policy | when the task ends |
 //! |---|---|
-//! | essential | the process drains and exits non-zero (systemd starts it again) |
-//! | restart   | it is started again after a jittered, capped backoff |
+//! | essential | the process drains and exits non-zero (systemd restarts it) |
+//! | restart   | it is restarted after a jittered, capped backoff |
 //! | finite    | nothing: it was to end |
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ pub struct TaskGroup {
     names: Vec<(Id, &'static str)>,
 }
 
-/// First wait before a task is started again.
+/// First wait before a task is restarted.
 const RESTART_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait: a task that keeps dying costs next to nothing, and is back soon once its cause is
 /// gone.

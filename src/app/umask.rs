@@ -2,8 +2,8 @@
 
 use nix::sys::stat::{Mode, umask};
 
-/// Directories that are made on the way to a file get the modes that they are meant to have, whatever the shell of
-/// whoever started this program says; so does what its own children make. Files have their modes set one by one.
+/// Directories that are made on the way to a file get their intended modes, whatever umask the calling
+/// shell has; so does what child processes make. Files have their modes set one by one.
 ///
 /// Once, at the start of a program, and not with each directory: what is made is made in many places, and one of
 /// them would be forgotten.

@@ -188,7 +188,7 @@ impl Archive {
         if found.map_err(io("read"))? == sealed {
             return Ok(());
         }
-        // The next try is to begin anew.
+        // The next try is to start over.
         disk::remove_file(into).map_err(io("remove"))?;
         Err(ArchiveError::Damaged {
             file,

@@ -1,5 +1,5 @@
-//! Sealing: the format of `age`, with X25519 keys. Whoever has one of the private halves opens it with
-//! our programs or with anybody's: `age -d -i recovery.key NAME.db.age`.
+//! Sealing: the format of `age`, with X25519 keys. One of the private halves opens it, with
+//! our programs or with any other: `age -d -i recovery.key NAME.db.age`.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -244,7 +244,7 @@ mod tests {
             let at = bit.index(good.len() * 8);
             bad[at / 8] ^= 1 << (at % 8);
             std::fs::write(&path, &bad).expect("write");
-            // A bit of one recipient's part of the head is told by the other, too: the head has a
+            // A bit of one recipient's part of the head fails with the other's key, too: the head has a
             // checksum of its own.
             prop_assert!(opened(&path, &plane).is_err() && opened(&path, &recovery).is_err());
             std::fs::write(&path, &good[..cut.index(good.len())]).expect("write");

@@ -30,7 +30,7 @@ pub struct Shelf {
     pub broken: Vec<String>,
     /// Names whose manifest a later version of this program wrote: left alone.
     pub foreign: Vec<String>,
-    /// Names whose manifest nobody signed who is believed: they count for nothing. Left alone as well: taken
+    /// Names whose manifest nobody signed who is trusted: they count for nothing. Left alone as well: taken
     /// away they would be when a key is missing here by mistake.
     pub unbelieved: Vec<String>,
 }
@@ -200,7 +200,7 @@ pub(crate) mod tests {
         BACKUP_SCHEMA, BackupSettings, BackupSigner, Digest, HostId, SigningKey, StackRef,
     };
 
-    /// The one that signs, and who believes it.
+    /// The one that signs, and who trusts it.
     fn signer() -> (SigningKey, BackupTrust) {
         let (key, _) = SigningKey::generate().expect("key");
         let signer = BackupSigner {

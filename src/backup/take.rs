@@ -51,7 +51,7 @@ pub struct Taking<'a> {
     /// When.
     pub now: Timestamp,
     /// What the manifest says beside the data.
-    pub about: About,
+    pub about: BackupOrigin,
     /// Signs the manifest, as root of this master: without that no restore takes it.
     pub sign: &'a Sign<'a>,
 }
@@ -61,7 +61,7 @@ pub type Sign<'a> = dyn Fn(&BackupManifest) -> Result<Envelope, Fault> + Sync + 
 
 /// What the manifest says beside the data.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct BackupOrigin {
     /// This master.
     pub host_id: HostId,
     /// Its Kubernetes cluster.

@@ -2,7 +2,7 @@
 //! the plane, and the key of that one file comes back, sealed for a key that is made here for it.
 //!
 //! ```text
-//! Asking::of(file) ─► UnwrapOrder (signed by root, carried by whoever) ─► plane
+//! Asking::of(file) ─► UnwrapOrder (signed by root; the carrier does not matter) ─► plane
 //! Unwrapped ◄─ Asking::opened ◄─ UnwrapAnswer ◄───────────────────────────┘
 //! ```
 

@@ -1,6 +1,6 @@
 //! Whether a backup is whole, and whether a file is a snapshot: `etcdutl` opens it. Never `etcdctl snapshot status`, which from 3.6 on
-//! prints its help and succeeds, whatever the file is. And how a backup is opened, whoever wants to: a person
-//! who verifies it, a fire drill, a restore.
+//! prints its help and succeeds, whatever the file is. And how a backup is opened, the same for `verify`,
+//! a fire drill and a restore.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -147,7 +147,7 @@ fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
     }
 }
 
-/// The manifest, signed by somebody who is believed, and the sealed file of a backup: by its name on the shelf or by
+/// The manifest, signed by somebody who is trusted, and the sealed file of a backup: by its name on the shelf or by
 /// the path of either.
 pub fn find(
     fs: &HostFs,
@@ -159,7 +159,7 @@ pub fn find(
     Ok((found.believed(trust)?, sealed))
 }
 
-/// The same, whoever signed it.
+/// The same, whatever key signed it.
 pub fn found(fs: &HostFs, dir: &str, which: &str) -> Result<(FoundManifest, PathBuf), Fault> {
     let stem = which.strip_suffix(shelf::SEALED);
     let stem = stem
@@ -181,7 +181,7 @@ pub fn found(fs: &HostFs, dir: &str, which: &str) -> Result<(FoundManifest, Path
         .map_err(|e| bad(chain(&e)))?;
     let text = text.ok_or_else(|| bad(format!("there is no {beside}")))?;
     let found = FoundManifest::read(&text).map_err(|e| bad(format!("{beside}: {e}")))?;
-    // An old one under a new name would be taken for a new one. Whoever names a path sees what the file is called.
+    // An old one under a new name would be taken for a new one. With a path the caller sees what the file is called.
     if shelf::is_name(which) && found.says().name != which {
         return Err(bad(format!("{beside} is the manifest of another backup")));
     }

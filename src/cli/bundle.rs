@@ -41,7 +41,7 @@ use jiff::SignedDuration;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show, wrap};
 use super::{logs, words};
 use crate::app::Exit;
@@ -135,7 +135,7 @@ pub(super) struct BundleReport {
     left_out: Vec<String>,
 }
 
-pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &BundleArgs) -> Result<Exit, Fault> {
     let mut items = plan::plan(&ctx.host);
     if let Some(Only::Logs) = args.only {
         items.retain(|item| item.kind.is_a_log());
@@ -224,7 +224,7 @@ impl Making {
     /// Writes one entry after the other into `sink`, which is flushed after each and at the end.
     async fn make(
         &self,
-        ctx: &Context,
+        ctx: &CommandContext,
         sink: Box<dyn io::Write>,
         about: About,
         begins: impl Fn(&plan::Item),
@@ -405,7 +405,7 @@ impl Show for BundleReport {
         let open = match self.encrypted {
             true => "only with the private key",
             false => {
-                "by whoever has the file: it has no keys and passwords, but names and addresses"
+                "by anybody who has the file: no keys and passwords are in it, but names and addresses"
             }
         };
         screen.row("bundle", Ink::Bold, &self.path, width);

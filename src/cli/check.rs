@@ -12,15 +12,15 @@ use futures_util::StreamExt;
 use serde::Serialize;
 
 use super::args::{CheckArgs, Format};
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use super::remote;
 use crate::app::Exit;
 use crate::host::extensions;
 use crate::model::Fault;
-use crate::preflight::{Check, Outcome, REPORT_SCHEMA, Report, Skips, of_operators};
+use crate::preflight::{Check, CheckOutcome, REPORT_SCHEMA, Report, Skips, of_operators};
 
-pub(super) async fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit, Fault> {
     if args.list {
         ctx.out.show(&list::List::ours());
         return Ok(Exit::Ok);
@@ -51,7 +51,7 @@ pub(super) async fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> 
 }
 
 async fn all(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &CheckArgs,
     skips: &Skips,
     stream: bool,
@@ -91,7 +91,7 @@ enum Line<'a> {
     },
     Report {
         schema: u32,
-        verdict: Outcome,
+        verdict: CheckOutcome,
         ok: usize,
         warn: usize,
         fail: usize,
@@ -104,10 +104,10 @@ impl Line<'_> {
         Self::Report {
             schema: REPORT_SCHEMA,
             verdict: report.verdict,
-            ok: report.count(Outcome::Ok),
-            warn: report.count(Outcome::Warn),
-            fail: report.count(Outcome::Fail),
-            skip: report.count(Outcome::Skip),
+            ok: report.count(CheckOutcome::Ok),
+            warn: report.count(CheckOutcome::Warn),
+            fail: report.count(CheckOutcome::Fail),
+            skip: report.count(CheckOutcome::Skip),
         }
     }
 }
@@ -143,10 +143,10 @@ const MARK_WIDTH: usize = 4;
 
 fn lines(screen: &mut Screen, check: &Check, width: usize) {
     let (ink, mark) = match check.outcome {
-        Outcome::Ok => (Ink::Good, "✓"),
-        Outcome::Warn => (Ink::Warn, "!"),
-        Outcome::Fail => (Ink::Bad, "✗"),
-        Outcome::Skip => (Ink::Dim, "-"),
+        CheckOutcome::Ok => (Ink::Good, "✓"),
+        CheckOutcome::Warn => (Ink::Warn, "!"),
+        CheckOutcome::Fail => (Ink::Bad, "✗"),
+        CheckOutcome::Skip => (Ink::Dim, "-"),
     };
     // The details stand below the finding.
     let indent = ID_WIDTH + MARK_WIDTH;
@@ -180,9 +180,9 @@ fn lines(screen: &mut Screen, check: &Check, width: usize) {
         }
     };
     match check.outcome {
-        Outcome::Ok => {}
-        Outcome::Skip => detail("left out", &check.why),
-        Outcome::Warn | Outcome::Fail => {
+        CheckOutcome::Ok => {}
+        CheckOutcome::Skip => detail("left out", &check.why),
+        CheckOutcome::Warn | CheckOutcome::Fail => {
             detail("wanted", &check.wanted);
             detail("why", &check.why);
             detail("what to do", &check.fix);
@@ -193,18 +193,18 @@ fn lines(screen: &mut Screen, check: &Check, width: usize) {
     }
 }
 
-fn ink_of_found(outcome: Outcome) -> Ink {
+fn ink_of_found(outcome: CheckOutcome) -> Ink {
     match outcome {
-        Outcome::Ok | Outcome::Skip => Ink::Dim,
-        Outcome::Warn | Outcome::Fail => Ink::Bold,
+        CheckOutcome::Ok | CheckOutcome::Skip => Ink::Dim,
+        CheckOutcome::Warn | CheckOutcome::Fail => Ink::Bold,
     }
 }
 
 fn verdict(report: &Report) -> (Ink, String) {
     let counts = [
-        (report.count(Outcome::Fail), "failed"),
-        (report.count(Outcome::Warn), "to know about"),
-        (report.count(Outcome::Skip), "left out"),
+        (report.count(CheckOutcome::Fail), "failed"),
+        (report.count(CheckOutcome::Warn), "to know about"),
+        (report.count(CheckOutcome::Skip), "left out"),
     ];
     let odd: Vec<String> = counts
         .iter()
@@ -215,11 +215,11 @@ fn verdict(report: &Report) -> (Ink, String) {
         [] => String::new(),
         some => format!(", {}", some.join(", ")),
     };
-    let good = report.count(Outcome::Ok);
+    let good = report.count(CheckOutcome::Ok);
     let (ink, fit) = match report.verdict {
-        Outcome::Fail => (Ink::Bad, "is not fit for a node"),
-        Outcome::Warn => (Ink::Warn, "is fit for a node"),
-        Outcome::Ok | Outcome::Skip => (Ink::Good, "is fit for a node"),
+        CheckOutcome::Fail => (Ink::Bad, "is not fit for a node"),
+        CheckOutcome::Warn => (Ink::Warn, "is fit for a node"),
+        CheckOutcome::Ok | CheckOutcome::Skip => (Ink::Good, "is fit for a node"),
     };
     (ink, format!("This machine {fit}: {good} good{tail}."))
 }

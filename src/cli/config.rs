@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::host::fs::{Attrs, FsError};
@@ -118,7 +118,7 @@ struct Valid {
     valid: bool,
 }
 
-pub(super) fn run(ctx: &Context, verb: &ConfigVerb) -> Result<Exit, Fault> {
+pub(super) fn run(ctx: &CommandContext, verb: &ConfigVerb) -> Result<Exit, Fault> {
     match verb {
         ConfigVerb::Get(args) => {
             let all = effective(&Config::load(&ctx.host)?)?;
@@ -217,7 +217,7 @@ fn leaves(table: &Table, at: &str, found: &mut Vec<String>) {
     }
 }
 
-fn set(ctx: &Context, args: &SetArgs) -> Result<Done, Fault> {
+fn set(ctx: &CommandContext, args: &SetArgs) -> Result<Done, Fault> {
     ctx.need_root("change the configuration")?;
     let _lock = ctx.lock("change the configuration")?;
     if args.key.starts_with("comms.proxy") {
@@ -322,7 +322,7 @@ fn take(table: &mut Table, keys: &[&str]) {
     }
 }
 
-fn write(ctx: &Context, ours: &Table) -> Result<(), FsError> {
+fn write(ctx: &CommandContext, ours: &Table) -> Result<(), FsError> {
     if ours.is_empty() {
         return ctx.host.remove_file(FILE);
     }
@@ -331,7 +331,7 @@ fn write(ctx: &Context, ours: &Table) -> Result<(), FsError> {
     ctx.host.write(FILE, text.as_bytes(), &Attrs::mode(0o644))
 }
 
-fn back(ctx: &Context, before: Option<String>) -> Result<(), FsError> {
+fn back(ctx: &CommandContext, before: Option<String>) -> Result<(), FsError> {
     match before {
         Some(text) => ctx.host.write(FILE, text.as_bytes(), &Attrs::mode(0o644)),
         None => ctx.host.remove_file(FILE),

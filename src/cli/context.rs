@@ -25,7 +25,7 @@ pub(super) use crate::host::ours::units::{
 };
 
 /// What every verb works with.
-pub(super) struct Context {
+pub(super) struct CommandContext {
     /// The machine's files.
     pub(super) host: HostFs,
     /// Its systemd.
@@ -42,7 +42,7 @@ pub(super) struct Context {
     pub(super) pause: Duration,
 }
 
-impl Context {
+impl CommandContext {
     pub(super) fn new(root: &Path, out: Output) -> Self {
         let host = HostFs::new(root);
         Self {

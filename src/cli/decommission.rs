@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::args::DecommissionArgs;
-use super::context::{AGENT_UNITS, Context, NODELET_UNIT};
+use super::context::{AGENT_UNITS, CommandContext, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
@@ -54,7 +54,7 @@ pub(super) struct DecommissionReport {
     next: String,
 }
 
-pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Exit, Fault> {
     ctx.need_root("decommission this machine")?;
     let _lock = ctx.lock("decommission this machine")?;
     let host_id = crate::identity::host_id(&ctx.host).ok().flatten();
@@ -91,7 +91,11 @@ pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, 
     Ok(Exit::Failed)
 }
 
-fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> Result<(), Fault> {
+fn confirm(
+    ctx: &CommandContext,
+    args: &DecommissionArgs,
+    host_id: Option<HostId>,
+) -> Result<(), Fault> {
     if args.yes {
         return Ok(());
     }
@@ -124,7 +128,7 @@ fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> R
 }
 
 /// Has nodelet remove the role. Nothing else is touched before that worked.
-async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Role>, Fault> {
+async fn remove_role(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Option<Role>, Fault> {
     let socket = ctx.host.at(paths::NODELET_SOCKET).exists();
     if !socket && !leftovers::role_traces(&ctx.host) {
         ctx.out.step(Ink::Good, "no role to remove");
@@ -158,7 +162,7 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
 }
 
 async fn order_removal(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &DecommissionArgs,
     hostagent_ran: bool,
 ) -> Result<Option<Role>, Fault> {
@@ -227,7 +231,7 @@ async fn order_removal(
     Ok(role)
 }
 
-async fn next_status(ctx: &Context, revision: u64) -> Result<NodeStatus, LocalError> {
+async fn next_status(ctx: &CommandContext, revision: u64) -> Result<NodeStatus, LocalError> {
     let path = format!("/v1/status?after={revision}&wait={}", POLL.as_secs());
     ctx.socket(paths::NODELET_SOCKET)?
         .get(&path, POLL + ORDER)
@@ -264,7 +268,7 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
 }
 
 /// Takes leave of the plane, best effort.
-async fn leave(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> String {
+async fn leave(ctx: &CommandContext, args: &DecommissionArgs, host_id: Option<HostId>) -> String {
     if args.local {
         return match host_id {
             Some(id) => {
@@ -301,7 +305,7 @@ async fn leave(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) 
     }
 }
 
-async fn stop_agent(ctx: &Context) -> Result<(), Fault> {
+async fn stop_agent(ctx: &CommandContext) -> Result<(), Fault> {
     let names: Vec<String> = AGENT_UNITS
         .iter()
         .chain([&NODELET_UNIT])
@@ -324,7 +328,7 @@ async fn stop_agent(ctx: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-fn remove_files(ctx: &Context, args: &DecommissionArgs) -> Result<Vec<String>, Fault> {
+fn remove_files(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Vec<String>, Fault> {
     let trees = leftovers::trees(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
     let mut removed = Vec::new();
     for tree in trees {
@@ -338,12 +342,12 @@ fn remove_files(ctx: &Context, args: &DecommissionArgs) -> Result<Vec<String>, F
     Ok(removed)
 }
 
-async fn is_up(ctx: &Context, unit: &str) -> bool {
+async fn is_up(ctx: &CommandContext, unit: &str) -> bool {
     let all = ctx.units.show(&[unit.to_owned()]).await;
     all.is_ok_and(|all| all.get(unit).is_some_and(|s| s.active.is_up()))
 }
 
-fn purge_command(ctx: &Context) -> String {
+fn purge_command(ctx: &CommandContext) -> String {
     let os = os_release(&ctx.host).unwrap_or_default();
     let debian = |id: &str| matches!(id, "debian" | "ubuntu");
     if debian(&os.id) || os.like.iter().any(|l| debian(l)) {

@@ -6,7 +6,7 @@
 //! | `list`   | `etcd list`: every backup on this master and in the archive |
 //! | `backup` | `etcd backup`: one more, now |
 //! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
-//! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
+//! | `restore` | `etcd restore`, `etcd rejoin`: the cluster starts over from one |
 //! | `defrag` | `etcd defrag`: the member's database, smaller |
 //! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
 //! | `verify` | `etcd verify`: whether a backup is whole, and opens |
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::Ink;
 use crate::app::Exit;
 use crate::local::{LocalError, Method};
@@ -85,7 +85,7 @@ impl EtcdVerb {
     }
 }
 
-pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, verb: &EtcdVerb) -> Result<Exit, Fault> {
     match verb {
         EtcdVerb::Status(_) => status::run(ctx).await,
         EtcdVerb::List(args) => list::run(ctx, args).await,
@@ -101,7 +101,7 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
 }
 
 /// Says how an order ended, or that it has not.
-fn ended(ctx: &Context, said: serde_json::Value) -> Exit {
+fn ended(ctx: &CommandContext, said: serde_json::Value) -> Exit {
     match serde_json::from_value::<ChoreAnswer>(said) {
         Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
         Err(_) => {
@@ -113,14 +113,14 @@ fn ended(ctx: &Context, said: serde_json::Value) -> Exit {
 }
 
 /// What the keeper knows.
-async fn view(ctx: &Context, what: &str) -> Result<EtcdView, Fault> {
+async fn view(ctx: &CommandContext, what: &str) -> Result<EtcdView, Fault> {
     let view = ctx.get(paths::NODELET_SOCKET, "/v1/etcd").await;
     view.map_err(|e| silent(ctx, what, &e))
 }
 
 /// Orders a chore. `None`: it is under way and takes longer.
 async fn order(
-    ctx: &Context,
+    ctx: &CommandContext,
     chore: &str,
     body: &serde_json::Value,
     what: &str,
@@ -136,7 +136,7 @@ async fn order(
 }
 
 /// Shows how an order ended, or where that will be seen.
-fn told(ctx: &Context, said: serde_json::Value) {
+fn told(ctx: &CommandContext, said: serde_json::Value) {
     match serde_json::from_value::<ChoreAnswer>(said) {
         Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
         Err(_) => {
@@ -147,7 +147,7 @@ fn told(ctx: &Context, said: serde_json::Value) {
 }
 
 /// nodelet did not answer, or refuses.
-fn silent(ctx: &Context, what: &str, error: &LocalError) -> Fault {
+fn silent(ctx: &CommandContext, what: &str, error: &LocalError) -> Fault {
     let fault = error.fault(what);
     match error {
         LocalError::Refused { .. } => fault,

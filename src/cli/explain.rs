@@ -4,7 +4,7 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::model::remedies::{ROOMS, Remedy, Room};
@@ -39,7 +39,7 @@ struct Explained {
     exit: u8,
 }
 
-pub(super) fn run(ctx: &Context, args: &ExplainArgs) -> Result<Exit, Fault> {
+pub(super) fn run(ctx: &CommandContext, args: &ExplainArgs) -> Result<Exit, Fault> {
     match &args.code {
         Some(code) => ctx.out.show(&find(code)?),
         None => ctx.out.show(&All::new()),

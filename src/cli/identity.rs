@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::args::{IdentityResetArgs, IdentityShowArgs};
 use super::before::Before;
-use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
+use super::context::{AGENT_UNITS, CommandContext, NODE_UNITS, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
@@ -57,7 +57,7 @@ const STATE: [&str; 5] = [
     paths::LOCAL_ORDER,
 ];
 
-pub(super) fn show(ctx: &Context, _: &IdentityShowArgs) -> Result<Exit, Fault> {
+pub(super) fn show(ctx: &CommandContext, _: &IdentityShowArgs) -> Result<Exit, Fault> {
     let what = "cannot read this host's identity";
     let fault = |e: identity::IdentityError| e.fault(what);
     let host_id = identity::host_id(&ctx.host).map_err(fault)?;
@@ -84,7 +84,7 @@ pub(super) fn show(ctx: &Context, _: &IdentityShowArgs) -> Result<Exit, Fault> {
 }
 
 /// The plane's word, which root alone can read, or else what can be seen here.
-fn copy(ctx: &Context, host: HostId) -> Result<Option<Fault>, Fault> {
+fn copy(ctx: &CommandContext, host: HostId) -> Result<Option<Fault>, Fault> {
     if ctx.uid == 0 {
         return Ok(nodelet::trust::held(&ctx.host));
     }
@@ -98,7 +98,7 @@ fn copy(ctx: &Context, host: HostId) -> Result<Option<Fault>, Fault> {
 }
 
 /// Notes what the machine is, for the tunnel's user, who may read less.
-pub(super) fn note(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) fn note(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.need_root("look at this machine")?;
     let fault = |e: identity::IdentityError| e.fault("cannot record what this machine is");
     if let Some(host) = identity::host_id(&ctx.host).map_err(fault)? {
@@ -108,7 +108,7 @@ pub(super) fn note(ctx: &Context) -> Result<Exit, Fault> {
     Ok(Exit::Ok)
 }
 
-pub(super) async fn reset(ctx: &Context, args: &IdentityResetArgs) -> Result<Exit, Fault> {
+pub(super) async fn reset(ctx: &CommandContext, args: &IdentityResetArgs) -> Result<Exit, Fault> {
     ctx.need_root("give this machine another identity")?;
     let _lock = ctx.lock("give this machine another identity")?;
     // A damaged one is what this may be for.
@@ -134,7 +134,7 @@ pub(super) async fn reset(ctx: &Context, args: &IdentityResetArgs) -> Result<Exi
 }
 
 fn confirm(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &IdentityResetArgs,
     was: Option<HostId>,
     role: bool,
@@ -167,7 +167,7 @@ fn confirm(
 }
 
 /// Nothing of ours acts in the name of the other machine any more.
-async fn stop(ctx: &Context) -> Result<Vec<&'static str>, Fault> {
+async fn stop(ctx: &CommandContext) -> Result<Vec<&'static str>, Fault> {
     let fault = |e: ExecError| {
         Fault::new(
             FaultCode::Units,
@@ -193,7 +193,7 @@ async fn stop(ctx: &Context) -> Result<Vec<&'static str>, Fault> {
     Ok(stopped)
 }
 
-fn forget(ctx: &Context) -> Result<Vec<String>, Fault> {
+fn forget(ctx: &CommandContext) -> Result<Vec<String>, Fault> {
     let host = &ctx.host;
     let fault = |e: &(dyn std::error::Error + 'static)| {
         Fault::new(

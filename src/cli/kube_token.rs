@@ -2,8 +2,8 @@
 //!
 //! kubectl runs it and reads an `ExecCredential` from it: a token that is good for one cluster, for a quarter of an hour, as the
 //! person whose credentials `operator.toml` names. It is kept in a file of its own (0600) until little of its time is left,
-//! so that the plane is not asked for every command. Nothing secret is an argument, and where the plane is says
-//! `operator.toml` alone: whoever hands out a kubeconfig is not sent anybody's credentials.
+//! so that the plane is not asked for every command. Nothing secret is an argument, and the plane's address comes
+//! from `operator.toml` alone: a kubeconfig from elsewhere cannot send credentials elsewhere.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::operator::{Plane, PlaneFile};
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
@@ -80,7 +80,7 @@ impl Show for Credential {
     }
 }
 
-pub(super) async fn run(ctx: &Context, args: &KubeTokenArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &KubeTokenArgs) -> Result<Exit, Fault> {
     let plane = Plane::load_file(ctx, &args.plane, args.project.as_deref())?;
     let dir = args.cache_dir.clone().or_else(default_dir);
     let file = dir.map(|dir| dir.join(name_of(&plane, args.cluster)));
@@ -125,12 +125,12 @@ fn default_dir() -> Option<PathBuf> {
 }
 
 /// Whether nobody but this user (and root) can put something there, or read what is there.
-fn is_ours(ctx: &Context, path: &Path, bits: u32) -> bool {
+fn is_ours(ctx: &CommandContext, path: &Path, bits: u32) -> bool {
     let meta = std::fs::symlink_metadata(ctx.host.at(path));
     meta.is_ok_and(|m| m.uid() == ctx.uid && m.mode() & bits == 0 && !m.is_symlink())
 }
 
-fn read(ctx: &Context, file: &Path) -> Option<Kept> {
+fn read(ctx: &CommandContext, file: &Path) -> Option<Kept> {
     let dir = file.parent()?;
     if !is_ours(ctx, dir, 0o022) || !is_ours(ctx, file, 0o077) {
         return None;
@@ -141,7 +141,7 @@ fn read(ctx: &Context, file: &Path) -> Option<Kept> {
 }
 
 /// A cache: what cannot be kept is got again.
-fn keep(ctx: &Context, file: &Path, kept: &Kept) {
+fn keep(ctx: &CommandContext, file: &Path, kept: &Kept) {
     let (Some(dir), Ok(bytes)) = (file.parent(), serde_json::to_vec(kept)) else {
         return;
     };

@@ -9,7 +9,7 @@ use crate::host::mounts;
 use crate::host::net::Net;
 use crate::host::ours::{
     network,
-    paths::{self, Keeper, PathRule},
+    paths::{self, PathRule, Remover},
     units,
 };
 use crate::host::proc::Proc;
@@ -18,9 +18,9 @@ use crate::model::paths as names;
 
 /// Which of our paths to take away; logs only when asked.
 pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
-    let goes = |keeper: &Keeper| match keeper {
-        Keeper::Role | Keeper::Agent => true,
-        Keeper::Logs => logs,
+    let goes = |keeper: &Remover| match keeper {
+        Remover::Role | Remover::Agent => true,
+        Remover::Logs => logs,
     };
     let places = paths::PLACES.iter().filter(|(_, keeper)| goes(keeper));
     let mut all: Vec<String> = places.map(|(path, _)| (*path).to_owned()).collect();

@@ -3,7 +3,7 @@
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use super::context::{ASK, Context, NODELET_UNIT};
+use super::context::{ASK, CommandContext, NODELET_UNIT};
 use super::output::{Ink, Screen, Show};
 use super::{logs, words};
 use crate::app::Exit;
@@ -103,7 +103,7 @@ enum Said {
     Failed { fault: Fault },
 }
 
-pub(super) async fn run(ctx: &Context, args: &LogLevelArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &LogLevelArgs) -> Result<Exit, Fault> {
     if args.level.is_some() {
         ctx.need_root("change how much is logged")?;
     }
@@ -138,7 +138,7 @@ pub(super) async fn run(ctx: &Context, args: &LogLevelArgs) -> Result<Exit, Faul
 }
 
 /// Where nobody is named: nodelet only when it runs. To ask at its socket would start it.
-async fn daemon_is_meant(ctx: &Context, args: &LogLevelArgs, daemon: Daemon) -> bool {
+async fn daemon_is_meant(ctx: &CommandContext, args: &LogLevelArgs, daemon: Daemon) -> bool {
     match (args.of.as_slice(), daemon) {
         ([], Daemon::Nodelet) => {
             let units = ctx.units.show(&[NODELET_UNIT.to_owned()]).await;
@@ -149,7 +149,11 @@ async fn daemon_is_meant(ctx: &Context, args: &LogLevelArgs, daemon: Daemon) -> 
     }
 }
 
-async fn ask(ctx: &Context, args: &LogLevelArgs, daemon: Daemon) -> Result<LogLevelStatus, Fault> {
+async fn ask(
+    ctx: &CommandContext,
+    args: &LogLevelArgs,
+    daemon: Daemon,
+) -> Result<LogLevelStatus, Fault> {
     let what = format!("the log of {} is as it was", daemon.word());
     let client = ctx.socket(daemon.socket()).map_err(|e| e.fault(&what))?;
     let level = match args.level {

@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 use jiff::SignedDuration;
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use super::words;
 use crate::app::Exit;
@@ -118,7 +118,7 @@ pub(super) fn ago(text: &str) -> Result<SignedDuration, String> {
     }
 }
 
-pub(super) async fn run(ctx: &Context, args: &LogsArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &LogsArgs) -> Result<Exit, Fault> {
     if args.list {
         ctx.out.show(&List::of(ctx));
         return Ok(Exit::Ok);
@@ -160,7 +160,7 @@ pub(super) async fn run(ctx: &Context, args: &LogsArgs) -> Result<Exit, Fault> {
 }
 
 /// All of it, in pieces of whole lines, from a time on.
-fn print(ctx: &Context, file: &mut File, from: Option<Timestamp>) -> Result<(), Fault> {
+fn print(ctx: &CommandContext, file: &mut File, from: Option<Timestamp>) -> Result<(), Fault> {
     let mut left = Vec::new();
     let mut begun = from.is_none();
     loop {
@@ -189,7 +189,7 @@ fn print(ctx: &Context, file: &mut File, from: Option<Timestamp>) -> Result<(), 
 
 /// The last lines, read from the end.
 fn tail(
-    ctx: &Context,
+    ctx: &CommandContext,
     file: &mut File,
     lines: usize,
     from: Option<Timestamp>,
@@ -217,7 +217,7 @@ fn tail(
 }
 
 /// What comes, also when the file is turned over to a new one.
-async fn follow(ctx: &Context, path: &str, mut file: Option<File>) -> Result<(), Fault> {
+async fn follow(ctx: &CommandContext, path: &str, mut file: Option<File>) -> Result<(), Fault> {
     loop {
         if let Some(file) = &mut file {
             print(ctx, file, None)?;
@@ -303,7 +303,7 @@ struct Row {
 }
 
 impl List {
-    fn of(ctx: &Context) -> Self {
+    fn of(ctx: &CommandContext) -> Self {
         let row = |name: Which| {
             let path = name.path();
             let about = ctx.host.open_plain(&path).and_then(|f| f.metadata()).ok();

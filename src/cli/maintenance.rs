@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use super::words::{ago, until};
 use crate::app::Exit;
@@ -75,7 +75,7 @@ pub(super) struct Shown {
     pub(super) now: Timestamp,
 }
 
-pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, verb: &MaintenanceVerb) -> Result<Exit, Fault> {
     let maintenance = match verb {
         MaintenanceVerb::Show(_) => look(ctx).await?,
         MaintenanceVerb::Start(args) => return start(ctx, args).await,
@@ -97,7 +97,7 @@ pub(super) async fn run(ctx: &Context, verb: &MaintenanceVerb) -> Result<Exit, F
     Ok(Exit::Ok)
 }
 
-pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault> {
+pub(super) async fn start(ctx: &CommandContext, args: &StartArgs) -> Result<Exit, Fault> {
     let what = "maintenance is not started";
     ctx.need_root("start a maintenance")?;
     let wanted = MaintenanceRequest {
@@ -114,12 +114,15 @@ pub(super) async fn start(ctx: &Context, args: &StartArgs) -> Result<Exit, Fault
 }
 
 /// Ends it, also one of the plane; answers what there was.
-pub(super) async fn end(ctx: &Context, what: &str) -> Result<Option<MaintenanceStatus>, Fault> {
+pub(super) async fn end(
+    ctx: &CommandContext,
+    what: &str,
+) -> Result<Option<MaintenanceStatus>, Fault> {
     send(ctx, Method::DELETE, &serde_json::json!({}), what).await
 }
 
 /// A step is not torn in two: it comes to its end, and nothing after it.
-async fn tell_what_runs(ctx: &Context) {
+async fn tell_what_runs(ctx: &CommandContext) {
     let status = ctx.get::<NodeStatus>(paths::NODELET_SOCKET, "/v1/status");
     if let Ok(Some(step)) = status.await.map(|s| s.current_step) {
         let words = format!("finishes first, and nothing after it: {step}");
@@ -127,7 +130,7 @@ async fn tell_what_runs(ctx: &Context) {
     }
 }
 
-async fn look(ctx: &Context) -> Result<Option<MaintenanceStatus>, Fault> {
+async fn look(ctx: &CommandContext) -> Result<Option<MaintenanceStatus>, Fault> {
     let what = "cannot show the maintenance";
     let client = ctx.socket(paths::NODELET_SOCKET);
     let client = client.map_err(|e| e.fault(what))?;
@@ -135,7 +138,7 @@ async fn look(ctx: &Context) -> Result<Option<MaintenanceStatus>, Fault> {
 }
 
 async fn send(
-    ctx: &Context,
+    ctx: &CommandContext,
     method: Method,
     body: &(impl Serialize + Sync),
     what: &str,

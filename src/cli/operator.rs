@@ -23,7 +23,7 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::egress::Egress;
@@ -47,7 +47,7 @@ const PROJECT: &str = "service";
 /// The role of a host that may be attached.
 const ROLE: &str = "pf9-kube";
 
-/// Which plane is asked, by whom.
+/// Which plane is asked, and as which user.
 #[derive(Debug, Parser)]
 pub(super) struct PlaneFile {
     /// File that says which plane, and where the credentials are: plane, token_file or application_credential_file,
@@ -175,7 +175,7 @@ impl HostVerb {
     }
 }
 
-pub(super) async fn cluster(ctx: &Context, verb: &ClusterVerb) -> Result<Exit, Fault> {
+pub(super) async fn cluster(ctx: &CommandContext, verb: &ClusterVerb) -> Result<Exit, Fault> {
     match verb {
         ClusterVerb::List(args) => {
             let plane = Plane::load(ctx, args)?;
@@ -195,7 +195,7 @@ pub(super) async fn cluster(ctx: &Context, verb: &ClusterVerb) -> Result<Exit, F
     Ok(Exit::Ok)
 }
 
-pub(super) async fn host(ctx: &Context, verb: &HostVerb) -> Result<Exit, Fault> {
+pub(super) async fn host(ctx: &CommandContext, verb: &HostVerb) -> Result<Exit, Fault> {
     match verb {
         HostVerb::List(args) => {
             let plane = Plane::load(ctx, args)?;
@@ -215,33 +215,33 @@ pub(super) async fn host(ctx: &Context, verb: &HostVerb) -> Result<Exit, Fault> 
     Ok(Exit::Ok)
 }
 
-pub(super) async fn authorize(ctx: &Context, args: &HostShowArgs) -> Result<Exit, Fault> {
+pub(super) async fn authorize(ctx: &CommandContext, args: &HostShowArgs) -> Result<Exit, Fault> {
     role(ctx, args, Method::PUT, "may be attached to a cluster now").await
 }
 
-pub(super) async fn deauthorize(ctx: &Context, args: &HostShowArgs) -> Result<Exit, Fault> {
+pub(super) async fn deauthorize(ctx: &CommandContext, args: &HostShowArgs) -> Result<Exit, Fault> {
     role(ctx, args, Method::DELETE, "is no node any more").await
 }
 
-pub(super) async fn attach_one(ctx: &Context, args: &AttachArgs) -> Result<Exit, Fault> {
+pub(super) async fn attach_one(ctx: &CommandContext, args: &AttachArgs) -> Result<Exit, Fault> {
     attach(ctx, args.host, &args.to).await
 }
 
-pub(super) async fn detach_one(ctx: &Context, args: &DetachArgs) -> Result<Exit, Fault> {
+pub(super) async fn detach_one(ctx: &CommandContext, args: &DetachArgs) -> Result<Exit, Fault> {
     detach(ctx, args.host, &args.from).await
 }
 
 /// This host.
-pub(super) async fn join(ctx: &Context, args: &JoinArgs) -> Result<Exit, Fault> {
+pub(super) async fn join(ctx: &CommandContext, args: &JoinArgs) -> Result<Exit, Fault> {
     attach(ctx, own(ctx, "join a cluster")?, args).await
 }
 
 /// This host.
-pub(super) async fn leave(ctx: &Context, args: &LeaveArgs) -> Result<Exit, Fault> {
+pub(super) async fn leave(ctx: &CommandContext, args: &LeaveArgs) -> Result<Exit, Fault> {
     detach(ctx, own(ctx, "leave a cluster")?, args).await
 }
 
-fn own(ctx: &Context, what: &str) -> Result<HostId, Fault> {
+fn own(ctx: &CommandContext, what: &str) -> Result<HostId, Fault> {
     let what = format!("this machine cannot {what}");
     let id = crate::identity::host_id(&ctx.host).map_err(|e| e.fault(&what))?;
     id.ok_or_else(|| {
@@ -250,7 +250,12 @@ fn own(ctx: &Context, what: &str) -> Result<HostId, Fault> {
     })
 }
 
-async fn role(ctx: &Context, args: &HostShowArgs, how: Method, done: &str) -> Result<Exit, Fault> {
+async fn role(
+    ctx: &CommandContext,
+    args: &HostShowArgs,
+    how: Method,
+    done: &str,
+) -> Result<Exit, Fault> {
     let plane = Plane::load(ctx, &args.plane)?;
     let path = format!("/resmgr/v1/hosts/{}/roles/{ROLE}", args.host);
     plane.ask(how, &path, None).await?;
@@ -258,7 +263,7 @@ async fn role(ctx: &Context, args: &HostShowArgs, how: Method, done: &str) -> Re
     Ok(Exit::Ok)
 }
 
-async fn attach(ctx: &Context, host: HostId, args: &JoinArgs) -> Result<Exit, Fault> {
+async fn attach(ctx: &CommandContext, host: HostId, args: &JoinArgs) -> Result<Exit, Fault> {
     let plane = Plane::load(ctx, &args.plane)?;
     let cluster = plane.cluster(&args.cluster).await?;
     let path = plane.qbert(&format!("clusters/{cluster}/attach"));
@@ -273,7 +278,7 @@ async fn attach(ctx: &Context, host: HostId, args: &JoinArgs) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-async fn detach(ctx: &Context, host: HostId, args: &LeaveArgs) -> Result<Exit, Fault> {
+async fn detach(ctx: &CommandContext, host: HostId, args: &LeaveArgs) -> Result<Exit, Fault> {
     let plane = Plane::load(ctx, &args.plane)?;
     let node = plane.qbert(&format!("nodes/{host}"));
     let node = plane.ask(Method::GET, &node, None).await?;
@@ -300,7 +305,7 @@ struct File {
     token_file: Option<PathBuf>,
     /// Where an application credential is, which gets one: `id = "…"`, `secret = "…"`.
     application_credential_file: Option<PathBuf>,
-    /// Whom to believe instead of the machine's own authorities (PEM).
+    /// Whom to trust instead of the machine's own authorities (PEM).
     ca_file: Option<PathBuf>,
     project: Option<String>,
 }
@@ -324,13 +329,13 @@ fn wrong(why: String) -> Fault {
 }
 
 impl Plane {
-    fn load(ctx: &Context, args: &PlaneArgs) -> Result<Self, Fault> {
+    fn load(ctx: &CommandContext, args: &PlaneArgs) -> Result<Self, Fault> {
         Self::load_file(ctx, &args.file, None)
     }
 
     /// As a file says it, but for this project.
     pub(super) fn load_file(
-        ctx: &Context,
+        ctx: &CommandContext,
         args: &PlaneFile,
         project: Option<&str>,
     ) -> Result<Self, Fault> {
@@ -382,7 +387,7 @@ impl Plane {
         })
     }
 
-    /// Whom the plane takes this for, told apart from others: nothing of it is secret.
+    /// A key for this plane, project and user: nothing of it is secret.
     pub(super) fn who(&self) -> String {
         format!("{}\n{}\n{}", self.url, self.project, self.shows.mark())
     }

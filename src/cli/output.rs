@@ -298,7 +298,7 @@ impl Output {
         if !self.terminal {
             return None;
         }
-        // Asked anew each time: people resize.
+        // Asked again each time: people resize.
         terminal_size::terminal_size().map(|(_, h)| usize::from(h.0))
     }
 
@@ -307,7 +307,7 @@ impl Output {
         if !self.terminal {
             return self.print(&value.screen(self.width).text(self.colour));
         }
-        // Asked anew each time: people resize.
+        // Asked again each time: people resize.
         let (width, rows) =
             terminal_size::terminal_size().map_or((self.width, usize::MAX), |(w, h)| {
                 (
@@ -429,7 +429,7 @@ impl Output {
     }
 }
 
-/// Without what only a terminal understands: `ESC [ … letter`, and what stood on a line before it was written anew.
+/// Without what only a terminal understands: `ESC [ … letter`, and what stood on a line before it was rewritten.
 fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

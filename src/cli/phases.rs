@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use super::context::{ASK, Context};
+use super::context::{ASK, CommandContext};
 use super::maintenance::{self, PlainArgs, StartArgs};
 use super::output::{Ink, Screen, Show};
 use super::words;
@@ -78,7 +78,7 @@ struct Progress {
     phases: Vec<PhaseStatus>,
 }
 
-pub(super) async fn run(ctx: &Context, verb: &PhasesVerb) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, verb: &PhasesVerb) -> Result<Exit, Fault> {
     match verb {
         PhasesVerb::List(_) => {
             let row = |id: &PhaseId| Row {
@@ -108,7 +108,7 @@ struct Started {
     maintenance_ended: bool,
 }
 
-async fn start(ctx: &Context) -> Result<Started, Fault> {
+async fn start(ctx: &CommandContext) -> Result<Started, Fault> {
     let what = "the phases are not gone through";
     ctx.need_root("have the phases gone through")?;
     let maintenance_ended = maintenance::end(ctx, what).await?.is_some();
@@ -138,7 +138,7 @@ impl Show for Started {
     }
 }
 
-async fn progress(ctx: &Context) -> Result<Progress, Fault> {
+async fn progress(ctx: &CommandContext) -> Result<Progress, Fault> {
     let what = "cannot show the phases";
     let status = ctx
         .get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status")

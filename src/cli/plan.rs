@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::model::{Fault, paths};
@@ -18,7 +18,7 @@ const PLAN: Duration = Duration::from_secs(150);
 #[serde(transparent)]
 pub(super) struct Plan(pub(super) PlanWords);
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.out.waiting("looking at the machine");
     let plan = ask(ctx, "cannot show the plan").await?;
     ctx.out.show(&Plan(plan));
@@ -26,7 +26,7 @@ pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
 }
 
 /// Asks nodelet; `what` cannot be done where it does not answer.
-pub(super) async fn ask(ctx: &Context, what: &str) -> Result<PlanWords, Fault> {
+pub(super) async fn ask(ctx: &CommandContext, what: &str) -> Result<PlanWords, Fault> {
     let client = ctx
         .socket(paths::NODELET_SOCKET)
         .map_err(|e| e.fault(what))?;

@@ -1,4 +1,4 @@
-//! `prep-node`: check, enrol, start, wait until the plane has heard. Undone when it fails.
+//! `prep-node`: check, enrol, start, wait for the first report to reach the plane. Undone when it fails.
 //!
 //! ```text
 //! root ─ lock ─ arguments ─ checks ─ already a host of this plane? ──yes──┐
@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use super::args::PrepArgs;
 use super::before::Before;
-use super::context::{AGENT_UNITS, Context};
+use super::context::{AGENT_UNITS, CommandContext};
 use super::output::{Ink, Screen, Show};
 use super::remote;
 use super::way::{Way, not_read};
@@ -35,7 +35,7 @@ use crate::host::space;
 use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{EnrolToken, Fault, FaultCode, HostId, paths};
-use crate::preflight::{Facts, Outcome, Report, Skips};
+use crate::preflight::{CheckOutcome, MachineFacts, Report, Skips};
 use crate::telemetry::chain;
 
 /// A token is about 120 bytes.
@@ -59,7 +59,7 @@ pub(super) struct PrepReport {
     took_ms: u64,
 }
 
-pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, Fault> {
     if !args.remote.hosts.is_empty() {
         Skips::parse(&args.skips())?;
         return Box::pin(remote::prep(ctx, args)).await;
@@ -162,7 +162,7 @@ enum Stage {
     Nothing,
     /// Root has a key to order with, where there was none that could be used.
     KeyMade,
-    /// Units were started, with the identity of before.
+    /// Units were started, with the previous identity.
     Started,
     /// A new identity is being written, and then used.
     Enrolled,
@@ -175,7 +175,7 @@ struct Done {
 }
 
 async fn prepare(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &PrepArgs,
     token: &EnrolToken,
     config: &Config,
@@ -200,7 +200,7 @@ async fn prepare(
             (identity.host_id, true)
         }
     };
-    // A host of before is heard of in its own time; what the plane took lately counts.
+    // A host that enrolled earlier reports in its own time; what the plane took lately counts.
     let lately = SignedDuration::from_secs(2 * config.hostagent.status_s.cast_signed());
     let since = match enrolled {
         true => ctx.now(),
@@ -246,15 +246,15 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
     text.parse()
 }
 
-fn look(ctx: &Context, args: &PrepArgs) -> Result<(Facts, Report), Fault> {
+fn look(ctx: &CommandContext, args: &PrepArgs) -> Result<(MachineFacts, Report), Fault> {
     let skips = Skips::parse(&args.skips())?;
-    let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
+    let facts = MachineFacts::read(&ctx.host, ctx.uid, ctx.now())?;
     let report = Report::of_machine(&facts, &skips);
     Ok((facts, report))
 }
 
 /// What a run would do, from the same questions that it asks.
-async fn dry_run(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<plan::Plan, Fault> {
+async fn dry_run(ctx: &CommandContext, args: &PrepArgs, way: &Way) -> Result<plan::Plan, Fault> {
     let (facts, report) = look(ctx, args)?;
     let fixes = match args.fix {
         true => fix::fixes(&facts, &report),
@@ -303,11 +303,11 @@ async fn dry_run(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<plan::Plan
     })
 }
 
-fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
+fn check(ctx: &CommandContext, args: &PrepArgs) -> Result<Vec<String>, Fault> {
     let (_, report) = look(ctx, args)?;
     if let Some(fault) = report.fault() {
         for check in &report.checks {
-            if check.outcome == Outcome::Fail {
+            if check.outcome == CheckOutcome::Fail {
                 let text = format!("{}: {}; {}", check.id, check.found, check.why);
                 ctx.out.step(Ink::Bad, &text);
             }
@@ -317,10 +317,10 @@ fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
     let warnings: Vec<String> = report
         .checks
         .iter()
-        .filter(|c| c.outcome == Outcome::Warn)
+        .filter(|c| c.outcome == CheckOutcome::Warn)
         .map(|c| format!("{}: {}; {}", c.id, c.found, c.why))
         .collect();
-    let text = format!("checked: {} good", report.count(Outcome::Ok));
+    let text = format!("checked: {} good", report.count(CheckOutcome::Ok));
     ctx.out.step(Ink::Good, &text);
     for warning in &warnings {
         ctx.out.step(Ink::Warn, warning);
@@ -329,7 +329,7 @@ fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
 }
 
 /// Users and directories: the package made them, a decommission took the directories away.
-async fn directories(ctx: &Context) -> Result<(), Fault> {
+async fn directories(ctx: &CommandContext) -> Result<(), Fault> {
     for tool in ["systemd-sysusers", "systemd-tmpfiles"] {
         let mut cmd = Cmd::new(exec::program(&ctx.host, tool), TOOL);
         if tool == "systemd-tmpfiles" {
@@ -350,7 +350,7 @@ async fn directories(ctx: &Context) -> Result<(), Fault> {
 }
 
 /// `Some` when this machine is a host of the same plane already and that may stay so.
-fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, Fault> {
+fn already(ctx: &CommandContext, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, Fault> {
     if args.force {
         return Ok(None);
     }
@@ -386,8 +386,8 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
     }
 }
 
-/// What of the identity, beside what the tunnel needs, an enrolment has to bring anew.
-fn missing(ctx: &Context, host: HostId) -> Option<String> {
+/// What of the identity, beside what the tunnel needs, an enrolment has to bring again.
+fn missing(ctx: &CommandContext, host: HostId) -> Option<String> {
     match identity::trust(&ctx.host) {
         Ok(trust) if trust.is_empty() => return Some("it has no trust anchor".to_owned()),
         Ok(_) => {}
@@ -412,7 +412,7 @@ fn authority(url: &str) -> String {
 
 /// Asks the plane. Nothing is written but the key that root orders with.
 async fn enrol(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &PrepArgs,
     token: &EnrolToken,
     way: &Way,
@@ -457,7 +457,7 @@ struct Ran {
     active: Vec<&'static str>,
 }
 
-async fn running(ctx: &Context) -> Result<Ran, Fault> {
+async fn running(ctx: &CommandContext) -> Result<Ran, Fault> {
     let names = AGENT_UNITS.map(str::to_owned);
     let all = ctx.units.show(&names).await.map_err(|e| unit_fault(&e))?;
     let which = |wanted: fn(&crate::host::units::UnitState) -> bool| {
@@ -472,7 +472,7 @@ async fn running(ctx: &Context) -> Result<Ran, Fault> {
     })
 }
 
-async fn start(ctx: &Context, fresh: bool) -> Result<(), Fault> {
+async fn start(ctx: &CommandContext, fresh: bool) -> Result<(), Fault> {
     for unit in AGENT_UNITS {
         ctx.out.waiting(&format!("starting {unit}"));
         let fault = |e| unit_fault(&e);
@@ -489,7 +489,7 @@ async fn start(ctx: &Context, fresh: bool) -> Result<(), Fault> {
 
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
 /// Units that ran before and still have their identity are not disturbed.
-async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
+async fn undo(ctx: &CommandContext, ran: &Ran, stage: Stage) {
     let fresh = stage == Stage::Enrolled;
     let mut kept = Vec::new();
     let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));

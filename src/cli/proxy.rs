@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::args::ProxySetArgs;
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
@@ -28,7 +28,7 @@ const OLD_MAX: u64 = 256 * 1024;
 pub(super) struct ProxyReport {
     url: Option<ProxyUrl>,
     no_proxy: NoProxy,
-    /// Who the proxy is told to be asked by.
+    /// The user name for the proxy.
     user: Option<String>,
     /// Why the credentials cannot be used.
     fault: Option<Fault>,
@@ -47,7 +47,7 @@ struct Section<'a> {
     proxy: &'a ProxyConfig,
 }
 
-pub(super) fn show(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) fn show(ctx: &CommandContext) -> Result<Exit, Fault> {
     let proxy = Config::load(&ctx.host)?.comms.proxy;
     let mut report = ProxyReport {
         url: proxy.url,
@@ -66,7 +66,7 @@ pub(super) fn show(ctx: &Context) -> Result<Exit, Fault> {
     Ok(Exit::Ok)
 }
 
-pub(super) async fn set(ctx: &Context, args: &ProxySetArgs) -> Result<Exit, Fault> {
+pub(super) async fn set(ctx: &CommandContext, args: &ProxySetArgs) -> Result<Exit, Fault> {
     ctx.need_root("set the proxy")?;
     let _lock = ctx.lock("set the proxy")?;
     let wanted = wanted(args)?;
@@ -136,7 +136,7 @@ fn read_password(path: &Path) -> std::io::Result<Secret<String>> {
 /// Each file atomically, in an order in which a crash in between leaves no proxy without what it
 /// wants to know, and no password that nobody uses.
 fn write(
-    ctx: &Context,
+    ctx: &CommandContext,
     wanted: &ProxyConfig,
     credentials: Option<&Credentials>,
 ) -> Result<(), Fault> {
@@ -169,7 +169,7 @@ fn write(
 }
 
 /// The daemons read all files: another one may say otherwise.
-fn in_force(ctx: &Context, wanted: &ProxyConfig) -> Result<(), Fault> {
+fn in_force(ctx: &CommandContext, wanted: &ProxyConfig) -> Result<(), Fault> {
     let found = Config::load(&ctx.host)?.comms.proxy;
     if found == *wanted {
         return Ok(());
@@ -188,7 +188,7 @@ fn in_force(ctx: &Context, wanted: &ProxyConfig) -> Result<(), Fault> {
 }
 
 /// A tunnel that runs, or would if it could, takes the new way now.
-async fn restart(ctx: &Context) -> Result<&'static str, Fault> {
+async fn restart(ctx: &CommandContext) -> Result<&'static str, Fault> {
     let fault = |e| {
         Fault::new(
             FaultCode::Units,
@@ -216,7 +216,7 @@ struct Before {
 }
 
 impl Before {
-    fn remember(ctx: &Context) -> Result<Self, Fault> {
+    fn remember(ctx: &CommandContext) -> Result<Self, Fault> {
         let read = |path| ctx.host.read(path, OLD_MAX).map_err(|e| fs_fault(&e));
         Ok(Self {
             config: read(paths::PROXY_CONFIG)?,
@@ -224,7 +224,7 @@ impl Before {
         })
     }
 
-    fn back(self, ctx: &Context) -> Result<(), Fault> {
+    fn back(self, ctx: &CommandContext) -> Result<(), Fault> {
         for (path, bytes, attrs) in [
             (
                 paths::PROXY_CREDENTIALS,

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::args::ProxyTestArgs;
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use super::way::Way;
 use super::words;
 use crate::app::{Config, Exit};
-use crate::comms::Route;
+use crate::comms::TunnelRoute;
 use crate::egress::{Hop, Journey, Passed, ProxyUrl};
 use crate::identity;
 use crate::model::{Fault, FaultCode};
@@ -37,7 +37,7 @@ pub(super) struct Trial {
     pub(super) took_us: u64,
 }
 
-pub(super) async fn run(ctx: &Context, args: &ProxyTestArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &ProxyTestArgs) -> Result<Exit, Fault> {
     // The host's key and the proxy's password are not everybody's.
     ctx.need_root("test the way to the plane")?;
     let config = Config::load(&ctx.host)?;
@@ -56,7 +56,11 @@ pub(super) async fn run(ctx: &Context, args: &ProxyTestArgs) -> Result<Exit, Fau
     Ok(faults.next().map_or(Exit::Ok, Exit::of))
 }
 
-async fn try_all(ctx: &Context, args: &ProxyTestArgs, way: Way) -> Result<Vec<Trial>, Fault> {
+async fn try_all(
+    ctx: &CommandContext,
+    args: &ProxyTestArgs,
+    way: Way,
+) -> Result<Vec<Trial>, Fault> {
     if let Some(plane) = &args.plane {
         ctx.out.waiting(&format!("trying {plane}"));
         let (began, mut journey) = (Instant::now(), Journey::default());
@@ -77,7 +81,7 @@ async fn try_all(ctx: &Context, args: &ProxyTestArgs, way: Way) -> Result<Vec<Tr
             )
             .fix("name it: pf9ctl proxy test --plane https://HOST")
         })?;
-    let route = Route::new(identity, way.egress);
+    let route = TunnelRoute::new(identity, way.egress);
     let mut tries = Vec::new();
     for endpoint in route.endpoints() {
         ctx.out.waiting(&format!("trying {endpoint}"));

@@ -27,7 +27,7 @@ use futures_util::stream;
 use serde::Serialize;
 
 use super::args::{CheckArgs, Format, PrepArgs};
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::{Ink, Screen, Show};
 use super::words::took;
 use crate::app::Exit;
@@ -112,7 +112,7 @@ impl Everybody {
 }
 
 /// `node check --ip`.
-pub(super) async fn check(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
+pub(super) async fn check(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit, Fault> {
     let mut words = vec![
         "node".into(),
         "check".into(),
@@ -133,7 +133,7 @@ pub(super) async fn check(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault
 }
 
 /// `node prep --ip`. A token is good once: the file has one for each host.
-pub(super) async fn prep(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
+pub(super) async fn prep(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, Fault> {
     let hosts = args.remote.hosts.len();
     if args.host_id.is_some() && hosts > 1 {
         return Err(usage("--host-id is of one host, and --ip names more"));
@@ -217,7 +217,7 @@ fn tokens(file: Option<&Path>, hosts: usize) -> Result<Vec<Vec<u8>>, Fault> {
         .collect())
 }
 
-async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fault> {
+async fn all(ctx: &CommandContext, args: &RemoteArgs, order: Order) -> Result<Exit, Fault> {
     let hosts = &args.hosts;
     if hosts.len() > HOSTS_MAX {
         let why = format!(
@@ -280,7 +280,7 @@ async fn all(ctx: &Context, args: &RemoteArgs, order: Order) -> Result<Exit, Fau
     let exit = answer::exit(&answers);
     let mut report = Everybody::of(order.verb, answers);
     if order.stream {
-        // Each was told already.
+        // Each was reported already.
         report.hosts.clear();
         ctx.out.json_line(&report);
     } else {
@@ -303,7 +303,7 @@ async fn one(way: &call::Way, order: &Order, host: &Target, stdin: Vec<u8>) -> H
     answer::answer_of(host, said, took_ms)
 }
 
-fn line(ctx: &Context, answer: &HostAnswer) {
+fn line(ctx: &CommandContext, answer: &HostAnswer) {
     let ink = match answer.stand {
         Stand::Done => Ink::Good,
         Stand::Failed | Stand::Silent | Stand::Unreachable | Stand::Unknown => Ink::Bad,

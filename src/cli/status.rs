@@ -1,4 +1,4 @@
-//! `status`: one report of everything a person asks first, gathered from whoever answers.
+//! `status`: one report of everything a person asks first, gathered from the daemons that answer.
 //!
 //! hostagent knows most; comms knows the tunnel; systemd knows who runs. Each may be silent: then
 //! the report says so and shows the rest. nodelet is asked only when it runs already, so that
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::args::StatusArgs;
-use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
+use super::context::{AGENT_UNITS, CommandContext, NODE_UNITS, NODELET_UNIT};
 use crate::agent;
 use crate::app::{Config, Exit};
 use crate::host::fs::Found;
@@ -125,7 +125,7 @@ pub(super) struct UnitReport {
     pub(super) restarts: u32,
 }
 
-pub(super) async fn run(ctx: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &StatusArgs) -> Result<Exit, Fault> {
     if args.drift {
         ctx.need_root("ask nodelet what differs")?;
     }
@@ -158,7 +158,7 @@ pub(super) async fn run(ctx: &Context, args: &StatusArgs) -> Result<Exit, Fault>
 
 /// What nodelet would do now. It looks at everything for it: a screen that stays has an answer that is not quite new.
 async fn drift(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &StatusArgs,
     report: &mut StatusReport,
     asked: &mut Option<(Instant, Result<PlanWords, Fault>)>,
@@ -183,7 +183,7 @@ async fn drift(
 }
 
 /// Asks everybody, and looks at the machine's files while they answer: systemctl is a process that starts.
-pub(super) async fn gather(ctx: &Context) -> StatusReport {
+pub(super) async fn gather(ctx: &CommandContext) -> StatusReport {
     let ((daemons, services, systemd), status, tunnel, files) = tokio::join!(
         units(ctx),
         ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
@@ -211,7 +211,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         version: crate::model::document::AGENT_VERSION,
         change: match &status {
             Ok(status) => status.agent.clone(),
-            // What is on the disk says it also while hostagent is started again.
+            // What is on the disk says it also while hostagent is restarted.
             Err(_) => agent::status(&ctx.host, None, None),
         },
         agent: daemons,
@@ -261,7 +261,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
     report
 }
 
-/// comms knows more of the tunnel's certificates, and sooner, than hostagent last heard of it; what
+/// comms knows more of the tunnel's certificates, and sooner, than hostagent last read; what
 /// is to be said of them follows from that.
 fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     let now = report.taken_at;
@@ -297,7 +297,7 @@ struct Files {
 }
 
 impl Files {
-    fn look(ctx: &Context) -> Self {
+    fn look(ctx: &CommandContext) -> Self {
         let host_id = identity::host_id(&ctx.host);
         let config = Config::load(&ctx.host);
         let log = config.as_ref().map(|c| c.log.clone()).unwrap_or_default();
@@ -322,7 +322,7 @@ impl Files {
 
 /// Why comms does not run with the files it has: the words it logs. Only root may read them all, and where it runs there is
 /// nothing to say: every authority of the machine would be read for it.
-fn no_tunnel(ctx: &Context, config: Option<&Config>, agent: &[UnitReport]) -> Option<Fault> {
+fn no_tunnel(ctx: &CommandContext, config: Option<&Config>, agent: &[UnitReport]) -> Option<Fault> {
     let config = config.filter(|_| ctx.uid == 0)?;
     agent.iter().find(|u| u.unit == units::COMMS && !u.good)?;
     identity::for_tunnel(&ctx.host, &config.comms.tls).err()
@@ -473,7 +473,7 @@ fn silent(name: &str, error: &LocalError, seen: &StatusSeen<'_>) -> Fault {
     fault.fix("only root and the group pf9 may ask: use sudo")
 }
 
-async fn units(ctx: &Context) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault>) {
+async fn units(ctx: &CommandContext) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault>) {
     let names: Vec<String> = AGENT_UNITS
         .iter()
         .chain([&NODELET_UNIT])
@@ -543,7 +543,7 @@ fn unit_report(unit: &str, state: &UnitState) -> UnitReport {
     }
 }
 
-pub(super) fn host_name(ctx: &Context) -> String {
+pub(super) fn host_name(ctx: &CommandContext) -> String {
     const NAME_MAX: u64 = 4096;
     let text = ctx.host.read_text("/proc/sys/kernel/hostname", NAME_MAX);
     let text = text.ok().flatten().unwrap_or_default();

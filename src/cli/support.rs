@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::CommandContext;
 use super::logs;
 use super::output::{Ink, Screen, Show};
 use super::words::until;
@@ -86,7 +86,7 @@ struct Shown {
     now: Timestamp,
 }
 
-pub(super) fn run(ctx: &Context, verb: &SupportVerb) -> Result<Exit, Fault> {
+pub(super) fn run(ctx: &CommandContext, verb: &SupportVerb) -> Result<Exit, Fault> {
     match verb {
         SupportVerb::Allow(args) => {
             ctx.need_root("agree to that")?;
@@ -102,7 +102,7 @@ pub(super) fn run(ctx: &Context, verb: &SupportVerb) -> Result<Exit, Fault> {
     Ok(Exit::Ok)
 }
 
-fn look(ctx: &Context) -> Shown {
+fn look(ctx: &CommandContext) -> Shown {
     let now = ctx.now();
     let mut wrong = Vec::new();
     let mut standing = |to| match agreed(&ctx.host, to, now) {

@@ -52,7 +52,7 @@ use std::time::Duration;
 use clap::FromArgMatches;
 
 use super::args::{Args, command};
-use super::context::Context;
+use super::context::CommandContext;
 use super::output::Output;
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
@@ -193,9 +193,9 @@ impl Rig {
         text.unwrap_or_default()
     }
 
-    fn context(&self) -> Context {
-        let mut ctx = Context::new(self.dir.path(), Output::memory(self.json));
-        ctx.owners = Owners::whoever_runs();
+    fn context(&self) -> CommandContext {
+        let mut ctx = CommandContext::new(self.dir.path(), Output::memory(self.json));
+        ctx.owners = Owners::current_user();
         ctx.uid = self.uid;
         ctx.pause = Duration::from_millis(5);
         ctx
@@ -206,7 +206,7 @@ impl Rig {
         self.run_in(&self.context(), line).await
     }
 
-    async fn run_in(&self, ctx: &Context, line: &[&str]) -> Ran {
+    async fn run_in(&self, ctx: &CommandContext, line: &[&str]) -> Ran {
         let words = std::iter::once("pf9ctl").chain(line.iter().copied());
         let matches = command().try_get_matches_from(words).expect("command line");
         let args = Args::from_arg_matches(&matches).expect("arguments");

@@ -11,12 +11,12 @@ pub(super) mod sessions;
 pub(super) mod top;
 
 use super::args::TunnelVerb;
-use super::context::Context;
+use super::context::CommandContext;
 use crate::app::Exit;
 use crate::local::LocalError;
 use crate::model::Fault;
 
-pub(super) async fn run(ctx: &Context, verb: &TunnelVerb) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, verb: &TunnelVerb) -> Result<Exit, Fault> {
     match verb {
         TunnelVerb::Status(_) => sessions::run(ctx).await,
         TunnelVerb::Ping(args) => ping::run(ctx, args).await,
@@ -25,7 +25,7 @@ pub(super) async fn run(ctx: &Context, verb: &TunnelVerb) -> Result<Exit, Fault>
 }
 
 /// comms did not answer.
-fn silent(ctx: &Context, what: &str, error: &LocalError) -> Fault {
+fn silent(ctx: &CommandContext, what: &str, error: &LocalError) -> Fault {
     let fault = error.fault(what);
     if ctx.uid == 0 {
         return fault.fix("systemctl status pf9-comms; journalctl -n 30 -u pf9-comms");

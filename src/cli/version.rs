@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::context::{AGENT_UNITS, Context, NODELET_UNIT};
+use super::context::{AGENT_UNITS, CommandContext, NODELET_UNIT};
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::host::proc::Proc;
@@ -30,13 +30,13 @@ struct Daemon {
     version: Option<String>,
 }
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.out.show(&gather(ctx).await);
     Ok(Exit::Ok)
 }
 
-/// Asks whoever answers; what does not is left out.
-pub(super) async fn gather(ctx: &Context) -> VersionReport {
+/// Asks each daemon; one that does not answer is left out.
+pub(super) async fn gather(ctx: &CommandContext) -> VersionReport {
     let names: Vec<String> = AGENT_UNITS
         .iter()
         .chain([&NODELET_UNIT])
@@ -70,7 +70,7 @@ pub(super) async fn gather(ctx: &Context) -> VersionReport {
     }
 }
 
-fn link(ctx: &Context, path: &str) -> Option<String> {
+fn link(ctx: &CommandContext, path: &str) -> Option<String> {
     let to = std::fs::read_link(ctx.host.at(path)).ok()?;
     Some(to.file_name()?.to_str()?.to_owned())
 }

@@ -1,6 +1,6 @@
 //! The way to the plane as the configuration has it: the daemon's, enrolment's and the test's.
 
-use super::context::Context;
+use super::context::CommandContext;
 use crate::app::Config;
 use crate::egress::Egress;
 use crate::identity::TlsPolicy;
@@ -13,7 +13,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    pub(super) fn load(ctx: &Context, config: &Config) -> Result<Self, Fault> {
+    pub(super) fn load(ctx: &CommandContext, config: &Config) -> Result<Self, Fault> {
         Ok(Self {
             egress: Egress::load(&ctx.host, &config.comms.proxy)?,
             tls: TlsPolicy::load(&ctx.host, &config.comms.tls)?,

@@ -34,7 +34,7 @@ pub(super) struct Passed {
     to_plane: AtomicU64,
 }
 
-/// A socket whose bytes are counted: what passed is known whoever cuts the stream.
+/// A socket whose bytes are counted: what passed is known whichever side cuts the stream.
 struct Counted<S> {
     socket: S,
     passed: Arc<Passed>,
@@ -82,7 +82,7 @@ async fn silence(passed: &Passed, idle: Option<Duration>) -> Duration {
         return std::future::pending().await;
     };
     let (mut before, mut quiet) = (passed.both(), 0);
-    // Looking now and then costs less than a timer that every byte sets anew.
+    // Looking now and then costs less than a timer that every byte sets again.
     while quiet < LOOKS {
         tokio::time::sleep(idle / LOOKS).await;
         let now = passed.both();

@@ -31,7 +31,7 @@ pub(super) struct Dialled {
 
 /// How this host connects to its plane: its identity, and the way out.
 #[derive(Clone)]
-pub struct Route {
+pub struct TunnelRoute {
     identity: TunnelIdentity,
     egress: Egress,
     own: Option<Arc<Own>>,
@@ -53,7 +53,7 @@ pub struct Answered {
 pub(super) struct Copied {
     #[serde(flatten)]
     pub(super) fault: Fault,
-    /// Signed, for whoever must believe it.
+    /// Signed: a trust document for nodelet to verify.
     #[serde(default)]
     pub(super) documents: Vec<Envelope>,
 }
@@ -67,7 +67,7 @@ pub enum DialError {
     /// There is no connection: DNS, TCP, or the proxy in between.
     #[error(transparent)]
     Reach(#[from] ReachError),
-    /// The other side's certificate is not believed.
+    /// The other side's certificate is not trusted.
     #[error("the certificate of {host} is not trusted: {why}")]
     Foreign {
         /// Which host.
@@ -110,7 +110,7 @@ const DEFAULT_PORT: u16 = 443;
 
 // === impl Route ===
 
-impl Route {
+impl TunnelRoute {
     /// The identity's endpoints, this way.
     pub fn new(identity: TunnelIdentity, egress: Egress) -> Self {
         Self {
@@ -121,7 +121,7 @@ impl Route {
     }
 
     /// The route of the machine itself: it says which machine it is, shows and takes tickets, and
-    /// believes the authorities that are on the disk when it dials.
+    /// trusts the authorities that are on the disk when it dials.
     pub fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
         let own = Own::new(fs, policy, self.identity.host_id);
         Self {
@@ -398,7 +398,9 @@ impl DialError {
                 "the plane does not know this host, or its key, any more: see pf9-plane host list \
                  there; pf9ctl node prep with a new token makes it a host again",
             ),
-            Self::Handshake(HandshakeError::Refused { .. }) => {
+            Self::Handshake(HandshakeError::Refused { status, .. })
+                if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
+            {
                 (FaultCode::PlaneBusy, "nothing to do: it is tried again")
             }
             Self::Handshake(_) => (
@@ -447,7 +449,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
         let identity = TunnelIdentity::of_nobody(&endpoint, client);
-        let route = Route::new(identity, Egress::direct());
+        let route = TunnelRoute::new(identity, Egress::direct());
         let mut journey = Journey::default();
         let (dialled, accepted) = tokio::join!(route.secure(&endpoint, &mut journey), async {
             let (tcp, _) = listener.accept().await.expect("accept");

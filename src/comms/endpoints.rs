@@ -3,12 +3,14 @@
 //! An endpoint belongs to at most one slot, so two sessions never go to the same one; a slot whose
 //! session was told to leave gives its endpoint back, so that the replacement may go there while
 //! the old session drains. Waits belong to endpoints and not to slots: one that is down does not
-//! delay another.
+//! delay another. The reconnect backoff is reset only by a healthy session: a plane that accepts and
+//! drops is not hammered.
 
 use std::time::Duration;
 
-use super::backoff::Backoff;
+use crate::app::Backoff;
 use crate::wire::Time;
+use crate::wire::limits::COME_BACK_MAX;
 
 /// All endpoints, in the order of the identity: best first.
 #[derive(Clone, Debug)]
@@ -33,6 +35,10 @@ pub(super) enum Claim {
     Never,
 }
 
+/// Bound of the first wait.
+pub(super) const FIRST: Duration = Duration::from_secs(1);
+/// A session this long counts as healthy.
+const HEALTHY: Duration = Duration::from_secs(60);
 /// A failure this long ago does not count against an endpoint any more.
 const FORGET: Duration = Duration::from_secs(600);
 
@@ -42,7 +48,7 @@ impl Endpoints {
     /// `count` endpoints that were never tried.
     pub(super) fn new(count: usize, cap: Duration) -> Self {
         let fresh = Endpoint {
-            backoff: Backoff::new(cap),
+            backoff: Backoff::full(FIRST, cap),
             not_before: Time(0),
             failed_at: None,
             slot: None,
@@ -73,7 +79,8 @@ impl Endpoints {
     }
 
     /// A try or a session ended, or a session was told to leave: the endpoint is free again, after
-    /// the wait that is answered. `lived`, `hint` and `random` as for [`Backoff::next`].
+    /// the wait that is returned. `lived`: how long the session was up, if it was at all; `hint`: the plane's own
+    /// wish; `random`: uniform in [0, 1).
     pub(super) fn ended(
         &mut self,
         index: usize,
@@ -85,14 +92,19 @@ impl Endpoints {
         let Some(endpoint) = self.0.get_mut(index) else {
             return Duration::ZERO;
         };
-        let wait = endpoint.backoff.next(lived, hint, random);
+        if lived.is_some_and(|lived| lived >= HEALTHY) {
+            endpoint.backoff.reset();
+        }
+        // The plane may spread its nodes further than our cap, not for ever.
+        let hint = hint.unwrap_or_default().min(COME_BACK_MAX);
+        let wait = hint + endpoint.backoff.failed_with(random);
         endpoint.not_before = now.plus(wait);
         endpoint.failed_at = Some(now);
         endpoint.slot = None;
         wait
     }
 
-    /// This host goes as somebody else from now on: what the plane said to whom it was before does
+    /// This host has another identity from now on: what the plane said to the old one does
     /// not count.
     pub(super) fn forgive(&mut self) {
         for endpoint in &mut self.0 {
@@ -158,7 +170,28 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_as_somebody_else_need_not_wait() {
+    fn a_wait_doubles_to_the_cap_and_only_a_healthy_minute_resets_it() {
+        let mut all = Endpoints::new(1, CAP);
+        let mut wait = |lived: Option<u64>| {
+            all.ended(0, lived.map(Duration::from_secs), None, 1.0, secs(0))
+                .as_secs()
+        };
+        let waits: Vec<_> = (0..8).map(|_| wait(None)).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!((wait(Some(59)), wait(Some(60))), (60, 1));
+    }
+
+    #[test]
+    fn the_planes_wish_is_added_and_bounded() {
+        for (wish, wait) in [(300, 301), (10_000, COME_BACK_MAX.as_secs() + 1)] {
+            let mut all = Endpoints::new(1, CAP);
+            let wish = Some(Duration::from_secs(wish));
+            assert_eq!(all.ended(0, None, wish, 1.0, secs(0)).as_secs(), wait);
+        }
+    }
+
+    #[test]
+    fn with_another_identity_the_wait_is_over() {
         let mut all = Endpoints::new(1, CAP);
         assert_eq!(all.claim(0, secs(0)), Claim::Now(0));
         all.ended(0, None, Some(Duration::from_secs(300)), 0.0, secs(0));

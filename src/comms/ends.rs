@@ -10,10 +10,10 @@ use crate::host::fs::HostFs;
 use crate::host::tunnel_ends::tell_tunnel_ends;
 use crate::telemetry::chain;
 
-/// Until `shutdown`; then they are told no more.
+/// Until `shutdown`; then the file is removed.
 pub(super) async fn keep(fs: HostFs, sessions: Arc<Sessions>, shutdown: CancellationToken) {
     let mut changes = sessions.changes();
-    // What a killed one told may stand there.
+    // The file of a killed process may be there.
     let mut told = None;
     loop {
         let ends = match shutdown.is_cancelled() {

@@ -1,7 +1,7 @@
 //! Keeps the sessions up: one loop per slot, each dials, runs, waits, again; for ever.
 //!
 //! With one endpoint there is one slot; with more there are [`SESSIONS`], to different endpoints.
-//! When the plane says farewell the slot dials anew at once, while the old session finishes its
+//! When the plane says farewell the slot dials again at once, while the old session finishes its
 //! streams beside the new one.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{DialError, Dialled, Route, TRY};
+use super::dial::{DialError, Dialled, TRY, TunnelRoute};
 use super::endpoints::{Claim, Endpoints};
 use super::serve::Serve;
 use super::session;
@@ -45,7 +45,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// What all slots share.
 pub(super) struct Link {
     /// This host's identity; another one after a renewal.
-    route: watch::Sender<Route>,
+    route: watch::Sender<TunnelRoute>,
     /// The endpoints, each once, best first.
     urls: Vec<String>,
     config: CommsConfig,
@@ -74,7 +74,7 @@ fn slots(endpoints: usize) -> u8 {
 
 impl Link {
     pub(super) fn new(
-        route: Route,
+        route: TunnelRoute,
         config: CommsConfig,
         sessions: Arc<Sessions>,
         serve: Arc<Serve>,
@@ -107,12 +107,12 @@ impl Link {
     }
 
     /// This host's identity, and its way out.
-    pub(super) fn route(&self) -> Route {
+    pub(super) fn route(&self) -> TunnelRoute {
         self.route.borrow().clone()
     }
 
     /// This host goes as the holder of another certificate from now on. Sessions that are up stay.
-    pub(super) fn go_as(&self, route: Route) {
+    pub(super) fn go_as(&self, route: TunnelRoute) {
         self.route.send_replace(route);
         self.endpoints.send_modify(Endpoints::forgive);
     }
@@ -123,7 +123,7 @@ impl Link {
         for slot in 0..self::slots(link.urls.len()) {
             slots.spawn(Arc::clone(&link).keep(slot, shutdown.clone()));
         }
-        // A slot that panicked would leave a host that is half connected: the group starts anew.
+        // A slot that panicked would leave a host that is half connected: the group restarts.
         while let Some(ended) = slots.join_next().await {
             if ended.is_err() {
                 return;
@@ -176,8 +176,8 @@ impl Link {
     }
 
     /// How long the plane wants to be left alone. What it said to a certificate that was replaced
-    /// meanwhile says nothing about the one of now.
-    fn hint(&self, gone_as: &Route, error: &DialError) -> Option<Duration> {
+    /// meanwhile says nothing about the present one.
+    fn hint(&self, gone_as: &TunnelRoute, error: &DialError) -> Option<Duration> {
         let now = self.route.borrow();
         match gone_as.shows_what(&now) {
             true => error.retry_after(fastrand::f64()),

@@ -1,10 +1,10 @@
-//! The connection to a local service: what the service said is not lost by what it is told too late.
+//! The connection to a local service: a late write to it does not lose what the service sent.
 //!
 //! A program that closes a connection while its last bytes are still queued leaves them to the kernel. The kernel
 //! answers the next byte for that connection with a reset and throws the queue away. Over a slow tunnel that queue
 //! stands for seconds, and clients that send pings (kubectl from 1.31 on, by websockets) lose the end of their answer.
 //! So before something is said to a service of which unread bytes are here, its end is looked up in the kernel's table:
-//! where the program has let go, nobody would hear it, and the write fails here instead of there. The splice goes on
+//! where the program has let go, nobody would read it, and the write fails here instead of there. The splice goes on
 //! reading then.
 //!
 //! Rejected: to hold back what comes from the client until all is read (a person's Ctrl-C would wait for the flood that

@@ -1,4 +1,4 @@
-//! What this machine brings to a handshake, and takes from it: the authorities that it believes
+//! What this machine brings to a handshake, and takes from it: the authorities that it trusts
 //! as they are on the disk, what it is, and its tickets.
 
 use std::sync::{Mutex, PoisonError};
@@ -38,7 +38,7 @@ impl Own {
         }
     }
 
-    /// The same holder, who believes the plane's authorities of now: when they were replaced the next
+    /// The same holder, who trusts the plane's present authorities: when they were replaced the next
     /// connection goes by the new ones, and those that run are not touched. Dials are rare, so
     /// looking at the file each time needs nobody who tells. The pair is not looked for there: who
     /// renews it says when it is to be shown.

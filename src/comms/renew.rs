@@ -21,11 +21,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
-use super::dial::{DialError, Route};
+use super::dial::{DialError, TunnelRoute};
+use super::endpoints::FIRST;
 use super::link::Link;
 use super::sessions::Sessions;
 use super::status::StatusBoard;
+use crate::app::Backoff;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
@@ -129,8 +130,8 @@ impl Renewal {
             tracing::warn!(why = chain(&e), "the next pair cannot be read");
             None
         });
-        let mut backoff = Backoff::new(self.pace().pause);
-        // What the plane issued since these authorities are believed is not asked for again.
+        let mut backoff = Backoff::full(FIRST, self.pace().pause);
+        // What the plane issued since these authorities are trusted is not asked for again.
         let mut renewed_under = None;
         loop {
             let done = match next.take() {
@@ -148,12 +149,12 @@ impl Renewal {
             };
             match done {
                 Ok(()) => {
-                    backoff = Backoff::new(self.pace().pause);
+                    backoff = Backoff::full(FIRST, self.pace().pause);
                     renewed_under = Some(self.link.route().identity().bundle);
                     self.tell(None);
                 }
                 Err(fault) => {
-                    let wait = backoff.next(None, None, fastrand::f64());
+                    let wait = backoff.failed();
                     let now = crate::seam::clock::now();
                     let fault = fault.next_try(now.checked_add(wait).unwrap_or(now));
                     tracing::warn!(code = fault.code.word(), "{fault}");
@@ -282,7 +283,7 @@ impl Renewal {
         };
         let pace = self.pace();
         let late = tokio::time::Instant::now() + pace.show;
-        let mut backoff = Backoff::new(pace.show);
+        let mut backoff = Backoff::full(FIRST, pace.show);
         loop {
             let (said, fault) = try_all(&route).await;
             let in_use = match tokio::time::Instant::now() >= late {
@@ -298,13 +299,13 @@ impl Renewal {
                 Verdict::Again => {
                     let fault = fault.map(|f| unproven(format!("{}: {}", f.what, f.why)));
                     self.tell(fault.filter(|_| in_use.is_some()));
-                    tokio::time::sleep(backoff.next(None, None, fastrand::f64())).await;
+                    tokio::time::sleep(backoff.failed()).await;
                 }
             }
         }
     }
 
-    async fn take_over(&self, next: &Pair, route: Route) -> Result<(), Fault> {
+    async fn take_over(&self, next: &Pair, route: TunnelRoute) -> Result<(), Fault> {
         // From here on the plane knows this pair only: it is gone with although the disk fails, and
         // after a restart the file that is there already is shown again.
         let not_after = next.life.not_after;
@@ -361,7 +362,7 @@ fn wants_another_issuer(identity: &TunnelIdentity, renewed_under: Option<Digest>
 }
 
 /// What every endpoint says to the holder of a route's certificate; why the last one said no.
-async fn try_all(route: &Route) -> (Vec<Said>, Option<Fault>) {
+async fn try_all(route: &TunnelRoute) -> (Vec<Said>, Option<Fault>) {
     let (mut all, mut last) = (Vec::new(), None);
     for endpoint in route.endpoints() {
         let done = route.try_endpoint(endpoint, &mut Journey::default()).await;

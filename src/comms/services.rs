@@ -19,7 +19,7 @@ pub struct Service {
     pub target: Target,
     /// Streams at once.
     pub max_streams: u32,
-    /// Who may ask, as the plane says it; empty: whoever the plane lets ask.
+    /// Who may ask, in the plane's names; empty: everybody the plane admits.
     pub who: Vec<String>,
     /// Streams opened a second, and as many at once.
     pub opens_per_s: Option<u32>,
@@ -105,7 +105,7 @@ impl Services {
         let mut all = BTreeMap::new();
         let mut faults = Vec::new();
         let (dir, machine) = (host.at(paths::SERVICES_DIR), is_machine(host));
-        // Whoever can write the directory can put a list into it.
+        // Write access to the directory is write access to the list.
         if dir.exists()
             && let Err(why) = only_root_writes(&dir, machine)
         {

@@ -15,11 +15,11 @@ use crate::mux::{self, Driver, Handle, Incoming, Websocket};
 use crate::wire::{Code, Config, Side};
 
 /// A session that was told to leave may finish its streams for this long: a download of a stack
-/// over a slow line, an operator's shell. What lasts longer (a watch) is cut and asked for anew.
+/// over a slow line, an operator's shell. What lasts longer (a watch) is cut and asked for again.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
-/// Longest a session may take to finish its streams when this side stops. Nobody may open another one meanwhile, and whoever
-/// starts this program again, with another version of it perhaps, closes the way to the machine for so long: what lasts
-/// longer is of the kind that is asked for anew.
+/// Longest a session may take to finish its streams when this side stops. Nobody may open another one meanwhile, so a
+/// restart of this program, perhaps for another version, makes the machine unreachable for that long: what lasts
+/// longer is of the kind that is asked for again.
 const STOP_MAX: Duration = Duration::from_secs(3);
 /// Longest a session that is over may linger, for the plane to get all that was sent, when this side
 /// stops: with [`STOP_MAX`] below five seconds, and the daemon's own grace.
@@ -112,7 +112,7 @@ pub(super) async fn run(
     let last_bytes = async move {
         if lingers {
             tokio::select! {
-                // cancel-safe: whoever is dropped is not needed any more
+                // cancel-safe: the branch that is dropped is not needed any more
                 _ = driver => {}
                 () = stopped(&shutdown) => {}
             }

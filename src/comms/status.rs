@@ -101,7 +101,7 @@ impl StatusBoard {
         });
     }
 
-    /// A session or a try ended; `was_up`: the plane was heard until now.
+    /// A session or a try ended; `was_up`: the plane was reachable until now.
     pub(super) fn ended(&self, slot: u8, fault: Fault, was_up: bool) {
         let at = crate::seam::clock::now();
         let code = fault.code;

@@ -77,7 +77,7 @@ impl Probe {
         (!far.is_loopback() && far != near).then_some(far)
     }
 
-    /// The numbers of now.
+    /// The present numbers.
     pub(super) fn ask(&self) -> io::Result<TcpStatus> {
         let info = getsockopt(&self.0, option::TcpInfo)?;
         Ok(TcpStatus {

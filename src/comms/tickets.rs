@@ -35,7 +35,7 @@ const NAME: usize = 16;
 pub(super) struct Tickets {
     fs: HostFs,
     all: Arc<Mutex<File>>,
-    /// Held by whoever writes. Not [`Tickets::all`]: who asks for headers does not wait for a disk.
+    /// Held by the writer. Not [`Tickets::all`]: a dial that needs headers does not wait for the disk.
     writes: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -216,7 +216,7 @@ mod tests {
         let fs = HostFs::new(dir.path());
         let tickets = Tickets::load(fs.clone());
         tickets.take("wss://a", &answer("1.x.y")).await;
-        // A directory in the file's place: a write fails as on a full disk, whoever runs this.
+        // A directory in the file's place: a write fails as on a full disk, also for root.
         fs.remove_file(paths::TICKETS).expect("remove");
         std::fs::create_dir_all(fs.at(paths::TICKETS).join("x")).expect("directory");
         tickets.take("wss://a", &answer("2.x.y")).await;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A list of targets that are reached straight.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct NoProxy(Vec<Rule>);
+pub struct NoProxy(Vec<BypassRule>);
 
 /// One entry of the list.
 ///
@@ -18,7 +18,7 @@ pub struct NoProxy(Vec<Rule>);
 /// address, and a name rule those that are given by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Rule {
+pub enum BypassRule {
     /// `*`
     Everything,
     /// `plane.example`: the name and everything below it.
@@ -83,7 +83,7 @@ impl fmt::Display for NoProxy {
 
 // === impl Rule ===
 
-impl Rule {
+impl BypassRule {
     fn is_about(&self, host: &str, target: Option<IpAddr>, on: u16) -> bool {
         let fits = |port: &Option<u16>| port.is_none_or(|p| p == on);
         match self {
@@ -108,7 +108,7 @@ fn plain(host: &str) -> String {
     host.trim().trim_end_matches('.').to_lowercase()
 }
 
-impl FromStr for Rule {
+impl FromStr for BypassRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -169,7 +169,7 @@ impl FromStr for Rule {
     }
 }
 
-impl TryFrom<String> for Rule {
+impl TryFrom<String> for BypassRule {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -177,13 +177,13 @@ impl TryFrom<String> for Rule {
     }
 }
 
-impl From<Rule> for String {
-    fn from(rule: Rule) -> Self {
+impl From<BypassRule> for String {
+    fn from(rule: BypassRule) -> Self {
         rule.to_string()
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for BypassRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let with = |f: &mut fmt::Formatter<'_>, name: &str, port: &Option<u16>| match port {
             Some(port) => write!(f, "{name}:{port}"),
@@ -259,14 +259,14 @@ mod tests {
             ".",
             "a*",
         ] {
-            assert!(bad.parse::<Rule>().is_err(), "{bad}");
+            assert!(bad.parse::<BypassRule>().is_err(), "{bad}");
         }
     }
 
     proptest! {
         #[test]
         fn an_entry_is_written_as_it_is_read(text in "[a-z0-9.:/*\\[\\]-]{0,20}") {
-            if let Ok(rule) = text.parse::<Rule>() {
+            if let Ok(rule) = text.parse::<BypassRule>() {
                 prop_assert_eq!(rule.to_string().parse(), Ok(rule));
             }
         }

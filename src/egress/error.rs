@@ -79,7 +79,7 @@ pub enum ReachError {
         /// What it said.
         status: StatusCode,
     },
-    /// Whoever answers there is no HTTP proxy.
+    /// The server at that address is no HTTP proxy.
     #[error("{proxy} does not answer like an HTTP proxy: {why}")]
     ProxyGarbage {
         /// Which proxy.

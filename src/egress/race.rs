@@ -19,7 +19,7 @@ pub(super) struct Lost {
     pub(super) source: io::Error,
 }
 
-/// The addresses of a name, in the order they are tried; at least one. DNS is asked anew each time.
+/// The addresses of a name, in the order they are tried; at least one. DNS is asked again each time.
 pub(super) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found = lookup_host((host, port)).await?;
     let addresses = in_turns(found);

@@ -1,5 +1,5 @@
-//! When the kernel gives the machine an address or takes one away, as it says it to whoever listens (netlink). What
-//! changed is not read here: whoever hears of it looks anew.
+//! When the kernel gives the machine an address or takes one away, by netlink. What
+//! changed is not read here: the listener reads all addresses again.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -14,7 +14,7 @@ use tokio::net::UnixDatagram;
 const GROUPS: u32 = 0x10 | 0x100;
 /// A notice is some hundred bytes; of a longer one the rest is not missed.
 const NOTICE_MAX: usize = 4096;
-/// Notices that are taken at once: what is left is told with the next.
+/// Notices that are taken at once: the rest comes with the next.
 const NOTICES_MAX: usize = 256;
 
 /// Listens.
@@ -35,7 +35,7 @@ impl AddressChanges {
         Ok(Self { socket })
     }
 
-    /// Waits for a change; those that came together are one. Whoever stops waiting misses nothing.
+    /// Waits for a change; those that came together are one. Cancel-safe.
     pub async fn next(&mut self) -> io::Result<()> {
         self.socket.readable().await?;
         let mut notice = [0; NOTICE_MAX];

@@ -46,13 +46,13 @@ pub const POLITE: Duration = sum(&[DRAIN_STEP, CALLS]);
 pub const UNIT_STOP: Duration = secs(90);
 /// Longest `TimeoutStartSec` of a one-shot or `Type=notify` unit of the node.
 pub const UNIT_START: Duration = secs(90);
-/// What systemd itself needs around that: reading units anew, a busy bus.
+/// What systemd itself needs around that: reading units again, a busy bus.
 const SYSTEMD: Duration = secs(20);
 /// How long a call that stops one of the node's units may take.
 pub const UNIT_STOP_CALL: Duration = sum(&[UNIT_STOP, SYSTEMD]);
 /// How long a call of `systemctl` that starts or stops may take: both, one after the other.
 pub const UNIT_CALL: Duration = sum(&[UNIT_STOP, UNIT_START, SYSTEMD]);
-/// Starting a unit as a step: reading its file anew, enabling it, and restarting it.
+/// Starting a unit as a step: reading its file again, enabling it, and restarting it.
 pub const UNIT_STEP: Duration = sum(&[UNIT_CALL, UNIT_CALL, SYSTEMD]);
 /// Removing a unit as a step: stopping it, killing what stayed, taking its file away.
 pub const UNIT_GONE: Duration = sum(&[UNIT_STOP_CALL, SYSTEMD, SYSTEMD]);
@@ -70,7 +70,7 @@ pub const ROLE_REMOVAL: Duration = sum(&[
     CALLS, CALLS, // What the runtime leaves of its sockets, then the ledger backwards.
     FILES, TREES,
 ]);
-/// How long `pf9ctl node decommission` waits for it, if it is told nothing else. An order that comes
+/// How long `pf9ctl node decommission` waits for it, by default. An order that comes
 /// while a stack is unpacked or an image imported may have to be given again: a bound that holds
 /// for that too would be an hour.
 pub const DECOMMISSION: Duration = sum(&[ROLE_REMOVAL, SYSTEMD]);

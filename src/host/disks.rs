@@ -1,7 +1,7 @@
 //! File systems that a node of ours writes to: how full they are, and whether they take anything.
 //!
 //! Two look at them: hostagent at those that everybody sees ([`open`]), nodelet at what is mounted below directories that
-//! only root may enter ([`closed`]): a disk of its own for etcd, for images, for pods. Each file system is told once, by
+//! only root may enter ([`closed`]): a disk of its own for etcd, for images, for pods. Each file system is listed once, by
 //! one of the two.
 
 use std::os::unix::fs::MetadataExt;
@@ -86,7 +86,7 @@ fn disks(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<DiskHealth> {
         }
         seen.push(device);
         if let Ok(room) = space::of(&at) {
-            // Of a path that is not there yet nothing is told.
+            // A path that is not there yet is left out.
             let (total_inodes, free_inodes) = space::inodes(&at).unwrap_or_default();
             disks.push(DiskHealth {
                 path: (*path).to_owned(),
@@ -100,7 +100,7 @@ fn disks(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<DiskHealth> {
     disks
 }
 
-/// File systems that we write to and that take nothing any more, each told once.
+/// File systems that we write to and that take nothing any more, each listed once.
 fn read_only(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<Fault> {
     // What cannot be read is left out here.
     let devices = mounts::read_only_devices(fs).unwrap_or_default();

@@ -62,7 +62,7 @@ pub enum Unusable {
     Broken(String),
     /// It is whole, and not for this program.
     NotUnderstood(String),
-    /// It is whole, and whoever signed it is not believed. With what helps.
+    /// It is whole, but its signer is not trusted. With what to do.
     NotBelieved(Box<Fault>),
 }
 

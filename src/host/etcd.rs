@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ours::ports;
-use super::tls::{self, Identity, TlsError};
+use super::tls::{self, ClientIdentity, TlsError};
 use crate::model::etcd::quorum::Loss;
 
 mod count;
@@ -47,7 +47,7 @@ pub use leave::{Standing, Survey, leave, leave_within, may_leave, standing, surv
 pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
 pub use metrics::Fsyncs;
 pub use moved::{expect_here, expected_elsewhere};
-pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
+pub use snapshot::{MESSAGE_MAX, SnapshotStream, WINDOW};
 pub use turn::{Turn, turn};
 pub use who::{Who, hex};
 
@@ -127,7 +127,7 @@ pub struct Member {
     /// Where the others reach it.
     #[serde(default, rename = "peerURLs")]
     pub peer_urls: Vec<String>,
-    /// Where clients reach it; empty until it told the others, once it had begun.
+    /// Where clients reach it; empty until it has started and published it.
     #[serde(default, rename = "clientURLs")]
     pub client_urls: Vec<String>,
     /// It receives everything and has no vote yet.
@@ -181,7 +181,7 @@ struct Health {
 
 impl Etcd {
     /// A client for the member at `base`, e.g. `https://127.0.0.1:2379`.
-    pub fn new(base: &str, identity: Identity<'_>) -> Result<Self, EtcdError> {
+    pub fn new(base: &str, identity: ClientIdentity<'_>) -> Result<Self, EtcdError> {
         Ok(Self {
             base: base.to_owned(),
             client: tls::client(identity)?,

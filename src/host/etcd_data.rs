@@ -1,6 +1,6 @@
 //! What the files of an etcd say of themselves, read without etcd: which version the cluster and the
 //! database are of, who is a member by the database and by the log, and whether the log holds what a
-//! later etcd cannot read. For the gate before another etcd gets them, and for whoever has to know
+//! later etcd cannot read. For the gate before another etcd gets them, and for code that has to know
 //! whose data these are.
 //!
 //! ```text

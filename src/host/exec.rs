@@ -54,9 +54,9 @@ pub struct Output {
 
 /// What a program said, however it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProgramOutput {
     /// How it ended.
-    pub ended: Ended,
+    pub ended: ProgramEnd,
     /// Its standard output, at most 16 MiB.
     pub stdout: String,
     /// Its standard error, at most 256 KiB.
@@ -65,7 +65,7 @@ pub struct Answer {
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ProgramEnd {
     /// With this code.
     Code(i32),
     /// By this signal.
@@ -208,20 +208,20 @@ pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
 }
 
 /// Runs it as [`run`] does; whatever it says, and however it ends, is an answer.
-pub async fn ask(cmd: Cmd) -> Result<Answer, ExecError> {
+pub async fn ask(cmd: Cmd) -> Result<ProgramOutput, ExecError> {
     let program = cmd.shown();
     let said = talked(&cmd, ANSWER_STDERR_MAX)
         .await
         .map_err(start(&program))?;
     let ended = match said.status {
-        None => Ended::Late,
+        None => ProgramEnd::Late,
         Some(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => Ended::Code(code),
-            (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+            (Some(code), _) => ProgramEnd::Code(code),
+            (None, signal) => ProgramEnd::Signal(signal.unwrap_or_default()),
         },
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Answer {
+    Ok(ProgramOutput {
         ended,
         stdout: text(&said.stdout),
         stderr: text(&said.stderr),
@@ -406,13 +406,13 @@ mod tests {
         };
         let answer = sh("echo out; echo err >&2; exit 3", SOON).await;
         let answer = answer.expect("an answer");
-        assert_eq!(answer.ended, Ended::Code(3));
+        assert_eq!(answer.ended, ProgramEnd::Code(3));
         assert_eq!((&*answer.stdout, &*answer.stderr), ("out\n", "err\n"));
         let killed = sh("kill -9 $$", SOON).await.expect("an answer");
-        assert_eq!(killed.ended, Ended::Signal(9));
+        assert_eq!(killed.ended, ProgramEnd::Signal(9));
         let late = sh("echo begun; sleep 600", Duration::from_millis(700)).await;
         let late = late.expect("an answer");
-        assert_eq!((late.ended, &*late.stdout), (Ended::Late, "begun\n"));
+        assert_eq!((late.ended, &*late.stdout), (ProgramEnd::Late, "begun\n"));
     }
 
     #[tokio::test]

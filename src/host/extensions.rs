@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::exec::{self, Cmd, Ended};
+use super::exec::{self, Cmd, ProgramEnd};
 use super::fs::{Found, HostFs};
 use super::rooted;
 use crate::model::{
@@ -31,7 +31,7 @@ const CALL_MAX: Duration = Duration::from_secs(20);
 const MEMORY_MIB: u32 = 32;
 /// Most processes and threads of one.
 const TASKS: u32 = 16;
-/// Longest last words that are told of one that failed.
+/// Longest end of its output that is shown of one that failed.
 const WORDS_MAX: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,14 +196,14 @@ async fn one(fs: &HostFs, program: &Program) -> Result<Vec<u8>, String> {
     let answer = exec::ask(cmd).await.map_err(|e| chain(&e))?;
     let words: String = answer.stderr.trim().chars().take(WORDS_MAX).collect();
     match answer.ended {
-        Ended::Code(0) => Ok(answer.stdout.into_bytes()),
-        Ended::Code(code) => Err(format!("it ended with code {code}: {words}")),
-        Ended::Signal(signal) => Err(format!("it was ended by signal {signal}: {words}")),
-        Ended::Late => Err(format!("it did not end within {} s", RUN_MAX.as_secs())),
+        ProgramEnd::Code(0) => Ok(answer.stdout.into_bytes()),
+        ProgramEnd::Code(code) => Err(format!("it ended with code {code}: {words}")),
+        ProgramEnd::Signal(signal) => Err(format!("it was ended by signal {signal}: {words}")),
+        ProgramEnd::Late => Err(format!("it did not end within {} s", RUN_MAX.as_secs())),
     }
 }
 
-/// What `systemd-run` is told: the bounds of one program.
+/// Arguments of `systemd-run`: the bounds of one program.
 fn sandbox() -> Vec<String> {
     let mut words: Vec<String> = [
         "--quiet",

@@ -3,7 +3,7 @@
 //! A write is: temporary file in the same directory, owner and mode before content is visible,
 //! fsync, rename, fsync of the directory. At any instant the path holds the whole old text or the
 //! whole new one. Every path is an absolute path *of the host*; [`HostFs`] puts its root in front,
-//! so tests run the same code in a temporary directory. What a write that was cut off leaves is told
+//! so tests run the same code in a temporary directory. What an interrupted write leaves is told
 //! by its name and taken away by [`super::temps`].
 
 use std::fs::{self, File};
@@ -38,7 +38,7 @@ pub struct HostFs {
 pub struct Attrs {
     /// Permission bits.
     pub mode: u32,
-    /// `user:group`; absent: whoever runs.
+    /// `user:group`; absent: the current user.
     pub owner: Option<String>,
 }
 
@@ -89,7 +89,7 @@ pub enum Found {
 // === impl Attrs ===
 
 impl Attrs {
-    /// Mode only; the owner is whoever runs.
+    /// Mode only; the owner is the current user.
     pub fn mode(mode: u32) -> Self {
         Self { mode, owner: None }
     }

@@ -1,5 +1,5 @@
 //! Ports of the machine that lead to pods: made by the CNI plugin `portmap` when a pod gets its network, and by nobody
-//! again. Whoever flushes the packet filter cuts such a pod off for as long as it lives; so the plugin is asked whether
+//! again. A flush of the packet filter cuts such a pod off for as long as it lives; so the plugin is asked whether
 //! its rules are there (`CHECK`), and to make them again (`ADD`), with what the runtime noted of each pod's network.
 //!
 //! ```text
@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::exec::{self, Cmd, Ended, ExecError};
+use super::exec::{self, Cmd, ExecError, ProgramEnd};
 use super::fs::{FsError, HostFs};
 
 /// Where the runtime notes what networks pods were given; the CNI library's own place.
@@ -42,7 +42,7 @@ pub struct Mapped {
     interface: String,
     netns: String,
     args: String,
-    /// What the plugin is told.
+    /// The plugin's command.
     config: Value,
 }
 
@@ -198,8 +198,10 @@ async fn asked(
         .stdin(pod.config.to_string().into_bytes());
     let said = exec::ask(cmd).await?;
     Ok(match said.ended {
-        Ended::Code(0) => None,
-        Ended::Code(_) | Ended::Signal(_) | Ended::Late => Some(words(&said.stdout, &said.stderr)),
+        ProgramEnd::Code(0) => None,
+        ProgramEnd::Code(_) | ProgramEnd::Signal(_) | ProgramEnd::Late => {
+            Some(words(&said.stdout, &said.stderr))
+        }
     })
 }
 

@@ -374,7 +374,7 @@ mod tests {
         assert!(Ways::of(&fs).has("br-lan"));
     }
 
-    /// A machine without a default route, whose plane has a name: the tunnel goes somewhere all the same.
+    /// A machine without a default route, whose plane has a name: the tunnel goes somewhere anyway.
     #[test]
     fn where_no_route_says_the_way_the_tunnel_does() {
         let dir = tempfile::tempdir().expect("tempdir");

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | here    | the client: get, apply (server side), patch, list, evict, delete; every call bounded |
 //! | `drain` | moving pods away, on top of it |
+//! | `others` | a namespace of ours in which something of somebody else's is |
 
 mod drain;
+mod others;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +16,8 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::tls::{self, Identity, TlsError};
+use super::tls::{self, ClientIdentity, TlsError};
+use crate::telemetry::causes;
 
 pub use drain::{DRAIN_MARK, DrainBegan, DrainOutcome, DrainPass};
 
@@ -104,16 +107,14 @@ pub fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    causes(error)
+        .last()
+        .map_or_else(String::new, ToString::to_string)
 }
 
 impl Kube {
     /// A client for the API server at `base`, e.g. `https://127.0.0.1:6443`.
-    pub fn new(base: &str, identity: Identity<'_>) -> Result<Self, KubeError> {
+    pub fn new(base: &str, identity: ClientIdentity<'_>) -> Result<Self, KubeError> {
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
             client: tls::client(identity)?,
@@ -220,6 +221,9 @@ impl Kube {
         };
         if !self.get(&path).await?.is_some_and(|live| is_ours(&live)) {
             return Ok(());
+        }
+        if object["kind"] == "Namespace" {
+            return self.forget_namespace(&path, object).await;
         }
         match self.raw(Method::DELETE, &path, None).await {
             Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),

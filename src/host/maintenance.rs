@@ -70,7 +70,7 @@ pub struct OfPlane {
 /// What is on the disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct MaintenanceRecord {
     schema: u32,
     /// Root's.
     pub root: Option<Span>,
@@ -78,7 +78,7 @@ pub struct Record {
     pub plane: Option<OfPlane>,
 }
 
-impl Document for Record {
+impl Document for MaintenanceRecord {
     const SCHEMA: u32 = 1;
 }
 
@@ -87,9 +87,9 @@ pub fn store(fs: &HostFs) -> Store {
     Store::new(fs.clone(), paths::MAINTENANCE, MODE, RECORD_MAX)
 }
 
-/// A host is in maintenance by its record: for whoever cannot ask nodelet without starting it.
+/// Whether the record says maintenance: for callers that cannot ask nodelet without starting it.
 pub fn is_noted(fs: &HostFs) -> bool {
-    let record = store(fs).look(|r: Record| Ok(r)).value;
+    let record = store(fs).look(|r: MaintenanceRecord| Ok(r)).value;
     record.is_some_and(|r| r.is_counting())
 }
 
@@ -120,7 +120,7 @@ impl Span {
         Duration::from_secs(self.left_s.saturating_sub(passed))
     }
 
-    /// The same, noted anew.
+    /// The same, noted again.
     fn noted(&self, now: &Moment) -> Self {
         Self {
             left_s: self.left(now).as_secs(),
@@ -151,7 +151,7 @@ impl Span {
     }
 }
 
-impl Record {
+impl MaintenanceRecord {
     /// Of nothing.
     pub fn none() -> Self {
         Self {
@@ -170,7 +170,7 @@ impl Record {
         self.root.is_some() || self.plane.as_ref().is_some_and(|p| p.span.is_some())
     }
 
-    /// The maintenance of now.
+    /// The present maintenance.
     pub fn status(&self, now: &Moment) -> Option<MaintenanceStatus> {
         let root = self.root.as_ref();
         let root = root.and_then(|s| s.status(MaintenanceBy::Root, now));
@@ -206,7 +206,7 @@ impl Record {
         }
     }
 
-    /// Root ends it, whoever began it.
+    /// Root ends it, also one that the plane began.
     #[must_use]
     pub fn ended(&self) -> Self {
         Self {

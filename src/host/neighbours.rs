@@ -2,7 +2,7 @@
 //! discovery for IPv6.
 //!
 //! The kernel announces nothing when an address is added, and neighbours would send to the machine that
-//! had it for up to a minute. So whoever takes one over says so. Rejected: an interface of its own with
+//! had it for up to a minute. So the machine that takes it over announces it. Rejected: an interface of its own with
 //! a hardware address that goes along (macvlan), for which no neighbour need learn anything: what guards
 //! virtual machines against forged senders drops its frames; and `arping`, which is not installed everywhere
 //! and knows no IPv6.
@@ -87,7 +87,7 @@ pub async fn announce(link: &Link, ip: IpAddr) -> io::Result<()> {
 }
 
 /// The machine that answers for this address within that time, if one does. This machine's own kernel
-/// is not heard: it does not answer itself.
+/// does not come back: it does not answer itself.
 pub async fn who_has(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Option<Mac>> {
     let link = link.clone();
     blocking(move || asked(&link, ip, within)).await
@@ -96,7 +96,7 @@ pub async fn who_has(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Op
 fn asked(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Option<Mac>> {
     let (socket, question, to) = match ip {
         IpAddr::V4(ip) => {
-            // From nobody, so that who hears it learns nothing wrong.
+            // Without a sender address, so that receivers learn nothing wrong.
             let question = arp(link.mac, Ipv4Addr::UNSPECIFIED, ip);
             (arp_socket(link)?, question, None)
         }
@@ -190,7 +190,7 @@ fn arp_answer(frame: &[u8], ip: Ipv4Addr) -> Option<Mac> {
     let operation = frame.get(20..22)?;
     let said = [ARP_REQUEST, ARP_REPLY].map(u16::to_be_bytes);
     let sender = frame.get(28..32)? == ip.octets();
-    // Whoever announces it says so, too.
+    // The announcement names it as the sender, too.
     let says = of_ethernet && sender && said.iter().any(|s| operation == s);
     frame.get(22..28).filter(|_| says)?.try_into().ok()
 }

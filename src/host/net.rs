@@ -25,7 +25,7 @@ const FAMILIES: [(&str, &str); 2] = [
     ("iptables-save", "iptables-restore"),
     ("ip6tables-save", "ip6tables-restore"),
 ];
-/// The same of each back end. Rules that were made by the one are not seen by the other, and hold all the same.
+/// The same of each back end. Rules that were made by the one are not seen by the other, and hold anyway.
 const BACK_ENDS: [(&str, &str); 4] = [
     ("iptables-legacy-save", "iptables-legacy-restore"),
     ("ip6tables-legacy-save", "ip6tables-legacy-restore"),
@@ -194,7 +194,7 @@ fn ours(line: &str, prefixes: &[String]) -> Option<String> {
         .then(|| name.to_owned())
 }
 
-/// What `iptables-restore --noflush` is told, from what `iptables-save` said; `None` when nothing
+/// Input of `iptables-restore --noflush`, from output of `iptables-save`; `None` when nothing
 /// of ours is there.
 fn removal_script(saved: &str, prefixes: &[String]) -> Option<String> {
     let mut script = String::new();

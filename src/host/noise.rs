@@ -1,7 +1,7 @@
 //! What another program's log has against itself: errors, without those that it writes at every start
 //! while something else is not there yet.
 //!
-//! Whoever is called at three in the morning reads one line of a log in `pf9ctl status`. It must not be
+//! An operator who is called at three in the morning reads one log line in `pf9ctl status`. It must not be
 //! one of the dozens that stand there after every good start as well. One table: [`NOISE`]. Lines about
 //! a pod are left out too: they are about a workload, not about the program, and what they say does not
 //! leave the machine.

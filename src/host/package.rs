@@ -1,6 +1,6 @@
 //! A package of ours, read: what it says it is, and its files.
 //!
-//! Read here and not by `dpkg-deb` or `rpm2cpio`: what comes through is bounded in every length, whoever made it. Plane
+//! Read here and not by `dpkg-deb` or `rpm2cpio`: every length of the input is bounded. Plane
 //! and node read by this alone, so what one of them takes the other does not refuse.
 //!
 //! | file | reads |
@@ -30,14 +30,14 @@ const SHOWN_MAX: usize = 64;
 
 /// What a package says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct PackageInfo {
     /// Its name.
     pub name: String,
     /// Its version, with the release behind a `-`.
     pub version: String,
     /// For which machines, as the package manager calls them.
     pub arch: String,
-    /// What dpkg is told that it needs; of an `.rpm` nothing, for rpm looks itself.
+    /// Its dependencies, for dpkg; of an `.rpm` nothing, for rpm checks itself.
     pub depends: String,
 }
 
@@ -67,7 +67,7 @@ pub enum NotOurs {
 pub type Take<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()> + 'a;
 
 /// What it says it is.
-pub fn about(file: impl Read, format: PackageFormat) -> Result<About, NotOurs> {
+pub fn about(file: impl Read, format: PackageFormat) -> Result<PackageInfo, NotOurs> {
     let about = match format {
         PackageFormat::Deb => deb::about(file),
         PackageFormat::Rpm => rpm::about(file),
@@ -93,7 +93,7 @@ pub fn each_file(
     payload.map_err(NotOurs::Damaged)
 }
 
-/// Reads all of a file of either format: which of ours it is, and that whoever unpacks it comes to its end.
+/// Reads all of a file of either format: which of ours it is, and that it can be unpacked to its end.
 pub fn read(file: &mut (impl Read + Seek)) -> Result<Label, NotOurs> {
     file.rewind().map_err(NotOurs::Damaged)?;
     let format = format_of(file).map_err(NotOurs::Damaged)?;
@@ -124,7 +124,7 @@ fn format_of(file: &mut impl Read) -> io::Result<Option<PackageFormat>> {
     })
 }
 
-impl About {
+impl PackageInfo {
     fn label(&self, format: PackageFormat) -> Result<Label, NotOurs> {
         let other = |what: String| Err(NotOurs::Other(what));
         if self.name != PACKAGE {

@@ -19,7 +19,7 @@ pub enum Begin {
 
 /// What the server's answer means for the bytes that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum RangeAnswer {
     /// The body goes on where we are.
     GoesOn,
     /// The body is the whole file: the server knows no ranges.
@@ -43,16 +43,16 @@ pub fn answer(
     content_range: Option<&str>,
     from: u64,
     total: u64,
-) -> Result<Answer, String> {
+) -> Result<RangeAnswer, String> {
     match (status, content_range) {
-        (200, _) => Ok(Answer::Whole),
+        (200, _) => Ok(RangeAnswer::Whole),
         (206, Some(range)) => {
             let want_first = format!("bytes {from}-");
             let want_total = format!("/{total}");
             let fits = range.starts_with(&want_first)
                 && (range.ends_with(&want_total) || range.ends_with("/*"));
             if fits {
-                Ok(Answer::GoesOn)
+                Ok(RangeAnswer::GoesOn)
             } else {
                 Err(format!(
                     "{who} sent {range:.60}, not from byte {from} of {total}"
@@ -141,8 +141,8 @@ mod tests {
                     body.truncate(cut);
                 }
                 match answer("it", status, range.as_deref(), from, total) {
-                    Ok(Answer::Whole) => *part = body,
-                    Ok(Answer::GoesOn) => part.extend(body),
+                    Ok(RangeAnswer::Whole) => *part = body,
+                    Ok(RangeAnswer::GoesOn) => part.extend(body),
                     Err(why) => prop_assert!(false, "{}", why),
                 }
             }
@@ -153,13 +153,13 @@ mod tests {
     fn an_answer_for_other_bytes_is_refused() {
         assert_eq!(
             answer("it", 206, Some("bytes 5-9/10"), 5, 10),
-            Ok(Answer::GoesOn)
+            Ok(RangeAnswer::GoesOn)
         );
         assert_eq!(
             answer("it", 206, Some("bytes 5-9/*"), 5, 10),
-            Ok(Answer::GoesOn)
+            Ok(RangeAnswer::GoesOn)
         );
-        assert_eq!(answer("it", 200, None, 5, 10), Ok(Answer::Whole));
+        assert_eq!(answer("it", 200, None, 5, 10), Ok(RangeAnswer::Whole));
         for (status, range) in [
             (206, Some("bytes 4-9/10")),
             (206, Some("bytes 50-59/10")),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::fs::{Found, FsError, HostFs};
 
 const PLAIN: &str = "/etc/resolv.conf";
-/// systemd-resolved's list of whom it asks itself.
+/// systemd-resolved's list of its own upstream servers.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 /// A few lines.
 const FILE_MAX: u64 = 256 * 1024;

@@ -33,7 +33,7 @@ struct TempSeen {
     age: Duration,
 }
 
-/// Takes away what is abandoned below these directories. What could not be is told and left: it
+/// Takes away what is abandoned below these directories. What could not be removed is reported and left: it
 /// costs a few bytes, and the next start tries again.
 pub fn collect(fs: &HostFs, roots: &[Root<'_>]) {
     for path in abandoned(fs, roots) {

@@ -32,7 +32,7 @@ pub(crate) fn in_namespaces(test: &str, kinds: &[&str], before: &str) -> Option<
     None
 }
 
-/// Fills a file system until it takes nothing more; whoever drops the file makes room again.
+/// Fills a file system until it takes nothing more; dropping the file makes room again.
 pub(crate) fn fill_up(dir: &std::path::Path) -> tempfile::NamedTempFile {
     use std::io::Write;
     let mut ballast = tempfile::NamedTempFile::new_in(dir).expect("ballast");

@@ -13,10 +13,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A connection lives through the pause between two sweeps (servers close after 90 s).
 const KEEP_IDLE: Duration = Duration::from_secs(80);
 
-/// Who is believed, and who we are; all PEM.
+/// Who is trusted, and who we are; all PEM.
 #[derive(Clone, Copy)]
-pub struct Identity<'a> {
-    /// The only authority believed.
+pub struct ClientIdentity<'a> {
+    /// The only authority trusted.
     pub authority: &'a [u8],
     /// Client certificate.
     pub certificate: &'a [u8],
@@ -32,8 +32,8 @@ pub struct TlsError {
     why: String,
 }
 
-/// A client that believes one authority and shows one certificate.
-pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
+/// A client that trusts one authority and shows one certificate.
+pub fn client(identity: ClientIdentity<'_>) -> Result<reqwest::Client, TlsError> {
     base()
         .tls_backend_preconfigured(config(identity)?)
         .build()
@@ -44,13 +44,13 @@ pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
 }
 
 /// The same trust and certificate for a connection that speaks HTTP/2.
-pub fn http2(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
+pub fn http2(identity: ClientIdentity<'_>) -> Result<ClientConfig, TlsError> {
     let mut config = config(identity)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
-fn config(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
+fn config(identity: ClientIdentity<'_>) -> Result<ClientConfig, TlsError> {
     let bad = |what, why: String| TlsError { what, why };
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(identity.authority) {
@@ -109,7 +109,7 @@ pub fn at_socket(socket: &std::path::Path) -> Result<reqwest::Client, TlsError> 
 }
 
 /// A client for services outside of the node: nothing of ours is shown to them. With `authorities` (PEM)
-/// these are believed and no others, without them those of the machine. `way` says how it gets there.
+/// these are trusted and no others, without them those of the machine. `way` says how it gets there.
 pub fn outside(
     authorities: Option<&[u8]>,
     way: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
@@ -127,7 +127,7 @@ pub fn outside(
                 return Err(bad("authority", "it holds no certificate".to_owned()));
             }
         }
-        // One that cannot be read is one that is not believed; that is said when it is met.
+        // One that cannot be read is one that is not trusted; that is said when it is met.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }

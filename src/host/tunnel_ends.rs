@@ -15,7 +15,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use super::fs::{Attrs, FsError, HostFs};
 use crate::model::paths;
 
-/// Most ends that are told: one or two endpoints, of each a few addresses while one is chosen.
+/// Most ends in the file: one or two endpoints, of each a few addresses while one is chosen.
 const ENDS_MAX: usize = 16;
 /// An address of IPv6 has at most 45 letters.
 const FILE_MAX: u64 = (ENDS_MAX * 46) as u64;

@@ -156,7 +156,7 @@ impl Units {
         self.act(&["kill", "--signal=SIGKILL"], &[unit]).await
     }
 
-    /// Tells the machine to start anew, in order: each unit is stopped first. Does not wait for it.
+    /// Tells the machine to restart, in order: each unit is stopped first. Does not wait for it.
     pub async fn reboot(&self) -> Result<(), ExecError> {
         self.act(&["reboot", "--no-wall"], &[]).await
     }

@@ -84,7 +84,7 @@ fn tell(agent: &Agent, now: &AgentStatus) {
         let stage = now.stage.as_str();
         let message = format!("agent version {wanted}: {stage}");
         tracing::info!(version = %wanted, stage, "{message}");
-        // Whoever is started again by the change tells how far it is, and nothing twice.
+        // Also after the restart that the change brings: each stage is reported once.
         let topic = Topic {
             name: "agent-version".into(),
             value: format!("{} {stage} {}", now.generation, now.attempts),

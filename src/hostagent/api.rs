@@ -6,7 +6,7 @@
 //! | `GET /metrics`   | Prometheus text |
 //! | `/v1/log-level`  | how much is logged: see [`log_level`] |
 //! | `GET /healthz`   | 200 while nothing hangs |
-//! | `GET /ready`     | 200 while the plane hears of this host, and nodelet answers where it is needed |
+//! | `GET /ready`     | 200 while this host's reports reach the plane, and nodelet answers where it is needed |
 
 use super::{Agent, metrics, report};
 use crate::local::{LOG_LEVEL, Method, Reply, Request, StatusCode, healthz, log_level, ready};

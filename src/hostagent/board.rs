@@ -78,15 +78,15 @@ pub(super) struct Gathered {
 
 /// The channel. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Board(Arc<watch::Sender<Gathered>>);
+pub(super) struct GatheredBoard(Arc<watch::Sender<Gathered>>);
 
-impl Default for Board {
+impl Default for GatheredBoard {
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(Gathered::default())))
     }
 }
 
-impl Board {
+impl GatheredBoard {
     pub(super) fn subscribe(&self) -> watch::Receiver<Gathered> {
         self.0.subscribe()
     }

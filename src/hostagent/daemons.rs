@@ -7,7 +7,7 @@ use crate::host::fs::HostFs;
 use crate::host::ours::units;
 use crate::model::DaemonHealth;
 
-/// Whose memory is told, where they run.
+/// Whose memory is reported, where they run.
 const UNITS: [&str; 7] = [
     units::COMMS,
     units::HOSTAGENT,

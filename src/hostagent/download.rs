@@ -109,7 +109,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
             wake_nodelet(agent).await;
-            // The rest is nodelet's; when it goes on asking, all is looked at anew, ever more rarely.
+            // The rest is nodelet's; when it goes on asking, all is looked at again, ever more rarely.
             // (That a stack which it repairs is the active one says nothing.)
             let done = || {
                 agent
@@ -183,7 +183,7 @@ fn failed(agent: &Agent, stack: &StackRef, fault: Fault) {
         .read(|f| f.download.as_ref().and_then(|d| d.fault.clone()));
     if old.as_ref().map(|f| &f.code) != Some(&fault.code) {
         tracing::warn!(code = fault.code.word(), "{fault}");
-        // That the plane is away cannot be told to it, and is told by its coming back.
+        // That the plane is away cannot be reported to it; its return shows it.
         if fault.code != FaultCode::PlaneAway {
             agent
                 .events
@@ -302,7 +302,7 @@ async fn manifest(agent: &Agent, stack: &StackRef) -> Result<Manifest, Fault> {
     fetch_manifest(agent, stack, &trust).await
 }
 
-/// Stages the manifest anew when another key signed the one that is there: the plane has the same
+/// Stages the manifest again when another key signed the one that is there: the plane has the same
 /// content under its new key.
 pub(super) async fn sign_anew(agent: &Agent, stack: &StackRef, signer: &str) -> Result<(), Fault> {
     let what = format!("cannot fetch the manifest of stack {stack}");

@@ -20,7 +20,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Events are not urgent: the status carries what is.
 const RETRY_CAP: Duration = Duration::from_secs(60);
 
-/// Where events are told. Cheap to clone.
+/// Takes events. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Events {
     queue: mpsc::Sender<Draft>,
@@ -50,7 +50,7 @@ impl Events {
         self.send(kind, message, fault, None);
     }
 
-    /// Tells it unless the same was told of this topic last, by this process or by one before it.
+    /// Adds it unless this topic's last event was the same, of this process or an earlier one.
     pub(super) fn emit_about(
         &self,
         topic: Topic,
@@ -137,7 +137,7 @@ async fn turn(agent: &Agent, spool: &Arc<Mutex<Spool>>, queue: &mut Queue) {
     }
 }
 
-/// Does `work`; events that come meanwhile are stored, and whether there were any is told beside
+/// Does `work`; events that come meanwhile are stored, and whether there were any is returned beside
 /// its result. `None` at shutdown.
 async fn beside_storing<T>(
     agent: &Agent,

@@ -16,8 +16,8 @@ const WHAT: &str = "the plane does not know this machine's name and addresses";
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// How soon what a person did is noticed, at the latest.
 const RETRY_CAP: Duration = Duration::from_secs(60);
-/// An address that went is looked for once more after this long, before the plane hears of it: a node follows its
-/// machine, and a link that was down, or a lease that is asked for anew, is back by then.
+/// An address that went is looked for once more after this long, before it is reported to the plane: a node follows its
+/// machine, and a link that was down, or a lease that is asked for again, is back by then.
 const GONE_FOR: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(agent: Agent) {

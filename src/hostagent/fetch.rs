@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Agent, blocking};
 use crate::host::fs::HostFs;
-use crate::host::part::{self, Answer, Begin};
+use crate::host::part::{self, Begin, RangeAnswer};
 use crate::host::space::{self, NoSpace};
 use crate::local::LocalError;
 use crate::model::{Digest, Fault, Hasher};
@@ -22,7 +22,7 @@ use crate::seam::disk::{self, Options};
 const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
 /// What came is on the disk after this long: that much of a download a power cut may cost.
 pub(super) const KEPT_EVERY: Duration = Duration::from_secs(5);
-/// Progress is told this often; a person needs no more.
+/// Progress is reported this often; a person needs no more.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// What a file is for.
@@ -171,8 +171,8 @@ impl<W: Wanted> Target<W> {
             part.have,
             self.total,
         ) {
-            Ok(Answer::GoesOn) => {}
-            Ok(Answer::Whole) => self.restart(part).await?,
+            Ok(RangeAnswer::GoesOn) => {}
+            Ok(RangeAnswer::Whole) => self.restart(part).await?,
             Err(why) => return Err(broken(why)),
         }
         let (mut told, mut kept) = (Instant::now(), Instant::now());
@@ -225,7 +225,7 @@ impl<W: Wanted> Target<W> {
     }
 }
 
-/// Not yet on the disk: whoever finds it after a power cut hashes it first, as nodelet does each time.
+/// Not yet synced: after a power cut nodelet hashes it first, as it does each time.
 fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     disk::set_permissions(from, fs::Permissions::from_mode(0o640))?;
     disk::rename(from, to)

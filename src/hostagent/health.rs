@@ -60,7 +60,7 @@ fn load1(loadavg: &str) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// Version 1 works today; whoever plans upgrades has to know that it ends.
+/// Version 1 works today; a warning for those who plan upgrades, for its support ends.
 fn control_groups(fs: &HostFs) -> Option<Fault> {
     // What cannot be read is left out here.
     let old = Kernel::new(fs.clone()).cgroup_v1().unwrap_or(false);

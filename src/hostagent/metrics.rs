@@ -78,7 +78,7 @@ pub(super) fn text(status: &HostStatus, facts: &Gathered, now: Timestamp) -> Tex
     text
 }
 
-/// What it is not ready for, if so: the plane has not heard of this host yet, or nodelet does not take what it says.
+/// What it is not ready for, if so: the plane has no report of this host yet, or nodelet does not take what it says.
 pub(super) fn not_ready(facts: &Gathered) -> Option<String> {
     if let Some(fault) = &facts.plane_fault {
         return Some(fault.to_string());

@@ -11,8 +11,8 @@ use super::Agent;
 use crate::app::Backoff;
 use crate::local::{LocalError, Method};
 use crate::model::{
-    Fault, LogOf, OPERATION_SCHEMA, OPERATIONS_PENDING_MAX, Operation, OperationResult, Outcome,
-    PendingOperation, PendingOperations, What,
+    Fault, LogOf, OPERATION_SCHEMA, OPERATIONS_PENDING_MAX, Operation, OperationKind,
+    OperationResult, Outcome, PendingOperation, PendingOperations,
 };
 use crate::telemetry;
 
@@ -90,7 +90,7 @@ async fn done(agent: &Agent, one: &PendingOperation) -> Result<OperationResult, 
             Ok(result)
         }
         Ok(None) => Err(nothing_said()),
-        // Nobody whom root believes signed it.
+        // Nobody whom root trusts signed it.
         Err(LocalError::Refused { fault, status }) if status.as_u16() == 403 => {
             Ok(OperationResult {
                 schema: OPERATION_SCHEMA,
@@ -119,8 +119,8 @@ fn own_part(agent: &Agent, one: &PendingOperation) {
         return;
     };
     match operation.what {
-        What::ResendStatus => agent.board.update(|f| f.resend = f.resend.wrapping_add(1)),
-        What::LogLevel {
+        OperationKind::ResendStatus => agent.board.update(|f| f.resend = f.resend.wrapping_add(1)),
+        OperationKind::LogLevel {
             program: LogOf::Hostagent,
             level,
             for_s,
@@ -130,14 +130,14 @@ fn own_part(agent: &Agent, one: &PendingOperation) {
                 tracing::warn!(why, "the log level is unchanged");
             }
         }
-        What::Ping
-        | What::RunChecks
-        | What::Restart { .. }
-        | What::Rotate { .. }
-        | What::Backup
-        | What::Bundle { .. }
-        | What::Logs { .. }
-        | What::LogLevel {
+        OperationKind::Ping
+        | OperationKind::RunChecks
+        | OperationKind::Restart { .. }
+        | OperationKind::Rotate { .. }
+        | OperationKind::Backup
+        | OperationKind::Bundle { .. }
+        | OperationKind::Logs { .. }
+        | OperationKind::LogLevel {
             program: LogOf::Nodelet,
             ..
         } => {}

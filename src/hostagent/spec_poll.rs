@@ -187,7 +187,7 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut SpecPollState) -> bool {
     false
 }
 
-/// What became of the newest spec is told once, whoever starts again.
+/// What became of the newest spec is reported once, whichever daemon restarts.
 fn about_spec(value: String) -> Topic {
     Topic {
         name: "spec".into(),

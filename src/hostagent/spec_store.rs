@@ -81,7 +81,7 @@ impl SpecStore {
     }
 
     /// Whether nodelet has, or may have, something of a role. Without a note of our own that can be
-    /// believed the machine is asked: a lost state directory must not leave a role behind unseen.
+    /// trusted the machine is asked: a lost state directory must not leave a role behind unseen.
     pub(super) fn nodelet_needed(&self) -> bool {
         let note = self.needed.look(|note: Note| Ok(note.needed));
         match (note.value, note.fault) {
@@ -203,7 +203,7 @@ mod tests {
         assert!(loaded.spec.is_none());
         let said = loaded.fault.expect("said");
         assert_eq!(said.code, FaultCode::StateNotUnderstood);
-        // Another version of the agent would believe it no more.
+        // Another version of the agent would trust it no more.
         assert!(said.fix.contains("node prep --force"), "{said}");
         assert_eq!(f.load(), (Some(1), None));
     }

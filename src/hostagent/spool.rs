@@ -1,8 +1,8 @@
 //! Events on disk until the plane has them: bounded in count and bytes, oldest given up first.
 //!
 //! ```text
-//! events/00000000000000000042.json   one event, its number in its name; written atomically, on the disk when told
-//! events.json                        the head: which spool, what the plane has, what was told last of each topic
+//! events/00000000000000000042.json   one event, its number in its name; written atomically, on the disk when `add` returns
+//! events.json                        the head: which spool, what the plane has, the last event of each topic
 //!
 //! push    ─► the event's file                                  (a crash: it is there or it never was)
 //! answered ─► the head, then files go                          (a crash between: the next start takes them away;
@@ -11,7 +11,7 @@
 //!
 //! Numbers rise by one for as long as the head is there. So one that is missing was given up (or lost by a disk), and
 //! the plane counts it by that: no count has to survive here. Of a *topic* (the state, one certificate, …) the last
-//! value that was told is remembered with the event that told it: a hostagent that starts again tells what it sees, and it
+//! value of a topic is kept with its event: a hostagent that restarts reports what it sees, and it
 //! is an event only where it is another value.
 //!
 //! When the disk is full, events are kept in memory (fewer of them) and a note says so: a full disk does not stop
@@ -70,7 +70,7 @@ pub(super) struct Spool {
     bytes: u64,
     /// The number of the newest event.
     last: u64,
-    /// What was told last of each topic, delivered or not.
+    /// The last event of each topic, delivered or not.
     told: BTreeMap<String, String>,
     given_up: u64,
     note: Option<Fault>,
@@ -87,11 +87,11 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Head {
     schema: u32,
-    /// Another one where the head was lost: its numbers begin anew.
+    /// Another one where the head was lost: its numbers start over.
     spool: Uuid,
     /// The plane has everything up to this number.
     delivered: u64,
-    /// What the plane was told last of each topic.
+    /// The last delivered event of each topic.
     told: BTreeMap<String, String>,
 }
 
@@ -115,12 +115,12 @@ pub(super) struct Topic {
     pub(super) name: String,
     /// What it is now.
     pub(super) value: String,
-    /// What it counts as while nothing was ever told of it.
+    /// Its value while there was no event of it.
     #[serde(skip)]
     pub(super) idle: Option<&'static str>,
 }
 
-/// What is to be told, before it has an id.
+/// An event before it has an id.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) at: Timestamp,
@@ -172,7 +172,7 @@ impl Spool {
     }
 
     fn take_up(&mut self) {
-        // A directory that cannot be listed is an empty one: what can be told is told.
+        // A directory that cannot be listed is an empty one: what can be delivered is.
         let names = self.fs.list(DIR).unwrap_or_default();
         let numbers = names
             .iter()
@@ -181,7 +181,7 @@ impl Spool {
         numbers.sort_unstable();
         for number in numbers {
             if number <= self.head.delivered {
-                // The plane has it; whoever took it away was cut off.
+                // The plane has it; its removal was cut off.
                 drop(disk::remove_file(&self.fs.at(path_of(number))));
                 continue;
             }
@@ -214,7 +214,7 @@ impl Spool {
         told.or(topic.idle) != Some(topic.value.as_str())
     }
 
-    /// Adds an event, unless it is about a topic of which the same was told last.
+    /// Adds an event, unless the last one of its topic was the same.
     pub(super) fn push(&mut self, mut draft: Draft) {
         if let Some(topic) = &mut draft.topic {
             cut(&mut topic.name);
@@ -280,7 +280,7 @@ impl Spool {
                     events,
                 });
             }
-            // Every one of them was damaged: they cannot be told.
+            // Every one of them was damaged: they cannot be delivered.
             self.given_up += numbers.len() as u64;
             self.answered(mark);
         }
@@ -292,7 +292,7 @@ impl Spool {
         self.take_away();
     }
 
-    /// Notes it. What is told of topics goes with it: their events will be gone.
+    /// Notes it. The values of topics go with it: their events will be gone.
     fn note_delivered(&mut self, mark: u64) {
         self.head.delivered = self.head.delivered.max(mark);
         let delivered = self.entries.iter().take_while(|e| e.number <= mark);
@@ -373,7 +373,7 @@ impl Spool {
         };
         self.bytes = self.bytes.saturating_sub(entry.bytes);
         if entry.memory.is_none() {
-            // Removal without fsync: at worst it is told once more, which the plane expects.
+            // Removal without fsync: at worst it is delivered once more, which the plane expects.
             drop(disk::remove_file(&self.fs.at(path_of(entry.number))));
         }
     }

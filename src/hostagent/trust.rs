@@ -2,7 +2,7 @@
 //!
 //! The plane answers a status with the version of its newest document when the host's is another.
 //! The document is fetched then, and the stack's manifest under the signature that goes with it, so
-//! that nodelet finds both. Who was refused as a copy is told by comms: that order is carried too.
+//! that nodelet finds both. comms knows of a refusal as a copy: that order is carried too.
 //! A host that lost the note of which machine it is fetches the document again: it stands there.
 
 use std::time::Duration;
@@ -94,7 +94,7 @@ fn signed(facts: &Gathered) -> Signed {
     )
 }
 
-/// Reads what is believed now, and whether it is known which machine the host is.
+/// Reads what is trusted now, and whether it is known which machine the host is.
 async fn look(agent: &Agent) {
     let fs = agent.fs.clone();
     let machine = blocking(move || identity::machine_fault(&fs)).await;
@@ -135,7 +135,7 @@ async fn fetch(agent: &Agent) -> Result<(), Fault> {
     if let Some(stack) = agent.board.read(Gathered::stack)
         && let Some(signer) = signer(agent, &answer)
     {
-        // Without it nodelet applies the document all the same; the next one brings it again.
+        // Without it nodelet applies the document anyway; the next one brings it again.
         if let Err(fault) = download::sign_anew(agent, &stack, &signer).await {
             tracing::warn!(code = fault.code.word(), "{fault}");
         }

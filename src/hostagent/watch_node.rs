@@ -70,7 +70,7 @@ fn heard(agent: &Agent, status: NodeStatus) {
     });
 }
 
-/// What may be an event; it is one where it was not told before.
+/// What may be an event; it is one where it differs from the last.
 struct Told {
     topic: Topic,
     kind: &'static str,
@@ -94,8 +94,8 @@ impl Told {
     }
 }
 
-/// Everything in a status that events are made from, as it is now. The spool knows what of it was told, also by a
-/// process before this one: what happened while nobody looked is told late, and nothing twice.
+/// Everything in a status that events are made from, as it is now. The spool knows what of it was sent, also by an
+/// earlier process: what happened while nobody looked is sent late, and nothing twice.
 fn news(now: &NodeStatus) -> Vec<Told> {
     let revived = now.revived.iter().map(|r| {
         let value = format!("{} {}", r.times, r.last_at);
@@ -136,7 +136,7 @@ fn news(now: &NodeStatus) -> Vec<Told> {
     all.chain([maintenance(now.maintenance.as_ref())]).collect()
 }
 
-/// Whether it is in maintenance; nothing was ever told of a host that never was.
+/// Whether it is in maintenance; no event of a host that never was.
 fn maintenance(now: Option<&MaintenanceStatus>) -> Told {
     const NONE: &str = "none";
     let name = "maintenance".to_owned();

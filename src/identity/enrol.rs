@@ -21,8 +21,8 @@ use tokio_rustls::client::TlsStream;
 use super::material::{self, Identity};
 use super::order_key::OrderKey;
 use super::pair;
-use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
+use super::verify::Verifier;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::model::{
@@ -214,7 +214,7 @@ impl Target {
 
     fn tls(&self, order: &EnrolOrder<'_>) -> Result<ClientConfig, EnrolError> {
         let policy = order.tls;
-        let verifier = PinnedAuthority::new(order.token.ca, policy.extra.clone());
+        let verifier = Verifier::authority(order.token.ca, policy.extra.clone());
         let mut config = policy
             .client(Arc::new(verifier), policy.extra.clone())
             .map_err(|e| self.garbage(e.to_string()))?
@@ -285,7 +285,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Why the other side's certificate is not believed, if that is why a handshake failed.
+/// Why the other side's certificate is not trusted, if that is why a handshake failed.
 pub fn not_believed(error: &io::Error) -> Option<String> {
     let Some(rustls::Error::InvalidCertificate(why)) = tls_error(error) else {
         return None;

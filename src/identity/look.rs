@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -15,6 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::enrol::{EnrolError, Target};
 use super::policy::TlsPolicy;
+use super::verify::Verifier;
 use crate::egress::{self, Egress, Hop, Journey};
 use crate::model::Timestamp;
 
@@ -24,7 +22,7 @@ const ISSUER_MAX: usize = 80;
 const HEAD_MAX: usize = 16 * 1024;
 
 /// Goes to `plane` (`https://host[:port]`) as enrolment does, up to the end of the TLS handshake.
-/// Nothing is sent over it. Whose certificate it is cannot be told yet: the token knows that.
+/// Nothing is sent over it. Whose certificate it is cannot be known yet: the token says that.
 pub async fn look(
     plane: &str,
     egress: &Egress,
@@ -38,7 +36,7 @@ pub async fn look(
 }
 
 /// The same, and asks what time it is there: a question that says nothing of this machine. Whose clock it is cannot be
-/// told yet either. `None`: whoever answers does not say.
+/// known yet either. `None`: the server does not say.
 pub async fn look_at_clock(
     plane: &str,
     egress: &Egress,
@@ -113,7 +111,7 @@ async fn go(
         why: "is not a host name",
     })?;
     let config = tls
-        .unverified(Arc::new(Anybody(crate::tls::provider())))
+        .unverified(Arc::new(Verifier::any()))
         .map_err(|e| target.garbage(e.to_string()))?;
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
@@ -137,53 +135,4 @@ async fn go(
         "issued by {issuer:?}; the token will tell whether that is right"
     ));
     Ok(stream)
-}
-
-/// Believes every certificate, and is therefore used for a connection that nothing is sent over.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -22,7 +22,7 @@ const DMI: &str = "/sys/class/dmi/id";
 const NET: &str = "/sys/class/net";
 /// Serial number of boards without a BIOS.
 const DEVICE_TREE: &str = "/sys/firmware/devicetree/base/serial-number";
-/// What firmware says that was never told its number; lower case.
+/// Placeholders of firmware without a serial number; lower case.
 const NO_NUMBER: &[&str] = &[
     "none",
     "n/a",

@@ -20,7 +20,7 @@ pub struct Identity {
     pub certificate: String,
     /// Authorities of the plane's certificate, PEM.
     pub plane_ca: String,
-    /// Keys whose signatures are believed.
+    /// Keys whose signatures are trusted.
     pub trust: Vec<TrustedKey>,
     /// Where the tunnel connects, best first.
     pub endpoints: Vec<String>,

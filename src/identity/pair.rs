@@ -116,7 +116,7 @@ const READS_MAX: usize = 5;
 
 /// The pair in use; `None` while the host is not enrolled.
 ///
-/// Whoever asks beside comms may find the old certificate, and then the key that has followed it: a
+/// A reader beside comms may find the old certificate, and then the key that has followed it: a
 /// certificate that is another one by now is no damage, and the pair is read again. A lock was
 /// rejected: who may only look must not be able to hold up a renewal.
 pub(super) fn present(fs: &HostFs) -> Result<Option<Pair>, IdentityError> {

@@ -4,13 +4,12 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::material;
-use super::pins::PinnedKeys;
+use super::verify::Verifier;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, FaultCode};
 use crate::tls::{KeyPin, MinVersion, TlsConfig};
@@ -19,7 +18,7 @@ use crate::tls::{KeyPin, MinVersion, TlsConfig};
 #[derive(Clone, Debug, Default)]
 pub struct TlsPolicy {
     min_version: MinVersion,
-    /// Believed beside the plane's own authority.
+    /// Trusted beside the plane's own authority.
     pub(super) extra: Vec<CertificateDer<'static>>,
     pins: Vec<KeyPin>,
 }
@@ -56,12 +55,12 @@ impl TlsPolicy {
     ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
         let verifier: Arc<dyn ServerCertVerifier> = match self.pins.is_empty() {
             true => verifier,
-            false => Arc::new(PinnedKeys::new(verifier, self.pins.clone(), anchors)),
+            false => Arc::new(Verifier::keys(verifier, self.pins.clone(), anchors)),
         };
         self.builder(verifier)
     }
 
-    /// Without pins and for [`super::look()`] alone, which has nobody to believe.
+    /// Without pins and for [`super::look()`] alone, which has nobody to trust.
     pub(super) fn unverified(
         &self,
         verifier: Arc<dyn ServerCertVerifier>,
@@ -80,25 +79,12 @@ impl TlsPolicy {
     }
 }
 
-/// A verifier that believes these authorities, as rustls' own does.
-pub(super) fn believing(
-    anchors: &[CertificateDer<'static>],
-) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    for anchor in anchors {
-        roots.add(anchor.clone())?;
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crate::tls::provider())
-        .build()
-        .map_err(|e| rustls::Error::General(e.to_string()))
-}
-
 fn authorities(host: &HostFs, path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = host
         .read_text(path, BUNDLE_MAX)
         .map_err(|e| crate::telemetry::chain(&e))?
         .ok_or("there is no such file")?;
-    // Whoever writes there says who the plane is. A link to the distribution's bundle is fine.
+    // Write access here decides who the plane is. A link to the distribution's bundle is fine.
     let meta = std::fs::metadata(host.at(path)).map_err(|e| e.to_string())?;
     if meta.mode() & 0o022 != 0 {
         return Err(format!(

@@ -11,8 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::machine::pin;
 use super::material::Identity;
 use super::pair::{self, Pair};
-use super::policy::{TlsPolicy, believing};
+use super::policy::TlsPolicy;
 use super::trust::note_version;
+use super::verify::believing;
 use crate::host::fs::{Attrs, FsError, HostFs};
 use crate::model::{
     Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
@@ -91,8 +92,8 @@ impl Owners {
         }
     }
 
-    /// Whoever runs this: for a host below another root.
-    pub fn whoever_runs() -> Self {
+    /// The current user: for a host below another root.
+    pub fn current_user() -> Self {
         Self { comms: None }
     }
 

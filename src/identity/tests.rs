@@ -185,7 +185,7 @@ async fn a_host_enrols_and_its_identity_survives_on_disk() {
             .is_none()
     );
     assert!(trust(&fs).expect("nothing yet").is_empty());
-    save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+    save(&fs, &identity, &Owners::current_user()).expect("save");
     assert!(matches!(
         fs.found(paths::HOST_KEY).expect("found"),
         Found::File { mode: 0o400, .. }
@@ -200,7 +200,7 @@ async fn a_host_enrols_and_its_identity_survives_on_disk() {
     // A second enrolment replaces the pinned keys.
     let mut again = identity.clone();
     again.trust = vec![SigningKey::generate().expect("key").0.trusted()];
-    save(&fs, &again, &Owners::whoever_runs()).expect("save");
+    save(&fs, &again, &Owners::current_user()).expect("save");
     assert_eq!(fs.list(paths::TRUST_DIR).expect("list").len(), 1);
 
     remove(&fs).expect("remove");
@@ -215,7 +215,7 @@ async fn a_damaged_identity_names_its_file_and_what_helps() {
     let ca = Arc::new(authority());
     let url = serve_once(ca.server("127.0.0.1"), honest(&ca, |_| ())).await;
     let identity = call(&url, &ca.token(), HostId::random()).await;
-    save(&fs, &identity.expect("enrolled"), &Owners::whoever_runs()).expect("save");
+    save(&fs, &identity.expect("enrolled"), &Owners::current_user()).expect("save");
     let why = || for_tunnel(&fs, &Default::default()).err();
     assert_eq!(why(), None);
     for (path, damaged) in [
@@ -439,7 +439,7 @@ async fn a_key_of_another_certificate_is_said_to_be_so() {
         .await
         .expect("enrolled");
     let (_dir, fs) = host();
-    save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+    save(&fs, &identity, &Owners::current_user()).expect("save");
     let other = KeyPair::generate().expect("key").serialize_pem();
     let attrs = crate::host::fs::Attrs::mode(0o400);
     fs.write(paths::HOST_KEY, other.as_bytes(), &attrs)

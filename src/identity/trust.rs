@@ -2,11 +2,11 @@
 //! dialler reads.
 //!
 //! Applied by root alone. New keys and authorities come before old ones go, and the version comes
-//! last: cut off anywhere, the host believes somebody who can tell it again.
+//! last: cut off anywhere, the host trusts somebody who can tell it again.
 
 use super::material::parse_all;
-use super::policy::believing;
 use super::store::{FILE_MAX, IdentityError, certificates, damaged, json, trust_files};
+use super::verify::believing;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Digest, TrustDocument, TrustStatus, TrustVersion, paths};
 
@@ -20,7 +20,7 @@ pub fn trust_version(fs: &HostFs) -> Result<Option<TrustVersion>, IdentityError>
         .map_err(|e| damaged(paths::TRUST_VERSION, e))
 }
 
-/// What is believed now, for the status document.
+/// What is trusted now, for the status document.
 pub fn trust_status(fs: &HostFs) -> Result<TrustStatus, IdentityError> {
     let authorities = match fs.read(paths::PLANE_CA, FILE_MAX)? {
         Some(pem) => certificates(paths::PLANE_CA, &pem)?,

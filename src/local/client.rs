@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{Fault, FaultCode, document};
 use crate::seam::point_soon;
+use crate::telemetry::causes;
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
@@ -21,7 +22,7 @@ pub(crate) const ANSWER_MAX: usize = 16 * 1024 * 1024;
 const KEEP_IDLE: Duration = Duration::from_secs(10);
 
 /// Pause before another try to connect to a socket whose backlog is full at the moment. The kernel
-/// says so at once to whoever does not block; it lets in those who block one after the other.
+/// answers at once to a non-blocking connect; it lets in the blocking ones one after the other.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// A client of one Unix socket. Cheap to clone; keeps connections alive.
@@ -78,7 +79,7 @@ impl Client {
         crate::tls::install();
         let http = reqwest::Client::builder()
             .unix_socket(socket.clone())
-            // No https here, and nobody to believe: without this every client reads all authorities of the machine, which
+            // No https here, and nobody to trust: without this every client reads all authorities of the machine, which
             // takes longer than all that pf9ctl status asks, and stays in the memory of a daemon.
             .tls_certs_only(std::iter::empty())
             .no_proxy()
@@ -283,14 +284,8 @@ impl LocalError {
 
 /// The connection was not made because too many others are being made.
 fn is_crowded(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            return error.is_connect() && io.kind() == std::io::ErrorKind::WouldBlock;
-        }
-        cause = e.source();
-    }
-    false
+    let io = causes(error).find_map(|e| e.downcast_ref::<std::io::Error>());
+    error.is_connect() && io.is_some_and(|io| io.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 fn url(path: &str) -> String {

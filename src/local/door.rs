@@ -1,8 +1,8 @@
 //! The door of a local socket: who comes in.
 //!
-//! The kernel says who called when the connection is made, and that is when it is judged: whoever
-//! may not call, or has its share of connections, is told so in one write and closed before a byte
-//! of it is read. Nothing waits in the kernel's backlog for a place inside: were it so, whoever
+//! The kernel says who called when the connection is made, and that is when it is judged: a caller that
+//! may not call, or has its share of connections, gets the reason in one write and is closed before a byte
+//! is read. Nothing waits in the kernel's backlog for a place inside: otherwise a caller that
 //! fills the places would fill the backlog too, and root would wait behind it.
 
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::seam::disk;
 /// microseconds, so this is for the time in which a daemon does something else; the units of
 /// sockets that systemd makes say the same number.
 const BACKLOG: i32 = 1024;
-/// Refusals of one door are told at most this often; the others are counted.
+/// Refusals of one door are logged at most this often; the others are counted.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Out of file descriptors: a pause lets some close; without it the door would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ pub struct Place {
     uid: u32,
 }
 
-/// What was not told yet.
+/// What was not logged yet.
 #[derive(Default)]
 struct Refusals {
     told: Option<Instant>,

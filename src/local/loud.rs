@@ -6,7 +6,7 @@
 //! | `POST` a [`LogLevelRequest`]    | 200 likewise, from now on; 403 not root; 422 no such level or time |
 //! | `DELETE`                        | 200 likewise: as configured again; 403 not root |
 //!
-//! Whoever may call may look; only root changes it, for a log that is loud may say more than its readers are to know.
+//! Every admitted caller may read it; only root changes it, for a verbose log may say more than its readers should know.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn shown() -> Reply {
     Reply::json(StatusCode::OK, &status)
 }
 
-/// Root, or whoever runs this process.
+/// Root, or the user of this process.
 fn may_change(peer: Peer) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw()
 }
@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(asked(Method::POST, 0, wrong), 422, "{wrong}");
         }
         assert_eq!(asked(Method::PUT, 0, good), 404);
-        // Believed, but this process writes no log.
+        // Trusted, but this process writes no log.
         assert_eq!(asked(Method::POST, 0, good), 500);
     }
 }

@@ -1,4 +1,4 @@
-//! What each daemon answers whoever looks after it: `/healthz` whether it works, `/ready` whether it is of use now.
+//! What each daemon answers to probes: `/healthz` whether it works, `/ready` whether it is of use now.
 
 use super::{Reply, StatusCode};
 

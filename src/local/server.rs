@@ -95,7 +95,7 @@ pub struct Reply {
 const JSON: &str = "application/json";
 
 impl Default for Policy {
-    /// A socket to look at: whoever the mode lets in, and notes only.
+    /// A read-only socket: every caller that the file mode admits.
     fn default() -> Self {
         Self {
             callers: Callers::ByMode,

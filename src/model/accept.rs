@@ -45,7 +45,7 @@ pub struct Refusal {
 /// What kind of reason there is against a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
-    /// Its signer is not believed here.
+    /// Its signer is not trusted here.
     Untrusted,
     /// Its bytes are not what was signed, or no document at all: damage, or an attempt.
     Damaged,
@@ -55,7 +55,7 @@ pub enum Because {
     NotNewer,
 }
 
-/// Judges `envelope` for `host`, where `have` is in force. What is in force and is not believed any
+/// Judges `envelope` for `host`, where `have` is in force. What is in force and is not trusted any
 /// more (the host has another plane now) does not count.
 pub fn accept(
     envelope: Envelope,

@@ -20,6 +20,10 @@ pub enum Addon {
     Calico,
 }
 
+/// The label of every object that an add-on of the stack makes in a cluster: its value is the add-on's name. It also gives
+/// an object without any other field of ours one, so that the API server notes whose it is.
+pub const ADDON_LABEL: &str = "pf9.io/addon";
+
 /// Whether a cluster wants an add-on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

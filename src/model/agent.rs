@@ -118,9 +118,9 @@ pub enum AgentStage {
     Idle,
     /// The package is on its way.
     Fetching,
-    /// It is had, verified, and unpacked beside the one that runs.
+    /// It is fetched, verified, and unpacked beside the one that runs.
     Ready,
-    /// The link is changed, programs are started again.
+    /// The link is changed, programs are restarted.
     Switching,
     /// The new one runs, and has to show that it is well.
     Proving,

@@ -1,7 +1,7 @@
-//! Certificates of a cluster's authorities: who signs, and who is believed beside it.
+//! Certificates of a cluster's authorities: who signs, and who is trusted beside it.
 //!
 //! Each of the three is one PEM text of one or more certificates. The first one signs; a node
-//! believes all of them. So one authority can take over from another: while both are believed, a
+//! trusts all of them. So one authority can take over from another: while both are trusted, a
 //! certificate of either is good.
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ impl Authorities {
         }
     }
 
-    /// What programs are told to believe: each certificate once, in an order of its own. Who of
+    /// What programs are told to trust: each certificate once, in an order of its own. Who of
     /// them signs changes neither this text nor a digest of it, so nothing is restarted for that.
     pub fn believed(&self, which: Authority) -> String {
         let mut all = certificates(self.of(which));

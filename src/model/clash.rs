@@ -130,7 +130,7 @@ mod tests {
     }
 
     proptest! {
-        /// No address of the cluster's networks is anybody's of whom nothing was said.
+        /// No address of the cluster's networks clashes with one that was not named.
         #[test]
         fn what_is_let_through_shares_no_address(at: u32, len in 8u8..=32, route: bool) {
             let other: IpNet = ipnet::Ipv4Net::new(at.into(), len).expect("net").trunc().into();

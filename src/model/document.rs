@@ -25,7 +25,7 @@ pub const AGENT_VERSION: &str = match option_env!("PF9_AGENT_VERSION") {
 };
 /// Name of the field that says from which agent version on a document can be read, e.g. `"0.5"`.
 pub const NEEDS_AGENT: &str = "needs_agent";
-/// Most ignored fields that are named; the number of the rest is told.
+/// Most ignored fields that are named; the rest is a number.
 const IGNORED_NAMED: usize = 16;
 /// Longest name of an ignored field, in characters: a peer chose it.
 const FIELD_NAME_MAX: usize = 80;

@@ -68,7 +68,7 @@ pub struct Envelope {
     pub signature: String,
 }
 
-/// A public key whose signatures are believed; pinned at enrolment in `/etc/pf9/trust/`.
+/// A public key whose signatures are trusted; pinned at enrolment in `/etc/pf9/trust/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustedKey {
     /// First 16 hex digits of the SHA-256 of the public key.
@@ -77,7 +77,7 @@ pub struct TrustedKey {
     pub public_key: String,
 }
 
-/// The keys a process believes.
+/// The keys a process trusts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustStore(BTreeMap<String, Vec<u8>>);
 
@@ -227,7 +227,7 @@ impl TrustStore {
         self.0.keys().cloned().collect()
     }
 
-    /// True when no key is trusted: nothing can be believed.
+    /// True when no key is trusted: nothing can be trusted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

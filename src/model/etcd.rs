@@ -7,12 +7,12 @@
 //! | [`BackupPolicy`]   | [`EtcdSpec::backup`](super::EtcdSpec) |
 //! | [`ArchivePolicy`]  | [`BackupPolicy::archive`] |
 //! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`, signed; the sealed file counts with it only |
-//! | [`BackupSigner`]   | [`EtcdSpec::backup_signers`](super::EtcdSpec): whose signature under it is believed |
+//! | [`BackupSigner`]   | [`EtcdSpec::backup_signers`](super::EtcdSpec): whose signature under it is trusted |
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
 //! | [`UnwrapOrder`]    | how a master opens a backup with the plane's help |
 //! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
-//! | [`RestoreOrder`]   | [`EtcdSpec::restore`](super::EtcdSpec): the cluster begins anew from a snapshot |
+//! | [`RestoreOrder`]   | [`EtcdSpec::restore`](super::EtcdSpec): the cluster starts over from a snapshot |
 //! | [`quorum`]         | may a member leave, whose is taken out next |
 
 mod archive;
@@ -200,7 +200,7 @@ pub struct EtcdView {
     /// The backup archive; absent: the policy names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchivePolicy>,
-    /// Whose signature under a backup is believed here.
+    /// Whose signature under a backup is trusted here.
     #[serde(default)]
     pub signers: Vec<BackupSigner>,
     /// The masters, in whose parts of the archive backups are looked for first.

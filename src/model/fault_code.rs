@@ -1,7 +1,7 @@
 //! [`FaultCode`]: every failure this software can speak of, as one closed list.
 //!
-//! A row is a variant, the word that programs read, and its [`FaultKind`]: what the failure is to
-//! whoever meets it. Exit codes and retries follow from the kind, so a new code cannot be forgotten
+//! A row is a variant, the word that programs read, and its [`FaultKind`]: what the failure means to
+//! the caller. Exit codes and retries follow from the kind, so a new code cannot be forgotten
 //! anywhere: it does not compile without one. Nor do tests without its meaning, how it comes about and what to do, which
 //! is a row in `remedies`: `docs/troubleshooting.md`.
 
@@ -71,6 +71,7 @@ macro_rules! codes {
 codes! {
     Failed {
         Addon = "addon",
+        AddonInUse = "addon-in-use",
         AddonMissing = "addon-missing",
         AddressGone = "address-gone",
         AddressTaken = "address-taken",

@@ -1,7 +1,7 @@
 //! Documents between agent and plane as they are today: what stands in each, for review.
 //!
 //! Every document is made with all that it can say, written, and compared with the file of its name
-//! in `golden/shapes`; `PF9_BLESS=1 cargo test golden` writes them anew, and the diff is the review:
+//! in `golden/shapes`; `PF9_BLESS=1 cargo test golden` rewrites them, and the diff is the review:
 //! another shape is another thing that older programs read. No `..Default`: a new field has to be
 //! thought of here.
 
@@ -461,7 +461,7 @@ fn trust() -> TrustDocument {
         keys: vec![key()],
         authorities: "pem".into(),
         machine: Some(marks()),
-        hold: Some(Hold {
+        hold: Some(HoldOrder {
             boot_id: "boot".into(),
             fault: fault(),
         }),

@@ -30,7 +30,7 @@ pub struct Generation(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
-/// What Kubernetes is told as the UID of a node's user: another one each time a host becomes a node, so
+/// The UID of a node's user in Kubernetes: another one each time a host becomes a node, so
 /// that the certificates of an earlier time can be told from today's and be refused. Sixteen
 /// lower-case hex digits in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

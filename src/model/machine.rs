@@ -85,7 +85,7 @@ impl MachineMarks {
     /// The UUID decides where both have one; the serial number where they have none (some
     /// hypervisors show that of the machine below, the same for all of its guests); the interfaces
     /// where that is silent too. A UUID that differs is overruled only by all that is left: the
-    /// firmware was written anew and the rest stayed.
+    /// firmware was rewritten and the rest stayed.
     pub fn likeness(&self, seen: &Self) -> Likeness {
         let uuid = compare(self.uuid, seen.uuid);
         let serial = compare(self.serial, seen.serial);
@@ -97,7 +97,7 @@ impl MachineMarks {
                 serial == Compared::Agrees && interfaces == Compared::Agrees
             }
             (Compared::Silent, Compared::Agrees, _) => true,
-            // Whoever could not read the firmware's marks sees the interfaces alone, and a new
+            // A reader without access to the firmware's marks sees the interfaces alone, and a new
             // interface in the old machine looks like another machine to it.
             (Compared::Silent, Compared::Silent, Compared::Differs)
                 if self.firmware() != seen.firmware() =>
@@ -235,7 +235,7 @@ mod tests {
             likeness(here, (9, 1, &[9])),
             Another(vec![UUID, INTERFACES])
         );
-        // The firmware was written anew.
+        // The firmware was rewritten.
         assert_eq!(likeness(here, (9, 1, &[1])), Same(vec![UUID]));
         // Without firmware marks the addresses decide.
         assert_eq!(likeness((0, 0, &[1]), (0, 0, &[1, 4])), Same(vec![]));

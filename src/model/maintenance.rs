@@ -1,4 +1,4 @@
-//! Maintenance: for a time nothing on a host is repaired or changed, and what it is like is told as ever.
+//! Maintenance: for a time nothing on a host is repaired or changed, and its state is reported as usual.
 //!
 //! Root of the host begins it, or the plane with the signed spec. What may begin it, and for how long, is here;
 //! how its time is counted on the host is `host::maintenance`.
@@ -11,19 +11,19 @@ use uuid::Uuid;
 
 use super::{Fault, FaultCode};
 
-/// Longest that one order may last: a weekend with a day on either side would be too short for nobody. Whoever
-/// needs a host untouched for longer detaches it; a maintenance that nobody ends must not become the usual state.
+/// Longest that one order may last: a weekend with a day on either side would be too short for nobody. A
+/// host that has to stay untouched for longer is detached; a maintenance that nobody ends must not become the usual state.
 pub const MAINTENANCE_MAX: Duration = Duration::from_secs(72 * 3600);
 /// Shortest: a look at the whole host takes seconds, and a shorter one would be over before it is seen.
 pub const MAINTENANCE_MIN: Duration = Duration::from_secs(60);
 /// Longest reason, in bytes: it stands in one line of a log.
 pub const MAINTENANCE_REASON_MAX: usize = 256;
 
-/// The plane's order, in the spec. It is counted from when the host first hears of it, by the host's own clocks;
+/// The plane's order, in the spec. It is counted from when the host first gets it, by the host's own clocks;
 /// the plane takes it out of the spec when the time is over by its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaintenanceOrder {
-    /// Which order: one that is over, or that root of the host ended, does not begin again.
+    /// Which order: one that is over, or that root of the host ended, does not start over.
     pub id: Uuid,
     /// How long, in seconds.
     pub for_s: u32,

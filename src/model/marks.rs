@@ -9,11 +9,11 @@ pub const HOST_LABEL: &str = "pf9.io/host-id";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// The role of a worker, as label.
 const WORKER: &str = "node-role.kubernetes.io/worker";
-/// What told a master in earlier releases (KEP 2067). Nothing of today tolerates that taint, so
-/// whoever still has it gets no add-on.
+/// The label and taint of masters in earlier releases (KEP 2067). Nothing tolerates that taint today, so
+/// a node that still has it gets no add-on.
 const MASTER: &str = "node-role.kubernetes.io/master";
 
-/// Every key that tells or told a node's role: what is not of a node's role is taken off it.
+/// Every key that is or was a node's role: what is not of a node's role is taken off it.
 pub const ROLE_KEYS: [&str; 3] = [CONTROL_PLANE, WORKER, MASTER];
 
 /// The key that tells a node's role.

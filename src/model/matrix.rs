@@ -57,10 +57,10 @@ pub struct Matrix {
     rule: Vec<Rule>,
     #[serde(default)]
     ran: Vec<Ran>,
-    /// Versions of a part that tests run by themselves. Only told: a part is tested with others.
+    /// Versions of a part that tests run by themselves. For information: a part is tested with others.
     #[serde(default)]
     alone: BTreeMap<String, Vec<String>>,
-    /// Images that nobody makes here, by component: whoever wants what runs them brings them.
+    /// Images that are not built here, by component: an operator who wants the component brings them.
     #[serde(default)]
     supplied: BTreeMap<String, String>,
     #[serde(default)]

@@ -1,7 +1,7 @@
 //! Which fields of a spec an agent must heed, and since which version it can.
 //!
-//! Every field of a spec stands in [`FIELDS`]; a test holds the list. Whoever adds one decides here
-//! what an older agent does that does not know it: ignore it ([`Old::Ignores`], where not heeding it
+//! Every field of a spec stands in [`FIELDS`]; a test holds the list. A new one gets a row here
+//! that says what an older agent does, which does not know it: ignore it ([`Old::Ignores`], where not heeding it
 //! does no harm), or refuse the spec ([`Old::Refuses`]). The plane asks [`needs_agent`] what the spec
 //! it is about to sign really uses: a cluster that does not use an addition needs no newer agent.
 
@@ -93,6 +93,7 @@ const FIELDS: &[Field] = &[
     ("assignment.addons.name", FIRST, Old::Refuses),
     ("assignment.addons.version", FIRST, Old::Refuses),
     ("assignment.addons.manifest", FIRST, Old::Refuses),
+    ("assignment.addons_off", FIRST, Old::Refuses),
     ("assignment.authorities", FIRST, Old::Refuses),
     ("assignment.authorities.cluster", FIRST, Old::Refuses),
     ("assignment.authorities.etcd", FIRST, Old::Refuses),
@@ -401,6 +402,7 @@ pub(super) mod tests {
                     version: "3".into(),
                     manifest: Digest::of(b"o"),
                 }),
+                addons_off: vec!["metrics-server".into()],
                 authorities: Authorities {
                     cluster: pem(),
                     etcd: pem(),

@@ -1,6 +1,6 @@
 //! Operations: what the plane may have a host do, as one closed list. (Not *orders*: those are root's, to the plane.)
 //!
-//! An operation is signed, ends, and is done once. nodelet believes it by the keys that root of the host trusts, and
+//! An operation is signed, ends, and is done once. nodelet trusts it by the keys that root of the host trusts, and
 //! does it only where root allows it: see `nodelet::operations`. There is no shell in it and no free text.
 
 use std::time::Duration;
@@ -47,13 +47,13 @@ pub struct Operation {
     /// It is not begun after that.
     pub expires_at: Timestamp,
     /// What is to be done.
-    pub what: What,
+    pub what: OperationKind,
 }
 
 /// The closed list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
-pub enum What {
+pub enum OperationKind {
     /// Answer, down to root's part.
     Ping,
     /// Send the status now, with a fresh look at the machine.
@@ -65,7 +65,7 @@ pub enum What {
         /// Which.
         unit: OurUnit,
     },
-    /// Have a certificate of the node signed anew before it is due.
+    /// Have a certificate of the node signed again before it is due.
     Rotate {
         /// Which.
         certificate: CertPurpose,
@@ -87,7 +87,7 @@ pub enum What {
         since_s: u32,
         /// At most so large.
         max_bytes: u64,
-        /// Who can open it: a public key of age. It is signed with the rest, so whoever carries the bundle cannot
+        /// Who can open it: a public key of age. It is signed with the rest, so the carrier of the bundle cannot
         /// have it sealed for another key.
         seal_for: String,
     },
@@ -117,7 +117,7 @@ pub enum Consent {
     Logs,
 }
 
-/// Units that may be started again without asking anybody else. Not etcd, of which the others need to know, and not
+/// Units that may be restarted without asking anybody else. Not etcd, of which the others need to know, and not
 /// nodelet, which would cut its own answer off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -231,7 +231,7 @@ pub struct OperationResult {
 /// Operations that wait for a host, oldest first: the answer to `GET /v1/hosts/self/operations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingOperations {
-    /// Each signed, with its id beside it for who cannot believe the signature.
+    /// Each signed, with its id beside it for who cannot trust the signature.
     pub operations: Vec<PendingOperation>,
 }
 
@@ -244,7 +244,7 @@ pub struct PendingOperation {
     pub envelope: super::Envelope,
 }
 
-impl What {
+impl OperationKind {
     /// The word that root allows it by.
     pub fn word(&self) -> &'static str {
         match self {
@@ -375,7 +375,7 @@ fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> 
     (!is_key).then(|| "who can open the bundle is not a public key of age (age1…)".to_owned())
 }
 
-impl std::fmt::Display for What {
+impl std::fmt::Display for OperationKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.word())?;
         match self {
@@ -486,27 +486,27 @@ mod tests {
     #[test]
     fn the_list_is_closed_and_every_word_is_one_of_it() {
         let all = [
-            What::Ping,
-            What::ResendStatus,
-            What::RunChecks,
-            What::Restart {
+            OperationKind::Ping,
+            OperationKind::ResendStatus,
+            OperationKind::RunChecks,
+            OperationKind::Restart {
                 unit: OurUnit::Kubelet,
             },
-            What::Rotate {
+            OperationKind::Rotate {
                 certificate: CertPurpose::KubeletServer,
             },
-            What::Backup,
-            What::LogLevel {
+            OperationKind::Backup,
+            OperationKind::LogLevel {
                 program: LogOf::Nodelet,
                 level: LogLevel::Debug,
                 for_s: 60,
             },
-            What::Bundle {
+            OperationKind::Bundle {
                 since_s: 60,
                 max_bytes: BUNDLE_BYTES_MAX,
                 seal_for: "age1x".to_owned(),
             },
-            What::Logs {
+            OperationKind::Logs {
                 since_s: 60,
                 until_s: 0,
                 lines: 10,
@@ -514,12 +514,18 @@ mod tests {
                 seal_for: "age1x".to_owned(),
             },
         ];
-        assert_eq!(all.each_ref().map(What::word), What::WORDS);
+        assert_eq!(
+            all.each_ref().map(OperationKind::word),
+            OperationKind::WORDS
+        );
         for what in &all {
             let json = serde_json::to_value(what).expect("json");
             assert_eq!(json["do"], what.word());
-            assert_eq!(serde_json::from_value::<What>(json).expect("back"), *what);
-            let harmless = What::HARMLESS.contains(&what.word());
+            assert_eq!(
+                serde_json::from_value::<OperationKind>(json).expect("back"),
+                *what
+            );
+            let harmless = OperationKind::HARMLESS.contains(&what.word());
             assert_eq!(harmless, !what.changes_the_node(), "{what}");
         }
         for wrong in [
@@ -527,13 +533,13 @@ mod tests {
             r#"{"do": "restart", "unit": "pf9-etcd.service"}"#,
             r#"{"do": "restart", "unit": "nodelet"}"#,
         ] {
-            serde_json::from_str::<What>(wrong).expect_err(wrong);
+            serde_json::from_str::<OperationKind>(wrong).expect_err(wrong);
         }
     }
 
     #[test]
     fn a_bundle_is_bounded_and_sealed_for_somebody() {
-        let bundle = |since_s, max_bytes, seal_for: &str| What::Bundle {
+        let bundle = |since_s, max_bytes, seal_for: &str| OperationKind::Bundle {
             since_s,
             max_bytes,
             seal_for: seal_for.to_owned(),
@@ -562,7 +568,7 @@ mod tests {
 
     #[test]
     fn logs_are_of_a_time_that_has_a_beginning_and_so_many_lines() {
-        let logs = |since_s, until_s, lines| What::Logs {
+        let logs = |since_s, until_s, lines| OperationKind::Logs {
             since_s,
             until_s,
             lines,

@@ -18,13 +18,13 @@ use super::{BadName, CertificateRequest, ClusterId, Digest, Generation, HostId, 
 
 /// Version of the documents that root signs.
 pub const ORDER_SCHEMA: u32 = 1;
-/// Most addresses of one machine that are told; more than any has that is not a node's pods'.
+/// Most addresses of one machine in a document; more than any has that is not a node's pods'.
 pub const FACTS_ADDRESSES_MAX: usize = 64;
 /// Longest host name of DNS.
 pub const HOSTNAME_MAX: usize = 253;
 
-/// A number that the plane gives out and takes back once. It has a length of its own and nothing
-/// else in it: whoever carries it cannot make root sign other content with it.
+/// A number that the plane issues and accepts once. It has a fixed length and nothing
+/// else in it: its carrier cannot make root sign other content with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Nonce(pub Digest);

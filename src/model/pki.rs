@@ -277,8 +277,8 @@ impl CertPurpose {
     }
 }
 
-/// Common name of a master's aggregator. Whoever shows it may speak for anybody, so API servers
-/// believe the names of the masters that are, one by one, and a removed one's no longer.
+/// Common name of a master's aggregator. Its holder may speak for anybody, so API servers
+/// list the names of the current masters, one by one, and a removed one's no longer.
 pub fn front_proxy_name(host: HostId) -> String {
     format!("pf9:front-proxy:{host}")
 }
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_a_node_says_since_when() {
+    fn a_nodes_certificate_says_since_when_it_is_one() {
         let mut node = node();
         node.uid = Some(NodeUid::of(
             node.cluster_id,

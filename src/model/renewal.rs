@@ -1,4 +1,4 @@
-//! How long a certificate lives, when it is to be renewed, and what a person must hear about it:
+//! How long a certificate lives, when it is to be renewed, and what a person must know about it:
 //! pure, the same for every certificate of a node.
 
 use crate::model::FaultCode;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Fault;
 
-/// Certificates of the plane begin this much before they are made: clocks may differ. Whoever reckons
-/// with a life leaves this out, or a certificate of a few minutes would be born overdue.
+/// Certificates of the plane begin this much before they are made: clocks may differ. Arithmetic
+/// with a lifetime leaves this out, or a certificate of a few minutes would be born overdue.
 pub const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 
 /// But by no more than this part of their life.
@@ -106,7 +106,7 @@ impl Expiry {
         }
     }
 
-    /// What a person must hear: it is over, or due and not renewed. Gone when it is renewed.
+    /// What a person must know: it is over, or due and not renewed. Gone when it is renewed.
     pub fn warning(&self, now: Timestamp) -> Option<Fault> {
         let why = match (&self.fault, self.renew_at) {
             (Some(fault), _) => Some(format!("{}: {}", fault.what, fault.why)),

@@ -27,7 +27,7 @@ mod oidc;
 mod pod_security;
 mod runtime;
 
-pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, pool_fault};
+pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, off_fault, pool_fault};
 pub use api_server::ApiSpec;
 pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
 pub use pod_security::{PodSecurity, PodSecurityLevel};
@@ -90,7 +90,7 @@ pub enum Role {
 pub struct NodeSpec {
     /// The host this node is, as the whole spec says: what its certificates are named by.
     pub host_id: HostId,
-    /// The cluster's id; a change of it means: remove, then install anew.
+    /// The cluster's id; a change of it means: remove, then install again.
     pub cluster_id: ClusterId,
     /// The cluster's name, for people.
     pub cluster_name: String,
@@ -103,8 +103,8 @@ pub struct NodeSpec {
     /// What its certificates say as UID of the node's user, since the host became this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<NodeUid>,
-    /// Nodes that are none any more, while a certificate of theirs may be good: API servers refuse
-    /// whoever shows one of these. Empty on workers.
+    /// Former nodes, while a certificate of theirs may be valid: API servers refuse
+    /// certificates with one of these. Empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_uids: Vec<NodeUid>,
     /// Labels kept on the node, beside the role's own.
@@ -118,6 +118,9 @@ pub struct NodeSpec {
     /// The stack whose add-ons are in the cluster, where it is not this master's own: it leaves them alone then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addons: Option<StackRef>,
+    /// Add-ons of the stack that are kept out of the cluster, by their names. Empty on workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addons_off: Vec<String>,
     /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
     /// the plane.
     pub authorities: Authorities,
@@ -222,10 +225,10 @@ pub struct EtcdSpec {
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
-    /// It begins anew from a snapshot.
+    /// It starts over from a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreOrder>,
-    /// Whose signature under a backup's manifest is believed: the masters' of now and of before. Empty on
+    /// Whose signature under a backup's manifest is trusted: the masters' present and past. Empty on
     /// workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backup_signers: Vec<BackupSigner>,
@@ -426,6 +429,9 @@ impl NodeSpec {
         }
         if let Some(why) = pool_fault(&self.network.load_balancer, pods, services) {
             return Err(bad("assignment.network.load_balancer", why));
+        }
+        if let Some(why) = off_fault(self.addons_off.iter().map(String::as_str)) {
+            return Err(bad("assignment.addons_off", why));
         }
         if service_ip(services, DNS_SERVICE_INDEX).is_none() {
             return Err(bad(

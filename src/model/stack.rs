@@ -34,7 +34,7 @@ pub const ADDON_PODS_V6: &str = "__PODS__IPV6__";
 pub const ADDON_NODE_V4: &str = "__NODE__IPV4__";
 /// `autodetect` where the cluster is of IPv6, else `none`.
 pub const ADDON_NODE_V6: &str = "__NODE__IPV6__";
-/// The cluster's MTU for pods; `0` where it has none, and whoever reads it looks at the machine.
+/// The cluster's MTU for pods; `0` where it has none: the reader takes the machine's.
 pub const ADDON_MTU: &str = "__PODS__MTU__";
 /// In a text of an add-on: the DNS suffix of the cluster, e.g. `cluster.local`.
 pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";

@@ -160,11 +160,11 @@ pub struct NodeStatus {
     /// none, and on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_address: Option<ApiAddressStatus>,
-    /// Services of the node that hung and were started again, since nodelet began.
+    /// Services of the node that hung and were restarted, since nodelet began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revived: Vec<RevivedStatus>,
     /// Whether each service of the node works, by what it answers: a process that lives may hang. Of kubelet it is also
-    /// its loop, and whether the API server hears of it.
+    /// its loop, and whether the API server gets its leases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceStatus>,
     /// The newest things that were done to a node that had been as it should be, since nodelet began.
@@ -173,7 +173,7 @@ pub struct NodeStatus {
     /// What operators' own programs said; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<ExtensionsStatus>,
-    /// Certificates in use and the authorities that are believed.
+    /// Certificates in use and the authorities that are trusted.
     pub certificates: Vec<CertificateStatus>,
 }
 
@@ -235,7 +235,7 @@ pub struct RepairStatus {
 pub struct RevivedStatus {
     /// Its unit.
     pub unit: String,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub times: u32,
     /// When last.
     pub last_at: Timestamp,
@@ -248,7 +248,7 @@ pub struct RevivedStatus {
 pub struct ServiceStatus {
     /// Its unit.
     pub unit: String,
-    /// What was heard of it.
+    /// What its probe found.
     pub state: ServiceState,
     /// Since when that is so.
     pub since: Timestamp,
@@ -257,7 +257,7 @@ pub struct ServiceStatus {
     pub why: Option<String>,
 }
 
-/// What was heard of a service that was asked.
+/// What the probe of a service found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceState {
@@ -324,7 +324,7 @@ pub struct CertificateRequest {
     pub csr: String,
 }
 
-/// A certificate in use, or an authority that is believed.
+/// A certificate in use, or an authority that is trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
     /// Its directory below `/etc/pf9/kube.d/certs`, e.g. `kubelet/server`; of an authority, e.g.

@@ -30,7 +30,7 @@ pub const TRUST_ANSWER_MAX: usize = TRUST_LIST_MAX;
 /// cannot be played back to bring a retired key to life again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustVersion {
-    /// Which plane counts. Another plane (the host enrolled elsewhere) starts anew.
+    /// Which plane counts. Another plane (the host enrolled elsewhere) restarts.
     pub plane: Uuid,
     /// Rises with every change of the plane's keys and authorities.
     pub serial: u64,
@@ -59,12 +59,12 @@ pub struct TrustDocument {
     pub machine: Option<MachineMarks>,
     /// The machine this is for is a copy: it is to do nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
+    pub hold: Option<HoldOrder>,
 }
 
 /// An order to hold: nothing is changed on the machine any more, what runs goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub struct HoldOrder {
     /// The boot it is for: the same document does not hold another machine with this identity.
     pub boot_id: String,
     /// Why, in the words that the plane uses as well.
@@ -77,9 +77,9 @@ pub struct TrustStatus {
     /// The newest document that was applied; none before the first.
     #[serde(default)]
     pub version: Option<TrustVersion>,
-    /// Ids of the signing keys that are believed.
+    /// Ids of the signing keys that are trusted.
     pub keys: Vec<String>,
-    /// Digests of the authorities that are believed.
+    /// Digests of the authorities that are trusted.
     pub authorities: Vec<Digest>,
     /// Key that signed the spec in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,7 +110,7 @@ pub struct StatusAnswer {
 /// Most notices of an answer that are shown.
 pub const NOTICES_MAX: usize = 8;
 
-/// ALPN names with which a client says whose certificates it believes, and that it speaks HTTP: a
+/// ALPN names with which a client says whose certificates it trusts, and that it speaks HTTP: a
 /// server with two authorities shows each client the certificate that this client can check. Names
 /// of authorities would do in TLS 1.3 too, but a client that knows one only by its digest (an
 /// enrolment token) has no name.

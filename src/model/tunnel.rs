@@ -18,11 +18,11 @@ pub struct TunnelStatus {
     pub rtt_us: Option<u64>,
     /// Streams open now, on all sessions.
     pub streams: u32,
-    /// Bytes from the plane, on the sessions of now.
+    /// Bytes from the plane, on the present sessions.
     pub bytes_in: u64,
-    /// Bytes to the plane, on the sessions of now.
+    /// Bytes to the plane, on the present sessions.
     pub bytes_out: u64,
-    /// When the plane was last heard.
+    /// When the plane was last reached.
     pub last_contact: Option<Timestamp>,
     /// Why the last connection ended or could not be made.
     pub last_fault: Option<Fault>,
@@ -84,7 +84,7 @@ pub struct SessionStatus {
     pub tcp: Option<TcpStatus>,
     /// Connections of this slot that were made after its first one.
     pub reconnects: u64,
-    /// When the plane was last heard on this slot.
+    /// When the plane was last reached on this slot.
     pub last_contact: Option<Timestamp>,
     /// How the connection before ended, or why none was made.
     pub last_end: Option<SessionEnd>,
@@ -149,7 +149,7 @@ pub struct TcpStatus {
     pub cwnd: u32,
     /// Segments sent and not acknowledged.
     pub unacked: u32,
-    /// Segments believed lost now.
+    /// Segments that TCP counts as lost now.
     pub lost: u32,
     /// Segments sent again since the connection began.
     pub retransmits: u32,

@@ -1,6 +1,6 @@
 //! One node's part in a roll: what it is ordered to do, and how far it says it is.
 //!
-//! A roll takes the nodes of a cluster from one stack to another. Each node is told its part in three
+//! A roll takes the nodes of a cluster from one stack to another. Each node gets its part in three
 //! stages, one after the other, and goes on only when the plane tells it:
 //!
 //! | stage | what the node does | `NodeSpec.stack` | ends as |
@@ -60,7 +60,7 @@ pub struct UpgradeOrder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpgradeStage {
-    /// The stack is had, verified and tried beside the one that runs. Nothing that runs is touched.
+    /// The stack is staged, verified and tried beside the one that runs. Nothing that runs is touched.
     Prepare,
     /// etcd alone is of it. A worker has none, and is done.
     Etcd,
@@ -125,7 +125,7 @@ pub enum UpgradeState {
     Fetching,
     /// Its programs are given the configuration that they would have.
     Checking,
-    /// Everything is had and verified.
+    /// Everything is staged and verified.
     Ready,
     /// Pods are moved away.
     Draining,

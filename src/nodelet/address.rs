@@ -22,7 +22,7 @@
 //! answers, and whose package a node without internet does not have; and kube-vip, which is an image more
 //! in every stack, with the rights of the node's root, for what is a lease and a command here.
 //!
-//! Before the loop stops this master's API server (another version of it, other settings, etcd started again) it
+//! Before the loop stops this master's API server (another version of it, other settings, etcd restarted) it
 //! asks for a [`Handover`]: the address is at another master's by then, and was away for a tenth of a second.
 //!
 //! What is left to chance: a virtual machine that was stopped as a whole and goes on has its old address
@@ -34,4 +34,4 @@ mod lease;
 mod turn;
 mod words;
 
-pub use keeper::{Handover, Keeper, handover};
+pub use keeper::{AddressKeeper, Handover, handover};

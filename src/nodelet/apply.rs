@@ -7,7 +7,7 @@
 //! |---|---|
 //! | here    | every other kind of step |
 //! | `etcd`  | who is a member of etcd, and what was noted of this one |
-//! | `restart` | a member of etcd waits for its turn to be started again |
+//! | `restart` | a member of etcd waits for its turn to be restarted |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
 
 mod etcd;
@@ -51,18 +51,18 @@ const PROXY_PAUSE: Duration = Duration::from_millis(500);
 pub struct Effects<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// Whose signatures are believed.
+    /// Whose signatures are trusted.
     pub trust: &'a TrustStore,
     /// The node.
     pub ctx: &'a PhaseContext,
-    /// Clients and what they were told.
+    /// Clients and their settings.
     pub memory: &'a mut Memory,
     /// What was installed.
     pub ledger: &'a mut LedgerFile,
 }
 
-/// What steps that are done at once share. Whoever changes the memory or the ledger has it alone for as long
-/// as that takes; what only waits for the machine (files, a program, systemd) holds nobody up.
+/// What concurrent steps share. A change of memory or ledger is exclusive for as long
+/// as it takes; what only waits for the machine (files, a program, systemd) blocks nobody.
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,
@@ -84,7 +84,7 @@ impl Effects<'_> {
 
 /// How the doing of a step ended, if nothing went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum StepEnd {
     /// It was done.
     Done,
     /// It was left: what it needs from elsewhere does not come on, or there is news. What was made stays.
@@ -114,12 +114,12 @@ impl<'s, 'a> Shared<'s, 'a> {
     }
 
     /// Does one step, within the deadline of its kind.
-    pub async fn apply(&self, step: &Step) -> Result<Ended, Fault> {
+    pub async fn apply(&self, step: &Step) -> Result<StepEnd, Fault> {
         let deadline = step.traits().deadline;
         let done = tokio::time::timeout(deadline, self.apply_now(step)).await;
         let why = match done {
-            Ok(Ok(())) => return Ok(Ended::Done),
-            Ok(Err(Failed::Left)) => return Ok(Ended::Left),
+            Ok(Ok(())) => return Ok(StepEnd::Done),
+            Ok(Err(Failed::Left)) => return Ok(StepEnd::Left),
             Ok(Err(Failed::Fault(fault))) => return Err(fault),
             Ok(Err(Failed::Full { why, fix })) => {
                 let what = format!("cannot {}", words::doing(step));
@@ -472,7 +472,7 @@ fn no_link(fs: &HostFs, path: &str) -> Result<(), Failed> {
 enum Failed {
     /// In words of its own.
     Fault(Fault),
-    /// See [`Ended::Left`].
+    /// See [`StepEnd::Left`].
     Left,
     /// A file system is full: why, and what to do.
     Full { why: String, fix: String },

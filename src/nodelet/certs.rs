@@ -1,9 +1,9 @@
 //! Keys, requests and certificates of the node.
 //!
 //! A private key is made here and never leaves. A certificate counts only when it belongs to the
-//! key, is signed by an authority the spec believes and says exactly what its profile says: the
-//! plane is believed for nothing that the signed spec does not say. Which authority should have
-//! signed it, and whether its life is over, is for whoever decides what to ask for.
+//! key, is signed by an authority the spec trusts and says exactly what its profile says: the
+//! plane is trusted for nothing that the signed spec does not say. Which authority should have
+//! signed it, and whether it has expired, is judged where the next request is decided.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::telemetry::chain;
 
 /// Keys, requests and certificates are a few KiB; an authority may be a chain.
 const PEM_MAX: u64 = 256 * 1024;
-/// A certificate whose life begins this much later than our clock says is still believed: clocks
+/// A certificate whose life begins this much later than our clock says is still trusted: clocks
 /// of two machines differ.
 const CLOCK_SLACK_S: i64 = 600;
 

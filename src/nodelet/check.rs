@@ -12,7 +12,7 @@ use super::apply::Effects;
 use super::context::{self, StackSeen};
 use super::ledger::LedgerFile;
 use super::observe::Sweep;
-use super::phase::{Order, PhaseSteps};
+use super::phase::{PhaseOrder, PhaseSteps};
 use super::plan::{Plan, plan};
 use super::status::NodeBoard;
 use crate::host::fs::HostFs;
@@ -61,11 +61,11 @@ pub async fn check(
 
 /// By which table phases need each other on this host: while no stack is active and nothing of a node was ever
 /// started, there is nothing that a refusal has to leave as it is.
-pub fn order(fs: &HostFs, ledger: &LedgerFile) -> Order {
+pub fn order(fs: &HostFs, ledger: &LedgerFile) -> PhaseOrder {
     let started = !ledger.ledger.units.is_empty() || ledger.is_in_doubt();
     match stack::current(fs) {
-        Ok(None) if !started => Order::First,
-        Ok(_) | Err(_) => Order::Kept,
+        Ok(None) if !started => PhaseOrder::First,
+        Ok(_) | Err(_) => PhaseOrder::Kept,
     }
 }
 

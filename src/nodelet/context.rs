@@ -10,8 +10,8 @@ use crate::host::net::Nftables;
 use crate::host::resolver::Resolver;
 use crate::host::{Host, kernel};
 use crate::model::{
-    CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest, StackRef,
-    Timestamp, TrustStore, paths,
+    CertificateRequest, CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest,
+    StackRef, Timestamp, TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError, Staged};
 use crate::telemetry::chain;
@@ -42,7 +42,7 @@ pub struct StackSeen {
     pub fault: Option<Fault>,
 }
 
-/// A staged stack that turned out not to be what its manifest says: it has to be staged anew.
+/// A staged stack that turned out not to be what its manifest says: it has to be staged again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefusedStack {
     /// Which.
@@ -82,10 +82,7 @@ pub fn gather(
         stack_at_hand: stack.at_hand,
         material: certs::material(&host.fs, role, node).map_err(|e| fail(&e))?,
         authorities: certs::authorities(node),
-        service_account_key: match role {
-            Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
-            Role::Worker | Role::None => None,
-        },
+        service_account_key: service_account_key(&host.fs, role).map_err(|e| fail(&e))?,
         etcd: match role {
             Role::Master => etcd::data::look(&host.fs).map_err(|e| fail(&e))?,
             Role::Worker | Role::None => etcd::data::EtcdSeen::default(),
@@ -137,6 +134,26 @@ pub fn learnt(fs: &HostFs, ctx: &PhaseContext, seen: &StackSeen) -> SweepFinding
         certificates: leaves.chain(authorities).collect(),
         service_account_key: ctx.service_account_key.clone(),
         kube_proxy: phase::proxy_mode(ctx).ok(),
+    }
+}
+
+/// The certificates that are wanted and this master's service-account key, by what is on the disk now.
+pub fn requests(
+    fs: &HostFs,
+    ctx: &PhaseContext,
+) -> Result<(Vec<CertificateRequest>, Option<String>), FsError> {
+    let ctx = PhaseContext {
+        material: certs::material(fs, ctx.role, &ctx.node)?,
+        service_account_key: service_account_key(fs, ctx.role)?,
+        ..ctx.clone()
+    };
+    Ok((phase::wanted_certificates(&ctx), ctx.service_account_key))
+}
+
+fn service_account_key(fs: &HostFs, role: Role) -> Result<Option<String>, FsError> {
+    match role {
+        Role::Master => certs::service_account_key(fs),
+        Role::Worker | Role::None => Ok(None),
     }
 }
 

@@ -8,8 +8,8 @@
 //!   processes) ───┘                                     └──────── next round ──────────┘
 //! ```
 //!
-//! A new spec ends a run between two steps. To be woken does not: whoever calls during a run gets
-//! one more look after it, however often it calls, and looks that calls ask for are limited. So no
+//! A new spec ends a run between two steps. A wake-up does not: a call during a run gets
+//! one more look after it, however often it comes, and such looks are rate-limited. So no
 //! caller keeps the loop from its work.
 //!
 //! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
@@ -46,7 +46,7 @@ use super::job::{self, Hold, Job, Orders, SpecSeen, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
-use super::maintenance::Desk;
+use super::maintenance::MaintenanceHandle;
 use super::observe::Memory;
 use super::roll;
 use super::status::{LOOK_MAX, NodeBoard};
@@ -66,7 +66,7 @@ use rolling::Stage;
 use clock::sleep_by_the_clock;
 use next::{Next, failed};
 
-/// Without a role and without work the process ends after this; its socket starts it again.
+/// Without a role and without work the process ends after this; its socket restarts it.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
 /// Looks that calls ask for, in the long run: one in this time. A look asks the whole host, which
 /// takes about a second; what calls tell (a stack came, a certificate) is rarely urgent by then.
@@ -114,14 +114,14 @@ pub struct Told {
     /// Calls.
     pub wake: watch::Receiver<u64>,
     /// Whether nothing is to be repaired or changed.
-    pub maintenance: Desk,
+    pub maintenance: MaintenanceHandle,
     /// The process ends.
     pub shutdown: CancellationToken,
     /// Where it is said that this master's API server is about to stop.
     pub handover: Handover,
 }
 
-/// The ledger of this host; a broken one is told. What it says is shown from the first status on.
+/// The ledger of this host; a broken one is reported. What it says is shown from the first status on.
 pub fn ledger(host: &Host, board: &mut NodeBoard) -> LedgerFile {
     let (ledger, fault) = LedgerFile::load(&host.fs, crate::seam::clock::now());
     if let Some(fault) = fault {
@@ -211,7 +211,7 @@ impl Engine {
             _ = self.desk_news.changed() => true,
             _ = self.told.wake.changed() => {
                 tracing::debug!("woken by a call");
-                // Staged anew, perhaps: it is tried again.
+                // Staged again, perhaps: it is tried again.
                 self.memory.refused_stack = None;
                 self.until_called_again().await;
                 true
@@ -251,7 +251,7 @@ impl Engine {
             return Next::retry(&self.lifecycle);
         }
         let job = {
-            // Not borrowed while the disk is looked at: whoever brings the next order would wait.
+            // Not borrowed while the disk is read: the sender of the next order would wait.
             let orders = self.told.orders.borrow_and_update().clone();
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);

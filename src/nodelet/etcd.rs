@@ -20,11 +20,11 @@
 //! | `backup` | the chores of backups: makes one, takes old ones away |
 //! | `drill`  | the chore of the fire drill, and how the last one went |
 //! | `archive` | the chore of the archive: copies there what is missing |
-//! | `restart` | whose turn it is to be started again: pure |
-//! | `restore` | the cluster begins anew from a snapshot: the loop does that |
+//! | `restart` | whose turn it is to be restarted: pure |
+//! | `restore` | the cluster starts over from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
-//! | `trust`  | who signs a backup, and whose are believed; for `pf9ctl`, too |
+//! | `trust`  | who signs a backup, and whose are trusted; for `pf9ctl`, too |
 //! | `key`    | who opens a backup: a key file, or the plane; for `pf9ctl`, too |
 
 mod archive;
@@ -45,5 +45,5 @@ pub mod trust;
 pub mod upkeep;
 pub mod version;
 
-pub use desk::{Desk, desk};
-pub use keeper::Keeper;
+pub use desk::{EtcdHandle, desk};
+pub use keeper::EtcdKeeper;

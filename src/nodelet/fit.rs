@@ -17,7 +17,7 @@ use super::context;
 use super::etcd::version::{self, Gate};
 use super::ground;
 use super::inbox;
-use super::job::{self, Hold, Job, LedgerSeen, Order, Orders, Work};
+use super::job::{self, Hold, Job, LedgerSeen, Orders, RemovalOrder, Work};
 use crate::host::fs::HostFs;
 use crate::model::{Digest, Fault, Matrix, Role, StackRef};
 use crate::stack::{self, programs};
@@ -81,7 +81,7 @@ pub(super) async fn or_hold(
     let work = match &job {
         Job::Node(work) => work,
         // The other node would come after this one is gone.
-        Job::Remove(Order::Another, _) => match job::after_removal(orders) {
+        Job::Remove(RemovalOrder::Another, _) => match job::after_removal(orders) {
             Some(work) => {
                 after = work;
                 &after
@@ -122,7 +122,7 @@ pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> 
     if stack::current(fs).ok().flatten().as_ref() == Some(want) {
         return None;
     }
-    // Whom to believe is not known, or the manifest has not come: that is said elsewhere.
+    // Whom to trust is not known, or the manifest has not come: that is said elsewhere.
     let (trust, _) = inbox::trust_anchors(fs).ok()?;
     if let Some(manifest) = context::stack_of(fs, &trust, want).manifest {
         let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));

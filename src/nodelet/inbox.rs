@@ -1,6 +1,6 @@
-//! What nodelet was told to do: the newest spec that was verified, on disk before it is answered.
+//! The desired state: the newest spec that was verified, on disk before it is answered.
 //!
-//! A spec is believed by its signature alone; who brought it does not matter. A person who is root
+//! A spec is trusted by its signature alone; who brought it does not matter. A person who is root
 //! may take the role away without the plane: what was installed until then goes, and only a newer
 //! spec makes the host a node again. What that means for what is installed: [`super::job`].
 
@@ -204,7 +204,7 @@ impl Inbox {
             }
         };
         let spec = match trust_anchors(&self.fs) {
-            // Who is believed is not known: whatever is stored stays as it is.
+            // Who is trusted is not known: whatever is stored stays as it is.
             Err(why) if self.fs.at(self.spec.path()).exists() => {
                 SpecSeen::Lost { why, before: None }
             }
@@ -423,7 +423,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whoever_insists_is_remembered_and_who_does_not_any_more_is_too() {
+    fn force_is_remembered_and_so_is_its_withdrawal() {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");

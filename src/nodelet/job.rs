@@ -82,7 +82,7 @@ pub enum LedgerSeen<'a> {
     Unknown {
         /// Why.
         why: Fault,
-        /// The cluster's authority that the machine has (PEM), if the ledger may be written anew.
+        /// The cluster's authority that the machine has (PEM), if the ledger may be rewritten.
         authority: Option<&'a str>,
         /// A later program wrote the ledger and can read it: what it made is not known here.
         of_another_version: bool,
@@ -102,7 +102,7 @@ pub struct Work {
 
 /// Whose order a removal follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum RemovalOrder {
     /// The plane's: this host is to have no role.
     NoRole,
     /// The plane's: this host is to be another node.
@@ -134,7 +134,7 @@ pub enum Job {
     /// Make it this node and keep it one.
     Node(Work),
     /// Take away what is installed.
-    Remove(Order, Generation),
+    Remove(RemovalOrder, Generation),
     /// Keep what is installed, and wait.
     Hold(Box<Hold>),
 }
@@ -143,14 +143,14 @@ pub enum Job {
 pub fn decide(orders: &Orders, ledger: &LedgerSeen<'_>) -> Job {
     let generation = orders.generation();
     match (ledger, &orders.local) {
-        (LedgerSeen::Removing(_), _) => Job::Remove(Order::Begun, generation),
+        (LedgerSeen::Removing(_), _) => Job::Remove(RemovalOrder::Begun, generation),
         (
             LedgerSeen::Unknown {
                 of_another_version: false,
                 ..
             },
             LocalSeen::UpTo(last),
-        ) if generation <= *last => Job::Remove(Order::Local, generation),
+        ) if generation <= *last => Job::Remove(RemovalOrder::Local, generation),
         (LedgerSeen::Unknown { why, authority, .. }, LocalSeen::No) => {
             unknown(orders, why, *authority)
         }
@@ -167,7 +167,7 @@ pub fn decide(orders: &Orders, ledger: &LedgerSeen<'_>) -> Job {
             other @ (Job::Nothing(_) | Job::Remove(..) | Job::Hold(_)) => other,
         },
         (LedgerSeen::Installed(now), LocalSeen::UpTo(last)) if now.generation <= *last => {
-            Job::Remove(Order::Local, generation)
+            Job::Remove(RemovalOrder::Local, generation)
         }
         // It may be half removed: what root wanted is not undone by a repair.
         (LedgerSeen::Installed(_), LocalSeen::Lost(why)) => orders.hold(no_local_order(why), None),
@@ -227,14 +227,14 @@ fn installed(orders: &Orders, now: &Installed) -> Job {
     let newer = spec.generation > now.generation;
     match Work::of(spec) {
         Some(work) if work.is(now) && work.generation >= now.generation => Job::Node(work),
-        None if newer => Job::Remove(Order::NoRole, spec.generation),
-        Some(work) if newer && !work.is(now) => Job::Remove(Order::Another, spec.generation),
+        None if newer => Job::Remove(RemovalOrder::NoRole, spec.generation),
+        Some(work) if newer && !work.is(now) => Job::Remove(RemovalOrder::Another, spec.generation),
         Some(_) | None => orders.hold(not_newer(spec, now), Some(Work::kept(now))),
     }
 }
 
 /// The ledger is lost, the role is not. The machine itself must tell that it is the node the spec
-/// speaks of; then the ledger is written anew.
+/// speaks of; then the ledger is rewritten.
 fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
     let work = match &orders.spec {
         SpecSeen::Newest(spec) => Work::of(spec),
@@ -267,8 +267,8 @@ fn reason(why: &Fault) -> String {
     format!("{}: {}", why.what, why.why)
 }
 
-/// What to do about a document that cannot be used: `anew` brings one that is gone. One that is there
-/// and not understood or not believed, and one that nobody believes any more, have a remedy of their own.
+/// What to do about a document that cannot be used: `again` brings one that is gone. One that is there
+/// and not understood or not trusted, and one that nobody trusts any more, have a remedy of their own.
 fn remedy(why: &Fault, anew: &str) -> String {
     match why.code == FaultCode::StateBroken || why.fix.is_empty() {
         true => anew.to_owned(),
@@ -344,6 +344,17 @@ impl Orders {
             LocalSeen::No | LocalSeen::Lost(_) => false,
         };
         by_root || by_spec
+    }
+
+    /// Whether a node of this stack is what is ordered, and may be worked on.
+    pub fn want(&self, stack: &StackRef) -> bool {
+        match (&self.spec, &self.local) {
+            (SpecSeen::Newest(spec), LocalSeen::No) => {
+                let node = spec.assignment.node();
+                spec.maintenance.is_none() && node.is_some_and(|node| node.stack == *stack)
+            }
+            (SpecSeen::Newest(_) | SpecSeen::Never | SpecSeen::Lost { .. }, _) => false,
+        }
     }
 
     fn hold(&self, fault: Fault, keeps: Option<Work>) -> Job {

@@ -23,7 +23,7 @@ pub struct Journal {
 
 /// One line.
 #[derive(Clone, Debug, Serialize)]
-pub struct Entry<'a> {
+pub struct JournalEntry<'a> {
     /// When.
     pub at: Timestamp,
     /// For which spec.
@@ -34,13 +34,13 @@ pub struct Entry<'a> {
     pub step: &'a str,
     /// What happens.
     #[serde(flatten)]
-    pub what: What<'a>,
+    pub what: JournalEvent<'a>,
 }
 
 /// What happens.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-pub enum What<'a> {
+pub enum JournalEvent<'a> {
     /// About to be done.
     Intent,
     /// Done, and seen to be so.
@@ -69,7 +69,7 @@ impl Journal {
     }
 
     /// Adds a line; an intent is on the disk when this returns.
-    pub fn add(&self, entry: &Entry<'_>) -> Result<(), FsError> {
+    pub fn add(&self, entry: &JournalEntry<'_>) -> Result<(), FsError> {
         let fail = |source| FsError {
             action: "append to",
             path: self.path.clone(),
@@ -78,9 +78,11 @@ impl Journal {
         let mut line = serde_json::to_vec(entry).map_err(|e| fail(e.into()))?;
         line.push(b'\n');
         let durable = match entry.what {
-            What::Intent => true,
+            JournalEvent::Intent => true,
             // For people; without it the intent still tells what was tried.
-            What::Done { .. } | What::Left { .. } | What::Failed { .. } => false,
+            JournalEvent::Done { .. } | JournalEvent::Left { .. } | JournalEvent::Failed { .. } => {
+                false
+            }
         };
         self.append(&line, durable).map_err(fail)
     }
@@ -121,14 +123,14 @@ mod tests {
         /// Also the first one, and the first one of a new file: a journal without a name is none.
         #[test]
         fn an_intent_outlives_the_power() {
-            use crate::seam::fault::{Loss, Scope};
+            use crate::seam::fault::{PowerLoss, Scope};
 
             let why = "x".repeat(600_000);
             for before in [0, 3] {
                 let dir = tempfile::tempdir().expect("tempdir");
                 let fs = HostFs::new(dir.path());
                 let journal = Journal::new(&fs);
-                let entry = |what| Entry {
+                let entry = |what| JournalEntry {
                     at: Timestamp::UNIX_EPOCH,
                     generation: Generation(1),
                     phase: PhaseId::Certs,
@@ -138,13 +140,13 @@ mod tests {
                 let scope = Scope::whole();
                 let here = scope.enter();
                 for _ in 0..before {
-                    let what = What::Failed { why: &why };
+                    let what = JournalEvent::Failed { why: &why };
                     journal.add(&entry(what)).expect("add");
                 }
-                journal.add(&entry(What::Intent)).expect("add");
+                journal.add(&entry(JournalEvent::Intent)).expect("add");
                 scope.end();
                 drop(here);
-                scope.lose(Loss::Everything);
+                scope.lose(PowerLoss::Everything);
                 let text = fs::read_to_string(&journal.path).expect("it is there");
                 assert!(text.contains("intent"), "after {before}");
             }
@@ -159,12 +161,12 @@ mod tests {
         let why = "x".repeat(60_000);
         for _ in 0..40 {
             journal
-                .add(&Entry {
+                .add(&JournalEntry {
                     at: Timestamp::UNIX_EPOCH,
                     generation: Generation(1),
                     phase: PhaseId::Certs,
                     step: "file:/x",
-                    what: What::Failed { why: &why },
+                    what: JournalEvent::Failed { why: &why },
                 })
                 .expect("add");
         }

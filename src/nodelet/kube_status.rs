@@ -14,7 +14,7 @@ pub struct KubeStatusFile {
 }
 
 impl KubeStatusFile {
-    /// The file of this host; what an earlier life wrote is written anew once.
+    /// The file of this host; what an earlier life wrote is rewritten once.
     pub fn new(fs: HostFs) -> Self {
         Self {
             fs,

@@ -1,5 +1,5 @@
 //! The ledger: what was installed, in which order, what was there before, with which inputs each unit was last started,
-//! which images were imported (`images`). Removal reads it backwards; one that is lost is written anew (`lost`). What a step leaves
+//! which images were imported (`images`). Removal reads it backwards; one that is lost is rewritten (`lost`). What a step leaves
 //! is one table (`artefacts`).
 
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ impl Document for Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitRecord {
-    /// The inputs it runs with; absent: it must be started again.
+    /// The inputs it runs with; absent: it must be restarted.
     pub inputs: Option<Digest>,
     /// A start that was under way.
     pub intent: Option<StartIntent>,
@@ -108,7 +108,7 @@ pub struct StackRecord {
 #[serde(deny_unknown_fields)]
 pub struct Artefact {
     /// What.
-    pub what: What,
+    pub what: ArtefactKind,
     /// What was there before.
     pub before: Before,
 }
@@ -116,7 +116,7 @@ pub struct Artefact {
 /// What was made or changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-pub enum What {
+pub enum ArtefactKind {
     /// A file or link.
     File {
         /// Where.
@@ -192,7 +192,7 @@ pub struct LedgerFile {
 #[derive(Debug)]
 struct Doubt {
     why: Fault,
-    /// The cluster's authority that the machine has, if the ledger may be written anew.
+    /// The cluster's authority that the machine has, if the ledger may be rewritten.
     authority: Option<String>,
     /// A later program wrote it.
     of_another_version: bool,
@@ -253,17 +253,17 @@ impl Ledger {
         all.drain(..surplus);
     }
 
-    /// The unit must be started again, whatever it was started with.
+    /// The unit must be restarted, whatever it was started with.
     pub fn must_restart(&mut self, unit: &str) {
         if let Some(record) = self.units.get_mut(unit) {
             *record = UnitRecord::default();
         }
     }
 
-    fn knows(&self, what: &What) -> bool {
-        let same = |a: &What| match (a, what) {
+    fn knows(&self, what: &ArtefactKind) -> bool {
+        let same = |a: &ArtefactKind| match (a, what) {
             // The value may change, the thing is the same.
-            (What::Sysctl { key: a, .. }, What::Sysctl { key: b, .. }) => a == b,
+            (ArtefactKind::Sysctl { key: a, .. }, ArtefactKind::Sysctl { key: b, .. }) => a == b,
             (a, b) => a == b,
         };
         self.artefacts.iter().any(|a| same(&a.what))
@@ -289,7 +289,7 @@ impl LedgerFile {
             None => store.look(Ok::<Ledger, _>),
         };
         // The one before it tells who is installed, and most of what: with that the node is kept,
-        // and what is missing is noted anew. One of another version is not replaced.
+        // and what is missing is noted again. One of another version is not replaced.
         let usable = loaded.value.filter(|l| {
             loaded.fault.is_none() || (l.installed.is_some() && !loaded.not_understood)
         });
@@ -407,18 +407,20 @@ impl LedgerFile {
         format!("{}/originals", paths::NODELET_STATE)
     }
 
-    fn before(&self, host: &Host, what: &What) -> Result<Before, FsError> {
+    fn before(&self, host: &Host, what: &ArtefactKind) -> Result<Before, FsError> {
         let path = match what {
-            What::Unit { .. } => return Ok(Before::Nothing),
-            What::Sysctl { key, .. } => {
+            ArtefactKind::Unit { .. } => return Ok(Before::Nothing),
+            ArtefactKind::Sysctl { key, .. } => {
                 let value = host.kernel.sysctl(key).ok().flatten();
                 return Ok(value.map_or(Before::Foreign, |value| Before::Value { value }));
             }
-            What::File { path } | What::Dir { path } | What::Tree { path } => path,
+            ArtefactKind::File { path }
+            | ArtefactKind::Dir { path }
+            | ArtefactKind::Tree { path } => path,
         };
         match self.fs.found(path)? {
             Found::Nothing => Ok(Before::Nothing),
-            // Left by an earlier life of ours whose ledger was lost: ours all the same.
+            // Left by an earlier life of ours whose ledger was lost: ours anyway.
             _ if ours::paths::of_the_role(path) => Ok(Before::Nothing),
             Found::Link(target) => Ok(Before::Link {
                 target: target.to_string_lossy().into_owned(),

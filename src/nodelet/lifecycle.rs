@@ -11,7 +11,7 @@
 //!     └── drift, new work ── maintenance ◄── it rests, whatever it was
 //! ```
 //!
-//! The whole table is in `lifecycle/table.txt`; a test writes it anew and compares.
+//! The whole table is in `lifecycle/table.txt`; a test rewrites it and compares.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ impl Lifecycle {
             (_, Happened::NewWork) => Self::begin(),
             (_, Happened::Settled) => Self::Ok,
             (_, Happened::Rests { why }) => Self::Maintenance(why),
-            // What failed before is tried anew.
+            // What failed before is tried again.
             (Self::Ok | Self::Maintenance(_), Happened::Drift) => Self::begin(),
             // What fails stays in sight until it was done.
             (

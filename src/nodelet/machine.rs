@@ -175,8 +175,8 @@ fn runtime_environment(proc: &Proc) -> Option<Vec<String>> {
     Some(proc.environment(pid))
 }
 
-/// The way out of this machine is a proxy, and the runtime, which pulls images, was not told; or it was told and would
-/// go that way to the cluster's own addresses as well. Whoever says that it needs none (an empty value) is believed.
+/// The way out of this machine is a proxy, and the runtime, which pulls images, does not have it; or it has it and would
+/// go that way to the cluster's own addresses as well. An empty value means that it needs none, and is trusted.
 fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Option<Fault> {
     let value = |name: &str| {
         let named = started_with.iter().filter_map(|line| line.split_once('='));
@@ -261,7 +261,7 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
     Some(Fault::new(FaultCode::PodsNotForwarded, what, why).fix(fix))
 }
 
-/// The chain of a table, as `nft` shows it, that lets nothing be forwarded which it was not told of; none in a table that
+/// The chain of a table, as `nft` shows it, that drops forwarded traffic without a rule of its own; none in a table that
 /// speaks of our pods.
 fn refuses_forwarding(table: &str, pods: IpNet) -> Option<String> {
     if table.contains(&pods.to_string()) || table.contains(POD_BRIDGE) {

@@ -9,9 +9,9 @@
 //! |---|---|
 //! | not done | steps of phases, rolls, restores of etcd, the plane's removals, changes of the agent's version, the upkeep of etcd, killing what hangs |
 //! | goes on | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
-//! | ends it | its time, whoever ordered it, root in any case; root's order that the role goes |
+//! | ends it | its time, its issuer (root or plane), root in any case; root's order that the role goes |
 //!
-//! *Certificates go on*: a new one is a file beside an old one, and no program is started again for it (what would
+//! *Certificates go on*: a new one is a file beside an old one, and no program is restarted for it (what would
 //! have to be waits); one that ended would take the node out of its cluster, which no maintenance wants, and a host
 //! that repairs itself in the middle of somebody's work for the sake of a certificate would be worse.
 //! *The address goes on*, for to give it up is a change that clients feel.
@@ -24,18 +24,18 @@ use tokio::sync::watch;
 
 use crate::host::Host;
 use crate::host::documents::Store;
-use crate::host::maintenance::{Moment, Record, store};
+use crate::host::maintenance::{MaintenanceRecord, Moment, store};
 use crate::model::{
     Fault, FaultCode, MaintenanceOrder, MaintenanceRequest, MaintenanceStatus, maintenance_fault,
 };
 use crate::telemetry::chain;
 
-/// Shown anew when the end moved by more: clocks of one machine differ by less.
+/// Shown again when the end moved by more: clocks of one machine differ by less.
 const SAME_END: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub struct Desk(Arc<Inner>);
+pub struct MaintenanceHandle(Arc<Inner>);
 
 struct Inner {
     host: Host,
@@ -48,13 +48,13 @@ struct Inner {
 }
 
 struct State {
-    record: Record,
+    record: MaintenanceRecord,
     shown: Option<MaintenanceStatus>,
     /// Why the record on the disk is not the newest.
     fault: Option<Fault>,
 }
 
-impl Desk {
+impl MaintenanceHandle {
     /// Takes up what was noted.
     pub fn open(host: Host) -> Self {
         Self::open_by(host, since_boot)
@@ -62,14 +62,14 @@ impl Desk {
 
     fn open_by(host: Host, since_boot: fn() -> Duration) -> Self {
         let store = store(&host.fs);
-        let loaded = store.load(crate::seam::clock::now(), Ok::<Record, _>);
+        let loaded = store.load(crate::seam::clock::now(), Ok::<MaintenanceRecord, _>);
         if let Some(fault) = &loaded.fault {
             // It is not made up for: a host that nobody looks after for a reason that nobody can read is the
             // worse of the two.
             tracing::error!(code = fault.code.word(), "{fault}");
         }
         let state = State {
-            record: loaded.value.unwrap_or_else(Record::none),
+            record: loaded.value.unwrap_or_else(MaintenanceRecord::none),
             shown: None,
             fault: loaded.fault,
         };
@@ -82,17 +82,17 @@ impl Desk {
         }))
     }
 
-    /// Wakes whoever works: root began or ended one. (The plane's comes with a spec.)
+    /// Wakes the loop: root began or ended one. (The plane's comes with a spec.)
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.news.subscribe()
     }
 
-    /// The maintenance of now; notes what is due.
+    /// The present maintenance; notes what is due.
     pub fn now(&self) -> Option<MaintenanceStatus> {
         let now = self.moment();
         let mut state = self.lock();
         if let Some(noted) = state.record.to_note(&now) {
-            // What cannot be noted is counted all the same, and said.
+            // What cannot be noted is counted anyway, and said.
             state.fault = self.save(&noted).err();
             state.record = noted;
         }
@@ -140,7 +140,7 @@ impl Desk {
         })
     }
 
-    /// Root ends it, whoever began it. Answers what there was.
+    /// Root ends it, also one that the plane began. Answers what there was.
     pub fn end(&self) -> Result<Option<MaintenanceStatus>, Fault> {
         let now = self.moment();
         let mut state = self.lock();
@@ -155,7 +155,7 @@ impl Desk {
         Ok(was)
     }
 
-    fn save(&self, record: &Record) -> Result<(), Fault> {
+    fn save(&self, record: &MaintenanceRecord) -> Result<(), Fault> {
         let store = &self.0.store;
         let saved = match record.is_empty() {
             true => store.forget(),
@@ -188,7 +188,7 @@ fn since_boot() -> Duration {
 }
 
 impl State {
-    /// What is told stays the same while it is: an end that moves by a second is no news.
+    /// What is reported is stable: an end that moves by a second is no news.
     fn shows(&mut self, now: &Moment) -> Option<MaintenanceStatus> {
         let is = self.record.status(now);
         let same = |a: &MaintenanceStatus, b: &MaintenanceStatus| {
@@ -223,8 +223,8 @@ mod tests {
     }
 
     /// On a machine that has been up for a minute.
-    fn open(host: &Host) -> Desk {
-        Desk::open_by(host.clone(), || Duration::from_secs(60))
+    fn open(host: &Host) -> MaintenanceHandle {
+        MaintenanceHandle::open_by(host.clone(), || Duration::from_secs(60))
     }
 
     fn two_hours() -> MaintenanceRequest {
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn one_without_end_or_reason_is_refused_and_one_that_cannot_be_kept_as_well() {
         let (_dir, host) = host();
-        let desk = Desk::open(host.clone());
+        let desk = MaintenanceHandle::open(host.clone());
         for wrong in [
             MaintenanceRequest {
                 for_s: u32::MAX,
@@ -285,14 +285,14 @@ mod tests {
     #[test]
     fn a_broken_record_is_told_and_the_one_before_it_is_in_force() {
         let (_dir, host) = host();
-        let desk = Desk::open(host.clone());
+        let desk = MaintenanceHandle::open(host.clone());
         desk.begin(&two_hours()).expect("begins");
         desk.begin(&two_hours()).expect("again");
         let attrs = Attrs::mode(0o644);
         host.fs
             .write(paths::MAINTENANCE, b"{", &attrs)
             .expect("broken");
-        let desk = Desk::open(host);
+        let desk = MaintenanceHandle::open(host);
         assert!(desk.now().is_some());
         assert!(desk.warning().is_some());
     }

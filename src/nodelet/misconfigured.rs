@@ -1,5 +1,5 @@
-//! The configuration is wrong: nothing is done to the host until it is right, and whoever asks is
-//! told why. What was installed runs on.
+//! The configuration is wrong: nothing is done to the host until it is right, and every answer
+//! says why. What was installed runs on.
 //!
 //! Ending would be worse: the caller still waits at the socket, so systemd would start nodelet
 //! again at once, and again.

@@ -31,7 +31,7 @@ use super::etcd::version::{self, Gate};
 use super::fit::{Ran, Unfit};
 use super::ledger::{Ledger, StackRecord};
 use super::peers::Peers;
-use super::phase::{Order, PhaseContext, PhaseSteps};
+use super::phase::{PhaseContext, PhaseOrder, PhaseSteps};
 use super::step::{DirStep, FileStep, Observed, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
@@ -73,9 +73,9 @@ pub struct Memory {
     /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
     /// before are looked at by turns.
     pub whole: BTreeMap<String, StackRecord>,
-    /// Images that this process imported: until the whole stack is on the disk no other is believed to be whole.
+    /// Images that this process imported: until the whole stack is on the disk no other counts as whole.
     pub imported: BTreeSet<String>,
-    /// A stack that is had ready beside that of the node.
+    /// A stack that is staged beside that of the node.
     pub beside: Option<StackRef>,
     /// Static pods of this master that kubelet has not shown in the API, or has only begun to, and that are the first
     /// ones of their kind.
@@ -145,7 +145,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Looks at every step of the phases that need none that waits.
-    pub async fn all(&mut self, phases: &[PhaseSteps], order: Order) -> Snapshot {
+    pub async fn all(&mut self, phases: &[PhaseSteps], order: PhaseOrder) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut held: Vec<PhaseId> = Vec::new();
         for phase in phases {
@@ -370,7 +370,7 @@ impl<'a> Sweep<'a> {
         Observed::Differs { how }
     }
 
-    /// A member of etcd that runs is started again only where the others can do without it.
+    /// A member of etcd that runs is restarted only where the others can do without it.
     async fn unit_in_turn(&mut self, want: &UnitStep) -> Observed {
         let seen = self.unit(want);
         let restarts = self.units.get(&want.unit).is_some_and(|now| {

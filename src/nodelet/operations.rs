@@ -3,7 +3,7 @@
 //! ```text
 //! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as begun ─► done ─► noted
 //!   (`admit`, pure but for the files it is given)                                   │
-//!                                                    killed in between: said, and never begun again
+//!                                                    killed in between: said, and never started over
 //! ```
 //!
 //! | file | what |
@@ -24,7 +24,7 @@ mod allowed;
 mod bundle;
 mod record;
 
-pub use act::Hands;
+pub use act::OperationContext;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -50,7 +50,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const BURST: u32 = 6;
 
 /// See the module.
-pub struct Desk {
+pub struct OperationsHandle {
     fs: HostFs,
     /// One at a time: what each one sees is what the one before it left.
     turn: Turn<()>,
@@ -59,7 +59,7 @@ pub struct Desk {
     log: KubeLogLine,
 }
 
-impl Desk {
+impl OperationsHandle {
     /// A desk of this host; what was cut off is noted as such.
     pub fn open(fs: HostFs, log: KubeLogLine) -> Self {
         Book::of(&fs).note_cut_off(crate::seam::clock::now());
@@ -72,11 +72,11 @@ impl Desk {
         }
     }
 
-    /// Does one, or says why not. An error is one that cannot be told of by its id: nobody who is believed signed it.
+    /// Does one, or says why not. An error is for one without a trusted signature: its id means nothing.
     pub async fn take(
         &self,
         envelope: &Envelope,
-        hands: &Hands<'_>,
+        hands: &OperationContext<'_>,
     ) -> Result<OperationResult, Fault> {
         let _turn = self.turn.lock().await;
         let what = "operation refused";
@@ -109,14 +109,14 @@ impl Desk {
         let refused = refused.or_else(|| self.use_up(&seen));
         if let Some(fault) = refused {
             let result = result(&operation, Outcome::Refused { fault });
-            // A number that is no newer than what was seen is not noted: whoever replays it fills nothing.
+            // A number that is not newer than the last one is not noted: replays fill nothing.
             if operation.number > book.last() && operation.host_id == host {
                 self.note(&mut book, &operation, Some(&result))?;
             }
             self.tell(&operation, &result);
             return Ok(result);
         }
-        // From here on it is never begun again, whatever happens.
+        // From here on it is never started over, whatever happens.
         self.note(&mut book, &operation, None)?;
         let outcome = act::act(&operation, hands).await;
         let result = result(&operation, outcome);
@@ -146,7 +146,7 @@ impl Desk {
         to.map(|to| agreed(&self.fs, to, now)).transpose()
     }
 
-    /// A consent for once is used before anything is begun by it: cut off there, it has to be given anew.
+    /// A consent for once is used before anything is begun by it: cut off there, it has to be given again.
     fn use_up(&self, seen: &OperationSeen) -> Option<Fault> {
         match seen.consent {
             Ok(Some(Agreed::Once)) => Once::remove(&self.fs).err(),

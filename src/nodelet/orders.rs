@@ -1,6 +1,6 @@
 //! What root of this host says to the plane, signed with the host's order key.
 //!
-//! Whoever carries it chooses a number of fixed length and the moment, nothing else: every field
+//! Its carrier chooses a number of fixed length and the moment, nothing else: every field
 //! of what is signed is this host's own id, the spec that is in force, keys made here, or what the
 //! kernel says of the machine. So a stolen hostagent can have signed only what would have been
 //! ordered anyway.
@@ -228,7 +228,7 @@ mod tests {
             (host_id(), node.cluster_id, Generation(3), nonce())
         );
         assert_eq!(order.service_account_key, None);
-        // With the certificate there is nothing to order any more, whoever asks.
+        // With the certificate there is nothing left to order.
         let csr = &order.requests[0].csr;
         let pem = world
             .cas

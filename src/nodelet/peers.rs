@@ -1,5 +1,5 @@
 //! Clients of the node's own services, kept between sweeps so that their connections live on, and
-//! made anew when their certificate changed.
+//! made again when their certificate changed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::host::etcd::Etcd;
 use crate::host::fs::HostFs;
 use crate::host::kube::Kube;
 use crate::host::ours::ports;
-use crate::host::tls::{self, Identity};
+use crate::host::tls::{self, ClientIdentity};
 use crate::model::{CertPurpose, Digest, NodeSpec, Role, paths};
 
 use super::certs;
@@ -57,7 +57,7 @@ impl Peers {
         {
             return Ok(client.clone());
         }
-        let identity = Identity {
+        let identity = ClientIdentity {
             authority: node.authorities.etcd.as_bytes(),
             certificate: &certificate,
             key: &key,
@@ -119,7 +119,7 @@ fn kube_as(
     {
         return Ok(client.clone());
     }
-    let identity = Identity {
+    let identity = ClientIdentity {
         authority,
         certificate: &certificate,
         key: &key,
@@ -153,7 +153,7 @@ fn clients(
     let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
     bases
         .map(|base| {
-            let identity = Identity {
+            let identity = ClientIdentity {
                 authority: node.authorities.etcd.as_bytes(),
                 certificate: &certificate,
                 key: &key,

@@ -73,7 +73,7 @@ pub use context::api_url;
 pub(super) use control_plane::client_manifests;
 pub(super) use etcd::{joining_settings, settings_join};
 pub use kube_proxy::proxy_mode;
-pub use order::Order;
+pub use order::PhaseOrder;
 pub(super) use removal::member as etcd_member;
 pub use removal::removal;
 pub use renewal::next_change;
@@ -96,7 +96,7 @@ pub struct PhaseContext {
     pub stack_at_hand: bool,
     /// Keys and certificates on the host.
     pub material: BTreeMap<CertPurpose, Material>,
-    /// The authorities that the spec believes.
+    /// The authorities that the spec trusts.
     #[serde(default)]
     pub authorities: Vec<AuthoritySeen>,
     /// The service-account public key of this master (PEM), once made.
@@ -193,7 +193,7 @@ pub struct Material {
     /// The request for the key, once there is a key.
     pub request: Option<CertificateRequest>,
     /// The certificate, once it is there *and* belongs to the key, is signed by an authority the
-    /// spec believes and says what its profile says. Its life may be over.
+    /// spec trusts and says what its profile says. Its life may be over.
     pub certificate: Option<CertificateSeen>,
 }
 
@@ -223,7 +223,7 @@ pub struct AuthoritySeen {
     pub not_before: Timestamp,
     /// Valid to.
     pub not_after: Timestamp,
-    /// It signs; the others are believed beside it.
+    /// It signs; the others are trusted beside it.
     pub signs: bool,
 }
 

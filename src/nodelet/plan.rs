@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::observe::Snapshot;
-use super::phase::{Order, PhaseSteps};
-use super::step::{Observed, Part, Step, UnitStep};
+use super::phase::{PhaseOrder, PhaseSteps};
+use super::step::{Observed, Step, StepPart, UnitStep};
 use super::words;
 use crate::model::{ApiAddressStatus, MaintenanceStatus, PhaseId};
 
@@ -33,8 +33,8 @@ pub struct Plan {
     pub held: BTreeSet<PhaseId>,
     /// By which table phases need each other.
     #[serde(default)]
-    pub order: Order,
-    /// What is put off until something changes; everything after it is in the plan.
+    pub order: PhaseOrder,
+    /// What is postponed until something changes; everything after it is in the plan.
     #[serde(default)]
     pub later: Option<Waits>,
 }
@@ -89,7 +89,7 @@ pub struct StepWords {
 }
 
 /// What remains of these phases, given what the host says.
-pub fn plan(phases: &[PhaseSteps], seen: &Snapshot, order: Order) -> Plan {
+pub fn plan(phases: &[PhaseSteps], seen: &Snapshot, order: PhaseOrder) -> Plan {
     let mut plan = Plan {
         order,
         ..Plan::default()
@@ -120,14 +120,14 @@ fn reason(
         files.find(|f| repaired.contains(f.as_str())).cloned()
     };
     let restart = match &part {
-        Part::Starts(unit) => read(unit),
-        Part::Fact | Part::Repairs(_) | Part::Asks(_) => None,
+        StepPart::Starts(unit) => read(unit),
+        StepPart::Fact | StepPart::Repairs(_) | StepPart::Asks(_) => None,
     };
     let why = match said {
         Some(Observed::Same) => match part {
-            Part::Starts(_) => format!("{} is repaired", restart.as_deref()?),
-            Part::Asks(_) if started => "what it checks is being restarted".to_owned(),
-            Part::Asks(_) | Part::Fact | Part::Repairs(_) => return None,
+            StepPart::Starts(_) => format!("{} is repaired", restart.as_deref()?),
+            StepPart::Asks(_) if started => "what it checks is being restarted".to_owned(),
+            StepPart::Asks(_) | StepPart::Fact | StepPart::Repairs(_) => return None,
         },
         Some(Observed::Missing) => "it is missing".to_owned(),
         Some(Observed::Differs { how }) => how.clone(),
@@ -176,9 +176,9 @@ impl Plan {
                 continue;
             };
             match step.traits().part {
-                Part::Repairs(path) => drop(repaired.insert(path)),
-                Part::Starts(_) => started = true,
-                Part::Fact | Part::Asks(_) => {}
+                StepPart::Repairs(path) => drop(repaired.insert(path)),
+                StepPart::Starts(_) => started = true,
+                StepPart::Fact | StepPart::Asks(_) => {}
             }
             self.todo.push(Planned {
                 phase: phase.id,
@@ -190,7 +190,7 @@ impl Plan {
         waits
     }
 
-    /// What is waited for: what ends it, and what was put off.
+    /// What is waited for: what ends it, and what was postponed.
     pub fn awaited(&self) -> Option<Waits> {
         match (&self.later, &self.waits) {
             (Some(later), Some(waits)) => Some(Waits {

@@ -50,7 +50,7 @@ fn no_dns(fs: &HostFs) -> Option<Fault> {
     (!no_dns.harmless).then(|| Fault::new(FaultCode::NoDns, what, no_dns.why).fix(no_dns.fix))
 }
 
-/// Drivers of storage that were not told where kubelet is ask it for themselves where every other one looks. It would tell
+/// Storage drivers without a setting for kubelet's directory look at the usual place. It would tell
 /// them of its own directory and nothing else, so a link between the two helps nobody.
 fn csi_elsewhere(fs: &HostFs) -> Option<Fault> {
     const USUAL: &str = "/var/lib/kubelet/plugins_registry";
@@ -131,7 +131,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
     Some(fault)
 }
 
-/// kubelet would not start with the policy on such a machine, so it is not told of it.
+/// kubelet would not start with the policy on such a machine, so it is not set there.
 fn pods_swap(node: &NodeSpec, cgroup_v1: bool) -> Option<Fault> {
     (node.kubelet.pods_swap && cgroup_v1).then(|| {
         let why = "kubelet gives it to them with control groups of version 2 only, and this machine has version 1";
@@ -238,7 +238,7 @@ mod tests {
             [[FaultCode::CgroupV1NoSwap], [FaultCode::CgroupV1NoSwap]]
         );
         assert_eq!(said(false).await, none);
-        // What a driver's registrar makes that nobody told of another directory.
+        // What a driver's registrar makes without a setting for the directory.
         let usual = fs.at("/var/lib/kubelet/plugins_registry");
         std::fs::create_dir_all(&usual).expect("directory");
         assert_eq!(said(false).await, none, "a directory says nothing");

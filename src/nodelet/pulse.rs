@@ -1,7 +1,7 @@
-//! Whether the node's services work: a process that lives may hang, and then nobody starts it again.
+//! Whether the node's services work: a process that lives may hang, and then nobody restarts it.
 //!
 //! ```text
-//! every 20 s: ask each service ─► Said ─► verdict (pure) ─► its process is killed ─► systemd starts it anew
+//! every 20 s: ask each service ─► Said ─► verdict (pure) ─► its process is killed ─► systemd restarts it
 //!                                                        └► status, kube.log; hostagent makes an event of it
 //! ```
 //!
@@ -9,7 +9,7 @@
 //! |---|---|
 //! | here | the task |
 //! | `ask` | what each service is asked, and how long it has to answer |
-//! | `verdict` | when what was heard is enough: pure |
+//! | `verdict` | when probe results are enough to act: pure |
 //!
 //! A task of its own, not a part of the sweep: a sweep may be at work on something else for half an hour, and one that
 //! found nothing has a minute to the next. Only a main process is killed, never a unit restarted: that works for a
@@ -59,7 +59,7 @@ const IN_TIME: Duration = EVERY
     .saturating_add(Duration::from_secs(10));
 
 /// The task's state.
-pub struct Keeper {
+pub struct PulseKeeper {
     host: Host,
     job: watch::Receiver<Job>,
     board: PulseBoard,
@@ -73,7 +73,7 @@ pub struct Keeper {
     services: Vec<ServiceStatus>,
 }
 
-impl Keeper {
+impl PulseKeeper {
     /// A keeper of this host's services.
     pub fn new(
         host: Host,
@@ -136,7 +136,7 @@ impl Keeper {
 
     async fn round(&mut self, role: Role, node: &NodeSpec) {
         if self.board.rests() {
-            // Nothing is ended in maintenance, and what was heard before it counts for nothing after it.
+            // Nothing is ended in maintenance, and results from before it count for nothing after it.
             return;
         }
         let now = self.began.elapsed();
@@ -217,7 +217,7 @@ impl Keeper {
     }
 }
 
-/// How the services are, as it is told; nothing new where nothing was learnt.
+/// How the services are, for the status; unchanged where nothing was learned.
 fn told(before: &[ServiceStatus], asked: &[(Service, Said)], now: Timestamp) -> Vec<ServiceStatus> {
     let one = |(service, said): &(Service, Said)| {
         let unit = service.unit();

@@ -3,7 +3,7 @@
 //! Works without the plane and without the API server. Errors are collected and the rest goes on;
 //! what could not be removed stays in the ledger and is tried again.
 //!
-//! A master that etcd cannot do without is not removed: nothing is done, and that is said ([`End::Held`]).
+//! A master that etcd cannot do without is not removed: nothing is done, and that is said ([`RemovalEnd::Held`]).
 //!
 //! Until the first step that destroys something ([`destroys`]) the order is looked at before every
 //! step: one that does not stand any more ends the removal, and the node is mended instead. From
@@ -12,8 +12,8 @@
 
 use super::apply::Effects;
 use super::etcd::record;
-use super::journal::{Entry, Journal, What as Outcome};
-use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
+use super::journal::{Journal, JournalEntry, JournalEvent};
+use super::ledger::{Artefact, ArtefactKind, Before, Ledger, LedgerFile};
 use super::phase;
 use super::plan::{PlanWords, Planned, StepWords};
 use super::roll;
@@ -31,7 +31,7 @@ use crate::telemetry::chain;
 
 /// How removal ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum End {
+pub enum RemovalEnd {
     /// Nothing of ours is left.
     Done,
     /// The process ends; goes on at the next start.
@@ -62,12 +62,12 @@ pub struct Removal<'a> {
 
 impl Removal<'_> {
     /// Takes everything away.
-    pub async fn run(&mut self, stop: &Stop) -> End {
+    pub async fn run(&mut self, stop: &Stop) -> RemovalEnd {
         let mut left = Vec::new();
         // What has begun goes to its end.
         let force = self.force || self.effects.ledger.ledger.removing;
         if let Err(fault) = self.may_begin(force).await {
-            return End::Held(fault);
+            return RemovalEnd::Held(fault);
         }
         let mut steps = phase::removal(self.effects.ctx, force);
         // What the runtime leaves of its sockets and pipes.
@@ -76,7 +76,7 @@ impl Removal<'_> {
         });
         for step in steps {
             if stop.shutdown.is_cancelled() {
-                return End::Interrupted;
+                return RemovalEnd::Interrupted;
             }
             let polite = step.traits().polite;
             if polite.is_some_and(|unit| !self.was_started(unit)) {
@@ -84,12 +84,12 @@ impl Removal<'_> {
             }
             let holds = step.traits().holds;
             if !self.may(&step) {
-                return End::Withdrawn;
+                return RemovalEnd::Withdrawn;
             }
             match self.step(step).await {
                 Ok(()) if holds => self.note_begun(),
                 Ok(()) => {}
-                Err(fault) if holds => return End::Held(fault),
+                Err(fault) if holds => return RemovalEnd::Held(fault),
                 Err(fault) if polite.is_some() => {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.board.say(&format!("  skipped: {fault}"));
@@ -98,35 +98,35 @@ impl Removal<'_> {
             }
         }
         if stop.shutdown.is_cancelled() {
-            return End::Interrupted;
+            return RemovalEnd::Interrupted;
         }
         // What still runs may use the files: they stay until it is gone.
         if !left.is_empty() {
-            return End::Left(left);
+            return RemovalEnd::Left(left);
         }
         left = self.artefacts();
         if !left.is_empty() {
-            return End::Left(left);
+            return RemovalEnd::Left(left);
         }
         // Everything is where it was, and on the disk the ledger says so: the copies have done their work.
         if let Err(e) = self.effects.host.fs.remove_tree(&LedgerFile::originals()) {
             let what = "cannot remove the copies of files that were there before";
-            return End::Left(vec![Fault::new(FaultCode::Removal, what, chain(&e))]);
+            return RemovalEnd::Left(vec![Fault::new(FaultCode::Removal, what, chain(&e))]);
         }
         // Before the ledger, which would not bring it back: a member of the past founds nothing.
         if let Err(e) = record::forget(&self.effects.host.fs) {
             let what = "cannot forget which member of etcd this was";
-            return End::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
+            return RemovalEnd::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
         }
         if let Err(e) = roll::forget(&self.effects.host.fs) {
             let what = "cannot forget which roll this node had a part in";
-            return End::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
+            return RemovalEnd::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
         }
         let ledger = &mut self.effects.ledger;
         ledger.ledger = Default::default();
         match ledger.save() {
-            Ok(()) => End::Done,
-            Err(e) => End::Left(vec![Fault::new(
+            Ok(()) => RemovalEnd::Done,
+            Err(e) => RemovalEnd::Left(vec![Fault::new(
                 FaultCode::Ledger,
                 "cannot close the ledger",
                 chain(&e),
@@ -186,17 +186,17 @@ impl Removal<'_> {
         };
         let key = planned.step.key();
         self.board.step_begins(&planned);
-        self.note(&key, Outcome::Intent);
+        self.note(&key, JournalEvent::Intent);
         let began = std::time::Instant::now();
         let result = self.effects.apply(&planned.step).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &result {
             Ok(()) => {
-                self.note(&key, Outcome::Done { took_ms });
+                self.note(&key, JournalEvent::Done { took_ms });
                 self.board.step_done(&planned, false);
             }
             Err(fault) => {
-                self.note(&key, Outcome::Failed { why: &fault.why });
+                self.note(&key, JournalEvent::Failed { why: &fault.why });
                 self.board.step_failed(&planned, fault);
             }
         }
@@ -238,8 +238,8 @@ impl Removal<'_> {
         left
     }
 
-    fn note(&self, key: &str, what: Outcome<'_>) {
-        let entry = Entry {
+    fn note(&self, key: &str, what: JournalEvent<'_>) {
+        let entry = JournalEntry {
             at: crate::seam::clock::now(),
             generation: self.generation,
             phase: PhaseId::Cleanup,
@@ -282,11 +282,13 @@ pub fn words(ledger: &Ledger) -> PlanWords {
     }
 }
 
-fn name_of(what: &What) -> &str {
+fn name_of(what: &ArtefactKind) -> &str {
     match what {
-        What::File { path } | What::Dir { path } | What::Tree { path } => path,
-        What::Unit { unit } => unit,
-        What::Sysctl { key, .. } => key,
+        ArtefactKind::File { path } | ArtefactKind::Dir { path } | ArtefactKind::Tree { path } => {
+            path
+        }
+        ArtefactKind::Unit { unit } => unit,
+        ArtefactKind::Sysctl { key, .. } => key,
     }
 }
 
@@ -294,8 +296,11 @@ fn name_of(what: &What) -> &str {
 /// before, and what was there and cannot be put back was left alone from the beginning.
 fn is_undone(artefact: &Artefact) -> bool {
     let thing = match &artefact.what {
-        What::Unit { .. } => false,
-        What::File { .. } | What::Dir { .. } | What::Tree { .. } | What::Sysctl { .. } => true,
+        ArtefactKind::Unit { .. } => false,
+        ArtefactKind::File { .. }
+        | ArtefactKind::Dir { .. }
+        | ArtefactKind::Tree { .. }
+        | ArtefactKind::Sysctl { .. } => true,
     };
     let known = match &artefact.before {
         Before::Foreign => false,
@@ -311,13 +316,13 @@ fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
     let fs = &host.fs;
     let before = &artefact.before;
     let done = match &artefact.what {
-        What::Unit { .. } => Ok(()),
-        What::Sysctl { key, value } => {
+        ArtefactKind::Unit { .. } => Ok(()),
+        ArtefactKind::Sysctl { key, value } => {
             return restore_sysctl(host, key, value, before).map_err(|e| chain(&e));
         }
-        What::File { path } => put_back(host, path, before),
-        What::Dir { path } => fs.remove_empty_dir(path).map(drop),
-        What::Tree { path } => remove_tree(host, path, before),
+        ArtefactKind::File { path } => put_back(host, path, before),
+        ArtefactKind::Dir { path } => fs.remove_empty_dir(path).map(drop),
+        ArtefactKind::Tree { path } => remove_tree(host, path, before),
     };
     done.map_err(|e| chain(&e))
 }

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::apply::Effects;
 use super::check;
@@ -19,7 +18,7 @@ use super::observe::{Memory, Snapshot, Sweep};
 use super::phase::{PhaseContext, PhaseSteps, layout};
 use super::plan::{Plan, plan};
 use super::removal::{self, Removal};
-use super::run::{End, Runner, Stop};
+use super::run::{RunEnd, Runner, Stop};
 use super::status::NodeBoard;
 use super::step::{DirStep, FileStep, Step, UnitStep};
 use super::testing::{Cas, host_id, node};
@@ -158,11 +157,11 @@ impl Rig {
         checked.plan
     }
 
-    pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+    pub(crate) async fn run(&mut self, plan: &Plan) -> RunEnd {
         self.run_until(plan, &never()).await
     }
 
-    pub(crate) async fn run_until(&mut self, plan: &Plan, stop: &Stop) -> End {
+    pub(crate) async fn run_until(&mut self, plan: &Plan, stop: &Stop) -> RunEnd {
         let trust = TrustStore::default();
         let life = &mut self.life;
         life.ledger.ledger.installed = Some(Installed {
@@ -190,7 +189,7 @@ impl Rig {
         self.life.board.shown().phases.clone()
     }
 
-    pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> End {
+    pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> RunEnd {
         let plan = self.plan(phases).await;
         self.run(&plan).await
     }
@@ -209,12 +208,12 @@ impl Rig {
         units.insert(layout::ETCD_UNIT.into(), UnitRecord::default());
     }
 
-    pub(crate) async fn remove(&mut self) -> removal::End {
+    pub(crate) async fn remove(&mut self) -> removal::RemovalEnd {
         self.remove_while(&|_| true, false).await
     }
 
     /// Whatever others lose by it.
-    pub(crate) async fn remove_by_force(&mut self) -> removal::End {
+    pub(crate) async fn remove_by_force(&mut self) -> removal::RemovalEnd {
         self.remove_while(&|_| true, true).await
     }
 
@@ -223,7 +222,7 @@ impl Rig {
         &mut self,
         stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
         force: bool,
-    ) -> removal::End {
+    ) -> removal::RemovalEnd {
         let trust = TrustStore::default();
         let life = &mut self.life;
         let mut removal = Removal {
@@ -250,7 +249,7 @@ impl Rig {
         self.fs.write(&path, b"", &attrs).expect("write");
     }
 
-    /// What systemd was told since the last question, beside `daemon-reload`.
+    /// Commands that systemd got since the last question, beside `daemon-reload`.
     pub(crate) fn calls(&self) -> Vec<String> {
         let path = "/run/fake-systemd/calls";
         let text = self.fs.read_text(path, 1 << 20).expect("calls");
@@ -284,7 +283,7 @@ impl Rig {
             .collect()
     }
 
-    /// What the machine is like, whoever looks: every file outside of nodelet's own state, and what that says.
+    /// The machine's state: every file outside of nodelet's own state, with its content.
     #[cfg(feature = "fault")]
     pub(crate) fn state(&self) -> BTreeMap<String, String> {
         let files = self.listing().into_iter();
@@ -312,7 +311,7 @@ impl Rig {
             state.insert(format!("unit {unit}"), format!("{runs_with:?}"));
         }
         let up = self.fs.list("/run/fake-systemd").expect("list");
-        // Of a unit that is gone nothing runs once the machine has started anew.
+        // Of a unit that is gone nothing runs once the machine has restarted.
         let is_there = |name: &String| {
             let unit = name.rsplit_once('.').map_or("", |(unit, _)| unit);
             unit.ends_with(".service") && self.fs.at(format!("/etc/systemd/system/{unit}")).exists()
@@ -322,7 +321,7 @@ impl Rig {
         state
     }
 
-    /// The machine starts anew: what is enabled runs, and nothing else does.
+    /// The machine restarts: what is enabled runs, and nothing else does.
     #[cfg(feature = "fault")]
     pub(crate) fn boot(&mut self) {
         let state = "/run/fake-systemd";
@@ -395,10 +394,7 @@ impl Life {
 }
 
 pub(crate) fn never() -> Stop {
-    Stop {
-        shutdown: CancellationToken::new(),
-        news: CancellationToken::new(),
-    }
+    Stop::default()
 }
 
 fn walk(dir: &Path, out: &mut BTreeMap<String, (u32, String)>) {
@@ -418,7 +414,7 @@ fn walk(dir: &Path, out: &mut BTreeMap<String, (u32, String)>) {
     }
 }
 
-/// Whoever runs the tests: they need not be root.
+/// The user who runs the tests: need not be root.
 fn owner() -> String {
     let user = User::from_uid(Uid::effective())
         .expect("user")

@@ -13,9 +13,9 @@
 //! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing. The stage of
 //! the distribution's updates has others in the place of the switch: see `next::os`.
 //!
-//! The record is written before what it speaks of is begun, so that whoever comes after a power cut knows
+//! The record is written before what it describes starts, so that the process after a power cut knows
 //! which way it was going. What comes next is decided by [`what_next`] alone; the loop does it
-//! (`engine::rolling`). Having the stack ready leaves no record: it is looked at anew each time.
+//! (`engine::rolling`). Having the stack ready leaves no record: it is looked at again each time.
 //!
 //! | file | what |
 //! |---|---|
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::check;
 use super::job::{Job, Work};
 use super::ledger::{Installed, LedgerFile};
-use super::phase::Order;
+use super::phase::PhaseOrder;
 use crate::host::documents::{Document, Store};
 use crate::host::fs::{FsError, HostFs};
 use crate::model::{
@@ -51,7 +51,7 @@ const RECORD_MAX: u64 = 16 * 1024 * 1024;
 /// How far this node is with a stage that changes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct RollRecord {
     schema: u32,
     /// What was ordered.
     pub order: UpgradeOrder,
@@ -91,7 +91,7 @@ pub enum At {
     Switching,
     /// The distribution's updates are installed.
     Updating,
-    /// The machine starts anew for them.
+    /// The machine restarts for them.
     Rebooting,
     /// It is, and has to show that it is well.
     Proving,
@@ -107,11 +107,11 @@ pub enum At {
     Refused,
 }
 
-impl Document for Record {
+impl Document for RollRecord {
     const SCHEMA: u32 = 1;
 }
 
-impl Record {
+impl RollRecord {
     /// Of a stage that begins.
     pub fn new(
         order: &UpgradeOrder,
@@ -196,7 +196,7 @@ impl At {
 /// this very node.
 pub fn worked_by(
     step: &Move,
-    record: Option<&Record>,
+    record: Option<&RollRecord>,
     work: &Work,
     own: Option<&StackRef>,
     ready: bool,
@@ -232,7 +232,7 @@ pub fn worked_by(
 
 /// The same, from what is on the disk.
 pub fn would_be_worked_by(
-    record: Option<Record>,
+    record: Option<RollRecord>,
     work: &Work,
     seen: &RollSeen<'_>,
 ) -> (Work, bool) {
@@ -248,7 +248,7 @@ pub fn would_be_worked_by(
 }
 
 /// The stack that the node of this spec is of; none on a host where none ever ran, and of a node that was
-/// attached anew: that one comes without pods, with whatever stack it is. What is active says it, whatever
+/// attached again: that one comes without pods, with whatever stack it is. What is active says it, whatever
 /// copy of the ledger is left.
 pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<StackRef> {
     let before = file.ledger.installed.as_ref().and_then(|i| i.node.uid);
@@ -256,8 +256,8 @@ pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<Stac
         return None;
     }
     match check::order(fs, file) {
-        Order::First => None,
-        Order::Kept => {
+        PhaseOrder::First => None,
+        PhaseOrder::Kept => {
             let noted = file.ledger.installed.as_ref();
             let active = stack::current(fs).ok().flatten();
             active.or_else(|| noted.map(|i| i.node.stack.clone()))
@@ -284,20 +284,20 @@ fn store(fs: &HostFs) -> Store {
     Store::new(fs.clone(), path, 0o600, RECORD_MAX)
 }
 
-/// Reads it; a broken one is put aside, and the fault tells of it. Without one the stage begins anew, from
+/// Reads it; a broken one is put aside, and the fault tells of it. Without one the stage starts over, from
 /// what the ledger says.
-pub fn load(fs: &HostFs, now: Timestamp) -> (Option<Record>, Option<Fault>) {
-    let loaded = store(fs).load(now, Ok::<Record, _>);
+pub fn load(fs: &HostFs, now: Timestamp) -> (Option<RollRecord>, Option<Fault>) {
+    let loaded = store(fs).load(now, Ok::<RollRecord, _>);
     (loaded.value, loaded.fault)
 }
 
 /// Reads it and changes nothing.
-pub fn look(fs: &HostFs) -> Option<Record> {
-    store(fs).look(Ok::<Record, _>).value
+pub fn look(fs: &HostFs) -> Option<RollRecord> {
+    store(fs).look(Ok::<RollRecord, _>).value
 }
 
 /// Writes it, durably.
-pub fn save(fs: &HostFs, record: &Record) -> Result<(), FsError> {
+pub fn save(fs: &HostFs, record: &RollRecord) -> Result<(), FsError> {
     store(fs).save(record)
 }
 
@@ -313,6 +313,6 @@ pub fn wants_backup(fs: &HostFs) -> Option<Timestamp> {
 
 /// Stacks that the record speaks of: none of them is collected.
 pub fn stacks(fs: &HostFs) -> Vec<StackRef> {
-    let of = |r: Record| [Some(r.order.stack), Some(r.from.node.stack), r.etcd];
+    let of = |r: RollRecord| [Some(r.order.stack), Some(r.from.node.stack), r.etcd];
     look(fs).map(of).into_iter().flatten().flatten().collect()
 }

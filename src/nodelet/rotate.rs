@@ -37,7 +37,7 @@ pub(super) fn wanted(fs: &HostFs) -> BTreeSet<Digest> {
     note.value.unwrap_or_default().into_iter().collect()
 }
 
-/// Notes that the certificate for this purpose is to be replaced. Answers until when the one of now is good.
+/// Notes that the certificate for this purpose is to be replaced. Answers until when the present one is good.
 pub(super) fn order(
     fs: &HostFs,
     purpose: CertPurpose,

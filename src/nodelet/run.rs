@@ -21,12 +21,13 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Effects, Ended, Shared, fault_of};
-use super::journal::{Entry, Journal, What};
+use super::apply::{Effects, Shared, StepEnd, fault_of};
+use super::context;
+use super::journal::{Journal, JournalEntry, JournalEvent};
 use super::observe::Sweep;
 use super::plan::{Plan, Planned};
 use super::status::NodeBoard;
-use super::step::{Observed, PROBE_WAIT_MAX, Part, ProbeStep, Proof, Step};
+use super::step::{Observed, PROBE_WAIT_MAX, ProbeStep, Proof, Step, StepPart};
 use super::words;
 use crate::host::noise;
 use crate::model::{Fault, FaultCode, Generation, PhaseId};
@@ -49,10 +50,10 @@ const LOOK_AROUND: Duration = Duration::from_secs(20);
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum End {
+pub enum RunEnd {
     /// Every step was done.
     Done,
-    /// There is news; the rest is planned anew.
+    /// There is news; the rest is planned again.
     Interrupted,
     /// This step was not done.
     Failed {
@@ -64,12 +65,15 @@ pub enum End {
 }
 
 /// What stops a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Stop {
     /// The process ends: after the step that runs now.
     pub shutdown: CancellationToken,
     /// There is news: likewise.
     pub news: CancellationToken,
+    /// What is ordered now is not of this run's stack: its unpacking ends as well. Other news wait for it, for
+    /// what was decompressed would be decompressed again.
+    pub other_stack: CancellationToken,
 }
 
 /// Runs a plan.
@@ -95,9 +99,9 @@ struct Run<'s, 'a> {
 
 impl Runner<'_> {
     /// Does what the plan says.
-    pub async fn run(&mut self, plan: &Plan, stop: &Stop) -> End {
+    pub async fn run(&mut self, plan: &Plan, stop: &Stop) -> RunEnd {
         if let Err(fault) = self.prepare(plan) {
-            return End::Failed {
+            return RunEnd::Failed {
                 key: "ledger".into(),
                 fault,
             };
@@ -117,10 +121,11 @@ impl Runner<'_> {
     fn prepare(&mut self, plan: &Plan) -> Result<(), Fault> {
         for planned in &plan.todo {
             match planned.step.traits().part {
-                Part::Starts(unit) if planned.restart => {
+                StepPart::Starts(unit) if planned.restart => {
                     self.effects.ledger.ledger.must_restart(&unit.unit);
                 }
-                Part::Starts(_) | Part::Fact | Part::Repairs(_) | Part::Asks(_) => {}
+                StepPart::Starts(_) | StepPart::Fact | StepPart::Repairs(_) | StepPart::Asks(_) => {
+                }
             }
         }
         let steps = plan.todo.iter().map(|p| &p.step);
@@ -138,7 +143,7 @@ impl Runner<'_> {
 
 impl Run<'_, '_> {
     /// Every phase of the plan in its turn. The end of the smallest number that did not go well is the run's.
-    async fn all(&self, plan: &Plan) -> End {
+    async fn all(&self, plan: &Plan) -> RunEnd {
         let mut phases: BTreeMap<PhaseId, Vec<&Planned>> = BTreeMap::new();
         for planned in &plan.todo {
             phases.entry(planned.phase).or_default().push(planned);
@@ -153,18 +158,39 @@ impl Run<'_, '_> {
             }
             match at_work.next().await {
                 None => break,
-                Some((id, End::Done)) => schedule.done(id),
+                Some((id, RunEnd::Done)) => {
+                    schedule.done(id);
+                    if id == PhaseId::Certs {
+                        self.request_certificates().await;
+                    }
+                }
                 Some((id, end)) => drop(ends.insert(id, end)),
             }
         }
         // What failed is said, also where another phase was left because there is news.
-        let failed = |end: &End| matches!(end, End::Failed { .. });
+        let failed = |end: &RunEnd| matches!(end, RunEnd::Failed { .. });
         let first = ends.values().find(|end| failed(end));
-        first.or(ends.values().next()).cloned().unwrap_or(End::Done)
+        first
+            .or(ends.values().next())
+            .cloned()
+            .unwrap_or(RunEnd::Done)
+    }
+
+    /// Shows which certificates are wanted as soon as their keys are made: they come while the stack still does. With
+    /// the next look only, they would be waited for when it is unpacked.
+    async fn request_certificates(&self) {
+        let all = self.effects.alone().await;
+        match context::requests(&all.host.fs, all.ctx) {
+            Ok((requests, key)) => self.board.lock().await.requests(requests, key),
+            // The next look says it as a fault.
+            Err(e) => {
+                tracing::debug!(error = %chain(&e), "cannot tell which certificates are wanted")
+            }
+        }
     }
 
     /// The steps of one phase, in order; those that may be are done side by side.
-    async fn phase(&self, steps: &[&Planned]) -> End {
+    async fn phase(&self, steps: &[&Planned]) -> RunEnd {
         let mut rest = steps;
         while let Some(first) = rest.first() {
             let beside = |p: &&&Planned| p.step.traits().beside;
@@ -174,21 +200,21 @@ impl Run<'_, '_> {
             };
             let (now, then) = rest.split_at(row);
             let end = self.side_by_side(now, then.is_empty()).await;
-            if end != End::Done {
+            if end != RunEnd::Done {
                 return end;
             }
             rest = then;
         }
-        End::Done
+        RunEnd::Done
     }
 
     /// Some steps at once, begun in their order; none is begun after one that did not go well.
-    async fn side_by_side(&self, steps: &[&Planned], last: bool) -> End {
-        let (mut todo, mut end) = (steps.iter(), End::Done);
+    async fn side_by_side(&self, steps: &[&Planned], last: bool) -> RunEnd {
+        let (mut todo, mut end) = (steps.iter(), RunEnd::Done);
         let mut at_work = FuturesUnordered::new();
         let mut left = steps.len();
         loop {
-            while end == End::Done
+            while end == RunEnd::Done
                 && at_work.len() < AT_ONCE
                 && let Some(planned) = todo.next()
             {
@@ -199,34 +225,34 @@ impl Run<'_, '_> {
             };
             left -= 1;
             match ended {
-                End::Done => {
+                RunEnd::Done => {
                     let phase_is_done = last && left == 0;
                     self.board.lock().await.step_done(planned, phase_is_done);
                 }
-                End::Interrupted | End::Failed { .. } => {
-                    if let End::Failed { fault, .. } = &ended {
+                RunEnd::Interrupted | RunEnd::Failed { .. } => {
+                    if let RunEnd::Failed { fault, .. } = &ended {
                         self.board.lock().await.step_failed(planned, fault);
                     } else {
                         self.board.lock().await.step_left(planned);
                     }
                     // The first one says why.
-                    end = if end == End::Done { ended } else { end };
+                    end = if end == RunEnd::Done { ended } else { end };
                 }
             }
         }
     }
 
-    async fn one(&self, planned: &Planned) -> End {
+    async fn one(&self, planned: &Planned) -> RunEnd {
         if self.stop.is_set() {
-            return End::Interrupted;
+            return RunEnd::Interrupted;
         }
         self.board.lock().await.step_begins(planned);
         match self.step(planned).await {
-            End::Failed { key, fault } => {
+            RunEnd::Failed { key, fault } => {
                 let fault = self.with_its_log(&planned.step, fault).await;
-                End::Failed { key, fault }
+                RunEnd::Failed { key, fault }
             }
-            end @ (End::Done | End::Interrupted) => end,
+            end @ (RunEnd::Done | RunEnd::Interrupted) => end,
         }
     }
 
@@ -241,61 +267,61 @@ impl Run<'_, '_> {
                     fault.why = format!("{}; its log: {line}", fault.why);
                 }
             }
-            // A machine without a journal has faults all the same.
+            // A machine without a journal has faults anyway.
             Err(e) => tracing::debug!(unit, error = %chain(&e), "no log"),
         }
         fault
     }
 
-    async fn step(&self, planned: &Planned) -> End {
+    async fn step(&self, planned: &Planned) -> RunEnd {
         let step = &planned.step;
         let key = step.key();
         match step.traits().part {
-            Part::Asks(probe) => {
+            StepPart::Asks(probe) => {
                 return match self.wait_for(probe, planned).await {
-                    Ok(true) => End::Done,
-                    Ok(false) => End::Interrupted,
-                    Err(fault) => End::Failed { key, fault },
+                    Ok(true) => RunEnd::Done,
+                    Ok(false) => RunEnd::Interrupted,
+                    Err(fault) => RunEnd::Failed { key, fault },
                 };
             }
-            Part::Fact | Part::Repairs(_) | Part::Starts(_) => {}
+            StepPart::Fact | StepPart::Repairs(_) | StepPart::Starts(_) => {}
         }
         match self.look(step).await {
-            Observed::Same => return End::Done,
+            Observed::Same => return RunEnd::Done,
             // Planned before that could be known; the next plan ends here and says what it waits for.
-            Observed::Awaits { .. } => return End::Interrupted,
-            // Likewise, and what comes after it is done all the same.
-            Observed::Later { .. } => return End::Done,
+            Observed::Awaits { .. } => return RunEnd::Interrupted,
+            // Likewise, and what comes after it is done anyway.
+            Observed::Later { .. } => return RunEnd::Done,
             Observed::Missing | Observed::Differs { .. } | Observed::Unknown { .. } => {}
         }
         let began = Instant::now();
-        let result = match self.note(planned, &key, What::Intent) {
+        let result = match self.note(planned, &key, JournalEvent::Intent) {
             Ok(()) => self.do_and_look(step).await,
             Err(fault) => Err(fault),
         };
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = match &result {
-            Ok(Ended::Done) => What::Done { took_ms },
-            Ok(Ended::Left) => What::Left { took_ms },
-            Err(fault) => What::Failed { why: &fault.why },
+            Ok(StepEnd::Done) => JournalEvent::Done { took_ms },
+            Ok(StepEnd::Left) => JournalEvent::Left { took_ms },
+            Err(fault) => JournalEvent::Failed { why: &fault.why },
         };
         // The outcome is for people; without it the intent still tells what was tried.
         drop(self.note(planned, &key, outcome));
         match result {
-            Ok(Ended::Done) => End::Done,
-            Ok(Ended::Left) => End::Interrupted,
-            Err(fault) => End::Failed { key, fault },
+            Ok(StepEnd::Done) => RunEnd::Done,
+            Ok(StepEnd::Left) => RunEnd::Interrupted,
+            Err(fault) => RunEnd::Failed { key, fault },
         }
     }
 
-    async fn do_and_look(&self, step: &Step) -> Result<Ended, Fault> {
+    async fn do_and_look(&self, step: &Step) -> Result<StepEnd, Fault> {
         let applied = self.effects.apply(step).await?;
         match (applied, step.traits().proof) {
-            (Ended::Left, _) | (Ended::Done, Proof::Doing) => return Ok(applied),
-            (Ended::Done, Proof::Look) => {}
+            (StepEnd::Left, _) | (StepEnd::Done, Proof::Doing) => return Ok(applied),
+            (StepEnd::Done, Proof::Look) => {}
         }
         match self.look(step).await {
-            Observed::Same => Ok(Ended::Done),
+            Observed::Same => Ok(StepEnd::Done),
             Observed::Missing => Err(fault_of(step, "it was applied, but it is still missing")),
             Observed::Differs { how } => Err(fault_of(step, format!("it was applied, but {how}"))),
             Observed::Awaits { what } | Observed::Later { what } => {
@@ -368,8 +394,8 @@ impl Run<'_, '_> {
         sweep.look(step).await
     }
 
-    fn note(&self, planned: &Planned, key: &str, what: What<'_>) -> Result<(), Fault> {
-        let entry = Entry {
+    fn note(&self, planned: &Planned, key: &str, what: JournalEvent<'_>) -> Result<(), Fault> {
+        let entry = JournalEntry {
             at: crate::seam::clock::now(),
             generation: self.generation,
             phase: planned.phase,
@@ -383,9 +409,9 @@ impl Run<'_, '_> {
 }
 
 impl Stop {
-    /// For a wait on a thread of its own.
+    /// For a stack that is unpacked while it comes.
     fn stops(&self) -> Stops {
-        Stops::when([self.shutdown.clone(), self.news.clone()])
+        Stops::when([self.shutdown.clone(), self.other_stack.clone()])
     }
 
     /// True when the run should end.

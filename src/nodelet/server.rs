@@ -9,7 +9,7 @@
 //! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
 //! | `POST /v1/facts` (a nonce)            | 200 the machine's name and addresses, signed |
 //! | `GET /v1/maintenance`, `POST` [`MaintenanceRequest`], `DELETE` (the two for root only) | the maintenance, or null |
-//! | `POST /v1/operations` (an envelope)   | 200 how it ended, done or refused; 403 nobody who is believed signed it |
+//! | `POST /v1/operations` (an envelope)   | 200 how it ended, done or refused; 403 nobody who is trusted signed it |
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /metrics`                        | Prometheus text |
@@ -17,7 +17,7 @@
 //! | `GET /healthz`, `GET /ready`          | 200 while nothing hangs; while the node is as ordered |
 //! | `GET /v1/plan`                        | what would be done now |
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
-//! | `…/v1/etcd…`                          | the cluster's memory: see [`etcd::Desk`](super::etcd::Desk) |
+//! | `…/v1/etcd…`                          | the cluster's memory: see [`EtcdHandle`] |
 //!
 //! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
 //! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
@@ -37,13 +37,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
-use super::etcd::Desk;
+use super::etcd::EtcdHandle;
 use super::etcd::restore::ask;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, LocalSeen, Work};
 use super::maintenance;
 use super::metrics;
-use super::operations::{self, Hands};
+use super::operations::{self, OperationContext};
 use super::orders;
 use super::trust;
 use crate::app::{Bucket, Progress};
@@ -91,11 +91,11 @@ pub struct Server {
     /// Wakes the loop.
     pub wake: watch::Sender<u64>,
     /// The keeper of etcd.
-    pub etcd: Desk,
+    pub etcd: EtcdHandle,
     /// Whether nothing is to be repaired or changed.
-    pub maintenance: maintenance::Desk,
+    pub maintenance: maintenance::MaintenanceHandle,
     /// Operations of the plane.
-    pub operations: operations::Desk,
+    pub operations: operations::OperationsHandle,
     /// Who is late.
     pub progress: Progress,
 }
@@ -309,7 +309,7 @@ impl Server {
         }
     }
 
-    /// Root's word, for whoever carries it. The number it answers is all that a caller chooses.
+    /// A document signed by root, for any carrier. The nonce is all that a caller chooses.
     fn order(&self, request: &Request) -> Reply {
         // A copy orders nothing in the original's name.
         if let Some(fault) = trust::held(&self.host.fs) {
@@ -342,7 +342,7 @@ impl Server {
             Ok(envelope) => envelope,
             Err(reply) => return reply,
         };
-        let hands = Hands {
+        let hands = OperationContext {
             host: &self.host,
             inbox: &self.inbox,
             job: self.job.borrow().clone(),
@@ -460,12 +460,12 @@ fn may_call_now() -> Callers {
     }))
 }
 
-/// Root, hostagent's user, or whoever runs this process.
+/// Root, hostagent's user, or the user of this process.
 fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
 }
 
-/// Root, or whoever runs this process.
+/// Root, or the user of this process.
 fn is_root(peer: Peer) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw()
 }

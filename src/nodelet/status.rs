@@ -195,7 +195,7 @@ impl NodeBoard {
     pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            // What holds a phase is said of it before what it puts off.
+            // What holds a phase is said of it before what it postpones.
             let mut waits = plan.waits.iter().chain(&plan.later);
             let waits = waits.find(|w| w.phase == phase.id);
             let held = plan.held.contains(&phase.id);
@@ -227,6 +227,13 @@ impl NodeBoard {
         s.certificates = learnt.certificates;
         s.service_account_key = learnt.service_account_key;
         s.kube_proxy = learnt.kube_proxy;
+        self.publish();
+    }
+
+    /// The certificates that are wanted, and this master's service-account key, once the keys are made.
+    pub fn requests(&mut self, requests: Vec<CertificateRequest>, key: Option<String>) {
+        self.status.certificate_requests = requests;
+        self.status.service_account_key = key;
         self.publish();
     }
 
@@ -435,7 +442,7 @@ impl NodeBoard {
         self.status.disks = disks;
     }
 
-    /// What is wrong beside the work. What is new of it is told once, until it is over.
+    /// What is wrong beside the work. What is new of it is logged once, until it is over.
     pub fn warns(&mut self, warnings: Vec<Fault>) {
         let known = std::mem::replace(&mut self.status.warnings, warnings);
         for new in self.status.warnings.iter().filter(|w| !known.contains(w)) {

@@ -9,7 +9,7 @@
 pub mod table;
 pub mod trial;
 
-pub use table::{Part, Proof, Traits};
+pub use table::{Proof, StepPart, Traits};
 pub use trial::{Judge, TrialStep};
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::etcd::data::Held;
 use crate::model::{
-    Addon, CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
+    CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
 use crate::os;
 
@@ -118,10 +118,9 @@ pub enum Step {
     },
     /// Nothing of an add-on that we applied is in the cluster.
     AddonGone {
-        /// Which.
-        addon: Addon,
-        /// apiVersion, kind and metadata of its objects, in the order that they go. The last one is there as long as
-        /// any of the others may be.
+        /// Its name.
+        addon: String,
+        /// apiVersion, kind and metadata of its objects, in the order that they go.
         objects: Vec<serde_json::Value>,
     },
     /// The node is schedulable, unless a person cordoned it.
@@ -199,24 +198,24 @@ pub enum Step {
         #[serde(default)]
         sets: Vec<String>,
     },
-    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit;
-    /// whoever flushes them or drops what is not its own leaves that one as it is.
+    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit,
+    /// which stays active when somebody flushes them.
     PodNetwork {
         /// The program that makes them, and knows whether the rules are there.
         script: String,
         /// Pods, and the node that they are on.
         routes: Vec<(IpNet, IpAddr)>,
     },
-    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; whoever flushes the packet
-    /// filter takes them away for good.
+    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; a flush of the packet
+    /// filter removes them for good.
     HostPorts {
         /// The network's name.
         network: String,
         /// Where the plugins are.
         plugins: String,
     },
-    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the one of before where
-    /// the machine's changed; kubelet starts it again.
+    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the previous one where
+    /// the machine's changed; kubelet restarts it.
     TunnelledBy {
         /// The node's address.
         ip: IpAddr,
@@ -238,9 +237,9 @@ pub enum Step {
     /// This run of the distribution's package manager was begun; its own unit brings it to its end.
     OsUpdate {
         /// Which.
-        run: os::Run,
+        run: os::OsRun,
     },
-    /// The machine was told to start anew.
+    /// The machine was told to restart.
     Reboot {
         /// The boot that is to end.
         boot: String,
@@ -349,7 +348,7 @@ pub enum Probe {
     StaticPodCurrent {
         /// Its pod, as kubelet shows it in the API.
         pod: String,
-        /// Digest of what it must be started again for, as its annotation says.
+        /// Digest of what it must be restarted for, as its annotation says.
         inputs: String,
     },
     /// The node object says Ready.

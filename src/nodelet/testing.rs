@@ -123,6 +123,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         labels: Default::default(),
         upgrade: None,
         addons: None,
+        addons_off: Vec::new(),
         stack: StackRef {
             name: "pf9-kube".into(),
             version: "1.37.2-1".into(),
@@ -179,7 +180,7 @@ pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
     }
 }
 
-/// Makes the host one that believes a fresh key; forgets others.
+/// Makes the host one that trusts a fresh key; forgets others.
 pub(crate) fn enrolled(fs: &HostFs) -> SigningKey {
     let attrs = Attrs::mode(0o644);
     fs.remove_tree(paths::TRUST_DIR).expect("forget");

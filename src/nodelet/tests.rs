@@ -18,7 +18,7 @@ use super::ledger::{LedgerFile, UnitRecord};
 use super::phase::layout;
 use super::removal;
 use super::rig::{Rig, phase, small_node, take_log};
-use super::run::End;
+use super::run::RunEnd;
 use super::step::{Judge, Step, TrialStep};
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{FaultCode, PhaseId};
@@ -27,12 +27,12 @@ use crate::model::{FaultCode, PhaseId};
 async fn converging_twice_does_nothing_and_writes_nothing() {
     let mut rig = Rig::new();
     let phases = small_node("1", "1");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert_eq!(rig.calls(), ["start pf9-a.service", "start pf9-b.service"]);
     let before = rig.every_file();
     let plan = rig.plan(&phases).await;
     assert!(plan.is_settled(), "{:?}", plan.words());
-    assert_eq!(rig.run(&plan).await, End::Done);
+    assert_eq!(rig.run(&plan).await, RunEnd::Done);
     assert_eq!(rig.every_file(), before);
     assert!(rig.calls().is_empty());
     rig.crash();
@@ -47,7 +47,7 @@ async fn a_check_that_finds_nothing_writes_its_line_and_nothing_else() {
     let mut rig = Rig::new();
     let phases = small_node("1", "1");
     assert!(!rig.check(&phases).await.is_settled());
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert!(rig.check(&phases).await.is_settled());
     let mut before = rig.every_file();
     let mut story = take_log(&rig.fs, &mut before);
@@ -83,13 +83,13 @@ async fn only_what_drifted_is_touched() {
     rig.fs
         .write("/etc/pf9/kube.d/b.conf", b"edited", &Attrs::mode(0o600))
         .expect("edit");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert_eq!(rig.listing(), good);
     assert_eq!(rig.calls(), ["restart pf9-b.service"]);
     rig.fs
         .write("/etc/pf9/kube.d/a.conf", b"edited", &Attrs::mode(0o644))
         .expect("edit");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert_eq!(rig.listing(), good);
     assert_eq!(
         rig.calls(),
@@ -109,7 +109,7 @@ async fn only_what_drifted_is_touched() {
     );
 }
 
-/// The old file and the old process stay in force, also for whoever starts the service next.
+/// The old file and the old process stay in force, also over the next start of the service.
 #[tokio::test]
 async fn a_refused_configuration_changes_nothing() {
     let mut rig = Rig::new();
@@ -133,7 +133,7 @@ async fn a_refused_configuration_changes_nothing() {
         text.unwrap_or_default().lines().count()
     };
     let good = node("1", "version = 4\n");
-    assert_eq!(rig.converge(&good).await, End::Done);
+    assert_eq!(rig.converge(&good).await, RunEnd::Done);
     rig.calls();
     assert!(
         rig.plan(&good).await.is_settled(),
@@ -145,7 +145,7 @@ async fn a_refused_configuration_changes_nothing() {
     let before = rig.listing();
     let bad = node("2", "version = 4\nrefused = 1\n");
     for _ in 0..2 {
-        let End::Failed { key, fault } = rig.converge(&bad).await else {
+        let RunEnd::Failed { key, fault } = rig.converge(&bad).await else {
             panic!("it was not refused");
         };
         assert_eq!(
@@ -163,7 +163,7 @@ async fn a_refused_configuration_changes_nothing() {
     }
     assert_eq!(
         rig.converge(&node("2", "version = 4\nx = 1\n")).await,
-        End::Done
+        RunEnd::Done
     );
     assert_eq!(rig.calls(), ["restart pf9-a.service"]);
 }
@@ -197,14 +197,14 @@ async fn a_crash_after_any_step_is_made_good_without_needless_restarts() {
         part.todo.truncate(after);
         rig.run(&part).await;
         rig.crash();
-        assert_eq!(rig.converge(&phases).await, End::Done, "after {after}");
+        assert_eq!(rig.converge(&phases).await, RunEnd::Done, "after {after}");
         assert!(rig.plan(&phases).await.is_settled(), "after {after}");
         assert_eq!(
             rig.calls(),
             ["start pf9-a.service", "start pf9-b.service"],
             "after {after}: each service is started once"
         );
-        assert_eq!(rig.remove().await, removal::End::Done);
+        assert_eq!(rig.remove().await, removal::RemovalEnd::Done);
     }
 }
 
@@ -228,7 +228,7 @@ async fn a_repair_that_was_cut_off_still_restarts_the_service() {
         .write("/home/theirs", b"x", &Attrs::mode(0o600))
         .expect("theirs");
     cut.todo.insert(1, fails);
-    assert!(matches!(rig.run(&cut).await, End::Failed { .. }));
+    assert!(matches!(rig.run(&cut).await, RunEnd::Failed { .. }));
     assert!(rig.calls().is_empty());
     rig.crash();
     rig.converge(&phases).await;
@@ -249,7 +249,7 @@ async fn a_start_that_was_cut_off_is_not_done_again() {
     assert_eq!(rig.calls(), ["start pf9-a.service", "start pf9-b.service"]);
     rig.crash();
     assert!(rig.plan(&phases).await.is_settled());
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert!(rig.calls().is_empty());
 }
 
@@ -278,7 +278,7 @@ async fn a_step_that_hangs_is_cut_off() {
         end = rig.run(&plan) => end,
         () = cut => unreachable!("it never ends"),
     };
-    let End::Failed { key, fault } = end else {
+    let RunEnd::Failed { key, fault } = end else {
         panic!("it hangs: {end:?}");
     };
     assert_eq!(key, "unit:pf9-b.service");
@@ -300,7 +300,7 @@ async fn a_plan_is_exact_and_the_journal_has_every_step_before_and_after() {
     assert_eq!(rig.every_file(), untouched, "a plan changes nothing");
     let keys: Vec<_> = plan.todo.iter().map(|p| p.step.key()).collect();
     assert_eq!(plan.words().steps.len(), keys.len());
-    assert!(matches!(rig.run(&plan).await, End::Failed { .. }));
+    assert!(matches!(rig.run(&plan).await, RunEnd::Failed { .. }));
     let mut wanted = Vec::new();
     for key in &keys {
         wanted.push(format!("{key} intent"));
@@ -342,7 +342,7 @@ async fn a_failing_service_stops_the_run_and_says_why() {
         )
         .expect("write");
     let phases = small_node("1", "broken");
-    let End::Failed { key, fault } = rig.converge(&phases).await else {
+    let RunEnd::Failed { key, fault } = rig.converge(&phases).await else {
         panic!("a broken unit was started");
     };
     assert_eq!(key, "unit:pf9-b.service");
@@ -357,7 +357,7 @@ async fn a_failing_service_stops_the_run_and_says_why() {
     let story = take_log(&rig.fs, &mut rig.every_file());
     let said = format!("  80 failed: {fault}");
     assert!(story.iter().any(|l| l.ends_with(&said)), "{story:?}");
-    assert_eq!(rig.converge(&small_node("1", "1")).await, End::Done);
+    assert_eq!(rig.converge(&small_node("1", "1")).await, RunEnd::Done);
     assert_eq!(
         rig.calls().last().map(String::as_str),
         Some("start pf9-b.service")
@@ -387,7 +387,7 @@ async fn removal_leaves_the_machine_as_it_was() {
         .write("/var/lib/pf9/a/data/file", b"data", &Attrs::mode(0o600))
         .expect("data of a workload");
     rig.crash();
-    assert_eq!(rig.remove().await, removal::End::Done);
+    assert_eq!(rig.remove().await, removal::RemovalEnd::Done);
     assert!(rig.life.ledger.ledger.is_empty());
     let sysctl = |l: &std::collections::BTreeMap<String, (u32, String)>| {
         l["/proc/sys/net/ipv4/ip_forward"].1.chars().next()
@@ -400,7 +400,11 @@ async fn removal_leaves_the_machine_as_it_was() {
         l
     };
     assert_eq!(without(after), without(before));
-    assert_eq!(rig.remove().await, removal::End::Done, "twice is harmless");
+    assert_eq!(
+        rig.remove().await,
+        removal::RemovalEnd::Done,
+        "twice is harmless"
+    );
 }
 
 #[tokio::test]
@@ -410,7 +414,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     rig.master_of_several();
     rig.calls();
     let before = rig.listing();
-    let removal::End::Held(why) = rig.remove().await else {
+    let removal::RemovalEnd::Held(why) = rig.remove().await else {
         panic!("it goes");
     };
     assert_eq!(why.code, FaultCode::EtcdQuorum);
@@ -419,7 +423,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     assert_eq!(rig.calls(), Vec::<String>::new(), "and nothing stopped");
     assert!(!rig.life.ledger.ledger.removing, "it can be taken back");
     // What has begun is not left half done.
-    assert_eq!(rig.remove_by_force().await, removal::End::Done);
+    assert_eq!(rig.remove_by_force().await, removal::RemovalEnd::Done);
     let story = take_log(&rig.fs, &mut rig.every_file());
     let skipped = story.iter().find(|l| l.contains("  skipped: "));
     let skipped = skipped.expect("it says so");
@@ -441,7 +445,7 @@ async fn with_the_role_goes_the_note_of_which_member_of_etcd_it_was() {
     let note = "/var/opt/pf9/nodelet/etcd.json";
     let attrs = Attrs::mode(0o600);
     rig.fs.write(note, b"{}", &attrs).expect("a note");
-    assert_eq!(rig.remove().await, removal::End::Done);
+    assert_eq!(rig.remove().await, removal::RemovalEnd::Done);
     assert!(!rig.fs.at(note).exists());
 }
 
@@ -460,7 +464,7 @@ async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
             &Attrs::mode(0o644),
         )
         .expect("mount");
-    let removal::End::Left(faults) = rig.remove().await else {
+    let removal::RemovalEnd::Left(faults) = rig.remove().await else {
         panic!("a mounted tree was removed");
     };
     assert!(faults[0].why.contains("mounted"), "{:?}", faults);
@@ -470,7 +474,7 @@ async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
     rig.fs
         .write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
         .expect("unmounted");
-    assert_eq!(rig.remove().await, removal::End::Done);
+    assert_eq!(rig.remove().await, removal::RemovalEnd::Done);
     assert!(!rig.fs.at("/var/lib/pf9/a").exists());
 }
 
@@ -522,7 +526,7 @@ async fn an_order_that_is_taken_back_before_anything_is_destroyed_ends_the_remov
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) == 0;
     assert_eq!(
         rig.remove_while(&stands, false).await,
-        removal::End::Withdrawn
+        removal::RemovalEnd::Withdrawn
     );
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     assert_eq!(rig.listing(), before);
@@ -554,7 +558,7 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     write("/proc/self/mountinfo", mount);
     assert!(matches!(
         rig.remove_while(&stands, false).await,
-        removal::End::Left(_)
+        removal::RemovalEnd::Left(_)
     ));
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     // Over a crash, too; and whatever is ordered meanwhile.
@@ -563,7 +567,7 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     write_unmounted(&rig);
     assert_eq!(
         rig.remove_while(&|_| false, false).await,
-        removal::End::Done
+        removal::RemovalEnd::Done
     );
     assert!(rig.life.ledger.ledger.is_empty());
     assert!(!rig.life.ledger.ledger.removing);

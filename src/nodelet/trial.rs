@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::step::trial::{TRIAL_ROOT, TRIAL_WAIT_MAX};
 use super::step::{Judge, TrialStep};
 use crate::host::Host;
-use crate::host::exec::{self, Answer, Cmd, ExecError};
+use crate::host::exec::{self, Cmd, ExecError, ProgramOutput};
 use crate::host::fs::{Attrs, FsError};
 use crate::model::{Fault, FaultCode, paths};
 use crate::seam::carried;
@@ -31,7 +31,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct TrialRefusal {
     /// What the program would lose or not understand, by name.
     pub why: String,
     /// What a person can do.
@@ -39,7 +39,7 @@ pub struct Refusal {
 }
 
 /// The verdict on what the program said.
-pub fn verdict(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
+pub fn verdict(trial: &TrialStep, said: &ProgramOutput) -> Result<(), Fault> {
     let verdict = match &trial.judge {
         Judge::Containerd { schema, unread } => containerd::verdict(trial, *schema, unread, said),
         Judge::Stopped { expects, theirs } => {
@@ -66,7 +66,7 @@ pub async fn run(host: &Host, trial: &TrialStep) -> Result<(), Fault> {
     verdict(trial, &said?)
 }
 
-async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, Fault> {
+async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutput, Fault> {
     put(host, root, trial).map_err(|e| on_disk(trial, chain(&e)))?;
     if let Some(inside) = trial.inside.clone() {
         let (archive, to) = (host.fs.at(&trial.path), host.fs.at(program_of(root)));
@@ -95,7 +95,7 @@ fn on_disk(trial: &TrialStep, why: String) -> Fault {
 
 /// A program that was written a moment ago may be open for writing in a child that another thread
 /// just made and that is about to become something else; until then the kernel does not run it.
-async fn answer(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, ExecError> {
+async fn answer(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutput, ExecError> {
     for _ in 0..BUSY_TRIES {
         match exec::ask(command(host, root, trial)).await {
             Err(ExecError::Start { source, .. })

@@ -50,7 +50,7 @@ enum Verdict {
     Hold(Fault),
 }
 
-/// Applies what the plane says, if it is to be believed.
+/// Applies what the plane says, if it is to be trusted.
 pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> {
     let (trust, host) = inbox::trust_anchors(fs).map_err(NotTaken::Broken)?;
     let document = believed(answer, &trust, host)?;
@@ -90,7 +90,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
 pub fn held(fs: &HostFs) -> Option<Fault> {
     if let Ok(Some(bytes)) = fs.read(paths::HOLD, HOLD_MAX) {
         let said = serde_json::from_slice::<Held>(&bytes).map(|held| held.fault);
-        // A note that cannot be read is a hold all the same: what it stands for is not lost.
+        // A note that cannot be read is a hold anyway: what it stands for is not lost.
         return Some(said.unwrap_or_else(|e| {
             Fault::new(
                 FaultCode::IdentityCopied,
@@ -110,7 +110,7 @@ pub fn held(fs: &HostFs) -> Option<Fault> {
     match identity::is_our_machine(fs, &seen) {
         Ok(Likeness::Another(differs)) => Some(copied_by_marks(host, &differs)),
         Ok(Likeness::Same(_) | Likeness::Unknown) => None,
-        // hostagent says so, and fetches anew what the plane has noted.
+        // hostagent says so, and fetches again what the plane has noted.
         Err(_) => None,
     }
 }
@@ -146,7 +146,7 @@ fn believed(
     Ok(document)
 }
 
-/// Whether a believed document counts: pure.
+/// Whether a trusted document counts: pure.
 fn verdict(
     document: &TrustDocument,
     have: Option<&TrustVersion>,
@@ -220,7 +220,7 @@ fn boot_id(fs: &HostFs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Hold, SigningKey, TRUST_SCHEMA, Timestamp, TrustedKey};
+    use crate::model::{HoldOrder, SigningKey, TRUST_SCHEMA, Timestamp, TrustedKey};
     use crate::nodelet::testing::enrolled;
 
     struct Plane {
@@ -340,7 +340,7 @@ mod tests {
             "y",
         );
         let hold = |boot: &str| TrustDocument {
-            hold: Some(Hold {
+            hold: Some(HoldOrder {
                 boot_id: boot.to_owned(),
                 fault: copied.clone(),
             }),
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(held(&plane.fs), None);
         plane.put(&[&key], &hold(BOOT)).expect("held");
         assert_eq!(held(&plane.fs), Some(copied.clone()));
-        // Another boot is held all the same, and what was signed for the other machine frees nobody.
+        // Another boot is held anyway, and what was signed for the other machine frees nobody.
         std::fs::write(plane.fs.at("/proc/sys/kernel/random/boot_id"), "next").expect("boot");
         assert_eq!(
             plane.put(&[&key], &trusted),

@@ -197,7 +197,7 @@ impl Watch {
             | AddWatchFlags::IN_ATTRIB
             | AddWatchFlags::IN_ONLYDIR;
         for dir in self.names.keys().take(DIRS_MAX) {
-            // Added again each time: a directory that was removed and made anew is another one.
+            // Added again each time: a directory that was removed and made again is another one.
             match inotify.add_watch(&self.host.fs.at(dir), flags) {
                 Ok(wd) => {
                     self.dirs.insert(dir.clone(), wd);

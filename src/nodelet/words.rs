@@ -2,8 +2,8 @@
 
 use super::step::{Probe, Step};
 use crate::host::ours::units;
-use crate::model::FaultCode;
-use crate::os::Goal;
+use crate::model::{ADDON_LABEL, FaultCode};
+use crate::os::OsGoal;
 
 /// What is done, e.g. `write /etc/x`.
 pub fn doing(step: &Step) -> String {
@@ -39,7 +39,11 @@ pub fn doing(step: &Step) -> String {
         },
         Step::Object { object } => {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
-            format!("apply {} {}", text("/kind"), text("/metadata/name"))
+            let said = format!("apply {} {}", text("/kind"), text("/metadata/name"));
+            match object["metadata"]["labels"][ADDON_LABEL].as_str() {
+                Some(addon) => format!("{said} of add-on {addon}"),
+                None => said,
+            }
         }
         Step::AddonGone { addon, .. } => format!("remove add-on {addon}"),
         Step::Uncordon { node } => format!("uncordon node {node}"),
@@ -63,8 +67,8 @@ pub fn doing(step: &Step) -> String {
         Step::PolicyRulesGone => "remove rules of network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove rules that kube-proxy left in {of}"),
         Step::OsUpdate { run } => match run.goal {
-            Goal::Fetch => "download the distribution's updates".into(),
-            Goal::Install => "install the distribution's updates".into(),
+            OsGoal::Fetch => "download the distribution's updates".into(),
+            OsGoal::Install => "install the distribution's updates".into(),
         },
         Step::Reboot { .. } => "reboot the machine".into(),
     }

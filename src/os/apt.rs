@@ -43,7 +43,7 @@ fn apt(pins: &str, more: &[&str]) -> Call {
 }
 
 /// A list that cannot be had is a failure, and no older one is taken in its place. (An apt that does not know
-/// the option ends well all the same: its warning is read, see [`is_stale`].)
+/// the option ends well anyway: its warning is read, see [`is_stale`].)
 pub(super) fn refresh(pins: &str) -> Call {
     apt(pins, &["-o", "APT::Update::Error-Mode=any", "update"])
 }

@@ -5,7 +5,7 @@ use super::{Call, Found, KEPT};
 /// Most packages that are named in one call: a whole installation of a server has a thousand.
 const NAMES_MAX: usize = 5000;
 /// Of every call. Nothing goes because nobody needs it any more. What is obsolete is not replaced; `upgrade` alone
-/// would do it all the same (dnf 4.14), so it is told which packages.
+/// would do it anyway (dnf 4.14), so the packages are named.
 const OPTIONS: [&str; 5] = [
     "-q",
     "-y",

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::words::{self, Kind};
 use super::{
-    Call, Ended, Found, Goal, LOG, Manager, Outcome, Run, apt, at, begun, dnf, ended, outcome,
+    Call, Ended, Found, LOG, Manager, OsGoal, OsOutcome, OsRun, apt, at, begun, dnf, ended, outcome,
 };
 use crate::host::Host;
 use crate::host::documents::Document as _;
-use crate::host::exec::{self, Answer, Cmd, Ended as ProgramEnded};
+use crate::host::exec::{self, Cmd, ProgramEnd, ProgramOutput};
 use crate::host::facts::os_release;
 use crate::host::fs::Attrs;
 use crate::model::{Fault, FaultCode, OsReport};
@@ -44,7 +44,7 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
         return Ok(());
     }
     let mut at_work = AtWork::new(host, &run);
-    let mut outcome = Outcome {
+    let mut outcome = OsOutcome {
         report: OsReport::default(),
         unfinished: false,
         fault: None,
@@ -74,16 +74,16 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
 /// A run.
 struct AtWork<'a> {
     host: &'a Host,
-    goal: Goal,
+    goal: OsGoal,
     within: Duration,
     began: Instant,
     log: RotatingFile,
-    /// The file of our pins, as the package manager is told of it.
+    /// The file of our pins, as an argument of the package manager.
     pins: String,
 }
 
 impl<'a> AtWork<'a> {
-    fn new(host: &'a Host, run: &Run) -> Self {
+    fn new(host: &'a Host, run: &OsRun) -> Self {
         let log = host.fs.at(LOG);
         Self {
             host,
@@ -95,7 +95,7 @@ impl<'a> AtWork<'a> {
         }
     }
 
-    async fn all(&mut self, outcome: &mut Outcome) -> Result<(), Fault> {
+    async fn all(&mut self, outcome: &mut OsOutcome) -> Result<(), Fault> {
         let release =
             os_release(&self.host.fs).map_err(|e| words::fault(FaultCode::OsUnknown, chain(&e)))?;
         let manager = Manager::of(&release.id);
@@ -113,24 +113,24 @@ impl<'a> AtWork<'a> {
         }
     }
 
-    async fn by_apt(&mut self, outcome: &mut Outcome) -> Result<(), Fault> {
+    async fn by_apt(&mut self, outcome: &mut OsOutcome) -> Result<(), Fault> {
         self.write_pins()?;
         let pins = self.pins.clone();
         outcome.unfinished = !self.call(&apt::audit()).await?.stdout.trim().is_empty();
         match self.goal {
-            Goal::Fetch => {
+            OsGoal::Fetch => {
                 let refresh = apt::refresh(&pins);
                 let said = self.call(&refresh).await?;
                 if apt::is_stale(&said.stderr) {
                     return Err(words::why(&refresh, &said, self.within.as_secs()));
                 }
             }
-            Goal::Install if outcome.unfinished => {
+            OsGoal::Install if outcome.unfinished => {
                 self.call(&apt::configure()).await?;
                 self.call(&apt::fix(&pins)).await?;
                 outcome.unfinished = false;
             }
-            Goal::Install => {}
+            OsGoal::Install => {}
         }
         outcome.report.reboot_needed = self.says_reboot();
         // Lists cannot be worked with while dpkg is in the middle: what is to come is seen when that is finished.
@@ -140,8 +140,8 @@ impl<'a> AtWork<'a> {
         let found = apt::read(&self.call(&apt::simulate(&pins)).await?.stdout);
         takes(&mut outcome.report, found);
         match self.goal {
-            Goal::Fetch => self.call(&apt::download(&pins)).await.map(drop),
-            Goal::Install => {
+            OsGoal::Fetch => self.call(&apt::download(&pins)).await.map(drop),
+            OsGoal::Install => {
                 let done = self.call(&apt::install(&pins)).await;
                 outcome.report.reboot_needed = self.says_reboot();
                 done?;
@@ -152,8 +152,8 @@ impl<'a> AtWork<'a> {
         }
     }
 
-    async fn by_dnf(&mut self, outcome: &mut Outcome) -> Result<(), Fault> {
-        if self.goal == Goal::Fetch {
+    async fn by_dnf(&mut self, outcome: &mut OsOutcome) -> Result<(), Fault> {
+        if self.goal == OsGoal::Fetch {
             self.call(&dnf::refresh()).await?;
         }
         let all = self.call(&dnf::check()).await?.stdout;
@@ -162,12 +162,12 @@ impl<'a> AtWork<'a> {
         takes(&mut outcome.report, dnf::read(&all, &security));
         let done = match self.goal {
             _ if names.is_empty() => Ok(()),
-            Goal::Fetch => self.call(&dnf::download(&names)).await.map(drop),
-            Goal::Install => self.call(&dnf::install(&names)).await.map(drop),
+            OsGoal::Fetch => self.call(&dnf::download(&names)).await.map(drop),
+            OsGoal::Install => self.call(&dnf::install(&names)).await.map(drop),
         };
         outcome.report.reboot_needed = self.rpm_says_reboot().await?;
         done?;
-        if self.goal == Goal::Install {
+        if self.goal == OsGoal::Install {
             let left = dnf::names(&self.call(&dnf::check()).await?.stdout).len();
             let left = u32::try_from(left).unwrap_or(u32::MAX);
             outcome.report.updated = outcome.report.available.saturating_sub(left);
@@ -188,7 +188,7 @@ impl<'a> AtWork<'a> {
                 continue;
             }
             let said = self.ask(&call).await?;
-            if let ProgramEnded::Code(code) = said.ended
+            if let ProgramEnd::Code(code) = said.ended
                 && let Some(needed) = dnf::restart(code, &said.stdout)
             {
                 return Ok(needed);
@@ -215,11 +215,11 @@ impl<'a> AtWork<'a> {
     }
 
     /// A call that has to end well. While somebody else has the package manager it is made again.
-    async fn call(&mut self, call: &Call) -> Result<Answer, Fault> {
+    async fn call(&mut self, call: &Call) -> Result<ProgramOutput, Fault> {
         let began = Instant::now();
         loop {
             let said = self.ask(call).await?;
-            if matches!(said.ended, ProgramEnded::Code(code) if call.good.contains(&code)) {
+            if matches!(said.ended, ProgramEnd::Code(code) if call.good.contains(&code)) {
                 return Ok(said);
             }
             let locked = words::kind(&said) == Kind::Locked;
@@ -235,7 +235,7 @@ impl<'a> AtWork<'a> {
         self.within.saturating_sub(self.began.elapsed())
     }
 
-    async fn ask(&mut self, call: &Call) -> Result<Answer, Fault> {
+    async fn ask(&mut self, call: &Call) -> Result<ProgramOutput, Fault> {
         let program = exec::program(&self.host.fs, call.program);
         let mut cmd = Cmd::new(program, self.left().max(CALL_MIN)).args(&call.args);
         for (key, value) in apt::ENV {
@@ -248,7 +248,7 @@ impl<'a> AtWork<'a> {
     }
 
     /// A log that cannot be written holds nothing up.
-    fn log(&mut self, call: &Call, said: &Answer) {
+    fn log(&mut self, call: &Call, said: &ProgramOutput) {
         let head = format!(
             "=== {} {} {} ({:?})\n",
             crate::seam::clock::now(),

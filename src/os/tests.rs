@@ -104,9 +104,9 @@ impl Machine {
         ))
     }
 
-    async fn run(&mut self, goal: Goal) -> Outcome {
+    async fn run(&mut self, goal: OsGoal) -> OsOutcome {
         self.attempt += 1;
-        let run = Run {
+        let run = OsRun {
             roll: RollId(Uuid::from_u128(1)),
             goal,
             attempt: self.attempt,
@@ -154,7 +154,7 @@ async fn apt_brings_in_what_is_newer_and_keeps_what_is_not_its_own_and_what_a_pe
     machine.install("eats", "1");
     machine.package("eats", "2", "Conflicts: goes\n", "true");
 
-    let fetched = machine.run(Goal::Fetch).await;
+    let fetched = machine.run(OsGoal::Fetch).await;
     assert_eq!(fetched.fault, None, "{}", machine.log());
     let report = fetched.report;
     assert_eq!(
@@ -167,7 +167,7 @@ async fn apt_brings_in_what_is_newer_and_keeps_what_is_not_its_own_and_what_a_pe
         "installed 1",
         "nothing is changed by that"
     );
-    let done = machine.run(Goal::Install).await;
+    let done = machine.run(OsGoal::Install).await;
     assert_eq!(done.fault, None, "{}", machine.log());
     assert_eq!((done.report.available, done.report.updated), (2, 2));
     assert_eq!(machine.has("tool"), "installed 2");
@@ -182,7 +182,7 @@ async fn apt_brings_in_what_is_newer_and_keeps_what_is_not_its_own_and_what_a_pe
     }
     let kept = std::fs::read_to_string(machine.at("etc/tool.conf")).expect("read");
     assert_eq!(kept, "edited\n");
-    let again = machine.run(Goal::Fetch).await;
+    let again = machine.run(OsGoal::Fetch).await;
     assert_eq!((again.report.available, again.fault), (0, None));
     assert!(machine.log().contains("=== "), "all of it is in the log");
 }
@@ -200,8 +200,8 @@ async fn a_package_that_fails_is_named_and_finished_first_by_the_next_try() {
     machine.package("tool", "1", "", "true");
     machine.install("tool", "1");
     machine.package("tool", "2", "", &postinst);
-    assert_eq!(machine.run(Goal::Fetch).await.fault, None);
-    let failed = machine.run(Goal::Install).await;
+    assert_eq!(machine.run(OsGoal::Fetch).await.fault, None);
+    let failed = machine.run(OsGoal::Install).await;
     let fault = failed.fault.expect("it fails");
     assert_eq!(fault.code, FaultCode::OsUpdateFailed);
     assert!(fault.why.contains("tool"), "{fault}");
@@ -209,11 +209,11 @@ async fn a_package_that_fails_is_named_and_finished_first_by_the_next_try() {
     assert!(!told.contains("secret"), "{told}");
     assert_ne!(machine.has("tool"), "installed 2");
     // The next one sees it, and does not call that nothing.
-    assert!(machine.run(Goal::Fetch).await.unfinished);
+    assert!(machine.run(OsGoal::Fetch).await.unfinished);
     std::fs::write(mends, "").expect("write");
     std::fs::create_dir_all(machine.at("run")).expect("mkdir");
     std::fs::write(machine.at("run/reboot-required"), "").expect("write");
-    let done = machine.run(Goal::Install).await;
+    let done = machine.run(OsGoal::Install).await;
     assert_eq!(done.fault, None, "{}", machine.log());
     assert!(done.report.reboot_needed && !done.unfinished);
     assert_eq!(machine.has("tool"), "installed 2");
@@ -226,14 +226,14 @@ async fn a_repository_that_is_away_and_a_distribution_that_is_not_known_are_said
     std::fs::write(machine.at("etc/apt/sources.list"), list).expect("write");
     let fast = "Acquire::Retries \"0\";\n";
     std::fs::write(machine.at("etc/apt/apt.conf.d/fast"), fast).expect("write");
-    let fault = machine.run(Goal::Fetch).await.fault.expect("it is away");
+    let fault = machine.run(OsGoal::Fetch).await.fault.expect("it is away");
     assert!(
         fault.why.contains("repository") && fault.why.contains("127.0.0.1:1"),
         "{fault}"
     );
     assert!(!fault.to_string().contains("s3cret"), "{fault}");
     std::fs::write(machine.at("etc/os-release"), "ID=slackware\n").expect("write");
-    let fault = machine.run(Goal::Fetch).await.fault.expect("not known");
+    let fault = machine.run(OsGoal::Fetch).await.fault.expect("not known");
     assert_eq!(fault.code, FaultCode::OsUnknown);
     assert!(fault.why.contains("slackware"), "{fault}");
 }
@@ -244,7 +244,7 @@ async fn a_run_that_is_over_is_not_done_again_and_without_one_nothing_is_done() 
     perform(&machine.host).await.expect("nothing is ordered");
     machine.package("tool", "1", "", "true");
     machine.install("tool", "1");
-    machine.run(Goal::Fetch).await;
+    machine.run(OsGoal::Fetch).await;
     let calls = machine.log().matches("=== ").count();
     perform(&machine.host).await.expect("over");
     assert_eq!(machine.log().matches("=== ").count(), calls);
@@ -269,7 +269,7 @@ async fn a_package_manager_that_others_hold_is_waited_for() {
         "[ -e {held} ] || {{ : > {held}; echo '{lock}' >&2; exit 100; }}; exec {real} \"$@\""
     );
     program(&apt, &once);
-    let fetched = machine.run(Goal::Fetch).await;
+    let fetched = machine.run(OsGoal::Fetch).await;
     assert_eq!(fetched.fault, None, "{}", machine.log());
     assert!(machine.log().contains(lock), "it was held");
     assert_eq!(fetched.report.available, 1);
@@ -286,9 +286,9 @@ async fn a_run_is_not_begun_beside_another_one() {
         told.display()
     );
     program(&machine.at("usr/bin/systemctl"), &systemctl);
-    let run = Run {
+    let run = OsRun {
         roll: RollId(Uuid::from_u128(1)),
-        goal: Goal::Install,
+        goal: OsGoal::Install,
         attempt: 1,
         within_s: 60,
     };

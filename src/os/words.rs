@@ -5,7 +5,7 @@
 //! of failure it was, with names that can be nothing else: of packages and of hosts.
 
 use super::{Call, LOG};
-use crate::host::exec::{Answer, Ended};
+use crate::host::exec::{ProgramEnd, ProgramOutput};
 use crate::model::{Fault, FaultCode};
 
 /// Packages, or repositories, that are named.
@@ -27,10 +27,10 @@ pub(super) enum Kind {
 }
 
 /// What the answer of a call that failed means.
-pub(super) fn kind(answer: &Answer) -> Kind {
+pub(super) fn kind(answer: &ProgramOutput) -> Kind {
     match answer.ended {
-        Ended::Late => return Kind::Late,
-        Ended::Code(_) | Ended::Signal(_) => {}
+        ProgramEnd::Late => return Kind::Late,
+        ProgramEnd::Code(_) | ProgramEnd::Signal(_) => {}
     }
     let said = |words: &[&str]| {
         words
@@ -100,7 +100,7 @@ pub(super) fn kind(answer: &Answer) -> Kind {
 }
 
 /// The failure of a call, for everybody.
-pub(super) fn why(call: &Call, answer: &Answer, within_s: u64) -> Fault {
+pub(super) fn why(call: &Call, answer: &ProgramOutput, within_s: u64) -> Fault {
     let verb = verb(call);
     let (code, why, fix) = match kind(answer) {
         Kind::Late => (
@@ -143,9 +143,9 @@ pub(super) fn why(call: &Call, answer: &Answer, within_s: u64) -> Fault {
         Kind::Other => (
             FaultCode::OsUpdateFailed,
             match answer.ended {
-                Ended::Code(code) => format!("{verb} ended with code {code}"),
-                Ended::Signal(signal) => format!("{verb} was ended by signal {signal}"),
-                Ended::Late => format!("{verb} was late"),
+                ProgramEnd::Code(code) => format!("{verb} ended with code {code}"),
+                ProgramEnd::Signal(signal) => format!("{verb} was ended by signal {signal}"),
+                ProgramEnd::Late => format!("{verb} was late"),
             },
             "see the log for what it says",
         ),
@@ -207,9 +207,9 @@ fn hosts(said: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn said(stderr: &str) -> Answer {
-        Answer {
-            ended: Ended::Code(100),
+    fn said(stderr: &str) -> ProgramOutput {
+        ProgramOutput {
+            ended: ProgramEnd::Code(100),
             stdout: String::new(),
             stderr: stderr.into(),
         }
@@ -278,8 +278,8 @@ mod tests {
 
     #[test]
     fn what_is_late_says_its_bound() {
-        let late = Answer {
-            ended: Ended::Late,
+        let late = ProgramOutput {
+            ended: ProgramEnd::Late,
             ..said("")
         };
         let fault = why(&super::super::dnf::check(), &late, 60);

@@ -1,4 +1,4 @@
-//! The host that this machine is, and the agent that keeps it one: judged here, asked for by whoever looks.
+//! The host that this machine is, and the agent that keeps it one: judged here, gathered by the caller.
 
 use super::{Finding, Thresholds};
 use crate::model::{Expiry, Fault, FaultCode, HostId, Timestamp};
@@ -29,7 +29,7 @@ pub struct AgentSeen {
 /// The daemons of the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemons {
-    /// Each with its state and how often it was started again, e.g. `comms`, `running`, 0.
+    /// Each with its state and how often it was restarted, e.g. `comms`, `running`, 0.
     pub states: Vec<(String, String, u32)>,
     /// What is wrong with them.
     pub fault: Option<Fault>,
@@ -199,7 +199,7 @@ pub(super) fn connection(seen: &AgentSeen) -> Finding {
 mod tests {
     use jiff::SignedDuration;
 
-    use super::super::Outcome;
+    use super::super::CheckOutcome;
     use super::*;
 
     fn now() -> Timestamp {
@@ -227,19 +227,19 @@ mod tests {
         }
     }
 
-    type Rule = fn(&AgentSeen) -> Finding;
+    type CheckRule = fn(&AgentSeen) -> Finding;
 
     #[test]
     fn a_good_host_passes_and_what_is_no_host_is_left_out() {
-        let all: [Rule; 5] = [identity, certificates, configuration, daemons, connection];
+        let all: [CheckRule; 5] = [identity, certificates, configuration, daemons, connection];
         for rule in all {
             let finding = rule(&host());
-            assert_eq!(finding.outcome, Outcome::Ok, "{finding:?}");
+            assert_eq!(finding.outcome, CheckOutcome::Ok, "{finding:?}");
         }
         let mut bare = host();
         bare.host_id = None;
-        for rule in [identity as Rule, certificates, daemons, connection] {
-            assert_eq!(rule(&bare).outcome, Outcome::Skip);
+        for rule in [identity as CheckRule, certificates, daemons, connection] {
+            assert_eq!(rule(&bare).outcome, CheckOutcome::Skip);
         }
         assert!(
             certificates(&host())
@@ -252,12 +252,17 @@ mod tests {
     fn each_defect_is_named() {
         let fault =
             || Fault::new(FaultCode::IdentityDamaged, "x", "the key is broken").fix("enrol");
-        type Case = (fn(&mut AgentSeen, Fault), Rule, Outcome, &'static str);
+        type Case = (
+            fn(&mut AgentSeen, Fault),
+            CheckRule,
+            CheckOutcome,
+            &'static str,
+        );
         let cases: [Case; 9] = [
             (
                 |s, f| s.identity = Some(f),
                 identity,
-                Outcome::Fail,
+                CheckOutcome::Fail,
                 "the key is broken",
             ),
             (
@@ -266,49 +271,49 @@ mod tests {
                     s.identity = Some(f);
                 },
                 identity,
-                Outcome::Fail,
+                CheckOutcome::Fail,
                 "broken",
             ),
             (
                 |s, _| s.certificates[1].not_after = s.now,
                 certificates,
-                Outcome::Fail,
+                CheckOutcome::Fail,
                 "expired",
             ),
             (
                 |s, _| s.certificates[0].not_after = s.now + SignedDuration::from_hours(30),
                 certificates,
-                Outcome::Warn,
+                CheckOutcome::Warn,
                 "plane-ca expires soon",
             ),
             (
                 |s, f| s.config = Some(f),
                 configuration,
-                Outcome::Fail,
+                CheckOutcome::Fail,
                 "broken",
             ),
             (
                 |s, f| s.daemons.fault = Some(f),
                 daemons,
-                Outcome::Fail,
+                CheckOutcome::Fail,
                 "broken",
             ),
             (
                 |s, _| s.daemons.states[0].2 = 9,
                 daemons,
-                Outcome::Warn,
+                CheckOutcome::Warn,
                 "9 times",
             ),
             (
                 |s, _| s.connected = false,
                 connection,
-                Outcome::Warn,
+                CheckOutcome::Warn,
                 "last orders",
             ),
             (
                 |s, _| s.heard = None,
                 connection,
-                Outcome::Warn,
+                CheckOutcome::Warn,
                 "last orders",
             ),
         ];

@@ -1,6 +1,6 @@
 //! What is in the way.
 
-use super::{Facts, Finding, Process};
+use super::{Finding, MachineFacts, ProcessInfo};
 use crate::host::ours::ports;
 
 /// Process names of a Kubernetes node, other distributions' included.
@@ -14,7 +14,7 @@ pub(super) const KUBERNETES: &[&str] = &[
     "rke2",
 ];
 
-pub(super) fn ports(facts: &Facts) -> Finding {
+pub(super) fn ports(facts: &MachineFacts) -> Finding {
     let foreign = facts
         .listeners
         .iter()
@@ -23,7 +23,7 @@ pub(super) fn ports(facts: &Facts) -> Finding {
         .map(|l| {
             let what = ports::of(l.port).map(|p| p.what).unwrap_or_default();
             let who = match &l.process {
-                Some(Process { name, pid, .. }) => format!("{name}, process {pid}"),
+                Some(ProcessInfo { name, pid, .. }) => format!("{name}, process {pid}"),
                 None => "an unknown process".to_owned(),
             };
             format!("{} ({what}) is taken by {who}", l.port)
@@ -45,7 +45,7 @@ pub(super) fn ports(facts: &Facts) -> Finding {
     )
 }
 
-pub(super) fn other_kubelet(facts: &Facts) -> Finding {
+pub(super) fn other_kubelet(facts: &MachineFacts) -> Finding {
     let others: Vec<String> = facts
         .kubernetes
         .iter()
@@ -66,8 +66,8 @@ pub(super) fn other_kubelet(facts: &Facts) -> Finding {
     )
 }
 
-/// Whether the kernel gives ports of ours to whoever calls out.
-pub(super) fn ports_given_away(facts: &Facts) -> Finding {
+/// Whether the kernel uses ports of ours for outgoing connections.
+pub(super) fn ports_given_away(facts: &MachineFacts) -> Finding {
     let (range, reserved) = &facts.port_range;
     let wanted = ports::ALL.iter().map(|p| p.port);
     let ends: Vec<&str> = range.split_whitespace().collect();
@@ -100,7 +100,7 @@ pub(super) const LEFT_DIRS: [&str; 11] = [
     "/var/lib/cni",
     "/etc/kubernetes",
     "/var/lib/etcd",
-    // Its agent's own directory is told as another agent.
+    // Its agent's own directory is reported as another agent.
     "/etc/rancher/k3s",
     "/etc/rancher/rke2",
     "/var/lib/rancher",
@@ -113,8 +113,8 @@ pub(super) const LEFT_LINKS: [&str; 5] =
     ["cni0", "flannel.1", "cilium_host", "vxlan.calico", "weave"];
 
 /// Whether another Kubernetes was here. None of it is used, and none taken away; but a bridge with the pods' addresses,
-/// or rules for services of before, are in the way of the new ones.
-pub(super) fn leftovers(facts: &Facts) -> Finding {
+/// or rules for earlier services, are in the way of the new ones.
+pub(super) fn leftovers(facts: &MachineFacts) -> Finding {
     let found = match facts.leftovers.as_slice() {
         [] => "none".to_owned(),
         some => some.join(", "),
@@ -130,7 +130,7 @@ pub(super) fn leftovers(facts: &Facts) -> Finding {
     )
 }
 
-pub(super) fn other_agent(facts: &Facts) -> Finding {
+pub(super) fn other_agent(facts: &MachineFacts) -> Finding {
     let found = match facts.foreign_paths.as_slice() {
         [] => "none".to_owned(),
         some => some.join(", "),
@@ -148,7 +148,7 @@ pub(super) fn other_agent(facts: &Facts) -> Finding {
 /// Process names of container runtimes and their daemons.
 pub(super) const RUNTIMES: &[&str] = &["containerd", "dockerd", "crio", "podman"];
 
-pub(super) fn other_runtime(facts: &Facts) -> Finding {
+pub(super) fn other_runtime(facts: &MachineFacts) -> Finding {
     let some: Vec<String> = facts
         .runtimes
         .iter()

@@ -21,7 +21,7 @@ const KERNEL_FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What the checks look at.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct MachineFacts {
     /// Effective user.
     pub uid: u32,
     /// Distribution.
@@ -62,7 +62,7 @@ pub struct Facts {
     /// Whether what is mounted by one is seen by all: where pods' directories will be. None: the kernel's list does not
     /// say.
     pub mounts_shared: Option<bool>,
-    /// Ports that the kernel gives to whoever calls out, as it says that, and those that it keeps.
+    /// `ip_local_port_range` and `ip_local_reserved_ports`, as the kernel prints them.
     pub port_range: (String, String),
     /// What another Kubernetes left that was here.
     pub leftovers: Vec<String>,
@@ -81,13 +81,13 @@ pub struct Facts {
     /// Files that were found, of those in [`super::software::LIBRARIES`].
     pub libraries: BTreeSet<String>,
     /// Who listens on the ports we want.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<TakenPort>,
     /// Processes whose names mean another Kubernetes.
-    pub kubernetes: Vec<Process>,
+    pub kubernetes: Vec<ProcessInfo>,
     /// Left by another agent.
     pub foreign_paths: Vec<String>,
     /// Processes of another container runtime.
-    pub runtimes: Vec<Process>,
+    pub runtimes: Vec<ProcessInfo>,
     /// Locks of the package manager that somebody holds.
     pub package_locks: Vec<PackageLock>,
     /// Whether SELinux guards it.
@@ -128,7 +128,7 @@ pub struct PackageLock {
     /// Its file.
     pub path: &'static str,
     /// Who; `None` where that cannot be seen.
-    pub holder: Option<Process>,
+    pub holder: Option<ProcessInfo>,
 }
 
 /// One file system and our paths on it.
@@ -146,16 +146,16 @@ pub struct Disk {
 
 /// Somebody listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub struct TakenPort {
     /// TCP port.
     pub port: u16,
     /// Who, if that can be seen.
-    pub process: Option<Process>,
+    pub process: Option<ProcessInfo>,
 }
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessInfo {
     /// Its id.
     pub pid: u32,
     /// The kernel's name of it.
@@ -164,7 +164,7 @@ pub struct Process {
     pub ours: bool,
 }
 
-impl From<ours::processes::Process> for Process {
+impl From<ours::processes::Process> for ProcessInfo {
     fn from(seen: ours::processes::Process) -> Self {
         Self {
             ours: ours::processes::process(&seen).is_some(),
@@ -174,16 +174,16 @@ impl From<ours::processes::Process> for Process {
     }
 }
 
-impl From<proc::Listener> for Listener {
+impl From<proc::Listener> for TakenPort {
     fn from(seen: proc::Listener) -> Self {
         Self {
             port: seen.port,
-            process: seen.holder.map(Process::from),
+            process: seen.holder.map(ProcessInfo::from),
         }
     }
 }
 
-impl Facts {
+impl MachineFacts {
     /// Reads the machine below `host`; `uid` is who asks.
     pub fn read(host: &HostFs, uid: u32, now: Timestamp) -> Result<Self, Fault> {
         let reader = Reader { host };
@@ -265,12 +265,12 @@ impl Facts {
             listeners: proc
                 .listeners(|port| ours::ports::of(port).is_some())
                 .into_iter()
-                .map(Listener::from)
+                .map(TakenPort::from)
                 .collect(),
             kubernetes: names
                 .iter()
                 .filter(|(_, name)| super::conflicts::KUBERNETES.contains(&name.as_str()))
-                .map(|(pid, _)| Process::from(proc.look(*pid)))
+                .map(|(pid, _)| ProcessInfo::from(proc.look(*pid)))
                 .collect(),
             foreign_paths: ours::paths::OTHER_AGENTS
                 .iter()
@@ -280,14 +280,14 @@ impl Facts {
             runtimes: names
                 .iter()
                 .filter(|(_, name)| super::conflicts::RUNTIMES.contains(&name.as_str()))
-                .map(|(pid, _)| Process::from(proc.look(*pid)))
+                .map(|(pid, _)| ProcessInfo::from(proc.look(*pid)))
                 .filter(|p| !p.ours)
                 .collect(),
             package_locks: super::software::LOCKS
                 .iter()
                 .filter_map(|path| {
                     let holder = proc.lock_holder(path)?;
-                    let holder = holder.map(Process::from);
+                    let holder = holder.map(ProcessInfo::from);
                     Some(PackageLock { path, holder })
                 })
                 .collect(),
@@ -328,7 +328,7 @@ impl Reader<'_> {
             names.iter().any(|name| !ours(dir, name))
         };
         let dirs = super::conflicts::LEFT_DIRS.iter().filter(used);
-        // calico's are called alike whoever runs it; ours has its configuration in a directory of ours.
+        // Every calico uses the same names; ours has its configuration in a directory of ours.
         let calico = self.exists(ours::paths::CALICO_CONFLIST);
         let ours = |name: &str| calico && ours::network::CALICO_LINKS.contains(&name);
         let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}")) && !ours(name);

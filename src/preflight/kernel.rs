@@ -1,6 +1,6 @@
 //! What the kernel can do. Features are looked for, never versions.
 
-use super::{Facts, Finding, Outcome};
+use super::{CheckOutcome, Finding, MachineFacts};
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, ModuleState};
 use crate::model::loose_version;
 
@@ -14,7 +14,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     ("nf_conntrack", "/proc/sys/net/netfilter/nf_conntrack_max"),
 ];
 
-pub(super) fn control_groups(facts: &Facts) -> Finding {
+pub(super) fn control_groups(facts: &MachineFacts) -> Finding {
     let version = if facts.cgroup_v2 {
         "version 2"
     } else {
@@ -48,7 +48,7 @@ const IDS_IN_MEMORY: (u64, u64) = (6, 3);
 
 /// Whether pods can have user ids of their own (`hostUsers: false`). All others run without, so this is no
 /// warning: most kernels of today cannot, and most clusters do not ask.
-pub(super) fn user_namespaces(facts: &Facts) -> Finding {
+pub(super) fn user_namespaces(facts: &MachineFacts) -> Finding {
     let kernel = loose_version(&facts.kernel);
     let is_old = kernel.is_none_or(|k| (k.major, k.minor) < IDS_IN_MEMORY);
     let why = if facts.user_namespaces == 0 {
@@ -71,8 +71,8 @@ pub(super) fn user_namespaces(facts: &Facts) -> Finding {
 /// What this check says where they work.
 pub(super) const USER_NAMESPACES: &str = "pods can have user ids of their own";
 
-/// Whether kubelet can hear of processes that the kernel ended for want of memory.
-pub(super) fn kernel_log(facts: &Facts) -> Finding {
+/// Whether kubelet can watch for processes that the kernel killed for lack of memory.
+pub(super) fn kernel_log(facts: &MachineFacts) -> Finding {
     let found = if facts.kernel_log { "there" } else { "absent" };
     let check = Finding::new(found, "/dev/kmsg");
     if facts.kernel_log {
@@ -85,7 +85,7 @@ pub(super) fn kernel_log(facts: &Facts) -> Finding {
 }
 
 /// Whether pods and the machine see each other's mounts.
-pub(super) fn mount_propagation(facts: &Facts) -> Finding {
+pub(super) fn mount_propagation(facts: &MachineFacts) -> Finding {
     let found = match facts.mounts_shared {
         Some(true) => "shared",
         Some(false) => "private",
@@ -103,11 +103,11 @@ pub(super) fn mount_propagation(facts: &Facts) -> Finding {
     }
 }
 
-pub(super) fn overlay(facts: &Facts) -> Finding {
+pub(super) fn overlay(facts: &MachineFacts) -> Finding {
     feature(facts, "overlay", "containers' file systems are overlays")
 }
 
-pub(super) fn bridge_filter(facts: &Facts) -> Finding {
+pub(super) fn bridge_filter(facts: &MachineFacts) -> Finding {
     let check = feature(
         facts,
         "br_netfilter",
@@ -115,19 +115,19 @@ pub(super) fn bridge_filter(facts: &Facts) -> Finding {
     );
     match check.outcome {
         // It may be wanted by no one: a network plug-in of one's own need not be a bridge.
-        Outcome::Fail => {
+        CheckOutcome::Fail => {
             let (why, fix) = (check.why.clone(), check.fix.clone());
             check.warn(why, fix)
         }
-        Outcome::Ok | Outcome::Warn | Outcome::Skip => check,
+        CheckOutcome::Ok | CheckOutcome::Warn | CheckOutcome::Skip => check,
     }
 }
 
-pub(super) fn connection_tracking(facts: &Facts) -> Finding {
+pub(super) fn connection_tracking(facts: &MachineFacts) -> Finding {
     feature(facts, "nf_conntrack", "kube-proxy does not work without it")
 }
 
-fn feature(facts: &Facts, module: &'static str, why: &str) -> Finding {
+fn feature(facts: &MachineFacts, module: &'static str, why: &str) -> Finding {
     let state = facts.modules.get(module).copied();
     let found = match state {
         Some(ModuleState::Present) => "there",

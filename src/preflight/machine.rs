@@ -1,9 +1,9 @@
 //! What the machine is.
 
-use super::{Facts, Finding, Thresholds};
+use super::{Finding, MachineFacts, Thresholds};
 use crate::model::{Fit, Machine, Matrix, NodeName, Taken};
 
-pub(super) fn root(facts: &Facts) -> Finding {
+pub(super) fn root(facts: &MachineFacts) -> Finding {
     let found = match facts.uid {
         0 => "root".to_owned(),
         uid => format!("user id {uid}"),
@@ -18,7 +18,7 @@ pub(super) fn root(facts: &Facts) -> Finding {
     )
 }
 
-pub(super) fn distribution(facts: &Facts) -> Finding {
+pub(super) fn distribution(facts: &MachineFacts) -> Finding {
     let os = &facts.os;
     let found = match (os.pretty.as_str(), os.id.as_str()) {
         ("", "") => "no os-release file".to_owned(),
@@ -49,7 +49,7 @@ pub(super) fn distribution(facts: &Facts) -> Finding {
     }
 }
 
-pub(super) fn architecture(facts: &Facts) -> Finding {
+pub(super) fn architecture(facts: &MachineFacts) -> Finding {
     let check = Finding::new(facts.arch.clone(), "x86_64 or aarch64");
     match facts.arch.as_str() {
         "x86_64" | "aarch64" => check,
@@ -57,7 +57,7 @@ pub(super) fn architecture(facts: &Facts) -> Finding {
     }
 }
 
-pub(super) fn init(facts: &Facts) -> Finding {
+pub(super) fn init(facts: &MachineFacts) -> Finding {
     let found = if facts.systemd {
         "systemd"
     } else {
@@ -74,7 +74,7 @@ pub(super) fn init(facts: &Facts) -> Finding {
 }
 
 /// What the support matrix says of this machine, whatever stack comes.
-pub(super) fn tested(facts: &Facts) -> Finding {
+pub(super) fn tested(facts: &MachineFacts) -> Finding {
     let machine = Machine {
         arch: None,
         systemd: facts.systemd_version.clone(),
@@ -100,7 +100,7 @@ pub(super) fn tested(facts: &Facts) -> Finding {
     }
 }
 
-pub(super) fn host_name(facts: &Facts) -> Finding {
+pub(super) fn host_name(facts: &MachineFacts) -> Finding {
     let check = Finding::new(
         facts.host_name.clone(),
         "a DNS name of its own, of at most 63 bytes, that no cluster uses itself",
@@ -127,7 +127,7 @@ pub(super) fn host_name(facts: &Facts) -> Finding {
     }
 }
 
-pub(super) fn clock(facts: &Facts) -> Finding {
+pub(super) fn clock(facts: &MachineFacts) -> Finding {
     let day = facts.now.strftime("%Y-%m-%d").to_string();
     let kept = match &facts.clock_keeper {
         Some(keeper) => format!("{day}, kept by {keeper}"),

@@ -208,7 +208,7 @@ pub(super) fn firewall(seen: &NetworkSeen) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::CheckOutcome;
     use super::*;
 
     const TABLE: &str = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\
@@ -219,29 +219,29 @@ mod tests {
     fn a_filter_is_named_with_what_it_refuses() {
         assert_eq!(refusing(TABLE), ["input"]);
         let mut seen = NetworkSeen::default();
-        assert_eq!(firewall(&seen).outcome, Outcome::Ok);
+        assert_eq!(firewall(&seen).outcome, CheckOutcome::Ok);
         seen.filter("firewalld", "everything");
         let finding = firewall(&seen);
-        assert_eq!(finding.outcome, Outcome::Warn);
+        assert_eq!(finding.outcome, CheckOutcome::Warn);
         assert!(finding.found.contains("firewalld refuses everything"));
         let unseen = NetworkSeen {
             not_seen: Some("no".into()),
             ..NetworkSeen::default()
         };
-        assert_eq!(firewall(&unseen).outcome, Outcome::Skip);
+        assert_eq!(firewall(&unseen).outcome, CheckOutcome::Skip);
     }
 
     #[test]
     fn no_way_out_and_small_packets_are_told() {
         let mut seen = NetworkSeen::default();
-        assert_eq!(default_route(&seen).outcome, Outcome::Warn);
-        assert_eq!(mtu(&seen).outcome, Outcome::Skip);
+        assert_eq!(default_route(&seen).outcome, CheckOutcome::Warn);
+        assert_eq!(mtu(&seen).outcome, CheckOutcome::Skip);
         seen.default_route.push(("IPv4", "eth0".into()));
         seen.mtu.push(("eth0".into(), 1500));
-        assert_eq!(default_route(&seen).outcome, Outcome::Ok);
-        assert_eq!(mtu(&seen).outcome, Outcome::Ok);
+        assert_eq!(default_route(&seen).outcome, CheckOutcome::Ok);
+        assert_eq!(mtu(&seen).outcome, CheckOutcome::Ok);
         seen.mtu.push(("eth1".into(), 576));
-        assert_eq!(mtu(&seen).outcome, Outcome::Warn);
+        assert_eq!(mtu(&seen).outcome, CheckOutcome::Warn);
     }
 
     #[tokio::test]
@@ -258,14 +258,14 @@ mod tests {
             (finding.outcome, finding.found, finding.fix)
         };
         put("/etc/resolv.conf", "nameserver 10.1.0.10\n");
-        assert_eq!(judged().await.0, Outcome::Ok);
+        assert_eq!(judged().await.0, CheckOutcome::Ok);
         put("/etc/resolv.conf", "nameserver 10.21.0.10\n");
         let (outcome, found, fix) = judged().await;
-        assert_eq!(outcome, Outcome::Warn);
+        assert_eq!(outcome, CheckOutcome::Warn);
         assert!(found.contains("10.21.0.10, a DNS server"), "{found}");
         assert!(fix.contains("servicesCidr"), "{fix}");
         put(&format!("{KUBE_DIR}/x"), "");
-        assert_eq!(judged().await.0, Outcome::Skip);
+        assert_eq!(judged().await.0, CheckOutcome::Skip);
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
-//! The plane, as it was reached: judged here, gone to by whoever asks.
+//! The plane, as it was reached: judged here, contacted by the caller.
 
 use jiff::SignedDuration;
 
 use super::{Finding, Thresholds};
-use crate::model::{Fault, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp};
 
 /// What the checks of the plane look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +96,10 @@ pub(super) fn reached(seen: &PlaneSeen) -> Finding {
     }
     let good = seen.endpoints.iter().filter(|e| e.fault.is_none());
     let (good, all) = (good.count(), seen.endpoints.len());
+    let busy = seen.endpoints.iter().any(EndpointSeen::is_busy);
     let found = match (good, seen.endpoints.as_slice()) {
         (1, [one]) => format!("{} in {}", one.endpoint, millis(one.whole())),
+        (_, [one]) if busy => format!("{}: reached, and busy", one.endpoint),
         (_, [one]) => format!("{}: not reached", one.endpoint),
         (_, _) => format!("{good} of {all} endpoints"),
     };
@@ -105,7 +107,8 @@ pub(super) fn reached(seen: &PlaneSeen) -> Finding {
     let first = seen.endpoints.iter().find_map(|e| e.fault.as_ref());
     match first {
         None => finding,
-        Some(fault) if good > 0 => finding
+        // A plane that has no room now is no defect of this machine or of its network.
+        Some(fault) if good > 0 || busy => finding
             .warn(fault.why.clone(), fault.fix.clone())
             .code(fault.code),
         Some(fault) => failed(finding, fault),
@@ -118,6 +121,12 @@ fn failed(finding: Finding, fault: &Fault) -> Finding {
 }
 
 impl EndpointSeen {
+    /// It was reached, and puts everybody off, or this machine for it dialled often.
+    fn is_busy(&self) -> bool {
+        let fault = self.fault.as_ref();
+        fault.is_some_and(|fault| fault.code == FaultCode::PlaneBusy)
+    }
+
     fn whole(&self) -> u64 {
         self.hops.iter().map(|h| h.us).sum()
     }
@@ -221,9 +230,8 @@ impl PlaneSeen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::CheckOutcome;
     use super::*;
-    use crate::model::FaultCode;
 
     fn at(text: &str) -> Timestamp {
         format!("2026-11-21T10:00:{text}Z").parse().expect("time")
@@ -286,14 +294,14 @@ mod tests {
     #[test]
     fn only_what_is_certain_is_an_alarm() {
         let judged = |c: ClockSeen| clock_offset(&told(c)).outcome;
-        assert_eq!(judged(clock("10.0", "10.1", "10")), Outcome::Ok);
+        assert_eq!(judged(clock("10.0", "10.1", "10")), CheckOutcome::Ok);
         // 3 s ahead or more, and it took no time.
-        assert_eq!(judged(clock("15.0", "15.1", "10")), Outcome::Warn);
+        assert_eq!(judged(clock("15.0", "15.1", "10")), CheckOutcome::Warn);
         // It may be the line.
-        assert_eq!(judged(clock("10.0", "16.0", "10")), Outcome::Ok);
+        assert_eq!(judged(clock("10.0", "16.0", "10")), CheckOutcome::Ok);
         let mut hour = clock("10.0", "10.1", "10");
         hour.date -= SignedDuration::from_hours(1);
-        assert_eq!(judged(hour), Outcome::Fail);
+        assert_eq!(judged(hour), CheckOutcome::Fail);
         let finding = clock_offset(&told(hour));
         assert!(
             finding.found.contains("59 min 59 s ahead of"),
@@ -301,12 +309,42 @@ mod tests {
             finding.found
         );
         hour.proven = false;
-        assert_eq!(judged(hour), Outcome::Warn);
+        assert_eq!(judged(hour), CheckOutcome::Warn);
         let mut behind = clock("10.0", "10.1", "10");
         behind.date += SignedDuration::from_hours(100);
         let finding = clock_offset(&told(behind));
         assert!(finding.found.contains("4 days behind"), "{}", finding.found);
-        assert_eq!(clock_offset(&PlaneSeen::none("no")).outcome, Outcome::Skip);
+        assert_eq!(
+            clock_offset(&PlaneSeen::none("no")).outcome,
+            CheckOutcome::Skip
+        );
+    }
+
+    #[test]
+    fn a_plane_that_is_busy_is_a_warning_and_one_that_is_not_reached_a_failure() {
+        let judged = |codes: &[Option<FaultCode>]| {
+            let mut seen = told(clock("10.0", "10.1", "10"));
+            let [one] = &seen.endpoints[..] else {
+                panic!("{seen:?}")
+            };
+            let with = |code: &Option<FaultCode>| EndpointSeen {
+                fault: code.map(|code| Fault::new(code, "cannot connect", "it says so")),
+                ..one.clone()
+            };
+            seen.endpoints = codes.iter().map(with).collect();
+            let finding = reached(&seen);
+            (finding.outcome, finding.found)
+        };
+        let (busy, away) = (Some(FaultCode::PlaneBusy), Some(FaultCode::PlaneTimeout));
+        let (outcome, found) = judged(&[busy]);
+        assert_eq!(outcome, CheckOutcome::Warn);
+        assert!(found.ends_with("reached, and busy"), "{found}");
+        assert_eq!(judged(&[away]).0, CheckOutcome::Fail);
+        assert_eq!(judged(&[None]).0, CheckOutcome::Ok);
+        // One that answers is enough, and one that would.
+        assert_eq!(judged(&[away, None]).0, CheckOutcome::Warn);
+        assert_eq!(judged(&[away, busy]).0, CheckOutcome::Warn);
+        assert_eq!(judged(&[away, away]).0, CheckOutcome::Fail);
     }
 
     #[test]
@@ -326,7 +364,7 @@ mod tests {
     #[test]
     fn one_endpoint_that_does_not_answer_is_a_warning_and_all_of_them_a_failure() {
         let mut seen = told(clock("10.0", "10.1", "10"));
-        assert_eq!(reached(&seen).outcome, Outcome::Ok);
+        assert_eq!(reached(&seen).outcome, CheckOutcome::Ok);
         let mut dead = seen.endpoints[0].clone();
         dead.failed = Some("TCP to the plane".into());
         dead.fault =
@@ -335,7 +373,7 @@ mod tests {
         let finding = reached(&seen);
         assert_eq!(
             (finding.outcome, finding.code),
-            (Outcome::Warn, Some(FaultCode::PlaneRefused))
+            (CheckOutcome::Warn, Some(FaultCode::PlaneRefused))
         );
         assert!(
             finding
@@ -344,6 +382,6 @@ mod tests {
                 .any(|l| l.contains("TCP to the plane: failed"))
         );
         seen.endpoints = vec![dead];
-        assert_eq!(reached(&seen).outcome, Outcome::Fail);
+        assert_eq!(reached(&seen).outcome, CheckOutcome::Fail);
     }
 }

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Entry, Facts, Finding, Group, Outcome, Part, Severity, TABLE, evaluate};
+use super::{
+    CheckEntry, CheckInput, CheckOutcome, Finding, Group, MachineFacts, Severity, TABLE, evaluate,
+};
 use crate::model::{ExtensionsStatus, Fault, FaultCode};
 
 /// Version of the report document; `docs/schemas/check-node.json` is its schema.
@@ -22,7 +24,7 @@ pub struct Check {
     /// How bad it can be.
     pub severity: Severity,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
     /// What a warning or a failure is, as in every fault of this software.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<FaultCode>,
@@ -49,7 +51,7 @@ pub struct Report {
     /// [`REPORT_SCHEMA`].
     pub schema: u32,
     /// The worst outcome.
-    pub verdict: Outcome,
+    pub verdict: CheckOutcome,
     /// Every check that was looked at, in the order of [`TABLE`]; operators' own after them.
     pub checks: Vec<Check>,
 }
@@ -100,7 +102,7 @@ impl Skips {
     }
 
     /// Every check that looks at this part is left out: nothing needs to be gathered for it.
-    pub fn all_of(&self, is_of: impl Fn(&Entry) -> bool) -> bool {
+    pub fn all_of(&self, is_of: impl Fn(&CheckEntry) -> bool) -> bool {
         let mut of = TABLE.iter().filter(|e| is_of(e));
         of.all(|e| self.reason(e.id).is_some())
     }
@@ -109,13 +111,13 @@ impl Skips {
 // === impl Check ===
 
 impl Check {
-    pub(super) fn new(entry: &Entry, finding: Finding, skips: &Skips, took_ms: u64) -> Self {
+    pub(super) fn new(entry: &CheckEntry, finding: Finding, skips: &Skips, took_ms: u64) -> Self {
         let mut check = Self {
             id: Cow::Borrowed(entry.id),
             group: entry.group,
             severity: entry.severity,
             outcome: finding.outcome,
-            code: (finding.outcome >= Outcome::Warn)
+            code: (finding.outcome >= CheckOutcome::Warn)
                 .then(|| finding.code.unwrap_or_else(|| fault_code(entry.id))),
             found: finding.found,
             wanted: finding.wanted,
@@ -125,7 +127,7 @@ impl Check {
             took_ms,
         };
         if let Some(reason) = skips.reason(entry.id) {
-            check.outcome = Outcome::Skip;
+            check.outcome = CheckOutcome::Skip;
             check.code = None;
             check.why = format!("by --skip: {reason}");
             check.fix.clear();
@@ -141,7 +143,11 @@ pub fn of_operators(said: &ExtensionsStatus) -> Vec<Check> {
         id: Cow::Owned(id.to_owned()),
         group: Group::Operators,
         severity: Severity::Recommended,
-        outcome: if bad { Outcome::Warn } else { Outcome::Ok },
+        outcome: if bad {
+            CheckOutcome::Warn
+        } else {
+            CheckOutcome::Ok
+        },
         code: bad.then_some(FaultCode::CheckOperators),
         found: found.to_owned(),
         wanted: "what the operator's program wants".to_owned(),
@@ -167,40 +173,46 @@ impl Report {
         let verdict = checks.iter().map(|c| c.outcome).max();
         Self {
             schema: REPORT_SCHEMA,
-            verdict: verdict.unwrap_or(Outcome::Ok),
+            verdict: verdict.unwrap_or(CheckOutcome::Ok),
             checks,
         }
     }
 
     /// Of the machine alone.
-    pub fn of_machine(facts: &Facts, skips: &Skips) -> Self {
+    pub fn of_machine(facts: &MachineFacts, skips: &Skips) -> Self {
         Self::new(evaluate(
-            Part::Machine(facts),
+            CheckInput::Machine(facts),
             skips,
             std::time::Duration::ZERO,
         ))
     }
 
     /// How many ended like this.
-    pub fn count(&self, outcome: Outcome) -> usize {
+    pub fn count(&self, outcome: CheckOutcome) -> usize {
         let same = self.checks.iter().filter(|c| c.outcome == outcome);
         same.count()
     }
 
     /// The failed checks as one fault; its code is that of the first.
     pub fn fault(&self) -> Option<Fault> {
-        self.fault_from(Outcome::Fail, "this machine is not fit for a node")
+        self.fault_from(CheckOutcome::Fail, "this machine is not fit for a node")
     }
 
     /// Likewise, warnings included.
     pub fn fault_strict(&self) -> Option<Fault> {
-        self.fault_from(Outcome::Warn, "this machine is not as it should be")
+        self.fault_from(CheckOutcome::Warn, "this machine is not as it should be")
     }
 
-    fn fault_from(&self, least: Outcome, what: &str) -> Option<Fault> {
+    fn fault_from(&self, least: CheckOutcome, what: &str) -> Option<Fault> {
         // The worst first: its code is the exit code.
-        let worst = self.checks.iter().filter(|c| c.outcome == Outcome::Fail);
-        let rest = self.checks.iter().filter(|c| c.outcome < Outcome::Fail);
+        let worst = self
+            .checks
+            .iter()
+            .filter(|c| c.outcome == CheckOutcome::Fail);
+        let rest = self
+            .checks
+            .iter()
+            .filter(|c| c.outcome < CheckOutcome::Fail);
         let rest = rest.filter(|c| c.outcome >= least);
         let failed: Vec<&Check> = worst.chain(rest).collect();
         let first = failed.first()?;

@@ -1,10 +1,10 @@
 //! What the machine has.
 
-use super::{Facts, Finding, Thresholds, gib};
+use super::{Finding, MachineFacts, Thresholds, gib};
 
 const MIB: u64 = 1 << 20;
 
-pub(super) fn memory(facts: &Facts) -> Finding {
+pub(super) fn memory(facts: &MachineFacts) -> Finding {
     let limits = &Thresholds::ours().resources;
     let check = Finding::new(gib(facts.memory), "2 GiB or more");
     if facts.memory < limits.memory_least_mib * MIB {
@@ -19,7 +19,7 @@ pub(super) fn memory(facts: &Facts) -> Finding {
     check
 }
 
-pub(super) fn processors(facts: &Facts) -> Finding {
+pub(super) fn processors(facts: &MachineFacts) -> Finding {
     let good = Thresholds::ours().resources.processors_good;
     let check = Finding::new(facts.cpus.to_string(), format!("{good} or more"));
     if facts.cpus < good {
@@ -28,7 +28,7 @@ pub(super) fn processors(facts: &Facts) -> Finding {
     check
 }
 
-pub(super) fn swap(facts: &Facts) -> Finding {
+pub(super) fn swap(facts: &MachineFacts) -> Finding {
     let found = match facts.swaps.as_slice() {
         [] => "off".to_owned(),
         areas => format!("on ({})", areas.join(", ")),

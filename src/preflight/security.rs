@@ -1,9 +1,9 @@
 //! What guards the machine, and what the kernel gives away.
 
 use super::facts::{Limits, SeLinux};
-use super::{Facts, Finding, Thresholds};
+use super::{Finding, MachineFacts, Thresholds};
 
-pub(super) fn selinux(facts: &Facts) -> Finding {
+pub(super) fn selinux(facts: &MachineFacts) -> Finding {
     let found = match facts.selinux {
         SeLinux::Absent => "not there",
         SeLinux::Permissive => "permissive",
@@ -12,12 +12,12 @@ pub(super) fn selinux(facts: &Facts) -> Finding {
     Finding::new(found, "any: the agent works with each")
 }
 
-pub(super) fn apparmor(facts: &Facts) -> Finding {
+pub(super) fn apparmor(facts: &MachineFacts) -> Finding {
     let found = if facts.apparmor { "there" } else { "not there" };
     Finding::new(found, "any: the agent works with each")
 }
 
-pub(super) fn limits(facts: &Facts) -> Finding {
+pub(super) fn limits(facts: &MachineFacts) -> Finding {
     let wanted = facts.limits.rows();
     let wanted = wanted.map(|(key, _, want)| format!("{key} ≥ {want}"));
     let low = facts.limits.too_low();

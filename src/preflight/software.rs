@@ -1,6 +1,6 @@
 //! What the distribution must bring: our packages depend on it, a stack calls it.
 
-use super::{Facts, Finding};
+use super::{Finding, MachineFacts};
 
 /// A program and the package that has it.
 pub(super) struct Tool {
@@ -66,7 +66,7 @@ pub(super) const LIBRARIES: &[Library] = &[Library {
     ],
 }];
 
-pub(super) fn tools(facts: &Facts) -> Finding {
+pub(super) fn tools(facts: &MachineFacts) -> Finding {
     let missing: Vec<&Tool> = TOOLS
         .iter()
         .filter(|t| !facts.programs.contains(t.program))
@@ -78,7 +78,7 @@ pub(super) fn tools(facts: &Facts) -> Finding {
     )
 }
 
-pub(super) fn libraries(facts: &Facts) -> Finding {
+pub(super) fn libraries(facts: &MachineFacts) -> Finding {
     let missing: Vec<&Library> = LIBRARIES
         .iter()
         .filter(|l| !l.any_of.iter().any(|p| facts.libraries.contains(*p)))
@@ -91,7 +91,7 @@ pub(super) fn libraries(facts: &Facts) -> Finding {
 }
 
 /// Whether pods get DNS by the machine's own file about it.
-pub(super) fn dns(facts: &Facts) -> Finding {
+pub(super) fn dns(facts: &MachineFacts) -> Finding {
     let servers: Vec<String> = facts
         .resolver
         .servers
@@ -137,7 +137,7 @@ pub(super) const LOCKS: &[&str] = &[
     "/usr/lib/sysimage/rpm/.rpm.lock",
 ];
 
-pub(super) fn package_locks(facts: &Facts) -> Finding {
+pub(super) fn package_locks(facts: &MachineFacts) -> Finding {
     let held: Vec<String> = facts
         .package_locks
         .iter()

@@ -2,7 +2,7 @@
 
 use super::facts::Disk;
 use super::trial::OverlayTrial;
-use super::{Facts, Finding, Outcome, Thresholds, gib};
+use super::{CheckOutcome, Finding, MachineFacts, Thresholds, gib};
 use crate::host::ours::paths::{LINK_FIX, PROGRAMS};
 use crate::model::paths;
 
@@ -14,7 +14,7 @@ pub(super) const NEEDS: [&str; 4] = [
     paths::LOG_DIR,
 ];
 
-pub(super) fn disk(facts: &Facts) -> Finding {
+pub(super) fn disk(facts: &MachineFacts) -> Finding {
     let found: Vec<String> = facts.disks.iter().map(describe).collect();
     let limits = &Thresholds::ours().storage;
     let check = Finding::new(
@@ -73,7 +73,7 @@ fn describe(disk: &Disk) -> String {
 }
 
 /// Whether programs can be run where they lie, or will.
-pub(super) fn programs(facts: &Facts) -> Finding {
+pub(super) fn programs(facts: &MachineFacts) -> Finding {
     let found = match facts.noexec.as_slice() {
         [] => "programs can be run there".to_owned(),
         some => format!("mounted noexec: {}", some.join(", ")),
@@ -90,7 +90,7 @@ pub(super) fn programs(facts: &Facts) -> Finding {
 }
 
 /// Whether directories are such, where the node makes or finds them by their names.
-pub(super) fn links(facts: &Facts) -> Finding {
+pub(super) fn links(facts: &MachineFacts) -> Finding {
     let links: Vec<String> = facts
         .links
         .iter()
@@ -111,7 +111,7 @@ pub(super) fn links(facts: &Facts) -> Finding {
 }
 
 /// Whether the runtime can mount images where it will keep them.
-pub(super) fn runtime_storage(facts: &Facts) -> Finding {
+pub(super) fn runtime_storage(facts: &MachineFacts) -> Finding {
     let (found, why) = match &facts.overlay_trial {
         OverlayTrial::Works => ("an overlay was mounted there and used".to_owned(), None),
         OverlayTrial::NotTried(why) => (format!("not tried: {why}"), None),
@@ -125,8 +125,8 @@ pub(super) fn runtime_storage(facts: &Facts) -> Finding {
         (OverlayTrial::NotTried(why), _) => check.skip(why.clone()),
         // What is free, and how many files there may be, another check counts; a quota it may not see.
         (OverlayTrial::Full { .. }, _) => match disk(facts).outcome {
-            Outcome::Fail => check.skip("see disk"),
-            Outcome::Skip | Outcome::Ok | Outcome::Warn => check.fail(
+            CheckOutcome::Fail => check.skip("see disk"),
+            CheckOutcome::Skip | CheckOutcome::Ok | CheckOutcome::Warn => check.fail(
                 "no file can be made there, whatever is free: a quota is reached",
                 "raise the quota there, or mount a disk of its own at /var/lib/pf9",
             ),

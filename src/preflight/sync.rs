@@ -116,7 +116,7 @@ fn tenths(us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::CheckOutcome;
     use super::*;
 
     #[test]
@@ -154,13 +154,13 @@ mod tests {
             us: us.to_vec(),
         };
         let judged = |us: &[u64]| etcd_disk(&trial(us)).outcome;
-        assert_eq!(judged(&[900, 1000, 1100, 80_000]), Outcome::Ok);
-        assert_eq!(judged(&[900, 1000, 70_000, 80_000]), Outcome::Warn);
-        assert_eq!(judged(&[80_000]), Outcome::Warn);
-        assert_eq!(judged(&[]), Outcome::Skip);
+        assert_eq!(judged(&[900, 1000, 1100, 80_000]), CheckOutcome::Ok);
+        assert_eq!(judged(&[900, 1000, 70_000, 80_000]), CheckOutcome::Warn);
+        assert_eq!(judged(&[80_000]), CheckOutcome::Warn);
+        assert_eq!(judged(&[]), CheckOutcome::Skip);
         assert_eq!(
             etcd_disk(&SyncTrial::NotTried("no".into())).outcome,
-            Outcome::Skip
+            CheckOutcome::Skip
         );
     }
 }

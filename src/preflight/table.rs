@@ -2,13 +2,13 @@
 
 use super::Severity::{Info, Recommended, Required};
 use super::{
-    AgentSeen, Facts, Finding, Group, NetworkSeen, PlaneSeen, Severity, SyncTrial, agent,
+    AgentSeen, Finding, Group, MachineFacts, NetworkSeen, PlaneSeen, Severity, SyncTrial, agent,
     conflicts, kernel, machine, network, plane, resources, security, software, storage, sync,
 };
 
 /// One check.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct CheckEntry {
     /// Stable kebab-case word.
     pub id: &'static str,
     /// Where it belongs.
@@ -18,14 +18,14 @@ pub struct Entry {
     /// What it looks at.
     pub what: &'static str,
     /// Who judges, and by what.
-    pub rule: Rule,
+    pub rule: CheckRule,
 }
 
 /// The pure function of a check, by what it looks at.
 #[derive(Clone, Copy, Debug)]
-pub enum Rule {
+pub enum CheckRule {
     /// The machine's own files.
-    Machine(fn(&Facts) -> Finding),
+    Machine(fn(&MachineFacts) -> Finding),
     /// A try of the disk.
     Disk(fn(&SyncTrial) -> Finding),
     /// The network.
@@ -39,19 +39,19 @@ pub enum Rule {
 macro_rules! table {
     ($( $group:ident { $( $id:literal $severity:ident $what:literal $kind:ident $rule:path; )* } )*) => {
         /// Every check, in the order in which they are shown.
-        pub const TABLE: &[Entry] = &[ $($( Entry {
+        pub const TABLE: &[CheckEntry] = &[ $($( CheckEntry {
             id: $id,
             group: Group::$group,
             severity: $severity,
             what: $what,
-            rule: Rule::$kind($rule),
+            rule: CheckRule::$kind($rule),
         }, )*)* ];
     };
 }
 
 table! {
     Platform {
-        "root" Required "whoever looks is root: enrolling and the units are the administrator's" Machine machine::root;
+        "root" Required "the caller is root, as enrolment and the units need" Machine machine::root;
         "distribution" Required "a distribution the packages are made for" Machine machine::distribution;
         "architecture" Required "a processor there are stacks for" Machine machine::architecture;
         "init" Required "systemd is process 1" Machine machine::init;

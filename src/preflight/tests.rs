@@ -15,8 +15,8 @@ mod defects;
 const GIB: u64 = 1 << 30;
 
 /// A machine nothing is wrong with.
-fn good() -> Facts {
-    Facts {
+fn good() -> MachineFacts {
+    MachineFacts {
         uid: 0,
         os: OsRelease {
             id: "debian".into(),
@@ -85,7 +85,7 @@ fn good() -> Facts {
     }
 }
 
-fn evaluate(facts: &Facts) -> Report {
+fn evaluate(facts: &MachineFacts) -> Report {
     Report::of_machine(facts, &Skips::default())
 }
 
@@ -95,10 +95,10 @@ fn a_good_machine_passes_every_check() {
     let bad: Vec<_> = report
         .checks
         .iter()
-        .filter(|c| c.outcome != Outcome::Ok)
+        .filter(|c| c.outcome != CheckOutcome::Ok)
         .collect();
     assert!(bad.is_empty(), "{bad:?}");
-    assert_eq!((report.verdict, report.fault()), (Outcome::Ok, None));
+    assert_eq!((report.verdict, report.fault()), (CheckOutcome::Ok, None));
     assert!(report.checks.len() >= 12);
 }
 
@@ -119,20 +119,20 @@ fn the_verdict_is_the_worst_and_every_failure_is_told() {
 #[test]
 fn our_own_node_is_not_in_its_own_way() {
     let mut facts = good();
-    facts.listeners = vec![Listener {
+    facts.listeners = vec![TakenPort {
         port: 10250,
-        process: Some(Process {
+        process: Some(ProcessInfo {
             pid: 3,
             name: "kubelet".into(),
             ours: true,
         }),
     }];
-    facts.kubernetes = vec![Process {
+    facts.kubernetes = vec![ProcessInfo {
         pid: 3,
         name: "kubelet".into(),
         ours: true,
     }];
-    assert_eq!(evaluate(&facts).verdict, Outcome::Ok);
+    assert_eq!(evaluate(&facts).verdict, CheckOutcome::Ok);
 }
 
 /// A check that fails with a word that nobody knows has no remedy either.
@@ -151,8 +151,8 @@ fn skipping_is_by_name_and_unknown_names_are_refused() {
     let skips = Skips::parse(&given).expect("skips");
     let report = Report::of_machine(&facts, &skips);
     assert_eq!(
-        (report.verdict, report.count(Outcome::Skip)),
-        (Outcome::Ok, 2)
+        (report.verdict, report.count(CheckOutcome::Skip)),
+        (CheckOutcome::Ok, 2)
     );
     let check = |id: &str| report.checks.iter().find(|c| c.id == id).expect("check");
     assert_eq!(check("swap").why, "by --skip: the cluster allows it");
@@ -198,7 +198,7 @@ fn what_is_only_said_is_judged_by_nobody() {
     let mut facts = good();
     facts.selinux = SeLinux::Enforcing;
     facts.apparmor = false;
-    facts.runtimes = vec![Process {
+    facts.runtimes = vec![ProcessInfo {
         pid: 7,
         name: "dockerd".into(),
         ours: false,
@@ -206,7 +206,7 @@ fn what_is_only_said_is_judged_by_nobody() {
     let report = evaluate(&facts);
     let said = |id: &str| {
         let check = report.checks.iter().find(|c| c.id == id).expect("check");
-        assert_eq!(check.outcome, Outcome::Ok, "{check:?}");
+        assert_eq!(check.outcome, CheckOutcome::Ok, "{check:?}");
         check.found.clone()
     };
     assert!(said("selinux").contains("enforc"), "{}", said("selinux"));
@@ -217,7 +217,7 @@ fn what_is_only_said_is_judged_by_nobody() {
 /// It is said, and is no defect: a machine that cannot is as good for everybody else.
 #[test]
 fn pods_that_want_ids_of_their_own_are_told_why_not() {
-    type Bend = fn(&mut Facts);
+    type Bend = fn(&mut MachineFacts);
     let bend: [(Bend, &str); 3] = [
         (|_| (), super::kernel::USER_NAMESPACES),
         (|f| f.user_namespaces = 0, "max_user_namespaces is 0"),
@@ -228,7 +228,7 @@ fn pods_that_want_ids_of_their_own_are_told_why_not() {
         facts.kernel = "6.3.0".into();
         bend(&mut facts);
         let check = super::kernel::user_namespaces(&facts);
-        assert_eq!(check.outcome, Outcome::Ok);
+        assert_eq!(check.outcome, CheckOutcome::Ok);
         assert!(check.found.contains(words), "{}", check.found);
     }
 }
@@ -271,7 +271,7 @@ fn facts_are_read_from_the_files_of_the_machine() {
     host.link("/proc/77/fd/3", "socket:[4242]").expect("link");
     host.link("/proc/78/exe", "/opt/pf9/stacks/k-1/bin/kubelet")
         .expect("link");
-    let facts = Facts::read(&host, 0, Timestamp::UNIX_EPOCH).expect("facts");
+    let facts = MachineFacts::read(&host, 0, Timestamp::UNIX_EPOCH).expect("facts");
     assert_eq!((facts.memory, facts.cpus), (2048 * 1024, 2));
     assert_eq!(facts.swaps, ["/dev/sdb1"]);
     assert_eq!(facts.host_name, "n1");

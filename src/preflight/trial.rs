@@ -20,6 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
 use crate::host::fs::HostFs;
+use crate::host::space::is_full;
 use crate::model::paths;
 
 /// The one directory that a try makes, in the nearest directory that is there.
@@ -130,7 +131,7 @@ fn typed(dir: &Path) -> Result<(), Wrong> {
     }
 }
 
-/// What a container does: runs a program, changes a file, deletes one, makes a directory anew.
+/// What a container does: runs a program, changes a file, deletes one, makes a directory again.
 fn used(scratch: &Path) -> Result<(), Wrong> {
     let merged = scratch.join("merged");
     let not_here = |what: &'static str| move |e: Errno| Wrong::NotHere(format!("{what}: {e}"));
@@ -153,7 +154,7 @@ fn used(scratch: &Path) -> Result<(), Wrong> {
         Some(layers.as_str()),
     )
     .map_err(|e| match e {
-        // The kernel has none, or whoever asks may not: other checks say that.
+        // The kernel has none, or the caller has no right to it: other checks say that.
         Errno::ENODEV | Errno::EPERM | Errno::EACCES => not_here("an overlay")(e),
         other => Wrong::Here(format!("an overlay cannot be mounted: {}", other.desc())),
     })?;
@@ -198,9 +199,4 @@ fn no_file(error: io::Error) -> Wrong {
         true => Wrong::Full(words),
         false => Wrong::NotHere(words),
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(Errno::from_raw);
-    matches!(number, Some(Errno::ENOSPC | Errno::EDQUOT))
 }

@@ -1,5 +1,5 @@
 //! Every call that changes a file system. Nothing is decided here: [`crate::host::fs`] knows what is atomic and what is
-//! durable, and for whom.
+//! durable, and with which owner.
 
 use std::fs::{self, FileTimes, Metadata, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -175,7 +175,7 @@ impl File {
     #[track_caller]
     pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let verdict = fault::verdict(
-            fault::Kind::Write,
+            fault::CallKind::Write,
             concat!(file!(), ":", line!()),
             &self.path,
         );
@@ -219,7 +219,7 @@ impl Write for File {
 impl Write for &File {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let verdict = fault::verdict(
-            fault::Kind::Write,
+            fault::CallKind::Write,
             concat!(file!(), ":", line!()),
             &self.path,
         );

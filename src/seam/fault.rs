@@ -1,14 +1,14 @@
 //! What breaks, and where.
 //!
 //! ```text
-//! Scope ──enter──► this thread, and whom it gives work (host::blocking)
+//! Scope ──enter──► this thread, and those it gives work to (host::blocking)
 //!   │                 each point: noted, and at the chosen one ─► end | power | error | stop
 //!   └─ points()      what was passed, in order: the walk's list
 //! ```
 //!
 //! A scope is one life of a process. Once it ended nothing more of it reaches the disk, whatever its destructors try.
-//! In a test a life ends by unwinding ([`Ended`] is the payload, which no hook prints); in a program of its own, which
-//! is told by `PF9_FAULT` (`POINT:FAULT`, see [`from_environment`]), by `abort`.
+//! In a test a life ends by unwinding ([`LifeEnded`] is the payload, which no hook prints); in a program of its own, which
+//! gets it from `PF9_FAULT` (`POINT:FAULT`, see [`from_environment`]), by `abort`.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -24,11 +24,11 @@ use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 
 use super::unsynced::Unsynced;
-pub use super::unsynced::{Loss, Stash};
+pub use super::unsynced::{PowerLoss, Stash};
 
 /// `POINT:FAULT` for a program of its own.
 const ENV: &str = "PF9_FAULT";
-/// How long a thread stands that is not the event loop's. Whoever waits for it with the loop waits until the watchdog ends
+/// How long a thread stands that is not the event loop's. A loop that waits for it waits until the watchdog ends
 /// the process.
 const WATCHDOG: Duration = Duration::from_secs(3);
 /// Its clock: `stands`, or seconds by which it is wrong.
@@ -36,7 +36,7 @@ const ENV_CLOCK: &str = "PF9_FAULT_CLOCK";
 
 /// What kind of call a point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum CallKind {
     /// A file is opened to be written.
     Open,
     /// Bytes are written.
@@ -69,11 +69,11 @@ pub enum Kind {
 
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// The process ends, a write half done; the machine goes on.
     Kill,
     /// The machine does.
-    Power(Loss),
+    Power(PowerLoss),
     /// The call fails, a write half done.
     Fail(Errno),
     /// It never comes back.
@@ -84,7 +84,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct Point {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: CallKind,
     /// Its place in the seam.
     pub place: &'static str,
     /// Whose call it was.
@@ -95,7 +95,7 @@ pub struct Point {
 
 /// How a life ended in a test: what it unwound with.
 #[derive(Debug)]
-pub struct Ended;
+pub struct LifeEnded;
 
 /// One life of a process.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ pub struct Scope {
 #[derive(Debug, Default)]
 struct State {
     points: Vec<Point>,
-    breaks: Option<(usize, Fault)>,
+    breaks: Option<(usize, InjectedFault)>,
     broke: Option<Point>,
     stopped: bool,
     unsynced: Unsynced,
@@ -131,7 +131,7 @@ pub enum Clock {
 }
 
 /// What a point is to do.
-pub(crate) struct Verdict(Option<(Arc<Scope>, Fault)>);
+pub(crate) struct Verdict(Option<(Arc<Scope>, InjectedFault)>);
 
 /// The scope of a thread, to be given to another one.
 pub(crate) struct Current(Option<Arc<Scope>>);
@@ -145,10 +145,10 @@ thread_local! {
 
 // === impl Fault ===
 
-impl Kind {
+impl CallKind {
     /// Everything that may happen at such a point.
-    pub fn faults(self) -> Vec<Fault> {
-        let mut all = vec![Fault::Kill, Fault::Stop];
+    pub fn faults(self) -> Vec<InjectedFault> {
+        let mut all = vec![InjectedFault::Kill, InjectedFault::Stop];
         let refused: &[Errno] = match self {
             Self::Open => &[Errno::ENOSPC, Errno::EIO, Errno::EMFILE],
             Self::Write
@@ -163,8 +163,8 @@ impl Kind {
             // A reading cannot be refused, and changes nothing that could be lost.
             Self::Clock => return all,
         };
-        all.extend(refused.iter().copied().map(Fault::Fail));
-        all.extend([Loss::Everything, Loss::Bytes].map(Fault::Power));
+        all.extend(refused.iter().copied().map(InjectedFault::Fail));
+        all.extend([PowerLoss::Everything, PowerLoss::Bytes].map(InjectedFault::Power));
         all
     }
 }
@@ -178,11 +178,11 @@ impl Scope {
     }
 
     /// One in which this happens at the point of this number, the first one being 0.
-    pub fn breaking(point: usize, fault: Fault) -> Arc<Self> {
+    pub fn breaking(point: usize, fault: InjectedFault) -> Arc<Self> {
         Self::new(Some((point, fault)), true)
     }
 
-    fn new(breaks: Option<(usize, Fault)>, here: bool) -> Arc<Self> {
+    fn new(breaks: Option<(usize, InjectedFault)>, here: bool) -> Arc<Self> {
         static LIVES: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             number: LIVES.fetch_add(1, Ordering::Relaxed),
@@ -221,7 +221,7 @@ impl Scope {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// It ends now, if it did not: whoever stands still in it goes on, and reaches nothing any more.
+    /// Ends it now, if it has not ended: threads stopped at a point go on, without effect.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.freed.notify_all();
@@ -233,7 +233,7 @@ impl Scope {
     }
 
     /// It is over, and the machine lost power: what was not synced is lost.
-    pub fn lose(&self, loss: Loss) {
+    pub fn lose(&self, loss: PowerLoss) {
         assert!(self.is_over(), "a machine that lost power goes on");
         self.state().unsynced.lose(loss);
     }
@@ -244,13 +244,13 @@ impl Scope {
 
     fn pass(
         &self,
-        kind: Kind,
+        kind: CallKind,
         place: &'static str,
         caller: &'static Location<'static>,
         about: &Path,
-    ) -> Option<Fault> {
+    ) -> Option<InjectedFault> {
         if self.is_over() {
-            return Some(Fault::Fail(Errno::EIO));
+            return Some(InjectedFault::Fail(Errno::EIO));
         }
         let mut state = self.state();
         let number = state.points.len();
@@ -264,7 +264,7 @@ impl Scope {
         let fault = match state.breaks {
             Some((at, fault)) if at == number => {
                 // Not a moment later: others of its threads would go on meanwhile.
-                if matches!(fault, Fault::Kill | Fault::Power(_)) {
+                if matches!(fault, InjectedFault::Kill | InjectedFault::Power(_)) {
                     self.over.store(true, Ordering::SeqCst);
                 }
                 state.broke = Some(point.clone());
@@ -281,15 +281,15 @@ impl Scope {
     }
 
     /// The end of a life.
-    fn ends(&self, fault: Fault) -> ! {
+    fn ends(&self, fault: InjectedFault) -> ! {
         self.end();
         if self.is_program() {
-            if let Fault::Power(loss) = fault {
+            if let InjectedFault::Power(loss) = fault {
                 self.lose(loss);
             }
             std::process::abort();
         }
-        resume_unwind(Box::new(Ended))
+        resume_unwind(Box::new(LifeEnded))
     }
 
     fn refused(&self) -> io::Error {
@@ -313,9 +313,9 @@ impl Verdict {
     /// A write gets half of its way.
     pub(crate) fn tears(&self) -> bool {
         match &self.0 {
-            Some((_, Fault::Kill | Fault::Power(_))) => true,
-            Some((scope, Fault::Fail(_))) => !scope.is_over(),
-            Some((_, Fault::Stop)) | None => false,
+            Some((_, InjectedFault::Kill | InjectedFault::Power(_))) => true,
+            Some((scope, InjectedFault::Fail(_))) => !scope.is_over(),
+            Some((_, InjectedFault::Stop)) | None => false,
         }
     }
 
@@ -324,9 +324,9 @@ impl Verdict {
             return Ok(());
         };
         match fault {
-            Fault::Fail(errno) => Err(errno.into()),
-            Fault::Kill | Fault::Power(_) => scope.ends(fault),
-            Fault::Stop => {
+            InjectedFault::Fail(errno) => Err(errno.into()),
+            InjectedFault::Kill | InjectedFault::Power(_) => scope.ends(fault),
+            InjectedFault::Stop => {
                 let mut state = scope.state();
                 state.stopped = true;
                 let loop_stands = scope.home == Some(std::thread::current().id());
@@ -351,7 +351,7 @@ impl Verdict {
 
     pub(crate) async fn carried_out_soon(self) -> io::Result<()> {
         match self.0 {
-            Some((scope, Fault::Stop)) => {
+            Some((scope, InjectedFault::Stop)) => {
                 scope.state().stopped = true;
                 std::future::pending().await
             }
@@ -363,7 +363,7 @@ impl Verdict {
 // === points ===
 
 #[track_caller]
-pub(crate) fn verdict(kind: Kind, place: &'static str, about: &Path) -> Verdict {
+pub(crate) fn verdict(kind: CallKind, place: &'static str, about: &Path) -> Verdict {
     let caller = Location::caller();
     Verdict(current().0.and_then(|scope| {
         let fault = scope.pass(kind, place, caller, about)?;
@@ -376,7 +376,7 @@ pub(crate) fn current() -> Current {
     Current(here.or_else(|| from_environment().clone()))
 }
 
-/// The life of a program that was told by its environment. `PF9_FAULT` is `POINT:FAULT`: the number of the point, and
+/// The life of a program that has it from its environment. `PF9_FAULT` is `POINT:FAULT`: the number of the point, and
 /// `kill`, `power`, `torn` (a power cut that keeps names and loses bytes), `stop`, or a number of `errno`.
 fn from_environment() -> &'static Option<Arc<Scope>> {
     static PROGRAM: OnceLock<Option<Arc<Scope>>> = OnceLock::new();
@@ -397,14 +397,14 @@ fn from_environment() -> &'static Option<Arc<Scope>> {
     })
 }
 
-fn read(told: &str) -> Option<(usize, Fault)> {
+fn read(told: &str) -> Option<(usize, InjectedFault)> {
     let (point, fault) = told.split_once(':')?;
     let fault = match fault {
-        "kill" => Fault::Kill,
-        "power" => Fault::Power(Loss::Everything),
-        "torn" => Fault::Power(Loss::Bytes),
-        "stop" => Fault::Stop,
-        errno => Fault::Fail(Errno::from_raw(errno.parse().ok()?)),
+        "kill" => InjectedFault::Kill,
+        "power" => InjectedFault::Power(PowerLoss::Everything),
+        "torn" => InjectedFault::Power(PowerLoss::Bytes),
+        "stop" => InjectedFault::Stop,
+        errno => InjectedFault::Fail(Errno::from_raw(errno.parse().ok()?)),
     };
     Some((point.parse().ok()?, fault))
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 /// What kind of call it is.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
+pub(crate) enum CallKind {
     Open,
     Write,
     Length,
@@ -31,7 +31,7 @@ pub(crate) struct Current;
 pub(crate) struct Entered;
 
 #[inline]
-pub(crate) fn verdict(_: Kind, _: &'static str, _: &Path) -> Verdict {
+pub(crate) fn verdict(_: CallKind, _: &'static str, _: &Path) -> Verdict {
     Verdict
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::fault::{Fault, Kind, Loss, Scope};
+use super::fault::{CallKind, InjectedFault, PowerLoss, Scope};
 use super::walk::reference;
 use crate::host::fs::{Attrs, Found, HostFs};
 
@@ -14,7 +14,7 @@ fn machine() -> (tempfile::TempDir, HostFs) {
 }
 
 /// A life with this work, after which the power is gone.
-fn then_dark(loss: Loss, work: impl FnOnce()) {
+fn then_dark(loss: PowerLoss, work: impl FnOnce()) {
     let scope = Scope::whole();
     let here = scope.enter();
     work();
@@ -38,7 +38,7 @@ fn what_is_not_synced_is_lost() {
         file.write_all(bytes.as_bytes()).expect("write");
         file
     };
-    then_dark(Loss::Everything, || {
+    then_dark(PowerLoss::Everything, || {
         drop(plain("/new", "x"));
         drop(plain("/old", "er"));
         super::disk::rename(&fs.at("/old"), &fs.at("/moved")).expect("rename");
@@ -47,11 +47,11 @@ fn what_is_not_synced_is_lost() {
     assert_eq!(fs.list("/").expect("list"), ["old"]);
     assert_eq!(text(&fs, "/old").as_deref(), Some("old"));
     // Bytes without a name, and a name without bytes.
-    then_dark(Loss::Everything, || {
+    then_dark(PowerLoss::Everything, || {
         plain("/nameless", "x").sync_all().expect("sync");
     });
     assert_eq!(text(&fs, "/nameless"), None);
-    then_dark(Loss::Bytes, || {
+    then_dark(PowerLoss::Bytes, || {
         let file = plain("/empty", "x");
         super::disk::rename(&fs.at("/empty"), &fs.at("/named")).expect("rename");
         drop(file);
@@ -61,7 +61,7 @@ fn what_is_not_synced_is_lost() {
 
 #[test]
 fn what_the_host_seam_calls_done_outlives_the_power() {
-    for loss in [Loss::Everything, Loss::Bytes] {
+    for loss in [PowerLoss::Everything, PowerLoss::Bytes] {
         let (_dir, fs) = machine();
         let mode = Attrs::mode(0o644);
         fs.write("/there/gone/x", b"x", &mode).expect("before");
@@ -118,14 +118,14 @@ fn each_point_can_end_the_life_that_passes_it_and_says_whose_it_is() {
     let whole = Scope::whole();
     write(&whole).expect("whole").expect("written");
     let points = whole.points();
-    let kinds: Vec<Kind> = points.iter().map(|p| p.kind).collect();
+    let kinds: Vec<CallKind> = points.iter().map(|p| p.kind).collect();
     let wanted = [
-        Kind::Open,
-        Kind::Attributes,
-        Kind::Write,
-        Kind::Sync,
-        Kind::Rename,
-        Kind::SyncDir,
+        CallKind::Open,
+        CallKind::Attributes,
+        CallKind::Write,
+        CallKind::Sync,
+        CallKind::Rename,
+        CallKind::SyncDir,
     ];
     assert_eq!(kinds, wanted);
     assert!(
@@ -141,8 +141,8 @@ fn each_point_can_end_the_life_that_passes_it_and_says_whose_it_is() {
             let broke = scope.broke().expect("it came to it");
             assert_eq!((broke.kind, broke.place), (point.kind, point.place));
             match fault {
-                Fault::Fail(_) => assert!(ended.is_ok_and(|w| w.is_err()), "{point:?}"),
-                Fault::Kill | Fault::Power(_) | Fault::Stop => {
+                InjectedFault::Fail(_) => assert!(ended.is_ok_and(|w| w.is_err()), "{point:?}"),
+                InjectedFault::Kill | InjectedFault::Power(_) | InjectedFault::Stop => {
                     assert!(ended.is_err() && scope.is_over(), "{point:?}");
                 }
             }
@@ -175,9 +175,9 @@ fn all_points() -> BTreeSet<String> {
             let text = std::fs::read_to_string(&path).expect("source");
             for (n, line) in text.lines().enumerate() {
                 let code = line.trim_start();
-                let point = ["point!(", "point_soon!(", "fault::Kind::"];
+                let point = ["point!(", "point_soon!(", "fault::CallKind::"];
                 // The one that is written out says its line below its kind.
-                let written_out = code.starts_with("fault::Kind::");
+                let written_out = code.starts_with("fault::CallKind::");
                 // Those of the plane's store are passed by its own walk, which says so.
                 let stores = code.contains("\"store\"");
                 if !code.starts_with("//") && !stores && point.iter().any(|p| code.contains(p)) {

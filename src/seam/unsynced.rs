@@ -1,7 +1,7 @@
 //! What a power cut takes along: changes since the last sync, and how each is undone.
 //!
-//! Two machines lose power here. One lost everything that no sync promised ([`Loss::Everything`]); the other had
-//! written its names and not the bytes ([`Loss::Bytes`]): the file that is there and is empty. What a real disk keeps
+//! Two machines lose power here. One lost everything that no sync promised ([`PowerLoss::Everything`]); the other had
+//! written its names and not the bytes ([`PowerLoss::Bytes`]): the file that is there and is empty. What a real disk keeps
 //! lies between them. A name counts as kept when its directory was synced, and only then: what ext4 and xfs keep beyond
 //! that no standard promises.
 
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// What is lost with the power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub enum PowerLoss {
     /// Every name and every byte that was not synced.
     Everything,
     /// The bytes; names are there.
@@ -162,14 +162,14 @@ impl Unsynced {
     }
 
     /// The power is gone.
-    pub(super) fn lose(&mut self, loss: Loss) {
+    pub(super) fn lose(&mut self, loss: PowerLoss) {
         for (_, saved) in std::mem::take(&mut self.bytes) {
             saved.restore();
         }
         let names = std::mem::take(&mut self.names);
         match loss {
-            Loss::Bytes => {}
-            Loss::Everything => names.into_iter().rev().for_each(Name::undo),
+            PowerLoss::Bytes => {}
+            PowerLoss::Everything => names.into_iter().rev().for_each(Name::undo),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::fault::{Ended, Fault, Loss, Point, Scope};
+use super::fault::{InjectedFault, LifeEnded, Point, PowerLoss, Scope};
 use crate::host::fs::HostFs;
 use crate::sample;
 
@@ -23,7 +23,7 @@ use crate::sample;
 const LIVES_MAX: usize = 4;
 /// What stands still is waited for by nobody of ours for longer.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Cases that are told in full when a walk fails.
+/// Cases that are shown in full when a walk fails.
 const TOLD_MAX: usize = 25;
 
 /// What a walk goes through.
@@ -40,13 +40,13 @@ pub trait Scenario {
     /// What a process does from its start on, or (`starts` is false) what it does once more. True when it is done.
     async fn life(&self, world: &mut Self::World, starts: bool) -> bool;
 
-    /// The machine lost its power and starts anew.
+    /// The machine lost its power and restarts.
     fn boot(&self, _world: &mut Self::World) {}
 
     /// Everything that is to be as after the undisturbed run.
     async fn end(&self, world: &mut Self::World) -> BTreeMap<String, String>;
 
-    /// What others were told to do since the last question; the same as undisturbed, unless the power was lost.
+    /// Commands to others since the last question; the same as undisturbed, unless the power was lost.
     fn calls(&self, _world: &Self::World) -> Vec<String> {
         Vec::new()
     }
@@ -123,7 +123,7 @@ async fn broken<S: Scenario>(
     scenario: &S,
     reference: &Reference,
     n: usize,
-    fault: Fault,
+    fault: InjectedFault,
 ) -> Broken {
     let mut world = Box::pin(scenario.begin()).await;
     drop(scenario.calls(&world));
@@ -141,7 +141,7 @@ async fn broken<S: Scenario>(
         } = &point;
         format!("{fault:?} at {n} ({kind:?} of {about}, {place}, called at {caller})")
     };
-    if let Fault::Power(loss) = fault {
+    if let InjectedFault::Power(loss) = fault {
         scope.end();
         scope.lose(loss);
         scenario.boot(&mut world);
@@ -164,7 +164,11 @@ async fn broken<S: Scenario>(
     let calls = scenario.calls(&world);
     let end = Box::pin(scenario.end(&mut world)).await;
     let mut wrong = differences(&reference.end, &end);
-    if !matches!(fault, Fault::Power(Loss::Everything | Loss::Bytes)) && calls != reference.calls {
+    if !matches!(
+        fault,
+        InjectedFault::Power(PowerLoss::Everything | PowerLoss::Bytes)
+    ) && calls != reference.calls
+    {
         wrong.push(format!(
             "  called {calls:?}, undisturbed {:?}",
             reference.calls
@@ -202,7 +206,7 @@ async fn lived<S: Scenario>(
         while !scope.stopped() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // From here on time passes a thousand times as fast: whoever waits has a deadline, and what works is not late.
+        // From here on time passes a thousand times as fast: what waits has a deadline, and what works is not late.
         tokio::time::pause();
         frozen.set(true);
         for _ in 0..LONGEST.as_secs() {
@@ -220,7 +224,7 @@ async fn lived<S: Scenario>(
         tokio::time::resume();
     }
     let over = scope.is_over();
-    // Whoever still stands at a point of it goes on, and reaches nothing.
+    // Threads that are still stopped at a point go on, without effect.
     scope.end();
     let Some(ended) = ended else {
         return Life::Waits;
@@ -229,7 +233,7 @@ async fn lived<S: Scenario>(
         Ok(_) if over => Life::Cut,
         Ok(true) => Life::Done,
         Ok(false) => Life::NotDone,
-        Err(panic) if panic.is::<Ended>() => Life::Cut,
+        Err(panic) if panic.is::<LifeEnded>() => Life::Cut,
         Err(panic) => resume_unwind(panic),
     }
 }

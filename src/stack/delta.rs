@@ -13,7 +13,7 @@
 //! how many new ones follow, and how far the place in the old file moves before it (zig-zag). Programs are moved
 //! about from one build to the next: most bytes of a piece differ by nothing, and addresses by a little.
 //!
-//! Nothing here is signed. Each file is believed by the digest in the signed manifest, as those of an archive are;
+//! Nothing here is signed. Each file is trusted by the digest in the signed manifest, as those of an archive are;
 //! a delta that was made wrong costs its transfer, and the archive is fetched.
 //!
 //! zstd's own patches (`--patch-from`) were tried first: they know copies, not differences. metrics-server 0.9.0 of

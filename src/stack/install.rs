@@ -30,14 +30,14 @@ pub enum Depth {
 /// A whole stack that is not active yet: what has to be asked of its programs is asked now, while
 /// nothing was changed.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedStack {
     manifest: Manifest,
     /// Still beside its place: where it was unpacked.
     incoming: Option<PathBuf>,
 }
 
 /// Unpacks the archive of a stack beside its place, as far as it is staged, and goes on while more of it comes,
-/// until `stops`. Each file that is whole is told to `seen`. Without a stack that is active the files are on
+/// until `stops`. Each file that is whole is passed to `seen`. Without a stack that is active the files are on
 /// their way to the disk when it has its place ([`keep_on_disk`] waits for that). A stack that is installed and whole is left alone;
 /// what an earlier try left of another stack is removed.
 pub fn prepare(
@@ -46,16 +46,16 @@ pub fn prepare(
     trust: &TrustStore,
     stops: Stops,
     seen: &mut dyn FnMut(&StackFile),
-) -> Result<Prepared, StackError> {
+) -> Result<PreparedStack, StackError> {
     if let Ok(manifest) = verify_installed(fs, want, trust, Depth::Full) {
-        return Ok(Prepared {
+        return Ok(PreparedStack {
             manifest,
             incoming: None,
         });
     }
     let manifest = Manifest::open_staged(fs, want, trust)?;
     let incoming = unpack_beside(fs, &manifest, stops, seen)?;
-    Ok(Prepared {
+    Ok(PreparedStack {
         manifest,
         incoming: Some(incoming),
     })
@@ -118,7 +118,7 @@ pub fn staged(fs: &HostFs, want: &StackRef, content: &StackManifest) -> Staged {
     }
 }
 
-impl Prepared {
+impl PreparedStack {
     /// Its table of contents.
     pub fn content(&self) -> &StackManifest {
         self.manifest.content()
@@ -360,7 +360,7 @@ fn linked(fs: &HostFs, link: &str) -> Result<Option<StackRef>, StackError> {
     }
 }
 
-/// What the active stack consists of, as it says: for people. To believe it see
+/// What the active stack consists of, as it says: for people. To trust it see
 /// [`verify_installed`].
 pub fn active_content(fs: &HostFs) -> Option<StackManifest> {
     content_of(fs, paths::STACK_CURRENT)
@@ -405,7 +405,7 @@ pub fn signer(fs: &HostFs) -> Option<String> {
 
 /// Gives the active stack's manifest the signature of the staged one, when that is of the same
 /// content and by another key that is trusted. True when it was replaced. Nothing else of the stack
-/// is touched: its bytes are what the content says, whoever signed that.
+/// is touched: its bytes match the signed content under either key.
 pub fn renew_signature(fs: &HostFs, trust: &TrustStore) -> Result<bool, StackError> {
     let Some(stack) = current(fs)? else {
         return Ok(false);

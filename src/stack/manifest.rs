@@ -149,7 +149,7 @@ pub(super) fn read_envelope(path: &Path) -> Result<Envelope, StackError> {
 }
 
 /// What an installed manifest says about itself. Its directory is root's and was filled after
-/// verification, so this may be used to *name* a stack; to believe one use [`Manifest::open`].
+/// verification, so this may be used to *name* a stack; to trust one use [`Manifest::open`].
 pub(super) fn reference_of(envelope: &Envelope) -> Option<StackRef> {
     let payload = BASE64.decode(&envelope.payload).ok()?;
     let content = content_of(envelope)?;

@@ -62,7 +62,7 @@ pub async fn check(fs: &HostFs, dir: &Path, stack: &StackManifest) -> Result<(),
     check_as_they_come(fs, dir, stack, files).await
 }
 
-/// The same of programs that are told when they are whole.
+/// The same, for programs that come when they are whole.
 pub async fn check_as_they_come(
     fs: &HostFs,
     dir: &Path,

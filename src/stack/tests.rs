@@ -396,7 +396,7 @@ fn what_a_crash_left_is_removed() {
 }
 
 /// A download that is cut off, a crash, more of it, the rest: nothing is used that was not verified, and what was
-/// verified is not written again.
+/// verified is not rewritten.
 #[test]
 fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {
     let node = node();
@@ -440,7 +440,7 @@ fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {
             .expect("time")
     };
     let written = when(&kubelet);
-    // A crash left other bytes in one of them: they are written again.
+    // A crash left other bytes in one of them: they are rewritten.
     let addon = node.fs.at(incoming_of(&stack)).join("addons/10-x.yaml");
     std::fs::write(&addon, [0; ADDON.len()]).expect("zeros");
     std::fs::write(&part, &bytes).expect("the rest");
@@ -451,7 +451,7 @@ fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {
     verify_installed(&node.fs, &stack, &node.trust, Depth::Full).expect("whole");
 }
 
-/// The bytes of a part are no more believed than those of an archive.
+/// The bytes of a part are no more trusted than those of an archive.
 #[test]
 fn a_part_with_another_byte_is_refused() {
     let node = node();
@@ -464,7 +464,7 @@ fn a_part_with_another_byte_is_refused() {
     assert!(matches!(refused(&node, &stack), StackError::Damaged(_)));
 }
 
-/// Every file was right, and was told of; at the very end the archive turns out to be another one.
+/// Every file was right, and was reported; at the very end the archive turns out to be another one.
 #[test]
 fn an_archive_that_is_wrong_only_as_a_whole_leaves_nothing() {
     let node = node();

@@ -1,8 +1,8 @@
 //! One pass over the archive: hash what is read, decompress, check every entry, write; another thread sees to
 //! it that what was written is on the disk.
 //!
-//! The archive is opened once and read once, so what was checked is what was written, whoever
-//! changes the staged file meanwhile.
+//! The archive is opened once and read once, so what was checked is what was written, also when
+//! the staged file changes meanwhile.
 //!
 //! What an earlier try has written is compared with what comes, and stays when it is the same.
 
@@ -41,7 +41,7 @@ const TRAILER: u64 = 64 * 1024;
 const AHEAD: usize = 16;
 
 /// Unpacks into the directory `into`; every file is on disk when this returns, or on its way there. Each file
-/// that is whole is told to `seen` at once: it may be run, and is not yet on the disk.
+/// that is whole is passed to `seen` at once: it may be run, and is not yet on the disk.
 pub(super) fn unpack(
     archive: Coming,
     manifest: &StackManifest,

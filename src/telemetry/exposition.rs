@@ -11,7 +11,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a number does.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum MetricKind {
     /// It goes up and down.
     Gauge,
     /// It rises.
@@ -24,10 +24,10 @@ pub struct Text(String);
 
 impl Text {
     /// Begins a family of samples.
-    pub fn head(&mut self, name: &str, kind: Kind, help: &str) {
+    pub fn head(&mut self, name: &str, kind: MetricKind, help: &str) {
         let kind = match kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Counter => "counter",
         };
         let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
         self.0.push_str(&head);
@@ -48,7 +48,7 @@ impl Text {
 
     /// One sample for each state there is: 1 for the one that it is in, as the ecosystem tells states.
     pub fn states(&mut self, name: &str, help: &str, now: NodeState) {
-        self.head(name, Kind::Gauge, help);
+        self.head(name, MetricKind::Gauge, help);
         for state in NodeState::ALL {
             let is = f64::from(u8::from(state == now));
             self.row(name, &[("state", state.as_str())], is);
@@ -60,14 +60,14 @@ impl Text {
     pub fn certificates(&mut self, all: &[Expiry], now: Timestamp) {
         let m = "pf9_certificate_not_after_seconds";
         let help = "When a certificate expires, in seconds since 1970.";
-        self.head(m, Kind::Gauge, help);
+        self.head(m, MetricKind::Gauge, help);
         for c in all {
             let end = c.not_after.as_second().max(0) as f64;
             self.row(m, &[("name", &c.name)], end);
         }
         let m = "pf9_certificate_not_renewed";
         let help = "1 while a certificate is due for renewal, or expired, and not renewed.";
-        self.head(m, Kind::Gauge, help);
+        self.head(m, MetricKind::Gauge, help);
         for c in all {
             let late = c.warning(now).is_some();
             self.row(m, &[("name", &c.name)], f64::from(u8::from(late)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::exposition::{Kind, Text};
+use super::exposition::{MetricKind, Text};
 
 /// What the kernel says of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -21,7 +21,7 @@ struct Vitals {
 /// Adds the families: a few lines of `/proc/self`, nothing is kept.
 pub fn vitals(text: &mut Text, program: &str, version: &str) {
     let m = "pf9_build_info";
-    text.head(m, Kind::Gauge, "1, and which build this is.");
+    text.head(m, MetricKind::Gauge, "1, and which build this is.");
     text.row(m, &[("program", program), ("version", version)], 1.0);
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let number = |what| {
@@ -80,40 +80,40 @@ fn read_vitals(stat: &str, statm: &str, machine: &str, units: &Units) -> Vitals 
 
 impl Vitals {
     fn tell(&self, text: &mut Text, max: Option<u64>) {
-        let rows: [(&str, Kind, &str, Option<f64>); 6] = [
+        let rows: [(&str, MetricKind, &str, Option<f64>); 6] = [
             (
                 "process_cpu_seconds_total",
-                Kind::Counter,
+                MetricKind::Counter,
                 "Time on processors, in the kernel and out of it.",
                 Some(self.cpu.as_secs_f64()),
             ),
             (
                 "process_resident_memory_bytes",
-                Kind::Gauge,
+                MetricKind::Gauge,
                 "Memory that is in use.",
                 Some(self.resident as f64),
             ),
             (
                 "process_virtual_memory_bytes",
-                Kind::Gauge,
+                MetricKind::Gauge,
                 "Addresses that are in use.",
                 Some(self.size as f64),
             ),
             (
                 "process_start_time_seconds",
-                Kind::Gauge,
+                MetricKind::Gauge,
                 "When it was started, in seconds since 1970.",
                 self.started.map(|d| d.as_secs_f64()),
             ),
             (
                 "process_open_fds",
-                Kind::Gauge,
+                MetricKind::Gauge,
                 "Open file descriptors.",
                 self.open.map(|n| n as f64),
             ),
             (
                 "process_max_fds",
-                Kind::Gauge,
+                MetricKind::Gauge,
                 "How many it may have open.",
                 max.map(|n| n as f64),
             ),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub struct TlsConfig {
     /// Oldest version that is spoken.
     pub min_version: MinVersion,
-    /// PEM file of authorities that are believed beside the one enrolment pinned; empty: none.
+    /// PEM file of authorities that are trusted beside the one enrolment pinned; empty: none.
     #[serde(deserialize_with = "path_or_none")]
     pub ca_file: Option<String>,
     /// When there are any: one of these keys must be in the plane's chain.

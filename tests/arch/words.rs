@@ -1,4 +1,4 @@
-//! Every sentence that a screen, a log or a status can show, in one file: `tests/golden/words.txt`. What is written anew is
+//! Every sentence that a screen, a log or a status can show, in one file: `tests/golden/words.txt`. What is rewritten is
 //! read there, beside what it will stand beside. `PF9_BLESS=1` writes it.
 
 use std::collections::BTreeSet;

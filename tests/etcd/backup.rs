@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pf9_hostagent::app::TaskGroup;
 use pf9_hostagent::backup::shelf::{MANIFEST, SEALED, Shelf};
-use pf9_hostagent::backup::take::{About, Taking, take};
+use pf9_hostagent::backup::take::{BackupOrigin, Taking, take};
 use pf9_hostagent::backup::{seal, verify};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::local::{Method, Peer, Reply, Request, StatusCode};
@@ -15,7 +15,7 @@ use pf9_hostagent::model::{
     BackupManifest, BackupSettings, ChoreAnswer, EtcdView, Fault, FaultCode, Generation, Role,
     Secret, Timestamp, paths,
 };
-use pf9_hostagent::nodelet::etcd::{Keeper, desk};
+use pf9_hostagent::nodelet::etcd::{EtcdKeeper, desk};
 use pf9_hostagent::nodelet::job::{Job, Work};
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +63,7 @@ async fn asked(node: &mut Node, method: Method, path: &str) -> (Reply, EtcdView)
     let stop = CancellationToken::new();
     let mut group = TaskGroup::new(stop.clone());
     let (desk, inside) = desk();
-    let keeper = Keeper::new(
+    let keeper = EtcdKeeper::new(
         node.host.clone(),
         working,
         node.board.etcd(),
@@ -95,7 +95,7 @@ async fn taken(node: &mut Node, dir: &str, db_bytes: u64) -> Result<BackupManife
         recipients: spec.etcd.backup.recipients(),
         db_bytes,
         now: Timestamp::now(),
-        about: About {
+        about: BackupOrigin {
             host_id: spec.host_id,
             cluster_id: spec.cluster_id,
             etcd_cluster_id: "cafe".into(),
@@ -253,7 +253,7 @@ fn an_etcd_that_dies_within_the_stream_leaves_nothing() {
     nothing_else(&only.fs, 0);
 }
 
-/// Whoever is told to stop while a backup is made, and whatever it was doing: there is a whole backup
+/// A process that is stopped while it makes a backup, at any point: there is a whole backup
 /// or none.
 #[test]
 fn a_backup_that_is_dropped_anywhere_is_whole_or_none() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pf9_hostagent::backup::drill::{self, DIR, Drill};
 use pf9_hostagent::backup::seal;
 use pf9_hostagent::backup::shelf::SEALED;
-use pf9_hostagent::backup::take::{About, Taking, take};
+use pf9_hostagent::backup::take::{BackupOrigin, Taking, take};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{
     BackupManifest, BackupSettings, DrillReport, FaultCode, Secret, Timestamp, paths,
@@ -47,7 +47,7 @@ pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
         recipients: spec.etcd.backup.recipients(),
         db_bytes: 1 << 20,
         now: Timestamp::now(),
-        about: About {
+        about: BackupOrigin {
             host_id: spec.host_id,
             cluster_id: spec.cluster_id,
             etcd_cluster_id: "cafe".into(),

@@ -16,7 +16,7 @@ use pf9_hostagent::model::{
     Secret, SigningKey, paths,
 };
 use pf9_hostagent::nodelet::etcd::restore::run::Went;
-use pf9_hostagent::nodelet::etcd::restore::{Goal, Source};
+use pf9_hostagent::nodelet::etcd::restore::{RestoreGoal, Source};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
@@ -49,8 +49,8 @@ fn files(fs: &HostFs, name: &str) -> [PathBuf; 2] {
     [SEALED, MANIFEST].map(|end| fs.at(format!("{}/{name}{end}", paths::ETCD_BACKUPS)))
 }
 
-fn restore(name: &str) -> Goal {
-    Goal::Restored(Source {
+fn restore(name: &str) -> RestoreGoal {
+    RestoreGoal::Restored(Source {
         file: name.to_owned(),
         recovery_key: Some(KEY.to_owned()),
         any_cluster: false,

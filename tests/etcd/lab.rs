@@ -42,11 +42,11 @@ use nix::sched::{CloneFlags, unshare};
 use pf9_hostagent::host::etcd::{Etcd, Member};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::host::ours::{ports, units};
-use pf9_hostagent::host::tls::Identity;
+use pf9_hostagent::host::tls::ClientIdentity;
 use pf9_hostagent::model::{CertPurpose, Fault, HostId, NodeSpec, paths};
 use pf9_hostagent::nodelet::certs;
 use pf9_hostagent::nodelet::plan::Plan;
-use pf9_hostagent::nodelet::run::End;
+use pf9_hostagent::nodelet::run::RunEnd;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -116,7 +116,7 @@ impl Lab {
     }
 
     /// Lets nodelet do on every machine at once what it would: founders wait for each other.
-    pub(crate) fn settle(&mut self) -> Vec<End> {
+    pub(crate) fn settle(&mut self) -> Vec<RunEnd> {
         let ends = thread::scope(|scope| {
             let ends: Vec<_> = self
                 .machines
@@ -133,7 +133,7 @@ impl Lab {
     /// The same, and nothing failed.
     pub(crate) fn settled(&mut self) {
         for (end, machine) in self.settle().into_iter().zip(&self.machines) {
-            assert!(matches!(end, End::Done), "{end:?}\n{}", machine.log());
+            assert!(matches!(end, RunEnd::Done), "{end:?}\n{}", machine.log());
         }
     }
 }
@@ -248,7 +248,7 @@ impl Machine {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// nodelet's process ends and begins again: what it had in memory is gone.
+    /// nodelet's process ends and starts over: what it had in memory is gone.
     pub(crate) fn crash(&mut self) {
         let spec = self.node.spec().clone();
         self.runtime = runtime();
@@ -261,7 +261,7 @@ impl Machine {
     }
 
     /// Lets it do that, until there is nothing more to do.
-    pub(crate) fn settle(&mut self) -> End {
+    pub(crate) fn settle(&mut self) -> RunEnd {
         self.inside(async |node| node.settle().await)
     }
 
@@ -271,7 +271,7 @@ impl Machine {
         let mut end = None;
         let done = within(PATIENCE, || {
             end = Some(self.settle());
-            matches!(end, Some(End::Done))
+            matches!(end, Some(RunEnd::Done))
         });
         assert!(done, "{end:?}\n{}", self.log());
     }
@@ -279,7 +279,7 @@ impl Machine {
     /// The same, and it fails: with this.
     pub(crate) fn fails(&mut self) -> Fault {
         match self.settle() {
-            End::Failed { fault, .. } => fault,
+            RunEnd::Failed { fault, .. } => fault,
             other => panic!("it does not fail: {other:?}"),
         }
     }
@@ -287,7 +287,7 @@ impl Machine {
     /// The same, and it was done.
     pub(crate) fn settled(&mut self) {
         let end = self.settle();
-        assert!(matches!(end, End::Done), "{end:?}\n{}", self.log());
+        assert!(matches!(end, RunEnd::Done), "{end:?}\n{}", self.log());
     }
 
     /// A client of this machine's member, by its address: from everywhere.
@@ -552,7 +552,7 @@ pub(crate) fn client_of(fs: &HostFs, ip: IpAddr, spec: &NodeSpec) -> Etcd {
         fs::read(path).expect("material")
     };
     let (certificate, key) = (read(paths::CERT_FILE), read(paths::CERT_KEY_FILE));
-    let identity = Identity {
+    let identity = ClientIdentity {
         authority: spec.authorities.etcd.as_bytes(),
         certificate: &certificate,
         key: &key,

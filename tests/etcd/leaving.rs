@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pf9_hostagent::model::{EtcdGone, FaultCode};
 use pf9_hostagent::nodelet::ledger::LedgerFile;
 use pf9_hostagent::nodelet::removal;
-use pf9_hostagent::nodelet::run::End;
+use pf9_hostagent::nodelet::run::RunEnd;
 
 use crate::lab::{Lab, until};
 
@@ -50,7 +50,8 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     let dead = lab.machines[2].host_id.to_string();
     // While the two that are left elect a leader none of them is well.
     until("it says who is silent", || {
-        let removal::End::Held(why) = lab.machines[0].inside(async |node| node.remove(false).await)
+        let removal::RemovalEnd::Held(why) =
+            lab.machines[0].inside(async |node| node.remove(false).await)
         else {
             panic!("it goes");
         };
@@ -63,7 +64,7 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     // When the dead one is back, it goes; the others have everything.
     lab.machines[2].start();
     until("it goes", || {
-        lab.machines[0].inside(async |node| node.remove(false).await) == removal::End::Done
+        lab.machines[0].inside(async |node| node.remove(false).await) == removal::RemovalEnd::Done
     });
     assert!(!lab.machines[0].is_up());
     assert_eq!(lab.machines[1].members().len(), 2);
@@ -84,7 +85,7 @@ fn one_that_dies_after_the_first_question_holds_the_removal_at_the_step() {
     };
     let master = &mut lab.machines[0];
     let end = master.inside(async |node| node.remove_while(false, &stands).await);
-    let removal::End::Held(why) = end else {
+    let removal::RemovalEnd::Held(why) = end else {
         panic!("it goes: {end:?}");
     };
     assert_eq!(why.code, FaultCode::EtcdQuorum, "{why}");
@@ -107,7 +108,7 @@ fn a_removal_whose_member_is_out_goes_to_its_end() {
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::SeqCst) == 0;
     let master = &mut lab.machines[0];
     let end = master.inside(async |node| node.remove_while(false, &stands).await);
-    assert_eq!(end, removal::End::Done);
+    assert_eq!(end, removal::RemovalEnd::Done);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     assert!(!lab.machines[0].is_up());
     assert_eq!(lab.machines[1].members().len(), 2);
@@ -119,7 +120,7 @@ fn who_insists_is_removed_whatever_the_others_lose() {
     lab.settled();
     lab.machines[2].kill();
     let end = lab.machines[0].inside(async |node| node.remove(true).await);
-    assert_eq!(end, removal::End::Done);
+    assert_eq!(end, removal::RemovalEnd::Done);
     assert!(!lab.machines[0].is_up());
 }
 
@@ -178,6 +179,6 @@ fn nobody_is_taken_out_where_that_would_cost_the_quorum() {
         waits.contains(&name) && waits.contains("of the 2 left 1 would and 2 must"),
         "{waits}"
     );
-    assert!(matches!(lab.machines[leader].settle(), End::Done));
+    assert!(matches!(lab.machines[leader].settle(), RunEnd::Done));
     assert_eq!(lab.machines[leader].members().len(), 3);
 }

@@ -153,7 +153,7 @@ fn a_founder_that_lost_its_data_comes_back_to_the_others_as_a_new_member() {
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
 }
 
-/// A machine that was set up anew knows of nothing, and was told to found.
+/// A machine that was set up again knows of nothing, and was told to found.
 #[test]
 fn a_founder_that_lost_everything_asks_the_others_before_it_founds() {
     let mut lab = Lab::new("3.6.16", 3);

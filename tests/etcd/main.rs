@@ -4,15 +4,15 @@
 //! ```text
 //! lab        the members and how they are driven
 //! drill      fire drills: backups restored into an etcd of their own
-//! restoring  a cluster begins anew from a snapshot, and what is refused
+//! restoring  a cluster starts over from a snapshot, and what is refused
 //! elsewhere  from a backup that only the archive has
 //! backup     backups that open, and all the ways not to have one
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! versions   which etcd may go on with the data of which: refused and allowed steps are really made
 //! upkeep     a full database: it is healed, or explained
-//! lost       data that vanished: nobody founds anew, who has others comes back to them
+//! lost       data that vanished: nobody founds again, who has others comes back to them
 //! moving     masters whose addresses change: members stay what they are and are found again
-//! restarting one member at a time is started again, and writes go on meanwhile
+//! restarting one member at a time is restarted, and writes go on meanwhile
 //! leaving    who may leave, whose member is taken out, and what is held until then
 //! runtime    every containerd that a configuration is written for, started with it
 //! ```

@@ -47,7 +47,7 @@ fn a_master_with_another_address_is_found_by_the_others_and_keeps_its_data() {
     lab.machines[0].ctl(&["put", "a", "1"]);
     lab.machines[2].gets(13);
     tell(&mut lab);
-    // Whoever is told first: the others know nothing yet but a new line in their specs.
+    // In any order: the others know nothing yet but a new line in their specs.
     for n in [2, 0, 1] {
         lab.machines[n].settled_in_time();
     }
@@ -131,7 +131,7 @@ fn two_of_three_that_moved_at_once_start_where_they_are_and_are_counted_again() 
     those_that_moved_are_counted_again(&[1, 2]);
 }
 
-/// No member finds any other, and no spec mends that. What the plane says then does: the addresses of before, beside the
+/// No member finds any other, and no spec mends that. What the plane says then does: the previous addresses, beside the
 /// new ones, and one after the other without.
 #[test]
 fn masters_that_all_moved_at_once_follow_one_after_the_other_from_where_they_were() {

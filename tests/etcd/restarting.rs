@@ -1,4 +1,4 @@
-//! Members are started again one at a time: what all masters are told in the same second costs nobody a
+//! Members are restarted one at a time: what all masters are told in the same second costs nobody a
 //! write.
 
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use pf9_hostagent::model::EtcdGone;
 use pf9_hostagent::nodelet::plan::Waits;
-use pf9_hostagent::nodelet::run::End;
+use pf9_hostagent::nodelet::run::RunEnd;
 
 use crate::lab::{Lab, Machine, Programs, client_of, until};
 
 /// Longest that a write may take with all its tries: an election on a busy machine. Three members that start
-/// together take longer, and what is written meanwhile is lost to whoever wrote it.
+/// together take longer, and writes fail meanwhile.
 const A_WRITE: Duration = Duration::from_secs(15);
 
 /// Longest until every member has had its turn.
@@ -27,7 +27,7 @@ fn three_and_one_that_left() -> Lab {
     lab
 }
 
-/// Whether the members at these addresses hear the machine that left.
+/// Whether the members at these addresses accept the machine that left.
 fn is_heard(lab: &mut Lab, at: &[IpAddr]) -> Vec<bool> {
     let left = lab.machines.last_mut().expect("it is there");
     let (fs, spec) = (left.fs.clone(), left.node.spec().clone());
@@ -45,7 +45,7 @@ fn members(lab: &Lab) -> Vec<IpAddr> {
     lab.machines[..3].iter().map(|m| m.ip).collect()
 }
 
-/// Tells all masters that the machine that left is to be heard no more.
+/// Tells all masters to refuse the machine that left.
 fn revoke(lab: &mut Lab) {
     let list = lab.pki.revoked(&[&lab.machines[3].fs]);
     tell(lab, &list);
@@ -112,7 +112,7 @@ fn together(lab: &mut Lab) -> Watched {
     }
 }
 
-/// As the loop does it: what was put off is looked at again.
+/// As the loop does it: what was postponed is looked at again.
 fn come_to_rest(machine: &mut Machine) {
     let end = Instant::now() + AT_REST;
     loop {
@@ -154,7 +154,7 @@ fn a_new_list_of_revoked_certificates_costs_no_write() {
     assert_eq!(is_heard(&mut lab, &at), [false; 3]);
 }
 
-/// Whoever is to be heard no more is refused when the file is there, whosever turn it is.
+/// A revoked client is refused as soon as the file is there, whichever member restarts next.
 #[test]
 fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
     let mut lab = three_and_one_that_left();
@@ -172,7 +172,7 @@ fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
             let end = lab.machines[n].settle();
             waits = lab.machines[n].plan().awaited();
             let named = |w: &Waits| w.what.contains(&format!("{dead} to answer"));
-            matches!(end, End::Done) && waits.as_ref().is_some_and(named)
+            matches!(end, RunEnd::Done) && waits.as_ref().is_some_and(named)
         });
         let calls = lab.machines[n].calls();
         assert!(!calls.iter().any(|c| c.starts_with("restart")), "{calls:?}");
@@ -186,7 +186,7 @@ fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
     }
 }
 
-/// Where there is no quorum, whoever is down is started, with whatever it is told.
+/// Without a quorum, members that are down are started, with any change.
 #[test]
 fn without_a_quorum_everybody_who_is_down_starts() {
     let mut lab = three_and_one_that_left();
@@ -200,7 +200,7 @@ fn without_a_quorum_everybody_who_is_down_starts() {
     }
 }
 
-/// A leader that hears of nothing any more is taken out by another one, and nobody waits for it.
+/// A leader that gets no specs any more is taken out by another one, and nobody waits for it.
 #[test]
 fn a_leader_whose_host_is_gone_is_taken_out_though_it_lives() {
     let mut lab = three_and_one_that_left();

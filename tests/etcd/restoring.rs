@@ -1,4 +1,4 @@
-//! A cluster begins anew from a snapshot.
+//! A cluster starts over from a snapshot.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{FaultCode, Timestamp, paths};
 use pf9_hostagent::nodelet::etcd::restore::run::{Went, step};
 use pf9_hostagent::nodelet::etcd::restore::source::Shelves;
-use pf9_hostagent::nodelet::etcd::restore::stage::Hands;
-use pf9_hostagent::nodelet::etcd::restore::{By, Goal, Restores, Run, Source};
+use pf9_hostagent::nodelet::etcd::restore::stage::RestoreContext;
+use pf9_hostagent::nodelet::etcd::restore::{By, RestoreGoal, RestoreRun, Restores, Source};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -59,9 +59,9 @@ pub(crate) fn lose_the_data(machine: &Machine) {
     fs::remove_dir_all(machine.fs.at(format!("{}/member", paths::ETCD_DATA))).expect("gone");
 }
 
-pub(crate) fn ask(machine: &Machine, goal: Goal) {
+pub(crate) fn ask(machine: &Machine, goal: RestoreGoal) {
     let cluster = machine.node.spec().cluster_id;
-    let run = Run::asked(
+    let run = RestoreRun::asked(
         Uuid::from_u128(7),
         By::Root,
         cluster,
@@ -71,8 +71,8 @@ pub(crate) fn ask(machine: &Machine, goal: Goal) {
     Restores::of(&machine.fs).save(&run).expect("asked");
 }
 
-fn restore() -> Goal {
-    Goal::Restored(Source {
+fn restore() -> RestoreGoal {
+    RestoreGoal::Restored(Source {
         file: SNAPSHOT.into(),
         recovery_key: None,
         any_cluster: false,
@@ -86,7 +86,7 @@ pub(crate) fn go(machine: &mut Machine) -> Went {
     machine.inside(async |node| {
         let shelves = Shelves::default();
         loop {
-            let hands = Hands {
+            let hands = RestoreContext {
                 host: &node.host,
                 node: &node.ctx.node,
                 egress: &Ok(Egress::direct()),
@@ -152,7 +152,7 @@ fn all_are_lost(count: u8) {
     assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
     lab.machines[0].settled();
     for machine in &mut lab.machines[1..] {
-        ask(machine, Goal::Rejoined);
+        ask(machine, RestoreGoal::Rejoined);
         assert_eq!(go(machine), Went::Ended(None));
         settles(machine);
     }
@@ -172,17 +172,17 @@ fn five_of_which_three_are_lost_are_one_cluster_again() {
         lose_the_data(machine);
     }
     ask(&lab.machines[0], restore());
-    // What runs without a quorum runs all the same: it stops before the new cluster begins.
+    // What runs without a quorum runs anyway: it stops before the new cluster begins.
     assert!(matches!(go(&mut lab.machines[0]), Went::Waits(_)));
     for machine in &mut lab.machines[3..] {
-        ask(machine, Goal::Rejoined);
+        ask(machine, RestoreGoal::Rejoined);
         assert!(matches!(go(machine), Went::Waits(_)));
         assert_eq!(data(machine), ["member"]);
     }
     assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
     lab.machines[0].settled();
     for machine in &mut lab.machines[1..3] {
-        ask(machine, Goal::Rejoined);
+        ask(machine, RestoreGoal::Rejoined);
     }
     for machine in &mut lab.machines[1..] {
         assert_eq!(go(machine), Went::Ended(None));
@@ -215,7 +215,7 @@ fn others_that_run_are_waited_for_and_keep_their_data_until_the_new_cluster_answ
     }
     assert!(lab.machines[0].is_up(), "nothing was stopped");
     for n in 1..3 {
-        ask(&lab.machines[n], Goal::Rejoined);
+        ask(&lab.machines[n], RestoreGoal::Rejoined);
         assert!(matches!(go(&mut lab.machines[n]), Went::Waits(_)));
         assert!(!lab.machines[n].is_up());
         assert_eq!(data(&lab.machines[n]), ["member"]);
@@ -379,11 +379,11 @@ fn a_file_that_is_cut_empty_damaged_or_foreign_is_refused_and_nothing_is_touched
     }
     // A plain snapshot says of no cluster that it is its own.
     put(only, &good);
-    let Goal::Restored(mut source) = restore() else {
+    let RestoreGoal::Restored(mut source) = restore() else {
         unreachable!("it is one");
     };
     source.unsigned = false;
-    ask(only, Goal::Restored(source));
+    ask(only, RestoreGoal::Restored(source));
     let Went::Ended(Some(fault)) = go(only) else {
         panic!("not refused");
     };

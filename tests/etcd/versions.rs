@@ -186,7 +186,7 @@ fn three_masters_go_together() {
     for machine in &mut lab.machines {
         works_as(machine, 6);
         machine.calls();
-        // Each hears of it for itself.
+        // Each is told on its own.
         open_for(machine, "3.6.16", "3.7.3");
     }
     for (has, wants, minor) in [("3.6.16", "3.7.3", 7), ("3.7.3", "3.6.16", 6)] {

@@ -153,7 +153,7 @@ impl Plane {
     /// Makes this root the host's, as `pf9ctl node prep` does.
     async fn enrol_and_save(&self, host: HostId, fs: &HostFs) {
         let enrolled = self.enrol(&self.token().await, host, fs).await;
-        identity::save(fs, &enrolled.expect("enrolled"), &Owners::whoever_runs()).expect("save");
+        identity::save(fs, &enrolled.expect("enrolled"), &Owners::current_user()).expect("save");
     }
 
     /// A stack with a file of this size, and a cluster that runs it; answers the cluster's id and the
@@ -279,7 +279,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
         .until(host, |s| s.state == NodeState::Ok && is_master(s))
         .await;
 
-    // The plane is away while the host starts anew; later it is back.
+    // The plane is away while the host restarts; later it is back.
     let address = plane.server.address();
     daemons.stop().await;
     plane.server.stop().await;

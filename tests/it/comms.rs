@@ -367,7 +367,7 @@ async fn the_tunnel_shows_its_streams_and_measures_itself() {
 }
 
 /// Neither its log nor its tickets can be written, and a program that holds neither open can reach
-/// both ways all the same.
+/// both ways anyway.
 #[tokio::test]
 async fn a_disk_that_takes_nothing_does_not_stop_the_tunnel() {
     let world = World::new();

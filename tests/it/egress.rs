@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pf9_hostagent::app::{Config, TaskGroup};
-use pf9_hostagent::comms::{self, Route};
+use pf9_hostagent::comms::{self, TunnelRoute};
 use pf9_hostagent::egress::{Egress, Journey};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy, order_key};
@@ -110,19 +110,19 @@ impl Host {
         })
         .await
         .map_err(|e| e.fault())?;
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
         Ok(identity)
     }
 
-    fn route(&self) -> Route {
+    fn route(&self) -> TunnelRoute {
         let (egress, tls) = self.way();
         let identity = identity::load(&self.fs, &tls).expect("load");
-        Route::new(identity.expect("enrolled"), egress)
+        TunnelRoute::new(identity.expect("enrolled"), egress)
     }
 }
 
 /// Goes to the first endpoint, as `pf9ctl proxy test` does.
-async fn go(route: &Route) -> Result<(), Fault> {
+async fn go(route: &TunnelRoute) -> Result<(), Fault> {
     let endpoint = &route.endpoints()[0];
     let mut journey = Journey::default();
     let done = within(route.try_endpoint(endpoint, &mut journey)).await;

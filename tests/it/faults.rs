@@ -75,7 +75,7 @@ fn a_program_broken_anywhere_leaves_its_note_whole_or_none() {
     }
 }
 
-/// Whoever makes packages looks, whatever a build was called.
+/// The packager checks, whatever a build was called.
 #[test]
 fn a_program_that_can_be_broken_is_packed_by_nobody() {
     let programs = tempfile::tempdir().expect("tempdir");

@@ -157,7 +157,7 @@ impl Machine {
         let host_id = HostId::random();
         let identity = enrol(plane.server.public_url(), token, host_id, &self.fs).await;
         let identity = identity.expect("enrolled");
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
         host_id
     }
 
@@ -185,7 +185,7 @@ impl Machine {
 }
 
 /// nodelet, and again when it ended for want of work: its socket would start it.
-async fn keep_nodelet(fs: HostFs, config: Config, stop: CancellationToken) {
+pub(crate) async fn keep_nodelet(fs: HostFs, config: Config, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let mut group = TaskGroup::new(stop.child_token());
         let started = nodelet::start(fs.clone(), Ok(config.clone()), &mut group);
@@ -323,7 +323,7 @@ async fn a_signing_key_is_replaced_and_nobody_enrols_again() {
     assert_eq!(daemons.up().await, since);
     let status: TunnelStatus = daemons.get(paths::COMMS_SOCKET).await;
     assert_eq!(status.sessions[0].reconnects, 0);
-    // And what is on the disk is believed by the next run.
+    // And what is on the disk is trusted by the next run.
     daemons.stop().await;
     let again = here.start().await;
     plane
@@ -368,7 +368,7 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
     daemons.up().await;
     let now = plane.ready("authority", 1).await;
     let new = now["current"].as_str().expect("digest");
-    // A token of before names the old authority, and is good while that is trusted.
+    // An older token names the old authority, and is valid while that is trusted.
     let late = Machine::new("52:54:00:00:00:03");
     let joined = late.enrol(&plane, &old_token).await;
     let late = late.start().await;
@@ -398,7 +398,7 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
     plane.server.stop().await;
 }
 
-/// The note of which machine this is, lost or cut: said, and written anew from what the plane noted when
+/// The note of which machine this is, lost or cut: said, and rewritten from what the plane noted when
 /// the machine enrolled, not from what the machine is now.
 #[tokio::test]
 async fn a_lost_note_of_the_machine_is_said_and_comes_back_from_the_plane() {
@@ -516,7 +516,7 @@ async fn a_full_clone_shows_itself_by_its_old_ticket() {
     let said = clone.refused().await;
     assert_eq!(said.code, FaultCode::IdentityCopied, "{said}");
     assert!(said.why.contains("ticket"), "{said}");
-    // Its marks are the original's: only the plane can tell, and nodelet believes it.
+    // Its marks are the original's: only the plane can tell, and nodelet trusts it.
     assert_eq!(clone.holds().await.why, said.why);
     assert_eq!(daemons.up().await, since, "the original was not disturbed");
     let known = plane.until(host, |h| !h["pf9"]["copy"].is_null()).await;

@@ -170,7 +170,7 @@ async fn a_flood_of_connections_does_not_lock_root_out() {
 #[test]
 fn the_machines_authorities_are_not_read_to_ask_a_socket() {
     let dir = tempfile::tempdir().expect("tempdir");
-    // Whoever opens it waits for somebody who writes, and nobody does.
+    // An open blocks until there is a writer, and there is none.
     let pipe = dir.path().join("authorities");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("pipe");
     let mut asks = std::process::Command::new(crate::support::program("pf9ctl"))

@@ -11,6 +11,7 @@ mod identity;
 mod local;
 mod loud;
 mod plane;
+mod planes;
 mod remote;
 mod renewal;
 mod spool;

@@ -68,7 +68,7 @@ impl World {
         let identity = enrol(plane.public_url(), &token, host, &fs)
             .await
             .expect("enrolled");
-        identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&fs, &identity, &Owners::current_user()).expect("save");
         Self {
             dir,
             plane,
@@ -248,7 +248,7 @@ async fn a_renewal_that_was_cut_off_is_taken_up_by_the_next_start() {
         if is_shown {
             let next = identity::with(&world.fs, &TlsPolicy::default(), &pair).expect("a pair");
             let egress = pf9_hostagent::egress::Egress::direct();
-            let route = pf9_hostagent::comms::Route::new(next, egress)
+            let route = pf9_hostagent::comms::TunnelRoute::new(next, egress)
                 .of_this_machine(world.fs.clone(), TlsPolicy::default());
             let mut journey = pf9_hostagent::egress::Journey::default();
             let endpoint = route.endpoints()[0].clone();

@@ -1,4 +1,4 @@
-//! Events of a node's real spool in the plane's real store, whoever is killed: at least once, each once.
+//! Events of a node's real spool in the plane's real store, with either side killed: at least once, each once.
 
 use pf9_hostagent::hostagent::spool_testing::{Killable, Sent};
 use pf9_hostagent::model::HostId;
@@ -84,7 +84,7 @@ proptest! {
     }
 }
 
-/// What did not fit is counted by the plane, once, whoever is killed.
+/// What did not fit is counted by the plane, once, with either side killed.
 #[test]
 fn what_was_given_up_is_counted_on_the_plane() {
     let plane_dir = tempfile::tempdir().expect("tempdir");
@@ -107,7 +107,7 @@ fn what_was_given_up_is_counted_on_the_plane() {
     assert_eq!(shelf.messages(&host), ["0", words, "6", "7", "8", "9"]);
 }
 
-/// The host was installed anew, or its disk set back to an image: what it tells then is new.
+/// The host was installed again, or its disk set back to an image: what it tells then is new.
 #[test]
 fn a_lost_or_restored_spool_costs_no_event() {
     let plane_dir = tempfile::tempdir().expect("tempdir");

@@ -145,7 +145,7 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
         planes.push(serve(dir.path(), place, places).await);
     }
 
-    identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+    identity::save(&fs, &identity, &Owners::current_user()).expect("save");
     let comms = Comms::start(&fs).await;
     let status = comms.until(both_up).await;
     let mut connected: Vec<_> = status

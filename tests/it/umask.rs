@@ -1,5 +1,5 @@
 //! The shell that a program is started from may take every right of others from what it makes: our programs' files
-//! are for users of their own all the same. Run as root, as all of scripts/test is.
+//! are for users of their own anyway. Run as root, as all of scripts/test is.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn what_a_shell_takes_from_modes_is_given_back() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
     std::fs::create_dir(root.join("run")).expect("directory");
-    // Whether the services can be started again here or not: the files are written before.
+    // Whether the services can be restarted here or not: the files are written before.
     in_a_shy_shell(root, &["proxy", "set", "http://proxy.example:3128"]);
     for (path, wanted) in [
         ("etc", 0o755),

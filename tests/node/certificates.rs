@@ -44,7 +44,7 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
     controllers_work()
 }
 
-/// A namespace gets its account by the controllers. They were started again just now: kubelet that waits for
+/// A namespace gets its account by the controllers. They were restarted just now: kubelet that waits for
 /// volumes of the pods before holds them back for two minutes.
 fn controllers_work() -> Outcome {
     let namespace = "made-after-renewal";
@@ -65,7 +65,7 @@ fn pod() -> Outcome<String> {
     kubectl(&["get", "pod", POD, "-o", &format!("jsonpath={fields}")])
 }
 
-/// All three, announced, signing, retired; then every node shows and believes the new ones only.
+/// All three, announced, signing, retired; then every node shows and trusts the new ones only.
 fn new_authorities_take_over() -> Outcome {
     let old = issuers()?;
     authorities(&["rotate", "--hold", "0s"])?;
@@ -211,7 +211,7 @@ fn now() -> Outcome<u64> {
     since.map(|d| d.as_secs()).map_err(|e| e.to_string())
 }
 
-/// Starts the plane anew with these options.
+/// Starts the plane again with these options.
 fn plane_with(options: &str) -> Outcome {
     demo(&["plane", "stop"])?;
     let args = ["plane", "start"];

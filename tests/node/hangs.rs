@@ -27,7 +27,7 @@ const FLUSHED: [&str; 4] = [
     "iptables -F && iptables -t nat -F",
     "nft flush ruleset",
     "ip route flush proto 159 && nft delete table ip kube-proxy",
-    // A service of rules that is loaded anew, whose last rule refuses the rest.
+    // A service of rules that is loaded again, whose last rule refuses the rest.
     "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | iptables-restore",
 ];
 

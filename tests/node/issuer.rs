@@ -1,6 +1,6 @@
 //! Users of an issuer of OpenID Connect, on a real API server: a small issuer on the master, made of
-//! openssl, says who somebody is, and the API server believes it with its prefix, without being
-//! started again.
+//! openssl, says who somebody is, and the API server trusts it with its prefix, without being
+//! restarted.
 
 use std::time::Duration;
 

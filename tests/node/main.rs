@@ -29,7 +29,7 @@
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
 //! kb_a_step     etcd, then all of the master fail on the way and go back, with the same service asked
 //! ka_three      three masters to the next minor: how long the API is away, at their address and through the plane
-//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
+//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; bad ones come back
 //!                 and stop the fleet
 //! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
 //! n_accidents     minutes of `scripts/torture`: accidents at random, and the promises held against them

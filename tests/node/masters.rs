@@ -20,7 +20,7 @@ const WITHOUT: Duration = Duration::from_secs(15);
 /// Between two questions through the plane.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A worker asks at the address ten times a second, each time on a new connection and once. Whoever looks for the
+/// A worker asks at the address ten times a second, each time on a new connection and once. A worker that looks for the
 /// address in the moment in which it goes from one master to another sends its first packet to nobody and, as every
 /// kernel does, a second one after a second; three seconds are what the shortest-tempered client gives it.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\

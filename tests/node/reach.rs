@@ -10,7 +10,7 @@ use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell,
 
 /// A pod starts, or a rule is written, beside a busy machine.
 const SOON: Duration = Duration::from_secs(90);
-/// An add-on comes or goes: all masters hear of it, and pods start or end.
+/// An add-on comes or goes: all masters get new specs, and pods start or end.
 const CHANGED: Duration = Duration::from_secs(180);
 const IMAGE: &str = "pf9.local/busybox:1";
 const HERE: &str = "reach";
@@ -181,7 +181,7 @@ fn ingress() -> Outcome {
     eventually("as before", SOON, || reached([true; 3]))
 }
 
-/// What a pod may send, whoever would take it.
+/// What a pod may send, whether or not somebody accepts it.
 fn egress() -> Outcome {
     let select = json!({"matchLabels": {"app": "near"}});
     policy(

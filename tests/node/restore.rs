@@ -10,7 +10,7 @@ use crate::demo::{
 
 /// Two looks of nodelet, beside a busy machine.
 const SEEN: Duration = Duration::from_secs(120);
-/// etcd, then the control plane, then leases and watches anew.
+/// etcd, then the control plane, then leases and watches again.
 const READY: Duration = Duration::from_secs(300);
 const SNAPSHOT: &str = "/root/restore-test.db";
 /// The Deployment that the stack brings, and what is beside it.
@@ -81,7 +81,7 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
         "name",
     ];
     assert_eq!(kubectl(&late)?.trim(), "", "it came after the snapshot");
-    // It works on: a pod that goes is made anew.
+    // It works on: a pod that goes is made again.
     kubectl(&[
         "-n",
         "pf9-info",

@@ -6,7 +6,7 @@ use crate::demo::{Outcome, agent_is_ok, demo, eventually, kubectl, shell};
 
 /// How soon a removed right must be gone: what is promised is seconds.
 const TAKEN_AWAY: Duration = Duration::from_secs(30);
-/// kubelets' cache of who may call them is in that, API servers start again after it.
+/// kubelets' cache of who may call them is in that, API servers restart after it.
 const ANSWERS_AGAIN: Duration = Duration::from_secs(60);
 
 /// A machine is made a node in a minute or two.
@@ -131,7 +131,7 @@ pub(crate) fn are_waited_for(master: &str) -> Outcome {
     shell(master, "rm -rf /tmp/pf9-test").map(drop)
 }
 
-/// Whoever holds the files of a master has nothing left soon after it was detached.
+/// A master's files are worth nothing soon after it was detached.
 pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) -> Outcome {
     let api = kubectl(&[
         "get",
@@ -199,7 +199,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
             false => Ok(()),
         }
     })?;
-    // Its aggregator speaks for nobody any more: it was believed to be whom it said it was.
+    // Its aggregator speaks for nobody any more: its word for other users is refused.
     let (aggregator, apiserver) = (
         "/root/stolen/kube.d/certs/aggregator",
         "/root/stolen/kube.d/certs/apiserver",

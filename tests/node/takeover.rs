@@ -17,7 +17,7 @@ use crate::scenario::READY_AGAIN;
 /// Text that no file outside the workload's own places may hold, and no thief may find.
 const PLANTED: &str = "planted-4f1c9d7be2";
 
-/// Whoever is stolen.
+/// The compromised daemon.
 struct Thief {
     user: &'static str,
     /// Files with a private key that are this user's own.
@@ -217,7 +217,7 @@ fn moves_nothing(node: &str, thief: &Thief) -> Outcome {
     Ok(())
 }
 
-/// What changes the node is refused, whoever of the two brings it.
+/// What changes the node is refused, from either of the two.
 fn nodelet_does_not_obey(node: &str, thief: &Thief) -> Outcome {
     let spec = shell(node, "cat /var/opt/pf9/hostagent/spec.json")?;
     let mut forged: Value = serde_json::from_str(&spec).map_err(|e| e.to_string())?;
@@ -230,7 +230,7 @@ fn nodelet_does_not_obey(node: &str, thief: &Thief) -> Outcome {
         ("PUT", "/v1/assignment-none", "null".to_owned()),
     ] {
         let status = call(node, thief, "nodelet", method, path, &body)?;
-        // Not heard at all is as good as heard and refused.
+        // No connection at all is as good as a refusal.
         let refused = status == "000" || status.starts_with('4');
         assert!(refused, "{node}: {} {method} {path}: {status}", thief.user);
     }

@@ -22,7 +22,7 @@ pub(crate) const PROVE_S: &str = "180";
 /// that it is well.
 const A_ROLL: Duration = Duration::from_secs(900);
 const SOON: Duration = Duration::from_secs(180);
-/// Of the service, at the master: its own programs are started again, too.
+/// Of the service, at the master: its own programs are restarted, too.
 const ASKED_AT: ([u8; 4], u16) = ([10, 99, 0, 11], 30080);
 const KUBELET: Spoilt = Spoilt {
     unit: "pf9-kubelet",

@@ -20,7 +20,7 @@ const GOOD: &str = "0.1.1";
 const ENDS: &str = "0.1.2";
 const HANGS: &str = "0.1.3";
 const CUT_OFF: &str = "0.1.4";
-/// A package that comes, a sweep of a master, and programs that are started again.
+/// A package that comes, a sweep of a master, and programs that are restarted.
 const PROVEN: Duration = Duration::from_secs(240);
 const PROVE_S: &str = "60";
 /// The longest that nobody may reach the node through the tunnel.
@@ -154,7 +154,7 @@ fn first(stand: &str) -> Outcome<String> {
         .ok_or_else(|| format!("nobody is {stand}: {upgrade}"))
 }
 
-/// `pf9-hostagent_0.1.1-1_amd64.deb` of the programs of this checkout, built anew beside those of the demo.
+/// `pf9-hostagent_0.1.1-1_amd64.deb` of the programs of this checkout, built again beside those of the demo.
 fn package(version: &str) -> Outcome<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target");

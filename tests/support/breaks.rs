@@ -242,7 +242,7 @@ pub(crate) const BREAKS: &[(&str, Shown)] = &[
     (
         "clock",
         recorded(
-            "the test machines are containers, which have the clock of whoever they run on",
+            "the test machines are containers, which have the clock of their host",
             DEFECTS,
         ),
     ),

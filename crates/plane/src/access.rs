@@ -109,7 +109,7 @@ actions! {
         ChangeGroups = "change-groups", Admin, "make, change, delete groups, and who is in them";
         SeeAssignments = "see-assignments", Reader or Own, "who has which role";
         Grant = "grant", Admin, "give and take roles";
-        ChangePassword = "change-password", Admin or Own, "a password, by whoever knows the one before";
+        ChangePassword = "change-password", Admin or Own, "change a password, with the current one";
         SeeCredentials = "see-credentials", Admin or Own, "application credentials";
         ChangeCredentials = "change-credentials", Admin or Own, "make and delete application credentials (make: one's own)";
     }

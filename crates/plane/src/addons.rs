@@ -1,8 +1,10 @@
 //! Whether a cluster can have the add-ons that its settings ask for: its stack has their images, and the
 //! addresses that services are given are no node's. Pure; asked when a cluster is made, when its settings
-//! or its stack change, and when hosts come to it. How those that it has are there, and turned on and off: `catalogue`.
+//! or its stack change, and when hosts come to it. How those that it has are there, and turned on and off: `catalogue`; who would miss one:
+//! `used`.
 
 pub(super) mod catalogue;
+mod used;
 
 use super::records::{Cluster, Settings};
 use super::refusal::{Answer, Refusal};
@@ -151,7 +153,7 @@ mod tests {
         assert_eq!(said(&c, &manifest(&images, &[])), None, "it has no file");
     }
 
-    /// Nobody makes these images here: whoever wants the network has to know which to bring.
+    /// These images are not built here: an operator who wants the network has to know which to bring.
     #[test]
     fn a_network_whose_images_somebody_brings_names_every_one_that_is_missing() {
         let mut c = cluster();

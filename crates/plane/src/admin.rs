@@ -45,7 +45,7 @@ use super::state::{self, Plane};
 use super::store::Read;
 use super::tokens;
 use super::view;
-use super::{machines, resmgr, takeover};
+use super::{machines, resmgr, standing, takeover};
 use pf9_hostagent::model::{Fault, FaultCode, HostId, MaintenanceRequest};
 
 /// Name of the socket in the state directory.
@@ -205,6 +205,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/kubeconfigs/{id}", delete(withdraw_kubeconfig))
         .route("/admin/reset-password", post(reset_password))
         .route("/recover", get(review).post(recover_these))
+        .route("/store", get(standing::show))
         .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

@@ -3,7 +3,7 @@
 //! ```text
 //!  running ─ 10 % ── pause ── 50 % ── pause ── 100 % ──► done
 //!     │ ▲      └ hosts that are away are passed over, and catch up when they are back
-//!     │ └ resume ─ paused, stopped (a host put itself back, refused, or was not heard of in time)
+//!     │ └ resume ─ paused, stopped (a host put itself back, refused, or did not report in time)
 //!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
 //! ```
 //!
@@ -99,7 +99,7 @@ pub(super) struct AgentRoll {
     pub(super) why: Option<Fault>,
     pub(super) policy: Policy,
     pub(super) by: By,
-    /// Findings of before it began that its beginner overruled.
+    /// Findings before the start that its issuer overruled.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,

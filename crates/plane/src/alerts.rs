@@ -1,5 +1,4 @@
-//! What people are told of by themselves: rules over what hosts report and what the plane measures, and the way to
-//! whoever is to know.
+//! Alerts: rules over what hosts report and what the plane measures, and the delivery to the people who have to know.
 //!
 //! ```text
 //!  status, events ─► facts ─┐ board (memory)
@@ -32,7 +31,7 @@
 //! says what was tried.
 //!
 //! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for sites that run one). The plane knows what
-//! follows from what, who is in maintenance, and when a host that is away was heard of last, and it is there without a
+//! follows from what, who is in maintenance, and when a host that is away reported last, and it is there without a
 //! second program.
 
 mod availability;
@@ -167,7 +166,7 @@ pub(super) enum Held {
     Cause { cause: Key, words: String },
     /// The host is in maintenance.
     Maintenance { reason: String, until: Timestamp },
-    /// Somebody wants to hear nothing of it for a time.
+    /// It is silenced for a time.
     Silence {
         id: Uuid,
         who: String,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! An answer goes when its row is on the disk. Rows are of the project whose thing it was, or of the plane; each has the
-//! newest [`KEPT`] for itself, so whoever does much pushes nobody else's out. What is done inside a cluster by its own API
+//! newest [`KEPT`] for itself, so a busy project pushes nobody else's out. What is done inside a cluster by its own API
 //! stands in that API's audit, and in the log here: one `kubectl apply` would push a month of everything else out.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_breaks_off_what_he_asks_fills_no_memory() {
+    fn requests_that_are_cut_off_fill_no_memory() {
         let ledger = Ledger::default();
         for n in 0..WAITING_MAX as u64 + 10 {
             ledger.add(row(n, None));

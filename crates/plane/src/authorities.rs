@@ -29,7 +29,7 @@ pub(super) const HOLD_MAX_S: i64 = 90 * 24 * 3600;
 pub(super) struct Wanted {
     /// Which; none: all.
     pub(super) authorities: BTreeSet<Authority>,
-    /// How long both are believed by everybody before the new one signs.
+    /// How long both are trusted by everybody before the new one signs.
     pub(super) hold_s: i64,
 }
 

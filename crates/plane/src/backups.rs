@@ -11,7 +11,7 @@
 //! | `GET /clusters/{name}/backups` (administrator)   | that, and what masters have |
 //! | `POST` of it                                     | what is wanted |
 //! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers, and how its etcd is (`numbers`) |
-//! | `POST …/backups/forget` (administrator)          | a key whose signature is believed no more (`signers`) |
+//! | `POST …/backups/forget` (administrator)          | a key whose signature is trusted no more (`signers`) |
 //! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
 
 mod numbers;
@@ -218,7 +218,7 @@ pub(super) mod tests {
         assert_eq!(code(200, None), Some(FaultCode::EtcdBackupStale));
         assert_eq!(code(200, Some(150)), None);
         assert_eq!(code(300, Some(150)), Some(FaultCode::EtcdBackupStale));
-        // It never told of backups, and it is away: told all the same.
+        // It never told of backups, and it is away: told anyway.
         let (cluster, mut known) = master(300, None);
         known.status = None;
         assert!(stale(&cluster, &known).is_some());

@@ -4,6 +4,8 @@
 //! all. What people need of it is written beside the store at every start: `ca.pem`; and once, at
 //! the first: `admin-password` (0600).
 
+use std::path::{Path, PathBuf};
+
 use jiff::Timestamp;
 
 use super::ca::CaError;
@@ -12,7 +14,7 @@ use super::people::{self, ProjectId};
 use super::records;
 use super::secrets::{self, NoRandomness, PasswordHash};
 use super::stacks;
-use super::store::{Read, Store, StoreError};
+use super::store::{self, EtcdPlace, Read, Remote, Store, StoreError};
 use pf9_hostagent::host::fs::{Attrs, FsError, HostFs};
 use pf9_hostagent::model::Fault;
 
@@ -26,6 +28,8 @@ pub(super) const ADMIN_ROW: &str = "admin";
 pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
 const STORE_FILE: &str = "plane.redb";
+/// What is read from while the rows are in etcd; made anew at every start.
+const COPY_FILE: &str = "plane-copy.redb";
 /// What a start yields.
 pub(super) struct Started {
     pub(super) store: Store,
@@ -59,13 +63,60 @@ impl BootError {
     }
 }
 
-/// Puts the store of before its newest schema in its place; answers where the newer one is then.
-pub(super) fn put_back(dir: &std::path::Path) -> Result<std::path::PathBuf, StoreError> {
+/// Replaces the store by the copy from before its newest schema; answers where the newer one is then.
+pub(super) fn put_back(dir: &Path) -> Result<PathBuf, StoreError> {
     Store::put_back(&dir.join(STORE_FILE))
 }
 
+/// Copies the embedded store's rows to etcd; answers how many, and where the embedded store is then.
+pub(super) async fn to_etcd(dir: &Path, place: &EtcdPlace) -> Result<(usize, PathBuf), StoreError> {
+    let file = dir.join(STORE_FILE);
+    with_seat(place, move |remote| store::to_etcd(&file, remote)).await
+}
+
+/// The other way; answers how many.
+pub(super) async fn to_embedded(dir: &Path, place: &EtcdPlace) -> Result<usize, StoreError> {
+    let file = dir.join(STORE_FILE);
+    with_seat(place, move |remote| store::to_embedded(remote, &file)).await
+}
+
+/// Does it while no plane has the store; waits for none that has it.
+async fn with_seat<T: Send + 'static>(
+    place: &EtcdPlace,
+    work: impl FnOnce(&Remote) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (busy, mut told) = tokio::sync::mpsc::channel(1);
+    let waits = move |holder: &store::Holder| {
+        // One is enough.
+        drop(busy.try_send(holder.at.clone()));
+    };
+    let remote = tokio::select! {
+        // cancel-safe: a seat that was taken just then is free when its lease ends
+        taken = Remote::take(place, "pf9-plane store copy", waits) => taken?,
+        Some(at) = told.recv() => {
+            return Err(StoreError::Place(format!("the plane at {at} has the store: stop it first")));
+        }
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work(&remote);
+        (done, remote)
+    });
+    let (done, remote) = done.await.map_err(|_| StoreError::Stopped)?;
+    remote.leave().await;
+    done
+}
+
 /// Opens the state directory, making what is missing.
-pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, BootError> {
+pub(super) fn start(dir: &Path, now: Timestamp) -> Result<Started, BootError> {
+    start_with(dir, None, now)
+}
+
+/// The same with rows in etcd, where they are. Blocks until all of them are read.
+pub(super) fn start_with(
+    dir: &Path,
+    remote: Option<Remote>,
+    now: Timestamp,
+) -> Result<Started, BootError> {
     let files = HostFs::new(dir);
     files.make_dir("/", &Attrs::mode(0o700))?;
     files.make_dir("/stacks", &Attrs::mode(0o700))?;
@@ -73,7 +124,11 @@ pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, Bo
     stacks::deltas::sweep(&files);
     let mut tables = records::tables();
     tables.insert("identity");
-    let store = Store::open(&dir.join(STORE_FILE), &tables)?;
+    let embedded = dir.join(STORE_FILE);
+    let store = match remote {
+        None => Store::open(&embedded, &tables)?,
+        Some(remote) => Store::open_remote(remote, &dir.join(COPY_FILE), &embedded, &tables)?,
+    };
     let found = store.read()?.get(&IDENTITY, IDENTITY_ROW)?;
     let first = found.is_none();
     let identity = match found {

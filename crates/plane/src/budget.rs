@@ -4,8 +4,8 @@
 //! again, each a little later than the one before: a queue that lives on the nodes and costs the
 //! plane one number.
 //!
-//! Each host has a share of its own before that: whoever holds one certificate, a stolen one or a
-//! copy's, would take every place of the queue otherwise, and keep the whole fleet out.
+//! Each host has a share of its own before that: otherwise the holder of one certificate, a stolen one or a
+//! copy's, would take every place of the queue and keep the whole fleet out.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever comes whenever: never zero, never beyond the bound, and places follow each
+        /// Whichever host comes when: never zero, never beyond the bound, and places follow each
         /// other.
         #[test]
         fn what_is_told_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {

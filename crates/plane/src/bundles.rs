@@ -45,8 +45,8 @@ use super::store::{Read, Rows};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
-    BUNDLE_BYTES_MAX, Digest, Fault, FaultCode, Generation, HostId, LOG_LINES_MAX, Secret,
-    SigningKey, What,
+    BUNDLE_BYTES_MAX, Digest, Fault, FaultCode, Generation, HostId, LOG_LINES_MAX, OperationKind,
+    Secret, SigningKey,
 };
 
 pub(super) use files::{fetch, fetch_here, take};
@@ -291,12 +291,12 @@ fn order(
     }
     let (since_s, max_bytes) = (wanted.since_seconds, wanted.max_bytes);
     let what = match wanted.only {
-        None => What::Bundle {
+        None => OperationKind::Bundle {
             since_s,
             max_bytes,
             seal_for,
         },
-        Some(Only::Logs) => What::Logs {
+        Some(Only::Logs) => OperationKind::Logs {
             since_s,
             until_s: wanted.until_seconds.unwrap_or_default(),
             lines: wanted.lines.unwrap_or(LINES),

@@ -1,6 +1,6 @@
 //! Clocks of hosts, beside the plane's own: pure. A host that is hours away from the others takes no certificate that
 //! was signed just now, and its etcd, its logs and its leases mean other times than everybody else's. It is told so, by
-//! whom it can still reach; once its clock is set, its next status says nothing any more.
+//! which it can still reach; once its clock is set, its next status says nothing any more.
 
 use jiff::{SignedDuration, Timestamp};
 

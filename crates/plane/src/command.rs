@@ -27,6 +27,7 @@ mod process;
 mod recover;
 mod roll;
 mod stack;
+mod store;
 mod upgrade;
 
 use output::{align, cell, put, show, text};
@@ -67,8 +68,8 @@ enum Verb {
         #[arg(long, value_name = "https://HOST:PORT")]
         public_url: Option<String>,
         /// An endpoint that nodes get when they enrol; can be repeated, best first.
-        /// Absent: this one. They must have the same authority, keys and hosts: nothing here keeps
-        /// two planes' stores the same.
+        /// Absent: this one. They must have the same authority, keys and hosts, as planes that share an
+        /// etcd have (--store etcd).
         #[arg(long = "endpoint", value_name = "wss://HOST:PORT")]
         endpoints: Vec<String>,
         /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
@@ -88,6 +89,8 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
               value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
         host_certificate_seconds: i64,
+        #[command(flatten)]
+        store: store::StoreArgs,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -139,6 +142,9 @@ enum Verb {
         #[command(flatten)]
         state: State,
     },
+    /// Where the plane's rows are.
+    #[command(subcommand)]
+    Store(store::StoreVerb),
     /// Print the certificate of the plane's authority.
     Ca {
         #[command(flatten)]
@@ -307,8 +313,10 @@ async fn run(command: Command) -> Result<(), Fault> {
             drain_seconds,
             node_certificate_seconds,
             host_certificate_seconds,
+            store,
         } => {
             serve(ServeConfig {
+                etcd: store.place()?,
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,
@@ -413,6 +421,7 @@ async fn run(command: Command) -> Result<(), Fault> {
         }
         Verb::Kubeconfigs(verb) => kubeconfigs::run(verb).await,
         Verb::Recover(args) => recover::run(&args).await,
+        Verb::Store(verb) => store::run(verb).await,
         Verb::PutBack { state } => put_back(&state.state_dir),
         Verb::Ca { state } => {
             let pem = std::fs::read_to_string(state.state_dir.join("ca.pem")).map_err(|e| {

@@ -59,6 +59,10 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         upgrade: rolls::order(cluster, member.host),
         // Workers apply none.
         addons: rolls::addons_of(cluster).filter(|_| master),
+        addons_off: match master {
+            true => settings.addons_off.iter().cloned().collect(),
+            false => Vec::new(),
+        },
         authorities: rotation::authorities(cluster, member.host),
         api: ApiSpec {
             // Workers have no API server.
@@ -251,6 +255,7 @@ pub(super) mod tests {
                 network_plugin: NetworkPlugin::Bridge,
                 network_policies: Default::default(),
                 load_balancer: Vec::new(),
+                addons_off: Default::default(),
                 cluster_domain: "cluster.local".into(),
                 mtu: None,
                 api_port: 6443,

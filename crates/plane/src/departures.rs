@@ -1,10 +1,10 @@
-//! Nodes that leave: what is still believed of them, and for how long. Pure, but for signing.
+//! Nodes that leave: what is still trusted of them, and for how long. Pure, but for signing.
 //!
 //! A detached host is still ours: it moves its pods away and takes its member out of etcd, as the
 //! node it was. Bindings, service-account key and the name of its aggregator are gone with the detach
-//! all the same; its node object and etcd certificates go when it says that it is done, or after
+//! anyway; its node object and etcd certificates go when it says that it is done, or after
 //! [`LEAVE_GRACE`]; those of a master not before its member is out (`etcd::seats`), for until then the
-//! others' quorum may need it. Of a removed host nothing is believed from the first moment.
+//! others' quorum may need it. Of a removed host nothing is trusted from the first moment.
 //!
 //! ```text
 //! member ──detach──► departed ──done, or its time is over──► departed, ended ──certificates ended──► forgotten
@@ -70,7 +70,7 @@ pub(super) fn came_back(departed: &[Departed], host: HostId) -> Vec<EtcdCertific
     still.flat_map(|d| d.etcd_certificates.clone()).collect()
 }
 
-/// The UID of a host that becomes a node: one that it never had, for those of before are refused.
+/// The UID of a host that becomes a node: one that it never had, for the previous ones are refused.
 pub(super) fn uid(cluster: &Cluster, host: HostId, now: Timestamp) -> NodeUid {
     let had = |uid: &NodeUid| cluster.departed.iter().any(|d| d.uid == *uid);
     // Clocks are set back, too.
@@ -176,7 +176,7 @@ pub(super) mod tests {
     use crate::membership::detach;
     use pf9_hostagent::model::{REVOKED_LABEL, pem_bytes};
 
-    /// Nobody is heard of, but for those that say that they are done.
+    /// No host reports, but for those that say that they are done.
     pub(crate) fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
         move |host| Said {
             done: is(host),
@@ -379,7 +379,7 @@ pub(super) mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes and goes: no member is refused, and nobody who left for good is believed.
+        /// Whatever comes and goes: no member is refused, and nobody who left for good is trusted.
         #[test]
         fn no_member_is_refused_and_everybody_who_left_is(
             steps in proptest::collection::vec((2u8..6, 0u8..4), 0..40),

@@ -49,7 +49,7 @@ pub(super) async fn post(
         .change(move |change| enrol(change, &shared, &request))
         .await?;
     match entry {
-        // Whoever is connected with an older key of this host is connected no more.
+        // A session with an older key of this host ends.
         Entry::Pinned => plane.sessions.end(host, "the host enrolled again"),
         // Its old pair is good until the new one has connected: nothing is lost with an answer.
         Entry::Next => {}
@@ -132,7 +132,7 @@ fn enrol(
         Entry::Pinned => host.pin(new),
         Entry::Next => host.renewal.next = Some(new),
     }
-    // A machine that calls itself what it must not is a host all the same: it reports again, is
+    // A machine that calls itself what it must not is a host anyway: it reports again, is
     // told so, and a person sees it there.
     match orders::check_claims(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),

@@ -6,11 +6,11 @@
 //! | `health` | asks members through the tunnels whether they are well |
 //! | `leave`  | whether a master may leave: who answers, what a quorum needs, the words |
 //! | `replace` | a master that is gone makes place for another one |
-//! | `restore` | the cluster begins anew from a snapshot that a master has |
+//! | `restore` | the cluster starts over from a snapshot that a master has |
 //! | `places` | what each master's member is waiting for (pure), and the screen of it |
 //!
-//! Who is a member only etcd knows. Each master's status says whom its etcd lists; the newest of them is
-//! what is counted by here ([`counted`]). Without any, whoever is to be a member counts as one.
+//! Who is a member only etcd knows. Each master's status has the list of its etcd; the newest of them is
+//! what is counted by here ([`counted`]). Without any, every host that is to be a member counts as one.
 //!
 //! The plane changes no membership. It says who is to be a member and whose member is to be taken out;
 //! the masters do it, one change at a time, and look again first, for they know better and later.
@@ -189,7 +189,7 @@ mod tests {
     use pf9_hostagent::model::Role;
     use pf9_hostagent::model::{ClusterId, EtcdMemberStatus, EtcdStatus, NodeStatus};
 
-    /// A status that lists this member, of a master of this cluster, heard then.
+    /// A status that lists this member, of a master of this cluster, received then.
     fn says(of: Option<ClusterId>, name: &str, at: Timestamp) -> ReceivedStatus {
         let mut status = reports(1, Some((Role::Master, ClusterId::random())));
         let node: &mut NodeStatus = status.node.as_mut().expect("a node");

@@ -19,7 +19,7 @@ const MESSAGE_MAX: usize = 4096;
 /// Takes in what a host delivered. What was seen before is dropped; answers what was new.
 ///
 /// What an event is, its id says. Its number only tells what is missing: a spool that was lost or set back begins to
-/// count anew, and nothing of it is taken for a double by that.
+/// count again, and nothing of it is taken for a double by that.
 pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<Vec<Event>> {
     let EventBatch { spool, events } = batch;
     if events.len() > EVENT_BATCH_MAX {

@@ -134,7 +134,7 @@ impl<K: Ord + Copy> Line<K> {
             return Err(TooMany);
         }
         if let Some(queue) = self.waiting.get_mut(&origin) {
-            // Dropped: it hears that there are too many.
+            // Dropped: its caller gets "too many".
             queue.pop_back();
             self.count -= 1;
         }

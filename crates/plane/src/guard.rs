@@ -41,7 +41,7 @@ pub(super) enum Needs {
     May(Action),
 }
 
-/// Who asks, as of now.
+/// The caller, with its present rights.
 #[derive(Clone, Debug)]
 pub(super) struct Who {
     pub(super) rights: Rights,
@@ -179,7 +179,7 @@ fn refused(action: Action) -> Refusal {
 /// What a path names.
 #[derive(Default)]
 struct Named {
-    /// Whose each is, and what is said to whom it is hidden.
+    /// The owner of each, and the refusal for callers who may not see it.
     owners: Vec<(Owner, Refusal)>,
     tenant: Option<ProjectId>,
     cluster: Option<ClusterId>,
@@ -278,7 +278,7 @@ fn owners(plane: &Plane, rows: &impl Read, who: &Who, params: &RawPathParams) ->
             (None, missing) => return Err(missing),
         }
     }
-    // A cluster of another project is not found below this one, also by whoever may see both.
+    // A cluster of another project is not found below this one, also by a person who may see both.
     if let (Some(tenant), Some(cluster)) = (&named.tenant, named.cluster)
         && of_cluster.as_ref() != Some(tenant)
     {
@@ -307,7 +307,7 @@ fn which_project(rows: &impl Read, who: &Who, said: &str) -> Answer<Option<Proje
     Ok(find::project_named(rows, &domain, said)?.map(|p| p.id))
 }
 
-/// Who shows this token, and what it is good for as of now.
+/// The owner of this token, and its present rights.
 pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
     let no = Refusal::unauthenticated;
     let digest = secrets::kept(token);
@@ -372,7 +372,7 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
                 return Err(no("its project is disabled"));
             }
             let roles = has(&Place::Project(id.clone()))?;
-            // An application credential is for its project, whoever's it is.
+            // An application credential is for its project, whatever else its owner may.
             let plane = match may {
                 None => find::greatest(&find::roles(rows, &Place::Plane, &user.id)?),
                 Some(_) => None,
@@ -434,7 +434,7 @@ pub(super) fn is_planes_own(project: &Project) -> bool {
 }
 
 impl Who {
-    /// Refuses what the caller may not do with something of this owner, whom they know of.
+    /// Refuses what the caller may not do with something of this owner, whose existence they may know.
     pub(super) fn require(&self, action: Action, owner: &Owner) -> Answer<()> {
         match authorize(action, &self.rights, owner) {
             Verdict::Allowed => Ok(()),

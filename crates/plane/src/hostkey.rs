@@ -143,7 +143,7 @@ pub(super) enum Entry {
 }
 
 /// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved;
-/// `same_order_key`: root of the host orders with the key of before.
+/// `same_order_key`: root of the host orders with the previous key.
 pub(super) fn entry(
     before: Option<&Host>,
     key: &Digest,
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(judged(&both, 11, 50), Ok((Full, false)));
         assert_eq!(judged(&both, 12, 50), Ok((Full, true)));
         assert_eq!(judged(&both, 13, 50), Err(Stranger::Replaced));
-        // Expiry is excused for whoever is pinned, however long ago; for nobody else.
+        // Expiry is excused for a pinned key, however long ago; for no other.
         assert_eq!(judged(&both, 11, 100), Ok((RenewalOnly, false)));
         assert_eq!(judged(&both, 11, 3_000_000_000), Ok((RenewalOnly, false)));
         assert_eq!(judged(&both, 13, 100), Err(Stranger::Replaced));

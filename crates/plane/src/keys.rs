@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All of it is one row of the store, and one value in memory that is replaced whole: nobody sees
-//! a key of before beside one of after.
+//! an old key beside a new one.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -239,7 +239,7 @@ impl Identity {
         Ok(self.counted())
     }
 
-    /// The same keys under a greater number: hosts have heard of greater ones.
+    /// The same keys under a greater number: hosts have seen greater ones.
     pub(super) fn raised(self, serial: u64) -> Self {
         Self {
             serial: serial.max(self.serial),
@@ -357,13 +357,13 @@ impl Keys {
         }))
     }
 
-    /// The keys of now.
+    /// The present keys.
     pub(super) fn ring(&self) -> Arc<Ring> {
         let ring = self.0.ring.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&ring)
     }
 
-    /// Replaces them; answers those of before.
+    /// Replaces them; answers the previous ones.
     pub(super) fn replace(&self, ring: Arc<Ring>) -> Arc<Ring> {
         let serial = ring.serial();
         let before = {

@@ -49,7 +49,7 @@ fn text(plane: &Plane, cluster: &Cluster, shows: &Shows<'_>) -> String {
     let name = &cluster.name;
     let user = match shows {
         Shows::Token(token) => format!("    token: {}\n", token.expose()),
-        // Where the plane is says the plugin's own file: else whoever hands out kubeconfigs would be sent credentials.
+        // The plane's address comes from the plugin's own file: a kubeconfig from elsewhere could send credentials elsewhere.
         Shows::Plugin => format!(
             "    exec:\n      \
                apiVersion: client.authentication.k8s.io/v1\n      \

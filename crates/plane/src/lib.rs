@@ -6,7 +6,7 @@
 //! | files | hold |
 //! |---|---|
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its limits, HTTP helpers, errors |
-//! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
+//! | `bootstrap`, `store`, `records`, `state`     | first start, redb or etcd, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, enrolment, the plane's addresses |
 //! | `keys`, `takeover`, `trust`                 | the plane's own keys, their replacement, trust documents for hosts |
 //! | `operations`                                 | one-time operations of hosts and their results |
@@ -31,6 +31,7 @@
 //! | `rolls`                                      | a cluster goes to another stack, node by node |
 //! | `etcd`                                       | members of etcd: which may leave, which are removed, which wait |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
+//! | `standing`                                   | whether the store answers |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //! | `page`                                       | the web page, and its stream of changes |
@@ -109,6 +110,7 @@ mod settings;
 mod shared_address;
 mod specs;
 mod stacks;
+mod standing;
 mod state;
 mod store;
 mod strangers;
@@ -134,3 +136,4 @@ pub use command::main;
 pub use handshakes::Handshakes;
 pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};
+pub use store::EtcdPlace;

@@ -27,7 +27,7 @@ use super::store::{Read, Rows};
 use super::tickets::{self, Chain, Shown, Worth};
 use super::trust;
 use pf9_hostagent::model::{
-    Digest, Event, EventBatch, Fault, FaultCode, Hold, HostId, Likeness, MachineMarks, Secret,
+    Digest, Event, EventBatch, Fault, FaultCode, HoldOrder, HostId, Likeness, MachineMarks, Secret,
     Timestamp, copied_by_marks, copied_by_ticket, copied_while_connected, copied_without_ticket,
 };
 use pf9_hostagent::mux;
@@ -50,7 +50,7 @@ const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 pub(super) struct MachineRow {
     /// The machine that is this host.
     pub(super) marks: Option<MachineMarks>,
-    /// Rises with every change of `marks` that the host is to hear of.
+    /// Rises with every change of `marks` that is sent to the host.
     pub(super) revision: u64,
     /// The machine with this boot id is this host, when it comes, whatever it shows: once.
     #[serde(default)]
@@ -84,8 +84,8 @@ pub(super) struct Hello {
     tickets: Vec<(String, String)>,
 }
 
-/// The machine that is to be this host, by name: whoever else has the certificate and knocks does not
-/// know the boot id, for it is on no disk.
+/// The machine that is to be this host, by boot id: another holder of the certificate does not
+/// know it, for it is on no disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Accept {
@@ -211,7 +211,7 @@ pub(super) async fn begin(
         Ok(ticket) => Ok(ticket),
         Err(fault) => {
             tracing::error!(%host, code = fault.code.word(), "{fault}");
-            let hold = boot_id.map(|boot_id| Hold {
+            let hold = boot_id.map(|boot_id| HoldOrder {
                 boot_id,
                 fault: fault.clone(),
             });
@@ -346,7 +346,7 @@ fn note_copy(
     events::take(change, host, batch).map(drop)
 }
 
-/// A host enrolled: this machine is it, and its tickets begin anew.
+/// A host enrolled: this machine is it, and its tickets start over.
 pub(super) fn enrolled(
     change: &mut Change<'_>,
     host: HostId,

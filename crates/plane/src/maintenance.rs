@@ -1,5 +1,5 @@
 //! Maintenance by the plane's order: it stands in the host's signed spec, and is taken out of it when its time is
-//! over by this plane's clock. The host counts by its own clocks as well, from when it first heard of it: a plane
+//! over by this plane's clock. The host counts by its own clocks as well, from when it first got the order: a plane
 //! that is away ends nothing late.
 
 use std::sync::Arc;

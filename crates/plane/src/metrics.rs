@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /targets` | every source of every host that is connected, for Prometheus' `http_sd_configs` |
 //! | `GET /hosts/{id}/{source}` | the numbers, as the host says them |
+//! | `GET /plane` | whether the plane's own store answers (`standing`) |
 //! | `GET /agents` | how far the fleet's agents are on their way to another version, where they ever were |
 //!
 //! | source | service of the node | of |

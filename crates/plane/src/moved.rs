@@ -74,7 +74,7 @@ pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> A
     Ok(())
 }
 
-/// The address that the node of this host is to have, if its machine has the one of before no more.
+/// The address that the node of this host is to have, if its machine has the previous one no more.
 fn where_to(cluster: &Cluster, host: HostId, facts: &NodeFacts) -> Option<IpAddr> {
     let member = cluster.member(host)?;
     // Of a machine with more addresses than are told the node's may be among the rest.
@@ -86,7 +86,7 @@ fn where_to(cluster: &Cluster, host: HostId, facts: &NodeFacts) -> Option<IpAddr
     facts.address(v4, cluster.settings.master_ip)
 }
 
-/// Gives the member its new address, where it may; answers the one of before.
+/// Gives the member its new address, where it may; answers the previous one.
 fn moves(
     cluster: &mut Cluster,
     host: HostId,
@@ -187,7 +187,7 @@ fn beside(
     Ok(all)
 }
 
-/// `heard`: of one that is heard of, its status, and its state as far as it speaks of the newest spec.
+/// `heard`: of a host that reports, its status, and its state as far as it speaks of the newest spec.
 fn looked_at(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Beside {
     let wrong = wrong(master, heard).map(|why| format!("master {} {why}", master.node_name));
     let here = heard.filter(|(status, _)| is_at_home(master, status));

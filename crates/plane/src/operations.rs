@@ -29,15 +29,15 @@ use super::state::{self, Change, Plane};
 use super::store::{Read, Rows};
 use pf9_hostagent::model::{
     DocumentKind, Envelope, FaultCode, Generation, HostId, OPERATION_LIFE_MAX, OPERATION_SCHEMA,
-    OPERATIONS_PENDING_MAX, Operation, OperationResult, Outcome, PendingOperation,
-    PendingOperations, SAID_MAX, SigningKey, What,
+    OPERATIONS_PENDING_MAX, Operation, OperationKind, OperationResult, Outcome, PendingOperation,
+    PendingOperations, SAID_MAX, SigningKey,
 };
 
 /// Operations of a host, by `<host id>/<number>`.
 pub(super) const OPERATIONS: Rows<Row> = Rows::new("operations");
 /// Kept per host.
 const KEPT: usize = 100;
-/// How long an operation is good unless somebody says otherwise: a host that is connected hears of it within a second.
+/// How long an operation is good unless somebody says otherwise: a connected host gets it within a second.
 pub(super) const LIFE: u32 = 600;
 /// Longest a host may wait for one.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -57,7 +57,7 @@ pub(super) struct Row {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    pub(super) what: What,
+    pub(super) what: OperationKind,
     #[serde(default = "life")]
     pub(super) life_s: u32,
 }
@@ -322,7 +322,7 @@ mod tests {
     use crate::store::Store;
     use pf9_hostagent::model::{OurUnit, TrustStore};
 
-    fn wanted(what: What) -> Wanted {
+    fn wanted(what: OperationKind) -> Wanted {
         Wanted { what, life_s: LIFE }
     }
 
@@ -352,7 +352,7 @@ mod tests {
             self.store.write(|w| work(&mut Change::new(w, now)))
         }
 
-        fn order(&self, s: i64, what: What) -> Answer<Row> {
+        fn order(&self, s: i64, what: OperationKind) -> Answer<Row> {
             self.at(s, |c| {
                 order(c, &self.key, host(1), &wanted(what), "somebody")
             })
@@ -371,8 +371,8 @@ mod tests {
     #[test]
     fn what_waits_is_what_was_signed_until_it_is_answered_or_over() {
         let world = World::new();
-        let first = world.order(0, What::Ping).expect("ordered");
-        let restart = What::Restart {
+        let first = world.order(0, OperationKind::Ping).expect("ordered");
+        let restart = OperationKind::Restart {
             unit: OurUnit::Kubelet,
         };
         let second = world.order(0, restart).expect("ordered");
@@ -430,12 +430,12 @@ mod tests {
     fn what_waits_and_what_is_kept_is_bounded_and_strangers_answers_are_refused() {
         let world = World::new();
         for _ in 0..OPERATIONS_PENDING_MAX {
-            world.order(0, What::Ping).expect("ordered");
+            world.order(0, OperationKind::Ping).expect("ordered");
         }
-        world.order(0, What::Ping).expect_err("too many");
+        world.order(0, OperationKind::Ping).expect_err("too many");
         for n in 1..=i64::try_from(KEPT).expect("small") {
             world
-                .order(n * 1000, What::Ping)
+                .order(n * 1000, OperationKind::Ping)
                 .expect("those before are over");
         }
         let rows = world.store.read().expect("read");
@@ -445,7 +445,7 @@ mod tests {
             .at(0, |c| answered(c, host(1), unknown))
             .expect_err("nobody ordered it");
         let id = world
-            .order(200_000, What::Ping)
+            .order(200_000, OperationKind::Ping)
             .expect("ordered")
             .operation
             .id;
@@ -459,7 +459,7 @@ mod tests {
             .expect_err("another host's");
         for life_s in [0, 3601] {
             let wanted = Wanted {
-                what: What::Ping,
+                what: OperationKind::Ping,
                 life_s,
             };
             let ordered = world.at(0, |c| order(c, &world.key, host(1), &wanted, "x"));

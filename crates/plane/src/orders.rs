@@ -1,8 +1,8 @@
 //! What root of a host says through its tunnel: orders of certificates, and what the machine is.
 //!
-//! The tunnel only carries it. Believed is what is signed with the key that enrolment pinned for
-//! this host, names this host, and answers a nonce that was given to it and not used yet. Whoever
-//! holds the tunnel's key, and nothing else, gets nothing here.
+//! The tunnel only carries it. Trusted is what is signed with the key that enrolment pinned for
+//! this host, names this host, and answers a nonce that was given to it and not used yet. With
+//! the tunnel's key alone nothing is signed here.
 
 use std::net::IpAddr;
 use std::sync::Arc;

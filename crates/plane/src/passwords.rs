@@ -20,7 +20,7 @@ use pf9_hostagent::model::{Digest, Secret};
 
 /// Slow checks at a time: what is left of two cores moves bytes.
 const CHECKS_MAX: usize = 2;
-/// Checks that wait, half a minute of them. Beyond that whoever asks most is told to come again.
+/// Checks that wait, half a minute of them. Beyond that the caller with most of them is told to come again.
 const WAITING_MAX: usize = 256;
 /// Wrong passwords that an origin may try at once: a whole team behind one address may mistype, and
 /// NIST SP 800-63B allows a hundred in a row.

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | here    | the rows, and their names |
 //! | `find`  | reading them: by name, roles as they are now, owners |
-//! | `make`  | the first ones, and those of a store of before there were any |
+//! | `make`  | the first ones, and those of a store from before there were any |
 //! | `reset` | a new password for an administrator who lost theirs |
 //! | `keep`  | changing them: names that are taken, bounds, what goes with what |
 //!
-//! Rights are looked up with every request and stand in no token: whoever loses a role, is disabled, or whose
-//! password was changed has lost it at once. Everything that is listed for a tenant is bounded for itself
+//! Rights are looked up with every request and stand in no token: a lost role, a disabled person or a
+//! changed password counts at once. Everything that is listed for a tenant is bounded for itself
 //! ([`PROJECTS_MAX`] and so on, each in its domain), so nobody fills another one's place.
 
 pub(super) mod find;
@@ -173,7 +173,7 @@ pub(super) struct User {
     pub(super) default_project: Option<ProjectId>,
     /// None: cannot log in with one.
     pub(super) password: Option<PasswordHash>,
-    /// Tokens and long-lived kubeconfigs of before are good no more.
+    /// Older tokens and long-lived kubeconfigs are no longer valid.
     pub(super) since: Timestamp,
 }
 
@@ -196,7 +196,7 @@ pub(super) struct RoleRow {
     pub(super) description: String,
 }
 
-/// Where a role is had.
+/// Where a role is granted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Place {
     Plane,

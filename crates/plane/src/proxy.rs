@@ -9,7 +9,7 @@
 //!
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
 //! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
-//! other. The API server is believed only if the cluster's authority signed it as `kubernetes`; what
+//! other. The API server is trusted only if the cluster's authority signed it as `kubernetes`; what
 //! its answers say about addresses is turned round by [`addresses`].
 //!
 //! It is asked by the name the client uses for the plane: with that it rewrites the addresses of what
@@ -59,7 +59,7 @@ const HEADERS_MAX: usize = 100;
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
 /// What a request's headers begin with that speak for somebody else: who asks, from where and for
-/// which address. The API server's audit believes some of them.
+/// which address. The API server's audit trusts some of them.
 const CLAIMS: [&str; 6] = [
     // Those are refused before; what is taken away twice is away.
     IMPERSONATE,
@@ -317,7 +317,7 @@ async fn reach(
     for member in masters {
         left -= 1;
         let wanted = (SERVICE, Class::Interactive, &meta);
-        // Nothing is asked before the handshake is done: it may be begun again elsewhere.
+        // Nothing is asked before the handshake is done: it may be started over elsewhere.
         let begin = |stream| handshake(plane, &tls, stream, member.host);
         let reached = ways::reach(plane, member.host, wanted, begin);
         let reached = match left {

@@ -272,7 +272,7 @@ pub(super) async fn delete(
         .change(move |change| {
             let cluster = state::cluster(&**change, id)?;
             for member in &cluster.members {
-                // Nobody is left whom it could cost anything.
+                // No member is left that could lose anything.
                 set_cluster(change, member.host, None, true)?;
             }
             logins::forget_cluster(change, id)?;
@@ -428,7 +428,7 @@ pub(super) async fn detach_these(
             let mut cluster = etcd::leave::still(&cluster, &**change)?;
             etcd::leave::require_master(&cluster, &leaving, force)?;
             membership::detach(&mut cluster, &hosts, change.now)?;
-            // Where no master is left, nobody is left whom it could cost anything.
+            // Where no master is left, no member is left that could lose anything.
             let forced = lost.is_some() || cluster.masters().next().is_none();
             for host in &hosts {
                 set_cluster(change, *host, None, forced)?;

@@ -215,10 +215,10 @@ pub(super) struct Cluster {
     /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
     #[serde(default)]
     pub(super) etcd_revoked: Option<String>,
-    /// Its etcd begins anew from a snapshot; see `etcd::restore`.
+    /// Its etcd starts over from a snapshot; see `etcd::restore`.
     #[serde(default)]
     pub(super) etcd_restore: Option<RestoreOrder>,
-    /// Order keys of its masters, of now and of before: whose backups are believed. See `backups::signers`.
+    /// Order keys of its masters, present and past: whose backups are trusted. See `backups::signers`.
     #[serde(default)]
     pub(super) backup_signers: Vec<BackupSigner>,
 }
@@ -235,6 +235,9 @@ pub(super) struct Settings {
     /// Addresses of services of type LoadBalancer.
     #[serde(default)]
     pub(super) load_balancer: Vec<AddressRange>,
+    /// Add-ons of the stack that were turned off.
+    #[serde(default)]
+    pub(super) addons_off: BTreeSet<String>,
     pub(super) cluster_domain: String,
     pub(super) mtu: Option<u32>,
     pub(super) api_port: u16,
@@ -322,7 +325,7 @@ pub(super) struct Member {
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
 }
 
-/// A certificate that a member of etcd believes.
+/// A certificate that a member of etcd trusts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EtcdCertificate {
     /// In hex digits.
@@ -336,7 +339,7 @@ pub(super) struct Departed {
     pub(super) host: HostId,
     pub(super) node_name: NodeName,
     pub(super) left_at: Timestamp,
-    /// Nothing of it is believed any more. Until then it may move its pods away and leave etcd.
+    /// Nothing of it is trusted any more. Until then it may move its pods away and leave etcd.
     pub(super) ended: bool,
     /// What its certificates of a node say.
     pub(super) uid: NodeUid,
@@ -408,7 +411,7 @@ impl Stack {
     }
 }
 
-/// How far a host's spool was heard.
+/// How far a host's spool was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EventMark {
     pub(super) spool: Uuid,

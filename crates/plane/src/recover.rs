@@ -2,7 +2,7 @@
 //! sends. What they report says how far they are; a spec beyond that is obeyed again.
 //!
 //! What a node's rows say of its stack is taken from its report, and a roll of the rows stands still
-//! (`rolls::recovered`): a backup of before an upgrade takes no node down a minor.
+//! (`rolls::recovered`): a backup from before an upgrade takes no node down a minor.
 //!
 //! Nothing is destroyed by the way: where a host says that it is a node and the restored rows say
 //! that it is none, or another one, obeying would take the role away. Such a host is left out unless
@@ -141,7 +141,7 @@ pub(super) async fn recover(
         .await
 }
 
-/// Raises the numbers of the documents that say whom to believe, so that hosts take them again. What
+/// Raises the numbers of the documents that say whom to trust, so that hosts take them again. What
 /// they say is what this plane has: a key that was announced after the backup is lost with it.
 fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     let ring = plane.keys.ring();
@@ -189,7 +189,7 @@ impl Said {
         }
     }
 
-    /// A host believes this, too.
+    /// A host trusts this, too.
     fn is_believed(&self, trust: &TrustStatus) -> bool {
         self.keys
             .iter()
@@ -225,8 +225,8 @@ fn beyond(ours: TrustVersion, said: &Said, status: &HostStatus) -> Option<TrustV
     })
 }
 
-/// A host that believes nothing this plane signs: the backup is of before a key was replaced and
-/// retired. No number helps there. `None`: it believes this plane, as far as it says.
+/// A host that trusts nothing this plane signs: the backup is older than a key that was replaced and
+/// retired. No number helps there. `None`: it trusts this plane, as far as it says.
 fn deaf(known: &Known, status: &HostStatus, ring: &Ring) -> Option<Row> {
     let signers: Vec<&str> = ring.signing.signers().map(|k| k.id()).collect();
     let next = ring.signing.next.as_ref().map(|k| k.id());
@@ -244,7 +244,7 @@ fn deaf(known: &Known, status: &HostStatus, ring: &Ring) -> Option<Row> {
 fn why_deaf(status: &HostStatus, signers: &[&str], next: Option<&str>) -> Option<String> {
     let trusts = match &status.trust {
         Some(trust) => trust.keys.as_slice(),
-        // An agent that does not say whom it trusts says whom not.
+        // An agent that does not report its trust anchors reports what it refused.
         None => {
             let refuses = |f: &Fault| f.code == FaultCode::DocumentUntrusted;
             status.refused.as_ref().filter(|f| refuses(f))?;
@@ -339,7 +339,7 @@ fn assignment(rows: &impl Read, known: &Known) -> Answer<Option<Assignment>> {
     Ok(compute::assignment(known.host.id, cluster.as_ref()))
 }
 
-/// What it reported to this life of the plane; what is restored says nothing of now.
+/// What it reported to this life of the plane; what is restored says nothing about the present.
 fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
     let received = known.status.as_ref()?;
     (received.received_at >= started).then_some(&received.status)

@@ -21,7 +21,7 @@ pub(super) struct Refusal {
     pub(super) fault: Box<Fault>,
     /// When to come back, seconds.
     pub(super) retry_after: Option<u64>,
-    /// Signed documents that go along, for a peer that must believe the refusal.
+    /// Signed documents that go along, for a peer that must trust the refusal.
     pub(super) documents: Vec<Envelope>,
 }
 

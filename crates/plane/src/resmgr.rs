@@ -20,7 +20,7 @@ use super::state::{self, Plane};
 use super::view::ROLE;
 use pf9_hostagent::model::{FaultCode, HostId, MaintenanceRequest};
 
-/// `GET /resmgr/v1/hosts`; `?limit=&continue=&search=&free=`: a part of them, whoever needs a look first.
+/// `GET /resmgr/v1/hosts`; `?limit=&continue=&search=&free=`: a page of them, hosts with faults first.
 pub(super) async fn list(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,

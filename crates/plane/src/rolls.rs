@@ -61,7 +61,7 @@ use pf9_hostagent::model::{
 };
 
 use engine::{Report, advance, heard};
-use next::{Look, Phase, Seen, Wait, next};
+use next::{Condition, Look, Phase, Wait, next};
 use verbs::{Begin, back, begin, cancel, pause, resume};
 
 pub(super) use engine::take_in;
@@ -100,7 +100,7 @@ pub(super) struct Roll {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) by: By,
-    /// Findings of before it began that its beginner overruled.
+    /// Findings before the start that its issuer overruled.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,
@@ -221,7 +221,7 @@ pub(super) struct Part {
     /// It is done and was not well when it reported last.
     #[serde(default)]
     pub(super) unwell: bool,
-    /// Its order was taken back, and it has not said that it heard.
+    /// Its order was taken back, and it has not confirmed that.
     #[serde(default)]
     pub(super) recalled: bool,
     /// The order was of this stack's etcd: one that was taken back too late is carried out.
@@ -288,7 +288,7 @@ pub(super) fn newest(cluster: &Cluster, kind: Kind) -> Option<&Roll> {
     }
 }
 
-/// What is kept of the roll of before by one of this goal.
+/// What is kept of the previous roll by one of this goal.
 fn shelved(before: Option<Roll>, goal: Goal) -> Option<Box<Roll>> {
     let mut before = before?;
     let other = before.other.take();

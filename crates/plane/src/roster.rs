@@ -32,7 +32,7 @@ const MARK_MAX: usize = 400;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// None: all that there are, as tools of before ask.
+    /// None: all of them, for tools that know no pages.
     limit: Option<usize>,
     /// As the part before said.
     #[serde(rename = "continue", default)]
@@ -63,7 +63,7 @@ const SHORT: Rows<Short> = HOSTS.as_type();
 /// One host, as it is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
-    /// Whoever needs a look comes first.
+    /// Hosts with faults come first.
     is_well: bool,
     name: String,
     id: HostId,

@@ -1,7 +1,7 @@
 //! New authorities of a cluster take over from its old ones, while it works. Pure.
 //!
 //! ```text
-//!              everybody believes        everybody's certificates       everybody believes
+//!              everybody trusts        everybody's certificates       everybody trusts
 //!              both; held a while        are the new one's              the new one only
 //!   announced ────────────────► signing ────────────────────► retired ────────────────► done
 //!       │ ▲                        │
@@ -10,13 +10,13 @@
 //! ```
 //!
 //! The whole cluster moves to one stage at a time; a member that is told of it confirms with its
-//! status, by the authorities it believes and who signed the certificates it has. Masters are told
+//! status, by the authorities it trusts and who signed the certificates it has. Masters are told
 //! one after the other, each when the one before is well again, for what a new authority restarts
 //! there is the API server and etcd; workers follow, a tenth of them at a time. So at any instant
-//! members are of two neighbouring stages, and in those everybody believes everybody: that is the
+//! members are of two neighbouring stages, and in those everybody trusts everybody: that is the
 //! property the tests hold. A member that is away is waited for, and named.
 //!
-//! Everything is in the cluster's row: a plane that is started again goes on.
+//! Everything is in the cluster's row: a plane that is restarted goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,13 +37,13 @@ const WORKERS_PART: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stage {
-    /// Only the old one is believed, and it signs.
+    /// Only the old one is trusted, and it signs.
     Old,
-    /// Both are believed, the old one signs.
+    /// Both are trusted, the old one signs.
     Announced,
-    /// Both are believed, the new one signs.
+    /// Both are trusted, the new one signs.
     Signing,
-    /// Only the new one is believed, and it signs.
+    /// Only the new one is trusted, and it signs.
     Retired,
 }
 
@@ -67,8 +67,8 @@ pub(super) struct Rotation {
     /// It was given up: the stages are gone back.
     pub(super) back: bool,
     pub(super) began_at: Timestamp,
-    /// How long both are believed by everybody before the new one signs: pods learn of it from a
-    /// file that kubelet writes anew every minute or two.
+    /// How long both are trusted by everybody before the new one signs: pods learn of it from a
+    /// file that kubelet writes again every minute or two.
     pub(super) hold_s: i64,
     /// Since when every member is at the stage.
     pub(super) complete_since: Option<Timestamp>,
@@ -82,7 +82,7 @@ pub(super) struct Rotation {
 pub(super) struct Report<'a> {
     /// It is well, and speaks of the newest spec.
     pub(super) settled: bool,
-    /// Its certificates and the authorities it believes.
+    /// Its certificates and the authorities it trusts.
     pub(super) certificates: &'a [CertificateStatus],
 }
 
@@ -120,7 +120,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// Gives it up: whoever went on goes back. Not once the old one is being taken away.
+/// Aborts it: members that went on go back. Not once the old one is being taken away.
 pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     let what = "the rotation is not aborted";
     let Some(rotation) = &mut cluster.rotation else {
@@ -182,7 +182,7 @@ fn waits_for(cluster: &Cluster, host: HostId) -> bool {
         .is_some_and(|r| known && r.of(host) == r.stage && !r.confirmed.contains(&host))
 }
 
-/// What it believes and has is what the stage says.
+/// What it trusts and has is what the stage says.
 fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool {
     let Some(rotation) = &cluster.rotation else {
         return false;
@@ -200,7 +200,7 @@ fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool
     })
 }
 
-/// Goes on as far as it can. Answers whether the row changed; the caller computes the specs anew.
+/// Goes on as far as it can. Answers whether the row changed; the caller computes the specs again.
 pub(super) fn advance(cluster: &mut Cluster, now: Timestamp) -> bool {
     let Some(mut rotation) = cluster.rotation.take() else {
         return false;
@@ -274,7 +274,7 @@ pub(super) fn signer(cluster: &Cluster, host: HostId, which: Authority) -> (&str
     chosen(cluster, stage, which)
 }
 
-/// The same for the plane itself: everybody believes what it shows.
+/// The same for the plane itself: everybody trusts what it shows.
 pub(super) fn own_signer(cluster: &Cluster, which: Authority) -> (&str, &Secret<String>) {
     chosen(cluster, cluster.rotation.as_ref().map(|r| r.stage), which)
 }

@@ -18,7 +18,7 @@ use super::refusal::Shape;
 use super::state::Plane;
 use super::{
     agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
-    resmgr, rolls, tokens, trace, tunnel,
+    resmgr, rolls, standing, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -83,6 +83,9 @@ fn all() -> Vec<Api> {
 
 fn ours() -> Vec<Route> {
     let page = "the page asks for a token itself";
+    let ready = "it says whether the store answers";
+    let token = "a join token is required";
+    let certificate = "a host certificate is required";
     vec![
         open("GET", "/", page, get(page::root)),
         open("GET", "/ui", page, get(page::root)),
@@ -90,18 +93,9 @@ fn ours() -> Vec<Route> {
         open("GET", "/ui/{file}", page, get(page::file)),
         may("GET", "/ui/changes", SeeOneself, get(page::changes)),
         open("GET", "/healthz", "it says nothing", get(async || "ok\n")),
-        open(
-            "POST",
-            "/v1/enrol",
-            "a join token is required",
-            post(enrol::post),
-        ),
-        open(
-            "GET",
-            "/v1/tunnel",
-            "a host certificate is required",
-            get(tunnel::accept),
-        ),
+        open("GET", "/ready", ready, get(standing::ready)),
+        open("POST", "/v1/enrol", token, post(enrol::post)),
+        open("GET", "/v1/tunnel", certificate, get(tunnel::accept)),
     ]
 }
 
@@ -133,6 +127,7 @@ fn numbers() -> Vec<Route> {
     vec![
         may("GET", "/targets", SeeNumbers, get(metrics::targets)),
         may("GET", "/agents", SeeFleet, get(metrics::of_the_fleet)),
+        may("GET", "/plane", SeeFleet, get(standing::numbers)),
         may(
             "GET",
             "/hosts/{host}/{source}",

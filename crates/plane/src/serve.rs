@@ -31,6 +31,7 @@ use super::handshakes::Handshakes;
 use super::passwords::Passwords;
 use super::refusal::chain;
 use super::state::{Parts, Plane};
+use super::store::{EtcdPlace, Holder, Remote, Standing};
 use super::strangers::{Outside, Stranger, Strangers};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
@@ -63,6 +64,8 @@ pub struct ServeConfig {
     pub connections: usize,
     /// How often every cluster's API is asked whether it is there.
     pub probe_every: Duration,
+    /// The etcd that the rows are in; absent: in the state directory.
+    pub etcd: Option<EtcdPlace>,
 }
 
 /// A running plane.
@@ -112,6 +115,7 @@ impl ServeConfig {
             host_certificate: LEAF_LIFE,
             connections: CONNECTIONS_MAX,
             probe_every: alerts::PROBE_EVERY,
+            etcd: None,
         }
     }
 }
@@ -123,13 +127,28 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
         let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start the plane", why);
         let now = pf9_hostagent::seam::clock::now();
-        let started = bootstrap::start(&config.state_dir, now).map_err(|e| {
-            let fault = cannot(chain(&e));
-            match e.fix() {
-                Some(fix) => fault.fix(fix),
-                None => fault,
+        let with_fix = |why: String, fix: Option<String>| match fix {
+            Some(fix) => cannot(why).fix(fix),
+            None => cannot(why),
+        };
+        let started = match &config.etcd {
+            None => bootstrap::start(&config.state_dir, now),
+            Some(place) => {
+                let at = config.public_url.clone();
+                let at = at.unwrap_or_else(|| format!("https://{}", config.listen));
+                let waits = |holder: &Holder| {
+                    tracing::info!(at = holder.at, "another plane has the store: standing by");
+                };
+                let remote = Remote::take(place, &at, waits).await;
+                let remote = remote.map_err(|e| with_fix(chain(&e), e.fix()))?;
+                let dir = config.state_dir.clone();
+                let opening = tokio::task::spawn_blocking(move || {
+                    bootstrap::start_with(&dir, Some(remote), now)
+                });
+                opening.await.map_err(|e| cannot(e.to_string()))?
             }
-        })?;
+        };
+        let started = started.map_err(|e| with_fix(chain(&e), e.fix()))?;
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
             cannot(format!("{}: {e}", config.listen)).fix("choose another --listen address")
         })?;
@@ -187,6 +206,18 @@ impl Server {
         })
     }
 
+    /// Waits until another plane has the store, and answers who: this one has to end then.
+    pub async fn lost(&self) -> String {
+        let Some(mut standing) = self.plane.store.standing() else {
+            return std::future::pending().await;
+        };
+        let lost = standing.wait_for(|s| matches!(s, Standing::Lost(_))).await;
+        match lost.as_deref() {
+            Ok(Standing::Lost(to)) => to.clone(),
+            Ok(Standing::Ours { .. }) | Err(_) => "nobody: the store is closed".into(),
+        }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -209,6 +240,7 @@ impl Server {
             () = self.drain() => {}
             () = at_once => tracing::warn!("stopping at once: open requests and streams are cut"),
         }
+        self.plane.store.leave().await;
         let socket = self.plane.dir.join(admin::SOCKET);
         if let Err(e) = disk::remove_file(&socket) {
             tracing::debug!(why = %e, "admin socket was gone already");

@@ -22,7 +22,7 @@ const DRAINING_MAX: usize = 4 * mux::SLOTS_MAX as usize;
 /// The live sessions.
 pub(super) struct Sessions {
     inner: Mutex<Inner>,
-    /// How often they ping: one that is not heard for longer is perhaps dead.
+    /// How often they ping: one that is silent for longer is perhaps dead.
     ping_interval: Duration,
 }
 

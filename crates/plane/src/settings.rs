@@ -12,6 +12,7 @@ use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use super::rolls::UpgradeSettings;
 use super::zones::{REGION_LABEL, ZONE_LABEL};
+use pf9_hostagent::host::ours::ports;
 use pf9_hostagent::model::{
     BackupPolicy, CgroupDriverChoice, FaultCode, HostId, KubeProxySpec, KubeletSpec, NetworkPlugin,
     NetworkPolicies, NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
@@ -26,8 +27,6 @@ use access::{NewIssuer, NewPodSecurity};
 use addons::NewLoadBalancer;
 use networks::OneNet;
 
-/// Port of the API server unless told otherwise.
-const API_PORT: u16 = 6443;
 /// Most labels and mirrors of a cluster.
 const LIST_MAX: usize = 64;
 /// How long a master that was taken out of its cluster may be silent before the others take its
@@ -427,9 +426,10 @@ impl NewCluster {
                 self.services_cidr.0.trunc(),
                 self.master_ip,
             )?,
+            addons_off: Default::default(),
             cluster_domain: cluster_domain.to_owned(),
             mtu: self.mtu_size,
-            api_port: self.k8s_api_port.unwrap_or(API_PORT),
+            api_port: self.k8s_api_port.unwrap_or(ports::API),
             master_ip: self.master_ip,
             master_vip: self.master_vip_enabled,
             external_dns_name: self.external_dns_name.clone(),

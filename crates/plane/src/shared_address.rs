@@ -120,7 +120,7 @@ pub(super) fn warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
     faults.into_iter().chain(nobodys(cluster, nodes)).collect()
 }
 
-/// Nobody has it, as far as masters say that are heard of. While the first of them is being made there is none
+/// Nobody has it, by the reports of masters that are not silent. While the first of them is being made there is none
 /// that could.
 fn nobodys(cluster: &Cluster, nodes: &[Known]) -> Option<String> {
     let ip = of(cluster)?;
@@ -252,7 +252,7 @@ mod tests {
         let none = warnings(&c, &[ok(1, Some(false), 1), young(2)]);
         let words = "masterIp: no master says that it has 10.1.0.250";
         assert_eq!(none, [format!("{words}: workers do not reach the API")]);
-        // Who had it is not heard of any more.
+        // Its holder is silent.
         let silent = [ok(1, Some(true), 3600), ok(2, None, 3600)];
         let told = format!("{words}; nothing is heard of node-1: workers do not reach the API");
         assert_eq!(warnings(&c, &silent), [told]);

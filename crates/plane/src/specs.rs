@@ -15,7 +15,7 @@ use pf9_hostagent::model::{
     SigningKey, Spec,
 };
 
-/// Computes the specs of these hosts anew and signs those that changed. Answers whose changed.
+/// Computes the specs of these hosts again and signs those that changed. Answers whose changed.
 pub(super) fn refresh(
     write: &mut Write,
     hosts: &BTreeSet<HostId>,
@@ -310,7 +310,7 @@ mod tests {
         let id = Some(c.id);
         add(&mut c, &[(1, true), (2, false)]).expect("attach");
         world.settle(&[(1, id), (2, id)], &c);
-        // A worker without a master has nothing new to be told, and is signed for all the same.
+        // A worker without a master has nothing new to be told, and is signed for anyway.
         c.members.remove(0);
         assert_eq!(world.settle(&[(2, id)], &c), []);
         world.key = SigningKey::generate().expect("key").0;

@@ -209,7 +209,7 @@ fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
 }
 
 /// Whether a stack goes with a machine, or with any as far as nothing is known of it. The plane
-/// signed its manifest, so what is in the store is believed.
+/// signed its manifest, so what is in the store is trusted.
 pub(super) fn fit(stack: &Stack, machine: Option<&Inventory>) -> Fit {
     let machine = machine.map(Machine::of).unwrap_or_default();
     match stack.content() {
@@ -227,7 +227,7 @@ pub(super) fn row(rows: &impl Read, stack: &StackRef) -> Answer<Stack> {
     find(rows, &stack.manifest.to_string())
 }
 
-/// What a stack is made of. The plane signed its manifest, so what is in the store is believed.
+/// What a stack is made of. The plane signed its manifest, so what is in the store is trusted.
 pub(super) fn content(rows: &impl Read, stack: &StackRef) -> Answer<StackManifest> {
     let row = find(rows, &stack.manifest.to_string())?;
     row.content()

@@ -104,6 +104,9 @@ pub(super) struct Parts {
     pub(super) host_life: SignedDuration,
 }
 
+/// When to come back to a plane whose store is away, seconds: an election of etcd is over then.
+const AWAY_RETRY_S: u64 = 5;
+
 /// A change that is being made: an open write and whose specs it touches.
 pub(super) struct Change<'a> {
     write: &'a mut Write,
@@ -176,7 +179,15 @@ impl Plane {
         let plane = Arc::clone(self);
         let now = pf9_hostagent::seam::clock::now();
         // A commit waits for the disk: not on a thread that moves bytes.
-        let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
+        let making = tokio::task::spawn_blocking(move || plane.change_now(now, work));
+        let done = match self.store.patience() {
+            None => making.await,
+            Some(patience) => match tokio::time::timeout(patience, making).await {
+                Ok(done) => done,
+                // It goes on, and all that follows from it, if the store takes it after all.
+                Err(_) => return Err(unconfirmed()),
+            },
+        };
         done.map_err(|e| Refusal::internal("a write task failed", &e))?
     }
 
@@ -308,8 +319,35 @@ pub(super) fn cluster_of(rows: &impl Read, host: HostId) -> Answer<Option<Cluste
 
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
-        Self::internal("the plane's store failed", &e)
+        match &e {
+            StoreError::Away(_)
+            | StoreError::Lost(_)
+            | StoreError::Etcd(_)
+            | StoreError::Stopped => {
+                let why = super::refusal::chain(&e);
+                let refusal = Self::busy("nothing is changed", &why, AWAY_RETRY_S);
+                match e.fix() {
+                    Some(fix) => refusal.fix(fix),
+                    None => refusal,
+                }
+            }
+            StoreError::Open { .. }
+            | StoreError::Newer { .. }
+            | StoreError::NotNewer { .. }
+            | StoreError::Copy { .. }
+            | StoreError::Redb(_)
+            | StoreError::TooLong { .. }
+            | StoreError::Place(_)
+            | StoreError::Row { .. } => Self::internal("the plane's store failed", &e),
+        }
     }
+}
+
+/// Whether it was made nobody knows yet.
+fn unconfirmed() -> Refusal {
+    let why = "the store (etcd) did not answer in time; the change may still be applied";
+    Refusal::busy("the outcome of this change is unknown", why, AWAY_RETRY_S)
+        .fix("check whether it was applied before you retry")
 }
 
 impl From<NoRandomness> for Refusal {

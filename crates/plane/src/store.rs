@@ -1,30 +1,53 @@
-//! The embedded store: typed rows in redb, one file, crash-safe.
+//! The store: typed rows, JSON under text keys. Every write transaction is all or nothing and durable when
+//! [`Store::write`] returns.
 //!
-//! Rows are JSON under text keys. Every write transaction is all or nothing and durable when
-//! [`Store::write`] returns. One process owns the file; command-line verbs ask that process.
+//! | it is | durable means | who owns it |
+//! |---|---|---|
+//! | embedded | on the disk: redb, one file, crash-safe | one process owns the file; command-line verbs ask that process |
+//! | in etcd (`remote`) | in etcd, by its quorum | the plane that has the seat; reads are from a redb file that is its copy |
 
 #[cfg(feature = "fault")]
 mod backend;
+mod moving;
+mod remote;
 mod schema;
+#[cfg(any(test, feature = "fault"))]
+pub(crate) mod testing;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use self::remote::Changes;
+
+pub(super) use self::moving::{to_embedded, to_etcd};
+pub use self::remote::EtcdPlace;
+pub(super) use self::remote::{Away, Holder, Remote, Standing};
 
 /// redb's page cache; its default of a gigabyte is not for a stub.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
+/// Writes to a copy between two that wait for the disk: it is made anew at every start, but pages of before are used
+/// again only after such a one.
+const COPY_SYNC: u32 = 256;
+
 /// The store.
 pub(super) struct Store {
     db: Database,
+    /// Where the rows really are; nothing: here.
+    remote: Option<Remote>,
+    writes: AtomicU32,
 }
 
 /// A kind of rows: its name in the file and its type.
@@ -70,7 +93,11 @@ pub(super) trait Read {
 pub(super) struct Snapshot(ReadTransaction);
 
 /// An open write.
-pub(super) struct Write(WriteTransaction);
+pub(super) struct Write {
+    txn: WriteTransaction,
+    /// What it changed, where somebody wants to know.
+    changes: Option<Changes>,
+}
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +130,29 @@ pub(super) enum StoreError {
     /// redb failed.
     #[error("the store failed")]
     Redb(#[source] Box<redb::Error>),
+    /// Nothing was written: etcd does not answer.
+    #[error("the store (etcd) has not answered since {}: {}", .0.since, .0.why)]
+    Away(Away),
+    /// Another plane writes.
+    #[error("another plane has the store: {0}")]
+    Lost(String),
+    /// etcd says no, or its client cannot be made.
+    #[error("{0}")]
+    Etcd(String),
+    /// A row is too long for etcd.
+    #[error("row {key} of {rows} has {bytes} bytes, and etcd takes {most}")]
+    TooLong {
+        rows: String,
+        key: String,
+        bytes: usize,
+        most: usize,
+    },
+    /// The plane stops.
+    #[error("the plane stops")]
+    Stopped,
+    /// Rows are where they must not be for this.
+    #[error("{0}")]
+    Place(String),
     /// A row is not what it should be.
     #[error("row {key} of {rows} cannot be read")]
     Row {
@@ -142,6 +192,7 @@ impl<T> Rows<T> {
 impl Store {
     /// Opens or makes the store; `tables` are all kinds of rows. One of an older schema goes forward, after a copy.
     pub(super) fn open(path: &Path, tables: &BTreeSet<&'static str>) -> Result<Self, StoreError> {
+        moving::not_moved(path)?;
         Self::open_as(path, tables, schema::STEPS)
     }
 
@@ -150,14 +201,49 @@ impl Store {
         tables: &BTreeSet<&'static str>,
         steps: &[schema::Step],
     ) -> Result<Self, StoreError> {
+        Self::with(schema::ready(path, steps)?, None, tables, steps)
+    }
+
+    /// Opens the one that the seat leads to: reads everything into `copy`, a file that is made anew. A new one is
+    /// not made beside an `embedded` one. Blocks.
+    pub(super) fn open_remote(
+        remote: Remote,
+        copy: &Path,
+        embedded: &Path,
+        tables: &BTreeSet<&'static str>,
+    ) -> Result<Self, StoreError> {
+        if let Err(e) = moving::begins(&remote, copy, embedded) {
+            remote.leave_now();
+            return Err(e);
+        }
+        let db = schema::ready(copy, schema::STEPS).map_err(|e| match e {
+            // What is beside the copy is not put back by the verb for embedded stores.
+            StoreError::Newer { found, knows, .. } => StoreError::Newer {
+                found,
+                knows,
+                copy: None,
+            },
+            other => other,
+        })?;
+        Self::with(db, Some(remote), tables, schema::STEPS)
+    }
+
+    fn with(
+        db: Database,
+        remote: Option<Remote>,
+        tables: &BTreeSet<&'static str>,
+        steps: &[schema::Step],
+    ) -> Result<Self, StoreError> {
         let store = Self {
-            db: schema::ready(path, steps)?,
+            db,
+            remote,
+            writes: AtomicU32::new(0),
         };
         store.write(|write| {
             for name in tables.iter().copied().chain([META.name]) {
                 // Opened once, so that later reads never meet a table that does not exist.
                 write
-                    .0
+                    .txn
                     .open_table(Rows::<()>::new(name).table())
                     .map(drop)
                     .map_err(redb_failed)?;
@@ -183,11 +269,57 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Write) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut write = Write(self.db.begin_write().map_err(redb_failed)?);
-        // Dropping the transaction on failure rolls it back.
+        let Some(remote) = &self.remote else {
+            let mut write = Write::of(self.db.begin_write().map_err(redb_failed)?);
+            // Dropping the transaction on failure rolls it back.
+            let out = work(&mut write)?;
+            write.txn.commit().map_err(redb_failed)?;
+            return Ok(out);
+        };
+        let _turn = remote.turn()?;
+        let mut write = Write::of(self.db.begin_write().map_err(redb_failed)?);
+        write.changes = Some(Changes::default());
         let out = work(&mut write)?;
-        write.0.commit().map_err(redb_failed)?;
+        let Write { mut txn, changes } = write;
+        remote.commit(changes.unwrap_or_default())?;
+        let copied = (|| {
+            let before = self.writes.fetch_add(1, Ordering::Relaxed);
+            if !before.is_multiple_of(COPY_SYNC) {
+                txn.set_durability(Durability::None).map_err(redb_failed)?;
+            }
+            txn.commit().map_err(redb_failed)
+        })();
+        if let Err(e) = &copied {
+            // etcd has it and the copy does not: a full read brings both together.
+            remote.give_up(&format!("its copy of the store failed: {e}"));
+        }
+        copied?;
         Ok(out)
+    }
+
+    /// How it is between this plane and its store; nothing: it is embedded.
+    pub(super) fn standing(&self) -> Option<watch::Receiver<Standing>> {
+        self.remote.as_ref().map(Remote::standing)
+    }
+
+    /// Whether a write can be made now, as far as is known.
+    pub(super) fn answers(&self) -> bool {
+        let Some(standing) = self.standing() else {
+            return true;
+        };
+        matches!(&*standing.borrow(), Standing::Ours { away: None, .. })
+    }
+
+    /// How long one who asked for a write waits for its end; nothing: it ends.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.remote.as_ref().map(|_| Remote::patience())
+    }
+
+    /// Lets another plane have it at once.
+    pub(super) async fn leave(&self) {
+        if let Some(remote) = &self.remote {
+            remote.leave().await;
+        }
     }
 }
 
@@ -212,7 +344,20 @@ impl StoreError {
             Self::Copy { .. } => {
                 Some("free some space, or fix its directory; the store is unchanged".into())
             }
-            Self::Open { .. } | Self::Redb(_) | Self::Row { .. } => None,
+            Self::Away(_) => {
+                Some("check etcd; the plane continues automatically when it answers".into())
+            }
+            Self::Lost(_) => Some(
+                "nothing to do: this plane exits, and waits for its turn when it is started again"
+                    .into(),
+            ),
+            Self::Etcd(_) => Some("check etcd and the --etcd options".into()),
+            Self::Open { .. }
+            | Self::Redb(_)
+            | Self::Row { .. }
+            | Self::TooLong { .. }
+            | Self::Stopped
+            | Self::Place(_) => None,
         }
     }
 }
@@ -220,6 +365,10 @@ impl StoreError {
 // === impl Write ===
 
 impl Write {
+    fn of(txn: WriteTransaction) -> Self {
+        Self { txn, changes: None }
+    }
+
     /// Puts a row, replacing one that is there.
     pub(super) fn put<T: Serialize>(
         &mut self,
@@ -228,29 +377,35 @@ impl Write {
         row: &T,
     ) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(row).map_err(|e| unreadable(rows.name, key, e))?;
-        let mut table = self.0.open_table(rows.table()).map_err(redb_failed)?;
-        table
-            .insert(key, bytes.as_slice())
-            .map(drop)
-            .map_err(redb_failed)
+        let mut table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
+        let put = table.insert(key, bytes.as_slice()).map(drop);
+        put.map_err(redb_failed)?;
+        if let Some(changes) = &mut self.changes {
+            changes.put(rows.name, key, bytes);
+        }
+        Ok(())
     }
 
     /// How many rows there are; nothing is read for it.
     pub(super) fn count<T>(&self, rows: &Rows<T>) -> Result<u64, StoreError> {
-        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        let table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         table.len().map_err(redb_failed)
     }
 
     /// Removes a row; nothing there is fine.
     pub(super) fn remove<T>(&mut self, rows: &Rows<T>, key: &str) -> Result<(), StoreError> {
-        let mut table = self.0.open_table(rows.table()).map_err(redb_failed)?;
-        table.remove(key).map(drop).map_err(redb_failed)
+        let mut table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
+        table.remove(key).map(drop).map_err(redb_failed)?;
+        if let Some(changes) = &mut self.changes {
+            changes.remove(rows.name, key);
+        }
+        Ok(())
     }
 }
 
 impl Read for Write {
     fn get<T: DeserializeOwned>(&self, rows: &Rows<T>, key: &str) -> Result<Option<T>, StoreError> {
-        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        let table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         get_row(&table, rows.name, key)
     }
     fn with_prefix<T: DeserializeOwned>(
@@ -258,7 +413,7 @@ impl Read for Write {
         rows: &Rows<T>,
         prefix: &str,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        let table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         rows_from(&table, rows.name, prefix)
     }
     fn page<T: DeserializeOwned>(
@@ -266,7 +421,7 @@ impl Read for Write {
         rows: &Rows<T>,
         page: Page<'_>,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        let table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         page_from(&table, rows.name, page)
     }
 }
@@ -374,88 +529,4 @@ fn unreadable(rows: &'static str, key: &str, source: serde_json::Error) -> Store
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NUMBERS: Rows<u32> = Rows::new("numbers");
-
-    fn open(dir: &Path) -> Store {
-        Store::open(&dir.join("s.redb"), &[NUMBERS.name].into()).expect("open")
-    }
-
-    #[test]
-    fn what_is_written_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let store = open(dir.path());
-        store
-            .write(|w| {
-                w.put(&NUMBERS, "a/1", &1)?;
-                w.put(&NUMBERS, "a/2", &2)?;
-                w.put(&NUMBERS, "b/1", &3)
-            })
-            .expect("write");
-        drop(store);
-        let read = open(dir.path()).read().expect("read");
-        assert_eq!(read.get(&NUMBERS, "a/2").expect("get"), Some(2));
-        let a = read.with_prefix(&NUMBERS, "a/").expect("prefix");
-        assert_eq!(a, [("a/1".to_owned(), 1), ("a/2".to_owned(), 2)]);
-    }
-
-    #[test]
-    fn a_failed_write_leaves_nothing() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let store = open(dir.path());
-        let failed: Result<(), StoreError> = store.write(|w| {
-            w.put(&NUMBERS, "x", &1)?;
-            Err(StoreError::NotNewer { knows: 9 })
-        });
-        assert!(failed.is_err());
-        let read = store.read().expect("read");
-        assert_eq!(read.get(&NUMBERS, "x").expect("get"), None);
-    }
-
-    #[test]
-    fn only_the_owner_can_read_it() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().expect("tempdir");
-        drop(open(dir.path()));
-        let found = std::fs::metadata(dir.path().join("s.redb")).expect("metadata");
-        assert_eq!(found.permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_page_is_a_part_from_either_end_and_of_its_prefix_alone() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let store = open(dir.path());
-        let put: Result<(), StoreError> = store.write(|w| {
-            for (n, key) in ["a/9", "b/1", "b/2", "b/3", "b/4", "c/1"]
-                .iter()
-                .enumerate()
-            {
-                w.put(&NUMBERS, key, &u32::try_from(n).expect("few"))?;
-            }
-            Ok(())
-        });
-        put.expect("rows");
-        let read = store.read().expect("read");
-        let page = |beyond, backwards, most| {
-            let page = Page {
-                prefix: "b/",
-                beyond,
-                backwards,
-                most,
-            };
-            let rows = read.page(&NUMBERS, page).expect("page");
-            rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
-        };
-        assert_eq!(page(None, false, 2), ["b/1", "b/2"]);
-        assert_eq!(page(Some("b/2"), false, 9), ["b/3", "b/4"]);
-        assert_eq!(page(Some("a/0"), false, 1), ["b/1"], "of another prefix");
-        assert_eq!(page(Some("c/1"), false, 9), Vec::<String>::new());
-        assert_eq!(page(None, true, 2), ["b/4", "b/3"]);
-        assert_eq!(page(Some("b/3"), true, 9), ["b/2", "b/1"]);
-        assert_eq!(page(Some("c/1"), true, 1), ["b/4"]);
-        assert_eq!(page(Some("a/0"), true, 9), Vec::<String>::new());
-        assert_eq!(page(None, true, 0), Vec::<String>::new());
-    }
-}
+mod tests;

@@ -15,10 +15,10 @@ use super::tunnel::Shown;
 
 /// Those who are connected and not known.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Strangers(Arc<Mutex<Board>>);
+pub(super) struct Strangers(Arc<Mutex<ByOrigin>>);
 
 #[derive(Debug, Default)]
-struct Board {
+struct ByOrigin {
     /// Of each origin, in the order in which they came.
     of: BTreeMap<Origin, BTreeMap<u64, CancellationToken>>,
     /// The same by how many they are.
@@ -72,12 +72,12 @@ impl Strangers {
         true
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
+    fn board(&self) -> MutexGuard<'_, ByOrigin> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Board {
+impl ByOrigin {
     fn change(&mut self, origin: Origin, work: impl FnOnce(&mut BTreeMap<u64, CancellationToken>)) {
         let those = self.of.entry(origin).or_default();
         self.by_count.remove(&(those.len(), origin));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_whoever_has_the_most_makes_room_and_who_is_known_stays() {
+    fn the_oldest_of_the_address_with_the_most_makes_room_and_known_hosts_stay() {
         let strangers = Strangers::default();
         let cut = || CancellationToken::new();
         let cuts: Vec<CancellationToken> = (0..5).map(|_| cut()).collect();

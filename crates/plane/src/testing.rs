@@ -1,12 +1,14 @@
 //! What other modules' tests need of a plane: its real store, opened again as often as it is killed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::events;
 use super::records::tables;
-use super::refusal::Answer;
+use super::refusal::{Answer, chain};
 use super::state::Change;
-use super::store::Store;
+use super::store::testing::{self as contract, Place};
+use super::store::{EtcdPlace, Read, Remote, Store, StoreError};
 use pf9_hostagent::model::{EventBatch, HostId, Timestamp};
 
 /// Events of hosts, on disk.
@@ -37,5 +39,92 @@ impl Shelf {
         let message = |e: &serde_json::Value| e["event"]["message"].as_str().map(str::to_owned);
         let all = all.as_array().expect("list").iter();
         all.filter_map(message).collect()
+    }
+}
+
+/// What every store promises, of the one in this etcd. Blocks.
+pub fn contract_in_etcd(place: &EtcdPlace, dir: &Path) {
+    contract::keep(&mut InEtcd {
+        place: place.clone(),
+        copy: dir.join("copy"),
+        runtime: tokio::runtime::Runtime::new().expect("runtime"),
+    });
+}
+
+struct InEtcd {
+    place: EtcdPlace,
+    copy: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Place for InEtcd {
+    fn open(&mut self) -> Store {
+        let taken = Remote::take(&self.place, "a test", |_| {});
+        let remote = self.runtime.block_on(taken).expect("the seat");
+        Store::open_remote(
+            remote,
+            &self.copy,
+            Path::new("/none"),
+            &contract::TABLES.into(),
+        )
+        .expect("open")
+    }
+
+    fn close(&mut self, store: Store) {
+        self.runtime.block_on(store.leave());
+    }
+}
+
+/// Numbers in an etcd, by one who has the seat.
+pub struct Numbers(Arc<Store>);
+
+impl Numbers {
+    /// Waits for the seat.
+    pub async fn open(place: &EtcdPlace, dir: &Path) -> Result<Self, String> {
+        let remote = Remote::take(place, "a test", |_| {}).await;
+        let remote = remote.map_err(|e| chain(&e))?;
+        let copy = dir.join("copy");
+        let opening = tokio::task::spawn_blocking(move || {
+            Store::open_remote(remote, &copy, Path::new("/none"), &contract::TABLES.into())
+        });
+        let store = opening.await.expect("it ends").map_err(|e| chain(&e))?;
+        Ok(Self(Arc::new(store)))
+    }
+
+    /// Writes one.
+    pub async fn set(&self, key: &str, to: u64) -> Result<(), String> {
+        self.write(key, move |_| to).await.map(drop)
+    }
+
+    /// One more; answers how many.
+    pub async fn add(&self, key: &str) -> Result<u64, String> {
+        self.write(key, |now| now.unwrap_or(0) + 1).await
+    }
+
+    /// What it is.
+    pub fn get(&self, key: &str) -> Option<u64> {
+        let read = self.0.read().expect("read");
+        read.get(&contract::NUMBERS, key).expect("get")
+    }
+
+    /// Gives the seat back.
+    pub async fn leave(self) {
+        self.0.leave().await;
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        to: impl FnOnce(Option<u64>) -> u64 + Send + 'static,
+    ) -> Result<u64, String> {
+        let (store, key) = (Arc::clone(&self.0), key.to_owned());
+        let writing = tokio::task::spawn_blocking(move || {
+            store.write(|w| {
+                let to = to(w.get(&contract::NUMBERS, &key)?);
+                w.put(&contract::NUMBERS, &key, &to)?;
+                Ok::<_, StoreError>(to)
+            })
+        });
+        writing.await.expect("it ends").map_err(|e| chain(&e))
     }
 }

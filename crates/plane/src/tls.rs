@@ -3,7 +3,7 @@
 //!
 //! While an authority takes over from another there are two certificates. A client says in ALPN
 //! whose it can check (`model::authority_hints`); who says nothing (an operator's tool, whose
-//! kubeconfig is of before) is shown the older one, until that authority is retired.
+//! kubeconfig is older) is shown the older one, until that authority is retired.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -104,7 +104,7 @@ impl ServerTls {
         }
     }
 
-    /// Other authorities: what was resumed under the old ones begins anew as well.
+    /// Other authorities: what was resumed under the old ones starts over as well.
     fn replace(&self, ring: &Ring, now: Timestamp) -> Result<(), TlsError> {
         let made = Now::make(ring, &self.names, now)?;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = made;
@@ -153,7 +153,7 @@ impl Now {
         // Hosts come back with tickets, all at once after an outage: a short handshake costs neither
         // side a signature. The state is in the ticket and not here, so the number of hosts does not
         // matter; the key is this process's, so after a restart handshakes are full ones. A resumed
-        // session carries the certificate it began with: `tunnel::identify` looks at it anew.
+        // session carries the certificate it began with: `tunnel::identify` looks at it again.
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),

@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(take(59, &a), Ok(()));
         assert_eq!(take(59, &a), Err("403 token-used".into()));
         assert_eq!(take(60, &b), Err("403 token-expired".into()));
-        // Used is what a person must hear, even later.
+        // "Used" goes first, also where it has expired since.
         assert_eq!(take(61, &a), Err("403 token-used".into()));
         let guess = Secret::new("guess".to_owned());
         assert_eq!(take(1, &guess), Err("403 token-unknown".into()));

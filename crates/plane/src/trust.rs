@@ -18,7 +18,7 @@ use super::refusal::{Answer, Refusal};
 use super::state::Plane;
 use super::store::Read;
 use pf9_hostagent::model::{
-    Digest, DocumentKind, Envelope, Generation, Hold, HostId, HostStatus, Role, StatusAnswer,
+    Digest, DocumentKind, Envelope, Generation, HoldOrder, HostId, HostStatus, Role, StatusAnswer,
     TRUST_SCHEMA, Timestamp, TrustAnswer, TrustDocument, TrustStatus, TrustVersion,
 };
 
@@ -46,7 +46,7 @@ pub(super) fn documents(
     rows: &impl Read,
     ring: &Ring,
     host: HostId,
-    hold: Option<Hold>,
+    hold: Option<HoldOrder>,
 ) -> Answer<Vec<Envelope>> {
     let row = rows.get(&MACHINES, &host.to_string())?.unwrap_or_default();
     let document = TrustDocument {

@@ -110,7 +110,7 @@ async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
         .change(move |change| hostkey::shown(change, host, &by.certificate))
         .await?;
     tracing::info!(%host, certificate = %by.certificate, "host certificate proven");
-    // Whoever could only renew has: it comes back for everything.
+    // A host that could only renew has done so: it comes back with a full session.
     let renewed = SessionKind::RenewalOnly;
     plane
         .sessions
@@ -141,7 +141,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let outside = parts.extensions.remove::<Outside>();
     let (stranger, shown) = outside.map(|o| (o.stranger, o.shown)).unzip();
     let shown = shown.flatten();
-    // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
+    // A client that is no host is refused here and takes nobody's turn: two rows that are in memory.
     let admitted = identify(
         &plane.read()?,
         shown.as_ref(),

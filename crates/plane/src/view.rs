@@ -18,12 +18,12 @@ const RESPONDING_BUSY: SignedDuration = SignedDuration::from_secs(300);
 /// The role of a host that may be a node.
 pub(super) const ROLE: &str = "pf9-kube";
 
-/// Whoever said this is heard of often enough.
+/// The host of this status reports often enough.
 pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
     is_heard(said.status.state, said.received_at, now)
 }
 
-/// The same, by when a host in this state was heard of last.
+/// The same, by when a host in this state reported last.
 pub(super) fn is_heard(state: NodeState, at: Timestamp, now: Timestamp) -> bool {
     let patience = match state {
         NodeState::Ok | NodeState::Failed | NodeState::Maintenance => RESPONDING,
@@ -189,6 +189,7 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "networkPlugin": s.network_plugin,
         "networkPolicies": s.network_policies,
         "loadBalancer": {"addresses": s.load_balancer},
+        "addonsOff": s.addons_off,
         "dnsZone": s.cluster_domain,
         "mtuSize": s.mtu,
         "k8sApiPort": s.api_port,

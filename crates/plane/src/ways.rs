@@ -9,6 +9,7 @@ use super::refusal::chain;
 use super::state::Plane;
 use pf9_hostagent::model::HostId;
 use pf9_hostagent::mux::MuxStream;
+use pf9_hostagent::telemetry::causes;
 use pf9_hostagent::wire::{Class, Meta};
 
 /// How long a node may take to dial its service and agree with us on what we speak.
@@ -30,16 +31,10 @@ impl Failed {
     /// What an error says of where it happened. For errors before anything was asked only: what
     /// failed in between may have been done, and must not be done twice.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
-        let mut cause = Some(error);
-        let kind = std::iter::from_fn(|| {
-            let now = cause?;
-            cause = now.source();
-            Some(now)
-        })
-        .find_map(|e| e.downcast_ref::<io::Error>())
-        .map(io::Error::kind);
+        let io = causes(error).find_map(|e| e.downcast_ref::<io::Error>());
+        let kind = io.map(io::Error::kind);
         match kind {
-            // No such service, not allowed, a certificate nobody believes.
+            // No such service, not allowed, a certificate nobody trusts.
             Some(
                 io::ErrorKind::NotFound
                 | io::ErrorKind::PermissionDenied

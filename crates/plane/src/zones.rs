@@ -6,7 +6,7 @@
 //! some says nothing without that of the others. Both is refused with the attach that would make it so.
 //! What became so by itself (a master left) is said, and nothing is done about it.
 //!
-//! A zone is in one region: whoever reads the labels takes it so. A host that would put its zone into two of them,
+//! A zone is in one region: readers of the labels rely on it. A host that would put its zone into two of them,
 //! or into one and none, is refused.
 //!
 //! One zone for all is no promise, and two masters survive no loss wherever they are: both are taken.

@@ -25,7 +25,7 @@ const WARM: u32 = 4000;
 /// Frames that count.
 const FRAMES: u32 = 4000;
 
-/// A line for whoever collects figures.
+/// A line for the script that collects figures.
 fn tell(what: &str, counted: &AllocationInfo, frames: usize) {
     let per_frame = counted.count_total as f64 / frames as f64;
     println!("\nallocations per frame: {what}: {per_frame:.4}");

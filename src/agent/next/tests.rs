@@ -267,7 +267,7 @@ fn what_failed_is_not_begun_again_and_what_was_cut_off_is() {
     );
     assert_eq!((world.record.attempts, world.record.next_try), (1, None));
     let mut world = World::new(true);
-    // Cut off when the link is moved and before anything is started again.
+    // Cut off when the link is moved and before anything is restarted.
     let mut ends = [(9, End::Killed), (2, End::Killed)].into_iter();
     world.run(&mut ends, false).expect("it ends");
     assert_eq!(world.record.stage, Stage::PutBack);
@@ -329,7 +329,7 @@ fn what_a_person_installs_meanwhile_is_left_alone() {
     );
 }
 
-/// By whoever took the order up again, and by whoever put it back: each of them ends it.
+/// By the process that took the order up again, and by the one that put it back: each ends it.
 #[test]
 fn what_was_begun_three_times_is_neither_begun_nor_noted_for_another_time() {
     let mut world = World::new(true);

@@ -286,7 +286,7 @@ proptest::proptest! {
         match node {
             Ok(()) | Err(PackageError::Lacks(_)) => proptest::prop_assert!(plane, "a node takes it"),
             Err(PackageError::NotOurs(NotOurs::Damaged(e))) => proptest::prop_assert!(!plane, "{}", e),
-            // Another version, or machine, is one all the same.
+            // Another version, or machine, is one anyway.
             Err(PackageError::NotOurs(NotOurs::Other(_)) | PackageError::Write(_)) => {}
         }
     }

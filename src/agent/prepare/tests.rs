@@ -1,4 +1,4 @@
-//! What is staged is another user's: nothing of it is believed but its digest.
+//! What is staged is another user's: nothing of it is trusted but its digest.
 
 use super::*;
 use crate::agent::testing::order;
@@ -50,7 +50,7 @@ fn only_the_very_bytes_are_taken_in() {
     take_in(&fs, &wanted).expect("taken");
     fs.remove_file(staged(&wanted)).expect("remove");
     take_in(&fs, &wanted).expect("it is had");
-    // What was changed on the disk since is not believed either.
+    // What was changed on the disk since is not trusted either.
     put(&fs, &kept(&wanted), b"packagE");
     take_in(&fs, &wanted).expect_err("other bytes");
 }

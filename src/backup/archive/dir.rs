@@ -1,8 +1,8 @@
 //! A directory, usually of another machine's disk.
 //!
 //! Such a mount can hang for ever in the kernel, where nothing can be broken off. So one call is at work
-//! at a time in this process, each is waited for within a bound, and whoever finds the one before it
-//! still there says so: a dead file server costs one thread, not one for each backup.
+//! at a time in this process, each is waited for within a bound, and a call that finds the previous one
+//! still there reports it: a dead file server costs one thread, not one for each backup.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -272,7 +272,7 @@ fn copy(from: &Path, to: &Path, have: u64, total: u64) -> Result<u64, ArchiveErr
     Ok(have + sent)
 }
 
-/// What is at fault is told apart: the one that is read or the one that is written.
+/// Tells the causes apart: the file that is read or the one that is written.
 fn pour(
     source: &mut impl Read,
     from: &Path,

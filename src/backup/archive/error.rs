@@ -56,7 +56,7 @@ pub enum ArchiveError {
         /// Where it is, as the service says: a region, or the address to ask.
         there: Option<String>,
     },
-    /// The service's certificate is not believed.
+    /// The service's certificate is not trusted.
     #[error("its certificate is not trusted: {why}")]
     Foreign {
         /// Why.
@@ -103,7 +103,7 @@ pub enum ArchiveError {
         /// In what.
         why: String,
     },
-    /// Nobody who is believed signed what is there.
+    /// Nobody who is trusted signed what is there.
     #[error("{}", .0.why)]
     Unsigned(Box<Fault>),
     /// The service answered what cannot be used.

@@ -23,8 +23,8 @@ pub struct Kept {
 }
 
 /// The manifest of the backup of this name, from the place of one of `first`, else of anybody. That of this
-/// cluster goes before one of another; who takes that says so. What nobody vouches for is none: whoever can write
-/// there puts it before the right one.
+/// cluster goes before one of another; a caller that takes that says so. An unsigned one does not count: anybody who can write
+/// there could put it before the right one.
 pub async fn find(
     host: &HostFs,
     policy: &ArchivePolicy,
@@ -54,7 +54,7 @@ pub async fn find(
                     Err(error) => wrong = wrong.or(Some(error)),
                 },
                 Err(ArchiveError::Missing { .. }) => {}
-                // One host's place may be closed to this key, or be damaged: the others are asked all the same.
+                // One host's place may be closed to this key, or be damaged: the others are asked anyway.
                 Err(error) if error.is_of_one_place() => wrong = wrong.or(Some(error)),
                 Err(error) => return Err(error),
             }

@@ -268,7 +268,7 @@ impl S3 {
                 Ok(()) => return Ok(()),
                 Err(error) => own_name(error, name),
             };
-            // Whoever brings more than nothing is tried for as long as the bound says.
+            // A server that sends anything at all is tried again until the deadline.
             let more = length(into).await.unwrap_or(0) > before;
             failed = if more { 1 } else { failed + 1 };
             self.pause(error, failed, until).await?;
@@ -443,8 +443,8 @@ impl S3 {
         let range = headers.get(header::CONTENT_RANGE);
         let range = range.and_then(|v| v.to_str().ok());
         match part::answer("the service", status.as_u16(), range, from, total) {
-            Ok(part::Answer::GoesOn) => Ok((response, from)),
-            Ok(part::Answer::Whole) => Ok((response, 0)),
+            Ok(part::RangeAnswer::GoesOn) => Ok((response, from)),
+            Ok(part::RangeAnswer::Whole) => Ok((response, 0)),
             Err(said) => Err(ArchiveError::Answer { said }),
         }
     }

@@ -12,7 +12,7 @@ use tar::{Builder, Header};
 use super::collect::{Content, Span};
 use super::plan::Item;
 use super::redact::Redactor;
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::model::{Digest, HostId, Timestamp, document};
 
 /// Version of the manifest.
@@ -100,7 +100,7 @@ struct Counted {
 
 impl About {
     pub(super) fn new(
-        ctx: &Context,
+        ctx: &CommandContext,
         now: Timestamp,
         span: &Span,
         max_bytes: u64,

@@ -11,7 +11,7 @@ use super::plan::{Item, Kind, Own};
 use super::redact::{Cleaned, Redactor};
 use super::{machine, settings};
 use crate::cli::check::look;
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::{logs, status, version};
 use crate::host::exec::{self, Cmd};
 use crate::model::Timestamp;
@@ -49,13 +49,13 @@ pub(super) struct Content {
 
 /// Has entries.
 pub(super) struct Collector<'a> {
-    ctx: &'a Context,
+    ctx: &'a CommandContext,
     redactor: &'a Redactor,
     span: Span,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(ctx: &'a Context, redactor: &'a Redactor, span: Span) -> Self {
+    pub(super) fn new(ctx: &'a CommandContext, redactor: &'a Redactor, span: Span) -> Self {
         Self {
             ctx,
             redactor,

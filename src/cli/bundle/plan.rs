@@ -11,11 +11,11 @@ pub(super) struct Item {
     pub(super) name: String,
     /// Where it is from, for people.
     pub(super) source: String,
-    /// How it is had.
+    /// How to get it.
     pub(super) kind: Kind,
 }
 
-/// How an entry is had.
+/// How to get an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A document of this program's own.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::archive::{About, Written};
 use super::{Broke, Making, WHAT};
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::local::LocalError;
 use crate::model::{Fault, FaultCode, paths};
 
@@ -43,7 +43,7 @@ impl Write for Fresh {
 
 /// Makes it and sends it.
 pub(super) async fn run(
-    ctx: &Context,
+    ctx: &CommandContext,
     making: &Making,
     about: About,
     id: Uuid,

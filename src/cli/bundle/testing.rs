@@ -9,7 +9,7 @@ use super::collect::{Content, Span};
 use super::known::Known;
 use super::plan::{Item, Kind};
 use super::redact::{Cleaned, Redactor};
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::output::Output;
 use crate::host::fs::HostFs;
 
@@ -38,7 +38,7 @@ pub(in crate::cli) fn archive_of(host: &HostFs, texts: &[(&str, &str)], guard: b
         false => Known::default(),
     };
     let redactor = Redactor::new(known);
-    let ctx = Context::new(host.at("/").as_path(), Output::memory(false));
+    let ctx = CommandContext::new(host.at("/").as_path(), Output::memory(false));
     let now = crate::seam::clock::now();
     let sink = Shared::default();
     let span = Span {

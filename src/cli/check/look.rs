@@ -8,16 +8,16 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
 use crate::app::Config;
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::status::{self, StatusReport};
 use crate::cli::way::Way;
-use crate::comms::Route;
+use crate::comms::TunnelRoute;
 use crate::egress::Journey;
 use crate::identity;
 use crate::model::{Expiry, Fault, FaultCode, Timestamp, TunnelState, paths};
 use crate::preflight::{
-    AgentSeen, Check, ClockSeen, Daemons, EndpointSeen, Facts, HopSeen, NetworkSeen, Part,
-    PlaneSeen, Rule, Skips, SyncTrial, Thresholds, evaluate, http_date,
+    AgentSeen, Check, CheckInput, CheckRule, ClockSeen, Daemons, EndpointSeen, HopSeen,
+    MachineFacts, NetworkSeen, PlaneSeen, Skips, SyncTrial, Thresholds, evaluate, http_date,
 };
 
 /// Files, an overlay and a few writes. A file system that hangs answers nobody.
@@ -32,7 +32,7 @@ pub(in crate::cli) type Parts<'a> = FuturesUnordered<BoxFuture<'a, Result<Vec<Ch
 
 /// Begins to gather everything; `plane`: go there instead of to this host's own.
 pub(in crate::cli) fn parts<'a>(
-    ctx: &'a Context,
+    ctx: &'a CommandContext,
     plane: Option<&'a str>,
     skips: &'a Skips,
 ) -> Parts<'a> {
@@ -46,46 +46,50 @@ pub(in crate::cli) fn parts<'a>(
             not_seen: Some("nft did not answer".to_owned()),
             ..NetworkSeen::default()
         });
-        Ok(evaluate(Part::Network(&seen), skips, began.elapsed()))
+        Ok(evaluate(CheckInput::Network(&seen), skips, began.elapsed()))
     }));
     parts.push(Box::pin(async move {
         let began = Instant::now();
-        let seen = match skips.all_of(|e| matches!(e.rule, Rule::Plane(_))) {
+        let seen = match skips.all_of(|e| matches!(e.rule, CheckRule::Plane(_))) {
             true => PlaneSeen::none("left out"),
             false => reached(ctx, plane).await,
         };
-        Ok(evaluate(Part::Plane(&seen), skips, began.elapsed()))
+        Ok(evaluate(CheckInput::Plane(&seen), skips, began.elapsed()))
     }));
     parts.push(Box::pin(async move {
         let began = Instant::now();
         let seen = agent(ctx).await;
-        Ok(evaluate(Part::Agent(&seen), skips, began.elapsed()))
+        Ok(evaluate(CheckInput::Agent(&seen), skips, began.elapsed()))
     }));
     parts
 }
 
-async fn machine(ctx: &Context, skips: &Skips) -> Result<Vec<Check>, Fault> {
+async fn machine(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Fault> {
     let began = Instant::now();
     let (host, uid, now) = (ctx.host.clone(), ctx.uid, ctx.now());
-    let read = beside(move || Facts::read(&host, uid, now)).await;
+    let read = beside(move || MachineFacts::read(&host, uid, now)).await;
     let facts = read.unwrap_or_else(|| {
         let why = format!("a file system did not answer within {} s", LOCAL.as_secs());
         let fault = Fault::new(FaultCode::Facts, "cannot look at this machine", why);
         Err(fault.fix("look for a mount that hangs: mount -t nfs,nfs4,fuse"))
     })?;
-    Ok(evaluate(Part::Machine(&facts), skips, began.elapsed()))
+    Ok(evaluate(
+        CheckInput::Machine(&facts),
+        skips,
+        began.elapsed(),
+    ))
 }
 
-async fn disk(ctx: &Context, skips: &Skips) -> Result<Vec<Check>, Fault> {
+async fn disk(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Fault> {
     let began = Instant::now();
     let (host, uid) = (ctx.host.clone(), ctx.uid);
-    let trial = match skips.all_of(|e| matches!(e.rule, Rule::Disk(_))) {
+    let trial = match skips.all_of(|e| matches!(e.rule, CheckRule::Disk(_))) {
         true => SyncTrial::NotTried("left out".to_owned()),
         false => beside(move || SyncTrial::run(&host, uid))
             .await
             .unwrap_or_else(|| SyncTrial::NotTried("a write did not end".to_owned())),
     };
-    Ok(evaluate(Part::Disk(&trial), skips, began.elapsed()))
+    Ok(evaluate(CheckInput::Disk(&trial), skips, began.elapsed()))
 }
 
 /// Work that waits for disks, on a thread of its own: one that never ends keeps this program from nothing.
@@ -98,7 +102,7 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
 }
 
 /// Goes to every endpoint at once, as the tunnel does.
-async fn reached(ctx: &Context, plane: Option<&str>) -> PlaneSeen {
+async fn reached(ctx: &CommandContext, plane: Option<&str>) -> PlaneSeen {
     let config = match Config::load(&ctx.host) {
         Ok(config) => config,
         Err(_) => return PlaneSeen::none("the configuration cannot be used"),
@@ -134,7 +138,7 @@ async fn reached(ctx: &Context, plane: Option<&str>) -> PlaneSeen {
         // What is wrong with it says the check of the identity.
         Err(e) => return PlaneSeen::unusable(e.fault(what)),
     };
-    let route = Route::new(identity, way.egress);
+    let route = TunnelRoute::new(identity, way.egress);
     let tries = route.endpoints().iter().map(async |endpoint| {
         let mut journey = Journey::default();
         let asked = route.ask_endpoint(endpoint, longest, &mut journey).await;
@@ -203,7 +207,7 @@ fn seen(
 }
 
 /// What the daemons, systemd and the identity's files say.
-async fn agent(ctx: &Context) -> AgentSeen {
+async fn agent(ctx: &CommandContext) -> AgentSeen {
     let config = Config::load(&ctx.host);
     let report = tokio::time::timeout(AGENT, status::gather(ctx)).await.ok();
     let host_id = identity::host_id(&ctx.host);

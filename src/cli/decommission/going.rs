@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::super::args::DecommissionArgs;
-use super::super::context::{AGENT_UNITS, Context, NODELET_UNIT};
+use super::super::context::{AGENT_UNITS, CommandContext, NODELET_UNIT};
 use super::super::leftovers;
 use super::super::output::{Ink, Screen, Show};
 use super::{fs_fault, unit_fault};
@@ -29,7 +29,7 @@ pub(super) struct Going {
 }
 
 pub(super) async fn look(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &DecommissionArgs,
     host_id: Option<HostId>,
 ) -> Result<Going, Fault> {

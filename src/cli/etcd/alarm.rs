@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::model::{EtcdAlarm, Fault, FaultCode};
@@ -26,7 +26,7 @@ pub(in super::super) struct Raised {
     pub(in super::super) fault: Option<Fault>,
 }
 
-pub(super) async fn run(ctx: &Context, args: &AlarmArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &AlarmArgs) -> Result<Exit, Fault> {
     if args.heal {
         let said = super::order(ctx, "alarm", &serde_json::json!({}), "free space in etcd").await?;
         return Ok(super::ended(ctx, said));

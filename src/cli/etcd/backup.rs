@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use crate::app::Exit;
 use crate::model::Fault;
 
@@ -13,7 +13,7 @@ pub(in super::super) struct BackupArgs {
     pub(in super::super) json: bool,
 }
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.out.waiting("taking a snapshot of etcd");
     let said = super::order(ctx, "backup", &serde_json::json!({}), "make a backup").await?;
     Ok(super::ended(ctx, said))

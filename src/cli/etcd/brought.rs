@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use crate::app::Config;
 use crate::backup::archive::{self, Archive, ArchiveError};
 use crate::backup::seal::Sealed;
@@ -47,7 +47,7 @@ fn clear(fs: &HostFs) {
 
 impl Brought {
     pub(super) async fn bring(
-        ctx: &Context,
+        ctx: &CommandContext,
         view: &EtcdView,
         second: &ArchivePolicy,
         name: &str,

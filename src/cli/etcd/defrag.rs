@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use crate::app::Exit;
 use crate::model::Fault;
 
@@ -13,7 +13,7 @@ pub(in super::super) struct DefragArgs {
     pub(in super::super) json: bool,
 }
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.out
         .waiting("the member does not answer while its file is rewritten");
     let said = super::order(

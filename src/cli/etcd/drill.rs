@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use crate::app::Exit;
 use crate::model::{DrillOrder, Fault, FaultCode};
 
@@ -19,7 +19,7 @@ pub(in super::super) struct DrillArgs {
     pub(in super::super) json: bool,
 }
 
-pub(super) async fn run(ctx: &Context, args: &DrillArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &DrillArgs) -> Result<Exit, Fault> {
     let order = DrillOrder {
         recovery_key: args.recovery_key.as_deref().map(absolute).transpose()?,
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Parser;
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::{ago, bytes};
 use crate::app::Exit;
@@ -50,7 +50,7 @@ struct Row {
     archived: Vec<HostId>,
 }
 
-pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &ListArgs) -> Result<Exit, Fault> {
     let what = "cannot show the backups";
     let view = super::view(ctx, what).await?;
     let (archived, archive_fault) = match (&view.archive, args.here) {
@@ -60,7 +60,7 @@ pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
             ctx.out.waiting(&format!("asking {}", place.target));
             match archived(ctx).await {
                 Ok(archived) => (archived, None),
-                // What is here is shown all the same: it may be all that is left.
+                // What is here is shown anyway: it may be all that is left.
                 Err(fault) => (Vec::new(), Some(fault)),
             }
         }
@@ -77,7 +77,7 @@ pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
     Ok(Exit::Ok)
 }
 
-async fn archived(ctx: &Context) -> Result<Vec<Archived>, Fault> {
+async fn archived(ctx: &CommandContext) -> Result<Vec<Archived>, Fault> {
     let what = "list the backup archive";
     let said = super::order(ctx, "archive", &serde_json::json!({}), what).await?;
     match serde_json::from_value::<ChoreAnswer>(said) {

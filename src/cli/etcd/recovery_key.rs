@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::backup::seal;
@@ -30,7 +30,7 @@ struct Made {
     recipient: String,
 }
 
-pub(super) fn run(ctx: &Context, args: &RecoveryKeyArgs) -> Result<Exit, Fault> {
+pub(super) fn run(ctx: &CommandContext, args: &RecoveryKeyArgs) -> Result<Exit, Fault> {
     let what = "no recovery key was made";
     let cannot = |why: String| Fault::new(FaultCode::File, what, why);
     let here = std::env::current_dir().map_err(|e| cannot(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! `etcd restore`: the cluster begins anew from a snapshot, on this master. `etcd rejoin`: this master
+//! `etcd restore`: the cluster starts over from a snapshot, on this master. `etcd rejoin`: this master
 //! puts its data aside and joins the one that was restored. nodelet does it, and goes on with it
 //! whatever becomes of this program.
 
@@ -9,14 +9,14 @@ use clap::Parser;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::backup::shelf;
 use crate::local::Method;
 use crate::model::{Fault, FaultCode, NodeStatus, paths};
-use crate::nodelet::etcd::restore::ask::{PATH, REJOIN_PATH, View};
-use crate::nodelet::etcd::restore::{Goal, Source};
+use crate::nodelet::etcd::restore::ask::{PATH, REJOIN_PATH, RestoreView};
+use crate::nodelet::etcd::restore::{RestoreGoal, Source};
 
 /// nodelet notes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
@@ -39,8 +39,8 @@ pub(in super::super) struct RestoreArgs {
     /// key. Without it one of this cluster's masters has to have signed it, as the last spec of the plane names them.
     #[arg(long, value_name = "FILE", conflicts_with = "unsigned")]
     signers: Option<PathBuf>,
-    /// Nobody has to have signed it, for you know where it comes from: whoever could write there can have made it. A
-    /// plain snapshot never is signed, and says nothing of its cluster.
+    /// Skip the signature check, for a file whose origin you know: anybody who could write there can have made it. A
+    /// plain snapshot is never signed and does not name its cluster.
     #[arg(long)]
     unsigned: bool,
     /// Do not ask.
@@ -67,7 +67,7 @@ pub(in super::super) struct RejoinArgs {
     pub(in super::super) json: bool,
 }
 
-pub(super) async fn run(ctx: &Context, args: &RestoreArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &RestoreArgs) -> Result<Exit, Fault> {
     if args.show {
         ctx.out.show(&Shown(look(ctx).await?));
         return Ok(Exit::Ok);
@@ -97,7 +97,7 @@ pub(super) async fn run(ctx: &Context, args: &RestoreArgs) -> Result<Exit, Fault
     follow(ctx, &view).await
 }
 
-pub(super) async fn rejoin(ctx: &Context, args: &RejoinArgs) -> Result<Exit, Fault> {
+pub(super) async fn rejoin(ctx: &CommandContext, args: &RejoinArgs) -> Result<Exit, Fault> {
     ctx.need_root("rejoin etcd")?;
     sure(
         ctx,
@@ -142,7 +142,7 @@ fn absolute(path: &Path) -> Result<String, String> {
     text.ok_or_else(|| format!("{} is not UTF-8 text", full.display()))
 }
 
-fn sure(ctx: &Context, yes: bool, question: &str) -> Result<(), Fault> {
+fn sure(ctx: &CommandContext, yes: bool, question: &str) -> Result<(), Fault> {
     if yes {
         return Ok(());
     }
@@ -161,17 +161,17 @@ fn sure(ctx: &Context, yes: bool, question: &str) -> Result<(), Fault> {
     ))
 }
 
-async fn look(ctx: &Context) -> Result<View, Fault> {
+async fn look(ctx: &CommandContext) -> Result<RestoreView, Fault> {
     let view = ctx.get(paths::NODELET_SOCKET, PATH).await;
     view.map_err(|e| super::silent(ctx, "cannot show the restore", &e))
 }
 
 async fn send(
-    ctx: &Context,
+    ctx: &CommandContext,
     method: Method,
     path: &str,
     body: &(impl Serialize + Sync),
-) -> Result<View, Fault> {
+) -> Result<RestoreView, Fault> {
     let what = "nothing was started";
     let client = ctx.socket(paths::NODELET_SOCKET);
     let client = client.map_err(|e| e.fault(what))?;
@@ -181,7 +181,7 @@ async fn send(
 }
 
 /// Says how it goes until it has ended.
-async fn follow(ctx: &Context, begun: &View) -> Result<Exit, Fault> {
+async fn follow(ctx: &CommandContext, begun: &RestoreView) -> Result<Exit, Fault> {
     let Some(id) = begun.run.as_ref().map(|run| run.id) else {
         ctx.out.step(Ink::Good, "none is under way");
         return Ok(Exit::Ok);
@@ -219,14 +219,14 @@ async fn follow(ctx: &Context, begun: &View) -> Result<Exit, Fault> {
     }
 }
 
-fn ended(view: &View, id: Uuid) -> Option<Result<(), Fault>> {
+fn ended(view: &RestoreView, id: Uuid) -> Option<Result<(), Fault>> {
     let last = view.last.as_ref().filter(|last| last.id == id)?;
     Some(last.refused.clone().map_or(Ok(()), Err))
 }
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Shown(View);
+struct Shown(RestoreView);
 
 impl Show for Shown {
     fn screen(&self, width: usize) -> Screen {
@@ -258,10 +258,10 @@ impl Show for Shown {
     }
 }
 
-fn goal(goal: &Goal) -> String {
+fn goal(goal: &RestoreGoal) -> String {
     match goal {
-        Goal::Restored(source) => format!("restore from {}", source.file),
-        Goal::Rejoined => "join the restored master".to_owned(),
+        RestoreGoal::Restored(source) => format!("restore from {}", source.file),
+        RestoreGoal::Rejoined => "join the restored master".to_owned(),
     }
 }
 
@@ -269,7 +269,7 @@ fn goal(goal: &Goal) -> String {
 mod tests {
     use super::*;
     use crate::model::{ClusterId, Timestamp};
-    use crate::nodelet::etcd::restore::{By, Run};
+    use crate::nodelet::etcd::restore::{By, RestoreRun};
 
     fn args(line: &[&str]) -> RestoreArgs {
         RestoreArgs::try_parse_from([&["restore"], line].concat()).expect("arguments")
@@ -289,14 +289,14 @@ mod tests {
     #[test]
     fn what_is_under_way_and_what_was_is_shown() {
         let now = Timestamp::UNIX_EPOCH;
-        let run = Run::asked(
+        let run = RestoreRun::asked(
             Uuid::nil(),
             By::Root,
             ClusterId(Uuid::nil()),
-            Goal::Rejoined,
+            RestoreGoal::Rejoined,
             now,
         );
-        let view = View {
+        let view = RestoreView {
             run: Some(run),
             last: None,
         };

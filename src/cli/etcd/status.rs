@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::{ago, bytes, until};
 use crate::app::Exit;
@@ -24,7 +24,7 @@ pub(in super::super) struct Report {
     pub(in super::super) etcd: EtcdStatus,
 }
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     let what = "cannot show etcd";
     let EtcdView { etcd, .. } = super::view(ctx, what).await?;
     let Some(etcd) = etcd else {

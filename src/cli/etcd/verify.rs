@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::bytes;
 use super::brought::Brought;
@@ -57,7 +57,7 @@ struct Verified {
     from: Option<String>,
 }
 
-pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &VerifyArgs) -> Result<Exit, Fault> {
     ctx.need_root("verify a backup")?;
     let view = super::view(ctx, NOT_LOOKED_AT).await;
     let trust = trust(ctx, args, &view)?;
@@ -100,7 +100,7 @@ pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault>
 
 /// Whose signature is asked for. nodelet knows the masters of this cluster; without it a file has to.
 fn trust(
-    ctx: &Context,
+    ctx: &CommandContext,
     args: &VerifyArgs,
     view: &Result<EtcdView, Fault>,
 ) -> Result<BackupTrust, Fault> {
@@ -144,7 +144,7 @@ impl Place {
 
 /// The one of this name, or the newest: on this master, else in the archive.
 async fn of_the_cluster(
-    ctx: &Context,
+    ctx: &CommandContext,
     view: &EtcdView,
     named: Option<&str>,
     trust: &BackupTrust,

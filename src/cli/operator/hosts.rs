@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Plane, garbage, table};
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::output::Screen;
 use crate::model::Fault;
 
@@ -23,7 +23,7 @@ struct Part {
     next: Option<String>,
 }
 
-pub(super) async fn list(ctx: &Context, plane: &Plane) -> Result<(), Fault> {
+pub(super) async fn list(ctx: &CommandContext, plane: &Plane) -> Result<(), Fault> {
     // One for all parts: with an application credential each would be a login.
     let token = plane.token().await?;
     let limit = PART.to_string();

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::{Output, Screen};
 
 impl Output {
-    /// For people lines, else one JSON array, which is closed when this goes out of scope. What fails in between is told
-    /// behind it: whoever expects one value sees that there is a second one.
+    /// For people lines, else one JSON array, which is closed when this goes out of scope. A failure in between is written
+    /// after it, as a second value: a reader that expects one value notices.
     pub(in crate::cli) fn list(&self) -> List<'_> {
         List {
             out: self,

@@ -12,13 +12,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::args::PrepArgs;
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::output::Ink;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::Kernel;
 use crate::model::{Fault, FaultCode};
-use crate::preflight::{Facts, Outcome, Report};
+use crate::preflight::{CheckOutcome, MachineFacts, Report};
 use crate::telemetry::chain;
 
 /// Turning off swap brings its pages back into memory.
@@ -53,9 +53,12 @@ pub(super) enum Fix {
 }
 
 /// What can be put right of what the checks found; those that are left out are not.
-pub(super) fn fixes(facts: &Facts, report: &Report) -> Vec<Fix> {
+pub(super) fn fixes(facts: &MachineFacts, report: &Report) -> Vec<Fix> {
     let found = |id: &str| {
-        let mut odd = report.checks.iter().filter(|c| c.outcome >= Outcome::Warn);
+        let mut odd = report
+            .checks
+            .iter()
+            .filter(|c| c.outcome >= CheckOutcome::Warn);
         odd.any(|c| c.id == id)
     };
     let mut all = Vec::new();
@@ -128,7 +131,7 @@ impl Fix {
     }
 
     /// Does it.
-    pub(super) async fn run(&self, ctx: &Context) -> Result<(), Fault> {
+    pub(super) async fn run(&self, ctx: &CommandContext) -> Result<(), Fault> {
         let fault = |why: String| {
             let what = format!("cannot put {} right", self.name());
             let fix = format!("do it by hand ({}), then run this again", self.does());
@@ -171,7 +174,11 @@ impl Fix {
 }
 
 /// What `--fix` may, after it was shown and agreed to.
-pub(super) async fn put_right(ctx: &Context, args: &PrepArgs, fixes: &[Fix]) -> Result<(), Fault> {
+pub(super) async fn put_right(
+    ctx: &CommandContext,
+    args: &PrepArgs,
+    fixes: &[Fix],
+) -> Result<(), Fault> {
     if fixes.is_empty() {
         return Ok(());
     }
@@ -203,7 +210,7 @@ pub(super) async fn put_right(ctx: &Context, args: &PrepArgs, fixes: &[Fix]) -> 
 }
 
 /// The lines of swap areas become comments; the file's mode stays, and so does every other line.
-fn without_swap(ctx: &Context) -> Result<(), FsError> {
+fn without_swap(ctx: &CommandContext) -> Result<(), FsError> {
     let Some(text) = ctx.host.read_text(FSTAB, FSTAB_MAX)? else {
         return Ok(());
     };

@@ -47,12 +47,12 @@ pub(super) enum Step {
         /// Which.
         unit: &'static str,
     },
-    /// Is started anew: it had another identity in memory.
+    /// Is restarted: it had another identity in memory.
     Restart {
         /// Which.
         unit: &'static str,
     },
-    /// Until the tunnel is up and the plane has heard.
+    /// Until the tunnel is up and the plane has a report.
     Wait {
         /// At most so long.
         seconds: u64,

@@ -1,14 +1,14 @@
-//! Until the plane has heard of the host, with the reason when it does not.
+//! Until the plane has a report of the host, with the reason when it has none.
 
 use std::time::Duration;
 
-use crate::cli::context::Context;
+use crate::cli::context::CommandContext;
 use crate::cli::output::Ink;
 use crate::model::{Fault, FaultCode, HostStatus, Timestamp, TunnelState, TunnelStatus, paths};
 
 /// Waits until the tunnel is up and the plane has taken a status that was sent after `since`.
 pub(super) async fn heard(
-    ctx: &Context,
+    ctx: &CommandContext,
     longest: Duration,
     since: Timestamp,
 ) -> Result<Option<u64>, Fault> {
@@ -80,7 +80,7 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
 }
 
 /// The tunnel is up, and how long a round trip takes.
-pub(super) async fn connected(ctx: &Context) -> Option<Option<u64>> {
+pub(super) async fn connected(ctx: &CommandContext) -> Option<Option<u64>> {
     let status = ctx
         .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
         .await;

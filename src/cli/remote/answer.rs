@@ -1,12 +1,12 @@
-//! What came back from a host, judged. Pure. Whoever answers there is not this program's to believe: what is shown of it
-//! is short, and holds nothing that a terminal would obey.
+//! What came back from a host, judged. Pure. The far side is not trusted: what is shown of its answer
+//! is short and has no control characters.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::call::Target;
 use crate::app::Exit;
-use crate::host::exec::{Answer, Ended, ExecError};
+use crate::host::exec::{ExecError, ProgramEnd, ProgramOutput};
 use crate::telemetry::chain;
 
 /// ssh's own: it did not come to run anything, or lost who ran it.
@@ -76,7 +76,7 @@ struct CheckOf {
 
 pub(in crate::cli) fn answer_of(
     host: &Target,
-    said: Result<Answer, ExecError>,
+    said: Result<ProgramOutput, ExecError>,
     took_ms: u64,
 ) -> HostAnswer {
     let (stand, exit, said, fix, answer) = match said {
@@ -100,7 +100,7 @@ pub(in crate::cli) fn answer_of(
 
 type Judged = (Stand, Exit, String, &'static str, Option<(Value, String)>);
 
-fn of(answer: &Answer) -> Judged {
+fn of(answer: &ProgramOutput) -> Judged {
     let last = answer
         .stderr
         .lines()
@@ -108,7 +108,7 @@ fn of(answer: &Answer) -> Judged {
         .rfind(|l| !l.is_empty());
     let last = last.unwrap_or_default().to_owned();
     let code = match answer.ended {
-        Ended::Late => {
+        ProgramEnd::Late => {
             let text = "it did not answer in time; what had started there may continue".to_owned();
             return (
                 Stand::Silent,
@@ -118,8 +118,8 @@ fn of(answer: &Answer) -> Judged {
                 None,
             );
         }
-        Ended::Signal(_) => SSH_FAILED,
-        Ended::Code(code) => code,
+        ProgramEnd::Signal(_) => SSH_FAILED,
+        ProgramEnd::Code(code) => code,
     };
     let value: Option<Value> = serde_json::from_str(&answer.stdout).ok();
     let document = value.as_ref().and_then(|v| Document::deserialize(v).ok());
@@ -232,8 +232,8 @@ mod tests {
     use super::super::call::target;
     use super::*;
 
-    fn judged(ended: Ended, stdout: &str, stderr: &str) -> HostAnswer {
-        let answer = Answer {
+    fn judged(ended: ProgramEnd, stdout: &str, stderr: &str) -> HostAnswer {
+        let answer = ProgramOutput {
             ended,
             stdout: stdout.into(),
             stderr: stderr.into(),
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn each_way_to_end_has_its_word() {
-        let code = Ended::Code;
+        let code = ProgramEnd::Code;
         let good =
             r#"{"schema":2,"verdict":"ok","checks":[{"id":"swap","outcome":"ok","found":"off"}]}"#;
         let bad = r#"{"checks":[{"id":"swap","outcome":"fail","found":"on"}]}"#;
@@ -303,7 +303,7 @@ mod tests {
                 "refused",
             ),
             (
-                Ended::Signal(9),
+                ProgramEnd::Signal(9),
                 "",
                 "",
                 Stand::Unreachable,
@@ -311,7 +311,7 @@ mod tests {
                 "",
             ),
             (
-                Ended::Late,
+                ProgramEnd::Late,
                 good,
                 "",
                 Stand::Silent,
@@ -335,7 +335,7 @@ mod tests {
         let text = format!(
             r#"{{"fault":{{"what":"a\u001b[2J\u0007b","why":"{long}","fix":"\u009b31m\nc"}}}}"#
         );
-        let answer = judged(Ended::Code(1), &text, "");
+        let answer = judged(ProgramEnd::Code(1), &text, "");
         assert!(
             !answer
                 .said
@@ -345,15 +345,19 @@ mod tests {
             "{answer:?}"
         );
         assert!(answer.said.chars().count() <= SHOWN + 1);
-        let answer = judged(Ended::Code(255), "", "a\u{1b}]0;title\u{7}");
+        let answer = judged(ProgramEnd::Code(255), "", "a\u{1b}]0;title\u{7}");
         assert!(!answer.said.chars().any(char::is_control), "{answer:?}");
     }
 
     #[test]
     fn some_and_none_are_told_apart() {
-        let done = judged(Ended::Code(0), r#"{"host_id":"x"}"#, "");
-        let used = judged(Ended::Code(77), r#"{"fault":{"what":"a","why":"b"}}"#, "");
-        let away = judged(Ended::Code(255), "", "");
+        let done = judged(ProgramEnd::Code(0), r#"{"host_id":"x"}"#, "");
+        let used = judged(
+            ProgramEnd::Code(77),
+            r#"{"fault":{"what":"a","why":"b"}}"#,
+            "",
+        );
+        let away = judged(ProgramEnd::Code(255), "", "");
         for (answers, want) in [
             (vec![done.clone(), done.clone()], Exit::Ok),
             (vec![done.clone(), used.clone()], Exit::Partial),

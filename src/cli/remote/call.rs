@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,14 +42,32 @@ pub(super) struct Way {
     pub(super) user: Option<String>,
     pub(super) key: Option<PathBuf>,
     pub(super) config: Option<PathBuf>,
-    /// Whoever holds a person's keys.
+    /// The person's SSH agent.
     pub(super) agent: Option<OsString>,
+}
+
+/// What resolvers take for an IPv4 address although it is none: as `inet_aton(3)` reads it, in parts, octal and
+/// hexadecimal, by its last part alone.
+fn is_short(text: &str) -> bool {
+    let number = |part: &str| {
+        let hex = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X"));
+        let digits = hex.unwrap_or(part);
+        let digit = |c: char| c.is_digit(if hex.is_some() { 16 } else { 10 });
+        (hex.is_some() || !digits.is_empty()) && digits.chars().all(digit)
+    };
+    text.split('.').all(number) && text.parse::<Ipv4Addr>().is_err()
 }
 
 /// An address, a name, or one of ssh's own configuration.
 pub(in crate::cli) fn target(text: &str) -> Result<Target, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
     let good = !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(plain);
+    // Resolvers read 10.1.2 as 10.1.0.2, and 7 as 0.0.0.7: another machine than was meant.
+    if good && is_short(text) {
+        return Err("resolvers read this as an IPv4 address, and not as the one it looks like; write all four numbers in decimal, \
+             without leading zeros"
+            .into());
+    }
     match good && !text.starts_with('-') {
         true => Ok(Target(text.to_owned())),
         false => Err("not the name or the address of a host; a user is given by --user, a port in ~/.ssh/config".into()),
@@ -109,7 +128,7 @@ pub(super) fn command(way: &Way, host: &Target, args: &[String], deadline: Durat
     cmd.arg("--").arg(&host.0).arg(there(args))
 }
 
-/// One line for the shell of whoever logs in: every word is quoted, so that none of it is the shell's.
+/// One line for the login shell: every word is quoted, so the shell interprets none of it.
 fn there(args: &[String]) -> String {
     let words = ["sh", "-c", THERE, "pf9", "pf9ctl"].map(str::to_owned);
     let words = words.iter().chain(args).map(|word| quoted(word));
@@ -127,7 +146,14 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_and_never_an_option_or_a_command() {
-        for good in ["10.0.0.5", "node-1", "fe80::1%eth0", "a_b.example"] {
+        for good in [
+            "10.0.0.5",
+            "node-1",
+            "fe80::1%eth0",
+            "a_b.example",
+            "10.example",
+            "0xcafe.example",
+        ] {
             assert_eq!(target(good).map(|t| t.to_string()).as_deref(), Ok(good));
         }
         for bad in [
@@ -138,6 +164,10 @@ mod tests {
             "a;b",
             "$(a)",
             "a\n",
+            "10.1.2",
+            "7",
+            "10.0.0.05",
+            "0x0a000005",
             &"a".repeat(254),
         ] {
             target(bad).expect_err(bad);

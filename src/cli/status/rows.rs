@@ -40,7 +40,7 @@ pub(in crate::cli) fn used(all: &[Used]) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// What was put right lately, and what was started again.
+/// What was put right lately, and what was restarted.
 pub(in crate::cli) fn repairs(
     screen: &mut Screen,
     node: &NodeStatus,

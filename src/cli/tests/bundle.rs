@@ -299,7 +299,7 @@ async fn no_secret_of_a_node_is_in_it_in_any_dress() {
         }
     }
     assert!(redactions > 100, "{redactions}");
-    // It is of use all the same.
+    // It is of use anyway.
     let text = |name: &str| String::from_utf8_lossy(&entries[name]).into_owned();
     assert!(text("logs/comms/comms.log").matches(" INFO kept ").count() > 50);
     assert!(text("config/hostagent.toml").contains("level = \"info\""));

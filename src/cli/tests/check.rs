@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::plane::{Manner, Plane};
 use super::*;
 use crate::model::paths;
-use crate::preflight::{Group, Outcome, Severity, TABLE};
+use crate::preflight::{CheckOutcome, Group, Severity, TABLE};
 
 impl Rig {
     async fn check_json(&self, more: &[&str]) -> (Exit, Value) {
@@ -85,7 +85,7 @@ async fn a_stream_is_a_line_for_each_check_and_one_for_the_report() {
 /// The schema's words are the program's.
 #[test]
 fn the_schema_knows_every_word() {
-    let outcomes: Vec<_> = Outcome::ALL.iter().map(|o| o.as_str()).collect();
+    let outcomes: Vec<_> = CheckOutcome::ALL.iter().map(|o| o.as_str()).collect();
     let severities: Vec<_> = Severity::ALL.iter().map(|o| o.as_str()).collect();
     let groups: Vec<_> = Group::ALL.iter().map(|o| o.as_str()).collect();
     let path =

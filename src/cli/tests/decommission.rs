@@ -295,7 +295,7 @@ async fn what_is_left_is_listed_and_is_a_failure() {
     }
 }
 
-/// What nodelet's ledger did not know of goes all the same where it is ours by its exact name: the
+/// What nodelet's ledger did not know of goes anyway where it is ours by its exact name: the
 /// link that makes nodelet start at boot, links of units whose files are gone, settings.
 #[tokio::test]
 async fn what_is_ours_by_name_goes_without_a_ledger() {

@@ -120,7 +120,7 @@ async fn who_made_a_backup_is_asked_unless_somebody_says_that_nobody_looks() {
     assert!(why.contains("is none that host"), "{why}");
     let text = world.verified(&["--unsigned"]).await.expect("said");
     assert!(text.contains("NOT CHECKED"), "{text}");
-    // The thief's key is kept in a file: then it is believed.
+    // The thief's key is kept in a file: then it is trusted.
     let kept = BackupSigner {
         host_id: world.manifest.host_id,
         key: thief.trusted(),
@@ -130,7 +130,7 @@ async fn who_made_a_backup_is_asked_unless_somebody_says_that_nobody_looks() {
     assert!(text.expect("named").contains("by root of host"));
 }
 
-/// nodelet is away: of a file it can be told all the same who made it, by the keys that are named.
+/// nodelet is away: who made a file is still known, by the keys that are named.
 #[tokio::test]
 async fn without_nodelet_the_keys_have_to_be_named() {
     let world = World::new();

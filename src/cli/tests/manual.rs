@@ -1,12 +1,12 @@
 //! What the packages install for people: manual pages and completions, made of the command line and of the commented
-//! configuration. A page that no longer says what the program does fails here; `PF9_BLESS=1` writes it anew.
+//! configuration. A page that no longer says what the program does fails here; `PF9_BLESS=1` rewrites it.
 
 use clap::Command;
 use roff::{Inline, Roff, bold, italic, roman};
 
 use super::*;
 use crate::app::Daemon;
-use crate::model::{What, paths};
+use crate::model::{OperationKind, paths};
 
 const MANUAL: &str = "pf9-hostagent";
 
@@ -18,7 +18,7 @@ fn page(name: &str, section: u8, about: &str) -> Roff {
         [
             title.as_str(),
             &section,
-            // No date: it would be that of whoever made the page.
+            // No date: it would be that of the build.
             " ",
             MANUAL,
             "System Administration",
@@ -422,9 +422,13 @@ fn the_page_of_operations_names_each_that_there_is() {
     );
     page.control("SH", ["OPERATIONS"]);
     let words = OPERATIONS.map(|(word, _)| word);
-    assert_eq!(words, What::WORDS, "each that there is, in its order");
+    assert_eq!(
+        words,
+        OperationKind::WORDS,
+        "each that there is, in its order"
+    );
     for (word, says) in OPERATIONS {
-        let without = match What::HARMLESS.contains(&word) {
+        let without = match OperationKind::HARMLESS.contains(&word) {
             true => "",
             false => " Not allowed without the file.",
         };
@@ -433,7 +437,9 @@ fn the_page_of_operations_names_each_that_there_is() {
         page.text([roman(format!("{says}{without}"))]);
     }
     page.control("SH", ["EXAMPLES"]);
-    let harmless = What::HARMLESS.map(|word| format!("\"{word}\"")).join(", ");
+    let harmless = OperationKind::HARMLESS
+        .map(|word| format!("\"{word}\""))
+        .join(", ");
     verbatim(
         &mut page,
         &format!(

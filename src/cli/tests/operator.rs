@@ -212,7 +212,7 @@ fn breaks_off(method: &str, path: &str, token: &str, body: &str) -> (u16, String
     }
 }
 
-/// It begins anew for ever.
+/// It starts over for ever.
 fn goes_round(method: &str, _: &str, token: &str, body: &str) -> (u16, String) {
     fleet(method, "/resmgr/v1/hosts?limit=100", token, body)
 }

@@ -550,7 +550,7 @@ async fn two_runs_at_once_are_one_too_many() {
     );
 }
 
-/// What is lost by mistake: the file with the id, whom to believe. And a key that cannot be used is
+/// What is lost by mistake: the file with the id, whom to trust. And a key that cannot be used is
 /// not lost by a try that is refused.
 #[tokio::test]
 async fn what_is_lost_of_an_identity_comes_back_and_a_refused_try_loses_nothing() {

@@ -5,11 +5,11 @@ use super::super::remote::Everybody;
 use super::super::remote::answer::{HostAnswer, answer_of};
 use super::super::remote::call::target;
 use super::*;
-use crate::host::exec::{Answer, Ended};
+use crate::host::exec::{ProgramEnd, ProgramOutput};
 
 fn answer(host: &str, code: i32, stdout: &str, stderr: &str) -> HostAnswer {
-    let said = Answer {
-        ended: Ended::Code(code),
+    let said = ProgramOutput {
+        ended: ProgramEnd::Code(code),
         stdout: stdout.into(),
         stderr: stderr.into(),
     };

@@ -12,7 +12,7 @@ use crate::model::{
     UpgradeState, UpgradeStatus,
 };
 use crate::nodelet::plan::StepWords;
-use crate::preflight::{Disk, Facts, OverlayTrial, Report, Skips};
+use crate::preflight::{Disk, MachineFacts, OverlayTrial, Report, Skips};
 
 const WIDTH: usize = 100;
 
@@ -433,7 +433,7 @@ fn a_status_fits_a_narrow_terminal() {
 #[test]
 fn check_screens_are_the_reviewed_ones() {
     let rig = Rig::new();
-    let mut facts = Facts::read(&rig.host, 0, at("10:00:00")).expect("facts");
+    let mut facts = MachineFacts::read(&rig.host, 0, at("10:00:00")).expect("facts");
     facts.arch = "x86_64".into();
     facts.disks = vec![Disk {
         paths: vec![
@@ -452,7 +452,7 @@ fn check_screens_are_the_reviewed_ones() {
     facts.mounts_shared = Some(true);
     facts.port_range = ("32768 60999".into(), String::new());
     let skips = Skips::parse(&["clock=it is tried elsewhere".to_owned()]).expect("skips");
-    let report = |facts: &Facts| Report::of_machine(facts, &skips);
+    let report = |facts: &MachineFacts| Report::of_machine(facts, &skips);
     golden(
         "check-node-good.txt",
         &report(&facts).screen(WIDTH).text(false),

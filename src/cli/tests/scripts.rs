@@ -1,6 +1,6 @@
 //! The package's maintainer scripts: what they hold of [`crate::host::ours`] and
 //! [`crate::host::deadlines`] as text, and what they do with it. They run when our programs are
-//! gone, so they cannot ask; `PF9_BLESS=1` writes the text anew.
+//! gone, so they cannot ask; `PF9_BLESS=1` rewrites the text.
 
 mod versions;
 
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::*;
 use crate::host::deadlines;
-use crate::host::ours::paths::{self as ours, Keeper, below};
+use crate::host::ours::paths::{self as ours, Remover, below};
 use crate::host::ours::units;
 use crate::model::paths;
 
@@ -36,7 +36,7 @@ unmount_ours() {
 "#;
 
 /// A directory that is mounted twice is of the same file system: `rm --one-file-system` goes through it. The kernel's
-/// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is told,
+/// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is reported,
 /// and the rest goes on: a package that is half removed helps nobody.
 const REMOVE: &str = r#"remove_tree() (
     # Never everything, whatever a mistake of ours makes of a name.
@@ -90,17 +90,17 @@ fn parts(text: &str) -> (&str, &str, &str) {
 
 /// Everything a script may need, by name.
 fn known() -> Vec<(&'static str, String)> {
-    let trees = |wanted: fn(Keeper) -> bool| {
+    let trees = |wanted: fn(Remover) -> bool| {
         let places = ours::PLACES
             .iter()
             .filter(|(path, keeper)| wanted(*keeper) && !below(ours::CONFIG_ROOT, path));
         places.map(|(path, _)| *path).collect::<Vec<_>>().join(" ")
     };
-    let entries = |wanted: Keeper| {
+    let entries = |wanted: Remover| {
         let entries = ours::entries().into_iter().filter(|(_, k)| *k == wanted);
         entries.map(|(path, _)| path).collect::<Vec<_>>().join(" ")
     };
-    let role = |k| k == Keeper::Role;
+    let role = |k| k == Remover::Role;
     let role_units = units::ROLE
         .map(|u| format!("{}/{u}", ours::UNIT_DIR))
         .join(" ");
@@ -108,10 +108,10 @@ fn known() -> Vec<(&'static str, String)> {
     vec![
         variable("ROLE_UNITS", role_units),
         variable("ROLE_TREES", trees(role)),
-        variable("ROLE_ENTRIES", entries(Keeper::Role)),
-        variable("AGENT_TREES", trees(|k| k != Keeper::Role)),
+        variable("ROLE_ENTRIES", entries(Remover::Role)),
+        variable("AGENT_TREES", trees(|k| k != Remover::Role)),
         variable("AGENT_PROGRAMS", paths::AGENT_PROGRAMS.into()),
-        variable("AGENT_ENTRIES", entries(Keeper::Agent)),
+        variable("AGENT_ENTRIES", entries(Remover::Agent)),
         variable("CONFIG_ROOT", ours::CONFIG_ROOT.into()),
         variable("MOUNTED", ours::MOUNTED.join(" ")),
         variable("DISKS", ours::DISKS.join(" ")),
@@ -332,7 +332,7 @@ fn an_administrators_drop_in_stays_and_is_named() {
 }
 
 /// What is mounted below our directories: below pods' and the runtime's it is ours, elsewhere somebody's. No byte of
-/// what it shows is deleted, and the package goes all the same.
+/// what it shows is deleted, and the package goes anyway.
 #[test]
 fn nothing_that_is_mounted_below_is_deleted() {
     const MOUNTS: &str = r#"set -e
@@ -496,7 +496,7 @@ fn a_package_whose_role_stays_stays() {
     }
 }
 
-/// Units give their programs as long to end as everybody who stops them believes.
+/// Units give their programs as long to end as everybody who stops them assumes.
 #[test]
 fn units_end_within_what_others_wait_for() {
     let unit = |name: &str| {

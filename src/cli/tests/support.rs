@@ -27,7 +27,7 @@ async fn what_is_agreed_to_once_is_shown_found_and_taken_back() {
     let ran = rig.run(&["config", "set", "support.logs", "true"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
     assert_eq!(logs(&rig), Ok(Agreed::Standing));
-    // Whoever is not root agrees to nothing.
+    // Only root can consent.
     rig.uid = 1000;
     for verb in ["allow", "withdraw", "show"] {
         let ran = rig.run(&["support", verb]).await;

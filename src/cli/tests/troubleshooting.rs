@@ -1,5 +1,5 @@
 //! `docs/troubleshooting.md` is made of the table of remedies, and names only what there is: verbs with their options,
-//! and units. The verbs of `pf9-plane` are looked at beside its command line. `PF9_BLESS=1` writes the page anew.
+//! and units. The verbs of `pf9-plane` are looked at beside its command line. `PF9_BLESS=1` rewrites the page.
 
 use std::fmt::Write as _;
 
@@ -12,8 +12,8 @@ const PAGE: &str = "docs/troubleshooting.md";
 
 const HEAD: &str = "# Troubleshooting
 
-Made of the program by a test, as `pf9ctl explain` shows it: every code that a failure can have, what it means, how it usually comes about, what to do. A failure says
-all this itself, with the names of the case; this page is for whoever has only the code, from an alert, a log or a script. It stands as
+Generated from the program by a test, as `pf9ctl explain` shows it: every code that a failure can have, what it means, its usual cause, what to do. A failure says
+all this itself, with the names of the case; this page is for a reader who has only the code, from an alert, a log or a script. It stands as
 `code` in every JSON value with a fault, in log lines and in the plane's answers.
 
 What helps first, whatever it is:
@@ -22,7 +22,7 @@ What helps first, whatever it is:
 - `pf9ctl node check`: looks at the machine, the way to the plane, and the agent; changes nothing
 - `pf9ctl logs kube -n 50`: what was done to this node lately, in plain words
 - `pf9ctl explain CODE`: what this page says of a code, on the machine itself; without a code all of them
-- `pf9ctl bundle`: everything that whoever helps asks for, without keys and passwords; works with all daemons dead
+- `pf9ctl bundle`: everything that support asks for, without keys and passwords; works with all daemons dead
 
 While the agent or its tunnel is down the node and its pods run on. Capitals in commands stand for your own words; every `pf9-plane` verb
 takes `--state-dir` as well. Exit codes and thresholds of checks: [checks.md](checks.md); alerts: [alerts.md](alerts.md).

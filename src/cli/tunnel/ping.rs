@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::args::PingArgs;
-use super::super::context::{ASK, Context};
+use super::super::context::{ASK, CommandContext};
 use super::super::output::{Ink, Screen, Show};
 use super::{place, silent};
 use crate::app::Exit;
@@ -51,7 +51,7 @@ struct Tally {
     squares: u128,
 }
 
-pub(super) async fn run(ctx: &Context, args: &PingArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &PingArgs) -> Result<Exit, Fault> {
     let client = ctx
         .socket(paths::COMMS_SOCKET)
         .map_err(|e| silent(ctx, "cannot ping the plane", &e))?;

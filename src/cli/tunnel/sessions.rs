@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::{ago, bytes, rtt, span, until};
 use super::{place, silent};
@@ -19,7 +19,7 @@ pub(in super::super) struct Sessions {
     pub(in super::super) tunnel: TunnelStatus,
 }
 
-pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext) -> Result<Exit, Fault> {
     let tunnel = ctx.get(paths::COMMS_SOCKET, "/v1/status").await;
     let tunnel = tunnel.map_err(|e| silent(ctx, "cannot show the tunnel", &e))?;
     let report = Sessions {

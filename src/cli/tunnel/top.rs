@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::super::args::TopArgs;
-use super::super::context::Context;
+use super::super::context::CommandContext;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::short;
 use super::silent;
@@ -44,7 +44,7 @@ struct Row {
     out_per_s: Option<u64>,
 }
 
-pub(super) async fn run(ctx: &Context, args: &TopArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &CommandContext, args: &TopArgs) -> Result<Exit, Fault> {
     let once = args.once || args.json;
     let mut before = look(ctx).await?;
     if !once {
@@ -71,12 +71,12 @@ pub(super) async fn run(ctx: &Context, args: &TopArgs) -> Result<Exit, Fault> {
     }
 }
 
-async fn look(ctx: &Context) -> Result<TunnelStreams, Fault> {
+async fn look(ctx: &CommandContext) -> Result<TunnelStreams, Fault> {
     let streams = ctx.get(paths::COMMS_SOCKET, "/v1/streams").await;
     streams.map_err(|e| silent(ctx, "cannot show the streams", &e))
 }
 
-fn sized(ctx: &Context, mut report: TopReport) -> TopReport {
+fn sized(ctx: &CommandContext, mut report: TopReport) -> TopReport {
     if let Some(rows) = ctx.out.rows() {
         report.room = rows.saturating_sub(OTHER_LINES).max(1);
     }

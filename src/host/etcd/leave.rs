@@ -136,7 +136,7 @@ impl Etcd {
         Ok(Survey { all, listed })
     }
 
-    /// At the address that it told the others for clients; one that told none never began.
+    /// At the client address that it published; one that published none never started.
     async fn is_well(&self, member: &Member) -> bool {
         let Some(base) = member.client_urls.first() else {
             return false;

@@ -48,7 +48,7 @@ const SUM: usize = 32;
 const QUESTION: [u8; PREFIX] = [0; PREFIX];
 
 /// A stream of one snapshot. Dropped, the connection closes.
-pub struct Snapshot {
+pub struct SnapshotStream {
     url: String,
     body: Incoming,
     /// The connection's own work.
@@ -76,7 +76,7 @@ struct Check {
 
 impl Etcd {
     /// Asks for a snapshot. Its bytes are those of the file that `etcdutl` takes.
-    pub async fn snapshot(&self) -> Result<Snapshot, EtcdError> {
+    pub async fn snapshot(&self) -> Result<SnapshotStream, EtcdError> {
         let url = format!("{}/etcdserverpb.Maintenance/Snapshot", self.base);
         match timeout(BEGIN, self.ask_snapshot(&url)).await {
             Ok(asked) => asked,
@@ -84,7 +84,7 @@ impl Etcd {
         }
     }
 
-    async fn ask_snapshot(&self, url: &str) -> Result<Snapshot, EtcdError> {
+    async fn ask_snapshot(&self, url: &str) -> Result<SnapshotStream, EtcdError> {
         let bad = |why: String| broken(url, why);
         let uri: Uri = url.parse().map_err(|e| bad(format!("{e}")))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -116,7 +116,7 @@ impl Etcd {
         if let Some(why) = refusal(answer.headers()) {
             return Err(bad(why));
         }
-        Ok(Snapshot {
+        Ok(SnapshotStream {
             url: url.to_owned(),
             body: answer.into_body(),
             _connection: connection,
@@ -143,13 +143,13 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     connection.spawn(async move {
-        // What goes wrong is seen by whoever reads.
+        // The reader of the stream sees the error.
         drop(work.await);
     });
     sender.send_request(request).await
 }
 
-impl Snapshot {
+impl SnapshotStream {
     /// The next bytes of the file; `None`: it is whole, and what etcd read.
     pub async fn next(&mut self) -> Result<Option<Bytes>, EtcdError> {
         loop {

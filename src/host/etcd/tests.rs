@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::host::tls::Identity;
+use crate::host::tls::ClientIdentity;
 
 #[test]
 fn both_generations_of_answers_are_understood() {
@@ -70,7 +70,7 @@ impl Rig {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let base = format!("http://{}", listener.local_addr().expect("address"));
             rig.cluster.bases.lock().expect("lock").push(base.clone());
-            let identity = Identity {
+            let identity = ClientIdentity {
                 authority: certificate.as_bytes(),
                 certificate: certificate.as_bytes(),
                 key: key.serialize_pem().into_bytes().leak(),
@@ -124,7 +124,7 @@ async fn answer(
     number: usize,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() == "/health" {
-        // Its database is full: it takes part all the same, and has its vote.
+        // Its database is full: it takes part anyway, and has its vote.
         let said = match request.uri().query() {
             Some("exclude=NOSPACE") => r#"{"health":"true"}"#,
             _ => r#"{"health":"false","reason":"ALARM NOSPACE"}"#,

@@ -2,7 +2,7 @@
 //!
 //! By the id that this host noted; else by its name *and* its address. One of the two alone is no proof: a
 //! machine with a wrong address, or a copy of one, would have another's member, which is alive, taken out.
-//! One that was added and never started has no name and no data; it is whoever starts at its address.
+//! One that was added and never started has no name and no data: the first etcd to start at its address becomes it.
 
 use std::net::IpAddr;
 
@@ -65,7 +65,7 @@ impl Member {
         !self.name.is_empty()
     }
 
-    /// It had begun and told the others where clients reach it: it has data, or had.
+    /// It had started and published its client address: it has data, or had.
     pub fn has_begun(&self) -> bool {
         !self.client_urls.is_empty()
     }

@@ -1,6 +1,6 @@
 //! A database file of bbolt, read only: the buckets and keys of one commit.
 //!
-//! Pages 0 and 1 say in turn where the newest commit begins. Pages of a commit are not written again
+//! Pages 0 and 1 say in turn where the newest commit begins. Pages of a commit are not rewritten
 //! before the commit after the next; so what was read is of one commit if the newest is still the
 //! same afterwards, and is read again otherwise. No lock is taken: etcd holds it as long as it runs.
 
@@ -31,7 +31,7 @@ const PAGE_MAX: usize = 16 * 1024 * 1024;
 const KEYS_MAX: usize = 10_000;
 /// Most pages of one look.
 const PAGES_MAX: usize = 10_000;
-/// How often a look is made anew because etcd committed meanwhile: it does so ten times a second at
+/// How often a look is made again because etcd committed meanwhile: it does so ten times a second at
 /// most, and a look takes a millisecond.
 const LOOKS: usize = 20;
 

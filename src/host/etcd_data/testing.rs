@@ -6,7 +6,7 @@ use super::bolt::fnv1a;
 
 const PAGE: usize = 4096;
 
-/// What the files are to say; as of a 3.6 that was founded as such, unless told otherwise.
+/// What the files are to say; by default as of a 3.6 that was founded as such.
 pub(crate) struct Sample {
     /// `clusterVersion`.
     pub(crate) cluster: &'static str,

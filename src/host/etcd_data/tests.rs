@@ -1,4 +1,4 @@
-//! What was written is read; what is cut off or odd is said and never believed.
+//! What was written is read; what is cut off or odd is said and never trusted.
 
 use proptest::prelude::*;
 
@@ -84,7 +84,7 @@ fn old_entries_count_until_a_snapshot_of_the_log_that_was_agreed_on() {
     assert_eq!(old(vec![Old(4), Snapshot(5), Old(6), Committed(6)]), 1);
     // Not agreed on: etcd goes by the one before it.
     assert_eq!(old(vec![Old(4), Old(6), Snapshot(7), Committed(6)]), 2);
-    // Written anew by another leader.
+    // Rewritten by another leader.
     assert_eq!(
         old(vec![Entry(3), Old(4), Old(5), Entry(4), Committed(4)]),
         0

@@ -265,7 +265,7 @@ impl Reading {
                 _ => {}
             }
         }
-        // A leader writes anew what was not agreed on.
+        // A leader writes again what was not agreed on.
         while self.old.last().is_some_and(|last| *last >= index) {
             self.old.pop();
         }

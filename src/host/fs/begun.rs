@@ -58,8 +58,8 @@ impl Begun {
         &self.temp
     }
 
-    /// What was written is on the disk. Whoever writes much says it often: one large write at the end would let
-    /// everybody else wait who wants something of the disk.
+    /// Syncs what was written. A caller that writes much syncs often: one large write at the end would make
+    /// everybody else wait for the disk.
     #[track_caller]
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()

@@ -1,4 +1,4 @@
-//! Files of whoever may not be trusted, read by root: what lies in a directory of another user may be a link to a file
+//! Files of untrusted users, read by root: what lies in a directory of another user may be a link to a file
 //! of root's, a pipe that never ends, or a second name of somebody else's file.
 
 use std::fs::File;

@@ -51,7 +51,7 @@ fn order(id: u128, for_s: u32) -> MaintenanceOrder {
 #[test]
 fn it_ends_by_its_time_and_no_clock_that_is_set_changes_that() {
     let mut m = Machine::new();
-    let record = Record::none().begun_by_root("why", 7200, &m.now());
+    let record = MaintenanceRecord::none().begun_by_root("why", 7200, &m.now());
     let left = |m: &Machine| record.root.as_ref().expect("root").left(&m.now()).as_secs();
     m.passes(600);
     assert_eq!(left(&m), 6600);
@@ -70,7 +70,7 @@ fn it_ends_by_its_time_and_no_clock_that_is_set_changes_that() {
 #[test]
 fn it_survives_a_boot_and_the_time_that_the_machine_was_off_counts() {
     let mut m = Machine::new();
-    let record = Record::none().begun_by_root("why", 7200, &m.now());
+    let record = MaintenanceRecord::none().begun_by_root("why", 7200, &m.now());
     m.passes(600);
     m.boots(1200);
     let left = record.root.as_ref().expect("root").left(&m.now());
@@ -85,7 +85,7 @@ fn it_survives_a_boot_and_the_time_that_the_machine_was_off_counts() {
 fn an_order_of_the_plane_is_counted_once() {
     let mut m = Machine::new();
     let first = order(1, 7200);
-    let record = Record::none().heeds(Some(&first), &m.now());
+    let record = MaintenanceRecord::none().heeds(Some(&first), &m.now());
     assert_eq!(
         record.status(&m.now()).expect("on").by,
         MaintenanceBy::Plane
@@ -111,7 +111,7 @@ fn an_order_of_the_plane_is_counted_once() {
 #[test]
 fn a_spec_ends_no_maintenance_of_roots_and_orders_none_that_is_too_long() {
     let m = Machine::new();
-    let root = Record::none().begun_by_root("why", 7200, &m.now());
+    let root = MaintenanceRecord::none().begun_by_root("why", 7200, &m.now());
     let status = root.heeds(None, &m.now()).status(&m.now());
     assert_eq!(status.expect("on").by, MaintenanceBy::Root);
     let both = root.heeds(Some(&order(1, 600)), &m.now());
@@ -148,9 +148,9 @@ proptest! {
         acts in proptest::collection::vec(act(), 0..400),
     ) {
         let mut m = Machine::new();
-        let mut record = Record::none().begun_by_root("why", for_s, &m.now());
+        let mut record = MaintenanceRecord::none().begun_by_root("why", for_s, &m.now());
         let (mut ran, mut was_on, mut booted, mut off) = (0u64, true, false, 0u64);
-        let look = |m: &Machine, record: &mut Record, was_on: &mut bool| {
+        let look = |m: &Machine, record: &mut MaintenanceRecord, was_on: &mut bool| {
             if let Some(noted) = record.to_note(&m.now()) {
                 *record = noted;
             }

@@ -1,5 +1,5 @@
-//! An address that a machine has for seconds: the kernel takes it away by itself, unless it is lent
-//! again. Whoever lends it and dies, or is stopped, leaves nothing.
+//! An address with a lifetime of seconds: the kernel removes it by itself, unless it is
+//! renewed. A process that dies or is stopped leaves nothing behind.
 
 use std::net::IpAddr;
 use std::time::Duration;

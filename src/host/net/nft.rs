@@ -15,7 +15,7 @@ const RELEASE_MAX: u64 = 4096;
 const FOREIGN_MAX: usize = 16;
 /// Tables that the tools of iptables make.
 const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
-/// Longest reason that is kept: the tool repeats what it was told.
+/// Longest reason that is kept: the tool repeats its input.
 const WHY_MAX: usize = 200;
 
 /// Whether kube-proxy can make services by nftables here.

@@ -7,7 +7,7 @@ pub const POD_BRIDGE: &str = "pf9cni0";
 pub const FLANNEL_VNI: u32 = 159;
 /// Routing protocol number of our routes; of the range that is free for local use.
 pub const ROUTE_PROTOCOL: u8 = 159;
-/// Links of calico's tunnels. It calls them so whoever runs it: they are ours where it is this node's pod network.
+/// Links of calico's tunnels. Every calico uses these names: they are ours where it is this node's pod network.
 pub const CALICO_LINKS: [&str; 2] = ["vxlan.calico", "vxlan-v6.calico"];
 /// What the names of calico's chains begin with.
 const CALICO_CHAINS: &str = "cali-";
@@ -61,7 +61,7 @@ pub const POLICY_KEEPER: &str = "kube-router";
 pub enum ChainRule {
     /// Ours by name: nobody else calls a chain so.
     Own,
-    /// Made by kubelet, kube-proxy or a CNI plugin, whoever runs them. Ours only because this
+    /// Made by kubelet, kube-proxy or a CNI plugin of any Kubernetes. Ours only because this
     /// machine is no other Kubernetes' (a check before enrolment, and again at each start): taken
     /// away at removal, but no proof that something of ours is left.
     OursWhileAlone,

@@ -11,7 +11,7 @@ use crate::model::paths;
 
 /// Who takes something away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeper {
+pub enum Remover {
     /// The node role made it; it goes with the role.
     Role,
     /// The agent made it; it goes when the agent is taken off this machine.
@@ -50,20 +50,20 @@ pub fn config_is_kept(name: &str) -> bool {
 pub const SHARED_PARENTS: [&str; 2] = ["/opt/pf9", paths::CONFIG_DIR];
 
 /// Directories and files that only we make, with everything in them.
-pub const PLACES: [(&str, Keeper); 13] = [
-    (paths::KUBE_DIR, Keeper::Role),
-    ("/etc/pf9/cni", Keeper::Role),
-    ("/etc/pf9/containerd", Keeper::Role),
-    ("/etc/pf9/crictl.yaml", Keeper::Role),
-    ("/etc/pf9/node.env", Keeper::Role),
-    ("/opt/pf9/cni", Keeper::Role),
-    (paths::STACKS, Keeper::Role),
-    ("/var/lib/pf9", Keeper::Role),
-    (CONTAINERD_STATE, Keeper::Role),
-    ("/var/opt/pf9", Keeper::Agent),
-    ("/run/pf9", Keeper::Agent),
-    (paths::MACHINE_NOW, Keeper::Agent),
-    (paths::LOG_DIR, Keeper::Logs),
+pub const PLACES: [(&str, Remover); 13] = [
+    (paths::KUBE_DIR, Remover::Role),
+    ("/etc/pf9/cni", Remover::Role),
+    ("/etc/pf9/containerd", Remover::Role),
+    ("/etc/pf9/crictl.yaml", Remover::Role),
+    ("/etc/pf9/node.env", Remover::Role),
+    ("/opt/pf9/cni", Remover::Role),
+    (paths::STACKS, Remover::Role),
+    ("/var/lib/pf9", Remover::Role),
+    (CONTAINERD_STATE, Remover::Role),
+    ("/var/opt/pf9", Remover::Agent),
+    ("/run/pf9", Remover::Agent),
+    (paths::MACHINE_NOW, Remover::Agent),
+    (paths::LOG_DIR, Remover::Logs),
 ];
 
 /// Directories that everybody uses and that hold entries of ours.
@@ -162,7 +162,7 @@ pub const NO_LINKS: [&str; 14] = [
     "/var/lib/cni",
 ];
 
-/// Where one of them is a link all the same: what to do, also in the words of the check before.
+/// Where one of them is a link anyway: what to do, also in the words of the check before.
 pub const LINK_FIX: &str = "take the link away, make a directory of that name and mount there what the link leads to: \
                             mount --bind TARGET DIRECTORY, and a line \"TARGET DIRECTORY none bind 0 0\" in /etc/fstab";
 
@@ -178,9 +178,9 @@ pub const OTHER_AGENTS: [&str; 4] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathRule {
     /// At or below a place of [`PLACES`].
-    Place(Keeper),
+    Place(Remover),
     /// An entry of ours, by its exact name, in a directory that everybody uses.
-    Entry(Keeper),
+    Entry(Remover),
     /// Called after us in such a directory and not known: of another version, or a person's. Told when
     /// it is left, never deleted unasked.
     CalledAfterUs,
@@ -224,21 +224,21 @@ pub fn path(path: &str) -> Option<PathRule> {
 }
 
 /// Entries of ours in directories that everybody uses, by their exact paths.
-pub fn entries() -> Vec<(String, Keeper)> {
+pub fn entries() -> Vec<(String, Remover)> {
     let [unit_dir, at_boot, sockets, ..] = SHARED;
     let at = |dir: &str, name: &str, keeper| (format!("{dir}/{name}"), keeper);
     let mut all = Vec::new();
     for unit in units::ROLE {
-        all.push(at(unit_dir, unit, Keeper::Role));
-        all.push(at(at_boot, unit, Keeper::Role));
+        all.push(at(unit_dir, unit, Remover::Role));
+        all.push(at(at_boot, unit, Remover::Role));
     }
     all.extend([
-        (NODELET_AT_BOOT.to_owned(), Keeper::Role),
-        (SYSCTL_FILE.to_owned(), Keeper::Role),
-        (MODULES_FILE.to_owned(), Keeper::Role),
-        at(at_boot, units::COMMS, Keeper::Agent),
-        at(at_boot, units::HOSTAGENT, Keeper::Agent),
-        at(sockets, units::NODELET_SOCKET, Keeper::Agent),
+        (NODELET_AT_BOOT.to_owned(), Remover::Role),
+        (SYSCTL_FILE.to_owned(), Remover::Role),
+        (MODULES_FILE.to_owned(), Remover::Role),
+        at(at_boot, units::COMMS, Remover::Agent),
+        at(at_boot, units::HOSTAGENT, Remover::Agent),
+        at(sockets, units::NODELET_SOCKET, Remover::Agent),
     ]);
     all
 }
@@ -249,7 +249,7 @@ pub fn of_the_role_all() -> Vec<String> {
         .iter()
         .map(|(path, keeper)| ((*path).to_owned(), *keeper));
     let all = places.chain(entries());
-    all.filter(|(_, keeper)| *keeper == Keeper::Role)
+    all.filter(|(_, keeper)| *keeper == Remover::Role)
         .map(|(path, _)| path)
         .collect()
 }
@@ -258,7 +258,7 @@ pub fn of_the_role_all() -> Vec<String> {
 /// ledger knows of it is of an earlier life of its own, and may be replaced and removed.
 pub fn of_the_role(path_: &str) -> bool {
     match path(path_) {
-        Some(PathRule::Place(Keeper::Role) | PathRule::Entry(Keeper::Role)) => true,
+        Some(PathRule::Place(Remover::Role) | PathRule::Entry(Remover::Role)) => true,
         Some(PathRule::CalledAfterUs) => role_unit(path_),
         Some(PathRule::Place(_) | PathRule::Entry(_) | PathRule::DropIn) | None => false,
     }

@@ -78,7 +78,7 @@ pub const ALL: [Port; 10] = [
     port(SCHEDULER, "kube-scheduler", units::KUBELET, true),
 ];
 
-/// Those of `wanted` that the kernel may give to whoever calls out, by its own two parameters, in order; and the list of
+/// Those of `wanted` that the kernel may use for outgoing connections, by its own two parameters, in order; and the list of
 /// kept ones with which it does not. A port that is given away is sometimes taken when its service starts.
 pub fn given_away(
     range: &str,

@@ -1,5 +1,5 @@
 //! Processes of ours, by what the kernel says of them. A name proves nothing, and neither does a
-//! word somewhere in the arguments: whoever edits a file of ours is not ours.
+//! word somewhere in the arguments: an editor with a file of ours open is not ours.
 
 use std::net::IpAddr;
 
@@ -28,7 +28,7 @@ pub struct Process {
 pub enum ProcessRule {
     /// Its program is out of one of our stacks.
     StackProgram,
-    /// It keeps a container of our runtime: a shim of our stack, or one that was told our socket.
+    /// It keeps a container of our runtime: a shim of our stack, or one with our socket among its arguments.
     Shim,
     /// Its root is mounted out of our runtime's data: it lives in a container of ours.
     Container,
@@ -63,7 +63,7 @@ pub fn process(seen: &Process) -> Option<ProcessRule> {
 /// The kernel's name of flannel's daemon.
 pub const TUNNELS: &str = "flanneld";
 
-/// Whether this is flannel's daemon in a container of ours, told another address than `ip` to tunnel by.
+/// Whether this is flannel's daemon in a container of ours, with another address than `ip` to tunnel by.
 pub fn tunnels_elsewhere(seen: &Process, ip: IpAddr) -> bool {
     let told = seen.args.iter().find_map(|a| a.strip_prefix("--iface="));
     let told = told.and_then(|text| text.parse::<IpAddr>().ok());

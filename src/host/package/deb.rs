@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{About, ENTRIES_MAX, Take, bad, unzstd};
+use super::{ENTRIES_MAX, PackageInfo, Take, bad, unzstd};
 
 pub(super) const MAGIC: &[u8; 8] = b"!<arch>\n";
 /// The head of a member.
@@ -11,7 +11,7 @@ const HEAD: usize = 60;
 const CONTROL_MAX: u64 = 256 * 1024;
 
 /// What its `control` says.
-pub(super) fn about(file: impl Read) -> io::Result<About> {
+pub(super) fn about(file: impl Read) -> io::Result<PackageInfo> {
     let mut control = None;
     member(file, "control.tar.zst", &mut |path, _, data| {
         if path.trim_start_matches("./") == "control" {
@@ -29,7 +29,7 @@ pub(super) fn about(file: impl Read) -> io::Result<About> {
             .map(|(_, value)| value.trim().to_owned())
             .unwrap_or_default()
     };
-    Ok(About {
+    Ok(PackageInfo {
         name: field("Package"),
         version: field("Version"),
         arch: field("Architecture"),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{About, ENTRIES_MAX, Take, bad, unzstd};
+use super::{ENTRIES_MAX, PackageInfo, Take, bad, unzstd};
 
 pub(super) const LEAD_MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
 const LEAD: usize = 96;
@@ -30,9 +30,9 @@ const TYPE_FILE: u32 = 0o100_000;
 const END: &str = "TRAILER!!!";
 
 /// What its header says.
-pub(super) fn about(mut file: impl Read) -> io::Result<About> {
+pub(super) fn about(mut file: impl Read) -> io::Result<PackageInfo> {
     let header = to_header(&mut file)?;
-    Ok(About {
+    Ok(PackageInfo {
         name: header.text(NAME),
         version: format!("{}-{}", header.text(VERSION), header.text(RELEASE)),
         arch: header.text(ARCH),

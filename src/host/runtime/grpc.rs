@@ -87,7 +87,7 @@ impl Client {
         let (sender, work) = hello?;
         let mut connection = JoinSet::new();
         connection.spawn(async move {
-            // What goes wrong is seen by whoever calls.
+            // The caller sees the error.
             drop(work.await);
         });
         Ok(Self {

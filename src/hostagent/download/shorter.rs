@@ -25,7 +25,7 @@ pub(super) const AWAITED_MAX: u32 = 16;
 pub(super) enum Shorter {
     /// It is looked for, after so many tries in turn that brought nothing, and so often that it was not made yet.
     Open { barren: u32, awaited: u32 },
-    /// It was staged: when nodelet asks for the stack all the same, it was no good.
+    /// It was staged: when nodelet asks for the stack anyway, it was no good.
     Had,
     /// It is no good: the archive is fetched.
     Closed,

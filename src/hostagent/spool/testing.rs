@@ -66,7 +66,7 @@ impl Killable {
         self.spool.answered(mark);
     }
 
-    /// Ended anywhere, and begun again.
+    /// Ended anywhere, and started over.
     pub fn killed(&mut self) {
         self.spool = Spool::open(self.fs.clone(), self.bounds, Timestamp::UNIX_EPOCH);
     }
@@ -94,7 +94,7 @@ impl Killable {
         self.killed();
     }
 
-    /// The machine is installed anew.
+    /// The machine is installed again.
     pub fn installed_anew(&mut self) {
         std::fs::remove_dir_all(self.fs.at("/var/opt/pf9/hostagent")).expect("gone");
         self.killed();

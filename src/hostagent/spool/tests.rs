@@ -80,7 +80,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Order is kept, ids are unique, bounds hold, and every event is told, still there, or
+    /// Order is kept, ids are unique, bounds hold, and every event is delivered, still there, or
     /// counted as given up (only a restart loses, and only what was in memory).
     #[test]
     fn nothing_is_lost_unseen(ops in ops()) {
@@ -273,7 +273,7 @@ pub(crate) mod walk {
                 w.spool = Some(open(&w.fs, SMALL));
             }
             let spool = w.spool.as_mut().expect("open");
-            // Whoever starts says what things are like; what is no news is not told again.
+            // A start reports current values; what is no news is not sent again.
             for n in 0..4 {
                 spool.push(about(&format!("topic {n}"), "bad"));
             }

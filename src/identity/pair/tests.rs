@@ -37,7 +37,7 @@ impl World {
             trust_version: None,
             machine: crate::model::MachineMarks::default(),
         };
-        save(&world.fs, &identity, &Owners::whoever_runs()).expect("save");
+        save(&world.fs, &identity, &Owners::current_user()).expect("save");
         world
     }
 

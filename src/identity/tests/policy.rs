@@ -125,7 +125,7 @@ async fn further_authorities_are_believed_when_named_and_pins_hold_for_them_too(
         };
         assert_eq!(outcome(&ca, server(), &with(config)).await, want);
     }
-    // The plane's own is believed beside them.
+    // The plane's own is trusted beside them.
     let own = ca.server("127.0.0.1");
     assert_eq!(outcome(&ca, own, &with(TlsConfig::default())).await, "ok");
 }

@@ -45,7 +45,7 @@ pub enum ArchiveTarget {
         /// are not Amazon's want.
         #[serde(default)]
         path_style: bool,
-        /// A file of PEM certificates on the master: the only authorities believed. Absent: those
+        /// A file of PEM certificates on the master: the only authorities trusted. Absent: those
         /// of the machine.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         authority: Option<String>,
@@ -94,7 +94,7 @@ type Unfit = (&'static str, String);
 // === impl ArchiveTarget ===
 
 impl ArchiveTarget {
-    /// What services that know no regions are told.
+    /// For services that know no regions.
     pub fn region_default() -> String {
         "us-east-1".to_owned()
     }
@@ -186,7 +186,7 @@ fn word(field: &'static str, text: &str) -> Result<(), Unfit> {
     }
 }
 
-/// `.` and `..` are resolved by whoever parses an address, so a key with them is another one.
+/// `.` and `..` are resolved by URL parsers, so a key with them becomes another one.
 fn clean_prefix(prefix: &str) -> Result<(), Unfit> {
     let part = |part: &str| {
         let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');

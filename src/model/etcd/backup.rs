@@ -12,19 +12,19 @@ use crate::model::{ClusterId, Digest, HostId, NodeSpec, StackRef};
 /// Version of a backup's manifest.
 pub const BACKUP_SCHEMA: u32 = 1;
 
-/// Minutes between two backups of a master, unless told.
+/// Minutes between two backups of a master, by default.
 const EVERY_MINUTES: u32 = 30;
 /// The policy's bounds of that: below, a large database would be read all the time; above a week the
 /// word backup means little.
 const EVERY_MINUTES_MIN: u32 = 5;
 const EVERY_MINUTES_MAX: u32 = 7 * 24 * 60;
-/// How many are kept, unless told: a day's.
+/// How many are kept by default: a day's.
 const KEEP: u32 = 48;
 /// Most that may be kept: every look reads their manifests.
 const KEEP_MAX: u32 = 1000;
-/// Bytes of all of them, unless told.
+/// Bytes of all of them, by default.
 const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// Days between two fire drills, unless told: on each master, so of three masters' backups one is tried
+/// Days between two fire drills, by default: on each master, so of three masters' backups one is tried
 /// every two or three days. Auditors ask for a quarter's; a week costs a minute of one core.
 const DRILL_EVERY_DAYS: u32 = 7;
 /// Auditors ask for a year's.
@@ -184,7 +184,7 @@ impl Default for BackupPolicy {
 }
 
 impl BackupPolicy {
-    /// Nothing was told.
+    /// Defaults only.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -113,7 +113,7 @@ pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
     })
 }
 
-/// Whose member is taken out next. One at a time: whoever asks again sees what became of it. Members
+/// Whose member is taken out next. One at a time: the next call sees what became of it. Members
 /// without a vote go first, then those that do not answer: both only make the rest stronger. `masters` are
 /// those who are to be members: an order that names one of them, and not by the id of a member of its past,
 /// is not followed. Nobody takes out itself (`own`, in
@@ -137,8 +137,8 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &
     })
 }
 
-/// Whether the others go on while this member is started again: those of them that answer now are a
-/// majority of all who have a vote. Of two, either is needed, and none could ever be started again: there
+/// Whether the others go on while this member is restarted: those of them that answer now are a
+/// majority of all who have a vote. Of two, either is needed, and none could ever be restarted: there
 /// it takes that the other one is well, so that the two never stand still at the same time.
 pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     let votes = || listed.iter().filter(|m| !m.learner);
@@ -170,7 +170,7 @@ pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
 }
 
 /// Whose master takes those out that are to go: the one whose member leads, so that no two do it. Where
-/// that one is to go itself, its master may be the very one that hears of nothing any more: then it is
+/// that one is to go itself, its master may be the very one that gets no specs any more: then it is
 /// the first, in the order of their ids, of those that stay and answer.
 pub fn who_acts<'a>(
     listed: &'a [Listed],

@@ -10,7 +10,7 @@ const SNAPSHOT_MAX: usize = 4096;
 /// etcd's own bound of members that make sense, with room.
 const MASTERS_MAX: usize = 64;
 
-/// The cluster begins anew from a snapshot. One master makes the data; the others put theirs aside and
+/// The cluster starts over from a snapshot. One master makes the data; the others put theirs aside and
 /// join it. The same order is in every master's spec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOrder {
@@ -46,7 +46,7 @@ pub struct RestoreStatus {
     /// Why it was refused, or does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-    /// What was made otherwise than the cluster of now is, and is restored all the same.
+    /// What was made otherwise than the present cluster is, and is restored anyway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

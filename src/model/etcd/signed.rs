@@ -5,7 +5,7 @@
 //! NAME.json ─► FoundManifest (nobody looked yet) ─► believed(BackupTrust) ─► BelievedManifest
 //! ```
 //!
-//! Believed are the order keys of the cluster's masters, those of now and those of before: a backup outlives
+//! Trusted are the order keys of the cluster's masters, present and past: a backup outlives
 //! the machine that made it. Each for its own host id alone. The manifest says of which cluster it is, so the
 //! key of a host that was in two clusters makes no backup of the one into one of the other.
 
@@ -43,7 +43,7 @@ pub enum BackupTrust {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundManifest(BelievedManifest);
 
-/// What stands beside a backup, and was signed by somebody who is believed, or taken without that by a person's word.
+/// What stands beside a backup, and was signed by somebody who is trusted, or taken without that by a person's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BelievedManifest {
     manifest: BackupManifest,
@@ -90,7 +90,7 @@ impl BackupSigner {
 }
 
 impl FoundManifest {
-    /// Reads the text that stands beside a backup. Nothing of it is believed yet.
+    /// Reads the text that stands beside a backup. Nothing of it is trusted yet.
     pub fn read(text: &[u8]) -> Result<Self, NoManifest> {
         let malformed = |why: String| NoManifest::Malformed(why);
         if text.len() > SIGNED_MANIFEST_MAX {

@@ -134,7 +134,7 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         title: "The plane and its interfaces",
-        about: "For whoever runs the plane, or writes programs against it.",
+        about: "For operators of the plane, and for programs that use its API.",
         rows: rest::ROWS,
     },
 ];

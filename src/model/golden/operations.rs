@@ -29,7 +29,7 @@ fn operation() -> Operation {
         number: 9,
         issued_at: at(),
         expires_at: at(),
-        what: What::LogLevel {
+        what: OperationKind::LogLevel {
             program: LogOf::Nodelet,
             level: LogLevel::Debug,
             for_s: 60,

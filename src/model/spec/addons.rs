@@ -13,6 +13,29 @@ pub const POOL_RANGES_MAX: usize = 32;
 /// Most addresses of a pool: all of a /16. A larger one is a slip of the pen (of IPv6: a whole network).
 pub(super) const POOL_ADDRESSES_MAX: u128 = 65_536;
 
+/// Most add-ons that are kept out of a cluster: several times those that a stack brings.
+pub(super) const OFF_MAX: usize = 64;
+/// Longest name of one: it is the name of a file, and a label's value.
+const NAME_MAX: usize = 63;
+
+/// What is wrong with names of add-ons that are kept out of a cluster.
+pub fn off_fault<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Option<String> {
+    if names.len() > OFF_MAX {
+        return Some(format!("{} names, at most {OFF_MAX}", names.len()));
+    }
+    let is_name = |name: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let ends = !name.starts_with('-') && !name.ends_with('-');
+        (1..=NAME_MAX).contains(&name.len()) && ends && name.bytes().all(inner)
+    };
+    let mut names = names;
+    let bad = names.find(|name| !is_name(name))?;
+    Some(format!(
+        "{:?} is no name of an add-on: a-z, 0-9 and -, at most {NAME_MAX} characters",
+        bad.chars().take(NAME_MAX).collect::<String>()
+    ))
+}
+
 /// What a spec says about NetworkPolicy objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -206,6 +229,18 @@ mod tests {
             pods.parse().expect("net"),
             services.parse().expect("net"),
         )
+    }
+
+    #[test]
+    fn names_of_add_ons_are_names_of_files_and_labels() {
+        assert_eq!(off_fault(["coredns", "metrics-server"].into_iter()), None);
+        let long = "a".repeat(64);
+        for bad in ["", "-a", "a-", "A", "a/b", "a.b", "a b", "ä", &long] {
+            assert!(off_fault(["coredns", bad].into_iter()).is_some(), "{bad}");
+        }
+        let many = vec!["a"; OFF_MAX + 1];
+        let why = off_fault(many.into_iter()).expect("many");
+        assert!(why.contains("65 names, at most 64"), "{why}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Issuers of OpenID Connect that the API server believes about users.
+//! Issuers of OpenID Connect that the API server trusts about users.
 //!
 //! Who somebody is in a cluster is a text, and some texts mean something by themselves: `system:` names
 //! are Kubernetes' own, `pf9:` names are those of this software's certificates. A token must not be able

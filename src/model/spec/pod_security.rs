@@ -1,7 +1,7 @@
 //! What pods may be in a namespace that says nothing of it: the levels of Kubernetes' own pod-security
 //! standards.
 //!
-//! Unless told otherwise a cluster is as upstream's: privileged, without a warning. Rejected: to warn of
+//! By default a cluster is as upstream's: privileged, without a warning. Rejected: to warn of
 //! what the baseline forbids as a default. It stops nothing, and `kubectl` would print lines that no other
 //! cluster prints to people who did not ask. Who enforces a level is warned of the same one: pods are
 //! refused, but of a Deployment only its pods are, much later and somewhere else.
@@ -41,7 +41,7 @@ pub struct PodSecurity {
     /// Pods that are more are refused.
     #[serde(default)]
     pub enforce: PodSecurityLevel,
-    /// Of what is more whoever makes it is warned; absent: as `enforce`.
+    /// Pods beyond this level get a warning; absent: as `enforce`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn: Option<PodSecurityLevel>,
     /// What is more is noted in the audit log, where there is one; absent: as `enforce`.
@@ -63,7 +63,7 @@ impl PodSecurity {
         *self == Self::default()
     }
 
-    /// Of what whoever makes it is warned.
+    /// The level beyond which a pod gets a warning.
     pub fn warn(&self) -> PodSecurityLevel {
         self.warn.unwrap_or(self.enforce)
     }

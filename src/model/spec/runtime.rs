@@ -42,7 +42,7 @@ pub enum CgroupDriverChoice {
 const DROP_IN_DIR_MAX: usize = 200;
 
 /// Why a directory cannot be that of the runtime's drop-ins. What this software writes itself is
-/// not told it by anybody else.
+/// does not get it from anybody else.
 pub fn drop_in_dir_fault(dir: &str) -> Option<String> {
     let clean = |part: &str| {
         !part.is_empty()

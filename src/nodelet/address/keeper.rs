@@ -65,7 +65,7 @@ pub fn handover() -> (Handover, Leaving) {
 
 impl Handover {
     /// Returns when another master has the address, when there is none that could, or after eight seconds at most:
-    /// what is to be done is done all the same.
+    /// what is to be done is done anyway.
     pub async fn away(&self) {
         let (done, over) = oneshot::channel();
         if self.0.try_send(done).is_ok() {
@@ -76,7 +76,7 @@ impl Handover {
 }
 
 /// The task's state.
-pub struct Keeper {
+pub struct AddressKeeper {
     host: Host,
     job: watch::Receiver<Job>,
     board: AddressBoard,
@@ -117,7 +117,7 @@ struct Sharing {
     waits: Option<oneshot::Sender<()>>,
 }
 
-impl Keeper {
+impl AddressKeeper {
     /// A keeper of this host's part.
     pub fn new(
         host: Host,
@@ -139,7 +139,7 @@ impl Keeper {
         }
     }
 
-    /// Works until shutdown, and gives the address back then: whoever is there takes it within a second.
+    /// Works until shutdown, and gives the address back then: another master takes it within a second.
     pub async fn run(mut self) {
         while !self.shutdown.is_cancelled() {
             let wanted = wanted(&self.job.borrow_and_update());
@@ -235,7 +235,7 @@ impl Keeper {
         let Some(s) = &mut self.sharing else {
             return;
         };
-        // Whoever asked has gone on meanwhile: to leave now would be for nothing.
+        // The caller has gone on meanwhile: to leave now would be for nothing.
         if asked.is_closed() {
             return;
         }
@@ -403,7 +403,7 @@ impl Keeper {
         }
     }
 
-    /// First from the interface, then in the lease: whoever reads that takes it at once.
+    /// First off the interface, then in the lease: a master that reads the lease takes it at once.
     async fn give_back(&mut self, s: &mut Sharing) {
         let record = s.turn.yields(since_boot());
         self.drop_from(s).await;

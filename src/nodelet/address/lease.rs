@@ -126,7 +126,7 @@ mod tests {
         let free = read_back(written(&again, None, false, ip(), later), "9");
         assert!(!free.leaving, "who takes it does not leave");
         assert_eq!((free.holder.as_deref(), free.transitions), (None, 0));
-        assert!(free.proved, "whoever is there may take it at once");
+        assert!(free.proved, "any master may take it at once");
         let other = read_back(written(&free, Some("n2"), false, ip(), later), "10");
         assert_ne!(other.acquired, first.acquired);
         assert_eq!(other.transitions, 1);

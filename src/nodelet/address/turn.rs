@@ -26,7 +26,7 @@ use std::time::Duration;
 pub(super) const LEASE: Duration = Duration::from_secs(6);
 /// Who wrote the lease may have the address for so long from then on.
 pub(super) const HOLD: Duration = Duration::from_millis(4500);
-/// How much later than told the kernel may take an address away: it looks once a second at most, and
+/// How much later than the lifetime the kernel may take an address away: it looks once a second at most, and
 /// the program that tells it takes a moment to start.
 pub(super) const KERNEL_LATE: Duration = Duration::from_millis(1250);
 /// By how much of itself the rate of a machine's clock may be wrong. Quartzes differ by a ten-thousandth
@@ -251,7 +251,7 @@ impl Turn {
             return None;
         }
         let holder = seen.record.as_ref().and_then(|r| r.holder.as_ref());
-        // Whoever is named was there when it was first seen, and is done a lease's time later.
+        // The named holder was there when the record was first seen, and is done a lease's time later.
         let over = holder.map_or(seen.since, |_| seen.since + LEASE);
         now.checked_sub(over)
     }

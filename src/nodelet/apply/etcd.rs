@@ -9,7 +9,7 @@ use crate::host::etcd_data::DataId;
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::model::etcd::quorum::{Out, next_out, who_acts};
 use crate::model::{EtcdGone, EtcdMember, Fault, FaultCode, Timestamp, paths};
-use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
+use crate::nodelet::etcd::data::{self, DataVerdict, masters, to_note, who};
 use crate::nodelet::etcd::record::{self, Began, EtcdRecord};
 use crate::nodelet::peers;
 use crate::nodelet::phase::{self, layout};
@@ -75,9 +75,9 @@ impl Effects<'_> {
         let (fs, node) = (&self.host.fs, &self.ctx.node);
         let seen = data::look(fs)?;
         let present = match seen.verdict() {
-            Verdict::Present => true,
-            Verdict::Fresh | Verdict::Gone { .. } => false,
-            Verdict::MountMissing { .. } | Verdict::Foreign { .. } => {
+            DataVerdict::Present => true,
+            DataVerdict::Fresh | DataVerdict::Gone { .. } => false,
+            DataVerdict::MountMissing { .. } | DataVerdict::Foreign { .. } => {
                 return Err(Failed::Why(seen.held().map(|h| h.why).unwrap_or_default()));
             }
         };
@@ -111,7 +111,7 @@ impl Effects<'_> {
         })
     }
 
-    /// The others first: this one may hear of nothing before they know.
+    /// The others first: this one may not act before they know.
     pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Result<(), Failed> {
         let (fs, node) = (&self.host.fs, &self.ctx.node);
         let mut endpoints = peers::other_etcd_members(fs, node).map_err(Failed::Why)?;

@@ -1,4 +1,4 @@
-//! A member of etcd that runs waits for its turn before it is started again.
+//! A member of etcd that runs waits for its turn before it is restarted.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::host::etcd::{self, Etcd, EtcdError, Standpoint};
 use crate::model::etcd::quorum::Listed;
 use crate::model::{Fault, FaultCode};
 use crate::nodelet::etcd::restart::{
-    FRESH, PAUSE, Pace, TURN_WITHIN, Turn, UNWELL, View, held, leader_goes, turn,
+    FRESH, PAUSE, Pace, RestartTurn, RestartView, TURN_WITHIN, UNWELL, held, leader_goes, turn,
 };
 use crate::telemetry::chain;
 
-/// While another one starts again the others cannot do without this one; for longer than that, because
-/// somebody is away. Then the restart is put off, and the rest of the node looked after.
+/// While another one restarts the others cannot do without this one; for longer than that, because
+/// somebody is away. Then the restart is postponed, and the rest of the node looked after.
 const HELD: Duration = Duration::from_secs(20);
 
 /// What was seen since the waiting began.
@@ -85,7 +85,7 @@ impl Shared<'_, '_> {
         let answers = |m: &Listed| m.id == at.own && m.answers;
         let is_silent = |m: &Listed| m.id != at.own && !m.learner && !m.answers;
         let silent = survey.listed.iter().any(is_silent);
-        let view = View {
+        let view = RestartView {
             followed_for: seen.followed_for(&at, began),
             unwell_for: seen.unwell_for(survey.listed.iter().any(answers)),
             silent_for: since(&mut seen.silent, silent),
@@ -95,13 +95,13 @@ impl Shared<'_, '_> {
         };
         seen.held_for = since(&mut seen.held, held(&view).is_some());
         match turn(&view, pace) {
-            Turn::Wait(what) => Ok(Some(what)),
-            Turn::TakeTheLead(leader) => {
+            RestartTurn::Wait(what) => Ok(Some(what)),
+            RestartTurn::TakeTheLead(leader) => {
                 own[0].take_the_lead(&survey, &leader, &at.own).await?;
                 Ok(Some("to lead etcd".into()))
             }
-            Turn::Go if view.unwell_for > Duration::ZERO => Ok(None),
-            Turn::Go => {
+            RestartTurn::Go if view.unwell_for > Duration::ZERO => Ok(None),
+            RestartTurn::Go => {
                 // The others may have taken as long as they like to answer.
                 let asked = Instant::now();
                 let same = own[0].standpoint().await? == at;

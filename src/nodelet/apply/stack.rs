@@ -17,7 +17,7 @@ use super::super::roll;
 use super::{Failed, Shared};
 use crate::host::fs::HostFs;
 use crate::model::{Fault, NodeSpec, STACK_FILES_MAX, StackFile, StackRef};
-use crate::stack::{self, Prepared, StackError, programs};
+use crate::stack::{self, PreparedStack, StackError, programs};
 use crate::telemetry::chain;
 
 impl Shared<'_, '_> {
@@ -123,9 +123,9 @@ impl Shared<'_, '_> {
     async fn runs_here(
         &self,
         want: &StackRef,
-        prepared: Prepared,
+        prepared: PreparedStack,
         mut run: Result<(), Fault>,
-    ) -> Result<Prepared, Failed> {
+    ) -> Result<PreparedStack, Failed> {
         if self.is_known_to_run(want).await {
             return Ok(prepared);
         }
@@ -184,7 +184,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn put_in_place(fs: &HostFs, keep: &[StackRef], prepared: Prepared) -> Result<(), StackError> {
+fn put_in_place(fs: &HostFs, keep: &[StackRef], prepared: PreparedStack) -> Result<(), StackError> {
     prepared.put_in_place(fs)?;
     match stack::collect_garbage(fs, keep) {
         Ok(gone) if gone.is_empty() => {}

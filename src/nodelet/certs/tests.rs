@@ -130,13 +130,13 @@ fn a_certificate_counts_for_every_authority_that_is_believed() {
         first.not_after,
         "2026-04-01T00:00:00Z".parse().expect("time")
     );
-    // Another one signs, and the first is still believed.
+    // Another one signs, and the first is still trusted.
     let new = Cas::new();
     let mut both = node.clone();
     both.authorities.cluster = format!("{}{}", new.authorities.cluster, node.authorities.cluster);
     assert_eq!(seen(&both), Some(first.clone()));
     assert_ne!(first.issuer, signing(&both));
-    // What the new one signs is taken, beside the authorities that are believed.
+    // What the new one signs is taken, beside the authorities that are trusted.
     let next = batch(&node, purpose, new.sign(&csr, purpose, &node, |_| ()));
     let foreign = accept(&fs, Role::Worker, &node, &next, now()).expect_err("not announced");
     assert!(foreign.why.contains("cluster authority"), "{foreign}");
@@ -162,7 +162,7 @@ fn a_certificate_of_another_time_as_a_node_does_not_count() {
         accept(&fs, Role::Worker, &node, &batch, now()).expect("accept");
         let seen = |node| material(&fs, Role::Worker, node).expect("material")[&purpose].clone();
         assert!(seen(&node).certificate.is_some());
-        // The API server refuses it: it is asked for anew.
+        // The API server refuses it: it is asked for again.
         assert_eq!(seen(&again).certificate, None);
         let refused = accept(&fs, Role::Worker, &again, &batch, now()).expect_err("of before");
         assert!(refused.why.starts_with("its user id is "), "{refused}");

@@ -5,7 +5,7 @@ use crate::nodelet::phase::{DropIns, layout};
 
 /// Most drop-ins: a vendor each for devices, sandboxes and a registry make a handful.
 const DROP_INS_MAX: usize = 16;
-/// Longest drop-in; a runtime is told of in a few hundred bytes.
+/// Longest drop-in; a runtime takes a few hundred bytes.
 const DROP_IN_MAX: u64 = 64 * 1024;
 /// Longest name of one.
 const NAME_MAX: usize = 100;

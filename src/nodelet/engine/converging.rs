@@ -13,9 +13,9 @@ use super::super::context::{self, StackSeen};
 use super::super::job::Work;
 use super::super::ledger::Ledger;
 use super::super::lifecycle::{Happened, Lifecycle};
-use super::super::phase::{self, Order, PhaseContext, PhaseSteps, layout};
+use super::super::phase::{self, PhaseContext, PhaseOrder, PhaseSteps, layout};
 use super::super::plan::Plan;
-use super::super::run::{End, Runner, Stop};
+use super::super::run::{RunEnd, Runner, Stop};
 use super::super::status::LOOK_MAX;
 use super::super::step::Step;
 use super::Engine;
@@ -30,11 +30,11 @@ use crate::telemetry::chain;
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
 /// two steps undo each other.
 const ROUNDS_MAX: u32 = 30;
-/// Time between two looks while something from elsewhere is missing; its arrival is told, this is
+/// Time between two looks while something from elsewhere is missing; its arrival wakes the loop, this is
 /// for when the telling is lost.
 pub(super) const WAIT_SWEEP: Duration = Duration::from_secs(15);
-/// What is started again once certificates that were over are renewed: both would go on showing
-/// the old ones on connections they have, and kubelet, started anew, tries the control plane's pods
+/// What is restarted once certificates that were over are renewed: both would go on showing
+/// the old ones on connections they have, and kubelet, restarted, tries the control plane's pods
 /// at once that it had given up on for a while. No workload is touched by it.
 const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
 
@@ -109,10 +109,10 @@ impl Engine {
                 return next;
             }
             match self.work(node, &look).await {
-                End::Done => last = look.plan.todo.into_iter().next(),
-                End::Interrupted if self.interrupted() => return Next::now(),
-                End::Interrupted => {}
-                End::Failed { key, fault } => {
+                RunEnd::Done => last = look.plan.todo.into_iter().next(),
+                RunEnd::Interrupted if self.interrupted() => return Next::now(),
+                RunEnd::Interrupted => {}
+                RunEnd::Failed { key, fault } => {
                     if let Some(before) = self.before(node, &look, &key, &fault) {
                         return Box::pin(self.converge(&before)).await;
                     }
@@ -190,7 +190,7 @@ impl Engine {
         })
     }
 
-    /// Certificates were over and are good again: who held on to the old ones begins anew.
+    /// Certificates were over and are good again: who held on to the old ones starts over.
     pub(super) fn renewed(&mut self, ctx: &PhaseContext) {
         let over = phase::certificates_are_over(ctx);
         if self.over && !over {
@@ -235,7 +235,7 @@ impl Engine {
             )
             .fix("look at the disk that holds /var/opt/pf9/nodelet")
         };
-        // A lost ledger is written anew with all that this node consists of.
+        // A lost ledger is rewritten with all that this node consists of.
         let steps = look.phases.iter().filter(|_| in_doubt);
         let steps = steps.filter_map(|p| p.steps.as_ref().ok()).flatten();
         let noted = self.ledger.note(&self.host, steps).map_err(fail);
@@ -283,7 +283,7 @@ impl Engine {
         })
     }
 
-    async fn work(&mut self, node: &Node, look: &Look) -> End {
+    async fn work(&mut self, node: &Node, look: &Look) -> RunEnd {
         tracing::debug!(
             steps = look.plan.todo.len(),
             phases = look.phases.len(),
@@ -291,7 +291,7 @@ impl Engine {
             "run started"
         );
         let mut plan = look.plan.until_tried();
-        // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
+        // Its stack alone, while the ledger speaks of another one; what follows is planned again.
         if changes_stack(&self.ledger.ledger, node, look) {
             plan.todo.retain(|p| p.phase <= PhaseId::Stack);
         }
@@ -299,14 +299,20 @@ impl Engine {
     }
 
     /// Does what the plan says, until there is news.
-    pub(super) async fn run_plan(&mut self, node: &Node, ctx: &PhaseContext, plan: &Plan) -> End {
+    pub(super) async fn run_plan(
+        &mut self,
+        node: &Node,
+        ctx: &PhaseContext,
+        plan: &Plan,
+    ) -> RunEnd {
         if phase::stops_api(plan.todo.iter().map(|p| &p.step)) {
             self.told.handover.away().await;
         }
-        let news = CancellationToken::new();
+        let (news, other_stack) = (CancellationToken::new(), CancellationToken::new());
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
             news: news.clone(),
+            other_stack: other_stack.clone(),
         };
         let mut runner = Runner {
             effects: Effects {
@@ -321,22 +327,26 @@ impl Engine {
             generation: node.work.generation,
         };
         let (mut orders, mut rest) = (self.told.orders.clone(), self.desk_news.clone());
-        let told = async move {
-            // Without a sender there is no more news; the server ends with the process.
-            let is_news = tokio::select! {
-                // cancel-safe: both are
-                changed = orders.changed() => changed.is_ok(),
-                changed = rest.changed() => changed.is_ok(),
-            };
-            if is_news {
+        let stack = &node.work.node.stack;
+        let told = async {
+            loop {
+                // Without a sender there is no more news; the server ends with the process.
+                let same_stack = tokio::select! {
+                    // cancel-safe: both are
+                    Ok(()) = orders.changed() => orders.borrow_and_update().want(stack),
+                    Ok(()) = rest.changed() => false,
+                    else => std::future::pending().await,
+                };
+                if !same_stack {
+                    other_stack.cancel();
+                }
                 news.cancel();
             }
-            std::future::pending::<()>().await;
         };
         tokio::select! {
-            // The run is never dropped: `told` only tells it, and never ends.
+            // The run is never dropped: `told` only signals it, and never ends.
             end = runner.run(plan, &stop) => end,
-            () = told => End::Interrupted,
+            () = told => RunEnd::Interrupted,
         }
     }
 
@@ -377,7 +387,7 @@ fn came_to_rest(proves: bool, now: &Lifecycle) -> Option<Happened> {
 fn changes_stack(ledger: &Ledger, node: &Node, look: &Look) -> bool {
     let installed = ledger.installed.as_ref();
     // What never ran is nothing to be kept.
-    let kept = look.plan.order == Order::Kept;
+    let kept = look.plan.order == PhaseOrder::Kept;
     kept && !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
 }
 

@@ -6,7 +6,7 @@ use super::super::check;
 use super::super::context;
 use super::super::fit;
 use super::super::inbox;
-use super::super::job::{self, Job, Order, Orders};
+use super::super::job::{self, Job, Orders, RemovalOrder};
 use super::super::ledger::LedgerFile;
 use super::super::observe::{Memory, Sweep};
 use super::super::phase;
@@ -36,7 +36,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
         Job::Remove(order, _) => {
             let after = job::after_removal(orders);
             let words = removal::words(ledger);
-            match after.filter(|_| order == Order::Another) {
+            match after.filter(|_| order == RemovalOrder::Another) {
                 None => return Ok(words),
                 Some(work) => {
                     removed = words.steps;

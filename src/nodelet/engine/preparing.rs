@@ -1,5 +1,5 @@
-//! A stack is had ready beside the one that runs: fetched, unpacked, its programs given the configuration
-//! that they would have, its images imported. Nothing that runs is touched, and all of it is looked at anew
+//! A stack is staged beside the one that runs: fetched, unpacked, its programs given the configuration
+//! that they would have, its images imported. Nothing that runs is touched, and all of it is looked at again
 //! with every look at the node: what is said is so now, also of a machine that was put right meanwhile.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::super::fit;
 use super::super::observe::Sweep;
 use super::super::phase;
 use super::super::plan::{Plan, plan};
-use super::super::run::End;
+use super::super::run::RunEnd;
 use super::super::status::LOOK_MAX;
 use super::Engine;
 use super::converging::{Node, WAIT_SWEEP};
@@ -23,7 +23,7 @@ const LOOKS_MAX: u32 = 3;
 /// What is refused is looked at again after this long: somebody may have made room, or installed a package.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How far a stack is had.
+/// How far a stack is staged.
 pub(super) enum Had {
     /// All of it.
     Ready,
@@ -82,10 +82,10 @@ impl Engine {
                 self.show(order, state, None);
             }
             match self.run_plan(node, &ctx, &plan).await {
-                End::Done => {}
-                End::Interrupted if self.interrupted() => return Had::Left,
-                End::Interrupted => return Had::Comes(None),
-                End::Failed { fault, .. } => {
+                RunEnd::Done => {}
+                RunEnd::Interrupted if self.interrupted() => return Had::Left,
+                RunEnd::Interrupted => return Had::Comes(None),
+                RunEnd::Failed { fault, .. } => {
                     let staged = self.memory.refused_stack.as_ref();
                     return match staged.is_some_and(|refused| refused.stack == *stack) {
                         true => {

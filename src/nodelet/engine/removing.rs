@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::super::apply::Effects;
 use super::super::context;
 use super::super::inbox;
-use super::super::job::{self, Job, Order, Orders, Work};
+use super::super::job::{self, Job, Orders, RemovalOrder, Work};
 use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
@@ -26,13 +25,13 @@ const AGAIN: Next = Next {
 
 impl Engine {
     /// Takes away what the ledger knows.
-    pub(super) async fn remove(&mut self, order: Order, generation: Generation) -> Next {
+    pub(super) async fn remove(&mut self, order: RemovalOrder, generation: Generation) -> Next {
         self.watch.clear();
         match order {
-            Order::NoRole | Order::Local | Order::Begun => {
+            RemovalOrder::NoRole | RemovalOrder::Local | RemovalOrder::Begun => {
                 self.board.spec(generation, Role::None, None);
             }
-            Order::Another => self
+            RemovalOrder::Another => self
                 .board
                 .say("this host was another node: that role is removed first"),
         }
@@ -63,7 +62,7 @@ impl Engine {
         ));
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
-            news: CancellationToken::new(),
+            ..Stop::default()
         };
         let force = self.told.orders.borrow().force();
         let stands = stands(self.told.orders.clone());
@@ -112,26 +111,26 @@ impl Engine {
         })
     }
 
-    async fn removal_ended(&mut self, end: removal::End, installed: &Installed) -> Next {
+    async fn removal_ended(&mut self, end: removal::RemovalEnd, installed: &Installed) -> Next {
         let role = installed.role;
-        if !matches!(end, removal::End::Held(_)) {
+        if !matches!(end, removal::RemovalEnd::Held(_)) {
             self.held = None;
             self.show_job();
         }
         match end {
-            removal::End::Done => {
+            removal::RemovalEnd::Done => {
                 self.board
                     .say("removal finished: nothing of the role remains");
                 tracing::info!(%role, "role removed");
             }
-            removal::End::Withdrawn => {
+            removal::RemovalEnd::Withdrawn => {
                 let words = "the order of removal was withdrawn before anything was destroyed: the role stays";
                 self.board.say(words);
                 tracing::info!(%role, "{words}");
             }
-            removal::End::Interrupted => {}
-            removal::End::Held(fault) => return self.keep_meanwhile(installed, fault).await,
-            removal::End::Left(faults) => {
+            removal::RemovalEnd::Interrupted => {}
+            removal::RemovalEnd::Held(fault) => return self.keep_meanwhile(installed, fault).await,
+            removal::RemovalEnd::Left(faults) => {
                 for fault in &faults {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.board.say(&format!("  left: {fault}"));

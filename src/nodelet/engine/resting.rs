@@ -1,7 +1,7 @@
-//! Rounds in maintenance: the host is looked at, what differs is told, and nothing is done about it.
+//! Rounds in maintenance: the host is observed, drift is reported, and nothing is done about it.
 //!
 //! What is looked at is the node that is installed, by the spec that it is kept by: what a newer one asks for is
-//! not begun. Certificates that are due are asked for all the same, with what the look shows; see
+//! not begun. Certificates that are due are asked for anyway, with what the look shows; see
 //! [`super::super::maintenance`].
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::inbox;
-use super::super::job::{Job, Order, SpecSeen, Work};
+use super::super::job::{Job, RemovalOrder, SpecSeen, Work};
 use super::super::lifecycle::Happened;
 use super::super::status::named;
 use super::clock::until;
@@ -117,8 +117,8 @@ fn asked(job: &Job) -> Option<&'static str> {
 
 pub(super) fn is_roots_removal(job: &Job) -> bool {
     match job {
-        Job::Remove(Order::Local | Order::Begun, _) => true,
-        Job::Remove(Order::NoRole | Order::Another, _)
+        Job::Remove(RemovalOrder::Local | RemovalOrder::Begun, _) => true,
+        Job::Remove(RemovalOrder::NoRole | RemovalOrder::Another, _)
         | Job::Nothing(_)
         | Job::Node(_)
         | Job::Hold(_) => false,

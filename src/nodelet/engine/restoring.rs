@@ -1,5 +1,5 @@
 //! Rounds that go on with a restore of etcd, in the place of those that keep the node: these would
-//! start again what a restore stops.
+//! restart what a restore stops.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::model::{Fault, FaultCode, NodeSpec, RestoreStatus, Role};
 use crate::nodelet::etcd::restore::Restores;
 use crate::nodelet::etcd::restore::order::{self, Ordered};
 use crate::nodelet::etcd::restore::run::{Went, step};
-use crate::nodelet::etcd::restore::stage::Hands;
+use crate::nodelet::etcd::restore::stage::RestoreContext;
 use crate::nodelet::lifecycle::Happened;
 use crate::telemetry::chain;
 
@@ -68,14 +68,14 @@ impl Engine {
         loop {
             self.board.expects(STEP_MAX);
             let host = self.host.clone();
-            let hands = Hands {
+            let hands = RestoreContext {
                 host: &host,
                 node,
                 egress: &self.egress,
                 shelves: &self.shelves,
             };
             let went = tokio::select! {
-                // A step that is cut off is begun again.
+                // A step that is cut off is started over.
                 went = step(hands, crate::seam::clock::now()) => went,
                 () = self.told.shutdown.cancelled() => return Some(Next::now()),
             };

@@ -12,7 +12,7 @@ use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
 use super::super::roll::{
-    self, Move, NOTES_MAX, Record, RollSeen, Said, prove, what_next, worked_by,
+    self, Move, NOTES_MAX, RollRecord, RollSeen, Said, prove, what_next, worked_by,
 };
 use super::super::status::LOOK_MAX;
 use super::Engine;
@@ -87,7 +87,7 @@ impl Engine {
                     };
                     continue;
                 }
-                // What was done is told, and nothing is to be written about it.
+                // What was done is reported, and nothing is to be written about it.
                 (_, Some(next)) => return next,
                 (step, None) => step,
             };
@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
+    fn asked(&self, record: Option<&RollRecord>, work: &Work, said: Said) -> Move {
         let active = stack::current(&self.host.fs).ok().flatten();
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
         let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
@@ -126,11 +126,16 @@ impl Engine {
     }
 
     /// When it is late where it is.
-    pub(super) fn until(&self, record: &Record) -> Option<Instant> {
+    pub(super) fn until(&self, record: &RollRecord) -> Option<Instant> {
         self.stage.as_ref()?.since.checked_add(roll::within(record))
     }
 
-    async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
+    async fn do_move(
+        &mut self,
+        step: Move,
+        record: Option<&RollRecord>,
+        work: &Work,
+    ) -> (Said, Next) {
         let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
         let ready = self.stage.as_ref().is_some_and(|s| s.ready);
         let (by, cordoned) = worked_by(&step, record, work, own.as_ref(), ready);
@@ -258,7 +263,7 @@ impl Engine {
     }
 
     /// The keeper of etcd makes the backup; what it says of that is in the status.
-    async fn backs_up(&mut self, record: &Record, kept: Work) -> (Said, Next) {
+    async fn backs_up(&mut self, record: &RollRecord, kept: Work) -> (Said, Next) {
         let turn = Turn {
             proves: true,
             ..Turn::default()
@@ -280,7 +285,7 @@ impl Engine {
     /// Pods are asked to leave; then the rest of the node is looked after.
     async fn drains(
         &mut self,
-        record: &Record,
+        record: &RollRecord,
         force: bool,
         kept: Work,
         turn: Turn,
@@ -319,7 +324,7 @@ impl Engine {
         (Said::Left(left), next)
     }
 
-    async fn drain_once(&mut self, record: &Record, force: bool) -> Result<DrainPass, String> {
+    async fn drain_once(&mut self, record: &RollRecord, force: bool) -> Result<DrainPass, String> {
         let from = &record.from;
         let name = from.node.node_name.to_string();
         let (fs, peers) = (&self.host.fs, &mut self.memory.peers);
@@ -395,7 +400,7 @@ impl Engine {
     }
 
     /// Writes it; what is said of it is said once it is there.
-    pub(super) fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
+    pub(super) fn note_roll(&mut self, record: RollRecord) -> Result<RollRecord, Next> {
         if let Err(e) = roll::save(&self.host.fs, &record) {
             let what = "cannot record the progress of the upgrade";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
@@ -409,21 +414,21 @@ impl Engine {
         Ok(record)
     }
 
-    fn show_record(&mut self, record: Option<&Record>, work: &Work) {
+    fn show_record(&mut self, record: Option<&RollRecord>, work: &Work) {
         let newest = work.node.upgrade.as_ref();
         let shown = record.filter(|r| !r.at.is_over() || newest.is_none_or(|o| r.is_of(o)));
         let key = |u: &UpgradeStatus| (u.roll, u.stage, u.state);
         let before = self.board.upgrade().map(key);
         // What is said beside it (what is left to be moved) is not forgotten before the next look.
         if let Some(now) = shown
-            .map(Record::status)
+            .map(RollRecord::status)
             .filter(|now| Some(key(now)) != before)
         {
             self.board.show_upgrade(now);
         }
     }
 
-    pub(super) fn show_left(&mut self, record: &Record, left: &Fault) {
+    pub(super) fn show_left(&mut self, record: &RollRecord, left: &Fault) {
         let mut status = record.status();
         status.fault = Some(left.clone());
         self.board.show_upgrade(status);
@@ -474,7 +479,7 @@ impl Stage {
     }
 }
 
-impl Record {
+impl RollRecord {
     /// A clock that was set back: it has been there since now, and whether that is to be written.
     fn dated(mut self, now: Timestamp) -> (Self, bool) {
         let ahead = self.since > now && !self.at.is_over();

@@ -1,5 +1,6 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+mod coming;
 mod held;
 mod refused;
 mod resting;
@@ -14,7 +15,7 @@ use jiff::SignedDuration;
 
 use super::super::address::handover;
 use super::super::inbox::Inbox;
-use super::super::ledger::{Artefact, Before, UnitRecord, What};
+use super::super::ledger::{Artefact, ArtefactKind, Before, UnitRecord};
 use super::super::phase::{layout, samples};
 use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec, uid};
@@ -87,7 +88,7 @@ impl Machine {
         let machine = Self::new();
         machine.damage(DATA, b"data");
         let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
-        // Written anew: the data is there already.
+        // Rewritten: the data is there already.
         ledger.ledger.installed = Some(Work::installed(&Work {
             generation: Generation(5),
             role: Role::Worker,
@@ -95,7 +96,7 @@ impl Machine {
         }));
         let path = paths::ETCD_DATA.to_owned();
         ledger.ledger.artefacts = vec![Artefact {
-            what: What::Tree { path },
+            what: ArtefactKind::Tree { path },
             before: Before::Nothing,
         }];
         ledger.save().expect("ledger");
@@ -133,7 +134,7 @@ impl Machine {
         let told = Told {
             orders,
             wake: woken,
-            maintenance: Desk::open(host.clone()),
+            maintenance: MaintenanceHandle::open(host.clone()),
             shutdown: CancellationToken::new(),
             handover: handover().0,
         };
@@ -247,7 +248,7 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
     }
 }
 
-/// Calls without end, during every look and every step: the run is done all the same, whole, and
+/// Calls without end, during every look and every step: the run is done anyway, whole, and
 /// one more look follows. Several times, because whether a call or a step comes first is chance.
 #[tokio::test]
 async fn calls_do_not_end_a_run() {
@@ -269,21 +270,6 @@ async fn calls_do_not_end_a_run() {
         assert!(bed.engine.told.wake.has_changed().expect("callers"));
         calls.abort();
     }
-}
-
-/// The same spec again, and worse ones, are no news: they end no run either.
-#[tokio::test]
-async fn only_a_newer_spec_ends_a_run() {
-    let machine = Machine::new();
-    let mut bed = machine.begin();
-    bed.engine.told.orders.mark_unchanged();
-    let (second, first) = (machine.worker(2), machine.worker(1));
-    bed.inbox.put(second.clone()).expect("newer");
-    assert!(bed.engine.interrupted());
-    bed.engine.told.orders.mark_unchanged();
-    bed.inbox.put(second).expect("the same again");
-    bed.inbox.put(first).expect_err("older");
-    assert!(!bed.engine.interrupted());
 }
 
 /// Without anything to do: as many looks as the bucket gives, however often somebody calls.
@@ -576,7 +562,7 @@ async fn a_dry_run_writes_nothing_and_says_what_the_round_does() {
     assert_eq!(every_file(&machine.fs), before);
     life.engine.round().await;
     let story = take_log(&machine.fs, &mut every_file(&machine.fs));
-    // What phases do at once is told as it comes; each does its own in the order of the plan.
+    // What phases do concurrently is logged as it comes; each does its own in the order of the plan.
     let steps = said.steps.iter();
     let steps: Vec<_> = steps
         .map(|s| format!("  {} done: {} ({})", s.phase.order(), s.what, s.why))

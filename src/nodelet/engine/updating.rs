@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
-use super::super::roll::{OsMove, OsSaid, Record, Said};
+use super::super::roll::{OsMove, OsSaid, RollRecord, Said};
 use super::super::step::Step;
 use super::Engine;
 use super::converging::Turn;
 use super::next::Next;
 use crate::model::{Fault, FaultCode};
-use crate::os::{self, Goal, LOG, Run, Standing};
+use crate::os::{self, LOG, OsGoal, OsRun, OsRunState};
 use crate::telemetry::chain;
 
 /// Between two looks at a run: a list is fetched in seconds, and installed is nothing in less.
@@ -21,7 +21,7 @@ impl Engine {
     /// Does what comes next for the distribution's updates.
     pub(super) async fn updates(
         &mut self,
-        record: &Record,
+        record: &RollRecord,
         what: OsMove,
         kept: Work,
         turn: Turn,
@@ -43,7 +43,7 @@ impl Engine {
         }
     }
 
-    async fn runs(&mut self, run: Run, kept: Work, mut turn: Turn) -> (Said, Next) {
+    async fn runs(&mut self, run: OsRun, kept: Work, mut turn: Turn) -> (Said, Next) {
         turn.does = Some(Step::OsUpdate { run: run.clone() });
         let mut next = self.node(kept, None, turn).await;
         next.after = next.after.min(LOOK_AGAIN);
@@ -55,16 +55,16 @@ impl Engine {
             }
         };
         let said = match standing {
-            Standing::NotBegun | Standing::UnderWay => {
+            OsRunState::NotBegun | OsRunState::UnderWay => {
                 let what = match run.goal {
-                    Goal::Fetch => "the distribution's updates to be fetched",
-                    Goal::Install => "the distribution's updates to be installed",
+                    OsGoal::Fetch => "the distribution's updates to be fetched",
+                    OsGoal::Install => "the distribution's updates to be installed",
                 };
                 self.happened(Happened::Waits { what: what.into() });
                 Said::Nothing
             }
-            Standing::CutOff => Said::Failed(cut_off()),
-            Standing::Over(outcome) => match (outcome.fault, self.host.kernel.boot_id()) {
+            OsRunState::CutOff => Said::Failed(cut_off()),
+            OsRunState::Over(outcome) => match (outcome.fault, self.host.kernel.boot_id()) {
                 (Some(fault), _) => Said::Failed(fault),
                 (None, Ok(boot)) => Said::Os(OsSaid::Came {
                     report: outcome.report,

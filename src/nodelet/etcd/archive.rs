@@ -13,7 +13,7 @@ use crate::model::{
 };
 use crate::telemetry::chain;
 
-/// Most backups of the archive that are told: an answer is read as a whole.
+/// Most backups of the archive in an answer: it is read as a whole.
 const LISTED_MAX: usize = 2000;
 const NOT_LISTED: &str = "cannot tell what is in the backup archive";
 const NOT_COPIED: &str = "the backups of etcd are not copied to the archive";

@@ -6,7 +6,7 @@ use super::chore::{self, ChoreSeen};
 use super::keeper::Master;
 use super::trust;
 use crate::backup::shelf::{self, Shelf};
-use crate::backup::take::{self, About, Taking};
+use crate::backup::take::{self, BackupOrigin, Taking};
 use crate::host::Host;
 use crate::host::fs::{FsError, HostFs};
 use crate::host::looking::Looking;
@@ -114,7 +114,7 @@ pub(super) async fn make(
         recipients: node.etcd.backup.recipients(),
         db_bytes: seen.db_bytes,
         now: crate::seam::clock::now(),
-        about: About {
+        about: BackupOrigin {
             host_id: master.host_id,
             cluster_id: node.cluster_id,
             etcd_cluster_id: seen.cluster_id,

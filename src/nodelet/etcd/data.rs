@@ -34,8 +34,8 @@ pub struct EtcdSeen {
     /// What this member is.
     pub known: Known,
     /// What lies in the data directory.
-    pub found: Found,
-    /// What the directory is on; `None`: it could not be told.
+    pub found: DataDirContent,
+    /// What the directory is on; `None`: unknown.
     pub mount: Option<Mount>,
     /// Since when nothing else was put there or taken away.
     pub changed_at: Option<Timestamp>,
@@ -60,7 +60,7 @@ pub enum Known {
 /// What lies in the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "found", rename_all = "kebab-case")]
-pub enum Found {
+pub enum DataDirContent {
     /// No log of etcd: an empty directory, or none, or pieces.
     #[default]
     Nothing,
@@ -75,7 +75,7 @@ pub enum Found {
 
 /// What that means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict<'a> {
+pub enum DataVerdict<'a> {
     /// There never were data: it may found or join.
     Fresh,
     /// They are there.
@@ -120,9 +120,9 @@ pub fn look(fs: &HostFs) -> Result<EtcdSeen, FsError> {
         (None, None) => Known::Never,
     };
     let found = match identity(fs, paths::ETCD_DATA) {
-        Ok(None) => Found::Nothing,
-        Ok(Some(id)) => Found::Data(id),
-        Err(why) => Found::Unreadable { why },
+        Ok(None) => DataDirContent::Nothing,
+        Ok(Some(id)) => DataDirContent::Data(id),
+        Err(why) => DataDirContent::Unreadable { why },
     };
     let changed = std::fs::metadata(fs.at(paths::ETCD_DATA)).and_then(|meta| meta.modified());
     Ok(EtcdSeen {
@@ -159,9 +159,11 @@ pub fn who(seen: &EtcdSeen, member: &EtcdMember) -> Who {
 pub fn to_note(fs: &HostFs, now: Timestamp) -> Result<Option<EtcdRecord>, String> {
     let seen = look(fs).map_err(|e| chain(&e))?;
     let data = match seen.found {
-        Found::Data(data) => data,
-        Found::Nothing => return Err(format!("there are no data in {}", paths::ETCD_DATA)),
-        Found::Unreadable { why } => return Err(why),
+        DataDirContent::Data(data) => data,
+        DataDirContent::Nothing => {
+            return Err(format!("there are no data in {}", paths::ETCD_DATA));
+        }
+        DataDirContent::Unreadable { why } => return Err(why),
     };
     let text = fs
         .read_text(phase::layout::ETCD_CLUSTER_ENV, SETTINGS_MAX)
@@ -188,47 +190,53 @@ pub fn to_note(fs: &HostFs, now: Timestamp) -> Result<Option<EtcdRecord>, String
 
 impl EtcdSeen {
     /// What it means.
-    pub fn verdict(&self) -> Verdict<'_> {
+    pub fn verdict(&self) -> DataVerdict<'_> {
         let known = match &self.known {
             Known::Never => None,
             Known::Member(record) => Some(record),
             Known::Lost { .. } => {
                 return match &self.found {
-                    Found::Nothing => self.gone(),
-                    Found::Data(_) => Verdict::Present,
-                    Found::Unreadable { why } => Verdict::Foreign { what: why.clone() },
+                    DataDirContent::Nothing => self.gone(),
+                    DataDirContent::Data(_) => DataVerdict::Present,
+                    DataDirContent::Unreadable { why } => {
+                        DataVerdict::Foreign { what: why.clone() }
+                    }
                 };
             }
         };
         match (known, &self.found) {
-            (None, Found::Nothing) => Verdict::Fresh,
-            (None, Found::Data(_)) => Verdict::Present,
-            (_, Found::Unreadable { why }) => Verdict::Foreign { what: why.clone() },
-            (Some(record), Found::Data(data)) if *data != record.data => Verdict::Foreign {
-                what: format!(
-                    "they are of member {} of cluster {}",
-                    data.member_id, data.cluster_id
-                ),
-            },
-            (Some(record), Found::Data(_) | Found::Nothing) if self.lacks(record).is_some() => {
+            (None, DataDirContent::Nothing) => DataVerdict::Fresh,
+            (None, DataDirContent::Data(_)) => DataVerdict::Present,
+            (_, DataDirContent::Unreadable { why }) => DataVerdict::Foreign { what: why.clone() },
+            (Some(record), DataDirContent::Data(data)) if *data != record.data => {
+                DataVerdict::Foreign {
+                    what: format!(
+                        "they are of member {} of cluster {}",
+                        data.member_id, data.cluster_id
+                    ),
+                }
+            }
+            (Some(record), DataDirContent::Data(_) | DataDirContent::Nothing)
+                if self.lacks(record).is_some() =>
+            {
                 self.missing(record)
             }
-            (Some(_), Found::Data(_)) => Verdict::Present,
-            (Some(record), Found::Nothing) if record.expected => Verdict::Fresh,
-            (Some(_), Found::Nothing) => self.gone(),
+            (Some(_), DataDirContent::Data(_)) => DataVerdict::Present,
+            (Some(record), DataDirContent::Nothing) if record.expected => DataVerdict::Fresh,
+            (Some(_), DataDirContent::Nothing) => self.gone(),
         }
     }
 
-    fn gone(&self) -> Verdict<'_> {
-        Verdict::Gone {
+    fn gone(&self) -> DataVerdict<'_> {
+        DataVerdict::Gone {
             since: self.changed_at,
         }
     }
 
-    fn missing<'a>(&self, record: &'a EtcdRecord) -> Verdict<'a> {
+    fn missing<'a>(&self, record: &'a EtcdRecord) -> DataVerdict<'a> {
         match self.lacks(record) {
-            Some(mount) => Verdict::MountMissing { mount },
-            None => Verdict::Fresh,
+            Some(mount) => DataVerdict::MountMissing { mount },
+            None => DataVerdict::Fresh,
         }
     }
 
@@ -248,7 +256,7 @@ impl EtcdSeen {
 
     /// The data are gone, and not with a disk.
     pub fn is_gone(&self) -> bool {
-        matches!(self.verdict(), Verdict::Gone { .. })
+        matches!(self.verdict(), DataVerdict::Gone { .. })
     }
 
     /// Why etcd is not started; `None`: it may be.
@@ -257,8 +265,8 @@ impl EtcdSeen {
         let rejoin = "pf9ctl etcd rejoin takes the data of the other masters";
         let restore = "pf9ctl etcd restore FILE takes those of a backup (pf9ctl etcd list)";
         match self.verdict() {
-            Verdict::Fresh | Verdict::Present => None,
-            Verdict::MountMissing { mount } => Some(Held {
+            DataVerdict::Fresh | DataVerdict::Present => None,
+            DataVerdict::MountMissing { mount } => Some(Held {
                 why: format!(
                     "{} of type {} is not mounted at {}, and the data of etcd in {dir} are on it{}",
                     mount.source,
@@ -272,7 +280,7 @@ impl EtcdSeen {
                     paths::NODELET_STATE
                 ),
             }),
-            Verdict::Gone { since } => Some(Held {
+            DataVerdict::Gone { since } => Some(Held {
                 why: format!(
                     "the data of etcd are gone from {dir}{}{}",
                     since
@@ -282,7 +290,7 @@ impl EtcdSeen {
                 ),
                 fix: format!("restore the files; or {restore}; or, with other masters, {rejoin}"),
             }),
-            Verdict::Foreign { what } => Some(Held {
+            DataVerdict::Foreign { what } => Some(Held {
                 why: format!(
                     "the data in {dir} are not this master's: {what}{}",
                     self.member()

@@ -50,7 +50,7 @@ pub(super) struct Ordered {
 }
 
 /// The socket's side.
-pub struct Desk {
+pub struct EtcdHandle {
     orders: mpsc::Sender<Ordered>,
     view: watch::Receiver<EtcdView>,
 }
@@ -62,17 +62,17 @@ pub struct Inside {
 }
 
 /// A desk with its two sides.
-pub fn desk() -> (Desk, Inside) {
+pub fn desk() -> (EtcdHandle, Inside) {
     let (to, orders) = mpsc::channel(ORDERS_MAX);
     let (view, seen) = watch::channel(EtcdView::default());
-    let outside = Desk {
+    let outside = EtcdHandle {
         orders: to,
         view: seen,
     };
     (outside, Inside { orders, view })
 }
 
-impl Desk {
+impl EtcdHandle {
     /// Answers a call below `/v1/etcd`.
     pub async fn answer(&self, request: &Request) -> Reply {
         let order = match (&request.method, request.path.as_str()) {

@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const LOOK_MAX: Duration = Duration::from_secs(120);
 
 /// The task's state.
-pub struct Keeper {
+pub struct EtcdKeeper {
     host: Host,
     job: watch::Receiver<Job>,
     board: EtcdBoard,
@@ -59,7 +59,7 @@ pub(super) struct Master {
     pub(super) work: Work,
 }
 
-impl Keeper {
+impl EtcdKeeper {
     /// A keeper of this host's member.
     pub fn new(
         host: Host,

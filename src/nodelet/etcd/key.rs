@@ -1,5 +1,5 @@
-//! Who opens a backup: a file with a private key where one is named, else the plane. One piece of code for
-//! whoever verifies a backup, tries it in a drill or restores from it.
+//! What opens a backup: a file with a private key where one is named, else the plane. One piece of code for
+//! `verify`, drills and restores.
 //!
 //! By the plane: root of this host signs the order, and the plane's socket carries it. Nothing is kept of
 //! the answer, which opens that one file.

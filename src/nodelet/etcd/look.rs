@@ -44,7 +44,7 @@ fn fault(error: &EtcdError) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tls::Identity;
+    use crate::host::tls::ClientIdentity;
 
     #[tokio::test]
     async fn of_a_member_that_does_not_answer_nobody_is_said_to_be_well() {
@@ -53,7 +53,7 @@ mod tests {
         let params = rcgen::CertificateParams::new(vec!["etcd".into()]).expect("params");
         let certificate = params.self_signed(&key).expect("certificate").pem();
         let pem = key.serialize_pem();
-        let identity = Identity {
+        let identity = ClientIdentity {
             authority: certificate.as_bytes(),
             certificate: certificate.as_bytes(),
             key: pem.as_bytes(),

@@ -1,13 +1,13 @@
-//! Whose turn it is to be started again. A new setting, program or list of revoked certificates reaches all
-//! masters in the same second; were their members started again in it, nobody could write meanwhile. So a
-//! member that runs is started again only while the others have a quorum without it, and one at a time. Pure.
+//! Whose turn it is to be restarted. A new setting, program or list of revoked certificates reaches all
+//! masters in the same second; were their members restarted in it, nobody could write meanwhile. So a
+//! member that runs is restarted only while the others have a quorum without it, and one at a time. Pure.
 //!
 //! Nobody can see whether another one is about to stop, so there has to be one thing that only one can
-//! have: the **lead**. Raft gives it to one member at a time and takes it from whoever stops:
+//! have: the **lead**. Raft gives it to one member at a time and takes it from one that stops:
 //!
 //! ```text
 //!  follows ──(the same leader for `patience`)──► takes the lead ──► leads, for `settled` ──► others well? ──► stops
-//!     ▲        a leader that has to be started                       whoever led before      the lead goes
+//!     ▲        a leader that has to be started                       the leader before       the lead goes
 //!     │        again has done it by then                             is down by now, or      to another one
 //!     └──────────────────────────────────────────────────────────────does not stop ◄─────────────┘
 //! ```
@@ -16,7 +16,7 @@
 //! it looks at the others, and so sees that the one before is down, or up again. No clocks are compared.
 //!
 //! Not a lock among etcd's keys: a full database takes none, and one that is left over stops everybody. Not
-//! the order of the ids: who comes second would have to know whether the first one has to be started again at all.
+//! the order of the ids: who comes second would have to know whether the first one has to be restarted at all.
 //! Not the plane's word: it may be away, and a stack or a repaired file needs none.
 //!
 //! Whose etcd is down, or has not answered for [`UNWELL`], asks nobody: the others do not count on it.
@@ -40,7 +40,7 @@ pub const PAUSE: Duration = Duration::from_millis(500);
 /// How long a turn is waited for: seven members, a second for each to start, and a lead that goes round.
 /// Then it has failed and is tried again.
 pub const TURN_WITHIN: Duration = Duration::from_secs(180);
-/// etcd's own time after which a leader that is not heard is replaced.
+/// etcd's own time after which a silent leader is replaced.
 const ELECTION_MS: u64 = 1000;
 /// Longer ones are not waited for: who leads and is well has asked a majority just now anyway.
 const ELECTION_MS_MAX: u64 = 20_000;
@@ -49,15 +49,15 @@ const ELECTION_MS_MAX: u64 = 20_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// Who leads so long looks whether the others are well: longer than [`FRESH`], and than a leader that
-    /// is cut off can believe that it leads still.
+    /// is cut off can take itself for the leader.
     pub settled: Duration,
-    /// A leader that is seen so long does not have to be started again, or cannot be.
+    /// A leader that is seen so long does not have to be restarted, or cannot be.
     pub patience: Duration,
 }
 
 /// What this member sees, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View<'a> {
+pub struct RestartView<'a> {
     /// The member that it follows.
     pub at: &'a Standpoint,
     /// How long it had followed the same one, in the same term, when the others were asked.
@@ -68,14 +68,14 @@ pub struct View<'a> {
     pub silent_for: Duration,
     /// Who is a member, and who answers.
     pub listed: &'a [Listed],
-    /// The leader is to be taken out: it may hear of nothing any more.
+    /// The leader is to be taken out: it may get no specs any more.
     pub leader_goes: bool,
 }
 
 /// What is done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// It is started again, now.
+pub enum RestartTurn {
+    /// It is restarted, now.
     Go,
     /// It asks this one, which leads, for the lead.
     TakeTheLead(String),
@@ -84,49 +84,49 @@ pub enum Turn {
 }
 
 /// Whether it is this member's turn.
-pub fn turn(view: &View<'_>, pace: &Pace) -> Turn {
+pub fn turn(view: &RestartView<'_>, pace: &Pace) -> RestartTurn {
     let own = &view.at.own;
     let votes = |m: &&Listed| !m.learner;
     if view.unwell_for >= UNWELL {
-        return Turn::Go;
+        return RestartTurn::Go;
     }
     if let Some(what) = held(view) {
-        return Turn::Wait(what);
+        return RestartTurn::Wait(what);
     }
     let me = view.listed.iter().filter(votes).find(|m| m.id == *own);
     let alone = view.listed.iter().filter(votes).count() <= 1;
     let Some(me) = me.filter(|_| !alone) else {
-        return Turn::Go;
+        return RestartTurn::Go;
     };
     match &view.at.leader {
-        None => Turn::Wait("etcd to have a leader".into()),
-        Some(_) if !me.answers => Turn::Wait("this member of etcd to answer".into()),
+        None => RestartTurn::Wait("etcd to have a leader".into()),
+        Some(_) if !me.answers => RestartTurn::Wait("this member of etcd to answer".into()),
         Some(leader) if leader == own && view.followed_for < pace.settled => {
-            Turn::Wait("the member restarted before to be down or healthy".into())
+            RestartTurn::Wait("the member restarted before to be down or healthy".into())
         }
-        // Of five the rest would be a quorum all the same; but the next one that fails would end it.
+        // Of five the rest would be a quorum anyway; but the next one that fails would end it.
         Some(leader) if leader == own => match silent(view) {
-            Some(who) if view.silent_for < UNWELL => Turn::Wait(format!(
+            Some(who) if view.silent_for < UNWELL => RestartTurn::Wait(format!(
                 "{who} to answer: it may be restarting, and members restart one at a time"
             )),
-            Some(_) | None => Turn::Go,
+            Some(_) | None => RestartTurn::Go,
         },
         Some(leader) => match view.followed_for >= pace.patience {
-            true => Turn::TakeTheLead(leader.clone()),
-            false => Turn::Wait("its turn: etcd members restart one at a time".into()),
+            true => RestartTurn::TakeTheLead(leader.clone()),
+            false => RestartTurn::Wait("its turn: etcd members restart one at a time".into()),
         },
     }
 }
 
 /// Another one that does not answer.
-fn silent(view: &View<'_>) -> Option<String> {
+fn silent(view: &RestartView<'_>) -> Option<String> {
     let mut others = view.listed.iter().filter(|m| m.id != view.at.own);
     let silent = others.find(|m| !m.learner && !m.answers);
     silent.map(|m| m.shown().to_owned())
 }
 
 /// What has to change before it can be anybody's turn; the rest of the node is looked after meanwhile.
-pub fn held(view: &View<'_>) -> Option<String> {
+pub fn held(view: &RestartView<'_>) -> Option<String> {
     let own = &view.at.own;
     let answers = view.listed.iter().any(|m| m.id == *own && m.answers);
     if !answers {

@@ -1,4 +1,4 @@
-//! A restore: the cluster begins anew from a snapshot. One master makes the data, alone; the others
+//! A restore: the cluster starts over from a snapshot. One master makes the data, alone; the others
 //! put theirs aside and join it by the path that every new member takes. So a snapshot is needed on
 //! one machine only.
 //!
@@ -17,16 +17,16 @@
 //!
 //! What comes next is decided by looking ([`plan::next`]), never by what was done before: a restore
 //! that was cut off goes on, at whatever point. Two things the machine does not show are on the disk
-//! ([`Run`]): what was asked for, and that the new data are about to be given their place.
+//! ([`RestoreRun`]): what was asked for, and that the new data are about to be given their place.
 //!
-//! The engine does it, in the place of its rounds: whoever makes a node would otherwise start again
+//! The engine does it, in the place of its rounds: a reconcile round would otherwise restart
 //! what a restore stops. [`Stage`] is the closed list of what a restore does to a machine.
 //!
 //! | file | what |
 //! |---|---|
 //! | here       | what is on the disk about a restore |
 //! | `ask`      | what root asks for, on the socket |
-//! | `order`    | what the plane orders, and what it is told: pure |
+//! | `order`    | what the plane orders, and what is reported: pure |
 //! | `plan`     | what comes next: pure |
 //! | `check`    | whether a snapshot may be restored here: pure |
 //! | `settings` | whether the cluster is still the one that the snapshot is of: pure |
@@ -76,7 +76,7 @@ pub const ASIDE_KEPT: usize = 2;
 /// A restore that was asked for and has not ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Run {
+pub struct RestoreRun {
     schema: u32,
     /// Which; the plane's order has the same on every master.
     pub id: Uuid,
@@ -87,10 +87,10 @@ pub struct Run {
     /// The node it is for: one of another cluster has nothing to do with it.
     pub cluster: ClusterId,
     /// What this master is to do.
-    pub goal: Goal,
+    pub goal: RestoreGoal,
     /// How far it is, where the machine does not show that.
     pub state: State,
-    /// What was made otherwise than the cluster of now is, and is restored all the same.
+    /// What was made otherwise than the present cluster is, and is restored anyway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -108,8 +108,8 @@ pub enum By {
 /// What a master is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Goal {
-    /// Begin the cluster anew from a snapshot.
+pub enum RestoreGoal {
+    /// Begin the cluster again from a snapshot.
     Restored(Source),
     /// Put the data aside and join the master that does.
     Rejoined,
@@ -128,7 +128,7 @@ pub struct Source {
     /// It may be of another cluster.
     #[serde(default)]
     pub any_cluster: bool,
-    /// A file with public keys whose signature is believed beside those that this master knows.
+    /// A file with public keys whose signature is trusted beside those that this master knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signers: Option<String>,
     /// Nobody has to have signed it: who asks knows where it comes from. A plain snapshot is never signed, and says
@@ -158,16 +158,16 @@ pub struct Last {
     /// When.
     pub ended_at: Timestamp,
     /// What this master was to do.
-    pub goal: Goal,
+    pub goal: RestoreGoal,
     /// Why it was refused; absent: done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Fault>,
-    /// What was made otherwise than the cluster of now is.
+    /// What was made otherwise than the present cluster is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-impl Document for Run {
+impl Document for RestoreRun {
     const SCHEMA: u32 = 1;
 }
 
@@ -175,9 +175,9 @@ impl Document for Last {
     const SCHEMA: u32 = 1;
 }
 
-impl Run {
+impl RestoreRun {
     /// One that nothing was done for.
-    pub fn asked(id: Uuid, by: By, cluster: ClusterId, goal: Goal, now: Timestamp) -> Self {
+    pub fn asked(id: Uuid, by: By, cluster: ClusterId, goal: RestoreGoal, now: Timestamp) -> Self {
         Self {
             schema: Self::SCHEMA,
             id,
@@ -231,7 +231,7 @@ pub(super) const ASIDE: &str = "before-";
 /// Before the id in the names of what a restore makes.
 pub(super) const MADE: [&str; 4] = ["restored-", "restoring-", "opening-", "fetching-"];
 
-/// That one is to end before its time: told by another task than the one that does it.
+/// That one is to end early: set by another task than the one that does it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ToEnd {
     schema: u32,
@@ -263,8 +263,8 @@ impl Restores {
     }
 
     /// The one that is under way.
-    pub fn run(&self) -> Loaded<Run> {
-        self.run.look(Ok::<Run, _>)
+    pub fn run(&self) -> Loaded<RestoreRun> {
+        self.run.look(Ok::<RestoreRun, _>)
     }
 
     /// How the last one ended.
@@ -273,17 +273,22 @@ impl Restores {
     }
 
     /// The same; a broken one is put aside, and is none.
-    pub fn take_up(&self, now: Timestamp) -> Loaded<Run> {
-        self.run.load(now, Ok::<Run, _>)
+    pub fn take_up(&self, now: Timestamp) -> Loaded<RestoreRun> {
+        self.run.load(now, Ok::<RestoreRun, _>)
     }
 
     /// Begins one, or notes how far it is.
-    pub fn save(&self, run: &Run) -> Result<(), FsError> {
+    pub fn save(&self, run: &RestoreRun) -> Result<(), FsError> {
         self.run.save(run)
     }
 
     /// Ends it.
-    pub fn end(&self, run: &Run, refused: Option<Fault>, now: Timestamp) -> Result<(), FsError> {
+    pub fn end(
+        &self,
+        run: &RestoreRun,
+        refused: Option<Fault>,
+        now: Timestamp,
+    ) -> Result<(), FsError> {
         // Before the other: a power cut in between ends it a second time.
         self.last.save(&Last {
             schema: Last::SCHEMA,
@@ -315,7 +320,7 @@ impl Restores {
     }
 
     /// This one is to end.
-    pub fn is_to_end(&self, run: &Run) -> bool {
+    pub fn is_to_end(&self, run: &RestoreRun) -> bool {
         let told = self.to_end.look(Ok::<ToEnd, _>).value;
         told.is_some_and(|to_end| to_end.id == run.id)
     }

@@ -172,7 +172,7 @@ pub(crate) fn note(fs: &HostFs, stem: &str, manifest: &BackupManifest) {
     put(fs, stem, &signed);
 }
 
-/// What stands beside it, whoever signed it.
+/// The manifest beside it, with any signature.
 pub(crate) fn put(fs: &HostFs, stem: &str, signed: &Envelope) {
     let text = serde_json::to_vec(signed).expect("json");
     fs.write(format!("{stem}.json"), &text, &Attrs::mode(0o600))

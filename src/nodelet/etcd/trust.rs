@@ -1,4 +1,4 @@
-//! Who makes backups of this master's etcd, and so whose are believed: those that the signed spec names, and root of
+//! Who makes backups of this master's etcd, and so whose are trusted: those that the signed spec names, and root of
 //! this machine itself.
 
 use crate::host::fs::HostFs;

@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-pub use survey::{Survey, survey};
+pub use survey::{ClusterSurvey, survey};
 pub(super) use tend::Upkeep;
 
 use crate::host::etcd::{Alarm, AlarmKind, Etcd, EtcdError, MemberStatus};
@@ -41,7 +41,7 @@ const BEHIND_MAX: u64 = 5000;
 
 /// A member, as it was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Member {
+pub struct MemberState {
     /// Its number.
     pub id: u64,
     /// Its name: the host's id.
@@ -65,7 +65,7 @@ pub enum Due {
 
 /// What is due, and what a person has to know.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct UpkeepVerdict {
     /// What is due here.
     pub due: Due,
     /// What is wrong with the cluster's database.
@@ -73,8 +73,8 @@ pub struct Verdict {
 }
 
 /// What is due for the member `own`, which compacted up to `compacted` before.
-pub fn verdict(own: u64, survey: &Survey, compacted: Option<u64>) -> Verdict {
-    let quiet = |fault| Verdict {
+pub fn verdict(own: u64, survey: &ClusterSurvey, compacted: Option<u64>) -> UpkeepVerdict {
+    let quiet = |fault| UpkeepVerdict {
         due: Due::Nothing,
         fault,
     };
@@ -95,7 +95,7 @@ pub fn verdict(own: u64, survey: &Survey, compacted: Option<u64>) -> Verdict {
         } else {
             Due::Nothing
         };
-        return Verdict { due, fault: None };
+        return UpkeepVerdict { due, fault: None };
     }
     if let Some(silent) = survey.members.iter().find(|m| m.status.is_none()) {
         return quiet(Some(full_and_silent(silent)));
@@ -103,14 +103,19 @@ pub fn verdict(own: u64, survey: &Survey, compacted: Option<u64>) -> Verdict {
     heal(own, survey, full, compacted)
 }
 
-fn heal(own: u64, survey: &Survey, full: BTreeSet<Alarm>, compacted: Option<u64>) -> Verdict {
+fn heal(
+    own: u64,
+    survey: &ClusterSurvey,
+    full: BTreeSet<Alarm>,
+    compacted: Option<u64>,
+) -> UpkeepVerdict {
     let statuses = || survey.members.iter().filter_map(|m| m.status.as_ref());
     let here = statuses().find(|s| s.header.member_id == own);
     let leads = here.is_some_and(MemberStatus::leads);
     let quota = survey.quota();
     let below = |bytes: u64| bytes < quota / 100 * HEALED_PERCENT;
     let revision = here.map_or(0, |s| s.header.revision);
-    let healing = |due| Verdict {
+    let healing = |due| UpkeepVerdict {
         due,
         fault: Some(is_healed(survey)),
     };
@@ -121,7 +126,7 @@ fn heal(own: u64, survey: &Survey, full: BTreeSet<Alarm>, compacted: Option<u64>
     if !below(in_use(survey)) {
         let old = compacted.is_none_or(|before| revision > before);
         return match (leads, old) {
-            (true, false) => Verdict {
+            (true, false) => UpkeepVerdict {
                 due: Due::Nothing,
                 fault: Some(is_full(survey)),
             },
@@ -161,19 +166,19 @@ pub async fn act(own: &Etcd, due: &Due) -> Result<String, EtcdError> {
 
 /// The member whose turn it is to give back what it does not use, if it is worth it and every member
 /// is well.
-fn first_worth_it(survey: &Survey) -> Option<u64> {
+fn first_worth_it(survey: &ClusterSurvey) -> Option<u64> {
     if !all_well(survey) {
         return None;
     }
     let quota = survey.quota();
-    let worth = |m: &&Member| m.status.as_ref().is_some_and(|s| worth_it(s, quota));
+    let worth = |m: &&MemberState| m.status.as_ref().is_some_and(|s| worth_it(s, quota));
     in_turn(survey).find(worth).map(|m| m.id)
 }
 
 /// Bytes that the cluster's keys take: the least that a member says of those that are not behind, for all have the
 /// same keys, and etcd counts free pages when it writes. Where a full database was compacted nobody writes any more, and
 /// followers say for ever what they had in use before (seen with 3.7.3: the leader 136 KiB, the others 15 MiB).
-fn in_use(survey: &Survey) -> u64 {
+fn in_use(survey: &ClusterSurvey) -> u64 {
     let newest = newest(survey);
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());
     let abreast = statuses.filter(|s| is_abreast(s, newest));
@@ -181,7 +186,7 @@ fn in_use(survey: &Survey) -> u64 {
 }
 
 /// The newest entry of the log that a member has.
-fn newest(survey: &Survey) -> u64 {
+fn newest(survey: &ClusterSurvey) -> u64 {
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());
     statuses.map(|s| s.index).max().unwrap_or(0)
 }
@@ -191,7 +196,7 @@ fn is_abreast(status: &MemberStatus, newest: u64) -> bool {
 }
 
 /// Every member answers, has a leader, and is not behind.
-fn all_well(survey: &Survey) -> bool {
+fn all_well(survey: &ClusterSurvey) -> bool {
     let newest = newest(survey);
     let is_well = |s: &MemberStatus| s.errors.is_empty() && s.leader != 0 && is_abreast(s, newest);
     survey
@@ -201,9 +206,9 @@ fn all_well(survey: &Survey) -> bool {
 }
 
 /// Members in the order of their numbers, the leader last.
-fn in_turn(survey: &Survey) -> impl Iterator<Item = &Member> {
-    let leads = |m: &&Member| m.status.as_ref().is_some_and(MemberStatus::leads);
-    let mut members: Vec<&Member> = survey.members.iter().collect();
+fn in_turn(survey: &ClusterSurvey) -> impl Iterator<Item = &MemberState> {
+    let leads = |m: &&MemberState| m.status.as_ref().is_some_and(MemberStatus::leads);
+    let mut members: Vec<&MemberState> = survey.members.iter().collect();
     members.sort_by_key(|m| (leads(m), m.id));
     members.into_iter()
 }
@@ -221,7 +226,7 @@ fn no_space(why: String, fix: &str) -> Fault {
     Fault::new(FaultCode::EtcdNoSpace, what, why).fix(fix)
 }
 
-fn is_healed(survey: &Survey) -> Fault {
+fn is_healed(survey: &ClusterSurvey) -> Fault {
     let why = format!("{}; nodelet frees space", used(survey));
     no_space(
         why,
@@ -230,7 +235,7 @@ fn is_healed(survey: &Survey) -> Fault {
     )
 }
 
-fn is_full(survey: &Survey) -> Fault {
+fn is_full(survey: &ClusterSurvey) -> Fault {
     let why = format!("{}, and there is no old revision to compact", used(survey));
     no_space(
         why,
@@ -240,7 +245,7 @@ fn is_full(survey: &Survey) -> Fault {
     )
 }
 
-fn full_and_silent(silent: &Member) -> Fault {
+fn full_and_silent(silent: &MemberState) -> Fault {
     let why = format!(
         "space is freed when every member answers, and {} does not",
         silent.named()
@@ -251,9 +256,9 @@ fn full_and_silent(silent: &Member) -> Fault {
     )
 }
 
-fn corrupt(survey: &Survey, alarm: Alarm) -> Fault {
+fn corrupt(survey: &ClusterSurvey, alarm: Alarm) -> Fault {
     let member = survey.members.iter().find(|m| m.id == alarm.member_id);
-    let named = member.map_or_else(|| format!("{:x}", alarm.member_id), Member::named);
+    let named = member.map_or_else(|| format!("{:x}", alarm.member_id), MemberState::named);
     let what = "etcd's members have different data";
     let why = format!("{named} raised the alarm CORRUPT");
     let fix = "detach the master whose data are wrong and attach it again, so that it takes them from the \
@@ -262,7 +267,7 @@ fn corrupt(survey: &Survey, alarm: Alarm) -> Fault {
 }
 
 /// The fullest member, in words.
-fn used(survey: &Survey) -> String {
+fn used(survey: &ClusterSurvey) -> String {
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());
     let largest = statuses.map(|s| s.db_bytes).max().unwrap_or(0);
     format!(
@@ -277,7 +282,7 @@ fn mib(bytes: u64) -> u64 {
     bytes / (1024 * 1024)
 }
 
-impl Member {
+impl MemberState {
     /// For people: its name, or its number.
     pub fn named(&self) -> String {
         if self.name.is_empty() {

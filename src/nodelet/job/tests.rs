@@ -18,7 +18,7 @@ enum Wants {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Seen {
+enum SpecState {
     Never,
     Newest(u64, Wants),
     Lost(Option<(u64, Wants)>),
@@ -67,12 +67,12 @@ fn document(generation: u64, wants: Wants) -> Arc<Spec> {
     Arc::new(spec(generation, assignment))
 }
 
-fn job(seen: Seen, local: Local, there: There) -> Job {
+fn job(seen: SpecState, local: Local, there: There) -> Job {
     let orders = Orders {
         spec: match seen {
-            Seen::Never => SpecSeen::Never,
-            Seen::Newest(g, wants) => SpecSeen::Newest(document(g, wants)),
-            Seen::Lost(before) => SpecSeen::Lost {
+            SpecState::Never => SpecSeen::Never,
+            SpecState::Newest(g, wants) => SpecSeen::Newest(document(g, wants)),
+            SpecState::Lost(before) => SpecSeen::Lost {
                 why: fault(),
                 before: before.map(|(g, wants)| document(g, wants)),
             },
@@ -106,7 +106,7 @@ fn job(seen: Seen, local: Local, there: There) -> Job {
     }
 }
 
-fn held(seen: Seen, there: There) -> Hold {
+fn held(seen: SpecState, there: There) -> Hold {
     match job(seen, Local::No, there) {
         Job::Hold(hold) => *hold,
         other => panic!("no hold: {other:?}"),
@@ -114,7 +114,7 @@ fn held(seen: Seen, there: There) -> Hold {
 }
 
 /// One thing to do, and the one that helps: a document that is gone comes again, one that is there and
-/// cannot be read or believed has a remedy of its own.
+/// cannot be read or trusted has a remedy of its own.
 #[test]
 fn what_to_do_fits_why_a_document_cannot_be_used() {
     let broken = Fault::new(FaultCode::StateBroken, "cannot use it", "it is cut").fix("the disk");
@@ -180,7 +180,7 @@ fn what_to_do_fits_why_a_document_cannot_be_used() {
 
 #[test]
 fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
-    let hold = held(Seen::Never, There::Installed(7));
+    let hold = held(SpecState::Never, There::Installed(7));
     assert!(hold.wants_spec);
     let keeps = hold.keeps.expect("it is kept");
     assert_eq!(
@@ -234,14 +234,14 @@ fn a_spec_from_before_that_says_none_removes_nothing() {
     // Attached by 3, detached by 4 (never worked on), attached by 5; the fifth is broken.
     for installed in [3, 5] {
         let hold = held(
-            Seen::Lost(Some((4, Wants::None))),
+            SpecState::Lost(Some((4, Wants::None))),
             There::Installed(installed),
         );
         assert!(hold.wants_spec);
         assert_eq!(hold.keeps.expect("kept").generation, Generation(installed));
     }
     // One from before that is newer than what is installed and the same node: worked by.
-    let hold = held(Seen::Lost(Some((4, Wants::Same))), There::Installed(3));
+    let hold = held(SpecState::Lost(Some((4, Wants::Same))), There::Installed(3));
     assert_eq!(hold.keeps.expect("kept").generation, Generation(4));
 }
 
@@ -254,45 +254,51 @@ fn an_order_of_removal_must_be_newer() {
         Wants::OtherName,
     ] {
         let order = match wants {
-            Wants::None => Order::NoRole,
+            Wants::None => RemovalOrder::NoRole,
             Wants::Same | Wants::OtherCluster | Wants::OtherRole | Wants::OtherName => {
-                Order::Another
+                RemovalOrder::Another
             }
         };
-        let newer = job(Seen::Newest(8, wants), Local::No, There::Installed(7));
+        let newer = job(SpecState::Newest(8, wants), Local::No, There::Installed(7));
         assert_eq!(newer, Job::Remove(order, Generation(8)));
         for generation in [1, 6, 7] {
-            let hold = held(Seen::Newest(generation, wants), There::Installed(7));
+            let hold = held(SpecState::Newest(generation, wants), There::Installed(7));
             assert_eq!(hold.fault.code, FaultCode::RoleKept);
             assert!(!hold.wants_spec);
         }
     }
-    let older = held(Seen::Newest(6, Wants::Same), There::Installed(7));
+    let older = held(SpecState::Newest(6, Wants::Same), There::Installed(7));
     assert_eq!(older.keeps.expect("kept").generation, Generation(7));
 }
 
 #[test]
 fn roots_order_goes_for_what_was_there_and_not_for_what_came_after() {
     let none = |seen, g| job(seen, Local::UpTo(5), There::Installed(g));
-    let newest = Seen::Newest(5, Wants::Same);
-    assert_eq!(none(newest, 5), Job::Remove(Order::Local, Generation(5)));
+    let newest = SpecState::Newest(5, Wants::Same);
     assert_eq!(
-        none(Seen::Never, 4),
-        Job::Remove(Order::Local, Generation(0))
+        none(newest, 5),
+        Job::Remove(RemovalOrder::Local, Generation(5))
+    );
+    assert_eq!(
+        none(SpecState::Never, 4),
+        Job::Remove(RemovalOrder::Local, Generation(0))
     );
     assert!(matches!(
-        none(Seen::Newest(6, Wants::Same), 6),
+        none(SpecState::Newest(6, Wants::Same), 6),
         Job::Node(_)
     ));
-    assert!(matches!(none(Seen::Never, 6), Job::Hold(_)));
+    assert!(matches!(none(SpecState::Never, 6), Job::Hold(_)));
     let gone = |seen| job(seen, Local::UpTo(5), There::Empty);
     assert_eq!(gone(newest), Job::Nothing(Generation(5)));
-    assert!(matches!(gone(Seen::Newest(6, Wants::Same)), Job::Node(_)));
+    assert!(matches!(
+        gone(SpecState::Newest(6, Wants::Same)),
+        Job::Node(_)
+    ));
 }
 
 #[test]
 fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster() {
-    let same = Seen::Newest(5, Wants::Same);
+    let same = SpecState::Newest(5, Wants::Same);
     assert!(matches!(
         job(same, Local::No, There::Unknown(true)),
         Job::Node(_)
@@ -301,8 +307,8 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
         (same, Local::No, false),
         (same, Local::UpTo(4), true),
         (same, Local::Lost, true),
-        (Seen::Newest(5, Wants::None), Local::No, true),
-        (Seen::Never, Local::No, true),
+        (SpecState::Newest(5, Wants::None), Local::No, true),
+        (SpecState::Never, Local::No, true),
     ] {
         let Job::Hold(hold) = job(seen, local, There::Unknown(authority)) else {
             panic!("{seen:?} {local:?} {authority}");
@@ -313,11 +319,15 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
 
 #[test]
 fn on_roots_word_a_role_goes_although_its_ledger_is_lost() {
-    for seen in [Seen::Newest(5, Wants::Same), Seen::Never, Seen::Lost(None)] {
+    for seen in [
+        SpecState::Newest(5, Wants::Same),
+        SpecState::Never,
+        SpecState::Lost(None),
+    ] {
         for authority in [false, true] {
             let job = job(seen, Local::UpTo(5), There::Unknown(authority));
             assert!(
-                matches!(job, Job::Remove(Order::Local, _)),
+                matches!(job, Job::Remove(RemovalOrder::Local, _)),
                 "{seen:?}: {job:?}"
             );
         }
@@ -352,11 +362,11 @@ fn wants() -> impl Strategy<Value = Wants> {
     ]
 }
 
-fn seen() -> impl Strategy<Value = Seen> {
+fn seen() -> impl Strategy<Value = SpecState> {
     prop_oneof![
-        Just(Seen::Never),
-        (0u64..6, wants()).prop_map(|(g, w)| Seen::Newest(g, w)),
-        prop::option::of((0u64..6, wants())).prop_map(Seen::Lost),
+        Just(SpecState::Never),
+        (0u64..6, wants()).prop_map(|(g, w)| SpecState::Newest(g, w)),
+        prop::option::of((0u64..6, wants())).prop_map(SpecState::Lost),
     ]
 }
 
@@ -384,7 +394,7 @@ proptest! {
     fn a_role_goes_only_on_an_order_that_says_so(seen in seen(), local in local(), there in there()) {
         if let Job::Remove(..) = job(seen, local, there) {
             let by_plane = matches!((seen, there),
-                (Seen::Newest(g, wants), There::Installed(i)) if g > i && wants != Wants::Same);
+                (SpecState::Newest(g, wants), There::Installed(i)) if g > i && wants != Wants::Same);
             let by_root = matches!((local, there),
                 (Local::UpTo(last), There::Installed(i)) if i <= last)
                 || matches!((local, there), (Local::UpTo(_), There::Unknown(_)));
@@ -404,7 +414,7 @@ proptest! {
     #[test]
     fn a_node_is_made_only_by_the_newest_spec(seen in seen(), local in local(), there in there()) {
         if let Job::Node(work) = job(seen, local, there) {
-            let Seen::Newest(g, wants) = seen else {
+            let SpecState::Newest(g, wants) = seen else {
                 return Err(TestCaseError::fail("by another"));
             };
             prop_assert_eq!(work.generation, Generation(g));

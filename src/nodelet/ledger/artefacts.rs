@@ -1,41 +1,41 @@
 //! What each kind of step leaves on the host. Exhaustive: a new one cannot be forgotten by removal.
 
-use super::What;
+use super::ArtefactKind;
 use crate::model::paths;
 use crate::nodelet::step::Step;
 
 /// What a step leaves on the host.
-pub(super) fn artefacts_of(step: &Step) -> Vec<What> {
+pub(super) fn artefacts_of(step: &Step) -> Vec<ArtefactKind> {
     match step {
-        Step::File(f) => vec![What::File {
+        Step::File(f) => vec![ArtefactKind::File {
             path: f.path.clone(),
         }],
-        Step::Link { path, .. } => vec![What::File { path: path.clone() }],
-        Step::EtcdJoined { settings, .. } | Step::EtcdFounds { settings, .. } => vec![What::File {
+        Step::Link { path, .. } => vec![ArtefactKind::File { path: path.clone() }],
+        Step::EtcdJoined { settings, .. } | Step::EtcdFounds { settings, .. } => vec![ArtefactKind::File {
             path: settings.clone(),
         }],
-        Step::Dir(d) if d.remove_with_content => vec![What::Tree {
+        Step::Dir(d) if d.remove_with_content => vec![ArtefactKind::Tree {
             path: d.path.clone(),
         }],
-        Step::Dir(d) => vec![What::Dir {
+        Step::Dir(d) => vec![ArtefactKind::Dir {
             path: d.path.clone(),
         }],
-        Step::Key { .. } | Step::ServiceAccountKey => vec![What::Tree {
+        Step::Key { .. } | Step::ServiceAccountKey => vec![ArtefactKind::Tree {
             path: paths::KUBE_CERTS.to_owned(),
         }],
         Step::Unpacked { .. } | Step::Stack { .. } | Step::EtcdStack { .. } => vec![
-            What::Dir {
+            ArtefactKind::Dir {
                 path: "/opt/pf9".to_owned(),
             },
-            What::Tree {
+            ArtefactKind::Tree {
                 path: paths::STACKS.to_owned(),
             },
         ],
-        Step::Sysctl { key, value } => vec![What::Sysctl {
+        Step::Sysctl { key, value } => vec![ArtefactKind::Sysctl {
             key: key.clone(),
             value: value.clone(),
         }],
-        Step::Unit(u) => vec![What::Unit {
+        Step::Unit(u) => vec![ArtefactKind::Unit {
             unit: u.unit.clone(),
         }],
         // A module stays loaded: somebody else may use it by now. Images go with the runtime's

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Artefact, Before, Installed, LedgerFile, UnitRecord, What};
+use super::{Artefact, ArtefactKind, Before, Installed, LedgerFile, UnitRecord};
 use crate::host::fs::{Found, FsError};
 use crate::host::ours;
 use crate::model::{
@@ -21,8 +21,8 @@ impl LedgerFile {
     pub fn assume(&mut self, known: Option<Installed>, last: Generation) -> Result<(), FsError> {
         let exists = |path: &str| !matches!(self.fs.found(path), Ok(Found::Nothing));
         let made = |path: &str| match self.fs.found(path) {
-            Ok(Found::Dir { .. }) => What::Tree { path: path.into() },
-            Ok(_) | Err(_) => What::File { path: path.into() },
+            Ok(Found::Dir { .. }) => ArtefactKind::Tree { path: path.into() },
+            Ok(_) | Err(_) => ArtefactKind::File { path: path.into() },
         };
         let all = ours::paths::of_the_role_all().into_iter();
         let there = all.filter(|path| exists(path)).map(|path| made(&path));
@@ -64,6 +64,7 @@ impl Installed {
                 labels: BTreeMap::new(),
                 upgrade: None,
                 addons: None,
+                addons_off: Vec::new(),
                 stack: StackRef {
                     name: "unknown".to_owned(),
                     version: "0".to_owned(),

@@ -44,7 +44,7 @@ fn show(now: &Lifecycle) -> String {
     }
 }
 
-/// Every state × everything that can happen. `PF9_BLESS=1` writes it anew.
+/// Every state × everything that can happen. `PF9_BLESS=1` rewrites it.
 #[test]
 fn the_transition_table_is_as_written() {
     let states = [

@@ -8,7 +8,7 @@ use crate::host::kube::{self, Kube, KubeError};
 use crate::model::Digest;
 use crate::nodelet::step::Observed;
 
-/// The annotation with the digest of what a static pod is started again for.
+/// The annotation with the digest of what a static pod is restarted for.
 const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
 
 impl Sweep<'_> {
@@ -34,20 +34,21 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whether the last of them is gone, or about to: before it goes, the others do.
+    /// Whether all of them are gone, or about to. Each is asked for: a removal that was cut off may have left any of them,
+    /// and an object without a field of ours (see [`ADDON_LABEL`](crate::model::ADDON_LABEL)) says nothing of the others.
     pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Observed {
-        let Some(last) = objects.last() else {
-            return Observed::Same;
-        };
         let kube = match self.admin() {
             Ok(kube) => kube,
             Err(why) => return Observed::Unknown { why },
         };
-        match kube.live(last).await {
-            Ok(Some(live)) if kube::is_ours(&live) => differs("it is in the cluster"),
-            Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => Observed::Same,
-            Err(e) => not_shown(&e),
+        for object in objects.iter().rev() {
+            match kube.live(object).await {
+                Ok(Some(live)) if kube::is_ours(&live) => return differs("it is in the cluster"),
+                Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => {}
+                Err(e) => return not_shown(&e),
+            }
         }
+        Observed::Same
     }
 
     pub(super) async fn node_ready(&mut self, name: &str) -> Observed {

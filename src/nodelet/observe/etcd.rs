@@ -7,8 +7,8 @@ use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, Turn, hex};
 use crate::host::fs::FsError;
 use crate::model::etcd::quorum::{Out, next_out, who_acts};
 use crate::model::{EtcdGone, EtcdMember};
-use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
-use crate::nodelet::etcd::restart::{self, View};
+use crate::nodelet::etcd::data::{self, DataVerdict, masters, to_note, who};
+use crate::nodelet::etcd::restart::{self, RestartView};
 use crate::nodelet::peers;
 use crate::nodelet::phase;
 use crate::nodelet::step::Observed;
@@ -39,7 +39,7 @@ impl Sweep<'_> {
             (Ok(text), Ok(seen)) => (text, seen),
             (Err(e), _) | (_, Err(e)) => return unread(&e),
         };
-        if matches!(seen.verdict(), Verdict::Fresh)
+        if matches!(seen.verdict(), DataVerdict::Fresh)
             && let Ok(Turn::Waits(what)) = self.etcd_turn(&seen, member).await
         {
             return Observed::Awaits { what };
@@ -50,12 +50,12 @@ impl Sweep<'_> {
             None => return Observed::Missing,
         }
         match seen.verdict() {
-            Verdict::Present => return Observed::Same,
-            Verdict::Fresh => {}
-            Verdict::Gone { .. } => {
+            DataVerdict::Present => return Observed::Same,
+            DataVerdict::Fresh => {}
+            DataVerdict::Gone { .. } => {
                 return differs("its data are lost, and the other members may count it as a voter");
             }
-            Verdict::MountMissing { .. } | Verdict::Foreign { .. } => {
+            DataVerdict::MountMissing { .. } | DataVerdict::Foreign { .. } => {
                 let why = seen.held().map(|h| h.why).unwrap_or_default();
                 return Observed::Unknown { why };
             }
@@ -141,7 +141,7 @@ impl Sweep<'_> {
     }
 
     /// Whether the others expect this member where it is. Its own word is enough that they do; that they do not it may
-    /// only not have heard, as long as they look for it elsewhere, and then they are asked. It stands before the start,
+    /// only not know yet, as long as they look for it elsewhere, and then they are asked. It stands before the start,
     /// which would wait for them: where nobody can be asked, all that is known is that it has to be started.
     pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Observed {
         let asked = async {
@@ -204,8 +204,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Why this member cannot be started again now. One that does not answer is no reason: that may be
-    /// why it is to be started again.
+    /// Why this member cannot be restarted now. One that does not answer is no reason: that may be
+    /// why it is to be restarted.
     pub(super) async fn etcd_held(&mut self) -> Option<String> {
         if self.ctx.node.etcd.members.len() <= 1 {
             return None;
@@ -213,7 +213,7 @@ impl Sweep<'_> {
         let own = [self.own_etcd().ok()?];
         let at = own[0].standpoint().await.ok()?;
         let (_, survey) = etcd::survey(&own).await.ok()?;
-        restart::held(&View {
+        restart::held(&RestartView {
             leader_goes: restart::leader_goes(&at, &survey.listed, &self.ctx.node),
             followed_for: Duration::ZERO,
             unwell_for: Duration::ZERO,

@@ -33,7 +33,7 @@ struct Looked<'a> {
     target: Option<&'a str>,
     /// What was imported by it.
     known: Option<&'a ImageRecord>,
-    /// It is of the active stack, not of one that is had ready beside it.
+    /// It is of the active stack, not of one that is staged beside it.
     is_active: bool,
     /// All of it is on the disk.
     is_whole: bool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Sweep, differs};
-use crate::host::exec::{self, Cmd, Ended};
+use crate::host::exec::{self, Cmd, ProgramEnd};
 use crate::host::host_ports;
 use crate::host::ours;
 use crate::host::proc::Proc;
@@ -21,7 +21,7 @@ impl Sweep<'_> {
     pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Observed {
         let cmd = Cmd::new(self.host.fs.at(script), CHECK).arg("check");
         match exec::ask(cmd).await {
-            Ok(answer) if answer.ended == Ended::Code(0) => {}
+            Ok(answer) if answer.ended == ProgramEnd::Code(0) => {}
             Ok(answer) => {
                 let last = answer.stderr.lines().last().unwrap_or("its check failed");
                 return differs(last.trim_start_matches("pf9-network: "));

@@ -49,7 +49,7 @@ impl Sweep<'_> {
                 Err(e) => Err(chain(&e)),
             },
             Probe::EtcdHealthy => self.etcd().await,
-            // What phases were told by the look before.
+            // What phases got from the look before.
             Probe::EtcdData { held } => Err(held.why.clone()),
             Probe::KubeletHealthy => self.memory.peers.healthz(ports::KUBELET_HEALTH).await,
             Probe::KubeProxyHealthy => self.memory.peers.healthz(ports::KUBE_PROXY_HEALTH).await,

@@ -15,8 +15,8 @@ use crate::host::Host;
 use crate::host::ours::units;
 use crate::local::StatusCode;
 use crate::model::{
-    CertPurpose, Fault, FaultCode, LogLevel, LogOf, MaintenanceStatus, Operation, OurUnit, Outcome,
-    What,
+    CertPurpose, Fault, FaultCode, LogLevel, LogOf, MaintenanceStatus, Operation, OperationKind,
+    OurUnit, Outcome,
 };
 use crate::telemetry::{self, chain};
 
@@ -26,7 +26,7 @@ const LOOK_MAX: Duration = Duration::from_secs(120);
 const NAMED: usize = 5;
 
 /// What operations work with.
-pub struct Hands<'a> {
+pub struct OperationContext<'a> {
     /// The machine.
     pub host: &'a Host,
     /// What was ordered of the node.
@@ -34,14 +34,14 @@ pub struct Hands<'a> {
     /// What the loop works on.
     pub job: Job,
     /// The keeper of etcd.
-    pub etcd: &'a etcd::Desk,
+    pub etcd: &'a etcd::EtcdHandle,
     /// Whether nothing is to be changed.
-    pub desk: &'a maintenance::Desk,
+    pub desk: &'a maintenance::MaintenanceHandle,
     /// Wakes the loop.
     pub wake: &'a watch::Sender<u64>,
 }
 
-impl Hands<'_> {
+impl OperationContext<'_> {
     pub(super) fn maintenance(&self) -> Option<MaintenanceStatus> {
         self.desk.now()
     }
@@ -51,26 +51,26 @@ impl Hands<'_> {
     }
 }
 
-pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
+pub(super) async fn act(operation: &Operation, hands: &OperationContext<'_>) -> Outcome {
     match &operation.what {
-        What::Ping => Outcome::done(format!(
+        OperationKind::Ping => Outcome::done(format!(
             "nodelet {} answers",
             crate::model::document::AGENT_VERSION
         )),
-        What::ResendStatus => {
+        OperationKind::ResendStatus => {
             hands.wake();
             Outcome::done("the machine is observed, and hostagent sends its status")
         }
-        What::RunChecks => run_checks(hands).await,
-        What::Restart { unit } => restart(hands.host, *unit).await,
-        What::Rotate { certificate } => rotate(hands, *certificate),
-        What::Backup => backup(hands).await,
-        What::LogLevel {
+        OperationKind::RunChecks => run_checks(hands).await,
+        OperationKind::Restart { unit } => restart(hands.host, *unit).await,
+        OperationKind::Rotate { certificate } => rotate(hands, *certificate),
+        OperationKind::Backup => backup(hands).await,
+        OperationKind::LogLevel {
             program,
             level,
             for_s,
         } => log_level(*program, *level, *for_s),
-        What::Bundle {
+        OperationKind::Bundle {
             since_s,
             max_bytes,
             seal_for,
@@ -84,7 +84,7 @@ pub(super) async fn act(operation: &Operation, hands: &Hands<'_>) -> Outcome {
             };
             bundle::make(hands.host, &order).await
         }
-        What::Logs {
+        OperationKind::Logs {
             since_s,
             until_s,
             lines,
@@ -112,7 +112,7 @@ pub(super) fn failed(what: &str, why: impl Into<String>) -> Outcome {
     }
 }
 
-async fn run_checks(hands: &Hands<'_>) -> Outcome {
+async fn run_checks(hands: &OperationContext<'_>) -> Outcome {
     let orders = hands.inbox.orders();
     let look = engine::dry_run(hands.host, &orders);
     let plan = match tokio::time::timeout(LOOK_MAX, look).await {
@@ -160,7 +160,7 @@ async fn restart(host: &Host, which: OurUnit) -> Outcome {
     }
 }
 
-fn rotate(hands: &Hands<'_>, purpose: CertPurpose) -> Outcome {
+fn rotate(hands: &OperationContext<'_>, purpose: CertPurpose) -> Outcome {
     let what = "the certificate is not rotated";
     let work = hands.job.work().filter(|w| purpose.applies_to(w.role));
     let Some(work) = work else {
@@ -180,7 +180,7 @@ fn rotate(hands: &Hands<'_>, purpose: CertPurpose) -> Outcome {
     }
 }
 
-async fn backup(hands: &Hands<'_>) -> Outcome {
+async fn backup(hands: &OperationContext<'_>) -> Outcome {
     match hands.etcd.back_up().await {
         (StatusCode::OK, said) => Outcome::done(said),
         (StatusCode::ACCEPTED, _) => {

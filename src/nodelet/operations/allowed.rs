@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::host::fs::{Found, HostFs};
 use crate::host::rooted;
-use crate::model::{Fault, FaultCode, What, paths};
+use crate::model::{Fault, FaultCode, OperationKind, paths};
 
 /// A handful of words.
 const FILE_MAX: u64 = 4096;
@@ -26,7 +26,7 @@ struct File {
 pub(super) fn list(fs: &HostFs) -> Result<Vec<String>, Fault> {
     let path = paths::OPERATIONS_ALLOWED;
     if matches!(fs.found(path), Ok(Found::Nothing)) {
-        return Ok(What::HARMLESS.map(str::to_owned).to_vec());
+        return Ok(OperationKind::HARMLESS.map(str::to_owned).to_vec());
     }
     let wrong = |why: String| {
         let what = "operations of the plane are off on this host";
@@ -47,11 +47,11 @@ pub(super) fn list(fs: &HostFs) -> Result<Vec<String>, Fault> {
     match file
         .allow
         .iter()
-        .find(|a| !What::WORDS.contains(&a.as_str()))
+        .find(|a| !OperationKind::WORDS.contains(&a.as_str()))
     {
         Some(unknown) => Err(wrong(format!(
             "{unknown:?} is not an operation; there are: {}",
-            What::WORDS.join(", ")
+            OperationKind::WORDS.join(", ")
         ))),
         None => Ok(file.allow),
     }
@@ -66,7 +66,7 @@ mod tests {
     fn without_a_file_the_harmless_ones_and_with_a_wrong_one_nothing() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
-        assert_eq!(list(&fs).expect("default"), What::HARMLESS);
+        assert_eq!(list(&fs).expect("default"), OperationKind::HARMLESS);
         let put = |text: &str, mode| {
             let attrs = Attrs::mode(mode);
             fs.write(paths::OPERATIONS_ALLOWED, text.as_bytes(), &attrs)

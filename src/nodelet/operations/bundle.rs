@@ -2,7 +2,7 @@
 //!
 //! Not made in this process: `pf9ctl bundle` makes it, as it does for a person, in a unit of its own that ends with it.
 //! It goes from there to the plane as it comes, by comms' socket: nothing of it is written to a disk of this host, and
-//! nodelet sees none of it. Asked for is nothing but how much, and for whom it is sealed.
+//! nodelet sees none of it. The order says how much, and for which key it is sealed, and nothing else.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::act::failed;
 use crate::host::Host;
-use crate::host::exec::{self, Cmd, Ended};
+use crate::host::exec::{self, Cmd, ProgramEnd};
 use crate::host::ours::units;
 use crate::model::{Fault, FaultCode, Outcome, paths};
 use crate::telemetry::chain;
@@ -79,27 +79,27 @@ pub(super) async fn make(host: &Host, order: &Order<'_>) -> Outcome {
     let said = cut(answer.stderr.trim());
     // It began between the look at it and the start.
     let began = match answer.ended {
-        Ended::Code(0) | Ended::Signal(_) | Ended::Late => None,
-        Ended::Code(_) => under_way(host).await,
+        ProgramEnd::Code(0) | ProgramEnd::Signal(_) | ProgramEnd::Late => None,
+        ProgramEnd::Code(_) => under_way(host).await,
     };
     match (answer.ended, serde_json::from_str(&answer.stdout)) {
-        (Ended::Code(0), Ok(Said::Made(made))) => Outcome::done(made.words()),
-        (Ended::Code(0), _) => Outcome::done("a support bundle is with the plane"),
-        (Ended::Code(_), Ok(Said::Failed { fault })) => failed(what, cut(&fault.to_string())),
-        (Ended::Code(code), _) => match began {
+        (ProgramEnd::Code(0), Ok(Said::Made(made))) => Outcome::done(made.words()),
+        (ProgramEnd::Code(0), _) => Outcome::done("a support bundle is with the plane"),
+        (ProgramEnd::Code(_), Ok(Said::Failed { fault })) => failed(what, cut(&fault.to_string())),
+        (ProgramEnd::Code(code), _) => match began {
             Some(fault) => Outcome::Failed { fault },
             None => failed(
                 what,
                 format!("pf9ctl bundle ended with code {code}: {said}"),
             ),
         },
-        (Ended::Signal(signal), _) => failed(
+        (ProgramEnd::Signal(signal), _) => failed(
             what,
             format!(
                 "pf9ctl bundle was ended by signal {signal} (it may have {MEMORY_MIB} MiB and {RUN_MAX_S} s): {said}"
             ),
         ),
-        (Ended::Late, _) => Outcome::done(format!(
+        (ProgramEnd::Late, _) => Outcome::done(format!(
             "it takes longer than {} s and goes on; the plane's list shows when it is there",
             WAIT_MAX.as_secs()
         )),
@@ -157,7 +157,7 @@ fn words(order: &Order<'_>) -> Vec<String> {
     words
 }
 
-/// What `systemd-run` is told. It works behind everything else of the machine, and is the first to go.
+/// Arguments of `systemd-run`. It has the lowest priority of the machine, and is the first to be killed.
 fn unit() -> Vec<String> {
     let (run_max, memory) = (
         format!("RuntimeMaxSec={RUN_MAX_S}"),

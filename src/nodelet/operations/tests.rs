@@ -14,7 +14,8 @@ use crate::host::fs::Attrs;
 use crate::host::ours::units;
 use crate::model::Timestamp;
 use crate::model::{
-    Generation, HostId, LogLevel, LogOf, MaintenanceRequest, OurUnit, SigningKey, What, paths,
+    Generation, HostId, LogLevel, LogOf, MaintenanceRequest, OperationKind, OurUnit, SigningKey,
+    paths,
 };
 
 /// A host with the desk, as one life of nodelet has it.
@@ -22,10 +23,10 @@ struct Bed {
     host: Host,
     key: SigningKey,
     inbox: std::sync::Arc<Inbox>,
-    etcd: etcd::Desk,
-    rests: maintenance::Desk,
+    etcd: etcd::EtcdHandle,
+    rests: maintenance::MaintenanceHandle,
     wake: watch::Sender<u64>,
-    desk: Desk,
+    desk: OperationsHandle,
     _dir: std::sync::Arc<tempfile::TempDir>,
 }
 
@@ -50,8 +51,8 @@ impl Bed {
         let (inbox, _) = Inbox::open(host.fs.clone(), Timestamp::UNIX_EPOCH);
         let (board, _) = NodeBoard::new(&host.fs);
         Self {
-            desk: Desk::open(host.fs.clone(), board.log_line()),
-            rests: maintenance::Desk::open(host.clone()),
+            desk: OperationsHandle::open(host.fs.clone(), board.log_line()),
+            rests: maintenance::MaintenanceHandle::open(host.clone()),
             etcd: etcd::desk().0,
             wake: watch::Sender::new(0),
             inbox,
@@ -61,12 +62,12 @@ impl Bed {
         }
     }
 
-    /// nodelet is killed and starts again.
+    /// nodelet is killed and restarts.
     fn again(self) -> Self {
         Self::of(self._dir, self.key)
     }
 
-    fn operation(&self, number: u64, what: What) -> Operation {
+    fn operation(&self, number: u64, what: OperationKind) -> Operation {
         let now = crate::seam::clock::now();
         Operation {
             schema: OPERATION_SCHEMA,
@@ -86,7 +87,7 @@ impl Bed {
     }
 
     async fn brought(&self, envelope: &Envelope) -> Result<OperationResult, Fault> {
-        let hands = Hands {
+        let hands = OperationContext {
             host: &self.host,
             inbox: &self.inbox,
             job: Job::Nothing(Generation(0)),
@@ -114,16 +115,16 @@ fn refused(result: &OperationResult) -> FaultCode {
     }
 }
 
-fn restart() -> What {
-    What::Restart {
+fn restart() -> OperationKind {
+    OperationKind::Restart {
         unit: OurUnit::Kubelet,
     }
 }
 
 #[tokio::test]
-async fn it_is_done_once_whoever_brings_it_again_also_after_a_restart() {
+async fn it_is_done_once_however_often_it_comes_also_after_a_restart() {
     let bed = Bed::new();
-    let ping = bed.operation(7, What::ResendStatus);
+    let ping = bed.operation(7, OperationKind::ResendStatus);
     let first = bed.take(&ping).await.expect("believed");
     assert_eq!(first.outcome.word(), "done");
     assert_eq!(*bed.wake.borrow(), 1);
@@ -138,7 +139,7 @@ async fn it_is_done_once_whoever_brings_it_again_also_after_a_restart() {
     assert_eq!(*bed.wake.borrow(), 0);
     // Another one with a number that was seen, or an older one.
     for number in [7, 3] {
-        let mut old = bed.operation(number, What::Ping);
+        let mut old = bed.operation(number, OperationKind::Ping);
         old.id = Uuid::from_u128(1000 + u128::from(number));
         let result = bed.take(&old).await.expect("believed");
         assert_eq!(refused(&result), FaultCode::OperationReplayed);
@@ -151,7 +152,7 @@ async fn it_is_done_once_whoever_brings_it_again_also_after_a_restart() {
 #[tokio::test]
 async fn one_that_was_cut_off_is_said_and_never_begun_again() {
     let bed = Bed::new();
-    let begun = bed.operation(1, What::Ping);
+    let begun = bed.operation(1, OperationKind::Ping);
     let mut book = Book::of(&bed.host.fs);
     book.note(&begun, None).expect("noted as begun");
     let bed = bed.again();
@@ -167,7 +168,7 @@ async fn one_that_was_cut_off_is_said_and_never_begun_again() {
 #[tokio::test]
 async fn what_nobody_who_is_believed_signed_is_no_operation() {
     let bed = Bed::new();
-    let bytes = serde_json::to_vec(&bed.operation(1, What::Ping)).expect("json");
+    let bytes = serde_json::to_vec(&bed.operation(1, OperationKind::Ping)).expect("json");
     let (stranger, _) = SigningKey::generate().expect("key");
     let foreign = stranger.sign(DocumentKind::Operation, &bytes);
     let other_kind = bed.key.sign(DocumentKind::Spec, &bytes);
@@ -185,15 +186,15 @@ async fn what_nobody_who_is_believed_signed_is_no_operation() {
 #[tokio::test]
 async fn foreign_late_and_timeless_ones_are_refused() {
     let bed = Bed::new();
-    let mut foreign = bed.operation(1, What::Ping);
+    let mut foreign = bed.operation(1, OperationKind::Ping);
     foreign.host_id = HostId::random();
-    let mut late = bed.operation(2, What::Ping);
+    let mut late = bed.operation(2, OperationKind::Ping);
     late.expires_at = crate::seam::clock::now() - SignedDuration::from_secs(1);
-    let mut timeless = bed.operation(3, What::Ping);
+    let mut timeless = bed.operation(3, OperationKind::Ping);
     timeless.expires_at = crate::seam::clock::now() + SignedDuration::from_hours(2);
     let endless = bed.operation(
         4,
-        What::LogLevel {
+        OperationKind::LogLevel {
             program: LogOf::Nodelet,
             level: LogLevel::Debug,
             for_s: u32::MAX,
@@ -220,7 +221,7 @@ async fn root_allows_and_maintenance_keeps_what_changes_the_node() {
     assert_eq!(refused(&result), FaultCode::OperationNotAllowed);
     bed.allow("allow = [\"restart\"]");
     let result = bed
-        .take(&bed.operation(2, What::Ping))
+        .take(&bed.operation(2, OperationKind::Ping))
         .await
         .expect("believed");
     assert_eq!(
@@ -275,7 +276,7 @@ async fn they_are_bounded_in_rate_and_what_is_kept_of_them_in_number() {
     let mut number = 0;
     let mut ping = async || {
         number += 1;
-        bed.take(&bed.operation(number, What::Ping))
+        bed.take(&bed.operation(number, OperationKind::Ping))
             .await
             .expect("believed")
     };
@@ -295,7 +296,7 @@ async fn they_are_bounded_in_rate_and_what_is_kept_of_them_in_number() {
     );
 }
 
-/// Stands for systemd-run: says what it was told, then `says`, and ends with `code`.
+/// Stands for systemd-run: prints its arguments, then `says`, and ends with `code`.
 fn systemd_run(bed: &Bed, says: &str, code: u8) {
     let told = bed.host.fs.at("/told");
     let script = format!(
@@ -308,8 +309,8 @@ fn systemd_run(bed: &Bed, says: &str, code: u8) {
         .expect("systemd-run");
 }
 
-fn bundle() -> What {
-    What::Bundle {
+fn bundle() -> OperationKind {
+    OperationKind::Bundle {
         since_s: 90,
         max_bytes: 2 << 20,
         seal_for: "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq".to_owned(),
@@ -364,7 +365,7 @@ async fn a_bundle_is_sent_where_the_operator_agreed_and_asked_for_are_its_bounds
     let program = bed.host.fs.at("/opt/pf9/agent/current/bin/pf9ctl");
     assert_eq!(words[at + 1], program.display().to_string());
     let id = format!("--to-plane={}", operation.id);
-    let What::Bundle { seal_for, .. } = bundle() else {
+    let OperationKind::Bundle { seal_for, .. } = bundle() else {
         unreachable!()
     };
     let key = format!("--encrypt-to={seal_for}");
@@ -465,8 +466,8 @@ async fn while_one_is_made_the_next_order_is_told_so_and_what_to_do() {
     is_ours(take(4, bundle()).await);
 }
 
-fn logs() -> What {
-    What::Logs {
+fn logs() -> OperationKind {
+    OperationKind::Logs {
         since_s: 7200,
         until_s: 3600,
         lines: 500,

@@ -2,6 +2,8 @@
 //!
 //! A file that is an add-on of the cluster's settings ([`Addon`]) is applied where the cluster has it, and taken
 //! out of the cluster where not, also where the stack has no such file (any more): what it made has names (`names`). Beside the load balancer's file stands what no file can say: the pool.
+//! Any other file is applied unless the spec keeps its add-on out (`addons_off`): what it names is taken out then. Every
+//! object of an add-on has its name as a label.
 //!
 //! While masters are of two stacks the spec names the one whose add-ons are in the cluster: who is of the other one
 //! leaves them alone, or the two would take turns at writing over each other.
@@ -14,8 +16,8 @@ mod names;
 use serde_json::{Value, json};
 
 use crate::model::{
-    ADDON_DNS_DOMAIN, ADDON_DNS_SERVER, ADDON_IPV4, ADDON_IPV6, ADDON_MTU, ADDON_NODE_V4,
-    ADDON_NODE_V6, ADDON_PODS_V4, ADDON_PODS_V6, ADDON_SERVICES, Addon,
+    ADDON_DNS_DOMAIN, ADDON_DNS_SERVER, ADDON_IPV4, ADDON_IPV6, ADDON_LABEL, ADDON_MTU,
+    ADDON_NODE_V4, ADDON_NODE_V6, ADDON_PODS_V4, ADDON_PODS_V6, ADDON_SERVICES, Addon,
 };
 use crate::nodelet::step::Step;
 
@@ -51,17 +53,25 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
         if addon == Some(Addon::LoadBalancer) {
             objects.extend(pool(ctx));
         }
-        match addon {
-            // What a cluster's pods have their addresses of is never taken out of it: it is there for good, or was never.
-            Some(addon) if addon.is_network() && !has(ctx, addon)? => {}
-            Some(addon) if !has(ctx, addon)? => steps.push(gone(addon, &objects)),
-            Some(_) | None => {
+        let word = Addon::word_of(&file.path);
+        let is_here = match addon {
+            Some(addon) => has(ctx, addon)?,
+            None => !word.is_some_and(|word| ctx.node.addons_off.iter().any(|off| off == word)),
+        };
+        match (is_here, word, addon) {
+            (true, _, _) => {
                 for object in &objects {
+                    let object = of_this_build(filled(object, ctx)?, ctx)?;
                     steps.push(Step::Object {
-                        object: of_this_build(filled(object, ctx)?, ctx)?,
+                        object: labelled(object, word),
                     });
                 }
             }
+            // What a cluster's pods have their addresses of is never taken out of it: it is there for good, or was never.
+            (false, _, Some(addon)) if addon.is_network() => {}
+            (false, Some(word), _) => steps.push(gone(word, &objects)),
+            // Without a name it is nobody's to turn off.
+            (false, None, _) => {}
         }
     }
     for addon in Addon::ALL {
@@ -71,7 +81,7 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
             .iter()
             .any(|f| Addon::of_file(&f.path) == Some(addon));
         if !has_file && !named.is_empty() && !has(ctx, addon)? {
-            steps.push(gone(addon, &named));
+            steps.push(gone(addon.word(), &named));
         }
     }
     Ok(steps)
@@ -81,8 +91,16 @@ fn has(ctx: &PhaseContext, addon: Addon) -> Result<bool, Wait> {
     Ok(ctx.node.network.has(addon, ctx.stack()?))
 }
 
-/// Backwards: what others need goes last, and the first object says whether there may be others.
-fn gone(addon: Addon, objects: &[Value]) -> Step {
+/// Says whose it is; see [`ADDON_LABEL`].
+fn labelled(mut object: Value, word: Option<&str>) -> Value {
+    if let Some(word) = word {
+        object["metadata"]["labels"][ADDON_LABEL] = word.into();
+    }
+    object
+}
+
+/// Backwards: what others need goes last.
+fn gone(word: &str, objects: &[Value]) -> Step {
     let named = |object: &Value| {
         let mut named = json!({
             "apiVersion": object["apiVersion"],
@@ -95,7 +113,7 @@ fn gone(addon: Addon, objects: &[Value]) -> Step {
         named
     };
     Step::AddonGone {
-        addon,
+        addon: word.to_owned(),
         objects: objects.iter().rev().map(named).collect(),
     }
 }
@@ -118,7 +136,7 @@ fn pool_object(kind: &str, spec: Value) -> Value {
     })
 }
 
-/// Pods of an image that was built again under its name are made anew: their template says which build it is.
+/// Pods of an image that was built again under its name are made again: their template says which build it is.
 fn of_this_build(mut object: Value, ctx: &PhaseContext) -> Result<Value, Wait> {
     let stack = ctx.stack()?;
     let mut builds = Inputs::new();
@@ -225,7 +243,7 @@ mod tests {
         assert!(!has(&ctx, POOL) && has(&ctx, "addon-gone:load-balancer"));
         ctx.node.network.policies = NetworkPolicies::Off;
         assert!(!has(&ctx, POLICIES) && has(&ctx, "addon-gone:network-policies"));
-        // Somebody else's network is not meddled with unless told.
+        // Somebody else's network is not touched by default.
         ctx.node.network.policies = NetworkPolicies::Auto;
         ctx.node.network.plugin = NetworkPlugin::None;
         assert!(!has(&ctx, POLICIES));
@@ -258,16 +276,52 @@ mod tests {
     /// An API server notes nobody as the manager of an object without a field of anybody's (1.37: an account of a
     /// name and a namespace), so nobody would take it for ours.
     #[test]
-    fn what_is_looked_at_says_something_of_ours() {
-        for file in &master().addons {
-            let first = &file.objects[0];
-            let says = first.pointer("/metadata/labels").is_some();
-            assert!(
-                says || Addon::of_file(&file.path).is_none(),
-                "{}",
-                file.path
-            );
-        }
+    fn every_object_of_an_add_on_says_whose_it_is() {
+        let ctx = master();
+        let labels: std::collections::BTreeSet<String> = of_stack(&ctx)
+            .expect("steps")
+            .into_iter()
+            .filter_map(|step| match step {
+                Step::Object { object } => Some(object),
+                _ => None,
+            })
+            .map(|o| o["metadata"]["labels"][ADDON_LABEL].to_string())
+            .collect();
+        let words = ["coredns", "load-balancer", "network-policies"];
+        assert_eq!(labels, words.map(|word| format!("{word:?}")).into());
+    }
+
+    /// One that is no setting is taken out by its name, all of it and nothing else, and comes again.
+    #[test]
+    fn an_add_on_of_the_stack_that_is_turned_off_goes_and_comes_again() {
+        let mut ctx = master();
+        let on = keys(&ctx);
+        ctx.node.addons_off = vec!["coredns".into(), "none-of-its-stack".into()];
+        let off = keys(&ctx);
+        let is_its = |key: &&String| !off.contains(key);
+        let its: Vec<&String> = on.iter().filter(is_its).collect();
+        assert_eq!(its.len(), 6, "{its:?}");
+        assert!(its.iter().all(|key| key.contains("dns")), "{its:?}");
+        let more: Vec<&String> = off.iter().filter(|key| !on.contains(key)).collect();
+        assert_eq!(more, ["addon-gone:coredns"]);
+        let gone = steps(&ctx)
+            .expect("steps")
+            .into_iter()
+            .find_map(|s| match s {
+                Step::AddonGone { objects, .. } => Some(objects),
+                _ => None,
+            });
+        let gone: Vec<String> = gone
+            .expect("taken out")
+            .into_iter()
+            .map(|object| Step::Object { object }.key())
+            .collect();
+        assert_eq!(gone, its.into_iter().rev().cloned().collect::<Vec<_>>());
+        ctx.node.addons_off.clear();
+        assert_eq!(keys(&ctx), on);
+        // What has a setting is turned by that alone.
+        ctx.node.addons_off = vec!["network-policies".into()];
+        assert_eq!(keys(&ctx), on);
     }
 
     /// The stack was exchanged for one without the file, and the setting was taken back before or after that.
@@ -280,7 +334,7 @@ mod tests {
         let gone = |ctx: &PhaseContext| {
             let steps = steps(ctx).expect("steps");
             let gone = steps.into_iter().filter_map(|s| match s {
-                Step::AddonGone { addon, objects } => Some((addon.word(), objects)),
+                Step::AddonGone { addon, objects } => Some((addon, objects)),
                 _ => None,
             });
             gone.collect::<std::collections::BTreeMap<_, _>>()

@@ -1,6 +1,6 @@
-//! What the API server's admission is told: the level of pod security ([`PodSecurity`]).
+//! The configuration of the API server's admission: the level of pod security ([`PodSecurity`]).
 //!
-//! The API server reads it once, so a change starts it again.
+//! The API server reads it once, so a change restarts it.
 
 use serde_json::json;
 

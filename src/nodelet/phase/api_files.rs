@@ -1,5 +1,5 @@
-//! The trial of the files that the API server reads after it has judged its flags: whom it believes
-//! about users, whom it allows what, and what its admission is told.
+//! The trial of the files that the API server reads after it has judged its flags: which issuers
+//! it trusts, what it allows to whom, and its admission.
 //!
 //! With a wrong flag it would not come to them (`control_plane`'s trial), so this one lets it begin: at
 //! an address of the loopback interface that is nobody's, with an etcd that is not there, with
@@ -26,7 +26,7 @@ const NAME: &str = "kube-apiserver-files";
 /// What it says to the last of the files.
 const STOP: &str = "failed to apply admission: couldn't init admission plugin \"ResourceQuota\": \
                     limitedResources[0].resource: Required value";
-/// What it says about a file of the spec's, for whoever may correct it.
+/// What it says about a file of the spec's, shown to those who can correct it.
 const THEIRS: [&str; 2] = ["authentication configuration", "PodSecurity"];
 /// It would ask etcd before it comes to its admission.
 const PEERS_GATE: &str = "UnknownVersionInteroperabilityProxy=false";

@@ -2,7 +2,7 @@
 //! service accounts: issuers of OpenID Connect ([`OidcIssuer`]).
 //!
 //! The file is there without an issuer too, so that the first one starts no API server again: it reads
-//! the file anew within seconds of a change, at the latest after a minute, and keeps what it has where
+//! the file again within seconds of a change, at the latest after a minute, and keeps what it has where
 //! it cannot take it. Who may ask without a name at all stays where it is, a flag.
 
 use serde_json::{Value, json};

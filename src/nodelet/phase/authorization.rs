@@ -2,7 +2,7 @@
 //!
 //! A certificate of a node is good until it ends, and the API server knows no revocation list. The
 //! certificates of a node say since when it is one ([`NodeUid`]); those of the nodes that are none any
-//! more are refused by that. Whoever is a node again, under the same name too, says another UID.
+//! more are refused by that. A host that is a node again, also under the same name, has another UID.
 //!
 //! To refuse is something only a webhook can do: the others allow or have no opinion. So the first
 //! authorizer is one that is asked about the refused alone (`matchConditions`), at an address where
@@ -65,8 +65,8 @@ pub(super) fn config_that_asks(ctx: &PhaseContext, nobody: &str) -> String {
 }
 
 /// Where the API server asks about the refused. The port is root's to listen on, and no authority
-/// gives anybody a certificate for the name that would be asked for. The path is for people: it is
-/// in what whoever is refused gets to read.
+/// gives anybody a certificate for the name that would be asked for. The path is for people: the
+/// refused caller reads it.
 pub(super) fn nobody() -> String {
     yaml(&json!({
         "apiVersion": "v1",

@@ -53,7 +53,7 @@ fn purposes(ctx: &PhaseContext) -> impl Iterator<Item = CertPurpose> {
         .filter(move |p| p.applies_to(role))
 }
 
-/// The authorities that the users of a purpose's certificate believe.
+/// The authorities that the users of a purpose's certificate trust.
 fn authority(ctx: &PhaseContext, purpose: CertPurpose) -> String {
     ctx.believed(purpose.profile(&ctx.node).authority)
 }

@@ -72,7 +72,7 @@ impl PhaseContext {
         format!("{}/{}/{path}", paths::STACKS, self.node.stack.dir_name())
     }
 
-    /// The certificates of an authority, as programs are told to believe them.
+    /// The certificates of an authority, as programs get them.
     pub(super) fn believed(&self, which: Authority) -> String {
         self.node.authorities.believed(which)
     }

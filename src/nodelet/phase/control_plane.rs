@@ -58,7 +58,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
 }
 
 /// The two that have nothing to do before the API server answers. On a new master their images come while that
-/// one starts. Later they are written before kubelet starts again: a kubelet (1.36, 1.37) whose manifest is replaced
+/// one starts. Later they are written before kubelet restarts: a kubelet (1.36, 1.37) whose manifest is replaced
 /// in its first half second waits two minutes for volumes of the pod that is gone before it starts the new one, and
 /// until then nothing is scheduled and no controller works.
 pub(super) fn clients(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
@@ -152,7 +152,7 @@ fn inside(program: &str) -> String {
     format!("usr/local/bin/{program}")
 }
 
-/// The pods as kubelet shows them in the API: their names there, and the digest of what each is started again for.
+/// The pods as kubelet shows them in the API: their names there, and the digest of what each is restarted for.
 pub(super) fn static_pods(ctx: &PhaseContext) -> Result<[(String, String); 3], Wait> {
     let pods = [api_server(ctx)?, controller_manager(ctx)?, scheduler(ctx)?];
     Ok(pods.map(|pod| {
@@ -285,7 +285,7 @@ fn api_server_own_args(ctx: &PhaseContext) -> Vec<String> {
         // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
         // the probes of kubelet and of load balancers need that.
         "--anonymous-auth=true".into(),
-        // Both are read again when they change, so they are no inputs that the pod starts again for.
+        // Both are read again when they change, so they are no inputs that the pod restarts for.
         format!("--authentication-config={}", layout::AUTHENTICATION),
         format!("--authorization-config={}", layout::AUTHORIZATION),
         format!("--authorization-policy-file={}", layout::POLICY),

@@ -18,7 +18,7 @@ use crate::host::etcd::{Member, peer_url};
 use crate::host::etcd_data::LOG;
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{Authority, CertPurpose, EtcdMember, paths};
-use crate::nodelet::etcd::data::{Held, Verdict};
+use crate::nodelet::etcd::data::{DataVerdict, Held};
 use crate::nodelet::etcd::record::Began;
 use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Encoding, Probe, Step, TrialStep};
@@ -47,7 +47,7 @@ enum Begin<'a> {
     /// It founds its cluster, alone or with others that were attached with it.
     Founds,
     /// It joins those who are there. That holds for founders as well: one that lost its data must come back
-    /// to the others. Founding anew, alone, would put an empty cluster in the place of the real one.
+    /// to the others. Founding again, alone, would put an empty cluster in the place of the real one.
     Joins(&'a EtcdMember),
     /// It goes on with its data.
     GoesOn,
@@ -58,11 +58,11 @@ enum Begin<'a> {
 fn begin(ctx: &PhaseContext) -> Begin<'_> {
     let members = &ctx.node.etcd.members;
     match ctx.etcd.verdict() {
-        Verdict::Present => Begin::GoesOn,
-        Verdict::Fresh
-        | Verdict::Gone { .. }
-        | Verdict::MountMissing { .. }
-        | Verdict::Foreign { .. } => {
+        DataVerdict::Present => Begin::GoesOn,
+        DataVerdict::Fresh
+        | DataVerdict::Gone { .. }
+        | DataVerdict::MountMissing { .. }
+        | DataVerdict::Foreign { .. } => {
             match (ctx.etcd.held(), own(ctx)) {
                 // The others have everything that it had.
                 (Some(_), Some(own)) if ctx.etcd.is_gone() && members.len() > 1 => {
@@ -160,10 +160,10 @@ pub(super) fn start(ctx: &PhaseContext) -> Steps {
     let inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("settings", &env(ctx)?)
-        // Certificates are read anew with every connection, the authorities are not: see `reload`.
+        // Certificates are read again with every connection, the authorities are not: see `reload`.
         .add("authority", &ctx.believed(Authority::Etcd))
         // So is the list of revoked ones; but who is connected stays so, and a master that was
-        // removed must not. Masters are removed seldom, and their API servers start again then, too.
+        // removed must not. Masters are removed seldom, and their API servers restart then, too.
         .add("revoked", revoked(ctx).unwrap_or_default())
         .add_digest("program", ctx.etcd_of().program);
     let goes_on = matches!(begin(ctx), Begin::GoesOn);

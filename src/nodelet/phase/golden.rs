@@ -1,7 +1,7 @@
 //! Rendered files and step lists, compared byte for byte with `tests/golden/phases/<case>/`; and
 //! what holds for every context. What restarts when: `restarts`; what others of the machine have: `ground`.
 //!
-//! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
+//! `PF9_BLESS=1 cargo test golden` rewrites them; the diff is the review.
 
 use crate::model::FaultCode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,7 +122,7 @@ fn line(step: &Step) -> String {
 }
 
 /// Where a master came later nobody founds any more, not even a founder that lost its data; who
-/// joins names whom the members name.
+/// joins has the members' own list.
 #[test]
 fn who_joins_names_whom_the_members_name() {
     let mut ctx = samples::master("1.36.3");
@@ -160,7 +160,7 @@ fn who_joins_names_whom_the_members_name() {
     assert!(super::settings_join(&joining));
     let founding = joining.replace("existing", "new");
     assert!(!super::settings_join(&founding));
-    // What the others say is not believed to be a name.
+    // What the others say is not taken for a name.
     for name in [
         "a=https://10.9.9.9:2380,b",
         "a\nETCD_FORCE_NEW_CLUSTER=true",

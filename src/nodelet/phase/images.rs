@@ -128,7 +128,7 @@ mod tests {
         assert!(!has(&ctx, "kube-router") && !has(&ctx, "metallb") && has(&ctx, "pause"));
     }
 
-    /// A stack that was built again under the same names: its images come, and what runs from them begins anew.
+    /// A stack that was built again under the same names: its images come, and what runs from them starts over.
     #[test]
     fn another_build_of_an_image_reaches_what_runs_from_it() {
         let before = samples::with_addons(samples::ordinary(samples::master("1.37.2")));

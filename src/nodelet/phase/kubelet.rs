@@ -32,8 +32,8 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx))
-        // Who is a node anew, and was not away for it to be taken down, shows a refused certificate
-        // until it begins again: client-go holds on to it for five minutes.
+        // Who is a node again, and was not away for it to be taken down, shows a refused certificate
+        // until it starts over: client-go holds on to it for five minutes.
         .add("uid", &ctx.node.uid.map_or_else(String::new, String::from));
     let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
     let inputs = reload::inputs(inputs, ctx, &shown);
@@ -58,11 +58,11 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     Ok(steps)
 }
 
-/// Own data, and the places that kubelet writes to whatever it is told.
+/// Own data, and the places that kubelet writes to whatever its configuration.
 fn directories() -> Vec<Step> {
     vec![
         dir(paths::KUBELET_ROOT, 0o750),
-        // Everybody may write to what is in it, so that every pod can: it is closed to whoever is no pod.
+        // What is in it is world-writable, so that every pod can write: the directory keeps others out.
         dir(layout::VOLUMES, 0o700),
         shared_dir("/var/lib/kubelet", PUBLIC_DIR),
         dir("/var/lib/kubelet/device-plugins", 0o750),
@@ -149,7 +149,7 @@ fn config(ctx: &PhaseContext) -> Value {
             "webhook": {"enabled": true},
             "x509": {"clientCAFile": layout::ca(serving)},
         },
-        // Whoever called may call for this long after the right was taken away.
+        // A caller keeps its access for this long after the right was taken away.
         "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": AUTHORIZED_FOR}},
         "tlsCertFile": layout::cert(serving),
         "tlsPrivateKeyFile": layout::key(serving),

@@ -28,12 +28,12 @@ pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
 pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
 /// The API server's authorizers and early refusals: see `authorization`.
 pub const AUTHORIZATION: &str = "/etc/pf9/kube.d/kube-apiserver/authorization.yaml";
-/// Where it is told to ask about those it refuses: nobody is there.
+/// The webhook for those it refuses: nobody is there.
 pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml";
 /// Which sources of users the API server trusts, beside certificates and service accounts: see
 /// `authentication`.
 pub const AUTHENTICATION: &str = "/etc/pf9/kube.d/kube-apiserver/authentication.yaml";
-/// What its admission is told: see `admission`.
+/// Configuration of its admission: see `admission`.
 pub const ADMISSION: &str = "/etc/pf9/kube.d/kube-apiserver/admission.yaml";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
@@ -57,7 +57,7 @@ pub const NETWORK_DIR: &str = "/etc/pf9/kube.d/network";
 pub const NETWORK_SCRIPT: &str = "/etc/pf9/kube.d/network/network.sh";
 /// Directory of the service-account keys.
 pub const SERVICE_ACCOUNT_DIR: &str = "/etc/pf9/kube.d/certs/service-account";
-/// Public keys whose service-account tokens are believed: this master's and the others'.
+/// Public keys whose service-account tokens are trusted: this master's and the others'.
 pub const SERVICE_ACCOUNT_TRUSTED: &str = "/etc/pf9/kube.d/certs/service-account/trusted.pem";
 
 /// Directory of the runtime's configuration.
@@ -134,7 +134,7 @@ pub(super) fn key(purpose: CertPurpose) -> String {
     format!("{}/{}", cert_dir(purpose), paths::CERT_KEY_FILE)
 }
 
-/// Path of the authority that a certificate's users believe.
+/// Path of the authority that a certificate's users trust.
 pub(super) fn ca(purpose: CertPurpose) -> String {
     format!("{}/{}", cert_dir(purpose), paths::CERT_CA_FILE)
 }

@@ -23,7 +23,7 @@ use crate::model::PhaseId;
 /// By which table phases wait for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
+pub enum PhaseOrder {
     /// The host is no node yet.
     First,
     /// Something is installed, and stays in force until the stack was tried.
@@ -31,7 +31,7 @@ pub enum Order {
     Kept,
 }
 
-impl Order {
+impl PhaseOrder {
     /// The phases that this one waits for; what those wait for comes with it.
     pub fn needs(self, phase: PhaseId) -> &'static [PhaseId] {
         match phase {
@@ -77,7 +77,7 @@ impl Order {
 mod tests {
     use super::*;
 
-    const BOTH: [Order; 2] = [Order::First, Order::Kept];
+    const BOTH: [PhaseOrder; 2] = [PhaseOrder::First, PhaseOrder::Kept];
 
     #[test]
     fn the_order_of_the_numbers_is_one_of_those_that_are_allowed() {
@@ -94,8 +94,11 @@ mod tests {
     fn nothing_but_keys_and_certificates_comes_before_the_stack_was_tried() {
         let node = |p: &&PhaseId| !matches!(p, PhaseId::Cleanup | PhaseId::Stack);
         for phase in PhaseId::ALL.iter().filter(node) {
-            assert!(Order::Kept.waits_for(*phase, PhaseId::Stack), "{phase}");
-            let first = Order::First.waits_for(*phase, PhaseId::Stack);
+            assert!(
+                PhaseOrder::Kept.waits_for(*phase, PhaseId::Stack),
+                "{phase}"
+            );
+            let first = PhaseOrder::First.waits_for(*phase, PhaseId::Stack);
             assert_eq!(first, *phase != PhaseId::Certs, "{phase}");
         }
     }
@@ -118,7 +121,7 @@ mod tests {
         }
     }
 
-    /// Who waits for whom at once, and what would be without it.
+    /// Which phase waits for which, and what would happen without it.
     #[test]
     fn each_waits_for_what_it_would_fail_without() {
         use PhaseId::*;

@@ -1,7 +1,7 @@
 //! What a renewed certificate needs before it is used: nothing, time, or a restart.
 //!
-//! One table. Whoever reads its files by itself is left alone; the rest has the certificate among
-//! the inputs it is restarted for. Nobody restarts a pod of a workload.
+//! One table. A component that reloads its files by itself is left alone; the rest has the certificate among
+//! the inputs it is restarted for. No workload pod is ever restarted.
 //!
 //! | file of | read | source (kubernetes, etcd) |
 //! |---|---|---|
@@ -14,7 +14,7 @@
 //! | etcd, server and peer | every connection | `client/pkg/transport/listener.go` (`GetCertificate`) |
 //! | etcd, authorities | at start | `listener.go` (`NewCertPool`) |
 //! | kubelet, kube-proxy, controller manager, scheduler, as API client | within five minutes | `client-go/transport/cert_rotation.go` |
-//! | the same, the API's authority (kubeconfig) | at start | `client-go/transport/transport.go`; 1.36 and newer read it anew (`ClientsAllowCARotation`) and are started again all the same |
+//! | the same, the API's authority (kubeconfig) | at start | `client-go/transport/transport.go`; 1.36 and newer read it again (`ClientsAllowCARotation`) and are restarted anyway |
 //! | controller manager, `--root-ca-file` | at start | `kube-controller-manager/app/certificates.go` (`readCA`) |
 //! | kubelet, serving | within a minute | `kubelet/certificate/kubelet.go` (`ReloadKubeletServerCertificateFile`) |
 //! | kubelet, `clientCAFile` | within a minute | `…/dynamic_cafile_content.go` |
@@ -47,7 +47,7 @@ const CLIENT: Reload = Reload::Within(SignedDuration::from_mins(5));
 /// The certificate reaches its file this much later than it was asked for, on a bad day.
 const ON_ITS_WAY: SignedDuration = SignedDuration::from_mins(1);
 
-/// When whoever uses this certificate uses a new one.
+/// When the component with this certificate picks up a new one.
 pub(super) fn of(purpose: CertPurpose) -> Reload {
     match purpose {
         CertPurpose::ApiServer | CertPurpose::FrontProxy | CertPurpose::KubeletServer => SERVING,
@@ -60,7 +60,7 @@ pub(super) fn of(purpose: CertPurpose) -> Reload {
         | CertPurpose::EtcdServer
         | CertPurpose::EtcdPeer
         | CertPurpose::EtcdClient
-        // nodelet's own clients are made anew with a new certificate; people start theirs.
+        // nodelet's own clients are made again with a new certificate; people start theirs.
         | CertPurpose::Admin
         | CertPurpose::Nodelet => Reload::EveryConnection,
     }

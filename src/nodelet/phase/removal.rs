@@ -21,7 +21,7 @@ pub fn removal(ctx: &PhaseContext, force: bool) -> Vec<Step> {
     // While it runs: the others then go on with a quorum of their own, instead of waiting for it.
     steps.extend(member(ctx).map(|member| Step::EtcdMemberGone { member, force }));
     steps.extend([
-        // Before the containers, or it starts them again.
+        // Before the containers, or it restarts them.
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),
         gone(layout::PODS_UNIT),

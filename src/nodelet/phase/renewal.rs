@@ -3,7 +3,7 @@
 //! A fleet that was attached in one hour has certificates of one age; were all renewed at the same
 //! part of their life, the plane would have to sign for every node in the same hour a year later.
 //! So each node has a place of its own in a window around two thirds, always the same one: nothing
-//! is drawn anew with every look.
+//! is drawn again with every look.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,7 +29,7 @@ pub(super) enum Standing {
     TooEarly,
     /// Valid; it is time for its successor.
     Due,
-    /// Valid; its authority is believed and signs no more.
+    /// Valid; its authority is trusted and signs no more.
     Superseded,
     /// Valid for long.
     Good,

@@ -310,7 +310,7 @@ fn node_env(ctx: &PhaseContext) -> Result<String, Wait> {
     Ok(file.text()?)
 }
 
-/// Where containerd's CNI library keeps results, whatever it is told.
+/// Where containerd's CNI library keeps results, whatever the configuration.
 pub(super) fn cni_cache() -> [Step; 2] {
     [
         shared_dir("/var/lib/cni", PRIVATE_DIR),

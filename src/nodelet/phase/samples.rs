@@ -236,6 +236,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         labels: BTreeMap::from([("example.com/rack".into(), "r1".into())]),
         upgrade: None,
         addons: None,
+        addons_off: Vec::new(),
         stack: StackRef {
             name: "pf9-kube".into(),
             version: format!("{kubernetes}-1"),

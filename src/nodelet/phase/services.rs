@@ -45,7 +45,7 @@ pub(super) fn ready_at_the_end(ctx: &PhaseContext) -> Option<Step> {
 }
 
 /// The static pods of this master are well, and those that their manifests describe. kubelet starts those again that
-/// hang. Asked last: nothing here needs it, and whoever waits for this master's `ok` before it changes the next one does.
+/// hang. Asked last: nothing here needs it, but the plane waits for this master's `ok` before it changes the next one.
 pub(super) fn static_pods_current(ctx: &PhaseContext) -> Steps {
     let pods = control_plane::static_pods(ctx)?.into_iter();
     let ask = |(pod, inputs)| probe(Probe::StaticPodCurrent { pod, inputs }, API);

@@ -11,7 +11,7 @@
 use serde_json::{Value, json};
 
 use crate::model::CertPurpose;
-use crate::nodelet::step::{Part, Step};
+use crate::nodelet::step::{Step, StepPart};
 
 use super::control_plane::api_manifest;
 use super::{PhaseContext, layout};
@@ -61,8 +61,8 @@ fn object(ctx: &PhaseContext) -> Value {
 pub fn stops_api<'a>(steps: impl IntoIterator<Item = &'a Step>) -> bool {
     let manifest = format!("file:{}", api_manifest());
     steps.into_iter().any(|step| match step.traits().part {
-        Part::Starts(unit) => unit.unit == layout::ETCD_UNIT,
-        Part::Fact | Part::Repairs(_) | Part::Asks(_) => step.key() == manifest,
+        StepPart::Starts(unit) => unit.unit == layout::ETCD_UNIT,
+        StepPart::Fact | StepPart::Repairs(_) | StepPart::Asks(_) => step.key() == manifest,
     })
 }
 

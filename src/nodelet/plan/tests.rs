@@ -166,7 +166,7 @@ fn phases() -> impl Strategy<Value = Vec<PhaseSteps>> {
 }
 
 /// Steps of phases that need none that waits.
-fn reachable(phases: &[PhaseSteps], order: Order) -> Vec<Step> {
+fn reachable(phases: &[PhaseSteps], order: PhaseOrder) -> Vec<Step> {
     let waits = |id: PhaseId| {
         phases
             .iter()
@@ -183,7 +183,7 @@ fn reachable(phases: &[PhaseSteps], order: Order) -> Vec<Step> {
 }
 
 fn converge(host: &mut ModelHost, phases: &[PhaseSteps]) {
-    for planned in plan(phases, &host.snapshot(phases), Order::Kept).todo {
+    for planned in plan(phases, &host.snapshot(phases), PhaseOrder::Kept).todo {
         host.apply(&planned);
     }
 }
@@ -191,8 +191,8 @@ fn converge(host: &mut ModelHost, phases: &[PhaseSteps]) {
 proptest! {
     #[test]
     fn all_same_means_nothing_to_do(phases in phases()) {
-        let seen = reachable(&phases, Order::Kept).iter().map(|s| (s.key(), Observed::Same)).collect();
-        let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
+        let seen = reachable(&phases, PhaseOrder::Kept).iter().map(|s| (s.key(), Observed::Same)).collect();
+        let plan = plan(&phases, &Snapshot { seen }, PhaseOrder::Kept);
         prop_assert!(plan.todo.is_empty());
     }
 
@@ -204,7 +204,7 @@ proptest! {
             host.apply(&Planned { phase: PhaseId::Misc, step: step.clone(), why: String::new(), restart: true });
         }
         converge(&mut host, &phases);
-        let again = plan(&phases, &host.snapshot(&phases), Order::Kept);
+        let again = plan(&phases, &host.snapshot(&phases), PhaseOrder::Kept);
         prop_assert!(again.todo.is_empty(), "{:?}", again.words());
         let settled = host.clone();
         converge(&mut host, &phases);
@@ -219,7 +219,7 @@ proptest! {
             host.facts.insert(format!("file:/f{path}"), content.to_string());
         }
         converge(&mut host, &phases);
-        for step in reachable(&phases, Order::Kept) {
+        for step in reachable(&phases, PhaseOrder::Kept) {
             if let Step::Unit(unit) = step {
                 let (_, read) = &host.running[&unit.unit];
                 let now = host.read_by(&unit);
@@ -234,7 +234,7 @@ proptest! {
         converge(&mut host, &phases);
         host.facts.remove(&format!("file:/f{path}"));
         let drifted = format!("/f{path}");
-        for planned in plan(&phases, &host.snapshot(&phases), Order::Kept).todo {
+        for planned in plan(&phases, &host.snapshot(&phases), PhaseOrder::Kept).todo {
             let allowed = match &planned.step {
                 Step::File(f) => f.path == drifted,
                 Step::Unit(u) => u.restart_on.contains(&drifted),
@@ -247,7 +247,7 @@ proptest! {
 
     #[test]
     fn order_is_kept_and_nothing_that_needs_what_waits_is_in_it(
-        phases in phases(), order in prop_oneof![Just(Order::First), Just(Order::Kept)],
+        phases in phases(), order in prop_oneof![Just(PhaseOrder::First), Just(PhaseOrder::Kept)],
     ) {
         let plan = plan(&phases, &Snapshot::default(), order);
         let all = reachable(&phases, order);
@@ -284,16 +284,19 @@ fn keys_of_a_new_node_wait_for_no_download_and_no_trial() {
     };
     let keys = |plan: &Plan| -> Vec<String> { plan.todo.iter().map(|p| p.step.key()).collect() };
     let waiting = phases(Err(download));
-    let first = plan(&waiting, &Snapshot::default(), Order::First);
+    let first = plan(&waiting, &Snapshot::default(), PhaseOrder::First);
     assert_eq!(keys(&first), ["file:/f1", "file:/f2"]);
-    let kept = plan(&waiting, &Snapshot::default(), Order::Kept);
+    let kept = plan(&waiting, &Snapshot::default(), PhaseOrder::Kept);
     assert_eq!(keys(&kept), ["file:/f1"]);
     assert_eq!(first.waits, kept.waits);
     assert!(first.held.contains(&PhaseId::Kubeconfigs) && !first.held.contains(&PhaseId::Certs));
     let here = phases(Ok(vec![file(1, 1), trial(), file(4, 1)]));
     let until = |order| keys(&plan(&here, &Snapshot::default(), order).until_tried());
-    assert_eq!(until(Order::First), ["file:/f1", "tried:x", "file:/f2"]);
-    assert_eq!(until(Order::Kept), ["file:/f1", "tried:x"]);
+    assert_eq!(
+        until(PhaseOrder::First),
+        ["file:/f1", "tried:x", "file:/f2"]
+    );
+    assert_eq!(until(PhaseOrder::Kept), ["file:/f1", "tried:x"]);
 }
 
 fn trial() -> Step {
@@ -324,7 +327,7 @@ fn a_step_that_awaits_something_ends_the_plan_as_a_wait() {
         "file:/f2".to_owned(),
         Observed::Awaits { what: what.clone() },
     )]);
-    let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
+    let plan = plan(&phases, &Snapshot { seen }, PhaseOrder::Kept);
     assert_eq!(plan.todo.len(), 1, "what comes before it");
     let phase = PhaseId::Addons;
     assert_eq!(plan.waits, Some(Waits { phase, what }));
@@ -346,7 +349,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
     let what = || "member m3 to answer".to_owned();
     let later = (step_of_unit(&phases), Observed::Later { what: what() });
     let mut seen = BTreeMap::from([later]);
-    let put_off = plan(&phases, &Snapshot { seen: seen.clone() }, Order::Kept);
+    let put_off = plan(&phases, &Snapshot { seen: seen.clone() }, PhaseOrder::Kept);
     let keys: Vec<String> = put_off.todo.iter().map(|p| p.step.key()).collect();
     assert!(!keys.iter().any(|k| k.starts_with("unit:")), "{keys:?}");
     assert!(keys.contains(&"file:/f3".to_owned()), "{keys:?}");
@@ -366,7 +369,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
             what: "the plane".into(),
         },
     );
-    let both = plan(&phases, &Snapshot { seen: seen.clone() }, Order::Kept);
+    let both = plan(&phases, &Snapshot { seen: seen.clone() }, PhaseOrder::Kept);
     let said = both.awaited().expect("it waits").what;
     assert_eq!(said, "member m3 to answer; the plane");
     // Nothing else to do: it waits, and is not settled.
@@ -377,7 +380,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
     for step in steps.filter(|s| !s.key().starts_with("unit:")) {
         seen.insert(step.key(), Observed::Same);
     }
-    let only = plan(&phases, &Snapshot { seen }, Order::Kept);
+    let only = plan(&phases, &Snapshot { seen }, PhaseOrder::Kept);
     assert!(only.todo.is_empty() && !only.is_settled());
     assert_eq!(only.words().waits.map(|w| w.what), Some(what()));
 }
@@ -397,7 +400,7 @@ fn a_probe_is_asked_again_after_its_unit_was_restarted() {
         id: PhaseId::Kubelet,
         steps: Ok(vec![file(1, 1), unit(1, 1, &[1]), probe()]),
     }];
-    let mut seen: BTreeMap<String, Observed> = reachable(&phases, Order::Kept)
+    let mut seen: BTreeMap<String, Observed> = reachable(&phases, PhaseOrder::Kept)
         .iter()
         .map(|s| (s.key(), Observed::Same))
         .collect();
@@ -407,7 +410,7 @@ fn a_probe_is_asked_again_after_its_unit_was_restarted() {
             how: "edited".into(),
         },
     );
-    let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
+    let plan = plan(&phases, &Snapshot { seen }, PhaseOrder::Kept);
     assert_eq!(plan.todo.len(), 3);
     assert!(plan.todo[1].restart);
 }

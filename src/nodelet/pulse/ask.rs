@@ -19,11 +19,11 @@ use crate::telemetry::chain;
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
 /// The answers are a few words.
 const ANSWER_MAX: usize = 64 * 1024;
-/// So often it is asked what the API server has heard of kubelet, which speaks up every ten seconds and is missed after
+/// How often the API server is asked for kubelet's lease, which is renewed every ten seconds and is missed after
 /// most of a minute.
 const HEARD_EVERY: Duration = Duration::from_secs(60);
 
-/// What the API server has heard of the node, and when it was asked.
+/// What the API server knows of the node, and when it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     asked: Option<Duration>,
@@ -69,7 +69,7 @@ impl Asks<'_> {
         all
     }
 
-    /// Its loop stands while the runtime does. It may answer for itself and not be heard of any more.
+    /// Its loop stands while the runtime does. It may answer probes and not renew its lease any more.
     async fn kubelet(&mut self, said: Answer, runtime_is_well: bool) -> Said {
         match said {
             Err(why) => Said::Silent(why),
@@ -84,7 +84,7 @@ impl Asks<'_> {
         }
     }
 
-    /// It is not well before it has heard of the API server.
+    /// It is not well before it has reached the API server.
     async fn proxy(&mut self, said: Answer) -> Said {
         match said {
             Err(why) => Said::Silent(why),

@@ -84,7 +84,7 @@ fn a_machine_that_is_too_slow_for_us_too_says_nothing_of_anybody() {
             pulse.hear(KUBELET, silent(), up(1, now, 0), s(now));
         }
     }
-    // What was heard before it does not count either.
+    // Earlier results do not count either.
     for now in (9000..9120).step_by(20) {
         assert!(pulse.is_in_time(s(now), IN_TIME));
         assert_eq!(pulse.hear(KUBELET, silent(), up(1, now, 0), s(now)), None);
@@ -114,9 +114,9 @@ fn what_was_well_for_an_hour_after_it_begins_anew() {
 }
 
 proptest! {
-    /// Whoever answers now and then is slow and not hung, whatever the rest of the time.
+    /// A service that answers now and then is slow and not hung, whatever the rest of the time.
     #[test]
-    fn whoever_answers_now_and_then_is_left_alone(
+    fn a_service_that_answers_now_and_then_is_left_alone(
         rounds in proptest::collection::vec((0u8..4, 1u64..60, 0u64..3), 1..400),
     ) {
         let (mut pulse, mut now, mut worked, mut well) = (Pulse::default(), 1000, 0, 1000);
@@ -142,7 +142,7 @@ struct Machine {
     _dir: tempfile::TempDir,
     fs: HostFs,
     child: tokio::process::Child,
-    keeper: Keeper,
+    keeper: PulseKeeper,
     status: watch::Receiver<crate::model::NodeStatus>,
 }
 
@@ -159,7 +159,7 @@ impl Machine {
         let (board, status) = NodeBoard::new(&fs);
         let (_, job) = watch::channel(Job::Nothing(crate::model::Generation(1)));
         let progress = crate::app::Progress::default();
-        let keeper = Keeper::new(
+        let keeper = PulseKeeper::new(
             Host::new(fs.clone()),
             job,
             board.pulse(),

@@ -1,4 +1,4 @@
-//! When what was heard of a service is enough to end it: pure.
+//! When the probe results of a service are enough to end it: pure.
 //!
 //! A slow machine is not a hung service. So silence counts only after four questions in two minutes, each with a
 //! quarter of one to be answered in; a service that used the processor meanwhile has two and a half times as long; a
@@ -12,7 +12,7 @@ use crate::host::ours::units;
 
 /// So many questions in a row have to be in vain: one may be lost for any reason.
 const ASKED_MIN: u32 = 4;
-/// Nothing was heard for so long: kubelet gives the static pods nearly as long.
+/// No answer for this long: kubelet gives the static pods nearly as long.
 const SILENT: Duration = Duration::from_secs(120);
 /// The same of one that worked meanwhile: it may be slow.
 const BUSY: Duration = Duration::from_secs(300);
@@ -38,7 +38,7 @@ pub(super) enum Service {
     KubeProxy,
 }
 
-/// What was heard of one.
+/// The probe results of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// It answers.
@@ -119,7 +119,7 @@ impl Said {
 }
 
 impl Pulse {
-    /// Takes in what was heard at `now`; says whether the service is to be ended. `up`: the unit runs.
+    /// Takes in a probe result of `now`; says whether the service is to be ended. `up`: the unit runs.
     pub(super) fn hear(
         &mut self,
         service: Service,

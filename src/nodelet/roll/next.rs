@@ -6,7 +6,7 @@ mod os;
 
 use std::time::Duration;
 
-use super::{At, Record};
+use super::{At, RollRecord};
 use crate::model::{
     AfterDrain, BACKUP_MAX, Fault, FaultCode, NodeSpec, Role, StackRef, Timestamp, UpgradeOrder,
     UpgradeStage,
@@ -37,7 +37,7 @@ pub enum Move {
     /// Keep what is installed, and have the stack of the order ready beside it.
     Prepare,
     /// Write this, durably, and ask again.
-    Note(Box<Record>),
+    Note(Box<RollRecord>),
     /// Keep what is installed, cordoned, and move its pods away.
     Drain {
         /// Also against disruption budgets.
@@ -53,7 +53,7 @@ pub enum Move {
     Uncordon,
     /// Keep what is installed, and bring in the distribution's updates.
     Os(OsMove),
-    /// Work by the node of before; it stays cordoned.
+    /// Work by the previous node; it stays cordoned.
     Back,
     /// Keep the stack that the node is of, and say why.
     Keep(Box<Fault>),
@@ -104,7 +104,7 @@ pub enum Said {
 }
 
 /// What is done next for the node that the spec speaks of.
-pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
+pub fn what_next(record: Option<&RollRecord>, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     if let Some(record) = record.filter(|r| !r.at.is_over()) {
         return goes_on(record, node, seen);
     }
@@ -149,7 +149,7 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
         return Move::Keep(Box::new(in_doubt(order)));
     };
     let begin = |at| {
-        let mut record = Record::new(order, at, installed, seen.etcd, seen.now);
+        let mut record = RollRecord::new(order, at, installed, seen.etcd, seen.now);
         record.attempts = u32::from(at == At::Fetching);
         Move::Note(Box::new(record))
     };
@@ -181,7 +181,7 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
     }
 }
 
-fn goes_on(record: &Record, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
+fn goes_on(record: &RollRecord, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     let to = |at, fault: Option<Fault>| note(record, at, fault, seen.now);
     // What etcd is of is no spec's word.
     let wants = match record.order.stage {
@@ -235,7 +235,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     }
 }
 
-fn drains(record: &Record, seen: &RollSeen<'_>) -> Move {
+fn drains(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let policy = record.order.drain;
     let timeout = Duration::from_secs(policy.timeout_s.into());
     let late = seen.spent >= timeout;
@@ -273,7 +273,7 @@ fn drains(record: &Record, seen: &RollSeen<'_>) -> Move {
     }
 }
 
-fn backs_up(record: &Record, seen: &RollSeen<'_>) -> Move {
+fn backs_up(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     if seen.said == Said::BackedUp {
         let mut next = record.clone();
         next.attempts = 1;
@@ -300,7 +300,7 @@ fn backs_up(record: &Record, seen: &RollSeen<'_>) -> Move {
     note(record, At::Refused, Some(fault), seen.now)
 }
 
-fn switches(record: &Record, seen: &RollSeen<'_>) -> Move {
+fn switches(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let back = |fault| note(record, At::PuttingBack, Some(fault), seen.now);
     let etcd = record.order.stage == UpgradeStage::Etcd;
     let now = if etcd { seen.etcd } else { seen.active };
@@ -336,7 +336,7 @@ fn switches(record: &Record, seen: &RollSeen<'_>) -> Move {
 }
 
 /// How long the node may be where it is.
-pub(in crate::nodelet) fn within(record: &Record) -> Duration {
+pub(in crate::nodelet) fn within(record: &RollRecord) -> Duration {
     match record.at {
         At::Switching => SWITCH_WITHIN,
         At::Proving | At::Uncordoning => Duration::from_secs(record.order.prove_s.into()),
@@ -348,7 +348,7 @@ pub(in crate::nodelet) fn within(record: &Record) -> Duration {
 }
 
 /// It was proven and stays: what is wrong with it since is a fault of the node, not a reason to go back.
-fn uncordons(record: &Record, seen: &RollSeen<'_>) -> Move {
+fn uncordons(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let late = seen.spent >= within(record);
     let fault = match &seen.said {
         Said::Well => None,
@@ -376,8 +376,8 @@ fn uncordons(record: &Record, seen: &RollSeen<'_>) -> Move {
     note(record, At::Done, fault, seen.now)
 }
 
-fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
-    Move::Note(Box::new(Record {
+fn note(record: &RollRecord, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
+    Move::Note(Box::new(RollRecord {
         at,
         fault,
         since: now,
@@ -406,7 +406,7 @@ fn in_doubt(order: &UpgradeOrder) -> Fault {
     Fault::new(FaultCode::Waiting, what, why)
 }
 
-fn given_up(record: &Record) -> Fault {
+fn given_up(record: &RollRecord) -> Fault {
     let plain = || {
         Fault::new(
             FaultCode::UpgradeFailed,
@@ -417,7 +417,7 @@ fn given_up(record: &Record) -> Fault {
     record.fault.clone().unwrap_or_else(plain)
 }
 
-fn not_switched(record: &Record) -> String {
+fn not_switched(record: &RollRecord) -> String {
     let who = match record.order.stage {
         UpgradeStage::Etcd => "etcd of this master",
         UpgradeStage::Prepare | UpgradeStage::Node => "this node",
@@ -426,12 +426,12 @@ fn not_switched(record: &Record) -> String {
     format!("{who} did not change to stack {}", record.order.stack)
 }
 
-fn withdrawn(record: &Record) -> Fault {
+fn withdrawn(record: &RollRecord) -> Fault {
     let why = "the spec ordered another one before this one was proven";
     Fault::new(FaultCode::UpgradeWithdrawn, not_switched(record), why)
 }
 
-fn not_drained(record: &Record, why: &Fault) -> Fault {
+fn not_drained(record: &RollRecord, why: &Fault) -> Fault {
     let seconds = record.order.drain.timeout_s;
     let why = format!("its pods were not drained within {seconds} s: {}", why.why);
     let fix = "see what the named disruption budget needs, then resume the roll; or resume it with \
@@ -439,7 +439,7 @@ fn not_drained(record: &Record, why: &Fault) -> Fault {
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
 }
 
-fn not_deleted(record: &Record, why: &Fault) -> Fault {
+fn not_deleted(record: &RollRecord, why: &Fault) -> Fault {
     let seconds = FORCE_WITHIN.as_secs();
     let why = format!(
         "its pods were deleted and are not gone after {seconds} s: {}",
@@ -450,7 +450,7 @@ fn not_deleted(record: &Record, why: &Fault) -> Fault {
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
 }
 
-fn not_well_since(record: &Record) -> Fault {
+fn not_well_since(record: &RollRecord) -> Fault {
     let what = match record.order.stage {
         UpgradeStage::Os => {
             "the distribution's updates are installed, and the node is not healthy since".into()
@@ -468,7 +468,7 @@ fn not_well_since(record: &Record) -> Fault {
     Fault::new(FaultCode::UpgradeFailed, what, why).fix(fix)
 }
 
-fn too_often(record: &Record) -> Fault {
+fn too_often(record: &RollRecord) -> Fault {
     let why = format!(
         "it was started {ATTEMPTS_MAX} times, and each time the agent or the machine stopped before it was proven"
     );
@@ -476,7 +476,7 @@ fn too_often(record: &Record) -> Fault {
     Fault::new(FaultCode::UpgradeFailed, not_switched(record), why).fix(fix)
 }
 
-fn late(record: &Record) -> Fault {
+fn late(record: &RollRecord) -> Fault {
     let (what, seconds) = match record.at {
         At::Switching => ("it did not become active", SWITCH_WITHIN.as_secs()),
         At::BackingUp

@@ -2,7 +2,7 @@
 //!
 //! That a sweep finds nothing to do is asked beside it, and with that the runtime, etcd, the API server of
 //! this master and kubelet's own health. What is asked here is what others see: a node object may say Ready
-//! for a while by the word of the kubelet of before.
+//! for a while by the word of the previous kubelet.
 
 use serde_json::Value;
 

@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 
 use crate::model::PhaseId;
-use crate::nodelet::phase::Order;
+use crate::nodelet::phase::PhaseOrder;
 
 /// What is left of a plan, by phases.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
-    order: Order,
+    order: PhaseOrder,
     waiting: BTreeSet<PhaseId>,
     /// Begun and not done: at work, failed or left.
     open: BTreeSet<PhaseId>,
@@ -20,7 +20,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// All of these are still to be done.
-    pub(super) fn of(phases: impl IntoIterator<Item = PhaseId>, order: Order) -> Self {
+    pub(super) fn of(phases: impl IntoIterator<Item = PhaseId>, order: PhaseOrder) -> Self {
         Self {
             order,
             waiting: phases.into_iter().collect(),
@@ -58,7 +58,7 @@ mod tests {
     /// `fails`. Answers in which order they began and ended.
     fn work(
         phases: &BTreeSet<PhaseId>,
-        order: Order,
+        order: PhaseOrder,
         fails: &BTreeSet<PhaseId>,
         pick: &mut dyn FnMut(usize) -> usize,
     ) -> Vec<(PhaseId, bool)> {
@@ -87,8 +87,8 @@ mod tests {
         proptest::collection::btree_set(proptest::sample::select(PhaseId::ALL), 0..19)
     }
 
-    fn an_order() -> impl Strategy<Value = Order> {
-        prop_oneof![Just(Order::First), Just(Order::Kept)]
+    fn an_order() -> impl Strategy<Value = PhaseOrder> {
+        prop_oneof![Just(PhaseOrder::First), Just(PhaseOrder::Kept)]
     }
 
     proptest! {

@@ -30,7 +30,7 @@ pub struct Traits<'a> {
     /// Longest its doing may take; cut off, it is simply tried again.
     pub deadline: Duration,
     /// What it means for the steps after it.
-    pub part: Part<'a>,
+    pub part: StepPart<'a>,
     /// How it is known that it was done.
     pub proof: Proof,
     /// A program reads what it is going to be started with: nothing after it is done, and no spec is
@@ -57,7 +57,7 @@ pub struct Traits<'a> {
 
 /// What a step means for those after it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Part<'a> {
+pub enum StepPart<'a> {
     /// A fact that stands for itself.
     Fact,
     /// A file that a unit may have read: when it is repaired, that unit is restarted.
@@ -81,7 +81,7 @@ pub enum Proof {
 fn fact(deadline: Duration) -> Traits<'static> {
     Traits {
         deadline,
-        part: Part::Fact,
+        part: StepPart::Fact,
         proof: Proof::Look,
         tries: false,
         beside: false,
@@ -107,7 +107,7 @@ impl Step {
     pub fn traits(&self) -> Traits<'_> {
         match self {
             Self::File(f) => Traits {
-                part: Part::Repairs(&f.path),
+                part: StepPart::Repairs(&f.path),
                 watched: Some(&f.path),
                 ..fact(deadlines::FILES)
             },
@@ -144,7 +144,7 @@ impl Step {
                 ..fact(IMAGE)
             },
             Self::Unit(unit) => Traits {
-                part: Part::Starts(unit),
+                part: StepPart::Starts(unit),
                 unit: Some(&unit.unit),
                 ..fact(match unit.unit == units::ETCD {
                     // It waits for its turn before it is stopped.
@@ -153,7 +153,7 @@ impl Step {
                 })
             },
             Self::Probe(probe) => Traits {
-                part: Part::Asks(probe),
+                part: StepPart::Asks(probe),
                 unit: probe.probe.unit(),
                 asks_api: probe.probe.asks_api(),
                 ..fact(deadlines::FILES)
@@ -186,7 +186,7 @@ impl Step {
             | Self::ProxyRulesGone { .. } => fact(deadlines::CALLS),
             // Its program waits for routes to become possible.
             Self::PodNetwork { .. } => fact(deadlines::UNIT_STEP),
-            // kube-proxy is started again, and writes them.
+            // kube-proxy is restarted, and writes them.
             Self::ProxyRules { .. } => fact(deadlines::UNIT_STEP + deadlines::CALLS),
             Self::EtcdVotes { .. } => fact(ETCD_VOTE_BUDGET + deadlines::CALLS),
             Self::UnitGone { unit } => Traits {
@@ -241,7 +241,7 @@ mod tests {
         assert!(ETCD_LEAVE_BUDGET < deadlines::CALLS && IMAGE < STACK);
     }
 
-    /// Units of the node start and stop within what those who wait for them believe.
+    /// Units of the node start and stop within the time that those who wait for them allow.
     #[test]
     fn units_start_and_stop_within_the_bounds() {
         let bounds = [

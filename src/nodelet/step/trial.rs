@@ -5,7 +5,7 @@
 //! a later phase is written. A refused configuration therefore leaves the old files, the old programs
 //! and the old processes in force, also over a reboot.
 //!
-//! Whoever adds one: a `trial` function beside the phase that writes the files, called by
+//! To add one: a `trial` function beside the phase that writes the files, called by
 //! `phase::trials`; a variant of [`Judge`]; its pure judge below `nodelet::trial`.
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use super::{JOURNAL, appears, journal};
 use crate::model::{PhaseId, PhaseState};
 use crate::nodelet::phase::PhaseSteps;
 use crate::nodelet::rig::{Rig, file, never, phase, take_log, unit};
-use crate::nodelet::run::End;
+use crate::nodelet::run::RunEnd;
 
 const UNITS: &str = "/etc/systemd/system";
 
@@ -37,7 +37,7 @@ async fn one_may_wait_for_what_the_other_does() {
     let mut rig = Rig::new();
     // Its start ends when the other unit is up; one after the other it would never.
     let phases = three_phases("unit a waits-for-b");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert!(rig.plan(&phases).await.is_settled());
     let mut calls = rig.calls();
     calls.sort();
@@ -61,7 +61,7 @@ async fn one_may_wait_for_what_the_other_does() {
 #[tokio::test]
 async fn one_that_fails_stops_what_needs_it_and_nothing_else() {
     let mut rig = Rig::new();
-    let End::Failed { key, .. } = rig.converge(&three_phases("broken")).await else {
+    let RunEnd::Failed { key, .. } = rig.converge(&three_phases("broken")).await else {
         panic!("a broken unit was started");
     };
     assert_eq!(key, "unit:pf9-a.service");
@@ -69,11 +69,11 @@ async fn one_that_fails_stops_what_needs_it_and_nothing_else() {
     calls.sort();
     assert_eq!(calls, ["start pf9-a.service", "start pf9-b.service"]);
     assert!(!rig.fs.at("/etc/pf9/kube.d/kubelet.conf").exists());
-    assert_eq!(rig.converge(&three_phases("unit a")).await, End::Done);
+    assert_eq!(rig.converge(&three_phases("unit a")).await, RunEnd::Done);
     assert_eq!(rig.calls(), ["start pf9-a.service"], "b runs well");
 }
 
-/// Who is told to stop ends between two steps: what is at work is finished, in each phase, and nothing is begun.
+/// A run that is told to stop ends between two steps: what is at work is finished, in each phase, and nothing is begun.
 #[tokio::test]
 async fn news_end_each_phase_after_the_step_that_it_is_at() {
     let mut rig = Rig::new();
@@ -92,7 +92,7 @@ async fn news_end_each_phase_after_the_step_that_it_is_at() {
         news.cancel();
     };
     let (end, ()) = tokio::join!(rig.run_until(&plan, &stop), tell);
-    assert_eq!(end, End::Interrupted);
+    assert_eq!(end, RunEnd::Interrupted);
     let lines = journal(&rig, JOURNAL);
     let ends = |line: &String| line.ends_with("intent");
     let begun = lines.iter().filter(|l| ends(l)).count();
@@ -111,7 +111,7 @@ async fn news_end_each_phase_after_the_step_that_it_is_at() {
         "nor what needs both"
     );
     rig.calls();
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert!(rig.calls().is_empty(), "what runs is known");
 }
 
@@ -126,7 +126,7 @@ async fn each_phase_that_fails_says_so_itself() {
     );
     phases.sort_by_key(|p| p.id);
     let plan = rig.check(&phases).await;
-    let End::Failed { key, .. } = rig.run(&plan).await else {
+    let RunEnd::Failed { key, .. } = rig.run(&plan).await else {
         panic!("a broken unit was started");
     };
     assert_eq!(key, "unit:pf9-a.service");
@@ -162,7 +162,7 @@ async fn a_crash_while_several_are_at_work_is_made_good_without_needless_restart
     }
     assert_eq!(rig.calls().len(), 2);
     rig.crash();
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert!(rig.plan(&phases).await.is_settled());
     assert!(rig.calls().is_empty(), "what runs is known");
 }

@@ -11,16 +11,16 @@ async fn what_systemd_starts_again_is_waited_for_and_not_stopped() {
     rig.converge(&phases).await;
     rig.calls();
     rig.comes_again("pf9-a.service");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert_eq!(rig.calls(), ["start pf9-a.service"]);
     // With older inputs it is stopped, as before.
     rig.comes_again("pf9-a.service");
     let phases = small_node("2", "1");
-    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
     assert_eq!(rig.calls(), ["restart pf9-a.service"]);
 }
 
-/// Likewise a runtime that is to have another configuration: it takes its pods over first, and is started again then.
+/// Likewise a runtime that is to have another configuration: it takes its pods over first, and is restarted then.
 #[tokio::test]
 async fn a_runtime_on_its_way_is_up_before_it_is_stopped() {
     let mut rig = Rig::new();
@@ -40,7 +40,7 @@ async fn a_runtime_on_its_way_is_up_before_it_is_stopped() {
     rig.converge(&phases("1")).await;
     rig.calls();
     rig.comes_again(layout::CONTAINERD_UNIT);
-    assert_eq!(rig.converge(&phases("2")).await, End::Done);
+    assert_eq!(rig.converge(&phases("2")).await, RunEnd::Done);
     let (start, restart) = (
         "start pf9-containerd.service",
         "restart pf9-containerd.service",

@@ -6,7 +6,7 @@ use crate::host::testing::{fill_up, in_namespaces};
 use crate::model::{FaultCode, PhaseId};
 use crate::nodelet::phase::PhaseSteps;
 use crate::nodelet::rig::{Rig, file, phase};
-use crate::nodelet::run::End;
+use crate::nodelet::run::RunEnd;
 
 const DISK: &str = "/etc/pf9/kube.d";
 
@@ -37,7 +37,7 @@ async fn a_full_file_system_is_named_with_what_helps_and_the_rest_goes_on() {
     mount(tmpfs, &disk, tmpfs, MsFlags::empty(), size).expect("mount");
     let ballast = fill_up(&disk);
     let phases = two_phases();
-    let End::Failed { key, fault } = rig.converge(&phases).await else {
+    let RunEnd::Failed { key, fault } = rig.converge(&phases).await else {
         panic!("there was room");
     };
     assert_eq!(key, format!("file:{DISK}/big"));
@@ -57,7 +57,7 @@ async fn a_full_file_system_is_named_with_what_helps_and_the_rest_goes_on() {
         "the ballast, and no half of a file: {left:?}"
     );
     drop(ballast);
-    assert_eq!(rig.converge(&phases).await, End::Done, "by itself");
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done, "by itself");
     assert!(rig.plan(&phases).await.is_settled());
     assert_eq!(rig.fs.list(DISK).expect("list"), ["big"]);
 }

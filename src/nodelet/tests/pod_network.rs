@@ -8,7 +8,7 @@ use crate::host::testing::in_namespaces;
 use crate::model::{NetworkPeer, PhaseId};
 use crate::nodelet::phase::{self, layout, samples};
 use crate::nodelet::rig::{Rig, phase};
-use crate::nodelet::run::End;
+use crate::nodelet::run::RunEnd;
 use crate::nodelet::step::Step;
 
 /// As the product may be asked: by either back end.
@@ -67,7 +67,7 @@ async fn comes_back(rig: &mut Rig, phases: &[phase::PhaseSteps], fault: &str, wo
     let plan = rig.plan(phases).await;
     let why: Vec<&str> = plan.todo.iter().map(|p| p.why.as_str()).collect();
     assert!(why.len() == 1 && why[0].contains(words), "{fault}: {why:?}");
-    assert_eq!(rig.run(&plan).await, End::Done, "{fault}");
+    assert_eq!(rig.run(&plan).await, RunEnd::Done, "{fault}");
     let plan = rig.plan(phases).await;
     assert!(plan.is_settled(), "{fault}: {:?}", plan.words());
 }
@@ -104,7 +104,7 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
                 "TOOL -t nat -D PF9-POSTROUTING 1",
                 "PF9-POSTROUTING are not there",
             ),
-            // A service of rules that is loaded anew: what it has is all there is.
+            // A service of rules that is loaded again: what it has is all there is.
             (
                 "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | TOOL-restore",
                 "are not there",

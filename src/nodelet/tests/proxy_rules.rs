@@ -1,6 +1,6 @@
 //! What kube-proxy's other way left in the packet filter.
 
-use super::{Attrs, End, PhaseId, Rig, Step, phase};
+use super::{Attrs, PhaseId, Rig, RunEnd, Step, phase};
 use crate::model::ProxyMode;
 
 /// The packet filter of both ways: what kube-proxy does not use goes, and only that.
@@ -39,7 +39,7 @@ async fn what_kube_proxy_left_is_found_and_taken_away() {
     for of in [ProxyMode::Iptables, ProxyMode::Nftables] {
         put(&rig);
         let phases = [phase(PhaseId::KubeProxy, vec![Step::ProxyRulesGone { of }])];
-        assert_eq!(rig.converge(&phases).await, End::Done);
+        assert_eq!(rig.converge(&phases).await, RunEnd::Done);
         assert!(rig.plan(&phases).await.is_settled(), "{of}");
         let text = |path: &str| rig.fs.read_text(path, 4096).expect("read").expect("there");
         let (rules, tables) = (text("/rules"), text("/tables"));

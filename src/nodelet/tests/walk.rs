@@ -35,7 +35,7 @@ pub(crate) const STEADY: Engine<'s'> = Engine {
     drift: &[],
     wants: NODE,
 };
-/// What somebody changed is put right, and what reads it is started again.
+/// What somebody changed is put right, and what reads it is restarted.
 pub(crate) const REPAIR: Engine<'r'> = Engine {
     before: &[NODE],
     drift: &[
@@ -79,7 +79,7 @@ impl<const WHICH: char> Scenario for Engine<WHICH> {
             .write("/etc/crictl.yaml", b"theirs", &Attrs::mode(0o600))
             .expect("theirs");
         for wants in self.before {
-            assert_eq!(rig.converge(&phases(*wants)).await, End::Done);
+            assert_eq!(rig.converge(&phases(*wants)).await, RunEnd::Done);
         }
         for (path, text) in self.drift {
             let attrs = Attrs::mode(0o644);
@@ -99,9 +99,9 @@ impl<const WHICH: char> Scenario for Engine<WHICH> {
             Wants::Node(..) => {
                 let wanted = phases(self.wants);
                 let ended = rig.converge(&wanted).await;
-                ended == End::Done && rig.check(&wanted).await.is_settled()
+                ended == RunEnd::Done && rig.check(&wanted).await.is_settled()
             }
-            Wants::Nothing => rig.remove().await == removal::End::Done,
+            Wants::Nothing => rig.remove().await == removal::RemovalEnd::Done,
         }
     }
 

@@ -10,15 +10,15 @@ use std::fmt::Write as _;
 
 use toml::{Table, Value};
 
-use super::Refusal;
-use crate::host::exec::{Answer, Ended};
+use super::TrialRefusal;
+use crate::host::exec::{ProgramEnd, ProgramOutput};
 use crate::nodelet::step::TrialStep;
 
 /// Our own file; the others are drop-ins.
 pub(in crate::nodelet) const CONFIG: &str = "config.toml";
 /// The oldest schema that a drop-in may be of: those before it have other places for everything.
 const OLDEST: i64 = 3;
-/// Where runtimes are told of.
+/// The section of runtimes.
 const RUNTIMES: [&str; 4] = [
     "plugins",
     "io.containerd.cri.v1.runtime",
@@ -26,7 +26,7 @@ const RUNTIMES: [&str; 4] = [
     "runtimes",
 ];
 /// Sections that a file for a reader of schema 4 must not have: they became plugins, are ignored in
-/// silence, and are printed all the same.
+/// silence, and are printed anyway.
 const MOVED_IN_4: [&str; 3] = ["grpc", "ttrpc", "metrics"];
 /// Most keys that a refusal names.
 const NAMED_MAX: usize = 5;
@@ -45,8 +45,8 @@ pub(super) fn verdict(
     trial: &TrialStep,
     schema: i64,
     unread: &[String],
-    said: &Answer,
-) -> Result<(), Refusal> {
+    said: &ProgramOutput,
+) -> Result<(), TrialRefusal> {
     if !unread.is_empty() {
         return Err(of_a_drop_in(unread.join("; ")));
     }
@@ -54,7 +54,7 @@ pub(super) fn verdict(
     let dump = dumped(said)?;
     let version = dump.get("version").and_then(Value::as_integer);
     if version != Some(schema) {
-        return Err(Refusal {
+        return Err(TrialRefusal {
             why: format!(
                 "it reads configurations of version {}, and the stack's manifest says that it reads \
                  version {schema}",
@@ -74,7 +74,7 @@ pub(super) fn verdict(
         return Err(if by_drop_in {
             of_a_drop_in(named(&lost))
         } else {
-            Refusal {
+            TrialRefusal {
                 why: named(&lost),
                 fix: NEWER.to_owned(),
             }
@@ -93,8 +93,8 @@ pub(super) fn verdict(
     }
 }
 
-fn of_a_drop_in(why: String) -> Refusal {
-    Refusal {
+fn of_a_drop_in(why: String) -> TrialRefusal {
+    TrialRefusal {
         why,
         fix: "correct the drop-in, or remove it; until then the runtime keeps running without the change"
             .to_owned(),
@@ -104,17 +104,17 @@ fn of_a_drop_in(why: String) -> Refusal {
 /// What our file says, and what drop-ins say beside it, with the name of the last that says it.
 type Meant = (BTreeMap<Path, Value>, BTreeMap<Path, (String, Value)>);
 
-fn read(trial: &TrialStep, schema: i64) -> Result<Meant, Refusal> {
+fn read(trial: &TrialStep, schema: i64) -> Result<Meant, TrialRefusal> {
     let mut ours = BTreeMap::new();
     let mut theirs = BTreeMap::new();
     for (name, text) in &trial.files {
         if name == CONFIG {
-            let table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
+            let table: Table = text.parse().map_err(|e: toml::de::Error| TrialRefusal {
                 why: format!("{name} is not valid TOML: {}", e.message()),
                 fix: "report this as a bug (pf9ctl bundle): this agent wrote it".to_owned(),
             })?;
             if let Some(section) = ignored(&table, schema) {
-                return Err(Refusal {
+                return Err(TrialRefusal {
                     why: format!("it ignores the section [{section}], although it prints it"),
                     fix: NEWER.to_owned(),
                 });
@@ -185,21 +185,21 @@ fn ignored(table: &Table, schema: i64) -> Option<&'static str> {
 }
 
 /// The dump, if it made one.
-fn dumped(said: &Answer) -> Result<Table, Refusal> {
-    let refused = |why: String| Refusal {
+fn dumped(said: &ProgramOutput) -> Result<Table, TrialRefusal> {
+    let refused = |why: String| TrialRefusal {
         why,
         fix: NEWER.to_owned(),
     };
     match said.ended {
-        Ended::Code(0) => {}
-        Ended::Code(_) | Ended::Signal(_) => {
+        ProgramEnd::Code(0) => {}
+        ProgramEnd::Code(_) | ProgramEnd::Signal(_) => {
             // Warnings come first, the reason last.
             let last = said.stderr.lines().rev().find(|l| !l.trim().is_empty());
             return Err(refused(
                 last.unwrap_or("it ended without saying why").to_owned(),
             ));
         }
-        Ended::Late => {
+        ProgramEnd::Late => {
             return Err(refused(
                 "it did not print its configuration in time".to_owned(),
             ));

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::Refusal;
-use crate::host::exec::{Answer, Ended};
+use super::TrialRefusal;
+use crate::host::exec::{ProgramEnd, ProgramOutput};
 
 /// Most complaints that a refusal names.
 const NAMED_MAX: usize = 5;
@@ -49,15 +49,15 @@ pub(super) fn verdict(
     program: &str,
     expects: &[String],
     theirs: &[String],
-    said: &Answer,
-) -> Result<(), Refusal> {
-    let refused = |why: String| Refusal {
+    said: &ProgramOutput,
+) -> Result<(), TrialRefusal> {
+    let refused = |why: String| TrialRefusal {
         fix: fix(&why, theirs),
         why,
     };
     match said.ended {
-        Ended::Late => return Err(refused("it did not say in time what it reads".to_owned())),
-        Ended::Code(_) | Ended::Signal(_) => {}
+        ProgramEnd::Late => return Err(refused("it did not say in time what it reads".to_owned())),
+        ProgramEnd::Code(_) | ProgramEnd::Signal(_) => {}
     }
     let complaints = if program == "etcd" {
         of_etcd(&said.stderr)

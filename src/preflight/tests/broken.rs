@@ -23,15 +23,15 @@ fn machine(test: &str) -> Option<HostFs> {
 
 /// What is not as it should be.
 fn bad(host: &HostFs) -> Vec<String> {
-    let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
+    let facts = MachineFacts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
     let report = Report::of_machine(&facts, &Skips::default());
     let bad = report.checks.into_iter();
-    let bad = bad.filter(|c| c.outcome != Outcome::Ok);
+    let bad = bad.filter(|c| c.outcome != CheckOutcome::Ok);
     bad.map(|c| c.id.into_owned()).collect()
 }
 
 fn check(host: &HostFs, id: &str) -> Check {
-    let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
+    let facts = MachineFacts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
     let checks = Report::of_machine(&facts, &Skips::default()).checks;
     checks.into_iter().find(|c| c.id == id).expect("check")
 }
@@ -154,13 +154,13 @@ fn what_cannot_carry_an_overlay_is_found_by_a_try() {
         &host,
         "mkdir -p var/lib/pf9/containerd/.pf9-check/lower/dir",
     );
-    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Ok);
+    assert_eq!(check(&host, "runtime-storage").outcome, CheckOutcome::Ok);
     assert_no_traces(&host.at("/var"));
     // Read-only is another check's, and no file is one that is not tried.
     sh(&host, "mount -t tmpfs -o ro none var/lib/pf9");
-    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Skip);
+    assert_eq!(check(&host, "runtime-storage").outcome, CheckOutcome::Skip);
     let disk = check(&host, "disk");
-    assert_eq!(disk.outcome, Outcome::Fail);
+    assert_eq!(disk.outcome, CheckOutcome::Fail);
     assert!(
         disk.why.contains("/var/lib/pf9 is mounted read-only"),
         "{disk:?}"
@@ -199,11 +199,11 @@ fn a_file_system_without_types_of_entries_or_inodes_is_found() {
         &host,
         "mount -t tmpfs -o nr_inodes=3,size=4g none var/lib/pf9",
     );
-    assert_eq!(check(&host, "disk").outcome, Outcome::Fail);
+    assert_eq!(check(&host, "disk").outcome, CheckOutcome::Fail);
     let tried = check(&host, "runtime-storage");
     assert_eq!(
         (tried.outcome, tried.why.as_str()),
-        (Outcome::Skip, "see disk")
+        (CheckOutcome::Skip, "see disk")
     );
 }
 
@@ -236,7 +236,7 @@ fn a_quota_that_is_reached_is_found_whatever_is_free() {
         &host,
         "umount var/lib/pf9; cd var/lib/pf9; rm fill; sync -f .",
     );
-    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Ok);
+    assert_eq!(check(&host, "runtime-storage").outcome, CheckOutcome::Ok);
 }
 
 /// Unpacks [`WITH_QUOTA`]; zeros take no room.

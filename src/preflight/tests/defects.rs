@@ -3,7 +3,13 @@
 use super::*;
 
 /// What spoils the machine, which check says so, how, with which exit code, naming what.
-type Case = (fn(&mut Facts), &'static str, Outcome, Exit, &'static str);
+type Case = (
+    fn(&mut MachineFacts),
+    &'static str,
+    CheckOutcome,
+    Exit,
+    &'static str,
+);
 
 #[test]
 fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
@@ -11,14 +17,14 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
         (
             |f| f.uid = 1000,
             "root",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::Refused,
             "user id 1000",
         ),
         (
             |f| f.os.version = "10".into(),
             "distribution",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::Unsupported,
             "bookworm",
         ),
@@ -32,7 +38,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 };
             },
             "distribution",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::Unsupported,
             "Alpine Linux v3.20",
         ),
@@ -42,28 +48,28 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.os.like = vec!["ubuntu".into()];
             },
             "distribution",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.arch = "riscv64".into(),
             "architecture",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::Unsupported,
             "riscv64",
         ),
         (
             |f| f.systemd = false,
             "init",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "something else",
         ),
         (
             |f| f.systemd_version = Some("219".into()),
             "tested",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
@@ -73,21 +79,21 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.kernel = "5.4.0".into();
             },
             "tested",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "systemd 260",
         ),
         (
             |f| f.noexec = vec!["/opt/pf9/stacks"],
             "programs",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "mounted noexec: /opt/pf9/stacks",
         ),
         (
             |f| f.links = vec![("/var/lib/pf9", "/data/pf9".into())],
             "links",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "/var/lib/pf9 is a link to /data/pf9",
         ),
@@ -99,21 +105,21 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 };
             },
             "runtime-storage",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "/var/lib: an overlay cannot be mounted",
         ),
         (
             |f| f.resolver.servers = vec!["127.0.0.53".parse().expect("ip")],
             "dns",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "127.0.0.53 in /etc/resolv.conf",
         ),
         (
             |f| f.resolver.servers.clear(),
             "dns",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
@@ -121,106 +127,112 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             // 64 bytes: the kernel takes it, and each label is short enough.
             |f| f.host_name = format!("{}.{}", "a".repeat(31), "b".repeat(32)),
             "host-name",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "bbbb",
         ),
         (
             |f| f.host_name = "a".repeat(64),
             "host-name",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "aaaa",
         ),
         (
             |f| f.host_name = "db_1".into(),
             "host-name",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "db_1",
         ),
         (
             |f| f.host_name = "ip.10.0.0.1".into(),
             "host-name",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "ip.10.0.0.1",
         ),
         (
             |f| f.host_name = "localhost".into(),
             "host-name",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "localhost",
         ),
         (
             |f| f.now = "1970-01-02T00:00:00Z".parse().expect("time"),
             "clock",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "1970-01-02",
         ),
         (
             |f| f.clock_keeper = None,
             "clock",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.memory = GIB / 2,
             "memory",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "0.5 GiB",
         ),
         (
             |f| f.memory = 3 * GIB / 2,
             "memory",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
-        (|f| f.cpus = 1, "processors", Outcome::Warn, Exit::Ok, ""),
+        (
+            |f| f.cpus = 1,
+            "processors",
+            CheckOutcome::Warn,
+            Exit::Ok,
+            "",
+        ),
         (
             |f| f.disks[0].available = GIB,
             "disk",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::DiskFull,
             "1.0 GiB free",
         ),
         (
             |f| f.disks[0].available = 10 * GIB,
             "disk",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.disks[0].inodes = Some(7),
             "disk",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::DiskFull,
             "",
         ),
         (
             |f| f.read_only = vec!["/var/lib/pf9"],
             "disk",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::DiskFull,
             "",
         ),
         (
             |f| f.swaps = vec!["/dev/sda2".into()],
             "swap",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "on (/dev/sda2)",
         ),
         (
             |f| f.cgroup_v2 = false,
             "control-groups",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "version 1 with cpu cpuset io memory pids",
         ),
@@ -229,7 +241,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.controllers.remove("memory");
             },
             "control-groups",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "cpu cpuset io pids",
         ),
@@ -238,7 +250,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.modules.insert("overlay", ModuleState::Unknown);
             },
             "overlay",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "absent",
         ),
@@ -247,7 +259,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.modules.remove("br_netfilter");
             },
             "bridge-filter",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
@@ -256,22 +268,22 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 f.programs.remove("conntrack");
             },
             "tools",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "missing: conntrack",
         ),
         (
             |f| f.libraries.clear(),
             "libraries",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "libseccomp",
         ),
         (
             |f| {
-                f.listeners = vec![Listener {
+                f.listeners = vec![TakenPort {
                     port: 10250,
-                    process: Some(Process {
+                    process: Some(ProcessInfo {
                         pid: 812,
                         name: "nginx".into(),
                         ours: false,
@@ -279,34 +291,34 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 }];
             },
             "ports",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "10250 (kubelet) is taken by nginx, process 812",
         ),
         (
             |f| {
-                f.kubernetes = vec![Process {
+                f.kubernetes = vec![ProcessInfo {
                     pid: 9,
                     name: "k3s-server".into(),
                     ours: false,
                 }];
             },
             "other-kubelet",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "k3s-server (process 9)",
         ),
         (
             |f| f.foreign_paths = vec!["/opt/pf9/hostagent".into()],
             "other-agent",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "/opt/pf9/hostagent",
         ),
         (
             |f| f.swaps = vec!["/dev/zram0".into()],
             "swap",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "on (/dev/zram0)",
         ),
@@ -319,35 +331,35 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 };
             },
             "runtime-storage",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "quota exceeded",
         ),
         (
             |f| f.kernel_log = false,
             "kernel-log",
-            Outcome::Fail,
+            CheckOutcome::Fail,
             Exit::NotReady,
             "absent",
         ),
         (
             |f| f.mounts_shared = Some(false),
             "mount-propagation",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.port_range.0 = "10000 60999".into(),
             "ports-given-away",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.leftovers = vec!["/etc/cni/net.d".into()],
             "leftovers",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
@@ -355,7 +367,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             |f| {
                 f.package_locks = vec![PackageLock {
                     path: "/var/lib/dpkg/lock-frontend",
-                    holder: Some(Process {
+                    holder: Some(ProcessInfo {
                         pid: 41,
                         name: "unattended-upgr".into(),
                         ours: false,
@@ -363,14 +375,14 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
                 }];
             },
             "package-locks",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
         (
             |f| f.limits.inotify_instances = Some(8),
             "limits",
-            Outcome::Warn,
+            CheckOutcome::Warn,
             Exit::Ok,
             "",
         ),
@@ -382,7 +394,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
         let odd: Vec<_> = report
             .checks
             .iter()
-            .filter(|c| c.outcome != Outcome::Ok)
+            .filter(|c| c.outcome != CheckOutcome::Ok)
             .collect();
         let [check] = odd.as_slice() else {
             panic!("{id}: exactly one check must speak: {odd:?}");

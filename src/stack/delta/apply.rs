@@ -1,6 +1,6 @@
 //! The files of a new stack from a delta and those of the old one.
 //!
-//! The delta comes from the less privileged side and is believed in nothing: every number is bounded by the signed
+//! The delta comes from the less privileged side and is trusted in nothing: every number is bounded by the signed
 //! manifests, files are written below one directory under the manifest's names alone, and each is compared with its
 //! digest when it is whole. What was read of the old files is not compared before: wrong bytes make a wrong file.
 
@@ -31,7 +31,7 @@ pub(crate) struct Pair<'a> {
     pub(crate) new: &'a StackManifest,
 }
 
-/// Makes every file of the new stack in `into`, whose directories are there. Each that is whole is told to `whole`.
+/// Makes every file of the new stack in `into`, whose directories are there. Each that is whole is passed to `whole`.
 pub(crate) fn apply(
     delta: impl Read,
     pair: &Pair<'_>,

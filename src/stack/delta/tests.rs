@@ -227,7 +227,7 @@ proptest! {
         two.is_right();
     }
 
-    /// Whatever comes: it ends, and what is told to be whole is what the manifest lists.
+    /// Whatever comes: it ends, and what is reported whole is what the manifest lists.
     #[test]
     fn a_hostile_delta_makes_nothing_that_is_believed(
         at in any::<proptest::sample::Index>(),

@@ -1,5 +1,5 @@
 //! An unpacking that is interrupted anywhere, by the end of the process, of what comes, or of the room: what was
-//! verified is not written again.
+//! verified is not rewritten.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

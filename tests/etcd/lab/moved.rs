@@ -11,7 +11,7 @@ impl Machine {
         self.ip = network::address(n);
     }
 
-    /// The machine has the address of `n` alone, and nobody follows: its etcd listens at the one of before.
+    /// The machine has the address of `n` alone, and nobody follows: its etcd listens at the previous one.
     pub(crate) fn is_elsewhere(&self, n: u8) {
         self.network.moves(n);
     }

@@ -20,11 +20,10 @@ use pf9_hostagent::nodelet::observe::Memory;
 use pf9_hostagent::nodelet::phase::{self, PhaseContext, PhaseSteps};
 use pf9_hostagent::nodelet::plan::Plan;
 use pf9_hostagent::nodelet::removal::{self, Removal};
-use pf9_hostagent::nodelet::run::{End, Runner, Stop};
+use pf9_hostagent::nodelet::run::{RunEnd, Runner, Stop};
 use pf9_hostagent::nodelet::status::NodeBoard;
 use pf9_hostagent::nodelet::step::Step;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// Members that found together on a busy machine.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -72,7 +71,7 @@ impl Node {
         move |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest)
     }
 
-    /// Whom it believes.
+    /// Whom it trusts.
     pub(crate) fn believes(&self) -> BackupTrust {
         trust::of(&self.host.fs, &self.ctx.node)
     }
@@ -113,23 +112,23 @@ impl Node {
     }
 
     /// Does what it finds to do until there is nothing more, as the loop would.
-    pub(crate) async fn settle(&mut self) -> End {
+    pub(crate) async fn settle(&mut self) -> RunEnd {
         let end = Instant::now() + SETTLED;
         loop {
             let plan = self.check().await;
             if plan.todo.is_empty() {
-                return End::Done;
+                return RunEnd::Done;
             }
             match self.run(&plan).await {
                 // What it waits for takes longer than it likes to wait at once.
-                End::Done | End::Interrupted if Instant::now() < end => {}
+                RunEnd::Done | RunEnd::Interrupted if Instant::now() < end => {}
                 other => return other,
             }
         }
     }
 
     /// Takes the role away.
-    pub(crate) async fn remove(&mut self, force: bool) -> removal::End {
+    pub(crate) async fn remove(&mut self, force: bool) -> removal::RemovalEnd {
         self.remove_while(force, &|_| true).await
     }
 
@@ -138,10 +137,10 @@ impl Node {
         &mut self,
         force: bool,
         stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
-    ) -> removal::End {
+    ) -> removal::RemovalEnd {
         let node = self.ctx.node.clone();
         self.ctx = gather(&self.host, &self.trust, &node);
-        let stop = stop();
+        let stop = Stop::default();
         let mut removal = Removal {
             effects: Effects {
                 host: &self.host,
@@ -160,7 +159,7 @@ impl Node {
     }
 
     /// Does what is planned.
-    pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+    pub(crate) async fn run(&mut self, plan: &Plan) -> RunEnd {
         self.ledger.ledger.installed = Some(Installed {
             role: Role::Master,
             node: self.ctx.node.clone(),
@@ -178,15 +177,7 @@ impl Node {
             board: &mut self.board,
             generation: Generation(1),
         };
-        runner.run(plan, &stop()).await
-    }
-}
-
-/// Nobody stops anything.
-fn stop() -> Stop {
-    Stop {
-        shutdown: CancellationToken::new(),
-        news: CancellationToken::new(),
+        runner.run(plan, &Stop::default()).await
     }
 }
 

@@ -21,7 +21,7 @@ const RUNTIME: u32 = 2;
 const PLUGIN: u32 = 1;
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
-/// It wants to hear of containers that are made (the fourth event).
+/// It subscribes to containers that are made (the fourth event).
 const EVENTS: u64 = 1 << 3;
 
 /// A plugin that the runtime has let in.

@@ -160,7 +160,7 @@ async fn who_does_nothing_gets_the_small_transfer() {
     plane.server.stop().await;
 }
 
-/// What is in an envelope, whoever signed it.
+/// The payload of an envelope, without a look at its signature.
 fn content<T: serde::de::DeserializeOwned>(envelope: &pf9_hostagent::model::Envelope) -> T {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD.decode(&envelope.payload);

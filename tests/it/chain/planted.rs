@@ -10,10 +10,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Authority, CertificateStatus, ClusterId, NodeStatus, RepairStatus, Timestamp, paths,
+    Authority, CertificateStatus, ClusterId, MaintenanceRequest, NodeStatus, RepairStatus,
+    Timestamp, paths,
 };
 
 use super::*;
+use crate::identity::keep_nodelet;
 use crate::support::full;
 
 /// Every place of a node where something is that nobody else may know, or that people put such things into.
@@ -50,10 +52,14 @@ const PLACES: [&str; 27] = [
 /// One secret: where it is, and what it is.
 type Secret = (String, String);
 
-/// Plants one in each place, and takes those that are there by themselves.
-fn plant(fs: &HostFs) -> Vec<Secret> {
+/// Where nodelet makes the keys of a node.
+const KEYS: &str = "/etc/pf9/kube.d/certs";
+
+/// Plants one in each place that is to have one, and takes those that are there by themselves.
+fn plant(fs: &HostFs, has: fn(&str) -> bool) -> Vec<Secret> {
     let mut all = Vec::new();
-    for (n, place) in PLACES.iter().enumerate() {
+    let places = PLACES.iter().enumerate().filter(|(_, place)| has(place));
+    for (n, place) in places {
         let secret = BASE64.encode(format!("planted-{n:02}-{place:?}"));
         let secret = secret.trim_end_matches('=').to_owned();
         let text = format!("token: {secret}\n");
@@ -220,7 +226,7 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
     let (_dir, fs) = host_root();
     plane.enrol_and_save(host, &fs).await;
     let node = FakeNode::start(&fs, host);
-    let secrets = plant(&fs);
+    let secrets = plant(&fs, |_| true);
     let daemons = Daemons::start(&fs).await;
     plane.until(host, |s| s.state == NodeState::Ok).await;
     let (cluster, _) = plane.cluster(1_000).await;
@@ -283,5 +289,116 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
     })
     .await;
     daemons.stop().await;
+    plane.server.stop().await;
+}
+
+/// Keys that nodelet made, as [`plant`] takes those that are there by themselves.
+fn made(fs: &HostFs) -> Vec<Secret> {
+    let mut all = Vec::new();
+    let mut dirs = vec![fs.at(KEYS)];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("directory") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.ends_with("key.pem") || path.ends_with(paths::CERT_KEY_FILE) {
+                let key = std::fs::read_to_string(&path).expect("key");
+                let line = key.lines().nth(2).expect("a key has lines");
+                all.push((path.display().to_string(), line.to_owned()));
+            }
+        }
+    }
+    all
+}
+
+/// The same with the real nodelet: it reads what is planted where it may, makes the keys of a master, has them signed, takes
+/// a stack that it refuses (so that nothing of this machine is changed), and says all of that.
+#[tokio::test]
+async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
+    pf9_hostagent::tls::install();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let plane = Plane::start().await;
+    let host = HostId::random();
+    let (_dir, fs) = host_root();
+    plane.enrol_and_save(host, &fs).await;
+    let stop = CancellationToken::new();
+    let nodelet = tokio::spawn(keep_nodelet(fs.clone(), Config::default(), stop.clone()));
+    let daemons = Daemons::start(&fs).await;
+    plane.until(host, |s| s.state == NodeState::Ok).await;
+    // A key that somebody put there is none that it would have made.
+    let mut secrets = plant(&fs, |place| !place.starts_with(KEYS));
+    let (cluster, _) = plane.cluster(1_000).await;
+    let attach = format!("{CLUSTERS}/{cluster}/attach");
+    let hosts = json!([{"uuid": host, "isMaster": true}]);
+    plane.operator(Method::POST, &attach, Some(&hosts)).await;
+    // It has what it asked for, and says why it does not go on: the stack's program is none.
+    let told = |s: &HostStatus| {
+        s.node.as_ref().is_some_and(|n| {
+            let signed = !n.certificates.is_empty() && n.certificate_requests.is_empty();
+            n.role == Role::Master && signed && n.reason.is_some()
+        })
+    };
+    let status = plane.until(host, told).await;
+    let own = made(&fs);
+    assert!(own.len() >= 10, "a master's keys: {own:?}");
+    secrets.extend(own);
+    let look = async || {
+        let mut seen = plane.everything(host, &cluster).await;
+        seen.push(("log".into(), log.0.lock().expect("lock").clone()));
+        seen
+    };
+    let seen = look().await;
+    assert_eq!(leaks(&seen, &secrets), BTreeSet::new());
+    // That is said of what nodelet itself told.
+    let why = status.node.and_then(|n| n.reason).expect("a reason").why;
+    let shown = |(place, bytes): &&(String, Vec<u8>)| {
+        place == "status"
+            && String::from_utf8_lossy(bytes).contains(why.split('"').next().expect("words"))
+    };
+    assert!(seen.iter().any(|place| shown(&place)), "{why}");
+
+    // Words of root's go where words go: one who writes a secret there has told it.
+    let (of, secret) = secrets
+        .iter()
+        .find(|(of, _)| of.ends_with("admin.yaml"))
+        .expect("planted");
+    let order = MaintenanceRequest {
+        for_s: 600,
+        reason: format!("the token is {secret}"),
+    };
+    let client = Client::unix(fs.at(paths::NODELET_SOCKET)).expect("client");
+    let begun: Option<Value> = client
+        .send(Method::POST, "/v1/maintenance", &order, PATIENCE)
+        .await
+        .expect("nodelet");
+    assert!(begun.is_some());
+    let wanted: BTreeSet<(String, String)> = ["status", "events", "file plane.redb"]
+        .map(|place| (place.to_owned(), of.clone()))
+        .into();
+    within(async {
+        loop {
+            let found = leaks(&look().await, &secrets);
+            let others: Vec<_> = found.iter().filter(|(_, name)| name != of).collect();
+            assert!(others.is_empty(), "{others:?}");
+            if found.is_superset(&wanted) {
+                break;
+            }
+            let missing: Vec<_> = wanted.difference(&found).collect();
+            eprintln!("not yet in {missing:?}");
+            // Nothing says that it has come to all of them.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    daemons.stop().await;
+    stop.cancel();
+    within(nodelet).await.expect("ends");
     plane.server.stop().await;
 }

@@ -23,7 +23,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Plane {
-    /// Stops it, puts `change` on its state directory, and starts it again where it was.
+    /// Stops it, puts `change` on its state directory, and restarts it where it was.
     async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         let address = self.server.address();
         self.server.stop().await;

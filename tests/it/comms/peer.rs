@@ -91,7 +91,7 @@ impl World {
             trust_version: None,
             machine: pf9_hostagent::model::MachineMarks::default(),
         };
-        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+        identity::save(&self.fs, &identity, &Owners::current_user()).expect("save");
     }
 
     fn server(&self) -> TlsAcceptor {
@@ -300,7 +300,7 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
     answer
 }
 
-/// A plane that tells a session to leave, hears that it has, and does not end.
+/// A plane that tells a session to leave, learns that it has, and does not end.
 async fn leave_and_hold(shared: &Shared, mut upgraded: TokioIo<hyper::upgrade::Upgraded>) {
     let hello = wire::Frame::Hello(wire::Hello {
         version: wire::limits::VERSION,
@@ -409,7 +409,7 @@ async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         return refused;
     };
     let asked: RenewRequest = serde_json::from_slice(&body).expect("request");
-    // A host that makes a request names itself, and this peer believes it.
+    // A host that makes a request names itself, and this peer trusts it.
     let csr = rcgen::CertificateSigningRequestParams::from_pem(&asked.csr).expect("csr");
     let answer = RenewAnswer {
         schema: 1,

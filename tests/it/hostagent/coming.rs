@@ -1,11 +1,11 @@
 //! A stack that is unpacked while it comes, and is interrupted: what was fetched is not fetched again, what was
-//! unpacked not written again. hostagent fetches it over real sockets, nodelet's part follows the file.
+//! unpacked not rewritten. hostagent fetches it over real sockets, nodelet's part follows the file.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
 use pf9_hostagent::model::{StackRef, paths};
-use pf9_hostagent::stack::{self, Prepared, StackError};
+use pf9_hostagent::stack::{self, PreparedStack, StackError};
 
 use super::fixture::Bed;
 use crate::support::within;
@@ -16,7 +16,7 @@ const SIZE: usize = 900_000;
 const CUT: usize = 800_000;
 
 /// What nodelet does while it comes.
-async fn follow(bed: &Bed, stack: &StackRef) -> Result<Prepared, StackError> {
+async fn follow(bed: &Bed, stack: &StackRef) -> Result<PreparedStack, StackError> {
     let (fs, stack) = (bed.fs.clone(), stack.clone());
     let trust = pf9_hostagent::identity::trust(&bed.fs).expect("trust");
     let work = move || stack::prepare(&fs, &stack, &trust, Default::default(), &mut |_| {});

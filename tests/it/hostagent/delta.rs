@@ -1,8 +1,8 @@
-//! A stack that is had by what differs from the active one: over real sockets, with a plane that has it, has it not,
+//! A stack that is made of what differs from the active one: over real sockets, with a plane that has it, has it not,
 //! breaks off, and lies. What is a delta is written here a second time, from the words of its format.
 
 use pf9_hostagent::model::{DeltaOffer, Digest, FaultCode, Generation, NodeState, StackRef};
-use pf9_hostagent::stack::{self, Depth, Prepared, StackError};
+use pf9_hostagent::stack::{self, Depth, PreparedStack, StackError};
 
 use super::fixture::Bed;
 use super::plane::PlaneSide;
@@ -34,7 +34,7 @@ impl Between {
         self.delta_of(&tail())
     }
 
-    /// The first program is the same file of before; the second is the one of before with these bytes at its end.
+    /// The first program is the same file as before; the second is the previous one with these bytes at its end.
     fn delta_of(&self, more: &[u8]) -> Vec<u8> {
         let mut out = b"pf9-delta-1\n".to_vec();
         out.extend(self.own.manifest.0);
@@ -105,7 +105,7 @@ impl Between {
     }
 
     /// What nodelet makes of it.
-    fn prepare(&self) -> Result<Prepared, StackError> {
+    fn prepare(&self) -> Result<PreparedStack, StackError> {
         let fs = &self.bed.fs;
         let trust = pf9_hostagent::identity::trust(fs).expect("trust");
         stack::prepare(fs, &self.next, &trust, Default::default(), &mut |_| {})

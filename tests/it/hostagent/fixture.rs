@@ -7,7 +7,7 @@ use pf9_hostagent::identity;
 use pf9_hostagent::local::Client;
 use pf9_hostagent::model::{
     Assignment, ClusterId, Digest, DocumentKind, Envelope, Fault, Generation, HostId, HostStatus,
-    Operation, PendingOperation, SigningKey, Spec, StackRef, Timestamp, What, paths,
+    Operation, OperationKind, PendingOperation, SigningKey, Spec, StackRef, Timestamp, paths,
 };
 use pf9_hostagent::stack;
 use tokio::task::JoinHandle;
@@ -128,7 +128,7 @@ impl Bed {
     }
 
     /// An operation of the plane for this host.
-    pub(crate) fn operation(&self, number: u64, what: What) -> PendingOperation {
+    pub(crate) fn operation(&self, number: u64, what: OperationKind) -> PendingOperation {
         let operation = Operation {
             schema: 1,
             id: uuid::Uuid::from_u128(number.into()),

@@ -1,6 +1,6 @@
-//! Operations of the plane: carried to nodelet, answered once, told again while nobody heard.
+//! Operations of the plane: carried to nodelet, answered once, sent again until acknowledged.
 
-use pf9_hostagent::model::{FaultCode, Outcome, What};
+use pf9_hostagent::model::{FaultCode, OperationKind, Outcome};
 
 use super::fixture::Bed;
 
@@ -8,7 +8,7 @@ use super::fixture::Bed;
 async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_answer_is_lost() {
     let bed = Bed::new();
     let _agent = bed.start().await;
-    let ping = bed.operation(1, What::Ping);
+    let ping = bed.operation(1, OperationKind::Ping);
     bed.plane.change(|p| {
         p.results_fail = 1;
         p.pending.push(ping.clone());
@@ -24,9 +24,9 @@ async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_an
         brought.iter().all(|e| *e == ping.envelope),
         "as it was signed"
     );
-    // What nobody who is believed signed: nodelet's words reach the plane.
+    // What nobody who is trusted signed: nodelet's words reach the plane.
     bed.node.change(|n| n.refuse = true);
-    let foreign = bed.operation(2, What::RunChecks);
+    let foreign = bed.operation(2, OperationKind::RunChecks);
     bed.plane.change(|p| p.pending.push(foreign.clone()));
     let result = bed.plane.until(|p| p.results.get(1).cloned()).await;
     let Outcome::Refused { fault } = result.outcome else {
@@ -46,7 +46,7 @@ async fn a_status_that_is_asked_for_is_sent_although_nothing_changed() {
         .plane
         .until(|p| (!p.statuses.is_empty()).then_some(p.statuses.len()))
         .await;
-    let resend = bed.operation(1, What::ResendStatus);
+    let resend = bed.operation(1, OperationKind::ResendStatus);
     bed.plane.change(|p| p.pending.push(resend));
     bed.plane.until(|p| p.results.last().cloned()).await;
     bed.plane

@@ -332,7 +332,7 @@ fn generation_of(envelope: &Envelope) -> Generation {
     content::<Spec>(envelope).generation
 }
 
-/// What is in an envelope, whoever signed it.
+/// The payload of an envelope, without a look at its signature.
 pub(crate) fn content<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> T {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD

@@ -8,7 +8,7 @@ use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     BackupTrust, Digest, DocumentKind, Envelope, Fault, FaultCode, FoundManifest, HostId,
-    NodeState, Nonce, SigningKey, What, paths,
+    NodeState, Nonce, OperationKind, SigningKey, paths,
 };
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn opened(body: &[u8]) -> Value {
     }
 }
 
-/// What root asks of the plane about a backup: signed here, and carried by whoever.
+/// What root asks of the plane about a backup: signed here; the carrier does not matter.
 fn unwrap_order(bed: &Bed) -> Value {
     let file = bed
         .fs
@@ -170,11 +170,11 @@ async fn what_leaves_the_host_is_what_is_published() {
     bed.plane
         .until(|p| p.statuses.last()?.node.as_ref()?.reason.clone())
         .await;
-    let ping = bed.operation(1, What::Ping);
+    let ping = bed.operation(1, OperationKind::Ping);
     bed.plane.change(|p| p.pending.push(ping));
     bed.plane.until(|p| p.results.last().cloned()).await;
     bed.node.change(|n| n.refuse = true);
-    let refused = bed.operation(2, What::Ping);
+    let refused = bed.operation(2, OperationKind::Ping);
     bed.plane.change(|p| p.pending.push(refused));
     bed.plane.until(|p| p.results.get(1).cloned()).await;
     let came = bed.plane.read(|p| p.came.clone());

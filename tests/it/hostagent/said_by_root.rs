@@ -26,7 +26,7 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
         );
     });
     let _agent = bed.start().await;
-    // The plane's words reach whoever looks at the host, there and here; the host goes on.
+    // The plane's words are shown on the plane and on the host; the host goes on.
     let shown = |s: &HostStatus| {
         let warnings = &s.health.warnings;
         warnings

@@ -222,7 +222,7 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
         "it is what the host goes back to"
     );
 
-    // A plane that is started again goes on.
+    // A plane that is restarted goes on.
     bed = bed.restart().await;
     for node in &mut nodes {
         node.connect(&bed).await.expect("connected");

@@ -1,5 +1,7 @@
-//! Alerts: from a host's report to whoever is told, with the plane started again and the way there broken; and what is
-//! told is what the distribution's own Alertmanager tells.
+//! Alerts: from a host's report to its receivers, with the plane restarted and the delivery broken; and what is
+//! sent is what the distribution's own Alertmanager sends.
+
+mod failover;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -165,7 +167,7 @@ async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
     let of_host = format!("/alerts/v1/alerts?state=past&host={}", node.id);
     assert_eq!(bed.get(&of_host).await, past);
     assert_eq!(past[0]["acknowledged"]["who"], "Default/admin@pf9.local");
-    // It begins anew: that is another one.
+    // It starts over: that is another one.
     certificate(&node, false).await;
     let (_, again) = jira.nth(3).await;
     assert_eq!(again["action"], "create");

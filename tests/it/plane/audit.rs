@@ -1,4 +1,4 @@
-//! Who changed what is kept for whoever may see it, and for nobody else.
+//! Who changed what is kept for those who may see it, and for nobody else.
 
 use http::Method;
 use serde_json::{Value, json};

@@ -56,7 +56,7 @@ fn sum(months: &[Value], field: &str) -> u64 {
 }
 
 /// The plane asks through the tunnel: what answered, what did not and what nobody could ask are three numbers; the alert
-/// begins and ends with what was measured; all is there after the plane was started again.
+/// begins and ends with what was measured; all is there after the plane was restarted.
 #[tokio::test]
 async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answer() {
     let mut world = World::new().await;
@@ -123,7 +123,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     assert_eq!(world.down().await, None, "nobody knows that it is down");
 }
 
-/// A day's report is of that day: what a node is found to be later is in the one of now.
+/// A day's report is of that day: what a node is found to be later is in the present one.
 #[tokio::test]
 async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
     let mut world = World::new().await;
@@ -184,7 +184,7 @@ async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
     assert_eq!(now["conforms"], false);
     assert_eq!(now["nodes"][0]["differs"], json!(["it is a worker"]));
     assert_eq!(world.bed.get(&path_of_day).await, made);
-    // A plane that begins anew on the same day makes no second one.
+    // A plane that starts over on the same day makes no second one.
     world.bed = world.bed.restart().await;
     until(|| async {
         let (_, all) = world.bed.admin_get("/clusters/c/report").await;

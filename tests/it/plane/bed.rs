@@ -127,7 +127,7 @@ impl Bed {
         (status, headers, answer.json().await.expect("json"))
     }
 
-    /// Stops the plane and starts it again on the same port.
+    /// Stops the plane and restarts it on the same port.
     pub(super) async fn restart(self) -> Self {
         self.restart_with(|_| {}).await
     }

@@ -157,7 +157,7 @@ impl Browser {
         }
     }
 
-    /// Clicks as a person does: where it is, if nothing lies above it. The page may draw itself anew meanwhile.
+    /// Clicks as a person does: where it is, if nothing lies above it. The page may draw itself again meanwhile.
     pub(super) async fn click(&self, path: &str) {
         let mut why = String::new();
         for _ in 0..20 {

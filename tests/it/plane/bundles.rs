@@ -1,4 +1,4 @@
-//! Support bundles of hosts at the plane: asked for, taken in whole and sealed, given to whoever may, gone with their time.
+//! Support bundles of hosts at the plane: ordered, received whole and sealed, given to those who may have them, removed when they expire.
 
 use std::io::{Read as _, Write as _};
 
@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
-use pf9_hostagent::model::{DocumentKind, Operation, PendingOperations, TrustStore, What};
+use pf9_hostagent::model::{DocumentKind, Operation, OperationKind, PendingOperations, TrustStore};
 use pf9_hostagent::mux;
 use pf9_hostagent::wire::{Class, Meta};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn bundles(node: &Node) -> String {
 }
 
 impl Node {
-    /// What it is asked for, by a document that it believes.
+    /// What it is asked for, by a document that it trusts.
     async fn asked_for(&self) -> Operation {
         let path = "/v1/hosts/self/operations?wait=5";
         let (status, body) = self.call(Method::GET, path, &Value::Null).await;
@@ -98,7 +98,9 @@ fn sealed(plain: &[u8], seal_for: &str) -> Vec<u8> {
 
 fn key_of(operation: &Operation) -> String {
     match &operation.what {
-        What::Bundle { seal_for, .. } | What::Logs { seal_for, .. } => seal_for.clone(),
+        OperationKind::Bundle { seal_for, .. } | OperationKind::Logs { seal_for, .. } => {
+            seal_for.clone()
+        }
         other => panic!("{other}"),
     }
 }
@@ -217,7 +219,7 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
     broken.truncate(2);
     broken.push(Err(()));
     assert_ne!(code(node.send(&id, broken).await), Some(204));
-    // These are answered before the body is read; who still sends it may not come to hear the answer.
+    // These are answered before the body is read; a client that is still sending may miss the answer.
     let unknown = uuid::Uuid::nil().to_string();
     for (host, id) in [(&other, &id), (&node, &unknown)] {
         let answer = code(host.send(id, in_pieces(&good)).await);
@@ -248,7 +250,7 @@ async fn while_one_comes_no_other_one_does() {
         // It has begun.
         until(|| async { (!files(&bed).is_empty()).then_some(()) }).await;
         let refused = node.send(&id, in_pieces(&good)).await;
-        // Whoever still sends may not come to hear it.
+        // A client that is still sending may miss the answer.
         assert!(refused.is_none_or(|(status, _)| status == 409));
         more.send(tail.to_vec()).await.expect("taken");
         drop(more);
@@ -269,7 +271,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
     assert_eq!(row["opensHere"], false);
     let id = row["id"].as_str().expect("id").to_owned();
     assert_eq!(key_of(&node.asked_for().await), public);
-    // The plane cannot open it, and keeps nothing that everybody could, nor what keeps busy whoever opens it.
+    // The plane cannot open it, and keeps nothing that everybody could open, nor what takes for ever to open.
     let endless = [
         b"age-encryption.org/v1\n".as_slice(),
         &b"-> x\n\n".repeat(1000),
@@ -313,7 +315,7 @@ async fn logs_alone_are_asked_for_and_kept_as_a_bundle_is() {
     let operation = node.asked_for().await;
     let is_logs = matches!(
         operation.what,
-        What::Logs {
+        OperationKind::Logs {
             since_s: 7200,
             until_s: 3600,
             lines: 100,

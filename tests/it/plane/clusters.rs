@@ -34,7 +34,7 @@ async fn hosts_become_nodes_and_hosts_again() {
     );
     let stack = bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
-    // A long poll that is under way hears of the attach.
+    // A long poll that is under way returns the attach.
     let both = [(&master, true), (&worker, false)];
     let (news, attached) = tokio::join!(master.spec(1), bed.attach(cluster, &both));
     assert_eq!(attached.0, 200, "{}", attached.1);

@@ -1,4 +1,4 @@
-//! Members of etcd: who may leave, whose member is taken out, who waits for whom. Each host's etcd
+//! Members of etcd: which may leave, which is taken out, which waits for which. Each host's etcd
 //! answers through its own tunnel.
 
 use std::collections::BTreeMap;

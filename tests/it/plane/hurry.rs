@@ -109,7 +109,7 @@ async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_agai
     assert_eq!(world.detach(&[0], true).await.0, 200);
 }
 
-/// Nobody hears a removed host, so that it asks nobody whether it may go.
+/// A removed host has no way to report, so it asks nobody whether it may go.
 #[tokio::test]
 async fn a_host_is_removed_once_and_waits_for_nobody_then() {
     let mut world = World::new(3).await;
@@ -146,7 +146,7 @@ async fn what_was_ordered_stands_when_the_plane_was_away_and_nobody_answers_then
         member.map(|m| m["state"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(state("m3").as_deref(), Some("taken-out"), "{shown}");
-    // Whoever has just begun has heard of nobody: nobody may leave by that.
+    // A plane that has just started has no reports: nobody may leave by that.
     for force in [false, true] {
         let hosts = json!({"hosts": [world.masters[0].id], "force": force});
         let (status, said) = world.bed.admin("/clusters/c/detach", hosts).await;
@@ -202,7 +202,7 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
     assert_eq!(world.words("m3").await, "joins next");
 }
 
-/// What it remembers may be of before somebody joined or left.
+/// What it remembers may be older than a join or a leave.
 #[tokio::test]
 async fn a_master_that_cannot_ask_its_etcd_says_nothing_of_who_is_a_member() {
     let world = World::new(3).await;

@@ -155,7 +155,7 @@ pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
         .meta
         .get("who")
         .map(String::as_str)
-        .is_some_and(|who| ["rights", "upgrade", "availability"].contains(&who))
+        .is_some_and(|who| ["rights", "upgrade", "availability", "addons"].contains(&who))
 }
 
 /// The next stream that somebody asked for.

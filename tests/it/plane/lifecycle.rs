@@ -1,7 +1,7 @@
 //! Maintenance, operations and events, through the running plane and over its restart.
 
 use http::Method;
-use pf9_hostagent::model::{DocumentKind, Operation, PendingOperations, TrustStore, What};
+use pf9_hostagent::model::{DocumentKind, Operation, OperationKind, PendingOperations, TrustStore};
 use serde_json::{Value, json};
 
 use super::bed::{Bed, within};
@@ -92,7 +92,10 @@ async fn an_operation_is_sent_until_it_is_answered_and_its_result_is_kept() {
     let [operation] = &waited[..] else {
         panic!("{waited:?}");
     };
-    assert_eq!((operation.host_id, &operation.what), (node.id, &What::Ping));
+    assert_eq!(
+        (operation.host_id, &operation.what),
+        (node.id, &OperationKind::Ping)
+    );
     assert_eq!(pending(&node, 0).await, waited, "nothing was answered");
     assert_eq!(pending(&other, 0).await, [], "it is for one host");
     let result = json!({"schema": 1, "id": operation.id, "at": "2026-01-01T00:00:00Z",

@@ -160,7 +160,7 @@ async fn numbers_that_cannot_be_had_say_why() {
         text.contains("not connected").then_some(())
     })
     .await;
-    // What it said last is known all the same.
+    // What it said last is known anyway.
     let (_, left) = ask(&bed, "/metrics/targets", &token).await;
     let left: Vec<Value> = serde_json::from_str(&left).expect("targets");
     let sources: Vec<&Value> = left.iter().map(|t| &t["labels"]["source"]).collect();

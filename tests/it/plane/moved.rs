@@ -82,7 +82,7 @@ async fn a_worker_follows_its_machine_and_the_others_are_told() {
     let routes = &told.assignment.node().expect("a node").network.peers;
     assert_eq!(routes[0].node_ip.to_string(), "10.1.0.22");
     assert_eq!(told.generation, before.1.generation.next());
-    // The same again is no news, and the address of before is free for another machine.
+    // The same again is no news, and the previous address is free for another machine.
     assert_eq!(worker.say("w1", "10.1.0.22").await.0, 204);
     assert_eq!(worker.current().await, spec);
     assert_eq!(idle.say("idle", "10.1.0.2").await.0, 204);
@@ -135,7 +135,7 @@ async fn a_master_follows_when_the_others_are_well() {
             "{members:?}"
         );
     }
-    // It was where the API is reached: everybody hears of that.
+    // It was where the API is reached: every spec changes.
     let spec = worker.current().await;
     assert_eq!(
         spec.assignment.node().expect("a node").api.host,

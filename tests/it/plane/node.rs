@@ -31,7 +31,7 @@ use super::bed::{Bed, within};
 pub(super) struct Node {
     pub(super) id: HostId,
     pub(super) key: KeyPair,
-    /// What root of it signs with; whoever has only the tunnel has not.
+    /// Root's order key: not available to a thief of the tunnel.
     pub(super) root: Arc<SigningKey>,
     /// What root says the machine is.
     pub(super) facts: NodeFacts,

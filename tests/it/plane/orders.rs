@@ -1,4 +1,4 @@
-//! Who gets a certificate, and who does not: root of a node does; whoever has only its tunnel, its
+//! Who gets a certificate, and who does not: root of a node does; a holder of only its tunnel, its
 //! files or somebody else's signature does not.
 
 use std::sync::Arc;
@@ -153,7 +153,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
         code(bring(&worker, &signed(&worker, &bad)).await),
         "order-replayed"
     );
-    // One that is refused for another reason is used up all the same.
+    // One that is refused for another reason is used up anyway.
     let mut late = order(&worker, cluster, &kubelet).await;
     let nonce = late.nonce;
     late.generation = Generation(1);
@@ -168,7 +168,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
         "order-replayed"
     );
 
-    // After a detach root's word of before gets nothing.
+    // After a detach root's earlier orders get nothing.
     let before = signed(&worker, &order(&worker, cluster, &kubelet).await);
     assert_eq!(bed.detach(cluster, &[&worker]).await.0, 200);
     assert_eq!(code(bring(&worker, &before).await), "cluster-foreign");

@@ -84,7 +84,7 @@ async fn a_cluster_is_made_by_clicking_and_becomes_ready() {
     browser.sees("converging").await;
     obeys(&master, "m1", "10.1.0.1").await;
     obeys(&worker, "w1", "10.1.0.2").await;
-    // Nobody touches the page: it hears of it.
+    // Nobody touches the page: it updates itself.
     until(|| async {
         let state = "return document.querySelector('dd .state').innerText";
         (browser.run(state).await == json!("✓ ok")).then_some(())

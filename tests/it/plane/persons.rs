@@ -107,7 +107,7 @@ async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers
     let reader = token_of(&bed, "reader").await;
     let two = [("x-auth-token", long_lived.as_str())];
     assert_eq!(get(&bed, &url, &reader, &two).await.0, 401);
-    // Whoever has no role is not told that there is a cluster.
+    // Without a role a person is not told that there is a cluster.
     let nobody = json!({"user": {"name": "nobody", "password": PASSWORD}});
     let (status, said) = bed.ask(Method::POST, "/keystone/v3/users", nobody).await;
     assert_eq!(status, 201, "{said}");
@@ -241,7 +241,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
     assert_eq!((mode(&kept), mode(&file("cache"))), (0o600, 0o700));
     let (_, twice) = kube_token(root.path(), cluster).await;
     assert!(twice.contains(token), "the same while it is good");
-    // What others could have written is not believed, and what is about to end is renewed.
+    // What others could have written is not trusted, and what is about to end is renewed.
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o644)).expect("mode");
     let (_, third) = kube_token(root.path(), cluster).await;
     assert!(!third.contains(token), "{third}");
@@ -256,7 +256,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
         "{fourth}"
     );
 
-    // Whoever loses the role has lost it with every token, and is told so by the plugin.
+    // A lost role is lost with every token, and the plugin says so.
     let path = format!("/keystone/v3/projects/{{project}}/users/{id}/roles/member");
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 204);
     assert_eq!(get(&bed, &url, token, &[]).await.0, 401);

@@ -119,7 +119,7 @@ async fn a_backup_of_the_second_place_is_nobodys_newest_and_restored_all_the_sam
         said.contains("etcdBackup.archive.path") && said.contains("nas"),
         "{said}"
     );
-    // The one that was heard last makes the data.
+    // The one with the newest report makes the data.
     world.reports(1, json!({})).await;
     let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
     assert_eq!(code, 200, "{said}");

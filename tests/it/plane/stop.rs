@@ -89,7 +89,7 @@ async fn a_stream_that_was_taken_before_the_stop_may_still_ask() {
 }
 
 #[tokio::test]
-async fn whoever_is_in_a_hurry_does_not_wait() {
+async fn a_second_signal_stops_without_waiting() {
     let mut bed = Bed::with(|config| config.drain = LONG).await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let _api = master(cluster, &mut node, CertPurpose::ApiServer).await;

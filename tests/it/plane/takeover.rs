@@ -42,7 +42,7 @@ async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() 
         assert_eq!(status, 200, "{body}");
         serde_json::from_value::<Envelope>(body).expect("envelope")
     };
-    // It knows the first key and hears of nothing.
+    // It knows the first key and is told of nothing.
     let old =
         TrustStore::new(node.answer.as_ref().expect("enrolled").trust.clone()).expect("trust");
     let before = (manifest().await, node.current().await);

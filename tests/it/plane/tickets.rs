@@ -1,7 +1,7 @@
 //! Short handshakes: what a host that comes back saves, and what it cannot skip.
 
 use http::Method;
-use pf9_hostagent::comms::Route;
+use pf9_hostagent::comms::TunnelRoute;
 use pf9_hostagent::egress::{Egress, Hop, Journey};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy, order_key};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::bed::{Bed, within};
 
 /// Enrols under this id; the product's own dialler with what it got.
-async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
+async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> TunnelRoute {
     let (egress, tls) = (Egress::direct(), TlsPolicy::default());
     let token = bed.new_token().await;
     let (root, _) = order_key::ensure(fs, host_id).expect("order key");
@@ -29,17 +29,17 @@ async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
     })
     .await
     .expect("enrolled");
-    identity::save(fs, &identity, &Owners::whoever_runs()).expect("save");
+    identity::save(fs, &identity, &Owners::current_user()).expect("save");
     load(fs)
 }
 
-fn load(fs: &HostFs) -> Route {
+fn load(fs: &HostFs) -> TunnelRoute {
     let identity = identity::load(fs, &TlsPolicy::default()).expect("load");
-    Route::new(identity.expect("enrolled"), Egress::direct())
+    TunnelRoute::new(identity.expect("enrolled"), Egress::direct())
 }
 
 /// How the handshake was, and what the plane said; the code of a refusal.
-async fn go(route: &Route) -> (String, Result<(), String>) {
+async fn go(route: &TunnelRoute) -> (String, Result<(), String>) {
     let mut journey = Journey::default();
     let endpoint = &route.endpoints()[0];
     let done = within(route.try_endpoint(endpoint, &mut journey)).await;
@@ -77,7 +77,7 @@ async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
     assert_eq!(go(&new).await, resumed(forbidden()));
 
-    // A plane that was started anew cannot read old tickets: a full handshake, no failure.
+    // A plane that was restarted cannot read old tickets: a full handshake, no failure.
     let other = enrolled(&bed, &fs, HostId::random()).await;
     assert_eq!(go(&other).await, full(Ok(())));
     let bed = bed.restart().await;

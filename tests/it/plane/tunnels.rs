@@ -179,7 +179,7 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
     assert_eq!(node.connect(&bed).await, Err(403));
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 404);
 
-    // Enrolled anew its generation goes on where it was, or the host would refuse the spec.
+    // Enrolled again its generation goes on where it was, or the host would refuse the spec.
     let token = bed.new_token().await;
     node.enrol(&bed, &token).await.expect("enrolled again");
     node.connect(&bed).await.expect("connected");

@@ -89,7 +89,7 @@ async fn what_a_newer_agent_says_more_is_ignored() {
         .get(&format!("/resmgr/v1/hosts/{}/events", node.id))
         .await;
     assert!(!kept.as_array().expect("events").is_empty(), "{kept}");
-    // Words of a closed list that this version does not have are refused, in words, and nothing of before is lost.
+    // Words of a closed list that this version does not have are refused, in words, and nothing from before is lost.
     status["state"] = json!("pondering");
     let (code, said) = says(&node, &status).await;
     assert_eq!(code, 400, "{said}");

@@ -94,7 +94,7 @@ async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
     }
 }
 
-/// With everybody it may go, and the machine that is gone already is believed.
+/// With everybody it may go, and the machine that is gone already counts as gone.
 #[tokio::test]
 async fn with_everybody_it_may_go() {
     let (bed, master, worker, cluster) = world().await;

@@ -82,7 +82,7 @@ impl FakeNode {
         look(&self.side.borrow())
     }
 
-    /// Changes its status; whoever polls hears of it.
+    /// Changes its status; a poll that waits returns it.
     pub(crate) fn say(&self, change: impl FnOnce(&mut NodeStatus)) {
         self.side.send_modify(|side| {
             change(&mut side.status);

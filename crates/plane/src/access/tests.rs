@@ -158,6 +158,13 @@ fn roles_of_a_project_are_of_its_hosts_and_clusters_and_of_no_others() {
         (Action::DeleteClusters, Role::Admin, Verdict::Allowed),
         (Action::Grant, Role::Admin, Verdict::Refused),
         (Action::ChangeFleet, Role::Admin, Verdict::Refused),
+        // What machines log, and who did what, is for those who answer for the project.
+        (Action::ReadBundles, Role::Reader, Verdict::Refused),
+        (Action::ReadBundles, Role::Member, Verdict::Refused),
+        (Action::ReadBundles, Role::Admin, Verdict::Allowed),
+        (Action::SeeAudit, Role::Reader, Verdict::Refused),
+        (Action::SeeAudit, Role::Member, Verdict::Refused),
+        (Action::SeeAudit, Role::Admin, Verdict::Allowed),
     ] {
         assert_eq!(
             authorize(action, &rights(role), &own),

@@ -2,7 +2,11 @@
 //! turned on and off.
 //!
 //! Masters keep add-ons applied, object by object, and say `ok` when nothing of them differs: so one that is wanted is
-//! `on` as soon as every master has followed its newest spec, and one that is not is `off`.
+//! `on` as soon as every master has followed its newest spec, and one that is not is `off`. One that a master says of that
+//! it cannot be applied or taken out is `failed`, with its words.
+//!
+//! Some are settings of the cluster (`Addon`), and are turned by these; all others are the stack's, and the spec names those
+//! that are off. Only the pod network has no switch: the addresses of all pods are of it.
 
 use std::sync::Arc;
 
@@ -14,14 +18,18 @@ use serde_json::{Value, json};
 
 use crate::guard::Person;
 use crate::http::{Doc, Path};
-use crate::records::Cluster;
+use crate::records::{CLUSTERS, Cluster};
 use crate::refusal::{Answer, Refusal};
 use crate::settings::Tuning;
 use crate::state::{self, Plane};
 use crate::store::Read;
 use crate::view::Known;
 use crate::{fleet, kubeconfig, qbert, rolls, stacks};
-use pf9_hostagent::model::{Addon, FaultCode, NodeState, StackManifest, Want};
+use pf9_hostagent::model::{
+    Addon, ClusterId, Fault, FaultCode, NodeState, StackManifest, Want, off_fault,
+};
+
+use super::used;
 
 /// How one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +43,40 @@ enum Stage {
     Going,
     /// It is wanted, and the stack does not have it.
     Missing,
+    /// A master could not do to it what is wanted.
+    Failed,
+}
+
+/// What masters say.
+#[derive(Clone, Debug, Default)]
+struct Masters {
+    /// Every one has followed its newest spec, and there is one.
+    settled: bool,
+    /// What they could not do: what and why.
+    faults: Vec<Fault>,
+}
+
+impl Masters {
+    /// What they could not do to this one.
+    fn fault(&self, name: &str) -> Option<String> {
+        let whose = format!("add-on {name}");
+        let is_its = |fault: &&Fault| {
+            let rest = fault.what.split_once(&whose).map(|(_, rest)| rest);
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-'))
+        };
+        self.faults.iter().find(is_its).map(ToString::to_string)
+    }
+
+    /// How it is, and why where it failed.
+    fn stage(&self, name: &str, is_wanted: bool) -> (Stage, Option<String>) {
+        match (is_wanted, self.settled, self.fault(name)) {
+            (_, false, Some(why)) => (Stage::Failed, Some(why)),
+            (true, true, _) => (Stage::On, None),
+            (true, false, None) => (Stage::Coming, None),
+            (false, true, _) => (Stage::Off, None),
+            (false, false, None) => (Stage::Going, None),
+        }
+    }
 }
 
 /// One of them.
@@ -46,7 +88,11 @@ struct Entry {
     /// Why it is so, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// The setting that turns it on and off; none: it comes with the stack, or with the cluster.
+    /// It is to be there.
+    wanted: bool,
+    /// It can be turned on and off.
+    switch: bool,
+    /// The setting of the cluster that turns it, where it is one.
     setting: Option<&'static str>,
     /// What is given with it, when it is turned on.
     needs: Option<&'static str>,
@@ -60,48 +106,61 @@ pub(crate) struct Switch {
     /// Of the load balancer.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
+    /// Off, also where something uses it.
+    #[serde(default)]
+    pub(crate) force: bool,
 }
 
 /// All of this stack, in the order that they are applied; then what has no file.
-fn entries(cluster: &Cluster, manifest: &StackManifest, settled: bool) -> Vec<Entry> {
+fn entries(cluster: &Cluster, manifest: &StackManifest, masters: &Masters) -> Vec<Entry> {
     let files = manifest.addons.iter();
     let names =
         files.filter_map(|file| Addon::word_of(file).map(|word| (word, Addon::of_file(file))));
     let mut all: Vec<Entry> = names
         .map(|(word, addon)| match addon {
-            Some(addon) => of_setting(cluster, manifest, addon, settled),
-            None => Entry {
-                name: word.to_owned(),
-                version: version(manifest, |component| component.starts_with(word)),
-                state: if settled { Stage::On } else { Stage::Coming },
-                why: None,
-                setting: None,
-                needs: None,
-            },
+            Some(addon) => of_setting(cluster, manifest, addon, masters),
+            None => of_stack(cluster, manifest, word, masters),
         })
         .collect();
     for addon in Addon::ALL {
         // Its stack lacks the file, or it never has one.
         if !all.iter().any(|entry| entry.name == addon.word()) {
-            all.push(of_setting(cluster, manifest, addon, settled));
+            all.push(of_setting(cluster, manifest, addon, masters));
         }
     }
     all
 }
 
-fn of_setting(cluster: &Cluster, manifest: &StackManifest, addon: Addon, settled: bool) -> Entry {
+fn of_stack(cluster: &Cluster, manifest: &StackManifest, word: &str, masters: &Masters) -> Entry {
+    let wanted = !cluster.settings.addons_off.contains(word);
+    let (state, why) = masters.stage(word, wanted);
+    Entry {
+        name: word.to_owned(),
+        version: version(manifest, |component| component.starts_with(word)),
+        state,
+        why,
+        wanted,
+        switch: true,
+        setting: None,
+        needs: None,
+    }
+}
+
+fn of_setting(
+    cluster: &Cluster,
+    manifest: &StackManifest,
+    addon: Addon,
+    masters: &Masters,
+) -> Entry {
     let s = &cluster.settings;
     let lacking = addon.lacking(manifest);
     let is_wanted = match addon.want(s.network_plugin, s.network_policies, &s.load_balancer) {
         Want::No => false,
         Want::IfThere | Want::Must => true,
     };
-    let state = match (is_wanted, &lacking, settled) {
-        (true, Some(_), _) => Stage::Missing,
-        (true, None, true) => Stage::On,
-        (true, None, false) => Stage::Coming,
-        (false, _, true) => Stage::Off,
-        (false, _, false) => Stage::Going,
+    let (state, failed) = match is_wanted && lacking.is_some() {
+        true => (Stage::Missing, None),
+        false => masters.stage(addon.word(), is_wanted),
     };
     let (setting, needs, fixed) = match addon {
         Addon::NetworkPolicies => (Some("networkPolicies"), None, None),
@@ -118,7 +177,9 @@ fn of_setting(cluster: &Cluster, manifest: &StackManifest, addon: Addon, settled
             addon.components().contains(&component)
         }),
         state,
-        why: why(is_wanted, lacking.as_deref(), fixed, manifest),
+        why: failed.or_else(|| why(is_wanted, lacking.as_deref(), fixed, manifest)),
+        wanted: is_wanted,
+        switch: setting.is_some(),
         setting,
         needs,
     }
@@ -158,21 +219,48 @@ fn settled(masters: &[Known]) -> bool {
             .all(|m| m.responding() && m.state() == Some(NodeState::Ok))
 }
 
+/// Faults of masters that are at their newest spec: what one says of the one before is over with it.
+fn faults(masters: &[Known]) -> Vec<Fault> {
+    let are = masters.iter().filter(|m| m.responding());
+    let failing = are.filter(|m| match m.state() {
+        Some(NodeState::Retrying | NodeState::Failed) => true,
+        Some(NodeState::Ok | NodeState::Converging | NodeState::Maintenance) | None => false,
+    });
+    let said = failing.filter_map(|m| m.status.as_ref()?.status.reason.clone());
+    said.collect()
+}
+
 fn shown(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> Answer<Value> {
     // While masters are of two stacks, the one's that is in the cluster.
     let stack = rolls::addons_of(cluster).unwrap_or_else(|| cluster.stack.clone());
     let manifest = stacks::content(rows, &stack)?;
     let mut masters = fleet::nodes_of(plane, rows, cluster)?;
     masters.retain(|known| cluster.is_master(known.host.id));
-    let entries = entries(cluster, &manifest, settled(&masters));
+    let masters = Masters {
+        settled: settled(&masters),
+        faults: faults(&masters),
+    };
+    let entries = entries(cluster, &manifest, &masters);
     Ok(json!({"stack": stack.version, "addons": entries}))
 }
 
-/// The change of settings that turns one on or off.
-fn tuning(name: &str, wanted: &Switch) -> Answer<Tuning> {
+/// What turns one on or off.
+#[derive(Debug)]
+enum Turn {
+    /// The cluster's settings.
+    Setting(Box<Tuning>),
+    /// It is the stack's, and is in or out of the list of those that are off.
+    OfStack,
+}
+
+/// How one is turned in this cluster.
+fn turn(cluster: &Cluster, has: &[String], name: &str, wanted: &Switch) -> Answer<Turn> {
     let what = || format!("add-on {name} stays as it is");
     let bad = |why: &str| Refusal::bad(FaultCode::ClusterInvalid, what(), why);
     let addon = Addon::ALL.into_iter().find(|addon| addon.word() == name);
+    if wanted.on && wanted.force {
+        return Err(bad("force: nothing is lost by an add-on that is turned on"));
+    }
     let body = match (addon, wanted.on, wanted.addresses.is_empty()) {
         (Some(Addon::NetworkPolicies), on, true) => {
             json!({"networkPolicies": if on { "on" } else { "off" }})
@@ -189,13 +277,81 @@ fn tuning(name: &str, wanted: &Switch) -> Answer<Tuning> {
         (Some(Addon::NetworkPolicies), _, false) | (Some(Addon::LoadBalancer), false, false) => {
             return Err(bad("no addresses go with that"));
         }
-        (Some(Addon::Flannel | Addon::Calico) | None, _, _) => {
-            let why = "it comes with the stack, or with the network that the cluster was made with";
+        (Some(Addon::Flannel | Addon::Calico), _, _) => {
+            let why = "it is a pod network, which is chosen when the cluster is made (networkPlugin): every pod has its address of it";
             return Err(Refusal::conflict(FaultCode::ClusterInvalid, what(), why)
-                .fix("the catalogue says which have a setting"));
+                .fix("make a cluster with another network, and move what runs here"));
+        }
+        (None, _, false) => return Err(bad("no addresses go with that")),
+        (None, on, true) => {
+            let is_off = cluster.settings.addons_off.contains(name);
+            // One that the stack has not any more can still be wanted again.
+            let is_known = has.iter().any(|word| word == name) || (on && is_off);
+            if !is_known {
+                let why = "the cluster's stack has no add-on of that name";
+                return Err(Refusal::missing(FaultCode::AddonMissing, what(), why)
+                    .fix("choose one of the catalogue: pf9-plane cluster addons NAME"));
+            }
+            return Ok(Turn::OfStack);
         }
     };
-    serde_json::from_value(body).map_err(|e| Refusal::internal("the setting was lost", &e))
+    serde_json::from_value(body)
+        .map(|tuning| Turn::Setting(Box::new(tuning)))
+        .map_err(|e| Refusal::internal("the setting was lost", &e))
+}
+
+/// Whether the cluster has it by its settings.
+fn is_wanted(cluster: &Cluster, name: &str) -> bool {
+    let s = &cluster.settings;
+    let addon = Addon::ALL.into_iter().find(|addon| addon.word() == name);
+    addon.map_or(!s.addons_off.contains(name), |addon| {
+        addon.want(s.network_plugin, s.network_policies, &s.load_balancer) != Want::No
+    })
+}
+
+/// Turns one on, or off where nobody uses it or somebody insists.
+async fn switch(plane: &Arc<Plane>, id: ClusterId, name: &str, wanted: &Switch) -> Answer<()> {
+    let (cluster, has) = {
+        let rows = plane.read()?;
+        let cluster = state::cluster(&rows, id)?;
+        let stack = rolls::addons_of(&cluster).unwrap_or_else(|| cluster.stack.clone());
+        let files = stacks::content(&rows, &stack)?.addons;
+        let words = files.iter().filter_map(|file| Addon::word_of(file));
+        (cluster, words.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let how = turn(&cluster, &has, name, wanted)?;
+    if !wanted.on && !wanted.force && is_wanted(&cluster, name) {
+        used::require_unused(plane, &cluster, name).await?;
+    }
+    match how {
+        Turn::Setting(tuning) => qbert::tune_this(plane, id, *tuning).await,
+        Turn::OfStack => turn_of_stack(plane, id, name, wanted.on).await,
+    }
+}
+
+async fn turn_of_stack(plane: &Arc<Plane>, id: ClusterId, name: &str, on: bool) -> Answer<()> {
+    let word = name.to_owned();
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let off = &mut cluster.settings.addons_off;
+            let changed = match on {
+                true => off.remove(&word),
+                false => off.insert(word.clone()),
+            };
+            if let Some(why) = off_fault(off.iter().map(String::as_str)) {
+                let what = format!("add-on {word} stays as it is");
+                return Err(Refusal::bad(FaultCode::ClusterInvalid, what, why));
+            }
+            if changed {
+                change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+                change.touch_cluster(&cluster);
+            }
+            Ok(())
+        })
+        .await?;
+    tracing::info!(cluster = %id, addon = name, on, "add-on turned");
+    Ok(())
 }
 
 /// `GET …/clusters/{uuid}/addons`.
@@ -216,7 +372,7 @@ pub(crate) async fn put(
     Path((_, id, name)): Path<(String, String, String)>,
     Doc(wanted): Doc<Switch>,
 ) -> Answer<StatusCode> {
-    qbert::tune_this(&plane, qbert::cluster_id(&id)?, tuning(&name, &wanted)?).await?;
+    switch(&plane, qbert::cluster_id(&id)?, &name, &wanted).await?;
     Ok(StatusCode::OK)
 }
 
@@ -237,7 +393,7 @@ pub(crate) async fn admin_switch(
     Doc(wanted): Doc<Switch>,
 ) -> Answer<Json<Value>> {
     let id = kubeconfig::find(&plane.read()?, &cluster)?.id;
-    qbert::tune_this(&plane, id, tuning(&name, &wanted)?).await?;
+    switch(&plane, id, &name, &wanted).await?;
     admin_show(State(plane), Path(cluster)).await
 }
 
@@ -265,8 +421,15 @@ mod tests {
         )
     }
 
+    fn masters(settled: bool) -> Masters {
+        Masters {
+            settled,
+            faults: Vec::new(),
+        }
+    }
+
     fn stages(cluster: &Cluster, manifest: &StackManifest, settled: bool) -> Vec<(String, Stage)> {
-        let all = entries(cluster, manifest, settled).into_iter();
+        let all = entries(cluster, manifest, &masters(settled)).into_iter();
         all.map(|e| (e.name, e.state)).collect()
     }
 
@@ -309,7 +472,7 @@ mod tests {
     #[test]
     fn why_one_is_not_there_is_the_setting_where_nobody_wants_it_and_else_the_stack() {
         let why = |c: &Cluster, manifest: &StackManifest, name: &str| {
-            let mut all = entries(c, manifest, true).into_iter();
+            let mut all = entries(c, manifest, &masters(true)).into_iter();
             all.find(|e| e.name == name).and_then(|e| e.why)
         };
         let (none, mut c) = (manifest(&[], &[]), cluster());
@@ -335,7 +498,7 @@ mod tests {
     fn a_version_is_that_of_what_runs_and_else_the_stacks() {
         let mut m = whole();
         m.images[0].reference = "pf9.local/coredns:v1.12.3".to_owned();
-        let all = entries(&cluster(), &m, true);
+        let all = entries(&cluster(), &m, &masters(true));
         let of = |name: &str| {
             let found = all.iter().find(|e| e.name == name);
             found.map(|e| e.version.clone()).expect(name)
@@ -345,30 +508,90 @@ mod tests {
         assert_eq!(of("network-policies"), "1");
     }
 
-    #[test]
-    fn what_has_a_setting_is_turned_and_nothing_else() {
-        let switch = |on, addresses: &[&str]| Switch {
+    fn switch(on: bool, addresses: &[&str]) -> Switch {
+        Switch {
             on,
             addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
-        };
-        let pool = ["10.9.0.0/28"];
-        for (name, wanted) in [
-            ("network-policies", switch(true, &[])),
-            ("network-policies", switch(false, &[])),
-            ("load-balancer", switch(true, &pool)),
-            ("load-balancer", switch(false, &[])),
-        ] {
-            tuning(name, &wanted).expect(name);
+            force: false,
         }
+    }
+
+    #[test]
+    fn settings_and_add_ons_of_the_stack_are_turned_and_nothing_else() {
+        let pool = ["10.9.0.0/28"];
+        let has = ["coredns".to_owned(), "network-policies".to_owned()];
+        let mut c = cluster();
+        for (name, wanted, is_setting) in [
+            ("network-policies", switch(true, &[]), true),
+            ("network-policies", switch(false, &[]), true),
+            ("load-balancer", switch(true, &pool), true),
+            ("load-balancer", switch(false, &[]), true),
+            ("coredns", switch(false, &[]), false),
+            ("coredns", switch(true, &[]), false),
+        ] {
+            let how = turn(&c, &has, name, &wanted).expect(name);
+            assert_eq!(matches!(how, Turn::Setting(_)), is_setting, "{name}");
+        }
+        let forced = Switch {
+            force: true,
+            ..switch(true, &[])
+        };
         for (name, wanted) in [
             ("network-policies", switch(true, &pool)),
             ("load-balancer", switch(true, &[])),
             ("load-balancer", switch(false, &pool)),
             ("flannel", switch(true, &[])),
-            ("coredns", switch(false, &[])),
+            ("calico", switch(false, &[])),
+            ("coredns", switch(true, &pool)),
+            ("coredns", forced),
+            ("metrics-server", switch(false, &[])),
             ("", switch(true, &[])),
         ] {
-            assert!(tuning(name, &wanted).is_err(), "{name}");
+            assert!(turn(&c, &has, name, &wanted).is_err(), "{name}");
         }
+        // Off is remembered beyond a stack that has it, and can be taken back.
+        c.settings.addons_off.insert("metrics-server".into());
+        turn(&c, &has, "metrics-server", &switch(true, &[])).expect("on");
+        assert!(turn(&c, &has, "metrics-server", &switch(false, &[])).is_err());
+    }
+
+    #[test]
+    fn one_that_is_off_goes_and_what_a_master_could_not_do_is_said_of_that_one_alone() {
+        let mut c = cluster();
+        c.settings.addons_off.insert("coredns".into());
+        let of = |c: &Cluster, masters: &Masters, name: &str| {
+            let mut all = entries(c, &whole(), masters).into_iter();
+            let found = all.find(|e| e.name == name).expect("there");
+            (found.state, found.why, found.wanted, found.switch)
+        };
+        let now = |stage| (stage, None, false, true);
+        assert_eq!(of(&c, &masters(false), "coredns"), now(Stage::Going));
+        assert_eq!(of(&c, &masters(true), "coredns"), now(Stage::Off));
+        let fault = |what: &str| Fault::new(FaultCode::Object, what, "the API server says no");
+        let said = Masters {
+            settled: false,
+            faults: vec![
+                fault("cannot remove add-on coredns-of-ours"),
+                fault("cannot remove add-on coredns"),
+            ],
+        };
+        let (state, why, ..) = of(&c, &said, "coredns");
+        assert_eq!(state, Stage::Failed);
+        let words = "cannot remove add-on coredns: the API server says no";
+        assert_eq!(why.as_deref(), Some(words));
+        assert_eq!(
+            of(&c, &said, "roles").0,
+            Stage::Coming,
+            "nobody speaks of it"
+        );
+        let object = Masters {
+            settled: false,
+            faults: vec![fault(
+                "cannot apply ClusterRole pf9:see-nodes of add-on roles",
+            )],
+        };
+        assert_eq!(of(&c, &object, "roles").0, Stage::Failed);
+        // A pod network has no switch.
+        assert!(!of(&c, &said, "flannel").3);
     }
 }

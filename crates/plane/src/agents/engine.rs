@@ -18,7 +18,7 @@ const LOG_MAX: usize = 50;
 /// What is known of a host at the time of a decision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Look {
-    /// It was heard of lately.
+    /// It reported lately.
     pub(super) there: bool,
     /// The version it reports.
     pub(super) running: Option<Version>,
@@ -67,7 +67,7 @@ pub(super) fn heard(
         part.said = Some(agent.stage);
         part.fault.clone_from(&agent.why);
     }
-    // By hand, or by an order of before: it is what it was to be.
+    // By hand, or by an earlier order: it is what it was to be.
     let by_itself = !answers && matches!(agent.stage, AgentStage::Idle | AgentStage::Proven);
     let proven = by_itself || (answers && agent.stage == AgentStage::Proven);
     if proven && running == Some(&part.to) {

@@ -72,7 +72,7 @@ fn wanted(
     trust: &TrustStore,
 ) -> Option<Patch> {
     let newest = newest?;
-    // What a person went back from, or cancelled, does not begin again by itself.
+    // What a person went back from, or cancelled, does not start over by itself.
     let since = roll.map(|r| r.began_at);
     let follows = |r: &&Release| {
         let v = &r.package.version;

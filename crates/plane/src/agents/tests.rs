@@ -309,7 +309,7 @@ fn cancelled_leaves_everybody_where_he_is() {
 }
 
 #[test]
-fn back_takes_whoever_was_changed_to_what_he_ran() {
+fn back_takes_each_changed_host_to_the_version_it_ran_before() {
     let mut w = World::new(4, &[100]);
     w.looks.insert(
         host(4),
@@ -401,7 +401,7 @@ fn natures() -> impl Strategy<Value = Vec<(Nature, u8, bool)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever hosts do, in whatever order the plane hears of it, and however often it is started again.
+    /// Whatever hosts do, in whatever order the plane learns of it, and however often it is restarted.
     #[test]
     fn what_always_holds(
         natures in natures(),
@@ -430,7 +430,7 @@ proptest! {
                 (3, _) => w.later(i64::from(REPORT_S)),
                 (4, _) => { let there = &mut w.look(n).there; *there = !*there; }
                 (5, _) => {
-                    // A plane that is started again has what it wrote.
+                    // A plane that is restarted has what it wrote.
                     let text = serde_json::to_vec(&(&w.roll, &w.parts)).expect("json");
                     (w.roll, w.parts) = serde_json::from_slice(&text).expect("json");
                 }

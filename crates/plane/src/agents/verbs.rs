@@ -25,7 +25,7 @@ pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> 
     Ok(())
 }
 
-/// Goes on after a pause or a stop. A host that failed or was silent begins again when it is there, with a new order:
+/// Goes on after a pause or a stop. A host that failed or was silent starts over when it is there, with a new order:
 /// what it reports about the one before is no answer to it.
 pub(super) fn resume(
     roll: Option<&mut AgentRoll>,

@@ -1,7 +1,7 @@
 //! How much of a month each cluster's API answered the plane. The arithmetic is pure; `probe` asks.
 //!
 //! Three things are counted and never mixed: it answered, it did not, and nobody could tell (the plane was away, or no
-//! master was connected: then it may well have worked for whoever is near it). What is promised is judged by the first
+//! master was connected: then it may well have worked for clients near it). What is promised is judged by the first
 //! two, and the third stands beside it.
 
 use jiff::{SignedDuration, Timestamp};
@@ -203,7 +203,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every second is counted once, whatever was heard and however long nobody asked.
+        /// Every second is counted once, whatever was reported and however long nobody asked.
         #[test]
         fn every_second_is_counted_once(steps in prop::collection::vec((1i64..1000, 0u8..3), 1..200)) {
             let (mut month, mut now) = (Month::default(), 0);

@@ -110,7 +110,7 @@ impl Board {
         }
     }
 
-    /// Slots that are over, some at a time; whoever takes them keeps them.
+    /// Slots that are over, some at a time; the caller stores what it takes.
     pub(super) fn closed(&self, most: usize) -> Vec<(HostId, Closed)> {
         let closed = &mut self.inner().closed;
         let all = std::iter::from_fn(|| closed.pop_first());
@@ -181,7 +181,7 @@ impl Board {
     }
 }
 
-/// Whether a look would find something else: not that it was heard of again.
+/// Whether a look would find something else: a newer report alone is no difference.
 fn is_news(before: &HostFacts, now: &HostFacts) -> bool {
     let same = HostFacts {
         heard_at: now.heard_at,

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode, header};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::notify::{self, OUTBOX, TARGETS, Target, Told};
 use super::payload;
 use crate::state::Plane;
-use crate::store::Read;
+use crate::store::{Read, Standing};
 use pf9_hostagent::host::tls;
 use pf9_hostagent::telemetry::chain;
 
@@ -21,7 +22,7 @@ use pf9_hostagent::telemetry::chain;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a failure, doubled with each one that follows.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Longest such pause: who comes back hears of what waits within minutes.
+/// Longest such pause: a receiver that comes back gets what waits within minutes.
 const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// Alerts that are delivered before it is looked whether the target is still to be told.
 const AT_ONCE: usize = 100;
@@ -43,8 +44,13 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
     let mut turns: BTreeMap<String, Turn> = BTreeMap::new();
     let mut busy: BTreeSet<String> = BTreeSet::new();
     let mut under_way: JoinSet<(String, Ended)> = JoinSet::new();
+    let mut store = plane.store.standing();
     loop {
-        let waiting = waiting(&plane);
+        // What arrives could not be noted, and may be told by another plane by then.
+        let waiting = match plane.store.answers() {
+            true => waiting(&plane),
+            false => BTreeMap::new(),
+        };
         turns.retain(|name, _| waiting.contains_key(name) || busy.contains(name));
         let now = Instant::now();
         let mut next: Option<Instant> = None;
@@ -70,6 +76,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
             // cancel-safe: all are; deliveries that are cut are made again
             () = plane.shutdown.cancelled() => return,
             () = plane.alerts.outbox.notified() => {}
+            () = changes(store.as_mut()) => {}
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             Some(done) = under_way.join_next() => match done {
                 Ok((name, ended)) => {
@@ -83,6 +90,17 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
                 }
             },
         }
+    }
+}
+
+/// The store is away, or back. An embedded one never is.
+async fn changes(store: Option<&mut watch::Receiver<Standing>>) {
+    let changed = match store {
+        Some(store) => store.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            lasts long enough,            over, and stays so
-//!  finding ─ nothing it follows from ────► firing ──────────────► resolved (the end is told to whoever was told)
+//!  finding ─ nothing it follows from ────► firing ──────────────► resolved (sent to the receivers of the start)
 //!     │      (pending till then)             │ ▲
 //!     └ over: nothing ever was               └─┘ told again every 24 h, and when it gets worse
 //! ```

@@ -114,7 +114,7 @@ pub(super) struct Shared {
     pub(super) fault: Option<String>,
 }
 
-/// Repairs of one thing on a host, by the host's clock and when the plane heard of them, oldest first.
+/// Repairs of one thing on a host, by the host's clock and when the plane learned of them, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flaps(Vec<(String, VecDeque<(Timestamp, Timestamp)>)>);
 
@@ -220,7 +220,7 @@ fn memory(status: &HostStatus) -> Option<Local> {
     })
 }
 
-/// A service of the node that is not well; `revived`: how often it was ended and started again.
+/// A service of the node that is not well; `revived`: how often it was ended and restarted.
 fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
     let state = match service.state {
         ServiceState::Well => return None,
@@ -326,7 +326,7 @@ impl Flaps {
                 Some(at) => at,
                 None => {
                     if self.0.len() == FLAPPERS_MAX {
-                        // The one that nothing was heard of for longest.
+                        // The one with the oldest report.
                         let newest = |(_, times): &(String, VecDeque<(Timestamp, Timestamp)>)| {
                             times.back().map(|t| t.1)
                         };
@@ -357,7 +357,7 @@ impl Flaps {
     }
 }
 
-/// What was repaired, of an event that says so: `pf9-kubelet.service was started again: …`, `repaired: … (…)`.
+/// What was repaired, of an event that says so: `pf9-kubelet.service was restarted: …`, `repaired: … (…)`.
 fn repaired(event: &Event) -> Option<String> {
     let message = event.message.as_str();
     let what = match event.kind.as_str() {

@@ -64,7 +64,7 @@ pub(super) struct ClusterSeen {
 /// Everything that is looked at.
 pub(super) struct World<'a> {
     pub(super) now: Timestamp,
-    /// When this life of the plane began: before that it heard nobody.
+    /// When this life of the plane began: before that nothing was reported to it.
     pub(super) started: Timestamp,
     pub(super) hosts: &'a [Host],
     pub(super) clusters: &'a BTreeMap<ClusterId, Cluster>,
@@ -82,7 +82,7 @@ struct Of<'a> {
     member: Option<&'a Member>,
     heard: Option<&'a Heard>,
     facts: Option<&'a HostFacts>,
-    /// When it was heard of last, while anybody listened.
+    /// When it reported last, while the plane ran.
     last: Option<Timestamp>,
 }
 
@@ -190,8 +190,8 @@ impl ClusterSeen {
     }
 }
 
-/// A host that reported once and is not heard of. A tunnel that ends and comes back is none: what counts is the last
-/// report, and a plane that was away itself heard nobody.
+/// A host that reported once and is silent. A tunnel that ends and comes back is no silence: what counts is the last
+/// report, and a plane that was away itself got none.
 fn silence(world: &World<'_>, of: &Of<'_>) -> Option<Finding> {
     let (facts, last) = (of.facts?, of.last?);
     let busy = match facts.state {
@@ -434,7 +434,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         .masters()
         .filter_map(|m| Some((m, said(&m)?)))
         .collect();
-    // Of those that speak: what a silent one said is of before.
+    // Of those that speak: what a silent one said is stale.
     let speaking = members
         .iter()
         .filter(|(_, f)| world.now.duration_since(f.heard_at) < SUSPECT);

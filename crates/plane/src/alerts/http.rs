@@ -91,7 +91,7 @@ fn no_alert(id: Uuid) -> Refusal {
     Refusal::missing(FaultCode::NotFound, "no such alert", why)
 }
 
-/// Whose an alert is, and what is said to whom it is hidden.
+/// The owner of an alert, and the refusal for callers who may not see it.
 pub(crate) fn owner_of_alert(
     plane: &Plane,
     rows: &impl Read,

@@ -173,7 +173,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
             })
             .await?;
     }
-    // Only now: what could not be written is looked at anew.
+    // Only now: what could not be written is looked at again.
     plane.alerts.inner().book = book;
     if told {
         plane.alerts.outbox.notify_one();
@@ -257,7 +257,7 @@ fn resting(world: &World<'_>) -> BTreeMap<HostId, (String, Timestamp)> {
 /// What of the open alerts is to be written: what may become one is not kept.
 fn changed(before: &Book, now: &Book) -> Vec<Alert> {
     let kept = |alert: &Alert| Alert {
-        // It changes with every look, and is waited for anew after a restart.
+        // It changes with every look, and is waited for again after a restart.
         held_at: None,
         ..alert.clone()
     };

@@ -57,7 +57,7 @@ pub(crate) struct Wanted {
     /// A file with the bearer token.
     #[serde(default)]
     pub(crate) token_file: Option<PathBuf>,
-    /// A file with the authorities to believe; absent: those of the machine.
+    /// A file with the authorities to trust; absent: those of the machine.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
 }
@@ -126,7 +126,7 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
         match notice {
             Notice::Resolved => waiting.end = Some(told),
             Notice::Fired | Notice::Raised | Notice::Repeated => {
-                // Newer words of an alert that the target has not heard of at all: it begins.
+                // Newer words of an alert that was never sent to the target: it begins.
                 let notice = waiting.begin.as_ref().map_or(*notice, |b| b.notice);
                 waiting.begin = Some(Told { notice, ..told });
             }
@@ -170,7 +170,7 @@ pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Ans
     } else if waiting.end.as_ref() == Some(told) {
         waiting.end = None;
     } else if let Some(newer) = &mut waiting.begin {
-        // The target has heard of it now: newer words are no beginning any more.
+        // It was sent to the target now: newer words are no beginning any more.
         newer.notice = Notice::Raised;
     }
     match waiting.is_empty() {
@@ -267,7 +267,7 @@ fn remove(change: &mut Change<'_>, name: &str) -> Answer<bool> {
     Ok(was)
 }
 
-/// Tells somebody from now on, or otherwise. What fires already is told at once: who comes late hears of it, too.
+/// Adds or changes a target. What fires already is sent at once, also to a new target.
 pub(super) async fn add_on(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let _turn = plane.alerts.turn.lock().await;
     let open: Vec<(Notice, Alert)> = {

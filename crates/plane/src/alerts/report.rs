@@ -27,7 +27,7 @@ pub(super) fn day_of(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d").to_string()
 }
 
-/// The report of now; `troubled`: since when hosts are in trouble that are.
+/// The present report; `troubled`: since when hosts are in trouble that are.
 pub(super) fn of(
     cluster: &Cluster,
     nodes: &[Known],

@@ -285,7 +285,7 @@ mod tests {
     /// The pages that people and their tools read them by.
     const PAGE: &str = include_str!("../../../../docs/alerts.md");
 
-    /// Else an alert would wait for one that waits for it, and nobody hears of either.
+    /// Else an alert would wait for one that waits for it, and neither is sent.
     #[test]
     fn nothing_is_its_own_cause() {
         for rule in Rule::ALL {

@@ -77,7 +77,7 @@ pub(super) fn all_past(rows: &impl Read, host: Option<HostId>) -> Answer<Vec<Ale
     Ok(all.into_iter().map(|(_, alert)| alert).collect())
 }
 
-/// A store of before had no places by id: they are noted once.
+/// An older store had no index by id: it is built once.
 pub(super) fn note_places(change: &mut Change<'_>) -> Answer<()> {
     if change.count(&PAST)? == change.count(&PAST_AT)? {
         return Ok(());
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(of_one[0].1.since, at(20), "the oldest go");
     }
 
-    /// What a plane of before kept is found as well.
+    /// What an older plane kept is found as well.
     #[test]
     fn a_store_without_places_gets_them() {
         let world = world();

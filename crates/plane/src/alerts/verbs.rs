@@ -1,4 +1,4 @@
-//! Acknowledge and silence: somebody sees to one alert, or wants to hear nothing of some for a time.
+//! Acknowledge and silence: somebody works on one alert, or some are not sent for a time.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ fn acknowledge(change: &mut Change<'_>, id: Uuid, wanted: &WantedAck) -> Answer<
     Ok(alert)
 }
 
-/// Somebody wants to hear nothing of these.
+/// These are not sent for a time.
 fn silence(change: &mut Change<'_>, wanted: &WantedSilence) -> Answer<Silence> {
     let what = "not silenced";
     let now = change.now;

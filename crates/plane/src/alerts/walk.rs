@@ -1,5 +1,5 @@
 //! Lists of what was are read whole: twenty thousand rows are a fifth of a second of a core. So they are read one at a
-//! time, on a thread that moves no bytes, and people take turns: whoever asks for a thousand lists delays only themselves.
+//! time, on a thread that moves no bytes, and callers take turns: one that asks for a thousand lists delays only itself.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use pf9_hostagent::model::Digest;
 
 /// Walks at a time: the other core is everybody's.
 const AT_ONCE: usize = 1;
-/// Walks that wait, ten seconds of them. Beyond that whoever has most of them is told to come again.
+/// Walks that wait, ten seconds of them. Beyond that the caller with most of them is told to come again.
 const WAITING_MAX: usize = 50;
 /// When, in seconds.
 const AGAIN_S: u64 = 10;

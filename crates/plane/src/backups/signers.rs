@@ -1,4 +1,4 @@
-//! Whose backups of a cluster are believed: the order keys of its masters, kept beyond the masters themselves, for a
+//! Whose backups of a cluster are trusted: the order keys of its masters, kept beyond the masters themselves, for a
 //! backup outlives the machine that made it. Specs of masters carry them, and so does the file that an operator
 //! keeps beside the recovery key.
 //!
@@ -69,7 +69,7 @@ pub(super) fn shown(cluster: &Cluster) -> Vec<Value> {
     cluster.backup_signers.iter().map(shown).collect()
 }
 
-/// Which key is believed no more.
+/// Which key is trusted no more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Forgotten {

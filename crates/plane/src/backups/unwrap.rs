@@ -1,6 +1,6 @@
 //! `POST /v1/hosts/self/unwrap`: the key of one backup, for root of a master.
 //!
-//! Believed is root's signature, as with certificates: whoever took over comms or hostagent opens no
+//! Only root's signature counts, as with certificates: a compromised comms or hostagent opens no
 //! backup. What the cluster's own key does not unwrap is no backup of this cluster, and what no master of it signed
 //! is none either: a person who knows better has the recovery key. Every order is audited.
 
@@ -243,7 +243,7 @@ mod tests {
         let mut reader = seal::open(&path, &opens).expect("opens");
         reader.read_to_string(&mut plain).expect("read");
         assert_eq!(plain, "all there is");
-        // Whoever carried the answer has nothing: it is for the key that was made for it.
+        // The carrier of the answer cannot use it: it is sealed for the key that was made for it.
         let other = Asking::of(&path).expect("head");
         assert!(other.opened(&answer).is_err());
         // Nor does it open another backup.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use pf9_hostagent::model::{ArchivePolicy, ArchiveTarget, BackupPolicy};
 
-/// Field by field: what is absent stays as it is, and `null` takes it back to what it is without a word. (Taken as a
-/// whole, whoever changes how many are kept would take the recovery key away.)
+/// Field by field: an absent field stays as it is, and `null` sets its default. (Replaced as a whole, a change of how
+/// many are kept would remove the recovery key.)
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct NewBackups {
@@ -110,7 +110,7 @@ impl NewArchive {
 }
 
 impl NewBackups {
-    /// The policy that follows on the one of before, or the field that cannot be and why.
+    /// The policy that follows on the previous one, or the field that cannot be and why.
     pub(crate) fn over(self, had: &BackupPolicy) -> Result<BackupPolicy, (String, String)> {
         fn number<T>(said: Said<T>, had: T, unless_told: T) -> T {
             said.map_or(had, |said| said.unwrap_or(unless_told))

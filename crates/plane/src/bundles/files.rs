@@ -37,7 +37,7 @@ const SEALED: &[u8] = b"age-encryption.org/v1\n";
 /// How the last line of its head begins.
 const HEAD_ENDS: &[u8] = b"\n--- ";
 /// Longest head: a recipient's stanza has a hundred bytes, age's own padding stanza a few hundred. It is read whole before
-/// anything in it is believed, and again for every line of it, so a host could keep this plane busy with a large one.
+/// anything in it is trusted, and again for every line of it, so a host could keep this plane busy with a large one.
 const HEAD_MAX: usize = 4096;
 const WHAT: &str = "support bundle refused";
 

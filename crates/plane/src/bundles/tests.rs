@@ -80,7 +80,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
         .envelope
         .open(DocumentKind::Operation, &trust)
         .expect("signed");
-    let What::Bundle { seal_for, .. } = &signed.what else {
+    let OperationKind::Bundle { seal_for, .. } = &signed.what else {
         panic!("{}", signed.what);
     };
     assert_eq!(signed.id, row.id);
@@ -291,7 +291,7 @@ fn logs_alone_are_an_operation_of_their_own_with_a_time_and_lines() {
     let pending = rows
         .with_prefix(&operations::OPERATIONS, &format!("{}/", host(1)))
         .expect("rows");
-    let What::Logs {
+    let OperationKind::Logs {
         since_s,
         until_s,
         lines,
@@ -316,7 +316,7 @@ fn logs_alone_are_an_operation_of_their_own_with_a_time_and_lines() {
         ..logs
     };
     world.order(2, 1, &over).expect_err("so many lines");
-    // A row of before there was a choice is one of everything.
+    // A row from before there was a choice is one of everything.
     let mut row = serde_json::to_value(world.rows().first().expect("row")).expect("json");
     row.as_object_mut().expect("object").remove("only");
     assert_eq!(serde_json::from_value::<Row>(row).expect("row").only, None);

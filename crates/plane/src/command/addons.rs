@@ -17,9 +17,12 @@ pub(super) struct Addons {
     /// Turn this one on.
     #[arg(long, value_name = "ADDON", conflicts_with = "off")]
     on: Option<String>,
-    /// Turn this one off: what it made in the cluster goes.
+    /// Turn this one off: what it made in the cluster goes. Refused while something uses it.
     #[arg(long, value_name = "ADDON")]
     off: Option<String>,
+    /// Turn it off, also where something uses it.
+    #[arg(long, requires = "off")]
+    force: bool,
     /// Addresses that the load balancer gives to services: a range, a network or one; can be repeated.
     #[arg(long, value_name = "RANGE", requires = "on")]
     address: Vec<String>,
@@ -34,6 +37,7 @@ impl Addons {
             let body = Switch {
                 on: self.on.is_some(),
                 addresses: self.address,
+                force: self.force,
             };
             let path = format!("{addons}/{which}");
             admin::ask(&self.list.state.state_dir, Method::PUT, &path, &body).await?;

@@ -343,7 +343,7 @@ fn show_screen(answer: &Value) -> String {
     out
 }
 
-/// What comes of another stack, and what of the one before stays all the same.
+/// What comes of another stack, and what of the one before stays anyway.
 /// A block for each node.
 fn report_screen(answer: &Value) -> String {
     let nodes = answer["nodes"].as_array().into_iter().flatten();

@@ -10,7 +10,9 @@ use serde_json::Value;
 use super::{State, absolute, put, seconds, text};
 use crate::admin;
 use crate::operations::{LIFE, Wanted};
-use pf9_hostagent::model::{CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OurUnit, What};
+use pf9_hostagent::model::{
+    CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OperationKind, OurUnit,
+};
 
 /// How often the answer is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -117,12 +119,12 @@ pub(super) fn number(value: i64, what: &str) -> Result<u32, Fault> {
     })
 }
 
-fn what(verb: &OrderVerb) -> Result<What, Fault> {
+fn what(verb: &OrderVerb) -> Result<OperationKind, Fault> {
     Ok(match verb {
-        OrderVerb::Ping => What::Ping,
-        OrderVerb::ResendStatus => What::ResendStatus,
-        OrderVerb::RunChecks => What::RunChecks,
-        OrderVerb::Restart { unit } => What::Restart {
+        OrderVerb::Ping => OperationKind::Ping,
+        OrderVerb::ResendStatus => OperationKind::ResendStatus,
+        OrderVerb::RunChecks => OperationKind::RunChecks,
+        OrderVerb::Restart { unit } => OperationKind::Restart {
             unit: match unit {
                 UnitWord::Kubelet => OurUnit::Kubelet,
                 UnitWord::KubeProxy => OurUnit::KubeProxy,
@@ -131,15 +133,15 @@ fn what(verb: &OrderVerb) -> Result<What, Fault> {
                 UnitWord::Hostagent => OurUnit::Hostagent,
             },
         },
-        OrderVerb::Rotate { certificate } => What::Rotate {
+        OrderVerb::Rotate { certificate } => OperationKind::Rotate {
             certificate: *certificate,
         },
-        OrderVerb::Backup => What::Backup,
+        OrderVerb::Backup => OperationKind::Backup,
         OrderVerb::LogLevel {
             program,
             level,
             time,
-        } => What::LogLevel {
+        } => OperationKind::LogLevel {
             program: match program {
                 ProgramWord::Hostagent => LogOf::Hostagent,
                 ProgramWord::Nodelet => LogOf::Nodelet,

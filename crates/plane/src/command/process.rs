@@ -20,20 +20,40 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
     allow_descriptors();
-    let server = Server::start(config).await?;
-    put(None, &format!("ready {}\n", server.public_url()))?;
-    notify(sd_notify::NotifyState::Ready);
     let mut asked = async || {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
     };
-    asked().await;
+    if config.etcd.is_some() {
+        // While another plane has the store this one waits, and is as it should be.
+        notify(sd_notify::NotifyState::Ready);
+    }
+    let server = tokio::select! {
+        // cancel-safe: what was begun is given up with it
+        started = Server::start(config) => started?,
+        () = asked() => return Ok(()),
+    };
+    put(None, &format!("ready {}\n", server.public_url()))?;
+    notify(sd_notify::NotifyState::Ready);
+    let lost = tokio::select! {
+        // cancel-safe: both are
+        () = asked() => None,
+        to = server.lost() => Some(to),
+    };
     tracing::info!("stopping");
     notify(sd_notify::NotifyState::Stopping);
     server.stop_unless(asked()).await;
-    Ok(())
+    match lost {
+        None => Ok(()),
+        // What is in memory may be older than the store: the next start reads it anew, and waits for its turn.
+        Some(to) => {
+            let why = format!("another plane has the store: {to}");
+            let fault = Fault::new(FaultCode::PlaneStart, "the plane exited", why);
+            Err(fault.fix("start it again: it stands by until the store is free"))
+        }
+    }
 }
 
 /// One descriptor a connection: the usual soft limit of 1024 is for programs that use select(2).

@@ -1,5 +1,5 @@
 //! Whether masters may leave without etcd losing its quorum by it: the plane's half of
-//! `model::etcd::quorum`. Here is whom etcd counts, who answered just now, and what a no, or insisting,
+//! `model::etcd::quorum`. Here is which members etcd counts, which answered just now, and what a refusal, or `--force`,
 //! means to an operator.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> 
                 Some(why) => format!("{} ({why})", member.shown),
                 None => member.shown.clone(),
             },
-            // Whoever left before and is still counted leaves, too.
+            // A host that left before and is still counted leaves, too.
             leaves: member.leaves || member.host.is_some_and(|h| leaving.contains(&h)),
             answers: silent.is_none(),
         }
@@ -40,7 +40,7 @@ fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> 
     counted.iter().filter(|c| c.votes).map(vote).collect()
 }
 
-/// For whoever insists.
+/// For `--force`: what is lost.
 fn price(cluster: &Cluster, loss: &Loss) -> String {
     format!(
         "etcd of cluster {} loses its quorum: its API accepts no writes until a majority is back or a backup is \
@@ -92,7 +92,7 @@ pub(crate) fn require_master(
     ))
 }
 
-/// Whether these may leave a cluster: the one guard of every way out, whoever asks. It refuses what etcd would not get over, unless `force`
+/// Whether these may leave a cluster: the one guard of every way out, for every caller. It refuses what etcd would not get over, unless `force`
 /// says that it is to be: then the answer is what is lost. Where no master would be left there is
 /// nobody to lose anything.
 pub(crate) async fn allow(
@@ -238,7 +238,7 @@ mod tests {
     use crate::compute::tests::{add, cluster, host};
 
     #[test]
-    fn whoever_left_before_and_is_still_counted_leaves_too_and_strangers_do_not_answer() {
+    fn a_host_that_left_and_is_still_counted_leaves_too_and_strangers_do_not_answer() {
         let counted = |host, leaves, votes| Counted {
             host,
             shown: "m".into(),

@@ -329,7 +329,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever is a master is there once, and never more than one of those who wait has its turn.
+        /// Each master is listed once, and at most one of those that wait has its turn.
         #[test]
         fn one_joins_at_a_time(
             masters in proptest::collection::btree_set(1u8..8, 1..6),

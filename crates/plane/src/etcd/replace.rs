@@ -1,7 +1,7 @@
 //! A master that is gone is replaced by another one, in one request: `"replaces"` of an attach.
 //!
-//! Whoever is to be replaced has to be gone: one that reports is detached, and leaves by itself. And the
-//! others have to get over it, as with every master that leaves. Then nothing of it is believed any
+//! A master that is replaced has to be gone: one that reports is detached, and leaves by itself. And the
+//! others have to get over it, as with every master that leaves. Then nothing of it is trusted any
 //! more, the others take its member out, and the new one joins.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ pub(crate) async fn allow(
     let rows = plane.read()?;
     for host in replaced {
         let heard = rows.get(&STATUSES, &host.to_string())?;
-        // While the plane was away it heard of nobody.
+        // While the plane was away it got no reports.
         let heard = heard.map_or(plane.started, |h| h.received_at.max(plane.started));
         is_gone(cluster, *host, heard, pf9_hostagent::seam::clock::now())?;
     }
@@ -72,7 +72,7 @@ fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) ->
     ))
 }
 
-/// They are no members any more, and nothing of them is believed.
+/// They are no members any more, and nothing of them is trusted.
 pub(crate) fn take_out(
     change: &mut Change<'_>,
     cluster: &mut Cluster,
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(judge(&[1]), Ok(()));
         assert_eq!(judge(&[2]), Ok(()));
         assert_eq!(judge(&[1, 2]), Err(FaultCode::LastMaster));
-        // A worker is nobody whom they could join.
+        // A worker has no etcd to join.
         assert_eq!(judge(&[1, 2, 3]), Err(FaultCode::LastMaster));
     }
 

@@ -1,4 +1,4 @@
-//! `pf9-plane cluster restore`: a cluster begins anew from a snapshot that one of its masters has.
+//! `pf9-plane cluster restore`: a cluster starts over from a snapshot that one of its masters has.
 //!
 //! ```text
 //! ordered ──founder: the new data are made──► go ──every master of that time: done, or gone──► over
@@ -81,7 +81,7 @@ fn newest(backups: BackupsStatus) -> Option<String> {
     last.or_else(|| backups.archive?.last)
 }
 
-/// Of several masters the one that was heard last: who is gone makes no data.
+/// Of several masters the one with the newest report: a silent one makes no data.
 fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
     let mut last = None;
     for host in hosts {

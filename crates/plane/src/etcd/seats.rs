@@ -28,7 +28,7 @@ pub(crate) struct Said {
     pub(crate) at: Timestamp,
 }
 
-/// The seat of a master that leaves; `ended`: nothing of it is believed any more, so the others are to
+/// The seat of a master that leaves; `ended`: nothing of it is trusted any more, so the others are to
 /// act at once.
 pub(crate) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
     (member.role == Role::Master).then_some(EtcdSeat {
@@ -249,8 +249,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, goes and is listed: nobody who is a master is ordered out, nobody who was
-        /// none is, and whoever was removed and is listed is.
+        /// Whatever comes, goes and is listed: no master is ordered out, no host that never was one
+        /// is, and every removed one that is listed is.
         #[test]
         fn only_members_of_who_left_are_ordered_out(
             steps in proptest::collection::vec((1u8..6, 0u8..5, any::<u8>()), 0..40),

@@ -78,7 +78,7 @@ fn who_gives_up_gives_the_place_on() {
 }
 
 #[test]
-fn a_full_line_loses_the_last_of_whoever_has_the_most() {
+fn a_full_queue_drops_the_last_entry_of_the_caller_with_the_most() {
     let fair = Fair::new(1, 3);
     let held = poll(&mut asks(&fair, 1));
     let (mut first, second, mut third) = (asks(&fair, 1), asks(&fair, 1), asks(&fair, 1));

@@ -159,7 +159,7 @@ pub(crate) async fn make(
         .change(move |change| {
             require_free(&**change, &fresh)?;
             let place = Place::Project(project.clone());
-            // Those of the token, as of now; by an unrestricted one no more than it has.
+            // Those of the token, at present; by an unrestricted one no more than it has.
             let mut has = find::roles(&**change, &place, &fresh.user.id)?;
             has.retain(|id| fresh.roles.iter().any(|role| role.id == *id));
             let roles = match named {

@@ -1,5 +1,5 @@
-//! Roles, and who has which where. `admin`, `member` and `reader` mean something here; others are kept for whoever else
-//! asks Keystone, and allow nothing.
+//! Roles, and who has which where. `admin`, `member` and `reader` mean something here; others are kept for other users
+//! of Keystone, and allow nothing.
 
 use std::collections::BTreeMap;
 

@@ -101,7 +101,7 @@ pub(super) fn micros(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-/// The token that the request is about; others' are seen by whoever sees who has which role in the whole plane.
+/// The token that the request is about; other people's are shown to those who may see role assignments of the whole plane.
 fn subject(rows: &impl Read, who: &Who, headers: &HeaderMap) -> Answer<Who> {
     let said = headers.get(SUBJECT_TOKEN).and_then(|v| v.to_str().ok());
     let none = || find::none("token", "of X-Subject-Token");

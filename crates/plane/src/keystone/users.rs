@@ -78,7 +78,7 @@ pub(crate) async fn hashed(
     Ok(hash.map_err(login::too_soon)??)
 }
 
-/// A password of its own, and nothing of before is good.
+/// A password of its own; nothing older is valid.
 pub(crate) fn set_password(change: &Change<'_>, user: &mut User, hash: PasswordHash) {
     user.password = Some(hash);
     user.since = change.now;
@@ -169,7 +169,7 @@ pub(crate) async fn change_user(
                 set_password(change, &mut row, hash);
             }
             if said.said.enabled == Some(false) {
-                // Tokens of now are not good again once the user is enabled.
+                // Present tokens do not become valid again once the user is enabled.
                 row.since = change.now;
             }
             if let Some(project) = said.default_project_id {

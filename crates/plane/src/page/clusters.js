@@ -82,7 +82,7 @@ export function cluster(id) {
       h("h2", null, "Add-ons"),
       table(`of stack ${addons.stack}, and how they are in this cluster`, [
         ["Add-on", (a) => a.name], ["State", (a) => state(a.state)], ["Version", (a) => a.version], ["Why", (a) => a.why ?? ""],
-        ["Turn", (a) => a.setting && api.mayChange() ? turned(id, a) : ""],
+        ["Turn", (a) => a.switch && api.mayChange() ? turned(id, a) : ""],
       ], addons.addons, "its stack has none"),
       roll(id, "upgrade", "Upgrade", upgrade.upgrade),
       roll(id, "os-update", "Updates of the distribution", os.osUpdate),
@@ -99,12 +99,32 @@ export function cluster(id) {
   } };
 }
 
-/** How an add-on that has a setting is turned on or off. */
+/** Add-ons that the plane did not turn off, and why: what uses them stands there until somebody decides. */
+const inUse = new Map();
+
+/** How an add-on is turned on or off. */
 function turned(id, addon) {
-  const isOn = ["on", "coming", "missing"].includes(addon.state);
-  if (isOn || !addon.needs) {
-    return asked(`${isOn ? "Turn off" : "Turn on"} ${addon.name}`, () => api.clusters.addon(id, addon.name, { on: !isOn }));
+  const key = `${id} ${addon.name}`;
+  const why = inUse.get(key);
+  if (addon.wanted && why) {
+    return h("div", null, h("p", { class: "wrong", role: "alert" }, why),
+      asked(`Turn off ${addon.name} all the same`, async () => {
+        inUse.delete(key);
+        await api.clusters.addon(id, addon.name, { on: false, force: true });
+      }));
   }
+  if (addon.wanted) {
+    return asked(`Turn off ${addon.name}`, async () => {
+      try {
+        await api.clusters.addon(id, addon.name, { on: false });
+      } catch (error) {
+        if (error.status !== 409) throw error;
+        inUse.set(key, error.message);
+      }
+    });
+  }
+  inUse.delete(key);
+  if (!addon.needs) return asked(`Turn on ${addon.name}`, () => api.clusters.addon(id, addon.name, { on: true }));
   const addresses = h("input", { id: `addresses-${addon.name}`, placeholder: "10.1.2.16/28" });
   return h("details", null, h("summary", null, `Turn on ${addon.name}`),
     field("Addresses", addresses, "ranges or networks that no machine has, with commas between"),

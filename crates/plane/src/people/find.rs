@@ -92,7 +92,7 @@ pub(crate) fn granted(rows: &impl Read, place: &Place, actor: &Actor) -> Answer<
     Ok(found.into_iter().map(|(_, grant)| grant.role).collect())
 }
 
-/// Roles that a user has in a place, directly and by groups, as of now.
+/// Roles that a user has in a place, directly and by groups, at present.
 pub(crate) fn roles(rows: &impl Read, place: &Place, user: &UserId) -> Answer<BTreeSet<RoleId>> {
     let mut all = granted(rows, place, &Actor::User(user.clone()))?;
     for group in groups_of(rows, user)? {

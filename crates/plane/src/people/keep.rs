@@ -51,7 +51,7 @@ pub(crate) fn check_description(kind: &str, text: &str) -> Answer<()> {
     )))
 }
 
-/// A password is long enough, and short enough to be hashed for whoever asks.
+/// A password is long enough, and short enough to be hashed for any caller.
 pub(crate) fn check_password(password: &Secret<String>) -> Answer<()> {
     if (PASSWORD_MIN..=PASSWORD_MAX).contains(&password.expose().len()) {
         return Ok(());
@@ -95,7 +95,7 @@ pub(crate) fn put_domain(change: &mut Change<'_>, row: &Domain) -> Answer<()> {
     Ok(change.put(&DOMAINS, row.id.as_str(), row)?)
 }
 
-/// Deletes a domain, and whoever is in it; its projects are to be empty.
+/// Deletes a domain and the people in it; its projects have to be empty.
 pub(crate) fn delete_domain(change: &mut Change<'_>, id: &DomainId) -> Answer<()> {
     let row = find::domain(&**change, id.as_str())?;
     if row.enabled {

@@ -75,7 +75,7 @@ pub(crate) fn first(
     Ok(())
 }
 
-/// Rows of before, as they are, by the names that they had then.
+/// Rows from before the last schema, by the names that they had then.
 const USERS_THEN: Rows<Value> = Rows::new("users");
 const LOGINS_THEN: Rows<Value> = Rows::new("logins");
 const OWNED_THEN: [Rows<Value>; 3] = [

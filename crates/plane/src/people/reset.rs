@@ -1,5 +1,5 @@
-//! A new password for an administrator who lost theirs: set by whoever may open the administrator's socket, which is
-//! whoever may read the store.
+//! A new password for an administrator who lost theirs: set by those who may open the administrator's socket:
+//! the same who may read the store.
 //!
 //! The administrator's tokens, kubeconfigs and credentials end: more than the password may be lost. What belongs to
 //! others is not touched.

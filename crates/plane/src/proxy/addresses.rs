@@ -40,7 +40,7 @@ const LINKS_MAX: usize = 64;
 /// Longest name a client may call the plane by: a DNS name and a port.
 const NAME_MAX: usize = 260;
 
-/// What an answer says about the whole origin, or to whoever stands before the plane: not for a
+/// What an answer says about the whole origin, or to a proxy before the plane: not for a
 /// cluster to say.
 const OF_THE_ORIGIN: [&str; 13] = [
     "alt-svc",
@@ -86,7 +86,7 @@ pub(super) struct Asked {
 }
 
 /// The request came through a proxy on the client's own machine, which put the cluster's path before
-/// what it was asked for. Whoever claims that wrongly gets addresses that lead nowhere.
+/// what it was asked for. A client that claims it wrongly gets addresses that lead nowhere.
 pub(super) fn is_behind_own_proxy(headers: &HeaderMap) -> bool {
     let said = headers.get("x-forwarded-for").and_then(text);
     // The first is the one who asked first; others on the way add themselves behind.

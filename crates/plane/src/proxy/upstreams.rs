@@ -1,4 +1,4 @@
-//! What the plane shows and believes towards the API servers of a cluster, and which of them it asks first.
+//! What the plane shows and trusts towards the API servers of a cluster, and which of them it asks first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,7 @@ pub(crate) struct Upstreams {
 struct Upstream {
     config: Arc<ClientConfig>,
     renew_at: Timestamp,
-    /// Who signs and who is believed, when it was made.
+    /// Who signs and who is trusted, when it was made.
     authorities: Digest,
 }
 
@@ -58,7 +58,7 @@ impl Upstreams {
         in_order(cluster, answered.get(&cluster.id).copied())
     }
 
-    /// What the plane shows and believes there now.
+    /// What the plane shows and trusts there now.
     pub(super) fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let authorities = authorities(cluster);
@@ -79,7 +79,7 @@ impl Upstreams {
 }
 
 /// Its masters, the one that answered last first; but one that a roll has been told to change behind all the others. Its
-/// API server takes connections while the etcd of its machine is started again, which is the only one that it asks, and
+/// API server takes connections while the etcd of its machine is restarted, which is the only one that it asks, and
 /// then fails what it took. The plane knows it before the master does: by the order that it gives.
 ///
 /// Rejected: all etcds in each API server's arguments. Its client takes them in turn, whichever is near, each member that
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use pf9_hostagent::model::UpgradeStage;
 
-    /// What the plane shows and believes there is never older than half its life, nor of an authority
+    /// What the plane shows and trusts there is never older than half its life, nor of an authority
     /// that gave way.
     #[test]
     fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {

@@ -214,7 +214,7 @@ fn node(mut object: Value) -> Option<(String, Value)> {
     Some((name.to_string(), node))
 }
 
-/// Whether it is Ready; of one that says nothing, null. One whose kubelet is not heard of is not.
+/// Whether it is Ready; of one that says nothing, null. One whose kubelet is silent is not.
 fn ready(object: &Value) -> Option<bool> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     let mut ready = conditions.iter().filter(|c| c["type"] == "Ready");

@@ -1,7 +1,7 @@
 //! Which bindings a cluster's members have, pure.
 //!
 //! A master's bindings are its own: five for the cluster, three in `kube-system`, named by its host.
-//! kube-proxies share [`SHARDS`] bindings: one for all would be 450 KB at 5000 nodes, written anew
+//! kube-proxies share [`SHARDS`] bindings: one for all would be 450 KB at 5000 nodes, rewritten
 //! with every node; one for each would be 5000 objects, of which API servers look at every one for
 //! every request either way. (kube-proxy as the node itself would need none, but a node's name is
 //! the one right that cannot be taken away.)
@@ -58,7 +58,7 @@ const MASTER_ROLES: [Grant; 5] = [
     ),
 ];
 
-/// Roles in `kube-system`: who leads, and whom extension servers believe.
+/// Roles in `kube-system`: leader leases, and the trust of extension servers.
 const SYSTEM_ROLES: [Grant; 3] = [
     (
         "controller-manager-leads",
@@ -106,7 +106,7 @@ pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
     all
 }
 
-/// Whoever has this role in the cluster's project: the plane says of each request whether its person has. A role of ours
+/// People with this role in the cluster's project: the plane says of each request whether its person has it. A role of ours
 /// that the cluster's stack is too old to bring is nobody's until it is there.
 fn of_people(role: Person) -> impl Iterator<Item = Binding> {
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": role.group()}]);

@@ -77,7 +77,7 @@ pub(super) fn patch(node: &Value, marks: &Marks<'_>) -> Option<Value> {
     if list != live {
         spec.insert("taints".into(), list.into());
     }
-    // Kubernetes takes it once, and whoever was first is right.
+    // Kubernetes takes it once: the first writer wins.
     let none = node.pointer("/spec/podCIDR").is_none_or(Value::is_null);
     if let Some(pods) = pods.filter(|_| none) {
         let pods = pods.trunc().to_string();

@@ -232,7 +232,7 @@ fn who_shares_a_binding_in_which_order_is_no_change() {
     assert_eq!(plan(&c, &api.0).changes, []);
 }
 
-/// 5000 nodes: neither one object that is written anew for each of them, nor one object each.
+/// 5000 nodes: neither one object that is rewritten for each of them, nor one object each.
 #[test]
 fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
     let mut c = cluster();

@@ -333,7 +333,7 @@ impl Part {
     }
 
     /// Whether it knows that its order was taken back, and the stack of its etcd where it carried the order out
-    /// all the same: a spec without the order names no other stack, so a node that had begun goes on.
+    /// anyway: a spec without the order names no other stack, so a node that had begun goes on.
     fn hears(&mut self, report: &Report<'_>, settled: bool) -> Option<StackRef> {
         let late = report.upgrade.filter(|u| {
             let done = (u.stage, u.state) == (UpgradeStage::Etcd, UpgradeState::Done);
@@ -370,7 +370,7 @@ impl Part {
         self.ready = false;
     }
 
-    /// The same, and it may begin again.
+    /// The same, and it may start over.
     pub(super) fn recall(&mut self) {
         self.withdraw();
         (self.state, self.fault) = (None, None);

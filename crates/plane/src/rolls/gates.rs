@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use semver::Version;
 use serde::Serialize;
 
-use super::{Seen, etcd_of, is_master, stack_of};
+use super::{Condition, etcd_of, is_master, stack_of};
 use crate::addons::left_behind;
 use crate::records::{Cluster, Member};
 use pf9_hostagent::model::{
@@ -35,7 +35,7 @@ pub(crate) struct Finding {
 
 /// What is known of a host.
 pub(super) struct Known<'a> {
-    pub(super) seen: Seen,
+    pub(super) seen: Condition,
     pub(super) inventory: Option<&'a Inventory>,
 }
 
@@ -221,22 +221,22 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
 pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
     let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
-        let seen = hosts.get(&m.host).map_or(Seen::Away, |k| k.seen);
+        let seen = hosts.get(&m.host).map_or(Condition::Away, |k| k.seen);
         let (why, fix) = match seen {
-            Seen::Well => return None,
-            Seen::Away => (
+            Condition::Well => return None,
+            Condition::Away => (
                 "it has not reported lately",
                 "check that its agent runs and reaches the plane",
             ),
-            Seen::Unwell => (
+            Condition::Unwell => (
                 "it is not converged",
                 "see pf9-plane cluster show, and pf9ctl status on it",
             ),
-            Seen::Changing => (
+            Condition::Changing => (
                 "its agent changes to another version",
                 "see pf9-plane agent upgrade status",
             ),
-            Seen::Resting => (
+            Condition::Resting => (
                 "it is in maintenance: nothing on it is changed",
                 "wait until that ends, or end it: pf9-plane host maintenance HOST end",
             ),

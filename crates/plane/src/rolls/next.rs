@@ -9,7 +9,7 @@ const PREPARED_AT_ONCE: usize = 25;
 
 /// How a host is, as far as the plane knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum Condition {
     /// It has been silent for longer than a healthy host ever is.
     Away,
     /// It reports, and is not as its newest spec says.
@@ -22,7 +22,7 @@ pub(crate) enum Seen {
 }
 
 /// The state of a host. Called only for those whose turn depends on it: a fleet's statuses are many.
-pub(crate) type Look<'a> = dyn Fn(HostId) -> Seen + 'a;
+pub(crate) type Look<'a> = dyn Fn(HostId) -> Condition + 'a;
 
 /// How far the whole is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ const OS: [Step; 2] = [
     (Role::Worker, UpgradeStage::Os),
 ];
 
-impl Seen {
+impl Condition {
     /// Why a node in this state is waited for; `None` for one that is well.
     fn waits(self) -> Option<Wait> {
         match self {
@@ -128,7 +128,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
         if roll.way == Way::Back {
             members.reverse();
         }
-        // A host that has not heard that it stays may have gone.
+        // A host that has not learned that it stays may have gone.
         let open_yet = |p: &Part| !p.has(stage) || p.recalled;
         let undone = |m: &&&Member| part(roll, m).is_some_and(open_yet);
         let left: Vec<&Member> = members.iter().filter(undone).copied().collect();
@@ -150,8 +150,8 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
 }
 
 /// It is done, and was unwell when it last reported, or is silent.
-fn is_ill(part: &Part, seen: Seen) -> bool {
-    part.is_done() && !part.recalled && (part.unwell || seen != Seen::Well)
+fn is_ill(part: &Part, seen: Condition) -> bool {
+    part.is_done() && !part.recalled && (part.unwell || seen != Condition::Well)
 }
 
 impl Next {
@@ -159,7 +159,7 @@ impl Next {
     /// has to be before the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
-            let works = !matches!(look(**host), Seen::Away | Seen::Resting);
+            let works = !matches!(look(**host), Condition::Away | Condition::Resting);
             p.told == Some(UpgradeStage::Prepare) && !p.ready && works
         };
         let mut under_way = roll.parts.iter().filter(fetching).count();
@@ -169,9 +169,10 @@ impl Next {
                 continue;
             };
             let seen = look(member.host);
-            let skipped = !is_master(member) && matches!(seen, Seen::Away | Seen::Resting);
+            let skipped =
+                !is_master(member) && matches!(seen, Condition::Away | Condition::Resting);
             let told = part.told == Some(UpgradeStage::Prepare);
-            // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
+            // What a master makes of a withdrawn order of etcd is awaited before it gets another one: the
             // next order would be the last that it speaks of.
             let hears = part.late_etcd.is_some();
             if !skipped && !told && !hears && under_way < PREPARED_AT_ONCE {
@@ -180,9 +181,11 @@ impl Next {
             }
             unready |= !skipped;
             let wait = match seen {
-                Seen::Resting => Wait::Resting,
-                Seen::Away if skipped => Wait::Away,
-                Seen::Away | Seen::Unwell | Seen::Changing | Seen::Well => Wait::Preparing,
+                Condition::Resting => Wait::Resting,
+                Condition::Away if skipped => Wait::Away,
+                Condition::Away | Condition::Unwell | Condition::Changing | Condition::Well => {
+                    Wait::Preparing
+                }
             };
             self.waits.push((member.host, wait));
         }

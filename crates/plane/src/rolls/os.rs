@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::gates::{self, Finding, Known, Weight, blocked, finding};
 use super::verbs::require_free;
 use super::{
-    By, Goal, Part, Policy, Roll, Seen, State, Way, is_master, new_id, plan, runner, shelved,
+    By, Condition, Goal, Part, Policy, Roll, State, Way, is_master, new_id, plan, runner, shelved,
     stack_of,
 };
 use crate::records::{Cluster, ReceivedStatus, STATUSES};
@@ -67,7 +67,7 @@ pub(crate) fn begin(cluster: &mut Cluster, wanted: BeginOs, now: Timestamp) -> A
 
 /// What was found, and what hosts said.
 pub(super) struct Plan {
-    said: BTreeMap<HostId, (Seen, Option<ReceivedStatus>)>,
+    said: BTreeMap<HostId, (Condition, Option<ReceivedStatus>)>,
     pub(super) found: Vec<Finding>,
 }
 
@@ -198,7 +198,7 @@ mod tests {
         };
         let (debian, other) = (of("debian"), of("arch"));
         let known = |inventory| Known {
-            seen: Seen::Well,
+            seen: Condition::Well,
             inventory: Some(inventory),
         };
         let ids = |second, os: &OsOrder| {

@@ -81,7 +81,7 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     let own = all.iter().find(|s| s.reference == cluster.stack)?;
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
-    // What a person went back from, or cancelled, does not begin again by itself.
+    // What a person went back from, or cancelled, does not start over by itself.
     let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
     let newer = all.iter().filter_map(|stack| {
         let of = version(stack)?;

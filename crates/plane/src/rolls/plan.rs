@@ -1,4 +1,4 @@
-//! What an upgrade would do, out of the store: which stack, every node in its order, what is started again,
+//! What an upgrade would do, out of the store: which stack, every node in its order, what is restarted,
 //! and what stands against it.
 
 use std::collections::BTreeMap;

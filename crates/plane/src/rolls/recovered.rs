@@ -204,7 +204,7 @@ mod tests {
             "what it says of the lost one is no answer"
         );
         assert_eq!(stacks(&cluster), [("2", "2"), ("1", "2"), ("1", "1")]);
-        // Somewhere that these rows never heard of: they say neither on nor back.
+        // At a stack that these rows do not know: they say neither on nor back.
         take(&mut cluster, host(1), has("3", None));
         hold(&mut cluster);
         assert!(cluster.roll.is_none());

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use semver::Version;
 
-use super::{Part, Report, Roll, Seen, State, advance, heard as engine_heard, patches};
+use super::{Condition, Part, Report, Roll, State, advance, heard as engine_heard, patches};
 use crate::records::{CLUSTERS, Cluster, SPECS, STATUSES};
 use crate::refusal::Answer;
 use crate::stacks;
@@ -70,7 +70,7 @@ pub(crate) fn goes_on(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<
         let look = |host| {
             seen(&**change, host, now).unwrap_or_else(|e| {
                 broken.borrow_mut().get_or_insert(e);
-                Seen::Away
+                Condition::Away
             })
         };
         let told = advance(cluster, &look, open, now);
@@ -91,23 +91,23 @@ pub(super) fn seen(
     rows: &impl Read,
     host: HostId,
     now: jiff::Timestamp,
-) -> Result<Seen, StoreError> {
+) -> Result<Condition, StoreError> {
     let id = host.to_string();
     let Some(said) = rows.get(&STATUSES, &id)? else {
-        return Ok(Seen::Away);
+        return Ok(Condition::Away);
     };
     if !view::is_responding(&said, now) {
-        return Ok(Seen::Away);
+        return Ok(Condition::Away);
     }
     if agents::is_changing(rows, host)? {
-        return Ok(Seen::Changing);
+        return Ok(Condition::Changing);
     }
     let wanted = rows.get(&SPECS, &id)?.map(|s| s.generation);
     Ok(
         match view::state_of(&said.status, wanted.unwrap_or_default()) {
-            NodeState::Ok => Seen::Well,
-            NodeState::Maintenance => Seen::Resting,
-            NodeState::Converging | NodeState::Retrying | NodeState::Failed => Seen::Unwell,
+            NodeState::Ok => Condition::Well,
+            NodeState::Maintenance => Condition::Resting,
+            NodeState::Converging | NodeState::Retrying | NodeState::Failed => Condition::Unwell,
         },
     )
 }

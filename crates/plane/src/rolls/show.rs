@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Goal, Kind, Look, Part, Phase, Roll, Seen, State, Wait, Way, etcd_of, is_master, newest, next,
-    plan, runner, stack_of,
+    Condition, Goal, Kind, Look, Part, Phase, Roll, State, Wait, Way, etcd_of, is_master, newest,
+    next, plan, runner, stack_of,
 };
 use crate::records::{Cluster, Member};
 use crate::refusal::Answer;
@@ -21,7 +21,7 @@ pub(super) fn json_of(
 ) -> Answer<Value> {
     let settings = &cluster.settings.upgrade;
     let open = settings.window.as_ref().is_none_or(|w| w.is_open(now));
-    let look = |host| runner::seen(rows, host, now).unwrap_or(Seen::Away);
+    let look = |host| runner::seen(rows, host, now).unwrap_or(Condition::Away);
     let roll = newest(cluster, kind).map(|r| roll_json(cluster, r, &look, open));
     let key = match kind {
         Kind::Stack => "upgrade",

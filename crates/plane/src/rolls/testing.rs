@@ -58,7 +58,7 @@ pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
     }
 }
 
-/// A roll that told these hosts this, and heard of some that they are done, or not yet that it was taken back.
+/// A roll that sent these hosts this; some have reported that they are done, or not yet that it was withdrawn.
 pub(crate) fn told(
     cluster: &mut Cluster,
     parts: impl IntoIterator<Item = (HostId, (Option<UpgradeStage>, bool, bool))>,

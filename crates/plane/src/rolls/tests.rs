@@ -288,22 +288,22 @@ impl World {
         self.workers = self.workers.max(workers);
     }
 
-    fn seen(&self, host: HostId) -> Seen {
+    fn seen(&self, host: HostId) -> Condition {
         let agent = self.agents.iter().find(|a| a.host == host).expect("agent");
         match agent {
-            a if a.away => Seen::Away,
-            a if a.is_well() && a.spec == self.spec(host) => Seen::Well,
-            _ => Seen::Unwell,
+            a if a.away => Condition::Away,
+            a if a.is_well() && a.spec == self.spec(host) => Condition::Well,
+            _ => Condition::Unwell,
         }
     }
 
     fn goes_on(&mut self) {
-        let look: BTreeMap<HostId, Seen> = self
+        let look: BTreeMap<HostId, Condition> = self
             .agents
             .iter()
             .map(|a| (a.host, self.seen(a.host)))
             .collect();
-        let look = |host: HostId| look.get(&host).copied().unwrap_or(Seen::Away);
+        let look = |host: HostId| look.get(&host).copied().unwrap_or(Condition::Away);
         advance(&mut self.cluster, &look, self.open, self.now);
     }
 
@@ -389,7 +389,7 @@ impl World {
             agents.filter(|a| a.is_between())
         };
         let masters: Vec<HostId> = between(true).map(|a| a.host).collect();
-        // Whoever asks for a cluster's API goes by it.
+        // The API proxy chooses its master by it.
         for host in &masters {
             prop_assert!(
                 is_changing(&self.cluster, *host),
@@ -491,7 +491,7 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 proptest! {
     #![proptest_config(sample::cases(64, 2048))]
 
-    /// Whoever lags, fails, goes and comes, whatever a person says: no two masters are between, no more
+    /// Whichever hosts lag, fail, go and come, whatever a person says: no two masters are between, no more
     /// workers than allowed and of one zone, no kubelet is too new, and what was begun ends.
     #[test]
     fn one_master_at_a_time_few_workers_and_an_end(

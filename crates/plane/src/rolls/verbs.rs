@@ -61,7 +61,7 @@ fn roll(
             .and_then(|r| r.parts.get(&member.host));
         let part = Part {
             etcd,
-            // A node that has not heard that its order was taken back may still carry it out.
+            // A node that does not know yet that its order was withdrawn may still carry it out.
             recalled: old.is_some_and(|p| p.recalled),
             late_etcd: old.and_then(|p| p.late_etcd.clone()),
             ..Part::new(stack_of(cluster, member).clone(), to, new_id())
@@ -187,7 +187,7 @@ pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Goes on after a pause or a stop. Nodes that failed begin again, as if they had not been told.
+/// Goes on after a pause or a stop. Nodes that failed start over, as if they had not been told.
 pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     let roll = under_way(cluster, kind, "not resumed")?;
     roll.state = State::Running;

@@ -29,7 +29,7 @@ fn next(which: &[Authority], word: &str) -> BTreeMap<Authority, Successor> {
     made.collect()
 }
 
-/// A node as it really is: what it believes and shows, whatever it was told since.
+/// A node as it really is: what it trusts and shows, whatever it was told since.
 #[derive(Clone)]
 struct Agent {
     host: HostId,
@@ -138,7 +138,7 @@ impl World {
                     let wants = first(agent.applied.of(*which)) != agent.shows[which];
                     let (pem, _) = signer(&self.cluster, agent.host, *which);
                     let by = first(pem);
-                    // A node takes what an authority signed that it believes.
+                    // A node takes what an authority signed that it trusts.
                     if wants && agent.believes(*which).contains(&by) {
                         agent.shows.insert(*which, by);
                     }
@@ -217,7 +217,7 @@ impl World {
                 }
             }
         }
-        // What restarts a master's API server or etcd: other authorities to be believed.
+        // What restarts a master's API server or etcd: other authorities to be trusted.
         let restarts = self.agents.iter().filter(|a| a.master).filter(|a| {
             let told = authorities(&self.cluster, a.host);
             KINDS.iter().any(|w| {
@@ -274,7 +274,7 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 proptest! {
     #![proptest_config(sample::cases(32, 512))]
 
-    /// Whoever lags, whatever is given up, whoever comes and goes: everybody believes everybody at
+    /// Whichever members lag, come and go, whatever is aborted: everybody trusts everybody at
     /// every instant, no two masters are restarted at once, and what was begun ends.
     #[test]
     fn everybody_believes_everybody_at_every_instant(story in story()) {
@@ -405,7 +405,7 @@ proptest! {
     /// by themselves, each is told of no more than it was told before, and once everybody is back
     /// the cluster is as it was.
     #[test]
-    fn given_up_at_any_point_it_comes_to_rest_whoever_is_away(
+    fn aborted_at_any_point_it_comes_to_rest_with_any_member_away(
         kinds in 1usize..8,
         late in any::<bool>(),
         before in proptest::collection::vec((0usize..15, 0usize..3), 0..150),

@@ -42,6 +42,7 @@ fn who_comes_without_a_token_is_let_to_these_alone() {
         "GET /ui/",
         "GET /ui/{file}",
         "GET /healthz",
+        "GET /ready",
         "POST /v1/enrol",
         "GET /v1/tunnel",
         "GET /keystone/",

@@ -49,7 +49,7 @@ pub(super) struct NewPodSecurity {
     exempt_namespaces: Vec<String>,
 }
 
-/// The issuers, if the API server of a cluster with this domain may believe all of them.
+/// The issuers, if the API server of a cluster with this domain may trust all of them.
 pub(super) fn issuers(told: &[NewIssuer], domain: &str) -> Answer<Vec<OidcIssuer>> {
     let issuers: Vec<OidcIssuer> = told.iter().cloned().map(NewIssuer::spec).collect();
     match oidc_fault(&issuers, &service_account_issuer(domain)) {

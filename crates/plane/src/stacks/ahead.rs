@@ -31,7 +31,7 @@ use pf9_hostagent::model::{Digest, Fault, FaultCode, StackManifest};
 
 /// What could not be made (no room, no memory) is tried again after this.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// Memory that is left to the plane and to whoever else is on its machine.
+/// Memory that is left to the plane and to other programs of its machine.
 const RESERVE: u64 = 256 * 1024 * 1024;
 /// Memory for one, in sizes of the largest file: the old one, the new one, and the table of the old one's places.
 const SIZES: u64 = 4;

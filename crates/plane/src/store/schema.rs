@@ -74,8 +74,8 @@ pub(super) fn found(db: &Database) -> Result<Option<u64>, StoreError> {
     Snapshot(read).get(&META, "schema")
 }
 
-/// The store, of a schema that this program can work with: one that is older is copied first, for its steps are done
-/// by whoever opens it.
+/// The store, of a schema that this program can work with: one that is older is copied first, for its steps run
+/// when it is opened.
 pub(super) fn ready(path: &Path, steps: &[Step]) -> Result<Database, StoreError> {
     let db = open_file(path)?;
     let (found, knows) = (found(&db)?, schema(steps));
@@ -239,7 +239,7 @@ pub(super) mod tests {
         /// The file of a new store is there when its first row is acknowledged.
         #[test]
         fn what_a_new_store_acknowledged_outlives_the_power() {
-            use pf9_hostagent::seam::fault::{Loss, Scope};
+            use pf9_hostagent::seam::fault::{PowerLoss, Scope};
 
             let world = World {
                 dir: tempfile::tempdir().expect("tempdir"),
@@ -250,7 +250,7 @@ pub(super) mod tests {
             store.write(|w| w.put(&NUMBERS, "a", &7)).expect("write");
             scope.end();
             drop((store, here));
-            scope.lose(Loss::Everything);
+            scope.lose(PowerLoss::Everything);
             let store = world.open(&[]).expect("open");
             let read = store.read().expect("read");
             assert_eq!(read.get(&NUMBERS, "a").expect("get"), Some(7));
@@ -373,9 +373,9 @@ pub(super) mod tests {
         /// The points that stand in the seam for the store alone: nobody else comes to them.
         #[tokio::test]
         async fn the_stores_own_points_are_passed() {
-            use pf9_hostagent::seam::fault::Kind;
+            use pf9_hostagent::seam::fault::CallKind;
             let passed = pf9_hostagent::seam::walk::reference(&NextSchema).await;
-            for kind in [Kind::Write, Kind::Sync] {
+            for kind in [CallKind::Write, CallKind::Sync] {
                 let own = passed.points.iter().filter(|p| p.kind == kind);
                 assert!(own.clone().any(|p| p.about == "store"), "{kind:?}");
             }

@@ -28,7 +28,7 @@ pub struct Ahead<S> {
 /// What a peer writes at once, and what is on its way meanwhile.
 pub(super) const AHEAD: usize = 128 * 1024;
 /// A connection that reads less than one record so many times in a row is no longer busy: its block is
-/// given back. (After the first such read, it would be allocated anew after every pause.)
+/// given back. (After the first such read, it would be allocated again after every pause.)
 const LITTLE: usize = 16 * 1024;
 const LITTLE_RUN: u8 = 16;
 

@@ -49,7 +49,7 @@ pub struct Driver {
     ending: Option<Ending>,
 }
 
-/// The socket takes nothing any more. What the peer sent before is read all the same: the answers
+/// The socket takes nothing any more. What the peer sent before is read anyway: the answers
 /// of one that was killed, or its farewell.
 struct Unwritable {
     why: Closed,
@@ -116,7 +116,7 @@ pub(super) fn session_on(
 // === impl Driver ===
 
 impl Driver {
-    /// Reads until nothing is there, or enough was. Those it is for hear of it once.
+    /// Reads until nothing is there, or enough was. Its readers are woken once.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
         let taken = self.poll_take(cx);
         if taken != Ok(Taken::Nothing) {
@@ -203,7 +203,7 @@ impl Driver {
         self.shared.clock.look();
         let next = {
             let mut state = self.shared.lock();
-            // Whatever this turn waits for: the application can always be heard.
+            // Whatever this turn waits for: the application can always be served.
             state.driver = Some(cx.waker().clone());
             if let Some((code, words)) = state.close_asked.clone() {
                 return Err(Closed::Asked(code, words));
@@ -226,7 +226,7 @@ impl Driver {
             }
             next = next.min(*until);
         }
-        // One that comes too early looks again. To set it anew each turn, for a later time, costs more.
+        // One that comes too early looks again. To set it again each turn, for a later time, costs more.
         if next < self.timer.deadline() || self.timer.is_elapsed() {
             self.timer.as_mut().reset(next);
         }

@@ -152,7 +152,7 @@ async fn check(
 ) -> Result<Response<Incoming>, HandshakeError> {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (status, retry_after) = (answer.status(), retry_after(&answer));
-        // Without its words a refusal is one all the same.
+        // Without its words a refusal is one anyway.
         let said = Limited::new(answer.into_body(), SAID_MAX).collect().await;
         return Err(HandshakeError::Refused {
             status,

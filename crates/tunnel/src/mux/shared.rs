@@ -36,7 +36,7 @@ pub(super) struct State {
     /// Tasks that wait for a pong. Apart from the others: while somebody types there are thousands a
     /// second, and hardly ever a task that waits.
     pingers: Watchers,
-    /// Answered pings that they have heard of.
+    /// Answered pings that they were told of.
     pings_told: u64,
 }
 

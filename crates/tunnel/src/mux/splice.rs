@@ -237,7 +237,7 @@ impl Blocks {
 
     /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
     /// little. Not at the first time nothing is there, which is after every few blocks of a busy
-    /// stream whose socket is slower than the tunnel: each would be allocated anew.
+    /// stream whose socket is slower than the tunnel: each would be allocated again.
     fn poll_rest(&mut self, cx: &mut Context<'_>) {
         while let Some(rest) = &mut self.rest
             && rest.idle.as_mut().poll(cx).is_ready()

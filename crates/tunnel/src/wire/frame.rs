@@ -1,4 +1,4 @@
-//! The codec. One websocket message is one frame, so no length field of a peer is ever believed.
+//! The codec. One websocket message is one frame, so no length field of a peer is ever trusted.
 
 use std::collections::BTreeMap;
 

@@ -66,5 +66,5 @@ pub const INTERACTIVE_RUN: u32 = 4;
 pub const PING_INTERVAL: Duration = Duration::from_secs(8);
 /// Longest an OPEN may stay unanswered: the far side's dial has 10 s, then some.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest "come back after" that is believed.
+/// Longest "come back after" that is honoured.
 pub const COME_BACK_MAX: Duration = Duration::from_secs(600);

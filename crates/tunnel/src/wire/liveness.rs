@@ -1,7 +1,7 @@
 //! Pings, round-trip time, dead peers.
 //!
 //! Any received byte counts as life. When nothing came for two and a half intervals the peer is
-//! dead, whatever TCP believes.
+//! dead, whatever TCP reports.
 
 use std::time::Duration;
 

@@ -54,7 +54,7 @@ pub enum Event {
     Readable(StreamId),
     /// A writer that found no room can go on.
     Writable(StreamId),
-    /// The stream is over in a way its reader and writer must hear of.
+    /// The stream is over in a way its reader and writer must be told of.
     Ended(StreamId, StreamEnd),
     /// The peer is about to leave.
     GoAway(GoAway),
@@ -159,7 +159,7 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Payload bytes sent.
     pub bytes_out: u64,
-    /// Streams of the peer that were refused before the application heard of them: too many, or too
+    /// Streams of the peer that were refused before the application saw them: too many, or too
     /// late.
     pub refused: u64,
     /// Smoothed round-trip time.
@@ -348,7 +348,7 @@ impl Session {
             } else if s.ended.is_none()
                 && let Some(back) = s.sending.give_back()
             {
-                // An older one that has not left yet is of more: the peer never heard of it.
+                // An older one that has not left yet is of more: the peer never saw it.
                 let had = s.pending.back.map_or(back.0, |(had, _)| had);
                 s.pending.back = Some((had, back.1));
                 if !s.listed {
@@ -481,7 +481,7 @@ impl Session {
 // === impl Session: what both sides need ===
 
 impl Session {
-    /// Ends a stream from this side and tells the peer, unless it never heard of it.
+    /// Ends a stream from this side and tells the peer, unless it never saw it.
     fn end(&mut self, stream: StreamId, end: StreamEnd) {
         let Some(s) = self.streams.get_mut(&stream) else {
             return;

@@ -152,7 +152,7 @@ impl Receiving {
         })
     }
 
-    /// Bytes that arrived so far, and the window of now.
+    /// Bytes that arrived so far, and the present window.
     pub(super) fn numbers(&self) -> (u64, u64) {
         (self.received, self.window)
     }

@@ -350,7 +350,7 @@ fn each(end: End, check: impl Fn(Run)) {
         let run = runtime.block_on(run(seed, end));
         for (id, talk) in &run.talks {
             for (writer, flow) in talk.flows.iter().enumerate() {
-                // Its opener reads one direction, whoever takes it the other.
+                // Its opener reads one direction, the accepting side the other.
                 let opener = usize::from(id % 2 == 0);
                 let read = writer != opener || talk.taken;
                 assert!(flow.ended || !read, "stream {id} has no end: {talk:?}");

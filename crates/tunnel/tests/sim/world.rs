@@ -312,7 +312,7 @@ impl World {
                     self.ends[side].open.insert(stream, true);
                 }
                 Event::Ended(stream, end) => {
-                    // Only who opened a stream hears that it came too late: at a peer that left, or
+                    // Only the opener of a stream learns that it came too late: at a peer that left, or
                     // because its own farewell, which goes first, overtook it.
                     let late = self.left.is_some() && end.code == Code::GoingAway;
                     // Its last bytes waited for a reader that never reads.

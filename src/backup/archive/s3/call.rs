@@ -15,12 +15,13 @@ use super::answer::{self, Asked, Head};
 use super::{ArchiveError, S3};
 use crate::host::tls;
 use crate::model::{Timestamp, doubled, jittered};
+use crate::telemetry::{causes, chain};
 
 /// Longest answer that is no file: a page of a listing has a thousand entries.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 /// What is read of a file at once.
 const CHUNK: usize = 256 * 1024;
-/// A connection that carries less is broken off and tried anew: at this pace a gigabyte takes nine
+/// A connection that carries less is broken off and tried again: at this pace a gigabyte takes nine
 /// hours.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 * 1024;
 
@@ -50,7 +51,7 @@ pub(super) enum Payload {
     },
 }
 
-/// A question that can be asked again: it is signed anew each time.
+/// A question that can be asked again: it is signed again each time.
 pub(super) struct Ask<'a, Sign: Fn(&Timestamp) -> Url> {
     pub(super) method: Method,
     pub(super) sign: Sign,
@@ -244,17 +245,13 @@ fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls
 /// while.
 pub(super) fn away(error: reqwest::Error) -> ArchiveError {
     let error = error.without_url();
-    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(cause) = at {
-        if let Some(rustls::Error::InvalidCertificate(why)) = of_tls(cause) {
-            return ArchiveError::Foreign {
-                why: why.to_string(),
-            };
-        }
-        at = cause.source();
-    }
-    ArchiveError::Away {
-        why: crate::telemetry::chain(&error),
+    let foreign = causes(&error).find_map(|cause| match of_tls(cause) {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(why.to_string()),
+        Some(_) | None => None,
+    });
+    match foreign {
+        Some(why) => ArchiveError::Foreign { why },
+        None => ArchiveError::Away { why: chain(&error) },
     }
 }
 

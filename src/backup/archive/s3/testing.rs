@@ -231,7 +231,7 @@ impl Server {
         Self::serve(None).await
     }
 
-    /// HTTPS, and the certificate of whoever issued the server's.
+    /// HTTPS, and the certificate of the server's issuer.
     pub(super) async fn start_tls() -> (Self, String) {
         crate::tls::install();
         let made = rcgen::generate_simple_self_signed(vec![

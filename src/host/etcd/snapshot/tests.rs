@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::host::tls::Identity;
+use crate::host::tls::ClientIdentity;
 
 fn number(mut n: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -67,7 +67,7 @@ fn good() -> (Vec<u8>, Script) {
     (file, Script { messages, trailers })
 }
 
-/// A peer that sends this to whoever asks.
+/// A peer that sends this to every client.
 async fn peer(script: Script) -> (Etcd, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let base = format!("http://{}", listener.local_addr().expect("address"));
@@ -106,7 +106,7 @@ fn client(base: &str) -> Etcd {
     let key = rcgen::KeyPair::generate().expect("key");
     let params = rcgen::CertificateParams::new(vec!["etcd".into()]).expect("params");
     let certificate = params.self_signed(&key).expect("certificate").pem();
-    let identity = Identity {
+    let identity = ClientIdentity {
         authority: certificate.as_bytes(),
         certificate: certificate.as_bytes(),
         key: key.serialize_pem().into_bytes().leak(),

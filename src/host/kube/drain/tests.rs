@@ -58,7 +58,7 @@ struct Cluster {
     /// Made again at once on the same node, as another one.
     again: Vec<&'static str>,
     made: usize,
-    /// Whoever asks to move it gets this answer.
+    /// An eviction of it gets this answer.
     broken: Vec<&'static str>,
     deleted: Vec<String>,
 }

@@ -166,7 +166,7 @@ fn what_is_in_the_way_of_a_directory_or_a_link_is_not_followed() {
     std::fs::set_permissions(&toy, Permissions::from_mode(0o4755)).expect("mode");
     std::fs::set_permissions(root.join("etc"), Permissions::from_mode(0o777)).expect("mode");
     plain.fill(&root).expect("mended");
-    // The very bytes, and not its own: whoever has the other one could change them.
+    // The same bytes under a second name: the holder of the other name could change them.
     let theirs = outside.join("toy");
     std::fs::rename(&toy, &theirs).expect("rename");
     symlink(&theirs, &toy).expect("link");

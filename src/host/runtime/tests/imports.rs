@@ -192,7 +192,7 @@ async fn whatever_this_runtime_does_otherwise_is_done_by_its_own_tool_and_nothin
     assert!(world.state().calls.is_empty(), "nothing is asked for it");
 }
 
-/// Two images of one layer at once: the one that comes second has nothing to commit, and is imported all the same.
+/// Two images of one layer at once: the one that comes second has nothing to commit, and is imported anyway.
 #[tokio::test]
 async fn a_layer_that_another_image_brought_meanwhile_is_taken() {
     let first = World::new();
@@ -233,8 +233,8 @@ async fn killed_at(world: &World, n: usize, does: Does) -> bool {
     }
 }
 
-/// Between any two calls, and while the runtime does one: what is begun anew ends with the whole image, and what was
-/// committed is not written again.
+/// Between any two calls, and while the runtime does one: what is started over ends with the whole image, and what was
+/// committed is not rewritten.
 #[tokio::test]
 async fn an_agent_that_is_killed_anywhere_in_an_import_goes_on_with_what_is_there() {
     let mut walked = 0;

@@ -229,7 +229,7 @@ fn who_is_gone_and_leads_is_taken_out_by_the_first_of_the_others() {
     let acts = |leader: &str, gone: &[EtcdGone]| {
         who_acts(&listed, gone, &masters, leader).map(|m| m.id.clone())
     };
-    // Whoever leads; one that is to go itself, or none: the first that answers and has a vote, by number.
+    // The leader acts; where it is to go itself, or there is none: the first that answers and has a vote, by number.
     assert_eq!(acts("10", &gone).as_deref(), Some("10"));
     assert_eq!(acts("9", &[]).as_deref(), Some("9"));
     assert_eq!(acts("9", &gone).as_deref(), Some("4"));

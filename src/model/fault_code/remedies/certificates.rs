@@ -20,7 +20,7 @@ rows! {
         "something other than an agent connects, or a proxy inspects TLS",
         "on a host: `pf9ctl proxy test`; exempt the plane from TLS inspection";
     CertificateEarly: "the certificate is not valid yet",
-        "the clock of the plane, or of whoever signed it, is wrong",
+        "the clock of the plane, or of the signer, is wrong",
         "compare both clocks: `timedatectl` on host and plane";
     CertificateRevoked: "this certificate is not the host's any more",
         "the host has a newer one; an old disk or a copy of the machine connects",

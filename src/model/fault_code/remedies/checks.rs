@@ -59,10 +59,10 @@ rows! {
         "the module nf_conntrack is not there",
         "`modprobe nf_conntrack`, or use a kernel that has it";
     CheckSelinux: "whether SELinux is there; never a failure",
-        "for whoever reads the report",
+        "information only",
         "nothing: the agent works with each";
     CheckApparmor: "whether AppArmor is there; never a failure",
-        "for whoever reads the report",
+        "information only",
         "nothing: the agent works with each";
     CheckLimits: "the kernel gives away too few processes, descriptors or file watches for a node with many pods",
         "the distribution's defaults, or a container's bounds",

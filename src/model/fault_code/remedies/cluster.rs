@@ -7,7 +7,7 @@ rows! {
     DetachEmpty: "no host is named that should leave",
         "an empty list",
         "name at least one: `pf9-plane cluster detach NAME HOST`";
-    HostUnknown: "the plane has no such host, or none for whoever asks",
+    HostUnknown: "the plane has no such host, or not for this caller",
         "a mistyped id, a host that was removed, or one of another project",
         "`pf9-plane host list`; a removed one comes back with `pf9ctl node prep --plane URL --token-file FILE --force`";
     HostAttached: "the host is in a cluster already",
@@ -43,7 +43,7 @@ rows! {
     ClusterExists: "there is a cluster of that name already, or several projects have one",
         "names are unique in a project only",
         "choose another name, or name it by its id: `pf9-plane cluster list`";
-    ClusterUnknown: "there is no such cluster, or none for whoever asks",
+    ClusterUnknown: "there is no such cluster, or not for this caller",
         "a mistyped name, one that was deleted, or one of another project",
         "`pf9-plane cluster list`, or with an operator's token `pf9ctl cluster list`";
     ClusterForeign: "the host speaks of a cluster that it is not in",
@@ -67,7 +67,7 @@ rows! {
     ClusterBroken: "a request to the cluster's API was cut off",
         "the tunnel or the API server ended in the middle",
         "try again; if it stays so look at the masters: `pf9-plane cluster show NAME`";
-    ProjectUnknown: "there is no such project, or none for whoever asks",
+    ProjectUnknown: "there is no such project, or not for this caller",
         "a mistyped name, or no role in it",
         "GET /keystone/v3/auth/projects lists yours; `project` in operator.toml names one";
     RoleUnknown: "there is no role of that name that a host could be given",

@@ -1,4 +1,4 @@
-//! What a host is told by its plane, whether it believes it, and single operations that the plane orders.
+//! Documents from the plane, whether they are trusted, and single operations that the plane orders.
 
 rows! {
     DocumentMalformed: "a signed document, or a body on a local socket, cannot be read",

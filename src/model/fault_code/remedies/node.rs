@@ -155,6 +155,9 @@ rows! {
     Addon: "an add-on of the stack cannot be read",
         "the stack was built wrongly, or its directory was changed",
         "build the stack again, and import it: `pf9-plane stack import DIR`";
+    AddonInUse: "an add-on stays on in a cluster, for something uses it",
+        "pods, volumes, services or policies need it, or the cluster's API cannot be asked",
+        "change what is named, or turn it off all the same: `pf9-plane cluster addons NAME --off ADDON --force`";
     AddonMissing: "the cluster asks for an add-on that its stack does not have",
         "a stack that was built without it",
         "choose a stack that has it (`pf9-plane stack list`), or take the setting back";

@@ -193,7 +193,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     let (board, status) = NodeBoard::new(&fs);
     let beat = group.progress().beat("api address");
     let (handover, leaving) = handover();
-    let keeper = Keeper::new(
+    let keeper = AddressKeeper::new(
         Host::new(fs),
         working,
         board.address(),
@@ -238,7 +238,7 @@ async fn says(
 }
 
 /// A master without such a network says so and writes nothing, not even where nobody has the address; who
-/// has it is seen all the same. A role that goes takes all of it along.
+/// has it is seen anyway. A role that goes takes all of it along.
 #[tokio::test]
 async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
     let World {

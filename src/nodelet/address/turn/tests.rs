@@ -23,11 +23,11 @@ fn begun(version: u64) -> Record {
 }
 
 #[test]
-fn whoever_has_it_is_done_before_another_may_begin() {
+fn the_holder_is_done_before_another_may_begin() {
     let slowest = (HOLD + KERNEL_LATE).mul_f64(1.0 + RATES_DIFFER_MAX);
     assert!(slowest < LEASE.mul_f64(1.0 - RATES_DIFFER_MAX));
     // Late by an election of etcd (its time-out, twice at most), and it stays where it is: the kernel
-    // is told whole seconds.
+    // takes whole seconds.
     let told = Duration::from_secs(HOLD.as_secs());
     assert!(RENEW + MS(2000) < told);
     // Ten seconds, of which a moment is left for the write and the announcement.
@@ -290,7 +290,7 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
             (_, Ask::Look | Ask::Begin, Some(Ok(seen))) => m.turn.looked(clock, seen),
             (_, Ask::Write(_), Some(Ok(Some(written)))) => {
                 m.turn.written(under.sent, clock, written);
-                // The kernel is told whole seconds, and is late by what it may be.
+                // The kernel takes whole seconds, and is late by what it may be.
                 if let Some(left) = m.turn.left(clock).filter(|l| l.as_secs() > 0) {
                     m.has_until = Some(clock + Duration::from_secs(left.as_secs()) + KERNEL_LATE);
                 }

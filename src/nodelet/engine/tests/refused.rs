@@ -17,8 +17,8 @@ const TAKES: &str = "#!/bin/sh\ncat \"$2\"\n";
 const LOSES: &str = "#!/bin/sh\ngrep -v bin_dirs \"$2\"\n";
 
 impl Machine {
-    /// A stack whose containerd is this script, unpacked and not active.
-    fn unpacked(&self, version: &str, containerd: &str) -> StackRef {
+    /// A stack whose containerd is this script: what it is called, and its archive. Its manifest is staged.
+    pub(super) fn packed(&self, version: &str, containerd: &str) -> (StackRef, Vec<u8>) {
         let files = [
             ("bin/containerd", 0o755, containerd.as_bytes()),
             ("bin/kubelet", 0o755, KUBELET),
@@ -79,14 +79,24 @@ impl Machine {
             manifest: Digest::of(&payload),
         };
         let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
-        let trust = TrustStore::new([self.key.trusted()]).expect("trust");
+        let envelope = serde_json::to_vec(&envelope).expect("json");
         let attrs = Attrs::mode(0o644);
         self.fs
-            .write(stack::staged_archive(&want.manifest), &packed, &attrs)
-            .expect("stage");
-        let envelope = serde_json::to_vec(&envelope).expect("json");
-        self.fs
             .write(stack::staged_manifest(&want.manifest), &envelope, &attrs)
+            .expect("stage");
+        (want, packed)
+    }
+
+    /// Such a stack, unpacked and not active.
+    fn unpacked(&self, version: &str, containerd: &str) -> StackRef {
+        let (want, packed) = self.packed(version, containerd);
+        let trust = TrustStore::new([self.key.trusted()]).expect("trust");
+        self.fs
+            .write(
+                stack::staged_archive(&want.manifest),
+                &packed,
+                &Attrs::mode(0o644),
+            )
             .expect("stage");
         let prepared = stack::prepare(&self.fs, &want, &trust, Default::default(), &mut |_| {})
             .expect("unpack");
@@ -94,7 +104,12 @@ impl Machine {
         want
     }
 
-    fn worker_with(&self, generation: u64, stack: &StackRef, drop_ins: Option<&str>) -> Envelope {
+    pub(super) fn worker_with(
+        &self,
+        generation: u64,
+        stack: &StackRef,
+        drop_ins: Option<&str>,
+    ) -> Envelope {
         let mut wanted = testing::node(self.cas.authorities.clone());
         wanted.stack = stack.clone();
         wanted.runtime.drop_ins = drop_ins.map(str::to_owned);

@@ -1,4 +1,4 @@
-//! In maintenance nothing is repaired or changed, whoever asks for it; root's removal ends it.
+//! In maintenance nothing is repaired or changed, at nobody's request; root's removal ends it.
 
 use super::*;
 use crate::model::{MaintenanceBy, MaintenanceOrder, MaintenanceRequest};
@@ -10,7 +10,7 @@ fn two_hours() -> MaintenanceRequest {
     }
 }
 
-/// Files and directories that are not of what is told, with their bytes.
+/// Files and directories that are no part of reporting, with their bytes.
 fn touched(fs: &HostFs) -> Vec<String> {
     let told = [
         paths::KUBE_LOG,
@@ -133,7 +133,7 @@ async fn the_planes_order_is_in_its_spec_and_ends_with_it() {
         (status.state, shown.by),
         (NodeState::Maintenance, MaintenanceBy::Plane)
     );
-    // Root of the host may end it, and the same order does not begin again.
+    // Root of the host may end it, and the same order does not start over.
     life.engine.told.maintenance.end().expect("root ends it");
     life.engine.round().await;
     assert_ne!(life.status.borrow().state, NodeState::Maintenance);

@@ -9,7 +9,7 @@ use crate::model::{
 };
 use crate::nodelet::etcd::restore::Restores;
 use crate::nodelet::ledger::Installed;
-use crate::nodelet::roll::{self, ATTEMPTS_MAX, At, Record};
+use crate::nodelet::roll::{self, ATTEMPTS_MAX, At, RollRecord};
 use crate::stack;
 
 impl Machine {
@@ -40,7 +40,7 @@ impl Machine {
             roll: RollId(uuid::Uuid::from_u128(roll)),
             ..order(UpgradeStage::Node, to)
         };
-        let mut record = Record::new(
+        let mut record = RollRecord::new(
             &order,
             At::Switching,
             &from,
@@ -232,7 +232,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     });
     ledger.save().expect("ledger");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::Proving, &from, None, crate::seam::clock::now());
+    let mut record = RollRecord::new(&order, At::Proving, &from, None, crate::seam::clock::now());
     record.attempts = ATTEMPTS_MAX;
     roll::save(&machine.fs, &record).expect("record");
     let mut life = machine.begin();
@@ -286,7 +286,7 @@ async fn a_spec_with_another_stack_and_no_order_changes_nothing_but_what_else_it
     }
 }
 
-/// The record is written before the switch is begun, and one that is cut off is begun anew.
+/// The record is written before the switch is begun, and one that is cut off is started over.
 #[tokio::test]
 async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
     let (machine, _) = Machine::running();
@@ -294,7 +294,7 @@ async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
     let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
     let from = ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::Switching, &from, None, Timestamp::UNIX_EPOCH);
+    let mut record = RollRecord::new(&order, At::Switching, &from, None, Timestamp::UNIX_EPOCH);
     record.attempts = 1;
     roll::save(&machine.fs, &record).expect("record");
     let mut life = machine.begin();
@@ -318,7 +318,7 @@ async fn what_was_put_back_does_not_begin_again_by_itself() {
     let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
     let from = ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::PutBack, &from, None, Timestamp::UNIX_EPOCH);
+    let mut record = RollRecord::new(&order, At::PutBack, &from, None, Timestamp::UNIX_EPOCH);
     let fault = Fault::new(
         FaultCode::UpgradeFailed,
         "it is not",
@@ -342,7 +342,7 @@ async fn what_was_put_back_does_not_begin_again_by_itself() {
     }
 }
 
-/// The copy of before does not know of the restore that the cluster waits for.
+/// The previous copy does not know of the restore that the cluster waits for.
 #[tokio::test]
 async fn what_goes_back_follows_the_order_to_restore_etcd_of_the_newest_spec() {
     let (machine, old) = Machine::running();
@@ -353,7 +353,7 @@ async fn what_goes_back_follows_the_order_to_restore_etcd_of_the_newest_spec() {
     ledger.save().expect("ledger");
     let new = machine.stage_imageless("1.37.2", RUNS);
     let order = order(UpgradeStage::Node, &new);
-    let record = Record::new(
+    let record = RollRecord::new(
         &order,
         At::PuttingBack,
         &from,
@@ -399,7 +399,7 @@ async fn time_in_a_restore_of_etcd_makes_no_switch_late() {
     let new = machine.stage_imageless("1.37.2", RUNS);
     let from = life.engine.ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let record = Record::new(&order, At::Proving, &from, None, crate::seam::clock::now());
+    let record = RollRecord::new(&order, At::Proving, &from, None, crate::seam::clock::now());
     let record = life.engine.note_roll(record).expect("noted");
     tokio::time::advance(Duration::from_secs(200)).await;
     assert_eq!(

@@ -142,7 +142,7 @@ async fn what_the_matrix_refuses_is_not_even_unpacked() {
         let stacks = machine.stacks();
         let new = machine.stage(version, RUNS);
         let mut life = machine.begin();
-        // Attached anew: this one's own stack is changed by an order alone.
+        // Attached again: this one's own stack is changed by an order alone.
         let mut wanted = machine.node_with(&new);
         wanted.uid = Some(uid(2));
         let other = spec(6, Assignment::Worker(Box::new(wanted)));

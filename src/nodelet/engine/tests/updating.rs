@@ -1,17 +1,17 @@
 //! The distribution's updates, with the whole loop: how a run is begun and found again, and that the machine is told
-//! to start anew once.
+//! to restart once.
 
 use super::rolling::{order, put, upgrade};
 use super::*;
 use crate::model::Timestamp;
 use crate::model::{OsReport, UpgradeStage, UpgradeState};
-use crate::nodelet::roll::{self, At, Record};
-use crate::os::{Goal, Run};
+use crate::nodelet::roll::{self, At, RollRecord};
+use crate::os::{OsGoal, OsRun};
 
 const ORDERED: &str = "/var/opt/pf9/nodelet/os-update.json";
 const OUTCOME: &str = "/var/opt/pf9/nodelet/os-update-outcome.json";
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-/// What systemd was told, in order.
+/// Commands that systemd got, in order.
 const TOLD: &str = "/told";
 /// There while the unit of the updates is at work.
 const AT_WORK: &str = "/at-work";
@@ -41,7 +41,7 @@ impl World {
         let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
         let from = ledger.ledger.installed.clone().expect("a node");
         let ordered = order(UpgradeStage::Os, &own);
-        let mut record = Record::new(
+        let mut record = RollRecord::new(
             &ordered,
             At::Updating,
             &from,
@@ -63,7 +63,7 @@ impl World {
             .count()
     }
 
-    fn record(&self) -> Record {
+    fn record(&self) -> RollRecord {
         roll::look(&self.machine.fs).expect("a record")
     }
 
@@ -95,9 +95,9 @@ async fn a_run_is_on_the_disk_before_it_begins_and_is_found_again_and_not_begun_
     world.life.engine.round().await;
     assert_eq!(upgrade(&world.life).state, UpgradeState::Updating);
     assert_eq!(world.told("start -- pf9-os-update.service"), 1);
-    let wants = Run {
+    let wants = OsRun {
         roll: crate::model::RollId(uuid::Uuid::from_u128(7)),
-        goal: Goal::Install,
+        goal: OsGoal::Install,
         attempt: 1,
         within_s: 3600,
     };
@@ -119,7 +119,7 @@ async fn a_run_is_on_the_disk_before_it_begins_and_is_found_again_and_not_begun_
         of.len() == 2 && of[0].contains("intent") && of[1].contains("done"),
         "{journal}"
     );
-    // nodelet is started anew while it is at work, and while it is so.
+    // nodelet is restarted while it is at work, and while it is so.
     let mut world = Box::pin(world.again()).await;
     world.life.engine.round().await;
     assert_eq!(world.told("start -- pf9-os-update.service"), 1);

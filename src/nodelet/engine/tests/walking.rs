@@ -15,14 +15,14 @@ use crate::model::{NodeSpec, StackRef, UpgradeStage, UpgradeState};
 use crate::nodelet::ledger::Installed;
 use crate::nodelet::roll::{self, ATTEMPTS_MAX, At};
 use crate::seam::walk::{Scenario, walk};
-use crate::stack::{self, Depth};
+use crate::stack::{self, Depth, StackError};
 
 /// Looks of one life: a retry is due at once here.
 const ROUNDS: usize = 6;
 /// Cases of each in a sample.
 const FEW: usize = 16;
 
-/// What a node is told, and where it is with it.
+/// What a node is ordered, and how far it is.
 struct Rolls<const WHICH: char>;
 
 /// It is to have the other stack ready.
@@ -138,7 +138,7 @@ impl<const WHICH: char> Scenario for Rolls<WHICH> {
                 break;
             }
         }
-        // A program that hung when it was tried is not asked again for minutes, or until nodelet is started anew.
+        // A program that hung when it was tried is not asked again for minutes, or until nodelet is restarted.
         world.life = done.then_some(life);
         done
     }
@@ -148,15 +148,28 @@ impl<const WHICH: char> Scenario for Rolls<WHICH> {
         let fs = &world.machine.fs;
         let (trust, _) = inbox::trust_anchors(fs).expect("trust");
         let active = world.machine.active().expect("a stack");
+        // A switch that a break made late may have gone back before it had the new stack, or before it was the active one.
+        let back = WHICH == 's' && active == world.old;
+        let incoming = stack::incoming_of(&world.new);
+        let incoming = incoming.file_name().expect("a name").to_string_lossy();
+        let of_a_switch = [&*world.new.dir_name(), &*incoming, "previous"].map(str::to_owned);
+        let has = world.machine.stacks();
         let whole = [&active, &world.new].map(|stack| {
             let verified = stack::verify_installed(fs, stack, &trust, Depth::Full);
-            verified.map(drop).map_err(|e| e.to_string())
+            match verified {
+                Err(StackError::NotInstalled) if back && *stack == world.new => Ok(()),
+                verified => verified.map(drop).map_err(|e| e.to_string()),
+            }
         });
+        let (beside, stacks): (Vec<_>, Vec<_>) =
+            has.into_iter().partition(|name| of_a_switch.contains(name));
+        let switched = beside == [world.new.dir_name(), "previous".to_owned()];
         let record = roll::look(fs);
         let knows = record.map(|r| r.from == world.from && r.attempts <= ATTEMPTS_MAX);
         let left = temps::abandoned(fs, WRITTEN_BY_ROOT);
         BTreeMap::from([
-            ("stacks".to_owned(), format!("{:?}", world.machine.stacks())),
+            ("stacks".to_owned(), format!("{stacks:?}")),
+            ("and the new one".to_owned(), (back || switched).to_string()),
             ("whole".to_owned(), format!("{whole:?}")),
             ("knows where it came from".to_owned(), format!("{knows:?}")),
             ("left over".to_owned(), format!("{left:?}")),

@@ -28,7 +28,7 @@ fn record(point: &str, expected: bool) -> Known {
     })
 }
 
-fn seen(known: Known, found: Found, point: &str) -> EtcdSeen {
+fn seen(known: Known, found: DataDirContent, point: &str) -> EtcdSeen {
     EtcdSeen {
         known,
         found,
@@ -37,13 +37,13 @@ fn seen(known: Known, found: Found, point: &str) -> EtcdSeen {
     }
 }
 
-fn word(verdict: &Verdict<'_>) -> &'static str {
+fn word(verdict: &DataVerdict<'_>) -> &'static str {
     match verdict {
-        Verdict::Fresh => "fresh",
-        Verdict::Present => "present",
-        Verdict::MountMissing { .. } => "mount missing",
-        Verdict::Gone { .. } => "gone",
-        Verdict::Foreign { .. } => "foreign",
+        DataVerdict::Fresh => "fresh",
+        DataVerdict::Present => "present",
+        DataVerdict::MountMissing { .. } => "mount missing",
+        DataVerdict::Gone { .. } => "gone",
+        DataVerdict::Foreign { .. } => "foreign",
     }
 }
 
@@ -51,30 +51,45 @@ const DISK: &str = "/var/lib/pf9/etcd";
 
 #[test]
 fn the_table() {
-    let own = || Found::Data(id("a"));
-    let other = || Found::Data(id("b"));
-    let broken = || Found::Unreadable { why: "x".into() };
+    let own = || DataDirContent::Data(id("a"));
+    let other = || DataDirContent::Data(id("b"));
+    let broken = || DataDirContent::Unreadable { why: "x".into() };
     let lost = || Known::Lost { why: "x".into() };
     for (known, found, point, verdict) in [
-        (Known::Never, Found::Nothing, "/", "fresh"),
+        (Known::Never, DataDirContent::Nothing, "/", "fresh"),
         (Known::Never, own(), "/", "present"),
         (Known::Never, broken(), "/", "foreign"),
-        (record("/", true), Found::Nothing, "/", "fresh"),
+        (record("/", true), DataDirContent::Nothing, "/", "fresh"),
         (record("/", true), own(), "/", "present"),
         (record("/", true), other(), "/", "foreign"),
-        (record("/", false), Found::Nothing, "/", "gone"),
+        (record("/", false), DataDirContent::Nothing, "/", "gone"),
         (record("/", false), own(), "/", "present"),
         (record("/", false), other(), "/", "foreign"),
-        (record(DISK, false), Found::Nothing, "/", "mount missing"),
-        (record(DISK, false), Found::Nothing, "/var", "mount missing"),
+        (
+            record(DISK, false),
+            DataDirContent::Nothing,
+            "/",
+            "mount missing",
+        ),
+        (
+            record(DISK, false),
+            DataDirContent::Nothing,
+            "/var",
+            "mount missing",
+        ),
         // An older copy below the disk.
         (record(DISK, false), own(), "/", "mount missing"),
-        (record(DISK, false), Found::Nothing, DISK, "gone"),
+        (record(DISK, false), DataDirContent::Nothing, DISK, "gone"),
         (record(DISK, false), own(), DISK, "present"),
-        (record(DISK, true), Found::Nothing, "/", "mount missing"),
+        (
+            record(DISK, true),
+            DataDirContent::Nothing,
+            "/",
+            "mount missing",
+        ),
         // A person moved them to a disk.
         (record("/", false), own(), DISK, "present"),
-        (lost(), Found::Nothing, "/", "gone"),
+        (lost(), DataDirContent::Nothing, "/", "gone"),
         (lost(), own(), "/", "present"),
         (lost(), broken(), "/", "foreign"),
     ] {
@@ -85,7 +100,7 @@ fn the_table() {
 
 #[test]
 fn what_holds_etcd_back_is_said_with_the_ways_out() {
-    let held = seen(record(DISK, false), Found::Nothing, "/").held();
+    let held = seen(record(DISK, false), DataDirContent::Nothing, "/").held();
     let held = held.expect("the disk is missing");
     for word in ["/dev/sdb1", "xfs", DISK, "member a of cluster c"] {
         assert!(held.why.contains(word), "{held:?}");
@@ -93,18 +108,18 @@ fn what_holds_etcd_back_is_said_with_the_ways_out() {
     for word in ["mount it", "rejoin", "restore"] {
         assert!(held.fix.contains(word), "{held:?}");
     }
-    let held = seen(record("/", false), Found::Nothing, "/").held();
+    let held = seen(record("/", false), DataDirContent::Nothing, "/").held();
     let held = held.expect("gone");
     assert!(held.why.contains("since 1970-01-01"), "{held:?}");
     assert!(!held.why.contains("mount"), "{held:?}");
 }
 
-fn any_found() -> impl Strategy<Value = Found> {
+fn any_found() -> impl Strategy<Value = DataDirContent> {
     prop_oneof![
-        Just(Found::Nothing),
-        Just(Found::Data(id("a"))),
-        Just(Found::Data(id("b"))),
-        Just(Found::Unreadable { why: "x".into() }),
+        Just(DataDirContent::Nothing),
+        Just(DataDirContent::Data(id("a"))),
+        Just(DataDirContent::Data(id("b"))),
+        Just(DataDirContent::Unreadable { why: "x".into() }),
     ]
 }
 
@@ -121,7 +136,7 @@ fn any_known() -> impl Strategy<Value = Known> {
 }
 
 proptest! {
-    /// Whoever was a member founds nothing: only who never was, or whom the others expect, is fresh. And
+    /// A former member founds nothing: only a host that never was one, or that the others expect, is fresh. And
     /// etcd runs on the member's own data only.
     #[test]
     fn only_who_was_none_begins(known in any_known(), found in any_found(), point in any_point()) {
@@ -132,12 +147,12 @@ proptest! {
             Known::Lost { .. } => false,
         };
         match seen.verdict() {
-            Verdict::Fresh => prop_assert!(may_begin && seen.found == Found::Nothing),
-            Verdict::Present => {
-                let own = seen.record().is_none_or(|r| seen.found == Found::Data(r.data.clone()));
-                prop_assert!(own && matches!(seen.found, Found::Data(_)));
+            DataVerdict::Fresh => prop_assert!(may_begin && seen.found == DataDirContent::Nothing),
+            DataVerdict::Present => {
+                let own = seen.record().is_none_or(|r| seen.found == DataDirContent::Data(r.data.clone()));
+                prop_assert!(own && matches!(seen.found, DataDirContent::Data(_)));
             }
-            Verdict::MountMissing { .. } | Verdict::Gone { .. } | Verdict::Foreign { .. } => {
+            DataVerdict::MountMissing { .. } | DataVerdict::Gone { .. } | DataVerdict::Foreign { .. } => {
                 prop_assert!(seen.held().is_some());
             }
         }
@@ -163,7 +178,7 @@ fn a_past_that_cannot_be_read_is_one_all_the_same() {
         "ETCD_INITIAL_CLUSTER_STATE=existing\n",
     );
     let permit = (phase::layout::ETCD_BEGINS, "it may");
-    assert_eq!(seen_of(&[]).verdict(), Verdict::Fresh);
+    assert_eq!(seen_of(&[]).verdict(), DataVerdict::Fresh);
     // A note that is no note; no note, and the settings of one that has begun.
     for files in [&[(note, "half a no")][..], &[joins]] {
         let seen = seen_of(files);
@@ -171,5 +186,5 @@ fn a_past_that_cannot_be_read_is_one_all_the_same() {
         assert!(seen.is_gone() && seen.held().is_some());
     }
     // The same settings, and it has not begun.
-    assert_eq!(seen_of(&[joins, permit]).verdict(), Verdict::Fresh);
+    assert_eq!(seen_of(&[joins, permit]).verdict(), DataVerdict::Fresh);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::desk::{Desk, desk};
+use super::super::desk::{EtcdHandle, desk};
 use super::super::testing::{NAME, backup as backup_of};
 use super::*;
 use crate::app::TaskGroup;
@@ -13,14 +13,14 @@ use crate::nodelet::status::NodeBoard;
 use crate::nodelet::testing::{Cas, enrolled, node};
 
 struct World {
-    desk: Desk,
+    desk: EtcdHandle,
     job: watch::Sender<Job>,
     board: NodeBoard,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
 }
 
-/// A keeper on a machine without etcd, and what it is told.
+/// A keeper on a machine without etcd, and its inputs.
 fn world(job: Job) -> (World, TaskGroup) {
     world_with(job, |_| {})
 }
@@ -38,7 +38,7 @@ fn world_with(job: Job, ready: impl FnOnce(&HostFs)) -> (World, TaskGroup) {
     let beat = group.progress().beat("keeper");
     let etcd = board.etcd();
     let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));
-    let keeper = Keeper::new(
+    let keeper = EtcdKeeper::new(
         Host::new(fs),
         working,
         etcd,

@@ -21,12 +21,18 @@ fn at(own: u64, leader: Option<u64>) -> Standpoint {
     }
 }
 
-fn asks(members: &str, at: &Standpoint, followed: u64, unwell: u64) -> Turn {
+fn asks(members: &str, at: &Standpoint, followed: u64, unwell: u64) -> RestartTurn {
     asks_after(members, at, followed, unwell, 0)
 }
 
-fn asks_after(members: &str, at: &Standpoint, followed: u64, unwell: u64, silent: u64) -> Turn {
-    let view = View {
+fn asks_after(
+    members: &str,
+    at: &Standpoint,
+    followed: u64,
+    unwell: u64,
+    silent: u64,
+) -> RestartTurn {
+    let view = RestartView {
         silent_for: Duration::from_secs(silent),
         at,
         followed_for: Duration::from_secs(followed),
@@ -37,18 +43,21 @@ fn asks_after(members: &str, at: &Standpoint, followed: u64, unwell: u64, silent
     turn(&view, &Pace::of(None))
 }
 
-fn waits(turn: &Turn, word: &str) -> bool {
-    matches!(turn, Turn::Wait(what) if what.contains(word))
+fn waits(turn: &RestartTurn, word: &str) -> bool {
+    matches!(turn, RestartTurn::Wait(what) if what.contains(word))
 }
 
 #[test]
 fn who_leads_goes_when_the_others_do_without_it_and_who_follows_takes_the_lead() {
     let (leads, follows) = (at(1, Some(1)), at(1, Some(2)));
-    assert_eq!(asks("mmm", &leads, 4, 0), Turn::Go);
+    assert_eq!(asks("mmm", &leads, 4, 0), RestartTurn::Go);
     assert!(waits(&asks("mmm", &leads, 3, 0), "down or healthy"));
-    assert_eq!(asks("mmm", &follows, 15, 0), Turn::TakeTheLead("2".into()));
+    assert_eq!(
+        asks("mmm", &follows, 15, 0),
+        RestartTurn::TakeTheLead("2".into())
+    );
     assert!(waits(&asks("mmm", &follows, 14, 0), "one at a time"));
-    // Whoever waits for a member names it.
+    // A wait for a member names it.
     for at in [&leads, &follows] {
         assert!(waits(&asks("mmM", at, 99, 0), "m3 to answer"));
         assert!(waits(&asks("mM", at, 99, 0), "m2 to answer"));
@@ -58,11 +67,11 @@ fn who_leads_goes_when_the_others_do_without_it_and_who_follows_takes_the_lead()
         &asks_after("mmmmM", &leads, 99, 0, 29),
         "m5 to answer"
     ));
-    assert_eq!(asks_after("mmmmM", &leads, 4, 0, 30), Turn::Go);
+    assert_eq!(asks_after("mmmmM", &leads, 4, 0, 30), RestartTurn::Go);
     assert!(waits(&asks("mmmMM", &leads, 4, 0), "m4, m5"));
     assert_eq!(
         asks("mm", &leads, 4, 0),
-        Turn::Go,
+        RestartTurn::Go,
         "two stand still in turn"
     );
     assert!(waits(&asks("mmm", &at(1, None), 99, 0), "a leader"));
@@ -75,7 +84,7 @@ fn nobody_waits_for_a_turn_whom_nobody_counts_on() {
         ("lmm", at(1, Some(2))),
         ("mmm", at(9, Some(1))),
     ] {
-        assert_eq!(asks(members, &own, 0, 0), Turn::Go, "{members}");
+        assert_eq!(asks(members, &own, 0, 0), RestartTurn::Go, "{members}");
     }
     // It does not answer: for a moment that is an election, for longer it takes no part.
     for members in ["Mmm", "MMM", "MM", "MmM"] {
@@ -83,14 +92,18 @@ fn nobody_waits_for_a_turn_whom_nobody_counts_on() {
             waits(&asks(members, &at(1, Some(2)), 99, 29), "this member"),
             "{members}"
         );
-        assert_eq!(asks(members, &at(1, None), 0, 30), Turn::Go, "{members}");
+        assert_eq!(
+            asks(members, &at(1, None), 0, 30),
+            RestartTurn::Go,
+            "{members}"
+        );
     }
 }
 
 #[test]
 fn a_leader_that_is_to_go_is_taken_out_first() {
     let (at, listed) = (at(1, Some(2)), listed("mmm"));
-    let view = View {
+    let view = RestartView {
         at: &at,
         followed_for: Duration::from_secs(99),
         unwell_for: Duration::ZERO,
@@ -126,7 +139,7 @@ struct Sim {
     silent_since: Option<u64>,
     /// The others, as they were asked; done with it at this time.
     asked: Option<(u64, u64, Vec<Listed>)>,
-    /// systemd has been told.
+    /// systemd has the command.
     stops_at: Option<u64>,
 }
 
@@ -229,7 +242,7 @@ impl World {
                     term,
                     ..self.at(n)
                 };
-                let view = View {
+                let view = RestartView {
                     at: &at,
                     followed_for: Duration::from_millis((began - since) * 100),
                     unwell_for: Duration::ZERO,
@@ -238,13 +251,13 @@ impl World {
                     leader_goes: false,
                 };
                 match turn(&view, &pace) {
-                    Turn::Wait(_) => {}
-                    Turn::TakeTheLead(_) => {
+                    RestartTurn::Wait(_) => {}
+                    RestartTurn::TakeTheLead(_) => {
                         if self.leader == leader {
                             self.lead(Some(n));
                         }
                     }
-                    Turn::Go => {
+                    RestartTurn::Go => {
                         if self.at(n) == at {
                             // As late as it may be.
                             self.members[n].stops_at = Some(now + self.random(10));
@@ -257,8 +270,8 @@ impl World {
 }
 
 proptest! {
-    /// Whatever is told late, whoever leads, and however long a start takes: no two are down at a time, and
-    /// each of them has been started again in the end.
+    /// Whatever comes late, whichever member leads, and however long a start takes: no two are down at a time, and
+    /// each of them has been restarted in the end.
     #[test]
     fn one_is_down_at_a_time_and_everybody_has_his_turn(
         count in prop::sample::select(vec![2usize, 3, 5, 7]),

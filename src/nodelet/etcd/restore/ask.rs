@@ -2,7 +2,7 @@
 //!
 //! | call | answer |
 //! |---|---|
-//! | `GET /v1/etcd/restore`                | [`View`]: what is under way, and how the last one ended |
+//! | `GET /v1/etcd/restore`                | [`RestoreView`]: what is under way, and how the last one ended |
 //! | `POST /v1/etcd/restore` (root only)   | 202 and the same; 409 while one is under way |
 //! | `POST /v1/etcd/rejoin` (root only)    | likewise |
 //! | `DELETE /v1/etcd/restore` (root only) | 202; it ends, unless data were moved already |
@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{By, Goal, Last, Restores, Run, Source};
+use super::{By, Last, RestoreGoal, RestoreRun, Restores, Source};
 use crate::backup::shelf;
 use crate::host::fs::HostFs;
 use crate::local::{Method, Reply, Request, StatusCode};
@@ -28,10 +28,10 @@ const PATH_MAX: usize = 4096;
 
 /// What is under way, and how the last one ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct View {
+pub struct RestoreView {
     /// Under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<Run>,
+    pub run: Option<RestoreRun>,
     /// Ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Last>,
@@ -48,7 +48,7 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
     let goal = match (&request.method, request.path.as_str()) {
         (&Method::GET, PATH) => return (view(&restores, StatusCode::OK), false),
         (&Method::POST, PATH) => match document::read::<Source>(&request.body) {
-            Ok(source) => Some(Goal::Restored(source)),
+            Ok(source) => Some(RestoreGoal::Restored(source)),
             Err(e) => {
                 let fault = Fault::new(FaultCode::DocumentMalformed, NOT_DONE, e.to_string());
                 return (
@@ -57,7 +57,7 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
                 );
             }
         },
-        (&Method::POST, REJOIN_PATH) => Some(Goal::Rejoined),
+        (&Method::POST, REJOIN_PATH) => Some(RestoreGoal::Rejoined),
         (&Method::DELETE, PATH) => None,
         _ => return (Reply::not_found(&request.path), false),
     };
@@ -76,7 +76,7 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
     }
 }
 
-fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(), Fault> {
+fn ask(restores: &Restores, job: &Job, goal: RestoreGoal, now: Timestamp) -> Result<(), Fault> {
     let job = job.clone();
     let Some(work) = job.work().filter(|work| work.role == Role::Master) else {
         let why = "this host is not a master";
@@ -88,13 +88,13 @@ fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(),
         return Err(Fault::new(FaultCode::Busy, NOT_DONE, why)
             .fix("pf9ctl etcd restore --show says how far it is, --withdraw ends it"));
     }
-    if let Goal::Restored(source) = &goal {
+    if let RestoreGoal::Restored(source) = &goal {
         let file = Some(&source.file).filter(|file| !shelf::is_name(file));
         for path in [file, source.recovery_key.as_ref(), source.signers.as_ref()] {
             path.map_or(Ok(()), |path| absolute(path))?;
         }
     }
-    let run = Run::asked(Uuid::new_v4(), By::Root, work.node.cluster_id, goal, now);
+    let run = RestoreRun::asked(Uuid::new_v4(), By::Root, work.node.cluster_id, goal, now);
     tracing::warn!(id = %run.id, goal = ?run.goal, "root asks for a restore of etcd");
     restores.save(&run).map_err(|e| {
         Fault::new(FaultCode::EtcdRestore, NOT_DONE, chain(&e)).fix("look at the disk")
@@ -110,7 +110,7 @@ fn absolute(path: &str) -> Result<(), Fault> {
 }
 
 fn view(restores: &Restores, status: StatusCode) -> Reply {
-    let view = View {
+    let view = RestoreView {
         run: restores.run().value,
         last: restores.last(),
     };

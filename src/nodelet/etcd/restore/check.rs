@@ -11,7 +11,7 @@ use crate::model::{ClusterId, Fault, FaultCode, Matrix};
 
 /// etcd makes its log in pieces of this size, before it writes a word into it.
 const LOG_PIECE: u64 = 64 * 1000 * 1000;
-/// The release whose databases do not say which one wrote them. Those of before it are restored alike.
+/// The release whose databases do not say which one wrote them. Those before it are restored alike.
 const SAYS_NOTHING: Version = Version::new(3, 5, 0);
 
 /// What was seen.

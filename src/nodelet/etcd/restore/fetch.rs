@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Run;
+use super::RestoreRun;
 use super::check::WHAT;
-use super::stage::Hands;
+use super::stage::RestoreContext;
 use crate::backup::archive::{self, Archive, ArchiveError};
 use crate::backup::seal::Sealed;
 use crate::backup::shelf::{MANIFEST, SEALED};
@@ -41,8 +41,8 @@ pub(super) struct Away {
 
 /// Looks for the backup of this name: in this master's place, in those of the other masters, in all.
 pub(super) async fn look(
-    hands: Hands<'_>,
-    run: &Run,
+    hands: RestoreContext<'_>,
+    run: &RestoreRun,
     policy: &ArchivePolicy,
     (name, trust): (&str, &BackupTrust),
 ) -> Result<(BelievedManifest, Away), Fault> {
@@ -89,7 +89,7 @@ impl Away {
     /// One turn. The file, byte for byte the one that the manifest speaks of; or how far it is.
     pub(super) async fn bring(
         &self,
-        hands: Hands<'_>,
+        hands: RestoreContext<'_>,
         manifest: &BackupManifest,
         turn: Duration,
     ) -> Result<Result<PathBuf, String>, Fault> {
@@ -118,7 +118,12 @@ impl Away {
     }
 
     /// For the rest of it, what is in it, and what is made of that: asked before a byte comes.
-    fn room(&self, hands: Hands<'_>, manifest: &BackupManifest, have: u64) -> Result<(), Fault> {
+    fn room(
+        &self,
+        hands: RestoreContext<'_>,
+        manifest: &BackupManifest,
+        have: u64,
+    ) -> Result<(), Fault> {
         let place = hands.host.fs.at(crate::model::paths::ETCD_DATA);
         let full = |why: String| Fault::new(FaultCode::DiskFull, WHAT, why).fix(space::FIX);
         let room = space::of(&place).map_err(|e| full(chain(&e)))?;
@@ -142,14 +147,14 @@ mod tests {
     use crate::host::fs::HostFs;
     use crate::model::{Digest, Timestamp, paths};
     use crate::nodelet::etcd::restore::source::Shelves;
-    use crate::nodelet::etcd::restore::{By, Goal};
+    use crate::nodelet::etcd::restore::{By, RestoreGoal};
     use crate::nodelet::etcd::testing::{NAME, manifest};
     use crate::nodelet::testing::{Cas, node};
 
     const TOTAL: usize = 1_000_000;
     /// What comes before it hangs.
     const COMES: usize = 300_000;
-    /// Long for a loopback, and short for whoever waits.
+    /// Long for a loopback, and short for a waiting test.
     const SHORT: Duration = Duration::from_secs(2);
 
     /// A server that begins to answer the first request and is silent from then on. Connections stay open.
@@ -186,7 +191,7 @@ mod tests {
             .expect("write");
         let node = node(Cas::new().authorities);
         let (egress, shelves) = (Ok(Egress::direct()), Shelves::default());
-        let hands = Hands {
+        let hands = RestoreContext {
             host: &host,
             node: &node,
             egress: &egress,
@@ -200,11 +205,11 @@ mod tests {
             path_style: true,
             authority: None,
         };
-        let run = Run::asked(
+        let run = RestoreRun::asked(
             uuid::Uuid::from_u128(7),
             By::Plane,
             node.cluster_id,
-            Goal::Rejoined,
+            RestoreGoal::Rejoined,
             Timestamp::UNIX_EPOCH,
         );
         let dir = run.fetching_dir();

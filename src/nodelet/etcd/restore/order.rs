@@ -1,7 +1,7 @@
 //! What the plane orders: pure. Its order is in the spec until every master has followed it, so it is
 //! looked at in every round; each master follows it once.
 
-use super::{By, Goal, Last, Run, Source, State};
+use super::{By, Last, RestoreGoal, RestoreRun, Source, State};
 use crate::model::{NodeSpec, RestoreOrder, RestoreState, RestoreStatus, Timestamp};
 
 /// What an order comes to.
@@ -10,7 +10,7 @@ pub enum Ordered {
     /// Nothing is to be done by it, or it is under way.
     Nothing,
     /// This begins.
-    Begin(Box<Run>),
+    Begin(Box<RestoreRun>),
     /// What is under way is wanted by the plane no more.
     End,
 }
@@ -18,7 +18,7 @@ pub enum Ordered {
 /// What the order comes to on this master.
 pub fn ordered(
     node: &NodeSpec,
-    under_way: Option<&Run>,
+    under_way: Option<&RestoreRun>,
     last: Option<&Last>,
     now: Timestamp,
 ) -> Ordered {
@@ -38,13 +38,13 @@ pub fn ordered(
         return Ordered::Nothing;
     };
     let goal = if order.founder == own {
-        Goal::Restored(source(order))
+        RestoreGoal::Restored(source(order))
     } else if order.go {
-        Goal::Rejoined
+        RestoreGoal::Rejoined
     } else {
         return Ordered::Nothing;
     };
-    Ordered::Begin(Box::new(Run::asked(
+    Ordered::Begin(Box::new(RestoreRun::asked(
         order.id,
         By::Plane,
         node.cluster_id,
@@ -54,8 +54,8 @@ pub fn ordered(
 }
 
 /// Whether programs may be stopped for it: the plane says so once the new data are made, for then the
-/// other masters are told as well.
-pub fn may_go(run: &Run, order: Option<&RestoreOrder>) -> bool {
+/// other masters' are reported as well.
+pub fn may_go(run: &RestoreRun, order: Option<&RestoreOrder>) -> bool {
     match run.by {
         By::Root => true,
         By::Plane => order.is_some_and(|order| order.id == run.id && order.go),
@@ -73,14 +73,16 @@ fn source(order: &RestoreOrder) -> Source {
 }
 
 /// What is said of it.
-pub fn status(run: Option<&Run>, last: Option<&Last>) -> Option<RestoreStatus> {
-    let of_run = |run: &Run| RestoreStatus {
+pub fn status(run: Option<&RestoreRun>, last: Option<&Last>) -> Option<RestoreStatus> {
+    let of_run = |run: &RestoreRun| RestoreStatus {
         id: run.id,
         state: match (&run.goal, run.state) {
-            (Goal::Restored(_), State::Asked) => RestoreState::Asked,
-            (Goal::Restored(_), State::Ready) => RestoreState::Ready,
-            (Goal::Restored(_), State::Placing) => RestoreState::Moving,
-            (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => RestoreState::Moving,
+            (RestoreGoal::Restored(_), State::Asked) => RestoreState::Asked,
+            (RestoreGoal::Restored(_), State::Ready) => RestoreState::Ready,
+            (RestoreGoal::Restored(_), State::Placing) => RestoreState::Moving,
+            (RestoreGoal::Rejoined, State::Asked | State::Ready | State::Placing) => {
+                RestoreState::Moving
+            }
         },
         fault: None,
         warnings: run.warnings.clone(),
@@ -121,7 +123,11 @@ mod tests {
         HostId(Uuid::from_u128(2))
     }
 
-    fn said(order: Option<&RestoreOrder>, run: Option<&Run>, last: Option<&Last>) -> Ordered {
+    fn said(
+        order: Option<&RestoreOrder>,
+        run: Option<&RestoreRun>,
+        last: Option<&Last>,
+    ) -> Ordered {
         let mut node = node(Cas::new().authorities);
         node.etcd.restore = order.cloned();
         ordered(&node, run, last, Timestamp::UNIX_EPOCH)
@@ -132,7 +138,7 @@ mod tests {
         let Ordered::Begin(run) = said(Some(&order(1, host_id(), false)), None, None) else {
             panic!("the founder begins");
         };
-        let Goal::Restored(source) = &run.goal else {
+        let RestoreGoal::Restored(source) = &run.goal else {
             panic!("it makes the data");
         };
         assert_eq!(source.file, "20261128T143000Z-r7");
@@ -147,7 +153,7 @@ mod tests {
         let Ordered::Begin(run) = said(Some(&order(1, other(), true)), None, None) else {
             panic!("it joins");
         };
-        assert_eq!(run.goal, Goal::Rejoined);
+        assert_eq!(run.goal, RestoreGoal::Rejoined);
         let mut older = order(1, host_id(), true);
         older.masters = vec![other()];
         assert_eq!(
@@ -161,11 +167,11 @@ mod tests {
     fn an_order_is_followed_once_and_ends_what_it_does_not_speak_of() {
         let now = Timestamp::UNIX_EPOCH;
         let first = order(1, other(), true);
-        let run = Run::asked(
+        let run = RestoreRun::asked(
             first.id,
             By::Plane,
             ClusterId(first.id),
-            Goal::Rejoined,
+            RestoreGoal::Rejoined,
             now,
         );
         assert_eq!(said(Some(&first), Some(&run), None), Ordered::Nothing);
@@ -174,11 +180,11 @@ mod tests {
             said(Some(&order(2, other(), true)), Some(&run), None),
             Ordered::End
         );
-        let roots = Run::asked(
+        let roots = RestoreRun::asked(
             Uuid::from_u128(9),
             By::Root,
             ClusterId(first.id),
-            Goal::Rejoined,
+            RestoreGoal::Rejoined,
             now,
         );
         assert_eq!(said(Some(&first), Some(&roots), None), Ordered::Nothing);
@@ -186,7 +192,7 @@ mod tests {
             schema: 1,
             id: first.id,
             ended_at: now,
-            goal: Goal::Rejoined,
+            goal: RestoreGoal::Rejoined,
             refused: None,
             warnings: Vec::new(),
         };

@@ -1,6 +1,6 @@
 //! What comes next in a restore: pure, from what is on the disk and what was seen of the machine.
 
-use super::{Goal, Run, State};
+use super::{RestoreGoal, RestoreRun, State};
 
 /// What a restore does to a machine. Closed: a reviewer reads this and knows every effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +59,15 @@ pub enum Next {
 }
 
 /// What comes next. Whatever was cut off, the answer is safe to be done again.
-pub fn next(run: &Run, seen: &RestoreSeen) -> Next {
+pub fn next(run: &RestoreRun, seen: &RestoreSeen) -> Next {
     let next = match (&run.goal, run.state) {
-        (Goal::Restored(_), State::Asked) => Next::Prepare,
-        (Goal::Restored(_), State::Ready) => ready(seen),
-        (Goal::Restored(_), State::Placing) => placing(seen),
-        (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => rejoining(seen),
+        (RestoreGoal::Restored(_), State::Asked) => Next::Prepare,
+        (RestoreGoal::Restored(_), State::Ready) => ready(seen),
+        (RestoreGoal::Restored(_), State::Placing) => placing(seen),
+        (RestoreGoal::Rejoined, State::Asked | State::Ready | State::Placing) => rejoining(seen),
     };
     let nothing_moved = !seen.aside && run.state != State::Placing;
-    // One that cannot go on ends as well: whoever starts etcd sees what there is to start it with.
+    // One that cannot go on ends as well: the phase that starts etcd sees which data there are.
     let may_end = nothing_moved || matches!(next, Next::Stuck(..));
     if seen.withdrawn && may_end {
         Next::Withdraw
@@ -137,7 +137,7 @@ fn rejoining(seen: &RestoreSeen) -> Next {
     }
 }
 
-/// The control plane first: nothing acts any more on what it believes to know.
+/// The control plane first: nothing acts on stale data any more.
 fn stopped(seen: &RestoreSeen) -> Option<Next> {
     if seen.control_plane {
         Some(Next::Do(Stage::StopControlPlane))
@@ -176,14 +176,15 @@ mod tests {
     use crate::model::{ClusterId, Timestamp};
     use crate::nodelet::etcd::restore::{By, Source};
 
-    fn run(state: State, goal: Goal) -> Run {
+    fn run(state: State, goal: RestoreGoal) -> RestoreRun {
         let cluster = ClusterId(Uuid::nil());
-        let mut run = Run::asked(Uuid::nil(), By::Plane, cluster, goal, Timestamp::UNIX_EPOCH);
+        let mut run =
+            RestoreRun::asked(Uuid::nil(), By::Plane, cluster, goal, Timestamp::UNIX_EPOCH);
         run.state = state;
         run
     }
 
-    fn restored(state: State) -> Run {
+    fn restored(state: State) -> RestoreRun {
         let source = Source {
             file: "s".into(),
             recovery_key: None,
@@ -191,7 +192,7 @@ mod tests {
             signers: None,
             unsigned: false,
         };
-        run(state, Goal::Restored(source))
+        run(state, RestoreGoal::Restored(source))
     }
 
     /// Everything runs with the old data, and the new ones are made.
@@ -231,7 +232,7 @@ mod tests {
             restored_one: true,
             ..RestoreSeen::default()
         };
-        let again = |run: &Run, seen: &RestoreSeen| match next(run, seen) {
+        let again = |run: &RestoreRun, seen: &RestoreSeen| match next(run, seen) {
             Next::Stuck(why, _) => assert!(why.contains("moved aside"), "{why}"),
             other => panic!("{other:?}"),
         };
@@ -241,7 +242,7 @@ mod tests {
         };
         again(&restored(State::Ready), &fresh);
         again(&restored(State::Placing), &fresh);
-        again(&run(State::Asked, Goal::Rejoined), &twice);
+        again(&run(State::Asked, RestoreGoal::Rejoined), &twice);
         // Once is how it goes.
         let once = RestoreSeen {
             aside: false,
@@ -255,7 +256,7 @@ mod tests {
             aside: false,
             ..twice
         };
-        let rejoins = run(State::Asked, Goal::Rejoined);
+        let rejoins = run(State::Asked, RestoreGoal::Rejoined);
         assert_eq!(next(&rejoins, &once), Next::Do(Stage::PutAside));
     }
 }

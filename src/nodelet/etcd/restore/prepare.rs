@@ -1,5 +1,5 @@
 //! New data, made beside the old ones while the cluster still runs. Nothing is stopped or moved here;
-//! what was cut off is begun again.
+//! what was cut off is started over.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use super::check::{self, SnapshotFacts, unusable};
 use super::fetch::TURN;
 use super::snapshot::{self, Content};
 use super::source::{self, Snapshot};
-use super::stage::Hands;
-use super::{MADE, Run, Source, settings, unseal};
+use super::stage::RestoreContext;
+use super::{MADE, RestoreRun, Source, settings, unseal};
 use crate::backup::seal::ANOTHER;
 use crate::backup::verify;
 use crate::host::etcd::peer_url;
@@ -22,7 +22,7 @@ use crate::stack;
 use crate::telemetry::chain;
 
 /// Revisions that are left out: more than were given away after any snapshot that is of use. So no
-/// revision means two things, and who watches from an old one is told to look anew.
+/// revision means two things, and a watch from an old one has to start over.
 const BUMP: &str = "1000000000";
 /// The largest database that etcd's makers speak of is 8 GiB: it is copied, and read once more.
 const MAKE: Duration = Duration::from_secs(1800);
@@ -30,22 +30,26 @@ const PRIVATE: u32 = 0o700;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// The data are whole, and on the disk. What differs and is restored all the same, in words.
+pub enum RestorePrepared {
+    /// The data are whole, and on the disk. What differs and is restored anyway, in words.
     Whole(Vec<String>),
     /// The backup comes from the archive; how far it is.
     Coming(String),
 }
 
 /// Checks everything, then makes the data.
-pub async fn prepare(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, Fault> {
+pub async fn prepare(
+    hands: RestoreContext<'_>,
+    run: &RestoreRun,
+    source: &Source,
+) -> Result<RestorePrepared, Fault> {
     let fs = &hands.host.fs;
     let failed = |e: &FsError| {
         let what = "cannot make etcd's data from the snapshot";
         Fault::new(FaultCode::State, what, chain(e)).fix("look at the disk with etcd's data")
     };
     if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
-        return Ok(Prepared::Whole(run.warnings.clone()));
+        return Ok(RestorePrepared::Whole(run.warnings.clone()));
     }
     mounted(fs)?;
     let stays = run.fetching_dir();
@@ -53,7 +57,7 @@ pub async fn prepare(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Pre
     fs.make_dir(paths::ETCD_DATA, &Attrs::mode(PRIVATE))
         .map_err(|e| failed(&e))?;
     let warnings = match made(hands, run, source).await {
-        Ok(Prepared::Whole(warnings)) => warnings,
+        Ok(RestorePrepared::Whole(warnings)) => warnings,
         Ok(coming) => return Ok(coming),
         Err(fault) => {
             // The next one clears as well; this is for the room.
@@ -69,7 +73,7 @@ pub async fn prepare(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Pre
         fs.remove_tree(&stays)
     };
     keep().map_err(|e| failed(&e))?;
-    Ok(Prepared::Whole(warnings))
+    Ok(RestorePrepared::Whole(warnings))
 }
 
 /// Without the disk that the data are on, the new ones would be written below its mount point and hidden by it.
@@ -77,13 +81,17 @@ fn mounted(fs: &HostFs) -> Result<(), Fault> {
     let what = "cannot restore etcd here";
     let seen = data::look(fs);
     let seen = seen.map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)))?;
-    if let (data::Verdict::MountMissing { .. }, Some(held)) = (seen.verdict(), seen.held()) {
+    if let (data::DataVerdict::MountMissing { .. }, Some(held)) = (seen.verdict(), seen.held()) {
         return Err(Fault::new(FaultCode::EtcdData, what, held.why).fix(held.fix));
     }
     Ok(())
 }
 
-async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, Fault> {
+async fn made(
+    hands: RestoreContext<'_>,
+    run: &RestoreRun,
+    source: &Source,
+) -> Result<RestorePrepared, Fault> {
     let (fs, node) = (&hands.host.fs, hands.node);
     let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_ETCD));
     let found = source::find(hands, run, source).await?;
@@ -102,7 +110,7 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
         Snapshot::Away(manifest, away) => match away.bring(hands, manifest.manifest(), TURN).await?
         {
             Ok(sealed) => unseal::plain(fs, run, &sealed, &manifest, key).await?,
-            Err(coming) => return Ok(Prepared::Coming(coming)),
+            Err(coming) => return Ok(RestorePrepared::Coming(coming)),
         },
     };
     let content = looked(&etcdutl, &file).await?;
@@ -113,7 +121,7 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
     let of = manifest.map(|m| m.cluster_id);
     checked(fs, &etcdutl, source, of, node, &content).await?;
     make(fs, &etcdutl, &file, run, node).await?;
-    Ok(Prepared::Whole(warnings))
+    Ok(RestorePrepared::Whole(warnings))
 }
 
 /// Takes away what restores have made that have not ended.
@@ -174,7 +182,7 @@ async fn make(
     fs: &HostFs,
     etcdutl: &Path,
     file: &Path,
-    run: &Run,
+    run: &RestoreRun,
     node: &NodeSpec,
 ) -> Result<(), Fault> {
     let (name, url) = (node.host_id.to_string(), peer_url(node.node_ip));

@@ -2,9 +2,9 @@
 //! next one.
 
 use super::plan::{self, Next};
-use super::prepare::{Prepared, clear, prepare};
-use super::stage::Hands;
-use super::{By, Goal, Restores, Run, State};
+use super::prepare::{RestorePrepared, clear, prepare};
+use super::stage::RestoreContext;
+use super::{By, RestoreGoal, RestoreRun, Restores, State};
 use crate::host::fs::FsError;
 use crate::model::{Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
@@ -25,7 +25,7 @@ pub enum Went {
 }
 
 /// Takes one step.
-pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
+pub async fn step(hands: RestoreContext<'_>, now: Timestamp) -> Went {
     let restores = Restores::of(&hands.host.fs);
     let loaded = restores.take_up(now);
     let Some(mut run) = loaded.value else {
@@ -63,8 +63,8 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
     }
 }
 
-/// What was asked for cannot be read. The data are where they are: whoever starts etcd sees whether
-/// they are missing, and says what helps.
+/// The record of the order is unreadable. The data stay where they are: the phase that starts etcd sees whether
+/// they are missing, and says what to do.
 fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
     let Some(fault) = fault else {
         return Went::Nothing;
@@ -75,14 +75,19 @@ fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
     }
 }
 
-async fn prepared(hands: Hands<'_>, restores: &Restores, mut run: Run, now: Timestamp) -> Went {
+async fn prepared(
+    hands: RestoreContext<'_>,
+    restores: &Restores,
+    mut run: RestoreRun,
+    now: Timestamp,
+) -> Went {
     let source = match &run.goal {
-        Goal::Restored(source) => source.clone(),
-        Goal::Rejoined => return Went::On("nothing is prepared".into()),
+        RestoreGoal::Restored(source) => source.clone(),
+        RestoreGoal::Rejoined => return Went::On("nothing is prepared".into()),
     };
     match (prepare(hands, &run, &source).await, run.by) {
-        (Ok(Prepared::Coming(words)), By::Root | By::Plane) => Went::On(words),
-        (Ok(Prepared::Whole(warnings)), By::Root | By::Plane) => {
+        (Ok(RestorePrepared::Coming(words)), By::Root | By::Plane) => Went::On(words),
+        (Ok(RestorePrepared::Whole(warnings)), By::Root | By::Plane) => {
             for warning in &warnings {
                 tracing::warn!(id = %run.id, "restored anyway: {warning}");
             }
@@ -97,7 +102,13 @@ async fn prepared(hands: Hands<'_>, restores: &Restores, mut run: Run, now: Time
     }
 }
 
-fn ended(hands: Hands<'_>, restores: &Restores, run: &Run, why: Fault, now: Timestamp) -> Went {
+fn ended(
+    hands: RestoreContext<'_>,
+    restores: &Restores,
+    run: &RestoreRun,
+    why: Fault,
+    now: Timestamp,
+) -> Went {
     let end = clear(&hands.host.fs).and_then(|()| restores.end(run, Some(why.clone()), now));
     match end {
         Ok(()) => Went::Ended(Some(why)),

@@ -35,7 +35,7 @@ pub struct Content {
     pub keys: u64,
     /// etcd's own checksum of them.
     pub hash: u32,
-    /// The release whose form it has, `None`: of before 3.6, which says none.
+    /// The release whose form it has, `None`: older than 3.6, which says none.
     pub storage: Option<Version>,
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::check::{WHAT, unusable};
 use super::fetch::{self, Away};
-use super::stage::Hands;
-use super::{Run, Source};
+use super::stage::RestoreContext;
+use super::{RestoreRun, Source};
 use crate::backup::seal::ANOTHER;
 use crate::backup::shelf::{self, MANIFEST, SEALED};
 use crate::backup::verify;
@@ -45,7 +45,7 @@ impl Snapshot {
 }
 
 /// Whose signature is asked for: that of the masters this one knows, and of those in the file that is named.
-fn believes(hands: Hands<'_>, source: &Source) -> Result<BackupTrust, Fault> {
+fn believes(hands: RestoreContext<'_>, source: &Source) -> Result<BackupTrust, Fault> {
     if source.unsigned {
         return Ok(BackupTrust::Unchecked);
     }
@@ -58,7 +58,11 @@ fn believes(hands: Hands<'_>, source: &Source) -> Result<BackupTrust, Fault> {
 }
 
 /// Finds it.
-pub(super) async fn find(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Snapshot, Fault> {
+pub(super) async fn find(
+    hands: RestoreContext<'_>,
+    run: &RestoreRun,
+    source: &Source,
+) -> Result<Snapshot, Fault> {
     let (fs, file) = (&hands.host.fs, source.file.as_str());
     let trust = believes(hands, source)?;
     if !shelf::is_name(file) {
@@ -91,7 +95,7 @@ pub(super) async fn find(hands: Hands<'_>, run: &Run, source: &Source) -> Result
 
 /// A backup on this master. Where there is another place for it, one that is broken here is none.
 async fn on_the_shelf(
-    hands: Hands<'_>,
+    hands: RestoreContext<'_>,
     dir: &str,
     (name, trust): (&str, &BackupTrust),
     or_elsewhere: bool,

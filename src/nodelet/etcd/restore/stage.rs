@@ -13,7 +13,7 @@ use super::order;
 use super::plan::{RestoreSeen, Stage};
 use super::prepare::{self, member_of};
 use super::source::Shelves;
-use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
+use super::{ASIDE, ASIDE_KEPT, RestoreGoal, RestoreRun, Restores, State};
 use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::documents::Document;
@@ -38,7 +38,7 @@ const CONTROL_PLANE: [&str; 3] = [
 ];
 /// kubelet sees at once that a manifest is gone, and gives an API server 30 s to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(45);
-/// What was killed is gone, and nobody starts it again.
+/// What was killed is gone, and nobody restarts it.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A machine that runs takes a connection at once, one that does not run never.
@@ -48,7 +48,7 @@ const AGAIN: &str = "it is retried automatically";
 
 /// What a restore works on.
 #[derive(Clone, Copy, Debug)]
-pub struct Hands<'a> {
+pub struct RestoreContext<'a> {
     /// The machine.
     pub host: &'a Host,
     /// The node it is.
@@ -59,9 +59,9 @@ pub struct Hands<'a> {
     pub shelves: &'a Shelves,
 }
 
-impl Hands<'_> {
+impl RestoreContext<'_> {
     /// What is to be known before the next stage.
-    pub async fn look(&self, run: &Run) -> Result<RestoreSeen, Fault> {
+    pub async fn look(&self, run: &RestoreRun) -> Result<RestoreSeen, Fault> {
         let fs = &self.host.fs;
         let there = |path: &str| match fs.found(path) {
             Ok(found) => Ok(found != Found::Nothing),
@@ -79,9 +79,9 @@ impl Hands<'_> {
             restored_one: false,
         };
         match (&run.goal, run.state) {
-            (Goal::Restored(_), State::Ready) => seen.others = self.others_that_run().await,
-            (Goal::Restored(_), State::Asked | State::Placing) => {}
-            (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => {
+            (RestoreGoal::Restored(_), State::Ready) => seen.others = self.others_that_run().await,
+            (RestoreGoal::Restored(_), State::Asked | State::Placing) => {}
+            (RestoreGoal::Rejoined, State::Asked | State::Ready | State::Placing) => {
                 seen.restored_one = self.restored_one_answers().await;
             }
         }
@@ -89,7 +89,12 @@ impl Hands<'_> {
     }
 
     /// Does one stage.
-    pub async fn act(&self, run: &mut Run, stage: Stage, now: Timestamp) -> Result<(), Fault> {
+    pub async fn act(
+        &self,
+        run: &mut RestoreRun,
+        stage: Stage,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         let fs = &self.host.fs;
         let moved = |e: &FsError| failed("cannot move etcd's data", e);
         match stage {
@@ -115,13 +120,13 @@ impl Hands<'_> {
         }
     }
 
-    fn end(&self, run: &Run, now: Timestamp) -> Result<(), Fault> {
+    fn end(&self, run: &RestoreRun, now: Timestamp) -> Result<(), Fault> {
         let fs = &self.host.fs;
         match &run.goal {
             // Before the restore counts as ended: data of another member than the noted one are not started.
-            Goal::Restored(_) => note_restored(fs, now)?,
+            RestoreGoal::Restored(_) => note_restored(fs, now)?,
             // The note says which member it was, and that is how it knows to join.
-            Goal::Rejoined => {}
+            RestoreGoal::Rejoined => {}
         }
         let ended = || {
             prepare::clear(fs)?;
@@ -166,7 +171,7 @@ impl Hands<'_> {
         if self.ends_within(ENDS_WITHIN).await {
             return Ok(());
         }
-        // kubelet does not run, or hangs: nobody starts them again.
+        // kubelet does not run, or hangs: nobody restarts them.
         for listener in self.control_plane() {
             if let Some(holder) = &listener.holder {
                 tracing::warn!(process = %holder, "did not stop, killing it");
@@ -218,7 +223,7 @@ impl Hands<'_> {
     }
 
     /// Other masters whose etcd takes connections. Not asked for its health: one whose certificates
-    /// have ended, or that has lost its quorum, runs all the same and may come back.
+    /// have ended, or that has lost its quorum, runs anyway and may come back.
     async fn others_that_run(&self) -> Vec<String> {
         let mut running = Vec::new();
         let own = self.node.node_ip;
@@ -274,7 +279,7 @@ fn may_run(unit: &UnitState) -> bool {
 }
 
 /// Old data of a few restores are kept; this one's always, whatever the clock said.
-fn keep_newest(fs: &HostFs, run: &Run) -> Result<(), FsError> {
+fn keep_newest(fs: &HostFs, run: &RestoreRun) -> Result<(), FsError> {
     let own = run.aside_dir();
     let mut old: Vec<String> = fs.list(paths::ETCD_DATA)?;
     old.retain(|name| name.starts_with(ASIDE) && !own.ends_with(name.as_str()));

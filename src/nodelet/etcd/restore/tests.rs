@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::plan::{Next, RestoreSeen};
 use super::run::{Went, step};
-use super::stage::Hands;
+use super::stage::RestoreContext;
 use super::*;
 use crate::egress::Egress;
 use crate::host::Host;
@@ -103,15 +103,15 @@ impl Machine {
         }
     }
 
-    fn ask(&self, goal: Goal, by: By) -> Run {
+    fn ask(&self, goal: RestoreGoal, by: By) -> RestoreRun {
         let at = Timestamp::from_second(1_700_000_000).expect("time");
-        let run = Run::asked(Uuid::from_u128(7), by, self.node.cluster_id, goal, at);
+        let run = RestoreRun::asked(Uuid::from_u128(7), by, self.node.cluster_id, goal, at);
         Restores::of(&self.host.fs).save(&run).expect("asked");
         run
     }
 
-    fn restore(&self) -> Run {
-        self.ask(Goal::Restored(source()), By::Root)
+    fn restore(&self) -> RestoreRun {
+        self.ask(RestoreGoal::Restored(source()), By::Root)
     }
 
     fn step(&self) -> Went {
@@ -123,7 +123,7 @@ impl Machine {
     }
 
     async fn step_on(&self) -> Went {
-        let hands = Hands {
+        let hands = RestoreContext {
             host: &self.host,
             node: &self.node,
             egress: &Ok(Egress::direct()),
@@ -210,7 +210,7 @@ fn a_refusal_ends_what_root_asked_and_changes_nothing() {
         assert_eq!(last.refused, Some(fault));
     }
     // The plane's is tried again: what is wrong may be put right.
-    machine.ask(Goal::Restored(source()), By::Plane);
+    machine.ask(RestoreGoal::Restored(source()), By::Plane);
     assert!(matches!(machine.step(), Went::Failed(_)));
     assert!(matches!(machine.step(), Went::Failed(_)));
 }
@@ -229,7 +229,7 @@ fn a_tool_that_fails_leaves_everything_as_it_was() {
 #[test]
 fn who_rejoins_keeps_the_data_in_place_until_the_restored_one_answers() {
     let machine = Machine::new();
-    let run = machine.ask(Goal::Rejoined, By::Root);
+    let run = machine.ask(RestoreGoal::Rejoined, By::Root);
     assert!(matches!(machine.step(), Went::On(_)));
     assert!(matches!(machine.step(), Went::On(_)));
     let Went::Waits(what) = machine.step() else {
@@ -296,9 +296,9 @@ fn old_data_of_two_restores_are_kept() {
     let machine = Machine::new();
     for n in 0..4 {
         let at = Timestamp::from_second(1_700_000_000 + n).expect("time");
-        let goal = Goal::Restored(source());
+        let goal = RestoreGoal::Restored(source());
         let (id, cluster) = (Uuid::from_u128(n as u128), machine.node.cluster_id);
-        let run = Run::asked(id, By::Root, cluster, goal, at);
+        let run = RestoreRun::asked(id, By::Root, cluster, goal, at);
         Restores::of(&machine.host.fs).save(&run).expect("asked");
         machine.steps();
         machine.phases();
@@ -312,7 +312,7 @@ fn old_data_of_two_restores_are_kept() {
 /// What happens between two steps.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
-    /// nodelet is killed and started again.
+    /// nodelet is killed and restarted.
     Killed,
     /// The power goes. What was made and not finished is there in part.
     Power,
@@ -347,7 +347,7 @@ proptest! {
                     machine.boot();
                 }
                 Cut::Power => machine.boot(),
-                // The one before it is used: a state that is older, and true all the same.
+                // The one before it is used: a state that is older, and true anyway.
                 Cut::Damaged if machine.text(&format!("{RUN}.prev")).is_some() && under_way => {
                     machine.write(RUN, b"{");
                 }

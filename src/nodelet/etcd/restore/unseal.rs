@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Run;
+use super::RestoreRun;
 use super::check::{WHAT, unusable};
 use crate::backup::verify;
 use crate::host::blocking;
@@ -18,7 +18,7 @@ const PRIVATE: u32 = 0o700;
 /// What is in it, as a file. With a key file where one was named; else with the plane's help.
 pub(super) async fn plain(
     fs: &HostFs,
-    run: &Run,
+    run: &RestoreRun,
     sealed: &Path,
     believed: &BelievedManifest,
     key: Option<&str>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{Member, QUOTA_DEFAULT};
+use super::{MemberState, QUOTA_DEFAULT};
 use crate::host::etcd::{Alarm, Etcd, EtcdError, MemberStatus};
 
 /// One that does not answer within this counts as silent: the others are not waited for much longer
@@ -14,12 +14,12 @@ const ASK: Duration = Duration::from_secs(4);
 
 /// What is known of the whole cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct ClusterSurvey {
     /// Every member that etcd counts.
-    pub members: Vec<Member>,
+    pub members: Vec<MemberState>,
     /// Every alarm.
     pub alarms: BTreeSet<Alarm>,
-    /// The largest database that members were told of; etcd before 3.6 does not say it.
+    /// The largest quota that members have; etcd before 3.6 does not say it.
     pub told_quota: Option<u64>,
 }
 
@@ -28,7 +28,7 @@ pub async fn survey(
     own: &Etcd,
     all: Vec<Etcd>,
     told_quota: Option<u64>,
-) -> Result<Survey, EtcdError> {
+) -> Result<ClusterSurvey, EtcdError> {
     let listed = own.members().await?;
     let alarms = own.alarms().await?;
     let mut asked = JoinSet::new();
@@ -38,20 +38,20 @@ pub async fn survey(
     let said: Vec<MemberStatus> = asked.join_all().await.into_iter().flatten().collect();
     let members = listed.into_iter().map(|member| {
         let id = member.id.parse().unwrap_or_default();
-        Member {
+        MemberState {
             id,
             name: member.name,
             status: said.iter().find(|s| s.header.member_id == id).cloned(),
         }
     });
-    Ok(Survey {
+    Ok(ClusterSurvey {
         members: members.collect(),
         alarms,
         told_quota,
     })
 }
 
-impl Survey {
+impl ClusterSurvey {
     /// The smallest quota of the members.
     pub fn quota(&self) -> u64 {
         let statuses = self.members.iter().filter_map(|m| m.status.as_ref());

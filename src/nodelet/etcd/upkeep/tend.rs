@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::chore::ChoreSeen;
-use super::{Due, Survey, Verdict, act, all_well, mib, survey, verdict};
+use super::{ClusterSurvey, Due, UpkeepVerdict, act, all_well, mib, survey, verdict};
 use crate::host::etcd::{Alarm, AlarmKind, Etcd, EtcdError, Fsyncs, MemberStatus};
 use crate::host::fs::HostFs;
 use crate::host::ours::ports;
@@ -14,7 +14,7 @@ use crate::telemetry::chain;
 
 /// Where one sync in a hundred takes this long, elections come near: etcd's own advice is a tenth of it.
 const SLOW_DISK: Duration = Duration::from_millis(100);
-/// So much of the quota in use is told while there is time to do something.
+/// This much of the quota in use is reported while there is time to do something.
 const NEARLY_FULL_PERCENT: u64 = 80;
 /// Nothing could be done.
 const NOT_TENDED: &str = "etcd's database was not maintained";
@@ -53,7 +53,7 @@ impl Upkeep {
             Ok(survey) => {
                 show_all(&survey, etcd);
                 let own = status.header.member_id;
-                let Verdict { due, fault } = verdict(own, &survey, self.compacted);
+                let UpkeepVerdict { due, fault } = verdict(own, &survey, self.compacted);
                 seen.to_defragment = due == Due::Defragment && fault.is_none();
                 seen.to_heal = due != Due::Nothing && fault.is_some();
                 etcd.fault = fault.or(etcd.fault.take());
@@ -102,7 +102,7 @@ impl Upkeep {
     }
 }
 
-async fn surveyed(fs: &HostFs, node: &NodeSpec, own: &Etcd) -> Result<Survey, String> {
+async fn surveyed(fs: &HostFs, node: &NodeSpec, own: &Etcd) -> Result<ClusterSurvey, String> {
     let all = peers::etcd_members(fs, node)?;
     let survey = survey(own, all, node.etcd.quota_bytes).await;
     survey.map_err(|e| chain(&e))
@@ -121,11 +121,11 @@ fn show(status: &MemberStatus, etcd: &mut EtcdStatus) {
     etcd.db_in_use_bytes = status.in_use_bytes;
 }
 
-fn show_all(survey: &Survey, etcd: &mut EtcdStatus) {
+fn show_all(survey: &ClusterSurvey, etcd: &mut EtcdStatus) {
     etcd.quota_bytes = survey.quota();
     etcd.alarms = survey.alarms.iter().map(shown).collect();
     for known in &mut etcd.members {
-        let same = |m: &&super::Member| format!("{:x}", m.id) == known.id;
+        let same = |m: &&super::MemberState| format!("{:x}", m.id) == known.id;
         let member = survey.members.iter().find(same);
         known.healthy = member.map(|m| m.status.as_ref().is_some_and(|s| s.leader != 0));
     }
@@ -144,7 +144,7 @@ fn shown(alarm: &Alarm) -> EtcdAlarm {
 }
 
 /// What is not wrong yet. `etcd` has what the disk did.
-pub(super) fn warnings(survey: &Survey, etcd: &EtcdStatus) -> Vec<Fault> {
+pub(super) fn warnings(survey: &ClusterSurvey, etcd: &EtcdStatus) -> Vec<Fault> {
     let mut all = Vec::new();
     if let Some(us) = etcd.fsync_p99_us.filter(|us| *us >= micros(SLOW_DISK)) {
         let what = "the disk of etcd is slow";

@@ -9,8 +9,8 @@ const MIB: u64 = 1024 * 1024;
 const QUOTA: u64 = 1000 * MIB;
 
 /// A member with so many MiB of file and in use; 2 leads.
-fn member(id: u64, file: u64, in_use: u64) -> Member {
-    Member {
+fn member(id: u64, file: u64, in_use: u64) -> MemberState {
+    MemberState {
         id,
         name: format!("host-{id}"),
         status: Some(MemberStatus {
@@ -30,17 +30,17 @@ fn member(id: u64, file: u64, in_use: u64) -> Member {
     }
 }
 
-fn three(members: [(u64, u64); 3]) -> Survey {
+fn three(members: [(u64, u64); 3]) -> ClusterSurvey {
     let members = (1..)
         .zip(members)
         .map(|(id, (file, used))| member(id, file, used));
-    Survey {
+    ClusterSurvey {
         members: members.collect(),
-        ..Survey::default()
+        ..ClusterSurvey::default()
     }
 }
 
-fn full(mut survey: Survey) -> Survey {
+fn full(mut survey: ClusterSurvey) -> ClusterSurvey {
     survey.alarms.insert(Alarm {
         member_id: 1,
         kind: AlarmKind::NoSpace,
@@ -48,12 +48,12 @@ fn full(mut survey: Survey) -> Survey {
     survey
 }
 
-fn dues(survey: &Survey, compacted: Option<u64>) -> [Due; 3] {
+fn dues(survey: &ClusterSurvey, compacted: Option<u64>) -> [Due; 3] {
     [1, 2, 3].map(|own| verdict(own, survey, compacted).due)
 }
 
 /// Who is to defragment, if one is.
-fn turn(survey: &Survey) -> Vec<u64> {
+fn turn(survey: &ClusterSurvey) -> Vec<u64> {
     let all = [1, 2, 3].into_iter();
     all.filter(|own| verdict(*own, survey, None).due == Due::Defragment)
         .collect()
@@ -97,7 +97,7 @@ fn a_full_database_is_compacted_defragmented_and_disarmed_in_this_order() {
         dues(&stale, Some(70)),
         [Due::Defragment, Due::Nothing, Due::Nothing]
     );
-    // What a member that is behind says is of before.
+    // What a member that is behind says is stale.
     let mut behind = full(three([(1000, 990), (1000, 990), (1000, 8)]));
     for member in &mut behind.members[..2] {
         let status = member.status.as_mut().expect("it answers");
@@ -164,7 +164,7 @@ fn a_silent_member_and_different_data_are_for_people() {
     assert_eq!(said.fault.expect("said").code, FaultCode::EtcdCorrupt);
 }
 
-fn surveys() -> impl Strategy<Value = Survey> {
+fn surveys() -> impl Strategy<Value = ClusterSurvey> {
     let status = (0_u64..1100, 0_u64..1100, any::<bool>());
     (
         proptest::collection::vec(status, 1..6),
@@ -180,9 +180,9 @@ fn surveys() -> impl Strategy<Value = Survey> {
                 one.status = one.status.filter(|_| answers || id % 3 != 0);
                 one
             });
-            let survey = Survey {
+            let survey = ClusterSurvey {
                 members: members.collect(),
-                ..Survey::default()
+                ..ClusterSurvey::default()
             };
             if is_full { full(survey) } else { survey }
         })
@@ -208,7 +208,7 @@ proptest! {
 #[test]
 fn a_slow_disk_and_a_nearly_full_database_are_told_in_time() {
     use crate::model::EtcdStatus;
-    let codes = |survey: &Survey, us| {
+    let codes = |survey: &ClusterSurvey, us| {
         let etcd = EtcdStatus {
             fsync_p99_us: us,
             ..EtcdStatus::default()

@@ -173,7 +173,7 @@ fn a_renewal_restarts_nobody() {
     }
 }
 
-/// A life that is shorter than a component takes to read its files anew: it is started again, etcd
+/// A life that is shorter than a component takes to read its files again: it is restarted, etcd
 /// never is, and the runtime neither.
 #[test]
 fn a_short_life_restarts_who_would_read_it_too_late() {
@@ -212,8 +212,8 @@ fn who_signs_restarts_nothing() {
     assert!(!restarted(&samples::master("1.37.2"), &with(["old", "new"])).is_empty());
 }
 
-/// A kubelet that starts with the manifests of before, and is given others at once, waits two minutes for what the
-/// pods of before would have mounted.
+/// A kubelet that starts with the previous manifests, and is given others at once, waits two minutes for what the
+/// older pods would have mounted.
 #[test]
 fn kubelet_is_started_again_with_the_manifests_that_stay() {
     let is_manifest =

@@ -11,14 +11,14 @@
 
 use std::time::Duration;
 
-use super::super::{At, Record};
+use super::super::{At, RollRecord};
 use super::{ATTEMPTS_MAX, Move, RollSeen, Said, not_switched, note};
 use crate::model::{Fault, FaultCode, OsOrder, OsReport};
-use crate::os::{Goal, Run};
+use crate::os::{OsGoal, OsRun};
 
 /// How long after its time a run of the package manager may be silent: it is ended by its own unit.
 const LATE: Duration = Duration::from_secs(120);
-/// A machine that was told to start anew is gone within this: its units have a minute and a half each, several of
+/// A machine that was told to restart is gone within this: its units have a minute and a half each, several of
 /// them one after the other.
 const REBOOT_WITHIN: Duration = Duration::from_secs(900);
 /// Before another try, times the tries there were.
@@ -28,10 +28,10 @@ const AGAIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OsMove {
     /// This run is begun, or looked after.
-    Run(Run),
+    Run(OsRun),
     /// Nothing yet: it failed just now.
     Rest(Duration),
-    /// The machine is told to start anew.
+    /// The machine is told to restart.
     Reboot {
         /// The boot that is to end.
         boot: String,
@@ -50,33 +50,33 @@ pub enum OsSaid {
         /// The boot that this is.
         boot: String,
     },
-    /// The machine has started anew.
+    /// The machine has restarted.
     Booted,
 }
 
-fn order(record: &Record) -> OsOrder {
+fn order(record: &RollRecord) -> OsOrder {
     record.order.os.unwrap_or_default()
 }
 
 /// How long the node may be where it is.
-pub(super) fn within(record: &Record) -> Duration {
+pub(super) fn within(record: &RollRecord) -> Duration {
     if record.at == At::Rebooting {
         return REBOOT_WITHIN;
     }
     Duration::from_secs(order(record).within_s.into()) + LATE + pause(record)
 }
 
-fn pause(record: &Record) -> Duration {
+fn pause(record: &RollRecord) -> Duration {
     AGAIN * record.attempts.saturating_sub(1)
 }
 
-/// The lists are had, and the packages.
-pub(super) fn fetches(record: &Record, seen: &RollSeen<'_>) -> Move {
+/// The lists and the packages are there.
+pub(super) fn fetches(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let Said::Os(OsSaid::Came {
         report, unfinished, ..
     }) = &seen.said
     else {
-        return tries(record, Goal::Fetch, At::Refused, seen);
+        return tries(record, OsGoal::Fetch, At::Refused, seen);
     };
     let mut next = record.clone();
     (next.os, next.attempts) = (Some(*report), 0);
@@ -86,9 +86,9 @@ pub(super) fn fetches(record: &Record, seen: &RollSeen<'_>) -> Move {
 }
 
 /// They are installed.
-pub(super) fn updates(record: &Record, seen: &RollSeen<'_>) -> Move {
+pub(super) fn updates(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let Said::Os(OsSaid::Came { report, boot, .. }) = &seen.said else {
-        return tries(record, Goal::Install, At::PuttingBack, seen);
+        return tries(record, OsGoal::Install, At::PuttingBack, seen);
     };
     let mut next = record.clone();
     let report = together(record.os.unwrap_or_default(), *report);
@@ -103,8 +103,8 @@ pub(super) fn updates(record: &Record, seen: &RollSeen<'_>) -> Move {
     note(&next, at, None, seen.now)
 }
 
-/// The machine starts anew.
-pub(super) fn reboots(record: &Record, seen: &RollSeen<'_>) -> Move {
+/// The machine restarts.
+pub(super) fn reboots(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let mut next = record.clone();
     if seen.said == Said::Os(OsSaid::Booted) {
         let report = record.os.unwrap_or_default();
@@ -128,8 +128,8 @@ pub(super) fn reboots(record: &Record, seen: &RollSeen<'_>) -> Move {
     again(record, At::PuttingBack, fault, seen)
 }
 
-/// A run is begun, and begun again when it failed, a few times.
-fn tries(record: &Record, goal: Goal, otherwise: At, seen: &RollSeen<'_>) -> Move {
+/// A run is begun, and started over when it failed, a few times.
+fn tries(record: &RollRecord, goal: OsGoal, otherwise: At, seen: &RollSeen<'_>) -> Move {
     if let Said::Failed(fault) = &seen.said {
         return again(record, otherwise, fault.clone(), seen);
     }
@@ -143,7 +143,7 @@ fn tries(record: &Record, goal: Goal, otherwise: At, seen: &RollSeen<'_>) -> Mov
     if seen.spent < pause(record) {
         return Move::Os(OsMove::Rest(pause(record) - seen.spent));
     }
-    Move::Os(OsMove::Run(Run {
+    Move::Os(OsMove::Run(OsRun {
         roll: record.order.roll,
         goal,
         attempt: record.attempts,
@@ -151,7 +151,7 @@ fn tries(record: &Record, goal: Goal, otherwise: At, seen: &RollSeen<'_>) -> Mov
     }))
 }
 
-fn again(record: &Record, otherwise: At, fault: Fault, seen: &RollSeen<'_>) -> Move {
+fn again(record: &RollRecord, otherwise: At, fault: Fault, seen: &RollSeen<'_>) -> Move {
     if record.attempts >= ATTEMPTS_MAX {
         return note(record, otherwise, Some(fault), seen.now);
     }

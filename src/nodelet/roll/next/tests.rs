@@ -30,7 +30,7 @@ struct World {
     installed: Installed,
     active: StackRef,
     etcd: StackRef,
-    record: Option<Record>,
+    record: Option<RollRecord>,
     /// The ledger is lost.
     in_doubt: bool,
     now: i64,
@@ -193,7 +193,7 @@ fn a_switch_goes_by_every_stage_and_ends_as_ordered() {
     ];
     assert_eq!(world.written, way);
     assert_eq!(world.begun, 1);
-    // Nor does it begin again.
+    // Nor does it start over.
     assert_eq!(world.ask(Said::Ready), Move::Follow);
     assert_eq!(world.written, way);
 }

@@ -41,15 +41,15 @@ fn the_trial(kubernetes: &str, drop_ins: &[(&str, &str)]) -> TrialStep {
         .expect("it is tried")
 }
 
-fn said(stdout: &str) -> Answer {
-    Answer {
-        ended: Ended::Code(0),
+fn said(stdout: &str) -> ProgramOutput {
+    ProgramOutput {
+        ended: ProgramEnd::Code(0),
         stdout: stdout.into(),
         stderr: String::new(),
     }
 }
 
-fn refused(trial: &TrialStep, said: &Answer) -> String {
+fn refused(trial: &TrialStep, said: &ProgramOutput) -> String {
     let fault = trial::verdict(trial, said).expect_err("refused");
     assert_eq!(fault.code, FaultCode::ConfigRefused);
     assert!(!fault.fix.is_empty());
@@ -130,8 +130,8 @@ fn a_program_of_another_schema_than_its_manifest_says_is_refused() {
         words.contains("version 4") && words.contains("version 3"),
         "{words}"
     );
-    let older = Answer {
-        ended: Ended::Code(1),
+    let older = ProgramOutput {
+        ended: ProgramEnd::Code(1),
         stdout: String::new(),
         stderr:
             "level=warning msg=\"x\"\ncontainerd: expected containerd config version equal to or \
@@ -143,8 +143,8 @@ fn a_program_of_another_schema_than_its_manifest_says_is_refused() {
         words.contains("less than `3`, got `4`") && !words.contains("level="),
         "{words}"
     );
-    let late = Answer {
-        ended: Ended::Late,
+    let late = ProgramOutput {
+        ended: ProgramEnd::Late,
         ..older
     };
     assert!(refused(&the_trial("1.37.2", &[]), &late).contains("in time"));

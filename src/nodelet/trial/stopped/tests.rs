@@ -9,9 +9,9 @@ const HEALTH: &str = "invalid configuration: healthzPort (--healthz-port) -1 mus
 const SCORE: &str = "KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: Invalid value: \
                      -5000: must be within the range [-1000, 1000]";
 
-fn said(stderr: &str) -> Answer {
-    Answer {
-        ended: Ended::Code(1),
+fn said(stderr: &str) -> ProgramOutput {
+    ProgramOutput {
+        ended: ProgramEnd::Code(1),
         stdout: String::new(),
         stderr: stderr.to_owned(),
     }
@@ -152,8 +152,8 @@ fn etcd_is_asked_about_variables_and_values() {
 #[test]
 fn an_end_without_a_word_and_a_late_one_are_no_pass() {
     assert!(why("kubelet", HEALTH, "I1128 x] \"started\"\n").is_err());
-    let late = Answer {
-        ended: Ended::Late,
+    let late = ProgramOutput {
+        ended: ProgramEnd::Late,
         ..said(&failed(PORT))
     };
     let refused = verdict("kube-apiserver", &[PORT.to_owned()], &[], &late);

@@ -110,7 +110,7 @@ impl Scene {
         }
     }
 
-    /// The plane is started again: what was kept is there.
+    /// The plane is restarted: what was kept is there.
     fn restart(&mut self) {
         let kept = self.book.values().filter(|a| a.fired_at.is_some());
         let kept: Vec<String> = kept
@@ -159,7 +159,7 @@ fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
     assert!(scene.book.is_empty());
 }
 
-/// The promise of damping: a websocket that comes back in its grace, a service that is started again.
+/// The promise of damping: a websocket that comes back in its grace, a service that is restarted.
 #[test]
 fn what_does_not_last_is_told_to_nobody() {
     for rule in Rule::ALL.iter().filter(|r| r.row().hold_s > 0) {
@@ -279,7 +279,7 @@ fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
         of_host(Rule::NodeNotReady, 1),
     );
     scene.set(&node, true);
-    // It is heard of every three minutes: it is silent whenever somebody looks, and never for long enough.
+    // It reports every three minutes: it is silent whenever somebody looks, and never for long enough.
     while scene.now < 1200 {
         scene.set(&dead, true);
         let heard = scene.now - 100;
@@ -445,7 +445,7 @@ fn things() -> [Key; 6] {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever happens, also when the plane is started again at any instant: of one thing a beginning and an end are
+    /// Whatever happens, also when the plane is restarted at any instant: of one thing a beginning and an end are
     /// told in turns, nothing more often than once a day unless it got worse, nothing of a host in maintenance but ends,
     /// and no symptom beside an alert that it follows from.
     #[test]
@@ -495,7 +495,7 @@ proptest! {
             }
             let told = last.is_some_and(|(_, n)| n != Notice::Resolved);
             let open = scene.book.get(key).is_some_and(|a| a.sent.is_some());
-            prop_assert_eq!(told, open, "{:?}: whoever was told hears of the end", key);
+            prop_assert_eq!(told, open, "{:?}: the receivers of the start get the end", key);
         }
     }
 }

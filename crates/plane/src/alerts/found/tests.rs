@@ -13,7 +13,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Three masters and a worker, heard of just now and well.
+    /// Three masters and a worker, with fresh reports and well.
     fn new() -> Self {
         let mut c = cluster();
         c.settings.etcd_backup.every_minutes = 0;
@@ -169,7 +169,7 @@ fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
             (Rule::EtcdUnhealthy, Some(3))
         ]
     );
-    // Nobody leads: the whole has no quorum. What the silent one said last is of before.
+    // Nobody leads: the whole has no quorum. What the silent one said last is stale.
     for n in [1, 2] {
         fleet.say(n, 600, |s| {
             let mut said = etcd(&[2, 3]);
@@ -242,7 +242,7 @@ fn clocks_addresses_certificates_and_backups_are_found() {
     assert!(fleet.found(day).contains(&(Rule::EtcdBackupStale, Some(1))));
 }
 
-/// As masters say it that are heard of; a fault of one of them is told beside another one's having it.
+/// As reported by masters that are not silent; a fault of one of them is listed although another one has the address.
 #[test]
 fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
     use pf9_hostagent::model::{ApiAddressStatus, Fault, FaultCode};
@@ -279,7 +279,7 @@ fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
         found.says.contains("node-2") && found.why.contains("52:54:00"),
         "{found:?}"
     );
-    // Who has it is not heard of any more: what he said last counts for nothing.
+    // Its holder is silent: the last report counts for nothing.
     for n in [2, 3] {
         say(
             &mut fleet,

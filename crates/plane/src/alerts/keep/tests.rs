@@ -14,7 +14,7 @@ fn only_alerts_are_written_and_only_when_something_of_them_changed() {
     assert_eq!(changed(&before, &now).len(), 1);
     before = now.clone();
     assert_eq!(changed(&before, &now), []);
-    // That it is held is looked at anew with every look, and is no write.
+    // That it is held is looked at again with every look, and is no write.
     alert.held_at = Some(at(5));
     now.insert(alert.key.clone(), alert.clone());
     assert_eq!(changed(&before, &now), []);

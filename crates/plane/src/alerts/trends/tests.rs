@@ -268,7 +268,7 @@ fn shares_are_of_what_there_is() {
     );
 }
 
-/// From reports to what is foreseen, with the plane started again in the middle, and gone with the host.
+/// From reports to what is foreseen, with the plane restarted in the middle, and gone with the host.
 #[test]
 fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
     let world = world();

@@ -1,4 +1,4 @@
-//! A store of before there were people goes on as what it was.
+//! A store from before there were people keeps what it has.
 
 use super::*;
 use crate::access::Role;

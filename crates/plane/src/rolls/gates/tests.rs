@@ -17,7 +17,7 @@ fn manifest(kubernetes: &str, parts: &[(&str, &str)]) -> StackManifest {
 }
 
 /// What is found on the way from one stack to another, of a cluster of two masters and two workers.
-fn all_found(from: StackManifest, to: &StackManifest, seen: [Seen; 4]) -> Vec<Finding> {
+fn all_found(from: StackManifest, to: &StackManifest, seen: [Condition; 4]) -> Vec<Finding> {
     let mut cluster = cluster();
     add(
         &mut cluster,
@@ -41,7 +41,7 @@ fn all_found(from: StackManifest, to: &StackManifest, seen: [Seen; 4]) -> Vec<Fi
 }
 
 /// The same by id, without what is only known of the versions: no test ran a stack of so few parts.
-fn found(from: StackManifest, to: &StackManifest, seen: [Seen; 4]) -> Vec<(String, Weight)> {
+fn found(from: StackManifest, to: &StackManifest, seen: [Condition; 4]) -> Vec<(String, Weight)> {
     let all = all_found(from, to, seen)
         .into_iter()
         .map(|f| (f.id, f.weight));
@@ -49,7 +49,7 @@ fn found(from: StackManifest, to: &StackManifest, seen: [Seen; 4]) -> Vec<(Strin
     all.filter(|found| *found != known).collect()
 }
 
-const WELL: [Seen; 4] = [Seen::Well; 4];
+const WELL: [Condition; 4] = [Condition::Well; 4];
 
 #[test]
 fn minors_are_not_skipped_and_older_ones_are_another_way() {
@@ -138,7 +138,12 @@ fn a_master_that_is_not_well_blocks_and_a_worker_is_said() {
     let of = found(
         to.clone(),
         &to,
-        [Seen::Away, Seen::Well, Seen::Unwell, Seen::Away],
+        [
+            Condition::Away,
+            Condition::Well,
+            Condition::Unwell,
+            Condition::Away,
+        ],
     );
     let want = [
         ("node/node-1".to_owned(), Weight::Blocks),

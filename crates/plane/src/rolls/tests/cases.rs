@@ -118,7 +118,10 @@ fn a_worker_that_is_away_is_skipped_and_catches_up_and_a_master_is_waited_for() 
         round(&mut world);
     }
     assert_eq!(stacks(&world), [2, 2, 2, 1]);
-    let look = |h| if h == host(4) { Seen::Away } else { Seen::Well };
+    let look = |h| match h == host(4) {
+        true => Condition::Away,
+        false => Condition::Well,
+    };
     let roll = world.cluster.roll.clone().expect("roll");
     let next = next(&world.cluster, &roll, &look, true);
     assert_eq!((next.phase, next.tell), (Phase::Finishing, Vec::new()));
@@ -261,7 +264,7 @@ fn other_work_on_masters_and_a_way_back_do_not_meet() {
     crate::rotation::begin(&mut cluster, BTreeMap::new(), 0, world.now).expect("begun");
     let refused = back(&mut cluster, Policy::default(), &same, world.now).expect_err("not now");
     assert!(refused.fault.why.contains("rotation"), "{}", refused.fault);
-    // Of a roll that is over, with a node that has not heard of its end.
+    // Of a roll that is over, with a node that does not know of its end yet.
     let mut cluster = world.cluster.clone();
     let parts = cluster.roll.as_mut().map(|r| r.parts.values_mut());
     parts.expect("parts").for_each(|p| p.recalled = true);
@@ -302,7 +305,7 @@ fn a_restore_and_a_master_on_its_way_do_not_meet() {
     assert_eq!(stacks(&world), [1, 1]);
     assert!(world.agents.iter().all(|a| a.etcd == stack(1)));
     let roll = world.cluster.roll.clone().expect("roll");
-    let waits = next(&world.cluster, &roll, &|_| Seen::Well, true).waits;
+    let waits = next(&world.cluster, &roll, &|_| Condition::Well, true).waits;
     assert!(waits.contains(&(host(1), Wait::Restore)), "{waits:?}");
     world.cluster.etcd_restore = None;
     to_the_end(&mut world);
@@ -374,9 +377,9 @@ fn a_worker_in_maintenance_is_left_for_later_and_a_master_holds_the_masters_up()
     let at_rest = |n: u8| {
         let look = move |h| {
             if h == host(n) {
-                Seen::Resting
+                Condition::Resting
             } else {
-                Seen::Well
+                Condition::Well
             }
         };
         next(&world.cluster, &roll, &look, true)
@@ -390,9 +393,9 @@ fn a_worker_in_maintenance_is_left_for_later_and_a_master_holds_the_masters_up()
     for n in [1, 2] {
         let look = |h| {
             if h == host(n) {
-                Seen::Resting
+                Condition::Resting
             } else {
-                Seen::Well
+                Condition::Well
             }
         };
         let next = super::super::next::next(&world.cluster, &ready, &look, true);
@@ -414,7 +417,10 @@ fn a_worker_that_is_done_and_falls_silent_holds_the_next_one_up() {
     }
     // The one that was told when the first said that it is done goes on.
     assert_eq!(stacks(&world), [2, 2, 2, 1]);
-    let look = |h| if h == host(2) { Seen::Away } else { Seen::Well };
+    let look = |h| match h == host(2) {
+        true => Condition::Away,
+        false => Condition::Well,
+    };
     let roll = world.cluster.roll.clone().expect("roll");
     let next = next(&world.cluster, &roll, &look, true);
     assert!(next.tell.is_empty() && next.waits.contains(&(host(2), Wait::Away)));
@@ -450,7 +456,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
     assert!(refused.fault.why.contains("node-2"), "{}", refused.fault);
     // Told to go back instead, no other node starts before it has said so.
     world.happens(Event::Back);
-    let look = |_| Seen::Well;
+    let look = |_| Condition::Well;
     let roll = world.cluster.roll.as_mut().expect("roll");
     for part in roll.parts.values_mut() {
         part.ready = true;

@@ -164,14 +164,19 @@ fn an_agent_that_changes_is_waited_for() {
         despite: Vec::new(),
     };
     os::begin(&mut world.cluster, wanted, world.now).expect("begun");
-    let told = advance(&mut world.cluster, &|_| Seen::Changing, true, world.now);
+    let told = advance(
+        &mut world.cluster,
+        &|_| Condition::Changing,
+        true,
+        world.now,
+    );
     assert_eq!(told, [], "nobody");
     let roll = roll(&world);
-    let next = next(&world.cluster, roll, &|_| Seen::Changing, true);
+    let next = next(&world.cluster, roll, &|_| Condition::Changing, true);
     assert!(
         next.waits.iter().any(|(_, w)| *w == Wait::Changing),
         "{next:?}"
     );
-    let told = advance(&mut world.cluster, &|_| Seen::Well, true, world.now);
+    let told = advance(&mut world.cluster, &|_| Condition::Well, true, world.now);
     assert_eq!(told, [host(1)], "its master");
 }

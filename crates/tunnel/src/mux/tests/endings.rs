@@ -1,4 +1,4 @@
-//! How a connection ends: what the peer may believe, and what still reaches it.
+//! How a connection ends: what the peer may rely on, and what still reaches it.
 
 use std::io;
 use std::time::Duration;
@@ -60,7 +60,7 @@ async fn a_hard_close_does_not_say_that_what_was_looked_at_may_be_repeated() {
     assert_eq!(kind(unseen), io::ErrorKind::ConnectionRefused);
 }
 
-/// Anything but HELLO first would be a violation of ours, and the words would not be believed.
+/// Anything but HELLO first would be a violation of ours, and the words would not be trusted.
 #[tokio::test]
 async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
     let (near, far) = tokio::io::duplex(64 * 1024);
@@ -174,7 +174,7 @@ async fn the_words_of_a_violation_reach_a_peer_that_is_still_sending() {
     assert_eq!((code, words), (Code::Protocol, violation.to_string()));
 }
 
-/// Who waits for the end of a session hears of it at once; the socket is kept for a bounded time.
+/// Those that wait for the end of a session are woken at once; the socket is kept for a bounded time.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_peer_that_does_not_end() {
     let silent = Duration::from_secs(25);

@@ -108,7 +108,7 @@ impl Turns {
     }
 }
 
-/// So many interactive bytes stand between bulk that came at once. Which stream hears of it first, and what had been read
+/// So many interactive bytes stand between bulk that came at once. Which stream is woken first, and what had been read
 /// by then.
 async fn first_to_hear(typed: usize) -> (StreamId, u64) {
     const BULK: [StreamId; 4] = [StreamId(4), StreamId(6), StreamId(8), StreamId(10)];
@@ -162,7 +162,7 @@ async fn what_somebody_said_leaves_before_more_is_read() {
 
 /// Bulk that may go on because of what came with the byte goes on once the task that waits for it has run.
 #[tokio::test]
-async fn bulk_goes_on_after_whoever_waited_for_a_byte() {
+async fn bulk_goes_on_after_a_reader_that_waited_for_a_byte() {
     let mut turns = Turns::begin().await;
     let mut typed = turns.opened(TYPED, Class::Interactive).await;
     let (_, bulk) = turns.opened(StreamId(4), Class::Bulk).await.into_split();

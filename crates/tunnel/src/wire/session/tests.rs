@@ -53,7 +53,7 @@ impl Plane {
         plane
     }
 
-    /// Nothing was heard of its node.
+    /// Its node is silent.
     fn silent(config: Config) -> Self {
         Self {
             session: Session::new(Side::Plane, config, Time(0)),
@@ -381,7 +381,7 @@ fn what_an_idle_stream_does_not_need_goes_back_by_halves() {
     plane.hears(Frame::Accept(stream)).expect("taken");
     plane.hears(Frame::Credit(stream, large)).expect("credit");
     let mut kept = large;
-    // An interval without a byte, again and again, while the peer is heard.
+    // An interval without a byte, again and again, while the peer is alive.
     for _ in 0..10 {
         plane.hears(Frame::Pong(0)).expect("life");
         plane.waits(PING_INTERVAL);

@@ -175,7 +175,7 @@ async fn who_has_it_and_hears_nothing_of_the_api_any_more_has_it_no_more_in_time
     tokio::join!(w.group.run(ENDS), watched);
 }
 
-/// Its API server is about to stop: it says so while it has the address, gives it back, and whoever waits goes on
+/// Its API server is about to stop: it says so while it has the address, gives it back, and the waiting caller goes on
 /// when another master has it; where none wants it, this one takes it again.
 #[tokio::test]
 async fn who_is_about_to_stop_its_api_server_gives_it_to_another_master_first() {

@@ -32,7 +32,7 @@ impl Machine {
     }
 
     pub(super) fn refused(&self, source: Source) -> Fault {
-        self.ask(Goal::Restored(source), By::Root);
+        self.ask(RestoreGoal::Restored(source), By::Root);
         let Went::Ended(Some(fault)) = self.step() else {
             panic!("not refused");
         };
@@ -42,7 +42,7 @@ impl Machine {
     }
 
     pub(super) fn restored(&self, source: Source) {
-        self.ask(Goal::Restored(source), By::Root);
+        self.ask(RestoreGoal::Restored(source), By::Root);
         self.steps();
         assert_eq!(self.data().as_deref(), Some("new\n"));
         assert_eq!(
@@ -154,7 +154,7 @@ fn a_plane_that_is_away_or_refuses_changes_nothing_and_names_the_other_way() {
     );
     drop(plane);
     // The plane's own order is tried until the plane can open it.
-    machine.ask(Goal::Restored(named(NAME, None)), By::Plane);
+    machine.ask(RestoreGoal::Restored(named(NAME, None)), By::Plane);
     assert!(matches!(machine.step(), Went::Failed(_)));
     let _plane = FakePlane::start(&machine.host.fs, &key, Does::Opens);
     assert!(matches!(machine.step(), Went::On(_)));
@@ -179,7 +179,7 @@ fn another_clusters_and_one_of_other_networks_are_refused_before_a_key_is_asked_
     assert_eq!(fault.code, FaultCode::EtcdRestoreUnfit, "{fault}");
     assert!(fault.why.contains("10.99.0.0/16"), "{fault}");
     assert_eq!(plane.asked.load(Ordering::SeqCst), 0);
-    // What only people notice is kept, and told.
+    // What only people notice is kept, and reported.
     let mut elsewhere = good;
     elsewhere.settings.api_host = "10.9.9.9".into();
     note(&machine.host.fs, &stem, &elsewhere);
@@ -311,7 +311,7 @@ fn a_second_place_that_lies_has_not_or_is_full_of_others_changes_nothing() {
 fn what_was_brought_is_gone_on_with_and_goes_with_the_restore() {
     let owner = HostId::random();
     let (machine, good, stem) = archived(owner);
-    let run = machine.ask(Goal::Restored(named(NAME, None)), By::Plane);
+    let run = machine.ask(RestoreGoal::Restored(named(NAME, None)), By::Plane);
     // Nobody opens it yet.
     assert!(matches!(machine.step(), Went::Failed(_)));
     let brought = format!("{}/{NAME}.db.age", run.fetching_dir());

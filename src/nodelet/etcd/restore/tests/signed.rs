@@ -7,7 +7,7 @@ use super::*;
 use crate::model::{BackupManifest, BackupSigner, DocumentKind, Envelope, HostId, SigningKey};
 use crate::nodelet::etcd::testing::{NAME, put};
 
-/// The keys of the masters of this cluster, of now and of before, and a stranger's.
+/// The keys of the masters of this cluster, present and past, and a stranger's.
 struct Signing {
     machine: Machine,
     manifest: BackupManifest,
@@ -110,13 +110,13 @@ fn what_no_master_of_the_cluster_signed_is_refused_wherever_it_is() {
         s.machine.write(&format!("{}.json", s.stem), &text);
         let fault = s.machine.refused(named(NAME));
         assert!(fault.why.contains("not a signed manifest"), "{fault}");
-        // Good ones: with the key of now, and with the one of before that.
+        // Good ones: with the present key, and with the one before it.
         for who in ["now", "before"] {
             s.signs(who, &s.manifest);
             s.machine.restored(named(NAME));
             s.again();
         }
-        // Another file than the one that was signed, sealed for the right keys all the same.
+        // Another file than the one that was signed, sealed for the right keys anyway.
         let text = s.machine.text("/root/recovery.key").expect("key");
         let key: age::x25519::Identity = text.parse().expect("key");
         s.machine.seal(&s.stem, &key.to_public().to_string());

@@ -263,7 +263,7 @@ fn it_is_never_taken_out_of_a_cluster() {
     }
 }
 
-/// Its links, chains and sets are called alike whoever runs it.
+/// Its links, chains and sets have the same names in every Kubernetes.
 #[test]
 fn what_it_made_in_the_kernel_goes_where_it_was_the_pod_network_and_nowhere_else() {
     let gone = |ctx: &PhaseContext| {
@@ -295,7 +295,7 @@ fn what_it_made_in_the_kernel_goes_where_it_was_the_pod_network_and_nowhere_else
     }
 }
 
-/// Whoever is refused for want of images is told those that this file is written for.
+/// A refusal for missing images names those that this file is written for.
 #[test]
 fn every_image_has_one_that_is_to_be_brought_and_all_are_of_one_release() {
     let images = Addon::Calico.components().iter().map(|name| {

@@ -5,7 +5,7 @@ use super::super::*;
 use crate::host::etcd_data::DataId;
 use crate::host::mounts::Mount;
 use crate::model::Timestamp;
-use crate::nodelet::etcd::data::{EtcdSeen, Found, Known};
+use crate::nodelet::etcd::data::{DataDirContent, EtcdSeen, Known};
 use crate::nodelet::etcd::record::EtcdRecord;
 
 fn id() -> DataId {
@@ -43,8 +43,8 @@ fn was_a_member(alone: bool, data: bool) -> PhaseContext {
     ctx.etcd = EtcdSeen {
         known: Known::Member(record),
         found: match data {
-            true => Found::Data(id()),
-            false => Found::Nothing,
+            true => DataDirContent::Data(id()),
+            false => DataDirContent::Nothing,
         },
         mount: Some(mount("/var/lib/pf9")),
         changed_at: None,

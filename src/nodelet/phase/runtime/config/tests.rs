@@ -10,7 +10,7 @@ const RELEASES: [(&str, &str, i64); 3] = [
     ("2.4", "1.37.2", 4),
 ];
 
-/// `PF9_BLESS=1` writes them anew. The dumps beside them are what those releases of containerd say
+/// `PF9_BLESS=1` rewrites them. The dumps beside them are what those releases of containerd say
 /// about these files (`nodelet::trial` judges them).
 #[test]
 fn each_containerd_gets_the_reviewed_file_of_its_schema() {
@@ -78,7 +78,7 @@ fn nothing_gets_in_unless_the_spec_allows_it() {
     );
 }
 
-/// A drop-in is a part of the configuration: tried, copied, and a reason to start again.
+/// A drop-in is a part of the configuration: tried, copied, and a reason to restart.
 #[test]
 fn a_drop_in_is_tried_copied_and_started_with() {
     use crate::model::PhaseId;

@@ -102,7 +102,7 @@ fn a_drain_by_force_has_an_end() {
     assert!(fault.fix.contains("finalizers"), "{fault}");
 }
 
-/// It was proven: the roll hears of it, and of what is wrong, instead of waiting for ever.
+/// It was proven: the roll is told, also of what is wrong, instead of waiting for ever.
 #[test]
 fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
     for (said, words) in [
@@ -125,7 +125,7 @@ fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
     }
 }
 
-/// A clock that was set, and a machine that was off: whoever takes the record up gives it its time.
+/// A clock that was set, and a machine that was off: the process that takes the record up restarts its time.
 #[test]
 fn a_drain_and_a_backup_have_their_time_after_a_restart() {
     let mut node = World::new(AfterDrain::Stop);
@@ -148,7 +148,7 @@ fn while_the_ledger_is_in_doubt_no_switch_is_begun() {
         assert_eq!(then_is(world.ask(said)), Then::Kept);
         assert_eq!(world.written, []);
     }
-    // It is written anew by that.
+    // It is rewritten by that.
     world.in_doubt = false;
     assert_eq!(world.ask(Said::Ready), Move::Drain { force: false });
 }

@@ -3,17 +3,17 @@
 use super::*;
 use crate::model::{OsOrder, OsReboot, OsReport};
 use crate::nodelet::roll::worked_by;
-use crate::os::{Goal, Run};
+use crate::os::{OsGoal, OsRun};
 
 /// A machine as it is, whatever is said of it.
 struct Machine {
     boot: u32,
     /// The run that is on the disk.
-    ordered: Option<Run>,
+    ordered: Option<OsRun>,
     /// What the unit is at work for.
-    unit: Option<Run>,
+    unit: Option<OsRun>,
     /// The run that came to its end, and how.
-    ended: Option<(Run, bool)>,
+    ended: Option<(OsRun, bool)>,
     /// Packages that are not configured.
     half: bool,
     installed: bool,
@@ -22,7 +22,7 @@ struct Machine {
     wants_reboot: bool,
     fetched: u32,
     begun: u32,
-    /// Told to start anew.
+    /// Told to restart.
     told: bool,
 }
 
@@ -62,7 +62,7 @@ impl Machine {
         let Some(run) = self.unit.take() else {
             return;
         };
-        if run.goal == Goal::Install {
+        if run.goal == OsGoal::Install {
             self.half = !well;
             if well {
                 (self.installed, self.installed_in) = (true, self.boot);
@@ -72,11 +72,11 @@ impl Machine {
     }
 
     fn power_loss(&mut self) {
-        self.half |= self.unit.take().is_some_and(|r| r.goal == Goal::Install);
+        self.half |= self.unit.take().is_some_and(|r| r.goal == OsGoal::Install);
         (self.boot, self.told) = (self.boot + 1, false);
     }
 
-    /// What the engine does, and hears.
+    /// What the engine does, and what it is told.
     fn does(&mut self, step: &Move) -> Said {
         match step {
             Move::Os(OsMove::Run(run)) => self.runs(run),
@@ -91,15 +91,15 @@ impl Machine {
         }
     }
 
-    fn runs(&mut self, run: &Run) -> Said {
+    fn runs(&mut self, run: &OsRun) -> Said {
         if self.ordered.as_ref() != Some(run) {
             if self.unit.is_some() {
                 return Said::Nothing;
             }
             (self.ordered, self.unit) = (Some(run.clone()), Some(run.clone()));
             match run.goal {
-                Goal::Fetch => self.fetched += 1,
-                Goal::Install => self.begun += 1,
+                OsGoal::Fetch => self.fetched += 1,
+                OsGoal::Install => self.begun += 1,
             }
             return Said::Nothing;
         }
@@ -142,8 +142,8 @@ fn came(available: u32, unfinished: bool, reboot_needed: bool) -> Said {
     })
 }
 
-fn run(goal: Goal, attempt: u32) -> Move {
-    Move::Os(OsMove::Run(Run {
+fn run(goal: OsGoal, attempt: u32) -> Move {
+    Move::Os(OsMove::Run(OsRun {
         roll: RollId(Uuid::from_u128(1)),
         goal,
         attempt,
@@ -159,12 +159,12 @@ fn it_fetches_drains_updates_restarts_proves_and_uncordons() {
         Move::Prepare,
         "the node is well first"
     );
-    assert_eq!(world.ask(Said::Ready), run(Goal::Fetch, 1));
+    assert_eq!(world.ask(Said::Ready), run(OsGoal::Fetch, 1));
     assert_eq!(
         world.ask(came(3, false, false)),
         Move::Drain { force: false }
     );
-    assert_eq!(world.ask(Said::Drained), run(Goal::Install, 1));
+    assert_eq!(world.ask(Said::Drained), run(OsGoal::Install, 1));
     let reboot = Move::Os(OsMove::Reboot { boot: "1".into() });
     assert_eq!(world.ask(came(3, false, true)), reboot);
     // Before it went down, and after it came up.
@@ -227,10 +227,13 @@ fn without_leave_the_machine_is_not_restarted_and_says_that_it_should_be() {
 
 #[test]
 fn a_package_manager_that_fails_is_asked_three_times_and_the_node_takes_pods_again() {
-    for (goal, at) in [(Goal::Fetch, At::Refused), (Goal::Install, At::PuttingBack)] {
+    for (goal, at) in [
+        (OsGoal::Fetch, At::Refused),
+        (OsGoal::Install, At::PuttingBack),
+    ] {
         let mut world = ordered(OsReboot::WhenNeeded);
         world.ask(Said::Ready);
-        if goal == Goal::Install {
+        if goal == OsGoal::Install {
             world.ask(came(3, false, false));
             world.ask(Said::Drained);
         }
@@ -277,7 +280,7 @@ fn what_does_not_report_in_time_is_a_try_as_well() {
     let mut silent = ordered(OsReboot::WhenNeeded);
     silent.ask(Said::Ready);
     silent.now += 600;
-    assert_eq!(silent.ask(Said::Nothing), run(Goal::Fetch, 1));
+    assert_eq!(silent.ask(Said::Nothing), run(OsGoal::Fetch, 1));
     let mut stays = ordered(OsReboot::WhenNeeded);
     for said in [Said::Ready, came(3, false, false), Said::Drained] {
         stays.ask(said);
@@ -319,7 +322,7 @@ fn an_order_that_is_withdrawn_leaves_a_package_manager_that_is_at_work_to_its_en
     meanwhile.ask(came(3, false, false));
     meanwhile.ask(Said::Drained);
     meanwhile.spec.upgrade = None;
-    assert_eq!(meanwhile.ask(Said::Nothing), run(Goal::Install, 1));
+    assert_eq!(meanwhile.ask(Said::Nothing), run(OsGoal::Install, 1));
     assert_eq!(meanwhile.ask(came(3, false, false)), Move::Switch);
     meanwhile.ask(Said::Well);
     meanwhile.ask(Said::Well);
@@ -334,7 +337,7 @@ enum Event {
     PowerLoss,
     /// The package manager comes to its end.
     Ends(bool),
-    /// The node hears this of what it does.
+    /// What the node is told of its actions.
     Goes {
         said: u8,
         seconds: i64,
@@ -352,7 +355,7 @@ fn events() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the node hears: of the package manager what is so, of the rest what chance says.
+/// What the node is told: the truth about the package manager, the rest at random.
 fn hears(machine: &mut Machine, step: &Move, which: u8) -> Said {
     match step {
         Move::Os(_) => machine.does(step),
@@ -385,7 +388,7 @@ proptest! {
             drained |= said == Said::Drained;
             let step = world.ask(std::mem::take(&mut said));
             if let Move::Os(OsMove::Run(run)) = &step {
-                prop_assert!(run.goal == Goal::Fetch || drained, "{:?}", world.written);
+                prop_assert!(run.goal == OsGoal::Fetch || drained, "{:?}", world.written);
                 prop_assert!(run.attempt <= ATTEMPTS_MAX);
             }
             if let Move::Os(OsMove::Reboot { .. }) = &step {

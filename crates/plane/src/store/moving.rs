@@ -1,0 +1,190 @@
+//! Rows on their way from one place to another: out of etcd into the copy that is read from, and, by the operator's word
+//! alone, between the embedded store and etcd.
+//!
+//! What was moved is never left behind to be served by mistake: an embedded store keeps its rows under another name
+//! ([`IN_ETCD`]), one in etcd is marked. A plane that is told to begin there says where the rows are.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+
+use pf9_hostagent::seam::disk;
+
+use super::remote::{Changes, Remote};
+use super::{Bytes, StoreError, redb_failed, schema};
+
+/// Behind the name of an embedded store whose rows are in etcd.
+const IN_ETCD: &str = ".in-etcd";
+
+/// Where an embedded store is once its rows are in etcd.
+pub(super) fn in_etcd(store: &Path) -> PathBuf {
+    beside(store, IN_ETCD)
+}
+
+/// An embedded store that was moved is no reason to make a new one.
+pub(super) fn not_moved(store: &Path) -> Result<(), StoreError> {
+    let moved = in_etcd(store);
+    if !store.exists() && moved.exists() {
+        return Err(StoreError::Place(format!(
+            "its rows were copied to etcd ({} is the store as it was then); start the plane with --store etcd, or copy them \
+             back with pf9-plane store copy --to embedded",
+            moved.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Reads everything that is in etcd into a file that is made anew. Blocks.
+pub(super) fn fill(remote: &Remote, copy: &Path) -> Result<usize, StoreError> {
+    if let Some(to) = remote.moved()? {
+        return Err(StoreError::Place(format!(
+            "the rows below this prefix of etcd were copied to an embedded store ({to}); start that plane, or remove the \
+             key \"moved\" below the prefix if the copy is not used"
+        )));
+    }
+    gone(copy)?;
+    let db = schema::open_file(copy)?;
+    let txn = db.begin_write().map_err(redb_failed)?;
+    let mut count = 0;
+    remote.read_all(|rows, key, value| {
+        let kind: TableDefinition<'_, &str, Bytes> = TableDefinition::new(rows);
+        let mut table = txn.open_table(kind).map_err(redb_failed)?;
+        table.insert(key, value).map(drop).map_err(redb_failed)?;
+        count += 1;
+        Ok(())
+    })?;
+    txn.commit().map_err(redb_failed)?;
+    Ok(count)
+}
+
+/// Reads everything for a plane that begins. With nothing there it would be a second one, with other keys, beside the one
+/// of an embedded store that hosts know.
+pub(super) fn begins(remote: &Remote, copy: &Path, embedded: &Path) -> Result<(), StoreError> {
+    if fill(remote, copy)? > 0 || !embedded.exists() {
+        return Ok(());
+    }
+    Err(StoreError::Place(format!(
+        "etcd has no rows of a plane, and there is an embedded store, {}: copy it with pf9-plane store copy --to etcd, or \
+         move it away",
+        embedded.display()
+    )))
+}
+
+/// Copies an embedded store's rows to etcd, where there are none, looks that they are the same there, and gives the file
+/// its other name. Answers how many, and where it is. Blocks.
+pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf), StoreError> {
+    if !store.exists() {
+        return Err(StoreError::Place(format!(
+            "there is no embedded store at {}",
+            store.display()
+        )));
+    }
+    // Held open to the end: a plane that runs has it.
+    let db = schema::open_file(store)?;
+    let all = rows(&db)?;
+    remote.read_all(|rows, key, _| {
+        Err(StoreError::Place(format!(
+            "etcd already has a store below this prefix (row {key} of {rows}); use another prefix"
+        )))
+    })?;
+    let mut changes = Changes::default();
+    for (rows, key, value) in &all {
+        changes.put(rows, key, value.clone());
+    }
+    remote.commit(changes)?;
+    let mut same = 0;
+    let mut ours = all.iter();
+    remote.read_all(|rows, key, value| match ours.next() {
+        Some((r, k, v)) if r == rows && k == key && v == value => {
+            same += 1;
+            Ok(())
+        }
+        _ => Err(StoreError::Place(format!(
+            "row {key} of {rows} differs in etcd; the embedded store is unchanged"
+        ))),
+    })?;
+    if same != all.len() {
+        return Err(StoreError::Place(format!(
+            "etcd has only {same} of {} rows; the embedded store is unchanged",
+            all.len()
+        )));
+    }
+    let kept = in_etcd(store);
+    renamed(store, &kept)?;
+    drop(db);
+    Ok((same, kept))
+}
+
+/// Copies etcd's rows to an embedded store, where there is none, and marks them there. Answers how many. Blocks.
+pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreError> {
+    if store.exists() {
+        return Err(StoreError::Place(format!(
+            "an embedded store exists at {}; move it away first",
+            store.display()
+        )));
+    }
+    let part = beside(store, ".part");
+    let count = fill(remote, &part)?;
+    if count == 0 {
+        gone(&part)?;
+        return Err(StoreError::Place(
+            "etcd has no rows below this prefix".into(),
+        ));
+    }
+    // The mark first: at no instant may both be begun with.
+    remote.mark_moved(&store.display().to_string())?;
+    renamed(&part, store)?;
+    Ok(count)
+}
+
+/// A row as it is kept: of which kind, under which key.
+type Row = (String, String, Vec<u8>);
+
+/// Every row of every kind, in the order in which etcd has them.
+fn rows(db: &redb::Database) -> Result<Vec<Row>, StoreError> {
+    let read = db.begin_read().map_err(redb_failed)?;
+    let mut all = Vec::new();
+    for table in read.list_tables().map_err(redb_failed)? {
+        let kind: TableDefinition<'_, &str, Bytes> = TableDefinition::new(table.name());
+        let open = read.open_table(kind).map_err(redb_failed)?;
+        for entry in open.iter().map_err(redb_failed)? {
+            let (key, value) = entry.map_err(redb_failed)?;
+            all.push((
+                table.name().to_owned(),
+                key.value().to_owned(),
+                value.value().to_vec(),
+            ));
+        }
+    }
+    all.sort_by_cached_key(name);
+    Ok(all)
+}
+
+fn name((rows, key, _): &Row) -> String {
+    format!("{rows}/{key}")
+}
+
+fn gone(path: &Path) -> Result<(), StoreError> {
+    match disk::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::Copy {
+            to: path.to_path_buf(),
+            source: e,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn renamed(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let done = disk::rename(from, to).and_then(|()| disk::sync_dir(to.parent().unwrap_or(to)));
+    done.map_err(|source| StoreError::Copy {
+        to: to.to_path_buf(),
+        source,
+    })
+}
+
+fn beside(store: &Path, what: &str) -> PathBuf {
+    let mut name = store.file_name().unwrap_or_default().to_owned();
+    name.push(what);
+    store.with_file_name(name)
+}

@@ -1,0 +1,218 @@
+//! Transactions under the seat, each made exactly once, whatever is lost on the way.
+//!
+//! A step is made only while the seat has our revision and `head` names the step before it, and puts its own name there.
+//! So one that comes late, or twice, does nothing; and if its answer was lost, `head` says whether it was made.
+//!
+//! ```text
+//! a short write    [rows, head]                                   one step
+//! a long one       [redo/ID/0] [redo/ID/1] … [apply]              from `apply` on it is made, also by the next holder of the seat
+//!                  [rows of 0] [rows of 1] … [apply, redo gone]   and is brought to its end before anything else is
+//! ```
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::gateway::{self, CallError, Txn};
+use super::ops::Op;
+use super::seat::AGAIN;
+use super::{Shared, Standing};
+use crate::store::StoreError;
+
+/// Why a step was not made; it never will be, but where it is said otherwise.
+#[derive(Debug)]
+pub(super) enum StepError {
+    /// The seat is another's.
+    Lost(String),
+    /// etcd says no.
+    Refused(String),
+    /// The plane stops; whether it was made is not known.
+    Stopped,
+}
+
+/// What a long write is made of.
+#[derive(Debug, Serialize, Deserialize)]
+struct Apply {
+    id: Uuid,
+    parts: usize,
+}
+
+impl From<StepError> for StoreError {
+    fn from(e: StepError) -> Self {
+        match e {
+            StepError::Lost(to) => Self::Lost(to),
+            StepError::Refused(why) => Self::Etcd(why),
+            StepError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// Makes a write: all of it or nothing.
+pub(super) async fn commit(shared: &Shared, mut batches: Vec<Vec<Op>>) -> Result<(), StepError> {
+    if batches.len() == 1 {
+        let ops = batches.pop().unwrap_or_default();
+        return step(shared, rows(shared, &ops)).await;
+    }
+    let apply = Apply {
+        id: Uuid::new_v4(),
+        parts: batches.len(),
+    };
+    for (n, part) in batches.iter().enumerate() {
+        let text = serde_json::to_vec(part).map_err(unsayable)?;
+        let key = shared.gateway.key(&part_name(apply.id, n));
+        step(shared, vec![gateway::put(&key, &text, None)]).await?;
+    }
+    let text = serde_json::to_vec(&apply).map_err(unsayable)?;
+    let key = shared.gateway.key("apply");
+    step(shared, vec![gateway::put(&key, &text, None)]).await?;
+    // It is made. Its end comes before any other write, however long etcd says no; who loses the seat meanwhile leaves
+    // it to the next.
+    loop {
+        let ended = async {
+            for part in &batches {
+                step(shared, rows(shared, part)).await?;
+            }
+            step(shared, over(shared)).await
+        };
+        match ended.await {
+            Ok(()) | Err(StepError::Lost(_) | StepError::Stopped) => return Ok(()),
+            Err(StepError::Refused(why)) => {
+                tracing::error!(why, "etcd refuses the rest of a long write; retrying");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Finishes a long write that the previous holder of the seat made and did not finish.
+pub(super) async fn finish(shared: &Shared) -> Result<(), StepError> {
+    let said = |e: CallError| StepError::Refused(e.to_string());
+    let found = shared.gateway.get(&shared.gateway.key("apply")).await;
+    if let Some(kv) = found.map_err(said)? {
+        let apply: Apply = serde_json::from_slice(&kv.value).map_err(unsayable)?;
+        tracing::warn!(
+            parts = apply.parts,
+            "finishing a long write of the previous plane"
+        );
+        for n in 0..apply.parts {
+            let name = part_name(apply.id, n);
+            let part = shared.gateway.get(&shared.gateway.key(&name)).await;
+            let part = part.map_err(said)?;
+            let part = part.ok_or_else(|| StepError::Refused(format!("{name} is missing")))?;
+            let ops: Vec<Op> = serde_json::from_slice(&part.value).map_err(unsayable)?;
+            step(shared, rows(shared, &ops)).await?;
+        }
+    }
+    // Parts of one that was never made go as well.
+    step(shared, over(shared)).await
+}
+
+/// Nobody else has had the seat since it is ours.
+pub(super) async fn still_ours(shared: &Shared) -> Result<(), StepError> {
+    step(shared, Vec::new()).await
+}
+
+/// The rows are elsewhere from now on.
+pub(super) async fn mark_moved(shared: &Shared, to: &str) -> Result<(), StepError> {
+    let key = shared.gateway.key("moved");
+    step(shared, vec![gateway::put(&key, to.as_bytes(), None)]).await
+}
+
+fn rows(shared: &Shared, ops: &[Op]) -> Vec<Value> {
+    ops.iter().map(|op| shared.gateway.op(op)).collect()
+}
+
+fn over(shared: &Shared) -> Vec<Value> {
+    let (apply, redo) = (shared.gateway.key("apply"), shared.gateway.key("redo/"));
+    vec![gateway::delete(&apply), gateway::delete_below(&redo)]
+}
+
+fn part_name(id: Uuid, n: usize) -> String {
+    format!("redo/{id}/{n:06}")
+}
+
+/// One step, until it is known whether it was made.
+async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
+    let name = Uuid::new_v4().to_string();
+    let (seat_key, head_key) = (shared.gateway.key("seat"), shared.gateway.key("head"));
+    ops.push(gateway::put(&head_key, name.as_bytes(), None));
+    let known = {
+        let mut head = shared.lock();
+        head.trying = Some(name.clone());
+        head.known.clone()
+    };
+    let mut txn = Txn::default()
+        .then(ops)
+        .otherwise([gateway::read(&seat_key), gateway::read(&head_key)]);
+    // A try may have been made whose answer did not come.
+    let mut doubtful = false;
+    loop {
+        let seat = ours(shared)?;
+        txn = txn.only_when([
+            gateway::made_at(&seat_key, seat),
+            gateway::holds(&head_key, &known),
+        ]);
+        let tried = tokio::select! {
+            // cancel-safe: it is not known then, and said so
+            tried = shared.gateway.txn(&txn) => tried,
+            () = shared.stop.cancelled() => return Err(StepError::Stopped),
+        };
+        match tried {
+            Ok(done) if done.made => break,
+            Ok(done) => {
+                let mut read = done.read.into_iter();
+                let (seat_now, head_now) = (read.next().flatten(), read.next().flatten());
+                if head_now.is_some_and(|kv| kv.value == name.as_bytes()) {
+                    break;
+                }
+                if seat_now.is_some_and(|kv| kv.create_revision == seat) {
+                    let who = "a writer without the seat";
+                    lost(shared, who);
+                    return Err(StepError::Lost(who.into()));
+                }
+                another_seat(shared, seat).await?;
+            }
+            Err(CallError::Refused { at, why, .. }) if !doubtful => {
+                shared.lock().trying = None;
+                return Err(StepError::Refused(format!("etcd at {at} refuses: {why}")));
+            }
+            Err(_) => {
+                doubtful = true;
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    let mut head = shared.lock();
+    head.known = name;
+    head.trying = None;
+    Ok(())
+}
+
+/// The seat's revision, while it is ours.
+fn ours(shared: &Shared) -> Result<i64, StepError> {
+    match &*shared.standing.borrow() {
+        Standing::Ours { seat, .. } => Ok(*seat),
+        Standing::Lost(to) => Err(StepError::Lost(to.clone())),
+    }
+}
+
+/// The seat of this revision is gone: waits until it was taken again, or is another's.
+async fn another_seat(shared: &Shared, gone: i64) -> Result<(), StepError> {
+    shared.look.notify_one();
+    let mut standing = shared.standing.subscribe();
+    let differs = |s: &Standing| !matches!(s, Standing::Ours { seat, .. } if *seat == gone);
+    tokio::select! {
+        // cancel-safe: both are
+        changed = standing.wait_for(differs) => changed.map(drop).map_err(|_| StepError::Stopped),
+        () = shared.stop.cancelled() => Err(StepError::Stopped),
+    }
+}
+
+fn lost(shared: &Shared, to: &str) {
+    tracing::error!(to, "the seat was bypassed: this plane no longer writes");
+    shared.standing.send_replace(Standing::Lost(to.into()));
+}
+
+fn unsayable(e: serde_json::Error) -> StepError {
+    StepError::Refused(e.to_string())
+}
