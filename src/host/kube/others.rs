@@ -5,22 +5,21 @@ use serde_json::{Value, json};
 
 use super::{APPLY_PATCH, FIELD_MANAGER, Kube, KubeError, is_ours, resources};
 
-/// Most kinds that are looked for: several times what an API server with many extensions has.
+/// Most kinds that are looked for: several times what an API server with many extensions has. With more of them the
+/// namespace stays.
 const KINDS_MAX: usize = 1000;
-/// Objects of one kind that are looked at: the first that is somebody else's decides, and Kubernetes itself makes few.
+/// Objects of one kind that are looked at: the first that is somebody else's decides, and Kubernetes itself makes few. With
+/// more of them the namespace stays.
 const LOOKED_AT: usize = 500;
 /// What Kubernetes makes in every namespace, or of what others made there: it goes with the rest.
-const MADE_BY_ITSELF: [&str; 5] = [
-    "events",
-    "endpoints",
-    "endpointslices",
-    "leases",
-    "pods.metrics.k8s.io",
-];
+const MADE_BY_ITSELF: [&str; 4] = ["events", "endpoints", "endpointslices", "leases"];
+/// Groups of numbers about objects, which nobody stores: `metrics.k8s.io`, `custom.metrics.k8s.io`,
+/// `external.metrics.k8s.io`. Their server is often away, and itself an add-on.
+const NUMBERS: &str = "metrics.k8s.io";
 
 impl Kube {
     /// Deletes a namespace of ours. One in which something of somebody else's is stays, and is not ours any more: it is
-    /// asked of every kind that the API server has.
+    /// asked of every kind that the API server has and stores.
     pub(super) async fn forget_namespace(
         &self,
         path: &str,
@@ -55,63 +54,92 @@ impl Kube {
             .map(drop)
     }
 
-    /// The first object of the namespace at `path` that neither we nor Kubernetes made.
+    /// The first object of the namespace at `path` that neither we nor Kubernetes made; where not everything could be
+    /// looked at, what that was: what is not seen may be somebody's data.
     async fn others(&self, path: &str) -> Result<Option<String>, KubeError> {
         let namespace = path.rsplit('/').next().unwrap_or_default();
-        for (root, plural) in self.namespaced().await? {
-            let path = format!("{root}/namespaces/{namespace}/{plural}?limit={LOOKED_AT}");
-            // An extension that is down, or has no list of it.
-            let Some(list) = self.listed(&path).await? else {
-                continue;
+        let mut kinds = 0;
+        for version in self.versions().await? {
+            let root = super::api_root(&version);
+            let its = match self.listed(&root).await? {
+                Listed::Is(list) => resources(&version, &list),
+                Listed::Not => continue,
+                Listed::Away => {
+                    return Ok(Some(format!("what {version} has, whose server is away")));
+                }
             };
-            let items = list.get("items").and_then(Value::as_array);
-            let mut items = items.into_iter().flatten();
-            if let Some(found) = items.find(|item| is_anothers(&plural, item)) {
-                let name = found["metadata"]["name"].as_str().unwrap_or_default();
-                return Ok(Some(format!("{plural}/{name}")));
+            for (_, resource) in its.into_iter().filter(|(_, its)| its.namespaced) {
+                kinds += 1;
+                if kinds > KINDS_MAX {
+                    return Ok(Some(format!("more than {KINDS_MAX} kinds")));
+                }
+                let plural = resource.plural;
+                let path = format!("{root}/namespaces/{namespace}/{plural}?limit={LOOKED_AT}");
+                let found = match self.listed(&path).await? {
+                    Listed::Is(list) => anothers_in(&plural, &list),
+                    Listed::Not => None,
+                    Listed::Away => Some(format!("{plural} of {version}, whose server is away")),
+                };
+                if found.is_some() {
+                    return Ok(found);
+                }
             }
         }
         Ok(None)
     }
 
-    /// Where kinds of namespaces are: the root of their API, and their name there.
-    async fn namespaced(&self) -> Result<Vec<(String, String)>, KubeError> {
-        let groups = self.listed("/apis").await?.unwrap_or_default();
-        let groups = groups.get("groups").and_then(Value::as_array);
-        let preferred = |group: &Value| {
-            let version = group.pointer("/preferredVersion/groupVersion");
-            version.and_then(Value::as_str).map(str::to_owned)
-        };
-        let mut versions = vec!["v1".to_owned()];
-        versions.extend(groups.into_iter().flatten().filter_map(preferred));
-        let mut kinds = Vec::new();
-        for version in versions {
-            let root = super::api_root(&version);
-            let Some(list) = self.listed(&root).await? else {
-                continue;
-            };
-            let its = resources(&version, &list).into_iter();
-            let its = its.filter(|(_, resource)| resource.namespaced);
-            kinds.extend(its.map(|(_, resource)| (root.clone(), resource.plural)));
-        }
-        kinds.truncate(KINDS_MAX);
-        Ok(kinds)
+    /// The preferred version of every group that stores objects.
+    async fn versions(&self) -> Result<Vec<String>, KubeError> {
+        let groups = self.json(Method::GET, "/apis", None).await?;
+        Ok(versions_in(&groups))
     }
 
-    /// What is at a path; `None` where nothing is, or nothing that can be listed, or its own server is away: what cannot be
-    /// listed cannot be deleted with a namespace either.
-    async fn listed(&self, path: &str) -> Result<Option<Value>, KubeError> {
-        const AWAY: [StatusCode; 3] = [
-            StatusCode::NOT_FOUND,
-            StatusCode::METHOD_NOT_ALLOWED,
-            StatusCode::SERVICE_UNAVAILABLE,
-        ];
+    async fn listed(&self, path: &str) -> Result<Listed, KubeError> {
         match self.json(Method::GET, path, None).await {
-            Ok(value) => Ok(Some(value)),
-            Err(e) if e.status().is_some_and(|status| AWAY.contains(&status)) => Ok(None),
-            Err(e) => Err(e),
+            Ok(value) => Ok(Listed::Is(value)),
+            Err(e) => match e.status() {
+                Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Ok(Listed::Not),
+                Some(StatusCode::SERVICE_UNAVAILABLE) => Ok(Listed::Away),
+                Some(_) | None => Err(e),
+            },
         }
     }
+}
+
+/// What is at a path.
+enum Listed {
+    Is(Value),
+    /// Nothing, or nothing that can be listed.
+    Not,
+    /// The extension's own server does not answer.
+    Away,
+}
+
+/// From the answer of `/apis`; the core group's is not in it.
+fn versions_in(groups: &Value) -> Vec<String> {
+    let groups = groups.get("groups").and_then(Value::as_array);
+    let stored = groups.into_iter().flatten().filter(|group| {
+        let name = group.get("name").and_then(Value::as_str);
+        !name.is_some_and(|name| name == NUMBERS || name.ends_with(&format!(".{NUMBERS}")))
+    });
+    let preferred = stored.filter_map(|group| {
+        let version = group.pointer("/preferredVersion/groupVersion");
+        version.and_then(Value::as_str).map(str::to_owned)
+    });
+    std::iter::once("v1".to_owned()).chain(preferred).collect()
+}
+
+/// The first of a list that is somebody else's, or that there are more than were looked at.
+fn anothers_in(plural: &str, list: &Value) -> Option<String> {
+    let items = list.get("items").and_then(Value::as_array);
+    let mut items = items.into_iter().flatten();
+    if let Some(found) = items.find(|item| is_anothers(plural, item)) {
+        let name = found["metadata"]["name"].as_str().unwrap_or_default();
+        return Some(format!("{plural}/{name}"));
+    }
+    let more = list.pointer("/metadata/continue").and_then(Value::as_str);
+    let more = more.is_some_and(|more| !more.is_empty());
+    more.then(|| format!("more than {LOOKED_AT} {plural}"))
 }
 
 /// Whether an object of this kind is somebody else's: not ours, not made of another object, not what is in every namespace,
@@ -134,6 +162,36 @@ fn is_anothers(plural: &str, item: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_looked_at_is_taken_for_somebody_elses() {
+        let ours =
+            json!({"metadata": {"name": "x", "managedFields": [{"manager": FIELD_MANAGER}]}});
+        let list = |more: &str| json!({"metadata": {"continue": more}, "items": [ours]});
+        assert_eq!(anothers_in("pods", &list("")), None);
+        let more = anothers_in("pods", &list("abc")).expect("there are more");
+        assert!(more.contains("more than 500 pods"), "{more}");
+        let theirs = json!({"items": [ours, {"metadata": {"name": "data"}}]});
+        let found = anothers_in("persistentvolumeclaims", &theirs);
+        assert_eq!(found.as_deref(), Some("persistentvolumeclaims/data"));
+    }
+
+    /// With metrics-server every pod has an object of that group, whose name is the pod's and whose maker is nobody.
+    #[test]
+    fn numbers_about_objects_are_nobodys() {
+        let group = |name: &str| json!({"name": name, "preferredVersion": {"groupVersion": format!("{name}/v1")}});
+        let groups = [
+            "apps",
+            "metrics.k8s.io",
+            "custom.metrics.k8s.io",
+            "mymetrics.k8s.io",
+        ];
+        let groups = json!({"groups": groups.map(group)});
+        assert_eq!(
+            versions_in(&groups),
+            ["v1", "apps/v1", "mymetrics.k8s.io/v1"]
+        );
+    }
 
     #[test]
     fn what_somebody_put_there_is_anothers_and_what_comes_by_itself_is_not() {

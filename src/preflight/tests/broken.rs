@@ -227,14 +227,15 @@ fn a_quota_that_is_reached_is_found_whatever_is_free() {
     breaks(
         &host,
         "runtime-storage",
-        "cd var/lib/pf9; ! head -c 2M /dev/zero >fill 2>/dev/null; sync -f .",
+        "cd var/lib/pf9; ! head -c 2M /dev/zero >fill 2>/dev/null; sync -f .
+         n=0; while [ $n -lt 4096 ] && echo x 2>/dev/null >fill$n; do n=$((n+1)); done; sync -f .",
         "a quota is reached",
         "mount -t tmpfs -o size=4g none var/lib/pf9",
     );
     // Raised, or with room made below it, it is as good.
     sh(
         &host,
-        "umount var/lib/pf9; cd var/lib/pf9; rm fill; sync -f .",
+        "umount var/lib/pf9; cd var/lib/pf9; rm fill*; sync -f .",
     );
     assert_eq!(check(&host, "runtime-storage").outcome, CheckOutcome::Ok);
 }

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
@@ -14,20 +14,48 @@ use crate::stack;
 const CONTAINERD: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo containerd\ncat \"$2\"\n";
 /// Between two bytes.
 const BETWEEN: Duration = Duration::from_millis(20);
+/// Bytes that may come before certificates are asked for: six seconds of them, of which making four keys takes a part.
+const WHILE_ASKING: usize = 300;
 
-/// A part of a stack's archive is staged. Answers where, what is missing of it, and the stack.
-fn half_staged(machine: &Machine) -> (std::path::PathBuf, Vec<u8>, StackRef) {
-    let (stack, archive) = machine.packed("1", CONTAINERD);
-    let (first, rest) = archive.split_at(archive.len() / 2);
-    let path = stack::staged_part(&stack.manifest);
-    let put = machine.fs.write(&path, first, &Attrs::mode(0o644));
-    put.expect("stage");
-    (machine.fs.at(path), rest.to_vec(), stack)
+/// A worker is ordered whose stack has come by half.
+struct Coming {
+    life: Life,
+    stack: StackRef,
+    /// The staged part, and what is missing of it.
+    part: PathBuf,
+    rest: std::vec::IntoIter<u8>,
 }
 
-fn comes(part: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new().append(true).open(part).expect("open");
-    file.write_all(bytes).expect("more");
+impl Coming {
+    fn begin(machine: &Machine) -> Self {
+        let (stack, mut archive) = machine.packed("1", CONTAINERD);
+        let rest = archive.split_off(archive.len() / 2);
+        let path = stack::staged_part(&stack.manifest);
+        let put = machine.fs.write(&path, &archive, &Attrs::mode(0o644));
+        put.expect("stage");
+        let life = machine.begin();
+        let order = machine.worker_with(1, &stack, None);
+        life.inbox.put(order).expect("a good spec");
+        Self {
+            life,
+            stack,
+            part: machine.fs.at(path),
+            rest: rest.into_iter(),
+        }
+    }
+}
+
+/// So many bytes come, one at a time, over a slow line: the reader gives up where nothing comes at all.
+async fn comes(part: &Path, mut bytes: impl Iterator<Item = u8>) {
+    loop {
+        // cancel-safe: a byte is taken when it comes
+        tokio::time::sleep(BETWEEN).await;
+        let Some(byte) = bytes.next() else {
+            return;
+        };
+        let mut file = OpenOptions::new().append(true).open(part).expect("open");
+        file.write_all(&[byte]).expect("more");
+    }
 }
 
 /// How often the unpacking of the stack was begun, and how it ended each time, by the journal.
@@ -49,34 +77,24 @@ fn unpackings(machine: &Machine) -> Vec<String> {
 #[tokio::test]
 async fn certificates_are_asked_for_and_come_while_the_stack_is_unpacked() {
     let machine = Machine::new();
-    let (part, rest, stack) = half_staged(&machine);
-    let Life {
-        mut engine,
-        inbox,
-        mut status,
-        ..
-    } = machine.begin();
-    let first = machine.worker_with(1, &stack, None);
-    let second = machine.worker_with(2, &stack, None);
-    inbox.put(first).expect("a good spec");
-    let mut told = engine.told.orders.clone();
+    let Coming {
+        mut life,
+        stack,
+        part,
+        mut rest,
+    } = Coming::begin(&machine);
+    let answer = machine.worker_with(2, &stack, None);
     let plane = async {
-        // A slow line: the reader gives up where nothing comes at all.
-        let mut rest = rest.chunks(1);
-        loop {
-            let asked = status.wait_for(|s| !s.certificate_requests.is_empty());
-            match tokio::time::timeout(BETWEEN, asked).await {
-                Ok(asked) => break drop(asked.expect("a board")),
-                Err(_) => comes(&part, rest.next().expect("it is asked for before the end")),
-            }
+        let asked = life.status.wait_for(|s| !s.certificate_requests.is_empty());
+        tokio::select! {
+            asked = asked => drop(asked.expect("a board")),
+            () = comes(&part, rest.by_ref().take(WHILE_ASKING)) => panic!("nothing was asked for"),
         }
         assert_eq!(unpackings(&machine), ["intent"], "it is being unpacked");
-        told.mark_unchanged();
-        inbox.put(second).expect("the answer");
-        told.changed().await.expect("it is heard");
-        rest.for_each(|byte| comes(&part, byte));
+        life.inbox.put(answer).expect("the answer");
+        comes(&part, rest).await;
     };
-    let (_, ()) = tokio::join!(engine.round(), plane);
+    let (_, ()) = tokio::join!(life.engine.round(), plane);
     assert_eq!(unpackings(&machine), ["intent", "done"]);
 }
 
@@ -84,31 +102,24 @@ async fn certificates_are_asked_for_and_come_while_the_stack_is_unpacked() {
 #[tokio::test]
 async fn a_stack_that_is_not_wanted_any_more_is_left() {
     let machine = Machine::new();
-    let (part, rest, stack) = half_staged(&machine);
-    let Life {
-        mut engine,
-        inbox,
-        mut status,
+    let Coming {
+        mut life,
+        part,
+        rest,
         ..
-    } = machine.begin();
-    inbox
-        .put(machine.worker_with(1, &stack, None))
-        .expect("a good spec");
+    } = Coming::begin(&machine);
     let mut other = testing::node(machine.cas.authorities.clone());
     other.stack.version = "9".into();
     let other = machine.sign(&spec(2, Assignment::Worker(Box::new(other))));
     let plane = async {
-        let asked = status.wait_for(|s| !s.certificate_requests.is_empty());
+        let asked = life.status.wait_for(|s| !s.certificate_requests.is_empty());
         drop(asked.await.expect("a board"));
-        inbox.put(other).expect("another stack");
-        for byte in rest.chunks(1) {
-            tokio::time::sleep(BETWEEN).await;
-            comes(&part, byte);
-        }
+        life.inbox.put(other).expect("another stack");
+        comes(&part, rest).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        _ = engine.round() => {}
+        _ = life.engine.round() => {}
         () = plane => {}
     }
     assert_eq!(unpackings(&machine), ["intent", "left"]);
