@@ -86,7 +86,7 @@ def main(argv):
     need_root("scripts/demo")
     demo = Demo()
     if args.verb == "up":
-        return up.up(demo, args)
+        return up.up(demo, up.Wanted.of(args))
     if args.verb == "down":
         return demo.down()
     demo.must_exist()

@@ -92,9 +92,8 @@ class Torture:
     def make(self, resume):
         """The demo of these machines, each with small disks, and a workload."""
         masters = len([name for name in self.machines if name.startswith("master")])
-        args = argparse.Namespace(masters=masters, workers=len(self.machines) - masters, kubernetes=self.older(),
-                                  timeout=up.READY_SECONDS * 2, api_address=up.API_ADDRESS if masters > 1 else None,
-                                  machines_only=False)
+        wanted = up.Wanted(masters=masters, workers=len(self.machines) - masters, kubernetes=self.older(),
+                           timeout=up.READY_SECONDS * 2, api_address=up.API_ADDRESS if masters > 1 else None)
         for machine in self.demo.nodes():
             # Booted without them, a machine would find what it was before it had them.
             if torture_events.has_small_disks(machine) and not machine.running():
@@ -102,7 +101,7 @@ class Torture:
         if resume and self.stands():
             self.demo.plane.start()
         else:
-            up.up(self.demo, args)
+            up.up(self.demo, wanted)
         # Pods that nobody makes again: a drain would be their end.
         gone = ("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
         wait_for("the cluster to be reached through the plane", lambda: self.demo.kubectl(*gone), BEGIN_SECONDS, 2)

@@ -9,11 +9,13 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import beside
 import files
 import matrix
 import packager
+import roots
 import stack
 import tools
 from common import Fail, Stopwatch, need_packages, run, say, tail, wait_for
@@ -33,6 +35,22 @@ PACKAGES = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "iptables":
 PODS_CIDR, SERVICES_CIDR = "10.244.0.0/16", "10.96.0.0/16"
 # Of the runtime, as the cluster is made with it.
 RUNTIME = {"dropIns": "/etc/containerd/conf.d"}
+
+
+@dataclass
+class Wanted:
+    """What `up` is to make. `scripts/demo up` has a flag for each; other callers name what differs."""
+    masters: int | None = None  # those that there are, or one
+    workers: int | None = None
+    kubernetes: str = ""  # the newest of the matrix
+    api_address: str | None = None
+    debian: str = roots.SUITE
+    timeout: int = READY_SECONDS
+    machines_only: bool = False
+
+    @classmethod
+    def of(cls, flags):
+        return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
 
 
 def up(demo, args):
