@@ -284,6 +284,8 @@ fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
 
 #[test]
 fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
+    // Machines of its own: what other tests leave on theirs is not the product's.
+    demo(&["down"])?;
     up()?;
     shell(NODES[1], THEIRS)?;
     leaves_when_its_pods_may(NODES[1])?;

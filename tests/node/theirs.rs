@@ -49,13 +49,18 @@ done
 sha256sum /etc/containerd/config.toml
 "#;
 
+/// All of it goes, also the directories that this daemon made for itself: another test compares the machine's files.
 const TAKE_AWAY: &str = r"
+set -e
 export PATH=/opt/theirs/bin:$PATH
 ctr -n theirs tasks kill -s KILL somebodys
 ctr -n theirs tasks delete somebodys
 ctr -n theirs containers delete somebodys
 systemctl stop containerd
-rm -rf /etc/systemd/system/containerd.service /etc/containerd/config.toml /opt/theirs /var/lib/containerd /run/containerd
+rm -rf /etc/systemd/system/containerd.service /etc/containerd/config.toml /opt/theirs /opt/containerd /var/lib/containerd /run/containerd
+for dir in /etc/containerd /etc/cni/net.d; do
+    if [ -d $dir ]; then rmdir -p --ignore-fail-on-non-empty $dir; fi
+done
 systemctl daemon-reload
 ";
 
