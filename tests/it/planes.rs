@@ -4,6 +4,7 @@
 //! Needs etcd's programs (`python3 scripts/lib/parts.py etcd` builds them); without them these fail, and are not skipped.
 
 pub(crate) mod cluster;
+mod door;
 mod killed;
 mod moved;
 

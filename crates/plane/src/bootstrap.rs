@@ -92,7 +92,7 @@ async fn with_seat<T: Send + 'static>(
     };
     let remote = tokio::select! {
         // cancel-safe: a seat that was taken just then is free when its lease ends
-        taken = Remote::take(place, "pf9-plane store copy", waits) => taken?,
+        taken = Remote::take(place, "pf9-plane store copy", None, waits) => taken?,
         Some(at) = told.recv() => {
             return Err(StoreError::Place(format!("the plane at {at} has the store: stop it first")));
         }

@@ -89,6 +89,10 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
               value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
         host_certificate_seconds: i64,
+        /// With --store etcd: where the other planes of the fleet reach this one. A plane that stands by passes its
+        /// clients on to the plane that serves, by mutual TLS. Absent: the listen address.
+        #[arg(long, value_name = "HOST:PORT")]
+        peer_address: Option<String>,
         #[command(flatten)]
         store: store::StoreArgs,
     },
@@ -313,10 +317,12 @@ async fn run(command: Command) -> Result<(), Fault> {
             drain_seconds,
             node_certificate_seconds,
             host_certificate_seconds,
+            peer_address,
             store,
         } => {
             serve(ServeConfig {
                 etcd: store.place()?,
+                peer: peer_address,
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,

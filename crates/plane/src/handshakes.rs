@@ -50,13 +50,13 @@ impl Handshakes {
     pub async fn accept(
         &self,
         stream: TcpStream,
+        origin: Origin,
         acceptor: &TlsAcceptor,
     ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
         // Who has gone already cannot be tuned, and is nowhere.
         tune(&stream)
             .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
             .ok()?;
-        let origin = Origin::of(stream.peer_addr().ok()?);
         let turn = async {
             // Who says nothing does not hold a turn that others wait for.
             stream.peek(&mut [0]).await.ok()?;
@@ -102,8 +102,8 @@ mod tests {
         let turns = Handshakes::default();
         let (accepted, dialled) = tokio::join!(
             async {
-                let (tcp, _) = listener.accept().await.expect("accept");
-                turns.accept(tcp, &server).await
+                let (tcp, from) = listener.accept().await.expect("accept");
+                turns.accept(tcp, Origin::of(from), &server).await
             },
             dial
         );
@@ -132,9 +132,10 @@ mod tests {
             let mut tcp = from("127.0.0.1", address).await;
             tcp.write_all(&[22]).await.expect("a byte");
             kept.push(tcp);
-            let (tcp, _) = listener.accept().await.expect("accept");
+            let (tcp, from) = listener.accept().await.expect("accept");
             let (turns, server) = (Arc::clone(&turns), server.clone());
-            those.spawn(async move { turns.accept(tcp, &server).await.is_some() });
+            let origin = Origin::of(from);
+            those.spawn(async move { turns.accept(tcp, origin, &server).await.is_some() });
         }
         let honest = async {
             let tcp = from("127.0.0.2", address).await;
@@ -143,8 +144,8 @@ mod tests {
         };
         let (accepted, _honest) = tokio::join!(
             async {
-                let (tcp, _) = listener.accept().await.expect("accept");
-                turns.accept(tcp, &server).await
+                let (tcp, from) = listener.accept().await.expect("accept");
+                turns.accept(tcp, Origin::of(from), &server).await
             },
             honest
         );

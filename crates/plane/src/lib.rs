@@ -89,6 +89,7 @@ mod operations;
 mod orders;
 mod page;
 mod passwords;
+mod peers;
 mod people;
 mod proxy;
 mod qbert;

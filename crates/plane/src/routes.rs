@@ -17,7 +17,7 @@ use super::keystone::{credentials, directory, discovery, roles, tokens as logged
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
+    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, peers, proxy, qbert,
     resmgr, rolls, standing, tokens, trace, tunnel,
 };
 
@@ -86,6 +86,7 @@ fn ours() -> Vec<Route> {
     let ready = "it says whether the store answers";
     let token = "a join token is required";
     let certificate = "a host certificate is required";
+    let plane = "a certificate of a plane of the same fleet is required";
     vec![
         open("GET", "/", page, get(page::root)),
         open("GET", "/ui", page, get(page::root)),
@@ -96,6 +97,7 @@ fn ours() -> Vec<Route> {
         open("GET", "/ready", ready, get(standing::ready)),
         open("POST", "/v1/enrol", token, post(enrol::post)),
         open("GET", "/v1/tunnel", certificate, get(tunnel::accept)),
+        open("GET", peers::PATH, plane, get(peers::accept)),
     ]
 }
 

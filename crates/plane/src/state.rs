@@ -25,6 +25,7 @@ use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
 use super::page::Changes;
 use super::passwords::Passwords;
+use super::peers::Relayed;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -81,6 +82,8 @@ pub(super) struct Plane {
     /// Told of every change, for pages that show it.
     pub(super) changes: Changes,
     pub(super) passwords: Passwords,
+    /// Connections that other planes pass on.
+    pub(super) relayed: Relayed,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
     /// The plane stops: nothing new begins.
@@ -102,6 +105,7 @@ pub(super) struct Parts {
     pub(super) tunnels_per_s: u32,
     pub(super) certificate_life: SignedDuration,
     pub(super) host_life: SignedDuration,
+    pub(super) relayed: Relayed,
 }
 
 /// When to come back to a plane whose store is away, seconds: an election of etcd is over then.
@@ -152,6 +156,7 @@ impl Plane {
             audit: Ledger::default(),
             changes: Changes::default(),
             passwords: parts.passwords,
+            relayed: parts.relayed,
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),

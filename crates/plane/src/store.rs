@@ -33,7 +33,7 @@ use self::remote::Changes;
 
 pub(super) use self::moving::{to_embedded, to_etcd};
 pub use self::remote::EtcdPlace;
-pub(super) use self::remote::{Away, Holder, Remote, Standing};
+pub(super) use self::remote::{Away, Holder, Remote, Standing, glance};
 
 /// redb's page cache; its default of a gigabyte is not for a stub.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;

@@ -59,7 +59,7 @@ struct InEtcd {
 
 impl Place for InEtcd {
     fn open(&mut self) -> Store {
-        let taken = Remote::take(&self.place, "a test", |_| {});
+        let taken = Remote::take(&self.place, "a test", None, |_| {});
         let remote = self.runtime.block_on(taken).expect("the seat");
         Store::open_remote(
             remote,
@@ -81,7 +81,7 @@ pub struct Numbers(Arc<Store>);
 impl Numbers {
     /// Waits for the seat.
     pub async fn open(place: &EtcdPlace, dir: &Path) -> Result<Self, String> {
-        let remote = Remote::take(place, "a test", |_| {}).await;
+        let remote = Remote::take(place, "a test", None, |_| {}).await;
         let remote = remote.map_err(|e| chain(&e))?;
         let copy = dir.join("copy");
         let opening = tokio::task::spawn_blocking(move || {

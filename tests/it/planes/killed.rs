@@ -1,6 +1,7 @@
 //! Planes as processes, killed at any moment.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use super::{admin, silence, soon, whys};
 const KILLS: usize = 3;
 
 /// A plane of its own process.
-struct Process {
-    dir: PathBuf,
+pub(super) struct Process {
+    pub(super) dir: PathBuf,
     child: Child,
     ready: tokio::sync::oneshot::Receiver<()>,
     reader: std::thread::JoinHandle<()>,
@@ -24,11 +25,23 @@ struct Process {
 
 impl Process {
     fn start(cluster: &Cluster, dir: &Path) -> Self {
+        Self::start_at(cluster, dir, free(), &[])
+    }
+
+    /// With endpoints that hosts are told of.
+    pub(super) fn start_at(
+        cluster: &Cluster,
+        dir: &Path,
+        listen: SocketAddr,
+        endpoints: &[String],
+    ) -> Self {
+        let endpoints = endpoints.iter().flat_map(|e| ["--endpoint", e.as_str()]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_pf9-plane"))
-            .args(["serve", "--store", "etcd", "--listen", &free().to_string()])
+            .args(["serve", "--store", "etcd", "--listen", &listen.to_string()])
             .arg("--state-dir")
             .arg(dir)
             .args(cluster.arguments())
+            .args(endpoints)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -54,7 +67,7 @@ impl Process {
         }
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
         self.reader.join().expect("its output ends");
@@ -67,7 +80,7 @@ impl Process {
         assert!(sent.expect("kill").success());
     }
 
-    async fn serves(&mut self) {
+    pub(super) async fn serves(&mut self) {
         soon(&mut self.ready).await.expect("it serves");
     }
 }

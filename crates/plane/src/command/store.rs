@@ -24,8 +24,8 @@ pub(super) enum Kind {
 
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
-    /// Where the plane's rows are. With etcd, several planes can be started with the same prefix: one serves, the others
-    /// wait, and one of them takes over within seconds when it ends.
+    /// Where the plane's rows are. With etcd, several planes can be started with the same prefix: one has the seat, the
+    /// others pass on to it whoever connects to them, and one of them takes over within seconds when it ends.
     #[arg(long, value_enum, default_value_t = Kind::Embedded)]
     store: Kind,
     #[command(flatten)]

@@ -38,13 +38,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::gateway::{CallError, Gateway};
 use self::seat::Sitting;
-use super::StoreError;
+use super::{Rows, StoreError};
 
 pub(super) use self::ops::Changes;
 pub(crate) use self::seat::Holder;
@@ -133,6 +134,7 @@ impl Remote {
     pub(crate) async fn take(
         place: &EtcdPlace,
         address: &str,
+        peer: Option<&str>,
         waits: impl Fn(&Holder) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let gateway = Gateway::new(place.clone()).map_err(StoreError::Etcd)?;
@@ -155,7 +157,7 @@ impl Remote {
             freed: Condvar::new(),
             runtime: Some(runtime),
         };
-        let holder = Holder::new(address);
+        let holder = Holder::new(address, peer);
         let shared = Arc::clone(&remote.shared);
         let taking = async move {
             let sitting = seat::take(&shared, &holder, waits).await?;
@@ -354,6 +356,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Head> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One row, by a plane that has not the seat: what it was at some moment.
+pub(crate) async fn glance<T: DeserializeOwned>(
+    place: &EtcdPlace,
+    rows: &Rows<T>,
+    key: &str,
+) -> Result<Option<T>, StoreError> {
+    let gateway = Gateway::new(place.clone()).map_err(StoreError::Etcd)?;
+    let name = gateway.row_key(rows.name(), key);
+    let Some(found) = gateway.get(&name).await.map_err(refused)? else {
+        return Ok(None);
+    };
+    let row = serde_json::from_slice(&found.value);
+    row.map(Some)
+        .map_err(|e| super::unreadable(rows.name(), key, e))
 }
 
 fn refused(e: CallError) -> StoreError {

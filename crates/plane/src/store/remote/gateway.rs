@@ -180,7 +180,8 @@ impl Gateway {
         format!("{}{name}", self.place.prefix).into_bytes()
     }
 
-    fn row_key(&self, rows: &str, key: &str) -> Vec<u8> {
+    /// A row's.
+    pub(super) fn row_key(&self, rows: &str, key: &str) -> Vec<u8> {
         self.key(&format!("rows/{rows}/{key}"))
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Holder {
     life: Uuid,
     /// Where it is reached, for people.
     pub(crate) at: String,
+    /// `HOST:PORT` where other planes reach it; nothing: they do not.
+    #[serde(default)]
+    pub(crate) peer: Option<String>,
 }
 
 /// Ours.
@@ -65,10 +68,11 @@ enum Look {
 }
 
 impl Holder {
-    pub(super) fn new(at: &str) -> Self {
+    pub(super) fn new(at: &str, peer: Option<&str>) -> Self {
         Self {
             life: Uuid::new_v4(),
             at: at.to_owned(),
+            peer: peer.map(str::to_owned),
         }
     }
 
@@ -76,6 +80,7 @@ impl Holder {
         serde_json::from_slice(&kv.value).unwrap_or_else(|_| Self {
             life: Uuid::nil(),
             at: "an unknown place".into(),
+            peer: None,
         })
     }
 }
@@ -185,7 +190,7 @@ async fn sit(shared: &Shared, holder: &Holder) -> Result<Tried, CallError> {
             // It ends by itself if this does not arrive.
             drop(shared.gateway.revoke(lease).await);
             Ok(Tried::Anothers(now.as_ref().map_or_else(
-                || Holder::new("a plane that left"),
+                || Holder::new("a plane that left", None),
                 Holder::of,
             )))
         }
