@@ -50,7 +50,17 @@ impl Handshakes {
     pub async fn accept(
         &self,
         stream: TcpStream,
+        acceptor: &TlsAcceptor,
+    ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
+        let origin = Origin::of(stream.peer_addr().ok()?);
+        self.accept_of(origin, stream, acceptor).await
+    }
+
+    /// The same for a connection that may stand for somebody elsewhere.
+    pub(super) async fn accept_of(
+        &self,
         origin: Origin,
+        stream: TcpStream,
         acceptor: &TlsAcceptor,
     ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
         // Who has gone already cannot be tuned, and is nowhere.
@@ -102,8 +112,8 @@ mod tests {
         let turns = Handshakes::default();
         let (accepted, dialled) = tokio::join!(
             async {
-                let (tcp, from) = listener.accept().await.expect("accept");
-                turns.accept(tcp, Origin::of(from), &server).await
+                let (tcp, _) = listener.accept().await.expect("accept");
+                turns.accept(tcp, &server).await
             },
             dial
         );
@@ -132,10 +142,9 @@ mod tests {
             let mut tcp = from("127.0.0.1", address).await;
             tcp.write_all(&[22]).await.expect("a byte");
             kept.push(tcp);
-            let (tcp, from) = listener.accept().await.expect("accept");
+            let (tcp, _) = listener.accept().await.expect("accept");
             let (turns, server) = (Arc::clone(&turns), server.clone());
-            let origin = Origin::of(from);
-            those.spawn(async move { turns.accept(tcp, origin, &server).await.is_some() });
+            those.spawn(async move { turns.accept(tcp, &server).await.is_some() });
         }
         let honest = async {
             let tcp = from("127.0.0.2", address).await;
@@ -144,8 +153,8 @@ mod tests {
         };
         let (accepted, _honest) = tokio::join!(
             async {
-                let (tcp, from) = listener.accept().await.expect("accept");
-                turns.accept(tcp, Origin::of(from), &server).await
+                let (tcp, _) = listener.accept().await.expect("accept");
+                turns.accept(tcp, &server).await
             },
             honest
         );

@@ -20,11 +20,14 @@
 mod door;
 mod relay;
 
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::uri::Authority;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 
 use super::ca::{self, CaError, Leaf};
 use super::keys::Ring;
@@ -42,6 +45,9 @@ const PROTOCOL: &str = "pf9-relay";
 const FROM: &str = "x-pf9-from";
 /// Bytes that are held for each direction of a passed connection: twenty thousand of them are 640 MiB.
 const BUFFER: usize = 16 * 1024;
+/// How long a client may go on sending to a plane that has ended its side. One that says nothing and stays must not hold its
+/// place: longer than the last words of a tunnel.
+const LINGER: Duration = Duration::from_secs(30);
 /// Life of the certificate by which planes know one another; it is made anew long before.
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -109,6 +115,39 @@ fn is_plane(ring: &Ring, shown: &Shown, now: Timestamp) -> bool {
     lives && ca::common_name(&shown.0).is_some_and(|n| n == name(ring))
 }
 
+/// Bytes both ways, until both sides have ended, or the plane's has and the client does not follow.
+async fn pass_on<C, P>(client: C, plane: P) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite,
+    P: AsyncRead + AsyncWrite,
+{
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_plane, to_plane) = tokio::io::split(plane);
+    let mut up = std::pin::pin!(one_way(from_client, to_plane));
+    let mut down = std::pin::pin!(one_way(from_plane, to_client));
+    tokio::select! {
+        // cancel-safe: both are kept
+        ended = &mut up => {
+            ended?;
+            down.await
+        }
+        ended = &mut down => {
+            ended?;
+            // Late: whoever sends still sends to nobody.
+            tokio::time::timeout(LINGER, up).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+async fn one_way<R: AsyncRead, W: AsyncWrite>(
+    from: ReadHalf<R>,
+    mut to: WriteHalf<W>,
+) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(BUFFER, from);
+    tokio::io::copy_buf(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -122,17 +161,59 @@ mod tests {
         let any: SocketAddr = "0.0.0.0:8443".parse().expect("address");
         let at = |named, listening| {
             let own = own_address(named, listening);
-            own.map(|own| own.map(|p| (p.at, p.host))).map_err(|f| f.why)
+            own.map(|own| own.map(|p| (p.at, p.host)))
+                .map_err(|f| f.why)
         };
         let is = |at: &str, host: &str| Ok(Some((at.to_owned(), host.to_owned())));
         assert_eq!(at(None, one), is("10.0.0.1:8443", "10.0.0.1"));
         assert_eq!(at(None, any), Ok(None));
         assert_eq!(at(Some("a.plane:443"), any), is("a.plane:443", "a.plane"));
-        assert_eq!(at(Some("[fd00::1]:443"), any), is("[fd00::1]:443", "fd00::1"));
-        for wrong in ["a.plane", "https://a.plane:443", "me@a.plane:443", "", ":443:"] {
+        assert_eq!(
+            at(Some("[fd00::1]:443"), any),
+            is("[fd00::1]:443", "fd00::1")
+        );
+        for wrong in [
+            "a.plane",
+            "https://a.plane:443",
+            "me@a.plane:443",
+            "",
+            ":443:",
+        ] {
             let why = at(Some(wrong), any).expect_err(wrong);
             assert!(why.contains("--peer-address"), "{why}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stays_silent_goes_when_the_plane_has_ended() {
+        use tokio::io::{AsyncReadExt, duplex};
+        let (mut client, door) = duplex(64);
+        let (holder, mut plane) = duplex(64);
+        let passing = tokio::spawn(pass_on(door, holder));
+        client.write_all(b"asks").await.expect("written");
+        client.shutdown().await.expect("half closed");
+        let mut asked = String::new();
+        plane.read_to_string(&mut asked).await.expect("all of it");
+        plane
+            .write_all(b"answers")
+            .await
+            .expect("after the client's end");
+        drop(plane);
+        let mut answered = String::new();
+        client
+            .read_to_string(&mut answered)
+            .await
+            .expect("all of it");
+        assert_eq!((asked.as_str(), answered.as_str()), ("asks", "answers"));
+        passing.await.expect("no panic").expect("both ended");
+
+        let (_client, door) = duplex(64);
+        let (holder, plane) = duplex(64);
+        let began = tokio::time::Instant::now();
+        let passing = tokio::spawn(pass_on(door, holder));
+        drop(plane);
+        passing.await.expect("no panic").expect("it is given up");
+        assert_eq!(began.elapsed(), LINGER);
     }
 
     #[test]
@@ -144,7 +225,10 @@ mod tests {
         let ours = shown(&credential(&ring, now).expect("made").certificate);
         assert!(is_plane(&ring, &ours, now));
         assert!(!is_plane(&other, &ours, now), "of another fleet");
-        assert!(!is_plane(&ring, &ours, now + LIFE), "its end is not excused");
+        assert!(
+            !is_plane(&ring, &ours, now + LIFE),
+            "its end is not excused"
+        );
         let key = KeyPair::generate().expect("key");
         for called in [
             "0190163d-8694-739b-aea5-966c26f8ad90".to_owned(),
@@ -152,7 +236,11 @@ mod tests {
             "system:node:pf9-plane".to_owned(),
         ] {
             let leaf = Leaf::client(&called, &["pf9:planes"], LIFE);
-            let issued = ring.authorities.current.issue(&key, &leaf, now).expect("issued");
+            let issued = ring
+                .authorities
+                .current
+                .issue(&key, &leaf, now)
+                .expect("issued");
             assert!(!is_plane(&ring, &shown(&issued.pem), now), "{called}");
         }
     }

@@ -17,8 +17,8 @@ use super::keystone::{credentials, directory, discovery, roles, tokens as logged
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, peers, proxy, qbert,
-    resmgr, rolls, standing, tokens, trace, tunnel,
+    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, peers, proxy,
+    qbert, resmgr, rolls, standing, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;

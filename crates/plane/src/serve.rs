@@ -405,7 +405,7 @@ async fn serve_tls(
     until: Until,
 ) {
     let accepted = tokio::select! {
-        accepted = handshakes.accept(stream, stranger.origin(), acceptor) => accepted,
+        accepted = handshakes.accept_of(stranger.origin(), stream, acceptor) => accepted,
         () = until.cut.cancelled() => return,
         // Who is not connected yet finds another plane, or this one later.
         () = until.shutdown.cancelled() => return,

@@ -124,7 +124,10 @@ async fn nobody_but_a_plane_of_the_fleet_passes_connections_on() {
         certificate: identity.certificate.as_bytes(),
         key: identity.key.expose().as_bytes(),
     });
-    for (who, client) in [("a stranger", stranger), ("a host", a_host.expect("client"))] {
+    for (who, client) in [
+        ("a stranger", stranger),
+        ("a host", a_host.expect("client")),
+    ] {
         let asked = client.get(format!("https://{at}/v1/planes/relay"));
         let asked = asked
             .header("connection", "upgrade")

@@ -7,12 +7,11 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{BUFFER, FROM, PATH, PROTOCOL, PeerAddress, credential};
+use super::{FROM, PATH, PROTOCOL, PeerAddress, credential, pass_on};
 use crate::bootstrap::{self, BootError, Started};
 use crate::keys::{IDENTITY, IDENTITY_ROW, Ring};
 use crate::refusal::chain;
@@ -77,7 +76,8 @@ pub(crate) async fn stand_by(
         never = door.serve(listener) => match never {},
     };
     let (dir, now) = (config.state_dir.clone(), pf9_hostagent::seam::clock::now());
-    let opening = tokio::task::spawn_blocking(move || bootstrap::start_with(&dir, Some(remote), now));
+    let opening =
+        tokio::task::spawn_blocking(move || bootstrap::start_with(&dir, Some(remote), now));
     opening.await.map_err(|_| StoreError::Stopped)?
 }
 
@@ -187,14 +187,13 @@ impl Way {
 }
 
 /// One connection, until it ends.
-async fn pass(way: Way, mut client: TcpStream) -> Result<(), Unreached> {
+async fn pass(way: Way, client: TcpStream) -> Result<(), Unreached> {
     // Who has gone already cannot be tuned, and is nowhere.
     let (Ok(()), Ok(from)) = (tune(&client), client.peer_addr()) else {
         return Ok(());
     };
-    let mut plane = way.open(from.to_string()).await?;
-    let passed = copy_bidirectional_with_sizes(&mut client, &mut plane, BUFFER, BUFFER).await;
-    if let Err(e) = passed {
+    let plane = way.open(from.to_string()).await?;
+    if let Err(e) = pass_on(client, plane).await {
         tracing::debug!(%from, why = %e, "a passed connection ended");
     }
     Ok(())

@@ -13,10 +13,9 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{BUFFER, FROM, PROTOCOL, is_plane};
+use super::{FROM, PROTOCOL, is_plane, pass_on};
 use crate::refusal::{Answer, Refusal};
 use crate::state::Plane;
 use crate::strangers::Outside;
@@ -99,16 +98,22 @@ pub(crate) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let outside = outside.filter(|o| o.shown.as_ref().is_some_and(|s| is_plane(&ring, s, now)));
     let Some(outside) = outside else {
         let why = "the connection showed no certificate of a plane of this fleet";
-        return Err(Refusal::forbidden(FaultCode::CertificateForeign, REFUSED, why));
+        return Err(Refusal::forbidden(
+            FaultCode::CertificateForeign,
+            REFUSED,
+            why,
+        ));
     };
     let bad = |code, why| Refusal::bad(code, REFUSED, why);
     let client = parts.headers.get(FROM).and_then(|v| v.to_str().ok());
     let client = client.and_then(|text| text.parse::<SocketAddr>().ok());
-    let client = client.ok_or_else(|| {
-        bad(FaultCode::HandshakeInvalid, "it does not say whose it is")
-    })?;
+    let client =
+        client.ok_or_else(|| bad(FaultCode::HandshakeInvalid, "it does not say whose it is"))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
-        bad(FaultCode::UpgradeImpossible, "this connection cannot upgrade")
+        bad(
+            FaultCode::UpgradeImpossible,
+            "this connection cannot upgrade",
+        )
     })?;
     // How many there are is the client's to account for: by its own address, when it is accepted.
     outside.stranger.known();
@@ -123,10 +128,9 @@ pub(crate) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
 async fn pass(plane: Arc<Plane>, client: SocketAddr, upgrade: OnUpgrade) {
     let passing = async {
         let door = upgrade.await.map_err(io::Error::other)?;
-        let (mut local, _standing) = plane.relayed.connect(client).await?;
+        let (local, _standing) = plane.relayed.connect(client).await?;
         tune(&local)?;
-        let mut door = TokioIo::new(door);
-        copy_bidirectional_with_sizes(&mut door, &mut local, BUFFER, BUFFER).await
+        pass_on(TokioIo::new(door), local).await
     };
     tokio::select! {
         // cancel-safe: nothing is kept of a connection that ends

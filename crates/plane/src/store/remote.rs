@@ -365,13 +365,13 @@ pub(crate) async fn glance<T: DeserializeOwned>(
     key: &str,
 ) -> Result<Option<T>, StoreError> {
     let gateway = Gateway::new(place.clone()).map_err(StoreError::Etcd)?;
-    let name = gateway.row_key(rows.name(), key);
+    let name = gateway.row_key(rows.name, key);
     let Some(found) = gateway.get(&name).await.map_err(refused)? else {
         return Ok(None);
     };
     let row = serde_json::from_slice(&found.value);
     row.map(Some)
-        .map_err(|e| super::unreadable(rows.name(), key, e))
+        .map_err(|e| super::unreadable(rows.name, key, e))
 }
 
 fn refused(e: CallError) -> StoreError {
