@@ -88,8 +88,13 @@ class Runner(unittest.TestCase):
         self.assertLess(len(ran), len(MACHINES))
         for name in MACHINES:
             self.assertNotEqual(f"node {name}" in ran, any(name in line for line in left_out), name)
-        draws = {tuple(t.name for t in tests.drawn(tests.listed(found), seed)[0]) for seed in range(50)}
-        self.assertEqual({name for draw in draws for name in draw}, set(MACHINES), "each has its turn")
+        every = tests.listed(found)
+        draws = {tuple(t.name for t in tests.drawn(every, seed)[0]) for seed in range(50)}
+        long = {t.name for t in tests.drawn(every, 0)[2]}
+        self.assertEqual(long, {t.name for t in every if (t.takes() or 0) > tests.DRAWN_SECONDS["node"]})
+        self.assertTrue(long, "one of them is long")
+        self.assertTrue(all(any(f"{name}" in line and "--full" in line for line in left_out) for name in long))
+        self.assertEqual({name for draw in draws for name in draw} | long, set(MACHINES), "each has its turn")
 
     def test_of_etcd_s_tests_the_core_always_runs_and_the_others_are_drawn(self):
         core = ["x::the_data_of_all_three_x", "x::the_newest_backup_x"]
@@ -99,12 +104,11 @@ class Runner(unittest.TestCase):
         every = tests.listed(found)
         seen = set()
         for seed in range(200):
-            stay, out = tests.drawn(every, seed)
+            stay, out, _ = tests.drawn(every, seed)
             kept = {test.name for test in stay if test.program == "etcd"}
             self.assertLessEqual(set(core), kept)
             some = [test for test in stay if test.program == "etcd" and test.takes()]
-            # One that is longer than all may take together is drawn alone.
-            self.assertTrue(len(some) == 1 or sum(t.takes() for t in some) <= tests.DRAWN_SECONDS["etcd"])
+            self.assertLessEqual(sum(t.takes() for t in some), tests.DRAWN_SECONDS["etcd"])
             self.assertTrue([test for test in out if test.program == "etcd"])
             seen |= kept
         self.assertEqual(seen, {*core, *short, *long}, "each has its turn")

@@ -303,9 +303,10 @@ fn versions() -> Outcome<std::collections::BTreeMap<String, String>> {
         .collect())
 }
 
-/// One request of its own connection, in a second.
+/// One request of its own connection, answered within the time of one lost packet: TCP sends the first one again after a
+/// second, and the next after two more. Two that are lost, one after the other, are no accident of a busy machine.
 fn ask() -> Outcome {
-    const LIMIT: Duration = Duration::from_secs(1);
+    const LIMIT: Duration = Duration::from_millis(2500);
     let began = Instant::now();
     let at = SocketAddr::from(ASKED_AT);
     let failed = |what: &str, e: std::io::Error| format!("{what} after {:?}: {e}", began.elapsed());
