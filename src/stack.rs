@@ -28,6 +28,7 @@ mod format;
 pub mod image;
 mod install;
 mod manifest;
+mod one;
 pub mod programs;
 pub(crate) mod unpack;
 
@@ -46,6 +47,7 @@ pub use install::{
 pub use manifest::{
     Manifest, staged_archive, staged_delta, staged_delta_part, staged_manifest, staged_part,
 };
+pub use one::file_of;
 
 use crate::host::fs::FsError;
 use crate::host::space;

@@ -103,8 +103,15 @@ def axe():
     return cache.artefact(package, cache.key_of(*AXE), make) / "axe.js"
 
 
+def kubectl():
+    import parts  # which needs this file
+
+    version = max(parts.tested_versions("kubernetes"), key=lambda text: [int(part) for part in text.split(".")])
+    return parts.tested("kubernetes", [version])[version] / "kubectl"
+
+
 if __name__ == "__main__":
-    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"]}
+    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"], "kubectl": kubectl}
     if len(sys.argv) != 2 or sys.argv[1] not in asked:
         sys.exit(f"usage: tools.py {'|'.join(asked)}")
     sys.stdout, shown = sys.stderr, sys.stdout

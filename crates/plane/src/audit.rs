@@ -25,7 +25,7 @@ use super::admin::ADMINISTRATOR;
 use super::guard::{Person, Who};
 use super::http::Query;
 use super::people::ProjectId;
-use super::records::{CLUSTERS, HOSTS};
+use super::records::{CLUSTERS, Cluster, HOSTS};
 use super::refusal::{Answer, Refusal};
 use super::state::{Change, Plane};
 use super::store::{Page, Read, Rows};
@@ -121,6 +121,24 @@ impl Asked {
             },
             action == Action::UseKubernetes,
         )
+    }
+
+    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's API.
+    /// Kept whole, for its end may be what matters; `terminal` refuses those that are too long for it.
+    pub(super) fn ran(plane: &Arc<Plane>, who: &Who, cluster: &Cluster, did: &str) -> Self {
+        let row = Row {
+            at: pf9_hostagent::seam::clock::now(),
+            who: who.name(),
+            user: Some(who.user.id.as_str().to_owned()),
+            token: Some(who.mark().to_owned()),
+            action: Action::UseKubernetes.word().to_owned(),
+            method: "RUN".to_owned(),
+            path: format!("{}: {did}", cluster.name),
+            status: None,
+            trace: None,
+            project: Some(cluster.project.clone()),
+        };
+        Self::begun(plane, row, false)
     }
 
     fn begun(plane: &Arc<Plane>, row: Row, log_only: bool) -> Self {

@@ -37,6 +37,7 @@ use super::admin::{self, NewToken, Reenrol, Removing};
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
 use super::serve::{DRAIN, DRAIN_MAX, ServeConfig};
+use crate::terminal;
 use pf9_hostagent::app::Exit;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
@@ -258,6 +259,11 @@ struct Listing {
 
 /// The program: parses, logs, runs, says what went wrong.
 pub fn main() -> Exit {
+    let mut args = std::env::args_os().skip(1);
+    // Before anything else: a process that has threads is given no namespaces.
+    if args.next().is_some_and(|verb| verb == terminal::jail::NAME) {
+        return ended(terminal::jail::main(args));
+    }
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
@@ -271,13 +277,14 @@ pub fn main() -> Exit {
         }
     };
     pf9_hostagent::app::usual_modes();
-    match enter(command) {
-        Ok(()) => Exit::Ok,
-        Err(fault) => {
-            eprintln!("pf9-plane: {fault}");
-            Exit::of(&fault)
-        }
-    }
+    ended(enter(command).map(|()| Exit::Ok))
+}
+
+fn ended(done: Result<Exit, Fault>) -> Exit {
+    done.unwrap_or_else(|fault| {
+        eprintln!("pf9-plane: {fault}");
+        Exit::of(&fault)
+    })
 }
 
 fn enter(command: Command) -> Result<(), Fault> {

@@ -309,8 +309,12 @@ fn which_project(rows: &impl Read, who: &Who, said: &str) -> Answer<Option<Proje
 
 /// The owner of this token, and its present rights.
 pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
+    who_of(rows, secrets::kept(token))
+}
+
+/// The same by what is kept of the token.
+pub(super) fn who_of(rows: &impl Read, digest: String) -> Answer<Who> {
     let no = Refusal::unauthenticated;
-    let digest = secrets::kept(token);
     let login: Login = rows
         .get(&LOGINS, &digest)?
         .ok_or_else(|| no("the token is unknown"))?;

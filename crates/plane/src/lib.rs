@@ -34,7 +34,7 @@
 //! | `standing`                                   | whether the store answers |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
-//! | `page`                                       | the web page, and its stream of changes |
+//! | `page`, `terminal`                           | the web page, and its stream of changes; kubectl on it |
 //! | `agents`, `served`                           | versions of the agent and the fleet's upgrade; files that hosts fetch |
 //! | `alerts`                                     | alerts: rules, causes, repeats, delivery |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
@@ -115,6 +115,7 @@ mod state;
 mod store;
 mod strangers;
 mod takeover;
+mod terminal;
 #[cfg(any(test, feature = "fault"))]
 pub mod testing;
 mod tickets;
@@ -137,3 +138,4 @@ pub use handshakes::Handshakes;
 pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};
 pub use store::EtcdPlace;
+pub use terminal::TerminalConfig;

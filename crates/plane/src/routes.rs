@@ -18,7 +18,7 @@ use super::refusal::Shape;
 use super::state::Plane;
 use super::{
     agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
-    resmgr, rolls, standing, tokens, trace, tunnel,
+    resmgr, rolls, standing, terminal, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -219,6 +219,8 @@ fn hosts() -> Vec<Route> {
 fn clusters() -> Vec<Route> {
     let all = "/v4/{project}/clusters";
     let one = "/v4/{project}/clusters/{cluster}";
+    let places = "/v4/{project}/clusters/{cluster}/etcd";
+    let kubectl = "/v4/{project}/clusters/{cluster}/kubectl";
     let restore = "/v4/{project}/clusters/{cluster}/etcd/restore";
     let upgrade = "/v4/{project}/clusters/{cluster}/upgrade";
     let plan = "/v4/{project}/clusters/{cluster}/upgrade/plan";
@@ -240,12 +242,8 @@ fn clusters() -> Vec<Route> {
         may("GET", one, SeeClusters, get(qbert::get)),
         may("PATCH", one, ChangeClusters, patch(qbert::tune)),
         may("DELETE", one, DeleteClusters, delete(qbert::delete)),
-        may(
-            "GET",
-            "/v4/{project}/clusters/{cluster}/etcd",
-            SeeClusters,
-            get(etcd::places::get),
-        ),
+        may("GET", places, SeeClusters, get(etcd::places::get)),
+        may("POST", kubectl, UseKubernetes, post(terminal::post)),
         may("GET", restore, SeeClusters, get(etcd::restore::get)),
         may("POST", restore, RestoreClusters, post(etcd::restore::post)),
         may(

@@ -33,9 +33,10 @@ use super::refusal::chain;
 use super::state::{Parts, Plane};
 use super::store::{EtcdPlace, Holder, Remote, Standing};
 use super::strangers::{Outside, Stranger, Strangers};
+use super::terminal::{Terminal, TerminalConfig};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
+use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks, terminal};
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
@@ -66,6 +67,8 @@ pub struct ServeConfig {
     pub probe_every: Duration,
     /// The etcd that the rows are in; absent: in the state directory.
     pub etcd: Option<EtcdPlace>,
+    /// What the page's terminal is run with.
+    pub terminal: TerminalConfig,
 }
 
 /// A running plane.
@@ -116,6 +119,7 @@ impl ServeConfig {
             connections: CONNECTIONS_MAX,
             probe_every: alerts::PROBE_EVERY,
             etcd: None,
+            terminal: TerminalConfig::default(),
         }
     }
 }
@@ -171,7 +175,9 @@ impl Server {
                 .and_then(|life| SignedDuration::try_from(life).ok())
                 .unwrap_or(LEAF_LIFE),
             host_life: config.host_certificate,
+            terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
         }));
+        terminal::tidy(&plane.files);
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.
         names.extend(endpoints.hosts);

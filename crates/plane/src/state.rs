@@ -35,6 +35,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::stacks::ahead::Ahead;
 use super::store::{Read, Snapshot, Store, StoreError, Write};
+use super::terminal::Terminal;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
@@ -81,6 +82,7 @@ pub(super) struct Plane {
     /// Told of every change, for pages that show it.
     pub(super) changes: Changes,
     pub(super) passwords: Passwords,
+    pub(super) terminal: Arc<Terminal>,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
     /// The plane stops: nothing new begins.
@@ -102,6 +104,7 @@ pub(super) struct Parts {
     pub(super) tunnels_per_s: u32,
     pub(super) certificate_life: SignedDuration,
     pub(super) host_life: SignedDuration,
+    pub(super) terminal: Terminal,
 }
 
 /// When to come back to a plane whose store is away, seconds: an election of etcd is over then.
@@ -152,6 +155,7 @@ impl Plane {
             audit: Ledger::default(),
             changes: Changes::default(),
             passwords: parts.passwords,
+            terminal: Arc::new(parts.terminal),
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),

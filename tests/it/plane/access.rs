@@ -77,6 +77,11 @@ impl World {
     pub(super) async fn new() -> Self {
         let bed = Bed::new().await;
         bed.stack("1").await;
+        Self::of(bed).await
+    }
+
+    /// On a plane that is there.
+    pub(super) async fn of(bed: Bed) -> Self {
         let password = std::fs::read_to_string(bed.file("admin-password")).expect("password");
         let mut world = Self {
             bed,

@@ -40,7 +40,7 @@ impl Browser {
 
     /// One of a phone, in the dark. No window of a desk may be so narrow.
     pub(super) async fn phone() -> Self {
-        let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0, "touch": true});
+        let screen = json!({"width": 360, "height": 780, "pixelRatio": 2.0, "touch": true});
         Self::with(json!({
             "args": ["--force-dark-mode"],
             "mobileEmulation": {"deviceMetrics": screen},
@@ -182,7 +182,7 @@ impl Browser {
     pub(super) async fn fill(&self, label: &str, text: &str) {
         let id = self
             .find(&format!(
-                "//input[@id=//label[normalize-space()='{label}']/@for]"
+                "//*[self::input or self::textarea][@id=//label[normalize-space()='{label}']/@for]"
             ))
             .await;
         let cleared = self.post(&format!("element/{id}/clear"), json!({})).await;

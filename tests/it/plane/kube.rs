@@ -48,7 +48,7 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
     master_that(cluster, node, purpose, None).await
 }
 
-/// What an API server of a test answers; an error: it hangs up.
+/// What an API server of a test answers; an error: it hangs up, or (that it would block) says nothing and does not end.
 type Says = fn(&Request<Body>) -> io::Result<Response<Full<Bytes>>>;
 
 /// A master whose API server says this.
@@ -173,7 +173,12 @@ async fn serve_as_told(stream: MuxStream, acceptor: TlsAcceptor, says: Says) {
     let tls = acceptor.accept(stream).await.expect("TLS");
     let service = service_fn(move |request: Request<Body>| {
         let answer = says(&request);
-        async move { answer }
+        async move {
+            match answer {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::future::pending().await,
+                answer => answer,
+            }
+        }
     });
     let served = hyper::server::conn::http1::Builder::new();
     drop(served.serve_connection(TokioIo::new(tls), service).await);

@@ -42,6 +42,25 @@ async function call(method, path, body) {
   throw new Refused(answer.status, reason(said, answer.status));
 }
 
+/** Asks, and calls `heard` with each event of the answer until it ends. */
+async function follow(path, body, heard, signal) {
+  const answer = await fetch(path, {
+    method: "POST", body: JSON.stringify(body), signal, credentials: "omit", redirect: "error",
+    headers: { "X-Auth-Token": session.token, "Content-Type": "application/json", Accept: "text/event-stream" },
+  });
+  if (answer.status === 401) leave();
+  if (!answer.ok) throw new Refused(answer.status, reason(await answer.json().catch(() => null), answer.status));
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) heard(JSON.parse(event.slice("data: ".length)));
+  }
+}
+
 const ask = async (method, path, body) => (await call(method, path, body)).said;
 const q = (path) => `/qbert/v4/${session.project}${path}`;
 const id = encodeURIComponent;
@@ -106,6 +125,7 @@ export const clusters = {
   detach: (cluster, list) => ask("POST", q(`/clusters/${id(cluster)}/detach`), list),
   addons: (cluster) => ask("GET", q(`/clusters/${id(cluster)}/addons`)),
   addon: (cluster, name, body) => ask("PUT", q(`/clusters/${id(cluster)}/addons/${id(name)}`), body),
+  command: (cluster, body, heard, signal) => follow(q(`/clusters/${id(cluster)}/kubectl`), body, heard, signal),
   roll: (cluster, kind) => ask("GET", q(`/clusters/${id(cluster)}/${kind}`)),
   plan: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}/plan`), body),
   begin: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}`), body),

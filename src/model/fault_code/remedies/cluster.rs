@@ -1,6 +1,12 @@
 //! Clusters: who may become or stop being a node, and the way to their API.
 
 rows! {
+    CommandRefused: "a line on the page's terminal is no command that it has",
+        "it is for a shell, reaches files or ports of the plane's machine, says where or as whom to ask, or is typed wrongly",
+        "the message says which commands and flags there are; all others with kubectl and a kubeconfig of yours";
+    NoTerminal: "the page's terminal cannot run kubectl for this cluster",
+        "its stack has no kubectl, or one of another architecture than the plane's machine",
+        "use kubectl with a kubeconfig of yours: `pf9-plane cluster kubeconfig NAME`";
     AttachEmpty: "no host is named that should become a node",
         "an empty list",
         "name at least one: `pf9ctl host attach HOST --cluster CLUSTER`";
