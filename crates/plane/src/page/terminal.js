@@ -33,6 +33,11 @@ export function terminal(id) {
       if (kind !== "typed") lines += words.split("\n").length - 1;
       if (follows || kind === "typed") said.scrollTop = said.scrollHeight;
     };
+    /** How it ended; what did not work stays with its line as well. */
+    const ended = (words, worked) => {
+      end.textContent = words;
+      if (!worked) add("err", `${words}\n`);
+    };
     const begin = async () => {
       const wanted = line.value.trim();
       if (!wanted || going) return;
@@ -51,11 +56,12 @@ export function terminal(id) {
           if (event.err) add("err", event.err);
           over = event.end ?? over;
         }, mine.signal);
-        end.textContent = !over ? "? the plane broke off: it is not known how it ended"
-          : `${over.done ? "✓ done" : `✗ ${over.why}`} (${count(lines, "line")}, ${over.seconds.toFixed(1)} s)`;
-        if (over?.done && line.value.trim() === wanted) line.value = "";
+        if (mine.signal.aborted) throw new Error("cancelled");
+        if (!over) throw new Error("the plane broke off: it is not known how it ended");
+        ended(`${over.done ? "✓ done" : `✗ ${over.why}`} (${count(lines, "line")}, ${over.seconds.toFixed(1)} s)`, over.done);
+        if (over.done && line.value.trim() === wanted) line.value = "";
       } catch (error) {
-        end.textContent = mine.signal.aborted ? "✗ cancelled" : `✗ ${error.message}`;
+        ended(mine.signal.aborted ? "✗ cancelled" : `✗ ${error.message}`, false);
       } finally {
         busy(null);
       }

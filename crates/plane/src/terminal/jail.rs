@@ -43,7 +43,7 @@ const NOBODY: u32 = 65_534;
 pub(super) const SOCKET: &str = "api.sock";
 pub(super) const ROOT: &str = "root";
 /// Connections at a time: kubectl has a handful.
-const CONNECTIONS_MAX: usize = 32;
+pub(super) const CONNECTIONS_MAX: usize = 32;
 /// kubectl needs some 60 MiB; a list of a large cluster several times that.
 const MEMORY_MAX: u64 = 1024 * 1024 * 1024;
 /// The kernel's word for it.

@@ -243,11 +243,18 @@ impl Run {
         }))
     }
 
-    /// The only way out of the jail. Connections end with the command.
+    /// The only way out of the jail. Connections end with the command, and there are not more than kubectl needs.
     async fn answers(&self, listener: UnixListener) {
         let mut open = JoinSet::new();
         let http = hyper::server::conn::http1::Builder::new();
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let stream = tokio::select! {
+                taken = listener.accept(), if open.len() < jail::CONNECTIONS_MAX => match taken {
+                    Ok((stream, _)) => stream,
+                    Err(_) => return,
+                },
+                Some(_) = open.join_next() => continue,
+            };
             let (plane, cluster, login) = (
                 Arc::clone(&self.plane),
                 self.cluster.clone(),
