@@ -435,7 +435,10 @@ async fn a_text_is_applied_on_a_phone() {
     browser.press("Run").await;
     browser.sees("pod/web serverside-applied").await;
     browser.sees("done (1 line,").await;
-    browser.fill("Text", "").await;
+    // It stays, and goes with no other command.
+    browser.fill("Command", "get pods -o name").await;
+    browser.press("Run").await;
+    browser.sees("pod/Default.admin").await;
     browser
         .fill("Command", "get pods -n default -o wide --token=x")
         .await;

@@ -20,7 +20,8 @@ export function terminal(id) {
     // A button that is disabled loses the focus of the person who pressed it.
     const run = h("button", { class: "main", type: "submit", "aria-disabled": "false" }, "Run");
     const cancel = h("button", { type: "button", "aria-disabled": "true" }, "Cancel");
-    let going = null, at = typed.length, lines = 0;
+    let going = null, at = typed.length, lines = 0, isOpen = false;
+    const applies = () => /^\s*((kubectl|k)\s+)?apply\b/.test(line.value);
     const busy = (now) => {
       going = now;
       run.setAttribute("aria-disabled", String(!!now));
@@ -29,14 +30,16 @@ export function terminal(id) {
     const add = (kind, words) => {
       const follows = said.scrollHeight - said.scrollTop - said.clientHeight < NEAR;
       while (said.childNodes.length > 1 && said.textContent.length + words.length > SHOWN_MAX) said.firstChild.remove();
-      said.append(h("span", { class: kind }, words));
-      if (kind !== "typed") lines += words.split("\n").length - 1;
+      // A line that was not ended is, by what does not belong to it.
+      said.append(h("span", { class: kind }, isOpen && kind !== "out" ? `\n${words}` : words));
+      lines += words.split("\n").length - 1;
+      isOpen = !words.endsWith("\n");
       if (follows || kind === "typed") said.scrollTop = said.scrollHeight;
     };
     /** How it ended; what did not work stays with its line as well. */
     const ended = (words, worked) => {
       end.textContent = words;
-      if (!worked) add("err", `${words}\n`);
+      if (!worked) add("ended", `${words}\n`);
     };
     const begin = async () => {
       const wanted = line.value.trim();
@@ -44,21 +47,21 @@ export function terminal(id) {
       if (typed.at(-1) !== wanted) typed.push(wanted);
       if (typed.length > TYPED_MAX) typed.shift();
       at = typed.length;
-      lines = 0;
       const mine = new AbortController();
       busy(mine);
       end.textContent = "… running";
       add("typed", `$ ${wanted}\n`);
+      lines = 0;
       let over = null;
       try {
-        await api.clusters.command(id, { line: wanted, ...(text.value.trim() ? { text: text.value } : {}) }, (event) => {
+        await api.clusters.command(id, { line: wanted, ...(applies() && text.value.trim() ? { text: text.value } : {}) }, (event) => {
           if (event.out) add("out", event.out);
           if (event.err) add("err", event.err);
           over = event.end ?? over;
         }, mine.signal);
         if (mine.signal.aborted) throw new Error("cancelled");
         if (!over) throw new Error("the plane broke off: it is not known how it ended");
-        ended(`${over.done ? "✓ done" : `✗ ${over.why}`} (${count(lines, "line")}, ${over.seconds.toFixed(1)} s)`, over.done);
+        ended(`${over.done ? "✓ done" : `✗ ${over.why}`} (${count(lines + isOpen, "line")}, ${over.seconds.toFixed(1)} s)`, over.done);
         if (over.done && line.value.trim() === wanted) line.value = "";
       } catch (error) {
         ended(mine.signal.aborted ? "✗ cancelled" : `✗ ${error.message}`, false);
@@ -67,7 +70,7 @@ export function terminal(id) {
       }
     };
     cancel.addEventListener("click", () => going?.abort());
-    line.addEventListener("input", () => { texts.open ||= /^\s*((kubectl|k)\s+)?apply\b/.test(line.value); });
+    line.addEventListener("input", () => { texts.open ||= applies(); });
     line.addEventListener("keydown", (event) => {
       const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
       if (!step) return;
