@@ -52,6 +52,7 @@ export function terminal(id) {
       end.textContent = "… running";
       add("typed", `$ ${wanted}\n`);
       lines = 0;
+      said.scrollIntoView({ block: "nearest" });
       let over = null;
       try {
         await api.clusters.command(id, { line: wanted, ...(applies() && text.value.trim() ? { text: text.value } : {}) }, (event) => {
