@@ -80,7 +80,7 @@ fn keep(plane: &Plane, at: &str, bytes: &[u8]) -> Answer<()> {
 
 fn none(why: String) -> Refusal {
     Refusal::conflict(FaultCode::NoTerminal, "the command was not run", why)
-        .fix("use kubectl with a kubeconfig of yours: pf9-plane cluster kubeconfig NAME")
+        .fix("use kubectl with a kubeconfig of yours: pf9-plane kubeconfig NAME")
 }
 
 /// The plane's own architecture, as stacks call it.

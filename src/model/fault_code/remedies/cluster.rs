@@ -6,7 +6,7 @@ rows! {
         "the message says which commands and flags there are; all others with kubectl and a kubeconfig of yours";
     NoTerminal: "the page's terminal cannot run kubectl for this cluster",
         "its stack has no kubectl, or one of another architecture than the plane's machine",
-        "use kubectl with a kubeconfig of yours: `pf9-plane cluster kubeconfig NAME`";
+        "use kubectl with a kubeconfig of yours: `pf9-plane kubeconfig NAME`";
     AttachEmpty: "no host is named that should become a node",
         "an empty list",
         "name at least one: `pf9ctl host attach HOST --cluster CLUSTER`";
