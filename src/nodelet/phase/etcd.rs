@@ -252,6 +252,17 @@ pub(super) fn trial(ctx: &PhaseContext) -> TrialStep {
     trial
 }
 
+/// A member whose data differ from the others' must not serve. 3.5 knows no gates: the name is one that
+/// it would ignore, and that its trial refuses.
+fn corrupt_check(ctx: &PhaseContext) -> (&'static str, String) {
+    match ctx.etcd_of().version {
+        Some(etcd) if (etcd.major, etcd.minor) < (3, 6) => {
+            ("EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true".into())
+        }
+        Some(_) | None => ("FEATURE_GATES", "InitialCorruptCheck=true".into()),
+    }
+}
+
 fn settings(ctx: &PhaseContext) -> Vec<(&'static str, String)> {
     let ip = url_host(&ctx.node.node_ip.to_string());
     let (client, peer) = (CertPurpose::EtcdServer, CertPurpose::EtcdPeer);
@@ -285,8 +296,7 @@ fn settings(ctx: &PhaseContext) -> Vec<(&'static str, String)> {
         ("AUTO_COMPACTION_MODE", "periodic".into()),
         ("AUTO_COMPACTION_RETENTION", "8h".into()),
         ("LOG_OUTPUTS", "stderr".into()),
-        // A member whose data differ from the others' must not serve.
-        ("FEATURE_GATES", "InitialCorruptCheck=true".into()),
+        corrupt_check(ctx),
     ];
     if revoked(ctx).is_some() {
         for name in ["CLIENT_CRL_FILE", "PEER_CRL_FILE"] {
@@ -430,6 +440,29 @@ mod tests {
             stack: ctx.node.stack.clone(),
         };
         assert!(steps.contains(&active), "the node stays what it is");
+    }
+
+    /// The one that a cluster comes from has no gates, and the one that it goes to no such setting.
+    #[test]
+    fn each_etcd_is_told_to_compare_its_data_in_its_own_words() {
+        let mut ctx = samples::master("1.36.3");
+        for (etcd, told) in [
+            ("3.5.35", "ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK=true"),
+            ("3.6.16", "ETCD_FEATURE_GATES=InitialCorruptCheck=true"),
+            ("3.7.3", "ETCD_FEATURE_GATES=InitialCorruptCheck=true"),
+        ] {
+            let manifest = ctx.manifest.as_mut().expect("a stack");
+            let mut parts = manifest.components.iter_mut();
+            let part = parts.find(|c| c.name == "etcd").expect("etcd");
+            part.version = etcd.into();
+            let text = env(&ctx).expect("settings");
+            let check: Vec<&str> = text
+                .lines()
+                .filter(|l| l.to_lowercase().contains("corrupt"))
+                .map(str::trim)
+                .collect();
+            assert_eq!(check, [told], "etcd {etcd}");
+        }
     }
 
     #[test]
