@@ -15,13 +15,16 @@
 //! restarting one member at a time is restarted, and writes go on meanwhile
 //! leaving    who may leave, whose member is taken out, and what is held until then
 //! runtime    every containerd that a configuration is written for, started with it
+//! trials     every program of a master asked about its configuration, right and bent
 //! ```
 //!
-//! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` (and `containerd`) builds them once. One that is
+//! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` (`containerd`, `kubernetes`) builds them once. One that is
 //! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
 //! leaves it out.
 
 mod backup;
+#[path = "../support/bent.rs"]
+mod bent;
 mod drill;
 mod elsewhere;
 mod founding;
@@ -32,5 +35,6 @@ mod moving;
 mod restarting;
 mod restoring;
 mod runtime;
+mod trials;
 mod upkeep;
 mod versions;

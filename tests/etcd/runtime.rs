@@ -13,8 +13,8 @@ use crate::lab::nri::{GIVES, Plugin};
 use crate::lab::protobuf::{Message, text_of};
 use crate::lab::{Lab, Machine, Programs, script};
 
-/// A stack that has this containerd, and nothing else that its phases ask for.
-fn manifest(containerd: &semver::Version) -> StackManifest {
+/// A stack of these versions, as far as phases ask.
+pub(crate) fn manifest(kubernetes: &str, containerd: &str, etcd: &str) -> StackManifest {
     let component = |name: &str, version: String| StackComponent {
         name: name.into(),
         version,
@@ -29,20 +29,20 @@ fn manifest(containerd: &semver::Version) -> StackManifest {
         schema: STACK_SCHEMA,
         name: "pf9-kube".into(),
         version: "1.37.2-1".into(),
-        kubernetes: semver::Version::new(1, 37, 2),
+        kubernetes: kubernetes.parse().expect("a version"),
         arch: "amd64".into(),
         archive: StackArchive {
             sha256: Digest::of(b"archive"),
             size: 1,
         },
         components: vec![
-            component("containerd", containerd.to_string()),
-            component("etcd", "3.7.3".into()),
+            component("containerd", containerd.into()),
+            component("etcd", etcd.into()),
         ],
         files: vec![StackFile {
             path: "bin/containerd".into(),
             mode: 0o755,
-            sha256: Digest::of(containerd.to_string().as_bytes()),
+            sha256: Digest::of(containerd.as_bytes()),
             size: 1,
             component: "containerd".into(),
         }],
@@ -60,10 +60,10 @@ fn manifest(containerd: &semver::Version) -> StackManifest {
     }
 }
 
-/// A machine on which nothing runs yet.
-fn machine<'a>(lab: &'a mut Lab, containerd: &semver::Version) -> &'a mut Machine {
+/// A machine on which nothing runs yet, that is to have this stack.
+pub(crate) fn machine(lab: &mut Lab, manifest: StackManifest) -> &mut Machine {
     let machine = &mut lab.machines[0];
-    machine.node.manifest = Some(manifest(containerd));
+    machine.node.manifest = Some(manifest);
     let stack = machine.node.spec().stack.dir_name();
     let current = machine.fs.at(paths::STACK_CURRENT);
     let unpacked = machine.fs.at(format!("{}/{stack}", paths::STACKS));
@@ -179,7 +179,8 @@ fn each_containerd_takes_our_file_and_lets_in_what_the_spec_says() {
             println!("containerd {version}, open: {open}");
             let bin = tempfile::tempdir().expect("directory");
             let mut lab = Lab::with(&programs.with_runc(bin.path()), 1);
-            let machine = machine(&mut lab, &version);
+            let manifest = manifest("1.37.2", &version.to_string(), "3.7.3");
+            let machine = machine(&mut lab, manifest);
             machine.node.spec_mut().runtime.cdi = open;
             machine.node.spec_mut().runtime.nri = open;
             machine.settled();

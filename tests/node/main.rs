@@ -8,7 +8,8 @@
 //! ad_what_hangs a kubelet, kube-proxy, runtime, etcd and scheduler that only live; rules and routes that are flushed → works
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
-//! ca_what       settings that programs would refuse → said, nothing restarted, healed
+//! ca_what       settings that programs would refuse → said, nothing restarted, healed; each program of each node names a
+//!               flag, a gate and a key that it does not know
 //! cb_policies   seccomp, user namespaces, swap, NRI, pod security, users of an issuer: what pods and people get with
 //!               each and without
 //! cc_who_reaches network policies on one node and across nodes, services with addresses of a pool, and neither again
@@ -41,6 +42,8 @@
 
 mod addons;
 mod address;
+#[path = "../support/bent.rs"]
+mod bent;
 #[path = "../support/breaks.rs"]
 mod breaks;
 mod broken;
@@ -70,6 +73,7 @@ mod settings;
 mod takeover;
 mod theirs;
 mod torture;
+mod trials;
 mod unfit;
 mod upgrade;
 mod version;

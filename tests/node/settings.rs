@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, ready_through_plane, shell, up};
+use crate::trials;
 
 /// A new spec arrives, is tried, and the verdict is on the plane.
 const SAID_WITHIN: Duration = Duration::from_secs(60);
@@ -52,6 +53,10 @@ fn ca_what_programs_would_refuse_stops_nothing_and_heals() -> Outcome {
         trials_are_told(node)?;
     }
     let before = [running(NODES[0])?, running(NODES[1])?];
+    for node in NODES {
+        trials::name_what_they_do_not_know(node)?;
+    }
+    assert_eq!(before, [running(NODES[0])?, running(NODES[1])?]);
     for wrong in &WRONG {
         demo(&["settings", wrong.body])?;
         for node in wrong.nodes {

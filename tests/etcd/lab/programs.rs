@@ -40,6 +40,18 @@ impl Programs {
         all
     }
 
+    /// Links in `dir` to those of these parts and versions.
+    pub(crate) fn linked(dir: &Path, parts: &[(&str, &str)]) -> Self {
+        for (part, version) in parts {
+            for entry in std::fs::read_dir(one(part, version)).expect("programs") {
+                let program = entry.expect("entry").path();
+                let name = program.file_name().expect("a name");
+                std::os::unix::fs::symlink(&program, dir.join(name)).expect("link");
+            }
+        }
+        Self { dir: dir.into() }
+    }
+
     /// Copies of these in `dir`, with the newest `runc`.
     pub(crate) fn with_runc(&self, dir: &Path) -> Self {
         let runc = built("runc", &[]).remove(0).join("runc");
