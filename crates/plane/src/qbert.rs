@@ -129,6 +129,7 @@ pub(super) async fn create(
             require_nobodys(&**change, &project, &settings)?;
             let stack = stacks::choose(&**change, "cluster refused", body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
+            stacks::require_new(&**change, &stack)?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
             let mut cluster = Cluster {
                 id: ClusterId::random(),

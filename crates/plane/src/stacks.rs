@@ -254,6 +254,13 @@ pub(super) fn require_fit<'a>(
     Ok(())
 }
 
+/// Refuses a stack that clusters may only come from.
+pub(super) fn require_new(rows: &impl Read, wanted: &StackRef) -> Answer<()> {
+    let stack = content(rows, wanted)?;
+    let refuse = |fault: Box<Fault>| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, *fault);
+    Matrix::ours().may_begin(&stack).map_err(refuse)
+}
+
 /// The signed manifest of a stack.
 pub(super) fn manifest(rows: &impl Read, digest: &str) -> Answer<Envelope> {
     Ok(find(rows, digest)?.envelope)
