@@ -171,6 +171,15 @@ impl Kernel {
         Ok(mounted && !self.cgroup_v2()?)
     }
 
+    /// 2, or 1 where that is there or both are; none where there are none, or nothing can be seen.
+    pub fn cgroup_version(&self) -> Option<u8> {
+        match (self.cgroup_v2().ok()?, self.cgroup_v1().ok()?) {
+            (true, _) => Some(2),
+            (false, true) => Some(1),
+            (false, false) => None,
+        }
+    }
+
     /// systemd manages a hierarchy here that it may write, so its cgroup driver can work.
     pub fn systemd_cgroups(&self) -> Result<bool, KernelError> {
         if !matches!(self.fs.found("/run/systemd/system")?, Found::Dir { .. }) {

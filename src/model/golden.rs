@@ -234,6 +234,8 @@ fn inventory() -> Inventory {
         os_id: "id".into(),
         os_version: "1".into(),
         kernel: "6".into(),
+        systemd: "252".into(),
+        cgroup: Some(1),
         arch: "amd64".into(),
         cpus: 2,
         cpu_model: "model".into(),

@@ -178,7 +178,11 @@ impl Matrix {
         if let Some(words) = refused {
             return words.refuse(format!("stack {name} is refused"));
         }
-        let mut words: Vec<String> = self.ending(&stack.kubernetes).into_iter().collect();
+        let ending = self.ending(&stack.kubernetes);
+        let mut words: Vec<String> = ending
+            .map(|why| format!("{why}; upgrade it"))
+            .into_iter()
+            .collect();
         words.extend(
             self.rules(&versions, Says::Warned)
                 .iter()
@@ -199,6 +203,22 @@ impl Matrix {
         let mut words: Vec<String> = warned.iter().map(Words::sentence).collect();
         words.extend(self.untried_machine(machine));
         Fit::of(words)
+    }
+
+    /// Whether a cluster may be made with this Kubernetes: one that is only left is for clusters that have it.
+    pub fn may_begin(&self, stack: &StackManifest) -> Result<(), Box<Fault>> {
+        let Some(why) = self.ending(&stack.kubernetes) else {
+            return Ok(());
+        };
+        let newest = self.kubernetes.first().map_or("?", |m| m.minor.as_str());
+        let what = format!(
+            "no cluster is made with stack {} {}",
+            stack.name, stack.version
+        );
+        let fix = format!("use a stack of Kubernetes {newest}");
+        Err(Box::new(
+            Fault::new(FaultCode::StackUnfit, what, why).fix(fix),
+        ))
     }
 
     fn unknown_minor(&self, kubernetes: &Version) -> Option<Words> {
@@ -234,7 +254,7 @@ impl Matrix {
     fn ending(&self, kubernetes: &Version) -> Option<String> {
         let minor = self.minor(kubernetes).filter(|m| !m.new)?;
         Some(format!(
-            "Kubernetes {} is supported only as what an upgrade starts from; upgrade it",
+            "Kubernetes {} is supported only as what an upgrade starts from",
             minor.minor
         ))
     }
@@ -394,8 +414,8 @@ impl Machine {
         Self {
             arch: known(&inventory.arch),
             kernel: known(&inventory.kernel),
-            systemd: None,
-            cgroup: None,
+            systemd: known(&inventory.systemd),
+            cgroup: inventory.cgroup,
         }
     }
 }

@@ -355,6 +355,12 @@ pub struct Inventory {
     pub os_version: String,
     /// Kernel release.
     pub kernel: String,
+    /// systemd's version, e.g. `252`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub systemd: String,
+    /// Version of the control groups: 1 (and hybrid) or 2; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<u8>,
     /// `amd64`, `arm64`.
     pub arch: String,
     /// Logical processors.

@@ -129,10 +129,7 @@ pub fn machine(fs: &HostFs) -> Machine {
     Machine {
         arch: Some(arch().to_owned()),
         systemd: crate::host::facts::systemd_version(fs),
-        cgroup: crate::host::kernel::Kernel::new(fs.clone())
-            .cgroup_v2()
-            .ok()
-            .map(|v2| if v2 { 2 } else { 1 }),
+        cgroup: crate::host::kernel::Kernel::new(fs.clone()).cgroup_version(),
         kernel: kernel(fs),
     }
 }

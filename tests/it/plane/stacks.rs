@@ -161,6 +161,70 @@ async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says
     );
 }
 
+/// A plane has it for the nodes of clusters that come from it.
+#[tokio::test]
+async fn what_only_an_upgrade_starts_from_is_imported_and_no_cluster_is_made_with_it() {
+    let bed = Bed::new().await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let import = async |version: &str, kubernetes: &str| {
+        write_of(
+            dir.path(),
+            version,
+            version.as_bytes(),
+            kubernetes,
+            json!([]),
+        );
+        let (status, stack) = bed.admin("/stacks", json!({"path": dir.path()})).await;
+        assert_eq!(status, 200, "{stack}");
+    };
+    import("old", "1.34.4").await;
+    import("new", "1.35.4").await;
+    let make = async |stack: &str| {
+        let wanted = json!({"name": stack, "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/16",
+                            "networkPlugin": "bridge", "stack": stack});
+        bed.ask(Method::POST, "/qbert/v4/{project}/clusters", wanted)
+            .await
+    };
+    let (status, fault) = make("old").await;
+    assert_eq!(status, 422, "{fault}");
+    let said = fault.to_string();
+    assert!(
+        said.contains("stack-unfit") && said.contains("only as what an upgrade starts from"),
+        "{said}"
+    );
+    let (status, made) = make("new").await;
+    assert_eq!(status, 200, "{made}");
+}
+
+/// What the matrix knows of systemd and control groups the plane asks as well, before anything goes to the host.
+#[tokio::test]
+async fn a_machine_that_the_matrix_refuses_is_not_attached() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let cluster = bed.cluster("one").await;
+    let node = bed.host("m1", "10.1.0.1").await;
+    let mut status = node.status("m1", "10.1.0.1");
+    let mut attach = async |systemd: &str, cgroup: u8| {
+        status["inventory"]["systemd"] = json!(systemd);
+        status["inventory"]["cgroup"] = json!(cgroup);
+        node.call(Method::POST, "/v1/hosts/self/status", &status)
+            .await;
+        bed.attach(cluster, &[(&node, true)]).await
+    };
+    let (code, said) = attach("258", 1).await;
+    assert_eq!(code, 422, "{said}");
+    let text = said.to_string();
+    let words = "systemd 258 has no control groups of version 1";
+    assert!(
+        text.contains("stack-unfit") && text.contains(words),
+        "{text}"
+    );
+    assert!(text.contains(&format!("host {}", node.id)), "{text}");
+    assert_eq!(node.current().await.assignment, Assignment::None);
+    let (code, said) = attach("258", 2).await;
+    assert_eq!(code, 200, "{said}");
+}
+
 #[tokio::test]
 async fn a_host_of_another_architecture_is_not_attached() {
     let bed = Bed::new().await;
