@@ -20,7 +20,8 @@ use super::verify;
 use crate::host::etcd::{Etcd, EtcdError, Keys};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, HostFs};
-use crate::host::{facts, space};
+use crate::host::ours::units;
+use crate::host::{facts, noise, space};
 use crate::model::{BackupManifest, DrillReport, Fault, FaultCode, Timestamp};
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -380,7 +381,11 @@ fn ended_early(bounds: Bounds, said: &str) -> Fault {
     }
 }
 
+/// What etcd has against what it was given; of one that says nothing of the kind, the end of its words.
 fn last_words(stderr: &str) -> String {
+    if let Some(fault) = noise::last_fault(units::ETCD, stderr) {
+        return fault;
+    }
     let lines: Vec<_> = stderr.lines().filter(|l| !l.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(2);
     let words = lines.get(from..).unwrap_or_default().join("; ");
@@ -395,6 +400,24 @@ mod tests {
 
     fn there(revision: u64, keys: u64) -> Keys {
         Keys { revision, keys }
+    }
+
+    #[test]
+    fn an_etcd_that_ended_is_quoted_by_its_fault_and_not_by_its_end() {
+        let info = |msg: &str| format!("{{\"level\":\"info\",\"msg\":\"{msg}\"}}\n");
+        let fatal = "{\"level\":\"fatal\",\"msg\":\"cannot open\",\"error\":\"bad magic\",\"stacktrace\":\"x\"}\n";
+        let log = [
+            info("begin"),
+            fatal.to_owned(),
+            info("closing"),
+            info("closed"),
+        ]
+        .concat();
+        assert_eq!(last_words(&log), "cannot open: bad magic");
+        let died =
+            info("begin") + "fatal error: runtime: out of memory\n\ngoroutine 1 [running]:\nx\n";
+        assert_eq!(last_words(&died), "fatal error: runtime: out of memory");
+        assert_eq!(last_words("a\n\nb\nc\n"), "b; c");
     }
 
     proptest! {

@@ -536,7 +536,13 @@ async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines()
         rig.file(path, &line(4000, "a pod's own words"));
     }
     let told = rig.host.at("/told").display().to_string();
-    let journal = format!("#!/bin/sh\necho \"$@\" >> {told}\necho of the journal\n");
+    // What stands in kubelet's after every good start, and a fault of it.
+    let mirror = "E1128 11:00:01.0 7 x.go:1] \"x\" err=\"no PriorityClass with name system-node-critical was found\"";
+    let fault = "E1128 11:00:02.0 7 x.go:1] \"command failed\" err=\"no swap\"";
+    let journal = format!(
+        "#!/bin/sh\necho \"$@\" >> {told}\necho of the journal\ncase \"$*\" in *kubelet*) cat <<'END'\n\
+         2026-11-28T11:00:01+0000 n kubelet[7]: {mirror}\n2026-11-28T11:00:02+0000 n kubelet[7]: {fault}\nEND\nesac\n"
+    );
     rig.program("/usr/bin/journalctl", &journal);
     let span = ["--only", "logs", "--since", "2h", "--until", "1h"];
     let (ran, bytes) = rig.bundle(&span).await;
@@ -555,6 +561,14 @@ async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines()
         );
     }
     assert!(!String::from_utf8_lossy(&tar).contains("a pod's own words"));
+    let complaints = String::from_utf8_lossy(&all["journal/complaints.txt"]).into_owned();
+    assert!(
+        complaints.starts_with(
+            "pf9-kubelet.service: 1 kinds of errors that matter; left out: 1 of every start"
+        ) && complaints.contains("1 x  \"command failed\" err=\"no swap\"")
+            && !complaints.contains("PriorityClass"),
+        "{complaints}"
+    );
     let text = |all: &BTreeMap<String, Vec<u8>>| {
         String::from_utf8_lossy(&all["logs/nodelet/nodelet.log"]).into_owned()
     };
