@@ -69,6 +69,9 @@ const CLAIMS: [&str; 6] = [
     "x-real-ip",
     "x-remote-",
 ];
+/// How a browser, which cannot say `Authorization` with a websocket, says its token: as one of the
+/// protocols, which the API server's proxies hand on to the pod that is asked.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 /// What headers begin with that say in whose name a request is.
 const IMPERSONATE: &str = "impersonate-";
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
@@ -411,6 +414,7 @@ fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     strip_hop_by_hop(headers);
     headers.remove(header::AUTHORIZATION);
     headers.remove("x-auth-token");
+    without_token_protocols(headers);
     let claims: Vec<HeaderName> = headers
         .keys()
         .filter(|name| CLAIMS.iter().any(|claim| name.as_str().starts_with(claim)))
@@ -426,6 +430,22 @@ fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// A token for the plane is nobody's behind it.
+fn without_token_protocols(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let protocols = said.iter().filter_map(|v| v.to_str().ok());
+    let kept: Vec<&str> = protocols
+        .flat_map(|list| list.split(','))
+        .map(str::trim_ascii)
+        .filter(|protocol| !protocol.is_empty() && !protocol.starts_with(TOKEN_PROTOCOL))
+        .collect();
+    let kept = HeaderValue::from_str(&kept.join(", ")).ok();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(kept) = kept.filter(|kept| !kept.is_empty()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);
     }
 }
 
@@ -493,6 +513,27 @@ mod tests {
         ended.expect("no client is gone");
         read.expect("the end");
         assert_eq!(got.len(), ANSWER);
+    }
+
+    #[test]
+    fn a_token_among_the_protocols_of_a_websocket_stays_here() {
+        let left = |said: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in said {
+                let value = HeaderValue::from_static(value);
+                headers.append(header::SEC_WEBSOCKET_PROTOCOL, value);
+            }
+            clean_request(&mut headers, true);
+            let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+            all.map(|v| v.to_str().expect("text").to_owned())
+                .collect::<Vec<_>>()
+        };
+        let token = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io";
+        assert_eq!(left(&[token]), ["v5.channel.k8s.io"]);
+        assert_eq!(left(&["a,b", token]), ["a, b, v5.channel.k8s.io"]);
+        assert_eq!(left(&["v5.channel.k8s.io"]), ["v5.channel.k8s.io"]);
+        assert_eq!(left(&["base64url.bearer.authorization.k8s.io.x"]), [""; 0]);
+        assert_eq!(left(&[]), [""; 0]);
     }
 
     #[test]
