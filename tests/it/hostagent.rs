@@ -352,7 +352,7 @@ async fn a_stack_is_fetched_through_cuts_and_staged() {
     bed.node.until(|n| (n.wakes > 0).then_some(())).await;
 
     // Another stack: what was staged for the first one goes.
-    let next = bed.publish("1.20.3-1", 1_000);
+    let next = bed.publish("1.36.4-1", 1_000);
     bed.plane.offer(bed.sign(2, bed.worker(&next)));
     bed.plane
         .until(|p| {

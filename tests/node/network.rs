@@ -299,7 +299,7 @@ fn ports_are_forwarded() -> Outcome {
     let _server = start(&[
         "kubectl", "exec", "-i", POD, "--", "httpd", "-f", "-p", "8080", "-h", "/bin",
     ])?;
-    // A forwarded connection that is refused makes kubectl 1.20 lose later ones, tunnel or not.
+    // Who forwards is not asked to tell a pod that is not that far from a tunnel that fails.
     let listens = "netstat -ltn | grep :8080";
     eventually("the pod listens", PATIENCE, || {
         kubectl(&["exec", POD, "--", "sh", "-c", listens]).map(drop)

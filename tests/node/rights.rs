@@ -46,7 +46,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
     );
     let attempts = [
         format!("label node {master} stolen=1"),
-        // Not `cordon`: in 1.20 it is refused and says that all went well.
+        // What `cordon` asks for, as one request.
         format!("patch node {master} -p '{{\"spec\":{{\"unschedulable\":true}}}}'"),
         format!("delete node {master}"),
         format!("delete node {worker}"),

@@ -91,7 +91,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
 fn stack() -> StackRef {
     StackRef {
         name: "pf9-kube".into(),
-        version: "1.20.2-1".into(),
+        version: "1.36.3-1".into(),
         manifest: Digest::of(b"x"),
     }
 }
@@ -341,7 +341,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     put_back.state = Overall::Retrying;
     let fault = Fault::new(
         FaultCode::UpgradeFailed,
-        "this node is not on stack pf9-kube 1.21.0-1",
+        "this node is not on stack pf9-kube 1.37.2-1",
         "the node was not healthy on it within 300 s",
     )
     .fix("see /var/log/pf9/kube/kube.log for what it waited for, then start the upgrade again");
@@ -351,7 +351,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
             roll: RollId(uuid::Uuid::nil()),
             stage: UpgradeStage::Node,
             stack: StackRef {
-                version: "1.21.0-1".into(),
+                version: "1.37.2-1".into(),
                 ..stack()
             },
             state: UpgradeState::PutBack,
@@ -493,7 +493,7 @@ fn plan_screens_are_the_reviewed_ones() {
         ],
         waits: Some(Waits {
             phase: PhaseId::ALL[5],
-            what: "the download of stack pf9-kube 1.20.2-1".into(),
+            what: "the download of stack pf9-kube 1.36.3-1".into(),
         }),
         api_address: None,
         maintenance: Some(maintenance()),
