@@ -74,11 +74,21 @@ pub fn clash(pods: IpNet, services: IpNet, grounds: &[Ground]) -> Option<String>
 
 /// The hosts of these URLs that are written as addresses.
 pub fn addresses_of(urls: &[String]) -> Vec<IpAddr> {
-    let host = |url: &String| {
-        let uri: http::Uri = url.parse().ok()?;
-        uri.host()?.trim_matches(['[', ']']).parse().ok()
-    };
-    urls.iter().filter_map(host).collect()
+    let hosts = urls.iter().filter_map(|url| host(url));
+    hosts.filter_map(|host| host.parse().ok()).collect()
+}
+
+/// The others: names.
+pub fn names_of(urls: &[String]) -> Vec<String> {
+    let hosts = urls.iter().filter_map(|url| host(url));
+    hosts
+        .filter(|host| host.parse::<IpAddr>().is_err())
+        .collect()
+}
+
+fn host(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    Some(uri.host()?.trim_matches(['[', ']']).to_owned())
 }
 
 #[cfg(test)]

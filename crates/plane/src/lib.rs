@@ -32,6 +32,7 @@
 //! | `etcd`                                       | members of etcd: which may leave, which are removed, which wait |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `standing`                                   | whether the store answers |
+//! | `whereabouts`                                | which addresses this plane has, by its URLs and their names |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //! | `page`                                       | the web page, and its stream of changes |
@@ -125,6 +126,7 @@ mod trust;
 mod tunnel;
 mod view;
 mod ways;
+mod whereabouts;
 mod zones;
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
 use pf9_hostagent::model::{
-    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, addresses_of,
+    Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef,
 };
 
 /// Most hosts of one attach or detach.
@@ -182,16 +182,7 @@ fn require_nobodys(rows: &impl Read, project: &ProjectId, settings: &Settings) -
 
 /// Nodes have to reach the plane, whatever addresses their pods have.
 fn require_apart(plane: &Plane, settings: &Settings) -> Answer<()> {
-    let urls = [
-        &plane.endpoints[..],
-        std::slice::from_ref(&plane.public_url),
-    ]
-    .concat();
-    let grounds: Vec<Ground> = addresses_of(&urls)
-        .into_iter()
-        .map(|ip| Ground::address(ip, "where this plane is"))
-        .collect();
-    claims::require_apart("cluster refused", settings, &grounds)
+    claims::require_apart("cluster refused", settings, &plane.whereabouts.grounds())
 }
 
 /// What an authority calls itself, behind its cluster's name.

@@ -198,6 +198,7 @@ impl Server {
         tasks.spawn(alerts::deliver(Arc::clone(&plane)));
         tasks.spawn(alerts::probe(Arc::clone(&plane), config.probe_every));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
+        tasks.spawn(keep_whereabouts(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
             plane,
@@ -268,6 +269,10 @@ impl Server {
 
 async fn keep_refused(plane: Arc<Plane>) {
     plane.refused.keep(plane.shutdown.clone()).await;
+}
+
+async fn keep_whereabouts(plane: Arc<Plane>) {
+    plane.whereabouts.keep(plane.shutdown.clone()).await;
 }
 
 struct PublicUrl {

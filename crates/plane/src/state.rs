@@ -35,6 +35,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::stacks::ahead::Ahead;
 use super::store::{Read, Snapshot, Store, StoreError, Write};
+use super::whereabouts::Whereabouts;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
@@ -53,6 +54,7 @@ pub(super) struct Plane {
     pub(super) public_url: String,
     /// `wss://…`, where nodes are told to come.
     pub(super) endpoints: Vec<String>,
+    pub(super) whereabouts: Whereabouts,
     /// Life of a host's certificate.
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
@@ -125,7 +127,10 @@ pub(super) struct Change<'a> {
 impl Plane {
     pub(super) fn new(parts: Parts) -> Self {
         let keys = Keys::new(parts.ring);
+        let public = std::slice::from_ref(&parts.public_url);
+        let urls = [&parts.endpoints[..], public].concat();
         Self {
+            whereabouts: Whereabouts::new(&urls),
             files: HostFs::new(&parts.dir),
             store: parts.store,
             dir: parts.dir,

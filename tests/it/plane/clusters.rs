@@ -2,10 +2,31 @@
 
 use http::Method;
 use pf9_hostagent::model::{Assignment, NetworkPolicies, Role};
+use pf9_plane::ServeConfig;
 use serde_json::{Value, json};
 
-use super::bed::Bed;
+use super::bed::{Bed, until};
 use super::node::Node;
+
+/// Hosts are told a name; whatever it means, no pod has that address.
+#[tokio::test]
+async fn a_cluster_that_would_cover_what_the_planes_name_means_is_refused() {
+    let named = |config: &mut ServeConfig| config.endpoints = vec!["wss://localhost:8443".into()];
+    let bed = Bed::with(named).await;
+    bed.stack("1.37.2-1").await;
+    until(|| async {
+        let wanted = json!({"name": "c", "containersCidr": "127.0.0.0/16", "servicesCidr": "10.21.0.0/22",
+                            "networkPlugin": "bridge"});
+        let clusters = "/qbert/v4/{project}/clusters";
+        let (status, said) = bed.ask(Method::POST, clusters, wanted).await;
+        // Its own address is refused as well, and before the first look at the name.
+        assert_eq!(status, 409, "{said}");
+        let said = said["error"]["message"].as_str().expect("words");
+        let words = "127.0.0.0/16 contains 127.0.0.1, where this plane is (localhost)";
+        said.contains(words).then_some(())
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn hosts_become_nodes_and_hosts_again() {
