@@ -37,6 +37,7 @@ pub fn tune(tcp: &TcpStream) -> io::Result<()> {
 pub mod testing {
     use std::sync::Arc;
 
+    use rcgen::{CertificateParams, KeyPair};
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -60,17 +61,26 @@ pub mod testing {
 
     /// TLS for 127.0.0.1, and who trusts it.
     pub fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
-        let made = made.expect("certificate");
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        tls_with(|_| {})
+    }
+
+    /// The same with another certificate.
+    pub fn tls_with(
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("params");
+        change(&mut params);
+        let cert = params.self_signed(&key).expect("certificate");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let server = ServerConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+            .with_single_cert(vec![cert.der().clone()], PrivateKeyDer::Pkcs8(key))
             .expect("identity");
         let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).expect("root");
+        roots.add(cert.der().clone()).expect("root");
         let client = ClientConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .expect("versions")

@@ -17,7 +17,7 @@ use super::tcp::Probe;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
-use crate::identity::{self, TlsPolicy, TunnelIdentity};
+use crate::identity::{self, Distrust, TlsPolicy, TunnelIdentity};
 use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
@@ -74,6 +74,14 @@ pub enum DialError {
         host: String,
         /// Why not.
         why: String,
+    },
+    /// This machine's clock is behind.
+    #[error("{}", identity::early(host, *by))]
+    Early {
+        /// Which host.
+        host: String,
+        /// How far, at least.
+        by: Duration,
     },
     /// TLS failed.
     #[error("TLS with {host} failed")]
@@ -236,7 +244,8 @@ impl TunnelRoute {
         let tcp = self.egress.reach(&at.host, at.port, journey).await?;
         let host = at.host.clone();
         let failed = |source| match identity::not_believed(&source) {
-            Some(why) => DialError::Foreign { host, why },
+            Some(Distrust::Early(by)) => DialError::Early { host, by },
+            Some(Distrust::Foreign(why)) => DialError::Foreign { host, why },
             None => DialError::Tls { host, source },
         };
         journey.begin(Hop::Tls);
@@ -341,6 +350,7 @@ impl DialError {
             | Self::Url(_)
             | Self::Reach(_)
             | Self::Foreign { .. }
+            | Self::Early { .. }
             | Self::Tls { .. }
             | Self::Timeout { .. } => false,
         }
@@ -360,6 +370,7 @@ impl DialError {
             | Self::Url(_)
             | Self::Reach(_)
             | Self::Foreign { .. }
+            | Self::Early { .. }
             | Self::Tls { .. }
             | Self::Timeout { .. } => None,
         }
@@ -389,6 +400,7 @@ impl DialError {
                 FaultCode::PlaneForeignCertificate,
                 "check that nothing in between inspects TLS, and that the host is still enrolled",
             ),
+            Self::Early { .. } => (FaultCode::ClockOff, identity::SET_THE_CLOCK),
             Self::Tls { .. } => (
                 FaultCode::PlaneGarbage,
                 "check that the URL is the plane's and that nothing in between inspects or forbids TLS",
@@ -458,6 +470,27 @@ mod tests {
         accepted.expect("accepted");
         let (tls, _) = dialled.expect("dialled");
         socket::testing::check(tls.get_ref().0.get_ref());
+    }
+
+    /// The plane's certificate is younger than this machine's time.
+    #[tokio::test]
+    async fn a_clock_that_is_behind_is_named_as_what_it_is() {
+        let (server, client) = socket::testing::tls_with(|params| {
+            params.not_before = rcgen::date_time_ymd(2999, 1, 1)
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
+        let identity = TunnelIdentity::of_nobody(&endpoint, client);
+        let route = TunnelRoute::new(identity, Egress::direct());
+        let mut journey = Journey::default();
+        let (dialled, _) = tokio::join!(route.secure(&endpoint, &mut journey), async {
+            let (tcp, _) = listener.accept().await.expect("accept");
+            TlsAcceptor::from(server).accept(tcp).await
+        });
+        let fault = dialled.map(drop).expect_err("early").fault(&endpoint);
+        assert_eq!(fault.code, FaultCode::ClockOff, "{fault}");
+        assert!(fault.why.contains("the clock is behind"), "{fault}");
+        assert!(fault.fix.contains("set the clock"), "{fault}");
     }
 
     #[tokio::test(start_paused = true)]
