@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::egress::ProxyUrl;
 use crate::host::Host;
+use crate::host::facts::os_release;
 use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, networks};
 use crate::host::kernel::interface_of;
@@ -15,6 +16,7 @@ use crate::host::ours::ports;
 use crate::host::ours::processes::{ProcessRule, process};
 use crate::host::ours::units;
 use crate::host::proc::Proc;
+use crate::host::tools;
 use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role};
 
 /// A table that is so full takes no bursts.
@@ -62,7 +64,22 @@ pub(super) async fn warnings(
         said.extend(runtime_proxy(&proxy.to_string(), &started_with, node));
     }
     said.extend(forwarding(host, node).await);
+    said.extend(tools_gone(&host.fs));
     said
+}
+
+/// An update of the distribution may take a program away that nobody else needed.
+fn tools_gone(fs: &HostFs) -> Option<Fault> {
+    let missing = tools::missing(fs);
+    if missing.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = missing.iter().map(|n| n.name).collect();
+    let what = "programs that this node calls are gone";
+    let why = format!("missing: {}", names.join(" "));
+    // A file that cannot be read says nothing of the distribution.
+    let os = os_release(fs).unwrap_or_default();
+    Some(Fault::new(FaultCode::CheckTools, what, why).fix(tools::install(&os, &missing)))
 }
 
 fn text(fs: &HostFs, path: &str) -> String {
@@ -307,6 +324,26 @@ mod tests {
             none.fix.starts_with("give the machine 10.0.0.5 again"),
             "of another version: {none}"
         );
+    }
+
+    #[test]
+    fn a_program_that_an_update_took_away_is_named_with_its_package() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let attrs = crate::host::fs::Attrs::mode(0o755);
+            fs.write(path, text.as_bytes(), &attrs).expect("write");
+        };
+        put("/etc/os-release", "ID=rocky\nVERSION_ID=9.6\n");
+        for tool in tools::TOOLS {
+            put(&format!("/usr/sbin/{}", tool.name), "");
+        }
+        assert_eq!(tools_gone(&fs), None);
+        fs.remove_file("/usr/sbin/conntrack").expect("remove");
+        let said = tools_gone(&fs).expect("said");
+        assert_eq!(said.code, FaultCode::CheckTools);
+        assert_eq!(said.why, "missing: conntrack");
+        assert_eq!(said.fix, "dnf install conntrack-tools");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::host::mounts;
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
 use crate::host::resolver::Resolver;
+use crate::host::tools::TOOLS;
 use crate::model::{Fault, FaultCode, Timestamp, paths};
 use crate::telemetry::chain;
 
@@ -251,10 +252,10 @@ impl MachineFacts {
             cgroup_v2,
             controllers: reader.controllers(cgroup_v2),
             modules,
-            programs: super::software::TOOLS
+            programs: TOOLS
                 .iter()
-                .filter(|t| reader.program(t.program))
-                .map(|t| t.program.to_owned())
+                .filter(|t| reader.program(t.name))
+                .map(|t| t.name.to_owned())
                 .collect(),
             libraries: super::software::LIBRARIES
                 .iter()

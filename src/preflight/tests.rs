@@ -69,9 +69,9 @@ fn good() -> MachineFacts {
             ("nf_conntrack", ModuleState::Present),
         ]
         .into(),
-        programs: software::TOOLS
+        programs: crate::host::tools::TOOLS
             .iter()
-            .map(|t| t.program.to_owned())
+            .map(|t| t.name.to_owned())
             .collect(),
         libraries: ["/usr/lib64/libseccomp.so.2".to_owned()].into(),
         listeners: Vec::new(),
