@@ -1,6 +1,7 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
 mod coming;
+mod disks;
 mod held;
 mod refused;
 mod resting;
