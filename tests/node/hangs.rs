@@ -13,13 +13,20 @@ const SWEPT: Duration = Duration::from_secs(150);
 /// Two minutes of silence after three of a start, the questions in between, and the start.
 const REVIVED: Duration = Duration::from_secs(420);
 
-/// Services that answer nothing any more, by node; static pods are kubelet's to end.
-const HANG: [(&str, &str); 5] = [
+/// Services that answer nothing any more, by node.
+const HANG: [(&str, &str); 6] = [
     (NODES[1], "kubelet"),
     (NODES[1], "kube-proxy"),
     (NODES[1], "containerd"),
     (NODES[0], "etcd"),
     (NODES[0], "kube-scheduler"),
+    // The kernel keeps fifteen letters of a name.
+    (NODES[0], "kube-controller"),
+];
+/// Static pods among them are kubelet's to end: program, and component.
+const STATIC: [(&str, &str); 2] = [
+    ("kube-scheduler", "kube-scheduler"),
+    ("kube-controller", "kube-controller-manager"),
 ];
 
 /// What somebody does to the packet filter and the routes of a machine.
@@ -32,10 +39,10 @@ const FLUSHED: [&str; 4] = [
 ];
 
 /// A pod that is reached by a port of its machine.
-const WEB: &str = "by-a-port";
+pub(crate) const WEB: &str = "by-a-port";
 const PORT: u16 = 18080;
 
-fn has_a_port(node: &str) -> Outcome {
+pub(crate) fn has_a_port(node: &str) -> Outcome {
     let image = "jsonpath={.spec.containers[0].image}";
     let image = kubectl(&["get", "pod", "hello-worker-1", "-o", image])?;
     let container = json!({
@@ -91,7 +98,7 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
 }
 
 /// Rules, routes and the way to services are there, and a pod answers another node's.
-fn works(node: &str) -> Outcome {
+pub(crate) fn works(node: &str) -> Outcome {
     shell(node, "/etc/pf9/kube.d/network/network.sh check")?;
     let rules = shell(
         node,
@@ -173,7 +180,7 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         })?;
         let wanted: BTreeSet<String> = HANG
             .iter()
-            .filter(|(on, program)| *on == node && *program != "kube-scheduler")
+            .filter(|(on, program)| *on == node && STATIC.iter().all(|(own, _)| own != program))
             .map(|(_, program)| format!("pf9-{program}.service"))
             .collect();
         let status: Value = serde_json::from_str(&shell(node, "pf9ctl status --json || :")?)
@@ -195,9 +202,11 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         }
     }
     // kubelet counts what it ended.
-    let pod = format!("kube-scheduler-{}", NODES[0]);
-    let again = "jsonpath={.status.containerStatuses[0].restartCount}";
-    let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;
-    assert_ne!(times.trim(), "0", "{pod}");
+    for (_, component) in STATIC {
+        let pod = format!("{component}-{}", NODES[0]);
+        let again = "jsonpath={.status.containerStatuses[0].restartCount}";
+        let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;
+        assert_ne!(times.trim(), "0", "{pod}");
+    }
     Ok(())
 }
