@@ -326,24 +326,54 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_program_that_an_update_took_away_is_named_with_its_package() {
+    /// Every one of them at once, on a machine that has them all.
+    #[tokio::test]
+    async fn each_of_them_is_looked_for_at_each_look() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         let put = |path: &str, text: &str| {
             let attrs = crate::host::fs::Attrs::mode(0o755);
             fs.write(path, text.as_bytes(), &attrs).expect("write");
         };
+        put("/proc/net/route", "Iface\tDestination\tGateway\n");
+        put("/proc/sys/net/netfilter/nf_conntrack_count", "95\n");
+        put("/proc/sys/net/netfilter/nf_conntrack_max", "100\n");
+        put("/proc/sys/kernel/pid_max", "1000\n");
+        put("/proc/loadavg", "0.1 0.2 0.3 2/950 77\n");
+        put("/proc/sys/net/ipv4/ip_local_port_range", "10000\t60999\n");
+        put("/proc/8/comm", "containerd\n");
+        put("/proc/8/environ", "A=1\0");
+        fs.link("/proc/8/exe", "/opt/pf9/stacks/k/bin/containerd")
+            .expect("link");
         put("/etc/os-release", "ID=rocky\nVERSION_ID=9.6\n");
-        for tool in tools::TOOLS {
+        for tool in tools::TOOLS.iter().filter(|t| t.name != "conntrack") {
             put(&format!("/usr/sbin/{}", tool.name), "");
         }
-        assert_eq!(tools_gone(&fs), None);
-        fs.remove_file("/usr/sbin/conntrack").expect("remove");
-        let said = tools_gone(&fs).expect("said");
-        assert_eq!(said.code, FaultCode::CheckTools);
-        assert_eq!(said.why, "missing: conntrack");
-        assert_eq!(said.fix, "dnf install conntrack-tools");
+        put(
+            "/usr/sbin/nft",
+            "#!/bin/sh\nif [ \"$2\" = tables ]; then echo table inet own; else printf 'table inet own {\\n\\tchain f {\\n\\t\\ttype \
+             filter hook forward priority 0; policy drop;\\n\\t}\\n}\\n'; fi\n",
+        );
+        let mut node = crate::nodelet::phase::samples::worker("1.37.2").node;
+        // For documentation: no machine's.
+        node.node_ip = ip("192.0.2.7");
+        let proxy = "http://proxy.example:3128".parse().expect("proxy");
+        let said = warnings(&Host::new(fs), Role::Worker, &node, Some(&proxy)).await;
+        let codes: Vec<FaultCode> = said.iter().map(|w| w.code).collect();
+        let all = [
+            FaultCode::AddressGone,
+            FaultCode::NoDefaultRoute,
+            FaultCode::ConntrackFull,
+            FaultCode::ProcessesFull,
+            FaultCode::PortsGivenAway,
+            FaultCode::RuntimeProxy,
+            FaultCode::PodsNotForwarded,
+            FaultCode::CheckTools,
+        ];
+        assert_eq!(codes, all);
+        let tools = said.last().expect("the last");
+        assert_eq!(tools.why, "missing: conntrack");
+        assert_eq!(tools.fix, "dnf install conntrack-tools");
     }
 
     #[test]
