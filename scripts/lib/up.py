@@ -45,17 +45,12 @@ class Wanted:
     kubernetes: str = ""  # the newest of the matrix
     api_address: str | None = None
     debian: str = roots.SUITE
-    rhel_like: bool = False
     timeout: int = READY_SECONDS
     machines_only: bool = False
 
     @classmethod
     def of(cls, flags):
         return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
-
-    def base(self):
-        """What new machines are made of."""
-        return roots.rhel_like() if self.rhel_like else roots.base(self.debian)
 
 
 def up(demo, args):
@@ -87,8 +82,7 @@ def run_all(demo, args):
     kubernetes = which(demo, args)
     with beside.machines(kubernetes) as rest:
         binaries = tools.release(demo.logs / "cargo.log")
-        pack = packager.rpm if args.rhel_like else packager.deb
-        package = pack(binaries, demo.dir / "package", demo.logs / "package.log")
+        package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
         rest.wait()
     made = stack.build(kubernetes)
     demo.take_kubectl(made)
@@ -97,7 +91,7 @@ def run_all(demo, args):
     say(f"built after {watch}; the plane is at {demo.plane.url}")
     board = Board(names)
     machines = [Node(demo.dir, name) for name in names]
-    each(machines, board, "booting", lambda machine: (machine.create(args.base), machine.boot()))
+    each(machines, board, "booting", lambda machine: (machine.create(args.debian), machine.boot()))
     if args.machines_only:
         board.close()
         return
@@ -166,15 +160,9 @@ def start_plane(demo, binaries, made):
 
 
 def install(demo, machine, package):
-    """What an operator does: copy the package, have the package manager install it."""
+    """What an operator does: copy the package, apt install it."""
     mark = machine.dir / "package.sha256"
-    if package.suffix == ".rpm":
-        # What it needs is there, by other packages than its database knows.
-        words = ["rpm", "-U", "--nodeps", "--replacepkgs", "--oldpackage"]
-        installed = machine.run(["rpm", "-q", PACKAGE], check=False, timeout=60).returncode == 0
-    else:
-        words = ["apt-get", "install", "-y", "--reinstall", "--allow-downgrades"]
-        installed = (machine.root / f"var/lib/dpkg/info/{PACKAGE}.list").exists()
+    installed = (machine.root / f"var/lib/dpkg/info/{PACKAGE}.list").exists()
     if installed and mark.exists() and mark.read_text() == digest(package):
         return
     listing = machine.dir / "files-before.json"
@@ -182,7 +170,8 @@ def install(demo, machine, package):
         listing.write_text(json.dumps(files.listing(machine.root)))
     machine.copy_in(package, f"/root/{package.name}")
     log = demo.logs / f"{machine.name}-install.log"
-    machine.run([*words, f"/root/{package.name}"], log=log, timeout=180)
+    machine.run(["apt-get", "install", "-y", "--reinstall", "--allow-downgrades", f"/root/{package.name}"],
+                log=log, timeout=180)
     mark.write_text(digest(package))
 
 
@@ -196,7 +185,7 @@ def enrol(demo, machine, timings, board):
     token.write_text(demo.plane.admin("token", "create") + "\n")
     token.chmod(0o600)
     try:
-        machine.run(["pf9ctl", "prep-node", "--plane", demo.plane.host_url, "--token-file", "/root/token"],
+        machine.run(["pf9ctl", "prep-node", "--plane", demo.plane.url, "--token-file", "/root/token"],
                     log=log, timeout=180)
     finally:
         token.unlink(missing_ok=True)

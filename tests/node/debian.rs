@@ -4,7 +4,6 @@
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane, shell,
 };
-use crate::matrix;
 use crate::scenario::{READY_AGAIN, leaves_no_trace};
 
 #[test]
@@ -27,7 +26,6 @@ fn ga_machines_of_the_next_debian_become_nodes_and_are_as_before() -> Outcome {
             agent_is_ok(node)
         })?;
     }
-    matrix::all_ran("ga_machines_of_the_next_debian_become_nodes_and_are_as_before")?;
     let hello = kubectl(&["logs", "hello-worker-1"])?;
     assert_eq!(hello.trim(), "hello from worker-1");
     for node in [NODES[1], NODES[0]] {

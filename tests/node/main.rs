@@ -23,7 +23,6 @@
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ga_machines_of  machines of Debian 13 → Ready, and as they were before
-//! gb_machines_that  machines called Rocky Linux, with firewalld, a plane that has a name, a bridge, a clock that is behind
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
@@ -50,7 +49,6 @@ mod debian;
 mod demo;
 mod hangs;
 mod issuer;
-mod likes;
 mod masters;
 mod matrix;
 mod members;

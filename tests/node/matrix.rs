@@ -11,10 +11,6 @@ use crate::demo::{NODES, Outcome, kubectl, shell};
 const BRINGS: &[(&str, &str)] = &[
     ("a_up_makes_ready_nodes_and_twice_is_harmless", "1.37.2"),
     ("g_each_minor_before_comes_up_and_works", "1.36.3"),
-    (
-        "ga_machines_of_the_next_debian_become_nodes_and_are_as_before",
-        "1.37.2",
-    ),
 ];
 
 const MATRIX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/stack/matrix.toml");

@@ -301,7 +301,10 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     shell(node, "pf9ctl node decommission --yes")?;
     let theirs = format!("if [ -e /srv/theirs ]; then {THEIRS_BELOW}; fi");
     shell(node, &theirs)?;
-    shell(node, TAKE_AWAY)?;
+    shell(
+        node,
+        "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",
+    )?;
     let stay = format!("if [ -e /srv/theirs ]; then {THEIRS_STAY}; else echo theirs; fi");
     let kept = shell(node, &stay)?;
     assert_eq!(
@@ -325,9 +328,6 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     same_files(node)
 }
 
-/// By whichever package manager brought it.
-const TAKE_AWAY: &str = "if [ -e /etc/rpm/macros ]; then rpm -e pf9-hostagent; else apt-get purge -y pf9-hostagent; fi && \
-                         rm -f /root/pf9-hostagent[_-]*";
 /// What people have on machines: a drop-in for a unit of ours, and a directory of their own.
 const THEIRS: &str = "mkdir -p /etc/systemd/system/pf9-kubelet.service.d /srv/theirs && \
                       printf '[Service]\\nNice=1\\n' >/etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
