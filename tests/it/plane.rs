@@ -1,5 +1,5 @@
-//! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
-//! the administrator on the local socket. All sockets are real, all ports are free ones.
+//! The plane from outside: operators over HTTPS, nodes through tunnels, the administrator on the local socket. All
+//! sockets are real, all ports are free ones.
 
 mod access;
 mod addons;

@@ -1,5 +1,4 @@
-//! Machines of the distribution's release after the one that all other tests run with: another systemd, another libc, other
-//! tools of the packet filter.
+//! Machines of the distribution's next release: another systemd, another libc, other packet filter tools.
 
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane, shell,

@@ -1,5 +1,5 @@
-//! A node that is Ready and does not work: what hangs although it lives, what others take out of the packet filter and
-//! the routes. Both are seen and put right by the node itself.
+//! A node that is Ready and does not work: a service that hangs although its process lives, packet filter rules and
+//! routes that others removed. The node detects and repairs both.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
 
-/// A sweep a minute, and what it does.
+/// A sweep per minute, and its repairs.
 const SWEPT: Duration = Duration::from_secs(150);
-/// Two minutes of silence after three of a start, the questions in between, and the start.
+/// Three minutes from a start, two of silence, the probes in between, and the restart.
 const REVIVED: Duration = Duration::from_secs(420);
 
-/// Services that answer nothing any more, by node; static pods are kubelet's to end.
+/// Services that stop answering, by node; static pods are for kubelet to restart.
 const HANG: [(&str, &str); 5] = [
     (NODES[1], "kubelet"),
     (NODES[1], "kube-proxy"),
@@ -22,16 +22,16 @@ const HANG: [(&str, &str); 5] = [
     (NODES[0], "kube-scheduler"),
 ];
 
-/// What somebody does to the packet filter and the routes of a machine.
+/// Foreign changes to the packet filter and the routes of a machine.
 const FLUSHED: [&str; 4] = [
     "iptables -F && iptables -t nat -F",
     "nft flush ruleset",
     "ip route flush proto 159 && nft delete table ip kube-proxy",
-    // A service of rules that is loaded again, whose last rule refuses the rest.
+    // A firewall service reloads its rules, the last of which rejects everything else.
     "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | iptables-restore",
 ];
 
-/// A pod that is reached by a port of its machine.
+/// A pod with a port on its machine.
 const WEB: &str = "by-a-port";
 const PORT: u16 = 18080;
 
@@ -58,7 +58,7 @@ fn has_a_port(node: &str) -> Outcome {
     })
 }
 
-/// As another machine reaches it.
+/// As reached from another machine.
 fn answers_by_port(node: &str) -> Outcome {
     let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
     let at = kubectl(&["get", "node", node, "-o", path])?;
@@ -86,11 +86,11 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
         assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
     }
     kubectl(&["delete", "pod", WEB])?;
-    // A rule of a person's stays.
+    // A person's rule stays.
     shell(node, "iptables -D FORWARD -j REJECT").map(drop)
 }
 
-/// Rules, routes and the way to services are there, and a pod answers another node's.
+/// Rules, routes and services work, and a pod answers another node's.
 fn works(node: &str) -> Outcome {
     shell(node, "/etc/pf9/kube.d/network/network.sh check")?;
     let rules = shell(
@@ -109,13 +109,14 @@ fn works(node: &str) -> Outcome {
     answers_by_port(node)
 }
 
-/// Images of the runtime, and what is in them.
+/// Images of the runtime, and their content.
 const CTR: &str =
     "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io";
-/// One that a pod of the demo has, and another one that is of the stack as well.
+/// One that a pod of the demo uses, and another one of the stack.
 const IMAGES: [&str; 2] = ["busybox", "pause"];
 
-/// Somebody gives the name of an image of the stack to another one: the name says nothing, and the image comes back.
+/// The name of an image of the stack is given to another image: the name proves nothing, and the right image is
+/// restored.
 pub(crate) fn what_is_replaced_comes_back() -> Outcome {
     let node = NODES[1];
     let all = shell(node, &format!("{CTR} images ls -q"))?;
@@ -194,7 +195,7 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
             );
         }
     }
-    // kubelet counts what it ended.
+    // kubelet counts what it killed.
     let pod = format!("kube-scheduler-{}", NODES[0]);
     let again = "jsonpath={.status.containerStatuses[0].restartCount}";
     let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;

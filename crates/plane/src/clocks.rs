@@ -1,17 +1,17 @@
-//! Clocks of hosts, beside the plane's own: pure. A host that is hours away from the others takes no certificate that
-//! was signed just now, and its etcd, its logs and its leases mean other times than everybody else's. It is told so, by
-//! which it can still reach; once its clock is set, its next status says nothing any more.
+//! Clocks of hosts compared to the plane's: pure. A host whose clock is hours off rejects certificates that were just
+//! signed, and the times in its etcd, logs and leases are wrong. It gets a notice over the connection it still has;
+//! once its clock is set, its next status gets none.
 
 use jiff::{SignedDuration, Timestamp};
 
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// More than a status takes on its way, and less than nodes forgive a certificate that is from the future.
+/// More than a status takes in transit, and less than the skew that nodes allow in a new certificate.
 const APART: SignedDuration = SignedDuration::from_mins(2);
 const MINUTE_S: i64 = 60;
 const HOUR_S: i64 = 3600;
 
-/// What a host is told that sent a status at this moment of its own clock; `now` is the plane's.
+/// The notice for a host that sent a status at this moment of its own clock; `now` is the plane's.
 pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
     let behind = now.duration_since(sent_at);
     if behind.abs() < APART {

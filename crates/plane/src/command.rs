@@ -42,9 +42,9 @@ use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 use pf9_hostagent::telemetry::{self, LogConfig};
 
-/// Life of a node's certificates: a year.
+/// Lifetime of a node's certificates: a year.
 const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
-/// Shortest: a node has to ask, and to be answered, in a third of it.
+/// Shortest: a node has to renew it within a third of it.
 const NODE_CERTIFICATE_MIN_S: u64 = 15;
 
 /// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
@@ -256,12 +256,12 @@ struct Listing {
     json: bool,
 }
 
-/// The program: parses, logs, runs, says what went wrong.
+/// The program: parses, logs, runs, reports what went wrong.
 pub fn main() -> Exit {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
-            // Help that cannot be printed helps nobody; the exit code still tells.
+            // If help cannot be printed, the exit code still tells.
             drop(e.print());
             return if e.use_stderr() {
                 Exit::Usage
@@ -296,12 +296,12 @@ fn enter(command: Command) -> Result<(), Fault> {
         .build()
         .map_err(|e| cannot(e.to_string()))?;
     let done = runtime.block_on(run(command));
-    // What a second signal cut short may still hold a thread; the store is sound at any instant.
+    // Work interrupted by a second signal may still hold a thread; the store is consistent at any instant.
     runtime.shutdown_background();
     done
 }
 
-/// Does what the command line says.
+/// Runs the command.
 async fn run(command: Command) -> Result<(), Fault> {
     match command.verb {
         Verb::Serve {
@@ -432,7 +432,7 @@ async fn run(command: Command) -> Result<(), Fault> {
     }
 }
 
-/// A path that means the same wherever it is used.
+/// A path that does not depend on the working directory.
 fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|e| e.to_string())
 }
@@ -453,7 +453,7 @@ fn seconds(text: &str) -> Result<i64, String> {
     i64::try_from(total).map_err(|_| "it is too long".into())
 }
 
-/// One of the hosts, for people: what decides who it is, and who said so and was refused.
+/// One host, for people: what identifies it, and the copy that was refused.
 fn shown(hosts: &Value, host: HostId) -> Result<String, Fault> {
     let id = host.to_string();
     let known = hosts.as_array().into_iter().flatten();

@@ -24,7 +24,7 @@ async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_an
         brought.iter().all(|e| *e == ping.envelope),
         "as it was signed"
     );
-    // What nobody who is trusted signed: nodelet's words reach the plane.
+    // Not signed by a trusted key: nodelet's fault reaches the plane.
     bed.node.change(|n| n.refuse = true);
     let foreign = bed.operation(2, OperationKind::RunChecks);
     bed.plane.change(|p| p.pending.push(foreign.clone()));

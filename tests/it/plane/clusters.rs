@@ -34,7 +34,7 @@ async fn hosts_become_nodes_and_hosts_again() {
     );
     let stack = bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
-    // A long poll that is under way returns the attach.
+    // A running long poll returns the attach.
     let both = [(&master, true), (&worker, false)];
     let (news, attached) = tokio::join!(master.spec(1), bed.attach(cluster, &both));
     assert_eq!(attached.0, 200, "{}", attached.1);
@@ -65,7 +65,7 @@ async fn hosts_become_nodes_and_hosts_again() {
     let node = bed
         .get(&format!("/qbert/v4/{{project}}/nodes/{}", master.id))
         .await;
-    // It reported ok, but of an older generation.
+    // It reported ok, but for an older generation.
     assert_eq!(node["pf9"]["state"], json!("converging"));
     assert_eq!(
         (node["isMaster"].clone(), node["clusterName"].clone()),
@@ -115,7 +115,7 @@ async fn an_attach_is_all_or_nothing() {
         bed.host("a", "10.1.0.2").await,
     );
     let cluster = bed.cluster("c").await;
-    // It calls itself what another host is called already, and so is no node of any name.
+    // It claims a name that another host has, and so cannot become a node.
     let (status, said) = bed.attach(cluster, &[(&a, true), (&b, false)]).await;
     assert_eq!(
         (status, said["error"]["fault"]["code"].as_str()),
@@ -123,7 +123,7 @@ async fn an_attach_is_all_or_nothing() {
     );
     assert_eq!(bed.get("/qbert/v4/{project}/nodes").await, json!([]));
     assert_eq!(a.current().await.generation.0, 1);
-    // Restored from a backup: it has less than the host saw. It says so, and says it once.
+    // Restored from a backup: it has an older generation than the host saw. It reports that, once.
     let ask = |seen: u64| format!("/v1/hosts/self/spec?after=9&seen={seen}&wait=0");
     let (status, _) = a.call(Method::GET, &ask(9), &Value::Null).await;
     assert_eq!(status, 200, "an older one is told too");
@@ -145,8 +145,7 @@ async fn an_attach_is_all_or_nothing() {
     );
 }
 
-/// Masters come in zones that may each be lost, or in none; and what is set of the API server reaches
-/// masters alone.
+/// Masters come in zones that may each be lost, or in none; and settings of the API server reach only masters.
 #[tokio::test]
 async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     let bed = Bed::new().await;
@@ -240,7 +239,7 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     assert_eq!(shown["podSecurity"]["warn"], "restricted");
 }
 
-/// Add-ons that the stack lacks are refused with field and value, and nothing changes; what is taken reaches the nodes.
+/// Add-ons that the stack lacks are refused with field and value, and nothing changes; accepted ones reach the nodes.
 #[tokio::test]
 async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
     let bed = Bed::new().await;
@@ -273,7 +272,7 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
         );
     }
     assert_eq!(master.current().await.generation, before);
-    // A network whose images somebody brings: he is told which, before there is a cluster.
+    // A network whose images the operator provides: the refusal names them, before there is a cluster.
     let calico = json!({"name": "d", "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22",
                         "networkPlugin": "calico"});
     let (status, said) = bed
@@ -296,8 +295,8 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
     assert_eq!(bed.get(&path).await["networkPolicies"], "off");
 }
 
-/// An address that masters cannot share is refused with field and value: one that a machine has, when the cluster is made
-/// and when hosts come to it, and one that is in no network of a master.
+/// A shared address that cannot work is refused with field and value: one that a machine has, when the cluster is made
+/// and when hosts are attached, and one that is in no network of a master.
 #[tokio::test]
 async fn a_shared_address_that_cannot_be_is_refused_where_it_is_asked_for() {
     let bed = Bed::new().await;

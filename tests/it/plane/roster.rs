@@ -1,4 +1,4 @@
-//! Hosts part by part: of a project alone, found by the plane, and never more than was asked for.
+//! Hosts page by page: only those of a project, searched by the plane, and never more than requested.
 
 use http::Method;
 use serde_json::{Value, json};

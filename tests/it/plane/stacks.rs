@@ -1,4 +1,4 @@
-//! Stacks: import verifies, hosts get what was signed, in parts if they like.
+//! Stacks: import verifies, hosts get the signed bytes, also in ranges.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::bed::Bed;
 
-/// A stack whose archive is these bytes.
+/// A stack with these bytes as its archive.
 pub(super) fn write(dir: &Path, version: &str, archive: &[u8]) {
     write_of(dir, version, archive, "1.37.2", json!([]));
 }
 
-/// One of this Kubernetes and of these components.
+/// One with this Kubernetes and these components.
 pub(super) fn write_of(
     dir: &Path,
     version: &str,

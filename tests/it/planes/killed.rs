@@ -14,7 +14,7 @@ use super::{admin, silence, soon, whys};
 /// How often a plane is killed.
 const KILLS: usize = 3;
 
-/// A plane of its own process.
+/// A plane in a process of its own.
 struct Process {
     dir: PathBuf,
     child: Child,
@@ -72,8 +72,8 @@ impl Process {
     }
 }
 
-/// Three times the one that serves is killed in the middle of changes; another one takes over, and has every change that
-/// was acknowledged, none twice.
+/// Three times the serving one is killed in the middle of changes; another one takes over, and has every acknowledged
+/// change, none twice.
 #[tokio::test]
 async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
     let cluster = Cluster::start();
@@ -88,7 +88,7 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
         let writing = async {
             let mut done = Vec::new();
-            // Only what is answered counts. The one under way when the plane dies may be there or not.
+            // Only answered changes count. One in flight when the plane dies may exist or not.
             while stopped.try_recv().is_err() {
                 number += 1;
                 let why = format!("change-{number:04}");
@@ -117,7 +117,7 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
         }
         serving = waiting;
     }
-    // The same plane: what it signs with is in the store.
+    // The same plane: its signing keys are in the store.
     let authority = |n: usize| std::fs::read(dirs[n].path().join("ca.pem")).expect("authority");
     assert_eq!(authority(0), authority(1));
     let shown = admin(&serving.dir, Method::GET, "/store", &Value::Null).await;
@@ -125,8 +125,8 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
     serving.kill();
 }
 
-/// Frozen for longer than its lease, as a machine that swaps or a virtual one that is moved: another has taken over when it
-/// wakes. It writes nothing any more, and ends.
+/// Frozen for longer than its lease, like a machine that swaps or a VM being migrated: another one has taken over when
+/// it wakes. It writes nothing any more, and ends.
 #[tokio::test]
 async fn a_plane_that_was_frozen_writes_nothing_when_it_wakes_and_ends() {
     let cluster = Cluster::start();

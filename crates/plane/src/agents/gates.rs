@@ -1,4 +1,4 @@
-//! Which hosts can take part, and what stands against a roll before it begins. Pure.
+//! Which hosts can take part, and what blocks a roll before it begins. Pure.
 
 use semver::Version;
 
@@ -6,11 +6,11 @@ use super::engine::Look;
 use crate::rolls::{Finding, Weight};
 use pf9_hostagent::model::{AgentPackage, Fault, FaultCode, HostId, Inventory, PackageFormat};
 
-/// Hosts that a finding names; the rest is a number.
+/// Hosts that a finding names; the rest are counted.
 const NAMED: usize = 5;
 
-/// Whether programs of these two versions speak with each other: each minor speaks with its neighbours, and the first
-/// of a major with whatever came last before it.
+/// Whether programs of these two versions interoperate: each minor with its neighbours, and the first minor of a major
+/// with the last of the previous major.
 pub(super) fn one_apart(a: &Version, b: &Version) -> bool {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
     match high.major.checked_sub(low.major) {
@@ -20,7 +20,7 @@ pub(super) fn one_apart(a: &Version, b: &Version) -> bool {
     }
 }
 
-/// Why a host that runs this cannot go to `to`.
+/// Why a host on this version cannot go to `to`.
 pub(super) fn unfit(
     running: Option<&Version>,
     machine: Option<&Inventory>,
@@ -46,7 +46,7 @@ pub(super) fn unfit(
         );
     }
     let machine = machine?;
-    // Where it is not known, either may be right.
+    // Unknown distribution: either format may fit.
     let known = PackageFormat::of_os(&machine.os_id);
     let formats = known.map_or(vec![PackageFormat::Deb, PackageFormat::Rpm], |f| vec![f]);
     let fits = formats
@@ -64,7 +64,7 @@ pub(super) fn unfit(
     }
 }
 
-/// Findings before a roll begins. `here`: the versions with packages on this plane.
+/// Findings before a roll begins. `here`: versions with packages on this plane.
 pub(super) fn findings(
     to: &Version,
     plane: &Version,
@@ -79,7 +79,7 @@ pub(super) fn findings(
     found
 }
 
-/// The plane speaks with its neighbours, and knows what is new before they do.
+/// The plane interoperates with neighbouring versions and must know a new one before the agents do.
 fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
     let far = || {
         let why =
@@ -101,7 +101,7 @@ fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
     said.into_iter().flatten().map(finding).collect()
 }
 
-/// Hosts that do not take part, for this reason.
+/// Hosts left out for this reason.
 fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     let faults = hosts
         .iter()
@@ -115,7 +115,7 @@ fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     Some(finding(&id, Weight::Warns, fault))
 }
 
-/// Hosts that run a version without a package on this plane.
+/// Hosts whose current version has no package on this plane.
 fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Option<Finding> {
     let lost = hosts.iter().filter_map(|(host, look)| {
         let running = look.running.as_ref().filter(|v| *v != to)?;

@@ -1,6 +1,6 @@
-//! Versions that the fleet goes to by itself, as its policy says; the same words as for clusters.
+//! Versions that the fleet takes automatically, by its policy; the same terms as for clusters.
 //!
-//! Looked at when a version is imported, when the policy changes and when a roll is over.
+//! Evaluated when a version is imported, when the policy changes and when a roll ends.
 
 use semver::Version;
 
@@ -12,7 +12,7 @@ use crate::rolls::{By, Patches};
 use crate::state::Change;
 use pf9_hostagent::model::TrustStore;
 
-/// A version that the fleet is to go to.
+/// A version for the fleet to take.
 #[derive(Debug, PartialEq, Eq)]
 struct Patch {
     to: Version,
@@ -25,7 +25,7 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     consider(change)
 }
 
-/// Begins what the policy wants, if anything.
+/// Starts the roll that the policy asks for, if any.
 pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     let policy = runner::settings(&**change)?.patches;
     if policy == Patches::Off {
@@ -54,7 +54,7 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     };
     match begin(change, wanted) {
         Ok(()) => Ok(()),
-        // A refusal is no failure of what led here, an import or a report.
+        // A refusal must not fail the import or report that triggered this.
         Err(refusal) if refusal.status.is_client_error() => {
             tracing::warn!("{what}: {}", refusal.fault);
             Ok(())
@@ -63,7 +63,7 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     }
 }
 
-/// The newest of the minor that the fleet is at, if it came after what was last decided about.
+/// The newest patch of the fleet's minor, if newer than the last decision.
 fn wanted(
     policy: Patches,
     newest: Option<&Version>,
@@ -72,7 +72,7 @@ fn wanted(
     trust: &TrustStore,
 ) -> Option<Patch> {
     let newest = newest?;
-    // What a person went back from, or cancelled, does not start over by itself.
+    // A version that a person rolled back or cancelled is not started again automatically.
     let since = roll.map(|r| r.began_at);
     let follows = |r: &&Release| {
         let v = &r.package.version;
@@ -100,7 +100,7 @@ mod tests {
     use crate::compute::tests::now;
     use pf9_hostagent::model::{AgentPackage, DocumentKind, SigningKey};
 
-    /// The plane's.
+    /// The plane's key.
     fn key() -> &'static SigningKey {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
         KEY.get_or_init(|| SigningKey::generate().expect("key").0)
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(of(Patches::AtOnce, &old, None), None);
     }
 
-    /// A row alone says nothing, nor does what another key, or this one of something else, has signed.
+    /// A row alone proves nothing, nor does a signature by another key or over something else.
     #[test]
     fn that_it_mends_is_believed_by_the_planes_signature_alone() {
         let signed = || release("0.2.2", 1, true);

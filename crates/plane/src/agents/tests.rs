@@ -1,4 +1,4 @@
-//! The engine: what always holds, and what happens when a host cannot.
+//! The engine: its invariants, and what happens when a host cannot take the version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ pub(super) fn roll(to: &str, shares: &[u8]) -> AgentRoll {
     }
 }
 
-/// A fleet: what is so, and what the plane knows of it.
+/// A fleet: its real state, and what the plane knows about it.
 struct World {
     roll: AgentRoll,
     parts: Parts,
@@ -401,7 +401,7 @@ fn natures() -> impl Strategy<Value = Vec<(Nature, u8, bool)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever hosts do, in whatever order the plane learns of it, and however often it is restarted.
+    /// Whatever hosts do, in whatever order the plane learns about it, and however often the plane restarts.
     #[test]
     fn what_always_holds(
         natures in natures(),
@@ -430,7 +430,7 @@ proptest! {
                 (3, _) => w.later(i64::from(REPORT_S)),
                 (4, _) => { let there = &mut w.look(n).there; *there = !*there; }
                 (5, _) => {
-                    // A plane that is restarted has what it wrote.
+                    // A restarted plane has only what it stored.
                     let text = serde_json::to_vec(&(&w.roll, &w.parts)).expect("json");
                     (w.roll, w.parts) = serde_json::from_slice(&text).expect("json");
                 }
@@ -449,7 +449,7 @@ proptest! {
             prop_assert!(begun <= (usize::from(count) * share).div_ceil(100) || w.roll.share == 2);
             if w.roll.state == State::Stopped {
                 failures += 1;
-                // A person mends everybody.
+                // A person repairs all hosts.
                 verbs::resume(Some(&mut w.roll), &mut w.parts, w.now).expect("resumed");
             }
         }
@@ -471,7 +471,7 @@ fn a_host_in_maintenance_is_told_when_that_has_ended_and_is_not_late_by_it() {
     assert_eq!(world.stand(1), Stand::Waiting);
     world.look(1).rests = false;
     assert_eq!(world.go(), [host(1)]);
-    // It goes into maintenance after it was told: its time begins when that ends.
+    // It enters maintenance after it got its order: its report time starts when maintenance ends.
     world.look(1).rests = true;
     for _ in 0..50 {
         world.later(i64::from(world.roll.policy.report_s) / 2);

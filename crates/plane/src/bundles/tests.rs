@@ -1,4 +1,4 @@
-//! What is asked for, how long it is kept, who opens it.
+//! Orders, retention, and who can open a bundle.
 
 use std::convert::Infallible;
 
@@ -89,7 +89,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
     assert_eq!(key.to_public().to_string(), *seal_for);
     let shown = row.shown(now()).to_string();
     assert!(!shown.contains("AGE-SECRET"), "{shown}");
-    // It is the row's for good, and each has its own.
+    // Each row keeps its own key.
     assert_eq!(world.rows()[0].key, row.key);
     let other = world.order(1, 1, &wanted()).expect("another one");
     assert_ne!(other.key, row.key);
@@ -120,7 +120,7 @@ fn how_many_how_large_and_how_long_is_bounded() {
     let fault = world.order(9, 1, &wanted()).expect_err("too many").fault;
     assert_eq!(fault.code, FaultCode::TooMany);
     world.order(9, 2, &wanted()).expect("another host's");
-    // Those that did not come count no more.
+    // Those that did not arrive no longer count.
     world.order(3 * 3600, 1, &wanted()).expect("asked for");
     let large = |keep_seconds, max_bytes| Wanted {
         keep_seconds,
@@ -165,7 +165,7 @@ fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
     let fault = world.order(2, 1, &wanted()).expect_err("more").fault;
     assert_eq!(fault.code, FaultCode::TooMany);
     assert!(fault.why.contains("those of this project"), "{fault}");
-    // The other one is told nothing of that, and has half of the rest.
+    // The other one does not learn of that, and gets half of the rest.
     filled(3, 2, BYTES_MAX / 4 - BYTES);
     world.order(4, 2, &wanted()).expect("its own half");
     let fault = world.order(5, 2, &wanted()).expect_err("more").fault;
@@ -173,7 +173,7 @@ fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
     assert!(fault.why.contains(&mine), "{fault}");
 }
 
-/// A disk of the plane's, with a place for bundles, and one that is awaited.
+/// A disk of the plane, with the directory for bundles, and one that is awaited.
 fn disk() -> (tempfile::TempDir, HostFs, Row) {
     let dir = tempfile::tempdir().expect("tempdir");
     std::fs::create_dir(dir.path().join("bundles")).expect("directory");
@@ -190,12 +190,12 @@ fn kept(dir: &tempfile::TempDir) -> usize {
 #[tokio::test]
 async fn what_comes_leaves_the_store_its_room() {
     let (dir, files, mut row) = disk();
-    // A disk that tests run on has room: it comes to what it is.
+    // The test's disk has room, so the content is checked next.
     let sent = || Body::from("not sealed");
     let refusal = files::receive(&files, &row, sent()).await;
     let fault = refusal.expect_err("not sealed").fault;
     assert_eq!(fault.code, FaultCode::BodyBroken, "{fault}");
-    // No disk has as much.
+    // No disk has that much.
     row.max_bytes = u64::MAX / 2;
     let refusal = files::receive(&files, &row, sent()).await;
     let fault = refusal.expect_err("no room").fault;
@@ -316,7 +316,7 @@ fn logs_alone_are_an_operation_of_their_own_with_a_time_and_lines() {
         ..logs
     };
     world.order(2, 1, &over).expect_err("so many lines");
-    // A row from before there was a choice is one of everything.
+    // A row written before `only` existed is a whole bundle.
     let mut row = serde_json::to_value(world.rows().first().expect("row")).expect("json");
     row.as_object_mut().expect("object").remove("only");
     assert_eq!(serde_json::from_value::<Row>(row).expect("row").only, None);

@@ -1,4 +1,4 @@
-//! `pf9-plane agent`: its versions, and the fleet's way from one to another.
+//! `pf9-plane agent`: its versions, and rolls of the fleet between them.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `pf9-plane alert`: what the plane tells of by itself.
+//! `pf9-plane alert`: the plane's alerts.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -204,7 +204,7 @@ async fn ask<B: serde::Serialize>(
     admin::ask(&state.state_dir, method, path, body).await
 }
 
-/// One line each, and below those that are held back why.
+/// One line each; the reason below those that are held back.
 fn listed(all: &Value, past: bool, pending: bool) -> String {
     let rows = all.as_array().into_iter().flatten();
     let rows: Vec<&Value> = rows
@@ -248,7 +248,7 @@ fn end_head(past: bool) -> &'static str {
     if past { "OVER" } else { "SINCE" }
 }
 
-/// All of one.
+/// One in full.
 fn shown(alert: &Value) -> String {
     let rows = [
         ("", "what"),

@@ -121,7 +121,7 @@ struct SetArgs {
     unset: Vec<Setting>,
 }
 
-/// What can be taken back.
+/// Settings that can be reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Setting {
     Every,
@@ -226,7 +226,7 @@ impl SetArgs {
     }
 }
 
-/// True where it is set as well.
+/// Resets a field; true if it is set in the same command.
 fn back<T>(said: &mut Said<T>) -> bool {
     matches!(said.replace(None), Some(Some(_)))
 }
@@ -300,7 +300,7 @@ fn policy(policy: &Value) -> String {
     align(&rows)
 }
 
-/// The file of those who sign.
+/// The file with the signing keys.
 fn signers(cluster: &str, answer: &Value) -> String {
     let mut text = format!("# trusted signers of backups of cluster {cluster}: host, public key\n");
     for signer in answer["signers"].as_array().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! `pf9-plane cluster`, but for its authorities.
+//! `pf9-plane cluster`, except its authorities.
 
 use clap::Subcommand;
 use http::Method;
@@ -242,7 +242,7 @@ pub(super) async fn one(
     )
 }
 
-/// The order, and what each master says of it.
+/// The restore's order, and each master's report about it.
 fn restore_screen(answer: &Value) -> String {
     if answer.get("withdrawn").is_some() {
         return "the restore is cancelled\n".to_owned();
@@ -343,8 +343,7 @@ fn show_screen(answer: &Value) -> String {
     out
 }
 
-/// What comes of another stack, and what of the one before stays anyway.
-/// A block for each node.
+/// Desired and observed state of each node. A block for each node.
 fn report_screen(answer: &Value) -> String {
     let nodes = answer["nodes"].as_array().into_iter().flatten();
     let count = nodes.clone().count();
@@ -389,7 +388,7 @@ fn report_screen(answer: &Value) -> String {
     out
 }
 
-/// A line a month, the newest last.
+/// A line per month, the newest last.
 fn availability_screen(answer: &Value) -> String {
     let head = ["MONTH", "ANSWERED", "TARGET", "", "SILENT", "UNMEASURED"];
     let mut table = vec![head.map(str::to_owned).to_vec()];

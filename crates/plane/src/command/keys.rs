@@ -1,4 +1,4 @@
-//! `pf9-plane keys`: the plane's own keys and how they change.
+//! `pf9-plane keys`: the plane's own keys and their rotation.
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
@@ -39,9 +39,9 @@ pub(super) struct Which {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KindWord {
-    /// What signs specs, stacks and whom to trust.
+    /// The key that signs specs, stacks and trust documents.
     Signing,
-    /// What issues the certificates of plane and hosts.
+    /// The authority that issues the certificates of plane and hosts.
     Authority,
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn run(verb: KeysVerb) -> Result<(), Fault> {
     put(None, &table(&keys))
 }
 
-/// One paragraph a kind.
+/// One paragraph per kind.
 fn table(keys: &Value) -> String {
     let mut out = String::new();
     for kind in keys.as_array().into_iter().flatten() {

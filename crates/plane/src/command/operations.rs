@@ -14,7 +14,7 @@ use pf9_hostagent::model::{
     CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OperationKind, OurUnit,
 };
 
-/// How often the answer is looked for.
+/// How often to check for the answer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -23,8 +23,7 @@ pub(super) struct OrderArgs {
     host: HostId,
     #[command(subcommand)]
     what: OrderVerb,
-    // Said before what is ordered or behind it, as the other two. No argument that is known on both sides can be a
-    // required one.
+    // Accepted before or after the verb, like the other two. An argument known at both places cannot be a required one.
     /// The plane's state directory.
     #[arg(long, global = true, value_name = "DIR", value_parser = absolute)]
     state_dir: Option<PathBuf>,

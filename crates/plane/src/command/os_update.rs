@@ -1,4 +1,4 @@
-//! `pf9-plane cluster os-update`: the plan, the start, and what a person does with one that is under way.
+//! `pf9-plane cluster os-update`: the plan, the start, and the verbs on a running one.
 
 use clap::Args;
 use serde_json::Value;

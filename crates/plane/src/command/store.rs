@@ -13,7 +13,7 @@ use crate::refusal::chain;
 use crate::store::{EtcdPlace, StoreError};
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// Where rows are.
+/// Kinds of stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
     /// In a file of the state directory.
@@ -76,7 +76,7 @@ pub(super) enum StoreVerb {
 }
 
 impl StoreArgs {
-    /// The etcd that was named; nothing: the embedded store.
+    /// The configured etcd; `None`: the embedded store.
     pub(super) fn place(self) -> Result<Option<EtcdPlace>, Fault> {
         match self.store {
             Kind::Embedded if self.etcd.members.is_empty() => Ok(None),

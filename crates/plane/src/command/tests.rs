@@ -60,7 +60,7 @@ fn the_command_line_is_sound() {
     assert!(Command::try_parse_from(words.split(' ')).is_err());
 }
 
-/// Pages say of every verb that it takes this, and a person writes it at the end.
+/// The pages give this option for every verb, and a person adds it at the end.
 #[test]
 fn every_verb_takes_the_state_directory_behind_its_last_word() {
     fn look(verb: &clap::Command, path: &str, seen: &mut usize) {
@@ -116,7 +116,7 @@ fn cells_are_words() {
     assert_eq!(cell(&row, "absent"), "-");
 }
 
-/// `docs/troubleshooting.md` says what to do; here is whether this program has what it names.
+/// `docs/troubleshooting.md` has the remedies; the commands it names must exist.
 #[test]
 fn every_verb_that_the_page_of_remedies_names_is_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/troubleshooting.md");

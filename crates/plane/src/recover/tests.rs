@@ -83,7 +83,7 @@ fn only_who_is_ahead_is_listed() {
     conflict.refused = Some(Fault::new(FaultCode::SpecConflict, "a", "b"));
     assert_eq!(outcome(5, &conflict, &none), Some(Outcome::Obeys));
     assert_eq!(outcome(6, &conflict, &none), None, "it was before");
-    // What is installed counts, though the agent's own state was lost.
+    // What is installed counts, even if the agent's own state was lost.
     let (worker, cluster) = worker();
     let mut lost = reports(9, Some((Role::Worker, cluster)));
     lost.accepted_generation = Generation(2);
@@ -176,7 +176,7 @@ fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
     let here = why_deaf(&trusting(&["b"]), &["a"], Some("b")).expect("named");
     assert!(here.contains("keys take-over signing"), "{here}");
     assert!(why_deaf(&trusting(&[]), &["a"], None).is_some());
-    // An agent that does not tell: its refusal does.
+    // An agent that does not report its anchors: its refusal shows it.
     let mut silent = reports(6, None);
     assert_eq!(why_deaf(&silent, &["a"], None), None);
     silent.refused = Some(Fault::new(FaultCode::DocumentUntrusted, "a", "b"));

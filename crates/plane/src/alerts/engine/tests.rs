@@ -4,7 +4,7 @@ use super::*;
 use crate::alerts::facts::tests::at;
 use crate::alerts::{Acknowledged, Names};
 
-/// Time between two looks.
+/// Time between two passes.
 const LOOK: i64 = 20;
 
 fn host(n: u8) -> HostId {
@@ -31,7 +31,7 @@ fn of_cluster(rule: Rule) -> Key {
     key(rule, Subject::Cluster(cluster()))
 }
 
-/// What is so, and what was told, over time.
+/// Current findings and sent notices, over time.
 struct Scene {
     now: i64,
     book: Book,
@@ -102,7 +102,7 @@ impl Scene {
         self.past.extend(led.past);
     }
 
-    /// Looks until then.
+    /// Runs passes until then.
     fn until(&mut self, s: i64) {
         while self.now < s {
             self.now += LOOK;
@@ -110,7 +110,7 @@ impl Scene {
         }
     }
 
-    /// The plane is restarted: what was kept is there.
+    /// The plane restarts with what was stored.
     fn restart(&mut self) {
         let kept = self.book.values().filter(|a| a.fired_at.is_some());
         let kept: Vec<String> = kept
@@ -159,7 +159,7 @@ fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
     assert!(scene.book.is_empty());
 }
 
-/// The promise of damping: a websocket that comes back in its grace, a service that is restarted.
+/// What damping promises: no notice for a websocket that reconnects within its grace, or a service that is restarted.
 #[test]
 fn what_does_not_last_is_told_to_nobody() {
     for rule in Rule::ALL.iter().filter(|r| r.row().hold_s > 0) {
@@ -190,7 +190,7 @@ fn what_flaps_is_one_alert() {
     assert_eq!(scene.notices(&it), [Notice::Fired]);
 }
 
-/// A master is dead: its etcd, its node, its kubelet, a backup and the cluster's upgrade are told within one alert.
+/// A master is dead: its etcd, its node, its kubelet, a backup and the cluster's upgrade are reported within one alert.
 #[test]
 fn one_dead_master_is_one_alert_and_names_what_follows() {
     let mut scene = Scene::new();
@@ -220,7 +220,7 @@ fn one_dead_master_is_one_alert_and_names_what_follows() {
             "{symptom:?}"
         );
     }
-    // All of it is over: one end is told.
+    // All of it is over: one end is sent.
     scene.so.clear();
     scene.until(2000);
     assert_eq!(scene.told.len(), 2);
@@ -279,7 +279,7 @@ fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
         of_host(Rule::NodeNotReady, 1),
     );
     scene.set(&node, true);
-    // It reports every three minutes: it is silent whenever somebody looks, and never for long enough.
+    // It reports every three minutes: silent at each pass, and never for long enough.
     while scene.now < 1200 {
         scene.set(&dead, true);
         let heard = scene.now - 100;
@@ -356,7 +356,7 @@ fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over()
     );
     scene.until(6000);
     assert_eq!(scene.told_of(&disk), [(5000, Notice::Fired)]);
-    // One that was never told has no end that is told.
+    // An alert that was never sent sends no end.
     scene.silences = vec![silence(None, 90_000)];
     let clock = of_host(Rule::ClockSkew, 7);
     scene.set(&clock, true);
@@ -384,7 +384,7 @@ fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() 
     scene.set_urgent(&disk, true, Urgency::Critical);
     scene.until(100_100);
     assert_eq!(scene.notices(&disk), [Notice::Fired, Notice::Raised]);
-    // It gets better and worse again: that is no news.
+    // It gets better and worse again: no new notice.
     scene.set(&disk, true);
     scene.until(100_300);
     scene.set_urgent(&disk, true, Urgency::Critical);
@@ -411,7 +411,7 @@ fn nobody_looked_is_not_over_and_what_is_gone_is() {
     assert_eq!(scene.past[0].why, "it is gone");
 }
 
-/// What happens to the things of a fleet, one step after the other.
+/// Events of a fleet, one step after the other.
 #[derive(Clone, Debug)]
 enum Happens {
     Set(u8, bool),
@@ -445,9 +445,9 @@ fn things() -> [Key; 6] {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever happens, also when the plane is restarted at any instant: of one thing a beginning and an end are
-    /// told in turns, nothing more often than once a day unless it got worse, nothing of a host in maintenance but ends,
-    /// and no symptom beside an alert that it follows from.
+    /// Whatever happens, also when the plane restarts at any instant: for each key, beginnings and ends alternate, none
+    /// is sent more than once a day unless it got worse, a host in maintenance sends only ends, and no symptom is sent
+    /// beside its cause.
     #[test]
     fn what_is_told_is_told_in_order_and_seldom(steps in prop::collection::vec(happens(), 1..60)) {
         let mut scene = Scene::new();

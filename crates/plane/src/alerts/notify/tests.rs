@@ -57,7 +57,7 @@ fn what_arrived_waits_no_more_and_what_came_meanwhile_does() {
     let tell = |s, notice| world.at(s, |c| enqueue(c, &[(notice, alert.clone())]));
     tell(1, Fired);
     let sent = waits(&world, "a")[0].begin.clone().expect("begin");
-    // It is on its way, and gets worse; then it is over.
+    // While it is in flight it gets worse; then it is over.
     tell(2, Raised);
     tell(3, Resolved);
     world.at(4, |c| arrived(c, "a", &sent));
