@@ -185,7 +185,7 @@ async fn is_at_work(host: &Host) -> Result<bool, String> {
 /// Begins a run: it is on the disk before the unit is started. Never beside another one.
 pub async fn begin(host: &Host, run: &OsRun) -> Result<(), String> {
     if is_at_work(host).await? {
-        return Err(format!("{OS_UPDATE} is still at work for an earlier order"));
+        return Err(format!("{OS_UPDATE} is still running for an earlier order"));
     }
     let ordered_run = Ordered {
         schema: Ordered::SCHEMA,

@@ -69,7 +69,7 @@ pub enum StackError {
     #[error("its manifest is invalid: {0}")]
     Invalid(String),
     /// There is no such file in the staging directory, or it is no regular file.
-    #[error("{path} is not there")]
+    #[error("{path} does not exist")]
     NotStaged {
         /// What is missing.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum StackError {
     #[error("its archive is damaged: {0}")]
     Damaged(String),
     /// One entry of the archive is not what the manifest says.
-    #[error("its archive is not what the manifest lists: {entry:?} {why}")]
+    #[error("its archive does not match the manifest: {entry:?} {why}")]
     Entry {
         /// Its path, as the archive spells it (shortened).
         entry: String,
@@ -132,7 +132,7 @@ impl StackError {
                 return Fault { what, ..fault };
             }
             Self::Space(_) | Self::Fs(_) | Self::Io { .. } => {
-                (FaultCode::StackIo, "look at the disk and the named path")
+                (FaultCode::StackIo, "check the disk and the named path")
             }
             Self::OtherManifest { .. } => (
                 FaultCode::StackOtherManifest,

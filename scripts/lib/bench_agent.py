@@ -1,10 +1,10 @@
-"""scripts/bench agent: the daemons on an idle node and the operator's hand, beside an older commit, on this machine in turn.
+"""scripts/bench agent: the daemons on an idle node and pf9ctl, compared with an older commit, on this machine in turns.
 
-Each round makes a machine of its own for each build, with that build's plane and package, and lets it become a master. Then,
-one build after the other, within minutes of each other: memory (proportional sets, all daemons together), processor over
+Each round creates a machine for each build, with that build's plane and package, and makes it a master. Then,
+one build after the other, within minutes of each other: memory (proportional sets, all daemons together), CPU time over
 whole idle sweeps, how long `pf9ctl node check` and `pf9ctl status` take on that node, and how long comms and hostagent
-take from their start to `READY`. Median of the rounds, and this build's as a part of the older one's: a machine that is busy
-is busy for both. The goals are for a quiet one.
+take from their start to `READY`. Median of the rounds, and this build relative to the older one: a machine that is busy
+is busy for both. The goals are for an idle one.
 """
 import statistics
 import time
@@ -15,7 +15,7 @@ import stack
 from common import Fail, need_packages, say
 
 GOALS = {"pss": 24, "cpu": 0.05, "check": 1.5, "status": 0.030, "package": 8}
-# Each verb is asked so often in a round: the first one reads its program from the disk.
+# Runs of each verb per round: the first one reads its program from the disk.
 ASKED = {"check": 5, "status": 21, "start": 5}
 WORDS = {"pss": ("all daemons on an idle node, PSS", "MiB"), "cpu": ("all daemons on an idle node, processor", "% core"),
          "check": ("pf9ctl node check", "s"), "status": ("pf9ctl status", "s"), "start": ("comms and hostagent, start to ready", "s"),
@@ -30,17 +30,17 @@ def add_arguments(verb):
     verb.add_argument("--against", default="530d14e", help="the older commit; empty: none")
     verb.add_argument("--kubernetes", default="1.36", help="a minor or a version of src/stack/matrix.toml")
     verb.add_argument("--build-only", action="store_true", help="make what is missing, measure nothing")
-    # What bench_join's machines are made by.
+    # Arguments of bench_join for the machines.
     verb.set_defaults(roles="master", no_restart=True)
 
 
 def timed(machine, words, times):
-    """Of these runs the median, by the machine's own clock: what it costs to come into the machine is not the program's."""
+    """Median of these runs, by the machine's own clock: the cost of entering the machine is not the program's."""
     script = 'n=$1; shift; for _ in $(seq "$n"); do a=$(date +%s%N); "$@" >/dev/null 2>&1; b=$(date +%s%N); echo $((b - a)); done'
     found = machine.run(["bash", "-c", script, "timed", str(times), *words], timeout=300).stdout.split()
     if len(found) != times:
         raise Fail(f"{' '.join(words)} was not timed {times} times")
-    return statistics.median(map(int, found)) / 1e9
+    """All measurements of a settled node. `pids`, `settled` and `look` are bench's."""
 
 
 def measured(machine, idle, pids, settled, look):
@@ -57,10 +57,10 @@ def measured(machine, idle, pids, settled, look):
     sizes = {name: look.pss_mib(pid) for name, pid in found.items()}
     say(f"{machine.name}: " + ", ".join(f"{name} {size:.1f} MiB" for name, size in sizes.items()))
     figures = {"pss": sum(sizes.values()), "cpu": 100 * cpu / seconds}
-    # By the names that both have.
+    # By the names that both builds have.
     figures["check"] = timed(machine, ["pf9ctl", "check-node"], ASKED["check"])
     figures["status"] = timed(machine, ["pf9ctl", "status"], ASKED["status"])
-    # `restart` of a unit of Type=notify answers when both are ready.
+    # `restart` of a unit of Type=notify returns when both are ready.
     figures["start"] = timed(machine, ["systemctl", "restart", "pf9-comms", "pf9-hostagent"], ASKED["start"])
     return figures
 
@@ -70,7 +70,7 @@ def one_round(bench, side, args, tools):
     machine = bench.machine("master", side.package)
     cluster = bench.new_cluster()
     bench.join(machine, "master", cluster, bench_join.Api(machine.root))
-    # What restarts within a minute is not held back: each start counts.
+    # Without a start limit: each of these restarts counts.
     machine.run(["bash", "-c", "for u in comms hostagent; do mkdir -p /run/systemd/system/pf9-$u.service.d; "
                  "printf '[Unit]\\nStartLimitIntervalSec=0\\n' > /run/systemd/system/pf9-$u.service.d/bench.conf; done; "
                  "systemctl daemon-reload"])
@@ -92,7 +92,7 @@ def agent(args, report, tools):
         try:
             bench.prepare()
             for number in range(args.rounds):
-                # The sides take turns in going first: load from elsewhere does not stay on one side.
+                # The sides take turns in going first, so that foreign load does not favour one.
                 for side in sides if number % 2 == 0 else reversed(sides):
                     figures = one_round(bench, side, args, tools)
                     rounds.append({"side": side.name, **figures})

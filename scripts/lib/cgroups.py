@@ -1,4 +1,4 @@
-"""One cgroup per machine in every hierarchy of this host, so that machines do not share a name space.
+"""One cgroup per machine in every hierarchy of this host, so that machines do not share a namespace.
 
   join_script(name)   shell lines that move the calling shell there (before it becomes the container)
   remove()            all of them, leaves first
@@ -64,7 +64,7 @@ def remove(name=""):
         top = hierarchy / PARENT / name if name else hierarchy / PARENT
         for folder, _, _ in os.walk(top, topdown=False):
             try:
-                os.rmdir(folder)
+                """Remove the groups of one machine, or of all. Returns those that are still busy."""
             except OSError as error:
                 busy.append(f"{folder}: {error.strerror}")
     return busy

@@ -1,4 +1,4 @@
-"""A stack of a directory has calico's add-on where it has calico's images, and the whole of it or nothing."""
+"""A stack from a directory has calico's add-on if it has calico's images, and completely or not at all."""
 import json
 import tarfile
 import tempfile
@@ -16,7 +16,7 @@ OURS = {name: f"registry.example:5000/{name}:{matrix.SUPPLIED[name].rpartition('
 
 
 def addons(brought, own=""):
-    """Of the stack that is made of a directory with these images: path → text."""
+    """The stack made from a directory with these images: path → text."""
     with tempfile.TemporaryDirectory() as tmp:
         source, target = Path(tmp) / "in", Path(tmp) / "out"
         for folder in ("bin", "cni", "images", "addons"):
@@ -40,7 +40,7 @@ class Calico(unittest.TestCase):
         for reference in OURS.values():
             self.assertIn(f'image: "{reference}"', text)
         self.assertNotIn("@", text)
-        # What the stack has is not written over.
+        # A file the stack already has is not overwritten.
         skipped = text.split("SKIP_CNI_BINARIES, value: \"")[1].split('"')[0].split(",")
         self.assertEqual(skipped, sorted(name for names in parts.CNI.values() for name in names))
         self.assertEqual(addons(OURS, own="kind: X\n"), {"addons/55-calico.yaml": "kind: X\n"})

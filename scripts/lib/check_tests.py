@@ -1,5 +1,5 @@
-"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples; what
-building something took is kept and used; and of the packet filter the policies' image writes its own chains alone."""
+"""The test runner, tested with programs that fail, hang, do not run the requested test, and take samples; measured
+build costs are kept and used; and the policies' image writes only its own chains of the packet filter."""
 import io
 import json
 import os
@@ -20,7 +20,7 @@ import tests
 from common import Fail, wait_for
 from laps import Laps
 
-# What a test program of cargo's does, as far as the runner asks it.
+# A cargo test program, as far as the runner uses it.
 PROGRAM = """#!/bin/sh
 if [ "$1" = --list ]; then for name in {names}; do echo "$name: test"; done; exit; fi
 case $2 in
@@ -103,7 +103,7 @@ class Runner(unittest.TestCase):
             kept = {test.name for test in stay if test.program == "etcd"}
             self.assertLessEqual(set(core), kept)
             some = [test for test in stay if test.program == "etcd" and test.takes()]
-            # One that is longer than all may take together is drawn alone.
+            # One that is longer than the total limit is drawn alone.
             self.assertTrue(len(some) == 1 or sum(t.takes() for t in some) <= tests.DRAWN_SECONDS["etcd"])
             self.assertTrue([test for test in out if test.program == "etcd"])
             seen |= kept
@@ -288,7 +288,7 @@ COMMIT
 
 
 def running_groups():
-    """Of every process that is not dead: its group."""
+    """Process group of every live process."""
     groups = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -301,7 +301,7 @@ def running_groups():
 
 
 def passed(screen):
-    """Titles of what the screen says has passed."""
+    """Titles of the parts that passed, from the screen."""
     lines = (line.split(maxsplit=3) for line in screen.splitlines() if line.startswith("  pass  "))
     return {title for _, _, _, title in lines}
 

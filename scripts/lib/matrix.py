@@ -3,9 +3,9 @@
   stacks()          every pinned stack, the default first
   stack(wanted)     the one meant by "", "1.37" or "1.37.2"
   minors()          the minors that are tested, newest first
-  ALONE             part → versions that tests run by themselves, in no stack
-  SUPPLIED          component → the image that somebody has to bring
-  GO                the Go that compiles them
+  ALONE             part → versions that tests run on their own, in no stack
+  SUPPLIED          component → the image that the user has to provide
+  GO                the Go version that compiles them
 """
 import tomllib
 
@@ -31,7 +31,7 @@ def minors():
 
 
 def stack(wanted=""):
-    """The first that fits: the file lists the default first, and of a minor what is meant by its name."""
+    """The first that matches: the file lists the default first, and for a minor the one that its name means."""
     for item in stacks():
         if wanted in ("", item["kubernetes"], minor_of(item["kubernetes"])):
             return item

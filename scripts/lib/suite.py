@@ -1,9 +1,9 @@
-"""Upstream's own judges as programs: of Kubernetes the e2e suite of the very release, of the runtime critest.
+"""Upstream's own test suites as programs: for Kubernetes the e2e suite of the same release, for the runtime critest.
 
-  programs(stack)         what a table of src/stack/matrix.toml is judged by, as golang.Programs
+  programs(stack)         the suites for a table of src/stack/matrix.toml, as golang.Programs
   build(stack)            part → directory with its programs
   missing(stack)          names of those that would have to be compiled first
-  tools()                 a root of the distribution: what the test images have beside Go programs, and busybox
+  tools()                 a root of the distribution: what the test images contain beside Go programs, and busybox
 
 Each is an artefact of its own, like the parts of a stack: a new cri-tools builds cri-tools.
 """
@@ -14,9 +14,9 @@ import roots
 from common import Fail
 from golang import Program
 
-# Of each minor of Kubernetes: the cri-tools that its projects test it with.
-CRI_TOOLS = {"1.37": "1.37.0", "1.36": "1.36.0"}
-
+# For each minor of Kubernetes: the cri-tools that its project tests it with.
+# Busybox from its project's source: the distribution's drops environment variables with invalid
+# names for a shell, and a ConfigMap's keys need not be valid ones.
 TOOLS = ("gcc libc6-dev make bzip2 bash bind9-dnsutils curl iproute2 libc-bin netcat-openbsd nginx-light socat "
          "util-linux").split()
 
@@ -80,7 +80,7 @@ def critest(version):
 
 
 def programs(stack):
-    """Those that take longest come first."""
+    """The slowest first."""
     return [*(maker(stack["kubernetes"]) for maker in (e2e, agnhost, critest)), parts.pause(stack["pause"])]
 
 

@@ -1,14 +1,14 @@
-"""Runs the tests: each in a process of its own, with a deadline, its time printed, and what was left out counted.
+"""Runs the tests: each in a process of its own, with a deadline, its time printed, and omissions counted.
 
   programs()                     compiles the test programs: name → path
   run(programs, …)               the tests of all of them, machine tests last and one at a time
 
-cargo's own runner has no deadline, prints no times and runs tests of one program in one process, where one that hangs
-or changes the environment is everybody's. cargo-nextest does all that and takes seven minutes to compile on a machine
-that has nothing, a tenth of what a first run may take, and could not count what tests say of their samples.
+cargo's own runner has no deadline, prints no times and runs the tests of one program in one process, where one that
+hangs or changes the environment affects all. cargo-nextest does all that and takes seven minutes to compile on a new
+machine, a tenth of the limit of a first run, and could not count the tests' samples.
 
-Two kinds of sample, by one seed: a test takes some of its cases (tests/support/sample.rs) and says so; and of the tests
-that need machines, or an etcd each, which run alone and take long, some are drawn. --full runs everything.
+Two kinds of sample, by one seed: a test takes some of its cases (tests/support/sample.rs) and says so; and of the slow tests
+that need machines, or an etcd each, and run alone, some are drawn. --full runs everything.
 """
 import json
 import os
@@ -24,7 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from common import REPO, Fail, run as run_program, say, tail_text
 
 COMPILE_SECONDS = 2700
-# Seconds for one test, by its program; several times what it takes.
+# Deadline of one test in seconds, by its program; several times its duration.
 DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
@@ -32,9 +32,9 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "kb_a_step": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
-          # Six minutes of accidents in full, and the last one's end.
+          # Six minutes of accidents in full, and the end of the last one.
           "n_accidents": 1800,
-          # Leases end in them, of an etcd of three members each.
+          # Leases expire in them, with an etcd of three members each.
           "who_lost_the_seat": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
           "members_of_etcd_that_die": 300,
           # Every break of a walk through the seam's points, in full.
@@ -43,14 +43,14 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "another_stack_made_ready_broken": 3600, "a_version_that_shows_nothing_broken": 3600}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
-# A test that takes longer says that it is still there.
+# A slower test reports that it is still running.
 SLOW = 60
-# Lines of a test that failed, and of a machine test that passed.
+# Lines shown of a failed test, and of a machine test that passed.
 SHOWN = {"failed": 400, "passed": 60}
 
-# Tests of the programs that run alone, by the beginning of their names, with the seconds that they take on two cores.
-# `None`: never left out, for they are the promise itself: a machine becomes a node, every minor does, and nothing is left
-# of it; data that every member lost are restored, and a backup is tried. The others are drawn.
+# Tests of the programs that run alone, by the beginning of their names, with their seconds on two cores.
+# `None`: never left out, because they are the promise itself: a machine becomes a node, every minor does, and none of it
+# is left over; data that every member lost are restored, and a backup is tested. The others are drawn.
 TAKES = {
     "node": {
         "a_up": None, "f_decommission": None, "g_each_minor": None,
@@ -67,15 +67,15 @@ TAKES = {
         "three_masters_go": 38, "five_of_which": 34, "without_a_quorum_everybody": 33, "who_insists": 33,
         "the_data_of_all_five": 28, "while_one_is_dead": 27, "a_new_list": 16, "a_full_database": 14,
         "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
-        # A member that lost its quorum is given half a minute before it is restarted.
+        # A member that lost its quorum gets half a minute before it is restarted.
         "a_master_with_another_address": 86, "a_lone_master_with_another": 13,
         "one_of_two_that_moved": 60, "two_of_three_that_moved": 90, "masters_that_all_moved": 70,
         "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,
     },
 }
-# Of one that is not in the table: a new machine test takes minutes, one of etcd's a few seconds.
+# For one that is not in the table: a new machine test takes minutes, one of etcd's a few seconds.
 TAKES_ELSE = {"node": 120, "etcd": 6}
-# What the drawn ones of a program may take together.
+# Time limit of a program's drawn tests together.
 DRAWN_SECONDS = {"node": 240, "etcd": 150}
 
 SAMPLED = re.compile(r"^.*?sampled: (\d+) of (\d+) (\S.*)$", re.M)
@@ -102,7 +102,7 @@ class Test:
         return found[0] if found else TAKES_ELSE.get(self.program)
 
     def run(self, env):
-        """Sets `why` if it failed. Whatever it started in its session ends with it when it is late."""
+        """Sets `why` if it failed. Everything it started in its session ends with it on a timeout."""
         begun = time.monotonic()
         with tempfile.TemporaryFile() as sink:
             child = subprocess.Popen([self.path, "--exact", self.name, "--nocapture"], cwd=REPO, env=env, stdout=sink,
@@ -137,7 +137,7 @@ class Test:
 
 
 def programs():
-    """The test programs, compiled."""
+    """The compiled test programs."""
     cmd = ["cargo", "test", "--no-run", "--locked", "--workspace", "--all-features", "--message-format",
            "json-render-diagnostics"]
     done = subprocess.run(cmd, cwd=REPO, stdout=subprocess.PIPE, text=True, timeout=COMPILE_SECONDS, check=False)
@@ -153,7 +153,7 @@ def programs():
 
 
 def title(target):
-    """`lib` of the agent, `tunnel` of its crate's own library; of the others the name."""
+    """`lib` of the agent, `tunnel` of its crate's own library; otherwise the name."""
     if "lib" not in target["kind"]:
         return target["name"]
     return "lib" if target["name"] == "pf9_hostagent" else target["name"].removeprefix("pf9_")
@@ -171,7 +171,7 @@ def listed(found):
 
 
 def drawn(tests, seed):
-    """Of the tests that run alone those that stay, and those that a sample leaves out."""
+    """Among the tests that run alone those that stay, and those that a sample leaves out."""
     out = []
     for program, left in DRAWN_SECONDS.items():
         some = [test for test in tests if test.program == program and test.takes() is not None]
@@ -186,7 +186,7 @@ def drawn(tests, seed):
 
 
 def environment(seed, full):
-    """What tests/support/sample.rs reads, and proptest for the property tests that take no time."""
+    """The environment of tests/support/sample.rs, and of proptest for the fast property tests."""
     env = dict(os.environ, PF9_TEST_SEED=str(seed), PROPTEST_RNG_SEED=str(seed))
     if full:
         env.update(PF9_TEST_FULL="1", PROPTEST_CASES="2048")
@@ -196,7 +196,7 @@ def environment(seed, full):
 
 
 def run(found, seed, full=False, machines=False, words=()):
-    """`words`: only tests with one of these in their names. Answers lines that say what did not run."""
+    """`words`: only tests with one of these in their names. Returns lines that say what did not run."""
     every = listed(found)
     tests = [test for test in every if not words or any(word in test.title for word in words)]
     if not tests:
@@ -236,7 +236,7 @@ def gone(tests, why):
 
 
 def work(tests, beside, env):
-    """The first failure ends it: what runs goes to its end, what waits does not begin."""
+    """The first failure ends it: running tests finish, waiting ones do not start."""
     waiting, running, failed, spared = list(tests), set(), [], 0
     with ThreadPoolExecutor(beside) as pool:
         while running or waiting:
@@ -263,6 +263,6 @@ def told(test):
 
 
 def sampled(tests, seed):
-    """What tests say that they took of their cases."""
+    """The tests' own lines about their samples."""
     said = [(test, *found) for test in tests for found in SAMPLED.findall(test.said)]
     return [f"{int(of) - int(few)} of {of} {what}, by seed {seed}: {test.title}" for test, few, of, what in said]

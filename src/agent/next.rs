@@ -166,7 +166,7 @@ fn cut_off(to: &Name) -> Fault {
 
 fn not_proven(to: &Name, why: &str) -> Fault {
     Fault::new(FaultCode::AgentNotProven, what(to), why).fix(
-        "nothing on this machine: the previous version runs; look at journalctl -u 'pf9-*', then order another \
+        "nothing on this machine: the previous version runs; see journalctl -u 'pf9-*', then order another \
          version",
     )
 }
@@ -183,7 +183,7 @@ fn too_often(record: &Record) -> Fault {
 fn overtaken(to: &Name) -> Fault {
     let why = "another version was installed on this machine meanwhile";
     Fault::new(FaultCode::AgentOvertaken, what(to), why)
-        .fix("nothing, if that was meant; else order this version again")
+        .fix("nothing, if that was intended; else order this version again")
 }
 
 /// Whether the change has to be gone on with now.

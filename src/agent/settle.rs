@@ -45,9 +45,9 @@ pub(super) fn pending(record: &Record, why: Fault, now: Timestamp) -> Database {
 }
 
 fn fault(why: String) -> Fault {
-    let what = "the package manager does not know the version that runs";
+    let what = "the package manager does not know the running version";
     Fault::new(FaultCode::AgentDatabase, what, why).fix(
-        "look at what holds the package manager (ps, df, apt, dnf); it is retried automatically",
+        "check what blocks the package manager (ps, df, apt, dnf); it is retried automatically",
     )
 }
 

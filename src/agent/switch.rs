@@ -116,7 +116,7 @@ fn broken(error: &FsError) -> Fault {
         "the agent's version is not changed",
         chain(error),
     )
-    .fix("look at the disk; it is retried automatically")
+    .fix("check the disk; it is retried automatically")
 }
 
 impl<'a> Run<'a> {
@@ -483,7 +483,7 @@ fn systemd(error: &ExecError) -> Fault {
         "systemd did not do what it was asked to",
         chain(error),
     )
-    .fix("look at systemctl status 'pf9-*'")
+    .fix("see systemctl status 'pf9-*'")
 }
 
 #[cfg(test)]

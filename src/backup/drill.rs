@@ -228,7 +228,7 @@ fn spared(bounds: Bounds, free: Option<u64>) -> Result<Bounds, Fault> {
                 free / MIB,
                 need / MIB
             );
-            let fix = "nothing was tried; it is retried automatically within hours, or run it at a quieter time: \
+            let fix = "nothing was restored; it is retried automatically within hours, or run it at a quieter time: \
                 pf9ctl etcd drill";
             Err(Fault::new(FaultCode::MemoryLow, WHAT, why).fix(fix))
         }

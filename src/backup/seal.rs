@@ -56,7 +56,7 @@ pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     let read = |text: &String| {
         text.parse::<Recipient>().map_err(|why| {
             // Not repeated: it may be a private key that somebody gave by mistake.
-            let why = format!("one of the keys is no public key of age (age1…): {why}");
+            let why = format!("one of the keys is not an age public key (age1…): {why}");
             Fault::new(FaultCode::KeyInvalid, what, why)
                 .fix("age-keygen -y FILE prints the public half of the key in FILE")
         })
@@ -88,8 +88,7 @@ pub fn keys(text: &Secret<String>) -> Result<Vec<Opener>, Fault> {
             .collect()),
         // Not the line itself: it may be a key with a slip of the pen.
         Ok(_) | Err(_) => {
-            let why =
-                "the file has a line that is not a private key of age (AGE-SECRET-KEY-1…), or none";
+            let why = "the file has a line that is not an age private key (AGE-SECRET-KEY-1…), or no line at all";
             Err(Fault::new(FaultCode::KeyInvalid, what, why))
         }
     }

@@ -47,7 +47,7 @@ pub async fn test_open(etcdutl: &Path, snapshot: &Path) -> Result<Opened, Fault>
     let broken = |why: String| Fault::new(FaultCode::BackupBroken, what, why);
     let said = exec::run(cmd).await.map_err(|e| broken(chain(&e)))?;
     let opened: Opened = serde_json::from_slice(&said.stdout)
-        .map_err(|e| broken(format!("what etcdutl says of it cannot be read: {e}")))?;
+        .map_err(|e| broken(format!("the output of etcdutl cannot be parsed: {e}")))?;
     if opened.revision == 0 || opened.total_key == 0 {
         return Err(broken("it is empty".to_owned()));
     }

@@ -278,7 +278,7 @@ async fn leave(ctx: &CommandContext, args: &DecommissionArgs, host_id: Option<Ho
         };
     }
     if host_id.is_none() {
-        return "not told: this machine was no host".to_owned();
+        return "not told: this machine was not a host".to_owned();
     }
     ctx.out.waiting("telling the plane");
     let call = async {

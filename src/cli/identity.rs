@@ -275,7 +275,7 @@ impl Show for ResetReport {
         screen.line([
             (Ink::Plain, "  ".into()),
             (Ink::GoodBlock, " RESET ".into()),
-            (Ink::Bold, "  this machine is no host any more".into()),
+            (Ink::Bold, "  this machine is no longer a host".into()),
         ]);
         screen.gap();
         for unit in &self.stopped {

@@ -220,7 +220,7 @@ pub(super) async fn authorize(ctx: &CommandContext, args: &HostShowArgs) -> Resu
 }
 
 pub(super) async fn deauthorize(ctx: &CommandContext, args: &HostShowArgs) -> Result<Exit, Fault> {
-    role(ctx, args, Method::DELETE, "is no node any more").await
+    role(ctx, args, Method::DELETE, "is no longer a node").await
 }
 
 pub(super) async fn attach_one(ctx: &CommandContext, args: &AttachArgs) -> Result<Exit, Fault> {

@@ -218,7 +218,7 @@ impl Output {
             options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
             let mut file = options.open(&path)?;
             if !file.metadata()?.is_file() {
-                return Err(std::io::Error::other("it is no regular file"));
+                return Err(std::io::Error::other("it is not a regular file"));
             }
             // Nothing secret is ever an argument.
             let words: Vec<String> = std::env::args().collect();

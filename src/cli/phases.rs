@@ -109,8 +109,8 @@ struct Started {
 }
 
 async fn start(ctx: &CommandContext) -> Result<Started, Fault> {
-    let what = "the phases are not gone through";
-    ctx.need_root("have the phases gone through")?;
+    let what = "the phases are not run";
+    ctx.need_root("run the phases")?;
     let maintenance_ended = maintenance::end(ctx, what).await?.is_some();
     let client = ctx
         .socket(paths::NODELET_SOCKET)

@@ -87,8 +87,8 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
         return Ok(Exit::Ok);
     }
     if args.skip_checks {
-        let text = "--skip-checks: what is only recommended stops nothing in any case; what is required is left out by \
-                    its name, with --skip ID=REASON";
+        let text = "--skip-checks: a recommended check stops nothing in any case; skip a required \
+                    one by its name, with --skip ID=REASON";
         ctx.out.step(Ink::Warn, text);
     }
     // A run that changes nothing uses no token up, and needs none.
@@ -233,7 +233,7 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
             "cannot read the enrolment token",
             why,
         )
-        .fix("give the file that holds the line which pf9-plane token create printed")
+        .fix("give the file with the line that pf9-plane token create printed")
     };
     let path = args.token_file.as_deref().unwrap_or(Path::new("-"));
     let mut text = String::new();

@@ -253,7 +253,7 @@ impl Show for ProxyReport {
         let mut screen = Screen::default();
         screen.gap();
         match &self.url {
-            None => screen.row("proxy", Ink::Bold, "none: straight to the plane", width),
+            None => screen.row("proxy", Ink::Bold, "none: directly to the plane", width),
             Some(url) => {
                 screen.row("proxy", Ink::Bold, &url.to_string(), width);
                 let user = match (&self.user, &self.fault) {

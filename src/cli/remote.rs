@@ -136,7 +136,7 @@ pub(super) async fn check(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit
 pub(super) async fn prep(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, Fault> {
     let hosts = args.remote.hosts.len();
     if args.host_id.is_some() && hosts > 1 {
-        return Err(usage("--host-id is of one host, and --ip names more"));
+        return Err(usage("--host-id is for one host, and --ip names more"));
     }
     let stdin = match args.dry_run {
         true => vec![Vec::new(); hosts],
@@ -202,7 +202,7 @@ fn tokens(file: Option<&Path>, hosts: usize) -> Result<Vec<Vec<u8>>, Fault> {
         .collect();
     if lines.len() != hosts {
         let why = format!(
-            "there are {hosts} hosts and {} tokens, and a token is good once",
+            "there are {hosts} hosts and {} tokens, and a token is valid once",
             lines.len()
         );
         return Err(usage(why)

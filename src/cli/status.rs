@@ -172,7 +172,7 @@ async fn drift(
     if old {
         *asked = Some((
             Instant::now(),
-            super::plan::ask(ctx, "cannot say what differs").await,
+            super::plan::ask(ctx, "cannot show what differs").await,
         ));
     }
     match asked {
@@ -443,7 +443,7 @@ fn down(unit: &UnitReport) -> Fault {
         format!("{} is {}", unit.unit, unit.state),
     )
     .fix(format!(
-        "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself runs on",
+        "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself keeps running",
         u = unit.unit
     ))
 }
@@ -452,7 +452,7 @@ fn down(unit: &UnitReport) -> Fault {
 fn unfinished(unit: &UnitReport) -> Fault {
     Fault::new(
         FaultCode::DecommissionUnfinished,
-        "this machine is being decommissioned, and that did not finish",
+        "this machine is being decommissioned, and that has not finished",
         format!(
             "root ordered the removal of the role, and {} is {}",
             unit.unit, unit.state

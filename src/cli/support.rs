@@ -93,10 +93,10 @@ pub(super) fn run(ctx: &CommandContext, verb: &SupportVerb) -> Result<Exit, Faul
             Once::new(ctx.now(), args.length).save(&ctx.host)?;
         }
         SupportVerb::Withdraw(_) => {
-            ctx.need_root("take a consent back")?;
+            ctx.need_root("withdraw a consent")?;
             Once::remove(&ctx.host)?;
         }
-        SupportVerb::Show(_) => ctx.need_root("see what was agreed to")?,
+        SupportVerb::Show(_) => ctx.need_root("show the consents")?,
     }
     ctx.out.show(&look(ctx));
     Ok(Exit::Ok)
@@ -133,11 +133,11 @@ impl Show for Shown {
     fn screen(&self, width: usize) -> Screen {
         let mut screen = Screen::default();
         screen.gap();
-        let word = |yes| if yes { "may be had" } else { "no" };
+        let word = |yes| if yes { "available" } else { "no" };
         screen.row("bundles", Ink::Plain, word(self.bundles), width);
         let once = self.logs_once_until.map(|at| {
             let left = until(self.now, at);
-            format!("may be had once; that ends {left}")
+            format!("available once; expires {left}")
         });
         let logs = match (self.logs, once) {
             (true, _) => word(true).to_owned(),

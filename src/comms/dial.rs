@@ -168,7 +168,7 @@ impl TunnelRoute {
                 headers.extend(own.headers(endpoint));
             }
             let probe = Probe::of(tls.get_ref().0.get_ref())
-                .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
+                .inspect_err(|error| tracing::debug!(%error, "the kernel reports no metrics"))
                 .ok();
             let tls = mux::Secured::new(tls);
             let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
@@ -395,13 +395,16 @@ impl DialError {
             ),
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,
-                "the plane does not know this host, or its key, any more: see pf9-plane host list \
+                "the plane no longer knows this host, or its key: see pf9-plane host list \
                  there; pf9ctl node prep with a new token makes it a host again",
             ),
             Self::Handshake(HandshakeError::Refused { status, .. })
                 if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
             {
-                (FaultCode::PlaneBusy, "nothing to do: it is tried again")
+                (
+                    FaultCode::PlaneBusy,
+                    "nothing to do: it is retried automatically",
+                )
             }
             Self::Handshake(_) => (
                 FaultCode::PlaneGarbage,

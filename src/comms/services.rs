@@ -58,7 +58,7 @@ struct Entry {
     #[serde(default)]
     #[expect(
         dead_code,
-        reason = "read, so that an older file is still taken; not documented any more"
+        reason = "read, so that an older file is still accepted; no longer documented"
     )]
     class: EntryClass,
     #[serde(default)]
@@ -188,7 +188,7 @@ fn add(all: &mut BTreeMap<String, Service>, path: &str, entry: Entry, faults: &m
                     idle: entry.idle_s.map(Duration::from_secs),
                 };
                 if all.insert(entry.name.clone(), service).is_some() {
-                    fault("the name stands twice".into());
+                    fault("the name occurs twice".into());
                 }
             }
             Err(why) => fault(why),

@@ -62,7 +62,7 @@ pub(super) async fn through(
         .map_err(|_| garbage("the connection is not the one that was made".to_owned()))?;
     // In TLS the client speaks first: whatever is there already is not the plane's.
     if !parts.read_buf.is_empty() {
-        return Err(garbage("it speaks in the plane's place".to_owned()));
+        return Err(garbage("it answers in place of the plane".to_owned()));
     }
     Ok(parts.io.into_inner())
 }

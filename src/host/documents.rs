@@ -156,7 +156,7 @@ impl Store {
             At::Unusable(_) | At::Unread(_) => (None, true),
         };
         let what = format!("cannot use {}", self.path);
-        let disk = "look at the disk and at who else writes below /var/opt/pf9";
+        let disk = "check the disk and what else writes below /var/opt/pf9";
         let broken = |why: &str| Fault::new(FaultCode::StateBroken, what.clone(), why).fix(disk);
         let (mut fault, not_understood) = match self.at(&self.path, good) {
             At::Good(value) => return Loaded::good(Some(value)),
@@ -167,7 +167,7 @@ impl Store {
             },
             At::Unusable(Unusable::Broken(why)) => {
                 let why = match put_aside.map(|now| self.quarantine(now)) {
-                    Some(Ok(name)) => format!("{why}; it is kept as {name}"),
+                    Some(Ok(name)) => format!("{why}; it is quarantined as {name}"),
                     Some(Err(e)) => format!("{why}; {}", chain(&e)),
                     None => why,
                 };
@@ -191,8 +191,8 @@ impl Store {
         };
         let value = previous().0;
         let used = match &value {
-            Some(_) => "there is the one before it",
-            None => "there is none before it",
+            Some(_) => "the previous one is used",
+            None => "there is no previous one",
         };
         fault.why = format!("{}; {used}", fault.why);
         Loaded {

@@ -368,7 +368,7 @@ pub fn health(status: u16, body: &[u8]) -> Result<(), EtcdError> {
         return Ok(());
     }
     let why = if said.reason.contains("NOSPACE") {
-        "its database is full (alarm NOSPACE); pf9ctl etcd alarm says what is done about it"
+        "its database is full (alarm NOSPACE); pf9ctl etcd alarm shows what is being done"
             .to_owned()
     } else if said.reason.is_empty() {
         format!("HTTP status {status}")

@@ -32,7 +32,7 @@ fn own_fault(fs: &HostFs, path: &Path) -> Option<String> {
                 target.display()
             ));
         }
-        Ok(Found::Nothing) => return Some(format!("{} is not there", shown.display())),
+        Ok(Found::Nothing) => return Some(format!("{} does not exist", shown.display())),
         Ok(Found::Other) => {
             return Some(format!("{} is neither file nor directory", shown.display()));
         }

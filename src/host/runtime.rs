@@ -106,7 +106,7 @@ impl Runtime {
         let at = self.fs.at(archive);
         match import::import(&self.fs, &self.socket(), at.clone()).await {
             Ok(true) => return Ok(()),
-            Ok(false) => tracing::debug!(archive, "no plain image"),
+            Ok(false) => tracing::debug!(archive, "not a plain image"),
             // The tool needs more of it.
             Err(e) if e.lacks_room() => return Err(self.full(chain(&e))),
             Err(e) => {

@@ -38,10 +38,10 @@ struct TempSeen {
 pub fn collect(fs: &HostFs, roots: &[Root<'_>]) {
     for path in abandoned(fs, roots) {
         match fs.remove_file(&path) {
-            Ok(()) => tracing::info!(%path, "removed what an interrupted write left"),
+            Ok(()) => tracing::info!(%path, "removed leftovers of an interrupted write"),
             Err(e) => {
                 let error = crate::telemetry::chain(&e);
-                tracing::warn!(%error, "an interrupted write's file stays");
+                tracing::warn!(%error, "a leftover of an interrupted write cannot be removed");
             }
         }
     }
@@ -78,7 +78,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
         }
     }
     if look.left == 0 {
-        tracing::warn!("too much in our directories to look through all of it");
+        tracing::warn!("too many files in our directories to check all of them");
     }
     look.found.sort();
     look.found.dedup();

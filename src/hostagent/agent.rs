@@ -271,7 +271,7 @@ mod tests {
         refused.why = Some(full.clone());
         assert!(!is_busy(&refused));
         refused.why = Some(full.next_try(Timestamp::UNIX_EPOCH));
-        assert!(is_busy(&refused), "it is tried again");
+        assert!(is_busy(&refused), "it is retried automatically");
         let mut proven = at(AgentStage::Proven);
         proven.database = PackageDatabase::Pending { why: "held".into() };
         assert!(is_busy(&proven));

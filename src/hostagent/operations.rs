@@ -99,12 +99,12 @@ async fn done(agent: &Agent, one: &PendingOperation) -> Result<OperationResult, 
                 outcome: Outcome::Refused { fault: *fault },
             })
         }
-        Err(error) => Err(error.fault("an operation of the plane is not done")),
+        Err(error) => Err(error.fault("an operation of the plane is not carried out")),
     }
 }
 
 fn nothing_said() -> Fault {
-    let what = "an operation of the plane is not done";
+    let what = "an operation of the plane is not carried out";
     Fault::new(
         crate::model::FaultCode::LocalMalformed,
         what,

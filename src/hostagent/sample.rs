@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) async fn run(agent: Agent) {
     let mut changes = AddressChanges::listen()
         .inspect_err(|error| {
-            tracing::warn!(%error, "the kernel does not tell of addresses; they are looked at once a minute");
+            tracing::warn!(%error, "the kernel sends no address notifications; addresses are read once a minute");
         })
         .ok();
     loop {
@@ -52,7 +52,7 @@ async fn changed_before(next: Instant, changes: &mut Option<AddressChanges>) -> 
             true
         }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the kernel tells no more of addresses; they are looked at once a minute");
+            tracing::warn!(%error, "the kernel stopped sending address notifications; addresses are read once a minute");
             *changes = None;
             tokio::time::sleep_until(next).await;
             false

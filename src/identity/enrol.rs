@@ -259,7 +259,7 @@ impl Target {
             let bytes = Limited::new(response.into_body(), ANSWER_MAX)
                 .collect()
                 .await
-                .map_err(|e| self.garbage(format!("its answer broke off: {e}")))?
+                .map_err(|e| self.garbage(format!("its answer was interrupted: {e}")))?
                 .to_bytes();
             Ok::<_, EnrolError>((status, bytes))
         };

@@ -83,7 +83,7 @@ pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
     let what = "this host cannot order certificates: none is renewed or issued";
     let fault = Fault::new(FaultCode::OrderKeyUnusable, what, chain(&e));
     Some(fault.fix(match e {
-        IdentityError::Fs(_) => "look at the disk and the named path".to_owned(),
+        IdentityError::Fs(_) => "check the disk and the named path".to_owned(),
         IdentityError::Incomplete(_) | IdentityError::Damaged { .. } | IdentityError::Tls(_) => {
             remedy(host)
         }

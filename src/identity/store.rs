@@ -350,7 +350,7 @@ impl IdentityError {
             false => "run pf9ctl node prep again with a new token; role and workloads stay",
         };
         let (code, fix) = match self {
-            Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),
+            Self::Fs(_) => (FaultCode::IdentityIo, "check the disk and the named path"),
             Self::Incomplete(_) => (FaultCode::IdentityIncomplete, again),
             Self::Damaged { .. } | Self::Tls(_) => (FaultCode::IdentityDamaged, again),
         };

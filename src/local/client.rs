@@ -61,7 +61,7 @@ pub enum LocalError {
         fault: Box<Fault>,
     },
     /// The answer is not what was expected.
-    #[error("{socket} gave an answer that cannot be read: {why}")]
+    #[error("the answer of {socket} cannot be read: {why}")]
     Malformed {
         /// Which socket.
         socket: PathBuf,

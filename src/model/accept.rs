@@ -82,7 +82,7 @@ pub fn accept(
         std::cmp::Ordering::Equal => Fault::new(
             FaultCode::SpecConflict,
             format!("{} refused", name(Some(got))),
-            "this host has another spec of the same generation",
+            "this host has a different spec of the same generation",
         )
         .fix("send the change with a greater generation; after a restore: pf9-plane recover"),
         std::cmp::Ordering::Less => Fault::new(

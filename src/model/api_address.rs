@@ -52,7 +52,7 @@ impl fmt::Display for ApiAddressStatus {
                 write!(f, "{address} is here, on {on}")
             }
             (false, Some(holder)) => write!(f, "{address} is on {holder}"),
-            (false, None) => write!(f, "{address} is on no master that this one knows of"),
+            (false, None) => write!(f, "{address} is on no master known to this one"),
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn maintenance_fault(for_s: u32, reason: &str) -> Option<String> {
     let length = Duration::from_secs(for_s.into());
     if length < MAINTENANCE_MIN || length > MAINTENANCE_MAX {
         return Some(format!(
-            "it is to last {for_s} s; {} s to {} h are allowed",
+            "it would last {for_s} s; {} s to {} h are allowed",
             MAINTENANCE_MIN.as_secs(),
             MAINTENANCE_MAX.as_secs() / 3600
         ));

@@ -234,7 +234,7 @@ impl Matrix {
     fn ending(&self, kubernetes: &Version) -> Option<String> {
         let minor = self.minor(kubernetes).filter(|m| !m.new)?;
         Some(format!(
-            "Kubernetes {} is supported only as what an upgrade starts from; upgrade it",
+            "Kubernetes {} is supported only as the start of an upgrade; upgrade it",
             minor.minor
         ))
     }

@@ -188,7 +188,7 @@ fn loud_fault(for_s: u32) -> Option<String> {
     let is_wrong = for_s == 0 || Duration::from_secs(for_s.into()) > LOUD_MAX;
     is_wrong.then(|| {
         format!(
-            "a log is louder for 1 s to {} h, not for {for_s} s",
+            "a log level is changed for 1 s to {} h, not for {for_s} s",
             LOUD_MAX.as_secs() / 3600
         )
     })
@@ -332,7 +332,7 @@ impl OperationKind {
             } => {
                 if until_s >= since_s {
                     return Some(format!(
-                        "logs from {since_s} s ago to {until_s} s ago are none: they begin before they end"
+                        "logs from {since_s} s ago to {until_s} s ago are an empty range: it must begin before it ends"
                     ));
                 }
                 if !(1..=LOG_LINES_MAX).contains(lines) {
@@ -372,7 +372,7 @@ fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> 
     let is_key = seal_for.starts_with("age1")
         && seal_for.len() <= KEY_MAX
         && seal_for.bytes().all(|b| b.is_ascii_alphanumeric());
-    (!is_key).then(|| "who can open the bundle is not a public key of age (age1…)".to_owned())
+    (!is_key).then(|| "the key to seal the bundle for is not an age public key (age1…)".to_owned())
 }
 
 impl std::fmt::Display for OperationKind {

@@ -81,8 +81,8 @@ impl OsReport {
     /// In words, for people.
     pub fn words(&self) -> String {
         let reboot = match (self.rebooted, self.reboot_needed) {
-            (_, true) => ", a restart of the machine is needed",
-            (true, false) => ", the machine was restarted",
+            (_, true) => ", a reboot is needed",
+            (true, false) => ", the machine was rebooted",
             (false, false) => "",
         };
         let held = match self.held {

@@ -220,7 +220,7 @@ fn accept_one(
             format!("certificate for {dir} refused"),
             why,
         )
-        .fix("the plane signs a new one; if it does not, look at its authorities")
+        .fix("the plane signs a new one; if it does not, check its authorities")
     };
     if !purpose.applies_to(role) {
         return Err(refuse(format!("a {role} has none")));
@@ -231,7 +231,7 @@ fn accept_one(
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
     in_time(&seen, now).map_err(|e| {
         refuse(e.to_string()).fix(
-            "see whether this machine's clock is right (timedatectl); it is retried automatically once it is",
+            "check this machine's clock (timedatectl); it is retried automatically once it is right",
         )
     })?;
     let believed = node.authorities.believed(purpose.profile(node).authority);

@@ -14,7 +14,7 @@ pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let grounds = standing(fs).into_iter().chain(ways(fs));
     let why = met(node, grounds)?;
     let what = "this machine does not become a node: the cluster's networks overlap its own";
-    let fix = "make a cluster with another network, or give the machine others; it continues automatically when \
+    let fix = "create a cluster with another network, or give the machine others; it continues automatically when \
         they no longer overlap";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
@@ -23,7 +23,7 @@ pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
 pub(super) fn warning(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let why = met(node, standing(fs))?;
     let what = "addresses that overlap the cluster's networks cannot be reached from this node";
-    let fix = "give it another address or network; for other networks of the cluster: make it anew";
+    let fix = "give it another address or network; for other networks of the cluster: recreate it";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
 

@@ -173,7 +173,7 @@ impl Inbox {
             force,
         };
         self.local.save(&order).map_err(|e| {
-            Fault::new(FaultCode::State, what, chain(&e)).fix("look at the disk, then try again")
+            Fault::new(FaultCode::State, what, chain(&e)).fix("check the disk, then try again")
         })?;
         state.local = Some(order);
         self.orders.send_modify(|o| {

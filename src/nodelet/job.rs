@@ -305,7 +305,7 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
         now.role, now.node.cluster_name, now.node.host_id, spec.host_id
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
-        "to go on as that host: pf9ctl node prep --force --host-id {}; to remove the role: pf9ctl node decommission",
+        "to continue as that host: pf9ctl node prep --force --host-id {}; to remove the role: pf9ctl node decommission",
         now.node.host_id
     ))
 }
@@ -313,7 +313,7 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
 fn not_known(why: &Fault) -> Fault {
     let fix = remedy(
         why,
-        "put the ledger back, or attach this host to the cluster it was in: what is there is adopted again",
+        "restore the ledger, or attach this host to the cluster it was in: the installed role is adopted again",
     );
     let why = format!("what is installed is unknown: {}", reason(why));
     Fault::new(FaultCode::LedgerLost, STAYS, why).fix(fix)

@@ -302,7 +302,7 @@ impl LedgerFile {
             }),
             (None, fault) => traces(fs).map(|authority| Doubt {
                 why: fault.clone().unwrap_or_else(|| {
-                    let why = "it is missing, and units or data of a role are";
+                    let why = "it is missing, and units or data of a role exist";
                     Fault::new(
                         FaultCode::StateBroken,
                         format!("cannot use {}", store.path()),

@@ -83,18 +83,18 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
     let why = format!(
         "its addresses are {shown}; kubelet and pods of this node cannot be reached at {own}"
     );
-    let kept = format!("to keep {own}, reserve it where addresses are given out");
+    let kept = format!("to keep {own}, reserve it where addresses are assigned");
     // What hinders it (an address that is somebody else's, masters that are not well) the plane answers.
     let fix = match (role, has.iter().any(|ip| ip.is_ipv4() == own.is_ipv4())) {
-        (_, false) => format!(
-            "give the machine {own} again, or another one: the node follows to that by itself"
-        ),
+        (_, false) => {
+            format!("give the machine {own} again, or another one: the node follows automatically")
+        }
         (Role::Master, true) => format!(
-            "nothing, where the other masters are well and the plane is there: the node follows automatically, and \
-             its member of etcd with it; {kept}"
+            "nothing, if the other masters are healthy and the plane is reachable: the node \
+             follows automatically, and its member of etcd with it; {kept}"
         ),
         (Role::Worker | Role::None, true) => {
-            format!("nothing, where the plane is there: the node follows automatically; {kept}")
+            format!("nothing, if the plane is reachable: the node follows automatically; {kept}")
         }
     };
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
@@ -129,7 +129,7 @@ fn connections(n: u64, max: u64) -> Option<Fault> {
     let what =
         "the table of tracked connections is nearly full: new connections of pods will be dropped";
     let why = format!("{n} of {max} are in use");
-    let fix = "see who has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
+    let fix = "see what has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
     is_full(n, max).then(|| Fault::new(FaultCode::ConntrackFull, what, why).fix(fix))
 }
 
@@ -142,7 +142,7 @@ fn threads(loadavg: &str) -> Option<u64> {
 fn processes(n: u64, max: u64) -> Option<Fault> {
     let what = "this machine can hardly start another process";
     let why = format!("{n} threads of {max} run");
-    let fix = "see who has so many (ps -eLf), or raise kernel.pid_max and kernel.threads-max";
+    let fix = "see what has so many (ps -eLf), or raise kernel.pid_max and kernel.threads-max";
     is_full(n, max).then(|| Fault::new(FaultCode::ProcessesFull, what, why).fix(fix))
 }
 
@@ -188,8 +188,8 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
     let domain = &node.network.cluster_domain;
     let line = format!(
         "systemctl edit {}, with [Service] and Environment=HTTPS_PROXY={proxy} NO_PROXY=localhost,127.0.0.0/8,.svc,\
-         .{domain},{shown} (and the networks of the nodes and of registries beside them), then systemctl restart {0}; pods \
-         run on meanwhile",
+         .{domain},{shown} (and the networks of the nodes and of registries beside them), then \
+         systemctl restart {0}; pods keep running meanwhile",
         units::CONTAINERD
     );
     let (what, why, fix) = match value("HTTPS_PROXY") {
@@ -199,7 +199,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
             format!(
                 "[comms.proxy] names {proxy}, and the container runtime was started without one"
             ),
-            format!("{line}. If they are reached without: Environment=HTTPS_PROXY="),
+            format!("{line}. If they are reachable without a proxy: Environment=HTTPS_PROXY="),
         ),
         Some(_) => {
             let without = value("NO_PROXY").unwrap_or_default();

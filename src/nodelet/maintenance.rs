@@ -164,7 +164,7 @@ impl MaintenanceHandle {
         saved.map_err(|e| {
             let what = "the maintenance of this host cannot be recorded";
             Fault::new(FaultCode::StateIo, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9; it is retried automatically")
+                .fix("check the disk that holds /var/opt/pf9; it is retried automatically")
         })
     }
 

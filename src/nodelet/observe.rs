@@ -270,7 +270,7 @@ impl<'a> Sweep<'a> {
         }
         match version::at_hand(fs, wants).await {
             Gate::Open => Observed::Same,
-            Gate::Prepare(_) => differs("etcd has not written them as the next one reads them"),
+            Gate::Prepare(_) => differs("etcd has not written them in the next version's format"),
             Gate::Refused(fault) => Observed::Unknown { why: fault.why },
         }
     }

@@ -133,10 +133,7 @@ impl OperationsHandle {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let wait = rate.take(self.began.elapsed()).err()?;
-        let why = format!(
-            "operations come too often; again in {} s",
-            wait.as_secs() + 1
-        );
+        let why = format!("too many operations; retry in {} s", wait.as_secs() + 1);
         Some(Fault::new(FaultCode::TooOften, "operation refused", why).fix("order it again then"))
     }
 
@@ -163,7 +160,7 @@ impl OperationsHandle {
         book.note(operation, result).map_err(|why| {
             let what = "operation refused";
             Fault::new(FaultCode::StateIo, what, why)
-                .fix("look at the disk that holds /var/opt/pf9/nodelet: what cannot be recorded is not done")
+                .fix("check the disk that holds /var/opt/pf9/nodelet: an operation that cannot be recorded is not carried out")
         })
     }
 

@@ -120,7 +120,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
             what,
             "their controller has not written its rules yet",
         )
-        .fix("kubectl -n kube-system logs -l k8s-app=network-policies, if it stays so"),
+        .fix("kubectl -n kube-system logs -l k8s-app=network-policies, if it persists"),
         false => Fault::new(
             FaultCode::PoliciesNotKept,
             what,
@@ -134,7 +134,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
 /// kubelet would not start with the policy on such a machine, so it is not set there.
 fn pods_swap(node: &NodeSpec, cgroup_v1: bool) -> Option<Fault> {
     (node.kubelet.pods_swap && cgroup_v1).then(|| {
-        let why = "kubelet gives it to them with control groups of version 2 only, and this machine has version 1";
+        let why = "kubelet allows it with control groups of version 2 only, and this machine has version 1";
         let fix = "boot with systemd.unified_cgroup_hierarchy=1, or set kubelet.podsSwap to false";
         Fault::new(FaultCode::CgroupV1NoSwap, "pods use no swap, although the cluster allows it", why).fix(fix)
     })

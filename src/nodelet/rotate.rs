@@ -45,7 +45,7 @@ pub(super) fn order(
 ) -> Result<Timestamp, String> {
     let seen = certs::in_use(fs, purpose, node)
         .map_err(|e| chain(&e))?
-        .ok_or("there is none yet; it is asked for already")?;
+        .ok_or("there is none yet; it has been requested")?;
     let mut replace: Vec<Digest> = wanted(fs).into_iter().filter(|d| *d != seen.own).collect();
     replace.push(seen.own);
     let over = replace.len().saturating_sub(KEPT);

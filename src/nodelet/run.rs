@@ -136,7 +136,7 @@ impl Runner<'_> {
                 "cannot record what is going to be installed",
                 chain(&e),
             )
-            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            .fix("check the disk that holds /var/opt/pf9/nodelet")
         })
     }
 }

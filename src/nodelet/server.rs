@@ -167,7 +167,7 @@ fn makes_work(head: &Head<'_>) -> bool {
 
 fn too_often(wait: Duration) -> Reply {
     let why = format!(
-        "this is asked for too often; again in {} ms",
+        "this is requested too often; retry in {} ms",
         wait.as_millis()
     );
     let fault = Fault::new(FaultCode::TooOften, "call refused", why);
@@ -372,7 +372,7 @@ impl Server {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
                 what,
-                "only root of this host may say so",
+                "only root of this host may order it",
             );
             return Reply::fault(StatusCode::FORBIDDEN, &fault);
         }

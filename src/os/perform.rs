@@ -40,7 +40,7 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
         return Ok(());
     };
     if outcome(&host.fs, &run).is_some() {
-        tracing::info!("the run that is ordered is over");
+        tracing::info!("the ordered run is over");
         return Ok(());
     }
     let mut at_work = AtWork::new(host, &run);
@@ -67,7 +67,7 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
     };
     ended(&host.fs).save(&noted).map_err(|e| {
         words::fault(FaultCode::StateIo, chain(&e))
-            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            .fix("check the disk that holds /var/opt/pf9/nodelet")
     })
 }
 

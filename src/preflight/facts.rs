@@ -189,7 +189,7 @@ impl MachineFacts {
         let reader = Reader { host };
         let kernel = Kernel::new(host.clone());
         let fault = |e: &(dyn std::error::Error + 'static)| {
-            Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
+            Fault::new(FaultCode::Facts, "cannot inspect this machine", chain(e))
         };
         let cgroup_v2 = kernel.cgroup_v2().map_err(|e| fault(&e))?;
         let mut modules = BTreeMap::new();

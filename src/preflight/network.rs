@@ -72,7 +72,7 @@ impl NetworkSeen {
             .into_iter()
             .any(|pid| proc.name(pid) == "firewalld")
         {
-            seen.filter("firewalld", "what its zone does not name");
+            seen.filter("firewalld", "everything its zone does not allow");
         }
         let ufw = host.read_text("/etc/ufw/ufw.conf", FILE_MAX);
         let ufw = ufw.ok().flatten().unwrap_or_default();
@@ -80,7 +80,7 @@ impl NetworkSeen {
             .lines()
             .any(|l| l.trim().eq_ignore_ascii_case("ENABLED=yes"))
         {
-            seen.filter("ufw", "what no rule of it allows");
+            seen.filter("ufw", "everything no rule of it allows");
         }
         if uid != 0 {
             seen.not_seen = Some("only root can list tables of nftables".to_owned());
@@ -90,7 +90,7 @@ impl NetworkSeen {
             Ok(tables) => {
                 for (name, text) in tables {
                     for chain in refusing(&text) {
-                        let refuses = format!("what chain {chain} does not allow");
+                        let refuses = format!("everything chain {chain} does not allow");
                         seen.filter(&format!("table {name} (nftables)"), &refuses);
                     }
                 }
@@ -148,12 +148,12 @@ pub(super) fn mtu(seen: &NetworkSeen) -> Finding {
         .collect();
     let finding = Finding::new(said.join(", "), format!("{least} or more"));
     if seen.mtu.is_empty() {
-        return finding.skip("no interface with a default route tells it");
+        return finding.skip("no interface with a default route reports it");
     }
     match seen.mtu.iter().find(|(_, mtu)| *mtu < least) {
         None => finding,
         Some((name, _)) => finding.warn(
-            "with an overlay network little or nothing is left of a packet",
+            "an overlay network leaves little or nothing of a packet",
             format!("ip link set dev {name} mtu 1500, if the network carries it"),
         ),
     }
@@ -173,11 +173,11 @@ pub(super) fn networks(seen: &NetworkSeen) -> Finding {
         format!("nothing in {pods} (pods) and {services} (services), which the plane proposes");
     match (seen.is_node, &seen.meets) {
         (true, _) => Finding::new("it is a node", wanted)
-            .skip("what the networks of its cluster meet is among the warnings of pf9ctl status"),
+            .skip("overlaps of its cluster's networks are among the warnings of pf9ctl status"),
         (false, None) => Finding::new(format!("nothing in {pods} and {services}"), wanted),
         (false, Some(met)) => Finding::new(met.clone(), wanted).warn(
-            "what has such an address cannot be reached from a node any more",
-            "make the cluster with other networks (containersCidr, servicesCidr), or give the machine others",
+            "machines with such addresses are no longer reachable from a node",
+            "create the cluster with other networks (containersCidr, servicesCidr), or give the machine others",
         ),
     }
 }
@@ -189,19 +189,16 @@ pub(super) fn firewall(seen: &NetworkSeen) -> Finding {
         .map(|f| format!("{} refuses {}", f.name, f.refuses))
         .collect();
     let found = match said.as_slice() {
-        [] => "none that refuses by itself".to_owned(),
+        [] => "none that drops by default".to_owned(),
         some => some.join("; "),
     };
-    let finding = Finding::new(
-        found,
-        "none that refuses what pods and nodes send each other",
-    );
+    let finding = Finding::new(found, "none that drops traffic between pods and nodes");
     match (&seen.not_seen, said.is_empty()) {
         (Some(why), true) => finding.skip(why.clone()),
         (None, true) => finding,
         (_, false) => finding.warn(
-            "packets that the node's own rules let through have to pass there as well",
-            "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes",
+            "packets that the node's own rules accept have to pass there as well",
+            "allow the networks of nodes and pods there, and ports 6443, 2379, 2380 and 10250 between nodes",
         ),
     }
 }

@@ -113,7 +113,7 @@ pub(super) fn dns(facts: &MachineFacts) -> Finding {
 
 fn finding(all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Finding {
     let found = match missing.as_slice() {
-        [] => "all there".to_owned(),
+        [] => "all present".to_owned(),
         some => format!("missing: {}", some.join(" ")),
     };
     let check = Finding::new(found, all.join(" "));
@@ -146,7 +146,7 @@ pub(super) fn package_locks(facts: &MachineFacts) -> Finding {
                 "{} is held by {} (process {})",
                 lock.path, who.name, who.pid
             ),
-            None => format!("{} is held by a process that cannot be seen", lock.path),
+            None => format!("{} is held by an invisible process", lock.path),
         })
         .collect();
     let found = match held.as_slice() {
@@ -158,7 +158,7 @@ pub(super) fn package_locks(facts: &MachineFacts) -> Finding {
         return finding;
     }
     finding.warn(
-        "what has to be installed waits for it, and so does a change of the agent's version",
-        "let it end; unattended-upgrades and cloud-init take minutes after a boot",
+        "installing packages has to wait for it, and so has a change of the agent's version",
+        "let it finish; unattended-upgrades and cloud-init take minutes after a boot",
     )
 }

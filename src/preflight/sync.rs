@@ -92,7 +92,7 @@ pub(super) fn etcd_disk(trial: &SyncTrial) -> Finding {
     };
     let high = us.get(us.len().saturating_sub(2)).unwrap_or(median);
     let found = format!(
-        "{} and {} ms for a synchronous write at {at} (median and slowest but one of {})",
+        "{} and {} ms for a synchronous write at {at} (median and second slowest of {})",
         tenths(*median),
         tenths(*high),
         us.len()

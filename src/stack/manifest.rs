@@ -170,7 +170,10 @@ fn check_paths(content: &StackManifest) -> Result<(), StackError> {
     let mut seen = BTreeSet::new();
     for file in &content.files {
         if !seen.insert(file.path.as_str()) {
-            return Err(StackError::Invalid(format!("{:?} is twice", file.path)));
+            return Err(StackError::Invalid(format!(
+                "{:?} is a duplicate",
+                file.path
+            )));
         }
         if file.path == INSIDE {
             return Err(StackError::Invalid(format!("{INSIDE:?} is reserved")));

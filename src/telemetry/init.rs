@@ -73,7 +73,7 @@ impl LogConfig {
         let odd = words.find(|word| !is_part(word) && word.parse::<LevelFilter>().is_err());
         odd.map_or(Ok(()), |word| {
             Err(format!(
-                "log.level {:?}: {word:?} is no level; there are off, error, warn, info, debug and trace",
+                "log.level {:?}: {word:?} is not a level; choose off, error, warn, info, debug and trace",
                 self.level
             ))
         })

@@ -55,7 +55,7 @@ pub(super) fn begin(layers: Vec<Exchange>, usual: String) {
 
 /// Logs by this filter for so long; [`keep_level`] puts it back.
 pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
-    let levels = LEVELS.get().ok_or("logging was not begun")?;
+    let levels = LEVELS.get().ok_or("logging was not started")?;
     let until = Instant::now()
         .checked_add(time)
         .ok_or("the time is too long")?;
@@ -65,7 +65,7 @@ pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
 
 /// As configured, before the time is over.
 pub fn usual_level() -> Result<(), String> {
-    let levels = LEVELS.get().ok_or("logging was not begun")?;
+    let levels = LEVELS.get().ok_or("logging was not started")?;
     levels.change(None)
 }
 

@@ -1,4 +1,4 @@
-//! Restore drills with real members and real backups: a good one passes, a bad one is reported, and nothing is left
+//! Fire drills with real members and real backups: a good one passes, a bad one is reported, and nothing is left
 //! behind, however a drill ends.
 
 use std::fs;

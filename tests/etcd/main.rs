@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! lab        the members and how they are driven
-//! drill      restore drills: backups restored into an etcd of their own
+//! drill      fire drills: backups restored into an etcd of their own
 //! restoring  a cluster starts over from a snapshot, and what is refused
 //! elsewhere  from a backup that only the archive has
 //! backup     backups that open, and the ways to fail

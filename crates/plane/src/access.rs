@@ -73,32 +73,32 @@ macro_rules! actions {
 actions! {
     Fleet {
         SeeHosts = "see-hosts", Reader, "hosts, their state, events and operations";
-        OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, take that back";
-        ReadBundles = "read-bundles", Admin, "support bundles and logs of a host: ask for one, read it, take it away";
+        OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, revoke that";
+        ReadBundles = "read-bundles", Admin, "support bundles and logs of a host: order, read, remove";
         RemoveHosts = "remove-hosts", Admin, "remove a host";
         LetHostsIn = "let-hosts-in", Member, "join tokens: make, list, withdraw";
         SeeClusters = "see-clusters", Reader, "clusters, their nodes, etcd, upgrades";
         MakeClusters = "make-clusters", Member, "make a cluster";
         ChangeClusters = "change-clusters", Member, "attach, detach, settings, upgrades of stack and distribution";
         DeleteClusters = "delete-clusters", Admin, "delete a cluster";
-        RestoreClusters = "restore-clusters", Admin, "begin a cluster anew from a backup";
-        Insist = "insist", Admin, "whatever costs etcd its quorum (force)";
+        RestoreClusters = "restore-clusters", Admin, "restore a cluster from a backup";
+        Insist = "insist", Admin, "anything that costs etcd its quorum (force)";
         UseKubernetes = "use-kubernetes", Reader, "the Kubernetes API, with the rights of the role there";
-        FetchKubeconfigs = "fetch-kubeconfigs", Reader, "kubeconfigs, and the short-lived tokens that they ask for; withdraw one's own long-lived ones";
+        FetchKubeconfigs = "fetch-kubeconfigs", Reader, "kubeconfigs and their short-lived tokens; withdraw one's own long-lived kubeconfigs";
         KeepKubeconfigs = "keep-kubeconfigs", Member, "make a long-lived kubeconfig";
         SeeAllKubeconfigs = "see-all-kubeconfigs", Admin, "long-lived kubeconfigs of others: list, withdraw";
-        SeeAlerts = "see-alerts", Reader, "alerts and silences; of the whole fleet only by a role in the whole plane";
+        SeeAlerts = "see-alerts", Reader, "alerts and silences; fleet-wide ones only with a plane-wide role";
         AnswerAlerts = "answer-alerts", Member, "acknowledge and silence alerts";
         SeeNumbers = "see-numbers", Reader, "metrics of hosts, for Prometheus";
-        SeeAudit = "see-audit", Admin, "who changed what; of all projects by a role in the whole plane";
+        SeeAudit = "see-audit", Admin, "the audit; of all projects only with a plane-wide role";
     }
     Plane {
-        SeeFleet = "see-fleet", Reader, "versions of the agent, and the fleet's way between them";
-        ChangeFleet = "change-fleet", Admin, "take the fleet to another version of the agent, its policy";
+        SeeFleet = "see-fleet", Reader, "versions of the agent, and rollouts to the fleet";
+        ChangeFleet = "change-fleet", Admin, "roll the fleet to another version of the agent; its policy";
         ChangeDomains = "change-domains", Admin, "make, change, delete domains";
         ChangeRoles = "change-roles", Admin, "make, change, delete roles that mean something elsewhere";
-        GrantPlane = "grant-plane", Admin, "roles in the whole plane";
-        SeeGrants = "see-grants", Reader, "who has roles in the whole plane";
+        GrantPlane = "grant-plane", Admin, "give and take plane-wide roles";
+        SeeGrants = "see-grants", Reader, "who has plane-wide roles";
     }
     Directory {
         SeeDomains = "see-domains", Reader, "domains";
@@ -115,7 +115,7 @@ actions! {
         ChangeCredentials = "change-credentials", Admin or Own, "make and delete application credentials (make: one's own)";
     }
     Anybody {
-        SeeOneself = "see-oneself", Reader, "one's own token, its catalogue, one's projects and domains, the roles there are";
+        SeeOneself = "see-oneself", Reader, "one's own token, its catalogue, one's projects and domains, the list of roles";
     }
 }
 

@@ -236,7 +236,7 @@ async fn write(plane: &Arc<Plane>) {
     });
     if let Err(refusal) = kept.await {
         // The log has them.
-        tracing::warn!("what was asked for is not in the audit: {}", refusal.fault);
+        tracing::warn!("a request is not in the audit: {}", refusal.fault);
     }
 }
 
@@ -282,7 +282,7 @@ fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<
     let limit = which.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let why = format!("limit is {limit}, 1 to {LIMIT_MAX} are allowed");
-        return Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
+        return Err(Refusal::bad(FaultCode::QueryInvalid, "list refused", why));
     }
     let prefix = project.map_or_else(String::new, |id| format!("{}/", id.as_str()));
     let beyond = which.beyond.map(|n| format!("{prefix}{}", at(n)));
@@ -351,7 +351,7 @@ pub(super) async fn get(
             let nobodys = || {
                 Refusal::missing(
                     FaultCode::NotFound,
-                    "no audit",
+                    "audit refused",
                     "the token is for no project",
                 )
             };

@@ -225,7 +225,7 @@ fn row(rows: &impl Read, host: HostId, id: Uuid) -> Answer<Row> {
 }
 
 fn none(id: Uuid) -> Refusal {
-    let why = "nobody asked for it, it did not come, or its time is over";
+    let why = "it was never ordered, did not arrive, or has expired";
     Refusal::missing(FaultCode::NotFound, format!("no bundle {id}"), why)
 }
 
@@ -237,7 +237,7 @@ fn order(
     wanted: &Wanted,
     by: &str,
 ) -> Answer<(Row, Generation)> {
-    let what = "no support bundle was asked for";
+    let what = "the support bundle is not ordered";
     let now = change.now;
     if wanted.keep_seconds == 0 || wanted.keep_seconds > KEEP_MAX {
         let why = format!(
@@ -247,14 +247,14 @@ fn order(
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     if wanted.only.is_none() && (wanted.until_seconds.is_some() || wanted.lines.is_some()) {
-        let why = "untilSeconds and lines are of logs: they go with \"only\": \"logs\"";
+        let why = "untilSeconds and lines need \"only\": \"logs\"";
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     let (key, seal_for) = match &wanted.seal_for {
         Some(own) => {
             let parsed = own.parse::<age::x25519::Recipient>();
             parsed.map_err(|why| {
-                let why = format!("sealFor is no public key of age (age1…): {why}");
+                let why = format!("sealFor is not an age public key (age1…): {why}");
                 Refusal::bad(FaultCode::OperationInvalid, what, why)
             })?;
             (None, own.clone())
@@ -269,10 +269,11 @@ fn order(
     let all = change.all(&BUNDLES)?;
     let alive = || all.iter().filter(|(_, r)| r.stage(now) != Stage::Over);
     let full = |why: String| {
-        Refusal::conflict(FaultCode::TooMany, what, why).fix("take away what nobody needs any more")
+        Refusal::conflict(FaultCode::TooMany, what, why)
+            .fix("remove bundles that nobody needs any more")
     };
     if alive().filter(|(_, r)| r.host == host).count() >= OF_A_HOST_MAX {
-        return Err(full(format!("there are {OF_A_HOST_MAX} of this host")));
+        return Err(full(format!("this host already has {OF_A_HOST_MAX}")));
     }
     let (mut mine, mut others) = (0_u64, 0_u64);
     for (_, row) in alive() {
@@ -286,7 +287,7 @@ fn order(
     let share = share(others);
     if mine.saturating_add(wanted.max_bytes) > share {
         return Err(full(format!(
-            "those of this project have {mine} bytes, and may have {share}"
+            "this project's bundles have {mine} bytes, and may have {share}"
         )));
     }
     let (since_s, max_bytes) = (wanted.since_seconds, wanted.max_bytes);
@@ -393,8 +394,8 @@ fn end_those(change: &mut Change<'_>) -> Answer<()> {
     for row in over(&**change, change.now)? {
         change.remove(&BUNDLES, &at(row.host, row.id))?;
         let (kind, why) = match row.arrived {
-            Some(_) => ("bundle-over", "its time is over"),
-            None => ("bundle-missed", "it did not come"),
+            Some(_) => ("bundle-over", "it has expired"),
+            None => ("bundle-missed", "it did not arrive in time"),
         };
         let said = format!("bundle {}: {why}", row.id);
         events::note(change, row.host, kind, &said)?;
@@ -435,7 +436,10 @@ impl Drop for Place<'_> {
 pub(super) async fn keep(plane: Arc<Plane>) {
     loop {
         if let Err(refusal) = look(&plane).await {
-            tracing::warn!("a support bundle stays for longer: {}", refusal.fault);
+            tracing::warn!(
+                "an expired support bundle is not removed yet: {}",
+                refusal.fault
+            );
         }
         // cancel-safe: waits only for time
         tokio::select! {
@@ -467,7 +471,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
         if !stays {
             let path = format!("{DIR}/{name}");
             if let Err(e) = plane.files.remove_file(&path) {
-                tracing::warn!(path, why = %chain(&e), "a support bundle's file stays");
+                tracing::warn!(path, why = %chain(&e), "the file of a support bundle cannot be removed");
             }
         }
     }
@@ -486,7 +490,7 @@ pub(super) async fn order_on(
     let (row, number) = plane
         .change(move |change| order(change, &ring.signing.current, host, &wanted, &by))
         .await?;
-    tracing::info!(%host, id = %row.id, by = who, "support bundle asked for");
+    tracing::info!(%host, id = %row.id, by = who, "support bundle ordered");
     plane.operations.announce(&[(host, number)]);
     Ok(row.shown(pf9_hostagent::seam::clock::now()))
 }
@@ -505,7 +509,7 @@ pub(super) async fn remove_on(
     id: Uuid,
     by: String,
 ) -> Answer<StatusCode> {
-    tracing::info!(%host, %id, by, "support bundle taken away");
+    tracing::info!(%host, %id, by, "support bundle removed");
     plane
         .change(move |change| forget_one(change, host, id, &by))
         .await?;
@@ -517,7 +521,7 @@ pub(super) async fn remove_on(
 pub(super) fn bundle_id(text: &str) -> Answer<Uuid> {
     text.parse().map_err(|_| {
         let what = "no such bundle";
-        Refusal::missing(FaultCode::NotFound, what, "that is no id of one")
+        Refusal::missing(FaultCode::NotFound, what, "it is not the id of a bundle")
     })
 }
 

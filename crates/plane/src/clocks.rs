@@ -29,8 +29,8 @@ pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
     let why = format!(
         "it reads {sent_at}, the plane {now}; certificates signed now are not valid here yet, or expire too soon"
     );
-    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node continues automatically. \
-        Where it is right, the plane's is wrong";
+    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node continues \
+        automatically. If it is right, the plane's is wrong";
     Some(Fault::new(FaultCode::ClockOff, what, why).fix(fix))
 }
 

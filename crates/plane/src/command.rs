@@ -362,7 +362,9 @@ async fn run(command: Command) -> Result<(), Fault> {
             state,
         }) => {
             let path = format!("/hosts/{host}/accept-machine");
-            let text = format!("the machine with boot id {boot_id} is host {host} when it comes\n");
+            let text = format!(
+                "the machine with boot id {boot_id} is accepted as host {host} when it next connects\n"
+            );
             let body = Accept { boot_id };
             admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
             put(None, &text)
@@ -447,7 +449,7 @@ fn seconds(text: &str) -> Result<i64, String> {
         Some("m") => 60,
         Some("h") => 3600,
         Some("d") => 86_400,
-        _ => return Err("its unit is none of s, m, h, d".into()),
+        _ => return Err("its unit is not s, m, h or d".into()),
     };
     let total = Duration::from_secs(number.saturating_mul(unit)).as_secs();
     i64::try_from(total).map_err(|_| "it is too long".into())

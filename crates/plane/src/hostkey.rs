@@ -110,7 +110,7 @@ pub(super) fn renew(
     let what = "the certificate is not signed";
     let mut host = state::host(&**change, id)?;
     if host.certificate != by.certificate && change.now >= by.ends {
-        let why = "the certificate that opened this session is not the host's any more";
+        let why = "the certificate that opened this session is no longer the host's";
         return Err(Refusal::forbidden(FaultCode::CertificateRevoked, what, why));
     }
     let key = ProvenKey::from_csr(csr)?;

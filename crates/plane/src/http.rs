@@ -55,7 +55,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         let read = extract::Query::try_from_uri(&parts.uri);
         let extract::Query(read) = read.map_err(|e: QueryRejection| {
             Refusal::bad(FaultCode::QueryInvalid, REFUSED, reason(&e.body_text()))
-                .fix("correct what is behind the question mark")
+                .fix("correct the query string")
         })?;
         Ok(Self(read))
     }

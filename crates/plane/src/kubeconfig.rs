@@ -113,7 +113,7 @@ fn kept(
         .iter()
         .filter(|(_, l)| l.kept_as.is_some() && l.expires_at > change.now);
     if there.count() >= KEPT_MAX {
-        let why = format!("there are {KEPT_MAX} of this person already");
+        let why = format!("this person already has {KEPT_MAX}");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why).fix("withdraw one first"));
     }
     let login = Login {
@@ -323,8 +323,8 @@ pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     match (first, second) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
-            let what = format!("which cluster {wanted}?");
-            let why = "several projects have one of that name";
+            let what = format!("cluster {wanted} is ambiguous");
+            let why = "several projects have a cluster of that name";
             Err(Refusal::conflict(FaultCode::ClusterExists, what, why)
                 .fix("name it by its id: pf9-plane cluster list"))
         }

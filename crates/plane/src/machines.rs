@@ -404,7 +404,7 @@ pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> 
             Ok(change.put(&MACHINES, &key, &row)?)
         })
         .await?;
-    tracing::warn!(%host, boot_id, "this machine is the host when it comes");
+    tracing::warn!(%host, boot_id, "this machine is accepted as the host when it next connects");
     Ok(())
 }
 

@@ -129,7 +129,7 @@ fn require_shareable(
             "attach refused",
             format!("masterIp: {why}"),
         )
-        .fix("take it from that machine, or make the cluster with another masterIp")),
+        .fix("remove it from that machine, or create the cluster with another masterIp")),
     }
 }
 
@@ -202,7 +202,8 @@ fn admit(
     if let Some(shared) = shared_address::of(cluster).filter(|_| candidate.master)
         && let Some(why) = shared_address::off_link(shared, &member, candidate.interfaces)
     {
-        let fix = "give it an interface in that network, or make the cluster with another masterIp";
+        let fix =
+            "give it an interface in that network, or create the cluster with another masterIp";
         let why = format!("masterIp: {why}");
         return Err(Refusal::conflict(FaultCode::ApiAddressOffLink, what(), why).fix(fix));
     }

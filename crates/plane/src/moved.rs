@@ -139,13 +139,14 @@ fn may_move(member: &Member, to: IpAddr, beside: &[Beside]) -> Answer<()> {
         return Ok(());
     }
     let why = format!(
-        "etcd knows it by its address, and the others have to be well without it, or need no more than it for their \
-         quorum: {}",
+        "etcd knows it by its address, so the others have to be healthy without it, or lack only \
+         this one for their quorum: {}",
         wrong.join("; ")
     );
     let fix = format!(
-        "it continues automatically when they are; where several masters lost their addresses at once, give them back \
-         ({} to this one; beside the new one will do: ip address add), and take one after the other away",
+        "it continues automatically when they are; where several masters lost their addresses at once, give \
+         them back ({} to this one, in addition to the new one: ip address add), then remove them \
+         one after the other",
         member.ip
     );
     Err(Refusal::conflict(FaultCode::MasterMovesLater, stays(member, to), why).fix(fix))

@@ -82,7 +82,7 @@ pub(super) fn order(
     let longest = OPERATION_LIFE_MAX.as_secs();
     if wanted.life_s == 0 || u64::from(wanted.life_s) > longest {
         let why = format!(
-            "it would be good for {} s; 1 to {longest} are allowed",
+            "it would be valid for {} s; 1 to {longest} are allowed",
             wanted.life_s
         );
         return Err(bad(why));
@@ -159,7 +159,7 @@ fn answered(change: &mut Change<'_>, id: HostId, result: OperationResult) -> Ans
     if let Outcome::Done { said } = &result.outcome
         && said.len() > SAID_MAX
     {
-        let why = format!("it says {} bytes, {SAID_MAX} are allowed", said.len());
+        let why = format!("its text has {} bytes, {SAID_MAX} are allowed", said.len());
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     let rows = rows_of(&**change, id)?.into_iter();
@@ -218,13 +218,13 @@ pub(super) async fn order_on(
     by: String,
 ) -> Answer<Value> {
     if wanted.what.consent().is_some() {
-        let why = "a bundle, or logs, are asked for with a key and kept here for a time, which an operation alone has not";
+        let why = "a bundle, or logs, need a key and a retention, which a bare operation lacks";
         return Err(Refusal::bad(
             FaultCode::OperationInvalid,
             "the operation is not ordered",
             why,
         )
-        .fix("ask with host bundle order HOST, host logs HOST, or POST …/hosts/{id}/bundles"));
+        .fix("use pf9-plane host bundle order HOST, pf9-plane host logs HOST, or POST …/hosts/{id}/bundles"));
     }
     let ring = plane.keys.ring();
     let row = plane

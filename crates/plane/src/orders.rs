@@ -102,7 +102,7 @@ pub(super) async fn facts(
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
     };
     plane.refused.told(host, plane.change(work).await)?;
-    tracing::info!(%host, "name and addresses taken");
+    tracing::info!(%host, "name and addresses accepted");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -165,7 +165,7 @@ pub(super) fn said_by(what: &str, host: HostId, schema: u32, named: HostId) -> A
         return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
     }
     if named != host {
-        let why = format!("host {named} signed it, and host {host} brings it");
+        let why = format!("host {named} signed it, and host {host} sent it");
         return Err(Refusal::forbidden(FaultCode::OrderForeign, what, why));
     }
     Ok(())
@@ -185,7 +185,7 @@ pub(super) fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> 
 
 /// Only the newest spec may be signed for: under an older one the node may have been another.
 fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
-    let why = format!("it is of spec generation {order}, the newest of this host is {issued}");
+    let why = format!("it is for spec generation {order}, the newest of this host is {issued}");
     match order.cmp(&issued) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Less => {

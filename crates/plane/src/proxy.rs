@@ -143,7 +143,7 @@ async fn ask(
     let Some(again) = again else {
         return Err(refusal);
     };
-    tracing::debug!(%first, fault = %refusal.fault, "asked of another master");
+    tracing::debug!(%first, fault = %refusal.fault, "retried at another master");
     let Ok((_, mut sender)) = reach(plane, cluster, (who, trace), Some(first)).await else {
         return Err(refusal);
     };

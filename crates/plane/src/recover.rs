@@ -125,7 +125,7 @@ pub(super) async fn recover(
                         let what = format!("generation of host {host} not raised");
                         return Err(
                             Refusal::conflict(FaultCode::RecoverChanged, what, row.change)
-                                .fix("run pf9-plane recover again and look at what it shows"),
+                                .fix("run pf9-plane recover again and check what it shows"),
                         );
                     }
                 }
@@ -281,7 +281,7 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let gone = |why: &str| {
         let what = format!("generation of host {host} not raised");
         Refusal::conflict(FaultCode::RecoverChanged, what, why)
-            .fix("run pf9-plane recover again and look at what it shows")
+            .fix("run pf9-plane recover again and check what it shows")
     };
     let known = rows
         .get(&HOSTS, &host.to_string())?

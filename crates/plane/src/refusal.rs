@@ -104,8 +104,8 @@ impl Refusal {
 
     /// 503: retry after this many seconds.
     pub(super) fn busy(what: &str, why: &str, retry_after: u64) -> Self {
-        let fault =
-            Fault::new(FaultCode::PlaneBusy, what, why).fix("nothing to do: it is tried again");
+        let fault = Fault::new(FaultCode::PlaneBusy, what, why)
+            .fix("nothing to do: it is retried automatically");
         Self {
             retry_after: Some(retry_after),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, fault)
@@ -118,7 +118,7 @@ impl Refusal {
         tracing::error!(what, why, "the plane failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            Fault::new(FaultCode::PlaneFailed, what, why).fix("look at the plane's log"),
+            Fault::new(FaultCode::PlaneFailed, what, why).fix("see the plane's log"),
         )
     }
 

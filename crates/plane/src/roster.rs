@@ -125,8 +125,8 @@ fn part(mut lines: Vec<Line>, which: &Which, limit: usize) -> Answer<Part> {
 
 fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
     let wrong = || {
-        let why = "continue is not what an answer of before said";
-        Refusal::bad(FaultCode::QueryInvalid, "no list", why)
+        let why = "continue is not a value from an earlier answer";
+        Refusal::bad(FaultCode::QueryInvalid, "list refused", why)
     };
     let mut parts = mark.splitn(3, '/');
     let is_well = match parts.next() {
@@ -144,7 +144,7 @@ fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
 impl Which {
     /// The page size, if paging is requested.
     fn checked(&self) -> Answer<Option<usize>> {
-        let bad = |why: String| Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
+        let bad = |why: String| Err(Refusal::bad(FaultCode::QueryInvalid, "list refused", why));
         if self.search.len() > SEARCH_MAX {
             return bad(format!("search has over {SEARCH_MAX} bytes"));
         }
@@ -160,7 +160,7 @@ impl Which {
                 || self.authorised
                 || !self.search.is_empty() =>
             {
-                bad("continue, search, free and authorised go with limit".to_owned())
+                bad("continue, search, free and authorised need limit".to_owned())
             }
             limit => Ok(limit),
         }

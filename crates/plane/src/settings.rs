@@ -227,7 +227,7 @@ impl Tuning {
             }
         );
         require(alone || self.stack.is_none(), "stack", || {
-            "another stack begins an upgrade (pf9-plane cluster upgrade NAME --to VERSION); change settings by themselves".into()
+            "another stack starts an upgrade (pf9-plane cluster upgrade NAME --to VERSION); change other settings separately".into()
         })?;
         Ok(self.stack.as_deref())
     }

@@ -137,10 +137,10 @@ fn nobodys(cluster: &Cluster, nodes: &[Known]) -> Option<String> {
     }
     let unheard = match &*silent {
         [] => String::new(),
-        silent => format!("; nothing is heard of {}", silent.join(", ")),
+        silent => format!("; no report from {}", silent.join(", ")),
     };
     Some(format!(
-        "masterIp: no master says that it has {ip}{unheard}: workers do not reach the API"
+        "masterIp: no master reports that it has {ip}{unheard}: workers do not reach the API"
     ))
 }
 

@@ -42,11 +42,11 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
             });
             if let Some((_, other)) = taken {
                 let why = format!(
-                    "another stack {} is here: {}",
+                    "another stack {} was imported: {}",
                     row.reference, other.reference.manifest
                 );
                 return Err(refuse(FaultCode::StackVersionTaken, why)
-                    .fix("a version means one content: build the stack with a new version"));
+                    .fix("a version has one content: build the stack with a new version"));
             }
             let key = row.reference.manifest.to_string();
             if change.get(&STACKS, &key)?.is_none() {
@@ -146,7 +146,7 @@ fn keep_archive(
         let want = &manifest.archive;
         if size != want.size {
             let why = format!(
-                "{ARCHIVE} is not of {} bytes, as the manifest says",
+                "{ARCHIVE} does not have the {} bytes that the manifest says",
                 want.size
             );
             return Err(refuse(FaultCode::StackArchiveWrong, why));

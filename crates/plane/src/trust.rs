@@ -132,7 +132,7 @@ impl Before<'_> {
                 } else if trust.spec_key.as_deref() != Some(*id) {
                     Some("its spec is signed by the old key")
                 } else if host.node.is_some_and(|n| n < host.generation) {
-                    Some("its node works by a spec of the old key")
+                    Some("its node follows a spec signed by the old key")
                 } else if !by(&trust.stack_key) {
                     Some("its stack is signed by the old key")
                 } else {
@@ -143,7 +143,7 @@ impl Before<'_> {
                 if !trust.authorities.contains(ca) {
                     Some("it does not trust the new authority yet")
                 } else if host.authority != Some(*ca) {
-                    Some("its certificate is of the old authority")
+                    Some("its certificate is from the old authority")
                 } else {
                     None
                 }
@@ -251,7 +251,7 @@ mod tests {
         old.authority = Some(Digest::of(b"x"));
         assert_eq!(
             y.waits(&old),
-            Some("its certificate is of the old authority")
+            Some("its certificate is from the old authority")
         );
         assert_eq!(Before::TrustsKey("b").waits(&old), None);
         assert!(Before::TrustsKey("c").waits(&old).is_some());

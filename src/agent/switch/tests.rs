@@ -322,7 +322,7 @@ async fn the_programs_of_a_version_that_is_given_up_go() {
     Run::new(&machine.host, false).tidy(&again).await;
     assert!(
         machine.host.fs.at(name("0.2.0").dir()).exists(),
-        "it is tried again"
+        "it is retried automatically"
     );
 }
 

@@ -68,7 +68,7 @@ impl<'a> Collector<'a> {
         match &item.kind {
             Kind::Own(own) => {
                 let value = tokio::time::timeout(DOCUMENT, Box::pin(self.own(*own))).await;
-                let value = value.map_err(|_| "it was not had in time".to_owned())??;
+                let value = value.map_err(|_| "it was not available in time".to_owned())??;
                 Ok(Some(whole(self.redactor.clean_json(value))))
             }
             Kind::Machine(what) => {

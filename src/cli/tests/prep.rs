@@ -127,7 +127,7 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
         let (Found::Dir { mode, .. } | Found::File { mode, .. }) =
             rig.host.found(path).expect(path)
         else {
-            panic!("{path} is not there");
+            panic!("{path} does not exist");
         };
         assert_eq!(mode, root_only, "{path}: {mode:o}");
     }

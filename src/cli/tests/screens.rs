@@ -299,7 +299,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     down.reason = Some(
         Fault::new(FaultCode::AgentDown, "hostagent does not run", why).fix(
             "journalctl -n 30 -u pf9-hostagent.service; then systemctl restart \
-             pf9-hostagent.service; the node itself runs on",
+             pf9-hostagent.service; the node itself keeps running",
         ),
     );
     down.agent[1] = unit("hostagent", "failed (exit-code)");
@@ -318,7 +318,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         "cannot renew the host certificate",
         "the certificate is not signed: the plane's store failed",
     )
-    .fix("look at the plane's log")
+    .fix("see the plane's log")
     .next_try(at("10:00:41"));
     expired.certificates[0] = Expiry {
         renew_at: Some(at("06:00:00")),

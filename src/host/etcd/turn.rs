@@ -41,7 +41,7 @@ fn turn_in(members: Vec<Member>, who: &Who, gone: &[EtcdGone]) -> Result<Turn, E
     }
     if let Some(leaver) = leaver {
         let what = format!(
-            "member {} to be taken out of etcd: its host is gone",
+            "member {} to be removed from etcd: its host is gone",
             shown(leaver)
         );
         return Ok(Turn::Waits(what));

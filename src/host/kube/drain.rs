@@ -206,7 +206,7 @@ impl DrainPass {
     /// What keeps a pod, of those that cannot go.
     fn keeps(self) -> Option<String> {
         let budget = self.budget;
-        let budget = budget.map(|name| format!("disruption budget {name} forbids to evict them"));
+        let budget = budget.map(|name| format!("disruption budget {name} forbids their eviction"));
         budget.or(self.failed)
     }
 

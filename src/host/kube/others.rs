@@ -65,7 +65,7 @@ impl Kube {
                 Listed::Is(list) => resources(&version, &list),
                 Listed::Not => continue,
                 Listed::Away => {
-                    return Ok(Some(format!("what {version} has, whose server is away")));
+                    return Ok(Some(format!("objects of {version}, whose server is down")));
                 }
             };
             for (_, resource) in its.into_iter().filter(|(_, its)| its.namespaced) {
@@ -78,7 +78,7 @@ impl Kube {
                 let found = match self.listed(&path).await? {
                     Listed::Is(list) => anothers_in(&plural, &list),
                     Listed::Not => None,
-                    Listed::Away => Some(format!("{plural} of {version}, whose server is away")),
+                    Listed::Away => Some(format!("{plural} of {version}, whose server is down")),
                 };
                 if found.is_some() {
                     return Ok(found);

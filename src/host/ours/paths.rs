@@ -163,7 +163,7 @@ pub const NO_LINKS: [&str; 14] = [
 ];
 
 /// Where one of them is a link anyway: what to do, also in the words of the check before.
-pub const LINK_FIX: &str = "take the link away, make a directory of that name and mount there what the link leads to: \
+pub const LINK_FIX: &str = "remove the link, make a directory of that name and mount the link's target there: \
                             mount --bind TARGET DIRECTORY, and a line \"TARGET DIRECTORY none bind 0 0\" in /etc/fstab";
 
 /// Left by other agents that want the same machine; some live next to our own paths.

@@ -56,7 +56,7 @@ pub(super) fn each_file(mut file: impl Read, take: &mut Take<'_>) -> io::Result<
                 .get(begin..begin + 8)
                 .and_then(|d| std::str::from_utf8(d).ok());
             let number = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
-            number.ok_or_else(|| bad("a number in its archive is none"))
+            number.ok_or_else(|| bad("a number in its archive is invalid"))
         };
         let (mode, size, length) = (
             number(CPIO_MODE)?,

@@ -120,7 +120,7 @@ impl Client {
         }
         let request = request
             .body(Full::new(framed(&message.done())))
-            .map_err(|_| CallError::Answer("the question has no form"))?;
+            .map_err(|_| CallError::Answer("the request cannot be built"))?;
         let answer = self.sender.send_request(request).await?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, ANSWER_MAX).collect().await;
@@ -160,7 +160,7 @@ fn verdict(end: &HeaderMap) -> Result<(), CallError> {
             code,
             message: word("grpc-message").unwrap_or_default().to_owned(),
         }),
-        None => Err(CallError::Answer("it ended without saying why")),
+        None => Err(CallError::Answer("it ended without a reason")),
     }
 }
 

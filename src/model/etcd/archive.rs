@@ -196,7 +196,7 @@ fn clean_prefix(prefix: &str) -> Result<(), Unfit> {
         true => Ok(()),
         false => {
             let why = format!(
-                "{:?} is not parts of letters, digits, dots, dashes and underscores, with / between them",
+                "{:?} is not segments of letters, digits, dots, dashes and underscores, separated by /",
                 clip(prefix)
             );
             Err(("archive.prefix", why))

@@ -296,7 +296,7 @@ pub(super) fn recipient_fault(text: &str) -> Option<String> {
     let good = text.len() <= RECIPIENT_MAX
         && body.is_some_and(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric()));
     // Its text is not shown: somebody may have taken the private half.
-    (!good).then(|| "is not a public key of age (age1…)".to_owned())
+    (!good).then(|| "is not an age public key (age1…)".to_owned())
 }
 
 fn dir_fault(dir: &str) -> Option<String> {

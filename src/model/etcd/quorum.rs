@@ -251,7 +251,7 @@ impl Loss {
         let silent = self.silent.join(", ");
         let rest = match () {
             () if !now.is_enough() => format!(
-                "{} must for any member to be taken out; no answer from {silent}",
+                "{} must for any member to be removed; no answer from {silent}",
                 now.needs()
             ),
             () if then.votes == 0 => "no other one has a vote yet".to_owned(),
@@ -276,8 +276,8 @@ impl Loss {
             }
             () if self.then.votes == 0 => "wait until another master has its vote",
             () => {
-                "bring a silent master back, or remove its host first: this is possible when the others \
-                 have taken its member out"
+                "bring a silent master back, or remove its host first: this is possible when the \
+                 others have removed its member"
             }
         }
     }

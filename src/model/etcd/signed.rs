@@ -116,7 +116,7 @@ impl FoundManifest {
             serde_json::from_value(said).map_err(|e| malformed(e.to_string()))?;
         // Faults repeat it, and paths are made from it.
         if !is_backup_name(&manifest.name) {
-            return Err(malformed("its name is none of a backup".to_owned()));
+            return Err(malformed("its name is not that of a backup".to_owned()));
         }
         Ok(Self(BelievedManifest { manifest, envelope }))
     }
@@ -148,16 +148,16 @@ impl FoundManifest {
             .map(drop)
             .map_err(|e| match e {
                 Untrusted::UnknownKey(key) => format!(
-                    "it is signed with key {key}, which is none that host {host} had as a master of this cluster"
+                    "it is signed with key {key}, which host {host} never had as a master of this cluster"
                 ),
                 Untrusted::BadSignature => {
-                    "it is not what was signed: somebody changed what stands beside it".to_owned()
+                    "it is not what was signed: its manifest was changed".to_owned()
                 }
                 Untrusted::Schema(_)
                 | Untrusted::Kind
                 | Untrusted::Newer(_)
                 | Untrusted::Malformed(_)
-                | Untrusted::Damaged => format!("its signature is none: {e}"),
+                | Untrusted::Damaged => format!("its signature is invalid: {e}"),
             })
     }
 

@@ -31,7 +31,7 @@ pub fn off_fault<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Option<St
     let mut names = names;
     let bad = names.find(|name| !is_name(name))?;
     Some(format!(
-        "{:?} is no name of an add-on: a-z, 0-9 and -, at most {NAME_MAX} characters",
+        "{:?} is not the name of an add-on: a-z, 0-9 and -, at most {NAME_MAX} characters",
         bad.chars().take(NAME_MAX).collect::<String>()
     ))
 }

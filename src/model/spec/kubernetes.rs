@@ -87,7 +87,7 @@ pub fn gates(gates: &BTreeMap<String, bool>) -> Result<(), String> {
     }
     match NEEDED.iter().find(|name| gates.get(**name) == Some(&false)) {
         Some(name) => Err(format!(
-            "{name} stays on: a machine that left the cluster is refused by it"
+            "{name} stays on: it refuses machines that left the cluster"
         )),
         None => Ok(()),
     }
@@ -123,7 +123,7 @@ pub fn extra_args(args: &BTreeMap<String, String>) -> Result<(), String> {
         }
         if value.starts_with('/') {
             return Err(format!(
-                "--{name} names a file or directory; the API server's pod sees none but its own"
+                "--{name} names a file or directory; the API server's pod sees only its own"
             ));
         }
         if value.len() > VALUE_MAX || value.chars().any(char::is_control) {

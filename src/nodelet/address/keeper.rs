@@ -240,7 +240,7 @@ impl AddressKeeper {
             return;
         }
         if s.on.is_some() && s.wanted.node.etcd.members.len() > 1 {
-            tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address goes to another master");
+            tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address moves to another master");
             s.turn.leave(since_boot());
             s.waits = Some(asked);
         }

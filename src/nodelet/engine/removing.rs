@@ -107,7 +107,7 @@ impl Engine {
         self.ledger.assume(known, generation).map_err(|e| {
             let what = "cannot record what is removed";
             Fault::new(FaultCode::Ledger, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9/nodelet")
+                .fix("check the disk that holds /var/opt/pf9/nodelet")
         })
     }
 

@@ -99,7 +99,7 @@ impl Engine {
             }
             Err(fault) => Err(fault),
         };
-        let unseen = |fault: Fault| format!("it cannot be looked at: {fault}");
+        let unseen = |fault: Fault| format!("it cannot be observed: {fault}");
         match look {
             Ok(look) => named(&look.plan).map(|steps| format!("left as it is: {steps}")),
             Err(fault) => Some(unseen(fault)),

@@ -113,5 +113,5 @@ impl Engine {
 }
 
 fn not_noted(e: &FsError) -> Fault {
-    Fault::new(FaultCode::EtcdRestore, "cannot start the restore", chain(e)).fix("look at the disk")
+    Fault::new(FaultCode::EtcdRestore, "cannot start the restore", chain(e)).fix("check the disk")
 }

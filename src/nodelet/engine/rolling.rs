@@ -364,7 +364,7 @@ impl Engine {
         match self.proof(&work).await {
             Ok(()) => (Said::Well, next),
             Err(why) => {
-                let what = format!("the cluster to show this node as it is: {why}");
+                let what = format!("the cluster to show this node's current state: {why}");
                 self.happened(Happened::Waits { what });
                 let after = PROVE_AGAIN;
                 (Said::Nothing, Next { after, ..next })
@@ -404,7 +404,7 @@ impl Engine {
         if let Err(e) = roll::save(&self.host.fs, &record) {
             let what = "cannot record the progress of the upgrade";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9/nodelet");
+                .fix("check the disk that holds /var/opt/pf9/nodelet");
             self.happened(failed("roll", fault));
             return Err(Next::retry(&self.lifecycle));
         }
@@ -443,7 +443,7 @@ fn is_a_refusal(code: FaultCode) -> bool {
 fn still_there(pass: &DrainPass) -> Fault {
     let mut why = format!("{} pods are left", pass.left);
     if let Some(budget) = &pass.budget {
-        why = format!("{why}, {} kept by disruption budget {budget}", pass.kept);
+        why = format!("{why}, {} held by disruption budget {budget}", pass.kept);
     }
     if pass.alone > 0 {
         let alone = pass.alone;

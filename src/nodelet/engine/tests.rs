@@ -350,7 +350,7 @@ async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     drop(life);
     machine.damage(SPEC, b"{\"schema\": 1,");
     let status = machine.keeps_it().await;
-    says(&status, FaultCode::SpecLost, "there is the one before it");
+    says(&status, FaultCode::SpecLost, "the previous one is used");
     assert!(status.wants_spec);
     // Handed over again, it is worked by, and noted.
     let mut life = machine.begin();

@@ -50,7 +50,7 @@ impl Engine {
         let standing = match os::standing(&self.host, &run).await {
             Ok(standing) => standing,
             Err(why) => {
-                tracing::warn!("cannot ask how the distribution's updates stand: {why}");
+                tracing::warn!("cannot query the state of the distribution's updates: {why}");
                 return (Said::Nothing, next);
             }
         };

@@ -141,10 +141,10 @@ impl Chore {
     /// What is done, for people.
     pub(super) fn words(self) -> &'static str {
         match self {
-            Self::Backup => "make a backup of etcd",
+            Self::Backup => "back up etcd",
             Self::Archive => "copy backups of etcd to the archive",
-            Self::List => "look what is in the backup archive",
-            Self::Drill => "try the newest backup of etcd in a fire drill",
+            Self::List => "list the backup archive",
+            Self::Drill => "restore the newest backup of etcd in a fire drill",
             Self::Prune => "prune old backups of etcd",
             Self::Heal => "free space in etcd",
             Self::Defragment => "defragment etcd's database",

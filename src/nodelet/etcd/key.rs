@@ -78,7 +78,7 @@ fn named(fs: &HostFs, file: &str) -> Result<Secret<String>, Fault> {
 fn or_by_hand(fault: Fault) -> Fault {
     let by_hand = "or open it with the recovery key: --recovery-key FILE";
     let fix = match fault.fix.as_str() {
-        "" => format!("try again when the plane is there, {by_hand}"),
+        "" => format!("try again when the plane is reachable, {by_hand}"),
         fix => format!("{fix}; {by_hand}"),
     };
     fault.fix(fix)

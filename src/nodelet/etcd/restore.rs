@@ -314,9 +314,9 @@ impl Restores {
             id: run.id,
             at: now,
         };
-        self.to_end.save(&to_end).map_err(|e| {
-            Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("look at the disk")
-        })
+        self.to_end
+            .save(&to_end)
+            .map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("check the disk"))
     }
 
     /// This one is to end.

@@ -240,8 +240,8 @@ fn is_full(survey: &ClusterSurvey) -> Fault {
     no_space(
         why,
         "delete what fills it (kubectl delete still works; look for what there is most of with kubectl get --raw \
-         /metrics | grep apiserver_resource_objects), or give the cluster a larger etcdQuotaBytes; space is then \
-         freed and the alarm disarmed automatically",
+         /metrics | grep apiserver_resource_objects), or raise the cluster's etcdQuotaBytes; space \
+         is then freed and the alarm disarmed automatically",
     )
 }
 
@@ -261,8 +261,8 @@ fn corrupt(survey: &ClusterSurvey, alarm: Alarm) -> Fault {
     let named = member.map_or_else(|| format!("{:x}", alarm.member_id), MemberState::named);
     let what = "etcd's members have different data";
     let why = format!("{named} raised the alarm CORRUPT");
-    let fix = "detach the master whose data are wrong and attach it again, so that it takes them from the \
-               others; which one that is, etcd's log says (journalctl -u pf9-etcd)";
+    let fix = "detach the master whose data are wrong and attach it again, so that it gets them \
+               from the others; etcd's log says which one that is (journalctl -u pf9-etcd)";
     Fault::new(FaultCode::EtcdCorrupt, what, why).fix(fix)
 }
 

@@ -41,19 +41,19 @@ pub(super) fn admit(operation: &Operation, seen: &OperationSeen) -> Result<(), F
             operation.number, seen.last
         );
         return Err(refused(FaultCode::OperationReplayed, why).fix(
-            "order it again; if the plane was restored from a backup, it counts beyond that then",
+            "order it again; a plane that was restored from a backup then uses a greater number",
         ));
     }
     let (end, now) = (operation.expires_at, seen.now);
     let clock = "compare the clocks of this host and of the plane, then order it again";
     if now >= end {
-        let why = format!("it was to be begun until {end}, and it is {now} here");
+        let why = format!("it had to start by {end}, and it is {now} here");
         return Err(refused(FaultCode::OperationExpired, why).fix(clock));
     }
     let longest = SignedDuration::try_from(OPERATION_LIFE_MAX).unwrap_or(SignedDuration::MAX);
     if end.duration_since(now) > longest {
         let why = format!(
-            "it would be good until {end}, and it is {now} here: none is good for more than {} s",
+            "it would be valid until {end}, and it is {now} here: none is valid for more than {} s",
             OPERATION_LIFE_MAX.as_secs()
         );
         return Err(refused(FaultCode::OperationExpired, why).fix(clock));

@@ -128,7 +128,7 @@ fn cut_off(id: Uuid, at: Timestamp) -> OperationResult {
         at,
         outcome: Outcome::Failed {
             fault: Fault::new(FaultCode::Interrupted, "the operation was interrupted", why)
-                .fix("look at the host, then order it again"),
+                .fix("inspect the host, then order it again"),
         },
     }
 }

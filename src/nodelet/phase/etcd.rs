@@ -337,8 +337,8 @@ pub(in crate::nodelet) fn joining_settings(
             };
             if name.contains([',', '=']) || url.contains(',') {
                 return Err(format!(
-                    "member {name:?} with address {url:?} cannot stand in etcd's list of members; \
-                     rename it there, or take it out"
+                    "member {name:?} with address {url:?} is not valid in etcd's list of members; \
+                     rename it there, or remove it"
                 ));
             }
             pairs.push(format!("{name}={url}"));

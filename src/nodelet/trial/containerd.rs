@@ -56,11 +56,11 @@ pub(super) fn verdict(
     if version != Some(schema) {
         return Err(TrialRefusal {
             why: format!(
-                "it reads configurations of version {}, and the stack's manifest says that it reads \
-                 version {schema}",
+                "it reads configurations of version {}, and the stack's manifest says that it \
+                 reads version {schema}",
                 version.map_or("?".to_owned(), |v| v.to_string()),
             ),
-            fix: "build the stack again: its manifest names another containerd than it holds"
+            fix: "build the stack again: its manifest names another containerd than it contains"
                 .to_owned(),
         });
     }
@@ -145,12 +145,12 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
         Some(version) => {
             return Err(format!(
                 "drop-in {name} is of version {version}; version {OLDEST} to {schema} is taken over \
-                 (`containerd config migrate` writes an old file anew)"
+                 (`containerd config migrate` converts an old file)"
             ));
         }
         None => {
             return Err(format!(
-                "drop-in {name} says no version; this one reads {schema}"
+                "drop-in {name} names no version; this one reads {schema}"
             ));
         }
     }
@@ -171,7 +171,7 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
         let kind = says.get("runtime_type").and_then(Value::as_str);
         if kind.unwrap_or_default().is_empty() {
             return Err(format!(
-                "drop-in {name}: runtime {runtime} says no runtime_type"
+                "drop-in {name}: runtime {runtime} has no runtime_type"
             ));
         }
     }
@@ -196,7 +196,7 @@ fn dumped(said: &ProgramOutput) -> Result<Table, TrialRefusal> {
             // Warnings come first, the reason last.
             let last = said.stderr.lines().rev().find(|l| !l.trim().is_empty());
             return Err(refused(
-                last.unwrap_or("it ended without saying why").to_owned(),
+                last.unwrap_or("it ended without a reason").to_owned(),
             ));
         }
         ProgramEnd::Late => {

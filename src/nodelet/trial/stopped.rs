@@ -56,7 +56,11 @@ pub(super) fn verdict(
         why,
     };
     match said.ended {
-        ProgramEnd::Late => return Err(refused("it did not say in time what it reads".to_owned())),
+        ProgramEnd::Late => {
+            return Err(refused(
+                "it did not report in time what it reads".to_owned(),
+            ));
+        }
         ProgramEnd::Code(_) | ProgramEnd::Signal(_) => {}
     }
     let complaints = if program == "etcd" {
@@ -74,7 +78,7 @@ pub(super) fn verdict(
         Ok(())
     } else {
         Err(refused(
-            "it ended and did not say why; this agent does not know this release".to_owned(),
+            "it exited without a reason; this agent does not know this release".to_owned(),
         ))
     }
 }
@@ -83,11 +87,11 @@ pub(super) fn verdict(
 fn fix(why: &str, theirs: &[String]) -> String {
     match theirs.iter().find(|name| names(why, name)) {
         Some(name) => format!(
-            "correct {name} in the cluster's settings on the plane; until then the node runs on as \
-             it is"
+            "correct {name} in the cluster's settings on the plane; until then the node keeps \
+             running as it is"
         ),
-        None => "use a stack that this agent knows, or a newer agent; until then the node runs on \
-                 as it is"
+        None => "use a stack that this agent knows, or a newer agent; until then the node keeps \
+                 running as it is"
             .to_owned(),
     }
 }

@@ -74,7 +74,7 @@ async fn one_node_at_a_time_masters_first_and_what_came_of_it_is_shown() {
     assert_eq!(done["nodes"][2]["os"]["updated"], json!(3), "{done}");
     assert!(
         done.to_string()
-            .contains("3 of 3 packages updated (1 for security), the machine was restarted")
+            .contains("3 of 3 packages updated (1 for security), the machine was rebooted")
     );
     for i in 0..3 {
         assert_eq!(stage(&world, i).await, None, "nothing is ordered any more");

@@ -338,7 +338,7 @@ impl Part {
                         "it no longer reports"
                     };
                     let why = format!(
-                        "{} s after it was told it said {said}; {still}",
+                        "{} s after the order it reported {said}; {still}",
                         roll.policy.report_s
                     );
                     let fault = Fault::new(
@@ -348,7 +348,7 @@ impl Part {
                     );
                     (self.stand, self.fault) = (
                         Stand::Late,
-                        Some(fault.fix("look at the host: pf9ctl status")),
+                        Some(fault.fix("inspect the host: pf9ctl status")),
                     );
                 }
                 over

@@ -138,7 +138,11 @@ fn way_down(to: &Version, hosts: &[(HostId, Look)]) -> Option<Finding> {
     let newer: Vec<HostId> = newer.map(|(h, _)| *h).collect();
     let why = format!("{} run a newer one", names(newer.iter().copied()));
     let fault = Fault::new(FaultCode::RollBlocked, "this is a downgrade", why);
-    let found = finding("down", Weight::Warns, fault.fix("nothing, if it is meant"));
+    let found = finding(
+        "down",
+        Weight::Warns,
+        fault.fix("nothing, if this is intended"),
+    );
     (!newer.is_empty()).then_some(found)
 }
 

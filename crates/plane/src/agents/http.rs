@@ -242,7 +242,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     };
     roll.note(
         now,
-        format!("begun {by} for {} hosts{despite}", parts.len()),
+        format!("started {by} for {} hosts{despite}", parts.len()),
     );
     runner::put(change, &roll, &parts)?;
     runner::goes_on(change)

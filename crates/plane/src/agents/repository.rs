@@ -179,11 +179,11 @@ fn require_same(package: &AgentPackage, file: &PackageFile) -> Answer<()> {
     };
     let (format, arch, version) = (file.format.as_str(), &file.arch, &package.version);
     let why = format!(
-        "another {format} of {version} for {arch} is here: {}",
+        "another {format} of {version} for {arch} was imported: {}",
         other.sha256
     );
     Err(refuse(FaultCode::AgentVersionTaken, why)
-        .fix("a version means one content: build the agent with a new version"))
+        .fix("a version has one content: build the agent with a new version"))
 }
 
 fn at(digest: &Digest) -> PathBuf {

@@ -243,7 +243,7 @@ pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
 /// Writes the orders into the hosts' specs.
 fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -> Answer<()> {
     let key = host.to_string();
-    let what = "no host was told";
+    let what = "no host got an order";
     let target = find(&**change, &part.to)?;
     let target = target.ok_or_else(|| super::repository::unknown(what, &part.to.to_string()))?;
     let said = change.get(&STATUSES, &key)?;
@@ -267,7 +267,7 @@ fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -
         change,
         host,
         "agent-told",
-        &format!("the agent is to be {}", part.to),
+        &format!("agent version {} is ordered", part.to),
     )
 }
 

@@ -90,11 +90,11 @@ fn words(roll: &AgentRoll, part: &Part, look: &Look, open: bool) -> String {
         Stand::Late => format!("late{}", fault()),
         Stand::LeftOut => format!("skipped{}", fault()),
         Stand::Told => format!("{}{}", part.said.map_or("told", |s| s.as_str()), fault()),
-        Stand::Waiting if roll.state != State::Running => "not told yet".into(),
+        Stand::Waiting if roll.state != State::Running => "no order yet".into(),
         Stand::Waiting if !look.there => "away: it catches up when it is back".into(),
         Stand::Waiting if look.between => "its node is changing its stack".into(),
         Stand::Waiting if !(open || roll.policy.any_time) => "waits for the window".into(),
-        Stand::Waiting if roll.passed_at.is_some() => "waits for the pause to be over".into(),
+        Stand::Waiting if roll.passed_at.is_some() => "waits for the pause to end".into(),
         Stand::Waiting => "waits for its turn".into(),
     }
 }

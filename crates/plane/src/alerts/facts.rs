@@ -242,10 +242,10 @@ fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
             service
                 .why
                 .as_deref()
-                .unwrap_or("it reports nothing any more")
+                .unwrap_or("it no longer reports anything")
         )),
         tried: match revived {
-            0 => "it is asked every 20 s, and restarted when that does not pass".into(),
+            0 => "it is probed every 20 s, and restarted if the probes keep failing".into(),
             n => format!("it was restarted {n} times"),
         },
     })

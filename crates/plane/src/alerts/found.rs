@@ -241,7 +241,7 @@ fn fleet(world: &World<'_>, silent: usize) -> Option<Finding> {
         says: String::new(),
         // No exact number: it changes with every pass, and the hosts are listed among the symptoms.
         why: format!("more than half of {known} hosts are silent at the same time"),
-        tried: "hosts go on without the plane, and reconnect automatically".into(),
+        tried: "hosts continue without the plane, and reconnect automatically".into(),
         since: None,
         // Since it is suspected: the time of the suspicion already counts.
         hold: rule.hold() - SUSPECT,
@@ -474,7 +474,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         .and_then(|s| s.api_at(world.now));
     if let Some(Err(why)) = api {
         out.push(Finding {
-            tried: "kubelet starts it again where it ends, and the plane asks every master".into(),
+            tried: "kubelet restarts it if it exits, and the plane tries every master".into(),
             ..finding(Rule::ApiServerDown, why.clone())
         });
     }

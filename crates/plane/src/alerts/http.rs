@@ -87,7 +87,7 @@ fn of_alert(rows: &impl Read, alert: &Alert) -> Answer<Owner> {
 }
 
 fn no_alert(id: Uuid) -> Refusal {
-    let why = format!("there is none with id {id}, or it was too long ago");
+    let why = format!("no alert has id {id}, or it is too old to be kept");
     Refusal::missing(FaultCode::NotFound, "no such alert", why)
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn owner_of_silence(rows: &impl Read, text: &str) -> Answer<(Option<O
     let id = id(text)?;
     let row = rows.get(&SILENCES, &id.to_string())?;
     let owner = row.map(|s| owner(rows, s.cluster, s.host)).transpose()?;
-    let why = format!("there is none with id {id}, or it has ended");
+    let why = format!("no silence has id {id}, or it has ended");
     let missing = Refusal::missing(FaultCode::NotFound, "no such silence", why);
     Ok((owner, missing))
 }
@@ -142,7 +142,7 @@ fn list_now(plane: &Plane, which: &Which, who: Option<&Who>) -> Answer<Value> {
         Some("past") => shelf::all_past(&plane.read()?, which.host)?,
         Some(_) => {
             let why = "state is open or past";
-            return Err(Refusal::bad(FaultCode::AlertInvalid, "no list", why));
+            return Err(Refusal::bad(FaultCode::AlertInvalid, "list refused", why));
         }
     };
     all.retain(|alert| {
@@ -281,7 +281,7 @@ fn report_of(plane: &Plane, cluster: &Cluster, when: &When) -> Answer<Value> {
         false => None,
     };
     found.ok_or_else(|| {
-        let why = "none was made on that day, or it was too long ago";
+        let why = "no report was made on that day, or it is too old to be kept";
         Refusal::missing(FaultCode::NotFound, "no such report", why)
     })
 }

@@ -52,7 +52,7 @@ pub(crate) async fn probe(plane: Arc<Plane>, every: Duration) {
             // cancel-safe: probes in flight end with it
             () = plane.shutdown.cancelled() => break,
             asked = round(&plane, &mut tally) => if let Err(refusal) = asked {
-                tracing::error!(why = %refusal.fault, "cannot ask the clusters' APIs");
+                tracing::error!(why = %refusal.fault, "cannot probe the clusters' APIs");
             },
         }
         rounds += 1;

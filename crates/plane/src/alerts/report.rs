@@ -66,7 +66,7 @@ fn node(
     match (known, status) {
         (Some(known), Some(status)) => {
             if !known.responding() {
-                differs.push("it is not heard of: what follows was found before".to_owned());
+                differs.push("it does not report: what follows is its last known state".to_owned());
             }
             match status.state {
                 NodeState::Ok => {}
@@ -79,7 +79,7 @@ fn node(
                 }
             }
             if generation.is_some_and(|wanted| status.observed_generation < wanted) {
-                differs.push("it works on an older order than the newest".to_owned());
+                differs.push("it follows an older spec than the newest".to_owned());
             }
         }
         _ => differs.push("it has never reported".to_owned()),
@@ -93,7 +93,7 @@ fn node(
     }
     let found_stack = said.and_then(|n| n.stack.as_ref());
     if let Some(found) = found_stack.filter(|found| *found != stack) {
-        differs.push(format!("it is of stack {} {}", found.name, found.version));
+        differs.push(format!("it has stack {} {}", found.name, found.version));
     }
     json!({
         "host": member.host,

@@ -86,8 +86,8 @@ rules! {
     FleetNotResponding {
         urgency: Critical, hold_s: SILENT_S, clear_s: 60,
         what: "has more than half of its hosts silent",
-        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes go on without it, and \
-            reconnect automatically",
+        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes continue \
+            without it, and reconnect automatically",
         causes: &[],
     }
     HostNotResponding {
@@ -124,7 +124,7 @@ rules! {
     EtcdSlowing {
         urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
         what: "has an etcd whose disk gets slower",
-        fix: "what else writes to that disk, is it wearing out? give /var/lib/pf9/etcd one of its own; docs/alerts.md#etcddiskslow",
+        fix: "check what else writes to that disk and whether it is wearing out; give /var/lib/pf9/etcd a disk of its own; docs/alerts.md#etcddiskslow",
         causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdUnhealthy, Same)],
     }
     MemoryGrowing {
@@ -136,7 +136,7 @@ rules! {
     MemoryLow {
         urgency: High, hold_s: 600, clear_s: 300,
         what: "is short of memory",
-        fix: "stop something, or give the machine more memory",
+        fix: "stop some programs, or give the machine more memory",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     EtcdNoQuorum {
@@ -167,7 +167,7 @@ rules! {
     ApiServerDown {
         urgency: Critical, hold_s: 120, clear_s: 30,
         what: "has an API server that does not answer",
-        fix: "pf9ctl status on a master says what it waits for; pods run on meanwhile",
+        fix: "pf9ctl status on a master says what it waits for; pods keep running meanwhile",
         causes: &[(Rule::EtcdNoQuorum, Same), (Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
     }
     SharedAddress {

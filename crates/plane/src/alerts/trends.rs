@@ -135,12 +135,12 @@ impl Kind {
             },
             Self::Sync => &Row {
                 rule: Rule::EtcdSlowing,
-                of: "of the 100 ms that etcd bears are what a sync of its log takes",
+                of: "of the 100 ms that etcd tolerates are used by a sync of its log",
                 is_emptied: true,
             },
             Self::Memory => &Row {
                 rule: Rule::MemoryGrowing,
-                of: "of the memory that it may have are its own",
+                of: "of its memory limit are in use",
                 is_emptied: false,
             },
         }
@@ -291,7 +291,7 @@ pub(super) fn told(
     let level = u32::from(foreseen.level) * 100 / whole;
     let tenths = u32::from(foreseen.a_day) * 1000 / whole;
     let why = format!(
-        "{level} % {}, and {}.{} % more every day: all on {}",
+        "{level} % {}, growing by {}.{} % a day: 100 % on {}",
         row.of,
         tenths / 10,
         tenths % 10,

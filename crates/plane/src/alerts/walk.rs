@@ -34,7 +34,7 @@ impl Walks {
         let who = Digest::of(who.map_or("", UserId::as_str).as_bytes());
         let Ok(turn) = self.0.place(who).await else {
             let why = "too many lists of what was are asked for at once";
-            return Err(Refusal::busy("no list", why, AGAIN_S));
+            return Err(Refusal::busy("list refused", why, AGAIN_S));
         };
         // The turn is held by the work: a client that hangs up does not start the next one beside it.
         let done = tokio::task::spawn_blocking(move || (work(), turn).0);

@@ -1,4 +1,4 @@
-//! A master's last report about its etcd as metrics: its backups, their archive and restore drills, its database, its
+//! A master's last report about its etcd as metrics: its backups, their archive and fire drills, its database, its
 //! members. From its last status, so that a master that is away is included; values that may be stale have their age
 //! beside them.
 //!
@@ -15,7 +15,7 @@ use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
 /// etcd's alarms.
 const ALARMS: [&str; 2] = ["NOSPACE", "CORRUPT"];
-/// A restore drill may be this many periods old: one may fail and be repeated.
+/// A fire drill may be this many periods old: one may fail and be repeated.
 const DRILL_PERIODS: i64 = 2;
 
 /// The numbers of one master.
@@ -91,7 +91,7 @@ fn drills(text: &mut MetricsText, cluster: &Cluster, known: &Known, last: Option
     }
 }
 
-/// Whether the last restore drill is too old; `None`: none are scheduled.
+/// Whether the last fire drill is too old; `None`: none are scheduled.
 fn overdue(policy: &BackupPolicy, last: Timestamp, now: Timestamp) -> Option<bool> {
     let every = SignedDuration::from_secs(policy.drills_every()? * DRILL_PERIODS);
     Some(now.duration_since(last) > every)

@@ -69,7 +69,7 @@ fn backup(cluster: &Cluster, order: &UnwrapOrder) -> Answer<String> {
     let trust = BackupTrust::Signers(cluster.backup_signers.clone());
     let believed = found.believed(&trust).map_err(|fault| {
         Refusal::forbidden(fault.code, WHAT, fault.why).fix(
-            "take another one, or open it with the recovery key if it is known where it comes from",
+            "use another one, or open it with the recovery key if you know where it comes from",
         )
     })?;
     let manifest = believed.manifest();

@@ -140,7 +140,7 @@ impl NewBackups {
         if let Some(text) = &policy.recovery_recipient
             && let Err(why) = text.parse::<age::x25519::Recipient>()
         {
-            let why = format!("is not a public key of age: {why}");
+            let why = format!("is not an age public key: {why}");
             return Err(("etcdBackup.recoveryRecipient".to_owned(), why));
         }
         Ok(policy)

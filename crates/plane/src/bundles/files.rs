@@ -118,20 +118,20 @@ pub(crate) async fn take(
     match wanted.stage(pf9_hostagent::seam::clock::now()) {
         Stage::Awaited => {}
         Stage::Here => {
-            let why = "it is here already";
+            let why = "it has arrived already";
             return Err(Refusal::conflict(FaultCode::OperationReplayed, WHAT, why));
         }
         Stage::Over => return Err(none(id)),
     }
     let Some(_place) = place else {
-        let why = "it is on its way in already";
+        let why = "it is being uploaded already";
         return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
     };
     let (bytes, sha256) = receive(&plane.files, &wanted, request.into_body()).await?;
     plane
         .change(move |change| arrived(change, host, id, bytes, sha256))
         .await?;
-    tracing::info!(%host, %id, bytes, "support bundle taken in");
+    tracing::info!(%host, %id, bytes, "support bundle received");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn receive(files: &HostFs, wanted: &Row, body: Body) -> Answer<
 
 /// The next chunk; none at the end.
 async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
-    let silent = |_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs()));
+    let silent = |_| slow(format!("no data for {} s", SILENCE_MAX.as_secs()));
     let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
     let frame = frame
         .map_err(silent)?
@@ -221,9 +221,9 @@ pub(crate) async fn fetch_here(
         Stage::Here => {}
         Stage::Awaited => {
             let what = format!("no bundle {id} yet");
-            let why = "the host was asked for it and has not sent it";
+            let why = "it was ordered from the host and has not arrived";
             return Err(Refusal::conflict(FaultCode::NotFound, what, why)
-                .fix("see what the host says of it: host operations"));
+                .fix("see what the host reports: pf9-plane host operations HOST"));
         }
         Stage::Over => return Err(none(id)),
     }

@@ -134,7 +134,7 @@ pub(super) async fn run(args: BundleArgs) -> Result<(), Fault> {
         BundleVerb::Remove(args) => {
             let path = format!("/hosts/{}/bundles/{}", args.host, args.id);
             admin::ask(&args.state.state_dir, Method::DELETE, &path, &Value::Null).await?;
-            put(None, &format!("bundle {} is gone\n", args.id))
+            put(None, &format!("bundle {} is removed\n", args.id))
         }
     }
 }
@@ -183,11 +183,11 @@ async fn order(args: OrderArgs) -> Result<(), Fault> {
     if args.no_wait {
         return put(
             None,
-            &format!("asked for: {id}; when it is here: {fetch}\n"),
+            &format!("ordered: {id}; fetch it once it has arrived: {fetch}\n"),
         );
     }
     let bytes = arrives(dir, args.host, &id).await?;
-    put(None, &format!("here: {id}, {bytes} bytes; {fetch}\n"))
+    put(None, &format!("arrived: {id}, {bytes} bytes; {fetch}\n"))
 }
 
 /// Waits for the arrival: returns the size, or why it does not arrive.
@@ -200,7 +200,7 @@ async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
         match text(row, "state") {
             "here" => return Ok(row.get("bytes").and_then(Value::as_u64).unwrap_or_default()),
             "awaited" => {}
-            _ => return Err(not_here("it did not come in time".to_owned())),
+            _ => return Err(not_here("it did not arrive in time".to_owned())),
         }
         let all = admin::ask(dir, Method::GET, &operations, &Value::Null).await?;
         let said = of(&all, id);
@@ -213,7 +213,11 @@ async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
 }
 
 fn not_here(why: String) -> Fault {
-    Fault::new(FaultCode::OperationFailed, "nothing came of that host", why)
+    Fault::new(
+        FaultCode::OperationFailed,
+        "no bundle arrived from that host",
+        why,
+    )
 }
 
 fn of<'a>(all: &'a Value, id: &str) -> &'a Value {
@@ -258,7 +262,7 @@ async fn write(dir: &Path, host: HostId, id: &str, to: &Path) -> Result<(), Faul
     };
     let at = std::path::absolute(to).map_err(|e| cannot(e.to_string()))?;
     if at.symlink_metadata().is_ok() {
-        return Err(cannot("it is there already".to_owned()));
+        return Err(cannot("the file exists already".to_owned()));
     }
     // It has no name until it is complete.
     let mut file = HostFs::real()

@@ -465,7 +465,7 @@ fn etcd_screen(answer: &Value) -> String {
     let listed = cell(answer, "listedAt");
     if listed != "-" {
         out.push_str(&format!(
-            "\nwho is a member: as a master said at {listed}\n"
+            "\nmembership as reported by a master at {listed}\n"
         ));
     }
     out

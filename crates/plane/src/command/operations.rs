@@ -107,7 +107,7 @@ fn purpose(text: &str) -> Result<CertPurpose, String> {
     let known = CertPurpose::ALL.iter().find(|p| p.dir() == text).copied();
     known.ok_or_else(|| {
         let all: Vec<_> = CertPurpose::ALL.iter().map(|p| p.dir()).collect();
-        format!("there is none of that name; there are: {}", all.join(", "))
+        format!("unknown name; choose one of: {}", all.join(", "))
     })
 }
 

@@ -62,7 +62,7 @@ where
         }
         match asked.join_next().await {
             Some(Ok((host, answer))) => drop(answers.insert(host, answer)),
-            Some(Err(e)) => tracing::error!(why = %e, "a question to etcd was lost"),
+            Some(Err(e)) => tracing::error!(why = %e, "a health check of etcd was lost"),
             None => break,
         }
     }

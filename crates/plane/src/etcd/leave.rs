@@ -218,9 +218,9 @@ pub(crate) fn audit(
     let told: BTreeSet<HostId> = masters.chain(left.iter().copied()).collect();
     let names = left.iter().map(HostId::to_string).collect::<Vec<_>>();
     let names = names.join(", ");
-    tracing::warn!(cluster = %cluster.id, hosts = names, lost, "taken out of the cluster by force");
+    tracing::warn!(cluster = %cluster.id, hosts = names, lost, "removed from the cluster by force");
     let said = format!(
-        "taken out of cluster {} by force: {names}; {lost}",
+        "removed from cluster {} by force: {names}; {lost}",
         cluster.name
     );
     for host in told {

@@ -203,7 +203,7 @@ pub(crate) async fn change_password(
     Doc(body): Doc<PasswordBody>,
 ) -> Answer<StatusCode> {
     if who.login.credential.is_some() {
-        let why = "an application credential changes no password";
+        let why = "an application credential cannot change a password";
         return Err(Refusal::forbidden(
             FaultCode::TokenScope,
             "request refused",

@@ -192,7 +192,7 @@ fn refused(method: &Method, path: &str, status: u16, said: &[u8]) -> String {
     let message = value
         .get("message")
         .and_then(Value::as_str)
-        .unwrap_or("no words");
+        .unwrap_or("no message");
     let message: String = message.chars().take(SAID_MAX).collect();
     format!("{method} {path}: {status}, {message}")
 }

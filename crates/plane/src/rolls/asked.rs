@@ -76,7 +76,7 @@ pub(super) async fn ask(
     match said(plane, cluster).await {
         Ok(said) => findings(&said, to, then),
         Err(why) => {
-            let what = "the cluster's API could not be asked for blockers";
+            let what = "the cluster's API could not be checked for blockers";
             let fault =
                 blocked(what, why).fix("check that a master is connected and its API answers");
             vec![Finding {
@@ -211,8 +211,8 @@ fn removed(metrics: &str, to: &Version) -> impl Iterator<Item = Finding> {
             group => format!("{group}/{version}/{resource}"),
         };
         let what = format!("{api} is in use, and Kubernetes {}.{} removed it", to.major, to.minor);
-        let why = format!("somebody asked for it since the API server started; it went with {gone}");
-        let fix = "find who asks (the API server's audit: k8s.io/deprecated), give it the newer version of the API";
+        let why = format!("it was requested since the API server started; it was removed in {gone}");
+        let fix = "find the client (the API server's audit: k8s.io/deprecated) and move it to the newer version of the API";
         Some(Finding {
             id: format!("removed-api/{api}"),
             weight: Weight::Blocks,
@@ -260,13 +260,13 @@ fn of_hook(
     let (weight, why, fix) = match nowhere {
         false => (
             Weight::Warns,
-            "while the node of its own pods is drained no pod may come up anywhere",
-            "give it two replicas on two nodes, or a namespaceSelector that leaves kube-system out",
+            "while the node of its own pods is drained no pod can start anywhere",
+            "give it two replicas on two nodes, or a namespaceSelector that excludes kube-system",
         ),
         true => (
             Weight::Blocks,
-            "its own pods are evicted from the only node that takes any, and then no pod may come up there",
-            "give it a namespaceSelector that leaves kube-system and its own namespace out, or add a node",
+            "its own pods are evicted from the only node that takes any, and then no pod can start there",
+            "give it a namespaceSelector that excludes kube-system and its own namespace, or add a node",
         ),
     };
     Some(Finding {
@@ -320,16 +320,19 @@ fn of_budget(budget: &Value, then: AfterDrain, nowhere: bool) -> Option<Finding>
             "the drain does not finish, and the upgrade stops",
         ),
         AfterDrain::Wait => (Weight::Blocks, "the drain waits for ever"),
-        AfterDrain::Force => (Weight::Warns, "its pods are deleted when the drain is late"),
+        AfterDrain::Force => (
+            Weight::Warns,
+            "its pods are deleted when the drain times out",
+        ),
     };
     let (what, fix) = match never {
         true => (
-            format!("disruption budget {name} never lets a pod go: {then}"),
+            format!("disruption budget {name} never allows an eviction: {then}"),
             "allow one to be unavailable, or give it one more replica",
         ),
         false => (
             format!(
-                "disruption budget {name} does not let all pods go, and no other node takes them: {then}"
+                "disruption budget {name} does not allow all pods to be evicted, and no other node takes them: {then}"
             ),
             "allow all to be unavailable, or add a node that takes pods",
         ),

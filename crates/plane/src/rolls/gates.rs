@@ -196,7 +196,7 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
     let known = match matrix.fits(case.to, &Machine::default()) {
         Fit::Refused(fault) => return vec![finding("stack", Weight::Refuses, *fault)],
         Fit::Warned(words) => {
-            let what = format!("stack {}: this is known of its versions", case.to.version);
+            let what = format!("stack {}: known issues of its versions", case.to.version);
             let fault =
                 blocked(what, words.join("; ")).fix("choose another stack if it concerns you");
             Some(finding("stack", Weight::Warns, fault))
@@ -229,7 +229,7 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
                 "check that its agent runs and reaches the plane",
             ),
             Condition::Unwell => (
-                "it is not converged",
+                "it has not converged",
                 "see pf9-plane cluster show, and pf9ctl status on it",
             ),
             Condition::Changing => (

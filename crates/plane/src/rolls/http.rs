@@ -70,7 +70,7 @@ impl Wanted {
     fn os(&self) -> Answer<OsOrder> {
         if self.to.is_some() {
             return Err(refused(
-                "to: a distribution's updates are the newest that it has",
+                "to: updates of a distribution are always the newest it has",
             ));
         }
         let usual = OsOrder::default();
@@ -89,7 +89,7 @@ impl Wanted {
         match (self.reboot, self.within_seconds) {
             (None, None) => Ok(()),
             _ => Err(refused(
-                "reboot, withinSeconds: of updates of the distributions alone",
+                "reboot, withinSeconds: only for updates of the distributions",
             )),
         }
     }
@@ -298,10 +298,10 @@ async fn turn(
                 "back" if kind == Kind::Os => {
                     let (what, why) = (
                         "not rolled back",
-                        "packages of a distribution have no way back",
+                        "packages of a distribution cannot be rolled back",
                     );
                     return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
-                        .fix("cancel it; put right on the machine what an update broke"));
+                        .fix("cancel it; fix on the machine what an update broke"));
                 }
                 "back" => {
                     plan::may_go_back(&**change, &cluster)?;

@@ -134,9 +134,9 @@ fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     };
     let mut masters = cluster.masters();
     let first = masters.next().filter(|_| may && masters.next().is_none())?;
-    let what = "the cluster's API is away while its master reboots";
+    let what = "the cluster's API is down while its master reboots";
     let why = format!(
-        "{} is the only one, and is restarted where it says that it needs to be",
+        "{} is the only one, and is rebooted if its updates require it",
         first.node_name
     );
     let fault = blocked(what, why)

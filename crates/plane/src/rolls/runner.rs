@@ -138,7 +138,7 @@ pub(super) fn tell(
     }
     let (kind, verb) = match (roll.state, was) {
         (State::Running, None) => ("roll-begun", "begins"),
-        (State::Running, Some(_)) => ("roll-resumed", "goes on"),
+        (State::Running, Some(_)) => ("roll-resumed", "continues"),
         (State::Paused, _) => ("roll-paused", "is paused"),
         (State::Stopped, _) => ("roll-stopped", "is stopped"),
         (State::Cancelled, _) => ("roll-cancelled", "is cancelled"),

@@ -122,7 +122,7 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         (Some(stage), Some(state)) if !part.has(stage) => format!("{}: {state}", doing(stage)),
         (Some(stage), None) if !part.has(stage) => format!("{}: not reported yet", doing(stage)),
         (Some(_), _) => "ready for its turn".into(),
-        (None, _) => "not told yet".into(),
+        (None, _) => "no order yet".into(),
     };
     let waits = match waits {
         None | Some(Wait::Preparing | Wait::UnderWay) => return doing,

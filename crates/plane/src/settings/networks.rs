@@ -17,7 +17,7 @@ use pf9_hostagent::model::NodeName;
 /// The DNS service has the tenth address, so a services network needs a few bits.
 const SERVICE_HOST_BITS_MIN: u8 = 4;
 /// The refusal for a second network.
-const ONE_VERSION: &str = "a cluster is of IPv4 or of IPv6, dual stack is not supported";
+const ONE_VERSION: &str = "a cluster is IPv4 or IPv6, dual stack is not supported";
 
 /// A network, but only one.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ impl NewCluster {
             let usable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
             let usable = usable && !is_broadcast_or_link_local(ip);
             require(usable && !inside, "masterIp", || {
-                format!("{ip} is no address that nodes can reach")
+                format!("{ip} is not an address that nodes can reach")
             })?;
         }
         let given = self.master_ip.is_some() || !self.master_vip_enabled;

@@ -48,7 +48,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
     if old.reference == new.reference {
         let why = "from and to are the same stack";
         return Err(Refusal::bad(FaultCode::StackUnknown, WHAT, why)
-            .fix("name the stack that nodes have, and the one that they are to have"));
+            .fix("name the nodes' present stack, and the next one"));
     }
     let one = ONE.acquire().await;
     let one = one.map_err(|e| Refusal::internal(WHAT, &e))?;

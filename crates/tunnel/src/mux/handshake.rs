@@ -31,7 +31,7 @@ pub enum HandshakeError {
         said: Bytes,
     },
     /// The server does not speak our websocket.
-    #[error("the answer is no websocket handshake: {0}")]
+    #[error("the answer is not a websocket handshake: {0}")]
     Foreign(&'static str),
     /// The connection broke, or the answer is not HTTP.
     #[error("the handshake broke")]
@@ -124,7 +124,7 @@ where
     match answer? {
         (StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_REQUEST, _, date) => Ok(date),
         (status, _, _) if status.is_success() || status.is_informational() => Err(
-            HandshakeError::Foreign("it answers a request that is no websocket's"),
+            HandshakeError::Foreign("it answers a request that is not for a websocket"),
         ),
         (status, retry_after, _) => Err(HandshakeError::Refused {
             status,
@@ -171,7 +171,7 @@ async fn check(
     }
     if get(header::SEC_WEBSOCKET_EXTENSIONS).is_some() {
         return Err(HandshakeError::Foreign(
-            "it wants extensions nobody asked for",
+            "it uses extensions that were not requested",
         ));
     }
     Ok(answer)

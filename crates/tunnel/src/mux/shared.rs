@@ -376,7 +376,10 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            stream.reset(StreamEnd::own(Code::Internal, "nobody took the stream"));
+            stream.reset(StreamEnd::own(
+                Code::Internal,
+                "the stream was not accepted",
+            ));
         }
     }
 }

@@ -94,7 +94,7 @@ pub enum Malformed {
     #[error("unknown flags {0:#04x}")]
     UnknownFlags(u8),
     /// Text that is not UTF-8 or has control characters, or a reserved field that is not zero.
-    #[error("a field holds what it may not")]
+    #[error("a field has an invalid value")]
     Field,
     /// A connection frame on a stream, or a stream frame on the connection.
     #[error("stream id does not fit the frame kind")]

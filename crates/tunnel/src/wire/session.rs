@@ -94,10 +94,10 @@ pub enum Violation {
     #[error("HELLO is missing or repeated")]
     Hello,
     /// The peer's version or window is not supported.
-    #[error("the peer's HELLO cannot be worked with")]
+    #[error("the peer's HELLO is incompatible")]
     Incompatible,
     /// A stream id of the wrong side, not rising, or never opened.
-    #[error("stream {0:?} may not be used like that")]
+    #[error("stream id {0:?} is not valid here")]
     StreamId(StreamId),
     /// Too many refusals wait for the peer to read them.
     #[error("the peer opens streams faster than it reads refusals")]
@@ -356,7 +356,7 @@ impl Session {
             }
         }
         for stream in stuck {
-            let words = "what was left to send found no taker";
+            let words = "the peer did not take the remaining data";
             self.end(stream, StreamEnd::own(Code::TimedOut, words));
         }
     }

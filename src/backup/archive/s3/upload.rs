@@ -104,7 +104,7 @@ impl S3 {
                     key,
                     there = tags.len(),
                     of = pieces.count(),
-                    "an upload goes on"
+                    "resuming an upload"
                 );
                 (id, tags)
             }

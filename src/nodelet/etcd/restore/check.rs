@@ -65,7 +65,7 @@ pub(super) fn whose(of: ClusterId, here: ClusterId, any: bool) -> Result<(), Fau
         return Ok(());
     }
     let why = format!("it is of cluster {of}, this master is of {here}");
-    let fix = "use --any-cluster if it is the right one anyway";
+    let fix = "use --any-cluster if it is the right one all the same";
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
 }
 

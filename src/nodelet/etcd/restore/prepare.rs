@@ -46,7 +46,7 @@ pub async fn prepare(
     let fs = &hands.host.fs;
     let failed = |e: &FsError| {
         let what = "cannot make etcd's data from the snapshot";
-        Fault::new(FaultCode::State, what, chain(e)).fix("look at the disk with etcd's data")
+        Fault::new(FaultCode::State, what, chain(e)).fix("check the disk with etcd's data")
     };
     if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
         return Ok(RestorePrepared::Whole(run.warnings.clone()));

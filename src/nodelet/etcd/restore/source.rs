@@ -131,7 +131,7 @@ fn seen(fs: &HostFs, dir: &str, name: &str) -> Result<(FoundManifest, PathBuf), 
         Ok(Found::File { size, .. }) if size == bytes => Ok((found, sealed)),
         Ok(Found::Nothing) => Err(unusable(format!("there is no {path}"), ANOTHER)),
         Ok(Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other) => {
-            let why = format!("{path} is cut off, or another file");
+            let why = format!("{path} is truncated, or a different file");
             Err(unusable(why, ANOTHER))
         }
         Err(e) => Err(unusable(chain(&e), ANOTHER)),

@@ -123,7 +123,7 @@ pub(super) fn reboots(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let seconds = REBOOT_WITHIN.as_secs();
     let why = format!("the machine was told to reboot and did not within {seconds} s");
     let fault = Fault::new(FaultCode::OsUpdateFailed, not_switched(record), why).fix(
-        "see what keeps it (systemctl list-jobs, systemd-inhibit --list), and restart it by hand",
+        "see what blocks it (systemctl list-jobs, systemd-inhibit --list), and reboot it by hand",
     );
     again(record, At::PuttingBack, fault, seen)
 }

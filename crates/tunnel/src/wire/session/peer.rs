@@ -62,7 +62,7 @@ impl Session {
                     && s.ended.is_none()
                     && !s.receiving.returned(had, keeps, &mut self.pool)
                 {
-                    let words = "credit was returned that was not there";
+                    let words = "credit was returned that was never granted";
                     self.end(stream, StreamEnd::own(Code::FlowControl, words));
                 }
                 Ok(())
@@ -311,7 +311,7 @@ impl Session {
             return Ok(());
         }
         if s.peer_finished || !s.receiving.received(len as u64) {
-            let words = "more was sent than there was credit for";
+            let words = "more was sent than credit allowed";
             self.end(stream, StreamEnd::own(Code::FlowControl, words));
             return Ok(());
         }
