@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_is_asked_for_all_of_it() {
+    async fn every_socket_option_is_set() {
         let (server, client) = socket::testing::tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("wss://{}", listener.local_addr().expect("address"));

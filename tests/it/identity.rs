@@ -401,7 +401,7 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
 /// The note of the machine's identity, lost or truncated: reported, and rewritten from what the plane recorded when the
 /// machine enrolled, not from the present machine.
 #[tokio::test]
-async fn a_lost_note_of_the_machine_is_said_and_comes_back_from_the_plane() {
+async fn a_lost_note_of_the_machine_is_reported_and_restored_by_the_plane() {
     let plane = Plane::start().await;
     let machine = Machine::new("52:54:00:00:00:01");
     machine.enrol(&plane, &plane.token().await).await;
@@ -531,7 +531,7 @@ async fn a_full_clone_shows_itself_by_its_old_ticket() {
 }
 
 #[tokio::test]
-async fn a_crash_between_a_tickets_handing_out_and_storing_locks_nobody_out() {
+async fn a_crash_before_storing_a_ticket_locks_nobody_out() {
     let plane = Plane::start().await;
     let machine = Machine::new("52:54:00:00:00:01");
     machine.enrol(&plane, &plane.token().await).await;

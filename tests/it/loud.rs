@@ -43,7 +43,7 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_log_is_louder_for_a_time_says_who_did_that_and_ends_by_itself() {
+fn a_log_level_is_changed_for_a_time_and_logs_who_did_it() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
     for made in [

@@ -49,7 +49,7 @@ async fn the_store_in_etcd_keeps_the_contract() {
 /// A long write is made with its last part; the next holder of the seat completes it, and parts of one that was never
 /// made do not become rows.
 #[tokio::test]
-async fn a_long_write_that_was_made_is_finished_by_the_next_holder() {
+async fn a_long_write_is_completed_by_the_next_holder() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let rows = open(&cluster.place(), dir.path()).await;
@@ -85,7 +85,7 @@ async fn a_long_write_that_was_made_is_finished_by_the_next_holder() {
 /// A waiting plane gets the seat when the first cannot reach etcd for longer than its lease; the first, connected
 /// again, writes nothing, and names the new holder.
 #[tokio::test]
-async fn who_lost_the_seat_writes_nothing_however_late() {
+async fn a_plane_without_the_seat_writes_nothing_however_late() {
     let cluster = Cluster::start();
     let mut ways = Vec::new();
     for member in cluster.clients() {
@@ -161,7 +161,7 @@ async fn a_write_whose_answer_is_lost_is_made_once() {
 /// Members die one after the other, the contacted one and the leader among them: writes wait for the election, no
 /// acknowledged one is lost, and none is made twice.
 #[tokio::test]
-async fn members_of_etcd_that_die_cost_no_acknowledged_write() {
+async fn dying_etcd_members_lose_no_acknowledged_write() {
     let mut cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let rows = open(&cluster.place(), dir.path()).await;

@@ -241,7 +241,7 @@ fn hosts_are_checked_side_by_side_and_each_has_its_result() {
 }
 
 #[test]
-fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token() {
+fn a_host_with_an_untrusted_key_gets_no_command_and_no_token() {
     let hosts = Hosts::new();
     hosts.host("one");
     let key = hosts.stranger("new");
@@ -298,7 +298,7 @@ fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token(
 }
 
 #[test]
-fn no_more_than_were_asked_for_are_gone_to_at_a_time() {
+fn no_more_hosts_than_requested_are_contacted_at_a_time() {
     let hosts = Hosts::new();
     let names: Vec<String> = (0..6).map(|n| format!("h{n}")).collect();
     let log = hosts.at("log");

@@ -148,7 +148,7 @@ fn ask_all_the_time(fs: &HostFs, over: &Arc<AtomicBool>) -> JoinSet<(u64, Vec<St
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
+async fn a_certificate_is_renewed_twice_while_streams_continue() {
     let world = World::new(12).await;
     let (manifest, archive) = make_stack("1.37.2-1", ARCHIVE);
     let stack = tempfile::tempdir().expect("tempdir");
@@ -207,7 +207,7 @@ async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
 }
 
 #[tokio::test]
-async fn who_slept_past_the_end_comes_back_by_himself() {
+async fn a_host_asleep_past_the_expiry_reconnects_on_its_own() {
     let world = World::new(1).await;
     let (old, ends) = world.on_disk();
     within(async {
@@ -233,7 +233,7 @@ async fn who_slept_past_the_end_comes_back_by_himself() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_was_cut_off_is_taken_up_by_the_next_start() {
+async fn an_interrupted_renewal_is_completed_by_the_next_start() {
     let world = World::new(3600).await;
     // The plane signs, comms stores the pair, and is killed: before it presented the pair, or after the plane has seen
     // it.
@@ -277,7 +277,7 @@ async fn renew(fs: &HostFs, csr: &str) -> pf9_hostagent::model::RenewAnswer {
 }
 
 #[tokio::test]
-async fn a_removed_host_is_told_so_and_renews_nothing() {
+async fn a_removed_host_is_refused_and_renews_nothing() {
     let world = World::new(3600).await;
     let comms = Comms::start(&world.fs).await;
     comms.until(|s| up_for(s, SessionKind::Full)).await;

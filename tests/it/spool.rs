@@ -42,7 +42,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Every event is there once and in order, however often either side was killed.
     #[test]
-    fn none_is_lost_or_doubled_wherever_either_side_is_killed(acts in acts()) {
+    fn no_event_is_lost_or_doubled_wherever_either_side_is_killed(acts in acts()) {
         let plane_dir = tempfile::tempdir().expect("tempdir");
         let host = HostId::random().to_string();
         let mut plane = Some(Shelf::open(plane_dir.path()));
@@ -87,7 +87,7 @@ proptest! {
 
 /// Events that did not fit are counted by the plane, once, with either side killed.
 #[test]
-fn what_was_given_up_is_counted_on_the_plane() {
+fn dropped_events_are_counted_on_the_plane() {
     let plane_dir = tempfile::tempdir().expect("tempdir");
     let host = HostId::random().to_string();
     let mut spool = Killable::new(SMALL);

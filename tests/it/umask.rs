@@ -26,7 +26,7 @@ fn mode(root: &Path, path: &str) -> u32 {
 }
 
 #[test]
-fn what_a_shell_takes_from_modes_is_given_back() {
+fn a_restrictive_umask_does_not_break_our_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
     std::fs::create_dir(root.join("run")).expect("directory");

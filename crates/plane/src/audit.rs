@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_are_cut_off_fill_no_memory() {
+    fn interrupted_requests_fill_no_memory() {
         let ledger = Ledger::default();
         for n in 0..WAITING_MAX as u64 + 10 {
             ledger.add(row(n, None));
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn each_project_sees_its_own_the_newest_first_and_part_by_part() {
+    fn each_project_sees_its_own_rows_newest_first_in_pages() {
         let world = World::new();
         let whose = |n: u64| match n % 3 {
             0 => None,
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_much_pushes_nobody_elses_out_and_leaves_nothing_behind() {
+    fn a_busy_project_displaces_only_its_own_rows() {
         let world = World::new();
         world.keep([row(0, Some(project(2)))]);
         world.keep((0..KEPT + 25).map(|n| row(n, Some(project(1)))));

@@ -207,7 +207,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn old_backups_and_none_at_all_are_told_by_the_planes_clock() {
+    fn old_and_missing_backups_are_reported_by_the_planes_clock() {
         let code = |minutes, last| {
             let (cluster, known) = master(minutes, last);
             stale(&cluster, &known).map(|f| f.code)
@@ -228,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn specs_carry_the_public_half_and_the_operators_wishes() {
+    fn specs_carry_the_public_half_and_the_policy() {
         let mut c = cluster();
         let recipient = policy(&cluster()).plane_recipient;
         let wanted = NewBackups {

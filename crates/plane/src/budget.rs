@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_that_comes_all_the_time_keeps_no_other_out() {
+    fn one_host_that_keeps_connecting_locks_no_other_out() {
         let mut budget = Budget::new(TUNNELS_PER_S);
         let (thief, mut let_in) = (id(0), 0);
         // A thousand times a second, for a minute; every tenth of a second another host reconnects.
@@ -154,7 +154,7 @@ mod tests {
     proptest! {
         /// For any arrivals: Retry-After is never zero and never beyond the bound, and places follow each other.
         #[test]
-        fn what_is_told_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {
+        fn retry_after_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {
             let mut budget = Budget::new(rate);
             let mut now = Duration::from_secs(5);
             let mut promised = Duration::ZERO;

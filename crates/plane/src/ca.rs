@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_says_what_was_decided_and_nothing_of_the_request() {
+    fn a_leaf_has_the_decided_content_and_nothing_from_the_request() {
         let (ca, key_pem) = Authority::generate("test ca", now()).expect("ca");
         let ca = Authority::load(ca.pem(), &key_pem).expect("load");
         let key = KeyPair::generate().expect("key");

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cluster_and_its_nodes_have_is_no_others() {
+    fn names_and_addresses_of_a_cluster_are_taken() {
         let mut c = cluster();
         c.settings.master_ip = Some("10.1.0.250".parse().expect("ip"));
         c.settings.external_dns_name = Some("k8s.example".into());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_may_meet_in_a_cluster_are_told_apart() {
+    fn hosts_that_may_join_one_cluster_must_differ() {
         let elsewhere = ClusterId::random();
         let here = cluster().id;
         let (free, mine, far) = (

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_away_is_told_until_it_is_set() {
+    fn a_wrong_clock_gets_a_notice_until_it_is_set() {
         let now: Timestamp = "2026-11-29T10:00:00Z".parse().expect("time");
         let said = |minutes: i64| notice(now - SignedDuration::from_mins(minutes), now);
         for near in [-1, 0, 1] {

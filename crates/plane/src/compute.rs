@@ -475,7 +475,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_last_pod_network_is_given_and_no_more() {
+    fn the_last_pod_network_is_assigned_and_no_more() {
         let mut c = cluster();
         c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
         add(&mut c, &[(1, true), (2, false)]).expect("two fit");

@@ -228,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_detached_master_is_believed_until_it_is_done_and_a_removed_one_not_at_all() {
+    fn a_detached_master_is_trusted_until_it_is_done_and_a_removed_one_not_at_all() {
         let mut c = world();
         assert!(revoked(&mut c).is_empty());
         detach(&mut c, &[host(2)], now()).expect("detach");
@@ -257,7 +257,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_comes_back_in_time_keeps_what_he_has_and_else_begins_anew() {
+    fn a_host_back_in_time_keeps_its_certificates_and_otherwise_starts_over() {
         let mut c = world();
         detach(&mut c, &[host(2)], now()).expect("detach");
         add(&mut c, &[(2, true)]).expect("attach");
@@ -284,7 +284,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_list_that_says_it_already_stays_as_it_is() {
+    fn a_sufficient_revocation_list_is_kept() {
         let mut c = world();
         leave(&mut c, host(2), now(), true);
         let signed = |c: &mut Cluster| {
@@ -338,7 +338,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_node_that_left_is_refused_and_who_comes_back_is_another_one() {
+    fn a_node_that_left_is_refused_and_a_returning_host_is_a_new_node() {
         let mut c = world();
         let uid = |c: &Cluster, n| c.member(host(n)).expect("member").uid;
         let first = uid(&c, 3);
@@ -380,7 +380,7 @@ pub(super) mod tests {
     proptest::proptest! {
         /// For any sequence: no member is refused, and no host that left for good is trusted.
         #[test]
-        fn no_member_is_refused_and_everybody_who_left_is(
+        fn no_member_is_refused_and_every_former_one_is(
             steps in proptest::collection::vec((2u8..6, 0u8..4), 0..40),
         ) {
             let mut c = world();
@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn certificates_that_could_not_be_revoked_are_not_given() {
+    fn certificates_that_could_not_be_revoked_are_not_issued() {
         let mut c = world();
         let many = |n: usize| {
             let one = |i| EtcdCertificate {

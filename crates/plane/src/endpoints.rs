@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn unless_others_are_named_it_is_the_plane_itself() {
+    fn without_named_endpoints_it_is_the_plane_itself() {
         let own = of(&[]).expect("own");
         assert_eq!(own.urls, ["wss://plane.example:8443/v1/tunnel"]);
         let two = of(&["wss://a:1", "wss://[fd00::1]:2/", "wss://a:1/"]).expect("two");

@@ -210,7 +210,7 @@ mod tests {
 
     /// Only reports as a master of this cluster count: before it was attached it may have been another's.
     #[test]
-    fn a_status_of_another_cluster_or_of_before_the_attach_says_nothing_of_members() {
+    fn a_status_from_another_cluster_or_before_the_attach_does_not_count() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let later = |s| now() + SignedDuration::from_secs(s);

@@ -147,7 +147,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn the_newest_are_kept_and_what_is_kept_is_known() {
+    fn the_newest_events_are_kept_and_deduplicated() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
         let now = Timestamp::from_second(1_800_000_000).expect("time");

@@ -88,7 +88,7 @@ mod tests {
     use pf9_hostagent::app::socket;
 
     #[tokio::test]
-    async fn the_kernel_is_asked_for_all_of_it() {
+    async fn every_socket_option_is_set() {
         let (server, client) = socket::testing::tls();
         let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_begins_and_says_nothing_more_keeps_nobody_waiting() {
+    async fn a_stalled_handshake_delays_nobody() {
         // What 59 per second hold for as long as each may.
         assert_eq!(stalled_before(HANDSHAKES_MAX, 300).await, 0);
     }
 
     #[tokio::test]
-    async fn where_all_places_are_held_the_next_one_is_somebody_elses() {
+    async fn with_all_slots_taken_the_next_goes_to_another_origin() {
         let ended = stalled_before(4, 40).await;
         assert!((1..=8).contains(&ended), "{ended} of the crowd came first");
     }

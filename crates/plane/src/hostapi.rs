@@ -378,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_good_for_what_its_kind_says() {
+    fn a_session_allows_what_its_kind_allows() {
         let all = [
             Call::Spec,
             Call::Status,

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_that_was_pinned_is_forgotten_with_everything_that_went_with_it() {
+    fn pinning_a_new_key_forgets_the_old_one() {
         let mut host = with_next(host());
         host.renewal.allowed_until = Some(at(99));
         let next = host.renewal.next.clone().expect("next");

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_for_a_later_program_is_refused_in_words() {
+    fn a_document_for_a_later_version_is_refused_in_words() {
         let refused = parse::<serde_json::Value>(br#"{"needs_agent": "99", "schema": 1}"#);
         let fault = refused.expect_err("later").fault;
         assert_eq!(fault.code, FaultCode::DocumentNewer);

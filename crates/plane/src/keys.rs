@@ -435,7 +435,7 @@ mod tests {
         /// For any sequence of requests: something always signs, at most two are trusted, and what signs was trusted
         /// the step before; no host meets a signature of an unknown key.
         #[test]
-        fn who_signs_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
+        fn the_signing_key_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
             let mut turn = Turn::of(0u32);
             let mut made = 0;
             for what in asked {
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_taken_in_order() {
+    fn a_rotation_goes_in_order() {
         let one = Turn::of(1);
         assert_eq!(one.clone().take_over(), Err(NoTurn::NoneAnnounced));
         assert_eq!(one.clone().retire(), Err(NoTurn::NoneToRetire));

@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn new_parts_of_the_same_machine_are_learnt() {
+    fn new_parts_of_the_same_machine_are_recorded() {
         let mut row = MachineRow {
             marks: Some(marks(1)),
             ..MachineRow::default()

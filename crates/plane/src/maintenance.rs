@@ -144,7 +144,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn it_is_in_the_row_until_its_time_is_over_and_no_clock_makes_it_longer() {
+    fn maintenance_ends_in_time_and_no_clock_extends_it() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
         let wanted = MaintenanceRequest {

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_of_a_node_are_numbers_though_it_is_away() {
+    fn certificates_are_exported_for_an_absent_node() {
         let at = |s| Timestamp::from_second(s).expect("time");
         let mut status = reports(
             1,

@@ -284,7 +284,7 @@ mod tests {
 
     /// An etcd without a quorum is started by the member that comes back, at whatever address.
     #[test]
-    fn a_master_that_the_quorum_lacks_follows_at_once() {
+    fn a_master_missing_for_the_quorum_follows_at_once() {
         let away = || is(Etcd::Unknown, Some("does not report"));
         let stands_still = || is(Etcd::Leaderless, Some("is retrying"));
         let works = || is(Etcd::Led, Some("is retrying"));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_etcd_stands_still_says_so_himself() {
+    fn a_master_without_quorum_reports_it() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let other = c.member(host(1)).expect("a master").clone();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn masters_are_asked_one_after_the_other() {
+    fn masters_follow_one_after_the_other() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let other = c.member(host(1)).expect("a master").clone();

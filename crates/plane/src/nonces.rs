@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_good_once_for_its_host_and_for_minutes() {
+    fn a_nonce_is_valid_once_for_its_host_and_for_minutes() {
         let (nonces, now) = (Nonces::default(), Instant::now());
         let (a, b) = (HostId::random(), HostId::random());
         let first = nonces.give(a, now).expect("nonce");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_asks_for_many_has_the_last_few() {
+    fn only_a_hosts_newest_nonces_are_valid() {
         let (nonces, now, a) = (Nonces::default(), Instant::now(), HostId::random());
         let all: Vec<Nonce> = (0..100)
             .map(|_| nonces.give(a, now).expect("nonce"))

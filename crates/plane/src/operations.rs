@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_what_was_signed_until_it_is_answered_or_over() {
+    fn a_signed_operation_is_pending_until_answered_or_expired() {
         let world = World::new();
         let first = world.order(0, OperationKind::Ping).expect("ordered");
         let restart = OperationKind::Restart {
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_and_what_is_kept_is_bounded_and_strangers_answers_are_refused() {
+    fn operations_are_bounded_and_foreign_answers_refused() {
         let world = World::new();
         for _ in 0..OPERATIONS_PENDING_MAX {
             world.order(0, OperationKind::Ping).expect("ordered");

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_kept_one_is_right_and_a_user_who_is_not_there_has_none() {
+    async fn only_the_stored_password_is_right_and_an_unknown_user_has_none() {
         let world = World::new();
         assert_eq!(world.tries(1, "wrong").await, Ok(false));
         for _ in 0..2 {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_tries_too_many_is_not_looked_at_and_others_are() {
+    async fn an_origin_with_too_many_wrong_ones_is_not_checked_and_others_are() {
         let world = World::new();
         for n in 0..WRONG_BURST {
             let user = format!("user {}", n % 2);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_many_tokens_waits_and_others_do_not() {
+    fn a_user_with_many_tokens_waits_and_others_do_not() {
         let world = World::new();
         for _ in 0..LOGINS_BURST {
             assert_eq!(world.passwords.may_log_in("robot"), Ok(()));

@@ -480,7 +480,7 @@ mod tests {
 
     /// An API server that sent everything and closed, to a client that has not read it and keeps sending.
     #[tokio::test]
-    async fn an_answer_is_whole_although_its_server_takes_no_more() {
+    async fn an_answer_is_complete_although_its_server_stopped_reading() {
         const ANSWER: usize = 1 << 20;
         let (mut client, far) = tokio::io::duplex(1024);
         let (closed, _) = tokio::io::duplex(1);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_hops_headers_are_taken_away() {
+    fn only_hop_by_hop_headers_are_removed() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("authorization", "Bearer x"),

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_one_host_that_are_alike_are_one_line_and_a_number() {
+    fn similar_refusals_of_one_host_are_one_line_and_a_count() {
         let (refused, host) = (Refused::default(), HostId::random());
         let said: Vec<String> = (0..500)
             .flat_map(|word| refused.lines(host, &fault(word), Duration::ZERO))
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_without_end_do_not_fill_the_log() {
+    fn many_hosts_do_not_fill_the_log() {
         let refused = Refused::default();
         let said = (0..1000).map(|i| refused.lines(HostId::random(), &fault(i), Duration::ZERO));
         assert_eq!(said.flatten().count(), KINDS_MAX + 1);

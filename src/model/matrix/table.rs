@@ -101,7 +101,7 @@ fn joined(words: impl Iterator<Item = String>) -> String {
         }
     }
     if seen.is_empty() {
-        return "untried".to_owned();
+        return "untested".to_owned();
     }
     seen.join("; ")
 }

@@ -157,7 +157,7 @@ fn leb128(mut n: usize, out: &mut Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_stack_is_had_by_what_differs_from_the_active_one() {
+async fn a_stack_is_built_from_a_delta_to_the_active_one() {
     let it = Between::new();
     let delta = it.delta();
     it.has(delta.clone());
@@ -175,7 +175,7 @@ async fn a_stack_is_had_by_what_differs_from_the_active_one() {
 }
 
 #[tokio::test]
-async fn without_a_delta_and_with_one_that_is_no_smaller_the_archive_comes() {
+async fn without_a_smaller_delta_the_archive_is_fetched() {
     for large in [false, true] {
         let it = Between::new();
         if large {
@@ -195,7 +195,7 @@ async fn without_a_delta_and_with_one_that_is_no_smaller_the_archive_comes() {
 
 /// A delta needs its base on this machine.
 #[tokio::test]
-async fn only_a_delta_from_the_active_stack_is_asked_for() {
+async fn only_a_delta_from_the_active_stack_is_requested() {
     let it = Between::new();
     let _agent = it.bed.start().await;
     it.order().await;
@@ -219,7 +219,7 @@ async fn only_a_delta_from_the_active_stack_is_asked_for() {
 
 /// The tunnel breaks just when the plane is asked for the delta: that is no reason to fetch the whole archive.
 #[tokio::test]
-async fn a_plane_that_is_away_for_a_moment_does_not_make_it_the_long_way() {
+async fn a_short_outage_does_not_cause_a_full_download() {
     let it = Between::new();
     it.has(it.delta());
     it.bed.plane.change(|p| p.offers_break = 1);
@@ -247,7 +247,7 @@ async fn a_delta_that_is_being_made_is_waited_for() {
 
 /// The plane had none, and made it before a byte of the archive arrived.
 #[tokio::test]
-async fn an_archive_of_which_nothing_came_is_not_begun() {
+async fn an_archive_without_bytes_yet_gives_way_to_a_delta() {
     let it = Between::new();
     it.bed.plane.change(|p| p.cuts = vec![0; 100]);
     let _agent = it.bed.start().await;
@@ -266,7 +266,7 @@ async fn an_archive_of_which_nothing_came_is_not_begun() {
 
 /// But one that has started to arrive continues: its bytes are as good.
 #[tokio::test]
-async fn an_archive_that_was_begun_goes_on() {
+async fn an_archive_that_has_started_continues() {
     let it = Between::new();
     it.bed.plane.change(|p| {
         p.cuts = vec![0; 100];
@@ -288,7 +288,7 @@ async fn an_archive_that_was_begun_goes_on() {
 }
 
 #[tokio::test]
-async fn a_delta_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
+async fn an_interrupted_delta_resumes_also_after_a_restart() {
     let it = Between::new();
     it.has(it.delta());
     it.bed.plane.change(|p| p.cuts = vec![20_000, 0, 0, 0]);
@@ -313,7 +313,7 @@ async fn a_delta_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+async fn a_delta_with_another_digest_is_not_staged_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut delta = it.delta();
     let offer = offer_of(&delta);
@@ -326,7 +326,7 @@ async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_come
 }
 
 #[tokio::test]
-async fn a_delta_with_more_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+async fn an_oversized_delta_is_not_staged_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut delta = it.delta();
     let offer = offer_of(&delta);
@@ -339,7 +339,7 @@ async fn a_delta_with_more_bytes_than_was_said_is_not_staged_and_the_archive_com
 
 /// Its row exists and its file does not.
 #[tokio::test]
-async fn a_delta_that_the_plane_does_not_give_is_given_up() {
+async fn a_delta_that_the_plane_cannot_serve_is_given_up() {
     let it = Between::new();
     it.says(offer_of(&it.delta()), None);
     let _agent = it.bed.start().await;
@@ -349,7 +349,7 @@ async fn a_delta_that_the_plane_does_not_give_is_given_up() {
 
 /// It has the announced digest, and makes another program: nodelet discards it, and the archive is fetched immediately.
 #[tokio::test]
-async fn a_delta_that_makes_another_program_is_thrown_away_and_the_archive_comes() {
+async fn a_delta_that_makes_another_program_is_discarded_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut more = tail();
     more[7] ^= 1;
@@ -374,7 +374,7 @@ async fn a_delta_that_makes_another_program_is_thrown_away_and_the_archive_comes
 
 /// A plane that answers nonsense must not block it.
 #[tokio::test]
-async fn an_offer_that_cannot_be_read_is_none() {
+async fn an_unreadable_offer_does_not_block() {
     let it = Between::new();
     it.bed.plane.change(|p| p.offers_garbled = true);
     let _agent = it.bed.start().await;

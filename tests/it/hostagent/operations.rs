@@ -5,7 +5,7 @@ use pf9_hostagent::model::{FaultCode, OperationKind, Outcome};
 use super::fixture::Bed;
 
 #[tokio::test]
-async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_answer_is_lost() {
+async fn an_operations_result_reaches_the_plane_despite_lost_answers() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     let ping = bed.operation(1, OperationKind::Ping);
@@ -39,7 +39,7 @@ async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_an
 }
 
 #[tokio::test]
-async fn a_status_that_is_asked_for_is_sent_although_nothing_changed() {
+async fn a_requested_status_is_sent_although_nothing_changed() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     let before = bed

@@ -9,7 +9,7 @@ use super::fixture::Bed;
 use super::plane::content;
 
 #[tokio::test]
-async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
+async fn root_reports_a_changed_name_or_address() {
     let bed = Bed::new();
     let known = bed.plane.read(|p| p.facts.clone()).expect("as enrolled");
     let mut other = known.clone();

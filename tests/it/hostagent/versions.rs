@@ -12,7 +12,7 @@ use crate::support::newer::{NEW, newer};
 
 /// A spec, its stack's manifest, certificates and every other answer have new fields.
 #[tokio::test]
-async fn a_newer_planes_documents_are_followed_as_far_as_they_are_known() {
+async fn unknown_optional_fields_of_a_newer_plane_are_ignored() {
     let bed = Bed::new();
     let stack = bed.publish_newer("1", 5_000);
     bed.plane.change(|p| p.newer = true);
@@ -64,7 +64,7 @@ async fn a_newer_planes_documents_are_followed_as_far_as_they_are_known() {
 
 /// Whatever else of it may be understood.
 #[tokio::test]
-async fn what_must_be_heeded_and_is_not_known_is_refused_and_the_last_spec_stays() {
+async fn an_unknown_required_field_is_refused_and_the_last_spec_stays() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));

@@ -403,7 +403,7 @@ fn seen(status: u16, said: &Value, of: &Customer) -> Expect {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_route_asks_and_whose_it_is_decides() {
+async fn every_route_checks_the_caller_and_the_owner() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let mut tokens = Vec::new();

@@ -120,7 +120,7 @@ async fn what_an_answer_leads_to_is_reached_through_the_plane() {
 /// A page is not rewritten: Kubernetes' own tests compare it with the API server's output, and a browser reaches it
 /// only through `kubectl proxy`, for which its links are right.
 #[tokio::test]
-async fn a_page_comes_as_it_is_and_leads_on_through_ones_own_proxy() {
+async fn a_page_is_unchanged_and_works_through_kubectl_proxy() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, answer).await;

@@ -112,7 +112,7 @@ async fn comes_to(bed: &Bed, wanted: &str) {
 }
 
 #[tokio::test]
-async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
+async fn a_version_has_one_content_and_hosts_fetch_any_range_of_it() {
     let bed = Bed::new().await;
     // Bytes that do not compress.
     let mut random = fastrand::Rng::with_seed(7);
@@ -160,7 +160,7 @@ async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
 }
 
 #[tokio::test]
-async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
+async fn a_fleet_rolls_share_by_share_and_stops_on_a_rollback() {
     let mut bed = Bed::new().await;
     imported(&bed, "0.1.0").await;
     imported(&bed, "0.1.1").await;
@@ -286,7 +286,7 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
+async fn incompatible_versions_are_refused_before_any_order() {
     let bed = Bed::new().await;
     imported(&bed, "0.1.1").await;
     imported(&bed, "0.9.0").await;
@@ -335,7 +335,7 @@ async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
 
 /// The order carries it, under the plane's key like all of it, also under the next key.
 #[tokio::test]
-async fn a_version_that_mends_is_ordered_at_once_and_the_order_says_so() {
+async fn a_security_fix_is_ordered_at_once_and_marked() {
     let bed = Bed::new().await;
     imported(&bed, "0.1.0").await;
     let node = bed.host("a", "10.1.0.1").await;

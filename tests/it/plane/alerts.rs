@@ -124,7 +124,7 @@ fn key(told: &(HeaderMap, Value)) -> String {
 }
 
 #[tokio::test]
-async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
+async fn every_receiver_gets_begin_and_end_of_an_alert() {
     let bed = Bed::new().await;
     let (ops, jira) = (Hook::new(200).await, Hook::new(200).await);
     tell(&bed, "ops", "alertmanager", &ops.url()).await;
@@ -180,7 +180,7 @@ async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_silenced_is_there_and_told_when_the_silence_is_over() {
+async fn a_silenced_alert_is_listed_and_sent_after_the_silence() {
     let bed = Bed::new().await;
     let hook = Hook::new(200).await;
     tell(&bed, "ops", "ticket", &hook.url()).await;
@@ -215,7 +215,7 @@ async fn what_is_silenced_is_there_and_told_when_the_silence_is_over() {
 }
 
 #[tokio::test]
-async fn what_waits_arrives_though_the_way_breaks_and_the_plane_is_started_again() {
+async fn the_outbox_survives_broken_deliveries_and_restarts() {
     let mut bed = Bed::new().await;
     // The target reads it and dies before it answers: whether it arrived is unknown.
     let hook = Hook::new(DIES).await;
@@ -280,7 +280,7 @@ async fn one_that_is_refused_or_slow_delays_nobody_else() {
 
 /// Secrets in files are read for each delivery, are sent where they belong, and are nowhere else.
 #[tokio::test]
-async fn secrets_of_those_who_are_told_are_kept_nowhere() {
+async fn secrets_of_targets_are_stored_nowhere() {
     let bed = Bed::new().await;
     let hook = Hook::new(200).await;
     let (token, url) = (bed.file("token-of-ops"), bed.file("url-of-ops"));
@@ -381,7 +381,7 @@ impl Alertmanager {
 
 /// The real one's document about an alert equals the plane's, field by field.
 #[tokio::test]
-async fn what_is_told_is_what_alertmanager_tells() {
+async fn notices_equal_alertmanagers() {
     let bed = Bed::new().await;
     let (ours, theirs) = (Hook::new(200).await, Hook::new(200).await);
     let mut real = Alertmanager::start(&theirs, "ops", &bed.url).await;

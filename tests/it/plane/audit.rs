@@ -17,7 +17,7 @@ async fn seen(world: &World, token: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
+async fn the_audit_is_visible_to_admins_of_the_project_and_the_plane() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let user = world.user(&x.domain, "alice").await;

@@ -110,7 +110,7 @@ fn stage(shown: &Value) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn an_authority_takes_over_and_a_plane_that_was_started_again_goes_on() {
+async fn a_rotation_survives_a_restart_of_the_plane() {
     let bed = Bed::with(|config| config.certificate_life = Some(LIFE)).await;
     bed.stack("1").await;
     let (m, w) = (

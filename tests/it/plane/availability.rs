@@ -125,7 +125,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
 
 /// A day's report stays as of that day: later observations are in the current one.
 #[tokio::test]
-async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
+async fn a_days_report_is_made_from_statuses_and_stays() {
     let mut world = World::new().await;
     let path = format!("/alerts/v1/clusters/{}/report", world.cluster);
     let none = world.bed.get(&path).await;

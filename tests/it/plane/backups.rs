@@ -129,7 +129,7 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
 
 /// A master that lost its order key signs with a new one from then on; what it signed before stays valid.
 #[tokio::test]
-async fn keys_that_sign_backups_are_remembered_when_another_one_comes() {
+async fn backup_signing_keys_are_remembered_after_a_replacement() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let a = bed.host("a", "10.1.0.1").await;

@@ -133,7 +133,7 @@ async fn kinds(bed: &Bed, node: &Node) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_says_so() {
+async fn a_bundle_is_stored_sealed_read_by_authorised_callers_and_removed() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let list = bundles(&node);
@@ -187,7 +187,7 @@ async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_s
 }
 
 #[tokio::test]
-async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() {
+async fn a_large_unsealed_interrupted_or_foreign_bundle_is_not_kept() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let other = bed.host("n2", "10.0.0.2").await;
@@ -234,7 +234,7 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
 
 /// A stolen hostagent has the tunnel as well: it may upload first, whatever it likes, but cannot replace another one.
 #[tokio::test]
-async fn while_one_comes_no_other_one_does() {
+async fn a_second_upload_is_refused_during_the_first() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let row = order(&bed, &node, json!({})).await;
@@ -263,7 +263,7 @@ async fn while_one_comes_no_other_one_does() {
 }
 
 #[tokio::test]
-async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
+async fn a_bundle_for_the_callers_key_is_closed_to_the_plane() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let mine = age::x25519::Identity::generate();
@@ -306,7 +306,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
 }
 
 #[tokio::test]
-async fn logs_alone_are_asked_for_and_kept_as_a_bundle_is() {
+async fn logs_alone_are_ordered_and_stored_like_a_bundle() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let wanted = json!({"only": "logs", "sinceSeconds": 7200, "untilSeconds": 3600, "lines": 100});

@@ -147,7 +147,7 @@ async fn an_attach_is_all_or_nothing() {
 
 /// Masters come in zones that may each be lost, or in none; and settings of the API server reach only masters.
 #[tokio::test]
-async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
+async fn zones_and_issuers_are_checked_and_reach_only_masters() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
@@ -241,7 +241,7 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
 
 /// Add-ons that the stack lacks are refused with field and value, and nothing changes; accepted ones reach the nodes.
 #[tokio::test]
-async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
+async fn add_ons_that_the_stack_lacks_are_refused_with_the_request() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let master = bed.host("m1", "10.1.0.1").await;
@@ -298,7 +298,7 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
 /// A shared address that cannot work is refused with field and value: one that a machine has, when the cluster is made
 /// and when hosts are attached, and one that is in no network of a master.
 #[tokio::test]
-async fn a_shared_address_that_cannot_be_is_refused_where_it_is_asked_for() {
+async fn an_impossible_shared_address_is_refused_with_the_request() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let other = bed.host("other", "10.1.0.250").await;

@@ -296,7 +296,7 @@ async fn force_says_what_is_lost_and_is_audited() {
 }
 
 #[tokio::test]
-async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_is_out() {
+async fn a_removed_masters_member_is_removed_by_the_others() {
     let mut world = World::new(3).await;
     for master in [0, 1] {
         world.lists(master, &[0, 1, 2]).await;
@@ -393,7 +393,7 @@ async fn a_host_that_etcd_needs_is_removed_by_force_only() {
 }
 
 #[tokio::test]
-async fn masters_that_leave_together_are_judged_together_and_the_last_ones_leave_for_nobody() {
+async fn masters_that_leave_together_are_checked_together() {
     let world = World::new(3).await;
     let (status, said) = world.detach(&[0, 1], false).await;
     assert_eq!(status, 200, "{said}");
@@ -410,7 +410,7 @@ async fn masters_that_leave_together_are_judged_together_and_the_last_ones_leave
 }
 
 #[tokio::test]
-async fn a_cluster_that_changed_while_etcd_was_asked_is_judged_again() {
+async fn a_cluster_that_changed_during_the_check_is_checked_again() {
     // This many, so that one late answer makes no difference.
     let mut world = World::new(4).await;
     world.enrol(5).await;

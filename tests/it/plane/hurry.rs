@@ -13,7 +13,7 @@ fn refused(said: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn of_two_detaches_at_once_one_is_done_and_the_other_judged_anew() {
+async fn of_two_concurrent_detaches_one_is_done_and_the_other_rechecked() {
     // One more may leave, and not two.
     let world = World::new(4).await;
     world.lists(0, &[0, 1, 2, 3]).await;
@@ -38,7 +38,7 @@ async fn of_two_detaches_at_once_one_is_done_and_the_other_judged_anew() {
 /// Detached while all were healthy; then another one died, and etcd needs this host, so it is held. Removing it now
 /// would end its certificates, and with them the quorum.
 #[tokio::test]
-async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it() {
+async fn a_leaving_master_is_removed_only_if_etcd_survives_it() {
     let world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     let leaver = &world.masters[0];
@@ -76,7 +76,7 @@ async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it()
 }
 
 #[tokio::test]
-async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_again() {
+async fn a_held_master_leaves_after_a_second_forced_request() {
     let world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     assert_eq!(world.detach(&[0], false).await.0, 200);
@@ -111,7 +111,7 @@ async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_agai
 
 /// A removed host has no way to report, so it asks nobody whether it may leave.
 #[tokio::test]
-async fn a_host_is_removed_once_and_waits_for_nobody_then() {
+async fn a_removed_host_waits_for_nobody() {
     let mut world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     assert_eq!(world.remove(0, "").await.0, 200);
@@ -132,7 +132,7 @@ async fn a_host_is_removed_once_and_waits_for_nobody_then() {
 }
 
 #[tokio::test]
-async fn what_was_ordered_stands_when_the_plane_was_away_and_nobody_answers_then() {
+async fn orders_survive_a_restart_without_answering_members() {
     let mut world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     world.set(2, Says::Nothing);
@@ -204,7 +204,7 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
 
 /// Its memory may be older than a join or a leave.
 #[tokio::test]
-async fn a_master_that_cannot_ask_its_etcd_says_nothing_of_who_is_a_member() {
+async fn a_master_without_etcd_gives_no_membership() {
     let world = World::new(3).await;
     world.lists(0, &[0, 1, 2]).await;
     let fault = Fault::new(

@@ -408,7 +408,7 @@ async fn a_request_has_one_name_everywhere() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
+async fn an_unreachable_cluster_is_reported_in_words_kubectl_shows() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let ask = async |url: String, token: String| {
@@ -475,7 +475,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
 
 /// An API server that stops, or whose etcd does, accepts requests and answers nothing.
 #[tokio::test]
-async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not() {
+async fn reads_are_retried_at_another_master_and_writes_are_not() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut nodes = [

@@ -18,7 +18,7 @@ async fn copy_of(bed: &Bed, node: &Node) -> Value {
 }
 
 #[tokio::test]
-async fn who_booted_elsewhere_comes_in_only_when_the_other_is_gone() {
+async fn a_rebooted_machine_replaces_only_a_dead_session() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.0.0.1").await;
     node.headers = boot("first");

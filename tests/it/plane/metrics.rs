@@ -82,7 +82,7 @@ async fn cluster_of(bed: &Bed, name: &str, nodes: &[(&Node, bool)]) -> ClusterId
 }
 
 #[tokio::test]
-async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
+async fn every_target_answers_with_the_hosts_own_metrics() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut master = bed.host("m1", "10.1.0.1").await;
@@ -135,7 +135,7 @@ async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
 }
 
 #[tokio::test]
-async fn numbers_that_cannot_be_had_say_why() {
+async fn unavailable_metrics_say_why() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("m1", "10.1.0.1").await;

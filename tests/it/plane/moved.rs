@@ -55,7 +55,7 @@ fn code(said: &(u16, Value)) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_worker_follows_its_machine_and_the_others_are_told() {
+async fn a_worker_follows_its_machine_and_the_others_get_the_change() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let (master, worker) = (
@@ -155,7 +155,7 @@ async fn a_master_follows_when_the_others_are_well() {
 
 /// One of two: the other one has no quorum without it, and reports that.
 #[tokio::test]
-async fn a_master_that_the_quorum_lacks_follows_and_two_that_moved_are_told_what_helps() {
+async fn a_master_missing_for_the_quorum_follows_and_two_that_moved_get_the_remedy() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let (a, b) = (

@@ -50,7 +50,7 @@ async fn the_first_start_makes_an_administrator_and_nobody_else_gets_in() {
 /// Access to the store is enough to reset the administrator's password: the previous one, and everything obtained with
 /// it, becomes invalid.
 #[tokio::test]
-async fn a_lost_password_of_the_administrator_is_replaced_and_all_that_he_had_ends() {
+async fn a_reset_of_the_administrators_password_ends_all_credentials() {
     let bed = Bed::new().await;
     let file = bed.file("admin-password");
     let before = std::fs::read_to_string(&file).expect("password");

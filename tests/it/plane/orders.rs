@@ -174,7 +174,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
 }
 
 #[tokio::test]
-async fn certificates_say_what_the_table_says_to_whom_it_says() {
+async fn certificates_follow_the_table_of_profiles() {
     let (bed, cluster, master, worker) = cluster().await;
     let idle = bed.host("idle", "10.1.0.3").await;
 
@@ -255,7 +255,7 @@ async fn a_masters_key_reaches_the_other_masters_only() {
 
 /// The order key is the one of the first enrolment: no token, and no tunnel, replaces it.
 #[tokio::test]
-async fn a_second_enrolment_brings_no_other_order_key() {
+async fn a_second_enrolment_does_not_replace_the_order_key() {
     let (bed, cluster, master, _worker) = cluster().await;
     let idle = bed.host("idle", "10.1.0.3").await;
     for node in [&master, &idle] {

@@ -65,7 +65,7 @@ async fn get(bed: &Bed, url: &str, token: &str, headers: &[(&str, &str)]) -> (u1
 }
 
 #[tokio::test]
-async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers() {
+async fn the_api_server_gets_the_callers_identity_and_no_forged_one() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, long_lived) = kube::world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, names).await;
@@ -150,7 +150,7 @@ fn write(path: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster() {
+async fn a_kubeconfig_has_no_secret_and_gets_a_short_lived_token() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, _) = kube::world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, names).await;

@@ -66,7 +66,7 @@ async fn expired(bed: &Bed, host: HostId) {
 }
 
 #[tokio::test]
-async fn both_pairs_are_good_until_a_connection_shows_the_next_one() {
+async fn both_pairs_are_valid_until_a_connection_presents_the_next_one() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.1.0.1").await;
     let old_session = node.tunnel.clone().expect("connected");
@@ -120,7 +120,7 @@ async fn a_renewal_leaves_the_session_that_asked_for_it_alone() {
 }
 
 #[tokio::test]
-async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
+async fn an_expired_certificate_allows_only_its_renewal() {
     let life = SignedDuration::from_secs(2);
     let bed = Bed::with(|config| config.host_certificate = life).await;
     let mut node = Node::new(HostId::random());
@@ -167,7 +167,7 @@ async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
+async fn a_new_key_needs_the_old_one_or_the_operator_once() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let node = bed.host("m", "10.1.0.1").await;
@@ -275,7 +275,7 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
 }
 
 #[tokio::test]
-async fn a_host_nobody_connected_with_and_that_holds_nothing_may_be_enrolled_anew() {
+async fn an_unused_host_id_may_be_enrolled_again() {
     let bed = Bed::new().await;
     let id = HostId::random();
     for _ in 0..2 {
@@ -286,7 +286,7 @@ async fn a_host_nobody_connected_with_and_that_holds_nothing_may_be_enrolled_ane
 }
 
 #[tokio::test]
-async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
+async fn a_removed_node_fetches_its_order_and_is_then_unknown() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("m", "10.1.0.1").await;

@@ -124,7 +124,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
+async fn members_have_rights_and_marks_and_foreign_bindings_are_removed() {
     let world = World::new().await;
     let label = |node: &Value, key: &str| node["metadata"]["labels"][key].clone();
     until(|| async {

@@ -31,7 +31,7 @@ pub(super) fn write_of(
 }
 
 #[tokio::test]
-async fn only_what_the_manifest_says_is_imported() {
+async fn only_what_matches_the_manifest_is_imported() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let import = || bed.admin("/stacks", json!({"path": dir.path()}));
@@ -118,7 +118,7 @@ async fn a_host_gets_the_signed_manifest_and_any_part_of_the_archive() {
 }
 
 #[tokio::test]
-async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says_so() {
+async fn an_unfit_stack_is_refused_and_an_untested_one_warns() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let import = async |version: &str, kubernetes: &str, containerd: &str| {

@@ -19,7 +19,7 @@ use super::kube::{exec, master, watch, world};
 const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
+async fn a_shell_and_a_watch_outlive_the_stop_until_they_end() {
     let mut bed = Bed::with(|config| config.drain = LONG).await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let tunnel = node.tunnel.clone().expect("connected");
@@ -52,7 +52,7 @@ async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
 }
 
 #[tokio::test]
-async fn what_has_not_ended_when_the_time_is_over_is_cut() {
+async fn what_is_left_after_the_drain_time_is_cut() {
     let mut bed = Bed::with(|config| config.drain = Duration::from_millis(200)).await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
@@ -69,7 +69,7 @@ async fn what_has_not_ended_when_the_time_is_over_is_cut() {
 
 /// A stream that the plane accepted cannot be opened elsewhere: its node does not know what was done.
 #[tokio::test]
-async fn a_stream_that_was_taken_before_the_stop_may_still_ask() {
+async fn an_accepted_stream_may_still_send_after_the_stop() {
     let mut bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let tunnel = node.tunnel.as_ref().expect("connected");

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::bed::{Bed, until, within};
 
 #[tokio::test]
-async fn sixty_wrong_logins_delay_no_right_one() {
+async fn sixty_wrong_logins_do_not_delay_a_right_one() {
     // Making the bed logged in once.
     let bed = Bed::new().await;
     let password = std::fs::read_to_string(bed.file("admin-password")).expect("password");
@@ -44,7 +44,7 @@ async fn sixty_wrong_logins_delay_no_right_one() {
 }
 
 #[tokio::test]
-async fn an_address_that_guesses_is_told_when_to_come_again() {
+async fn an_address_that_guesses_gets_retry_after() {
     let bed = Bed::new().await;
     let mut told = None;
     // Some tokens come back meanwhile.

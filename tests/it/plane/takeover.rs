@@ -31,7 +31,7 @@ fn open(documents: &[Envelope], trust: &TrustStore) -> TrustDocument {
 }
 
 #[tokio::test]
-async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() {
+async fn everything_signed_is_signed_again_and_a_late_host_can_follow() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.0.0.1").await;
     let stack = bed.stack("1.37.2-1").await;
@@ -82,7 +82,7 @@ async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() 
 }
 
 #[tokio::test]
-async fn an_old_authority_goes_when_no_certificate_is_of_it() {
+async fn an_old_authority_is_retired_when_no_certificate_uses_it() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.0.0.1").await;
     let token = bed.new_token().await;

@@ -146,7 +146,7 @@ async fn what_is_lost_is_lost_at_once() {
 
 /// Rights in one's own project open nothing elsewhere, whatever paths and bodies contain.
 #[tokio::test]
-async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
+async fn crafted_paths_and_bodies_reach_no_other_tenant() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let user = world.user(&x.domain, "mallory").await;

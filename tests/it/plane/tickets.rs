@@ -49,7 +49,7 @@ async fn go(route: &TunnelRoute) -> (String, Result<(), String>) {
 }
 
 #[tokio::test]
-async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
+async fn the_second_handshake_is_resumed_and_still_authenticated() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());

@@ -120,7 +120,7 @@ async fn sessions_of_one_program_live_beside_each_other_and_another_program_fenc
 }
 
 #[tokio::test]
-async fn who_comes_when_many_do_is_told_when_to_come_back() {
+async fn beyond_the_rate_a_host_gets_retry_after() {
     let bed = Bed::with_budget(Some(1)).await;
     let token = bed.new_token().await;
     let mut node = super::node::Node::new(pf9_hostagent::model::HostId::random());
@@ -196,7 +196,7 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
 }
 
 #[tokio::test]
-async fn leaving_is_heard_once_and_may_be_said_twice() {
+async fn leaving_takes_effect_once_and_may_be_repeated() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("a", "10.1.0.1").await;
@@ -238,7 +238,7 @@ async fn leaving_is_heard_once_and_may_be_said_twice() {
 }
 
 #[tokio::test]
-async fn a_farewell_comes_before_the_plane_stops() {
+async fn goaway_is_sent_before_the_plane_stops() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let tunnel = node.tunnel.clone().expect("connected");

@@ -149,7 +149,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
+async fn an_upgrade_survives_a_restart_of_the_plane() {
     let mut world = World::new().await;
     let (status, plan) = world
         .bed
@@ -250,7 +250,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
 }
 
 #[tokio::test]
-async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
+async fn a_rolled_back_node_stops_it_until_resume_or_back() {
     let world = World::new().await;
     world.begin().await;
     world.prepared().await;
@@ -320,7 +320,7 @@ async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
 /// Also within seven days: the older etcd would refuse the data, or accept them and lose some. A restore is a person's
 /// decision.
 #[tokio::test]
-async fn where_etcds_data_do_not_go_back_a_restore_is_offered_and_nothing_begins() {
+async fn if_etcds_data_cannot_go_back_a_restore_is_offered() {
     let world = World::of(["1.35.5", "3.5.35"], ["1.36.3", "3.6.5"]).await;
     world.begin().await;
     world.prepared().await;
@@ -343,7 +343,7 @@ async fn where_etcds_data_do_not_go_back_a_restore_is_offered_and_nothing_begins
 }
 
 #[tokio::test]
-async fn what_does_not_follow_is_refused_whatever_is_overruled() {
+async fn an_impossible_stack_is_refused_whatever_is_overruled() {
     let world = World::new().await;
     for (version, kubernetes, etcd, id, words) in [
         ("far", "1.35.5", "3.6.16", "minor", "which is newer"),
@@ -374,7 +374,7 @@ async fn what_does_not_follow_is_refused_whatever_is_overruled() {
 
 /// As qbert's tools request it.
 #[tokio::test]
-async fn qberts_own_call_begins_the_same() {
+async fn qberts_own_call_starts_the_same() {
     let world = World::new().await;
     let cluster = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
     let patch = async |body: Value| world.bed.ask(Method::PATCH, &cluster, body).await;
@@ -442,7 +442,7 @@ async fn steps_wait_for_the_window() {
 }
 
 #[tokio::test]
-async fn a_newer_patch_that_is_imported_begins_by_itself_where_that_is_wanted() {
+async fn an_imported_patch_starts_automatically_by_policy() {
     let world = World::new().await;
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
     let later = async |version: &str, kubernetes: &str| {
@@ -533,7 +533,7 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
 
 /// A node keeps its old etcd only across minors: for the same one there is no separate stage.
 #[tokio::test]
-async fn an_etcd_of_the_same_minor_goes_along() {
+async fn an_etcd_of_the_same_minor_moves_with_the_node() {
     let world = World::new().await;
     let (status, said) = import(&world.bed, "a4", "1.36.4", "3.6.17").await;
     assert_eq!(status, 200, "{said}");

@@ -41,7 +41,7 @@ async fn says(node: &Node, status: &Value) -> (u16, Value) {
 
 /// One that does not report this version's fields yet.
 #[tokio::test]
-async fn what_an_older_agent_does_not_say_is_not_missed() {
+async fn fields_missing_from_an_older_agent_are_optional() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let whole = status_of(&node);
@@ -71,7 +71,7 @@ async fn what_an_older_agent_does_not_say_is_not_missed() {
 
 /// One with fields that this version does not know.
 #[tokio::test]
-async fn what_a_newer_agent_says_more_is_ignored() {
+async fn unknown_fields_of_a_newer_agent_are_ignored() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let mut status = newer(status_of(&node));

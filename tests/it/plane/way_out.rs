@@ -59,7 +59,7 @@ fn code(said: &Value) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
+async fn the_last_master_leaves_only_by_force() {
     for way in WAYS {
         let (bed, master, worker, cluster) = world().await;
         let (status, said) = go(&bed, way, &master, &cluster, false).await;
@@ -96,7 +96,7 @@ async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
 
 /// With everybody else it may leave, and a dead machine already counts as gone.
 #[tokio::test]
-async fn with_everybody_it_may_go() {
+async fn with_all_others_the_last_master_may_leave() {
     let (bed, master, worker, cluster) = world().await;
     let cluster = cluster.parse().expect("uuid");
     let (status, said) = bed.detach(cluster, &[&master, &worker]).await;

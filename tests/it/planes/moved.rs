@@ -42,7 +42,7 @@ async fn refused(config: ServeConfig) -> String {
 }
 
 #[tokio::test]
-async fn rows_go_to_etcd_and_back_and_no_plane_begins_where_they_were() {
+async fn rows_move_to_etcd_and_back_and_no_plane_starts_on_the_old_copy() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path();

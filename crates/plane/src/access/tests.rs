@@ -70,7 +70,7 @@ fn action() -> impl Strategy<Value = Action> {
 proptest! {
     /// Things of a project or domain where the caller has no role can be neither changed nor seen.
     #[test]
-    fn who_has_no_role_near_a_thing_does_not_know_of_it(
+    fn without_a_role_nearby_a_thing_is_hidden(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -91,7 +91,7 @@ proptest! {
 
     /// A greater role never allows less.
     #[test]
-    fn a_greater_role_may_what_a_lesser_one_may(
+    fn a_greater_role_includes_every_lesser_one(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -111,7 +111,7 @@ proptest! {
     /// A role in a domain or project gives no power over a user with a plane-wide role, nor over the plane's own
     /// things.
     #[test]
-    fn nobody_rises_by_those_above_him(
+    fn a_lesser_role_gives_no_power_over_a_greater_one(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -128,7 +128,7 @@ proptest! {
 
     /// A kubeconfig's token is for Kubernetes only.
     #[test]
-    fn a_kubeconfigs_token_is_for_nothing_else(
+    fn a_kubeconfigs_token_is_for_its_cluster_only(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -141,7 +141,7 @@ proptest! {
 }
 
 #[test]
-fn roles_of_a_project_are_of_its_hosts_and_clusters_and_of_no_others() {
+fn a_project_role_covers_only_its_hosts_and_clusters() {
     let rights = |role| Rights {
         user: user(0),
         plane: None,

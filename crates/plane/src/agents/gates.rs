@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_speak_with_each_other() {
+    fn neighbouring_versions_interoperate() {
         for (a, b, want) in [
             ("0.1.0", "0.1.9", true),
             ("0.1.0", "0.2.3", true),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_go_is_told_why() {
+    fn a_host_that_cannot_take_part_has_a_reason() {
         let machine = |os: &str, arch: &str| Inventory {
             os_id: os.into(),
             arch: arch.into(),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_names_who_could_not_go_back_and_does_not_begin() {
+    fn the_plan_names_hosts_that_could_not_roll_back_and_blocks() {
         let look = |running: &str| Look {
             there: true,
             running: Some(v(running)),

@@ -71,7 +71,7 @@ mod tests {
     use crate::agents::tests::{roll, v};
 
     #[test]
-    fn they_say_how_far_it_is_and_who_could_not() {
+    fn metrics_show_progress_and_failures() {
         let mut roll = roll("0.2.1", &[10, 50, 100]);
         (roll.state, roll.share) = (State::Stopped, 1);
         let stands = [

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_the_minor_and_at_once_only_what_mends() {
+    fn the_newest_patch_of_the_minor_and_at_once_only_security_fixes() {
         let all = [
             release("0.2.2", 1, true),
             release("0.2.3", 2, false),
@@ -155,7 +155,7 @@ mod tests {
 
     /// A row alone proves nothing, nor does a signature by another key or over something else.
     #[test]
-    fn that_it_mends_is_believed_by_the_planes_signature_alone() {
+    fn only_the_planes_signature_proves_a_security_fix() {
         let signed = || release("0.2.2", 1, true);
         let at_once = |release: Release| {
             let found = of(Patches::AtOnce, &[release], None);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_went_back_from_does_not_begin_again() {
+    fn a_version_that_was_rolled_back_by_hand_is_not_restarted() {
         let all = [release("0.2.2", 1, true)];
         assert_eq!(of(Patches::AtOnce, &all, Some(2)), None);
         assert!(of(Patches::AtOnce, &all, Some(0)).is_some());

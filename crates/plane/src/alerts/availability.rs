@@ -160,7 +160,7 @@ mod tests {
     use crate::alerts::verbs::tests::world;
 
     #[test]
-    fn a_month_is_what_answered_of_what_was_measured_and_is_not_rounded_up() {
+    fn a_months_share_is_of_measured_time_and_is_not_rounded_up() {
         let mut month = Month::default();
         assert_eq!(month.milli(), None, "nothing was measured");
         for n in 0..1000 {

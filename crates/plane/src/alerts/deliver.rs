@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_that_is_away_is_asked_ever_more_seldom() {
+    fn a_target_that_is_down_is_retried_with_backoff() {
         let pauses: Vec<u64> = (0..10).map(|n| pause(n).as_secs()).collect();
         assert_eq!(pauses, [0, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert_eq!(pause(u32::MAX), AGAIN_MAX);

@@ -419,7 +419,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn trouble_lasts_over_the_tries_and_ends_with_ok() {
+    fn trouble_lasts_over_retries_and_ends_with_ok() {
         let mut status = reports(
             1,
             Some((Role::Worker, pf9_hostagent::model::ClusterId::random())),
@@ -469,7 +469,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_host_says_is_bounded() {
+    fn what_a_host_reports_is_bounded() {
         let mut flaps = Flaps::default();
         let many: Vec<Event> = (0..200)
             .map(|n| Event {
@@ -498,8 +498,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_certificate_is_a_persons_matter_when_its_renewal_is_late_and_an_authority_a_month_before()
-    {
+    fn a_certificate_needs_a_person_when_its_renewal_is_late_and_an_authority_a_month_before() {
         let day = |n: i64| at(n * 86_400);
         let renewed = Expiry {
             renew_at: Some(day(60)),

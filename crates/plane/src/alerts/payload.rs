@@ -10,7 +10,7 @@ use super::{Alert, Subject, show};
 /// How Alertmanager writes an unset time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Where the remedies are described.
-const PAGE: &str = "docs/alerts.md#what-the-plane-tells-of";
+const PAGE: &str = "docs/alerts.md#the-planes-alerts";
 /// Version of the ticket document.
 const TICKET_SCHEMA: u32 = 1;
 

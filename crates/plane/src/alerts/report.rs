@@ -190,7 +190,7 @@ mod tests {
     use crate::recover::tests::{known, reports};
 
     #[test]
-    fn a_report_says_what_each_node_should_be_what_it_is_and_what_was_repaired() {
+    fn a_report_has_desired_and_observed_state_and_repairs() {
         let mut c = cluster();
         add(&mut c, &[(2, true), (1, false)]).expect("attach");
         let mut worker = known(3);

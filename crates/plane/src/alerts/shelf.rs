@@ -108,7 +108,7 @@ mod tests {
     use crate::alerts::verbs::tests::{firing, world};
 
     #[test]
-    fn what_was_is_bounded_for_each_and_one_that_flaps_leaves_the_others_alone() {
+    fn past_alerts_are_bounded_per_host_and_a_flapping_one_displaces_only_its_own() {
         let world = world();
         world.at(0, |change| {
             let mut other = firing(2, 0);

@@ -253,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_sees_to_it_says_who_why_and_for_how_long() {
+    fn an_acknowledgement_names_who_why_and_for_how_long() {
         let world = world();
         let alert = firing(1, 0);
         world.at(0, |c| shelf::put(c, &alert));
@@ -292,7 +292,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn silences_are_bounded_and_those_that_are_over_make_room() {
+    fn silences_are_bounded_and_expired_ones_make_room() {
         let world = world();
         let wanted = WantedSilence {
             rule: Some(Rule::DiskLow),

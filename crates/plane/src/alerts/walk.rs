@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_for_many_lists_waits_for_himself() {
+    async fn a_caller_of_many_lists_delays_only_itself() {
         let walks = Arc::new(Walks::default());
         let order = Arc::new(Mutex::new(Vec::new()));
         let (open, gate) = mpsc::channel::<()>();

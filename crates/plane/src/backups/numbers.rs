@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_say_what_the_status_says() {
+    fn metrics_match_the_status() {
         let (cluster, known) = whole();
         let text = String::from(numbers(&cluster, &known));
         for (row, wanted) in [
@@ -281,7 +281,7 @@ mod tests {
     /// Every metric that a rule uses is exported, every rule has a section on the page, and its message says what a
     /// person sees.
     #[test]
-    fn every_rule_asks_for_what_is_written_and_has_its_page() {
+    fn every_rule_uses_exported_metrics_and_has_its_section() {
         let (cluster, known) = whole();
         let text = String::from(numbers(&cluster, &known));
         let file: serde_json::Value = serde_saphyr::from_str(RULES).expect("YAML");

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_masters_stay_when_they_are_renewed_and_when_their_host_goes() {
+    fn signing_keys_stay_after_renewal_and_removal() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
         let (old, new) = (key(), key());
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn very_many_are_not_kept_and_those_of_masters_are() {
+    fn signing_keys_are_bounded_and_masters_keep_theirs() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         signs(&mut c, host(1), &key());

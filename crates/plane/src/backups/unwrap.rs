@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_master_of_the_cluster_signed_is_not_opened() {
+    fn a_backup_that_no_master_signed_is_not_opened() {
         use crate::compute::tests::{add, cluster, host};
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_stays_and_null_takes_it_back() {
+    fn absent_fields_stay_and_null_resets_them() {
         let (_, public) = pf9_hostagent::backup::seal::new_key();
         let said = json!({"keep": 3, "recoveryRecipient": public, "drillEveryDays": 30,
             "archive": {"kind": "s3", "endpoint": "https://s3.example.com", "bucket": "b", "pathStyle": true}});
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_field_and_value() {
+    fn an_invalid_policy_is_refused_with_field_and_value() {
         let none = BackupPolicy::default();
         let s3 = |field: &str, value: Value| {
             let mut archive =

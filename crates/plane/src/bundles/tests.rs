@@ -67,7 +67,7 @@ impl World {
 }
 
 #[test]
-fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
+fn the_signed_order_carries_the_public_key_and_the_private_one_stays() {
     let world = World::new();
     let row = world.order(0, 1, &wanted()).expect("asked for");
     let rows = world.store.read().expect("read");
@@ -110,7 +110,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
 }
 
 #[test]
-fn how_many_how_large_and_how_long_is_bounded() {
+fn number_size_and_retention_are_bounded() {
     let world = World::new();
     for n in 0..OF_A_HOST_MAX {
         world
@@ -140,7 +140,7 @@ fn how_many_how_large_and_how_long_is_bounded() {
 }
 
 #[test]
-fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
+fn a_project_cannot_use_up_anothers_quota() {
     let world = World::new();
     let filled = |s, of, bytes| {
         let done = world.at(s, |c| {
@@ -188,7 +188,7 @@ fn kept(dir: &tempfile::TempDir) -> usize {
 }
 
 #[tokio::test]
-async fn what_comes_leaves_the_store_its_room() {
+async fn uploads_leave_the_store_its_space() {
     let (dir, files, mut row) = disk();
     // The test's disk has room, so the content is checked next.
     let sent = || Body::from("not sealed");
@@ -204,7 +204,7 @@ async fn what_comes_leaves_the_store_its_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
+async fn a_silent_or_endless_upload_is_cut() {
     let (dir, files, row) = disk();
     let silent = Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
     let refusal = files::receive(&files, &row, silent).await;
@@ -224,7 +224,7 @@ async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
 }
 
 #[test]
-fn it_is_here_for_its_time_and_gone_with_its_key_afterwards() {
+fn a_bundle_expires_together_with_its_key() {
     let world = World::new();
     let short = Wanted {
         keep_seconds: 3600,
@@ -265,7 +265,7 @@ fn it_is_here_for_its_time_and_gone_with_its_key_afterwards() {
 }
 
 #[test]
-fn of_each_one_comes_at_a_time() {
+fn one_upload_per_bundle_at_a_time() {
     let receiving = Receiving::default();
     let id = Uuid::from_u128(1);
     let place = receiving.begin(id).expect("free");

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_has_what_fires_and_what_is_held_back_with_the_reason() {
+    fn the_list_has_firing_and_held_alerts_with_the_reason() {
         let wanted = "URGENCY   STATE   SINCE                 ID                                    WHAT
 critical  \
             firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (acknowledged \
@@ -330,7 +330,7 @@ high      held    2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000002  Ho
     }
 
     #[test]
-    fn one_is_shown_with_what_follows_from_it() {
+    fn an_alert_is_shown_with_its_symptoms() {
         let wanted = "            Host m1 is not responding
 rule        HostNotResponding
 urgency     \

@@ -476,7 +476,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_screen_of_a_report_names_what_differs_and_what_was_repaired() {
+    fn the_report_screen_names_drift_and_repairs() {
         let node = |name: &str, conforms: bool, differs: Value| {
             json!({
                 "name": name, "conforms": conforms, "wanted": {"role": "worker", "stack": "1.37.2"},
@@ -504,7 +504,7 @@ w2 (worker of stack 1.37.2): DIFFERS since t9
     }
 
     #[test]
-    fn the_screen_of_availability_says_what_was_promised_and_what_was_not_measured() {
+    fn the_availability_screen_shows_the_target_and_unmeasured_time() {
         let answer = json!({"targetPercent": "99.900", "months": [
             {"month": "2026-10", "percent": "99.956", "met": true, "answeredSeconds": 1, "silentSeconds": 1140,
              "unmeasuredSeconds": 0},
@@ -525,7 +525,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
     }
 
     #[test]
-    fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {
+    fn the_etcd_screen_shows_who_answers_and_who_waits() {
         let answer = json!({
             "cluster": "c", "votes": 3, "answering": 2, "needed": 2, "listedAt": "t",
             "members": [
@@ -555,7 +555,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
     }
 
     #[test]
-    fn the_screen_of_a_cluster_names_its_nodes_and_who_is_still_to_be_taken_out() {
+    fn the_cluster_screen_names_nodes_and_members_to_remove() {
         let answer = json!({
             "name": "c", "uuid": "u", "status": "ok", "stack": "1", "containersCidr": "p",
             "servicesCidr": "s", "etcdReplaceAfterSeconds": 300,

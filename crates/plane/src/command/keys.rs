@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_shown_with_who_waits() {
+    fn a_rotation_is_shown_with_waiting_hosts() {
         let keys = json!([
             {"kind": "signing", "current": "aaaa", "next": "bbbb", "old": null, "hosts": 3,
              "ready": 2, "waiting": [{"host": "h1", "why": "it does not trust the new key yet"}]},

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn who_would_lose_a_node_is_left_out_unless_named() {
+    fn a_host_that_would_lose_its_node_is_left_out_unless_named() {
         let rows = [
             row(1, Outcome::Obeys),
             row(2, Outcome::Removes),

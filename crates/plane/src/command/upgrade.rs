@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_names_every_node_and_what_stands_against_it() {
+    fn the_plan_names_every_node_and_every_finding() {
         let answer = json!({
             "cluster": "c", "from": "1.36.3-1", "to": "1.37.2-1", "kubernetes": "1.37.2", "order": "masters first",
             "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "from": "1.36.3-1", "restarts": [
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_names_who_is_where_and_why_it_stopped() {
+    fn the_status_shows_every_state_and_why_it_stopped() {
         let answer = json!({
             "cluster": "c", "stack": "1", "window": "sat 22:00 4h", "windowIsOpen": false,
             "upgrade": {"from": "1", "to": "2", "words": "stopped", "done": 1, "of": 2, "beganAt": "t",

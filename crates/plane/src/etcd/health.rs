@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_members_own_words_are_repeated_and_not_at_length() {
+    fn a_members_own_words_are_repeated_up_to_a_limit() {
         assert_eq!(said(200, br#"{"health":"true","reason":""}"#), Ok(()));
         let no = said(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
         assert!(no.expect_err("unhealthy").contains("RAFT NO LEADER"));

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_no_says_what_would_allow_it_and_what_insisting_costs() {
+    fn a_refusal_names_the_remedy_and_the_price_of_force() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, true)]).expect("attach");
         let vote = |name: &str, leaves, answers| Vote {

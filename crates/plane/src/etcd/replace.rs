@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_has_to_stay_whom_the_new_ones_join() {
+    fn a_master_has_to_stay_for_new_ones_to_join() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
         let judge = |hosts: &[u8]| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_replaced_is_believed_no_more_and_the_others_take_its_member_out() {
+    fn a_replaced_master_is_no_longer_trusted_and_its_member_is_removed() {
         use crate::ca::Authority;
         use crate::compute::tests::host_row;
         use crate::etcd::seats;

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_masters_are_told_to_go_by_the_founder_alone_and_once() {
+    fn only_the_founder_gives_the_go_and_once() {
         let mut c = ordered(&[1, 2, 3]);
         let ready = says(1, RestoreState::Ready);
         assert_eq!(advance(&mut c, host(2), &ready), None, "not the founder");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_every_master_of_that_time_has_followed_or_is_none_any_more() {
+    fn it_is_over_when_every_master_is_done_or_gone() {
         let mut c = ordered(&[1, 2, 3]);
         let order = c.etcd_restore.clone().expect("order");
         let two = |h: HostId| h != host(3);

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_removed_is_ordered_out_at_once_by_its_number_until_it_is_out() {
+    fn a_removed_masters_member_is_ordered_out_until_it_is_gone() {
         let mut c = masters(3);
         leave(&mut c, host(3), now(), true);
         assert_eq!(names(&c), [(host(3), None)]);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_detached_leaves_by_itself_while_it_is_heard_of() {
+    fn a_detached_master_leaves_on_its_own_while_it_reports() {
         let mut c = masters(3);
         let patience = patience(&c);
         detach(&mut c, &[host(3)], now()).expect("detach");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_never_started_is_known_by_its_address_unless_a_master_has_that() {
+    fn a_member_never_started_is_known_by_its_address() {
         let mut c = masters(3);
         leave(&mut c, host(3), now(), true);
         let mut list = listed(&[1, 2, 3]);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_etcd_of_masters_that_are_all_gone_is_nobodys() {
+    fn without_masters_nothing_is_ordered_out() {
         let mut c = masters(2);
         leave(&mut c, host(2), now(), true);
         leave(&mut c, host(1), now(), true);
@@ -250,7 +250,7 @@ mod tests {
         /// For any sequence of changes and lists: no master is removed, no host that never was one is, and every
         /// removed one that is listed is.
         #[test]
-        fn only_members_of_who_left_are_ordered_out(
+        fn only_former_masters_members_are_ordered_out(
             steps in proptest::collection::vec((1u8..6, 0u8..5, any::<u8>()), 0..40),
         ) {
             let mut c = masters(3);

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_its_own_and_to_look_takes_nothing() {
+    fn each_key_has_its_own_bucket_and_a_check_takes_nothing() {
         let mut shares = Shares::new(Duration::from_secs(6), 2);
         let at = Duration::from_secs(100);
         assert_eq!(shares.has(&1, at), Ok(()));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_buckets_are_bounded() {
         let mut shares = Shares::new(Duration::from_secs(60), 1);
         for who in 0..4 * REMEMBERED_MAX {
             assert_eq!(shares.take(who, Duration::from_secs(1)), Ok(()));

@@ -45,7 +45,7 @@ fn an_origin_is_an_address_or_the_network_of_a_site() {
 }
 
 #[test]
-fn who_asks_often_waits_behind_who_asks_once() {
+fn a_frequent_caller_waits_behind_a_rare_one() {
     let fair = Fair::new(1, 100);
     let Poll::Ready(Ok(held)) = poll(&mut asks(&fair, 1)) else {
         panic!("the first one has it at once");
@@ -62,7 +62,7 @@ fn who_asks_often_waits_behind_who_asks_once() {
 }
 
 #[test]
-fn who_gives_up_gives_the_place_on() {
+fn a_waiter_that_gives_up_passes_its_slot_on() {
     let fair = Fair::new(1, 10);
     let Poll::Ready(Ok(held)) = poll(&mut asks(&fair, 1)) else {
         panic!("free");
@@ -100,7 +100,7 @@ proptest! {
     /// For any sequence of asking, dropping and giving up: there are never too many slots, none is lost, and between
     /// two slots of one origin every other waiting origin gets one.
     #[test]
-    fn no_place_is_lost_and_turns_are_taken(
+    fn no_slot_is_lost_and_turns_are_taken(
         places in 1usize..4,
         moves in prop::collection::vec((0u8..3, 0u8..5, 0usize..64), 1..200),
     ) {

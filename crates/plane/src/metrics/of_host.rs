@@ -123,7 +123,7 @@ mod tests {
     use pf9_hostagent::model::{DaemonHealth, DiskHealth, Timestamp};
 
     #[test]
-    fn a_host_is_what_it_said_last_and_how_long_ago_that_was() {
+    fn a_hosts_metrics_are_its_last_report_and_age() {
         let mut known = known(1);
         assert_eq!(String::from(numbers(&known)), "", "it never reported");
         let mut status = reports(1, None);

@@ -137,7 +137,7 @@ mod tests {
 
     /// What the plane presents and trusts is never older than half its lifetime, nor from a replaced authority.
     #[test]
-    fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
+    fn the_planes_certificate_is_renewed_with_age_and_authorities() {
         let now = pf9_hostagent::seam::clock::now();
         let mut cluster = crate::compute::tests::cluster();
         let authority = |cluster: &mut Cluster, name| {

@@ -230,7 +230,7 @@ mod tests {
 
     /// Otherwise it would be marked again with every pass.
     #[test]
-    fn what_was_given_to_a_node_is_seen() {
+    fn marks_of_a_node_are_observed() {
         let marks = Marks {
             labels: &[("a".to_owned(), "b".to_owned())].into(),
             taints: &["key=:NoSchedule".to_owned()],
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_gone_already_is_fine_and_a_refusal_is_none() {
+    async fn deleting_a_gone_object_succeeds_and_a_refusal_fails() {
         let mut api = api(|method, path| match (method, path) {
             ("DELETE", "/gone") => (404, String::new()),
             _ => (403, json!({"message": "not you"}).to_string()),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_answer_is_not_waited_for() {
+    async fn a_silent_api_is_not_waited_for() {
         let (near, _silent) = tokio::io::duplex(1024);
         let client = hyper::client::conn::http1::handshake(TokioIo::new(near));
         let (sender, connection) = client.await.expect("handshake");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_a_list_is_a_value_and_nothing_more() {
+    fn a_continue_token_is_escaped() {
         assert_eq!(escaped("aZ9-_.~"), "aZ9-_.~");
         assert_eq!(escaped("a&limit=1#%ä"), "a%26limit%3D1%23%25%C3%A4");
     }

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_the_minor_and_at_once_only_what_mends() {
+    fn the_newest_patch_of_the_minor_and_at_once_only_security_fixes() {
         let own = || stack("1.36.3-1", 0, false);
         let plain = [
             own(),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_went_back_from_does_not_begin_again() {
+    fn a_version_that_was_rolled_back_by_hand_is_not_restarted() {
         let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 1, false)];
         assert_eq!(of(Patches::Window, &all, Some(2)), None);
         assert!(of(Patches::Window, &all, Some(0)).is_some());

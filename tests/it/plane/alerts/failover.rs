@@ -28,7 +28,7 @@ fn teller(told: &Value) -> String {
 /// An alert waits for a target that does not accept it. Its plane is cut off from etcd, and sends nothing once it
 /// knows; its successor sends the same alert, once.
 #[tokio::test]
-async fn an_alert_that_waits_is_told_by_the_plane_that_takes_over() {
+async fn a_waiting_alert_is_sent_by_the_plane_that_takes_over() {
     let cluster = Cluster::start();
     let mut ways = Vec::new();
     for member in cluster.clients() {

@@ -136,7 +136,7 @@ impl Scene {
 }
 
 #[test]
-fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
+fn a_lasting_finding_is_sent_once_repeated_daily_and_resolved() {
     let (mut scene, disk) = (Scene::new(), of_host(Rule::DiskLow, 9));
     scene.set(&disk, true);
     scene.until(3 * 86_400);
@@ -161,7 +161,7 @@ fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
 
 /// What damping promises: no notice for a websocket that reconnects within its grace, or a service that is restarted.
 #[test]
-fn what_does_not_last_is_told_to_nobody() {
+fn a_short_finding_sends_no_notice() {
     for rule in Rule::ALL.iter().filter(|r| r.row().hold_s > 0) {
         let (mut scene, it) = (Scene::new(), of_host(*rule, 9));
         for round in 0..50 {
@@ -192,7 +192,7 @@ fn what_flaps_is_one_alert() {
 
 /// A master is dead: its etcd, its node, its kubelet, a backup and the cluster's upgrade are reported within one alert.
 #[test]
-fn one_dead_master_is_one_alert_and_names_what_follows() {
+fn one_dead_master_is_one_alert_with_its_symptoms() {
     let mut scene = Scene::new();
     let dead = of_host(Rule::HostNotResponding, 1);
     let symptoms = [
@@ -229,7 +229,7 @@ fn one_dead_master_is_one_alert_and_names_what_follows() {
 }
 
 #[test]
-fn the_first_cause_is_named_and_not_the_next_one_above() {
+fn the_root_cause_is_named_not_the_nearest_one() {
     let mut scene = Scene::new();
     let (etcd, api) = (
         of_cluster(Rule::EtcdNoQuorum),
@@ -250,7 +250,7 @@ fn the_first_cause_is_named_and_not_the_next_one_above() {
 }
 
 #[test]
-fn what_stays_when_its_cause_is_over_is_told_then() {
+fn a_symptom_that_outlasts_its_cause_is_sent() {
     let mut scene = Scene::new();
     let (dead, node) = (
         of_host(Rule::HostNotResponding, 1),
@@ -272,7 +272,7 @@ fn what_stays_when_its_cause_is_over_is_told_then() {
 }
 
 #[test]
-fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
+fn a_suspected_cause_hides_nothing_for_ever() {
     let mut scene = Scene::new();
     let (dead, node) = (
         of_host(Rule::HostNotResponding, 1),
@@ -294,7 +294,7 @@ fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
 }
 
 #[test]
-fn a_host_in_maintenance_is_not_told_of_and_says_so_and_the_end_of_what_was_told_is() {
+fn maintenance_holds_alerts_but_not_the_end_of_sent_ones() {
     let mut scene = Scene::new();
     let (before, during) = (of_host(Rule::DiskLow, 1), of_host(Rule::NodeNotReady, 1));
     let other = of_host(Rule::NodeNotReady, 2);
@@ -340,7 +340,7 @@ fn silence(rule: Option<Rule>, until: i64) -> Silence {
 }
 
 #[test]
-fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over() {
+fn a_silenced_alert_is_listed_and_sent_when_the_silence_ends() {
     let mut scene = Scene::new();
     let (disk, node) = (of_host(Rule::DiskLow, 9), of_host(Rule::NodeNotReady, 8));
     scene.silences.push(silence(Some(Rule::DiskLow), 5000));
@@ -369,7 +369,7 @@ fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over()
 }
 
 #[test]
-fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() {
+fn an_acknowledged_alert_is_sent_again_when_it_gets_worse_or_the_time_is_over() {
     let (mut scene, disk) = (Scene::new(), of_host(Rule::DiskLow, 9));
     scene.set(&disk, true);
     scene.until(400);
@@ -398,7 +398,7 @@ fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() 
 }
 
 #[test]
-fn nobody_looked_is_not_over_and_what_is_gone_is() {
+fn unmeasured_is_not_resolved_and_a_gone_subject_is() {
     let (mut scene, node) = (Scene::new(), of_host(Rule::NodeNotReady, 9));
     scene.set(&node, true);
     scene.until(400);
@@ -449,7 +449,7 @@ proptest! {
     /// is sent more than once a day unless it got worse, a host in maintenance sends only ends, and no symptom is sent
     /// beside its cause.
     #[test]
-    fn what_is_told_is_told_in_order_and_seldom(steps in prop::collection::vec(happens(), 1..60)) {
+    fn notices_alternate_and_are_rare(steps in prop::collection::vec(happens(), 1..60)) {
         let mut scene = Scene::new();
         let things = things();
         for step in steps {

@@ -106,7 +106,7 @@ fn a_fleet_that_is_well_has_nothing() {
 }
 
 #[test]
-fn silence_is_since_the_last_report_and_longer_where_it_was_at_work() {
+fn silence_counts_from_the_last_report_and_a_converging_host_gets_longer() {
     let mut fleet = Fleet::new();
     for n in 1..=3 {
         fleet.say(n, 1000, |_| {});
@@ -125,7 +125,7 @@ fn silence_is_since_the_last_report_and_longer_where_it_was_at_work() {
 }
 
 #[test]
-fn a_plane_that_was_away_heard_nobody_and_accuses_nobody() {
+fn a_plane_that_was_down_blames_no_host() {
     let mut fleet = Fleet::new();
     fleet.started = at(100_000);
     assert_eq!(fleet.found(100_060), []);
@@ -139,7 +139,7 @@ fn a_plane_that_was_away_heard_nobody_and_accuses_nobody() {
 }
 
 #[test]
-fn a_host_that_does_not_converge_is_told_in_the_known_words() {
+fn a_host_that_does_not_converge_is_reported_in_the_known_words() {
     let mut fleet = Fleet::new();
     fleet.say(4, 0, |s| {
         s.state = NodeState::Retrying;
@@ -154,7 +154,7 @@ fn a_host_that_does_not_converge_is_told_in_the_known_words() {
 }
 
 #[test]
-fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
+fn a_dead_member_is_reported_by_the_others() {
     let mut fleet = Fleet::new();
     for n in [1, 2] {
         fleet.say(n, 500, |s| {
@@ -181,7 +181,7 @@ fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
 }
 
 #[test]
-fn what_the_plane_saw_of_nodes_counts_while_it_is_fresh() {
+fn the_planes_observation_of_nodes_counts_while_fresh() {
     let mut fleet = Fleet::new();
     let id = fleet.cluster().id;
     let nodes: BTreeMap<String, Option<bool>> = [
@@ -245,7 +245,7 @@ fn clocks_addresses_certificates_and_backups_are_found() {
 /// From the reports of masters that are not silent; a fault of one of them is listed although another one has the
 /// address.
 #[test]
-fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
+fn a_shared_address_without_a_holder_and_unable_masters_are_found() {
     use pf9_hostagent::model::{ApiAddressStatus, Fault, FaultCode};
     let mut fleet = Fleet::new();
     let id = fleet.cluster().id;
@@ -304,7 +304,7 @@ fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
 }
 
 #[test]
-fn a_fleet_that_is_silent_as_a_whole_is_one_matter() {
+fn a_silent_fleet_is_one_finding() {
     let mut fleet = Fleet::new();
     assert!(
         !fleet.found(500).contains(&(Rule::FleetNotResponding, None)),

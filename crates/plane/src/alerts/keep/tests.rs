@@ -7,7 +7,7 @@ use crate::compute::tests::{host, host_row};
 use crate::recover::tests::reports;
 
 #[test]
-fn only_alerts_are_written_and_only_when_something_of_them_changed() {
+fn only_changed_alerts_are_written() {
     let (mut before, mut now) = (Book::new(), Book::new());
     let mut alert = firing(1, 0);
     now.insert(alert.key.clone(), alert.clone());
@@ -36,7 +36,7 @@ fn only_alerts_are_written_and_only_when_something_of_them_changed() {
 
 /// A host that dies in maintenance is missed when the maintenance would be over by the plane's clock.
 #[test]
-fn what_a_host_says_of_its_maintenance_is_believed_for_as_long_as_one_may_last() {
+fn a_reported_maintenance_is_trusted_for_its_longest_duration() {
     let board = Board::default();
     let mut status = reports(
         1,
@@ -98,7 +98,7 @@ fn what_was_written_is_the_same_alert_after_a_restart() {
 /// Forecasts from twelve days of a host are known as soon as the plane is back, not only with its next slot in six
 /// hours.
 #[test]
-fn what_was_foreseen_is_known_again_as_soon_as_the_plane_is_back() {
+fn forecasts_are_known_as_soon_as_the_plane_is_back() {
     let world = world();
     let row = host_row(1, None);
     world.at(0, |c| Ok(c.put(&HOSTS, &host(1).to_string(), &row)?));

@@ -99,7 +99,7 @@ mod tests {
 
     /// Most of it lies on a line, from which it keeps dropping: the line is found and must be rejected.
     #[test]
-    fn what_falls_as_often_as_every_third_time_is_no_line() {
+    fn a_series_that_drops_every_third_time_is_no_line() {
         let emptied = |every: usize| rising(24, move |i| i % every == 0 && i < 20, 0.0);
         assert_eq!(line(&emptied(3), LEAST), None);
         assert!(line(&emptied(5), LEAST).is_some(), "so seldom it is one");
@@ -107,7 +107,7 @@ mod tests {
 
     /// One value of sixteen makes a quarter of all pairs fall.
     #[test]
-    fn one_value_that_is_nonsense_costs_no_line_wherever_it_is() {
+    fn one_outlier_does_not_hide_a_line() {
         for wrong in 0..11 {
             for nonsense in [0.0, 1.2] {
                 let points = rising(16, |i| i == wrong, nonsense);
@@ -120,7 +120,7 @@ mod tests {
 
     /// It rises all the time, but in three steps: the line between them is close to none of its values.
     #[test]
-    fn what_came_in_steps_is_no_line() {
+    fn a_staircase_is_no_line() {
         for steps in [
             [
                 0.10, 0.53, 0.54, 0.55, 0.54, 0.53, 0.54, 0.56, 0.55, 0.56, 0.56, 0.95, 0.95, 1.00,

@@ -38,7 +38,7 @@ proptest! {
 
     /// Steady growth is forecast to the day, although it strays a little and one value is wrong.
     #[test]
-    fn what_grows_is_foreseen_to_the_day(
+    fn steady_growth_is_forecast_to_the_day(
         n in FEWEST..80,
         a_day in 0.02f64..0.2,
         days_left in 0.5f64..6.0,
@@ -62,7 +62,7 @@ proptest! {
 
     /// Noise around a level, however large, is no trend; nor is a falling series.
     #[test]
-    fn noise_and_what_falls_foresee_nothing(
+    fn noise_and_falling_series_give_no_forecast(
         level in 0.1f64..0.8,
         a_day in -0.1f64..0.0,
         noise in prop::collection::vec(-0.1f64..0.1, 100),
@@ -74,7 +74,7 @@ proptest! {
 
     /// What is emptied regularly gives no forecast from the second time on, however long it takes to fill.
     #[test]
-    fn what_is_emptied_regularly_foresees_nothing(
+    fn what_is_emptied_regularly_gives_no_forecast(
         (bottom, top) in (0.0f64..0.4, 0.6f64..0.95),
         every in 2usize..80,
         phase in 0usize..80,
@@ -109,7 +109,7 @@ proptest! {
 }
 
 #[test]
-fn fewer_values_than_are_named_foresee_nothing() {
+fn too_few_values_give_no_forecast() {
     let rising = |n: usize| (0..n).map(|i| 0.6 + 0.01 * i as f64);
     assert_eq!(last(Kind::Etcd, rising(FEWEST - 1)), None);
     assert!(last(Kind::Etcd, rising(FEWEST)).is_some());
@@ -122,7 +122,7 @@ fn fewer_values_than_are_named_foresee_nothing() {
 }
 
 #[test]
-fn what_was_laid_down_once_and_what_has_come_to_its_end_foresee_nothing() {
+fn one_deposit_and_growth_that_stopped_give_no_forecast() {
     // An upgrade adds a fifth within a day, on a level that creeps.
     let once = |i: usize| 0.4 + 0.0001 * i as f64 + if i >= 10 { 0.3 } else { 0.0 };
     let all = follow(Kind::Bytes, (0..48).map(once));
@@ -135,7 +135,7 @@ fn what_was_laid_down_once_and_what_has_come_to_its_end_foresee_nothing() {
 }
 
 #[test]
-fn what_begins_to_grow_after_it_was_level_is_foreseen_after_four_days() {
+fn growth_after_a_level_time_is_forecast_after_four_days() {
     let begins = |i: usize| 0.3 + 0.02 * i.saturating_sub(40) as f64;
     let all = follow(Kind::Bytes, (0..60).map(begins));
     assert!(all[..40].iter().all(Option::is_none));
@@ -150,7 +150,7 @@ fn what_begins_to_grow_after_it_was_level_is_foreseen_after_four_days() {
 }
 
 #[test]
-fn memory_that_only_a_restart_gives_back_is_told_of_each_time() {
+fn memory_that_only_a_restart_frees_is_reported_each_time() {
     let grows = |i: usize| 0.1 + 0.02 * (i % 40) as f64;
     let all = follow(Kind::Memory, (0..160).map(grows));
     assert!(all[130..].iter().any(Option::is_some));
@@ -159,7 +159,7 @@ fn memory_that_only_a_restart_gives_back_is_told_of_each_time() {
 }
 
 #[test]
-fn a_clock_that_went_wrong_costs_what_was_kept_and_nothing_else() {
+fn a_wrong_clock_costs_only_the_stored_series() {
     let mut kept = Kept::default();
     let closed = |slot: u32| Closed {
         slot,
@@ -181,7 +181,7 @@ fn a_clock_that_went_wrong_costs_what_was_kept_and_nothing_else() {
 }
 
 #[test]
-fn what_a_host_tells_no_more_foresees_nothing() {
+fn what_a_host_no_longer_reports_gives_no_forecast() {
     let mut kept = Kept::default();
     let said = |kind, slot: u32| (of(kind), 30_000 + (slot - 1000) as u16 * 800);
     for slot in 1000..1020 {
@@ -269,7 +269,7 @@ fn shares_are_of_what_there_is() {
 
 /// From reports to forecasts, with the plane restarted in the middle, and removed with the host.
 #[test]
-fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
+fn trends_outlive_the_plane_and_are_removed_with_the_host() {
     let world = world();
     let row = host_row(1, None);
     world.at(0, |c| Ok(c.put(&HOSTS, &host(1).to_string(), &row)?));
@@ -341,7 +341,7 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
 
 /// A host may report anything: none of the three places where that could grow does.
 #[test]
-fn so_many_series_are_followed_of_a_host_and_the_newest_stay() {
+fn series_per_host_are_bounded_and_the_newest_stay() {
     let mut status = reports(1, None);
     status.health.disks = (0..SERIES_MAX)
         .map(|n| DiskHealth {

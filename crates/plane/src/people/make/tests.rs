@@ -52,7 +52,7 @@ fn stepped(dir: &std::path::Path) -> Store {
 }
 
 #[test]
-fn what_was_there_is_the_first_projects_and_the_administrator_is_who_he_was() {
+fn an_upgraded_store_keeps_its_content_in_the_first_project() {
     let dir = tempfile::tempdir().expect("tempdir");
     let store = stepped(dir.path());
     let rows = store.read().expect("read");

@@ -18,7 +18,7 @@ fn asked(path: &str) -> Asked {
 }
 
 #[test]
-fn behind_a_proxy_of_ones_own_the_clusters_path_is_the_root() {
+fn behind_kubectl_proxy_the_clusters_path_is_the_root() {
     let from = |said: &'static str| {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static(said));
@@ -208,7 +208,7 @@ fn cookies_keep_to_their_cluster() {
 }
 
 #[test]
-fn a_head_is_turned_as_a_whole() {
+fn all_headers_of_an_answer_are_rewritten() {
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("location", "/a/c"),
@@ -300,7 +300,7 @@ fn is_a_drive(segment: &str) -> bool {
 proptest! {
     /// What the client follows leads back to the address that the API server named.
     #[test]
-    fn what_is_followed_comes_back(
+    fn what_is_followed_leads_back(
         path in path(),
         to in "/?([a-z0-9:.'|~-]{0,5}/){0,5}[a-z0-9:.'-]{0,5}(\\?[a-z=&/]{0,6})?(#[a-z]{0,4})?",
         host in prop_oneof![
