@@ -85,7 +85,7 @@ pub enum OsGoal {
 pub struct OsOutcome {
     /// What was found and done.
     pub report: OsReport,
-    /// An earlier run, or somebody else's, was cut off, and what it began is to be finished.
+    /// An earlier run, or a foreign one, was interrupted, and its work has to be finished.
     pub unfinished: bool,
     /// Why it failed, if it did.
     pub fault: Option<Fault>,
@@ -119,13 +119,13 @@ impl Document for Ended {
 /// How a run stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OsRunState {
-    /// It was not begun.
+    /// It was not started.
     NotBegun,
     /// The unit is at work.
     UnderWay,
     /// It came to its end.
     Over(OsOutcome),
-    /// It was begun, and nobody is at work: it was cut off.
+    /// It was started, and no process is at work: it was interrupted.
     CutOff,
 }
 
@@ -146,7 +146,7 @@ fn ended(fs: &HostFs) -> Store {
     )
 }
 
-/// The run that was begun last.
+/// The run that was started last.
 pub fn begun(fs: &HostFs) -> Option<OsRun> {
     ordered(fs).look(|o: Ordered| Ok(o.run)).value
 }

@@ -74,7 +74,7 @@ pub enum StackError {
         /// What is missing.
         path: PathBuf,
     },
-    /// Too little free space; nothing was begun.
+    /// Too little free space; nothing was started.
     #[error(transparent)]
     Space(#[from] space::NoSpace),
     /// The archive as a whole is not what the manifest says.

@@ -95,7 +95,7 @@ pub(super) fn next(record: &Record, seen: &SwitchSeen) -> Move {
     }
 }
 
-/// What follows a switch that this process has begun.
+/// What follows a switch that this process has started.
 fn begun(record: &Record, seen: &SwitchSeen, to: &Name) -> Move {
     let there = seen.current.as_ref() == Some(to);
     match (record.stage, &seen.proof) {

@@ -76,7 +76,7 @@ pub struct Drill<'a> {
 /// What a drill may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bounds {
-    /// Without it nothing is begun: enough for what is alive.
+    /// Without this much the drill does not start: enough for the running node.
     memory: u64,
     /// With old revisions of small objects alone in the file, as much as the machine can spare.
     memory_most: u64,

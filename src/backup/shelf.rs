@@ -1,8 +1,7 @@
 //! The directory of the backups.
 //!
-//! A backup is two files: `NAME.db.age`, and `NAME.json` that is written after it and makes it count.
-//! A sealed file without one is what a backup that was cut off left. Whatever has another name is
-//! somebody else's and stays.
+//! A backup is two files: `NAME.db.age`, and `NAME.json`, which is written after it and makes it count. A sealed file
+//! without one is what an interrupted backup left. Files with other names are foreign and stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 

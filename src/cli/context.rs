@@ -34,7 +34,7 @@ pub(super) struct CommandContext {
     pub(super) owners: Owners,
     /// The printer.
     pub(super) out: Output,
-    /// Cancelled by a signal: end, and undo what was begun.
+    /// Cancelled by a signal: end, and undo what was started.
     pub(super) stop: CancellationToken,
     /// Effective user id.
     pub(super) uid: u32,

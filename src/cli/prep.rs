@@ -130,7 +130,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
     };
     let work = prepare(ctx, args, token, &config, &way, &stage);
     let result = tokio::select! {
-        // cancel-safe: what was begun is undone below
+        // cancel-safe: what was started is undone below
         result = work => result,
         () = ctx.stop.cancelled() => Err(ctx.interrupted("this machine is not prepared")),
     };

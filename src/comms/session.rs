@@ -27,7 +27,7 @@ const STOP_LINGER: Duration = Duration::from_secs(1);
 /// How long streams may take to notice that their connection is over, and write their audit line.
 const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
 
-/// A session that was begun and must be run.
+/// A session that was opened and must be run.
 pub(super) struct Begun {
     pub(super) handle: Handle,
     /// For [`run`].

@@ -342,7 +342,7 @@ mod tests {
         Doc { schema: 2, n }
     }
 
-    /// Odd numbers are somebody else's, 13 is damage.
+    /// Odd numbers are foreign, 13 is damaged.
     fn load(store: &Store, second: i64) -> (Option<u32>, Option<String>) {
         let now = Timestamp::from_second(second).expect("time");
         let loaded = store.load(now, |d: Doc| match d.n {

@@ -219,7 +219,7 @@ impl MaintenanceRecord {
         }
     }
 
-    /// As it is to be on the disk now, if that is due: what is over is none any more.
+    /// What to write to disk now, if anything is due: a maintenance that is over is dropped.
     pub fn to_note(&self, now: &Moment) -> Option<Self> {
         let plane = self.plane.as_ref().and_then(|p| p.span.as_ref());
         let due = [self.root.as_ref(), plane]

@@ -98,7 +98,7 @@ pub(super) async fn run(agent: Agent, queue: Arc<tokio::sync::Mutex<Queue>>) {
     }
 }
 
-/// Until shutdown. Storing is never cut off: what is begun is on disk when this returns.
+/// Runs until shutdown. Storing is never interrupted: what was started is on disk when this returns.
 async fn turn(agent: &Agent, spool: &Arc<Mutex<Spool>>, queue: &mut Queue) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {

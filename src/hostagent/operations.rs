@@ -90,7 +90,7 @@ async fn done(agent: &Agent, one: &PendingOperation) -> Result<OperationResult, 
             Ok(result)
         }
         Ok(None) => Err(nothing_said()),
-        // Nobody whom root trusts signed it.
+        // No signer that root trusts signed it.
         Err(LocalError::Refused { fault, status }) if status.as_u16() == 403 => {
             Ok(OperationResult {
                 schema: OPERATION_SCHEMA,

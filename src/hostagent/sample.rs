@@ -61,7 +61,7 @@ async fn changed_before(next: Instant, changes: &mut Option<AddressChanges>) -> 
     }
 }
 
-/// Root may have begun a maintenance on a host without a role, where nodelet is not asked for anything else.
+/// Root may have started a maintenance on a host without a role, where nodelet is not asked for anything else.
 async fn ask_nodelet_in_maintenance(agent: &Agent) {
     if agent.board.read(|f| f.nodelet_needed) {
         return;

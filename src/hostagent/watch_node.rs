@@ -180,8 +180,7 @@ async fn rest_if_done(agent: &Agent, store: &SpecStore) {
     }
     let store = store.clone();
     match blocking(move || store.note_nodelet_needed(false)).await {
-        // Only on a machine that noted it: else the next start asks nodelet once more, in vain but
-        // without harm.
+        // Only on a machine that noted it: otherwise the next start asks nodelet again, which is useless but harmless.
         Ok(()) => {}
         Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
     }

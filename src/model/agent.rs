@@ -90,7 +90,7 @@ pub struct AgentStatus {
     /// Which order the rest speaks of; 0: of none.
     #[serde(default)]
     pub generation: Generation,
-    /// How often the switch was begun for it.
+    /// How often the switch was started for it.
     #[serde(default)]
     pub attempts: u32,
     /// Why it was put back or refused, or what it waits for.

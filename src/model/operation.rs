@@ -44,7 +44,7 @@ pub struct Operation {
     pub number: u64,
     /// When it was ordered, by the plane's clock.
     pub issued_at: Timestamp,
-    /// It is not begun after that.
+    /// It does not start after that.
     pub expires_at: Timestamp,
     /// What is to be done.
     pub what: OperationKind,
@@ -203,12 +203,12 @@ pub enum Outcome {
         /// What came of it.
         said: String,
     },
-    /// It was not begun.
+    /// It did not start.
     Refused {
         /// Why.
         fault: Fault,
     },
-    /// It was begun, and did not come to a good end.
+    /// It started and did not succeed.
     Failed {
         /// Why.
         fault: Fault,

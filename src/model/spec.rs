@@ -215,8 +215,7 @@ pub struct EtcdSpec {
     /// `--quota-backend-bytes`: the largest database; absent: etcd's own, 2 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
-    /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
-    /// refuse them. Absent on workers.
+    /// Certificates of former masters, PEM, signed by the etcd authority: members refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
     /// The backups that each master makes of it.

@@ -34,7 +34,7 @@ pub struct Taken {
     ranges: Vec<(AddressRange, String)>,
 }
 
-/// A name or an address that is somebody else's.
+/// A name or an address that belongs to another host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Collision {
     /// Which.

@@ -328,7 +328,7 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,
-            // systemd begins after its pause, or has begun: it is waited for.
+            // systemd starts it after its pause, or is starting it: wait for it.
             Active::Activating if stand == Stand::Comes => units.start(name).await?,
             // One that is on its way may be on its way with older inputs.
             Active::Active

@@ -49,7 +49,7 @@ pub enum BadCertificate {
         /// What it must say.
         want: String,
     },
-    /// Its time is over or has not begun.
+    /// Expired, or not yet valid.
     #[error("it is valid from {not_before} to {not_after}, now is {now}")]
     Time {
         /// Begin.

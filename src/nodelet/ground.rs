@@ -1,15 +1,15 @@
 //! Whether the cluster's networks can be beside what this machine has to reach: its own networks and addresses, its
 //! routes, its DNS servers, the plane.
 //!
-//! A node whose pods have the address of the plane is cut off with its first pod, and nobody can mend it from afar.
-//! So a node is not begun on such a machine ([`refusal`]). One that is there is kept, whatever its machine becomes:
-//! what it meets is said ([`warning`]) until it is gone.
+//! A node whose pods have the plane's address is cut off with its first pod, and cannot be repaired remotely. So no
+//! node starts on such a machine ([`refusal`]). An existing one is kept, whatever happens to its machine: the finding
+//! is reported ([`warning`]) until it is gone.
 
 use crate::host::fs::HostFs;
 use crate::host::grounds::{GROUNDS_MAX, standing, ways};
 use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
 
-/// Why this node is not begun here.
+/// Why no node starts here.
 pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let grounds = standing(fs).into_iter().chain(ways(fs));
     let why = met(node, grounds)?;

@@ -84,7 +84,7 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
         "its addresses are {shown}; kubelet and pods of this node cannot be reached at {own}"
     );
     let kept = format!("to keep {own}, reserve it where addresses are assigned");
-    // What hinders it (an address that is somebody else's, masters that are not well) the plane answers.
+    // What prevents it (an address that another machine holds, masters that are not well) the plane answers.
     let fix = match (role, has.iter().any(|ip| ip.is_ipv4() == own.is_ipv4())) {
         (_, false) => {
             format!("give the machine {own} again, or another one: the node follows automatically")

@@ -64,7 +64,7 @@ impl Removal<'_> {
     /// Takes everything away.
     pub async fn run(&mut self, stop: &Stop) -> RemovalEnd {
         let mut left = Vec::new();
-        // What has begun goes to its end.
+        // A started removal goes to its end.
         let force = self.force || self.effects.ledger.ledger.removing;
         if let Err(fault) = self.may_begin(force).await {
             return RemovalEnd::Held(fault);
@@ -166,8 +166,8 @@ impl Removal<'_> {
         let ledger: &mut LedgerFile = self.effects.ledger;
         ledger.ledger.removing = true;
         if let Err(e) = ledger.save() {
-            // Removal must work on a full disk too. Were the power to go now, the order is
-            // looked at once more than it should be.
+            // Removal must work on a full disk too. After a power cut at this point the order is merely looked at one
+            // time too many.
             tracing::warn!(error = %chain(&e), "ledger");
         }
     }

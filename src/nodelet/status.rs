@@ -73,7 +73,7 @@ pub struct PulseBoard {
     log: KubeLog,
 }
 
-/// What a sweep learnt beside the plan.
+/// What a sweep found beside the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SweepFindings {
     /// The stack that is active.
@@ -191,7 +191,7 @@ impl NodeBoard {
         self.publish();
     }
 
-    /// What the plan says about every phase, and what was learnt by the way.
+    /// What the plan says about every phase, and what was found beside it.
     pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {

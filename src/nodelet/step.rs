@@ -150,8 +150,8 @@ pub enum Step {
         /// The file of those settings.
         settings: String,
     },
-    /// This master founds etcd together with others, and none of them counts it as a member that had begun:
-    /// that one has lost its data, and joins.
+    /// This master founds etcd together with others, and none of them counts it as a started member: a master that they
+    /// do count has lost its data, and joins.
     EtcdFounds {
         /// This master's member.
         member: EtcdMember,
@@ -234,7 +234,7 @@ pub enum Step {
         /// What it does not use.
         of: ProxyMode,
     },
-    /// This run of the distribution's package manager was begun; its own unit brings it to its end.
+    /// This run of the distribution's package manager was started; its own unit finishes it.
     OsUpdate {
         /// Which.
         run: os::OsRun,

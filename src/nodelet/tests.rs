@@ -422,7 +422,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     assert_eq!(rig.listing(), before, "nothing was taken away");
     assert_eq!(rig.calls(), Vec::<String>::new(), "and nothing stopped");
     assert!(!rig.life.ledger.ledger.removing, "it can be taken back");
-    // What has begun is not left half done.
+    // A started removal is not left half done.
     assert_eq!(rig.remove_by_force().await, removal::RemovalEnd::Done);
     let story = take_log(&rig.fs, &mut rig.every_file());
     let skipped = story.iter().find(|l| l.contains("  skipped: "));

@@ -33,7 +33,7 @@ pub struct NetworkSeen {
     pub not_seen: Option<String>,
 }
 
-/// A packet filter of somebody else's.
+/// A foreign packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketFilter {
     /// Who made it: `firewalld`, `ufw`, or a table of nftables.

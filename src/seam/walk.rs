@@ -37,7 +37,8 @@ pub trait Scenario {
     /// The machine before it.
     async fn begin(&self) -> Self::World;
 
-    /// What a process does from its start on, or (`starts` is false) what it does once more. True when it is done.
+    /// What a process does from its start on, or (`starts` is false) what it does on the next round. True when it is
+    /// done.
     async fn life(&self, world: &mut Self::World, starts: bool) -> bool;
 
     /// The machine lost its power and restarts.

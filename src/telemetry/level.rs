@@ -69,7 +69,7 @@ pub fn usual_level() -> Result<(), String> {
     levels.change(None)
 }
 
-/// What is logged now; none before logging was begun.
+/// What is logged now; none before logging has started.
 pub fn level_now() -> Option<LevelNow> {
     let levels = LEVELS.get()?;
     let other = levels.other.borrow().clone();

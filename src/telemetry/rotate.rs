@@ -57,7 +57,7 @@ impl RotatingFile {
     }
 
     fn open(&mut self) -> io::Result<&mut (File, u64)> {
-        // A person may have moved or removed the file: then a new one is begun.
+        // An operator may have moved or removed the file: then a new one is started.
         if self.open.is_some() && !self.path.exists() {
             self.open = None;
         }

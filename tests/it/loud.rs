@@ -71,7 +71,7 @@ fn a_log_level_is_changed_for_a_time_and_logs_who_did_it() {
     let quiet = asked(root, &["warn", "--for", "2s"]).expect("changed");
     assert_eq!(quiet["level"], "warn");
     assert!(quiet["until"].is_string(), "{quiet}");
-    // At every level, and by whom.
+    // At every level, and from which program.
     let line = until(|| {
         let log = log();
         let line = log

@@ -48,7 +48,7 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
 /// the previous pods delays them for two minutes.
 fn controllers_work() -> Outcome {
     let namespace = "made-after-renewal";
-    // The last new certificate restarts the API server once more.
+    // The last new certificate restarts the API server again.
     eventually("the API takes a namespace", CONTROLLERS, || {
         kubectl(&["create", "namespace", namespace]).map(drop)
     })?;

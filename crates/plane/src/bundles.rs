@@ -364,7 +364,7 @@ fn arrived(
     events::note(change, host, "bundle-arrived", &said)
 }
 
-/// Removes one, and records by whom.
+/// Removes one, and records who removed it.
 fn forget_one(change: &mut Change<'_>, host: HostId, id: Uuid, by: &str) -> Answer<()> {
     row(&**change, host, id)?;
     change.remove(&BUNDLES, &at(host, id))?;

@@ -9,8 +9,8 @@
 //! | an enrolment of an id that never connected, and that holds nothing | a token | pinned |
 //! | any other enrolment | | refused |
 //!
-//! Both the pinned and the next certificate open sessions, until a connection presents the next one: then that is
-//! pinned, and the other opens none any more. A host whose next certificate got lost on the way therefore reconnects
+//! Both the pinned and the next certificate open sessions until a connection presents the next one: that one is then
+//! pinned, and the other no longer opens any. A host whose next certificate got lost on the way therefore reconnects
 //! with the old one.
 
 use jiff::{SignedDuration, Timestamp};

@@ -92,7 +92,7 @@ pub enum ArchiveError {
         /// Its name.
         file: String,
     },
-    /// An upload that was begun is not known any more.
+    /// A started upload is no longer known.
     #[error("the service does not know the upload any more")]
     UploadGone,
     /// What is there is not what was put there.

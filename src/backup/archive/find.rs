@@ -107,7 +107,7 @@ async fn owners(
     }
 }
 
-/// What stands there is somebody else's word: it is of this backup and this place, and signed, or not taken.
+/// Its content is untrusted: it must name this backup and this place, and be signed, or it is rejected.
 fn read(
     text: &str,
     name: &str,

@@ -25,7 +25,7 @@ pub struct DataId {
     pub member_id: String,
 }
 
-/// Whose data are in this directory; `None`: no log was begun there.
+/// The member that owns the data in this directory; `None`: there is no log yet.
 pub fn identity(fs: &HostFs, data: &str) -> Result<Option<DataId>, String> {
     let files = wal::files(&fs.at(format!("{data}/{LOG}"))).map_err(|e| chain(&e))?;
     // The newest: older ones may be on their way out.

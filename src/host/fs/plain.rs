@@ -1,5 +1,5 @@
-//! Files of untrusted users, read by root: what lies in a directory of another user may be a link to a file
-//! of root's, a pipe that never ends, or a second name of somebody else's file.
+//! Files of untrusted users, read by root: an entry in another user's directory may be a link to one of root's files, a
+//! pipe that never ends, or a hard link to another user's file.
 
 use std::fs::File;
 use std::io;

@@ -116,7 +116,7 @@ pub fn calico() -> PodNetwork {
     }
 }
 
-/// Whether a rule in a chain of somebody else's goes with the chains of these prefixes, although it leads to none.
+/// Whether a rule in a foreign chain goes with the chains of these prefixes, although it does not jump to one.
 pub fn rule_goes(rule: &str, prefixes: &[String]) -> bool {
     prefixes.iter().any(|p| p == CALICO_CHAINS) && rule.contains(CALICO_COMMENT)
 }

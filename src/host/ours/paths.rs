@@ -108,8 +108,8 @@ pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
 pub const NODELET_AT_BOOT: &str =
     "/etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service";
 
-/// Directories whose names Kubernetes, the CNI library and calico fix. They are ours, content and all,
-/// where the ledger says that nothing was there before; without it they are somebody else's.
+/// Directories whose names Kubernetes, the CNI library and calico fix. They are ours, content and all, where the ledger
+/// says that nothing was there before; otherwise they are foreign.
 const MADE: [&str; 5] = [
     CALICO_STATE,
     "/var/log/pods",

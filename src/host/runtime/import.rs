@@ -52,7 +52,7 @@ pub(super) enum ImportError {
     /// Another snapshotter than is known here, or another way of it.
     #[error("the container runtime keeps images in a way that is not known here: {0}")]
     Place(String),
-    /// Nothing was begun.
+    /// Nothing was started.
     #[error(transparent)]
     Space(#[from] NoSpace),
     /// The task that writes was lost.

@@ -17,8 +17,8 @@ const ID_BLOCK: u32 = 65_536;
 /// Most of them, so that the usual hundred pods of a node fit below 2^32.
 const IDS_MAX: u32 = ID_BLOCK * 512;
 
-/// Flags of the API server that are nodelet's: their values follow from the rest of the spec, and
-/// with another value the node would be somebody else's, or nobody could reach it.
+/// Flags of the API server that nodelet owns: their values follow from the rest of the spec, and another value would
+/// hand the node to someone else or make it unreachable.
 pub const API_SERVER_OWN: [&str; 38] = [
     "admission-control-config-file",
     "advertise-address",

@@ -519,7 +519,7 @@ fn since_boot() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Before it is taken for the first time nobody has it, or it is somebody else's.
+/// Before it is taken for the first time nobody holds it, or another machine does.
 async fn somebody_has(link: &Link, ip: IpAddr) -> Option<Fault> {
     for _ in 0..QUESTIONS {
         match neighbours::who_has(link, ip, ANSWER).await {

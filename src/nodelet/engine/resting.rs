@@ -1,8 +1,7 @@
 //! Rounds in maintenance: the host is observed, drift is reported, and nothing is done about it.
 //!
-//! What is looked at is the node that is installed, by the spec that it is kept by: what a newer one asks for is
-//! not begun. Certificates that are due are asked for anyway, with what the look shows; see
-//! [`super::super::maintenance`].
+//! The look is at the installed node, by the spec that keeps it: what a newer spec asks for is not started.
+//! Certificates that are due are requested anyway, with what the look shows; see [`super::super::maintenance`].
 
 use std::time::Duration;
 
@@ -107,7 +106,7 @@ impl Engine {
     }
 }
 
-/// What is ordered and not begun.
+/// What is ordered and not started.
 fn asked(job: &Job) -> Option<&'static str> {
     match job {
         Job::Remove(..) => Some("the plane's order to remove the role waits"),

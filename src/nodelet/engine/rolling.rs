@@ -1,7 +1,7 @@
 //! Rounds of a node that takes part in a roll: does what `roll::what_next` says, and no more.
 //!
-//! One thing is done in a round. What came of it is put to the same question; what is to be written then is
-//! on the disk before anything else is begun.
+//! Each round does one thing. Its outcome is put to the same question; what that says to write is on disk before
+//! anything else starts.
 
 use std::time::Duration;
 

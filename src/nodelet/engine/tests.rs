@@ -344,7 +344,7 @@ async fn a_missing_spec_removes_nothing() {
 async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     let machine = Machine::node();
     let life = machine.begin();
-    // Detached and attached again; the removal was never begun.
+    // Detached and attached again; the removal never started.
     life.inbox.put(machine.none(6)).expect("put");
     life.inbox.put(machine.worker(7)).expect("put");
     drop(life);

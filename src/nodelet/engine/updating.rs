@@ -1,5 +1,5 @@
-//! The part of a roll that brings in the distribution's updates: a run of its package manager is begun by a step,
-//! and looked after until it is over. The node is looked after all the while.
+//! The part of a roll that installs the distribution's updates: a step starts a run of the package manager, which is
+//! then watched until it is over. The node is kept meanwhile.
 
 use std::time::Duration;
 

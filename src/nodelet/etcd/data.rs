@@ -133,8 +133,8 @@ pub fn look(fs: &HostFs) -> Result<EtcdSeen, FsError> {
     })
 }
 
-/// The settings of a master that has begun: only one that never was a member has others, or none. (A
-/// master that is about to join has them too, and what permits its first start.)
+/// The settings of a master that has started: only one that never was a member has others, or none. (A master that is
+/// about to join has them too, and the permit for its first start.)
 fn settled(fs: &HostFs) -> Result<bool, FsError> {
     let begins = fs.at(phase::layout::ETCD_BEGINS).exists();
     let text = fs.read_text(phase::layout::ETCD_CLUSTER_ENV, SETTINGS_MAX)?;

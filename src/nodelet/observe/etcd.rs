@@ -69,8 +69,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// One of several founders that never was a member, as far as it knows. The others know better: whom
-    /// they count as one that had begun has lost data. Where nobody answers they are founding, too.
+    /// One of several founders that was never a member, as far as it knows. The others know better: a founder that they
+    /// count as started has lost its data. Where nobody answers they are founding, too.
     pub(super) async fn etcd_founds(&mut self, member: &EtcdMember, settings: &str) -> Observed {
         let fs = &self.host.fs;
         let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {

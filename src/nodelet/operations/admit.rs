@@ -11,7 +11,7 @@ use crate::model::{
 pub(super) struct OperationSeen {
     pub(super) host: HostId,
     pub(super) now: Timestamp,
-    /// The highest number that was begun or refused here.
+    /// The highest number that was started or refused here.
     pub(super) last: u64,
     /// This machine is a copy.
     pub(super) copy: Option<Fault>,

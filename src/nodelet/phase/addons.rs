@@ -204,7 +204,7 @@ fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
     if !text.contains(ADDON_DNS_SERVER) {
         return Ok(text);
     }
-    // A spec without it is refused before this; here it is said once more, not assumed.
+    // A spec without it is refused earlier; this checks instead of assuming.
     let server = ctx.node.dns_service_ip().ok_or_else(|| {
         Wait::for_what(format!(
             "a services network with a tenth address for the cluster's DNS: {} has none",

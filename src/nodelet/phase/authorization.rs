@@ -1,8 +1,8 @@
 //! The API server's authorizers, in order; and which requests it refuses before any of them.
 //!
-//! A certificate of a node is good until it ends, and the API server knows no revocation list. The
-//! certificates of a node say since when it is one ([`NodeUid`]); those of the nodes that are none any
-//! more are refused by that. A host that is a node again, also under the same name, has another UID.
+//! A node certificate is valid until it ends, and the API server supports no revocation list. A node's certificates say
+//! since when it is one ([`NodeUid`]); those of former nodes are refused by that. A host that becomes a node again,
+//! even under the same name, has another UID.
 //!
 //! To refuse is something only a webhook can do: the others allow or have no opinion. So the first
 //! authorizer is one that is asked about the refused alone (`matchConditions`), at an address where

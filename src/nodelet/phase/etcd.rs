@@ -145,7 +145,7 @@ fn joined_once(ctx: &PhaseContext) -> bool {
     })
 }
 
-/// The certificates of masters that are none any more.
+/// The certificates of former masters.
 fn revoked(ctx: &PhaseContext) -> Option<&str> {
     ctx.node.etcd.revoked.as_deref()
 }

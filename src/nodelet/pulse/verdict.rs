@@ -43,7 +43,7 @@ pub(super) enum Service {
 pub(super) enum Said {
     /// It answers.
     Well,
-    /// It is not well, and that is another's matter: nothing is learnt of it.
+    /// It is unhealthy for a reason outside the node: no conclusion.
     Nothing,
     /// It answers that it is not well.
     Ill(String),

@@ -15,8 +15,8 @@ use crate::nodelet::ledger::Installed;
 
 pub use os::{OsMove, OsSaid};
 
-/// How often a switch is begun, restarts of the process and the machine counted: a program that takes the
-/// machine down with it does so a third time and no more.
+/// How often a switch is started, restarts of the process and the machine counted: a program that takes the machine
+/// down with it does so three times and no more.
 pub const ATTEMPTS_MAX: u32 = 3;
 /// Longest until the other stack is the active one: it was tried before, so that what remains is etcd's
 /// data being made ready, and a link.

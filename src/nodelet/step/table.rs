@@ -115,7 +115,7 @@ impl Step {
                 watched: Some(path),
                 ..fact(deadlines::FILES)
             },
-            // Both are only begun.
+            // Both are only started.
             Self::OsUpdate { .. } => fact(deadlines::UNIT_STEP),
             Self::Reboot { .. } => fact(deadlines::CALLS),
             Self::Dir(_)

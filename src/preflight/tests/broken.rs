@@ -90,7 +90,7 @@ fn where_no_program_can_be_run_is_found_by_the_path() {
         "mounted noexec: /opt/pf9/stacks",
         "mount -o remount,exec opt/pf9/stacks",
     );
-    // The same file system once more, and only there.
+    // The same file system again, and only there.
     breaks(
         &host,
         "programs",

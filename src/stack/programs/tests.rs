@@ -314,7 +314,7 @@ async fn a_program_that_is_not_there_is_said_as_that() {
     assert!(text.contains("it cannot be read: No such file"), "{text}");
 }
 
-/// In a mount namespace of its own: this program once more, with a file system there.
+/// Runs this program again in a mount namespace of its own, with a file system there.
 #[tokio::test]
 async fn a_file_system_without_programs_is_named() {
     const NAME: &str = "stack::programs::tests::a_file_system_without_programs_is_named";

@@ -98,7 +98,7 @@ async fn an_old_authority_is_retired_when_no_certificate_uses_it() {
 
     let (status, fault) = step(&bed, "retire", "authority", &[]).await;
     assert_eq!((status, &fault["code"]), (409, &json!("keys-hosts-wait")));
-    // The same key enrols once more: its certificate is now from the new authority.
+    // The same key enrols again: its certificate is now from the new authority.
     let again = bed.new_token().await;
     assert_ne!(again.ca, token.ca);
     node.enrol(&bed, &again).await.expect("enrolled");

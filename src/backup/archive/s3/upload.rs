@@ -1,4 +1,4 @@
-//! A large file in pieces: begun, gone on with where an earlier run was cut, put together.
+//! Multipart upload of a large file: started, resumed where an earlier run was interrupted, completed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ impl S3 {
         Ok(mine)
     }
 
-    /// Uploads of this host that were begun and not ended.
+    /// Uploads of this host that were started and not completed.
     async fn uploads(&self, until: Instant) -> Result<Vec<Upload>, ArchiveError> {
         let mut all: Vec<Upload> = Vec::new();
         let mut after: Option<Upload> = None;

@@ -303,7 +303,7 @@ async fn a_disk_that_fills_while_an_image_is_written_is_named_and_nothing_is_lef
             .exists()
     );
     drop(daemon);
-    // Still full: nothing is begun.
+    // Still full: nothing starts.
     world.state().calls.clear();
     let daemon = world.daemon(|_, _| Does::Serves);
     names_disk(&world.import().await.expect_err("no room"), &disk);

@@ -58,7 +58,7 @@ async fn comes(part: &Path, mut bytes: impl Iterator<Item = u8>) {
     }
 }
 
-/// How often the unpacking of the stack was begun, and how it ended each time, by the journal.
+/// How often unpacking the stack was started, and how it ended each time, by the journal.
 fn unpackings(machine: &Machine) -> Vec<String> {
     let path = format!("{}/journal.jsonl", paths::NODELET_STATE);
     let text = machine.fs.read_text(path, 1 << 20).expect("read");

@@ -1,4 +1,4 @@
-//! The distribution's updates, with the whole loop: how a run is begun and found again, and that the machine is told
+//! The distribution's updates, with the whole loop: how a run is started and found again, and that the machine is told
 //! to restart once.
 
 use super::rolling::{order, put, upgrade};

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// What is done next for the distribution's updates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OsMove {
-    /// This run is begun, or looked after.
+    /// Start this run, or watch it.
     Run(OsRun),
     /// Nothing yet: it failed just now.
     Rest(Duration),
@@ -128,7 +128,7 @@ pub(super) fn reboots(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     again(record, At::PuttingBack, fault, seen)
 }
 
-/// A run is begun, and started over when it failed, a few times.
+/// A run is started, and restarted after a failure, a few times.
 fn tries(record: &RollRecord, goal: OsGoal, otherwise: At, seen: &RollSeen<'_>) -> Move {
     if let Said::Failed(fault) = &seen.said {
         return again(record, otherwise, fault.clone(), seen);

@@ -10,7 +10,7 @@ use super::{AHEAD, Foreseen, Of, WHOLE, fit};
 pub(super) const SLOTS: usize = 48;
 /// Value of a slot without a report.
 pub(super) const NONE: u16 = u16::MAX;
-/// Windows that are fitted, in newest slots: four days for growth that has just begun, all for slow growth. Fewer
+/// Windows that are fitted, in newest slots: four days for growth that has just started, all for slow growth. Fewer
 /// values than the first number give no forecast.
 pub(super) const WINDOWS: [usize; 2] = [16, SLOTS];
 /// It counts as emptied when it lost this percentage of its peak, and this share of the total.

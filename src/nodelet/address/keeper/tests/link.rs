@@ -114,7 +114,7 @@ async fn an_address_that_another_machine_answers_for_is_left_to_it_and_the_machi
         late = late.or(asked.expect("asked"));
     }
     assert_eq!(late.map(|mac| mac[5]), Some(7));
-    // Nobody has had the address before: the lease was just begun, by others who are gone.
+    // Nobody has held the address before: the lease was just created, by others who are gone.
     let mut begun = lease::begun(Timestamp::UNIX_EPOCH);
     begun["metadata"]["resourceVersion"] = "1".into();
     let mut w = world_of(SHARED, Some(OWN), Some(begun)).await;

@@ -139,7 +139,7 @@ fn a_drain_and_a_backup_have_their_time_after_a_restart() {
     }
 }
 
-/// What it would go back to is not known: nothing is begun, least of all without a drain.
+/// The version to roll back to is unknown: nothing starts, least of all without a drain.
 #[test]
 fn while_the_ledger_is_in_doubt_no_switch_is_begun() {
     let mut world = World::new(AfterDrain::Stop);
