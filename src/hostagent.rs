@@ -80,7 +80,7 @@ use events::Events;
 use plane::Plane;
 use spec_store::SpecStore;
 
-/// What every task has at hand. Cheap to clone.
+/// What every task shares. Cheap to clone.
 #[derive(Clone)]
 struct Agent {
     fs: HostFs,

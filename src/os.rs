@@ -197,7 +197,7 @@ pub async fn begin(host: &Host, run: &OsRun) -> Result<(), String> {
     host.units.start(OS_UPDATE).await.map_err(|e| chain(&e))
 }
 
-/// Which package manager a distribution has; none where that is not known.
+/// The package manager of a distribution; none where it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manager {
     Apt,

@@ -6,9 +6,9 @@
 //!               └──── late, failed, killed, power loss ────► PuttingBack ──► PutBack
 //! ```
 //!
-//! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and goes back:
-//! what was seen of a proof is not known any more, and the version before is known to be good. An order that was
-//! cut off is started over, at most [`ATTEMPTS_MAX`] times in all; one that failed is not.
+//! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and rolls back:
+//! what was seen of the proof is lost, and the previous version is known to be good. An interrupted order is started
+//! over, at most [`ATTEMPTS_MAX`] times in all; a failed one is not.
 
 use std::time::Duration;
 

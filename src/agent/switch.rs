@@ -429,7 +429,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The package manager is told of what is proven.
+    /// Tells the package manager which version is proven.
     async fn settle(&self, record: Record) -> Result<(), Fault> {
         let now = crate::seam::clock::now();
         if record.stage != Stage::Proven

@@ -6,10 +6,10 @@
 //! private socket ─► its revision and keys against the manifest and the live cluster ─► gone
 //! ```
 //!
-//! Everything is in one directory, which goes with the drill, with the process that was cut off, or when
-//! the next one looks ([`sweep`]). The scratch etcd listens on a socket in that directory and on a port of
-//! the loopback address that nobody is told; its memory and the size of its files are bounded by the
-//! kernel, and where systemd runs it is in a scope of its own, that ends with nodelet.
+//! Everything is in one directory, which is removed with the drill, with an interrupted process, or by the next look
+//! ([`sweep`]). The scratch etcd listens on a socket in that directory and on an unpublished port of the loopback
+//! address; the kernel bounds its memory and the size of its files, and where systemd runs it is in a scope of its own
+//! that ends with nodelet.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ struct Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Live {
     revision: u64,
-    /// Keys at the backup's revision; `None` where history does not reach back to it any more.
+    /// Keys at the backup's revision; `None` where history no longer reaches back to it.
     keys_then: Option<u64>,
 }
 

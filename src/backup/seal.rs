@@ -55,7 +55,7 @@ pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     }
     let read = |text: &String| {
         text.parse::<Recipient>().map_err(|why| {
-            // Not repeated: it may be a private key that somebody gave by mistake.
+            // Not repeated: it may be a private key given by mistake.
             let why = format!("one of the keys is not an age public key (age1…): {why}");
             Fault::new(FaultCode::KeyInvalid, what, why)
                 .fix("age-keygen -y FILE prints the public half of the key in FILE")

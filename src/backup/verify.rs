@@ -147,8 +147,8 @@ fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
     }
 }
 
-/// The manifest, signed by somebody who is trusted, and the sealed file of a backup: by its name on the shelf or by
-/// the path of either.
+/// The manifest, signed by a trusted signer, and the sealed file of a backup: by its name on the shelf or by the path
+/// of either.
 pub fn find(
     fs: &HostFs,
     dir: &str,

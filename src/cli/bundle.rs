@@ -320,7 +320,7 @@ impl Place {
         }
     }
 
-    /// On the disk, for good.
+    /// Durably on disk.
     fn keep(&self) -> io::Result<()> {
         match self {
             Self::Stdout | Self::File { file: None, .. } => Ok(()),

@@ -314,7 +314,7 @@ async fn stop_agent(ctx: &CommandContext) -> Result<(), Fault> {
     let all = ctx.units.show(&names).await.map_err(|e| unit_fault(&e))?;
     // The last started is the first stopped; nodelet after the socket that would start it again.
     for unit in AGENT_UNITS.into_iter().rev().chain([NODELET_UNIT]) {
-        // A package that is being purged has no units any more.
+        // A package that is being purged has no units left.
         let Some(state) = all.get(unit).filter(|s| s.loaded) else {
             continue;
         };

@@ -166,7 +166,7 @@ fn confirm(
     ))
 }
 
-/// Nothing of ours acts in the name of the other machine any more.
+/// No program of ours keeps acting under the other machine's identity.
 async fn stop(ctx: &CommandContext) -> Result<Vec<&'static str>, Fault> {
     let fault = |e: ExecError| {
         Fault::new(

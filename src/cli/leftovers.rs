@@ -79,7 +79,7 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     for (root, _) in paths::PLACES {
         let (is_mount, below) = mounts::at_or_below(host, root)?;
         all.extend(below.iter().map(|m| format!("mount {m}")));
-        // A disk that somebody mounted there is theirs; emptied is all it can be.
+        // A disk mounted there by an operator stays theirs; it can only be emptied.
         if is_mount && host.list(root)?.is_empty() {
             all.retain(|path| path != root);
         }

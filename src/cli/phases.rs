@@ -104,7 +104,7 @@ pub(super) async fn run(ctx: &CommandContext, verb: &PhasesVerb) -> Result<Exit,
 /// nodelet was woken.
 #[derive(Debug, Serialize)]
 struct Started {
-    /// This host was in maintenance, and is not any more.
+    /// The host's maintenance has ended.
     maintenance_ended: bool,
 }
 

@@ -75,7 +75,7 @@ pub(super) struct RemoteArgs {
 struct Order {
     verb: &'static str,
     args: Vec<String>,
-    /// What each is told on its standard input, in the order of the hosts; nothing of it is on a command line.
+    /// The standard input of each host, in the order of the hosts; none of it is on a command line.
     stdin: Vec<Vec<u8>>,
     deadline: Duration,
     /// One JSON value a line.

@@ -141,7 +141,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &StatusArgs) -> Result<Exit,
         let mut report = gather(ctx).await;
         tokio::select! {
             biased;
-            // cancel-safe: a question that is not answered any more changes nothing
+            // cancel-safe: a question that nobody waits for changes nothing
             () = drift(ctx, args, &mut report, &mut asked) => {}
             () = ctx.stop.cancelled() => break,
         }

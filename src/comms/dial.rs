@@ -271,8 +271,8 @@ async fn in_time<T>(
     })
 }
 
-/// What the plane says a session is good for. A word that is not known is none we could use: the
-/// plane refuses what does not fit, in words.
+/// The kind of session that the plane announces. An unknown word is a kind we could not use: the plane refuses what
+/// does not fit, with a reason.
 fn kind_of(headers: &HeaderMap) -> SessionKind {
     let said = headers.get(mux::SESSION_HEADER).map(HeaderValue::as_bytes);
     let is_it = |kind: &SessionKind| said == Some(kind.as_str().as_bytes());

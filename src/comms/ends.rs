@@ -92,7 +92,7 @@ mod tests {
         })
     }
 
-    /// Until it is told so: the file system has no event that is worth its code here.
+    /// Polled until it is there: the file system has no event that is worth the code here.
     async fn until(fs: &HostFs, wanted: &[&str]) {
         let wanted: Vec<IpAddr> = wanted.iter().map(|ip| ip.parse().expect("ip")).collect();
         let so = async {

@@ -205,7 +205,7 @@ impl Link {
                     self.board.waiting(slot, endpoint, after(wait));
                     wait
                 }
-                // Slots are no more than endpoints; if it were so, somebody's end is news.
+                // Slots never outnumber endpoints; if they did, another slot's end would be the news.
                 Claim::Never => Duration::MAX,
             };
             tokio::select! {
@@ -218,7 +218,7 @@ impl Link {
         None
     }
 
-    /// A session, until it is told to leave or ends; `None` at shutdown.
+    /// Runs a session until it is told to leave or ends; `None` at shutdown.
     async fn up(
         &self,
         slot: u8,

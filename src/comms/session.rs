@@ -112,7 +112,7 @@ pub(super) async fn run(
     let last_bytes = async move {
         if lingers {
             tokio::select! {
-                // cancel-safe: the branch that is dropped is not needed any more
+                // cancel-safe: the dropped branch is no longer needed
                 _ = driver => {}
                 () = stopped(&shutdown) => {}
             }

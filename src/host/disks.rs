@@ -29,7 +29,7 @@ const CLOSED: &[&str] = &[
     "/var/lib/kubelet",
 ];
 
-/// Of these nothing of ours has to be written: a machine may have it read-only for good.
+/// We never need to write here: a machine may have it read-only permanently.
 const MAY_BE_READ_ONLY: &str = "/";
 
 /// kubelet begins to evict pods at 10 % of its file system.
@@ -100,7 +100,7 @@ fn disks(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<DiskHealth> {
     disks
 }
 
-/// File systems that we write to and that take nothing any more, each listed once.
+/// File systems that we write to and that no longer accept writes, each listed once.
 fn read_only(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<Fault> {
     // What cannot be read is left out here.
     let devices = mounts::read_only_devices(fs).unwrap_or_default();

@@ -6,11 +6,10 @@
 //! <name>.json.broken-<time>     a broken one, kept for people (the newest few)
 //! ```
 //!
-//! A document is *broken* when its bytes are no document, or not the one that was written: it is put
-//! aside, and the one before it is used. A document that is whole and *not understood* (a later or
-//! an earlier program wrote it, somebody else signed it) stays where it is: the program that
-//! understands it comes back. The reader gets the fault in both cases, and knows that what it has
-//! is not the newest.
+//! A document is *broken* when its bytes are not a document, or not the one that was written: it is put aside, and the
+//! previous one is used. A document that is intact and *not understood* (written by a later or an earlier program, or
+//! signed by another signer) stays where it is: the program that understands it comes back. The reader gets the fault
+//! in both cases, and knows that what it has is not the newest.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -162,7 +161,7 @@ impl Store {
             At::Good(value) => return Loaded::good(Some(value)),
             At::Nothing => match previous() {
                 (None, false) => return Loaded::good(None),
-                // At every instant of a save there is one; somebody took it away.
+                // There is one at every instant of a save; another process removed it.
                 _ => (broken("it is gone"), false),
             },
             At::Unusable(Unusable::Broken(why)) => {

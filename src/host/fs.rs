@@ -280,9 +280,8 @@ impl HostFs {
         }
     }
 
-    /// Removes whatever is at `path`, with everything in it; nothing there is fine. Refused while
-    /// something is mounted below it: that is somebody's data. When `path` itself is a mount
-    /// point, it is emptied and stays.
+    /// Removes whatever is at `path`, with everything in it; an absent path is fine. Refused while something is mounted
+    /// below it: that is foreign data. When `path` itself is a mount point, it is emptied and stays.
     #[track_caller]
     pub fn remove_tree(&self, path: &str) -> Result<(), FsError> {
         let at = self.at(path);

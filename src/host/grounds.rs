@@ -1,5 +1,5 @@
-//! What this machine reaches now, and could not reach any more beside networks of a cluster that have the same addresses:
-//! its own networks and addresses, its routes, its DNS servers, the plane.
+//! What this machine reaches now and could no longer reach beside a cluster network with the same addresses: its own
+//! networks and addresses, its routes, its DNS servers, the plane.
 
 use super::fs::HostFs;
 use super::interfaces::{interfaces, plane_addresses};

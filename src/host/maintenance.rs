@@ -179,7 +179,7 @@ impl MaintenanceRecord {
         root.into_iter().chain(plane).max_by_key(|s| s.until)
     }
 
-    /// What the spec says now. `None`: nothing, or nothing any more.
+    /// What the spec says now. `None`: nothing, or no longer anything.
     #[must_use]
     pub fn heeds(&self, order: Option<&MaintenanceOrder>, now: &Moment) -> Self {
         let order = order.filter(|o| maintenance_fault(o.for_s, &o.reason).is_none());

@@ -6,8 +6,8 @@ use nix::unistd::geteuid;
 
 use super::fs::{Found, HostFs};
 
-/// Why this file, or this directory, is not root's alone: somebody else may write it or one of the directories above
-/// it, or it is a link. Checked up to the root of the file system.
+/// Why this file, or this directory, is not root's alone: another user may write it or a directory above it, or it is a
+/// link. Checked up to the root of the file system.
 pub fn fault(fs: &HostFs, path: &str) -> Option<String> {
     let mut at: Option<&Path> = Some(Path::new(path));
     while let Some(here) = at {

@@ -220,7 +220,7 @@ impl Runtime {
     async fn ctr(&self, deadline: Duration, args: &[&str]) -> Result<String, ExecError> {
         let program = self.fs.at(paths::STACK_CURRENT).join("bin/ctr");
         let socket = self.socket();
-        // `ctr` itself waits ten seconds for somebody to listen.
+        // `ctr` itself waits ten seconds for a listener.
         UnixStream::connect(&socket)
             .await
             .map_err(|source| ExecError::Start {

@@ -47,8 +47,8 @@ pub fn collect(fs: &HostFs, roots: &[Root<'_>]) {
     }
 }
 
-/// Temporary files below these directories that nobody writes any more, as paths of the host.
-/// Links are not followed and other file systems not entered.
+/// Abandoned temporary files below these directories, as paths of the host. Links are not followed and other file
+/// systems not entered.
 pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
     let proc = Proc::new(fs.clone());
     let me = nix::unistd::geteuid().as_raw();

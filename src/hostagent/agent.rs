@@ -23,7 +23,7 @@ use crate::model::{
 
 /// While a change is under way: two links and a file of a few KiB are read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// While none is: somebody may install another version by hand.
+/// While there is none: an operator may install another version by hand.
 const LOOK_SELDOM: Duration = Duration::from_secs(60);
 /// nodelet is asked to look this often while something is left to do.
 const WAKE_EVERY: Duration = Duration::from_secs(10);

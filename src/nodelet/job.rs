@@ -52,7 +52,7 @@ pub enum LocalSeen {
     /// No.
     #[default]
     No,
-    /// Yes: what specs up to this one installed is to go, and they do not count any more.
+    /// Yes: the node of all specs up to this one is to be removed, and they no longer count.
     UpTo(Generation),
     /// There is an order and it cannot be read.
     Lost(Fault),
@@ -76,7 +76,7 @@ pub enum LedgerSeen<'a> {
     Empty,
     /// This node.
     Installed(&'a Installed),
-    /// This node, of which a removal has destroyed something: it is removed to the end.
+    /// A node whose removal has destroyed something: it is removed to the end.
     Removing(&'a Installed),
     /// The machine shows traces of a role, and the ledger that would tell of it cannot be read.
     Unknown {
@@ -84,7 +84,7 @@ pub enum LedgerSeen<'a> {
         why: Fault,
         /// The cluster's authority that the machine has (PEM), if the ledger may be rewritten.
         authority: Option<&'a str>,
-        /// A later program wrote the ledger and can read it: what it made is not known here.
+        /// A later program wrote the ledger and can read it: what it made is unknown here.
         of_another_version: bool,
     },
 }
@@ -120,7 +120,7 @@ pub struct Hold {
     pub generation: Generation,
     /// Why.
     pub fault: Fault,
-    /// The node that is kept in repair; `None`: it is not known, or nothing is installed.
+    /// The node that is kept in repair; `None`: it is unknown, or nothing is installed.
     pub keeps: Option<Work>,
     /// The spec has to be handed over again.
     pub wants_spec: bool,
@@ -246,8 +246,8 @@ fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
     }
 }
 
-/// What is removed on root's word where the ledger is lost: the node that the newest readable spec
-/// speaks of, where the machine shows that it is in that cluster; else one of which nothing is known.
+/// What root's order removes where the ledger is lost: the node of the newest readable spec, if the machine shows that
+/// it is in that cluster; otherwise an unknown one.
 pub fn lost_node(orders: &Orders, authority: Option<&str>) -> Option<Work> {
     let work = orders.spec.known().and_then(Work::of)?;
     is_of(authority, &work).then_some(work)
@@ -267,8 +267,8 @@ fn reason(why: &Fault) -> String {
     format!("{}: {}", why.what, why.why)
 }
 
-/// What to do about a document that cannot be used: `again` brings one that is gone. One that is there
-/// and not understood or not trusted, and one that nobody trusts any more, have a remedy of their own.
+/// The remedy for an unusable document: `again` brings back a missing one. One that is not understood, not trusted, or
+/// no longer trusted has a remedy of its own.
 fn remedy(why: &Fault, anew: &str) -> String {
     match why.code == FaultCode::StateBroken || why.fix.is_empty() {
         true => anew.to_owned(),

@@ -152,9 +152,9 @@ pub enum ArtefactKind {
 pub enum Before {
     /// Nothing: removal takes it away.
     Nothing,
-    /// Something of somebody else that stays.
+    /// A foreign object that stays.
     Foreign,
-    /// A file of somebody else; its bytes are kept under this digest.
+    /// A foreign file; its bytes are kept under this digest.
     File {
         /// Digest of its bytes.
         saved: Digest,
@@ -165,7 +165,7 @@ pub enum Before {
         /// Group's id.
         gid: u32,
     },
-    /// A link of somebody else.
+    /// A foreign link.
     Link {
         /// What it said.
         target: String,

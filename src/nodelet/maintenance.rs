@@ -11,10 +11,10 @@
 //! | goes on | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
 //! | ends it | its time, its issuer (root or plane), root in any case; root's order that the role goes |
 //!
-//! *Certificates go on*: a new one is a file beside an old one, and no program is restarted for it (what would
-//! have to be waits); one that ended would take the node out of its cluster, which no maintenance wants, and a host
-//! that repairs itself in the middle of somebody's work for the sake of a certificate would be worse.
-//! *The address goes on*, for to give it up is a change that clients feel.
+//! *Certificates continue*: a new one is a file beside an old one, and no program is restarted for it (what would have
+//! to be waits); an expired one would take the node out of its cluster, which no maintenance wants, and a host that
+//! repairs itself in the middle of an operator's work for the sake of a certificate would be worse. *The address
+//! continues*, because giving it up is a change that clients notice.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -43,7 +43,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     said
 }
 
-/// What the machine's file about DNS has become. A cluster that knows no other names is as somebody wants it.
+/// What has become of the machine's DNS file. A cluster that knows no other names is intended.
 fn no_dns(fs: &HostFs) -> Option<Fault> {
     let no_dns = Resolver::of(fs).ok()?.no_dns()?;
     let what = "pods of this node get no DNS";

@@ -44,7 +44,7 @@ pub struct NodeBoard {
     running: Vec<Running>,
     /// The node had been as it should be: what is done is a repair.
     repairs: bool,
-    /// A stack that is to be had beside that of the node, and is not at hand.
+    /// A stack wanted beside that of the node, and not yet on disk.
     beside: Option<StackRef>,
 }
 
@@ -78,7 +78,7 @@ pub struct PulseBoard {
 pub struct SweepFindings {
     /// The stack that is active.
     pub stack: Option<StackRef>,
-    /// The stack that is wanted and not at hand.
+    /// The stack that is wanted and not on disk.
     pub wants_stack: Option<StackRef>,
     /// Certificates that are asked for.
     pub requests: Vec<CertificateRequest>,
@@ -245,7 +245,7 @@ impl NodeBoard {
         (last, backups.and_then(|b| b.failing.clone()))
     }
 
-    /// A stack that is to be had beside that of the node, while it is not at hand.
+    /// A stack wanted beside that of the node, while it is not on disk.
     pub fn wants_beside(&mut self, stack: Option<StackRef>) {
         let s = &mut self.status;
         if s.wants_stack == self.beside {

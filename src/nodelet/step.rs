@@ -133,8 +133,8 @@ pub enum Step {
         /// Node name.
         node: String,
     },
-    /// The other members of etcd do not count on this one any more. Where it is the only one, that is so
-    /// already; where they cannot do without it, nothing after it is done.
+    /// The other members of etcd no longer count on this one. Where it is the only one, that is so already; where they
+    /// cannot do without it, nothing after it is done.
     EtcdMemberGone {
         /// This master's member.
         member: EtcdMember,
@@ -165,8 +165,8 @@ pub enum Step {
         /// This master's member.
         member: EtcdMember,
     },
-    /// None of these hosts has a member of etcd any more. Done by the master whose member leads, by the
-    /// member's id, one at a time, and only where the rest keeps a quorum.
+    /// None of these hosts has a member of etcd left. Done by the master whose member leads, by the member's id, one at
+    /// a time, and only where the rest keeps a quorum.
     EtcdMemberOut {
         /// Hosts that are gone, as the plane says.
         gone: Vec<EtcdGone>,
@@ -198,16 +198,16 @@ pub enum Step {
         #[serde(default)]
         sets: Vec<String>,
     },
-    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit,
-    /// which stays active when somebody flushes them.
+    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Created once by a unit,
+    /// which stays active when they are flushed.
     PodNetwork {
         /// The program that makes them, and knows whether the rules are there.
         script: String,
         /// Pods, and the node that they are on.
         routes: Vec<(IpNet, IpAddr)>,
     },
-    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; a flush of the packet
-    /// filter removes them for good.
+    /// Ports of the machine lead to their pods. The plugin creates them once, with the pod; a flush of the packet
+    /// filter removes them permanently.
     HostPorts {
         /// The network's name.
         network: String,

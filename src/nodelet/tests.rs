@@ -521,7 +521,7 @@ async fn an_order_that_is_taken_back_before_anything_is_destroyed_ends_the_remov
     rig.converge(&phases).await;
     ran(&mut rig);
     let before = rig.listing();
-    // It stands when the removal begins, and not any more after the drain.
+    // The order stands when the removal starts, and is withdrawn after the drain.
     let asked = AtomicUsize::new(0);
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) == 0;
     assert_eq!(

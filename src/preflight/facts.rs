@@ -38,7 +38,7 @@ pub struct MachineFacts {
     pub host_name: String,
     /// The clock.
     pub now: Timestamp,
-    /// Who keeps the clock right, if somebody does.
+    /// The program that keeps the clock, if any.
     pub clock_keeper: Option<String>,
     /// Bytes of memory.
     pub memory: u64,
@@ -88,7 +88,7 @@ pub struct MachineFacts {
     pub foreign_paths: Vec<String>,
     /// Processes of another container runtime.
     pub runtimes: Vec<ProcessInfo>,
-    /// Locks of the package manager that somebody holds.
+    /// Locks of the package manager that are held.
     pub package_locks: Vec<PackageLock>,
     /// Whether SELinux guards it.
     pub selinux: SeLinux,
@@ -122,7 +122,7 @@ pub struct Limits {
     pub inotify_watches: Option<u64>,
 }
 
-/// A lock that somebody holds.
+/// A held lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageLock {
     /// Its file.

@@ -178,7 +178,7 @@ fn all_points() -> BTreeSet<String> {
                 let point = ["point!(", "point_soon!(", "fault::CallKind::"];
                 // The one that is written out says its line below its kind.
                 let written_out = code.starts_with("fault::CallKind::");
-                // Those of the plane's store are passed by its own walk, which says so.
+                // The steps of the plane's store are walked by its own test, which says so.
                 let stores = code.contains("\"store\"");
                 if !code.starts_with("//") && !stores && point.iter().any(|p| code.contains(p)) {
                     found.insert(format!("{name}:{}", n + 1 + usize::from(written_out)));

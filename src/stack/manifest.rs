@@ -113,8 +113,8 @@ impl Manifest {
     }
 }
 
-/// Opens a file that somebody less privileged may have put there: no link is followed, a pipe
-/// does not block, and only a regular file is a file.
+/// Opens a file that a less privileged user may have put there: no link is followed, a pipe does not block, and only a
+/// regular file is accepted.
 pub(super) fn open_untrusted(path: &Path) -> Result<(File, u64), StackError> {
     let missing = || StackError::NotStaged {
         path: path.to_path_buf(),

@@ -1,4 +1,4 @@
-//! What an archive's service wants to know: a key and its secret, in one file of root's.
+//! Credentials of an archive's service: a key and its secret, in one file that root owns.
 
 use rusty_s3::Credentials;
 

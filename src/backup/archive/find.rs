@@ -13,7 +13,7 @@ use crate::model::{
 /// Most places that are looked into: many clusters share one, and each place is a question or two.
 const OWNERS_MAX: usize = 256;
 
-/// A backup in somebody's place.
+/// A backup in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// Whose place.

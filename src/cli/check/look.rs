@@ -95,7 +95,7 @@ async fn disk(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Fault> 
 /// Work that waits for disks, on a thread of its own: one that never ends keeps this program from nothing.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, told) = oneshot::channel();
-    // Who does not wait any more is not told.
+    // A caller that stopped waiting gets no answer.
     let thread = std::thread::Builder::new().spawn(move || drop(done.send(work())));
     thread.ok()?;
     tokio::time::timeout(LOCAL, told).await.ok()?.ok()

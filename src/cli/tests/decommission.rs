@@ -416,7 +416,7 @@ async fn a_dry_run_takes_nothing_away_and_names_everything_that_goes_then() {
             "{path} was not announced"
         );
     }
-    // What is not there any more although nobody announced it.
+    // Paths that are gone without being announced.
     let ours = |path: &PathBuf| format!("/{}", path.display());
     let after = rig.files();
     for gone in before.keys().filter(|p| !after.contains_key(*p)).map(ours) {

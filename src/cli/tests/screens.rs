@@ -169,7 +169,7 @@ fn good(role: Role) -> StatusReport {
     }
 }
 
-/// One that was put right a few times, and of which something is not yet.
+/// A node with a few repairs, one of them still open.
 fn repaired() -> StatusReport {
     let mut report = good(Role::Worker);
     let what = |n: u64| {

@@ -331,8 +331,8 @@ fn an_administrators_drop_in_stays_and_is_named() {
     }
 }
 
-/// What is mounted below our directories: below pods' and the runtime's it is ours, elsewhere somebody's. No byte of
-/// what it shows is deleted, and the package goes anyway.
+/// File systems mounted below our directories: below pods' and the runtime's they are ours, elsewhere an operator's. No
+/// byte of them is deleted, and the package is removed anyway.
 #[test]
 fn nothing_that_is_mounted_below_is_deleted() {
     const MOUNTS: &str = r#"set -e

@@ -151,7 +151,7 @@ async fn a_decommission_that_was_cut_off_names_the_next_command() {
     }
 }
 
-/// nodelet sleeps on a host without a role: root is told anyway.
+/// nodelet sleeps on a host without a role: root is told without it.
 #[tokio::test]
 async fn what_root_sees_of_the_identity_is_said_without_nodelet() {
     let rig = enrolled();

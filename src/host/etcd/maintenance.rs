@@ -82,11 +82,11 @@ pub struct Alarm {
 /// What an alarm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AlarmKind {
-    /// The database is as large as it may be: nothing is written any more.
+    /// The database has reached its quota: writes are refused.
     NoSpace,
     /// A member's data differ from the others'.
     Corrupt,
-    /// One that is not known here.
+    /// One unknown here.
     Other,
 }
 

@@ -229,7 +229,7 @@ impl Check {
         }
     }
 
-    /// Takes a blob and gives the one before it, of which it is known now that it was not the last.
+    /// Takes a blob and returns the previous one, now known not to be the last.
     fn take(&mut self, remains: u64, blob: Bytes) -> Result<Option<Bytes>, String> {
         let before = self.held.take();
         if let Some(before) = &before {

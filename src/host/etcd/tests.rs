@@ -389,8 +389,8 @@ async fn who_cannot_join_is_told_why() {
         join(&[], &who(2), false).await,
         Err(EtcdError::Nobody)
     ));
-    // Its own data are lost, and another one is dead: with its old member out two would be left, of which
-    // one is there.
+    // Its own data is lost, and another member is dead: with its old member removed two would be left, one of them
+    // alive.
     *rig.cluster.unhealthy.lock().expect("lock") = 0;
     rig.kill(1).await;
     rig.kill(2).await;

@@ -1,6 +1,5 @@
-//! Whose turn it is to join. etcd takes one newcomer at a time, and none while a member that it lists does
-//! not answer: it refuses, and its words name nobody. So a master that is to join looks first, and waits
-//! for somebody it can name.
+//! Decides whose turn it is to join. etcd takes one newcomer at a time, and none while a listed member does not answer:
+//! it refuses without naming one. So a joining master looks first, and waits for a member that it can name.
 
 use super::{Etcd, EtcdError, Member, Who, hex};
 use crate::model::EtcdGone;

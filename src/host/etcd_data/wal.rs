@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use super::DataError;
 use crate::host::protobuf::{NoMessage, Value, fields};
 
-/// Longest record that is read: etcd takes requests of 1.5 MiB, and ten times that where somebody
-/// said so.
+/// Longest record that is read: etcd takes requests of 1.5 MiB, and ten times that where configured.
 const RECORD_MAX: u64 = 32 * 1024 * 1024;
 /// Most files: etcd keeps five and those that it still needs.
 const FILES_MAX: usize = 4096;

@@ -54,8 +54,8 @@ impl Kube {
             .map(drop)
     }
 
-    /// The first object of the namespace at `path` that neither we nor Kubernetes made; where not everything could be
-    /// looked at, what that was: what is not seen may be somebody's data.
+    /// The first object of the namespace at `path` that neither we nor Kubernetes created; where not everything could
+    /// be inspected, what that was: it may be foreign data.
     async fn others(&self, path: &str) -> Result<Option<String>, KubeError> {
         let namespace = path.rsplit('/').next().unwrap_or_default();
         let mut kinds = 0;

@@ -19,7 +19,7 @@ const FOR_EVER: u64 = u32::MAX as u64;
 pub struct Lent {
     /// The interface.
     pub interface: String,
-    /// It stays until somebody takes it away: not one that was lent.
+    /// It stays until it is removed: not one that was leased.
     pub for_ever: bool,
 }
 

@@ -131,8 +131,8 @@ pub const MOUNTED: [&str; 3] = [
     paths::KUBELET_ROOT,
 ];
 
-/// Directories of ours at which a person may have mounted a disk: they are emptied and stay. Whatever else is
-/// mounted below [`PLACES`], and is not of [`MOUNTED`], is somebody's: it is left, and named.
+/// Directories of ours at which an operator may have mounted a disk: they are emptied and stay. Anything else mounted
+/// below [`PLACES`], and not in [`MOUNTED`], is foreign: it is left, and named.
 pub const DISKS: [&str; 4] = [
     paths::ETCD_DATA,
     paths::ETCD_BACKUPS,

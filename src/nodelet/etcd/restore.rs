@@ -145,7 +145,7 @@ pub enum State {
     Asked,
     /// The new data are there, whole.
     Ready,
-    /// They are about to get their place: when they are not beside it any more, they are there.
+    /// They are about to be moved into place: once they are no longer beside it, they are there.
     Placing,
 }
 

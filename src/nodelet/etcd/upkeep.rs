@@ -10,9 +10,9 @@
 //! another master      │ its own, in its turn │ its own, in its turn
 //! ```
 //!
-//! A member whose file has much in it that nobody uses gives it back ([`worth_it`]) when it is the first
-//! such one in the order of their numbers, the leader last; only while every member answers, for it stands
-//! still meanwhile. Who has done it has nothing to give back any more, so the next one is first.
+//! A member whose file holds much unused space defragments it ([`worth_it`]) when it is the first such member in the
+//! order of their numbers, the leader last; only while every member answers, because it pauses meanwhile. After that it
+//! has nothing to reclaim, so the next one is first.
 
 mod survey;
 mod tend;
@@ -175,9 +175,9 @@ fn first_worth_it(survey: &ClusterSurvey) -> Option<u64> {
     in_turn(survey).find(worth).map(|m| m.id)
 }
 
-/// Bytes that the cluster's keys take: the least that a member says of those that are not behind, for all have the
-/// same keys, and etcd counts free pages when it writes. Where a full database was compacted nobody writes any more, and
-/// followers say for ever what they had in use before (seen with 3.7.3: the leader 136 KiB, the others 15 MiB).
+/// Bytes that the cluster's keys take: the least that an up-to-date member reports, because all have the same keys, and
+/// etcd counts free pages when it writes. After a compaction of a full database there are no writes, and followers keep
+/// reporting what they used before (seen with 3.7.3: the leader 136 KiB, the others 15 MiB).
 fn in_use(survey: &ClusterSurvey) -> u64 {
     let newest = newest(survey);
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());

@@ -20,7 +20,7 @@ const MODE: u32 = 0o600;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Record {
     schema: u32,
-    /// The highest number of all, also of those that are not kept any more.
+    /// The highest number of all, dropped ones included.
     last: u64,
     entries: Vec<Entry>,
 }

@@ -5,8 +5,8 @@
 //! Any other file is applied unless the spec keeps its add-on out (`addons_off`): what it names is taken out then. Every
 //! object of an add-on has its name as a label.
 //!
-//! While masters are of two stacks the spec names the one whose add-ons are in the cluster: who is of the other one
-//! leaves them alone, or the two would take turns at writing over each other.
+//! While masters run two stacks the spec names the one whose add-ons are in the cluster: masters on the other stack
+//! leave them alone, or the two would take turns overwriting each other.
 //!
 //! What a manifest cannot know when the stack is made stands in it as a placeholder, `ADDON_…` of the model. Texts of
 //! the parsed object are filled in, so no value can change its structure.
@@ -67,7 +67,8 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
                     });
                 }
             }
-            // What a cluster's pods have their addresses of is never taken out of it: it is there for good, or was never.
+            // The add-on that gives pods their addresses is never removed from a cluster: it is there permanently, or
+            // never was.
             (false, _, Some(addon)) if addon.is_network() => {}
             (false, Some(word), _) => steps.push(gone(word, &objects)),
             // Without a name it is nobody's to turn off.

@@ -89,9 +89,9 @@ pub(super) fn start(ctx: &PhaseContext) -> Steps {
     ])
 }
 
-/// Copies of what the spec allows to be read beside our file. containerd reads only these, so that
-/// what is left in the directory of the spec changes nothing before it was tried, not even when the
-/// runtime is started by a boot. Copies of what is not there any more go.
+/// Copies of the drop-ins that the spec allows, beside our file. containerd reads only these, so that what is left in
+/// the spec's directory changes nothing before it was tried, not even when the runtime is started by a boot. Copies of
+/// deleted drop-ins are removed.
 fn drop_ins(ctx: &PhaseContext) -> Vec<Step> {
     let there = &ctx.drop_ins;
     let mut steps = Vec::new();

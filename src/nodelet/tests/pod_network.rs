@@ -130,7 +130,7 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
     assert!(kept.contains("-j REJECT"));
 }
 
-/// Policies, and what somebody forbids for a reason, are asked before ours.
+/// Policies, and an operator's rules that refuse traffic, come before ours.
 #[tokio::test]
 async fn what_refuses_some_stays_before_ours() {
     const NAME: &str = "nodelet::tests::pod_network::what_refuses_some_stays_before_ours";

@@ -35,7 +35,7 @@ pub(crate) const STEADY: Engine<'s'> = Engine {
     drift: &[],
     wants: NODE,
 };
-/// What somebody changed is put right, and what reads it is restarted.
+/// Drift is repaired, and what reads it is restarted.
 pub(crate) const REPAIR: Engine<'r'> = Engine {
     before: &[NODE],
     drift: &[

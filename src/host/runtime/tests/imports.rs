@@ -1,4 +1,4 @@
-//! Images are imported into a containerd of our own, and by a tool that notes what it is told.
+//! Imports images into a containerd of our own, and by a tool that notes its input.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -69,7 +69,7 @@ pub(super) fn whose(of: ClusterId, here: ClusterId, any: bool) -> Result<(), Fau
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
 }
 
-/// A plain snapshot says neither who made it nor of which cluster it is.
+/// A plain snapshot names neither its author nor its cluster.
 fn anybodys(unsigned: bool) -> Result<(), Fault> {
     if unsigned {
         return Ok(());

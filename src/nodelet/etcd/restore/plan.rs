@@ -35,7 +35,7 @@ pub struct RestoreSeen {
     pub fresh: bool,
     /// Masters whose etcd still runs with the old data, in words.
     pub others: Vec<String>,
-    /// Who asked for it does not want it any more.
+    /// The order was withdrawn.
     pub withdrawn: bool,
     /// Programs may be stopped for it.
     pub may_go: bool,
@@ -128,7 +128,7 @@ fn rejoining(seen: &RestoreSeen) -> Next {
     match (seen.member, seen.aside, seen.restored_one) {
         (false, _, _) => Next::Do(Stage::End),
         (true, true, _) => TWICE,
-        // Until then the old data stay where they are: should the other one fail, they are needed.
+        // Until then the old data stays in place: if the other master fails, it is needed.
         (true, false, false) => Next::Wait(
             "another master's etcd to run with the restored data (pf9ctl etcd restore there)"
                 .into(),
@@ -137,7 +137,7 @@ fn rejoining(seen: &RestoreSeen) -> Next {
     }
 }
 
-/// The control plane first: nothing acts on stale data any more.
+/// The control plane first: nothing may act on stale data.
 fn stopped(seen: &RestoreSeen) -> Option<Next> {
     if seen.control_plane {
         Some(Next::Do(Stage::StopControlPlane))

@@ -145,8 +145,8 @@ impl RestoreContext<'_> {
         Ok(names.into_iter().filter(ours))
     }
 
-    /// What of the control plane runs: containers of ours, on the ports of this node itself. (A pod
-    /// may run an API server of somebody's own: that has a network of its own.)
+    /// What runs of the control plane: containers of ours, on the ports of this node itself. (A pod may run an API
+    /// server of its own: it has its own network.)
     fn control_plane(&self) -> Vec<Listener> {
         let own = [
             self.node.api.port,

@@ -64,7 +64,7 @@ impl Upkeep {
         }
     }
 
-    /// Does what was found due at the last look; to what a full database is told, nothing may be.
+    /// Does what was due at the last look; without effect on the remedies of a full database.
     pub(in crate::nodelet::etcd) async fn heal(
         &mut self,
         own: &Etcd,

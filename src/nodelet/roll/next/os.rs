@@ -31,7 +31,7 @@ pub enum OsMove {
     Run(OsRun),
     /// Nothing yet: it failed just now.
     Rest(Duration),
-    /// The machine is told to restart.
+    /// Tells the machine to restart.
     Reboot {
         /// The boot that is to end.
         boot: String,
@@ -45,7 +45,7 @@ pub enum OsSaid {
     Came {
         /// What it found and did.
         report: OsReport,
-        /// What somebody began is to be finished first.
+        /// An interrupted run has to be finished first.
         unfinished: bool,
         /// The boot that this is.
         boot: String,
