@@ -89,7 +89,7 @@ pub fn stored_spec(
         Verdict::Same => Err(Unusable::NotUnderstood("it is there twice".into())),
         Verdict::Refused(refusal) => Err(match refusal.because {
             Because::Damaged => Unusable::Broken(refusal.fault.why),
-            // Somebody else's signature, or another version's document, is no damage.
+            // A foreign signature, or another version's document, is not damage.
             Because::Untrusted => Unusable::NotBelieved(Box::new(refusal.fault)),
             Because::NotUnderstood | Because::NotNewer => {
                 Unusable::NotUnderstood(refusal.fault.why)

@@ -63,7 +63,7 @@ async fn all(agent: &Agent, pending: PendingOperations) -> Result<(), Fault> {
             .post::<_, serde_json::Value>("/v1/hosts/self/operations", &result)
             .await;
         match sent {
-            // One that the plane does not know any more has nobody who waits.
+            // The plane no longer knows it, so nothing waits for it.
             Ok(_) | Err(LocalError::Refused { .. }) => {}
             Err(error) => {
                 return Err(super::plane::fault(

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::host::address_changes::tests::{in_a_network, ip};
 
-    /// A node whose machine has another address is out of reach until somebody looks.
+    /// A node whose machine has a new address is unreachable until the host looks.
     #[tokio::test]
     async fn an_address_that_changes_is_looked_at_before_the_minute_is_over() {
         let test = "hostagent::sample::tests::an_address_that_changes_is_looked_at_before_the_minute_is_over";

@@ -90,7 +90,7 @@ pub fn note_machine(fs: &HostFs, marks: &MachineMarks) -> Result<(), IdentityErr
     Ok(fs.write(path, &json(path, marks)?, &Attrs::mode(0o644))?)
 }
 
-/// The machine this identity was made on; `None` when that is not known.
+/// The machine this identity was made on; `None` when that is unknown.
 pub fn pinned_machine(fs: &HostFs) -> Result<Option<MachineMarks>, IdentityError> {
     let Some(bytes) = fs.read(paths::MACHINE, FILE_MAX)? else {
         return Ok(None);

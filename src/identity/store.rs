@@ -292,7 +292,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         match disk::remove_dir(&fs.at(dir)) {
             Ok(()) => {}
             Err(e) => match e.kind() {
-                // Somebody else's files stay, and so does their directory.
+                // Foreign files stay, and so does their directory.
                 io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {}
                 _ => {
                     return Err(IdentityError::Fs(FsError {

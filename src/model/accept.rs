@@ -55,8 +55,8 @@ pub enum Because {
     NotNewer,
 }
 
-/// Judges `envelope` for `host`, where `have` is in force. What is in force and is not trusted any
-/// more (the host has another plane now) does not count.
+/// Judges `envelope` for `host`, where `have` is in force. A document in force that is no longer trusted (the host has
+/// another plane now) does not count.
 pub fn accept(
     envelope: Envelope,
     trust: &TrustStore,

@@ -32,7 +32,7 @@ pub struct ApiAddressStatus {
     /// The interface of this machine that it is on, or would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// The node that has it, by the lease; absent: none, or that is not known.
+    /// The node that has it, by the lease; absent: none, or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// Since when this machine has it.

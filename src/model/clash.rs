@@ -1,9 +1,9 @@
 //! A cluster's networks and what is there already: pure.
 //!
-//! Pods and services have addresses that the cluster makes up, and every node sends what is for them to itself or
-//! to other nodes. Whatever had such an address before cannot be reached from a node any more: the machine's own
-//! neighbours, its DNS server, the plane. So both are compared wherever they come together: by the plane with what
-//! hosts told of themselves, by the node with what it sees.
+//! Pods and services have addresses that the cluster assigns, and every node routes them to itself or to other nodes.
+//! Whatever had such an address before becomes unreachable from the node: the machine's own neighbours, its DNS server,
+//! the plane. So both are compared wherever they meet: by the plane with what hosts reported, by the node with what it
+//! sees.
 
 use std::net::IpAddr;
 

@@ -80,7 +80,7 @@ pub struct EtcdStatus {
     /// Bytes of it that are in use; the rest comes back by defragmentation.
     #[serde(default)]
     pub db_in_use_bytes: u64,
-    /// Bytes at which it takes no more writes; 0 while it is not known.
+    /// Bytes at which it takes no more writes; 0 while that is unknown.
     #[serde(default)]
     pub quota_bytes: u64,
     /// 99 of 100 syncs of its log take at most this, microseconds.

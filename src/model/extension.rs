@@ -135,7 +135,7 @@ pub fn extension_facts(bytes: &[u8]) -> Result<BTreeMap<String, FactValue>, Stri
     Ok(said.facts)
 }
 
-/// A program's name, of which names of its checks are made.
+/// A program's name, from which the names of its checks are made.
 pub fn is_extension_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=EXTENSION_NAME_MAX).contains(&name.len())

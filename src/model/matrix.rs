@@ -9,15 +9,14 @@
 //! Pure, and one answer for everybody who asks: the plane when a stack comes or is chosen, hostagent
 //! before it downloads one, nodelet before it changes anything, `check-node` for the machine alone.
 //!
-//! A minor of Kubernetes that is newer than the table is refused rather than tried: which flags and
-//! files it takes is not known. That cannot strand a node, because
-//! nothing is judged but what is *about to come*: the plane is upgraded first and knows more than
-//! its agents, an agent that refuses keeps the stack it has, and what is active is never judged.
+//! A minor of Kubernetes that is newer than the table is refused rather than tried: its flags and files are unknown.
+//! That cannot strand a node, because only what is *about to come* is judged: the plane is upgraded first and knows
+//! more than its agents, an agent that refuses keeps the stack it has, and the active stack is never judged.
 //!
 //! | file | what |
 //! |---|---|
 //! | `containerd` | which containerd may follow which |
-//! | `etcd` | which etcd may go on with the data of which, and restore the backups of which |
+//! | `etcd` | which etcd may continue with the data of which other version, and restore its backups |
 //! | `table` | the matrix as the README shows it |
 
 mod containerd;
@@ -158,7 +157,7 @@ impl Matrix {
         &OURS
     }
 
-    /// The image that somebody has to bring, where a component of a stack is one.
+    /// The image that an operator has to supply, where a component of a stack is one.
     pub fn supplied(&self, component: &str) -> Option<&str> {
         self.supplied.get(component).map(String::as_str)
     }

@@ -117,8 +117,8 @@ pub enum Consent {
     Logs,
 }
 
-/// Units that may be restarted without asking anybody else. Not etcd, of which the others need to know, and not
-/// nodelet, which would cut its own answer off.
+/// Units that may be restarted without asking others. Not etcd, whose peers need to know, and not nodelet, which would
+/// cut off its own answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OurUnit {

@@ -346,7 +346,7 @@ impl Spec {
         self.name_and_address_are_its_own(host, &bad)
     }
 
-    /// A plane that is wrong about it must not make a node somebody else either.
+    /// Even a wrong plane must not give a node another node's identity.
     fn name_and_address_are_its_own(
         &self,
         host: HostId,

@@ -153,7 +153,7 @@ pub struct NodeStatus {
     /// By what kube-proxy makes services, and why; absent while that is not decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kube_proxy: Option<KubeProxyStatus>,
-    /// A master's member of etcd and its backups; absent while it is not known.
+    /// A master's member of etcd and its backups; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdStatus>,
     /// The address that the masters of the cluster share, as this one sees it; absent where they share
@@ -230,7 +230,7 @@ pub struct RepairStatus {
     pub why: String,
 }
 
-/// A service that did not work any more although its process lived.
+/// A service that no longer worked although its process lived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevivedStatus {
     /// Its unit.

@@ -1,4 +1,4 @@
-//! Names and addresses that belong to somebody: pure.
+//! Names and addresses that are taken: pure.
 //!
 //! A certificate of a node carries its name and its address. A machine chooses both, so each is
 //! judged here before anything is signed for it: the plane when a host reports, when it is attached

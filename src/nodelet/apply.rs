@@ -456,7 +456,7 @@ impl Effects<'_> {
     }
 }
 
-/// A link in a directory's place is somebody's, who has to say what is meant.
+/// A link in place of a directory was made by an operator, who has to say what is meant.
 fn no_link(fs: &HostFs, path: &str) -> Result<(), Failed> {
     match fs.found(path)? {
         Found::Link(target) => {

@@ -36,7 +36,7 @@ pub enum BadCertificate {
     /// Made for another key.
     #[error("it does not belong to the key of this node")]
     OtherKey,
-    /// Signed by somebody else.
+    /// Signed by another authority.
     #[error("it is not signed by the cluster's {0} authority")]
     Issuer(Authority),
     /// It says something else than its profile.

@@ -162,7 +162,7 @@ fn verdict(
         ));
     }
     if let Some(hold) = &document.hold {
-        // Somebody else's: the same identity, another machine.
+        // Of another machine: the same identity, other marks.
         if hold.boot_id != boot_id {
             let why = "its hold is for another machine".to_owned();
             return Err(refused(

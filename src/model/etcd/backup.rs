@@ -295,7 +295,7 @@ pub(super) fn recipient_fault(text: &str) -> Option<String> {
     let body = text.strip_prefix("age1");
     let good = text.len() <= RECIPIENT_MAX
         && body.is_some_and(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric()));
-    // Its text is not shown: somebody may have taken the private half.
+    // Its text is not shown: it may be the private half.
     (!good).then(|| "is not an age public key (age1…)".to_owned())
 }
 

@@ -21,7 +21,7 @@ pub struct Vote {
     pub answers: bool,
 }
 
-/// Votes of which so many answer.
+/// Votes, and how many of them answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// Members with a vote.
@@ -137,9 +137,9 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &
     })
 }
 
-/// Whether the others go on while this member is restarted: those of them that answer now are a
-/// majority of all who have a vote. Of two, either is needed, and none could ever be restarted: there
-/// it takes that the other one is well, so that the two never stand still at the same time.
+/// Whether the others continue while this member restarts: those of them that answer now are a majority of all votes.
+/// Of two members either is needed, and neither could ever be restarted: there the other one has to be healthy, so that
+/// the two never pause at the same time.
 pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     let votes = || listed.iter().filter(|m| !m.learner);
     let others = || votes().filter(|m| m.id != own);
@@ -169,9 +169,9 @@ pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     }
 }
 
-/// Whose master takes those out that are to go: the one whose member leads, so that no two do it. Where
-/// that one is to go itself, its master may be the very one that gets no specs any more: then it is
-/// the first, in the order of their ids, of those that stay and answer.
+/// Whose master removes the leaving members: the one whose member leads, so that no two do it. If the leader itself is
+/// leaving, its master may be the very one that gets no specs any longer: then it is the first, in the order of their
+/// ids, of those that stay and answer.
 pub fn who_acts<'a>(
     listed: &'a [Listed],
     gone: &[EtcdGone],

@@ -5,9 +5,9 @@
 //! NAME.json ─► FoundManifest (nobody looked yet) ─► believed(BackupTrust) ─► BelievedManifest
 //! ```
 //!
-//! Trusted are the order keys of the cluster's masters, present and past: a backup outlives
-//! the machine that made it. Each for its own host id alone. The manifest says of which cluster it is, so the
-//! key of a host that was in two clusters makes no backup of the one into one of the other.
+//! Trusted are the order keys of the cluster's masters, present and past: a backup outlives the machine that made it.
+//! Each for its own host id alone. The manifest names its cluster, so the key of a host that was in two clusters cannot
+//! turn a backup of one into one of the other.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum BackupTrust {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundManifest(BelievedManifest);
 
-/// What stands beside a backup, and was signed by somebody who is trusted, or taken without that by a person's word.
+/// The manifest of a backup, signed by a trusted signer, or accepted unsigned by an operator's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BelievedManifest {
     manifest: BackupManifest,

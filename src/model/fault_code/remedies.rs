@@ -1,9 +1,9 @@
 //! What each [`FaultCode`] means, why it comes about, and what to do: `pf9ctl explain` shows it, and
 //! `docs/troubleshooting.md` is made of it.
 //!
-//! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. Each
-//! fault says in its own words, with the names of the case, what it is and what to do; this is for a reader who has only
-//! the code. It works on a node without a network, where a page on another machine is no help.
+//! A row for each code, in the part of the system where it occurs; a code without a row, or with two, does not compile.
+//! Each fault says in its own words, with the names of the case, what it is and what to do; this is for a reader who
+//! has only the code. It works on a node without a network, where a page on another machine is no help.
 //!
 //! | file | room |
 //! |---|---|

@@ -1,6 +1,5 @@
-//! Which etcd may go on with the data of which, in place, and restore the backups of which. By
-//! versions alone; what the data have to show beside that is named ([`EtcdDemand`]) and looked at by
-//! who has them.
+//! Which etcd may continue with the data of which other version, in place, and restore its backups. By versions alone;
+//! what else the data has to show is named ([`EtcdDemand`]) and checked by the holder of the data.
 
 use semver::{Version, VersionReq};
 use serde::Deserialize;

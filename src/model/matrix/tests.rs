@@ -159,7 +159,7 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
             "Kubernetes 1.38 is newer than this release knows",
             refused(&good("1.38.0"), &tested()),
         ),
-        // A candidate is of its release: what it has is not known either.
+        // A candidate is of its release: what it has is equally unknown.
         (
             "Kubernetes 1.38 is newer",
             refused(&good("1.38.0-rc.1"), &tested()),

@@ -1,11 +1,10 @@
 //! Issuers of OpenID Connect that the API server trusts about users.
 //!
-//! Who somebody is in a cluster is a text, and some texts mean something by themselves: `system:` names
-//! are Kubernetes' own, `pf9:` names are those of this software's certificates. A token must not be able
-//! to say one of them, whatever its issuer writes into it. So each issuer has a prefix that goes before
-//! everything it says, and no prefix is taken with which a name of those could begin: neither one that
-//! goes on from it (`system:x`), nor one that it goes on from (`s`, with a user called `ystem:masters`).
-//! By the same rule the users of two issuers are never the same.
+//! A user in a cluster is a text, and some texts have a meaning of their own: `system:` names are Kubernetes' own,
+//! `pf9:` names are those of this software's certificates. A token must not be able to claim one of them, whatever its
+//! issuer writes into it. So each issuer has a prefix that goes before everything it says, and a prefix is refused if
+//! such a name could begin with it: neither one that extends it (`system:x`), nor one that it extends (`s`, with a user
+//! called `ystem:masters`). By the same rule the users of two issuers are never the same.
 //!
 //! Rejected: expressions (CEL) instead of names of claims. What an expression can make of a token nobody
 //! judges from outside. And an issuer without its authority: the API server's image holds the API server

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// How often it is asked whether anybody has the address before it is taken for the first time: one
 /// question may be lost.
 const QUESTIONS: u32 = 3;
-/// After somebody answered: so long until it is asked again.
+/// After an answer: wait this long before asking again.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Announcements at once after it was taken, one with each write: one may be lost.
 const ANNOUNCED_FIRST: u32 = 3;
@@ -278,7 +278,7 @@ impl AddressKeeper {
             let there = self.host.net.lent(s.wanted.ip).await.ok().flatten();
             if let Some(there) = there.filter(|l| l.for_ever) {
                 let fault = configured(s.wanted.ip, &there.interface);
-                // Somebody else's: it is not ours to take away.
+                // Another holder's: not ours to remove.
                 s.on = None;
                 s.barred = Some((fault, now + CHECK_EVERY + ROUND));
             }

@@ -170,7 +170,7 @@ impl Turn {
         matches!(self.leave, Some(Leave::Said { at }) if now >= at + NOTICE)
     }
 
-    /// It has nothing to give away any more: another one has it, nobody wants it, or it could not be said.
+    /// It has nothing left to give away: another node has it, nobody wants it, or it could not be announced.
     pub(super) fn has_left(&self, now: Duration) -> bool {
         match self.leave {
             Some(Leave::Says { until }) => now >= until,
@@ -243,7 +243,7 @@ impl Turn {
         (!left.is_zero()).then_some(left)
     }
 
-    /// For how long nobody has had it, as far as the lease says; `None`: somebody has, or may have.
+    /// For how long nobody has held it, as far as the lease says; `None`: it is held, or may be.
     pub(super) fn nobodys(&self, now: Duration) -> Option<Duration> {
         let seen = self.seen.as_ref()?;
         if self.left(now).is_some() {

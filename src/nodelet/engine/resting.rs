@@ -26,7 +26,7 @@ impl Engine {
         let desk = &self.told.maintenance;
         match &self.told.orders.borrow().spec {
             SpecSeen::Newest(spec) => desk.heed(spec.maintenance.as_ref()),
-            // What the lost one said is not known: the order that is counted ends by its time.
+            // The content of the lost one is unknown: the counted order ends by its time.
             SpecSeen::Never | SpecSeen::Lost { .. } => {}
         }
         let now = desk.now().filter(|_| self.may_rest(job));

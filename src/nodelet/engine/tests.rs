@@ -272,7 +272,7 @@ async fn calls_do_not_end_a_run() {
     }
 }
 
-/// Without anything to do: as many looks as the bucket gives, however often somebody calls.
+/// With nothing to do: as many looks as the bucket allows, however often it is called.
 #[tokio::test(start_paused = true)]
 async fn calls_are_merged() {
     let machine = Machine::new();
@@ -486,7 +486,7 @@ async fn on_roots_word_it_goes_although_its_ledger_is_lost() {
             "{status:?}"
         );
     }
-    // What a later program made is not known here.
+    // What a later program made is unknown here.
     let machine = Machine::node();
     machine.damage(LEDGER, br#"{"schema": 9}"#);
     let mut life = machine.begin();

@@ -81,7 +81,7 @@ impl Engine {
     }
 
     async fn reboots(&mut self, boot: String, kept: Work, mut turn: Turn) -> (Said, Next) {
-        // What is not known is not another one.
+        // An unknown boot id does not count as another one.
         if self.host.kernel.boot_id().is_ok_and(|now| now != boot) {
             return (Said::Os(OsSaid::Booted), Next::now());
         }

@@ -17,7 +17,7 @@ use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
 /// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
 const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
-/// A few hundred listings, of which each answers within a second where it is well.
+/// A few hundred listings, each of which answers within a second on a healthy service.
 const LIST_MAX: Duration = Duration::from_secs(5 * 60);
 /// Opening, restoring and starting have bounds of their own.
 const DRILL_MAX: Duration = Duration::from_secs(60 * 60);
@@ -178,7 +178,7 @@ impl Chore {
                 let missing = match (seen.last_backup, seen.archive?) {
                     (Some(last), Some(there)) => there < last,
                     (Some(_), None) => true,
-                    // After a disk was lost, what is there is all there is: somebody has to be told.
+                    // After a disk was lost, what is left is all there is: an operator has to be told.
                     (None, _) => !seen.archive_looked,
                 };
                 missing.then(|| after_failure(now, seen.archive_failed))

@@ -10,9 +10,9 @@
 //! record lost         │ Gone                      │ Present
 //! ```
 //!
-//! A mount is missing where the directory was on one and is on what lies below it now. Then the data are on
-//! the disk that is not there, and what lies in the directory meanwhile, be it the same member's, is older:
-//! a member that forgot what it had voted for makes a cluster forget.
+//! A mount is missing where the directory was on one and is now on what lies below it. Then the data is on the missing
+//! disk, and what lies in the directory meanwhile, even of the same member, is older: a member that forgot its votes
+//! makes a cluster forget.
 
 use serde::{Deserialize, Serialize};
 

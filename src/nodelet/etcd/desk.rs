@@ -45,7 +45,7 @@ pub(super) enum Order {
 /// An order, and who waits for it.
 pub(super) struct Ordered {
     pub(super) order: Order,
-    /// Nobody may be there any more.
+    /// The asker may be gone.
     pub(super) answer: oneshot::Sender<Result<ChoreAnswer, Fault>>,
 }
 

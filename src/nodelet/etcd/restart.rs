@@ -64,11 +64,11 @@ pub struct RestartView<'a> {
     pub followed_for: Duration,
     /// How long it has not answered itself; zero where it does.
     pub unwell_for: Duration,
-    /// How long somebody else with a vote has not answered; zero where all do.
+    /// How long another voter has not answered; zero where all do.
     pub silent_for: Duration,
     /// Who is a member, and who answers.
     pub listed: &'a [Listed],
-    /// The leader is to be taken out: it may get no specs any more.
+    /// The leader is about to be removed: it may get no more specs.
     pub leader_goes: bool,
 }
 

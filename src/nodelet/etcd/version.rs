@@ -8,12 +8,11 @@
 //!                                                 come first
 //! ```
 //!
-//! 3.7 reads no entry of 3.5's own kind, so 3.6 has to have taken a snapshot of its log since. It
-//! does so every ten thousand entries, or when the version of the cluster goes down: so the cluster
-//! is told by etcd's own procedure to work as 3.5, which every member notes with a snapshot, and then
-//! not to. Nothing is restarted for it; a restart with a small `--snapshot-count` and some
-//! writes, the other way, takes each member away once and makes a snapshot with every second write
-//! for as long as it lasts. What proves it is the log itself: no such entry after the newest snapshot.
+//! 3.7 does not read one kind of 3.5's entries, so 3.6 has to have taken a snapshot of its log since. It does so every
+//! ten thousand entries, or when the cluster version goes down: so etcd's own procedure sets the cluster to work as
+//! 3.5, which every member notes with a snapshot, and then back. Nothing is restarted for it; the alternative, a
+//! restart with a small `--snapshot-count` and some writes, takes each member away once and makes a snapshot with every
+//! second write for as long as it lasts. The proof is the log itself: no such entry after the newest snapshot.
 
 use std::time::Duration;
 

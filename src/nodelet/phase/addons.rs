@@ -244,7 +244,7 @@ mod tests {
         assert!(!has(&ctx, POOL) && has(&ctx, "addon-gone:load-balancer"));
         ctx.node.network.policies = NetworkPolicies::Off;
         assert!(!has(&ctx, POLICIES) && has(&ctx, "addon-gone:network-policies"));
-        // Somebody else's network is not touched by default.
+        // A foreign network is not touched by default.
         ctx.node.network.policies = NetworkPolicies::Auto;
         ctx.node.network.plugin = NetworkPlugin::None;
         assert!(!has(&ctx, POLICIES));

@@ -1,4 +1,4 @@
-//! What somebody meets who works with `pf9ctl` and the agent's programs on the machine itself.
+//! Faults of `pf9ctl` and the agent's programs when they are used on the machine itself.
 
 rows! {
     Usage: "the command line is wrong; nothing was done",

@@ -250,7 +250,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
         machine.stacks().contains(&new.dir_name()),
         "it is looked into"
     );
-    // Another life knows which way it was going, although the spec still asks for the other one.
+    // After a restart it knows which way it was going, although the spec still asks for the other version.
     drop(life);
     let mut life = machine.begin();
     life.engine.round().await;
