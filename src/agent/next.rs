@@ -49,12 +49,12 @@ pub(super) enum Proof {
     Well,
 }
 
-/// What is to be done. Each may be cut off anywhere and is done again then.
+/// The next move. Each may be interrupted anywhere and is then repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Move {
     /// Nothing that this function decides about.
     Rest,
-    /// The record is to be this, on the disk.
+    /// Writes this record to disk.
     Write(Box<Record>),
     /// Units and `current` of the new version, and the daemons are restarted.
     Switch,

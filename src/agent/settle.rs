@@ -90,7 +90,7 @@ async fn install(host: &Host, record: &Record) -> Result<(), Fault> {
     let file = file_for(&host.fs, record.target())?;
     let path = host.fs.at(kept(file));
     let cmd = match file.format {
-        // A person's changes of the configuration stay, and nobody is asked.
+        // Local changes of the configuration stay, without a prompt.
         PackageFormat::Deb => Cmd::new(exec::program(&host.fs, "dpkg"), INSTALL)
             .args([
                 "--force-confdef",

@@ -11,8 +11,8 @@ const UNSENT_MAX: u32 = 128 * 1024;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up: as long
 /// as a silent peer is assumed to live.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection over which nothing passes is asked about, so that one whose other end is gone does
-/// not stay for ever: nobody pings before a tunnel is there, or in an operator's idle connection.
+/// An idle connection is probed, so that one whose other end is gone does not stay for ever: there are no pings before
+/// a tunnel is up, or in an operator's idle connection.
 const IDLE: Duration = Duration::from_secs(15);
 /// How often it is asked about then, and how often in vain.
 const IDLE_EVERY: Duration = Duration::from_secs(5);

@@ -127,7 +127,7 @@ pub fn agreed(fs: &HostFs, to: Consent, now: Timestamp) -> Result<Agreed, Fault>
     }
 }
 
-/// Whether nobody but root could have written the configuration.
+/// Whether only root could have written the configuration.
 fn roots_alone(fs: &HostFs) -> Result<(), Fault> {
     let mut files = vec![paths::CONFIG.to_owned(), paths::CONFIG_DIR.to_owned()];
     let below = fs.list(paths::CONFIG_DIR).unwrap_or_default();

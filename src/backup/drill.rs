@@ -57,7 +57,7 @@ const SAID_MAX: usize = 400;
 
 const WHAT: &str = "the fire drill of etcd's backups failed";
 
-/// What is to be tried.
+/// What to try.
 pub struct Drill<'a> {
     /// The machine.
     pub fs: &'a HostFs,
@@ -261,7 +261,7 @@ fn serve(fs: &HostFs, etcd: &Path, data: &Path, socket: &Path, bounds: Bounds) -
         .args(["--log-level", "warn"])
 }
 
-/// A cluster of one, that calls itself by an address where nobody is.
+/// A cluster of one, under an address without a listener.
 fn alone() -> Vec<String> {
     let pairs = [
         ("--name", NAME.to_owned()),

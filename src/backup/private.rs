@@ -1,4 +1,4 @@
-//! Files that hold what nobody else may know: keys of an archive, keys that open a backup.
+//! Files with secrets: keys of an archive, keys that open a backup.
 
 use nix::unistd::geteuid;
 

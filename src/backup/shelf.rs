@@ -29,8 +29,8 @@ pub struct Shelf {
     pub broken: Vec<String>,
     /// Names whose manifest a later version of this program wrote: left alone.
     pub foreign: Vec<String>,
-    /// Names whose manifest nobody signed who is trusted: they count for nothing. Left alone as well: taken
-    /// away they would be when a key is missing here by mistake.
+    /// Names whose manifest has no trusted signature: they do not count. They are also left alone: otherwise they would
+    /// be deleted when a key is missing here by mistake.
     pub unbelieved: Vec<String>,
 }
 

@@ -71,8 +71,8 @@ pub fn sealed(path: &Path, manifest: &BackupManifest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What is sealed in a backup, as a file that is to be at `to` and is not in its place yet: dropped, it
-/// is gone. The sealed file is the one that its manifest speaks of, and so is the size of what was in it.
+/// The plaintext of a backup, as a file destined for `to` and not in its place yet: dropping it deletes it. The sealed
+/// file is the one that its manifest names, and so is the size of its content.
 pub async fn plain(
     fs: &HostFs,
     sealed: &Path,

@@ -135,7 +135,7 @@ async fn remove_role(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Op
         return Ok(None);
     }
     let hostagent_ran = is_up(ctx, HOSTAGENT).await;
-    // From here on nobody gives nodelet another spec.
+    // From here on nodelet gets no other spec.
     if hostagent_ran {
         ctx.units
             .stop(HOSTAGENT)
@@ -205,7 +205,7 @@ async fn order_removal(
             if gone && !leftovers::role_units(&ctx.host) {
                 break;
             }
-            // nodelet waits for others now, perhaps for days; nobody has to wait with it.
+            // nodelet waits for others now, perhaps for days; the command does not wait with it.
             if !force && is_held(status) {
                 return Err(late(what, longest, last.as_ref()));
             }

@@ -47,8 +47,7 @@ pub(super) struct ResetReport {
     next: Vec<&'static str>,
 }
 
-/// State that was the other machine's: specs, events, tickets. The ledger stays: it knows what of a
-/// role is to be removed.
+/// State of the other machine: specs, events, tickets. The ledger stays: it knows what of a role has to be removed.
 const STATE: [&str; 5] = [
     paths::COMMS_STATE,
     paths::HOSTAGENT_STATE,

@@ -137,7 +137,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &LogLevelArgs) -> Result<Exi
     Ok(exit)
 }
 
-/// Where nobody is named: nodelet only when it runs. To ask at its socket would start it.
+/// Without a name: nodelet only when it runs. Asking at its socket would start it.
 async fn daemon_is_meant(ctx: &CommandContext, args: &LogLevelArgs, daemon: Daemon) -> bool {
     match (args.of.as_slice(), daemon) {
         ([], Daemon::Nodelet) => {

@@ -418,8 +418,8 @@ async fn enrol(
     way: &Way,
     stage: &Cell<Stage>,
 ) -> Result<(Identity, Had), Fault> {
-    // The id a host had stays: the plane knows it by that. Where its own file is lost, the key that
-    // it orders with names it: another id would leave role and workloads to nobody.
+    // A host keeps its id: the plane knows it by that. Where its own file is lost, the key that it orders with names
+    // it: another id would orphan role and workloads.
     let had = identity::host_id(&ctx.host).ok().flatten();
     let had = had.or_else(|| order_key::host_id(&ctx.host));
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);

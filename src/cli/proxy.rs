@@ -133,8 +133,8 @@ fn read_password(path: &Path) -> std::io::Result<Secret<String>> {
     ))
 }
 
-/// Each file atomically, in an order in which a crash in between leaves no proxy without what it
-/// wants to know, and no password that nobody uses.
+/// Each file atomically, in an order in which a crash in between leaves no proxy without its password, and no password
+/// without a proxy.
 fn write(
     ctx: &CommandContext,
     wanted: &ProxyConfig,

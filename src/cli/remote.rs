@@ -264,7 +264,7 @@ async fn all(ctx: &CommandContext, args: &RemoteArgs, order: Order) -> Result<Ex
             hosts.len()
         ));
         let next = tokio::select! {
-            // cancel-safe: an answer that was not taken is asked for again by nobody
+            // cancel-safe: a dropped answer is not asked for again
             next = work.next() => next,
             () = ctx.stop.cancelled() => return Err(stopped(answers.len())),
         };

@@ -261,8 +261,8 @@ pub(super) async fn gather(ctx: &CommandContext) -> StatusReport {
     report
 }
 
-/// comms knows more of the tunnel's certificates, and sooner, than hostagent last read; what
-/// is to be said of them follows from that.
+/// comms knows more about the tunnel's certificates, and sooner, than hostagent last read; the report follows from
+/// that.
 fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     let now = report.taken_at;
     let node = report.node.iter().flat_map(|n| &n.certificates);

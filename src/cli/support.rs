@@ -79,7 +79,7 @@ struct Shown {
     logs: bool,
     /// Logs once, until then.
     logs_once_until: Option<Timestamp>,
-    /// Why nobody knows.
+    /// Why it is unknown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wrong: Vec<String>,
     #[serde(skip)]
@@ -108,7 +108,7 @@ fn look(ctx: &CommandContext) -> Shown {
     let mut standing = |to| match agreed(&ctx.host, to, now) {
         Ok(how) => how == Agreed::Standing,
         Err(fault) => {
-            // That nobody agreed is no fault; that nobody can tell is one.
+            // A missing consent is not a fault; an unreadable one is.
             if fault.code == FaultCode::ConfigInvalid && wrong.is_empty() {
                 wrong.push(fault.why);
             }

@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The rest has its bounds, nobody goes in vain, and one alone never does.
+        /// The rest has its bounds, none goes without need, and a single one never does.
         #[test]
         fn only_the_oldest_go_and_only_as_many_as_must(
             all in prop::collection::vec((any::<bool>(), 0..=SESSION_BYTES), 0..12),

@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// A program that is to be run.
+/// A program to run.
 #[derive(Debug, PartialEq, Eq)]
 struct Program {
     kind: Kind,
@@ -232,7 +232,7 @@ fn sandbox() -> Vec<String> {
         "LimitNOFILE=256",
         "LimitFSIZE=1M",
         "LimitCORE=0",
-        // A user that nobody else is, for as long as it runs.
+        // A user of its own, for as long as it runs.
         "DynamicUser=yes",
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=",

@@ -397,7 +397,7 @@ impl Writer {
 }
 
 const TEMP_PREFIX: &str = ".pf9-tmp-";
-/// So that nobody who reads `*.json` or `*.toml` in that directory takes it for one.
+/// So that readers of `*.json` or `*.toml` in that directory ignore it.
 const TEMP_SUFFIX: &str = ".tmp";
 /// Most of the target's own name that is kept, for people: a name has at most 255 bytes.
 const TEMP_NAME_MAX: usize = 128;

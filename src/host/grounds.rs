@@ -37,7 +37,7 @@ pub fn standing(fs: &HostFs) -> Vec<Ground> {
             ));
         }
     }
-    // A file that cannot be read names nobody.
+    // An unreadable file names no server.
     let servers = Resolver::of(fs).unwrap_or_default();
     for ip in servers.servers {
         all.push(Ground::address(

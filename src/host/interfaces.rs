@@ -45,7 +45,7 @@ pub fn node_facts(fs: &HostFs) -> Result<NodeFacts, FsError> {
     Ok(NodeFacts::new(name.unwrap_or_default().trim(), &addresses))
 }
 
-/// The machine's own interfaces, by name; the addresses of each in the order in which they are to be used.
+/// The machine's own interfaces, by name; the addresses of each in the order of preference.
 ///
 /// An interface counts as foreign by its name only while nothing leaves the machine by it: a bridge that carries the
 /// default route, or the route to the plane, is the machine's own, whatever its name.

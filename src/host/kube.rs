@@ -96,7 +96,7 @@ impl KubeError {
         }
     }
 
-    /// True when nobody answered.
+    /// True when there was no answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }

@@ -1,6 +1,6 @@
-//! A look at files that may be on a mount whose server is gone: such a look never ends, and nobody can end it.
-//! It has a thread of its own and is waited for a while; the next one who asks waits for the same one, so a
-//! mount that hangs holds one thread, however often it is looked at.
+//! A look at files that may be on a mount whose server is gone: such a look may never end, and cannot be cancelled. It
+//! has a thread of its own and is waited for a while; the next caller waits for the same one, so a mount that hangs
+//! holds one thread, however often it is looked at.
 
 use std::time::Duration;
 

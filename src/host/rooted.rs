@@ -1,4 +1,4 @@
-//! Files that count only when nobody but root can have written them: what root allows, and what root has run.
+//! Files that count only when root alone can have written them: what root allows, and what root has run.
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,8 @@
 //! Temporary files of writes that were cut off: found, and taken away.
 //!
-//! [`super::fs`] names a temporary file after the process that writes it and when that started, so
-//! nobody needs to guess: the writer lives, and the write is in progress; or it does not, and
-//! nothing will ever come of it. A daemon takes them away where it writes when it starts, and
-//! `pf9ctl node decommission` at the end.
+//! [`super::fs`] names a temporary file after the process that writes it and its start time, so no guess is needed:
+//! either the writer lives, and the write is in progress, or it does not, and the file is abandoned. A daemon removes
+//! them where it writes when it starts, and `pf9ctl node decommission` at the end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -20,7 +20,7 @@ use crate::preflight::{
     MachineFacts, NetworkSeen, PlaneSeen, Skips, SyncTrial, Thresholds, evaluate, http_date,
 };
 
-/// Files, an overlay and a few writes. A file system that hangs answers nobody.
+/// Files, an overlay and a few writes. A file system that hangs never answers.
 const LOCAL: Duration = Duration::from_secs(10);
 /// Systemd and three daemons answer from memory; of a hanging one the check says so.
 const AGENT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@
 //! checks that found something ─► fixes (pure) ─► shown, asked ─► run, one by one ─► looked at again
 //! ```
 //!
-//! Each is done wholly or found undone by the next run: what is to be done follows from what is seen.
+//! Each is done wholly or found undone by the next run: what to do follows from what is seen.
 
 use std::time::Duration;
 

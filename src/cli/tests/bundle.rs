@@ -13,7 +13,7 @@ use crate::backup::seal;
 use crate::cli::bundle::testing::{Made, archive_of};
 use crate::model::{Secret, paths};
 
-/// A private key as it lies on a node, and everything else that nobody may see.
+/// A private key as it lies on a node, and everything else that must stay secret.
 struct Planted {
     secrets: Vec<(&'static str, String)>,
 }
@@ -317,7 +317,7 @@ async fn no_secret_of_a_node_is_in_it_in_any_dress() {
     assert!(!text("system/files.txt").is_empty());
 }
 
-/// The proof finds what is there: the same machine, and nobody who takes anything out.
+/// The proof finds what is there: the same machine, without redaction.
 #[tokio::test]
 async fn the_proof_finds_a_leak() {
     let rig = Rig::new();
@@ -431,7 +431,7 @@ async fn it_is_never_larger_than_was_asked_for_and_says_what_is_missing() {
     let rig = Rig::new();
     let mut noise = fastrand::Rng::with_seed(7);
     for part in ["comms", "hostagent", "nodelet"] {
-        // Words that nobody takes out and nobody can compress much.
+        // Words that are not redacted and do not compress well.
         let text: String = (0..120_000)
             .map(|_| {
                 let word: String = (0..12).map(|_| noise.alphanumeric()).collect();
@@ -527,7 +527,7 @@ async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines()
     ]
     .concat();
     rig.file(&format!("{}/nodelet/nodelet.log", paths::LOG_DIR), &log);
-    // What containers say lies beside it, and is nobody's to have.
+    // The output of containers lies beside it, and must not be collected.
     for path in [
         "/var/log/pods/a_b_c/x/0.log",
         "/var/log/containers/x.log",

@@ -164,8 +164,8 @@ async fn a_token_that_others_may_read_or_that_is_over_is_not_used() {
     assert_eq!(rig.run(&["host", "list"]).await.exit, Exit::Config);
 }
 
-/// A fleet, part by part; nobody gets all of it at once. What stands in a mark is the plane's matter: a name, slashes, and
-/// what an address would split at.
+/// A fleet, page by page; never all of it in one answer. The content of a mark is up to the plane: a name, slashes, and
+/// characters at which an address would split.
 fn fleet(method: &str, path: &str, _: &str, _: &str) -> (u16, String) {
     let first = "/resmgr/v1/hosts?limit=100";
     let next = format!("{first}&continue=0%2F");

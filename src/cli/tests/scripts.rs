@@ -189,7 +189,7 @@ fn the_scripts_hold_what_the_programs_say() {
     }
 }
 
-/// Runs a script on a machine below `root`; nobody's users are looked up or deleted.
+/// Runs a script on a machine below `root`; it looks up and deletes no real users.
 fn run(root: &Path, script: &str, argument: &str) {
     let said = run_with(root, script, argument, "");
     assert!(said.is_empty(), "{script}: {said}");

@@ -50,7 +50,7 @@ fn tunnel(state: TunnelState) -> TunnelStatus {
     }
 }
 
-/// Enrolled, units running; nobody answers yet.
+/// Enrolled, units running; nothing answers yet.
 fn enrolled() -> Rig {
     let rig = Rig::new();
     crate::identity::write_host_id(&rig.host, HostId::random()).expect("id");

@@ -61,7 +61,7 @@ fn is_of(member: &Member, gone: &EtcdGone) -> bool {
     }
 }
 
-/// Its host; before it was started once, where it is to be.
+/// Its host; before its first start, where it will be.
 fn shown(member: &Member) -> String {
     match member.name.is_empty() {
         true => format!("{} at {}", hex(&member.id), member.peer_urls.join(", ")),
@@ -144,7 +144,7 @@ mod tests {
             member_id: Some("ff".into()),
         }];
         assert_eq!(asks(two(), &past), Turn::Free, "that member is out already");
-        // Who is counted waits for nobody, started or not.
+        // A listed member waits for no other, started or not.
         joining.push(member(7, false));
         assert_eq!(asks(joining.clone(), &[]), Turn::Counted(member(7, false)));
         joining[2].name = String::new();

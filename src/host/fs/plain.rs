@@ -16,9 +16,9 @@ use super::HostFs;
 const WRITABLE: u32 = 0o022;
 
 impl HostFs {
-    /// Opens a regular file to be read, by a way that nobody but root could have bent. Links are followed only where
-    /// root alone can make them, and never at the end; a file counts as a directory's own when it is of the
-    /// directory's owner, or of root.
+    /// Opens a regular file for reading, by a path that only root could have changed. Links are followed only where
+    /// root alone can make them, and never at the end; a file counts as a directory's own when the directory's owner
+    /// owns it, or root.
     pub fn open_plain(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         let mut names = path.components().filter_map(|part| match part {

@@ -13,7 +13,7 @@ const KINDS_MAX: usize = 1000;
 const LOOKED_AT: usize = 500;
 /// What Kubernetes makes in every namespace, or of what others made there: it goes with the rest.
 const MADE_BY_ITSELF: [&str; 4] = ["events", "endpoints", "endpointslices", "leases"];
-/// Groups of numbers about objects, which nobody stores: `metrics.k8s.io`, `custom.metrics.k8s.io`,
+/// Groups of metrics about objects, which are not stored: `metrics.k8s.io`, `custom.metrics.k8s.io`,
 /// `external.metrics.k8s.io`. Their server is often away, and itself an add-on.
 const NUMBERS: &str = "metrics.k8s.io";
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(found.as_deref(), Some("persistentvolumeclaims/data"));
     }
 
-    /// With metrics-server every pod has an object of that group, whose name is the pod's and whose maker is nobody.
+    /// With metrics-server every pod has an object of that group, with the pod's name and without an owner.
     #[test]
     fn numbers_about_objects_are_nobodys() {
         let group = |name: &str| json!({"name": name, "preferredVersion": {"groupVersion": format!("{name}/v1")}});

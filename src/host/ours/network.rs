@@ -59,7 +59,7 @@ pub const POLICY_KEEPER: &str = "kube-router";
 /// Why a packet-filter chain goes with the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainRule {
-    /// Ours by name: nobody else calls a chain so.
+    /// Ours by name: no other program names a chain like this.
     Own,
     /// Made by kubelet, kube-proxy or a CNI plugin of any Kubernetes. Ours only because this
     /// machine is no other Kubernetes' (a check before enrolment, and again at each start): taken

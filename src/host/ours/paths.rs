@@ -16,7 +16,7 @@ pub enum Remover {
     Role,
     /// The agent made it; it goes when the agent is taken off this machine.
     Agent,
-    /// Logs: as the agent's, unless they are to be kept.
+    /// Logs: like the agent's, unless they are kept.
     Logs,
 }
 
@@ -122,9 +122,9 @@ const MADE: [&str; 5] = [
 /// and network namespaces. The directories themselves may be mount points that a person made, and
 /// stay.
 ///
-/// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
-/// makes a name before it starts the sandbox. Ours go below its own state
-/// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
+/// Names in `/run/netns` are not among them, not even empty ones: another runtime creates a name before it starts the
+/// sandbox. Ours go below its own state (`netns_mounts_under_state_dir`), so what to remove needs no guess and no
+/// running containerd.
 pub const MOUNTED: [&str; 3] = [
     CONTAINERD_STATE,
     paths::CONTAINERD_ROOT,

@@ -13,7 +13,7 @@ use super::{ArchiveError, Pieces, S3, UPLOADS_MAX, unread};
 use crate::model::Timestamp;
 
 impl S3 {
-    /// Gives up what earlier runs began, except an upload of `key` when that is to be gone on with.
+    /// Aborts what earlier runs started, except an upload of `key` when that one is to be resumed.
     pub(super) async fn take_up(
         &self,
         key: &str,

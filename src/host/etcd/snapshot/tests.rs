@@ -23,7 +23,7 @@ fn number(mut n: u64) -> Vec<u8> {
     bytes
 }
 
-/// A message with its prefix, as etcd sends it; and a field that nobody knows.
+/// A message with its prefix, as etcd sends it; and an unknown field.
 fn message(remains: u64, blob: &[u8]) -> Vec<u8> {
     let mut inner = Vec::new();
     for (key, bytes) in [

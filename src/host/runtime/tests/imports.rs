@@ -166,7 +166,7 @@ async fn whatever_this_runtime_does_otherwise_is_done_by_its_own_tool_and_nothin
         );
         assert!(world.state().leases.is_empty(), "{refused}");
     }
-    // Its snapshots are where nobody may write, and an archive is no plain one.
+    // Its snapshots are unwritable, and an archive is not a plain one.
     let world = World::new();
     let outside = tempfile::tempdir().expect("tempdir");
     world.state().elsewhere = Some(outside.path().to_owned());
