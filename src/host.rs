@@ -133,7 +133,7 @@ where
         Ok(value) => value,
         Err(e) => match e.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: there is nobody left to answer.
+            // Only at shutdown of the runtime: no caller is left to answer.
             Err(_) => std::future::pending().await,
         },
     }

@@ -91,7 +91,7 @@ pub struct OsOutcome {
     pub fault: Option<Fault>,
 }
 
-/// What is to be done, on the disk.
+/// What to do, on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ordered {

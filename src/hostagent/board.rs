@@ -194,7 +194,7 @@ impl Gathered {
         self.stack_beside().filter(|stack| !ready(stack))
     }
 
-    /// The stack that is to be ready beside the node's own.
+    /// The stack to prepare beside the node's own.
     fn stack_beside(&self) -> Option<StackRef> {
         let node = self.spec.as_ref()?.spec.assignment.node()?;
         let order = node.upgrade.as_ref()?;

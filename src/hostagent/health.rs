@@ -32,7 +32,7 @@ pub(super) fn read(fs: &HostFs) -> Health {
     }
 }
 
-/// What is to be known about the active stack on this machine. It is never taken away for that.
+/// Findings about the active stack on this machine. They never remove it.
 fn of_the_stack(fs: &HostFs) -> Vec<Fault> {
     let Some(stack) = stack::active_content(fs) else {
         return Vec::new();

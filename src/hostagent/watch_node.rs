@@ -95,7 +95,7 @@ impl Told {
 }
 
 /// Everything in a status that events are made from, as it is now. The spool knows what of it was sent, also by an
-/// earlier process: what happened while nobody looked is sent late, and nothing twice.
+/// earlier process: what happened in between is sent late, and nothing twice.
 fn news(now: &NodeStatus) -> Vec<Told> {
     let revived = now.revived.iter().map(|r| {
         let value = format!("{} {}", r.times, r.last_at);

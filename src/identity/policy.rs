@@ -60,7 +60,7 @@ impl TlsPolicy {
         self.builder(verifier)
     }
 
-    /// Without pins and for [`super::look()`] alone, which has nobody to trust.
+    /// Without pins and for [`super::look()`] alone, which has no trust anchors.
     pub(super) fn unverified(
         &self,
         verifier: Arc<dyn ServerCertVerifier>,

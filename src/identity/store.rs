@@ -327,7 +327,7 @@ impl TunnelIdentity {
         }
     }
 
-    /// When the host's certificate is to be renewed.
+    /// When the host's certificate is due for renewal.
     pub fn renew_at(&self) -> crate::model::Timestamp {
         self.life.due(pair::jitter(&self.certificate))
     }

@@ -368,7 +368,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         assert_eq!(code(url).await, FaultCode::Usage, "{url}");
     }
 
-    // A port nobody listens on: taken, then given back.
+    // A port without a listener: taken, then given back.
     let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("https://{}", free.local_addr().expect("addr"));
     drop(free);

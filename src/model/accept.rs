@@ -1,6 +1,5 @@
-//! Whether a spec is to be obeyed: a function of the document, of the trust anchors, and of what is in
-//! force. hostagent asks it before it hands a spec on, nodelet asks it again with root's own trust
-//! directory; both say the same words.
+//! Whether to accept a spec: a function of the document, of the trust anchors, and of what is in force. hostagent calls
+//! it before it hands a spec on, nodelet calls it again with root's own trust directory; both give the same reasons.
 
 use super::document;
 use super::{

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Fault;
 
 /// Whether a machine of this network may have the address: one that stands for the network as a whole, or for every
-/// machine in it, is nobody's.
+/// machine in it, is refused.
 pub fn a_machines_own(net: IpNet, ip: IpAddr) -> bool {
     let whole = match net {
         // Of two or one there is none of these (RFC 3021, RFC 6164).

@@ -475,7 +475,7 @@ fn status_answer() -> StatusAnswer {
     }
 }
 
-/// The document is what its file says; it can be read, also with additions that nobody knows.
+/// The document is what its file says; it is readable, also with unknown additions.
 fn shape<T: Serialize + DeserializeOwned>(name: &str, document: &T) {
     let now = serde_json::to_value(document).expect("written");
     let path = format!("{FILES}/{name}.json");

@@ -1,4 +1,4 @@
-//! [`Matrix`]: what was tested together, what is refused, and what nobody has tried.
+//! [`Matrix`]: what was tested together, what is refused, and what is untested.
 //!
 //! ```text
 //! src/stack/matrix.toml ──► Matrix ─┐
@@ -138,7 +138,7 @@ pub struct Machine {
 pub enum Fit {
     /// A test ran it.
     Tested,
-    /// It may, and this is to be known about it.
+    /// It may, with these warnings.
     Warned(Vec<String>),
     /// It may not.
     Refused(Box<Fault>),
@@ -188,7 +188,7 @@ impl Matrix {
         Fit::of(words)
     }
 
-    /// What is to be known about a machine, whatever stack comes.
+    /// Findings about a machine, whatever stack comes.
     pub fn of_machine(&self, machine: &Machine) -> Fit {
         let versions = machine_versions(machine);
         if let Some(words) = self.rules(&versions, Says::Refused).into_iter().next() {
@@ -369,7 +369,7 @@ impl Fit {
         }
     }
 
-    /// What is to be known, one sentence each.
+    /// Warnings, one sentence each.
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::Warned(words) => words,

@@ -46,7 +46,7 @@ pub struct Operation {
     pub issued_at: Timestamp,
     /// It does not start after that.
     pub expires_at: Timestamp,
-    /// What is to be done.
+    /// What to do.
     pub what: OperationKind,
 }
 

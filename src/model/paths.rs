@@ -85,7 +85,7 @@ pub const OPERATIONS_ALLOWED: &str = "/etc/pf9/operations.toml";
 pub const OPERATIONS: &str = "/var/opt/pf9/nodelet/operations.json";
 /// Root agreed that the plane may have logs of this host, once.
 pub const LOGS_ONCE: &str = "/var/opt/pf9/nodelet/logs-once.json";
-/// Certificates that are to be signed again before they are due.
+/// Certificates to sign again before they are due.
 pub const ROTATE: &str = "/var/opt/pf9/nodelet/rotate.json";
 /// The maintenance this host is in; readable for everybody.
 pub const MAINTENANCE: &str = "/var/opt/pf9/maintenance.json";

@@ -80,7 +80,7 @@ pub struct HostStatus {
     /// The host's trust anchors; absent from an agent that cannot change them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustStatus>,
-    /// How far the agent itself is with the version it is to be.
+    /// How far the agent itself is with its desired version.
     #[serde(default)]
     pub agent: AgentStatus,
 }

@@ -61,8 +61,8 @@ pub struct Effects<'a> {
     pub ledger: &'a mut LedgerFile,
 }
 
-/// What concurrent steps share. A change of memory or ledger is exclusive for as long
-/// as it takes; what only waits for the machine (files, a program, systemd) blocks nobody.
+/// What concurrent steps share. A change of memory or ledger is exclusive for as long as it takes; what only waits for
+/// the machine (files, a program, systemd) blocks no other step.
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,

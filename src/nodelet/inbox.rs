@@ -30,7 +30,7 @@ const LOCAL_MAX: u64 = 4096;
 #[serde(deny_unknown_fields)]
 struct LocalOrder {
     schema: u32,
-    /// The node of all specs up to this one is to be removed, and they no longer count.
+    /// The node of all specs up to this one has to be removed, and they no longer count.
     generation: Generation,
     /// Whose specs: the key that signed the newest one then.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! What is to be done: a function of what was ordered and of what is installed. Pure.
+//! What to do: a function of what was ordered and of what is installed. Pure.
 //!
 //! ```text
 //!                  │ nothing installed │ installed by generation i        │ not known what
@@ -52,7 +52,7 @@ pub enum LocalSeen {
     /// No.
     #[default]
     No,
-    /// Yes: the node of all specs up to this one is to be removed, and they no longer count.
+    /// Yes: the node of all specs up to this one has to be removed, and they no longer count.
     UpTo(Generation),
     /// There is an order and it cannot be read.
     Lost(Fault),
@@ -105,7 +105,7 @@ pub struct Work {
 pub enum RemovalOrder {
     /// The plane's: this host is to have no role.
     NoRole,
-    /// The plane's: this host is to be another node.
+    /// The plane's: this host is assigned to another node.
     Another,
     /// Root's.
     Local,

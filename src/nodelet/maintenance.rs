@@ -64,8 +64,7 @@ impl MaintenanceHandle {
         let store = store(&host.fs);
         let loaded = store.load(crate::seam::clock::now(), Ok::<MaintenanceRecord, _>);
         if let Some(fault) = &loaded.fault {
-            // It is not made up for: a host that nobody looks after for a reason that nobody can read is the
-            // worse of the two.
+            // No maintenance is assumed: a host that goes unattended for an unreadable reason is the worse of the two.
             tracing::error!(code = fault.code.word(), "{fault}");
         }
         let state = State {

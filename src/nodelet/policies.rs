@@ -50,8 +50,8 @@ fn no_dns(fs: &HostFs) -> Option<Fault> {
     (!no_dns.harmless).then(|| Fault::new(FaultCode::NoDns, what, no_dns.why).fix(no_dns.fix))
 }
 
-/// Storage drivers without a setting for kubelet's directory look at the usual place. It would tell
-/// them of its own directory and nothing else, so a link between the two helps nobody.
+/// Storage drivers without a setting for kubelet's directory look at the usual place. It would show them its own
+/// directory and nothing else, so a link between the two does not help.
 fn csi_elsewhere(fs: &HostFs) -> Option<Fault> {
     const USUAL: &str = "/var/lib/kubelet/plugins_registry";
     let names = fs.list(USUAL).unwrap_or_default();

@@ -92,7 +92,7 @@ pub struct Server {
     pub wake: watch::Sender<u64>,
     /// The keeper of etcd.
     pub etcd: EtcdHandle,
-    /// Whether nothing is to be repaired or changed.
+    /// Whether repairs and changes are suspended.
     pub maintenance: maintenance::MaintenanceHandle,
     /// Operations of the plane.
     pub operations: operations::OperationsHandle,
@@ -100,7 +100,7 @@ pub struct Server {
     pub progress: Progress,
 }
 
-/// The socket systemd listens on for us, or our own where nobody does.
+/// The socket that systemd listens on for us, or our own without systemd.
 pub fn listener(host: &Host) -> Result<UnixListener, Fault> {
     let fail = |e: std::io::Error| {
         Fault::new(FaultCode::LocalSocket, "cannot listen", e.to_string())

@@ -413,7 +413,7 @@ impl NodeBoard {
         let result = rests::result_of(plan, running.count(), phases.len(), rests);
         self.say_checked(now, &result, took);
         self.status.last_sweep_at = Some(now);
-        // The time alone wakes nobody.
+        // The time alone is no news.
         self.tx.send_if_modified(|s| {
             s.last_sweep_at = Some(now);
             false

@@ -393,8 +393,8 @@ pub enum Observed {
         /// In words, e.g. `the plane's bindings for this master`.
         what: String,
     },
-    /// It is to be done, and not now; says what has to change first. Not a failure, and nothing after it
-    /// needs it: the rest of the plan is done meanwhile.
+    /// It has to be done, but not now; says what has to change first. Not a failure, and nothing after it needs it: the
+    /// rest of the plan is done meanwhile.
     Later {
         /// In words, e.g. `member m3 to answer: …`.
         what: String,

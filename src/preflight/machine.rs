@@ -120,7 +120,7 @@ pub(super) fn host_name(facts: &MachineFacts) -> Finding {
             );
         }
     };
-    // What is nobody's whatever the cluster: names of the API, of services, such that are addresses.
+    // Reserved in every cluster: names of the API, of services, and those that are addresses.
     match Taken::default().check_name(&name) {
         Ok(()) => check,
         Err(taken) => check.fail(format!("no cluster accepts it: {taken}"), fix),

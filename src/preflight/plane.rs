@@ -185,7 +185,7 @@ pub(super) fn clock_offset(seen: &PlaneSeen) -> Finding {
     let fix = "timedatectl set-ntp true (or chronyc makestep); then check again";
     if certain > limits.offset_most_ms {
         let why = "certificates that were just issued are not valid yet, or already expired";
-        // Of a clock that nobody vouched for nothing is forbidden.
+        // An unauthenticated clock forbids nothing.
         return match clock.proven {
             true => finding.fail(why, fix),
             false => finding.warn(why, fix),

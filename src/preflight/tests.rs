@@ -135,7 +135,7 @@ fn our_own_node_is_not_in_its_own_way() {
     assert_eq!(evaluate(&facts).verdict, CheckOutcome::Ok);
 }
 
-/// A check that fails with a word that nobody knows has no remedy either.
+/// A check that fails with an unknown word has no remedy either.
 #[test]
 fn every_check_has_a_code() {
     for entry in TABLE {

@@ -57,7 +57,7 @@ enum Wrong {
     Here(String),
 }
 
-/// Tries it at the runtime's directory, or above it where it is to be.
+/// Tries it at the runtime's directory, or above it if it does not exist yet.
 pub(super) fn overlay(host: &HostFs) -> OverlayTrial {
     let at = host.at(paths::CONTAINERD_ROOT);
     let Some(there) = at.ancestors().find(|p| p.is_dir()) else {
@@ -192,7 +192,7 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
     File::create(path)?.write_all(text.as_bytes())
 }
 
-/// A file system that takes no file at all is another check's; but a quota is seen by nobody else.
+/// A file system that takes no file at all is another check's; but only this one sees a quota.
 fn no_file(error: io::Error) -> Wrong {
     let words = format!("no file can be created there: {error}");
     match is_full(&error) {

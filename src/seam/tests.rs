@@ -152,7 +152,7 @@ fn each_point_can_end_the_life_that_passes_it_and_says_whose_it_is() {
     }
 }
 
-/// The points that there are, by the sources: nobody lists them.
+/// The points that exist, from the sources: there is no list.
 fn all_points() -> BTreeSet<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut dirs = vec![root.join("src")];

@@ -186,8 +186,7 @@ impl Place {
     }
 }
 
-/// What is asked of a program, and whether its exit status says something: of one that nobody knows
-/// here it only counts that it starts.
+/// How a program is called, and whether its exit status matters: of an unknown one only that it starts counts.
 fn question(file: &StackFile) -> (&'static [&'static str], bool) {
     let name = file.path.rsplit('/').next().unwrap_or_default();
     match name {

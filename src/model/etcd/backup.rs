@@ -195,8 +195,8 @@ impl BackupPolicy {
         both.into_iter().flatten().cloned().collect()
     }
 
-    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, for they are not wanted or
-    /// nobody is there who opens a backup without a person.
+    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, because they are not
+    /// wanted or no key opens a backup without a person.
     pub fn drills_every(&self) -> Option<i64> {
         // The plane opens what is sealed for it.
         let opens = self.drill_key.is_some() || self.plane_recipient.is_some();

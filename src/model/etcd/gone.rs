@@ -1,4 +1,4 @@
-//! Members that are to be taken out of etcd.
+//! Members to remove from etcd.
 
 use serde::{Deserialize, Serialize};
 

@@ -55,7 +55,7 @@ pub struct Listed {
     pub answers: bool,
 }
 
-/// What is to be done about the members that are to go.
+/// What to do about the members to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Out {
     /// None of them is a member.
@@ -85,8 +85,7 @@ pub fn may_leave(votes: &[Vote]) -> Result<(), Loss> {
     }
 }
 
-/// Whether this member may be taken out. One without a vote costs nobody anything, but the others have to
-/// agree on it.
+/// Whether this member may be removed. One without a vote costs no quorum, but the others have to agree on it.
 pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
     let votes: Vec<Vote> = listed
         .iter()
@@ -144,7 +143,7 @@ pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     let votes = || listed.iter().filter(|m| !m.learner);
     let others = || votes().filter(|m| m.id != own);
     if others().count() == votes().count() {
-        // It has no vote: nobody counts on it.
+        // It has no vote: no quorum counts on it.
         return Ok(());
     }
     let now = Tally {
@@ -195,8 +194,8 @@ pub fn is_gone(member: &Listed, gone: &[EtcdGone], masters: &[HostId]) -> bool {
     gone.iter().any(|g| is_of(member, g, masters))
 }
 
-/// By its id where that is known; else by its name, which is a host id and nobody else's, and not where
-/// that host is a master again.
+/// By its id where that is known; otherwise by its name, which is a unique host id, and not where that host is a master
+/// again.
 fn is_of(member: &Listed, gone: &EtcdGone, masters: &[HostId]) -> bool {
     match &gone.member_id {
         Some(id) => same_id(id, &member.id),
@@ -231,7 +230,7 @@ impl Tally {
         self.votes / 2 + 1
     }
 
-    /// They do. Nobody is no quorum of nobody.
+    /// They are. Zero of zero is not a quorum.
     pub fn is_enough(self) -> bool {
         self.answer >= self.needs()
     }

@@ -243,8 +243,7 @@ pub(crate) mod tests {
             assert_eq!(fault.code, FaultCode::BackupUntrusted);
             fault.why
         };
-        // Another cluster's host; another master of this one in this one's name; a key that nobody knows of a host
-        // that nobody knows.
+        // Another cluster's host; another master of this one in this one's name; an unknown key of an unknown host.
         assert!(why(signed(&key(), &manifest(host(1)))).contains("is none that host"));
         assert!(why(signed(&other, &manifest(host(1)))).contains("is none that host"));
         assert!(why(signed(&own, &manifest(host(3)))).contains("is none that host"));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NetworkPlugin;
 
-/// Most ranges of a pool: nobody's address plan is in more pieces, and each is written into the cluster.
+/// Most ranges of a pool: no address plan is in more pieces, and each is written into the cluster.
 pub const POOL_RANGES_MAX: usize = 32;
 /// Most addresses of a pool: all of a /16. A larger one is a slip of the pen (of IPv6: a whole network).
 pub(super) const POOL_ADDRESSES_MAX: u128 = 65_536;

@@ -61,8 +61,8 @@ pub const API_SERVER_OWN: [&str; 38] = [
     "token-auth-file",
 ];
 
-/// Admission that stays: a node changes nobody but itself by the first, and the spec's pod-security
-/// level is kept by the second.
+/// Required admission plugins: the first keeps a node from changing others, the second enforces the spec's pod-security
+/// level.
 const ADMISSION_NEEDED: [&str; 2] = ["NodeRestriction", "PodSecurity"];
 
 /// Gates that the refusal of machines that left rests on: the user's UID in a certificate is beta

@@ -64,8 +64,8 @@ pub fn handover() -> (Handover, Leaving) {
 }
 
 impl Handover {
-    /// Returns when another master has the address, when there is none that could, or after eight seconds at most:
-    /// what is to be done is done anyway.
+    /// Returns when another master has the address, when there is none that could, or after eight seconds at most: the
+    /// caller proceeds anyway.
     pub async fn away(&self) {
         let (done, over) = oneshot::channel();
         if self.0.try_send(done).is_ok() {
@@ -182,7 +182,7 @@ impl AddressKeeper {
         }
     }
 
-    /// What was shared is given back where something else, or nothing, is to be.
+    /// What was shared is given back where something else, or nothing, is desired.
     async fn begin_or_end(&mut self, wanted: Option<Wanted>) {
         let same = |s: &Sharing, w: &Wanted| {
             (
@@ -519,7 +519,7 @@ fn since_boot() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Before it is taken for the first time nobody holds it, or another machine does.
+/// Before it is taken for the first time it is free, or another machine holds it.
 async fn somebody_has(link: &Link, ip: IpAddr) -> Option<Fault> {
     for _ in 0..QUESTIONS {
         match neighbours::who_has(link, ip, ANSWER).await {

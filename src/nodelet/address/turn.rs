@@ -62,12 +62,12 @@ pub(super) struct Record {
     pub(super) leaving: bool,
 }
 
-/// What is to be asked of the API server.
+/// What to ask of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// What the lease says.
     Look,
-    /// To begin one, for nobody.
+    /// Create one, without a holder.
     Begin,
     /// To write our name, over this record.
     Write(Record),
@@ -116,7 +116,7 @@ impl Turn {
         }
     }
 
-    /// What is to be asked now, if it is time. `able`: this master could have the address.
+    /// What to ask now, if it is time. `able`: this master could have the address.
     pub(super) fn next(&self, now: Duration, able: bool) -> Option<Ask> {
         let able = able && !self.stands_aside(now);
         match &self.seen {
@@ -170,7 +170,7 @@ impl Turn {
         matches!(self.leave, Some(Leave::Said { at }) if now >= at + NOTICE)
     }
 
-    /// It has nothing left to give away: another node has it, nobody wants it, or it could not be announced.
+    /// It has nothing left to give away: another node has it, none wants it, or it could not be announced.
     pub(super) fn has_left(&self, now: Duration) -> bool {
         match self.leave {
             Some(Leave::Says { until }) => now >= until,
@@ -243,7 +243,7 @@ impl Turn {
         (!left.is_zero()).then_some(left)
     }
 
-    /// For how long nobody has held it, as far as the lease says; `None`: it is held, or may be.
+    /// For how long it has been free, as far as the lease says; `None`: it is held, or may be.
     pub(super) fn nobodys(&self, now: Duration) -> Option<Duration> {
         let seen = self.seen.as_ref()?;
         if self.left(now).is_some() {

@@ -92,7 +92,7 @@ impl Effects<'_> {
         let all = all.map_err(|e| Failed::Why(chain(&e)))?;
         if !present {
             put_pieces_aside(fs, crate::seam::clock::now())?;
-            // Before the settings: with them alone nobody would know that it has no data by right.
+            // Before the settings: with them alone it would not be known that having no data is right.
             record::save(fs, &expected(&all, &seen, member)?)?;
         }
         let text = phase::joining_settings(self.ctx, &all.members).map_err(Failed::Why)?;

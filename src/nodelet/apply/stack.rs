@@ -28,7 +28,7 @@ impl Shared<'_, '_> {
             let stops = self.stops.clone();
             let mut seen = move |file: &StackFile| {
                 if programs::is_program(file) {
-                    // As many as a manifest may list have room; nobody asks when the answer is known.
+                    // Room for as many as a manifest may list; there is no receiver once the answer is known.
                     tell.try_send(file.clone()).ok();
                 }
             };

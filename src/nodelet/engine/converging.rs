@@ -70,7 +70,7 @@ pub(super) struct Turn {
     pub(super) until: Option<Instant>,
     /// The spec that is shown as worked on, where the node is another one's.
     pub(super) shown: Option<Generation>,
-    /// The stack that etcd is to be of, where a roll says so.
+    /// The stack that etcd has to run, where a roll says so.
     pub(super) etcd: Option<StackRef>,
     /// The newest spec's, where the node is kept by an old one: it says which restore of etcd is ordered.
     pub(super) newest: Option<Arc<NodeSpec>>,

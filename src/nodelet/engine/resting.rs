@@ -21,7 +21,7 @@ use crate::model::{Fault, MaintenanceStatus, Role};
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Whether nothing is to be done in this round, and by whose order.
+    /// Whether this round changes nothing, and by whose order.
     pub(super) fn rests(&mut self, job: &Job) -> Option<MaintenanceStatus> {
         let desk = &self.told.maintenance;
         match &self.told.orders.borrow().spec {

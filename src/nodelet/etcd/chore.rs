@@ -48,7 +48,7 @@ pub(super) enum Chore {
     Prune,
     /// Does the next thing that brings a full database out of that.
     Heal,
-    /// Gives back what this member's file has and nobody uses.
+    /// Returns the unused space of this member's file.
     Defragment,
 }
 
@@ -168,8 +168,8 @@ impl Chore {
                     Some(at) => at.min(now),
                     None => backup_due(now, host, policy, seen.last_backup)?,
                 };
-                // A member that does not answer is asked when it does; and without the shelf nobody
-                // knows when the last one was.
+                // A member that does not answer is asked when it does; and without the shelf the time of the last one
+                // is unknown.
                 let able = seen.healthy && !seen.no_shelf;
                 let at = if able { at } else { at.max(later(now, RETRY)) };
                 Some(after_failure(at, seen.backup_failed))
@@ -201,7 +201,7 @@ impl Chore {
     }
 }
 
-/// What is to be done, or when to look again.
+/// What to do, or when to look again.
 pub(super) fn next(now: Timestamp, host: HostId, policy: &BackupPolicy, seen: &ChoreSeen) -> Next {
     let due = |chore: &Chore| Some((chore.due(now, host, policy, seen)?, *chore));
     let may = Chore::ALL.iter().filter(|c| c.goes_on() || !seen.rests);
@@ -497,7 +497,7 @@ mod tests {
             Some(at(now - 5 + every)),
             "at its own moment"
         );
-        // That moment passed while nobody looked.
+        // That moment passed between two looks.
         let late = now + every;
         assert_eq!(due(late, &seen), Some(at(late - 5)));
         let failed = ChoreSeen {

@@ -141,7 +141,7 @@ fn settled(fs: &HostFs) -> Result<bool, FsError> {
     Ok(!begins && text.is_some_and(|text| phase::settings_join(&text)))
 }
 
-/// Those who are to be members.
+/// The hosts that should be members.
 pub fn masters(node: &NodeSpec) -> Vec<HostId> {
     node.etcd.members.iter().map(|m| m.host_id).collect()
 }
@@ -155,7 +155,7 @@ pub fn who(seen: &EtcdSeen, member: &EtcdMember) -> Who {
     }
 }
 
-/// What is to be noted of a member that is healthy; `None`: it is noted, or there are no data.
+/// What to note about a healthy member; `None`: it is noted, or there is no data.
 pub fn to_note(fs: &HostFs, now: Timestamp) -> Result<Option<EtcdRecord>, String> {
     let seen = look(fs).map_err(|e| chain(&e))?;
     let data = match seen.found {

@@ -36,7 +36,7 @@ pub(super) enum Order {
     },
     /// What the archive has.
     List,
-    /// Give back what this member's file has and nobody uses, now.
+    /// Return the unused space of this member's file, now.
     Defragment,
     /// What is due about a full database, without waiting.
     Heal,

@@ -32,7 +32,7 @@ pub enum Key<'a> {
     /// A file that a person names for this once, with one private key a line. It may be on a stick whose
     /// file system knows no owners.
     Named(&'a str),
-    /// A file that stays on the machine: used only where nobody but root may read it.
+    /// A file that stays on the machine: used only where root alone may read it.
     Kept(&'a str),
     /// The plane, for this one file.
     OfThePlane,

@@ -35,7 +35,7 @@ pub struct OperationContext<'a> {
     pub job: Job,
     /// The keeper of etcd.
     pub etcd: &'a etcd::EtcdHandle,
-    /// Whether nothing is to be changed.
+    /// Whether changes are suspended.
     pub desk: &'a maintenance::MaintenanceHandle,
     /// Wakes the loop.
     pub wake: &'a watch::Sender<u64>,

@@ -1,4 +1,4 @@
-//! Whether an operation is to be done. Pure.
+//! Whether to do an operation. Pure.
 
 use jiff::SignedDuration;
 
@@ -15,7 +15,7 @@ pub(super) struct OperationSeen {
     pub(super) last: u64,
     /// This machine is a copy.
     pub(super) copy: Option<Fault>,
-    /// Words that root allows, or why nobody knows which.
+    /// Words that root allows, or why they are unknown.
     pub(super) allowed: Result<Vec<String>, Fault>,
     /// How the operator of this host agreed to what leaves it by this operation, where something does; or why it may not.
     pub(super) consent: Result<Option<Agreed>, Fault>,

@@ -71,7 +71,7 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
             // never was.
             (false, _, Some(addon)) if addon.is_network() => {}
             (false, Some(word), _) => steps.push(gone(word, &objects)),
-            // Without a name it is nobody's to turn off.
+            // Without a name it cannot be turned off.
             (false, None, _) => {}
         }
     }
@@ -274,8 +274,8 @@ mod tests {
         assert_eq!(keys(&ctx), rest);
     }
 
-    /// An API server notes nobody as the manager of an object without a field of anybody's (1.37: an account of a
-    /// name and a namespace), so nobody would take it for ours.
+    /// An API server notes no manager for an object without any fields of its applier (1.37: an account of a name and a
+    /// namespace), so it would not count as ours.
     #[test]
     fn every_object_of_an_add_on_says_whose_it_is() {
         let ctx = master();

@@ -23,7 +23,7 @@ use super::{PhaseContext, layout};
 
 /// Most characters of one expression: the limit of the API server's compiler.
 const EXPRESSION_MAX: usize = 100_000;
-/// In the list when nobody is refused; no UID.
+/// In the list when none is refused; not a UID.
 const NOBODY: &str = "nobody";
 /// A UID in quotes, and a comma.
 const ENTRY: usize = NodeUid::TEXT + 3;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        /// The refused and nobody else; who says no UID at all is never among them.
+        /// Exactly the refused ones; a request without a UID is never among them.
         #[test]
         fn the_refused_are_those_of_the_spec(hosts in prop::collection::btree_set(2u8..200, 0..20)) {
             let mut ctx = samples::master("1.34.1");

@@ -1,5 +1,5 @@
-//! Routes to the other nodes' pods, masquerade, forwarding (order 60): a one-shot unit with a small
-//! script, so that a reboot needs nobody. Only for the `bridge` network.
+//! Routes to the other nodes' pods, masquerade, forwarding (order 60): a one-shot unit with a small script, so that a
+//! reboot needs no help. Only for the `bridge` network.
 //!
 //! Rules live in chains of our own at the end of the built-in ones, but before a rule that refuses all incoming
 //! traffic: nothing after it would ever match. (First in every chain they would also override what an operator forbids

@@ -159,8 +159,8 @@ fn pods_unit_text(ctx: &PhaseContext) -> String {
         .wanted_at_boot()
 }
 
-/// When the machine goes down nobody else ends the containers: it would wait its full time-out for each
-/// that ignores `SIGTERM`. kubelet stops meanwhile, and is waited for: it would start them again.
+/// When the machine shuts down nothing else ends the containers: it would wait the full time-out for each that ignores
+/// `SIGTERM`. kubelet stops meanwhile, and is waited for: it would start them again.
 fn shutdown() -> String {
     let ctr = layout::bin("ctr");
     let socket = paths::CONTAINERD_SOCKET;

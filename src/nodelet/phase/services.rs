@@ -28,7 +28,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         // Ready only once a network is installed, perhaps as an add-on: checked at the end.
         NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => {}
     }
-    // At leisure: nobody waits for it but the next power cut.
+    // In the background: only the next power cut makes it matter.
     let stack = ctx.node.stack.clone();
     steps.push(Step::StackOnDisk { stack });
     Ok(steps)

@@ -62,7 +62,7 @@ pub(super) struct Up {
     pub(super) worked: Option<Duration>,
 }
 
-/// A service is to be ended.
+/// End a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mend {
     /// In words.
@@ -119,7 +119,7 @@ impl Said {
 }
 
 impl Pulse {
-    /// Takes in a probe result of `now`; says whether the service is to be ended. `up`: the unit runs.
+    /// Takes in a probe result of `now`; returns whether to end the service. `up`: the unit runs.
     pub(super) fn hear(
         &mut self,
         service: Service,

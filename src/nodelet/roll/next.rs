@@ -163,7 +163,7 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
     }
     let has = if etcd { seen.etcd } else { Some(own) };
     if has == Some(&order.stack) && !os {
-        // Nothing is to be changed; it has to be well.
+        // Nothing has to change; it has to be well.
         return begin(At::Uncordoning);
     }
     match &seen.said {

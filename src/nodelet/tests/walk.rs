@@ -29,7 +29,7 @@ pub(crate) const INSTALL: Engine<'i'> = Engine {
     drift: &[],
     wants: NODE,
 };
-/// Nothing is to be done: a look, and its line in the log.
+/// Nothing to do: a look, and its line in the log.
 pub(crate) const STEADY: Engine<'s'> = Engine {
     before: &[NODE],
     drift: &[],

@@ -33,7 +33,7 @@ const NAMED_MAX: usize = 5;
 /// What is no setting, but about the files.
 const OF_THE_FILE: [&str; 2] = ["version", "imports"];
 
-/// What to do when it is nobody's drop-in.
+/// What to do when no drop-in is the cause.
 const NEWER: &str = "use a stack whose containerd this agent knows, or a newer agent; until then the previous stack \
     keeps running";
 

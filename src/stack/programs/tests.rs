@@ -213,7 +213,7 @@ async fn what_is_no_program_is_not_given_to_a_shell() {
     assert!(!mark.exists());
 }
 
-/// Of a program that nobody knows it counts that it starts, and a shell says with these that it did not.
+/// Of an unknown program only that it starts counts, and a shell says with these codes that it did not.
 #[tokio::test]
 async fn a_program_that_nobody_knows_has_to_start() {
     for status in [126, 127] {

@@ -213,7 +213,7 @@ struct Machine {
     stopped: (u16, u16),
     /// Its API server does not answer in this time.
     deaf: (u16, u16),
-    /// Its API server is to be stopped then.
+    /// Its API server is about to be stopped.
     leaves: u16,
 }
 

@@ -57,7 +57,7 @@ pub enum NotOne {
     /// Its bytes are not those that etcd sent.
     #[error("its bytes are not those that etcd sent: the digest at its end differs")]
     Damaged,
-    /// `etcdutl` does not open it, or says of it what nobody understands.
+    /// `etcdutl` does not open it, or answers in an unknown form.
     #[error("etcdutl does not open it: {0}")]
     Unopened(String),
 }

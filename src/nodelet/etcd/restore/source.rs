@@ -24,7 +24,7 @@ const WHOLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// The look at a backup on this master. One that hangs is remembered from try to try.
 pub type Shelves = tokio::sync::Mutex<Looking<Result<(FoundManifest, PathBuf), Fault>>>;
 
-/// What is to be restored.
+/// What to restore.
 pub(super) enum Snapshot {
     /// A file as etcd sends it. It says nothing of its cluster.
     Plain(PathBuf),

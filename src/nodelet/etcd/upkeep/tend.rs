@@ -64,7 +64,7 @@ impl Upkeep {
         }
     }
 
-    /// Does what was due at the last look; without effect on the remedies of a full database.
+    /// Does what the last look found due; that may be nothing, even for a full database.
     pub(in crate::nodelet::etcd) async fn heal(
         &mut self,
         own: &Etcd,

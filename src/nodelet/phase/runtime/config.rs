@@ -21,7 +21,7 @@ use super::super::version::major_minor;
 use super::super::{PhaseContext, Wait, layout};
 use super::quoted;
 
-/// Snapshotters and extensions nobody uses here: each would make directories or sockets of its own.
+/// Unused snapshotters and extensions: each would make directories or sockets of its own.
 const DISABLED: [&str; 7] = [
     "io.containerd.internal.v1.opt",
     "io.containerd.snapshotter.v1.aufs",

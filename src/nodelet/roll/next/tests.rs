@@ -88,7 +88,7 @@ impl World {
         world
     }
 
-    /// What is to be done; what is to be written on the way is.
+    /// What to do; writes on the way are done here.
     fn ask(&mut self, mut said: Said) -> Move {
         if said == Said::Anew {
             self.taken = self.now;

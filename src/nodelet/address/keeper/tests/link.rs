@@ -211,7 +211,7 @@ async fn who_is_about_to_stop_its_api_server_gives_it_to_another_master_first() 
         assert_eq!(lease().holder.as_deref(), Some("n2"));
         assert!(!has_it());
 
-        // Given back to it, and nobody is there to have it next.
+        // Given back to it, with no other master to take it next.
         api.lock().expect("lock").lease = Some(lease_of(SHARED, ""));
         says(&mut w.status, |a| a.is_some_and(|a| a.here)).await;
         w.handover.away().await;
