@@ -65,7 +65,7 @@ class Runner(unittest.TestCase):
         self.assertIn("lib bad: exit code 101", said)
         self.assertIn("it is broken", screen)
         said, _ = self.refused({"node": self.program("a_bad", "b_good", "c_good")}, machines=True, words=["node"])
-        self.assertIn("2 tests were not begun", said)
+        self.assertIn("2 tests did not start", said)
 
     def test_what_did_not_run_did_not_pass(self):
         said, _ = self.refused({"lib": self.program("none")})

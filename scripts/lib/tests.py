@@ -249,7 +249,7 @@ def work(tests, beside, env):
                     failed.append(test)
                     spared, waiting = spared + len(waiting), []
     if failed:
-        also = f"; {spared} tests were not begun" if spared else ""
+        also = f"; {spared} tests did not start" if spared else ""
         raise Fail(f"{len(failed)} of the tests failed{also}", "\n".join(f"{t.title}: {t.why}" for t in failed))
 
 

@@ -139,7 +139,7 @@ impl Taken<'_> {
         let mut bytes = Vec::new();
         data.take(place.max).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != size {
-            return Err(io::Error::other(format!("{name} is cut off")));
+            return Err(io::Error::other(format!("{name} is truncated")));
         }
         self.fs
             .write(&place.path, &bytes, &Attrs::mode(place.mode))

@@ -47,7 +47,7 @@ pub type Opener = Box<dyn age::Identity + Send>;
 pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     let what = "a backup cannot be sealed";
     if texts.is_empty() {
-        let why = "nobody could open it: there is neither a plane key nor a recovery key";
+        let why = "no key could open it: there is neither a plane key nor a recovery key";
         return Err(Fault::new(FaultCode::BackupFailed, what, why).fix(
             "pf9-plane cluster backups NAME set --recovery-recipient age1…, or a plane that has a key \
              for this cluster",

@@ -194,7 +194,7 @@ impl Show for Progress {
         for phase in &self.phases {
             let (ink, state) = match phase.state {
                 PhaseState::Running => (Ink::Good, "done"),
-                PhaseState::NotStarted => (Ink::Dim, "not begun"),
+                PhaseState::NotStarted => (Ink::Dim, "not started"),
                 PhaseState::Executing => (Ink::Warn, "under way"),
                 PhaseState::Waiting => (Ink::Warn, "waits"),
                 PhaseState::Failed => (Ink::Bad, "failed"),

@@ -150,7 +150,7 @@ fn no_room(disk: &DiskHealth) -> Vec<Fault> {
             "{} of its {} inodes are free",
             disk.free_inodes, disk.total_inodes
         );
-        let fix = "delete what nobody needs (df -i shows the numbers), or recreate that file system with more inodes";
+        let fix = "delete unneeded files (df -i shows the numbers), or recreate that file system with more inodes";
         all.push(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
     }
     all

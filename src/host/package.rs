@@ -106,7 +106,7 @@ pub fn read(file: &mut (impl Read + Seek)) -> Result<Label, NotOurs> {
         format,
         &mut |_, size, data| match io::copy(data, &mut io::sink())? == size {
             true => Ok(()),
-            false => Err(bad("one of its files is cut off")),
+            false => Err(bad("one of its files is truncated")),
         },
     )?;
     Ok(label)

@@ -224,7 +224,7 @@ impl Runtime {
         UnixStream::connect(&socket)
             .await
             .map_err(|source| ExecError::Start {
-                program: format!("ctr: nobody listens on {}", socket.display()),
+                program: format!("ctr: no listener on {}", socket.display()),
                 source,
             })?;
         let cmd = Cmd::new(program, deadline)

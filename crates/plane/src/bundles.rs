@@ -270,7 +270,7 @@ fn order(
     let alive = || all.iter().filter(|(_, r)| r.stage(now) != Stage::Over);
     let full = |why: String| {
         Refusal::conflict(FaultCode::TooMany, what, why)
-            .fix("remove bundles that nobody needs any more")
+            .fix("remove bundles that are no longer needed")
     };
     if alive().filter(|(_, r)| r.host == host).count() >= OF_A_HOST_MAX {
         return Err(full(format!("this host already has {OF_A_HOST_MAX}")));

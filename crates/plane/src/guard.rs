@@ -173,7 +173,7 @@ fn refused(action: Action) -> Refusal {
         action.says()
     );
     Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
-        .fix("ask for that role, or somebody who has it")
+        .fix("ask for that role, or a user who has it")
 }
 
 /// What a path names.
@@ -270,7 +270,10 @@ fn owners(plane: &Plane, rows: &impl Read, who: &Who, params: &RawPathParams) ->
             _ if NOBODYS.contains(&name) => continue,
             _ => {
                 let why = std::io::Error::other(format!("parameter {name}"));
-                return Err(Refusal::internal("a route names what nobody owns", &why));
+                return Err(Refusal::internal(
+                    "a route names a resource without an owner",
+                    &why,
+                ));
             }
         };
         match found {

@@ -328,7 +328,7 @@ impl Peer {
         if is_known {
             return Ok(host);
         }
-        let why = format!("host {host} is not enrolled any more");
+        let why = format!("host {host} is no longer enrolled");
         Err(
             Refusal::forbidden(FaultCode::HostUnknown, "request refused", why)
                 .fix("run pf9ctl node prep with a new token"),

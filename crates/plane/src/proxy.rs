@@ -277,7 +277,8 @@ fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
     if !headers.keys().any(is_claim) {
         return Ok(());
     }
-    let why = "it impersonates somebody else (Impersonate-…, kubectl --as), which the plane allows nobody";
+    let why =
+        "it impersonates another user (Impersonate-…, kubectl --as), which the plane allows nobody";
     Err(
         Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
             .fix("ask as yourself; rights of others: kubectl auth can-i, on a master as root"),

@@ -76,7 +76,7 @@ pub(super) fn identify(
     let (enrolled, removed) = (rows.get(&HOSTS, &row)?, rows.get(&REMOVED, &row)?);
     let judged = hostkey::standing(enrolled.as_ref(), removed.as_ref(), &certificate, life, now);
     let standing = judged.map_err(|why| match why {
-        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is not enrolled any more"),
+        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is no longer enrolled"),
         Stranger::Replaced => refuse(
             FaultCode::CertificateRevoked,
             "the host has a newer certificate",

@@ -93,7 +93,7 @@ pub enum ArchiveError {
         file: String,
     },
     /// A started upload is no longer known.
-    #[error("the service does not know the upload any more")]
+    #[error("the service no longer knows the upload")]
     UploadGone,
     /// What is there is not what was put there.
     #[error("{file} is invalid: {why}")]

@@ -147,7 +147,7 @@ fn the_last_record_may_be_cut_off_and_no_other() {
     let fault = look(&fs, "/etcd")
         .expect_err("cut off in the middle")
         .to_string();
-    assert!(fault.contains("a record is cut off"), "{fault}");
+    assert!(fault.contains("a record is truncated"), "{fault}");
 }
 
 proptest! {

@@ -91,7 +91,7 @@ pub(super) fn read(files: &[PathBuf]) -> Result<Log, DataError> {
         match reading.file(file) {
             Ok(()) => {}
             Err(Bad::Cut) if is_last => {}
-            Err(Bad::Cut) => return Err(damaged(path, "a record is cut off".into())),
+            Err(Bad::Cut) => return Err(damaged(path, "a record is truncated".into())),
             Err(Bad::Wrong(why)) => return Err(damaged(path, why)),
             Err(Bad::Io(source)) => {
                 return Err(DataError::Io {

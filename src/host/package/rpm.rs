@@ -92,7 +92,7 @@ fn padding(length: u64) -> u64 {
 fn skip(from: &mut impl Read, bytes: u64) -> io::Result<()> {
     match io::copy(&mut from.by_ref().take(bytes), &mut io::sink())? == bytes {
         true => Ok(()),
-        false => Err(bad("it is cut off")),
+        false => Err(bad("it is truncated")),
     }
 }
 
@@ -128,7 +128,7 @@ fn header(file: &mut impl Read) -> io::Result<Header> {
         file.by_ref().take(bytes).read_to_end(&mut part)?;
         match part.len() as u64 == bytes {
             true => Ok(part),
-            false => Err(bad("a header of it is cut off")),
+            false => Err(bad("one of its headers is truncated")),
         }
     };
     Ok(Header {

@@ -36,7 +36,7 @@ pub(super) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It does not run, or not yet.
-    #[error("nobody listens on {socket}")]
+    #[error("no listener on {socket}")]
     Nobody {
         /// Where.
         socket: String,
@@ -129,7 +129,7 @@ impl Client {
         let end = body.trailers().cloned().unwrap_or(head.headers);
         verdict(&end)?;
         let body = body.to_bytes();
-        message_of(&body).ok_or(CallError::Answer("its message is compressed or cut off"))
+        message_of(&body).ok_or(CallError::Answer("its message is compressed or truncated"))
     }
 }
 

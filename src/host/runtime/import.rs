@@ -50,7 +50,7 @@ pub(super) enum ImportError {
     #[error("an image's files cannot be written")]
     Files(#[from] std::io::Error),
     /// Another snapshotter than is known here, or another way of it.
-    #[error("the container runtime keeps images in a way that is not known here: {0}")]
+    #[error("the container runtime keeps images in an unknown way: {0}")]
     Place(String),
     /// Nothing was started.
     #[error(transparent)]

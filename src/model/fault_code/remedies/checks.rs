@@ -29,7 +29,7 @@ rows! {
         "the file system is mounted noexec, as some hardening guides recommend",
         "`mount -o remount,exec` for the named mount, and the same in /etc/fstab";
     CheckLinks: "a symbolic link is in place of one of the agent's directories",
-        "somebody moved /var/lib/pf9 or a neighbour to a larger disk with a link; mounts and deletions below need the real path",
+        "/var/lib/pf9 or a neighbour was moved to a larger disk with a link; mounts and deletions below need the real path",
         "remove the link, make a directory, and bind the link's target to it: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
     CheckRuntimeStorage: "an overlay cannot be mounted where the container runtime would put images",
         "XFS without ftype=1, a network file system, an overlay on an overlay, or a quota",
@@ -53,10 +53,10 @@ rows! {
         "something makes / private at boot",
         "`mount --make-rshared /`, and disable whatever makes it private at boot";
     CheckBridgeFilter: "bridged packets are not filtered, so services may be unreachable between pods of one node",
-        "the module br_netfilter is not there",
+        "the module br_netfilter is missing",
         "`modprobe br_netfilter`, or use a kernel that has it";
     CheckConnectionTracking: "the kernel tracks no connections; services cannot work",
-        "the module nf_conntrack is not there",
+        "the module nf_conntrack is missing",
         "`modprobe nf_conntrack`, or use a kernel that has it";
     CheckSelinux: "whether SELinux is there; never a failure",
         "information only",

@@ -35,7 +35,7 @@ rows! {
         "a disk that lost writes, or an agent that is older than the one that wrote it",
         "nothing if the plane is reachable: it is handed over again; otherwise check the disk, or install the newer agent";
     LedgerLost: "the record of what is installed on this host is lost; the role stays as it is",
-        "the disk with /var/opt/pf9/nodelet lost writes, or somebody deleted files there",
+        "the disk with /var/opt/pf9/nodelet lost writes, or files there were deleted",
         "check the disk; with a spec from the plane the role is adopted and recorded again";
     Ledger: "what is installed could not be recorded on the disk; nothing continues without that record",
         "the disk with /var/opt/pf9/nodelet is full, read-only or failing",
@@ -67,7 +67,7 @@ rows! {
         "nothing was done; check who has access to the plane";
     OperationNotAllowed: "root of the host does not allow this operation",
         "it is not in the list `allow` of /etc/pf9/operations.toml there, or that file cannot be used",
-        "root of the host adds it, or corrects the file: owner root, writable by nobody else";
+        "root of the host adds it, or corrects the file: owner root, writable by root only";
     OperationReplayed: "an operation with this number was already carried out or refused",
         "it is being replayed, or the plane was restored from a backup and reuses numbers",
         "order it again";

@@ -39,7 +39,7 @@ rows! {
         "`pf9-plane host allow-reenrol HOST`, then `pf9ctl node prep --plane URL --token-file FILE --force` here; role and workloads stay";
     ProofInvalid: "the proof of the host's present key does not fit this enrolment",
         "an enrolment was interrupted and restarted with an old proof, or one is being replayed",
-        "`pf9ctl node prep --plane URL --token-file FILE` once more; it makes a new proof";
+        "`pf9ctl node prep --plane URL --token-file FILE` again; it makes a new proof";
     IdentityCopied: "two machines use this host's identity; nothing is changed on the one that was ordered to hold",
         "a virtual machine or a disk was cloned after it was enrolled; or a disk was moved, a mainboard replaced, a snapshot restored",
         "on the copy: `pf9ctl identity reset`, then `pf9ctl node prep --plane URL --token-file FILE`. If it is the only one: `pf9-plane host accept-machine HOST BOOT_ID` with its own /proc/sys/kernel/random/boot_id";

@@ -19,7 +19,7 @@ rows! {
         "wait: it is compacted and defragmented, and the alarm disarmed; if it stays, delete what is not needed, or \
          raise etcdQuotaBytes: `pf9-plane cluster settings NAME JSON`";
     EtcdNearlyFull: "etcd's database has nearly reached its quota",
-        "objects that nobody deletes, mostly events, jobs or secrets",
+        "objects that are never deleted, mostly events, jobs or secrets",
         "delete what is not needed, or raise etcdQuotaBytes: `pf9-plane cluster settings NAME JSON`";
     EtcdDiskSlow: "the disk below etcd is slow; the API is slow, and leaders change",
         "a shared or throttled disk, or another program that writes a lot",
@@ -69,7 +69,7 @@ rows! {
         "a disk that lost writes, or a truncated copy",
         "use another one: `pf9ctl etcd list`; `pf9ctl etcd verify BACKUP` checks one";
     BackupUntrusted: "this backup is not signed by a master of this cluster",
-        "it is from another cluster, is a plain snapshot, or was placed there by somebody",
+        "it is from another cluster, is a plain snapshot, or was placed there by hand",
         "use another one: `pf9ctl etcd list`. Keys of another cluster: `pf9ctl etcd restore FILE --signers FILE`; \
          if you trust its origin `pf9ctl etcd restore FILE --unsigned`. If such files keep appearing, find \
          out who writes there";

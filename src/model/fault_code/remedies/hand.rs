@@ -102,7 +102,7 @@ rows! {
         "its time or its reason is missing or too long, or root already ordered the removal of the role",
         "say for how long and why: `pf9ctl maintenance start --for 2h --reason TEXT`";
     Maintenance: "this host is in maintenance: nothing is repaired or changed",
-        "somebody started a maintenance of this host; the message says who, why and until when",
+        "a maintenance of this host was started; the message says who, why and until when",
         "wait until it ends, or end it: `pf9ctl maintenance end`";
     EventsInMemory: "events are kept in memory only; a restart of hostagent would lose them",
         "the disk with /var/opt/pf9 is full or failing",

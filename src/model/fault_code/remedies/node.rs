@@ -8,10 +8,10 @@ rows! {
         "another Kubernetes or a service of the machine listens there",
         "`ss -lntp` shows who; stop it, or give it another port";
     PackageMissing: "a package of the distribution that the node needs is not installed",
-        "a minimal installation, or somebody removed it",
+        "a minimal installation, or it was removed",
         "install it (the message names it); the node continues automatically";
     PathIsLink: "a symbolic link is in place of one of the agent's paths, and is not followed",
-        "somebody moved a directory to a larger disk with a link",
+        "a directory was moved to a larger disk with a link",
         "remove the link, make a directory, and bind the link's target to it: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
     KernelModule: "a kernel module that the node needs cannot be loaded",
         "the kernel was built without it, was upgraded without a reboot, or loading modules is locked",
@@ -20,7 +20,7 @@ rows! {
         "a line in /etc/sysctl.d that is read later, or another program that sets it",
         "`sysctl --system` shows which file wins; remove the other line";
     Unit: "a systemd unit of the node has drifted: it does not run, or not with its current settings",
-        "the program fails at its start, or somebody stopped or changed the unit",
+        "the program fails at its start, or the unit was stopped or changed by hand",
         "the message names the unit: `systemctl status 'pf9-*'`, and its journal";
     Units: "systemd did not do what it was asked to",
         "a unit file is missing or broken, or systemd is overloaded",

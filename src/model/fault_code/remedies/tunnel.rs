@@ -84,13 +84,13 @@ rows! {
         "a proxy or load balancer in front of the plane does not forward the HTTP upgrade",
         "let it pass TCP through, or allow upgrades (websocket) to the plane";
     TunnelOnly: "this call is for hosts and comes through the tunnel only",
-        "somebody called a host's API from outside",
+        "a host's API was called from outside",
         "use the operators' APIs: `docs/roles.md` has every route";
     SessionRenewalOnly: "the host's certificate has expired; this session is for its renewal only",
         "the host was away for longer than its certificate was valid",
         "nothing: it renews the certificate and reconnects automatically";
     SessionRemovalOnly: "the host was removed; this session only tells it to remove its role",
-        "somebody removed it at the plane while it was away",
+        "it was removed at the plane while it was away",
         "nothing, if that was intended; to make it a host again: `pf9ctl node prep --plane URL --token-file FILE --force`";
     HostMismatch: "a host reports in the name of another one",
         "a copied configuration or a defect; the report was discarded",

@@ -294,7 +294,9 @@ async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, Call
         head == ours.known || ours.trying.as_ref() == Some(&head)
     };
     if nobody_wrote {
-        tracing::warn!("the seat's lease had expired; the seat is taken again, nobody wrote since");
+        tracing::warn!(
+            "the seat's lease had expired; the seat is taken again, without writes in between"
+        );
         return Ok(Look::Ours(seat));
     }
     // What another plane wrote is not in this plane's memory.
