@@ -101,7 +101,7 @@ fn confirm(
     }
     let why = match (args.no_prompt, ctx.out.can_ask()) {
         (false, true) => None,
-        (true, _) => Some("it does not ask (--no-prompt)"),
+        (true, _) => Some("prompts are off (--no-prompt)"),
         (false, false) => Some("no terminal to ask on"),
     };
     if let Some(why) = why {

@@ -101,7 +101,7 @@ fn half_of_the_files_and_what_is_no_database_are_faults() {
     let whole = std::fs::read(&database).expect("database");
     std::fs::write(&database, &whole[..PAGE * 3]).expect("write");
     let fault = look(&fs, "/etcd").expect_err("cut off").to_string();
-    assert!(fault.contains("cut off"), "{fault}");
+    assert!(fault.contains("truncated"), "{fault}");
     std::fs::write(&database, vec![0; PAGE * 4]).expect("write");
     let fault = look(&fs, "/etcd").expect_err("not a database").to_string();
     assert!(fault.contains("damaged"), "{fault}");

@@ -100,7 +100,7 @@ async fn the_api_server_gets_the_callers_identity_and_no_forged_one() {
             let claims = [(name, "system:masters")];
             let (status, said) = get(&bed, &url, &token, &claims).await;
             assert_eq!(status, 403, "{name}: {said}");
-            assert!(said.contains("impersonates somebody else"), "{said}");
+            assert!(said.contains("impersonates another user"), "{said}");
         }
     }
     // Two different tokens are refused: otherwise the owner would depend on the reader.
