@@ -30,6 +30,16 @@ const BETTER: &[(&str, &str)] = &[
     ("second place", "archive"),
     ("nobody can be asked here", "no terminal to ask on"),
     ("takes no change", "accepts no writes"),
+    ("somebody else's", "foreign, of another user"),
+    ("is not known", "is unknown"),
+    ("learnt", "found, discovered"),
+    ("once more", "again"),
+    ("put right", "repaired, corrected"),
+    ("goes on with", "continues"),
+    ("not begun", "not started"),
+    ("is cut off", "is interrupted, is truncated"),
+    ("in one go", "together, at once"),
+    ("whoever", "the caller, the signer"),
 ];
 
 /// String literals of a file, in order, as they are written; continued lines are joined.
