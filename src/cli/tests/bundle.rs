@@ -351,7 +351,7 @@ async fn a_leak_is_kept_back_and_said() {
             "{name}"
         );
         let said = manifest(&entries)["files"][0]["error"].to_string();
-        assert!(said.contains("kept back"), "{name}: {said}");
+        assert!(said.contains("left out"), "{name}: {said}");
     }
 }
 

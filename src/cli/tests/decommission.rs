@@ -356,7 +356,7 @@ async fn nobody_to_ask_means_no() {
     let files = rig.files();
     for (line, why) in [
         (&["decommission-node"][..], "no terminal"),
-        (&["node", "decommission", "--no-prompt"], "nobody is asked"),
+        (&["node", "decommission", "--no-prompt"], "prompts are off"),
     ] {
         let ran = rig.run(line).await;
         assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);

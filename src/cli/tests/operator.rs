@@ -272,7 +272,7 @@ async fn a_list_that_breaks_off_or_never_ends_is_no_list() {
     assert_eq!(part.as_array().map(Vec::len), Some(100));
     assert_eq!(fault["exit"], 1, "{fault}");
     let wrong: [(Api, &str); 2] = [
-        (goes_round, "does not go on at"),
+        (goes_round, "does not continue at"),
         (never_ends, "its list of hosts has over"),
     ];
     for (api, why) in wrong {

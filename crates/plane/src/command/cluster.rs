@@ -542,7 +542,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
             "etcd of c: 2 of 3 votes answer, 2 must: losing one more stops the cluster\n\nMEMBER  ID                \
              STATE      HEALTH\nm1      8e9e05c52164694d  member     ok      has a vote\nm3      a8266ecf031671f3  \
              taken-out  not ok  its host is gone; its host is not connected\nm4      -                 waiting    -       \
-                   waits until the member of m3 is taken out\n\nwho is a member: as a master said at t\n"
+                   waits until the member of m3 is taken out\n\nmembership as reported by a master at t\n"
         );
         let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": [],
                           "zones": "with a its quorum is lost"});

@@ -314,7 +314,7 @@ fn trends_outlive_the_plane_and_are_removed_with_the_host() {
         .to_string();
     assert_eq!(
         why,
-        format!("82 % of its bytes are used, and 6.0 % more every day: all on {day}")
+        format!("82 % of its bytes are used, growing by 6.0 % a day: 100 % on {day}")
     );
     let soon = end_of(host(1), all[0].1.slot) - SignedDuration::from_hours(47);
     assert_eq!(told(host(1), &all[0].0, &all[0].1, soon).2, Urgency::High);

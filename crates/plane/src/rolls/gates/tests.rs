@@ -117,7 +117,7 @@ fn a_version_that_is_known_is_said_with_the_report_it_comes_from() {
             "3.6.16",
             Weight::Warns,
             [
-                "StatefulSets",
+                "StatefulSet controller",
                 "https://github.com/kubernetes/kubernetes/issues/137409",
             ],
         ),
