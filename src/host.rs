@@ -36,6 +36,7 @@
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
 //! | `rooted`  | whether nobody but root can have written a file |
 //! | `routes`  | [`routes::routes`]: the kernel's routes |
+//! | `tools`   | what a node needs of its distribution, and which package has it |
 //! | `tunnel_ends` | where the tunnel goes now |
 //! | `mounts`  | mount points |
 //! | `looking` | [`looking::Looking`]: a look at files that may never end |
@@ -80,6 +81,7 @@ pub mod temps;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod tools;
 pub mod tunnel_ends;
 pub mod units;
 
@@ -133,7 +135,7 @@ where
         Ok(value) => value,
         Err(e) => match e.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: there is nobody left to answer.
+            // Only at shutdown of the runtime: no caller is left to answer.
             Err(_) => std::future::pending().await,
         },
     }

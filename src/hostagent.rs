@@ -80,7 +80,7 @@ use events::Events;
 use plane::Plane;
 use spec_store::SpecStore;
 
-/// What every task has at hand. Cheap to clone.
+/// What every task shares. Cheap to clone.
 #[derive(Clone)]
 struct Agent {
     fs: HostFs,
@@ -127,7 +127,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     take_up(&agent, &store);
     let listener = local::bind(&agent.fs.at(paths::HOSTAGENT_SOCKET), 0o660).map_err(|e| {
         Fault::new(FaultCode::LocalSocket, "cannot start", e.to_string())
-            .fix("look at /run/pf9: systemd-tmpfiles makes it")
+            .fix("check /run/pf9: systemd-tmpfiles creates it")
     })?;
 
     agent.task(group, "spec", spec_poll::run);

@@ -33,7 +33,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
+pub use enrol::{Distrust, EnrolError, EnrolOrder, SET_THE_CLOCK, early, enrol, not_believed};
 pub use look::{ClockAnswer, look, look_at_clock};
 pub use machine::{
     is_our_machine, look_at_machine, machine_fault, note_machine, pinned_machine, this_machine,

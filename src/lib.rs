@@ -1,8 +1,8 @@
 //! The node-side host agent of a SaaS-managed Kubernetes, and the stub of its management plane.
 //!
-//! Three daemons, one noun each: `comms` moves **bytes**, `hostagent` moves **documents**,
-//! `nodelet` makes **effects**. The picture is in `docs/architecture.md`; who may use whom
-//! is the table in `tests/arch/arrows.rs`, from which the picture below is made.
+//! Three daemons, one noun each: `comms` moves **bytes**, `hostagent` moves **documents**, `nodelet` makes **effects**.
+//! The picture is in `docs/architecture.md`; which module may use which is the table in `tests/arch/arrows.rs`, from
+//! which the picture below is made.
 //!
 //! ```text
 //! model     ► nobody

@@ -81,7 +81,7 @@ pub use api::*;
 pub use api_address::*;
 pub use authorities::*;
 pub use backoff::{doubled, jittered};
-pub use clash::{Ground, addresses_of, clash};
+pub use clash::{Ground, addresses_of, clash, names_of};
 pub use envelope::*;
 pub use etcd::*;
 pub use extension::*;

@@ -85,13 +85,13 @@ pub enum OsGoal {
 pub struct OsOutcome {
     /// What was found and done.
     pub report: OsReport,
-    /// An earlier run, or somebody else's, was cut off, and what it began is to be finished.
+    /// An earlier run, or a foreign one, was interrupted, and its work has to be finished.
     pub unfinished: bool,
     /// Why it failed, if it did.
     pub fault: Option<Fault>,
 }
 
-/// What is to be done, on the disk.
+/// What to do, on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ordered {
@@ -119,13 +119,13 @@ impl Document for Ended {
 /// How a run stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OsRunState {
-    /// It was not begun.
+    /// It was not started.
     NotBegun,
     /// The unit is at work.
     UnderWay,
     /// It came to its end.
     Over(OsOutcome),
-    /// It was begun, and nobody is at work: it was cut off.
+    /// It was started, and no process is at work: it was interrupted.
     CutOff,
 }
 
@@ -146,7 +146,7 @@ fn ended(fs: &HostFs) -> Store {
     )
 }
 
-/// The run that was begun last.
+/// The run that was started last.
 pub fn begun(fs: &HostFs) -> Option<OsRun> {
     ordered(fs).look(|o: Ordered| Ok(o.run)).value
 }
@@ -185,7 +185,7 @@ async fn is_at_work(host: &Host) -> Result<bool, String> {
 /// Begins a run: it is on the disk before the unit is started. Never beside another one.
 pub async fn begin(host: &Host, run: &OsRun) -> Result<(), String> {
     if is_at_work(host).await? {
-        return Err(format!("{OS_UPDATE} is still at work for an earlier order"));
+        return Err(format!("{OS_UPDATE} is still running for an earlier order"));
     }
     let ordered_run = Ordered {
         schema: Ordered::SCHEMA,
@@ -197,7 +197,7 @@ pub async fn begin(host: &Host, run: &OsRun) -> Result<(), String> {
     host.units.start(OS_UPDATE).await.map_err(|e| chain(&e))
 }
 
-/// Which package manager a distribution has; none where that is not known.
+/// The package manager of a distribution; none where it is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manager {
     Apt,

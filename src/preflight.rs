@@ -109,7 +109,7 @@ pub enum Group {
     Packages,
     /// What is in the way.
     Conflicts,
-    /// The management plane, as the tunnel goes there.
+    /// The management plane, as the tunnel connects.
     Plane,
     /// Who it is to the plane.
     Identity,

@@ -60,9 +60,7 @@ mod unsynced;
 pub mod walk;
 
 #[cfg(all(feature = "fault", not(debug_assertions)))]
-compile_error!(
-    "a release has no feature `fault`: it would end at the word of an environment variable"
-);
+compile_error!("a release has no feature `fault`: an environment variable could make it exit");
 
 /// Which of several lives in one process this is; none: there is one.
 pub(crate) use fault::life;

@@ -28,6 +28,7 @@ mod format;
 pub mod image;
 mod install;
 mod manifest;
+mod one;
 pub mod programs;
 pub(crate) mod unpack;
 
@@ -46,6 +47,7 @@ pub use install::{
 pub use manifest::{
     Manifest, staged_archive, staged_delta, staged_delta_part, staged_manifest, staged_part,
 };
+pub use one::file_of;
 
 use crate::host::fs::FsError;
 use crate::host::space;
@@ -69,19 +71,19 @@ pub enum StackError {
     #[error("its manifest is invalid: {0}")]
     Invalid(String),
     /// There is no such file in the staging directory, or it is no regular file.
-    #[error("{path} is not there")]
+    #[error("{path} does not exist")]
     NotStaged {
         /// What is missing.
         path: PathBuf,
     },
-    /// Too little free space; nothing was begun.
+    /// Too little free space; nothing was started.
     #[error(transparent)]
     Space(#[from] space::NoSpace),
     /// The archive as a whole is not what the manifest says.
     #[error("its archive is damaged: {0}")]
     Damaged(String),
     /// One entry of the archive is not what the manifest says.
-    #[error("its archive is not what the manifest lists: {entry:?} {why}")]
+    #[error("its archive does not match the manifest: {entry:?} {why}")]
     Entry {
         /// Its path, as the archive spells it (shortened).
         entry: String,
@@ -132,7 +134,7 @@ impl StackError {
                 return Fault { what, ..fault };
             }
             Self::Space(_) | Self::Fs(_) | Self::Io { .. } => {
-                (FaultCode::StackIo, "look at the disk and the named path")
+                (FaultCode::StackIo, "check the disk and the named path")
             }
             Self::OtherManifest { .. } => (
                 FaultCode::StackOtherManifest,

@@ -1,11 +1,11 @@
-//! The house plan as a test.
+//! The architecture rules as tests.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `arch/arrows` | who may use whom: the table, its pictures |
+//! | `arch/arrows` | which module may use which: the table, its pictures |
 //! | `arch/maps`   | the questions of `src/lib.rs`, names of types, words of comments, who starts programs |
-//! | `arch/words`  | every sentence that people are shown, read together |
-//! | here          | how long a file may get, who may print, what is banned, what pages say of the tree |
+//! | `arch/words`  | every sentence that people are shown, in one file |
+//! | here          | file lengths, who may print, bans, paths named on pages |
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ mod words;
 
 /// Longest file that can be read in one sitting.
 const LINES_MAX: usize = 600;
-/// Who may write to standard output.
+/// Files that may write to standard output.
 const PRINTERS: &[&str] = &[
     "src/cli/output.rs",
     "crates/plane/src/command.rs",
@@ -92,7 +92,7 @@ fn product_code(text: &str) -> String {
         .join("\n")
 }
 
-/// A file that is `wanted`; `PF9_BLESS=1` makes it so.
+/// A golden file with the `wanted` text; `PF9_BLESS=1` writes it.
 fn blessed(path: &str, wanted: &str) {
     if std::env::var_os("PF9_BLESS").is_some() {
         fs::write(path, wanted).expect("write");
@@ -169,7 +169,7 @@ fn nothing_is_banned_in_the_product() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The plane's handlers read requests by its own readers: those of the library refuse in its words, without a code.
+/// The plane's handlers read requests with its own extractors: the library's refuse in its own words, without a code.
 #[test]
 fn the_plane_refuses_bad_requests_in_its_own_words() {
     const READERS: [&str; 4] = ["Path", "Query", "Form", "Json"];
@@ -195,8 +195,8 @@ fn the_plane_refuses_bad_requests_in_its_own_words() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What changes a disk, and reads the clock, without a point at which a test can break it (`src/seam.rs`). A person's own
-/// command and what looks whether a machine can be a node at all are no daemons.
+/// Changing a disk or reading the clock without a point at which a test can break it (`src/seam.rs`). A person's own
+/// command and the checks of a machine are not daemons.
 #[test]
 fn daemons_change_disks_and_read_the_clock_through_the_seam() {
     const NOT_DAEMONS: [&str; 3] = ["src/seam", "src/cli", "src/preflight"];
@@ -236,7 +236,7 @@ fn daemons_change_disks_and_read_the_clock_through_the_seam() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What can be broken from outside is in no release: it does not compile there, no program and no default asks for it.
+/// Fault injection is in no release: it does not compile there, and no program and no default enables it.
 #[test]
 fn no_release_has_points() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -255,7 +255,7 @@ fn no_release_has_points() {
         ]
     );
     assert!(!text.contains("required-features = [\"fault"));
-    // The plane's crate has programs that only tests run, and they alone ask for it.
+    // The plane's crate has programs that only tests run, and only they enable it.
     let text = fs::read_to_string(root.join("crates/plane/Cargo.toml")).expect("Cargo.toml");
     let mut of_tests = BTreeSet::new();
     for part in text.split("\n[").filter(|part| part.contains("fault\"]")) {
@@ -288,9 +288,8 @@ fn no_release_has_points() {
     }
 }
 
-/// A new kind of step, question, artefact or outcome must be decided about wherever kinds matter:
-/// in matches that name each (clippy's `wildcard_enum_match_arm` sees to the rest), not by picking
-/// one out.
+/// A new kind of step, question, artefact or outcome must be handled wherever kinds matter: in matches that name each
+/// (clippy's `wildcard_enum_match_arm` enforces the rest), not by singling one out.
 #[test]
 fn kinds_are_not_picked_out_of_the_closed_enums() {
     const ENUMS: [&str; 6] = [
@@ -353,8 +352,7 @@ fn processes_are_looked_at_in_one_place() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The page names tests for each promise; each of them is there and runs, and was seen to fail
-/// without what it guards.
+/// The page names tests for each promise; each of them exists and runs, and was seen to fail without its guard.
 #[test]
 fn every_promise_names_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -385,7 +383,7 @@ fn every_promise_names_tests_that_are_there() {
             }
         }
     }
-    // A guard is taken out of these on a machine, which takes minutes for each.
+    // Removing their guard on a machine takes minutes for each.
     unseen.retain(|named| !named.starts_with("tests/node/"));
     assert!(
         unseen.is_empty(),
@@ -404,7 +402,7 @@ fn every_promise_names_tests_that_are_there() {
     );
 }
 
-/// A function of this name under a test's attribute, and not one that is left out.
+/// A function of this name under a test's attribute, and not ignored.
 fn is_a_test(text: &str, name: &str) -> bool {
     let before = text.split_once(&format!("fn {name}("));
     let Some((above, _)) = before.and_then(|(before, _)| before.rsplit_once('\n')) else {
@@ -420,7 +418,7 @@ fn is_a_test(text: &str, name: &str) -> bool {
     is_test && !left_out
 }
 
-/// What pages say of the tree is so: each path in backquotes is there.
+/// Every path in backquotes on a page exists.
 #[test]
 fn pages_name_files_that_are_there() {
     let roots = [
@@ -460,7 +458,7 @@ fn pages_name_files_that_are_there() {
     assert!(named > 50, "only {named} paths were found");
 }
 
-/// A page with its screens as the golden files have them; how many there are.
+/// A page with its screens as in the golden files, and how many there are.
 fn with_screens(text: &str) -> (String, usize) {
     let (mut out, mut count) = (String::new(), 0);
     let mut lines = text.lines().peekable();
@@ -488,7 +486,7 @@ fn pages() -> Vec<String> {
     ["README.md".to_owned()].into_iter().chain(pages).collect()
 }
 
-/// What only a screen of a program has, in blocks that no golden file stands for.
+/// Text that only a program's screen has, in blocks that no golden file stands for.
 fn looks_like_a_screen(text: &str) -> Option<&str> {
     const MARKS: [&str; 4] = ["✓ ", "✗ ", "what to do  ", "why       "];
     const SAYS: [&str; 2] = ["pf9ctl: ", "pf9-plane: "];
@@ -510,7 +508,7 @@ fn looks_like_a_screen(text: &str) -> Option<&str> {
     None
 }
 
-/// People are shown what they will see, in every page. `PF9_BLESS=1` puts it there.
+/// Pages show people what they will see. `PF9_BLESS=1` writes it there.
 #[test]
 fn screens_of_pages_are_those_of_the_programs() {
     let mut screens = 0;
@@ -536,7 +534,7 @@ fn screens_of_pages_are_those_of_the_programs() {
     );
 }
 
-/// A code that nobody speaks is a promise to programs that nothing keeps.
+/// A code that nothing uses is a promise to programs that nothing keeps.
 #[test]
 fn every_fault_code_is_spoken_by_somebody() {
     use pf9_hostagent::model::FaultCode;
@@ -546,7 +544,7 @@ fn every_fault_code_is_spoken_by_somebody() {
         .map(|(_, text)| product_code(&text))
         .collect();
     for code in FaultCode::ALL {
-        // Made from the name of a check: `preflight` holds that each has one.
+        // Made from the name of a check: `preflight` tests that each has one.
         if code.word().starts_with("check-") {
             continue;
         }

@@ -1,21 +1,21 @@
-"""scripts/bench: figures, side by side with their goals.
+"""scripts/bench: measurements, side by side with their goals.
 
   node [--json] [--idle 120]      of a running demo (made by `scripts/demo up` if there is none): prep-node to Ready,
                                   boot to Ready, an idle sweep, memory, the package's size. The idle window goes from
                                   one status check's line in kube.log to a later one, so it holds whole sweeps; a sweep
                                   that finds nothing to do may write that line and nothing else. The line's bytes are
-                                  named apart: on the disk the kernel counts the page it is in (4096), or two
+                                  listed separately: on disk the kernel counts the page it is in (4096), or two
   agent [--json] [--rounds 3] [--idle 300] [--against COMMIT]   the daemons on an idle node, pf9ctl's check and status, the
-                                  package, beside an older commit in the same run; makes machines of its own, where no demo is
-  tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
-  join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready beside an older commit and a start by hand; makes
-                                  machines of its own, where no demo is
-  upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; makes
-                                  a machine of its own, where no demo is
-  etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores beside etcd's own tools; needs no demo
+                                  package, compared with an older commit in the same run; creates its own machines; needs no demo
+  tunnel [--json] [--quick] [--only GROUP,...]   the tunnel on loopback, compared with its peers; needs no demo
+  join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready, compared with an older commit and a start by hand; creates
+                                  its own machines; needs no demo
+  upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; creates
+                                  its own machine; needs no demo
+  etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores, compared with etcd's own tools; needs no demo
 
-Each figure is one line: name, ours, goal, met. With --json one object a line:
-{"name","unit","ours","target","met"}, with "peers" for the tunnel. Figures are reported, never asserted: this
+Each result is one line: name, ours, goal, met. With --json one object per line:
+{"name","unit","ours","target","met"}, with "peers" for the tunnel. Results are reported, never asserted: this
 machine may be busy. Only `tunnel --gate` fails, on the few that hold on any machine.
 """
 import argparse
@@ -85,7 +85,7 @@ def pss_mib(pid):
 
 
 def cpu_seconds(pid):
-    """The process and the children it waited for."""
+    """The process and its reaped children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(int(field) for field in fields[11:15]) / CLOCK_TICKS
 
@@ -100,7 +100,7 @@ def written(pid):
 
 
 class Checks:
-    """Results of status checks, read from the end of a machine's kube.log as they come."""
+    """Results of status checks, read from the end of a machine's kube.log as they are written."""
     MARK = " status check: "
 
     def __init__(self, machine):
@@ -108,7 +108,7 @@ class Checks:
         self.at = self.path.stat().st_size if self.path.exists() else 0
 
     def lines(self):
-        """Whole lines that were added; all of them when the log was begun anew."""
+        """Complete new lines; all of them if the log was rotated."""
         try:
             with open(self.path, "rb") as log:
                 if os.fstat(log.fileno()).st_size < self.at:
@@ -122,7 +122,7 @@ class Checks:
         return text.decode("utf-8", "replace").splitlines(keepends=True)
 
     def idle_one(self):
-        """Waits for the next check that finds nothing to do: its line. Fail when anything else is told before."""
+        """Waits for the next check that finds nothing to do: its line. Fails if anything else is reported before."""
         lines = wait_for(f"{self.name}: a status check", self.lines, 3 * SWEEP_SECONDS, 0.1)
         other = next((line for line in lines if f"{self.MARK}ok " not in line), None)
         if other:
@@ -169,7 +169,7 @@ def agent_ok(demo, name):
 
 
 def quiet(ask):
-    """The API is away while its machine boots: that is an answer too."""
+    """The API is down while its machine boots: that is an answer too."""
     try:
         return ask()
     except Fail:

@@ -1,13 +1,13 @@
-"""scripts/bench etcd: backups, restores and what they cost, beside etcd's own tools, in one run on this machine.
+"""scripts/bench etcd: backups, restores and their cost, compared with etcd's own tools, in one run on this machine.
 
-One member with TLS, filled with objects of 8 KiB that do not compress. "plain snapshot" is `etcdctl snapshot save`;
+One member with TLS, filled with incompressible objects of 8 KiB. "plain snapshot" is `etcdctl snapshot save`;
 "backup" is what a master does: the stream, sealed for a key, written durably, opened once by etcdutl, with its manifest.
 "plain restore" is `etcdutl snapshot restore` and etcd's start until it is healthy; "restore" is the fire drill: the seal
-opened, the snapshot opened by etcdutl, restored, etcd started, its keys counted, everything taken away again.
+opened, the snapshot opened by etcdutl, restored, etcd started, its keys counted, everything removed again.
 
-Each is done --rounds times in turn with its peer, and the median counts. Writes are those of an API server, 50 a second,
-each sent at its time however long the one before it takes; "while backups run" has one backup after the other beside it.
-Memory is the most that the process had which runs the agent's own code; etcd's and etcdutl's are their own.
+Each is run --rounds times in turns with its peer, and the median counts. Writes are those of an API server, 50 a second,
+each sent on schedule however long the previous one takes; "while backups run" has one backup after the other beside it.
+Memory is the peak of the process that runs the agent's own code; etcd's and etcdutl's are separate.
 """
 import contextlib
 import json
@@ -24,7 +24,7 @@ from common import Fail, run, wait_for
 
 GIB = 2**30
 MIB = 2**20
-# What the agent's code has beside etcd: units give etcd ten times nodelet's weight, here niceness does.
+# CPU weight of the agent's code relative to etcd: units give etcd ten times nodelet's weight, here niceness does.
 LOW = ["nice", "-n", "10"]
 GOALS = {"backup": 1.3, "p99": 2.0, "restore": 3.0, "memory": 64}
 START_SECONDS = 120
@@ -76,7 +76,7 @@ class Bench:
 
     @contextlib.contextmanager
     def etcd(self, data):
-        """A member on its data, healthy."""
+        """A healthy member on its data."""
         files = {"cert-file": "cert.pem", "key-file": "key.pem", "trusted-ca-file": "ca.pem"}
         words = [self.programs / "etcd", "--name", "bench", "--data-dir", data, "--client-cert-auth",
                  *(f"--{flag}={self.dir / name}" for flag, name in files.items()),
@@ -121,7 +121,7 @@ class Bench:
         return seconds
 
     def backup(self):
-        """One, and it does not stay."""
+        """A backup, deleted afterwards."""
         done = self.ours("backup", low=LOW)
         names = sorted((self.root / "var/opt/pf9/etcd-backups").iterdir())
         for old in names[:-2]:

@@ -1,14 +1,14 @@
-"""scripts/bench join: a machine becomes a node, beside an older commit and beside a start by hand, on this machine in turn.
+"""scripts/bench join: a machine becomes a node, compared with an older commit and a start by hand, on this machine in turns.
 
-Both builds get the same stack, which lies on a plane of their own, and machines as the demo has them: booted, the package
-installed, nothing else. "prep to Ready" begins with `pf9ctl node prep`, a token and a cluster lie ready; it ends when
-Kubernetes says Ready of the node, asked ten times a second at its API server. "to ok" ends when the agent says the same.
-The worker joins the master that was made just before. "by hand" is the floor: the same programs with the same files, which
-lie ready, started by a shell script that fetches the stack, looks at the same digests and waits for the same things.
+Both builds get the same stack, on planes of their own, and machines like the demo's: booted, the package
+installed, nothing else. "prep to Ready" starts with `pf9ctl node prep`, with token and cluster ready; it ends when
+Kubernetes reports the node Ready, polled ten times a second at its API server. "to ok" ends when the agent does.
+The worker joins the master made just before. "by hand" is the floor: the same programs with the same files already
+in place, started by a shell script that fetches the stack, checks the same digests and waits for the same things.
 
-Memory is the proportional set of all daemons of a machine together, ten times a second, from prep-node to ok. "on the
-disk" is what a machine has more than before. "power loss" goes from the end of every process to Ready as kubelet says it
-anew. The older commit is built once, in a worktree that goes again; its target directory stays in the cache.
+Memory is the proportional set of all daemons of a machine together, ten times a second, from prep-node to ok. "on
+disk" is the machine's additional disk usage. "power loss" goes from the end of every process to a new Ready from
+kubelet. The older commit is built once, in a temporary worktree; its target directory stays in the cache.
 """
 import json
 import os
@@ -79,7 +79,7 @@ def of_commit(commit):
             say(f"building {commit} (once; log: {folder / 'build.log'})")
             run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bins"], cwd=tree, env=env,
                 log=folder / "build.log", timeout=tools.BUILD_SECONDS)
-            # With its own scripts: what is in a package has changed, too.
+            # With its own scripts: the package's content has changed, too.
             make = "import sys; sys.path.insert(0, 'scripts/lib'); import tools; from pathlib import Path; " \
                    "tools.package(Path(sys.argv[1]))"
             run([sys.executable, "-c", make, package], cwd=tree, env=env, log=folder / "build.log",
@@ -99,7 +99,7 @@ class Bench:
         self.roles = args.roles.split(",")
         self.configs = self.demo.dir / "configs"
 
-    # -- what lies ready
+    # -- preparation
 
     def prepare(self):
         self.demo.dir.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Bench:
 
     @staticmethod
     def disk(machine, before):
-        """What stays; what is cleared away at leisure has its time."""
+        """Lasting disk usage; leftovers get time to be cleaned up."""
         try:
             wait_for("the staged archive to go",
                      lambda: not any((machine.root / PARTS["staged"]).glob("*.zst*")), DISK_SECONDS / 9, 0.5)
@@ -212,7 +212,7 @@ class Bench:
                 continue
             machine = self.machine(role)
             join_floor.lay_out(machine, role, self.configs / role, self.manifest, self.made)
-            # As the node itself: nobody grants the administrator rights in a cluster that no agent looks after.
+            # As the node itself: without an agent nobody grants the administrator rights in the cluster.
             api = Api(machine.root, "kubelet/apiserver")
             with join_floor.served(self.made) as url:
                 began = time.monotonic()
@@ -227,7 +227,7 @@ class Bench:
 
 
 def restart(machine, api):
-    """Power loss to Ready, said by the kubelet that was started after it."""
+    """Power loss to Ready, as reported by the kubelet started after it."""
     lost = datetime.now(timezone.utc)
     began = time.monotonic()
     machine.kill()
@@ -239,7 +239,7 @@ def restart(machine, api):
 
 
 class Api:
-    """The cluster's API server, as one who has a certificate on this machine's disk."""
+    """The cluster's API server, with a certificate from this machine's disk."""
 
     def __init__(self, root, who="admin"):
         self.certs = root / "etc/pf9/kube.d/certs" / who
@@ -263,7 +263,7 @@ class Api:
 
 
 class Memory(threading.Thread):
-    """The most that the daemons of a machine hold together."""
+    """Peak memory of the daemons of a machine together."""
 
     def __init__(self, machine):
         super().__init__(daemon=True)
@@ -293,7 +293,7 @@ class Memory(threading.Thread):
 
 
 def used(path):
-    """MiB on the disk."""
+    """MiB on disk."""
     if not path.exists():
         return 0.0
     return int(run(["du", "-skx", path], check=False).stdout.split()[0]) / 1024

@@ -1,10 +1,10 @@
-"""The two ends of scripts/bench tunnel, those of its peers, and the load tool that is asked about them.
+"""The two ends of scripts/bench tunnel, those of its peers, and the load tool.
 
-  Running   processes of one set-up, ended by their ids only
-  Tool      the load tool, with a target that runs
+  Running   processes of one setup, ended by their ids only
+  Tool      the load tool, with a running target
   Way       from a local address to the target; Ours: a plane, a pf9-comms and (if wanted) a delay between them
   Delay     a round trip between the two ends of a path; can be frozen and cut
-  PEERS     name -> function that starts the same path through that peer, or Fail with the reason it cannot
+  PEERS     name -> function that starts the same path through that peer, or Fail with the reason why it cannot
 """
 import contextlib
 import getpass
@@ -30,8 +30,8 @@ LOOPBACK = "127.0.0.1"
 
 
 def allocations(log):
-    """{what: (allocations, their bytes)} for a frame, both ends, as crates/tunnel/tests/alloc.rs counts: not the load
-    tool's work, for counting makes each slower. The build is that of all tests: optimisation changes no count."""
+    """{what: (allocations, their bytes)} per frame, both ends, as crates/tunnel/tests/alloc.rs counts them: not the load
+    tool's work, since counting slows both. The build is that of all tests: optimisation changes no count."""
     tools.need_rust()
     done = run(["cargo", "test", "--locked", "--workspace", "--all-features", "--test", "alloc", "--", "--nocapture",
                 "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS)
@@ -74,7 +74,7 @@ class Running:
         return child
 
     def first_line(self, cmd, name):
-        """Start something that prints its addresses first; the rest of its lines come from the queue."""
+        """Starts something that prints its addresses first; the rest of its lines come from the queue."""
         child = self.start(cmd, name, stdout=subprocess.PIPE)
         lines = reader(child.stdout)
         try:
@@ -84,7 +84,7 @@ class Running:
 
 
 def reader(pipe):
-    """Lines of a pipe with the time they came."""
+    """Lines of a pipe with their arrival times."""
     lines = queue.Queue()
 
     def read():
@@ -95,7 +95,7 @@ def reader(pipe):
 
 
 def line_with(lines, words, seconds):
-    """When a line with any of these words came, and the line; None when none came."""
+    """When a line with any of these words arrived, and the line; None if none did."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(queue.Empty):
         while True:
@@ -105,13 +105,13 @@ def line_with(lines, words, seconds):
 
 
 class Way:
-    """A way from a local address to the target: where to connect, and the processes in between."""
+    """A path from a local address to the target: where to connect, and the processes in between."""
 
     def __init__(self, to, pids, bulk_to=None, trees=False):
         self.to, self.bulk_to, self._pids, self.trees = to, bulk_to or to, pids, trees
 
     def pids(self):
-        """The processes now: some peers have one for each tunnel."""
+        """The present processes: some peers have one per tunnel."""
         found = list(self._pids)
         for pid in found if self.trees else ():
             with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ class Way:
 
 
 class Tool:
-    """The load tool, with a target that runs."""
+    """The load tool, with a running target."""
 
     def __init__(self, folder, running):
         self.folder, self.pki = Path(folder), Path(folder) / "pki"
@@ -141,14 +141,14 @@ class Tool:
 
 
 class Delay:
-    """A relay between the ends of a path. TCP ends at it, so a handshake of TCP takes no time and no window of TCP
-    is ever too small there: what is seen is what the two ends make of a round trip."""
+    """A relay between the ends of a path. TCP ends at it, so a TCP handshake takes no time and no TCP window
+    is ever too small there: the result is what the two ends make of a round trip."""
 
     def __init__(self, tool, running, rtt_ms):
         self.tool, self.running, self.rtt_ms = tool, running, rtt_ms
 
     def before(self, to, listen=f"{LOOPBACK}:0"):
-        """The address whose connections lead to `to`."""
+        """An address whose connections lead to `to`."""
         _, (address, self.control), _ = self.running.first_line(
             [self.tool.program, "relay", "--to", to, "--rtt-ms", self.rtt_ms, "--listen", listen], "relay")
         return address
@@ -177,19 +177,19 @@ class Ours(Way):
         node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
         self.words = reader(node.stderr)
         super().__init__(interactive, [plane.pid, node.pid], bulk)
-        # Both ends say so: a path that is frozen in between is one that was never up for the node.
+        # Both ends report it: for the node a path that is frozen in between was never up.
         if not (line_with(self.lines, ["up"], START_SECONDS) and line_with(self.words, ["tunnel is up"], START_SECONDS)):
             raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
 
     def waited(self):
-        """Seconds the node drew to wait after the session that just ended; None when it does not say."""
+        """Seconds the node chose to wait after the session that just ended; None if it does not report it."""
         down = line_with(self.words, ["tunnel-down"], START_SECONDS)
         drawn = re.search(r"wait_ms=(\d+)", down[1]) if down else None
         return drawn and int(drawn.group(1)) / 1000
 
 
 def free(port=0):
-    """A host and port of the loopback network where nobody listens; of a fixed port, where it is free."""
+    """A host and port of the loopback network where nobody listens; with a fixed port, if it is free."""
     for last in range(1, 255):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((f"127.0.0.{last}", port))
@@ -218,7 +218,7 @@ def installed(package, probe=None):
 
 
 def pair(tool, running, delay, program, flags, text):
-    """Two of one program, TLS between them; `text` makes the file of one: its name, its port, where it leads."""
+    """Two of one program, TLS between them; `text` writes the configuration of one: its name, its port, its target."""
     program, (near, far) = installed(program), (free()[1] for _ in range(2))
     between = delay.before(f"{LOOPBACK}:{far}") if delay else f"{LOOPBACK}:{far}"
     pids = []
@@ -243,13 +243,13 @@ def stunnel(tool, running, delay=None):
         f"[{name}]\naccept = {LOOPBACK}:{port}\nconnect = {to}\n"))
 
 
-# A peer that lives as long as its connection, restarted whenever it ended, after a pause.
+# A peer that lives as long as its connection, restarted after each end, after a pause.
 AGAIN = 'trap "kill \\$!; exit" TERM; pause=$1; shift; while :; do "$@" & wait $!; sleep "$pause"; done'
 
 
 def openssh(tool, running, delay=None, alive_s=None, pause=None):
-    """One connection of ssh. `alive_s`: both ends ask each other that often and give up at the third silence;
-    `pause`: ssh is started again that many seconds after it ended, as a unit of systemd would be."""
+    """One connection of ssh. `alive_s`: both ends ping each other that often and give up at the third silence;
+    `pause`: ssh is restarted that many seconds after it ended, as a systemd unit would be."""
     sshd = installed("openssh-server", "/usr/sbin/sshd")
     ssh, keygen = (installed("openssh-client", name) for name in ("ssh", "ssh-keygen"))
     if os.geteuid() == 0:
@@ -263,7 +263,7 @@ def openssh(tool, running, delay=None, alive_s=None, pause=None):
 
     def options(*words):
         return [word for option in words for word in ("-o", option)]
-    # Of one that is kept, it is read what both ends say: when they give up, and when the port listens again.
+    # For a persistent one both ends' logs are read: when they give up, and when the port listens again.
     heard = {"stderr": subprocess.PIPE} if pause else {}
     daemon = running.start(
         [sshd, "-D", "-e", "-f", "/dev/null", *options(
@@ -303,7 +303,7 @@ PEERS = {"haproxy": haproxy, "stunnel": stunnel, "openssh": openssh, "bore (plai
 
 
 class Peers:
-    """Peers by name; those that cannot be had are said once and left out. Each path has a folder of its own."""
+    """Peers by name; unavailable ones are reported once and left out. Each path has a directory of its own."""
 
     def __init__(self, tool, stack, names):
         self.tool, self.stack, self.names = tool, stack, list(names)
@@ -329,7 +329,7 @@ class Peers:
 
 
 def memory_kib(pid, what="VmRSS"):
-    """Resident memory of a process; `VmHWM`: the most it ever had."""
+    """Resident memory of a process; `VmHWM`: its peak."""
     return int(re.search(rf"^{what}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1])
 
 

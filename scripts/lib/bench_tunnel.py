@@ -1,24 +1,24 @@
-"""scripts/bench tunnel: what the tunnel carries, beside its peers, in one run on this machine.
+"""scripts/bench tunnel: what the tunnel carries, compared with its peers, in one run on this machine.
 
 Everything goes over loopback: load -> plane's end == TLS 1.3 + websocket == pf9-comms -> target. CPU seconds are user
-and system time of the two ends only, taken over the very stretch in which the bytes were counted at the far end.
-"down" is plane to node. Peers run at their defaults on the same path; one that cannot be had is named with the reason.
-Gbit/s depend on who else uses the machine (load, target and both ends share its cores): ratios and CPU seconds do not.
+and system time of the two ends only, over the interval in which the bytes were counted at the far end.
+"down" is plane to node. Peers run with their defaults on the same path; an unavailable one is named with the reason.
+Gbit/s depend on other users of the machine (load, target and both ends share its cores): ratios and CPU seconds do not.
 
-"part of plain rustls" compares with two threads that have the machine to themselves; on few cores load and target take
-a good part of them from ours. "what these cores allow" is what a relay of no cost could carry beside them, made of
-figures of the same run: cores / (CPU s/GiB of plain rustls + of two plain sockets), and no more than plain rustls.
+"part of plain rustls" compares with two threads that have the machine to themselves; on few cores load and target use
+a good part of them. "what these cores allow" is what a relay of no cost could carry beside them, computed from
+results of the same run: cores / (CPU s/GiB of plain rustls + of two plain sockets), and no more than plain rustls.
 
-With a round trip, a relay stands between the two ends, of peers too: between haproxy and haproxy, stunnel and stunnel,
+With a round trip, a relay is between the two ends, also for peers: between haproxy and haproxy, stunnel and stunnel,
 ssh and sshd, bore and its server. TCP ends at the relay: its handshakes cost nothing there and its windows never fill,
-so what is seen is what the ends make of the delay; who leaves flow control to TCP is better there than on a real path.
+so the result is what the ends make of the delay; a peer that leaves flow control to TCP does better there than on a real path.
 
-Only ssh has one connection that can die like ours; others have one for each stream. "dead path": ServerAliveInterval=8,
-ServerAliveCountMax=2 and the same of ClientAlive (we: a ping each 8 s, by default), ssh started again after 5 s; "cut":
-started again after 0.1 s, as systemd would. Our node waits at random before it comes back, so that a fleet spreads.
+Only ssh has one connection that can die like ours; others have one per stream. "dead path": ServerAliveInterval=8,
+ServerAliveCountMax=2 and the same for ClientAlive (ours: a ping every 8 s, by default), ssh restarted after 5 s; "cut":
+restarted after 0.1 s, as systemd would. Our node waits a random time before it reconnects, so that a fleet spreads.
 
-"allocations" counts what both ends allocate, in one thread and without the load tool: 64 MiB by frames of 32 KiB (16
-where it is the protocol alone) after as many that are not counted, without TLS but where a row says so.
+"allocations" counts what both ends allocate, in one thread and without the load tool: 64 MiB in frames of 32 KiB (16
+for the protocol alone) after as many uncounted ones, without TLS unless a row says so.
 """
 import argparse
 import contextlib
@@ -40,18 +40,18 @@ from common import Fail, run, say, tail, warn
 SETTLE = 0.1
 SWARM_SECONDS = 240
 NOTICE_SECONDS = 45
-# Hosts of the real plane: each has to be enrolled first, and the time of that grows with their square.
+# Hosts of the real plane: each has to be enrolled first, and that time grows with the square of their number.
 REAL_SWARM = 2000
-# docs/protocol.md, 5 and 7: what an end may hold for one session, of which the windows that streams begin with leave the
-# pool, and one stream alone 4/5 of that; what is queued to send for a stream. And the program itself.
+# docs/protocol.md, 5 and 7: what an end may hold for one session: initial windows reduce the pool,
+# and one stream alone gets 4/5 of that; data queued per stream. And the program itself.
 CAP_MIB, FLOORS_MIB, SHARE, SEND_BUFFER_MIB, PROGRAM_MIB = 64, 32, 4 / 5, 96 / 1024, 15
-# Readers that stop, each way, when windows have grown, which they do behind a round trip only: 60 to 64 MiB is seen.
+# Readers that stall, each way, once windows have grown, which they only do behind a round trip: 60 to 64 MiB is seen.
 STALLED, GROW_SECONDS = 50, 2.5
 STALLED_MIB = CAP_MIB + STALLED * SEND_BUFFER_MIB + PROGRAM_MIB
-# Times the CPU of plain rustls without a relay, in the best of three: 1.6 to 2.3 was seen, idle and with both cores kept
-# busy by others. Where plain rustls takes up to 0.6 s/GiB this is below the 2.0 s/GiB that the tunnel must never cost.
+# Multiple of the CPU of plain rustls without a relay, best of three: 1.6 to 2.3 was seen, idle and with both cores kept
+# busy by others. While plain rustls takes up to 0.6 s/GiB this is below the 2.0 s/GiB that the tunnel must never cost.
 CPU_TIMES = 3.3
-# What both ends ask each other, by default and in the row for those who want to know sooner.
+# Ping intervals: the default, and the one of the row for faster detection.
 PING_SECONDS, SHORT_PING_SECONDS = 8, 5
 # name: (better, goal); `<` is at most, `>` is at least.
 GOALS = {
@@ -59,26 +59,26 @@ GOALS = {
     "opens 16": (">", 5000), "opens 40 ms": (">", 377), "150 ms": (">", 5.0), "idle all": ("<", 36),
     "idle stream": ("<", 8), "start": ("<", 15), "stalled": ("<", 64), "stalled p99": ("<", 10.0),
     "reconnected": ("<", 25), "noticed": ("<", 20), "storm": ("<", 120), "exact": (">", 1), "allocations": ("<", 0.0),
-    # The longest first wait of a node, and as much again as a handshake may take beside others.
+    # The longest first wait of a node, and as much again for a handshake beside others.
     "cut": ("<", 1.5),
-    # Half an interval until the ping that is not answered, two and a half more, and the first wait.
+    # The last ping until the unanswered one: half an interval on average; two and a half more, and the first wait.
     "reconnected 5 s": ("<", 12),
-    # What was promised of it waits to be told, an eighth at most.
+    # Share of the promised memory that may still be unreported: an eighth at most.
     "150 ms cap": (">", 0.85),
     "after bulk": ("<", 1.0), "stalled grown": ("<", round(STALLED_MIB, 1)),
 }
-# Of ours to a peer's figure of the same run: what only a fast machine meets is no goal. (better, times, peers: the best of
-# those that are there).
+# Ours relative to a peer's result of the same run: what only a fast machine meets is no goal. (better, times, peers: the
+# best of the available ones).
 TLS = ("haproxy", "stunnel", "openssh")
 RATIOS = {
     "1 stream": ((">", 1.2, ("haproxy",)), (">", 0.9, ("bore (plain)",))), "8 streams": ((">", 1.1, TLS),),
     "cpu": (("<", 0.75, ("haproxy",)),), "echo": (("<", 0.85, ("haproxy",)),), "40 ms": ((">", 1.0, ("haproxy",)),),
 }
-# Those that ask much of a machine, or a build: the others' rows are worth having without them, and no peer has any.
+# Groups that need much of a machine, or a build: the other rows are useful without them, and no peer has any.
 MAY_FAIL = WITHOUT_PEERS = {"allocations", "swarm"}
-# A directory in memory, where there is one.
+# A directory in memory, if there is one.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-# Files a process has open beside the sockets of its nodes.
+# Open files of a process besides the sockets of its nodes.
 FILES_BESIDE = 200
 WAYS = ("down", "up")
 
@@ -106,7 +106,7 @@ def shorten(value, digits):
 
 
 class Bench:
-    """Asks the load tool of each path in turn; a row is in columns for people, or one JSON object a line."""
+    """Runs the load tool on each path in turn; a row is in columns for people, or one JSON object per line."""
 
     def __init__(self, tool, paths, as_json, quick):
         self.tool, self.paths, self.as_json, self.quick = tool, paths, as_json, quick
@@ -121,7 +121,7 @@ class Bench:
         return other
 
     def all(self, verb, *more, picks, rounds=None, only=None, bulk=False, **how):
-        """Medians over the rounds, path by path in turns: for each pick {path: value}, where it can be had."""
+        """Medians over the rounds, paths in turns: for each pick {path: value}, where available."""
         got = [{} for _ in picks]
         for _, name in itertools.product(range(rounds or self.rounds), only or self.paths):
             path, how = self.paths[name], {"seconds": self.seconds, "warm": self.warm, **how}
@@ -156,7 +156,7 @@ class Bench:
         say(f"{name:<46}{'-' if ours is None else ours:>9} {unit:<9} {goal:<10}{mark:<9}{others}")
 
     def ratios(self, name, values, goal):
-        """Ours to the best of the peers that a goal names, with both numbers."""
+        """Ours compared with the best of the peers that a goal names, with both numbers."""
         for better, times, peers in RATIOS[goal]:
             found = {peer: values[peer] for peer in peers if values.get(peer)}
             if found and values.get("ours"):
@@ -165,7 +165,7 @@ class Bench:
                 self.row(f"  {name}: {whose}", "times", values["ours"] / found[peer], goal=(better, times))
 
     def fresh(self, running):
-        """On a node that did nothing yet, and with the peers' memory, which is what it is."""
+        """On an idle new node, and with the peers' memory as it is."""
         peers = {} if self.quick else {n: path for n, path in self.paths.items() if n not in ("ours", "direct")}
         return self.on({"ours": Ours(self.tool, running), **peers})
 
@@ -175,7 +175,7 @@ def throughput(b):
     rustls, cost = (median(map(pick, plain)) for pick in (GBIT, CPU))
     alone, costs = {}, []
     for streams, way in itertools.product((1, 8), WAYS):
-        # In a quick run peers show one direction of each.
+        # In a quick run peers are measured in one direction each.
         only = ["ours"] if b.quick and (way, streams) in (("up", 1), ("down", 8)) else None
         gbit, cpu = b.all("bulk", *bulk(way, streams), bulk=True, only=only, picks=(GBIT, CPU))
         alone[way, streams] = gbit.get("ours")
@@ -186,8 +186,8 @@ def throughput(b):
     for what, values in costs:
         b.put(f"CPU seconds per GiB: {what}", "s/GiB", values)
         b.ratios(f"CPU {what}", values, "cpu")
-    # A relay that costs nothing: plain rustls has the machine to itself, and its bytes come from nowhere and go nowhere;
-    # a relay's come from a socket and go to another one, whose other ends (load and target) want the same cores. So a
+    # A relay that costs nothing: plain rustls has the machine to itself, without real sources and sinks;
+    # a relay's bytes come from one socket and go to another, whose other ends (load and target) share the same cores. So a
     # GiB costs the rustls of both ends and two sockets; no end has more than a thread for one stream's TLS either.
     socket = median(CPU(b.tool.tls(b.seconds, "--plain")) for _ in range(b.rounds))
     allowed = min(rustls, len(os.sched_getaffinity(0)) / (cost + 2 * socket) * 2**33 / 1e9)
@@ -247,14 +247,14 @@ def memory(b, running):
     b.put("50 + 50 stalled readers: RSS, node's end", "MiB", node, "stalled", 1)
     b.put("  echo beside them: p99", "ms", p99, "stalled p99")
     b.put("  1 bulk stream beside them, part of before", "ratio", share)
-    # What both ends keep when 8 streams moved all they could, each way.
+    # What both ends retain after 8 streams moved all they could, each way.
     here, kept = b.fresh(running), {}
     for name, path in here.paths.items():
         moved = [here.all("bulk", *bulk(way, 8), only=[name], rounds=1, bulk=True, picks=(part("bytes"),))[0] for way in WAYS]
         if all(found.get(name) for found in moved):
             kept[name] = sum(map(memory_kib, path.pids())) / MIB
     b.put("RSS of both ends after 8 bulk streams each way", "MiB", kept, digits=1)
-    # Each end alone, behind 40 ms: only there windows grow to what they may have.
+    # Each end alone, behind 40 ms: only there windows grow to their limit.
     slow = Ours(b.tool, running, rtt_ms=40)
     for way in WAYS:
         b.tool.load("bulk", slow, *bulk(way, 8), to=slow.bulk_to, warm=1.2, seconds=b.seconds)
@@ -276,7 +276,7 @@ def round_trips(b, running, peers):
         here = b.on({"ours": Ours(b.tool, running, rtt_ms=ms, window_mib=window), **peers.at(ms)})
         others = [name for name in here.paths if name != "ours"]
         for way, streams in (("down", 1), ("up", 1), ("up", 8)):
-            # Whole round trips: windows come in bursts, a stretch may hold one more or less.
+            # Whole round trips: windows arrive in bursts, an interval may hold one more or less.
             how = {"bulk": True, "rounds": 1, "seconds": max(0.8, b.seconds, ms / 100), "picks": (GBIT,)}
             got, = here.all("bulk", *bulk(way, streams), only=["ours"], warm=warm, **how)
             if others and streams == 1 and not (b.quick and way == "up"):
@@ -297,7 +297,7 @@ def round_trips(b, running, peers):
 
 
 class DeadPaths:
-    """Dead from the beginning of the run: what both ends said meanwhile is read at its end."""
+    """Dead from the beginning of the run: both ends' logs are read at its end."""
 
     def __init__(self, b, running, peers):
         self.path = Ours(b.tool, running, rtt_ms=0)
@@ -305,7 +305,7 @@ class DeadPaths:
         # The handshakes of one that is restarted while its port is still taken would disturb the other rows.
         self.ssh = peers.one("openssh", 0, alive_s=PING_SECONDS, pause=5)
         self.ssh_frozen = self.ssh and self.ssh.delay.freeze()
-        # When the last ping was is a matter of luck: one node for each part of the interval.
+        # The time of the last ping is random: one node for each part of the interval.
         self.short = []
         for share in (0.5,) if b.quick else (0.1, 0.3, 0.5, 0.7, 0.9):
             path, frozen = Ours(b.tool, running, rtt_ms=0, ping_s=SHORT_PING_SECONDS), []
@@ -332,7 +332,7 @@ class DeadPaths:
 
     @staticmethod
     def seen(path, frozen):
-        """Seconds until the node noticed, was up again, and the plane noticed; None for what never came."""
+        """Seconds until the node noticed, was up again, and the plane noticed; None for what never happened."""
         node, seen = line_with(path.words, ["tunnel-down"], NOTICE_SECONDS), {}
         while len(seen) < 2 and (event := line_with(path.lines, ["up", "down"], NOTICE_SECONDS)):
             seen.setdefault(event[1].split()[0], event[0])
@@ -340,8 +340,8 @@ class DeadPaths:
 
 
 def cuts(b, peers):
-    """The connection is reset. A node tells apart what it waits (at random, so that a fleet spreads) from what it
-    does. Each node is cut once after it was started, which is as after a healthy minute, and once more at once."""
+    """The connection is reset. A node separates its wait (random, so that a fleet spreads) from its
+    work. Each node is cut once after its start, as after a healthy minute, and immediately once more."""
     def cut(path):
         return b.tool.load("cut", path, "--relay", path.delay.control)["first_byte_s"]
     for ms, count in ((0, 3 if b.quick else 9), (40, 2 if b.quick else 5)):
@@ -353,7 +353,7 @@ def cuts(b, peers):
                     those.append(cut(ours))
                     waited = ours.waited()
                     work += [] if waited is None else [(those[-1] - waited) * 1000]
-        # Started again 0.1 s after it ended, as systemd does by default; it never waits longer.
+        # Restarted 0.1 s after it ended, as systemd does by default; it never waits longer.
         ssh = peers.one("openssh", ms, pause=0.1)
         try:
             theirs += (cut(ssh) for _ in range(count if ssh else 0))
@@ -368,14 +368,14 @@ def cuts(b, peers):
 
 
 def per_frame(b):
-    """Both ends in one thread; where TLS is below, what TLS allocates by itself is beside it."""
+    """Both ends in one thread; with TLS below, TLS' own allocations are listed beside it."""
     for what, (number, size) in allocations(b.tool.folder / "allocations.log").items():
         b.row(f"allocations per frame: {what}", "", number, None, None if "behind" in what or "TLS" in what else "allocations", 3)
         b.row(f"  bytes of them: {what}", "bytes", size, digits=0)
 
 
 def swarm(b, running, count):
-    """A plane with very many nodes: all come at once, do nothing, and come back when their plane is killed."""
+    """A plane with very many nodes: all connect at once, stay idle, and reconnect when their plane is killed."""
     program, pki = b.tool.program, b.tool.pki
 
     def all_in(name, plane, lines, number, began, goal=None):
@@ -405,8 +405,8 @@ def swarm(b, running, count):
     plane, _, lines = running.first_line([*many, "--listen", address], "plane")
     all_in(f"{count} nodes, plane killed and started: all back", plane, lines, count, began, "storm")
     over(nodes)
-    # The same with pf9-plane itself, which looks every node up in its store. The store is in memory: disks are not what
-    # is measured.
+    # The same with pf9-plane itself, which looks every node up in its store. The store is in memory: disks are not
+    # measured here.
     count = min(REAL_SWARM, count // 2)
     with tempfile.TemporaryDirectory(prefix="pf9-bench-", dir=MEMORY) as state:
         address, hosts = "{}:{}".format(*free()), Path(state) / "hosts"
@@ -420,7 +420,7 @@ def swarm(b, running, count):
         b.row(f"  its memory per idle node ({count})", "KiB", (memory_kib(plane.pid) - before) / count)
         began = time.monotonic()
         over(plane)
-        # All know: who comes back comes back to the new one.
+        # All know both: they reconnect to the new one.
         line_with(lines, ["up 0"], SWARM_SECONDS)
         plane, _, _ = running.first_line(serve, "pf9-plane")
         all_in(f"pf9-plane, {count} nodes, killed and started: all", plane, lines, count, began)
@@ -429,14 +429,14 @@ def swarm(b, running, count):
 
 
 def gate(b, ours, slow):
-    """The few figures that hold on any machine, idle or busy; a Fail says which does not."""
+    """The few results that hold on any machine, idle or busy; a Fail says which one does not."""
     unmet = []
 
     def must(name, value, limit, unit):
         say(f"{name:<60} {value:8.2f} {unit:<6} at most {limit:.4g}")
         unmet.extend([f"{name}: {value:.2f} {unit}, at most {limit:.4g}"] if value > limit else [])
     for way in WAYS:
-        # Each next to its own baseline, and the best of some: others may use the machine for a while.
+        # Each next to its own baseline, and the best of several: others may use the machine for a while.
         ratios = [CPU(b.load("bulk", ours, "--direction", way, to=ours.bulk_to, seconds=0.8)) / plain
                   for plain in (CPU(b.tls(0.6)) for _ in range(3))]
         must(f"CPU per GiB {way}, times that of plain rustls", min(ratios), CPU_TIMES, "times")
@@ -447,7 +447,7 @@ def gate(b, ours, slow):
 
 
 def busy_cores(seconds=0.5):
-    """Cores that others keep busy while we do nothing."""
+    """Cores that others keep busy while we are idle."""
     def look():
         fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
         return sum(fields) - fields[3] - fields[4]
@@ -456,7 +456,7 @@ def busy_cores(seconds=0.5):
     return (look() - before) / seconds / os.sysconf("SC_CLK_TCK")
 
 
-# Rows that belong together, in their order: a function of the run's parts.
+# Rows that belong together, in order: a function of the run's parts.
 GROUPS = {
     "throughput": lambda r: throughput(r.bench), "latency": lambda r: latency(r.bench), "opens": lambda r: opens(r.bench),
     "half-close": lambda r: half_close(r.bench), "memory": lambda r: memory(r.bench, r.running),

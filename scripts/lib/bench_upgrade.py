@@ -1,12 +1,12 @@
-"""scripts/bench upgrade: a node goes from one patch release to the next by what differs, with the agents as they are installed.
+"""scripts/bench upgrade: a node goes from one patch release to the next by a delta, with the installed agents.
 
-A master of its own gets the older stack as every node gets one: the whole archive, through its tunnel. Then the newer
-stack is imported on its plane, and nothing else is done: the plane makes what differs by itself. The cluster is upgraded.
+A master of its own gets the older stack like every node: the whole archive, through its tunnel. Then the newer
+stack is imported on its plane, and nothing else is done: the plane makes the delta on its own. The cluster is upgraded.
 
-"on the wire" is what the machine's network device took in, of everybody and with every overhead, from the order until the
-upgrade is done; beside it stands the newer stack's archive, the bytes of which alone it would have been. The same device
-at the join shows that the counter sees an archive. Memory is the most that each daemon had resident meanwhile (VmHWM, set
-back before the order), beside what its unit lets it have; a daemon that was started again meanwhile is a failure. At the end every file
+"on the wire" is what the machine's network device received, from everybody and with all overhead, from the order until
+the upgrade is done; for comparison, the size of the newer stack's archive. The same device
+at the join shows that the counter sees an archive. Memory is each daemon's peak resident memory (VmHWM, reset
+before the order), compared with its unit's limit; a daemon that restarted meanwhile is a failure. At the end every file
 of the new stack on the machine is compared with the manifest.
 """
 import hashlib
@@ -117,19 +117,19 @@ def joined(demo, made, version):
 
 
 def received(machine):
-    """Bytes that came through the machine's cable since it was plugged in."""
+    """Bytes received by the machine's network device since it was plugged in."""
     return int(machine.out(["cat", "/sys/class/net/host0/statistics/rx_bytes"]))
 
 
 def offered(demo, version):
-    """Bytes of what differs, when it is there."""
+    """Size of the delta, once it exists."""
     listed = json.loads(demo.plane.admin("stack", "list", "--json"))
     found = next(item for item in listed if item["version"] == version)["deltas"]
     return found[0]["offer"]["bytes"] if found else None
 
 
 def over(demo):
-    """What became of the upgrade, when it goes on by itself no more."""
+    """State of the upgrade, once it no longer advances."""
     answer = json.loads(demo.plane.admin("cluster", "upgrade", CLUSTER, "status", "--json"))["upgrade"]
     if answer["state"] == "running":
         raise Fail(answer["words"], json.dumps(answer["nodes"]))
@@ -146,7 +146,7 @@ def bound_of(machine, name):
 
 
 def verify(machine, manifest):
-    """How many files of the active stack are what the manifest says."""
+    """How many files of the active stack match the manifest."""
     active = machine.root / STACKS / os.readlink(machine.root / STACKS / "current")
     if active.name != f"{manifest['name']}-{manifest['version']}":
         raise Fail("the machine has another stack", active.name)

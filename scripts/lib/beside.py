@@ -1,11 +1,11 @@
-"""Long work beside something else: each a process of its own, from `with` on, ended when the block fails.
+"""Long work in parallel: each a process of its own, started by `with`, ended when the block fails.
 
-  machines(kubernetes…, tests=…)   what machines boot and run: their base, the stacks; tests: and what tests run by itself
-  released()                       the release build, and its packages looked at
-    .wait()                        until it is done; what has a log of its own is shown then
+  machines(kubernetes…, tests=…)   what machines boot and run: their base, the stacks; tests: and the parts only tests run
+  released()                       the release build, and the check of its packages
+    .wait()                        until it is done; then its log is shown
   python3 beside.py machines|released …   those processes
 
-Nothing here keeps all cores busy all the time: debootstrap unpacks, linkers link, the type checker of a large crate has
+None of it keeps all cores busy all the time: debootstrap unpacks, linkers link, the type checker of a large crate has
 one thread.
 """
 import argparse
@@ -42,7 +42,7 @@ class Beside:
         return self
 
     def wait(self):
-        """Two lines of one screen are not mixed: a log is shown when its work is over, in full when that failed."""
+        """Lines of two jobs are not mixed on the screen: a log is shown when its job is over, in full if it failed."""
         waited = Stopwatch()
         failed = self.child.wait() != 0
         if self.log:

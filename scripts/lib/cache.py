@@ -1,13 +1,13 @@
 """Slow artefacts, kept outside the checkout: one directory per content key.
 
-  artefact(name, key, make)   returns the directory; calls make(tmp) once if it is missing; has(name, key) looks
-  cost(name)                  what making it took here when it was last made: Cost, or None
-  key_of(...)                 sha256 over whatever the artefact is made from
-  in_root(root, script)       run a shell script in a root, with private mounts that vanish with it; given further
-                              directories to mount, the root itself is only read and many may use it at once
+  artefact(name, key, make)   returns the directory; calls make(tmp) once if it is missing; has(name, key) checks
+  cost(name)                  cost of making it here the last time: Cost, or None
+  key_of(...)                 sha256 over everything the artefact is made from
+  in_root(root, script)       runs a shell script in a root, with private mounts that vanish with it; given additional
+                              directories to mount, the root itself is read-only and can be shared
 
-A directory with its final name is complete: it is built under a temporary name and renamed; what it took lies in it.
-Builders of the same artefact wait for each other (flock); a temporary left by a killed builder is removed by the next.
+A directory with its final name is complete: it is built under a temporary name and renamed; its cost is stored in it.
+Builders of the same artefact wait for each other (flock); leftovers of a killed builder are removed by the next.
 """
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ from common import CACHE, Fail, Stopwatch, run, say, tail
 
 UNUSED_SECONDS = 7 * 24 * 3600
 COST = "cost.json"
-# What a shell says of itself and of what it started when it is asked for its `times`.
+# Output of a shell's `times` for itself and its children.
 TIMES = re.compile(r"^(\d+)m([\d.]+)s (\d+)m([\d.]+)s$", re.M)
 
 # Everything is mounted in a namespace of its own, so a killed build leaves no mount behind.
@@ -68,7 +68,7 @@ class Cost:
 
 
 def cost(name):
-    """Of the newest that is there, whatever it was made from: a changed script takes about as long."""
+    """Of the newest existing one, whatever it was made from: a changed script takes about as long."""
     found = [path for path in CACHE.glob(f"{name}-*/{COST}") if re.fullmatch("[0-9a-f]+", path.parent.name[len(name) + 1:])]
     if not found:
         return None
@@ -97,7 +97,7 @@ def artefact(name, key, make, about=""):
 
 
 def clear_old(name, key):
-    """Before `name` is made anew: away with what killed builders left of it, and with what nobody used for a week."""
+    """Before `name` is rebuilt: removes leftovers of killed builders, and what nobody used for a week."""
     shutil.rmtree(CACHE / f".making-{name}-{key}", ignore_errors=True)
     any_key = "[0-9a-f]" * len(key)
     for path in [*CACHE.glob(f".making-{name}-{any_key}"), *CACHE.glob(f"{name}-{any_key}")]:
@@ -129,7 +129,7 @@ def lock(name, message):
 
 
 def in_root(root, script, log, timeout, mounts=(), env=None):
-    """Run a shell script inside `root`, gently: others may be compiling on this machine."""
+    """Runs a shell script inside `root`, at low priority: others may be compiling on this machine."""
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8",
            "DEBIAN_FRONTEND": "noninteractive", **(env or {}), "SETUP": IN_ROOT, "SCRIPT": script}
     with open(log, "a", encoding="utf-8") as sink:

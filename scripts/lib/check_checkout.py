@@ -1,4 +1,4 @@
-"""What of one commit serves the next, and what must not: with a real git, no compiler."""
+"""What may be reused from one commit for the next, and what must not: with a real git, no compiler."""
 import contextlib
 import io
 import os

@@ -1,4 +1,4 @@
-"""What judges a conformance run, and the registry of its images, on reports and stores made here."""
+"""The verdict on a conformance run, and the registry of its images, tested with reports and stores made here."""
 import hashlib
 import io
 import json
@@ -92,7 +92,7 @@ class Verdict(unittest.TestCase):
         self.assertEqual(surprises, ["passed, and is listed as one that does not: a"])
         _, surprises = verdict.judge([Case("a", verdict.FAILED)], rows, everything=True)
         self.assertEqual(surprises, ["listed, and no test of this suite: gone"])
-        # Its turn did not come: that it is listed says nothing about that.
+        # Its turn did not come: its listing proves nothing.
         _, surprises = verdict.judge([Case("a", verdict.NOT_RUN)], rows)
         self.assertEqual(surprises, ["not run: a"])
 
@@ -108,7 +108,7 @@ class Verdict(unittest.TestCase):
         re.compile(verdict.selected(quick.AREAS))
 
 
-# The suite's runner, as far as it is asked: it writes its report where the suite is told to.
+# The suite's runner, as far as it is used: it writes its report where the suite is told to.
 RUNNER = """#!/bin/sh
 echo "$@" > "$0.args"
 for word; do case $word in --report-dir=*) folder=${{word#*=}} ;; esac; done

@@ -1,4 +1,4 @@
-"""What our programs are made of is held to deny.toml: tried on trees and rules that are not as they should be; and this
+"""deny.toml's rules for the programs' libraries, tested with faulty trees and rules; and this
 checkout's own."""
 import unittest
 

@@ -15,7 +15,7 @@ class Maintainer(unittest.TestCase):
 
     def test_without_a_word_it_leads_nowhere(self):
         self.assertTrue(self.said().endswith(".example>"))
-        # A name alone answers for nothing.
+        # A name alone is not enough.
         self.assertTrue(self.said(DEBFULLNAME="Somebody").endswith(".example>"))
 
     def test_a_named_maintainer_is_in_every_package(self):

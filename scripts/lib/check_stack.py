@@ -1,14 +1,21 @@
-"""A stack of a directory has calico's add-on where it has calico's images, and the whole of it or nothing."""
+"""What stacks are made of: a directory's has calico's add-on where it has calico's images, and the whole of it or nothing;
+release files are those of the table, and what their projects publish the sums of."""
+import hashlib
+import http.server
+import io
 import json
 import tarfile
 import tempfile
+import threading
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import images
 import matrix
 import parts
 import stack
+import upstream
 from common import Fail
 
 CALICO = [name for name in matrix.SUPPLIED if name.startswith("calico-")]
@@ -16,7 +23,7 @@ OURS = {name: f"registry.example:5000/{name}:{matrix.SUPPLIED[name].rpartition('
 
 
 def addons(brought, own=""):
-    """Of the stack that is made of a directory with these images: path → text."""
+    """The stack made from a directory with these images: path → text."""
     with tempfile.TemporaryDirectory() as tmp:
         source, target = Path(tmp) / "in", Path(tmp) / "out"
         for folder in ("bin", "cni", "images", "addons"):
@@ -40,7 +47,7 @@ class Calico(unittest.TestCase):
         for reference in OURS.values():
             self.assertIn(f'image: "{reference}"', text)
         self.assertNotIn("@", text)
-        # What the stack has is not written over.
+        # A file the stack already has is not overwritten.
         skipped = text.split("SKIP_CNI_BINARIES, value: \"")[1].split('"')[0].split(",")
         self.assertEqual(skipped, sorted(name for names in parts.CNI.values() for name in names))
         self.assertEqual(addons(OURS, own="kind: X\n"), {"addons/55-calico.yaml": "kind: X\n"})
@@ -61,6 +68,98 @@ class Calico(unittest.TestCase):
             names = {path.name for path in Path(tmp).glob("addons/*")}
         self.assertIn("05-coredns.yaml", names)
         self.assertNotIn(stack.CALICO, names)
+
+
+def packed(names):
+    """A release's archive: each program says its name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name in names:
+            entry = tarfile.TarInfo(f"some/where/{name}")
+            entry.size = len(name)
+            tar.addfile(entry, io.BytesIO(name.encode()))
+    return out.getvalue()
+
+
+class Projects:
+    """Their servers, with what each publishes; sums as each writes them."""
+
+    def __init__(self, item):
+        self.files = {}
+        for name in parts.KUBERNETES:
+            self.publish(f"/k/v{item['kubernetes']}/{name}", name.encode(), alone=True)
+        of = {
+            f"containerd/containerd/v{item['containerd']}/containerd-{item['containerd']}-linux-amd64.tar.gz":
+                ["containerd", "containerd-shim-runc-v2", "ctr"],
+            f"etcd-io/etcd/v{item['etcd']}/etcd-v{item['etcd']}-linux-amd64.tar.gz": ["etcd", "etcdctl", "etcdutl"],
+            f"containernetworking/plugins/v{item['cni_plugins']}/cni-plugins-linux-amd64-v{item['cni_plugins']}.tgz":
+                [name for names in parts.CNI.values() for name in names],
+            f"coredns/coredns/v{item['coredns']}/coredns_{item['coredns']}_linux_amd64.tgz": ["coredns"]}
+        for path, names in of.items():
+            suffix = {"containerd": ".sha256sum", "etcd-io": "/SHA256SUMS"}.get(path.split("/")[0], ".sha256")
+            self.publish(f"/g/{path}", packed(names), suffix)
+        self.publish(f"/g/opencontainers/runc/v{item['runc']}/runc.amd64", b"runc", "/runc.sha256sum")
+
+    def publish(self, path, data, suffix=".sha256", alone=False):
+        sum_, name = hashlib.sha256(data).hexdigest(), path.rsplit("/", 1)[1]
+        where = path.rsplit("/", 1)[0] + suffix if suffix.startswith("/") else path + suffix
+        self.files[path], self.files[where] = data, (sum_ if alone else f"{'0' * 64}  another\n{sum_}  {name}\n").encode()
+
+    def fetch(self, item, target):
+        files = self.files
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                data = files.get(self.path)
+                self.send_response(404 if data is None else 200)
+                self.end_headers()
+                self.wfile.write(data or b"")
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            at = f"http://127.0.0.1:{server.server_port}"
+            try:
+                with mock.patch.multiple(upstream, KUBERNETES=at + "/k/v{v}/{name}", GITHUB=at + "/g/{repo}/v{v}/{name}"):
+                    upstream.fetch(target, item, "amd64")
+            finally:
+                server.shutdown()
+
+
+class Upstream(unittest.TestCase):
+    def test_every_supported_minor_gets_parts_that_the_table_goes_together_with(self):
+        tested = {}
+        for row in matrix.DATA["kubernetes"]:
+            item, tested[row["minor"]] = matrix.around(f"{row['minor']}.9")
+            self.assertEqual(item["kubernetes"], f"{row['minor']}.9")
+            self.assertIn({**item, "kubernetes": ""}, [{**pinned, "kubernetes": ""} for pinned in matrix.stacks()])
+        self.assertEqual([minor for minor, so in tested.items() if so], matrix.minors())
+        self.assertEqual(matrix.around("1.36.9")[0]["containerd"], "2.3.7")
+        for version in ("1.33.9", "1.99.0"):
+            with self.assertRaises(Fail) as refused:
+                matrix.around(version)
+            self.assertIn("is not supported, 1.34 to ", str(refused.exception))
+
+    def test_all_files_come_and_one_that_is_not_what_was_published_is_refused(self):
+        item, _ = matrix.around("1.35.4")
+        projects = Projects(item)
+        with tempfile.TemporaryDirectory() as tmp:
+            projects.fetch(item, Path(tmp))
+            found = {str(path.relative_to(tmp)) for path in Path(tmp).rglob("*") if path.is_file()}
+            on_nodes = {f"bin/{name}" for names in stack.ON_NODES.values() for name in names}
+            self.assertLessEqual(on_nodes, found)
+            self.assertLessEqual({f"images/{name}" for name in [*parts.CONTROL_PLANE, "coredns"]}, found)
+            self.assertIn("cni/bridge", found)
+            self.assertEqual((Path(tmp) / "bin/etcdutl").read_text(), "etcdutl")
+        for path in [path for path in projects.files if "sha256" not in path.lower()]:
+            whole = projects.files[path]
+            projects.files[path] = whole + b"\0"
+            with tempfile.TemporaryDirectory() as tmp, self.assertRaises(Fail) as refused:
+                projects.fetch(item, Path(tmp))
+            self.assertIn("is not what its project published", str(refused.exception))
+            projects.files[path] = whole
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The schedule of a torture is its seed's; what it may cost is what the table says; and what the observer holds against
-the promises finds what it is there for."""
+"""A torture's schedule follows from its seed; its cost from the table; and the observer finds violations of
+the promises."""
 import json
 import random
 import tempfile

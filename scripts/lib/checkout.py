@@ -1,11 +1,11 @@
-"""The checkout that stays: a build server's next clean clone goes on with what cargo compiled for the one before.
+"""The persistent checkout: a build server's next clean clone reuses what cargo compiled for the previous one.
 
-  enter(words)   the commit of this clone, checked out in the cache; the same command goes on there, if it can
+  enter(words)   checks out this clone's commit in the cache and continues the same command there, if possible
 
-Cargo goes by the times of our own files, and a clone makes all of them anew: 20 minutes of two cores for sources that were
-compiled already. git writes only the files that differ. Of the commit before nothing else stays: what git does not know is
-taken away, except what cargo made, and cargo's own record says of each piece which files it is of. A compiler cache was
-weighed: it keeps neither checked crates (lints) nor linked programs, which are most of those minutes.
+Cargo compares the mtimes of our files, and a clone creates all of them anew: 20 minutes of two cores for sources that were
+compiled already. git writes only the files that differ. Nothing else of the previous commit stays: untracked files are
+removed, except cargo's output, and cargo's own record says for each piece which files it is from. A compiler cache was
+rejected: it keeps neither checked crates (lints) nor linked programs, which are most of those minutes.
 """
 import fcntl
 import os
@@ -17,12 +17,12 @@ import crates
 from common import CACHE, REPO, Fail, out, run, say
 
 PLACE = CACHE / "checkout"
-# Of one tree 11 GiB, lints, tests and release. What other lock files and compilers made is never taken away piece by piece.
+# One tree takes 11 GiB: lints, tests and release. Output of other lock files and compilers is never pruned piecemeal.
 TARGET_MAX = 24 * 2**30
 
 
 def enter(words):
-    """Does not come back, but where it is already, and where there is a reason to stay: then everything is compiled here."""
+    """Does not return, unless already there, or for a reason not to switch: then everything is compiled here."""
     if REPO == PLACE.resolve():
         return
     why = reason_to_stay()
@@ -38,7 +38,7 @@ def enter(words):
 
 
 def reason_to_stay():
-    """None: the commit is checked out there, and this process has it for itself."""
+    """None: the commit is checked out there, and this process holds the lock."""
     status = run(["git", "-C", REPO, "status", "--porcelain"], check=False)
     if status.returncode != 0:
         return f"git reads no commit of it: {status.stderr.strip()}"
@@ -55,7 +55,7 @@ def reason_to_stay():
 
 
 def hold():
-    """Until the command that goes on there has ended, however it ends: the lock is the open file's."""
+    """Until the command that continues there has ended, however it ends: the lock belongs to the open file."""
     handle = os.open(CACHE / ".lock-checkout", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +66,7 @@ def hold():
 
 
 def bring(repo, place):
-    """What a broken-off run left of git's own files is no reason to fail: then all of it is made anew."""
+    """Leftovers of an interrupted run in git's own files are no reason to fail: then all of it is recreated."""
     try:
         update(repo, place)
     except Fail:
@@ -81,14 +81,14 @@ def update(repo, place):
         run(["git", "init", "--quiet", place])
     git = ["git", "-C", place]
     run([*git, "fetch", "--quiet", "--no-tags", "--depth", "1", Path(repo).as_uri(), "HEAD"], timeout=300)
-    # A cache that was copied has other inodes and times of change: without this look all files would be rewritten.
+    # A copied cache has other inodes and change times: without this refresh all files would be rewritten.
     run([*git, "update-index", "-q", "--refresh"], check=False, timeout=300)
     run([*git, "reset", "--quiet", "--hard", "FETCH_HEAD"], timeout=300)
     run([*git, "clean", "--quiet", "-ffdx", "--exclude", "/target"], timeout=300)
 
 
 def trim(target, most=TARGET_MAX):
-    """A build directory is kept while it is of this compiler and of a bounded size."""
+    """A build directory is kept while it is from this compiler and within its size limit."""
     note = target / crates.COMPILER
     of_this = note.is_file() and note.read_text() == crates.compiler()
     if target.exists() and not (of_this and size(target) <= most):
@@ -100,5 +100,5 @@ def trim(target, most=TARGET_MAX):
 
 
 def size(folder):
-    """Bytes on the disk, a file with two names once."""
+    """Bytes on disk, hard links counted once."""
     return int(out(["du", "--summarize", "--block-size=1", folder]).split()[0])

@@ -1,17 +1,17 @@
-"""scripts/test: every test there is, cheapest first, the first failure ends it.
+"""scripts/test: all tests, cheapest first, stopping at the first failure.
 
   format → the scripts' own tests → lints (all features, none) → documentation → beside them the release build and packages
   (contents, scripts, units, sandbox) → unit, property, integration and machine tests → upstream's own suite, its quick part, in full runs where its programs
   are built (scripts/conformance --build) → doctests → a minute of new hostile frames → the tunnel's gates
 
-  --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
+  --full        every slow test in full; otherwise a sample, and what was left out is listed at the end
   --seed N      the sample that this number picks; without it a new one each time, printed
   --fast        without the machine tests and the packages, which need a release build (they count as skipped)
-  --kept        of a clean clone: in a checkout that stays in the cache, so that only what changed is compiled (.ci/run)
-  --keep        leave the test's machines standing for a look: PF9_DEMO_STATE=/var/lib/pf9-tests scripts/demo status
+  --kept        from a clean clone: in a checkout that stays in the cache, so that only changes are compiled (.ci/run)
+  --keep        leave the test's machines running for inspection: PF9_DEMO_STATE=/var/lib/pf9-tests scripts/demo status
   WORD…         only tests with one of these in their names, e.g. scripts/test reboot
 
-The machine tests boot real systemd machines by scripts/demo; they need root. What is slow is built before them.
+The machine tests boot real systemd machines with scripts/demo; they need root. Everything slow is built before them.
 """
 import argparse
 import os
@@ -35,12 +35,12 @@ from common import REPO, Fail, Stopwatch, need_packages, run, say
 from laps import Laps
 from lifecycle import Demo
 
-# The tests' machines are not the demo's: a demo that was stopped, or that a restart of this machine ended, keeps what it
-# has, and what a killed run of the tests left is nobody's and goes.
+# The tests' machines are not the demo's: a demo that was stopped, or ended by a restart of this machine, keeps its
+# state, and leftovers of a killed test run belong to nobody and are removed.
 STATE = "/var/lib/pf9-tests"
 
-# Of each kind of attack; on two cores the sample is a minute in all. `scripts/fuzz SECONDS` goes on for as long as one
-# likes.
+# Per kind of attack; on two cores the sample takes a minute in all. `scripts/fuzz SECONDS` runs for as long as
+# wanted.
 FUZZ_SECONDS = {"sample": 30, "full": 600}
 
 
@@ -64,8 +64,8 @@ def need_components():
         if run(["cargo", name, "--version"], check=False).returncode != 0:
             component = "rustfmt" if name == "fmt" else name
             run(["rustup", "component", "add", component], timeout=600)
-    # What tests look at system calls with, go to hosts with, click through the plane's page with, and hold alerts, rules and
-    # queries to.
+    # Tools of tests: for system calls, for hosts over ssh, for the plane's page, and for alerts, rules and
+    # queries.
     need_packages({"strace": "strace", "ssh": "openssh-client", "sshd": "openssh-server",
                    "chromium": "chromium", "chromedriver": "chromium-driver",
                    "prometheus-alertmanager": "prometheus-alertmanager", "promtool": "prometheus"})
@@ -102,7 +102,7 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.seed not in range(2**64):
         parser.error("--seed is a number from 0 to 2^64-1")
-    # Background runs have sessions of their own: a signal to this process has to end them, too.
+    # Background runs have sessions of their own: a signal to this process has to end them as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     need_components()
     if args.kept:
@@ -112,7 +112,7 @@ def main(argv):
     if skipped:
         return check(args, skipped)
     need_packages(up.PACKAGES)
-    # Without these, parts of the look at the packages would be skipped.
+    # Without these, parts of the package checks would be skipped.
     need_packages({"systemd-analyze": "systemd", "rpm": "rpm", "dpkg-deb": "dpkg"})
     with beside.machines(*matrix.minors(), tests=True) as machines, beside.released() as released:
         return check(args, skipped, [released, machines])
@@ -130,7 +130,7 @@ def check(args, skipped, others=()):
         stage(laps, f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage(laps, "lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
-    # As they are released: without what only tests have of them.
+    # As released: without what only tests have of them.
     stage(laps, "lints, no features", ["cargo", "clippy", "--locked", "--workspace", "--", "-D", "warnings"])
     stage(laps, "rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
     stage(laps, "rules for Prometheus, what they tell of",
@@ -161,7 +161,7 @@ def check(args, skipped, others=()):
 
 
 def packages_in_full(laps, full):
-    """Each is a compilation of everything, or two, or another distribution."""
+    """Each compiles everything once or twice, or uses another distribution."""
     checks = {"packages for arm64, and that their programs start": [REPO / "scripts/package", "--arch", "arm64", "--check"],
               "packages, built twice": [sys.executable, REPO / "scripts/lib/twice.py"],
               "units, by the next release's systemd": [sys.executable, REPO / "scripts/lib/newer_systemd.py"]}
@@ -179,7 +179,7 @@ def run_tests(laps, args, skipped, others):
     programs = tests.programs()
     laps.note("tests, compiled", watch.seconds())
     say(f"== tests, compiled: ok, {watch}")
-    # No test's deadline pays for what is slow, and nothing runs beside the tests.
+    # No test's deadline includes slow builds, and nothing runs beside the tests.
     waited = Stopwatch()
     for other in others:
         other.wait()
@@ -195,8 +195,8 @@ def run_tests(laps, args, skipped, others):
 
 
 def conformance(laps, args, skipped):
-    """Eight minutes more: a sample has no place for them, and a machine that has no programs for them would compile for
-    ten. Answers lines that say what did not run."""
+    """Eight more minutes: a sample has no room for them, and a machine without their programs would compile for
+    ten. Returns lines that say what did not run."""
     missing = [] if skipped else suite.missing(matrix.stack())
     why = (skipped or ("tests were named" if args.word else "")
            or ("" if args.full else "only with --full")

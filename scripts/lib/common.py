@@ -1,8 +1,8 @@
-"""Ground floor of the scripts: running programs, waiting, saying things, distribution packages.
+"""Basis of the scripts: running programs, waiting, printing, distribution packages.
 
-  run / out        run a program; Fail with its last lines when it fails
+  run / out        run a program; Fail with its last lines if it fails
   wait_for         poll a condition until a deadline (never a blind sleep)
-  need_packages    install what the distribution has and this machine lacks
+  need_packages    install distribution packages that this machine lacks
   apt_mirror       the main archive this machine already uses
   Fail             an error for people: what, why, where the log is; exit code
 """
@@ -92,7 +92,7 @@ def tail(path, lines=12):
 
 
 def wait_for(what, condition, timeout, interval=0.5, log=""):
-    """Poll `condition` until it returns something true. Its last Fail is the reason on time-out."""
+    """Poll `condition` until it returns something true. Its last Fail is the reason of a timeout."""
     deadline = time.monotonic() + timeout
     reason = ""
     while True:
@@ -131,7 +131,7 @@ def need_packages(packages):
 
 
 def apt_mirror():
-    """The main Debian archive of this machine's apt sources, else the default one."""
+    """The main Debian archive in this machine's apt sources, or the default one."""
     found = []
     folder = Path("/etc/apt/sources.list.d")
     for path in sorted(folder.glob("*.sources")) if folder.is_dir() else []:
@@ -150,7 +150,7 @@ def apt_mirror():
 
 
 def apt_settings():
-    """The proxy and validity settings of this machine's apt, for the roots we make."""
+    """The proxy and validity settings of this machine's apt, for the roots made here."""
     dump = out(["apt-config", "dump"])
     keep = re.compile(r'^Acquire::(https?::Proxy|Check-Valid-Until|Check-Date)\b.*;$')
     return "".join(line + "\n" for line in dump.splitlines() if keep.match(line))

@@ -1,14 +1,14 @@
-"""scripts/conformance: the cluster as upstream's own suites see it, through the plane as people do.
+"""scripts/conformance: the cluster judged by upstream's own suites, through the plane as people use it.
 
-  --quick      eight minutes at most, four tests at a time: some of everything a cluster must do (lib/quick.py)
-  --full       every test that is tagged [Conformance], the serial ones too; wants two nodes that take pods
-  --cri        critest against the runtime of a worker, whose agent and kubelet rest meanwhile
-  --build      only what these need: the suites, and the images of their tests
-  --test WORDS only conformance tests with these words in their names; with --cri of critest's
+  --quick      at most eight minutes, four tests at a time: some of everything a cluster must do (lib/quick.py)
+  --full       every test tagged [Conformance], including serial ones; needs two schedulable nodes
+  --cri        critest against the runtime of a worker, whose agent and kubelet are stopped meanwhile
+  --build      only their prerequisites: the suites, and the images of their tests
+  --test WORDS only conformance tests with these words in their names; with --cri those of critest
 
-They use the demo that is up, or bring one up. Test images come from a registry that this program is while it runs, as a
-mirror of the cluster's spec. What does not pass has to be listed with its reason in docs/conformance.md: a failure that
-is not there, and a pass of one that is, are errors. JUnit, logs and a summary stay in $PF9_CONFORMANCE_OUT (default
+They use the running demo, or bring one up. Test images come from a registry that this program serves meanwhile, as a
+mirror in the cluster's spec. What does not pass has to be listed with its reason in docs/conformance.md: an unlisted
+failure, and a listed test that passes, are errors. JUnit, logs and a summary stay in $PF9_CONFORMANCE_OUT (default
 /var/lib/pf9-conformance), by the suite's name.
 """
 import argparse
@@ -41,9 +41,9 @@ PAGE = REPO / "docs/conformance.md"
 AT_ONCE = 4
 FULL_SECONDS = 5400
 CRI_SECONDS = 1800
-# What the runner may take to end and to write its report once its own limit has come.
+# Time for the runner to end and write its report after its own limit.
 GRACE_SECONDS = 180
-# A line while nothing else is said.
+# A line of progress while nothing else is printed.
 EVERY_SECONDS = 60
 MIRRORED = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"]
 MIRRORS_DIR = "etc/pf9/containerd/certs.d"
@@ -51,7 +51,7 @@ MIRROR_SECONDS = 60
 TARGET = 420
 CONFORMANCE = re.compile(r"\[Conformance\]")
 SOCKET = "unix:///run/pf9-containerd/containerd.sock"
-# Plugins are let in while critest asks: they are a part of what it tries.
+# Plugins are allowed while critest runs: it tests them as well.
 PLUGINS = {"nri": True}
 PLUGIN_SOCKET = "/run/pf9-containerd/nri.sock"
 # In this order: the keeper would restart what is stopped before it.
@@ -78,10 +78,10 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-# -- what is needed
+# -- prerequisites
 
 class Judges:
-    """The suites' programs and the store of their images, for the Kubernetes of a demo."""
+    """The suites' programs and the store of their images, for a demo's Kubernetes version."""
 
     def __init__(self, stack):
         self.made = suite.build(stack)
@@ -94,7 +94,7 @@ class Judges:
 
 
 def bring_up(demo, workers):
-    """As it is, where it has what is wanted."""
+    """Unchanged, if it has everything needed."""
     names = demo.names()
     if demo.done_mark.exists() and demo.plane.running() and sum(name.startswith("worker") for name in names) >= workers:
         with contextlib.suppress(Fail):
@@ -108,7 +108,7 @@ def bring_up(demo, workers):
 
 @contextlib.contextmanager
 def mirrored(demo, url, more):
-    """Every node pulls from us while the block runs, and has these settings of its runtime."""
+    """Every node pulls from us while the block runs, with these settings of its runtime."""
     mirrors = {name: [url] for name in MIRRORED}
     up.settings(demo, {"runtime": {**up.RUNTIME, **more, "mirrors": mirrors}})
     try:
@@ -150,7 +150,7 @@ def run_suite(judges, demo, what, words):
 
 
 def follow(command, folder, seconds, env=None):
-    """The runner's own words go to a log; here is said how far it is. Its exit code says less than its report does."""
+    """The runner's own output goes to a log; the progress is printed here. Its exit code says less than its report."""
     log = folder / "output.log"
     watch = Stopwatch()
     with open(log, "wb") as sink:
@@ -186,7 +186,7 @@ def read(junit, wanted, folder):
 
 @contextlib.contextmanager
 def resting(machine):
-    """Nobody but us asks the runtime for anything: kubelet ends what it did not start."""
+    """Nobody but us uses the runtime: kubelet kills what it did not start."""
     machine.run(["systemctl", "stop", *RESTING], timeout=120)
     try:
         yield
@@ -229,7 +229,7 @@ def fresh(what):
 
 
 def told(what, found, more, folder, everything, began):
-    """Prints what there is to say; whether all of it was expected."""
+    """Prints the summary; returns whether all of it was expected."""
     rows = verdict.known(PAGE.read_text(encoding="utf-8"), "cri" if what == "cri" else "e2e")
     expected, surprises = verdict.judge(found, rows, everything)
     surprises += more

@@ -1,11 +1,11 @@
-"""Crates of others, compiled: kept between checkouts, so that a clean clone compiles only what is ours.
+"""Compiled third-party crates: kept between checkouts, so that a clean clone compiles only our own.
 
-  bring()   into the target directory of this checkout, if that has compiled nothing yet
+  bring()   into the target directory of this checkout, if nothing was compiled there yet
   keep()    from it, once everything is compiled
 
-Cargo goes by what it finds: crates of a registry never change, so it takes their files as they are, and compiles those
-that another lock file or another set of features wants. Ours depend on paths and times of this checkout and are not kept.
-One copy is, of the last build: it saves time and nothing else.
+Cargo relies on what it finds: crates of a registry never change, so it uses their files as they are, and compiles those
+that another lock file or another set of features needs. Ours depend on paths and times of this checkout and are not kept.
+One copy is kept, of the last build: it saves time and nothing else.
 """
 import json
 import os
@@ -64,13 +64,13 @@ def copy(target, to, ours):
 
 
 def is_ours(name, ours):
-    """`libpf9_hostagent-0123456789abcdef.rmeta`, `pf9-hostagent-0123456789abcdef`: by what stands before the hash."""
+    """`libpf9_hostagent-0123456789abcdef.rmeta`, `pf9-hostagent-0123456789abcdef`: by the part before the hash."""
     stem = name.split(".")[0].rsplit("-", 1)[0].replace("-", "_")
     return stem in ours or stem.removeprefix("lib") in ours
 
 
 def own():
-    """The names of our packages and of everything that is made of them, as files have them."""
+    """The file names of our packages and of everything built from them."""
     packages = json.loads(out(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=REPO))["packages"]
     names = [name for package in packages for name in (package["name"], *(t["name"] for t in package["targets"]))]
     return {name.replace("-", "_") for name in names}

@@ -1,7 +1,7 @@
-"""Packages for machines of another architecture than this one, by Debian's cross compiler; tried under qemu-user.
+"""Packages for another architecture than this machine's, with Debian's cross compiler; tested under qemu-user.
 
-  python3 cross.py ARCH                what a shell has to know to build for it: lines of `export`
-  python3 cross.py ARCH --check DIR    the packages in DIR: what they say they are for, and that their programs start
+  python3 cross.py ARCH                the environment for building: lines of `export`
+  python3 cross.py ARCH --check DIR    the packages in DIR: their declared architecture, and that their programs start
 """
 import argparse
 import shlex
@@ -15,7 +15,7 @@ import packager
 import sbom
 from common import Fail, need_packages, out, run, say
 
-# A program that only starts is emulated in seconds.
+# Starting a program is emulated in seconds.
 START_SECONDS = 120
 QEMU = {"arm64": "qemu-aarch64", "amd64": "qemu-x86_64"}
 ELF = {"arm64": 183, "amd64": 62}
@@ -38,7 +38,7 @@ def environment(arch):
 
 
 def check(arch, folder):
-    """Its .deb and .rpm, as far as a machine of another kind can look: whose they are, and what its programs say."""
+    """Its .deb and .rpm, as far as another machine can check: their architecture, and their programs' output."""
     deb = packager.only(Path(folder).glob(f"*_{arch}.deb"), "scripts/package", None)
     need_packages({QEMU[arch]: "qemu-user"})
     said = out(["dpkg-deb", "-f", deb, "Architecture"]).strip()

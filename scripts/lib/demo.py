@@ -1,27 +1,27 @@
 """scripts/demo: a management plane and real systemd machines that become a Kubernetes cluster.
 
   up [--masters 1] [--workers 1] [--kubernetes 1.37]
-                                   build everything, boot the machines, enrol them, make a cluster, prove it; without
+                                   build everything, boot the machines, enrol them, create a cluster, prove that it works; without
                                    --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one;
-                                   --debian trixie makes new machines of that release
+                                   --debian trixie creates new machines of that release
   status                           what runs, the state of every host, the nodes
   kubectl ARGS…                    Kubernetes, through the plane and the tunnel
   shell NODE [CMD…]                a shell or command on a machine
   logs NODE                        the agent's logs of a machine
   reboot NODE | crash NODE         orderly reboot | power loss and boot
   off NODE                         power loss; the next `up` boots it
-  plane stop|start                 take the management plane away, give it back
+  plane stop|start                 stop and start the management plane
   path NODE --rtt 80 --loss 1      a worse network between plane and machine: milliseconds, per cent of packets lost;
-                                   --blackhole drops everything silently; none of them: the plain cable again
-  metrics [NODE [tunnel|etcd]]     a host's numbers through its tunnel; without NODE: who can be scraped, and a
+                                   --blackhole drops everything silently; without any of them: the plain cable again
+  metrics [NODE [tunnel|etcd]]     a host's metrics through its tunnel; without NODE: the scrape targets, and a
                                    configuration for Prometheus
-  detach NODE…                     take the role away from machines; the next `up` gives it back
-  attach NODE [--master]           give a machine a role, another one than its name says if you like
+  detach NODE…                     remove the role from machines; the next `up` restores it
+  attach NODE [--master]           give a machine a role, also another one than its name says
   settings JSON                    change settings of the cluster: kubelet, kubeProxy, networkPolicies, loadBalancer …
-  down                             remove everything this made
+  down                             remove everything this created
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
-$PF9_DEMO_PLANE_OPTIONS: more options of pf9-plane serve, e.g. --node-certificate-seconds 180.
+$PF9_DEMO_PLANE_OPTIONS: additional options of pf9-plane serve, e.g. --node-certificate-seconds 180.
 """
 import argparse
 import json

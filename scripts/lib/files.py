@@ -1,6 +1,6 @@
-"""What is on a machine: path → kind, mode, owner, and the target or digest.
+"""The files of a machine: path → kind, mode, owner, and the target or digest.
 
-  listing(root)              everything but what an operating system changes by itself
+  listing(root)              everything except what an operating system changes on its own
   python3 files.py ROOT OLD  prints what differs from a listing taken earlier; exit 1 if anything does
 """
 import hashlib
@@ -23,8 +23,8 @@ OTHERS = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root/.bash_history", "/var/
 OTHERS_BEGIN = "/var/tmp/systemd-private-"
 
 
-# dpkg takes an empty directory away that no package has, after the last script of the package that had files below it:
-# so each vendor's package does with this one. Only the directory: what is below it is looked at.
+# dpkg removes an empty unowned directory after the last script of the package that had files below it:
+# so does each vendor's package with this one. Only the directory itself: its content is compared.
 ONLY_BELOW = "/opt"
 
 

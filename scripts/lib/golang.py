@@ -1,12 +1,12 @@
 """Programs of public Go modules, by name and version.
 
-  toolchain()        Go itself: the distribution's go command takes the version that we want from the module proxy
-  build(program)     compiles a Program; returns the directory with its files; is_made(program) if nothing is to be done
-  expected(programs) what that took here (cache.Cost), or what it is expected to take; seconds(programs): all of them
+  toolchain()        Go itself: the distribution's go command fetches the wanted version from the module proxy
+  build(program)     compiles a Program; returns the directory with its files; is_made(program): already done
+  expected(programs) their measured cost here (cache.Cost), or the expected one; seconds(programs): all of them
 
 A program is built as a dependency of a module made from its own go.mod, so it gets exactly the versions that its project
-released it with, and every module is checked against the public sum database. What two programs have in common is
-compiled once: they share a build cache, which lives as long as somebody builds.
+released it with, and every module is checked against the public sum database. Common dependencies are
+compiled once: programs share a build cache, which lives as long as somebody builds.
 """
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ import roots
 from common import CACHE, Fail, run
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-# How this machine reaches modules is its owner's business; what is built must not depend on it.
+# How this machine reaches modules is up to its owner; the build must not depend on it.
 PASSED_ON = ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
              "http_proxy", "https_proxy", "no_proxy"]
 WORKSHOP = CACHE / ".go-build"
@@ -31,10 +31,10 @@ RUBBISH = ".go-rubbish-"
 BUILD_SECONDS = 5400
 # The compiler and the linker are Go programs themselves: memory for less work. Not part of any key.
 COMPILER_GOGC = "300"
-# What another version of a program takes after the first: most of its libraries are compiled.
+# Cost of another version of a program after the first: most of its libraries are compiled.
 AGAIN = 0.4
 
-# The module proxy is no place of executable files: modes are put right.
+# The module proxy does not preserve executable modes: they are restored.
 FETCH = """
 cd /build
 GOPATH=/build/go GOFLAGS= /usr/lib/go-1.19/bin/go mod download golang.org/toolchain@@VERSION@
@@ -89,7 +89,7 @@ class Program:
 
 @contextlib.contextmanager
 def workshop():
-    """The shared build and module cache; the last user removes it, also for one that was killed."""
+    """The shared build and module cache; the last user removes it, also after one that was killed."""
     WORKSHOP.mkdir(parents=True, exist_ok=True)
     with open(CACHE / ".lock-go-build", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
@@ -101,13 +101,13 @@ def workshop():
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 WORKSHOP.rename(Path(tempfile.mkdtemp(dir=CACHE, prefix=RUBBISH)) / WORKSHOP.name)
-                # Some hundred thousand small files: nobody waits for their end. What is cut off here the next one does.
+                # Some hundred thousand small files: nobody waits for their deletion. If interrupted, the next run continues.
                 subprocess.Popen(["nice", "-n", "19", "rm", "-rf", *CACHE.glob(f"{RUBBISH}*")], start_new_session=True,
                                  stdin=subprocess.DEVNULL)
 
 
 def outside():
-    """What a build step sees of this machine: how to reach modules, and whom to trust on the way."""
+    """What a build step gets from this machine: how to reach modules, and the trusted certificates."""
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     mounts = [(CERTIFICATES, CERTIFICATES)] if CERTIFICATES.is_file() else []
     return env, mounts
@@ -149,8 +149,8 @@ def script_of(program):
 
 
 def finish(program):
-    """What follows the build of the packages. Empty for most, whose script and key it must not change. Tests are not
-    vetted: that looks at every library too, and takes about as long as compiling them."""
+    """Steps after the build of the packages. Empty for most, whose script and key it must not change. Tests are not
+    vetted: that reads every library too, and takes about as long as compiling them."""
     flags = f"-tags '{program.tags}' -gcflags=all=-dwarf=false -ldflags '-s -w {program.ldflags}'"
     tests = [f"(cd src && go test -c -vet=off {flags} -o ../out/{name} {path})" for path, name in program.tests.items()]
     return [*(f"mv out/{old} out/{new}" for old, new in program.rename.items()), *tests,
@@ -158,7 +158,7 @@ def finish(program):
 
 
 def identity(program):
-    """Name and key. Nearly all that a program is made from is written in the script that makes it."""
+    """Name and key. Nearly everything a program is made from is in the script that makes it."""
     return (f"{program.name}-{program.version}",
             cache.key_of(script_of(program), program.cgo, matrix.GO, roots.SUITE, arch()))
 
@@ -172,7 +172,7 @@ def is_made(program):
 
 
 def expected(programs):
-    """Of each the measured cost, or None, and the CPU seconds to expect: measured, or by the table."""
+    """For each the measured cost, or None, and the CPU seconds to expect: measured, or from the table."""
     found, names = [], set()
     for program in programs:
         measured = cache.cost(identity(program)[0])

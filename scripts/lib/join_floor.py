@@ -1,7 +1,7 @@
-"""The floor of scripts/bench join: what the agent starts, started by a person who has every file already.
+"""The floor of scripts/bench join: what the agent starts, started by a person who already has every file.
 
-  keep(machines, folder)     takes the configuration, certificates and units of nodes that the agent made
-  lay_out(machine, …)        puts them on a fresh machine, with the script that starts everything
+  keep(machines, folder)     copies the configuration, certificates and units of nodes made by the agent
+  lay_out(machine, …)        puts them on a new machine, with the script that starts everything
   served(made)               the stack, by plain HTTP
 """
 import contextlib

@@ -1,13 +1,13 @@
-"""How long the parts of a run take on this machine: said before it begins, by what they took in the last one that passed.
+"""Durations of a run's parts on this machine: forecast from the last run that passed.
 
-  Laps(kind)   forecast() is a line for people; note(title, seconds) each part; keep() once all of them passed
+  Laps(kind)   forecast() is a line for people; note(title, seconds) records a part; keep() after all of them passed
 """
 import json
 
 import golang
 from common import CACHE
 
-# Shorter parts are summed up only.
+# Shorter parts are only summed up.
 WORTH_SAYING = 30
 
 

@@ -1,11 +1,11 @@
-"""What our programs are made of, held to deny.toml: without a network, and without a tool that takes minutes to compile.
+"""The programs' libraries checked against deny.toml: without a network, and without a tool that takes minutes to compile.
 
-  check()    Fail with every fault: a licence, a source, a library that is not to come in, a second version of one that
-             nobody wrote down, a line of deny.toml that is true no more, a dependency that no source file names
-  python3 libraries.py [--versions]   the same; with --versions the lines that [bans] skip would have
+  check()    Fail with every fault: a licence, a source, a banned library, an unlisted duplicate
+             version, an obsolete line of deny.toml, a dependency that no source file names
+  python3 libraries.py [--versions]   the same; with --versions prints the lines for [bans] skip
 
-Looked at is what is linked into the programs (with and without the plane, for both architectures), for who only helps to
-build or to test is no part of them; sources are asked of all.
+Checked is what is linked into the programs (with and without the plane, for both architectures); build and test
+dependencies are not part of them; sources are checked for all.
 """
 import json
 import re
@@ -18,9 +18,9 @@ from common import REPO, Fail, say
 
 DENY = REPO / "deny.toml"
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
-# Direct dependencies that no source file names, and why they are there anyway.
+# Direct dependencies that no source file names, and why they are needed.
 UNNAMED = {}
-# Where the sources of our packages are: of the programs, and of the tests beside them.
+# The source directories of our packages: of the programs, and of their tests.
 SOURCES = {"pf9-hostagent": (("src",), ("tests/node", "tests/etcd", "tests/support")),
            "pf9-plane": (("crates/plane/src", "benches"), ("tests/it", "tests/clients", "tests/support")),
            "pf9-tunnel": (("crates/tunnel/src",), ("crates/tunnel/tests",))}
@@ -36,15 +36,15 @@ def asked(*cmd):
 
 
 def linked(target, features=True):
-    """(name, version) → those that need it, of each library that is linked in for a target. Of `cargo tree`: the lists of
-    `cargo metadata` also have what a library could use and nobody asked it to."""
+    """(name, version) → its dependents, for each library that is linked in for a target. From `cargo tree`: the lists of
+    `cargo metadata` also have optional dependencies that are not enabled."""
     tree = (asked("tree", "--workspace", "--edges", "normal", "--target", target, "--prefix", "depth", "--format", "|{p}") if features else
             tree_of_package(target))
     return read_tree(tree.splitlines())
 
 
 def tree_of_package(target):
-    """Of the program in the packages, which has no features."""
+    """The program in the packages, which has no features."""
     done = subprocess.run(["cargo", "tree", "--locked", "--package", "pf9-hostagent", "--edges", "normal", "--target", target, "--prefix", "depth",
                            "--format", "|{p}"], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
@@ -53,7 +53,7 @@ def tree_of_package(target):
 
 
 def read_tree(lines):
-    """Macros run while a program is built and are no part of it, nor is what they need."""
+    """Macros run during the build and are not part of the program, nor are their dependencies."""
     found, above, macro = defaultdict(set), [], None
     for line in filter(None, lines):  # between two trees one is empty
         depth, _, name = line.partition("|")
@@ -70,7 +70,7 @@ def read_tree(lines):
 
 
 def allowed(expression, accepted):
-    """Whether a licence, as SPDX writes it, can be had under those that are accepted. OR binds weaker than AND."""
+    """Whether a licence, as an SPDX expression, is satisfied by the accepted ones. OR binds weaker than AND."""
     words = WORDS.findall(expression.replace("/", " OR "))
 
     def either():
@@ -100,13 +100,13 @@ def allowed(expression, accepted):
 
 
 def named(package, roots):
-    """Whether a source file says the library's name."""
+    """Whether a source file names the library."""
     name = re.compile(rf"\b{package.replace('-', '_')}(::|\s*;|\s+as\s)")
     return any(name.search(path.read_text()) for root in roots for path in sorted((REPO / root).rglob("*.rs")))
 
 
 def faults(rules, everything, programs, unnamed=()):
-    """All of them, in words. `programs`: what `linked` says of each way that programs are built."""
+    """All faults, as messages. `programs`: the result of `linked` for each way of building."""
     found = []
     sources = {f"registry+{url}" for url in rules["sources"]["allow-registry"]}
     for package in everything["packages"]:

@@ -1,7 +1,7 @@
-"""What the demo consists of, and its end.
+"""What the demo consists of, and its removal.
 
-  Demo           state directory, plane, machines, lock; down() removes all of it and looks whether it is gone
-  status, logs, metrics   what people ask a running demo
+  Demo           state directory, plane, machines, lock; down() removes all of it and checks that it is gone
+  status, logs, metrics   queries to a running demo
 """
 import contextlib
 import fcntl
@@ -69,7 +69,7 @@ class Demo:
     # -- Kubernetes through the plane
 
     def take_kubectl(self, made):
-        """The stack's own, as an operator of that version has it; beside it which version that is."""
+        """The stack's own, as an operator of that version has it; and its version."""
         manifest = json.loads((made / "manifest.json").read_text())
         self.tools.mkdir(parents=True, exist_ok=True)
         if self.kubernetes() != manifest["kubernetes"]:
@@ -93,7 +93,7 @@ class Demo:
         return run(self.kubectl_command(args), new_env=clean_env(), **kwargs)
 
     def kube_nodes(self):
-        """Kubernetes' own word: node name → Ready."""
+        """From Kubernetes: node name → Ready."""
         text = self.kubectl("get", "nodes", "-o", "json", "--request-timeout=10s", timeout=20).stdout
         return {item["metadata"]["name"]: any(c["type"] == "Ready" and c["status"] == "True"
                                               for c in item["status"].get("conditions", []))
@@ -137,7 +137,7 @@ class Demo:
 
 
 def leftovers(state):
-    """What of the demo can still be seen on this machine."""
+    """What of the demo is still visible on this machine."""
     found = []
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     found += [f"mount {line.split()[1]}" for line in mounts if line.split()[1].startswith(f"{state}/")]
@@ -161,7 +161,7 @@ def leftovers(state):
 
 
 def clean_env():
-    """kubectl must talk to the plane itself, whatever proxy this machine has."""
+    """kubectl must talk to the plane directly, whatever proxy this machine has."""
     return {key: value for key, value in os.environ.items() if key.lower() not in ("http_proxy", "https_proxy",
                                                                                    "all_proxy", "kubeconfig")}
 

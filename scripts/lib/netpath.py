@@ -1,11 +1,11 @@
-"""A path with a delay, loss or nothing at all between this host and a machine, packet by packet.
+"""A network path with delay, loss or nothing at all between this host and a machine, packet by packet.
 
   Cable(machine, host).set(rtt_ms=80, loss=0.01)   from now on; blackhole=True drops everything silently
   Cable(machine, host).clear()                     the plain cable again
 
-The kernel of a test machine need not have netem, so it is done by a process that holds a TUN device at each
-end: one in the machine's network name space, one here, and a route on each side that leads into them. Every IP
-packet between this host (where the plane is) and the machine goes through it; machines among each other do not.
+A test machine's kernel need not have netem, so a process does it, holding a TUN device at each
+end: one in the machine's network namespace, one here, and a route on each side that leads into them. Every IP
+packet between this host (where the plane is) and the machine goes through it; traffic between machines does not.
 
   python3 netpath.py LEADER HOST ADDRESS NAME CONTROL READY    the process itself; on SIGHUP it reads CONTROL again
 """
@@ -30,13 +30,13 @@ from common import wait_for
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 CLONE_NEWNET = 0x40000000
 MTU = 1500
-# Bytes under way at most, each direction: a router's buffer for 1 Gbit/s and 150 ms. More is dropped.
+# Most bytes in flight, each direction: a router's buffer for 1 Gbit/s and 150 ms. More is dropped.
 QUEUE_BYTES = 20_000_000
 START_SECONDS = 10
 
 
 class Cable:
-    """What is between this host and one machine."""
+    """The path between this host and one machine."""
 
     def __init__(self, machine, host):
         self.machine, self.host = machine, host
@@ -53,7 +53,7 @@ class Cable:
             return
         ready, log = self.machine.dir / "path.ready", self.machine.dir / "path.log"
         ready.unlink(missing_ok=True)
-        # Names of links have 15 bytes at most.
+        # Interface names have at most 15 bytes.
         name = "pf9p-" + self.machine.name.replace("master", "m").replace("worker", "w")
         proc.start([sys.executable, __file__, self.machine.leader(), self.host, self.machine.address, name,
                     self.control, ready], self.pidfile, log)
@@ -81,7 +81,7 @@ def tun(name, peer, source):
 
 
 class Way:
-    """One direction: packets wait until their time has come."""
+    """One direction: packets wait until they are due."""
 
     def __init__(self, target):
         self.target, self.waiting, self.bytes, self.numbers = target, [], 0, itertools.count()

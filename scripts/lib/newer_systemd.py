@@ -1,10 +1,10 @@
-"""The units of packages and roles as the systemd of the distribution's next release reads them.
+"""The units of packages and roles, checked with the systemd of the distribution's next release.
 
   newer_systemd.py [DIR]    DIR: where the .deb is; default: target/packages
 
-systemd 258 and newer does not start on machines with control groups of version 1, as those here are: nobody boots it. Its
-own `systemd-analyze verify`, in its own root file system, says what it does not know or would ignore; what is known of that
-stands below with its reason, and everything else is a failure. The units of roles are those that golden tests hold.
+systemd 258 and newer does not start on machines with control groups of version 1, like those here: it is not booted. Its
+own `systemd-analyze verify`, in its own root file system, reports what it does not know or would ignore; known reports
+are listed below with their reasons, and everything else is a failure. The roles' units are those of the golden tests.
 """
 import re
 import shutil
@@ -19,11 +19,11 @@ from common import REPO, Fail, need_root, run, say
 
 FIRST = 258
 UNITS = "usr/lib/systemd/system"
-# What it says of our units, and why that is right.
+# Its reports about our units, and why they are right.
 KNOWN = {
     "CPUAccounting=": "systemd 258 counts processor time always and ignores the setting; older ones need it",
 }
-# Programs of units, which only have to be there.
+# Programs of units, which only have to exist.
 PROGRAM = re.compile(r"^Exec\w+=[-+!@:]*(/\S+)", re.M)
 VERIFY = """
 systemctl --version | head -n 1
@@ -34,7 +34,7 @@ done
 
 
 def gathered(package, tree):
-    """The package's files and the roles' units in one tree, with something at each program's place."""
+    """The package's files and the roles' units in one tree, with something at each program's path."""
     run(["dpkg-deb", "-x", package, tree])
     folder = tree / UNITS
     for unit in sorted(REPO.glob("tests/golden/phases/*/files/etc/systemd/system/*")):

@@ -1,11 +1,11 @@
-"""A machine: a systemd container with its own address, init, package database and network name space.
+"""A machine: a systemd container with its own address, init, package database and network namespace.
 
   Node(state, name)     one machine; create, boot, reboot, crash, stop, remove, run (a command in it), leader
-  network_up / _down    the bridge the machines hang on, and our two firewall rules if the host needs them
+  network_up / _down    the machines' bridge, and our two firewall rules if the host needs them
   kernel_save/_restore  kernel settings shared by all containers of a host, which kubelet changes
 
-The root is a plain copy of the base (containerd's overlay cannot live on an overlay). Nothing of the product
-is in it: the machine's own address and console set-up come from one unit, as a data centre's image would do it.
+The root is a plain copy of the base (containerd's overlay cannot be on an overlay). Nothing of the product
+is in it: the machine's own address and console setup come from one unit, as in a data centre's image.
 """
 import json
 import os
@@ -39,7 +39,7 @@ ExecStart=/usr/local/sbin/machine-setup
 WantedBy=sysinit.target
 """
 
-# Version 1 controllers come read-only into a container; only this container's view of them is changed.
+# Version 1 controllers are read-only in a container; only this container's view of them is changed.
 SETUP = """#!/bin/sh
 set -u
 while read -r _ where type options _; do
@@ -69,7 +69,7 @@ class Node:
     # -- life
 
     def create(self, suite=roots.SUITE):
-        """A bare machine of this release of Debian; one that is there stays what it is."""
+        """A bare machine of this Debian release; an existing one is unchanged."""
         if self.root.exists():
             return
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ class Node:
         supervisor = self.running()
         if not supervisor:
             raise Fail(f"{self.name} is not running")
-        # Its end in the machine goes with the machine; the route on this side would lead into nothing.
+        # Its device in the machine disappears with the machine; the route on this side would lead nowhere.
         proc.end(self.dir / "path.pid")
         self.run(["systemctl", "reboot", "--no-block"], check=False, timeout=20)
         try:
@@ -154,7 +154,7 @@ class Node:
         self.boot()
 
     def crash(self):
-        """Power loss: everything of the machine is gone at once, then it boots again."""
+        """Power loss: the whole machine stops at once, then it boots again."""
         self.kill()
         self.boot()
 
@@ -202,7 +202,7 @@ class Node:
         return self.run(cmd, **kwargs).stdout.strip()
 
     def copy_in(self, source, target):
-        """A file from this host, at the same moment complete."""
+        """Writes a file from this host atomically."""
         goal = self.root / str(target).lstrip("/")
         goal.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, f"{goal}.part")
@@ -210,7 +210,7 @@ class Node:
 
 
 def mounts_below(folder):
-    """File systems that somebody gave a machine for its directories; the innermost first."""
+    """File systems mounted for a machine's directories; the innermost first."""
     places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return sorted((place for place in places if place.startswith(f"{folder}/")), reverse=True)
 
@@ -218,7 +218,7 @@ def mounts_below(folder):
 # -- the network of the machines
 
 def host_links(name=""):
-    """Our ends of the machines' cables: whatever is plugged into our bridge."""
+    """Our ends of the machines' cables: everything plugged into our bridge."""
     done = run(["ip", "-j", "link", "show", "master", BRIDGE], check=False)
     links = json.loads(done.stdout or "[]") if done.returncode == 0 else []
     want = f"vb-pf9demo-{name}" if name else ""
@@ -226,8 +226,8 @@ def host_links(name=""):
             if not want or want in [link["ifname"], *link.get("altnames", [])]]
 
 
-# What Kubernetes and the machines' cables use of the kernel. A machine here is a container: it has no modules of its
-# own to load, as a real one has, so this host loads them, if its kernel has them as modules at all.
+# Kernel modules that Kubernetes and the machines' cables need. A machine here is a container: it cannot load
+# modules like a real one, so this host loads them, if its kernel has them as modules at all.
 MODULES = ["overlay", "br_netfilter", "nf_conntrack", "nf_nat", "ip_tables", "iptable_filter", "iptable_nat",
            "iptable_mangle", "ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle", "xt_comment", "xt_mark",
            "xt_conntrack", "xt_MASQUERADE", "xt_statistic", "xt_addrtype", "xt_nat", "nft_compat", "veth", "bridge", "tun"]
@@ -242,8 +242,8 @@ FIREWALL = [["FORWARD", "-i", BRIDGE, "-o", BRIDGE], ["INPUT", "-i", BRIDGE]]
 
 
 def network_owner():
-    """The state directory of the demo that the network belongs to; "" when nobody claims it. The bridge itself says it
-    (its alias), so a restart of this machine, which takes the bridge, cannot leave a claim behind."""
+    """The state directory of the demo that owns the network; "" if nobody does. The bridge itself records it
+    (its alias), so a restart of this machine, which removes the bridge, cannot leave a claim behind."""
     done = run(["ip", "-j", "link", "show", BRIDGE], check=False)
     return json.loads(done.stdout)[0].get("ifalias", "") if done.returncode == 0 else ""
 
@@ -280,7 +280,7 @@ def network_down():
     run(["ip", "link", "delete", BRIDGE], check=False)
 
 
-# -- settings that all containers of a kernel share; kubelet writes some of them
+# -- settings shared by all containers of a kernel; kubelet writes some of them
 
 SHARED = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
           "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "vm/swappiness", "vm/max_map_count",
@@ -296,7 +296,7 @@ def kernel_save(path):
 
 
 def raise_inotify():
-    """Every systemd and kubelet takes inotify instances out of one shared purse of the root user."""
+    """All systemds and kubelets share the root user's limit on inotify instances."""
     for key, least in (("fs/inotify/max_user_instances", 1024), ("fs/inotify/max_user_watches", 262144)):
         knob = Path("/proc/sys", key)
         if knob.exists() and int(knob.read_text()) < least:

@@ -1,9 +1,9 @@
 """python-openstackclient, the real one, in an environment of its own.
 
-  client()     made where it is missing; returns the directory with `openstack`
+  client()     installs it if missing; returns the directory with `openstack`
 
 As a program it prints that directory: python3 scripts/lib/openstack.py [--made]. Every package is pinned in openstack.txt,
-so that a test fails by what changed here and by nothing else; a newer one is a changed file.
+so that a test only fails because of changes here; a newer one is a changed file.
 """
 import argparse
 import sys
@@ -15,7 +15,7 @@ from common import Fail, need_packages, run, say
 PINS = Path(__file__).with_name("openstack.txt")
 INSTALL_SECONDS = 900
 NAME = "openstackclient"
-# What Debian has: a version that somebody put before it in the path has perhaps no venv, or is gone tomorrow.
+# Debian's own: another version earlier in PATH may lack venv, or be gone tomorrow.
 PYTHON = "/usr/bin/python3"
 
 
@@ -26,7 +26,7 @@ def key():
 def client(made=False):
     def make(tmp):
         need_packages({PYTHON: "python3", "/usr/share/doc/python3-venv": "python3-venv"})
-        # Made where it stays: programs of an environment name its place.
+        # Created at its final path: programs of an environment contain it.
         final = cache.CACHE / f"{NAME}-{key()}"
         log = cache.log_of(NAME)
         run([PYTHON, "-m", "venv", tmp], log=log, timeout=300)

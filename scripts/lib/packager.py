@@ -1,12 +1,12 @@
 """The .deb and the .rpm from one list, packaging/package.toml, by the distribution's own dpkg-deb and rpmbuild.
 
-  deb(binaries, folder) / rpm(binaries, folder)     makes the package of a directory of release binaries
-  python3 packager.py BINARIES FOLDER [--deb-only]  both, in place of those that were there
+  deb(binaries, folder) / rpm(binaries, folder)     makes the package from a directory of release binaries
+  python3 packager.py BINARIES FOLDER [--deb-only]  both, replacing previous ones
 
 Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH. $PF9_AGENT_VERSION, which the
-programs are then built with as well, is another version than that of Cargo.toml. $PF9_AGENT_ARCH (amd64 or arm64) is what the
-programs were built for, where that is not this machine. $DEBFULLNAME and $DEBEMAIL, as Debian's own tools read them, name who
-answers for the packages.
+programs are then built with as well, overrides the version in Cargo.toml. $PF9_AGENT_ARCH (amd64 or arm64) is what the
+programs were built for, if not this machine. $DEBFULLNAME and $DEBEMAIL, as Debian's own tools read them, name the
+maintainer of the packages.
 """
 import gzip
 import os
@@ -23,7 +23,7 @@ from common import REPO, Fail, need_packages, out, run
 
 LIST = REPO / "packaging/package.toml"
 DATA = tomllib.loads(LIST.read_text())
-# As GNU's tools call what they are for.
+# Architecture names of the GNU tools.
 GNU = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 DEB_SCRIPTS, RPM_SCRIPTS = ["preinst", "postinst", "prerm", "postrm"], {"post": "post.sh", "preun": "preun.sh", "postun": "postun.sh"}
 
@@ -46,7 +46,7 @@ def arch():
 
 def maintainer():
     """The maintainer, from the variables of Debian's tools (DEBFULLNAME, DEBEMAIL). Without them there is none, and
-    the address is one that leads nowhere by design (RFC 2606)."""
+    the address is invalid by design (RFC 2606)."""
     name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     if not address:
         return DATA["maintainer"]
@@ -63,7 +63,7 @@ def is_config(path):
 
 
 def at(path):
-    """Where it is installed."""
+    """Its installed path."""
     return path.replace("{version}", version())
 
 
@@ -72,7 +72,7 @@ def packed(data):
 
 
 def debian_changelog():
-    """What Debian's tools want to know of a package's history: this version. The rest is in changelog.gz."""
+    """The changelog that Debian's tools need: this version. The rest is in changelog.gz."""
     when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%a, %d %b %Y %H:%M:%S +0000")
     return (f"{DATA['name']} ({version()}-{DATA['release']}) stable; urgency=medium\n\n"
             f"  * Version {version()}: see changelog.gz.\n\n -- {maintainer()}  {when}\n").encode()
@@ -85,7 +85,7 @@ def rpm_changelog():
 
 
 def made_of():
-    """What is linked into the programs: for machines, and for people."""
+    """The libraries linked into the programs: for machines, and for people."""
     own, crates = sbom.of_program(arch())
     sbom.refuse_others(crates, DATA["licences"]["accepted"])
     about = {"name": DATA["name"], "version": version(), "license": DATA["license"]}
@@ -95,7 +95,7 @@ def made_of():
     return {f"/usr/share/doc/{DATA['name']}/{name}": (text, 0o644) for name, text in texts.items()}
 
 
-# Names itself in every program that a test could break by its environment (src/seam/fault.rs).
+# Present in every program that a test could break through its environment (src/seam/fault.rs).
 BREAKABLE = b"PF9_FAULT"
 
 
@@ -107,7 +107,7 @@ def program(path):
 
 
 def contents(binaries, kind):
-    """Installed path → bytes and mode; of a link, what it points to and no mode. `kind`: deb or rpm."""
+    """Installed path → bytes and mode; for a link, its target and no mode. `kind`: deb or rpm."""
     found = {}
     for folder, names in DATA["programs"].items():
         for name in names:
@@ -139,12 +139,12 @@ def script(name):
 
 
 def objdump():
-    """Debian's own reads programs of this machine's kind only."""
+    """Debian's own tool only reads programs of this machine's architecture."""
     return "objdump" if arch() == golang.arch() else f"{GNU[arch()]}-objdump"
 
 
 def c_library(binaries):
-    """The newest version of the C library whose symbols a program names: what it needs at least."""
+    """The newest C library symbol version that a program uses: what it needs at least."""
     programs = [binaries / name for names in DATA["programs"].values() for name in names]
     names = re.findall(r"GLIBC_(\d+(?:\.\d+)+)", "".join(out([objdump(), "-T", program]) for program in programs))
     if not names:

@@ -1,12 +1,12 @@
-"""The parts of a stack as programs of Go modules, and what of each goes where.
+"""The parts of a stack as programs of Go modules, and where their files go.
 
-  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs; build_all(programs)
+  build(stack)       for a table of src/stack/matrix.toml: part → directory with its programs; build_all(programs)
   busybox()          the distribution's static one: path and version
-  tested(part)       every etcd, every containerd that tests run by itself: version → directory with its programs
-  needed(stacks, tests)   all programs of these stacks, and those that tests run by themselves
-  announce(programs) says which of them are missing, and what each will take
-  python3 parts.py PART [VERSION…] [--made]    these of etcd, containerd, runc …, or all that there are tests with; prints
-                                               the directories. --made: fails where one is missing
+  tested(part)       every etcd, every containerd that tests run on their own: version → directory with its programs
+  needed(stacks, tests)   all programs of these stacks, and those that tests run on their own
+  announce(programs) prints which of them are missing, and how long each will take
+  python3 parts.py PART [VERSION…] [--made]    these versions of etcd, containerd, runc …, or all tested ones; prints
+                                               the directories. --made: fails if one is missing
 
 Each part is an artefact of its own: a new etcd builds etcd.
 """
@@ -23,7 +23,7 @@ import roots
 from common import Fail, out, say
 from golang import Program
 
-# Compiling one part keeps all cores busy, but for its downloads, its linker and its last packages: two at a time fill
+# Compiling one part keeps all cores busy, except for its downloads, its linker and its last packages: two at a time fill
 # these gaps, and more would only need more memory.
 AT_ONCE = 2
 
@@ -31,7 +31,7 @@ KUBERNETES = ["kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-contro
 CONTROL_PLANE = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 CNI = {"main": ["bridge", "loopback", "ptp"], "meta": ["bandwidth", "firewall", "portmap", "tuning"],
        "ipam": ["host-local", "static"]}
-# What scripts/addons/05-coredns.yaml configures. All of its plugins would bring the libraries of three clouds along,
+# The plugins that scripts/addons/05-coredns.yaml uses. All of its plugins would add the libraries of three clouds,
 # two thirds of what has to be compiled.
 COREDNS = ["cache", "errors", "forward", "health", "kubernetes", "loadbalance", "loop", "metrics", "ready", "reload"]
 KUBE_ROUTER = Path(__file__).with_name("kube-router.go")
@@ -39,7 +39,7 @@ METALLB = ["controller", "speaker"]
 
 
 def kubernetes(version):
-    """All from one module in one go: most of what they are is common to them."""
+    """All from one module together: most of their code is shared."""
     major, minor, _ = version.split(".", 2)
     package = "k8s.io/component-base/version"
     values = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
@@ -60,8 +60,8 @@ def containerd(version):
 def etcd(version):
     module = "go.etcd.io/etcd/{}/v3"
     more = {module.format(name): version for name in ("etcdctl", "etcdutl")}
-    # 3.5 and 3.6 keep modules out by pointing them at a directory that is not there. What 3.5 has as `client/v2` is
-    # published under a number of its own, the one that it requires.
+    # 3.5 and 3.6 exclude modules by pointing them at a missing directory. 3.5's `client/v2` is
+    # published under a version of its own, the one it requires.
     lines = {"3.5": r"FORBIDDEN_DEPENDENCY\|client\/v2 =>", "3.6": "FORBIDDEN_DEPENDENCY"}
     forbidden = lines.get(matrix.minor_of(version), "")
     return Program("etcd", version, module.format("server"), [module.format("server"), *more], 1, more=more,
@@ -89,8 +89,8 @@ def coredns(version):
     return Program("coredns", version, module, ["."], 2, source=source, rename={"build": "coredns"})
 
 
-# What metrics-server 0.9.0 asks for itself writes its description with the names of Go's structures in it when it is
-# compiled by Go 1.27: the API server merges that into its own, and cannot give it to kubectl as protobuf any more.
+# metrics-server 0.9.0's own version, compiled with Go 1.27, writes its OpenAPI description with Go's type names
+# in it: the API server merges that into its own, and can no longer serve it to kubectl as protobuf.
 OPENAPI = {"k8s.io/kube-openapi": "0.0.0-20260721132016-d427ff9ee9ad", "sigs.k8s.io/structured-merge-diff/v6": "6.4.2"}
 
 
@@ -106,24 +106,24 @@ def local_path_provisioner(version):
 
 
 def kube_router(version):
-    """Of it the controller of network policies, and nothing else: kube-router.go says why."""
+    """Only its controller of network policies: kube-router.go says why."""
     module = "github.com/cloudnativelabs/kube-router/v2"
     return Program("kube-router", version, module, ["."], 3, source=KUBE_ROUTER.read_text(),
                    rename={"build": "kube-router"})
 
 
 def metallb(version):
-    """Its announcer says who has an address (ARP, NDP); what speaks BGP is another project's, and not in the stack."""
+    """Its announcer answers for addresses (ARP, NDP); its BGP part is another project's, and not in the stack."""
     module = "go.universe.tf/metallb"
     return Program("metallb", version, module, [f"{module}/{name}" for name in METALLB], 4,
                    ldflags=f"-X {module}/internal/version.release=v{version}",
-                   # The one that it names was never published; of it only types of what is not in the stack are used.
+                   # The version it names was never published; only types of it are used, by what is not in the stack.
                    instead={"github.com/metallb/frr-k8s": "0.0.21"},
                    rename={name: f"metallb-{name}" for name in METALLB})
 
 
-# Of each version of the image: a release whose source has it. It is a program of C, which keeps a pod's namespaces and
-# takes in the processes that a shared process namespace leaves without a parent.
+# For each version of the image: a release whose source has it. It is a C program, which keeps a pod's namespaces and
+# reaps the orphans of a shared process namespace.
 PAUSE_OF = {"3.10.2": "1.37.2"}
 
 
@@ -134,7 +134,7 @@ def pause(version):
                    after=f'gcc -Os -Wall -Werror -static -DVERSION=v{version} -o out/pause "$from/build/pause/linux/pause.c"')
 
 
-# Those that take longest come first.
+# The slowest first.
 MAKERS = {maker.__name__: maker for maker in
           (kubernetes, containerd, metrics_server, coredns, kube_router, metallb, local_path_provisioner, etcd, runc,
            pause, cni_plugins)}
@@ -145,7 +145,7 @@ def programs(stack):
 
 
 def needed(stacks, tests):
-    """Each once."""
+    """Without duplicates."""
     every = [program for stack in stacks for program in programs(stack)]
     if tests:
         every += [MAKERS[part](version) for part in matrix.ALONE for version in tested_versions(part)]
@@ -192,7 +192,7 @@ def tested_versions(part):
 
 
 def tested(part, versions=(), made=False):
-    """Built where they are missing; with `made` that is a failure."""
+    """Built if missing; with `made` that is a failure."""
     wanted = {version: MAKERS[part](version) for version in versions or tested_versions(part)}
     missing = [version for version, program in wanted.items() if not golang.is_made(program)]
     if missing and made:

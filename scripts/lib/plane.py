@@ -1,4 +1,4 @@
-"""The management plane of the demo: one process on this host, and its operator API as an operator uses it.
+"""The management plane of the demo: one process on this host, and its operator API as operators use it.
 
   Plane(state)              start, stop, running, admin (its command line)
   plane.get/post/put/...    operator REST with a Keystone token, trusting the plane's own CA only
@@ -30,13 +30,13 @@ class Plane:
         self.log = Path(state) / "logs/plane.log"
         self.url = f"https://{node.HOST}:{PORT}"
         self.token = self.project = None
-        # More of the plane's own options, e.g. lives of seconds.
+        # Additional options of the plane, e.g. lifetimes of seconds.
         self.extra = os.environ.get("PF9_DEMO_PLANE_OPTIONS", "").split()
 
     # -- the process
 
     def install(self, binary):
-        """Our own copy, so that a build does not change a running plane; a new one means a restart."""
+        """A copy of our own, so that a build does not change a running plane; a new one causes a restart."""
         if self.binary.exists() and digest(self.binary) == digest(binary):
             return
         self.stop()
@@ -103,7 +103,7 @@ class Plane:
             raise Fail(f"the plane does not answer {method} {path}", str(error), str(self.log)) from error
 
     def call(self, method, path, body=None, token=""):
-        """`token=None` means without one. A token that ran out is renewed once."""
+        """`token=None` means without one. An expired token is renewed once."""
         if token is None:
             return self.exchange(method, path, body, None)[0]
         if not self.token:

@@ -1,8 +1,8 @@
-"""Long-running processes of the demo: started apart from the terminal, found again, ended.
+"""Long-running processes of the demo: started detached from the terminal, found again, ended.
 
   start(cmd, pidfile, log)   in a session of its own; the pid file holds pid and start time
   alive(pidfile)             the pid, if that very process still runs
-  end(pidfile)               SIGTERM, then SIGKILL, each with a deadline; the pid file goes
+  end(pidfile)               SIGTERM, then SIGKILL, each with a deadline; removes the pid file
 """
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Live progress: one line per machine, redrawn on a terminal; plain lines of what changed otherwise.
+"""Live progress: one line per machine, redrawn on a terminal; otherwise plain lines of changes.
 
   Board(names)            set(name, where, what), close()
 """

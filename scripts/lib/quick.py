@@ -1,18 +1,18 @@
-"""What `scripts/conformance --quick` chooses of the suite: words of tests' names by what they try.
+"""The selection of `scripts/conformance --quick`: words of tests' names by area.
 
-Some of each that has to work before anything else does, in eight minutes on two cores. Most are of the conformance tests;
-what these leave out (attach, port-forward) is beside them.
+Some of everything basic, in eight minutes on two cores. Most are conformance tests;
+what these leave out (attach, port-forward) is added.
 """
 
 SECONDS = 480
 
-# Of those that are no conformance tests.
+# Not conformance tests.
 BESIDE = {"exec, attach, port-forward, by kubectl": [
     "Kubectl client Simple pod should support exec using resource/name",
     "Kubectl client Simple pod should support inline execution and attach with websockets",
     "Kubectl Port forwarding With a server listening on localhost should support forwarding over websockets"]}
 
-# Of the conformance tests.
+# Conformance tests.
 AREAS = {
     "pods": ["Pods should be submitted and removed", "Pods should be updated", "Pods should get a host IP",
              "Pods should allow activeDeadlineSeconds to be updated", "Pods should contain environment variables for services",

@@ -1,9 +1,9 @@
-"""A registry that only gives: the images of a store of lib/testimages.py, to nodes that have it as a mirror.
+"""A read-only registry: serves the images of a store of lib/testimages.py to nodes that have it as a mirror.
 
-  serving(store, host, port)    answers while the block runs; what it was asked for and has not is in `.refused`
+  serving(store, host, port)    answers while the block runs; missing images that were requested are in `.refused`
 
-The distribution protocol's pull half. The name of the registry that a mirror stands for comes as `?ns=`, as containerd
-sends it: one registry here is the mirror of many.
+The distribution protocol's pull half. The name of the mirrored registry comes as `?ns=`, as containerd
+sends it: one registry here mirrors many.
 """
 import contextlib
 import json
@@ -20,7 +20,7 @@ DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class Library:
-    """What a question means, apart from HTTP."""
+    """The meaning of a request, independent of HTTP."""
 
     def __init__(self, store):
         self.blobs = Path(store) / "blobs/sha256"
@@ -88,7 +88,7 @@ class Server(ThreadingHTTPServer):
         self.library, self.refused = library, []
 
     def handle_error(self, *_):
-        """A node that went away while it pulled."""
+        """A node that disconnected while it pulled."""
 
 
 @contextlib.contextmanager

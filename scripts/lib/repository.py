@@ -1,13 +1,13 @@
-"""An apt and a dnf repository of packages of the agent, signed.
+"""A signed apt and dnf repository of the agent's packages.
 
-  make(folder, key, packages)   folder/apt, folder/rpm and folder/pf9-packages.asc, in place of what was there
+  make(folder, key, packages)   folder/apt, folder/rpm and folder/pf9-packages.asc, replacing previous ones
 
-What makes the lists are the distributions' own tools: dpkg-scanpackages, createrepo_c. Signed are the lists (InRelease,
-repomd.xml.asc), and each .rpm itself, for dnf asks for both; a .deb's digest stands in its list.
+The lists are made by the distributions' own tools: dpkg-scanpackages, createrepo_c. The lists are signed (InRelease,
+repomd.xml.asc), and each .rpm itself, because dnf checks both; a .deb's digest is in its list.
 
-The new tree is made beside the old one and takes its place by two renames: who serves the folder has a whole one, or for an
-instant none, and never half of one.
-The lists of apt have their digests for names as well (by-hash): a client with the previous InRelease still finds them.
+The new tree is built beside the old one and replaces it with two renames: a server of the folder sees a complete one, or
+for an instant none, and never a partial one.
+apt's lists are also available by digest (by-hash): a client with the previous InRelease still finds them.
 """
 import argparse
 import gzip
@@ -26,7 +26,7 @@ SUITE, COMPONENT = "stable", "main"
 KEY_FILE = "pf9-packages.asc"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 TOOLS = {"gpg": "gnupg", "dpkg-scanpackages": "dpkg-dev", "createrepo_c": "createrepo-c", "rpmsign": "rpm"}
-# Longest that a list of apt's is good: who shows an old one to a machine, to keep a repair from it, is found out.
+# Validity of apt's lists: a stale list, shown to a machine to withhold a fix, is detected.
 VALID_DAYS = 366
 
 
@@ -35,7 +35,7 @@ def gpg(key, *words, **kwargs):
 
 
 def known(key):
-    """The key's public half, as a machine wants it."""
+    """The key's public half, in the form a machine needs."""
     shown = out(["gpg", "--batch", "--armor", "--export-options", "export-minimal", "--export", key])
     if "BEGIN PGP PUBLIC KEY BLOCK" not in shown:
         raise Fail(f"gpg has no key {key}", "see: gpg --list-secret-keys; docs/packages.md says how one is made")
@@ -51,7 +51,7 @@ def packages_of(paths, ending):
 
 
 def release(dist, when):
-    """The list of the lists: what each has, by its digest."""
+    """The list of the lists: the content of each, by digest."""
     files = sorted(path for path in dist.rglob("*") if path.is_file() and "by-hash" not in path.parts)
     rows = []
     for path in files:
@@ -78,7 +78,7 @@ def apt(folder, key, debs, when):
     for arch in ARCHITECTURES:
         lists = dist / COMPONENT / f"binary-{arch}"
         lists.mkdir(parents=True)
-        # Every version: who wants an older one may have it.
+        # Every version: older ones stay available.
         text = out(["dpkg-scanpackages", "--multiversion", "--arch", arch, f"pool/{COMPONENT}"], cwd=folder, timeout=300)
         text += "\n" if text else ""
         (lists / "Packages").write_text(text)

@@ -2,9 +2,9 @@
 
   bootstrap()   debootstrap --variant=minbase
   base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
-  builder()     the distribution's Go and C compiler, so that the release of the machine we run on does not matter
-  netfilter()   its tools of the packet filter, for an image
-  newest()      systemd of the distribution's next release, for a look at units that no machine here can boot with it
+  builder()     the distribution's Go and C compiler, so that the release of this machine does not matter
+  netfilter()   its packet filter tools, for an image
+  newest()      systemd of the distribution's next release, to check units that no machine here can boot with it
 """
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def bootstrap(suite=SUITE):
     need_packages({"debootstrap": "debootstrap", "unshare": "util-linux",
                    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring"})
     mirror, name = apt_mirror(), "bootstrap" if suite == SUITE else f"bootstrap-{suite}"
-    # An old debootstrap does not know the next release by name; it is made like the one that is in the works.
+    # An old debootstrap does not know the next release by name; it is made like the current one.
     script = [] if Path(f"/usr/share/debootstrap/scripts/{suite}").exists() else ["/usr/share/debootstrap/scripts/sid"]
 
     def make(tmp):
@@ -57,7 +57,7 @@ def derived(name, packages, finish, suite=SUITE):
 
 
 def base(suite=SUITE):
-    """A machine as it comes: package lists dropped, no machine id, nothing of ours."""
+    """A new machine: package lists dropped, no machine id, nothing of ours."""
     return derived("base", BASE_PACKAGES,
                    " && rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt"
                    " && rm -rf /usr/share/doc /usr/share/man /usr/share/locale"
@@ -66,17 +66,17 @@ def base(suite=SUITE):
 
 
 def builder():
-    """Only read by its users; what they bring is mounted at the directories made here."""
+    """Read-only for its users; their files are mounted at the directories created here."""
     return derived("builder", BUILDER_PACKAGES, " && mkdir -p /build /cache /go && : >> /etc/resolv.conf")
 
 
 def netfilter():
-    """Only read."""
+    """Read-only."""
     return derived("netfilter", NETFILTER_PACKAGES, "")
 
 
 def newest():
-    """Only read; `/units` is where its users mount what they bring."""
+    """Read-only; its users mount their files at `/units`."""
     return derived("newest", ["systemd"], " && mkdir -p /units", NEXT_SUITE)
 
 

@@ -1,12 +1,12 @@
-"""What the program of a package is made of: as a list for machines (CycloneDX), and the licences for people.
+"""The components of a package's program: as a list for machines (CycloneDX), and the licences for people.
 
   of_program()      the package itself, and Crate of each library that is linked into it
-  refuse_others()   Fail where a licence is none of those that were accepted
+  refuse_others()   Fail if a licence is not among the accepted ones
   cyclonedx()       the list, as JSON
   licences()        each with its licence, and every text once
 
-By `cargo metadata` alone: a build needs no other tool. Macros and build scripts run while it is built and are no part
-of it, nor is what only tests or the plane use. Both texts are the same for the same lock file.
+With `cargo metadata` alone: a build needs no other tool. Macros and build scripts run during the build and are no part
+of the program, nor is what only tests or the plane use. Both texts are the same for the same lock file.
 """
 import hashlib
 import json
@@ -59,7 +59,7 @@ def of_program(arch):
     def linked(package):
         return not any("proc-macro" in target["kind"] for target in packages[package]["targets"])
 
-    # What a library could use and nobody asked it to is in those lists as well, and in no program.
+    # Optional dependencies that are not enabled are in those lists as well, and in no program.
     really = libraries.linked(TARGETS[arch], features=False)
 
     def needs(package):
@@ -91,14 +91,14 @@ def of_program(arch):
 
 
 def refuse_others(crates, accepted):
-    """A licence that nobody has read is a person's to read, before anything is given away with it."""
+    """A new licence has to be read by a person, before anything is distributed with it."""
     bad = [f"{crate.name} {crate.version}: {crate.licence or 'none'}" for crate in crates if crate.licence not in accepted]
     if bad:
         raise Fail("a library has a licence that was not accepted", "\n".join(bad) + "\nread it, then add it to packaging/package.toml")
 
 
 def cyclonedx(own, crates, about, seconds):
-    """Version 1.5 of the format, which the tools that distributions have read."""
+    """Version 1.5 of the format, which the distributions' tools read."""
     def component(crate):
         shown = {"type": "library", "bom-ref": crate.ref, "name": crate.name, "version": crate.version, "purl": crate.ref,
                  "scope": "required", "licenses": [{"expression": crate.licence}]}

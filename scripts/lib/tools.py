@@ -1,9 +1,9 @@
-"""Rust tools and builds, and what a test wants of others.
+"""Rust tools and builds, and third-party tools of tests.
 
-  tool()        a program of crates.io, compiled into the cache when it has none
+  tool()        a program of crates.io, compiled into the cache if missing
   release()     the release binaries; returns their directory
-  axe()         axe-core, which looks for what keeps people out of a page; `tools.py axe` prints where it is
-  cloud_init()  the distribution's cloud-init, unpacked and not installed: installed it would do something at the next boot
+  axe()         axe-core, which finds accessibility faults of a page; `tools.py axe` prints its path
+  cloud_init()  the distribution's cloud-init, unpacked and not installed: installed it would act at the next boot
 """
 import hashlib
 import os
@@ -16,7 +16,7 @@ import cache
 from common import REPO, Fail, need_packages, run, say
 
 BUILD_SECONDS = 2700
-# The distribution has no axe-core; this package of Python's has 4.12.1 in one file.
+# The distribution has no axe-core; this Python package has 4.12.1 in one file.
 AXE = ("axe-playwright-python", "0.1.8", "axe_playwright_python/axe.min.js",
        "84494fec757e4710dc751c8d7a636e457f4532f08f85c86dc9070133fbff53bc")
 OTHERS = ("pf9-plane", "pf9-tunnel-load", "pf9-etcd-load")
@@ -45,10 +45,10 @@ def target_dir():
 
 
 def no_place():
-    """What a program is told of where it was built: nothing. Panics name their lines, and without this the builder's home."""
+    """No paths of the build machine in a program. Panics name their lines, and without this the builder's home."""
     home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
     folders = sorted(home.glob("registry/src/*"))
-    # Our own files are named from the checkout on: flags that named it would have every crate compiled again in each.
+    # Our own files are named relative to the checkout: flags with its path would recompile every crate in each.
     flags = [*os.environ.get("RUSTFLAGS", "").split(), *(f"--remap-path-prefix={path}=/crates" for path in folders)]
     return {"RUSTFLAGS": " ".join(flags)}
 
@@ -57,13 +57,13 @@ def release(log=None):
     need_rust()
     say("building the release binaries: about four minutes on two cores where nothing of them is compiled yet"
         + (f"; tail -f {log}" if log else ""))
-    # The first build of all has no sources of libraries yet, and where they will be is told to the compiler.
+    # The first build of all has no sources of libraries yet, and the compiler gets their future path.
     run(["cargo", "fetch", "--locked", "--quiet"], cwd=REPO, log=log, timeout=BUILD_SECONDS)
     wanted = [word for name in ("pf9-agent", *OTHERS) for word in ("--bin", name)]
     run(["cargo", "build", "--release", "--locked", "--package", "pf9-hostagent", "--package", "pf9-plane", *wanted], cwd=REPO,
         env=no_place(), log=log, timeout=BUILD_SECONDS)
     folder = target_dir() / "release"
-    # Which of a node's programs it is says the name it is called by, as in the packages.
+    # The name it is called by selects the node's program, as in the packages.
     for name in NAMES:
         link = folder / name
         link.unlink(missing_ok=True)
@@ -103,8 +103,15 @@ def axe():
     return cache.artefact(package, cache.key_of(*AXE), make) / "axe.js"
 
 
+def kubectl():
+    import parts  # which needs this file
+
+    version = max(parts.tested_versions("kubernetes"), key=lambda text: [int(part) for part in text.split(".")])
+    return parts.tested("kubernetes", [version])[version] / "kubectl"
+
+
 if __name__ == "__main__":
-    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"]}
+    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"], "kubectl": kubectl}
     if len(sys.argv) != 2 or sys.argv[1] not in asked:
         sys.exit(f"usage: tools.py {'|'.join(asked)}")
     sys.stdout, shown = sys.stderr, sys.stdout

@@ -1,22 +1,22 @@
-"""scripts/torture: accidents on real machines with the real stack, at random, for hours, and what is promised held against them.
+"""scripts/torture: random accidents on real machines with the real stack, for hours, with the promises checked against them.
 
   --hours H | --minutes M | --events N     how long; N events: exactly the first N of the schedule
   --seed S        the schedule: the same seed, the same events (without one: a new seed each time, printed)
   --nodes N       machines: the first is the master, the others are workers (2); from 4 on three of them are masters
-  --resume        the last run goes on where it was, with its seed and machines
+  --resume        continue the last run where it was, with its seed and machines
   --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, is
                   drawn only when it is named
   --schedule      print the events and do nothing
-  --go-on         after a failure go on as soon as all is well again: the end says how many there were
-  --shrink        a failure is run again, on new machines, with fewer and fewer events: the fewest that show it
-  --down          a run without a failure takes its machines down; else they stay for the next one, and for --resume
+  --go-on         after a failure continue as soon as all is well again: the end says how many there were
+  --shrink        a failure is repeated, on new machines, with fewer and fewer events: the fewest that show it
+  --down          a run without a failure takes its machines down; otherwise they stay for the next one, and for --resume
 
-  demo up → a workload and small disks → event, its cause gone, all well again within its bound → the next
-            meanwhile an observer writes, looks and measures (torture_observer.py)
+  demo up → a workload and small disks → event, its cause removed, all well again within its bound → the next
+            meanwhile an observer writes, checks and measures (torture_observer.py)
 
-After each event: every acknowledged write is there; no container is another one but those that the event may touch
+After each event: every acknowledged write is there; only containers that the event may touch were replaced
 (torture_schedule.py says which); masters have the same specs; the node is `ok` and Ready in time; while the cause lasts
-the status says it; memory, descriptors, threads, logs and state of the agents stay within bounds and do not grow.
+the status reports it; memory, descriptors, threads, logs and state of the agents stay within bounds and do not grow.
 A failure prints the seed and the number of events that show it.
 
 State is in the demo's ($PF9_DEMO_STATE, here /var/lib/pf9-torture), below torture/: run.json (seed, how many events are
@@ -46,12 +46,12 @@ from torture_schedule import STEADY, events, may_touch
 
 STATE = "/var/lib/pf9-torture"
 BEGIN_SECONDS = 300
-# What a status may need to show what is the matter: a sweep, a report, a look.
+# Longest until a status shows the problem: a sweep, a report, a poll.
 SAYS_SECONDS = 150
 TICK = 1.0
-# So much later than all is well somebody may end who lost a lease, or is ended for a probe that failed while the API was away.
+# How much later a process may still end that lost a lease, or whose probe failed while the API was down.
 LATE_SECONDS = 90
-# After a failure that was noted: longer than any event is given.
+# After a recorded failure: longer than any event gets.
 AGAIN_SECONDS = 900
 
 
@@ -68,7 +68,7 @@ class Torture:
         return matrix.stack(matrix.minors()[1])["kubernetes"] if "upgrade" in self.names else ""
 
     def newer(self):
-        """The version of the newer stack, known to the plane."""
+        """The version of the newer stack, imported into the plane."""
         made = stack.build(matrix.minors()[0])
         listed = self.demo.plane.admin("stack", "list")
         version = re.search(r'"version": *"([^"]+)"', (made / "manifest.json").read_text())[1]
@@ -85,7 +85,7 @@ class Torture:
         return True
 
     def stands(self):
-        """What a run left that is taken up again: as it is, and not built anew."""
+        """The machines of a run that is resumed: as they are, without a new build."""
         running = {machine.name for machine in self.demo.nodes() if machine.running()}
         return self.demo.done_mark.exists() and running == set(self.machines)
 
@@ -95,14 +95,14 @@ class Torture:
         wanted = up.Wanted(masters=masters, workers=len(self.machines) - masters, kubernetes=self.older(),
                            timeout=up.READY_SECONDS * 2, api_address=up.API_ADDRESS if masters > 1 else None)
         for machine in self.demo.nodes():
-            # Booted without them, a machine would find what it was before it had them.
+            # Booted without them, a machine would find its state from before it had them.
             if torture_events.has_small_disks(machine) and not machine.running():
                 torture_events.small_disks(machine)
         if resume and self.stands():
             self.demo.plane.start()
         else:
             up.up(self.demo, wanted)
-        # Pods that nobody makes again: a drain would be their end.
+        # Pods without a controller: a drain would end them.
         gone = ("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
         wait_for("the cluster to be reached through the plane", lambda: self.demo.kubectl(*gone), BEGIN_SECONDS, 2)
         for machine in self.demo.nodes():
@@ -122,7 +122,7 @@ class Torture:
     # -- one event
 
     def all_well(self, when, seconds, more=None):
-        """Every machine, and what else the event wants, in one look: the last words are the failure's."""
+        """Every machine, and what else the event needs, in one poll: the last error is the failure's."""
         def well():
             for machine in self.demo.nodes():
                 self.observer.settled(machine)
@@ -148,7 +148,7 @@ class Torture:
         return {"took": round(took, 1), "well_after": round(well_after, 1), "writes_there": written}
 
     def said(self, event, words):
-        """While the cause lasts `pf9ctl status` says it."""
+        """While the cause lasts `pf9ctl status` reports it."""
         if not words:
             return
         machine, last = self.demo.node(event.machine), ""
@@ -219,14 +219,14 @@ class Torture:
 
 
 class Stop(Exception):
-    """What waiting does not change."""
+    """Failures that waiting does not change."""
 
     def __init__(self, what, why):
         super().__init__(f"{what}: {why}")
 
 
 def shown(text):
-    """Of a status the words that a person reads first."""
+    """The part of a status that a person reads first."""
     try:
         status = json.loads(text)
     except ValueError:
@@ -237,7 +237,7 @@ def shown(text):
 
 
 def moved(gone, now):
-    """A Job that ended, a pod that its controller has no more: its own end, and no restart. The workload has none of these."""
+    """A completed Job, a pod removed by its controller: a regular end, and no restart. The workload has none of these."""
     return now is None and torture_judge.group(gone) == torture_judge.ADDONS
 
 
@@ -253,7 +253,7 @@ def also_killed(demo, event):
 
 
 def hold(seconds):
-    """The schedule's own time: how long an accident lasts, and what is between two of them. Nothing is waited for."""
+    """The schedule's own time: how long an accident lasts, and the gap between two of them. No condition is awaited."""
     time.sleep(seconds)
 
 
@@ -341,7 +341,7 @@ def fewest(args, demo, journal, failures):
 
 @contextmanager
 def kept(journal):
-    """The hours and lines of this state, over the removal of the machines that they are beside."""
+    """The hours and lines of this state, kept across the removal of the machines beside them."""
     texts = {path: path.read_text() for path in (journal.lines, journal.state) if path.exists()}
     yield
     journal.dir.mkdir(parents=True, exist_ok=True)

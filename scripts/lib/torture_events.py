@@ -1,10 +1,10 @@
-"""What each kind of event does to a machine, and takes back.
+"""What each kind of event does to a machine, and how it is reverted.
 
-  happens(torture, event)   a context: the accident on the way in, its cause taken away on the way out; it gives a Seen
-  Seen(says, healed)        what `pf9ctl status` must say while it lasts; what else must be so in the end
-  small_disks(machine)      the file systems that are filled: small ones of their own, below a machine's root; they go with it
+  happens(torture, event)   a context: the accident on entry, its cause removed on exit; it gives a Seen
+  Seen(says, healed)        what `pf9ctl status` must report while it lasts; what else must hold in the end
+  small_disks(machine)      the file systems that are filled: small ones, below a machine's root; removed with it
 
-Each accident is what a person, a disk or a network does, by the machine's own means; none asks the product to play along.
+Each accident is what a person, a disk or a network does, by the machine's own means; none needs the product's cooperation.
 """
 import os
 import re
@@ -138,7 +138,7 @@ def plane_away(torture, _machine, event):
 # -- the network
 
 def drops(machine, rules):
-    """Rules of our own table, before anybody else's, in the machine's own network."""
+    """Rules of our own table, before all others, in the machine's own network."""
     chains = {"in": "type filter hook input priority -350;", "out": "type filter hook output priority -350;",
               "through": "type filter hook forward priority -350;"}
     text = "".join(f"chain {name} {{ {head} {' '.join(rule + ' drop;' for at, rule in rules if at == name)} }}\n"
@@ -194,7 +194,7 @@ def mounted(path):
 
 
 def small_disks(machine):
-    """Of a machine that is off: what these directories hold goes to a small file system each, which the machine boots with."""
+    """For a machine that is off: the content of these directories moves to a small file system each, mounted at its boot."""
     for path in SMALL:
         place, disk = machine.root / path.strip("/"), image(machine, path)
         if mounted(place):
@@ -230,7 +230,7 @@ def in_the_way(event):
 def full(_torture, machine, event):
     path = in_the_way(event)
     try:
-        # The last block as well: what is preallocated goes by large pieces.
+        # The last block as well: preallocation uses large pieces.
         shell(machine, f"mkdir -p {path}; fallocate -l $(df -B1 --output=avail {event.variant} | tail -n 1) {path}/much || :; "
                        f"dd if=/dev/zero of={path}/rest bs=4096 2>/dev/null; :", timeout=120)
         yield Seen(FULL)
@@ -250,9 +250,9 @@ def no_inodes(_torture, machine, event):
 
 @effect("read-only")
 def read_only(_torture, machine, event):
-    """The file system itself, as after an error of the disk: every process sees it, whatever its own view of the mounts."""
+    """The file system itself, as after a disk error: every process sees it, whatever its own view of the mounts."""
     place = machine.root / event.variant.strip("/")
-    # Refused for the moment in which somebody writes.
+    # Refused at the moment of a write.
     wait_for(f"{event.variant} to be read-only", lambda: run(["mount", "-o", "remount,ro", place]), 20, 0.1)
     try:
         yield Seen(READ_ONLY)
@@ -313,7 +313,7 @@ def flushed(_torture, machine, event):
             shell(machine, "iptables -D FORWARD -j REJECT", check=False)
 
 
-# -- what operators do
+# -- operators' actions
 
 def allow_operations(machine):
     machine.root.joinpath(SETTLED.strip("/")).write_text('allow = ["ping", "restart", "rotate", "backup", "run-checks"]\n')
@@ -339,7 +339,7 @@ def ordered(torture, machine, event):
 
 
 def order(torture, machine, *words):
-    """The host takes one operation in ten seconds: one that is refused for that is ordered again."""
+    """The host accepts one operation in ten seconds: one refused for that is ordered again."""
     def taken():
         plane = torture.demo.plane
         return run([plane.binary, "host", "order", "--state-dir", plane.dir, up.host_id(machine), *words], timeout=120)
@@ -348,7 +348,7 @@ def order(torture, machine, *words):
 
 @effect("backup")
 def backed_up(_torture, machine, event):
-    # Beside another one, which nodelet makes by itself, it is busy.
+    # Beside another one, which nodelet makes on its own, it is busy.
     wait_for(f"{machine.name}: {event.variant}",
              lambda: machine.run(["pf9ctl", "etcd", event.variant], timeout=240), 280, 3)
     yield Seen()

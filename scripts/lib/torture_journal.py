@@ -1,9 +1,9 @@
-"""What a torture keeps on the disk: so that it can be taken up again, and its hours count.
+"""A torture's state on disk: so that it can be resumed, and its hours count.
 
-  Journal(dir)   begin, begun, done, failed, hours; one JSON line an event in events.jsonl
+  Journal(dir)   begin, begun, done, failed, hours; one JSON line per event in events.jsonl
 
-A run is its seed, its machines and the kinds of events that are drawn; what it has done is the number of events that
-ended well. Time is counted as it passes, so a run that was killed has its hours as well.
+A run is its seed, its machines and the kinds of events that are drawn; its progress is the number of events that
+ended well. Time is recorded as it passes, so a run that was killed has its hours as well.
 """
 import json
 import os
@@ -37,7 +37,7 @@ class Journal:
         return self.run["done"]
 
     def hours(self):
-        """Of all runs that this directory has seen."""
+        """Of all runs in this directory."""
         return sum(self.run["seconds"].values()) / 3600
 
     def tick(self):

@@ -1,8 +1,8 @@
-"""What is held against the promises, as pure functions of what was seen.
+"""The promises' checks, as pure functions of observations.
 
   group(container)                 STEADY, CONTROL or ADDONS
-  started_again(before, after)     containers that are another one
-  lost(acknowledged, there)        writes that the API took and does not have; still_wanted: those of an earlier run
+  started_again(before, after)     containers that were replaced
+  lost(acknowledged, there)        acknowledged writes that are missing; still_wanted: those of an earlier run
   differing(specs)                 masters whose cluster is not the same
   Flat                             memory, descriptors, threads and disk of the agents, from their warm-up on
 """
@@ -14,12 +14,12 @@ NAMESPACE = "torture"
 MIB = 2**20
 # A daemon's first minutes fill what it keeps for ever: certificates, pools of connections, the last documents.
 WARM_UP_SECONDS = 300
-# Less than this says nothing about a slope.
+# A shorter series gives no slope.
 WINDOW_SECONDS = 900
 SAMPLES_MIN = 20
-# What may be added in an hour, beside noise: under accidents buffers grow to their bound, which takes a while.
+# Allowed growth per hour, beyond noise: under accidents buffers grow to their bound, which takes a while.
 SLOPE = {"rss": 6 * MIB, "fds": 12, "threads": 4}
-# And what there may ever be, whatever the slope.
+# The absolute limit, whatever the slope.
 MOST = {"rss": 160 * MIB, "fds": 400, "threads": 96}
 # All logs of the agent on a machine (the bound that `pf9ctl status` shows), and its state without backups and stacks.
 LOGS_MOST = 350 * MIB
@@ -36,7 +36,7 @@ def group(container):
 
 
 def started_again(before, after):
-    """Containers of `before` (id → container) that are gone, each with what is in its place, if anything is."""
+    """Containers of `before` (id → container) that are gone, each with its replacement, if there is one."""
     place = {(c["namespace"], c["pod"], c["name"]): c for c in after.values()}
     return [(c, place.get((c["namespace"], c["pod"], c["name"]))) for key, c in sorted(before.items()) if key not in after]
 
@@ -46,18 +46,18 @@ def lost(acknowledged, there):
 
 
 def still_wanted(acknowledged, forgotten):
-    """Of the noted numbers those that were not taken away: all beyond the last that was. Both as the files say it."""
+    """The recorded numbers that were not removed: all after the last removed one. Both as in the files."""
     return {number for number in map(int, acknowledged.split()) if number > int(forgotten.strip() or 0)}
 
 
 def differing(specs):
-    """`specs`: master → what its spec says of the cluster as a whole. Names those that differ from the first."""
+    """`specs`: master → what its spec says about the cluster as a whole. Names those that differ from the first."""
     names = sorted(specs)
     return [name for name in names[1:] if specs[name] != specs[names[0]]]
 
 
 def slope(points):
-    """Least squares, a second."""
+    """Least squares, per second."""
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     over = sum((x - mean_x) ** 2 for x, _ in points)
@@ -66,7 +66,7 @@ def slope(points):
 
 @dataclass
 class Flat:
-    """Series of one process each: a program that was started again begins anew, and is warm after its warm-up."""
+    """Series of one process each: a restarted program begins a new one, and is warm after its warm-up."""
     series: dict = field(default_factory=dict)  # (machine, daemon) → (pid, born, {what: [(at, value)]})
 
     def add(self, machine, daemon, pid, at, values):

@@ -1,10 +1,10 @@
-"""The observer: writes all the time, looks at what runs, and measures; it does not know what happens to the machines.
+"""The observer: writes all the time, checks what runs, and measures; it does not know what happens to the machines.
 
-  Api(machines)         Kubernetes' API, asked on a master itself with the administrator's certificate: without plane and tunnel
+  Api(machines)         Kubernetes' API, called on a master itself with the administrator's certificate: without plane and tunnel
   Observer(demo, dir)   start, stop; settled(machine), containers(), all_there(), specs(), faults()
 
-Two threads: one writes numbered objects, one after the other, and notes on the disk those that were acknowledged; one
-measures the agents. Both go on through every event. What the API took twice, because its first answer was lost, it has.
+Two threads: one writes numbered objects, one after the other, and records on disk those that were acknowledged; one
+measures the agents. Both continue through every event. A write accepted twice, because its first answer was lost, counts.
 """
 import base64
 import http.client
@@ -23,16 +23,16 @@ from torture_events import FILLER
 from torture_judge import NAMESPACE, Flat, disk_faults, differing, lost, still_wanted
 
 CERTS, KUBECONFIG = "etc/pf9/kube.d/certs/admin", "etc/pf9/kube.d/kubeconfigs/admin.yaml"
-# The stack has no crictl; what its pods are stands in containerd's own labels.
+# The stack has no crictl; its pods' identity is in containerd's own labels.
 CTR = "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io"
 ASK_SECONDS = 5
 WRITE_EVERY, MEASURE_EVERY = 0.5, 15
 PAGE = 500
-# Objects that were seen to be there are taken away when there are so many: the database is not what is tried.
+# Verified objects are removed beyond this number: the database is not what is tested.
 KEPT = 2000
 DAEMONS = ("pf9-comms", "pf9-hostagent", "pf9-nodeletd")
 STATE = "var/opt/pf9"
-# Bounded by themselves and large: packages and stacks on their way, backups.
+# Bounded on their own and large: packages and stacks in transit, backups.
 NOT_STATE = ("etcd-backups", "nodelet/etcd-scratch", "hostagent/staging", "hostagent/agent", FILLER)
 
 WORKLOAD = """apiVersion: v1
@@ -112,7 +112,7 @@ class Observer:
         self.mutex, self.quiet, self.end = threading.Lock(), threading.Lock(), threading.Event()
         self.measured_faults = []
         self.threads = []
-        # Numbers that were acknowledged, a line each; up to which of them were taken away again.
+        # Acknowledged numbers, one per line; and up to which of them were removed again.
         self.noted, self.forgotten = folder / "acknowledged", folder / "forgotten"
 
     # -- life
@@ -129,7 +129,7 @@ class Observer:
                 raise Fail("the workload does not run on " + ", ".join(bare))
             return True
         wait_for("the workload to run", runs, 120, 1)
-        # What an earlier run wrote counts as well, and its numbers are not given again.
+        # Writes of an earlier run count as well, and its numbers are not reused.
         self.acknowledged = still_wanted(*(path.read_text() if path.exists() else "" for path in (self.noted, self.forgotten)))
         self.number = max([*self.acknowledged, *self.there(), 0]) + 1
 
@@ -156,13 +156,13 @@ class Observer:
                         self.number += 1
 
     def write(self, number):
-        """True when the API said that it has it."""
+        """True if the API acknowledged it."""
         body = {"metadata": {"name": f"n{number}"}, "data": {"number": str(number)}}
         try:
             status, _ = self.api.ask("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", body)
         except Fail:
             status = 0
-        # 409: an earlier try of this number, whose answer was lost.
+        # 409: an earlier attempt with this number, whose answer was lost.
         taken = status in (201, 409)
         with self.mutex:
             self.writes["acknowledged" if taken else "unanswered"] += 1
@@ -172,7 +172,7 @@ class Observer:
 
     @contextmanager
     def nobody_writes(self):
-        """For a restore: what is written between a backup and it is lost, as everybody knows."""
+        """For a restore: writes between a backup and it are lost by design."""
         with self.quiet:
             yield
 
@@ -188,7 +188,7 @@ class Observer:
             go_on = f"&continue={token}"
 
     def all_there(self):
-        """Fail when one that was acknowledged is not. How many are."""
+        """Fails if an acknowledged one is missing. Returns how many there are."""
         with self.mutex:
             wanted = set(self.acknowledged)
         missing = lost(wanted, self.there())
@@ -214,14 +214,14 @@ class Observer:
         return {machine.name: running(machine) for machine in self.machines if machine.running()}
 
     def settled(self, machine):
-        """Fail, with the words, unless the machine's agent says that all is well and Kubernetes that its node is Ready."""
+        """Fails, with the message, unless the machine's agent reports ok and Kubernetes reports its node Ready."""
         status = says(machine)
         report = status.get("node") or {}
         if (status.get("state"), report.get("state")) != ("ok", "ok"):
             reason = status.get("reason") or report.get("reason") or {}
             raise Fail(f"{machine.name} is {status.get('state')}, its node {report.get('state')}",
                        f"{reason.get('what')}: {reason.get('why')}; {report.get('current_step') or ''}")
-        # Asked of systemd now: what was just killed may be down although nobody has said so yet.
+        # Asked of systemd now: what was just killed may be down although no status says so yet.
         bad = [each["name"] for each in status.get("agent", []) + status.get("services", []) if not each["good"]]
         if bad:
             raise Fail(f"{machine.name}: {', '.join(bad)} not running")
@@ -238,7 +238,7 @@ class Observer:
         return True
 
     def specs_agree(self):
-        """What the masters' specs say of the cluster as a whole."""
+        """What the masters' specs say about the cluster as a whole."""
         specs = {}
         for machine in self.machines:
             path = machine.root / STATE / "hostagent/spec.json"
@@ -280,7 +280,7 @@ class Observer:
             return self.flat.faults() + self.measured_faults
 
 
-# -- questions to a machine
+# -- queries to a machine
 
 def says(machine):
     """`pf9ctl status`, whatever its exit code."""
@@ -292,7 +292,7 @@ def says(machine):
 
 
 def running(machine, known={}):
-    """Container id → what it is; as the runtime knows it. `known`: labels, which no container changes."""
+    """Container id → container, as the runtime knows it. `known`: labels, which no container changes."""
     listed = machine.run(["sh", "-c", f"{CTR} tasks ls"], timeout=30).stdout.splitlines()[1:]
     ids = [words[0] for words in map(str.split, listed) if words[2] == "RUNNING"]
     new = [each for each in ids if each not in known]
@@ -313,7 +313,7 @@ def documents(text):
         yield value
 
 
-# What a spec says of the whole cluster, and of no host.
+# The part of a spec about the whole cluster, and not about one host.
 OF_ALL = ("cluster_id", "cluster_name", "stack", "authorities", "api", "runtime", "kubelet", "kube_proxy", "feature_gates")
 
 

@@ -1,22 +1,22 @@
 """What happens to the machines, and when: drawn from the seed, and from nothing else.
 
-  events(seed, machines, names)   without end; the same arguments, the same events
-  KINDS                           each kind of accident: how often, to whom, for how long, what it may cost
+  events(seed, machines, names)   endless; the same arguments, the same events
+  KINDS                           each kind of accident: how often, where, for how long, what it may cost
 
 An event is drawn whole from a random number of its own (seed and number), so the tenth one is the same whether or not
-the nine before it were run: a run is taken up again at any of them, and a prefix of a schedule is a schedule.
+the nine before it were run: a run can be resumed at any of them, and a prefix of a schedule is a schedule.
 """
 import random
 from dataclasses import asdict, dataclass
 
 MASTER, WORKER, ANY = "master", "worker", "any"
 
-# Who may be restarted for an event. HERE: on the machine that it happened to; ELSEWHERE: on others.
-# STEADY is the workload of the test, CONTROL the static pods of masters, ADDONS what the stack brings.
+# Containers that may be replaced for an event. HERE: on the affected machine; ELSEWHERE: on others.
+# STEADY is the workload of the test, CONTROL the static pods of masters, ADDONS those of the stack.
 STEADY, CONTROL, ADDONS = "steady", "control", "addons"
 HERE, ELSEWHERE = "here", "elsewhere"
 NOBODY = frozenset()
-# Add-ons and the control plane's own programs end by themselves when they lose a lease for want of the API.
+# Add-ons and the control plane's own programs exit when they lose a lease for want of the API.
 API_GOES = frozenset({(HERE, CONTROL), (ELSEWHERE, CONTROL), (HERE, ADDONS), (ELSEWHERE, ADDONS)})
 MACHINE_GOES = API_GOES | {(HERE, STEADY)}
 
@@ -30,7 +30,7 @@ KUBE = "/etc/pf9/kube.d"
 
 @dataclass(frozen=True)
 class Kind:
-    """`variants` of every machine, `masters` of masters beside them."""
+    """`variants` of every machine, `masters` of masters as well."""
     weight: int
     variants: tuple
     lasts: tuple = (0, 0)
@@ -77,9 +77,9 @@ KINDS = {
 }
 # Only where the machines were made for it: with the older of two stacks, and without pods that a drain would end.
 ONLY_WHEN_NAMED = ("upgrade",)
-# The way in which a file is edited.
+# How a file is edited.
 EDITS = ("a-line-more", "emptied", "removed")
-# In so many of a hundred events something else is killed while the first is still under way.
+# In this percentage of events something else is killed while the first is still in progress.
 ALSO = 35
 PAUSE = (0, 25)
 
@@ -121,7 +121,7 @@ def variants(kind, machine):
 
 
 def drawable(machines, names=()):
-    """The kinds that may be drawn: those named, else all that need not be."""
+    """The kinds that may be drawn: those named, or all default ones."""
     unknown = sorted(set(names) - set(KINDS))
     if unknown:
         raise ValueError(f"no such kind: {', '.join(unknown)}; there are {', '.join(KINDS)}")
@@ -155,7 +155,7 @@ def events(seed, machines, names=(), begin=0):
 
 
 def may_touch(happened, where, group):
-    """Whether a container of this group, on machine `where`, may be another one after the event."""
+    """Whether a container of this group, on machine `where`, may be replaced by the event."""
     kind = KINDS[happened.kind]
     allowed = kind.may | (kind.masters_may if is_master(happened.machine) else NOBODY)
     if happened.kind in ("kill", "edited") and happened.variant in kind.variants:

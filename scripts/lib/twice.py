@@ -1,9 +1,9 @@
-"""Same sources, same bytes: the packages are built twice, from two checkouts in two folders, and compared.
+"""Same sources, same bytes: the packages are built twice, from two checkouts in two directories, and compared.
 
   python3 twice.py [--keep DIR]   of what is committed
 
-What both builds share is this machine: its
-compiler and its C compiler. Cargo's home is another one for each.
+Both builds share this machine: its
+compiler and its C compiler. Each has a Cargo home of its own.
 """
 import argparse
 import hashlib
@@ -18,7 +18,7 @@ from common import REPO, Fail, Stopwatch, run, say
 
 
 def build(folder, name):
-    """Packages of a checkout of its own, compiled in a folder of its own."""
+    """Packages from a checkout of its own, compiled in a directory of its own."""
     checkout = folder / name / ("deeper/" * len(name)) / "checkout"
     checkout.parent.mkdir(parents=True)
     run(["git", "clone", "--quiet", "--no-hardlinks", REPO, checkout], timeout=300)
@@ -44,7 +44,7 @@ def program_of(packages):
 
 
 def differing(one, two, folder):
-    """What differs inside the packages, to find out why."""
+    """The differences inside the packages, to find out why."""
     lines = []
     for path in sorted(one.glob("*.deb")):
         trees = [folder / "inside" / name for name in "ab"]

@@ -2,7 +2,7 @@
 
   builds → stack → plane → machines → .deb and prep-node on each → cluster and roles → Ready → proof → timings
 
-Every stage looks first whether it is already so, so a second `up` changes nothing that is right.
+Every stage first checks whether it is already done, so a second `up` changes nothing that is right.
 Ctrl-C before the first success takes everything down again; an error leaves it for inspection.
 """
 import json
@@ -33,13 +33,13 @@ PACKAGE = "pf9-hostagent"
 PACKAGES = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux",
             "modprobe": "kmod", "zstd": "zstd"}
 PODS_CIDR, SERVICES_CIDR = "10.244.0.0/16", "10.96.0.0/16"
-# Of the runtime, as the cluster is made with it.
+# Runtime settings of the cluster at creation.
 RUNTIME = {"dropIns": "/etc/containerd/conf.d"}
 
 
 @dataclass
 class Wanted:
-    """What `up` is to make. `scripts/demo up` has a flag for each; other callers name what differs."""
+    """What `up` should create. `scripts/demo up` has a flag for each; other callers name what differs."""
     masters: int | None = None  # those that there are, or one
     workers: int | None = None
     kubernetes: str = ""  # the newest of the matrix
@@ -114,7 +114,7 @@ def run_all(demo, args):
 
 
 def wanted(demo, args):
-    """Machines that are there stay; numbers that were not given come from them."""
+    """Existing machines stay; numbers that were not given come from them."""
     there = demo.names()
     counts = {}
     for role, given in (("master", args.masters), ("worker", args.workers)):
@@ -124,7 +124,7 @@ def wanted(demo, args):
 
 
 def which(demo, args):
-    """The Kubernetes of the cluster that is there, else the one that was asked for, else the newest."""
+    """The Kubernetes of the existing cluster, or the requested one, or the newest."""
     there = demo.kubernetes()
     if there and args.kubernetes and matrix.stack(args.kubernetes)["kubernetes"] != there:
         raise Fail(f"the demo runs Kubernetes {there}, and {args.kubernetes} was asked for",
@@ -133,7 +133,7 @@ def which(demo, args):
 
 
 def each(machines, board, word, action):
-    """The same on all machines at once; the first failure is told with its machine's name."""
+    """The same on all machines at once; the first failure names its machine."""
     def one(machine):
         board.set(machine.name, word)
         try:
@@ -202,7 +202,7 @@ def host_id(machine):
 
 
 def attach(demo, machines, stack_version, api_address):
-    """The plane's operator makes a cluster and gives every host its role."""
+    """The plane's operator creates a cluster and gives every host its role."""
     plane = demo.plane
     cluster = plane.cluster(CLUSTER)
     if not cluster:
@@ -225,7 +225,7 @@ def attach(demo, machines, stack_version, api_address):
 
 
 def detach(demo, names):
-    """Waits until the machines say that nothing of the role is left."""
+    """Waits until the machines report that nothing of the role is left."""
     ids = {name: host_id(demo.node(name)) for name in names}
     cluster = demo.plane.cluster(CLUSTER)
     if not cluster:
@@ -252,7 +252,7 @@ def settings(demo, body):
 
 
 def attach_one(demo, name, master):
-    """Waits until the machine says that it is as it should be, and Kubernetes that its node is Ready."""
+    """Waits until the machine reports that it has converged, and Kubernetes that its node is Ready."""
     cluster = demo.plane.cluster(CLUSTER)
     if not cluster:
         raise Fail("there is no cluster to attach to")
@@ -278,7 +278,7 @@ def write_kubeconfig(demo, cluster):
 # -- watching
 
 def follow(demo, machines, board, timings, seconds):
-    """Until Kubernetes says Ready for every node; a host that gave up ends it early."""
+    """Until Kubernetes reports every node Ready; a host that gave up ends it early."""
     deadline = time.monotonic() + seconds
     names = {machine.name for machine in machines}
     ready, last, why = set(), {}, ""

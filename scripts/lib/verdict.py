@@ -1,11 +1,11 @@
-"""What a suite said, against what is known: pure, so that it can be tried without a cluster.
+"""The verdict on a suite, by what is known: pure, so that it can be tested without a cluster.
 
   cases(junit, wanted)      the tests of a report whose names `wanted` accepts
-  known(page, part)         test → reason, of a table of docs/conformance.md
-  judge(cases, known)       the lines that are no surprise, and those that are
-  selected(areas)           one regular expression for a suite; unmatched(areas, cases): words that chose nothing
+  known(page, part)         test → reason, from a table of docs/conformance.md
+  judge(cases, known)       the expected lines, and the others
+  selected(areas)           one regular expression for a suite; unmatched(areas, cases): words that matched nothing
 
-A test's name is what people read of it: without the suite's own tags at its end.
+A test's name as people read it: without the suite's own tags at its end.
 """
 import re
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "failed", "skipped", "not run"
-# Of a report: what each of the runner's words means here. `skipped` is its word for what no focus chose as well.
+# What each word of the runner's report means here. `skipped` is also its word for tests outside the focus.
 STATES = {"passed": PASSED, "failed": FAILED, "panicked": FAILED, "timedout": FAILED, "aborted": FAILED,
           "interrupted": FAILED, "skipped": SKIPPED, "pending": SKIPPED}
 # Without a reason nobody skipped it: its turn did not come.
@@ -33,7 +33,7 @@ class Case:
 
 
 class Broken(Exception):
-    """The suite itself failed: its tests say nothing."""
+    """The suite itself failed: its tests prove nothing."""
 
 
 def plain(name):
@@ -69,7 +69,7 @@ def reason(item):
 
 
 def known(page, part):
-    """Of the table after `<!-- table: part -->`, to the next empty line after its rows."""
+    """The table after `<!-- table: part -->`, to the next empty line after its rows."""
     rows, inside = {}, False
     for line in page.splitlines():
         mark = MARK.search(line)
@@ -84,7 +84,7 @@ def known(page, part):
 
 
 def judge(found, rows, everything=False):
-    """(what was expected, what was not): lines for people. `everything`: a row about a test that is not there is wrong."""
+    """(expected, unexpected): lines for people. `everything`: a row about an absent test is wrong."""
     expected, surprises = [], []
     for case in sorted(found, key=lambda case: case.name):
         row = rows.get(case.name)
@@ -102,7 +102,7 @@ def judge(found, rows, everything=False):
 
 
 def counts(found):
-    """`285 passed, 18 failed, 3 skipped`, with the others only where there are any."""
+    """`285 passed, 18 failed, 3 skipped`, the others only if there are any."""
     numbers = Counter(case.state for case in found)
     states = [PASSED, FAILED, SKIPPED] + ([NOT_RUN] if numbers[NOT_RUN] else [])
     return ", ".join(f"{numbers[state]} {state}" for state in states)
@@ -114,6 +114,6 @@ def selected(areas):
 
 
 def unmatched(areas, found):
-    """Words that are in no name: the suite has another name for it, or lost it."""
+    """Words that are in no name: the suite renamed or removed it."""
     return [f"chooses no test: {area}: {words}" for area, names in areas.items() for words in names
             if not any(words in case.name for case in found)]

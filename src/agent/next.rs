@@ -6,9 +6,9 @@
 //!               └──── late, failed, killed, power loss ────► PuttingBack ──► PutBack
 //! ```
 //!
-//! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and goes back:
-//! what was seen of a proof is not known any more, and the version before is known to be good. An order that was
-//! cut off is started over, at most [`ATTEMPTS_MAX`] times in all; one that failed is not.
+//! A process that starts after a kill or a power cut finds `Switching` or `Proving` of another process, and rolls back:
+//! what was seen of the proof is lost, and the previous version is known to be good. An interrupted order is started
+//! over, at most [`ATTEMPTS_MAX`] times in all; a failed one is not.
 
 use std::time::Duration;
 
@@ -49,12 +49,12 @@ pub(super) enum Proof {
     Well,
 }
 
-/// What is to be done. Each may be cut off anywhere and is done again then.
+/// The next move. Each may be interrupted anywhere and is then repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Move {
     /// Nothing that this function decides about.
     Rest,
-    /// The record is to be this, on the disk.
+    /// Writes this record to disk.
     Write(Box<Record>),
     /// Units and `current` of the new version, and the daemons are restarted.
     Switch,
@@ -95,7 +95,7 @@ pub(super) fn next(record: &Record, seen: &SwitchSeen) -> Move {
     }
 }
 
-/// What follows a switch that this process has begun.
+/// What follows a switch that this process has started.
 fn begun(record: &Record, seen: &SwitchSeen, to: &Name) -> Move {
     let there = seen.current.as_ref() == Some(to);
     match (record.stage, &seen.proof) {
@@ -166,7 +166,7 @@ fn cut_off(to: &Name) -> Fault {
 
 fn not_proven(to: &Name, why: &str) -> Fault {
     Fault::new(FaultCode::AgentNotProven, what(to), why).fix(
-        "nothing on this machine: the previous version runs; look at journalctl -u 'pf9-*', then order another \
+        "nothing on this machine: the previous version runs; see journalctl -u 'pf9-*', then order another \
          version",
     )
 }
@@ -183,7 +183,7 @@ fn too_often(record: &Record) -> Fault {
 fn overtaken(to: &Name) -> Fault {
     let why = "another version was installed on this machine meanwhile";
     Fault::new(FaultCode::AgentOvertaken, what(to), why)
-        .fix("nothing, if that was meant; else order this version again")
+        .fix("nothing, if that was intended; else order this version again")
 }
 
 /// Whether the change has to be gone on with now.

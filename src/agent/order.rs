@@ -29,7 +29,7 @@ pub async fn tend(host: &Host, ordered: Option<&AgentSpec>) -> Result<(), Fault>
             "the agent's version is not changed",
             chain(&e),
         )
-        .fix("look at systemctl status pf9-agent-switch")
+        .fix("see systemctl status pf9-agent-switch")
     })
 }
 
@@ -70,7 +70,7 @@ fn note(fs: &HostFs, ordered: &AgentSpec) -> Result<(), Fault> {
             "the agent's version is not changed",
             chain(&e),
         )
-        .fix("look at the disk; it is retried automatically")
+        .fix("check the disk; it is retried automatically")
     })
 }
 

@@ -17,8 +17,8 @@ use crate::model::{PackageFormat, paths};
 
 /// The program of a version: all that a node has, in one file.
 pub(super) const PROGRAM: &str = "pf9-agent";
-/// What it is called by, which says what it is: links beside it. A package has them too; here they are made and not taken
-/// out of it, for where a link leads is nobody's to say.
+/// The names it is called by, which say what it is: links beside it. A package has them too; here they are created and
+/// not extracted from it, because a package must not decide where a link leads.
 pub(super) const NAMES: [&str; 4] = ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"];
 /// The units of a version.
 pub(super) const UNITS: [&str; 7] = [
@@ -139,7 +139,7 @@ impl Taken<'_> {
         let mut bytes = Vec::new();
         data.take(place.max).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != size {
-            return Err(io::Error::other(format!("{name} is cut off")));
+            return Err(io::Error::other(format!("{name} is truncated")));
         }
         self.fs
             .write(&place.path, &bytes, &Attrs::mode(place.mode))

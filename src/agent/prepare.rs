@@ -208,7 +208,7 @@ fn hashed(
     }
 }
 
-/// Packages that no order names any more go; so does what an interrupted copy left.
+/// Packages that no order names are removed; so is what an interrupted copy left.
 fn keep_only(fs: &HostFs, order: &AgentSpec) {
     let named = [Some(&order.target), order.previous.as_ref()];
     let files = named.into_iter().flatten().flat_map(|p| &p.packages);

@@ -1,4 +1,5 @@
-//! What is on the disk of a change of the agent's version: which was ordered, how far it is, how often it was begun.
+//! What the disk keeps of a change of the agent's version: which one was ordered, how far it is, how often it was
+//! started.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,7 @@ use crate::host::documents::{Document, Store};
 use crate::host::fs::HostFs;
 use crate::model::{AgentPackage, AgentSpec, Fault, Timestamp, paths};
 
-/// How often one order is begun; restarts of the switcher and of the machine count.
+/// How often one order is started; restarts of the switcher and of the machine count.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// A record with the longest words is a few KiB.
 const RECORD_MAX: u64 = 256 * 1024;
@@ -60,11 +61,11 @@ pub(super) struct Record {
     pub(super) schema: u32,
     /// What was ordered.
     pub(super) order: AgentSpec,
-    /// What `last-good` named when it was begun.
+    /// What `last-good` named when it started.
     pub(super) from: Option<Name>,
     /// How far it is.
     pub(super) stage: Stage,
-    /// How often the switch was begun.
+    /// How often the switch was started.
     pub(super) attempts: u32,
     /// The node was well before, so it has to be afterwards.
     pub(super) was_well: bool,
@@ -112,7 +113,7 @@ pub(super) fn look(fs: &HostFs) -> Option<Record> {
 }
 
 impl Record {
-    /// A change that is about to be begun.
+    /// A change that is about to start.
     pub(super) fn new(order: AgentSpec, from: Option<Name>) -> Self {
         Self {
             schema: Self::SCHEMA,

@@ -45,9 +45,9 @@ pub(super) fn pending(record: &Record, why: Fault, now: Timestamp) -> Database {
 }
 
 fn fault(why: String) -> Fault {
-    let what = "the package manager does not know the version that runs";
+    let what = "the package manager does not know the running version";
     Fault::new(FaultCode::AgentDatabase, what, why).fix(
-        "look at what holds the package manager (ps, df, apt, dnf); it is retried automatically",
+        "check what blocks the package manager (ps, df, apt, dnf); it is retried automatically",
     )
 }
 
@@ -90,7 +90,7 @@ async fn install(host: &Host, record: &Record) -> Result<(), Fault> {
     let file = file_for(&host.fs, record.target())?;
     let path = host.fs.at(kept(file));
     let cmd = match file.format {
-        // A person's changes of the configuration stay, and nobody is asked.
+        // Local changes of the configuration stay, without a prompt.
         PackageFormat::Deb => Cmd::new(exec::program(&host.fs, "dpkg"), INSTALL)
             .args([
                 "--force-confdef",

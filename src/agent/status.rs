@@ -75,7 +75,7 @@ fn stage(stage: Stage) -> AgentStage {
     match stage {
         Stage::Ready => AgentStage::Ready,
         Stage::Switching => AgentStage::Switching,
-        // Until it is back, what is to be is not known.
+        // Until it is back, the desired version is unknown.
         Stage::Proving | Stage::PuttingBack => AgentStage::Proving,
         Stage::Proven => AgentStage::Proven,
         Stage::PutBack => AgentStage::PutBack,

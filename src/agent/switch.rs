@@ -57,7 +57,7 @@ pub async fn switch(host: &Host) -> Result<(), Fault> {
     let now = crate::seam::clock::now();
     let order = order_store(&host.fs).look(|o: Order| Ok(o.spec)).value;
     let mut record = store(&host.fs).load(now, Ok::<Record, _>).value;
-    // What was cut off goes back before anything else is begun.
+    // An interrupted switch is rolled back before anything else starts.
     if let Some(begun) = record.take() {
         record = Some(Box::pin(run.drive_begun(begun)).await?);
     }
@@ -116,7 +116,7 @@ fn broken(error: &FsError) -> Fault {
         "the agent's version is not changed",
         chain(error),
     )
-    .fix("look at the disk; it is retried automatically")
+    .fix("check the disk; it is retried automatically")
 }
 
 impl<'a> Run<'a> {
@@ -231,8 +231,8 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// Notes what comes next before it is begun. A disk that takes nothing keeps a change from being begun or
-    /// proven, and nothing from going back.
+    /// Notes the next step before it starts. A disk that accepts no writes prevents a change from starting or being
+    /// proven, never a rollback.
     async fn wrote(&mut self, record: Record) -> Result<Record, Fault> {
         self.own |= record.stage == Stage::Switching;
         let noted = store(&self.host.fs).save(&record);
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
                 })
             }
             (Stage::PutBack, Err(_)) => {
-                // Were it given up, the next run would find a trial and go back once more.
+                // Without retries the next run would find a trial and roll back again.
                 while store(&self.host.fs).save(&record).is_err() {
                     sleep(NOTE_EVERY).await;
                 }
@@ -385,8 +385,8 @@ impl<'a> Run<'a> {
         self.reload_if(changed).await
     }
 
-    /// Each of them, whatever became of the one before it, and once more where one failed: a unit that stayed would be
-    /// that of a version whose programs do not run any more.
+    /// Removes each of them, whatever happened to the one before, and retries a failed one: a unit that stays would
+    /// belong to a version whose programs no longer run.
     async fn remove_units(&self) -> Result<(), Fault> {
         let (mut changed, mut done) = (false, Ok(()));
         for _ in 0..2 {
@@ -429,7 +429,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The package manager is told of what is proven.
+    /// Tells the package manager which version is proven.
     async fn settle(&self, record: Record) -> Result<(), Fault> {
         let now = crate::seam::clock::now();
         if record.stage != Stage::Proven
@@ -483,7 +483,7 @@ fn systemd(error: &ExecError) -> Fault {
         "systemd did not do what it was asked to",
         chain(error),
     )
-    .fix("look at systemctl status 'pf9-*'")
+    .fix("see systemctl status 'pf9-*'")
 }
 
 #[cfg(test)]

@@ -65,8 +65,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the times (a clock that jumps back included): never more than the burst and
-        /// what came back since, and who waits as long as it is told gets one.
+        /// Whatever the times (a clock that jumps back included): never more than the burst plus the refill since, and
+        /// a caller that waits as long as it is told to gets a token.
         #[test]
         fn never_more_than_rate_and_burst(
             rate in 1u32..500, burst in 1u32..500,

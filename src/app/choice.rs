@@ -13,7 +13,7 @@ pub struct Candidate {
     pub silent: bool,
     /// Smoothed, once measured.
     pub round_trip: Option<Duration>,
-    /// How often its endpoint had failed in a row when it came up; 0 where nobody counts.
+    /// How often its endpoint had failed in a row when it came up; 0 where that is not counted.
     pub failures: u32,
 }
 
@@ -95,8 +95,8 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody who leaves is chosen, somebody is while one stays, and asking again changes
-        /// nothing. The order begins with the choice and forgets nobody.
+        /// No leaving one is chosen, one is chosen while any stays, and asking again changes nothing. The order starts
+        /// with the choice and is complete.
         #[test]
         fn a_choice_holds(all in prop::collection::vec((any::<bool>(), any::<bool>(), prop::option::of(0u64..900), 0u32..5), 0..6), last in 0u64..7) {
             let all: Vec<_> = all.iter().zip(1u64..).map(|((leaving, silent, ms, failures), number)| Candidate {

@@ -1,7 +1,7 @@
 //! Configuration: `/etc/pf9/hostagent.toml`, then `/etc/pf9/conf.d/*.toml` in order of name.
 //!
-//! Tables merge, everything else replaces. Unknown keys are errors, and *all* faults of *all*
-//! files are reported at once, each with its file and key: an operator repairs them in one go.
+//! Tables merge, everything else replaces. Unknown keys are errors, and *all* faults of *all* files are reported
+//! together, each with its file and key: an operator repairs them in one pass.
 
 use std::path::Path;
 use std::time::Duration;
@@ -327,7 +327,7 @@ mod tests {
         }
         for wrong in ["loud", "inf", "info,loud", "debgu,hyper=off"] {
             let said = level(wrong).check().expect_err(wrong);
-            assert!(said.contains("is no level"), "{said}");
+            assert!(said.contains("is not a level"), "{said}");
         }
     }
 

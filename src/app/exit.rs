@@ -47,7 +47,7 @@ exits! {
     /// The configuration is wrong.
     Config = 78, "the configuration is wrong";
     /// A signal or a person asked for the end.
-    Interrupted = 130, "interrupted; what was begun was undone";
+    Interrupted = 130, "interrupted; what had started was undone";
 }
 
 impl Exit {

@@ -73,7 +73,7 @@ impl Progress {
         }
     }
 
-    /// Feeds until `stop`, while nobody is late.
+    /// Feeds until `stop`, while no loop is late.
     pub(super) async fn feed(
         &self,
         period: Duration,
@@ -194,7 +194,7 @@ mod tests {
     }
 
     proptest! {
-        /// Late is who said a time that has passed and nothing since, and nobody else.
+        /// A loop is late if the time that it announced has passed without news, and only then.
         #[test]
         fn late_is_who_did_not_keep_his_word(steps in prop::collection::vec(does(), 1..200)) {
             let mut signs = Signs::default();

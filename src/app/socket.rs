@@ -11,8 +11,8 @@ const UNSENT_MAX: u32 = 128 * 1024;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up: as long
 /// as a silent peer is assumed to live.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection over which nothing passes is asked about, so that one whose other end is gone does
-/// not stay for ever: nobody pings before a tunnel is there, or in an operator's idle connection.
+/// An idle connection is probed, so that one whose other end is gone does not stay for ever: there are no pings before
+/// a tunnel is up, or in an operator's idle connection.
 const IDLE: Duration = Duration::from_secs(15);
 /// How often it is asked about then, and how often in vain.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ pub fn tune(tcp: &TcpStream) -> io::Result<()> {
 pub mod testing {
     use std::sync::Arc;
 
+    use rcgen::{CertificateParams, KeyPair};
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -60,17 +61,26 @@ pub mod testing {
 
     /// TLS for 127.0.0.1, and who trusts it.
     pub fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
-        let made = made.expect("certificate");
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        tls_with(|_| {})
+    }
+
+    /// The same with another certificate.
+    pub fn tls_with(
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("params");
+        change(&mut params);
+        let cert = params.self_signed(&key).expect("certificate");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let server = ServerConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+            .with_single_cert(vec![cert.der().clone()], PrivateKeyDer::Pkcs8(key))
             .expect("identity");
         let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).expect("root");
+        roots.add(cert.der().clone()).expect("root");
         let client = ClientConfig::builder_with_provider(crate::tls::provider())
             .with_safe_default_protocol_versions()
             .expect("versions")

@@ -92,7 +92,7 @@ impl Once {
 
 fn io(why: &str) -> Fault {
     Fault::new(FaultCode::StateIo, "the consent stays as it was", why)
-        .fix("look at the disk that holds /var/opt/pf9/nodelet")
+        .fix("check the disk that holds /var/opt/pf9/nodelet")
 }
 
 /// How root of this host agreed to that, or why it may not be had.
@@ -119,7 +119,7 @@ pub fn agreed(fs: &HostFs, to: Consent, now: Timestamp) -> Result<Agreed, Fault>
             Some(_) => Ok(Agreed::Once),
             None => not(
                 "the operator of this host has not agreed that the plane may have its logs (support.logs is false, and \
-                 no consent for once waits)",
+                 no one-time consent is pending)",
                 "root of the host agrees once with pf9ctl support allow, or for good with pf9ctl config set support.logs \
                  true",
             ),
@@ -127,7 +127,7 @@ pub fn agreed(fs: &HostFs, to: Consent, now: Timestamp) -> Result<Agreed, Fault>
     }
 }
 
-/// Whether nobody but root could have written the configuration.
+/// Whether only root could have written the configuration.
 fn roots_alone(fs: &HostFs) -> Result<(), Fault> {
     let mut files = vec![paths::CONFIG.to_owned(), paths::CONFIG_DIR.to_owned()];
     let below = fs.list(paths::CONFIG_DIR).unwrap_or_default();
@@ -138,7 +138,7 @@ fn roots_alone(fs: &HostFs) -> Result<(), Fault> {
         }
         if let Some(why) = rooted::fault(fs, &path) {
             return Err(Fault::new(FaultCode::OperationNotAllowed, WHAT, why)
-                .fix("root of the host: see who wrote that it is agreed to, then chmod go-w"));
+                .fix("root of the host: check who wrote that consent, then chmod go-w"));
         }
     }
     Ok(())

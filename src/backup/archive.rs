@@ -57,7 +57,7 @@ enum Place {
 // === impl Archive ===
 
 impl Archive {
-    /// The place of `owner` in the archive of this policy. Asks nobody yet.
+    /// The place of `owner` in the archive of this policy. Connects to nothing yet.
     pub fn open(
         host: &HostFs,
         policy: &ArchivePolicy,
@@ -135,8 +135,8 @@ impl Archive {
         Ok(self.shelf().await?.backups)
     }
 
-    /// Names of those backups of the shelf (oldest first) that are to be copied there, newest first: those
-    /// that are missing, and would not be too much at once.
+    /// Names of the shelf's backups (oldest first) that have to be copied there, newest first: those that are missing,
+    /// as many as fit in one turn.
     pub async fn missing<'a>(
         &self,
         shelf: impl Iterator<Item = &'a BackupManifest>,

@@ -6,10 +6,10 @@
 //! private socket ─► its revision and keys against the manifest and the live cluster ─► gone
 //! ```
 //!
-//! Everything is in one directory, which goes with the drill, with the process that was cut off, or when
-//! the next one looks ([`sweep`]). The scratch etcd listens on a socket in that directory and on a port of
-//! the loopback address that nobody is told; its memory and the size of its files are bounded by the
-//! kernel, and where systemd runs it is in a scope of its own, that ends with nodelet.
+//! Everything is in one directory, which is removed with the drill, with an interrupted process, or by the next look
+//! ([`sweep`]). The scratch etcd listens on a socket in that directory and on an unpublished port of the loopback
+//! address; the kernel bounds its memory and the size of its files, and where systemd runs it is in a scope of its own
+//! that ends with nodelet.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ use super::verify;
 use crate::host::etcd::{Etcd, EtcdError, Keys};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, HostFs};
-use crate::host::{facts, space};
+use crate::host::ours::units;
+use crate::host::{facts, noise, space};
 use crate::model::{BackupManifest, DrillReport, Fault, FaultCode, Timestamp};
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -57,7 +58,7 @@ const SAID_MAX: usize = 400;
 
 const WHAT: &str = "the fire drill of etcd's backups failed";
 
-/// What is to be tried.
+/// What to try.
 pub struct Drill<'a> {
     /// The machine.
     pub fs: &'a HostFs,
@@ -76,7 +77,7 @@ pub struct Drill<'a> {
 /// What a drill may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bounds {
-    /// Without it nothing is begun: enough for what is alive.
+    /// Without this much the drill does not start: enough for the running node.
     memory: u64,
     /// With old revisions of small objects alone in the file, as much as the machine can spare.
     memory_most: u64,
@@ -90,7 +91,7 @@ struct Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Live {
     revision: u64,
-    /// Keys at the backup's revision; `None` where history does not reach back to it any more.
+    /// Keys at the backup's revision; `None` where history no longer reaches back to it.
     keys_then: Option<u64>,
 }
 
@@ -228,7 +229,7 @@ fn spared(bounds: Bounds, free: Option<u64>) -> Result<Bounds, Fault> {
                 free / MIB,
                 need / MIB
             );
-            let fix = "nothing was tried; it is retried automatically within hours, or run it at a quieter time: \
+            let fix = "nothing was restored; it is retried automatically within hours, or run it at a quieter time: \
                 pf9ctl etcd drill";
             Err(Fault::new(FaultCode::MemoryLow, WHAT, why).fix(fix))
         }
@@ -261,7 +262,7 @@ fn serve(fs: &HostFs, etcd: &Path, data: &Path, socket: &Path, bounds: Bounds) -
         .args(["--log-level", "warn"])
 }
 
-/// A cluster of one, that calls itself by an address where nobody is.
+/// A cluster of one, under an address without a listener.
 fn alone() -> Vec<String> {
     let pairs = [
         ("--name", NAME.to_owned()),
@@ -380,7 +381,11 @@ fn ended_early(bounds: Bounds, said: &str) -> Fault {
     }
 }
 
+/// What etcd has against what it was given; of one that says nothing of the kind, the end of its words.
 fn last_words(stderr: &str) -> String {
+    if let Some(fault) = noise::last_fault(units::ETCD, stderr) {
+        return fault;
+    }
     let lines: Vec<_> = stderr.lines().filter(|l| !l.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(2);
     let words = lines.get(from..).unwrap_or_default().join("; ");
@@ -395,6 +400,24 @@ mod tests {
 
     fn there(revision: u64, keys: u64) -> Keys {
         Keys { revision, keys }
+    }
+
+    #[test]
+    fn an_etcd_that_ended_is_quoted_by_its_fault_and_not_by_its_end() {
+        let info = |msg: &str| format!("{{\"level\":\"info\",\"msg\":\"{msg}\"}}\n");
+        let fatal = "{\"level\":\"fatal\",\"msg\":\"cannot open\",\"error\":\"bad magic\",\"stacktrace\":\"x\"}\n";
+        let log = [
+            info("begin"),
+            fatal.to_owned(),
+            info("closing"),
+            info("closed"),
+        ]
+        .concat();
+        assert_eq!(last_words(&log), "cannot open: bad magic");
+        let died =
+            info("begin") + "fatal error: runtime: out of memory\n\ngoroutine 1 [running]:\nx\n";
+        assert_eq!(last_words(&died), "fatal error: runtime: out of memory");
+        assert_eq!(last_words("a\n\nb\nc\n"), "b; c");
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Files that hold what nobody else may know: keys of an archive, keys that open a backup.
+//! Files with secrets: keys of an archive, keys that open a backup.
 
 use nix::unistd::geteuid;
 
@@ -6,8 +6,8 @@ use crate::host::fs::{Found, FsError, HostFs};
 use crate::model::Secret;
 use crate::telemetry::chain;
 
-/// The text of such a file of at most `max` bytes; otherwise why it is not used. One that others may read,
-/// or that somebody else owns, is not.
+/// The text of such a file of at most `max` bytes; otherwise why it is not used. A file that others may read, or that
+/// another user owns, is refused.
 pub fn text(host: &HostFs, path: &str, max: u64) -> Result<Secret<String>, String> {
     let said = |e: FsError| chain(&e);
     match host.found(path).map_err(said)? {

@@ -47,7 +47,7 @@ pub type Opener = Box<dyn age::Identity + Send>;
 pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     let what = "a backup cannot be sealed";
     if texts.is_empty() {
-        let why = "nobody could open it: there is neither a plane key nor a recovery key";
+        let why = "no key could open it: there is neither a plane key nor a recovery key";
         return Err(Fault::new(FaultCode::BackupFailed, what, why).fix(
             "pf9-plane cluster backups NAME set --recovery-recipient age1…, or a plane that has a key \
              for this cluster",
@@ -55,8 +55,8 @@ pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     }
     let read = |text: &String| {
         text.parse::<Recipient>().map_err(|why| {
-            // Not repeated: it may be a private key that somebody gave by mistake.
-            let why = format!("one of the keys is no public key of age (age1…): {why}");
+            // Not repeated: it may be a private key given by mistake.
+            let why = format!("one of the keys is not an age public key (age1…): {why}");
             Fault::new(FaultCode::KeyInvalid, what, why)
                 .fix("age-keygen -y FILE prints the public half of the key in FILE")
         })
@@ -88,8 +88,7 @@ pub fn keys(text: &Secret<String>) -> Result<Vec<Opener>, Fault> {
             .collect()),
         // Not the line itself: it may be a key with a slip of the pen.
         Ok(_) | Err(_) => {
-            let why =
-                "the file has a line that is not a private key of age (AGE-SECRET-KEY-1…), or none";
+            let why = "the file has a line that is not an age private key (AGE-SECRET-KEY-1…), or no line at all";
             Err(Fault::new(FaultCode::KeyInvalid, what, why))
         }
     }

@@ -1,8 +1,7 @@
 //! The directory of the backups.
 //!
-//! A backup is two files: `NAME.db.age`, and `NAME.json` that is written after it and makes it count.
-//! A sealed file without one is what a backup that was cut off left. Whatever has another name is
-//! somebody else's and stays.
+//! A backup is two files: `NAME.db.age`, and `NAME.json`, which is written after it and makes it count. A sealed file
+//! without one is what an interrupted backup left. Files with other names are foreign and stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +29,8 @@ pub struct Shelf {
     pub broken: Vec<String>,
     /// Names whose manifest a later version of this program wrote: left alone.
     pub foreign: Vec<String>,
-    /// Names whose manifest nobody signed who is trusted: they count for nothing. Left alone as well: taken
-    /// away they would be when a key is missing here by mistake.
+    /// Names whose manifest has no trusted signature: they do not count. They are also left alone: otherwise they would
+    /// be deleted when a key is missing here by mistake.
     pub unbelieved: Vec<String>,
 }
 

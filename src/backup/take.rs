@@ -90,7 +90,7 @@ struct Written {
 pub async fn take(taking: Taking<'_>) -> Result<BackupManifest, Fault> {
     let recipients = seal::recipients(&taking.recipients)?;
     let (fs, dir) = (taking.fs, taking.dir);
-    // Of a process that was killed: in another directory than ours nobody else looks for it.
+    // From a killed process: in a foreign directory only this looks for it.
     temps::collect(fs, &[(dir, 0), (paths::ETCD_SCRATCH, 0)]);
     room(fs, dir, taking.db_bytes)?;
     let file = |at: &str| fs.begin(at, &Attrs::mode(0o600)).map_err(|e| failed(&e));

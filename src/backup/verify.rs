@@ -47,7 +47,7 @@ pub async fn test_open(etcdutl: &Path, snapshot: &Path) -> Result<Opened, Fault>
     let broken = |why: String| Fault::new(FaultCode::BackupBroken, what, why);
     let said = exec::run(cmd).await.map_err(|e| broken(chain(&e)))?;
     let opened: Opened = serde_json::from_slice(&said.stdout)
-        .map_err(|e| broken(format!("what etcdutl says of it cannot be read: {e}")))?;
+        .map_err(|e| broken(format!("the output of etcdutl cannot be parsed: {e}")))?;
     if opened.revision == 0 || opened.total_key == 0 {
         return Err(broken("it is empty".to_owned()));
     }
@@ -71,8 +71,8 @@ pub fn sealed(path: &Path, manifest: &BackupManifest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What is sealed in a backup, as a file that is to be at `to` and is not in its place yet: dropped, it
-/// is gone. The sealed file is the one that its manifest speaks of, and so is the size of what was in it.
+/// The plaintext of a backup, as a file destined for `to` and not in its place yet: dropping it deletes it. The sealed
+/// file is the one that its manifest names, and so is the size of its content.
 pub async fn plain(
     fs: &HostFs,
     sealed: &Path,
@@ -147,8 +147,8 @@ fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
     }
 }
 
-/// The manifest, signed by somebody who is trusted, and the sealed file of a backup: by its name on the shelf or by
-/// the path of either.
+/// The manifest, signed by a trusted signer, and the sealed file of a backup: by its name on the shelf or by the path
+/// of either.
 pub fn find(
     fs: &HostFs,
     dir: &str,

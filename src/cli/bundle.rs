@@ -102,7 +102,7 @@ enum Only {
 
 /// `1M`, `10M`, `1G`.
 fn size(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no size like 1M, 10M or 1G");
+    let bad = || format!("{text:?} is not a size like 1M, 10M or 1G");
     let unit = text.chars().next_back().map_or(0, char::len_utf8);
     let (number, unit) = text.split_at(text.len() - unit);
     let shift = match unit {
@@ -114,7 +114,7 @@ fn size(text: &str) -> Result<u64, String> {
     let number: u32 = number.parse().map_err(|_| bad())?;
     match u64::from(number) << shift {
         bytes if bytes >= SIZE_MIN => Ok(bytes),
-        _ => Err(format!("{text:?} is less than 1M, into which nothing fits")),
+        _ => Err(format!("{text:?} is less than 1M, which is too small")),
     }
 }
 
@@ -320,7 +320,7 @@ impl Place {
         }
     }
 
-    /// On the disk, for good.
+    /// Durably on disk.
     fn keep(&self) -> io::Result<()> {
         match self {
             Self::Stdout | Self::File { file: None, .. } => Ok(()),
@@ -390,8 +390,8 @@ impl Show for List {
             }
         }
         screen.gap();
-        let text = "  Values of settings that are not on a list, keys, passwords and tokens are taken out; \
-                    no key file is opened to be shown.";
+        let text = "  Values of settings that are not on a list, keys, passwords and tokens are \
+                    removed; no key file is opened.";
         screen.wrapped(0, text, width);
         screen.gap();
         screen
@@ -405,7 +405,7 @@ impl Show for BundleReport {
         let open = match self.encrypted {
             true => "only with the private key",
             false => {
-                "by anybody who has the file: no keys and passwords are in it, but names and addresses"
+                "by anybody who has the file: it has no keys or passwords, but names and addresses"
             }
         };
         screen.row("bundle", Ink::Bold, &self.path, width);

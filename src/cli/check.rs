@@ -31,12 +31,12 @@ pub(super) async fn run(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit, 
     }
     let stream = args.format() == Format::JsonStream;
     ctx.out
-        .waiting("looking at the machine, its network and its plane");
+        .waiting("checking the machine, its network and its plane");
     let looking = all(ctx, args, &skips, stream);
     let report = tokio::select! {
         // cancel-safe: what was tried is taken away by who tried, and nothing else was done
         report = looking => report?,
-        () = ctx.stop.cancelled() => return Err(ctx.interrupted("the check did not end")),
+        () = ctx.stop.cancelled() => return Err(ctx.interrupted("the check did not finish")),
     };
     if stream {
         ctx.out.json_line(&Line::report(&report));

@@ -222,14 +222,14 @@ fn set(ctx: &CommandContext, args: &SetArgs) -> Result<Done, Fault> {
     let _lock = ctx.lock("change the configuration")?;
     if args.key.starts_with("comms.proxy") {
         let what = format!("cannot set {}", args.key);
-        let why = "the proxy, who is reached without it, and its password belong together";
+        let why = "the proxy, its exceptions and its password are set together";
         return Err(Fault::new(FaultCode::Usage, what, why).fix("pf9ctl proxy set URL"));
     }
     let fault = |e: FsError| files(&e);
     let before = ctx.host.read_text(FILE, FILE_MAX).map_err(fault)?;
     let mut ours: Table = match &before {
         Some(text) => text.parse().map_err(|_| {
-            let why = format!("{FILE} is no TOML any more");
+            let why = format!("{FILE} is no longer valid TOML");
             Fault::new(
                 FaultCode::ConfigInvalid,
                 "cannot change the configuration",

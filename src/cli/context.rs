@@ -34,7 +34,7 @@ pub(super) struct CommandContext {
     pub(super) owners: Owners,
     /// The printer.
     pub(super) out: Output,
-    /// Cancelled by a signal: end, and undo what was begun.
+    /// Cancelled by a signal: end, and undo what was started.
     pub(super) stop: CancellationToken,
     /// Effective user id.
     pub(super) uid: u32,
@@ -101,7 +101,7 @@ impl CommandContext {
         Ok(file)
     }
 
-    /// Takes the lock's file away: nothing of ours is to be left.
+    /// Removes the lock's file: nothing of ours may be left.
     pub(super) fn unlock(&self) {
         // What is left of it is empty and gone with the next boot.
         drop(self.host.remove_file(LOCK));

@@ -101,7 +101,7 @@ fn confirm(
     }
     let why = match (args.no_prompt, ctx.out.can_ask()) {
         (false, true) => None,
-        (true, _) => Some("nobody is asked (--no-prompt)"),
+        (true, _) => Some("prompts are off (--no-prompt)"),
         (false, false) => Some("no terminal to ask on"),
     };
     if let Some(why) = why {
@@ -135,7 +135,7 @@ async fn remove_role(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Op
         return Ok(None);
     }
     let hostagent_ran = is_up(ctx, HOSTAGENT).await;
-    // From here on nobody gives nodelet another spec.
+    // From here on nodelet gets no other spec.
     if hostagent_ran {
         ctx.units
             .stop(HOSTAGENT)
@@ -205,7 +205,7 @@ async fn order_removal(
             if gone && !leftovers::role_units(&ctx.host) {
                 break;
             }
-            // nodelet waits for others now, perhaps for days; nobody has to wait with it.
+            // nodelet waits for others now, perhaps for days; the command does not wait with it.
             if !force && is_held(status) {
                 return Err(late(what, longest, last.as_ref()));
             }
@@ -278,7 +278,7 @@ async fn leave(ctx: &CommandContext, args: &DecommissionArgs, host_id: Option<Ho
         };
     }
     if host_id.is_none() {
-        return "not told: this machine was no host".to_owned();
+        return "not told: this machine was not a host".to_owned();
     }
     ctx.out.waiting("telling the plane");
     let call = async {
@@ -314,7 +314,7 @@ async fn stop_agent(ctx: &CommandContext) -> Result<(), Fault> {
     let all = ctx.units.show(&names).await.map_err(|e| unit_fault(&e))?;
     // The last started is the first stopped; nodelet after the socket that would start it again.
     for unit in AGENT_UNITS.into_iter().rev().chain([NODELET_UNIT]) {
-        // A package that is being purged has no units any more.
+        // A package that is being purged has no units left.
         let Some(state) = all.get(unit).filter(|s| s.loaded) else {
             continue;
         };

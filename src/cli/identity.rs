@@ -47,8 +47,7 @@ pub(super) struct ResetReport {
     next: Vec<&'static str>,
 }
 
-/// State that was the other machine's: specs, events, tickets. The ledger stays: it knows what of a
-/// role is to be removed.
+/// State of the other machine: specs, events, tickets. The ledger stays: it knows what of a role has to be removed.
 const STATE: [&str; 5] = [
     paths::COMMS_STATE,
     paths::HOSTAGENT_STATE,
@@ -166,7 +165,7 @@ fn confirm(
     ))
 }
 
-/// Nothing of ours acts in the name of the other machine any more.
+/// No program of ours keeps acting under the other machine's identity.
 async fn stop(ctx: &CommandContext) -> Result<Vec<&'static str>, Fault> {
     let fault = |e: ExecError| {
         Fault::new(
@@ -275,7 +274,7 @@ impl Show for ResetReport {
         screen.line([
             (Ink::Plain, "  ".into()),
             (Ink::GoodBlock, " RESET ".into()),
-            (Ink::Bold, "  this machine is no host any more".into()),
+            (Ink::Bold, "  this machine is no longer a host".into()),
         ]);
         screen.gap();
         for unit in &self.stopped {

@@ -17,7 +17,7 @@ pub(super) const KNOWN: [(&str, &str); 7] = [
 pub(super) const FLAGS: [(&str, &str); 5] = [
     (
         "--skip-checks",
-        "with node prep; what is only recommended stops nothing in any case",
+        "with node prep; a recommended check stops nothing in any case",
     ),
     ("--skip-os-checks", "with node prep: --skip distribution"),
     (

@@ -124,7 +124,7 @@ fn default_dir() -> Option<PathBuf> {
     cache.map(|cache| cache.join("pf9"))
 }
 
-/// Whether nobody but this user (and root) can put something there, or read what is there.
+/// Whether only this user (and root) can write there, or read what is there.
 fn is_ours(ctx: &CommandContext, path: &Path, bits: u32) -> bool {
     let meta = std::fs::symlink_metadata(ctx.host.at(path));
     meta.is_ok_and(|m| m.uid() == ctx.uid && m.mode() & bits == 0 && !m.is_symlink())

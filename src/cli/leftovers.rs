@@ -45,7 +45,7 @@ pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     Ok(all)
 }
 
-/// Takes parents away that others may use too, where nobody has anything there.
+/// Removes empty parents that others may use too.
 pub(super) fn remove_empty_parents(host: &HostFs) {
     for parent in paths::SHARED_PARENTS {
         // Not empty means: not only ours. That is no failure.
@@ -79,7 +79,7 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     for (root, _) in paths::PLACES {
         let (is_mount, below) = mounts::at_or_below(host, root)?;
         all.extend(below.iter().map(|m| format!("mount {m}")));
-        // A disk that somebody mounted there is theirs; emptied is all it can be.
+        // A disk mounted there by an operator stays theirs; it can only be emptied.
         if is_mount && host.list(root)?.is_empty() {
             all.retain(|path| path != root);
         }
@@ -89,7 +89,7 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     Ok(all)
 }
 
-/// Links, routes and packet-filter chains that nobody but us makes.
+/// Links, routes and packet-filter chains that only we create.
 pub(super) async fn network_left(host: &HostFs) -> Vec<String> {
     let net = Net::new(host.clone());
     let links = net.links(&network::links());

@@ -137,7 +137,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &LogLevelArgs) -> Result<Exi
     Ok(exit)
 }
 
-/// Where nobody is named: nodelet only when it runs. To ask at its socket would start it.
+/// Without a name: nodelet only when it runs. Asking at its socket would start it.
 async fn daemon_is_meant(ctx: &CommandContext, args: &LogLevelArgs, daemon: Daemon) -> bool {
     match (args.of.as_slice(), daemon) {
         ([], Daemon::Nodelet) => {
@@ -154,11 +154,11 @@ async fn ask(
     args: &LogLevelArgs,
     daemon: Daemon,
 ) -> Result<LogLevelStatus, Fault> {
-    let what = format!("the log of {} is as it was", daemon.word());
+    let what = format!("the log level of {} is unchanged", daemon.word());
     let client = ctx.socket(daemon.socket()).map_err(|e| e.fault(&what))?;
     let level = match args.level {
         None => {
-            let what = format!("nobody knows what {} logs", daemon.word());
+            let what = format!("the log level of {} is unknown", daemon.word());
             return client.get(LOG_LEVEL, ASK).await.map_err(|e| e.fault(&what));
         }
         Some(Level::Warn) => Some(LogLevel::Warn),

@@ -252,7 +252,7 @@ fn unreadable(path: &str, error: &std::io::Error) -> Fault {
     let fault = Fault::new(FaultCode::Log, "cannot show the log", why);
     match error.kind() {
         std::io::ErrorKind::NotFound => {
-            fault.fix("nothing was logged there yet; pf9ctl logs --list shows which there are")
+            fault.fix("nothing was logged there yet; pf9ctl logs --list shows the logs that exist")
         }
         std::io::ErrorKind::PermissionDenied => fault.fix("run it with sudo"),
         _ => fault.fix("journalctl -u 'pf9-*' has most of it, too"),

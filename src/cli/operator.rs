@@ -1,7 +1,7 @@
 //! `host …`, `cluster …`, `node join`, `node leave`: the plane's operator API, with an operator's token.
 //!
-//! Which plane, and where the token is, says a file ([`CONFIG`], or `--config`); the token itself is in a file of its own
-//! that nobody else may read. Nothing of this host's identity is used: it is a person who asks.
+//! A file ([`CONFIG`], or `--config`) says which plane, and where the token is; the token itself is in a file of its
+//! own that only its owner may read. Nothing of this host's identity is used: the caller is a person.
 //!
 //! | file | holds |
 //! |---|---|
@@ -220,7 +220,7 @@ pub(super) async fn authorize(ctx: &CommandContext, args: &HostShowArgs) -> Resu
 }
 
 pub(super) async fn deauthorize(ctx: &CommandContext, args: &HostShowArgs) -> Result<Exit, Fault> {
-    role(ctx, args, Method::DELETE, "is no node any more").await
+    role(ctx, args, Method::DELETE, "is no longer a node").await
 }
 
 pub(super) async fn attach_one(ctx: &CommandContext, args: &AttachArgs) -> Result<Exit, Fault> {
@@ -492,7 +492,7 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Fault {
     }
 }
 
-/// One line that nobody else may read.
+/// One line that only its owner may read.
 fn secret(path: &Path) -> Result<Secret<String>, String> {
     let text = secret_text(path)?;
     let token = text.expose().trim();
@@ -502,7 +502,7 @@ fn secret(path: &Path) -> Result<Secret<String>, String> {
     Ok(Secret::new(token.to_owned()))
 }
 
-/// A file that nobody else may read.
+/// A file that only its owner may read.
 fn secret_text(path: &Path) -> Result<Secret<String>, String> {
     use std::io::Read;
     let name = path.display();

@@ -218,7 +218,7 @@ impl Output {
             options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
             let mut file = options.open(&path)?;
             if !file.metadata()?.is_file() {
-                return Err(std::io::Error::other("it is no regular file"));
+                return Err(std::io::Error::other("it is not a regular file"));
             }
             // Nothing secret is ever an argument.
             let words: Vec<String> = std::env::args().collect();
@@ -380,7 +380,7 @@ impl Output {
         self.set_standing(true);
     }
 
-    /// A question with yes or no; no when nobody can answer.
+    /// A question with yes or no; no without a terminal to ask on.
     pub(super) fn ask(&self, question: &str) -> bool {
         self.print(&format!("{question} [y/N] "));
         let mut answer = String::new();
@@ -442,7 +442,7 @@ fn plain(text: &str) -> String {
     out.replace('\r', "")
 }
 
-/// Standard output for bytes that are nobody's to read.
+/// Standard output for bytes that no person reads.
 pub(super) fn bytes_out() -> Box<dyn Write> {
     Box::new(std::io::stdout())
 }

@@ -104,13 +104,13 @@ pub(super) async fn run(ctx: &CommandContext, verb: &PhasesVerb) -> Result<Exit,
 /// nodelet was woken.
 #[derive(Debug, Serialize)]
 struct Started {
-    /// This host was in maintenance, and is not any more.
+    /// The host's maintenance has ended.
     maintenance_ended: bool,
 }
 
 async fn start(ctx: &CommandContext) -> Result<Started, Fault> {
-    let what = "the phases are not gone through";
-    ctx.need_root("have the phases gone through")?;
+    let what = "the phases are not run";
+    ctx.need_root("run the phases")?;
     let maintenance_ended = maintenance::end(ctx, what).await?.is_some();
     let client = ctx
         .socket(paths::NODELET_SOCKET)
@@ -194,7 +194,7 @@ impl Show for Progress {
         for phase in &self.phases {
             let (ink, state) = match phase.state {
                 PhaseState::Running => (Ink::Good, "done"),
-                PhaseState::NotStarted => (Ink::Dim, "not begun"),
+                PhaseState::NotStarted => (Ink::Dim, "not started"),
                 PhaseState::Executing => (Ink::Warn, "under way"),
                 PhaseState::Waiting => (Ink::Warn, "waits"),
                 PhaseState::Failed => (Ink::Bad, "failed"),

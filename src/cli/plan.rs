@@ -64,14 +64,14 @@ impl Show for Plan {
         }
         if let Some(order) = &self.0.maintenance {
             let text = format!(
-                "nothing of this is done before {}: {} ordered a maintenance",
+                "none of this is done before {}: {} ordered a maintenance",
                 order.until, order.by
             );
             screen.row("maintenance", Ink::Warn, &text, width);
         }
         let summary = match (self.0.steps.len(), &self.0.waits) {
-            (0, None) => "  Nothing to do: everything is as the spec wants it.".to_owned(),
-            (0, Some(_)) => "  Nothing can be done before that comes.".to_owned(),
+            (0, None) => "  Nothing to do: the node matches its spec.".to_owned(),
+            (0, Some(_)) => "  Nothing can be done before that.".to_owned(),
             (1, _) => "  1 step to do; nothing was changed.".to_owned(),
             (n, _) => format!("  {n} steps to do; nothing was changed."),
         };

@@ -87,8 +87,8 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
         return Ok(Exit::Ok);
     }
     if args.skip_checks {
-        let text = "--skip-checks: what is only recommended stops nothing in any case; what is required is left out by \
-                    its name, with --skip ID=REASON";
+        let text = "--skip-checks: a recommended check stops nothing in any case; skip a required \
+                    one by its name, with --skip ID=REASON";
         ctx.out.step(Ink::Warn, text);
     }
     // A run that changes nothing uses no token up, and needs none.
@@ -130,7 +130,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
     };
     let work = prepare(ctx, args, token, &config, &way, &stage);
     let result = tokio::select! {
-        // cancel-safe: what was begun is undone below
+        // cancel-safe: what was started is undone below
         result = work => result,
         () = ctx.stop.cancelled() => Err(ctx.interrupted("this machine is not prepared")),
     };
@@ -233,7 +233,7 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
             "cannot read the enrolment token",
             why,
         )
-        .fix("give the file that holds the line which pf9-plane token create printed")
+        .fix("give the file with the line that pf9-plane token create printed")
     };
     let path = args.token_file.as_deref().unwrap_or(Path::new("-"));
     let mut text = String::new();
@@ -418,8 +418,8 @@ async fn enrol(
     way: &Way,
     stage: &Cell<Stage>,
 ) -> Result<(Identity, Had), Fault> {
-    // The id a host had stays: the plane knows it by that. Where its own file is lost, the key that
-    // it orders with names it: another id would leave role and workloads to nobody.
+    // A host keeps its id: the plane knows it by that. Where its own file is lost, the key that it orders with names
+    // it: another id would orphan role and workloads.
     let had = identity::host_id(&ctx.host).ok().flatten();
     let had = had.or_else(|| order_key::host_id(&ctx.host));
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);

@@ -133,8 +133,8 @@ fn read_password(path: &Path) -> std::io::Result<Secret<String>> {
     ))
 }
 
-/// Each file atomically, in an order in which a crash in between leaves no proxy without what it
-/// wants to know, and no password that nobody uses.
+/// Each file atomically, in an order in which a crash in between leaves no proxy without its password, and no password
+/// without a proxy.
 fn write(
     ctx: &CommandContext,
     wanted: &ProxyConfig,
@@ -253,7 +253,7 @@ impl Show for ProxyReport {
         let mut screen = Screen::default();
         screen.gap();
         match &self.url {
-            None => screen.row("proxy", Ink::Bold, "none: straight to the plane", width),
+            None => screen.row("proxy", Ink::Bold, "none: directly to the plane", width),
             Some(url) => {
                 screen.row("proxy", Ink::Bold, &url.to_string(), width);
                 let user = match (&self.user, &self.fault) {

@@ -45,7 +45,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &ProxyTestArgs) -> Result<Ex
     let tries = tokio::select! {
         // cancel-safe: a try that is dropped leaves nothing behind
         tries = try_all(ctx, args, way) => tries?,
-        () = ctx.stop.cancelled() => return Err(ctx.interrupted("the test did not end")),
+        () = ctx.stop.cancelled() => return Err(ctx.interrupted("the test did not finish")),
     };
     let report = TestReport {
         proxy: config.comms.proxy.url,
@@ -114,7 +114,7 @@ impl Show for TestReport {
         screen.gap();
         let proxy = match &self.proxy {
             Some(proxy) => proxy.to_string(),
-            None => "none: straight to the plane".to_owned(),
+            None => "none: directly to the plane".to_owned(),
         };
         screen.row("proxy", Ink::Plain, &proxy, width);
         for trial in &self.tries {

@@ -75,7 +75,7 @@ pub(super) struct RemoteArgs {
 struct Order {
     verb: &'static str,
     args: Vec<String>,
-    /// What each is told on its standard input, in the order of the hosts; nothing of it is on a command line.
+    /// The standard input of each host, in the order of the hosts; none of it is on a command line.
     stdin: Vec<Vec<u8>>,
     deadline: Duration,
     /// One JSON value a line.
@@ -136,7 +136,7 @@ pub(super) async fn check(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit
 pub(super) async fn prep(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, Fault> {
     let hosts = args.remote.hosts.len();
     if args.host_id.is_some() && hosts > 1 {
-        return Err(usage("--host-id is of one host, and --ip names more"));
+        return Err(usage("--host-id is for one host, and --ip names more"));
     }
     let stdin = match args.dry_run {
         true => vec![Vec::new(); hosts],
@@ -202,7 +202,7 @@ fn tokens(file: Option<&Path>, hosts: usize) -> Result<Vec<Vec<u8>>, Fault> {
         .collect();
     if lines.len() != hosts {
         let why = format!(
-            "there are {hosts} hosts and {} tokens, and a token is good once",
+            "there are {hosts} hosts and {} tokens, and a token is valid once",
             lines.len()
         );
         return Err(usage(why)
@@ -264,7 +264,7 @@ async fn all(ctx: &CommandContext, args: &RemoteArgs, order: Order) -> Result<Ex
             hosts.len()
         ));
         let next = tokio::select! {
-            // cancel-safe: an answer that was not taken is asked for again by nobody
+            // cancel-safe: a dropped answer is not asked for again
             next = work.next() => next,
             () = ctx.stop.cancelled() => return Err(stopped(answers.len())),
         };

@@ -141,7 +141,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &StatusArgs) -> Result<Exit,
         let mut report = gather(ctx).await;
         tokio::select! {
             biased;
-            // cancel-safe: a question that is not answered any more changes nothing
+            // cancel-safe: a question that nobody waits for changes nothing
             () = drift(ctx, args, &mut report, &mut asked) => {}
             () = ctx.stop.cancelled() => break,
         }
@@ -172,7 +172,7 @@ async fn drift(
     if old {
         *asked = Some((
             Instant::now(),
-            super::plan::ask(ctx, "cannot say what differs").await,
+            super::plan::ask(ctx, "cannot show what differs").await,
         ));
     }
     match asked {
@@ -261,8 +261,8 @@ pub(super) async fn gather(ctx: &CommandContext) -> StatusReport {
     report
 }
 
-/// comms knows more of the tunnel's certificates, and sooner, than hostagent last read; what
-/// is to be said of them follows from that.
+/// comms knows more about the tunnel's certificates, and sooner, than hostagent last read; the report follows from
+/// that.
 fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     let now = report.taken_at;
     let node = report.node.iter().flat_map(|n| &n.certificates);
@@ -443,7 +443,7 @@ fn down(unit: &UnitReport) -> Fault {
         format!("{} is {}", unit.unit, unit.state),
     )
     .fix(format!(
-        "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself runs on",
+        "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself keeps running",
         u = unit.unit
     ))
 }
@@ -452,7 +452,7 @@ fn down(unit: &UnitReport) -> Fault {
 fn unfinished(unit: &UnitReport) -> Fault {
     Fault::new(
         FaultCode::DecommissionUnfinished,
-        "this machine is being decommissioned, and that did not finish",
+        "this machine is being decommissioned, and that has not finished",
         format!(
             "root ordered the removal of the role, and {} is {}",
             unit.unit, unit.state

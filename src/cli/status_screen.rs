@@ -325,7 +325,7 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
     let since = span(at.duration_since(now.since));
     let times = match now.attempts {
         0 | 1 => String::new(),
-        n => format!(" · begun {n} times"),
+        n => format!(" · started {n} times"),
     };
     let (stack, stage, state) = (&now.stack, now.stage, now.state);
     let (row, what) = match stage {

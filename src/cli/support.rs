@@ -79,7 +79,7 @@ struct Shown {
     logs: bool,
     /// Logs once, until then.
     logs_once_until: Option<Timestamp>,
-    /// Why nobody knows.
+    /// Why it is unknown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wrong: Vec<String>,
     #[serde(skip)]
@@ -93,10 +93,10 @@ pub(super) fn run(ctx: &CommandContext, verb: &SupportVerb) -> Result<Exit, Faul
             Once::new(ctx.now(), args.length).save(&ctx.host)?;
         }
         SupportVerb::Withdraw(_) => {
-            ctx.need_root("take a consent back")?;
+            ctx.need_root("withdraw a consent")?;
             Once::remove(&ctx.host)?;
         }
-        SupportVerb::Show(_) => ctx.need_root("see what was agreed to")?,
+        SupportVerb::Show(_) => ctx.need_root("show the consents")?,
     }
     ctx.out.show(&look(ctx));
     Ok(Exit::Ok)
@@ -108,7 +108,7 @@ fn look(ctx: &CommandContext) -> Shown {
     let mut standing = |to| match agreed(&ctx.host, to, now) {
         Ok(how) => how == Agreed::Standing,
         Err(fault) => {
-            // That nobody agreed is no fault; that nobody can tell is one.
+            // A missing consent is not a fault; an unreadable one is.
             if fault.code == FaultCode::ConfigInvalid && wrong.is_empty() {
                 wrong.push(fault.why);
             }
@@ -133,11 +133,11 @@ impl Show for Shown {
     fn screen(&self, width: usize) -> Screen {
         let mut screen = Screen::default();
         screen.gap();
-        let word = |yes| if yes { "may be had" } else { "no" };
+        let word = |yes| if yes { "available" } else { "no" };
         screen.row("bundles", Ink::Plain, word(self.bundles), width);
         let once = self.logs_once_until.map(|at| {
             let left = until(self.now, at);
-            format!("may be had once; that ends {left}")
+            format!("available once; expires {left}")
         });
         let logs = match (self.logs, once) {
             (true, _) => word(true).to_owned(),

@@ -82,7 +82,7 @@ impl Api {
     async fn ping(&self) -> TunnelPing {
         let mut asked = JoinSet::new();
         for live in self.sessions.all() {
-            // One that drains has nothing new to carry; how far it is does not matter any more.
+            // A draining one carries nothing new; how far it is no longer matters.
             if !live.handle.is_leaving() {
                 asked.spawn(ping(live));
             }

@@ -17,7 +17,7 @@ use super::tcp::Probe;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
-use crate::identity::{self, TlsPolicy, TunnelIdentity};
+use crate::identity::{self, Distrust, TlsPolicy, TunnelIdentity};
 use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
@@ -74,6 +74,14 @@ pub enum DialError {
         host: String,
         /// Why not.
         why: String,
+    },
+    /// This machine's clock is behind.
+    #[error("{}", identity::early(host, *by))]
+    Early {
+        /// Which host.
+        host: String,
+        /// How far, at least.
+        by: Duration,
     },
     /// TLS failed.
     #[error("TLS with {host} failed")]
@@ -168,7 +176,7 @@ impl TunnelRoute {
                 headers.extend(own.headers(endpoint));
             }
             let probe = Probe::of(tls.get_ref().0.get_ref())
-                .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
+                .inspect_err(|error| tracing::debug!(%error, "the kernel reports no metrics"))
                 .ok();
             let tls = mux::Secured::new(tls);
             let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
@@ -236,7 +244,8 @@ impl TunnelRoute {
         let tcp = self.egress.reach(&at.host, at.port, journey).await?;
         let host = at.host.clone();
         let failed = |source| match identity::not_believed(&source) {
-            Some(why) => DialError::Foreign { host, why },
+            Some(Distrust::Early(by)) => DialError::Early { host, by },
+            Some(Distrust::Foreign(why)) => DialError::Foreign { host, why },
             None => DialError::Tls { host, source },
         };
         journey.begin(Hop::Tls);
@@ -271,8 +280,8 @@ async fn in_time<T>(
     })
 }
 
-/// What the plane says a session is good for. A word that is not known is none we could use: the
-/// plane refuses what does not fit, in words.
+/// The kind of session that the plane announces. An unknown word is a kind we could not use: the plane refuses what
+/// does not fit, with a reason.
 fn kind_of(headers: &HeaderMap) -> SessionKind {
     let said = headers.get(mux::SESSION_HEADER).map(HeaderValue::as_bytes);
     let is_it = |kind: &SessionKind| said == Some(kind.as_str().as_bytes());
@@ -341,6 +350,7 @@ impl DialError {
             | Self::Url(_)
             | Self::Reach(_)
             | Self::Foreign { .. }
+            | Self::Early { .. }
             | Self::Tls { .. }
             | Self::Timeout { .. } => false,
         }
@@ -360,6 +370,7 @@ impl DialError {
             | Self::Url(_)
             | Self::Reach(_)
             | Self::Foreign { .. }
+            | Self::Early { .. }
             | Self::Tls { .. }
             | Self::Timeout { .. } => None,
         }
@@ -389,19 +400,23 @@ impl DialError {
                 FaultCode::PlaneForeignCertificate,
                 "check that nothing in between inspects TLS, and that the host is still enrolled",
             ),
+            Self::Early { .. } => (FaultCode::ClockOff, identity::SET_THE_CLOCK),
             Self::Tls { .. } => (
                 FaultCode::PlaneGarbage,
                 "check that the URL is the plane's and that nothing in between inspects or forbids TLS",
             ),
             Self::Handshake(_) if self.is_forbidden() => (
                 FaultCode::PlaneForbidden,
-                "the plane does not know this host, or its key, any more: see pf9-plane host list \
+                "the plane no longer knows this host, or its key: see pf9-plane host list \
                  there; pf9ctl node prep with a new token makes it a host again",
             ),
             Self::Handshake(HandshakeError::Refused { status, .. })
                 if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
             {
-                (FaultCode::PlaneBusy, "nothing to do: it is tried again")
+                (
+                    FaultCode::PlaneBusy,
+                    "nothing to do: it is retried automatically",
+                )
             }
             Self::Handshake(_) => (
                 FaultCode::PlaneGarbage,
@@ -444,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_is_asked_for_all_of_it() {
+    async fn every_socket_option_is_set() {
         let (server, client) = socket::testing::tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
@@ -458,6 +473,27 @@ mod tests {
         accepted.expect("accepted");
         let (tls, _) = dialled.expect("dialled");
         socket::testing::check(tls.get_ref().0.get_ref());
+    }
+
+    /// The plane's certificate is younger than this machine's time.
+    #[tokio::test]
+    async fn a_clock_that_is_behind_is_named_as_what_it_is() {
+        let (server, client) = socket::testing::tls_with(|params| {
+            params.not_before = rcgen::date_time_ymd(2999, 1, 1)
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
+        let identity = TunnelIdentity::of_nobody(&endpoint, client);
+        let route = TunnelRoute::new(identity, Egress::direct());
+        let mut journey = Journey::default();
+        let (dialled, _) = tokio::join!(route.secure(&endpoint, &mut journey), async {
+            let (tcp, _) = listener.accept().await.expect("accept");
+            TlsAcceptor::from(server).accept(tcp).await
+        });
+        let fault = dialled.map(drop).expect_err("early").fault(&endpoint);
+        assert_eq!(fault.code, FaultCode::ClockOff, "{fault}");
+        assert!(fault.why.contains("the clock is behind"), "{fault}");
+        assert!(fault.fix.contains("set the clock"), "{fault}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ pub(super) enum Claim {
 pub(super) const FIRST: Duration = Duration::from_secs(1);
 /// A session this long counts as healthy.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// A failure this long ago does not count against an endpoint any more.
+/// A failure this long ago no longer counts against an endpoint.
 const FORGET: Duration = Duration::from_secs(600);
 
 // === impl Endpoints ===
@@ -213,8 +213,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: no endpoint has two slots, no slot has two, and a slot that asks
-        /// while fewer slots than endpoints are busy is never sent away for good.
+        /// Whatever happens: no endpoint has two slots, no slot has two endpoints, and a slot that asks while fewer
+        /// slots than endpoints are busy is never turned away permanently.
         #[test]
         fn an_endpoint_has_one_slot(
             count in 1usize..5,

@@ -23,7 +23,7 @@ pub(super) async fn keep(fs: HostFs, sessions: Arc<Sessions>, shutdown: Cancella
         if told.as_ref() != Some(&ends) {
             // A few bytes in memory (/run); who reads them can do without.
             if let Err(e) = tell_tunnel_ends(&fs, &ends) {
-                tracing::warn!(error = %chain(&e), "cannot tell where the tunnel goes");
+                tracing::warn!(error = %chain(&e), "cannot determine where the tunnel goes");
             }
             told = Some(ends);
         }
@@ -92,7 +92,7 @@ mod tests {
         })
     }
 
-    /// Until it is told so: the file system has no event that is worth its code here.
+    /// Polled until it is there: the file system has no event that is worth the code here.
     async fn until(fs: &HostFs, wanted: &[&str]) {
         let wanted: Vec<IpAddr> = wanted.iter().map(|ip| ip.parse().expect("ip")).collect();
         let so = async {

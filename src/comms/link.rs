@@ -205,7 +205,7 @@ impl Link {
                     self.board.waiting(slot, endpoint, after(wait));
                     wait
                 }
-                // Slots are no more than endpoints; if it were so, somebody's end is news.
+                // Slots never outnumber endpoints; if they did, another slot's end would be the news.
                 Claim::Never => Duration::MAX,
             };
             tokio::select! {
@@ -218,7 +218,7 @@ impl Link {
         None
     }
 
-    /// A session, until it is told to leave or ends; `None` at shutdown.
+    /// Runs a session until it is told to leave or ends; `None` at shutdown.
     async fn up(
         &self,
         slot: u8,
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The rest has its bounds, nobody goes in vain, and one alone never does.
+        /// The rest has its bounds, none goes without need, and a single one never does.
         #[test]
         fn only_the_oldest_go_and_only_as_many_as_must(
             all in prop::collection::vec((any::<bool>(), 0..=SESSION_BYTES), 0..12),

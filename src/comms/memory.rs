@@ -28,7 +28,7 @@ fn parts() -> [(&'static str, u64); 6] {
     let output = BLOCK as u64 + AHEAD + OUTPUT_COPIES * WRITE_MAX as u64;
     [
         ("sessions", sessions * SESSION_BYTES),
-        ("sessions that drain", DRAINING_BYTES),
+        ("draining sessions", DRAINING_BYTES),
         ("connections to the plane", all * output),
         (
             "streams",

@@ -39,7 +39,7 @@ impl Numbers {
         text.head(
             m,
             Kind::Counter,
-            "Sessions that ended and tries that failed.",
+            "Sessions that ended and attempts that failed.",
         );
         for (reason, n) in &self.failures {
             text.row(m, &[("reason", reason.word())], *n as f64);
@@ -88,7 +88,7 @@ impl Numbers {
             }),
             (
                 "pf9_comms_tcp_retransmits",
-                "Segments the kernel sent again on this connection.",
+                "Segments the kernel retransmitted on this connection.",
                 &|s| s.tcp.map(|t| f64::from(t.retransmits)),
             ),
             (

@@ -230,7 +230,7 @@ impl Renewal {
             serde_json::to_vec(&body).map_err(|e| failed(FaultCode::Internal, e.to_string()))?;
         let away = || {
             failed(FaultCode::PlaneAway, "there is no tunnel".to_owned())
-                .fix("nothing to do: it is tried again")
+                .fix("nothing to do: it is retried automatically")
         };
         let stream = self.stream().await.ok_or_else(away)?;
         let answer = tokio::time::timeout(ASK, post(stream, body)).await;

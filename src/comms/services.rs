@@ -58,7 +58,7 @@ struct Entry {
     #[serde(default)]
     #[expect(
         dead_code,
-        reason = "read, so that an older file is still taken; not documented any more"
+        reason = "read, so that an older file is still accepted; no longer documented"
     )]
     class: EntryClass,
     #[serde(default)]
@@ -188,7 +188,7 @@ fn add(all: &mut BTreeMap<String, Service>, path: &str, entry: Entry, faults: &m
                     idle: entry.idle_s.map(Duration::from_secs),
                 };
                 if all.insert(entry.name.clone(), service).is_some() {
-                    fault("the name stands twice".into());
+                    fault("the name occurs twice".into());
                 }
             }
             Err(why) => fault(why),
@@ -274,9 +274,8 @@ fn only_root_writes(path: &Path, machine: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Root; not the user this runs as, who could then let the plane in further than root did. Below a
-/// directory that was named at the start (`--root`) nothing is the machine's, and who runs the
-/// program may be whom it all belongs to.
+/// Root; not the user this runs as, who could then grant the plane more than root did. Below a directory that was named
+/// at the start (`--root`) nothing belongs to the machine, and the user running the program may own all of it.
 fn may_own(owner: u32, me: u32, machine: bool) -> bool {
     owner == 0 || (!machine && owner == me)
 }

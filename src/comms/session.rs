@@ -27,7 +27,7 @@ const STOP_LINGER: Duration = Duration::from_secs(1);
 /// How long streams may take to notice that their connection is over, and write their audit line.
 const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
 
-/// A session that was begun and must be run.
+/// A session that was opened and must be run.
 pub(super) struct Begun {
     pub(super) handle: Handle,
     /// For [`run`].
@@ -112,7 +112,7 @@ pub(super) async fn run(
     let last_bytes = async move {
         if lingers {
             tokio::select! {
-                // cancel-safe: the branch that is dropped is not needed any more
+                // cancel-safe: the dropped branch is no longer needed
                 _ = driver => {}
                 () = stopped(&shutdown) => {}
             }

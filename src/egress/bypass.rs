@@ -140,7 +140,7 @@ impl FromStr for BypassRule {
         let (name, port) = match entry.rsplit_once(':') {
             Some((name, port)) => (
                 name,
-                Some(port.parse().map_err(|_| bad("has no port that is one"))?),
+                Some(port.parse().map_err(|_| bad("has an invalid port"))?),
             ),
             None => (entry.as_str(), None),
         };

@@ -40,7 +40,7 @@ pub struct ProxyUrl {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Misplaced;
 
-const WHERE_CREDENTIALS_GO: &str = "credentials do not belong in the configuration, which everybody may read: \
+const WHERE_CREDENTIALS_GO: &str = "credentials do not belong in the configuration, which everybody can read: \
      run pf9ctl proxy set URL --user USER --password-file FILE, \
      or put user:password into /etc/pf9/proxy-credentials (owner pf9-comms, mode 0600)";
 

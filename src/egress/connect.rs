@@ -16,7 +16,7 @@ use super::{Proxy, authority};
 const HEAD_MAX: usize = 16 * 1024;
 /// Most header lines of an answer.
 const HEADERS_MAX: usize = 64;
-/// Most ways to log in of which a proxy's list is shown.
+/// Most authentication schemes of a proxy's list that are shown.
 const SCHEMES_MAX: usize = 5;
 
 /// Has the proxy at the other end of `tcp` connect to `host:port`.
@@ -62,7 +62,7 @@ pub(super) async fn through(
         .map_err(|_| garbage("the connection is not the one that was made".to_owned()))?;
     // In TLS the client speaks first: whatever is there already is not the plane's.
     if !parts.read_buf.is_empty() {
-        return Err(garbage("it speaks in the plane's place".to_owned()));
+        return Err(garbage("it answers in place of the plane".to_owned()));
     }
     Ok(parts.io.into_inner())
 }
@@ -75,7 +75,7 @@ fn refusal(proxy: &Proxy, target: &str, answer: &http::Response<Incoming>) -> Re
             why: format!("it answers CONNECT with {}", answer.status()),
         };
     }
-    // 401 is for origin servers, and yet what tinyproxy answers to a wrong password.
+    // 401 is for origin servers, but tinyproxy answers a wrong password with it.
     let wants = [
         StatusCode::PROXY_AUTHENTICATION_REQUIRED,
         StatusCode::UNAUTHORIZED,

@@ -64,8 +64,8 @@ impl Credentials {
         &self.user
     }
 
-    /// Reads [`paths::PROXY_CREDENTIALS`]; `None` when there is no such file. A file that others
-    /// may read, or that somebody else owns, is refused.
+    /// Reads [`paths::PROXY_CREDENTIALS`]; `None` when there is no such file. A file that others may read, or that
+    /// another user owns, is refused.
     pub fn load(host: &HostFs) -> Result<Option<Self>, Fault> {
         let path = paths::PROXY_CREDENTIALS;
         match host.found(path).map_err(|e| unreadable(&e))? {

@@ -48,13 +48,13 @@ pub enum ReachError {
         source: io::Error,
     },
     /// The proxy wants credentials, and there are none.
-    #[error("the proxy {proxy} wants user and password, and none are configured")]
+    #[error("the proxy {proxy} requires user and password, and none are configured")]
     ProxyWantsCredentials {
         /// Which proxy.
         proxy: String,
     },
     /// The proxy does not take the credentials there are.
-    #[error("the proxy {proxy} does not take the password of user {user:?}")]
+    #[error("the proxy {proxy} rejects the password of user {user:?}")]
     ProxyRejects {
         /// Which proxy.
         proxy: String,
@@ -62,7 +62,7 @@ pub enum ReachError {
         user: String,
     },
     /// The proxy wants a kind of credentials that cannot be given.
-    #[error("the proxy {proxy} wants credentials of another kind: {offered}")]
+    #[error("the proxy {proxy} requires another kind of credentials: {offered}")]
     ProxyScheme {
         /// Which proxy.
         proxy: String,
@@ -106,12 +106,12 @@ impl ReachError {
             Self::Unresolvable { .. } => (
                 FaultCode::PlaneUnresolvable,
                 "check the plane's name and this machine's DNS; \
-                 where only a proxy leads out: pf9ctl proxy set URL",
+                 if only a proxy leads out: pf9ctl proxy set URL",
             ),
             Self::Refused { .. } => (
                 FaultCode::PlaneRefused,
                 "check the plane's name and port, that it runs, and that firewalls let this host out to it; \
-                 where only a proxy leads out: pf9ctl proxy set URL",
+                 if only a proxy leads out: pf9ctl proxy set URL",
             ),
             Self::ProxyUnresolvable { .. } => (
                 FaultCode::ProxyUnresolvable,
@@ -140,7 +140,7 @@ impl ReachError {
             ),
             Self::ProxyClosed { .. } => (
                 FaultCode::ProxyClosed,
-                "look into the proxy's log: it cannot reach the plane, forbids it, or inspects TLS and rejects it",
+                "check the proxy's log: it cannot reach the plane, forbids it, or inspects TLS and rejects it",
             ),
         }
     }

@@ -91,7 +91,7 @@ impl Journey {
         }
     }
 
-    /// The hop that has begun and not gone well, and for how long it has been tried.
+    /// The hop that has started and not succeeded, and for how long it has been tried.
     pub fn at(&self) -> Option<(Hop, Duration)> {
         self.now.map(|(hop, since)| (hop, since.elapsed()))
     }

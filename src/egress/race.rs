@@ -121,7 +121,7 @@ mod tests {
         socket
             .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .expect("bind");
-        // A queue of 0 takes exactly one connection that nobody accepts.
+        // A queue of 0 takes exactly one connection that is not accepted.
         let listener = socket.listen(0).expect("listen");
         let address = listener.local_addr().expect("address");
         let first = TcpStream::connect(address).await.expect("the one place");

@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 #[allow(dead_code, reason = "each test binary needs some of them")]
 #[derive(Clone, Debug)]
 pub(crate) enum Manner {
-    /// Connects to whom it is asked to.
+    /// Connects to the requested target.
     Honest,
     /// The same, in HTTP/1.0 as older ones do.
     Old,

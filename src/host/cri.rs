@@ -67,7 +67,7 @@ pub enum CriError {
 
 impl From<NoMessage> for CriError {
     fn from(_: NoMessage) -> Self {
-        Self::Answer("a message is cut off")
+        Self::Answer("a message is truncated")
     }
 }
 

@@ -29,7 +29,7 @@ const CLOSED: &[&str] = &[
     "/var/lib/kubelet",
 ];
 
-/// Of these nothing of ours has to be written: a machine may have it read-only for good.
+/// We never need to write here: a machine may have it read-only permanently.
 const MAY_BE_READ_ONLY: &str = "/";
 
 /// kubelet begins to evict pods at 10 % of its file system.
@@ -41,8 +41,8 @@ const PARTS: u64 = 256;
 
 const MIB: u64 = 1024 * 1024;
 
-const READ_ONLY_FIX: &str = "see dmesg for why, mend the disk, and make it writable (mount -o remount,rw); what waits for it continues \
-     automatically";
+const READ_ONLY_FIX: &str = "see dmesg for the cause, repair the disk, and make it writable (mount \
+     -o remount,rw); the agent continues automatically";
 
 /// Those that everybody sees, and what is wrong with them.
 pub fn open(fs: &HostFs) -> (Vec<DiskHealth>, Vec<Fault>) {
@@ -100,7 +100,7 @@ fn disks(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<DiskHealth> {
     disks
 }
 
-/// File systems that we write to and that take nothing any more, each listed once.
+/// File systems that we write to and that no longer accept writes, each listed once.
 fn read_only(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<Fault> {
     // What cannot be read is left out here.
     let devices = mounts::read_only_devices(fs).unwrap_or_default();
@@ -111,7 +111,7 @@ fn read_only(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<Fault> {
             device_of(&fs.at(path)).filter(|d| devices.contains(d) && !seen.contains(d))?;
         seen.push(device);
         let what = format!("the file system of {path} is read-only");
-        let why = "nothing can be written there; after an error the kernel makes a file system so";
+        let why = "nothing can be written there; the kernel remounts a file system read-only after an error";
         Some(Fault::new(FaultCode::File, what, why).fix(READ_ONLY_FIX))
     })
     .collect()
@@ -150,7 +150,7 @@ fn no_room(disk: &DiskHealth) -> Vec<Fault> {
             "{} of its {} inodes are free",
             disk.free_inodes, disk.total_inodes
         );
-        let fix = "delete what nobody needs (df -i shows the numbers), or make that file system anew with more inodes";
+        let fix = "delete unneeded files (df -i shows the numbers), or recreate that file system with more inodes";
         all.push(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
     }
     all

@@ -6,11 +6,10 @@
 //! <name>.json.broken-<time>     a broken one, kept for people (the newest few)
 //! ```
 //!
-//! A document is *broken* when its bytes are no document, or not the one that was written: it is put
-//! aside, and the one before it is used. A document that is whole and *not understood* (a later or
-//! an earlier program wrote it, somebody else signed it) stays where it is: the program that
-//! understands it comes back. The reader gets the fault in both cases, and knows that what it has
-//! is not the newest.
+//! A document is *broken* when its bytes are not a document, or not the one that was written: it is put aside, and the
+//! previous one is used. A document that is intact and *not understood* (written by a later or an earlier program, or
+//! signed by another signer) stays where it is: the program that understands it comes back. The reader gets the fault
+//! in both cases, and knows that what it has is not the newest.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -90,7 +89,7 @@ pub fn stored_spec(
         Verdict::Same => Err(Unusable::NotUnderstood("it is there twice".into())),
         Verdict::Refused(refusal) => Err(match refusal.because {
             Because::Damaged => Unusable::Broken(refusal.fault.why),
-            // Somebody else's signature, or another version's document, is no damage.
+            // A foreign signature, or another version's document, is not damage.
             Because::Untrusted => Unusable::NotBelieved(Box::new(refusal.fault)),
             Because::NotUnderstood | Because::NotNewer => {
                 Unusable::NotUnderstood(refusal.fault.why)
@@ -156,18 +155,18 @@ impl Store {
             At::Unusable(_) | At::Unread(_) => (None, true),
         };
         let what = format!("cannot use {}", self.path);
-        let disk = "look at the disk and at who else writes below /var/opt/pf9";
+        let disk = "check the disk and what else writes below /var/opt/pf9";
         let broken = |why: &str| Fault::new(FaultCode::StateBroken, what.clone(), why).fix(disk);
         let (mut fault, not_understood) = match self.at(&self.path, good) {
             At::Good(value) => return Loaded::good(Some(value)),
             At::Nothing => match previous() {
                 (None, false) => return Loaded::good(None),
-                // At every instant of a save there is one; somebody took it away.
+                // There is one at every instant of a save; another process removed it.
                 _ => (broken("it is gone"), false),
             },
             At::Unusable(Unusable::Broken(why)) => {
                 let why = match put_aside.map(|now| self.quarantine(now)) {
-                    Some(Ok(name)) => format!("{why}; it is kept as {name}"),
+                    Some(Ok(name)) => format!("{why}; it is quarantined as {name}"),
                     Some(Err(e)) => format!("{why}; {}", chain(&e)),
                     None => why,
                 };
@@ -191,8 +190,8 @@ impl Store {
         };
         let value = previous().0;
         let used = match &value {
-            Some(_) => "there is the one before it",
-            None => "there is none before it",
+            Some(_) => "the previous one is used",
+            None => "there is no previous one",
         };
         fault.why = format!("{}; {used}", fault.why);
         Loaded {
@@ -342,7 +341,7 @@ mod tests {
         Doc { schema: 2, n }
     }
 
-    /// Odd numbers are somebody else's, 13 is damage.
+    /// Odd numbers are foreign, 13 is damaged.
     fn load(store: &Store, second: i64) -> (Option<u32>, Option<String>) {
         let now = Timestamp::from_second(second).expect("time");
         let loaded = store.load(now, |d: Doc| match d.n {

@@ -55,7 +55,7 @@ pub use who::{Who, hex};
 const ASK: Duration = Duration::from_secs(8);
 /// The answer is one small JSON object, or a list of a few members.
 const ANSWER_MAX: usize = 64 * 1024;
-/// The question whether a member takes part. One that cannot store any more still has its vote.
+/// Asks whether a member takes part. One that is out of space still has its vote.
 pub const TAKES_PART: &str = "/health?exclude=NOSPACE";
 /// The answer of a member to its health, whatever is wrong.
 const HEALTH: &str = "/health";
@@ -135,7 +135,7 @@ pub struct Member {
     pub is_learner: bool,
 }
 
-/// Who is a member of which cluster.
+/// The members of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
     /// The cluster's id in hexadecimal digits.
@@ -368,7 +368,7 @@ pub fn health(status: u16, body: &[u8]) -> Result<(), EtcdError> {
         return Ok(());
     }
     let why = if said.reason.contains("NOSPACE") {
-        "its database is full (alarm NOSPACE); pf9ctl etcd alarm says what is done about it"
+        "its database is full (alarm NOSPACE); pf9ctl etcd alarm shows what is being done"
             .to_owned()
     } else if said.reason.is_empty() {
         format!("HTTP status {status}")

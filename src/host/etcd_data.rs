@@ -113,7 +113,7 @@ pub enum DataError {
         why: String,
     },
     /// There is a log without its database, or the other way round.
-    #[error("{there} is there and {missing} is not")]
+    #[error("{there} exists and {missing} does not")]
     Half {
         /// What there is.
         there: PathBuf,
@@ -201,14 +201,14 @@ impl DataSeen {
             );
             match (member.is_learner, votes, learns) {
                 (true, true, _) => Some(format!(
-                    "member {named} has a vote and is remembered as a learner"
+                    "member {named} has a vote and is recorded as a learner"
                 )),
                 (false, false, true) => Some(format!(
-                    "member {named} is a learner and is remembered with a vote"
+                    "member {named} is a learner and is recorded with a vote"
                 )),
-                (_, false, false) => Some(format!(
-                    "member {named} was removed and is still remembered"
-                )),
+                (_, false, false) => {
+                    Some(format!("member {named} was removed and is still recorded"))
+                }
                 (false, true, _) | (true, false, true) => None,
             }
         })

@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// A program that is to be run.
+/// A program to run.
 #[derive(Debug, PartialEq, Eq)]
 struct Program {
     kind: Kind,
@@ -80,7 +80,7 @@ pub async fn run(fs: &HostFs) -> ExtensionsStatus {
         return status;
     }
     if !fs.at("/run/systemd/system").is_dir() {
-        let why = "not run: systemd does not run here, and nothing else makes a sandbox";
+        let why = "not run: systemd does not run here, and there is no other sandbox";
         for Program { kind, name } in found {
             let at = format!("{}/{name}", kind.word());
             status.bad.insert(at, why.to_owned());
@@ -131,7 +131,7 @@ fn find(fs: &HostFs, bad: &mut BTreeMap<String, String>) -> Vec<Program> {
             continue;
         }
         if let Some(why) = rooted::fault(fs, dir) {
-            bad.insert(word.to_owned(), format!("nothing of it is run: {why}"));
+            bad.insert(word.to_owned(), format!("none of it is run: {why}"));
             continue;
         }
         if names.len() > EXTENSIONS_MAX {
@@ -170,7 +170,9 @@ fn is_leftover(name: &str) -> bool {
 
 fn unfit(fs: &HostFs, dir: &str, name: &str) -> Option<String> {
     if !is_extension_name(name) {
-        return Some("its name has other signs than letters, digits, dots and dashes".to_owned());
+        return Some(
+            "its name has characters other than letters, digits, dots and dashes".to_owned(),
+        );
     }
     let path = format!("{dir}/{name}");
     if let Some(why) = rooted::fault(fs, &path) {
@@ -179,7 +181,7 @@ fn unfit(fs: &HostFs, dir: &str, name: &str) -> Option<String> {
     match fs.found(&path) {
         Ok(Found::File { mode, .. }) if mode & 0o005 == 0o005 => None,
         Ok(Found::File { mode, .. }) => Some(format!(
-            "not everybody may read and run it (mode {mode:04o}), and it is run by a user of its own"
+            "not everybody can read and run it (mode {mode:04o}), and it runs as a user of its own"
         )),
         Ok(_) => Some("it is not a file".to_owned()),
         Err(e) => Some(chain(&e)),
@@ -230,7 +232,7 @@ fn sandbox() -> Vec<String> {
         "LimitNOFILE=256",
         "LimitFSIZE=1M",
         "LimitCORE=0",
-        // A user that nobody else is, for as long as it runs.
+        // A user of its own, for as long as it runs.
         "DynamicUser=yes",
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=",
@@ -327,7 +329,7 @@ exec timeout -s KILL 2 \"$@\"
         );
         assert!(!words("check.d/floods").is_empty());
         assert!(words("check.d/fails").contains("code 3: broken"));
-        assert!(words("check.d/garbage").contains("not the JSON"));
+        assert!(words("check.d/garbage").contains("not the expected JSON"));
         assert!(words("inventory.d/leaks").contains("token"));
         assert_eq!(status.bad.len(), 5, "{:?}", status.bad);
     }
@@ -345,7 +347,7 @@ exec timeout -s KILL 2 \"$@\"
         assert_eq!(status.checks.len(), 1);
         for (name, words) in [
             ("check.d/writable", "written by others"),
-            ("check.d/private", "not everybody may"),
+            ("check.d/private", "not everybody can"),
             ("check.d/link", "is a link"),
             ("check.d/bad name", "its name"),
         ] {
@@ -356,7 +358,7 @@ exec timeout -s KILL 2 \"$@\"
         let status = run(&fs).await;
         assert!(status.checks.is_empty());
         assert!(
-            status.bad["check.d"].contains("nothing of it is run"),
+            status.bad["check.d"].contains("none of it is run"),
             "{:?}",
             status.bad
         );
@@ -370,7 +372,7 @@ exec timeout -s KILL 2 \"$@\"
         let status = run(&fs).await;
         assert!(status.checks.is_empty());
         assert!(
-            status.bad["check.d/raid"].contains("makes a sandbox"),
+            status.bad["check.d/raid"].contains("no other sandbox"),
             "{:?}",
             status.bad
         );

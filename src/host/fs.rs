@@ -280,9 +280,8 @@ impl HostFs {
         }
     }
 
-    /// Removes whatever is at `path`, with everything in it; nothing there is fine. Refused while
-    /// something is mounted below it: that is somebody's data. When `path` itself is a mount
-    /// point, it is emptied and stays.
+    /// Removes whatever is at `path`, with everything in it; an absent path is fine. Refused while something is mounted
+    /// below it: that is foreign data. When `path` itself is a mount point, it is emptied and stays.
     #[track_caller]
     pub fn remove_tree(&self, path: &str) -> Result<(), FsError> {
         let at = self.at(path);
@@ -398,7 +397,7 @@ impl Writer {
 }
 
 const TEMP_PREFIX: &str = ".pf9-tmp-";
-/// So that nobody who reads `*.json` or `*.toml` in that directory takes it for one.
+/// So that readers of `*.json` or `*.toml` in that directory ignore it.
 const TEMP_SUFFIX: &str = ".tmp";
 /// Most of the target's own name that is kept, for people: a name has at most 255 bytes.
 const TEMP_NAME_MAX: usize = 128;

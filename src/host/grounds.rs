@@ -1,5 +1,5 @@
-//! What this machine reaches now, and could not reach any more beside networks of a cluster that have the same addresses:
-//! its own networks and addresses, its routes, its DNS servers, the plane.
+//! What this machine reaches now and could no longer reach beside a cluster network with the same addresses: its own
+//! networks and addresses, its routes, its DNS servers, the plane.
 
 use super::fs::HostFs;
 use super::interfaces::{interfaces, plane_addresses};
@@ -37,7 +37,7 @@ pub fn standing(fs: &HostFs) -> Vec<Ground> {
             ));
         }
     }
-    // A file that cannot be read names nobody.
+    // An unreadable file names no server.
     let servers = Resolver::of(fs).unwrap_or_default();
     for ip in servers.servers {
         all.push(Ground::address(

@@ -226,7 +226,7 @@ pub enum HostPortsError {
     #[error(transparent)]
     Exec(#[from] ExecError),
     /// It says no.
-    #[error("portmap does not make the ports of {container}: {why}")]
+    #[error("portmap does not create the ports of {container}: {why}")]
     Refused {
         /// The pod's sandbox.
         container: String,

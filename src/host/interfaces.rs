@@ -45,10 +45,10 @@ pub fn node_facts(fs: &HostFs) -> Result<NodeFacts, FsError> {
     Ok(NodeFacts::new(name.unwrap_or_default().trim(), &addresses))
 }
 
-/// The machine's own interfaces, by name; the addresses of each in the order in which they are to be used.
+/// The machine's own interfaces, by name; the addresses of each in the order of preference.
 ///
-/// An interface is somebody else's by its name only while nothing leaves the machine by it: a bridge that carries the
-/// default route, or the way to the plane, is the machine's own, whatever it is called.
+/// An interface counts as foreign by its name only while nothing leaves the machine by it: a bridge that carries the
+/// default route, or the route to the plane, is the machine's own, whatever its name.
 pub fn interfaces(fs: &HostFs) -> Vec<Interface> {
     let Ok(list) = getifaddrs() else {
         return Vec::new();
@@ -200,8 +200,8 @@ impl Ways {
     }
 }
 
-/// Where the tunnel goes, as far as enrolment learnt it as addresses. What a name means now is not asked: what a
-/// machine says of itself must not change with an answer of DNS.
+/// Addresses of the tunnel's endpoints, as far as enrolment stored them as addresses. Names are not resolved here: what
+/// a machine reports about itself must not change with a DNS answer.
 pub fn plane_addresses(fs: &HostFs) -> Vec<IpAddr> {
     let text = fs.read_text(paths::ENDPOINTS, PROC_MAX).ok().flatten();
     let urls: Vec<String> = text

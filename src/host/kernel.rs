@@ -20,7 +20,7 @@ const PROC_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// `CAP_SYS_RESOURCE` in a capability mask.
 const CAP_SYS_RESOURCE: u32 = 24;
 
-/// When control groups of version 1 end. Sources: KEP 5573 (off by default in kubelet 1.35, removed no
+/// When control groups of version 1 are being phased out. Sources: KEP 5573 (off by default in kubelet 1.35, removed no
 /// earlier than 1.38, no date), change logs of systemd 258 and of runc 1.4.
 pub const CGROUP_V1_ENDS: &str = "kubelet runs on version 1 only because this agent tells it to (it refuses since 1.35), and from \
      1.38 on any release may drop it; systemd 258 has dropped it, runc calls it deprecated since 1.4";
@@ -169,6 +169,15 @@ impl Kernel {
     pub fn cgroup_v1(&self) -> Result<bool, KernelError> {
         let mounted = matches!(self.fs.found("/sys/fs/cgroup")?, Found::Dir { .. });
         Ok(mounted && !self.cgroup_v2()?)
+    }
+
+    /// 2, or 1 where that is there or both are; none where there are none, or nothing can be seen.
+    pub fn cgroup_version(&self) -> Option<u8> {
+        match (self.cgroup_v2().ok()?, self.cgroup_v1().ok()?) {
+            (true, _) => Some(2),
+            (false, true) => Some(1),
+            (false, false) => None,
+        }
     }
 
     /// systemd manages a hierarchy here that it may write, so its cgroup driver can work.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | here    | the client: get, apply (server side), patch, list, evict, delete; every call bounded |
 //! | `drain` | moving pods away, on top of it |
-//! | `others` | a namespace of ours in which something of somebody else's is |
+//! | `others` | a namespace of ours that holds a foreign object |
 
 mod drain;
 mod others;
@@ -35,7 +35,7 @@ const FIELD_MANAGER: &str = "pf9-nodelet";
 pub struct Kube {
     base: String,
     client: reqwest::Client,
-    /// Resource name of a kind, learnt by discovery: (apiVersion, kind).
+    /// Resource name of a kind, from discovery: (apiVersion, kind).
     kinds: Arc<Mutex<BTreeMap<(String, String), Resource>>>,
 }
 
@@ -96,7 +96,7 @@ impl KubeError {
         }
     }
 
-    /// True when nobody answered.
+    /// True when there was no answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
@@ -213,7 +213,7 @@ impl Kube {
         self.json(Method::PATCH, &path, Some(body)).await
     }
 
-    /// Deletes an object that we applied; one that is somebody else's, or that is gone, is let be.
+    /// Deletes an object that we applied; a foreign or absent one is left alone.
     pub async fn forget(&self, object: &Value) -> Result<(), KubeError> {
         let path = match self.path_of(object).await {
             Err(KubeError::NoSuchKind(_)) => return Ok(()),

@@ -1,6 +1,6 @@
-//! A look at files that may be on a mount whose server is gone: such a look never ends, and nobody can end it.
-//! It has a thread of its own and is waited for a while; the next one who asks waits for the same one, so a
-//! mount that hangs holds one thread, however often it is looked at.
+//! A look at files that may be on a mount whose server is gone: such a look may never end, and cannot be cancelled. It
+//! has a thread of its own and is waited for a while; the next caller waits for the same one, so a mount that hangs
+//! holds one thread, however often it is looked at.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ impl<T> Default for Looking<T> {
 }
 
 impl<T: Send + 'static> Looking<T> {
-    /// What `work` answers, which looks at `what`; or what one that was begun before answers, of the same. `None`:
-    /// it has not within `limit`, and goes on.
+    /// The result of `work`, which looks at `what`; or that of an earlier look at the same, still running. `None`: it
+    /// did not finish within `limit`, and keeps running.
     pub async fn at(
         &mut self,
         what: &str,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        // What was begun elsewhere is not waited for any more.
+        // A look at something else is no longer waited for.
         let begun = self.0.take().filter(|(of, _)| of == what);
         let mut look = begun.map_or_else(|| tokio::task::spawn_blocking(work), |(_, look)| look);
         match tokio::time::timeout(limit, &mut look).await {

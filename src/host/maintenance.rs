@@ -179,7 +179,7 @@ impl MaintenanceRecord {
         root.into_iter().chain(plane).max_by_key(|s| s.until)
     }
 
-    /// What the spec says now. `None`: nothing, or nothing any more.
+    /// What the spec says now. `None`: nothing, or no longer anything.
     #[must_use]
     pub fn heeds(&self, order: Option<&MaintenanceOrder>, now: &Moment) -> Self {
         let order = order.filter(|o| maintenance_fault(o.for_s, &o.reason).is_none());
@@ -219,7 +219,7 @@ impl MaintenanceRecord {
         }
     }
 
-    /// As it is to be on the disk now, if that is due: what is over is none any more.
+    /// What to write to disk now, if anything is due: a maintenance that is over is dropped.
     pub fn to_note(&self, now: &Moment) -> Option<Self> {
         let plane = self.plane.as_ref().and_then(|p| p.span.as_ref());
         let due = [self.root.as_ref(), plane]

@@ -1,5 +1,5 @@
-//! What machines on the same link are told and asked about one address: ARP for IPv4, neighbour
-//! discovery for IPv6.
+//! Announces one address to the machines on the same link, and asks them about it: ARP for IPv4, neighbour discovery
+//! for IPv6.
 //!
 //! The kernel announces nothing when an address is added, and neighbours would send to the machine that
 //! had it for up to a minute. So the machine that takes it over announces it. Rejected: an interface of its own with

@@ -220,18 +220,64 @@ const NOISE: &[Noise] = &[
     },
 ];
 
+/// What a line about a pod has in it.
+const OF_A_POD: &str = " pod=\"";
 /// Longest line that is shown.
 const SHOWN_MAX: usize = 300;
 
 /// The last line of a unit's log in which its program complains of something that matters, without
 /// its time: the same trouble is the same text.
 pub fn last_fault(unit: &str, log: &str) -> Option<String> {
-    let program = unit.trim_start_matches("pf9-").trim_end_matches(".service");
+    let program = program_of(unit);
     let mut lines = log.lines().rev().filter_map(complaint);
-    let found = lines.find(|line| !line.contains(" pod=\"") && !is_noise(program, line))?;
-    let short: String = found.chars().take(SHOWN_MAX).collect();
-    let cut = if short.len() < found.len() { "…" } else { "" };
-    Some(format!("{short}{cut}"))
+    let found = lines.find(|line| !line.contains(OF_A_POD) && !is_noise(program, line))?;
+    Some(shown(&found))
+}
+
+/// Most complaints of one log that are told.
+const TOLD_MAX: usize = 40;
+
+/// What a log has against its program.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Complaints {
+    /// Each once, with how often it was said: who said something last, last.
+    pub told: Vec<(String, u32)>,
+    /// Such that stand there after every good start.
+    pub of_every_start: u32,
+    /// Such that are about a pod, and not about the program.
+    pub of_pods: u32,
+}
+
+/// All of a part of a unit's journal, whose lines may begin with when and who: what matters, and how much does not.
+pub fn complaints(unit: &str, journal: &str) -> Complaints {
+    let program = program_of(unit);
+    let mut all = Complaints::default();
+    let bare = |line| complaint(line).or_else(|| complaint(str::split_once(line, "]: ")?.1));
+    for line in journal.lines().filter_map(bare) {
+        if line.contains(OF_A_POD) {
+            all.of_pods += 1;
+        } else if is_noise(program, &line) {
+            all.of_every_start += 1;
+        } else {
+            let text = shown(&line);
+            let known = all.told.iter().position(|(told, _)| *told == text);
+            let often = known.map_or(0, |at| all.told.remove(at).1);
+            all.told.push((text, often + 1));
+        }
+    }
+    let most = all.told.len().saturating_sub(TOLD_MAX);
+    all.told.drain(..most);
+    all
+}
+
+fn program_of(unit: &str) -> &str {
+    unit.trim_start_matches("pf9-").trim_end_matches(".service")
+}
+
+fn shown(line: &str) -> String {
+    let short: String = line.chars().take(SHOWN_MAX).collect();
+    let cut = if short.len() < line.len() { "…" } else { "" };
+    format!("{short}{cut}")
 }
 
 fn is_noise(program: &str, line: &str) -> bool {
@@ -245,7 +291,7 @@ fn is_noise(program: &str, line: &str) -> bool {
 }
 
 /// The line's own words, if it is an error: as Kubernetes (`E1128 12:00:00.0 1 file.go:1] …`), etcd
-/// (JSON), containerd (`level=error msg="…"`) and a dying Go program (`panic: …`) write them.
+/// (JSON), containerd (`level=error msg="…"`) and a dying Go program (`panic: …`, `fatal error: …`) write them.
 fn complaint(line: &str) -> Option<String> {
     if let Ok(entry) = serde_json::from_str::<Value>(line) {
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
@@ -261,7 +307,8 @@ fn complaint(line: &str) -> Option<String> {
     {
         return Some(line[at..].to_owned());
     }
-    if line.starts_with("panic: ") || line.starts_with("Error: ") {
+    let dying = ["panic: ", "fatal error: ", "Error: "];
+    if dying.iter().any(|words| line.starts_with(words)) {
         return Some(line.to_owned());
     }
     let severe = line.starts_with(['E', 'F']);
@@ -293,6 +340,37 @@ mod tests {
         );
         // Noise of one program is a fault of another.
         assert!(last_fault("pf9-etcd.service", MIRROR).is_some());
+    }
+
+    #[test]
+    fn of_a_journal_what_matters_is_told_once_and_the_rest_is_counted() {
+        let journal = |line: &str| format!("2026-11-28T11:00:01+0000 node kubelet[77]: {line}\n");
+        let pod = "E1128 11:00:02.0 7 x.go:1] \"Error syncing pod\" err=\"x\" pod=\"a/b\"";
+        let other = "E1128 11:00:02.0 7 x.go:1] \"other\"";
+        let log = [
+            REAL,
+            MIRROR,
+            MIRROR,
+            pod,
+            other,
+            REAL,
+            "I1128 11:00:03.0 7 x.go:1] well",
+        ];
+        let log: String = log.into_iter().map(journal).collect();
+        let found = complaints("pf9-kubelet.service", &log);
+        assert_eq!((found.of_every_start, found.of_pods), (2, 1));
+        let told: Vec<(bool, u32)> = found
+            .told
+            .iter()
+            .map(|(line, often)| (line.starts_with("\"command failed\""), *often))
+            .collect();
+        assert_eq!(told, [(false, 1), (true, 2)], "{found:?}");
+        let many: String = (0..100)
+            .map(|n| journal(&format!("E1128 11:00:02.0 7 x.go:1] fault {n}")))
+            .collect();
+        let found = complaints("pf9-kubelet.service", &many);
+        assert_eq!(found.told.len(), TOLD_MAX);
+        assert_eq!(found.told[TOLD_MAX - 1].0, "fault 99", "the newest stay");
     }
 
     /// What Kubernetes 1.37.2 and containerd 2.4.2 wrote while a master and a worker came up well.

@@ -2,9 +2,9 @@
 //! enrolment, observation, removal, the proof of removal and the package's maintainer scripts ask
 //! here, so that what one of them takes away is what another one looks for.
 //!
-//! Pure: a rule judges what was seen, and seeing is [`super::proc`], [`super::mounts`] and
-//! [`super::net`]. Where somebody must be stricter (what may be killed, what may be deleted without
-//! a ledger) the rule has a name of its own instead of a second list elsewhere.
+//! Pure: a rule judges what was seen, and seeing is [`super::proc`], [`super::mounts`] and [`super::net`]. Where a
+//! caller must be stricter (what may be killed, what may be deleted without a ledger) the rule has a name of its own
+//! instead of a second list elsewhere.
 //!
 //! | file | judges |
 //! |---|---|

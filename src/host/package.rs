@@ -106,7 +106,7 @@ pub fn read(file: &mut (impl Read + Seek)) -> Result<Label, NotOurs> {
         format,
         &mut |_, size, data| match io::copy(data, &mut io::sink())? == size {
             true => Ok(()),
-            false => Err(bad("one of its files is cut off")),
+            false => Err(bad("one of its files is truncated")),
         },
     )?;
     Ok(label)
@@ -133,7 +133,7 @@ impl PackageInfo {
         let arch = match self.arch.as_str() {
             "amd64" | "x86_64" => "amd64",
             "arm64" | "aarch64" => "arm64",
-            _ => return other(format!("for {}, no machine of ours", shown(&self.arch))),
+            _ => return other(format!("for {}, which is not supported", shown(&self.arch))),
         };
         // A package's version is that of its programs, and its own revision behind.
         let (ours, _) = self.version.rsplit_once('-').unwrap_or((&self.version, ""));
@@ -151,7 +151,7 @@ impl PackageInfo {
                 version,
                 arch,
             }),
-            Some(why) => other(format!("of no version of ours: {why}")),
+            Some(why) => other(format!("of an invalid version: {why}")),
         }
     }
 }

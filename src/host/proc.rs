@@ -164,8 +164,8 @@ impl Proc {
         found
     }
 
-    /// Whether somebody holds a lock (of the kind that package managers take) on this file, and who; the kernel is asked,
-    /// so a lock file that merely lies there is none. `None`: nobody, or it may not be read.
+    /// Whether a process holds a lock (of the kind that package managers take) on this file, and which; the kernel is
+    /// asked, so a stale lock file does not count. `None`: no process does, or it may not be read.
     pub fn lock_holder(&self, path: &str) -> Option<Option<Process>> {
         let mut open = std::fs::File::options();
         // A pipe in its place does not hold us up.

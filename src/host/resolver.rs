@@ -53,7 +53,7 @@ impl Resolver {
         let missing = match (&text, fs.found(path)?) {
             (Some(_), _) => None,
             (None, Found::Link(target)) => Some(format!(
-                "it points to {}, and nothing is there",
+                "it points to {}, which does not exist",
                 target.display()
             )),
             (None, _) => Some("there is no such file".to_owned()),
@@ -89,7 +89,7 @@ impl Resolver {
         if self.only_loopback() {
             return Some(NoDns {
                 why: format!(
-                    "{path} names only this machine itself, and to a pod that is the pod: the cluster's DNS would ask itself"
+                    "{path} names only this machine itself, which for a pod is the pod: the cluster's DNS would query itself"
                 ),
                 fix: "write the addresses of the DNS servers that the local one asks into /etc/resolv.conf, one line \
                       \"nameserver ADDRESS\" each",
@@ -98,7 +98,7 @@ impl Resolver {
         }
         self.servers.is_empty().then(|| NoDns {
             why: format!("{path} names no server: pods resolve only names of the cluster"),
-            fix: "if pods are to resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
+            fix: "if pods should resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
             harmless: true,
         })
     }
@@ -131,7 +131,7 @@ mod tests {
             (|_| (), "there is no such file", false),
             (
                 |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
-                "points to ../run/nowhere/stub.conf, and nothing is there",
+                "points to ../run/nowhere/stub.conf, which does not exist",
                 false,
             ),
             (

@@ -1,4 +1,4 @@
-//! Files that count only when nobody but root can have written them: what root allows, and what root has run.
+//! Files that count only when root alone can have written them: what root allows, and what root has run.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,8 @@ use nix::unistd::geteuid;
 
 use super::fs::{Found, HostFs};
 
-/// Why this file, or this directory, is not root's alone: somebody else may write it or one of the directories above
-/// it, or it is a link. Checked up to the root of the file system.
+/// Why this file, or this directory, is not root's alone: another user may write it or a directory above it, or it is a
+/// link. Checked up to the root of the file system.
 pub fn fault(fs: &HostFs, path: &str) -> Option<String> {
     let mut at: Option<&Path> = Some(Path::new(path));
     while let Some(here) = at {
@@ -32,7 +32,7 @@ fn own_fault(fs: &HostFs, path: &Path) -> Option<String> {
                 target.display()
             ));
         }
-        Ok(Found::Nothing) => return Some(format!("{} is not there", shown.display())),
+        Ok(Found::Nothing) => return Some(format!("{} does not exist", shown.display())),
         Ok(Found::Other) => {
             return Some(format!("{} is neither file nor directory", shown.display()));
         }
@@ -65,7 +65,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         let file = "/etc/pf9/operations.toml";
-        assert!(fault(&fs, file).is_some_and(|w| w.contains("is not there")));
+        assert!(fault(&fs, file).is_some_and(|w| w.contains("does not exist")));
         fs.write(file, b"", &Attrs::mode(0o644)).expect("write");
         assert_eq!(fault(&fs, file), None);
         let set = |path: &str, mode| {

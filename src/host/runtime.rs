@@ -106,7 +106,7 @@ impl Runtime {
         let at = self.fs.at(archive);
         match import::import(&self.fs, &self.socket(), at.clone()).await {
             Ok(true) => return Ok(()),
-            Ok(false) => tracing::debug!(archive, "no plain image"),
+            Ok(false) => tracing::debug!(archive, "not a plain image"),
             // The tool needs more of it.
             Err(e) if e.lacks_room() => return Err(self.full(chain(&e))),
             Err(e) => {
@@ -220,11 +220,11 @@ impl Runtime {
     async fn ctr(&self, deadline: Duration, args: &[&str]) -> Result<String, ExecError> {
         let program = self.fs.at(paths::STACK_CURRENT).join("bin/ctr");
         let socket = self.socket();
-        // `ctr` itself waits ten seconds for somebody to listen.
+        // `ctr` itself waits ten seconds for a listener.
         UnixStream::connect(&socket)
             .await
             .map_err(|source| ExecError::Start {
-                program: format!("ctr: nobody listens on {}", socket.display()),
+                program: format!("ctr: no listener on {}", socket.display()),
                 source,
             })?;
         let cmd = Cmd::new(program, deadline)

@@ -1,4 +1,4 @@
-//! Free space: asked before anything large is begun, so that a disk is never filled to the brim.
+//! Free space: checked before anything large starts, so that a disk is never filled to the brim.
 
 use std::fs;
 use std::io;

@@ -1,9 +1,8 @@
 //! Temporary files of writes that were cut off: found, and taken away.
 //!
-//! [`super::fs`] names a temporary file after the process that writes it and when that started, so
-//! nobody needs to guess: the writer lives, and the write is in progress; or it does not, and
-//! nothing will ever come of it. A daemon takes them away where it writes when it starts, and
-//! `pf9ctl node decommission` at the end.
+//! [`super::fs`] names a temporary file after the process that writes it and its start time, so no guess is needed:
+//! either the writer lives, and the write is in progress, or it does not, and the file is abandoned. A daemon removes
+//! them where it writes when it starts, and `pf9ctl node decommission` at the end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,17 +37,17 @@ struct TempSeen {
 pub fn collect(fs: &HostFs, roots: &[Root<'_>]) {
     for path in abandoned(fs, roots) {
         match fs.remove_file(&path) {
-            Ok(()) => tracing::info!(%path, "removed what an interrupted write left"),
+            Ok(()) => tracing::info!(%path, "removed leftovers of an interrupted write"),
             Err(e) => {
                 let error = crate::telemetry::chain(&e);
-                tracing::warn!(%error, "an interrupted write's file stays");
+                tracing::warn!(%error, "a leftover of an interrupted write cannot be removed");
             }
         }
     }
 }
 
-/// Temporary files below these directories that nobody writes any more, as paths of the host.
-/// Links are not followed and other file systems not entered.
+/// Abandoned temporary files below these directories, as paths of the host. Links are not followed and other file
+/// systems not entered.
 pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
     let proc = Proc::new(fs.clone());
     let me = nix::unistd::geteuid().as_raw();
@@ -78,7 +77,7 @@ pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
         }
     }
     if look.left == 0 {
-        tracing::warn!("too much in our directories to look through all of it");
+        tracing::warn!("too many files in our directories to check all of them");
     }
     look.found.sort();
     look.found.dedup();

@@ -1,4 +1,4 @@
-//! Tests that need a file system or a network of their own: the same test once more, in namespaces.
+//! Tests that need a file system or a network of their own: they run the same test again, in namespaces.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -22,7 +22,7 @@ const FILE_MAX: u64 = (ENDS_MAX * 46) as u64;
 
 /// The far ends of the tunnel's connections that leave the machine; none while it is down.
 pub fn tunnel_ends(fs: &HostFs) -> Vec<IpAddr> {
-    // Comms is less than who reads this: a link in the file's place leads nowhere, a pipe holds nobody up.
+    // Comms has fewer rights than the reader: a link in the file's place leads nowhere, a pipe blocks no reader.
     let mut open = std::fs::File::options();
     let open = open.read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK);
     let mut text = String::new();

@@ -128,7 +128,7 @@ impl Units {
             if seen.is_some_and(|u| u.active == Active::Activating)
                 && let Err(e) = self.act(&["start"], &[unit]).await
             {
-                tracing::info!(unit, error = %e, "does not come up as it was begun");
+                tracing::info!(unit, error = %e, "does not start as configured");
             }
         }
         self.act(&["restart"], &[unit]).await
@@ -180,7 +180,7 @@ impl Units {
     pub async fn forget_failure(&self, unit: &str) {
         if let Err(e) = self.act(&["reset-failed"], &[unit]).await {
             // A unit that never failed or is not loaded has nothing to forget.
-            tracing::trace!(unit, error = %e, "nothing to forget");
+            tracing::trace!(unit, error = %e, "nothing to reset");
         }
     }
 

@@ -23,7 +23,7 @@ use crate::model::{
 
 /// While a change is under way: two links and a file of a few KiB are read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// While none is: somebody may install another version by hand.
+/// While there is none: an operator may install another version by hand.
 const LOOK_SELDOM: Duration = Duration::from_secs(60);
 /// nodelet is asked to look this often while something is left to do.
 const WAKE_EVERY: Duration = Duration::from_secs(10);
@@ -271,7 +271,7 @@ mod tests {
         refused.why = Some(full.clone());
         assert!(!is_busy(&refused));
         refused.why = Some(full.next_try(Timestamp::UNIX_EPOCH));
-        assert!(is_busy(&refused), "it is tried again");
+        assert!(is_busy(&refused), "it is retried automatically");
         let mut proven = at(AgentStage::Proven);
         proven.database = PackageDatabase::Pending { why: "held".into() };
         assert!(is_busy(&proven));

@@ -169,8 +169,7 @@ impl Gathered {
         ordered && self.agent.as_ref().is_none_or(super::agent::is_busy)
     }
 
-    /// The stack the newest spec names. nodelet may still be at an older one, whose stack is of no
-    /// use any more.
+    /// The stack that the newest spec names. nodelet may still be at an older one, whose stack is no longer useful.
     pub(super) fn stack(&self) -> Option<StackRef> {
         let node = self.spec.as_ref()?.spec.assignment.node()?;
         Some(node.stack.clone())
@@ -195,7 +194,7 @@ impl Gathered {
         self.stack_beside().filter(|stack| !ready(stack))
     }
 
-    /// The stack that is to be ready beside the node's own.
+    /// The stack to prepare beside the node's own.
     fn stack_beside(&self) -> Option<StackRef> {
         let node = self.spec.as_ref()?.spec.assignment.node()?;
         let order = node.upgrade.as_ref()?;
@@ -233,7 +232,7 @@ fn to_fetch(
     let comes = |stack: &StackRef| {
         upgrade.is_some_and(|u| u.state == UpgradeState::Fetching && u.stack == *stack)
     };
-    // Not for as long as it is wanted: it is unpacked while it comes, and not wanted then any more.
+    // Not while it is wanted: it is unpacked while it downloads, and no longer wanted then.
     beside
         .filter(|stack| comes(stack) && wants != Some(&own))
         .unwrap_or(own)

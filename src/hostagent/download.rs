@@ -226,7 +226,8 @@ async fn fetch(agent: &Agent, stack: &StackRef, shorter: &mut Shorter) -> Result
     if target.is_done().await? {
         return Ok(Came::Staged);
     }
-    // An archive of which nothing came yet (the plane was away) is not begun: what differs is still the shorter way.
+    // An archive of which nothing was downloaded yet (the plane was away) is not started: the delta is still the
+    // shorter way.
     let offered = match *shorter == Shorter::Closed || length(&target.part) > 0 {
         true => Offered::Nothing,
         false => offered(agent, stack, archive.size).await?,

@@ -12,8 +12,8 @@ use crate::app::Backoff;
 use crate::local::LocalError;
 use crate::model::{EVENT_BATCH_MAX, EventBatch, Fault};
 
-/// Events on their way to the spool. Writing one takes milliseconds; more than this at once is a
-/// storm, of which the rest is not missed.
+/// Events on their way to the spool. Writing one takes milliseconds; more than this at a time is a storm, and the rest
+/// may be dropped.
 const QUEUE: usize = 64;
 /// Waits after a failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ pub(super) async fn run(agent: Agent, queue: Arc<tokio::sync::Mutex<Queue>>) {
     }
 }
 
-/// Until shutdown. Storing is never cut off: what is begun is on disk when this returns.
+/// Runs until shutdown. Storing is never interrupted: what was started is on disk when this returns.
 async fn turn(agent: &Agent, spool: &Arc<Mutex<Spool>>, queue: &mut Queue) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {

@@ -12,12 +12,12 @@ use crate::app::Backoff;
 use crate::model::{Fault, FaultCode, Inventory, NodeFacts};
 
 const WHAT: &str = "the plane does not know this machine's name and addresses";
-/// Waits after a failure. A name that is somebody else's stays so until a person does something.
+/// Waits after a failure. A name that belongs to another host stays taken until an operator acts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// How soon what a person did is noticed, at the latest.
 const RETRY_CAP: Duration = Duration::from_secs(60);
-/// An address that went is looked for once more after this long, before it is reported to the plane: a node follows its
-/// machine, and a link that was down, or a lease that is asked for again, is back by then.
+/// A missing address is checked again after this long before it is reported to the plane: a node follows its machine,
+/// and a link that was down, or a lease that is being renewed, is back by then.
 const GONE_FOR: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(agent: Agent) {

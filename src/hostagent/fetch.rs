@@ -181,7 +181,12 @@ impl<W: Wanted> Target<W> {
             let chunk = tokio::time::timeout(CHUNK_DEADLINE, response.chunk())
                 .await
                 .map_err(|_| broken(format!("no data for {CHUNK_DEADLINE:?}")))?
-                .map_err(|e| broken(format!("it was cut off: {}", crate::telemetry::chain(&e))))?;
+                .map_err(|e| {
+                    broken(format!(
+                        "it was interrupted: {}",
+                        crate::telemetry::chain(&e)
+                    ))
+                })?;
             let Some(chunk) = chunk else {
                 return Err(broken(format!("it ended after {} bytes", part.have)));
             };

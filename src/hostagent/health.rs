@@ -32,7 +32,7 @@ pub(super) fn read(fs: &HostFs) -> Health {
     }
 }
 
-/// What is to be known about the active stack on this machine. It is never taken away for that.
+/// Findings about the active stack on this machine. They never remove it.
 fn of_the_stack(fs: &HostFs) -> Vec<Fault> {
     let Some(stack) = stack::active_content(fs) else {
         return Vec::new();
@@ -64,7 +64,7 @@ fn load1(loadavg: &str) -> f64 {
 fn control_groups(fs: &HostFs) -> Option<Fault> {
     // What cannot be read is left out here.
     let old = Kernel::new(fs.clone()).cgroup_v1().unwrap_or(false);
-    let what = "control groups of version 1 end";
+    let what = "control groups of version 1 are being phased out";
     old.then(|| Fault::new(FaultCode::CgroupV1Ends, what, CGROUP_V1_ENDS).fix(CGROUP_V1_FIX))
 }
 
@@ -73,7 +73,7 @@ fn memory_low(available: u64, total: u64) -> Option<Fault> {
     let why = format!("{} of {} MiB are available", available / MIB, total / MIB);
     let fault = Fault::new(FaultCode::MemoryLow, "memory is nearly used up", why);
     (percent < MEMORY_LOW_PERCENT)
-        .then(|| fault.fix("stop something, or give the machine more memory"))
+        .then(|| fault.fix("stop some programs, or give the machine more memory"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::host::facts::meminfo;
 use crate::host::fs::HostFs;
+use crate::host::kernel::Kernel;
 use crate::host::{facts, interfaces};
 use crate::model::Inventory;
 
@@ -40,6 +41,8 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
         kernel: proc_text(fs, "/proc/sys/kernel/osrelease")
             .trim()
             .to_owned(),
+        systemd: facts::systemd_version(fs).unwrap_or_default(),
+        cgroup: Kernel::new(fs.clone()).cgroup_version(),
         arch: arch().to_owned(),
         cpus: facts::cpus(&cpuinfo),
         cpu_model: cpu_model(&cpuinfo),

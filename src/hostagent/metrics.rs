@@ -51,7 +51,7 @@ pub(super) fn text(status: &HostStatus, facts: &Gathered, now: Timestamp) -> Tex
         ),
         (
             "pf9_hostagent_spool_failing",
-            "1 while events are kept in memory only.",
+            "1 while events are only in memory.",
             flag(facts.spool_fault.is_some()),
         ),
         (

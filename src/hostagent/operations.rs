@@ -63,7 +63,7 @@ async fn all(agent: &Agent, pending: PendingOperations) -> Result<(), Fault> {
             .post::<_, serde_json::Value>("/v1/hosts/self/operations", &result)
             .await;
         match sent {
-            // One that the plane does not know any more has nobody who waits.
+            // The plane no longer knows it, so nothing waits for it.
             Ok(_) | Err(LocalError::Refused { .. }) => {}
             Err(error) => {
                 return Err(super::plane::fault(
@@ -90,7 +90,7 @@ async fn done(agent: &Agent, one: &PendingOperation) -> Result<OperationResult, 
             Ok(result)
         }
         Ok(None) => Err(nothing_said()),
-        // Nobody whom root trusts signed it.
+        // No signer that root trusts signed it.
         Err(LocalError::Refused { fault, status }) if status.as_u16() == 403 => {
             Ok(OperationResult {
                 schema: OPERATION_SCHEMA,
@@ -99,12 +99,12 @@ async fn done(agent: &Agent, one: &PendingOperation) -> Result<OperationResult, 
                 outcome: Outcome::Refused { fault: *fault },
             })
         }
-        Err(error) => Err(error.fault("an operation of the plane is not done")),
+        Err(error) => Err(error.fault("an operation of the plane is not carried out")),
     }
 }
 
 fn nothing_said() -> Fault {
-    let what = "an operation of the plane is not done";
+    let what = "an operation of the plane is not carried out";
     Fault::new(
         crate::model::FaultCode::LocalMalformed,
         what,

@@ -102,7 +102,7 @@ impl Plane {
                 let why = crate::telemetry::chain(error);
                 tracing::warn!(%why, "plane is unreachable; the last accepted spec stays in force");
             }
-            Ok(_) | Err(_) if changed => tracing::info!("plane answers again"),
+            Ok(_) | Err(_) if changed => tracing::info!("plane is reachable again"),
             Ok(_) | Err(_) => {}
         }
         result

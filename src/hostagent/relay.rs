@@ -104,8 +104,7 @@ fn lacking(facts: &Gathered, given: &Want) -> Option<Want> {
     (!want.is_empty()).then_some(want)
 }
 
-/// Something else is wanted (an order), or nothing at all any more (`None`): nodelet took what it
-/// was given.
+/// Something else is wanted (an order), or no longer anything (`None`): nodelet took what it was given.
 fn news(facts: &Gathered, given: &Want) -> Option<Option<Want>> {
     if wanted(facts).is_empty() {
         return Some(None);

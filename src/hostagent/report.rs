@@ -90,8 +90,8 @@ pub(super) async fn run(agent: Agent, period: Duration) {
 /// For `systemctl status`.
 fn line(status: &HostStatus) -> String {
     let heard = match status.acknowledged_at {
-        Some(_) => "the plane has heard of it",
-        None => "the plane has not heard of it since the start",
+        Some(_) => "the plane knows it",
+        None => "the plane has not received it since the start",
     };
     let reason = status
         .reason

@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) async fn run(agent: Agent) {
     let mut changes = AddressChanges::listen()
         .inspect_err(|error| {
-            tracing::warn!(%error, "the kernel does not tell of addresses; they are looked at once a minute");
+            tracing::warn!(%error, "the kernel sends no address notifications; addresses are read once a minute");
         })
         .ok();
     loop {
@@ -52,7 +52,7 @@ async fn changed_before(next: Instant, changes: &mut Option<AddressChanges>) -> 
             true
         }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the kernel tells no more of addresses; they are looked at once a minute");
+            tracing::warn!(%error, "the kernel stopped sending address notifications; addresses are read once a minute");
             *changes = None;
             tokio::time::sleep_until(next).await;
             false
@@ -61,7 +61,7 @@ async fn changed_before(next: Instant, changes: &mut Option<AddressChanges>) -> 
     }
 }
 
-/// Root may have begun a maintenance on a host without a role, where nodelet is not asked for anything else.
+/// Root may have started a maintenance on a host without a role, where nodelet is not asked for anything else.
 async fn ask_nodelet_in_maintenance(agent: &Agent) {
     if agent.board.read(|f| f.nodelet_needed) {
         return;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::host::address_changes::tests::{in_a_network, ip};
 
-    /// A node whose machine has another address is out of reach until somebody looks.
+    /// A node whose machine has a new address is unreachable until the host looks.
     #[tokio::test]
     async fn an_address_that_changes_is_looked_at_before_the_minute_is_over() {
         let test = "hostagent::sample::tests::an_address_that_changes_is_looked_at_before_the_minute_is_over";

@@ -108,7 +108,7 @@ fn store_fault(error: &FsError) -> Fault {
     let (code, fix) = if space::is_full(&error.source) {
         (FaultCode::DiskFull, space::FIX)
     } else {
-        (FaultCode::StateIo, "look at the disk and the named path")
+        (FaultCode::StateIo, "check the disk and the named path")
     };
     let why = crate::telemetry::chain(error);
     Fault::new(code, "cannot store the spec", why).fix(fix)

@@ -373,7 +373,7 @@ impl Spool {
         };
         self.bytes = self.bytes.saturating_sub(entry.bytes);
         if entry.memory.is_none() {
-            // Removal without fsync: at worst it is delivered once more, which the plane expects.
+            // Removal without fsync: at worst it is delivered again, which the plane expects.
             drop(disk::remove_file(&self.fs.at(path_of(entry.number))));
         }
     }

@@ -90,7 +90,7 @@ fn of_operators(said: &ExtensionsStatus) -> impl Iterator<Item = Fault> {
     let bad = said.bad.iter().map(|(name, why)| {
         let what = format!("the operator's program {name} is ignored");
         Fault::new(FaultCode::ExtensionBad, what, why.clone())
-            .fix("pf9ctl node check runs it and says the same; see docs/extensions.md")
+            .fix("pf9ctl node check runs it and reports the same; see docs/extensions.md")
     });
     checks.chain(bad)
 }

@@ -1,9 +1,9 @@
 //! Task: this host's trust anchors; carried from the plane to nodelet, and reported in the status.
 //!
-//! The plane answers a status with the version of its newest document when the host's is another.
-//! The document is fetched then, and the stack's manifest under the signature that goes with it, so
-//! that nodelet finds both. comms knows of a refusal as a copy: that order is carried too.
-//! A host that lost the note of which machine it is fetches the document again: it stands there.
+//! The plane answers a status with the version of its newest document when the host has another one. The document is
+//! then fetched, and the stack's manifest under its new signature, so that nodelet finds both. comms reads a refusal
+//! from a copy: that order is carried too. A host that lost the note of its machine fetches the document again: the
+//! note is in it.
 
 use std::time::Duration;
 

@@ -95,7 +95,7 @@ impl Told {
 }
 
 /// Everything in a status that events are made from, as it is now. The spool knows what of it was sent, also by an
-/// earlier process: what happened while nobody looked is sent late, and nothing twice.
+/// earlier process: what happened in between is sent late, and nothing twice.
 fn news(now: &NodeStatus) -> Vec<Told> {
     let revived = now.revived.iter().map(|r| {
         let value = format!("{} {}", r.times, r.last_at);
@@ -180,8 +180,7 @@ async fn rest_if_done(agent: &Agent, store: &SpecStore) {
     }
     let store = store.clone();
     match blocking(move || store.note_nodelet_needed(false)).await {
-        // Only on a machine that noted it: else the next start asks nodelet once more, in vain but
-        // without harm.
+        // Only on a machine that noted it: otherwise the next start asks nodelet again, which is useless but harmless.
         Ok(()) => {}
         Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
     }

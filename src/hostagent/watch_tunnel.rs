@@ -49,7 +49,7 @@ fn tell(agent: &Agent, all: &[Expiry]) {
 }
 
 async fn ask(agent: &Agent) -> Result<TunnelStatus, Fault> {
-    let failed = |e: crate::local::LocalError| e.fault("comms does not tell of its certificates");
+    let failed = |e: crate::local::LocalError| e.fault("comms does not report its certificates");
     let client = Client::unix(agent.fs.at(paths::COMMS_SOCKET)).map_err(failed)?;
     client.get("/v1/status", ASK).await.map_err(failed)
 }

@@ -78,6 +78,14 @@ pub enum EnrolError {
         /// What is wrong with it.
         why: String,
     },
+    /// This machine's clock is behind.
+    #[error("{}", early(host, *by))]
+    Early {
+        /// The name.
+        host: String,
+        /// How far, at least.
+        by: Duration,
+    },
     /// What answered is no plane.
     #[error("{host} does not answer like a management plane: {why}")]
     Garbage {
@@ -103,6 +111,9 @@ pub enum EnrolError {
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
 }
+
+/// What helps where a certificate is not valid yet.
+pub const SET_THE_CLOCK: &str = "set the clock: timedatectl set-ntp true, or chronyc makestep; what is tried by itself continues automatically";
 
 /// Largest answer: certificates, keys and endpoints are a few KiB.
 const ANSWER_MAX: usize = 1024 * 1024;
@@ -225,7 +236,11 @@ impl Target {
 
     pub(super) fn handshake_failed(&self, error: &io::Error) -> EnrolError {
         match (not_believed(error), tls_error(error)) {
-            (Some(why), _) => EnrolError::ForeignCertificate {
+            (Some(Distrust::Early(by)), _) => EnrolError::Early {
+                host: self.host.clone(),
+                by,
+            },
+            (Some(Distrust::Foreign(why)), _) => EnrolError::ForeignCertificate {
                 host: self.host.clone(),
                 why,
             },
@@ -259,7 +274,7 @@ impl Target {
             let bytes = Limited::new(response.into_body(), ANSWER_MAX)
                 .collect()
                 .await
-                .map_err(|e| self.garbage(format!("its answer broke off: {e}")))?
+                .map_err(|e| self.garbage(format!("its answer was interrupted: {e}")))?
                 .to_bytes();
             Ok::<_, EnrolError>((status, bytes))
         };
@@ -285,18 +300,39 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Why the other side's certificate is not trusted, if that is why a handshake failed.
-pub fn not_believed(error: &io::Error) -> Option<String> {
+/// Why the other side's certificate is not trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// It begins so much later than this machine's clock says: the clock is behind.
+    Early(Duration),
+    /// Whatever else, in words.
+    Foreign(String),
+}
+
+/// [`Distrust::Early`] in words.
+pub fn early(host: &str, by: Duration) -> String {
+    let minutes = by.as_secs().div_ceil(60);
+    format!(
+        "by this machine's clock the certificate of {host} begins in {minutes} min: the clock is behind"
+    )
+}
+
+/// The same, if that is why a handshake failed.
+pub fn not_believed(error: &io::Error) -> Option<Distrust> {
     let Some(rustls::Error::InvalidCertificate(why)) = tls_error(error) else {
         return None;
     };
     Some(match why {
-        CertificateError::UnknownIssuer => {
-            "it is not issued by the authority that the token named".to_owned()
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let early = not_before.as_secs().saturating_sub(time.as_secs());
+            Distrust::Early(Duration::from_secs(early))
         }
-        CertificateError::Other(why) => why.to_string(),
+        CertificateError::UnknownIssuer => {
+            Distrust::Foreign("it is not issued by the authority that the token named".to_owned())
+        }
+        CertificateError::Other(why) => Distrust::Foreign(why.to_string()),
         // rustls' own; each in its words.
-        why => why.to_string(),
+        why => Distrust::Foreign(why.to_string()),
     })
 }
 
@@ -315,6 +351,7 @@ impl EnrolError {
                 "check the plane's URL, use a token of that plane, a new one if it has another authority now, check \
                  this machine's clock; a proxy that inspects TLS cannot be used",
             ),
+            Self::Early { .. } => (FaultCode::ClockOff, SET_THE_CLOCK),
             Self::Garbage { .. } => (
                 FaultCode::PlaneGarbage,
                 "check host and port of the plane's URL",

@@ -53,7 +53,7 @@ pub async fn look_at_clock(
     done.map_err(|_| late(&target, longest, journey))?
 }
 
-/// What a clock said that nobody vouched for.
+/// The time of an unauthenticated clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockAnswer {
     /// Our time when it was asked.

@@ -90,7 +90,7 @@ pub fn note_machine(fs: &HostFs, marks: &MachineMarks) -> Result<(), IdentityErr
     Ok(fs.write(path, &json(path, marks)?, &Attrs::mode(0o644))?)
 }
 
-/// The machine this identity was made on; `None` when that is not known.
+/// The machine this identity was made on; `None` when that is unknown.
 pub fn pinned_machine(fs: &HostFs) -> Result<Option<MachineMarks>, IdentityError> {
     let Some(bytes) = fs.read(paths::MACHINE, FILE_MAX)? else {
         return Ok(None);
@@ -110,10 +110,10 @@ pub fn machine_fault(fs: &HostFs) -> Option<Fault> {
         Ok(None) => format!("{} is missing", paths::MACHINE),
         Err(e) => chain(&e),
     };
-    let what = "a copy of this machine's disk would not notice by itself that it is one";
+    let what = "a copy of this machine's disk would not notice that it is a copy";
     Some(Fault::new(FaultCode::MachineUnknown, what, why).fix(
-        "nothing while the plane is reached: the file is written anew from what the plane has \
-         noted of this machine",
+        "nothing while the plane is reachable: the file is rewritten from the plane's record of \
+         this machine",
     ))
 }
 

@@ -24,7 +24,7 @@ pub struct Identity {
     pub trust: Vec<TrustedKey>,
     /// Where the tunnel connects, best first.
     pub endpoints: Vec<String>,
-    /// Which of the plane's documents `plane_ca` and `trust` are of.
+    /// The version of the plane's document that `plane_ca` and `trust` come from.
     pub trust_version: Option<TrustVersion>,
     /// The machine it was made on.
     pub machine: MachineMarks,

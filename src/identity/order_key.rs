@@ -77,13 +77,13 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
     Ok(OrderKey(key))
 }
 
-/// Why this host cannot order certificates; `None`: it can. For root: nobody else may read the key.
+/// Why this host cannot order certificates; `None`: it can. For root, who alone may read the key.
 pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
     let e = load(fs, host).err()?;
     let what = "this host cannot order certificates: none is renewed or issued";
     let fault = Fault::new(FaultCode::OrderKeyUnusable, what, chain(&e));
     Some(fault.fix(match e {
-        IdentityError::Fs(_) => "look at the disk and the named path".to_owned(),
+        IdentityError::Fs(_) => "check the disk and the named path".to_owned(),
         IdentityError::Incomplete(_) | IdentityError::Damaged { .. } | IdentityError::Tls(_) => {
             remedy(host)
         }

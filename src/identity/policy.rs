@@ -46,8 +46,8 @@ impl TlsPolicy {
         })
     }
 
-    /// A configuration up to the client's own certificate: `verifier` decides, and then the pins
-    /// do, of which one must be in a chain that ends at `anchors` or is shown.
+    /// A configuration up to the client's own certificate: `verifier` decides, and then the pins do, one of which must
+    /// be in a chain that ends at `anchors` or is shown.
     pub(super) fn client(
         &self,
         verifier: Arc<dyn ServerCertVerifier>,
@@ -60,7 +60,7 @@ impl TlsPolicy {
         self.builder(verifier)
     }
 
-    /// Without pins and for [`super::look()`] alone, which has nobody to trust.
+    /// Without pins and for [`super::look()`] alone, which has no trust anchors.
     pub(super) fn unverified(
         &self,
         verifier: Arc<dyn ServerCertVerifier>,

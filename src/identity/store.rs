@@ -292,7 +292,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         match disk::remove_dir(&fs.at(dir)) {
             Ok(()) => {}
             Err(e) => match e.kind() {
-                // Somebody else's files stay, and so does their directory.
+                // Foreign files stay, and so does their directory.
                 io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {}
                 _ => {
                     return Err(IdentityError::Fs(FsError {
@@ -327,7 +327,7 @@ impl TunnelIdentity {
         }
     }
 
-    /// When the host's certificate is to be renewed.
+    /// When the host's certificate is due for renewal.
     pub fn renew_at(&self) -> crate::model::Timestamp {
         self.life.due(pair::jitter(&self.certificate))
     }
@@ -350,7 +350,7 @@ impl IdentityError {
             false => "run pf9ctl node prep again with a new token; role and workloads stay",
         };
         let (code, fix) = match self {
-            Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),
+            Self::Fs(_) => (FaultCode::IdentityIo, "check the disk and the named path"),
             Self::Incomplete(_) => (FaultCode::IdentityIncomplete, again),
             Self::Damaged { .. } | Self::Tls(_) => (FaultCode::IdentityDamaged, again),
         };

@@ -38,8 +38,13 @@ impl Authority {
     }
 
     fn server(&self, name: &str) -> TlsAcceptor {
+        self.server_with(name, |_| {})
+    }
+
+    fn server_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
         let key = KeyPair::generate().expect("key");
-        let params = CertificateParams::new([name.to_owned()]).expect("params");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("params");
+        change(&mut params);
         let cert = params.signed_by(&key, &self.0).expect("sign");
         let chain = vec![cert.der().clone(), self.0.der().clone()];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -283,6 +288,21 @@ async fn showing_the_authority_is_not_enough() {
     assert_eq!(fault.code, FaultCode::PlaneForeignCertificate);
 }
 
+/// Not called a foreign plane: the token is good, and the time is not.
+#[tokio::test]
+async fn enrolment_with_a_clock_that_is_behind_says_so() {
+    let ca = Arc::new(authority());
+    let early = |params: &mut CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2999, 1, 1);
+    };
+    let url = serve_once(ca.server_with("127.0.0.1", early), honest(&ca, |_| {})).await;
+    let fault = call(&url, &ca.token(), HostId::random())
+        .await
+        .expect_err("early");
+    assert_eq!(fault.code, FaultCode::ClockOff, "{fault}");
+    assert!(fault.fix.contains("set the clock"), "{fault}");
+}
+
 #[tokio::test]
 async fn a_certificate_for_another_name_is_foreign() {
     let ca = Arc::new(authority());
@@ -368,7 +388,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         assert_eq!(code(url).await, FaultCode::Usage, "{url}");
     }
 
-    // A port nobody listens on: taken, then given back.
+    // A port without a listener: taken, then given back.
     let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("https://{}", free.local_addr().expect("addr"));
     drop(free);

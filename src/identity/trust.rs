@@ -1,8 +1,8 @@
 //! This host's trust anchors, on disk: `/etc/pf9/trust/`, and the authorities that the tunnel's
 //! dialler reads.
 //!
-//! Applied by root alone. New keys and authorities come before old ones go, and the version comes
-//! last: cut off anywhere, the host trusts somebody who can tell it again.
+//! Applied by root alone. New keys and authorities are added before old ones are removed, and the version comes last:
+//! interrupted anywhere, the host still trusts a signer that can send the document again.
 
 use super::material::parse_all;
 use super::store::{FILE_MAX, IdentityError, certificates, damaged, json, trust_files};

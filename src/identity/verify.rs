@@ -10,9 +10,9 @@
 //! plane's CA certificate. The server must show that certificate in its chain, and its own
 //! certificate must be issued by it, be in date and carry the name that was dialled.
 //!
-//! That a certificate with a pinned key was *shown* proves nothing: anybody can send the plane's
-//! certificates along. The pinned key must be the server's own, or have signed its way to it: so a
-//! certificate with that key is taken as the only anchor and the chain is built once more.
+//! That a certificate with a pinned key was *shown* proves nothing: anybody can send the plane's certificates along.
+//! The pinned key must be the server's own, or have signed its chain: so a certificate with that key is taken as the
+//! only anchor and the chain is built again.
 
 use std::sync::Arc;
 

@@ -61,7 +61,7 @@ pub enum LocalError {
         fault: Box<Fault>,
     },
     /// The answer is not what was expected.
-    #[error("{socket} gave an answer that cannot be read: {why}")]
+    #[error("the answer of {socket} cannot be read: {why}")]
     Malformed {
         /// Which socket.
         socket: PathBuf,
@@ -267,7 +267,7 @@ impl LocalError {
                 let at = socket.display();
                 // What a door says on closing may come before the question has left.
                 let why = match source.is_connect() {
-                    true => format!("nobody answers on {at}"),
+                    true => format!("no answer on {at}"),
                     false => format!(
                         "{at} was closed on this call: its program ended, or this user may not \
                          call, or has too many connections open"

@@ -18,7 +18,7 @@ use crate::telemetry;
 
 /// Where it is.
 pub const LOG_LEVEL: &str = "/v1/log-level";
-const WHAT: &str = "the log is as it was";
+const WHAT: &str = "the log level is unchanged";
 
 /// Answers one call. Who changed it is in the log itself, as a warning: every level lets that through.
 pub fn log_level(request: &Request) -> Reply {
@@ -33,7 +33,7 @@ pub fn log_level(request: &Request) -> Reply {
     };
     let peer = request.peer;
     if !may_change(peer) {
-        let why = "only root of this host may say how much is logged";
+        let why = "only root of this host may change the log level";
         let fault = Fault::new(FaultCode::NotAllowed, WHAT, why);
         return Reply::fault(StatusCode::FORBIDDEN, &fault);
     }
@@ -57,7 +57,7 @@ pub fn log_level(request: &Request) -> Reply {
         for_s,
         uid = peer.uid,
         pid = peer.pid,
-        "the level of the log was changed on this machine"
+        "the log level was changed on this machine"
     );
     shown()
 }
@@ -73,7 +73,11 @@ fn parse(body: &[u8]) -> Result<LogLevelRequest, Fault> {
 
 fn shown() -> Reply {
     let Some(now) = telemetry::level_now() else {
-        let fault = Fault::new(FaultCode::Log, "no level is known", "logging was not begun");
+        let fault = Fault::new(
+            FaultCode::Log,
+            "no level is known",
+            "logging was not started",
+        );
         return Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault);
     };
     let until = now.left.and_then(|left| {

@@ -1,6 +1,5 @@
-//! Whether a spec is to be obeyed: a function of the document, of the trust anchors, and of what is in
-//! force. hostagent asks it before it hands a spec on, nodelet asks it again with root's own trust
-//! directory; both say the same words.
+//! Whether to accept a spec: a function of the document, of the trust anchors, and of what is in force. hostagent calls
+//! it before it hands a spec on, nodelet calls it again with root's own trust directory; both give the same reasons.
 
 use super::document;
 use super::{
@@ -55,8 +54,8 @@ pub enum Because {
     NotNewer,
 }
 
-/// Judges `envelope` for `host`, where `have` is in force. What is in force and is not trusted any
-/// more (the host has another plane now) does not count.
+/// Judges `envelope` for `host`, where `have` is in force. A document in force that is no longer trusted (the host has
+/// another plane now) does not count.
 pub fn accept(
     envelope: Envelope,
     trust: &TrustStore,
@@ -82,7 +81,7 @@ pub fn accept(
         std::cmp::Ordering::Equal => Fault::new(
             FaultCode::SpecConflict,
             format!("{} refused", name(Some(got))),
-            "this host has another spec of the same generation",
+            "this host has a different spec of the same generation",
         )
         .fix("send the change with a greater generation; after a restore: pf9-plane recover"),
         std::cmp::Ordering::Less => Fault::new(

@@ -67,7 +67,7 @@ impl Addon {
         name.split_once('-').map(|(_, word)| word)
     }
 
-    /// What is called so without one is somebody's own, and applied as every other file.
+    /// A file of this name for an add-on without one is foreign, and applied like every other file.
     fn has_file(self) -> bool {
         match self {
             Self::NetworkPolicies | Self::LoadBalancer | Self::Calico => true,
@@ -101,7 +101,7 @@ impl Addon {
         }
     }
 
-    /// What of it this stack lacks, in words: every image, and which one it is where somebody has to bring it.
+    /// What this stack lacks of it, in words: every image, and which one an operator has to supply.
     pub fn lacking(self, manifest: &StackManifest) -> Option<String> {
         let lacks = |name: &&&str| !manifest.images.iter().any(|i| i.component == ***name);
         let named = |name: &&str| match Matrix::ours().supplied(name) {

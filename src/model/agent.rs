@@ -1,8 +1,8 @@
 //! The agent itself: which version a host is to run, and how far it says it is.
 //!
-//! A host is told its version whether it is a node or not, in its signed spec ([`AgentSpec`]), and says in its
-//! status what became of that ([`AgentStatus`]). The previous version's package goes along: a host that
-//! goes back gives the machine's package database what it had.
+//! A host gets its version in its signed spec ([`AgentSpec`]), node or not, and reports in its status what became of it
+//! ([`AgentStatus`]). The previous version's package goes along: a rollback gives the machine's package database what
+//! it had.
 
 use std::ops::RangeInclusive;
 
@@ -30,7 +30,7 @@ pub struct AgentSpec {
     pub generation: Generation,
     /// What it is to run.
     pub target: AgentPackage,
-    /// What it runs when it is told this: what it goes back to.
+    /// What it runs when it gets this: the version to roll back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<AgentPackage>,
     /// Seconds that the new one has, once it is switched to, to show that it is well.
@@ -90,7 +90,7 @@ pub struct AgentStatus {
     /// Which order the rest speaks of; 0: of none.
     #[serde(default)]
     pub generation: Generation,
-    /// How often the switch was begun for it.
+    /// How often the switch was started for it.
     #[serde(default)]
     pub attempts: u32,
     /// Why it was put back or refused, or what it waits for.
@@ -139,7 +139,7 @@ pub enum PackageDatabase {
     /// The version that runs.
     #[default]
     Agrees,
-    /// Another one still; it is told later.
+    /// Still another one; the order comes later.
     Pending {
         /// What stands in the way.
         why: String,
@@ -256,8 +256,7 @@ impl PackageFile {
 }
 
 impl PackageFormat {
-    /// What the package manager of a distribution takes; none where that is not known. By the word `ID` of
-    /// `os-release`.
+    /// The package format of a distribution; none where it is unknown. By the word `ID` of `os-release`.
     pub fn of_os(os_id: &str) -> Option<Self> {
         match os_id {
             "debian" | "ubuntu" => Some(Self::Deb),

@@ -93,7 +93,7 @@ pub struct EnrolAnswer {
     pub trust: Vec<TrustedKey>,
     /// Where to connect the tunnel, `wss://…`, best first.
     pub endpoints: Vec<String>,
-    /// What `ca` and `trust` say, counted: an older document is none of this host's any more.
+    /// Version of `ca` and `trust`: an older document no longer applies to this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_version: Option<TrustVersion>,
 }

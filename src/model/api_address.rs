@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Fault;
 
 /// Whether a machine of this network may have the address: one that stands for the network as a whole, or for every
-/// machine in it, is nobody's.
+/// machine in it, is refused.
 pub fn a_machines_own(net: IpNet, ip: IpAddr) -> bool {
     let whole = match net {
         // Of two or one there is none of these (RFC 3021, RFC 6164).
@@ -32,7 +32,7 @@ pub struct ApiAddressStatus {
     /// The interface of this machine that it is on, or would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// The node that has it, by the lease; absent: none, or that is not known.
+    /// The node that has it, by the lease; absent: none, or unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// Since when this machine has it.
@@ -52,7 +52,7 @@ impl fmt::Display for ApiAddressStatus {
                 write!(f, "{address} is here, on {on}")
             }
             (false, Some(holder)) => write!(f, "{address} is on {holder}"),
-            (false, None) => write!(f, "{address} is on no master that this one knows of"),
+            (false, None) => write!(f, "{address} is on no master known to this one"),
         }
     }
 }

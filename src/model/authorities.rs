@@ -50,8 +50,8 @@ impl Authorities {
         }
     }
 
-    /// What programs are told to trust: each certificate once, in an order of its own. Who of
-    /// them signs changes neither this text nor a digest of it, so nothing is restarted for that.
+    /// What programs are given to trust: each certificate once, in an order of its own. Which of them signs changes
+    /// neither this text nor its digest, so nothing is restarted for that.
     pub fn believed(&self, which: Authority) -> String {
         let mut all = certificates(self.of(which));
         if all.len() < 2 {

@@ -1,9 +1,9 @@
 //! A cluster's networks and what is there already: pure.
 //!
-//! Pods and services have addresses that the cluster makes up, and every node sends what is for them to itself or
-//! to other nodes. Whatever had such an address before cannot be reached from a node any more: the machine's own
-//! neighbours, its DNS server, the plane. So both are compared wherever they come together: by the plane with what
-//! hosts told of themselves, by the node with what it sees.
+//! Pods and services have addresses that the cluster assigns, and every node routes them to itself or to other nodes.
+//! Whatever had such an address before becomes unreachable from the node: the machine's own neighbours, its DNS server,
+//! the plane. So both are compared wherever they meet: by the plane with what hosts reported, by the node with what it
+//! sees.
 
 use std::net::IpAddr;
 
@@ -74,11 +74,21 @@ pub fn clash(pods: IpNet, services: IpNet, grounds: &[Ground]) -> Option<String>
 
 /// The hosts of these URLs that are written as addresses.
 pub fn addresses_of(urls: &[String]) -> Vec<IpAddr> {
-    let host = |url: &String| {
-        let uri: http::Uri = url.parse().ok()?;
-        uri.host()?.trim_matches(['[', ']']).parse().ok()
-    };
-    urls.iter().filter_map(host).collect()
+    let hosts = urls.iter().filter_map(|url| host(url));
+    hosts.filter_map(|host| host.parse().ok()).collect()
+}
+
+/// The others: names.
+pub fn names_of(urls: &[String]) -> Vec<String> {
+    let hosts = urls.iter().filter_map(|url| host(url));
+    hosts
+        .filter(|host| host.parse::<IpAddr>().is_err())
+        .collect()
+}
+
+fn host(url: &str) -> Option<String> {
+    let uri: http::Uri = url.parse().ok()?;
+    Some(uri.host()?.trim_matches(['[', ']']).to_owned())
 }
 
 #[cfg(test)]

@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_head_is_looked_at_before_the_rest() {
-        // What the rest means is not known here, so it is not looked at.
+        // The meaning of the rest is unknown here, so it is not looked at.
         let newer = br#"{"a": {"now": "a table"}, "needs_agent": "0.5"}"#;
         let refused = read_as::<Doc>(newer, "0.1.0").expect_err("newer");
         assert_eq!(refused, Unread::Newer("0.5".into()));

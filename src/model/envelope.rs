@@ -302,13 +302,13 @@ impl Untrusted {
             Self::Malformed(_) => "correct the named field on the plane",
             Self::Schema(_) => "upgrade the agent, or send a document of an older schema",
             Self::Newer(_) => {
-                "upgrade the agent (package pf9-hostagent), or take back on the plane what is new; \
+                "upgrade the agent (package pf9-hostagent), or revert what is new on the plane; \
                  the last good document stays in force"
             }
             Self::Kind | Self::Damaged => "send the document again",
             Self::UnknownKey(_) | Self::BadSignature => {
                 "the last good document stays in force; if the plane's key was replaced while this host was away, \
-                 it hears of the new one automatically; if it was retired meanwhile (pf9-plane keys list), run \
+                 it learns the new one automatically; if the old one was retired meanwhile (pf9-plane keys list), run \
                  pf9ctl node prep --force with a new token"
             }
         };

@@ -80,7 +80,7 @@ pub struct EtcdStatus {
     /// Bytes of it that are in use; the rest comes back by defragmentation.
     #[serde(default)]
     pub db_in_use_bytes: u64,
-    /// Bytes at which it takes no more writes; 0 while it is not known.
+    /// Bytes at which it takes no more writes; 0 while that is unknown.
     #[serde(default)]
     pub quota_bytes: u64,
     /// 99 of 100 syncs of its log take at most this, microseconds.
@@ -123,7 +123,7 @@ pub struct EtcdMemberStatus {
     /// It receives everything and has no vote yet.
     #[serde(default)]
     pub learner: bool,
-    /// Whether it answers; absent: nobody asked.
+    /// Whether it answers; absent: it was not asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
 }
@@ -256,8 +256,7 @@ pub fn quota_fault(bytes: Option<u64>) -> Option<String> {
 }
 
 impl EtcdStatus {
-    /// Whether this one tells a person more than another: what only counts on (time, size, revision)
-    /// wakes nobody.
+    /// Whether this one is news to a person: counters alone (time, size, revision) are not.
     pub fn is_news_after(&self, before: &Self) -> bool {
         let without_counts = |status: &Self| Self {
             seen_at: None,

@@ -108,7 +108,7 @@ pub fn extension_checks(bytes: &[u8]) -> Result<BTreeMap<String, ExtensionCheck>
         text(&name, &fix)?;
         let check = ExtensionCheck { ok, found, fix };
         if checks.insert(name.clone(), check).is_some() {
-            return Err(format!("{name} is there twice"));
+            return Err(format!("{name} occurs twice"));
         }
     }
     Ok(checks)
@@ -126,7 +126,7 @@ pub fn extension_facts(bytes: &[u8]) -> Result<BTreeMap<String, FactValue>, Stri
             FactValue::Number(n) if n.abs() <= NUMBER_MAX => {}
             FactValue::Number(n) => {
                 return Err(format!(
-                    "{name} is {n}: at most 2^53 is the same everywhere"
+                    "{name} is {n}: integers above 2^53 are not exact in JSON"
                 ));
             }
             FactValue::Text(value) => text(name, value)?,
@@ -135,7 +135,7 @@ pub fn extension_facts(bytes: &[u8]) -> Result<BTreeMap<String, FactValue>, Stri
     Ok(said.facts)
 }
 
-/// A program's name, of which names of its checks are made.
+/// A program's name, from which the names of its checks are made.
 pub fn is_extension_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=EXTENSION_NAME_MAX).contains(&name.len())
@@ -145,9 +145,9 @@ pub fn is_extension_name(name: &str) -> bool {
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     if bytes.len() > EXTENSION_OUTPUT_MAX {
-        return Err(format!("it said more than {EXTENSION_OUTPUT_MAX} bytes"));
+        return Err(format!("it printed more than {EXTENSION_OUTPUT_MAX} bytes"));
     }
-    serde_json::from_slice(bytes).map_err(|e| format!("it is not the JSON that is read here: {e}"))
+    serde_json::from_slice(bytes).map_err(|e| format!("its output is not the expected JSON: {e}"))
 }
 
 fn schema(schema: u32) -> Result<(), String> {
@@ -185,7 +185,7 @@ fn named(name: &str) -> Result<(), String> {
     ];
     match secret.iter().any(|s| lower.contains(s)) {
         true => Err(format!(
-            "{name} has the name of a secret, and what is said here leaves the host"
+            "{name} has the name of a secret, and these facts leave the host"
         )),
         false => Ok(()),
     }
@@ -203,7 +203,7 @@ fn text(name: &str, value: &str) -> Result<(), String> {
     }
     if looks_secret(value) {
         return Err(format!(
-            "{name} looks like a secret, and what is said here leaves the host"
+            "{name} looks like a secret, and these facts leave the host"
         ));
     }
     Ok(())

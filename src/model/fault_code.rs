@@ -123,6 +123,7 @@ codes! {
         ClusterInvalid = "cluster-invalid",
         ClusterUnknown = "cluster-unknown",
         ClustersFull = "clusters-full",
+        CommandRefused = "command-refused",
         ContainersLeft = "containers-left",
         ConfigRefused = "config-refused",
         ConntrackFull = "conntrack-full",
@@ -378,6 +379,7 @@ codes! {
         TunnelDown = "tunnel-down",
     }
     Unsupported {
+        NoTerminal = "no-terminal",
         UnsupportedArch = "unsupported-arch",
         UnsupportedOs = "unsupported-os",
     }

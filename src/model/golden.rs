@@ -234,6 +234,8 @@ fn inventory() -> Inventory {
         os_id: "id".into(),
         os_version: "1".into(),
         kernel: "6".into(),
+        systemd: "252".into(),
+        cgroup: Some(1),
         arch: "amd64".into(),
         cpus: 2,
         cpu_model: "model".into(),
@@ -475,7 +477,7 @@ fn status_answer() -> StatusAnswer {
     }
 }
 
-/// The document is what its file says; it can be read, also with additions that nobody knows.
+/// The document is what its file says; it is readable, also with unknown additions.
 fn shape<T: Serialize + DeserializeOwned>(name: &str, document: &T) {
     let now = serde_json::to_value(document).expect("written");
     let path = format!("{FILES}/{name}.json");

@@ -253,7 +253,7 @@ impl<R: Read> Read for Hashing<R> {
 // === impl NodeName ===
 
 impl NodeName {
-    /// For a node whose name is not known.
+    /// For a node whose name is unknown.
     pub fn unknown() -> Self {
         Self("unknown".to_owned())
     }

@@ -256,8 +256,8 @@ mod tests {
     }
 
     proptest! {
-        /// The verdict does not depend on who is pinned and who is seen; a machine is itself; and
-        /// nobody is accused without a mark that both know and that differs.
+        /// The verdict is symmetric between the pinned and the seen machine; a machine matches itself; and no mismatch
+        /// is reported without a mark that both know and that differs.
         #[test]
         fn judged_alike_from_both_sides(a in any_marks(), b in any_marks()) {
             let verdict = a.likeness(&b);

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Fault, FaultCode};
 
-/// Longest that one order may last: a weekend with a day on either side would be too short for nobody. A
-/// host that has to stay untouched for longer is detached; a maintenance that nobody ends must not become the usual state.
+/// Longest that one order may last: a weekend with a day on either side. A host that has to stay untouched for longer
+/// is detached; a forgotten maintenance must not become the usual state.
 pub const MAINTENANCE_MAX: Duration = Duration::from_secs(72 * 3600);
 /// Shortest: a look at the whole host takes seconds, and a shorter one would be over before it is seen.
 pub const MAINTENANCE_MIN: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ pub fn maintenance_fault(for_s: u32, reason: &str) -> Option<String> {
     let length = Duration::from_secs(for_s.into());
     if length < MAINTENANCE_MIN || length > MAINTENANCE_MAX {
         return Some(format!(
-            "it is to last {for_s} s; {} s to {} h are allowed",
+            "it would last {for_s} s; {} s to {} h are allowed",
             MAINTENANCE_MIN.as_secs(),
             MAINTENANCE_MAX.as_secs() / 3600
         ));

@@ -1,4 +1,4 @@
-//! [`Matrix`]: what was tested together, what is refused, and what nobody has tried.
+//! [`Matrix`]: what was tested together, what is refused, and what is untested.
 //!
 //! ```text
 //! src/stack/matrix.toml ──► Matrix ─┐
@@ -9,15 +9,14 @@
 //! Pure, and one answer for everybody who asks: the plane when a stack comes or is chosen, hostagent
 //! before it downloads one, nodelet before it changes anything, `check-node` for the machine alone.
 //!
-//! A minor of Kubernetes that is newer than the table is refused rather than tried: which flags and
-//! files it takes is not known. That cannot strand a node, because
-//! nothing is judged but what is *about to come*: the plane is upgraded first and knows more than
-//! its agents, an agent that refuses keeps the stack it has, and what is active is never judged.
+//! A minor of Kubernetes that is newer than the table is refused rather than tried: its flags and files are unknown.
+//! That cannot strand a node, because only what is *about to come* is judged: the plane is upgraded first and knows
+//! more than its agents, an agent that refuses keeps the stack it has, and the active stack is never judged.
 //!
 //! | file | what |
 //! |---|---|
 //! | `containerd` | which containerd may follow which |
-//! | `etcd` | which etcd may go on with the data of which, and restore the backups of which |
+//! | `etcd` | which etcd may continue with the data of which other version, and restore its backups |
 //! | `table` | the matrix as the README shows it |
 
 mod containerd;
@@ -84,7 +83,7 @@ struct Containerd {
 struct Minor {
     /// e.g. `1.37`.
     minor: String,
-    /// False: only as what an upgrade starts from.
+    /// False: only as the start of an upgrade.
     #[serde(default = "yes")]
     new: bool,
 }
@@ -139,7 +138,7 @@ pub struct Machine {
 pub enum Fit {
     /// A test ran it.
     Tested,
-    /// It may, and this is to be known about it.
+    /// It may, with these warnings.
     Warned(Vec<String>),
     /// It may not.
     Refused(Box<Fault>),
@@ -158,7 +157,7 @@ impl Matrix {
         &OURS
     }
 
-    /// The image that somebody has to bring, where a component of a stack is one.
+    /// The image that an operator has to supply, where a component of a stack is one.
     pub fn supplied(&self, component: &str) -> Option<&str> {
         self.supplied.get(component).map(String::as_str)
     }
@@ -178,7 +177,11 @@ impl Matrix {
         if let Some(words) = refused {
             return words.refuse(format!("stack {name} is refused"));
         }
-        let mut words: Vec<String> = self.ending(&stack.kubernetes).into_iter().collect();
+        let ending = self.ending(&stack.kubernetes);
+        let mut words: Vec<String> = ending
+            .map(|why| format!("{why}; upgrade it"))
+            .into_iter()
+            .collect();
         words.extend(
             self.rules(&versions, Says::Warned)
                 .iter()
@@ -189,7 +192,7 @@ impl Matrix {
         Fit::of(words)
     }
 
-    /// What is to be known about a machine, whatever stack comes.
+    /// Findings about a machine, whatever stack comes.
     pub fn of_machine(&self, machine: &Machine) -> Fit {
         let versions = machine_versions(machine);
         if let Some(words) = self.rules(&versions, Says::Refused).into_iter().next() {
@@ -199,6 +202,22 @@ impl Matrix {
         let mut words: Vec<String> = warned.iter().map(Words::sentence).collect();
         words.extend(self.untried_machine(machine));
         Fit::of(words)
+    }
+
+    /// Whether a cluster may be made with this Kubernetes: one that is only left is for clusters that have it.
+    pub fn may_begin(&self, stack: &StackManifest) -> Result<(), Box<Fault>> {
+        let Some(why) = self.ending(&stack.kubernetes) else {
+            return Ok(());
+        };
+        let newest = self.kubernetes.first().map_or("?", |m| m.minor.as_str());
+        let what = format!(
+            "no cluster is made with stack {} {}",
+            stack.name, stack.version
+        );
+        let fix = format!("use a stack of Kubernetes {newest}");
+        Err(Box::new(
+            Fault::new(FaultCode::StackUnfit, what, why).fix(fix),
+        ))
     }
 
     fn unknown_minor(&self, kubernetes: &Version) -> Option<Words> {
@@ -234,7 +253,7 @@ impl Matrix {
     fn ending(&self, kubernetes: &Version) -> Option<String> {
         let minor = self.minor(kubernetes).filter(|m| !m.new)?;
         Some(format!(
-            "Kubernetes {} is supported only as what an upgrade starts from; upgrade it",
+            "Kubernetes {} is supported only as the start of an upgrade",
             minor.minor
         ))
     }
@@ -370,7 +389,7 @@ impl Fit {
         }
     }
 
-    /// What is to be known, one sentence each.
+    /// Warnings, one sentence each.
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::Warned(words) => words,
@@ -394,8 +413,8 @@ impl Machine {
         Self {
             arch: known(&inventory.arch),
             kernel: known(&inventory.kernel),
-            systemd: None,
-            cgroup: None,
+            systemd: known(&inventory.systemd),
+            cgroup: inventory.cgroup,
         }
     }
 }

@@ -44,9 +44,9 @@ pub struct Operation {
     pub number: u64,
     /// When it was ordered, by the plane's clock.
     pub issued_at: Timestamp,
-    /// It is not begun after that.
+    /// It does not start after that.
     pub expires_at: Timestamp,
-    /// What is to be done.
+    /// What to do.
     pub what: OperationKind,
 }
 
@@ -117,8 +117,8 @@ pub enum Consent {
     Logs,
 }
 
-/// Units that may be restarted without asking anybody else. Not etcd, of which the others need to know, and not
-/// nodelet, which would cut its own answer off.
+/// Units that may be restarted without asking others. Not etcd, whose peers need to know, and not nodelet, which would
+/// cut off its own answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OurUnit {
@@ -188,7 +188,7 @@ fn loud_fault(for_s: u32) -> Option<String> {
     let is_wrong = for_s == 0 || Duration::from_secs(for_s.into()) > LOUD_MAX;
     is_wrong.then(|| {
         format!(
-            "a log is louder for 1 s to {} h, not for {for_s} s",
+            "a log level is changed for 1 s to {} h, not for {for_s} s",
             LOUD_MAX.as_secs() / 3600
         )
     })
@@ -203,12 +203,12 @@ pub enum Outcome {
         /// What came of it.
         said: String,
     },
-    /// It was not begun.
+    /// It did not start.
     Refused {
         /// Why.
         fault: Fault,
     },
-    /// It was begun, and did not come to a good end.
+    /// It started and did not succeed.
     Failed {
         /// Why.
         fault: Fault,
@@ -332,7 +332,7 @@ impl OperationKind {
             } => {
                 if until_s >= since_s {
                     return Some(format!(
-                        "logs from {since_s} s ago to {until_s} s ago are none: they begin before they end"
+                        "logs from {since_s} s ago to {until_s} s ago are an empty range: it must begin before it ends"
                     ));
                 }
                 if !(1..=LOG_LINES_MAX).contains(lines) {
@@ -372,7 +372,7 @@ fn bundle_fault(since_s: u32, max_bytes: u64, seal_for: &str) -> Option<String> 
     let is_key = seal_for.starts_with("age1")
         && seal_for.len() <= KEY_MAX
         && seal_for.bytes().all(|b| b.is_ascii_alphanumeric());
-    (!is_key).then(|| "who can open the bundle is not a public key of age (age1…)".to_owned())
+    (!is_key).then(|| "the key to seal the bundle for is not an age public key (age1…)".to_owned())
 }
 
 impl std::fmt::Display for OperationKind {
@@ -551,14 +551,14 @@ mod tests {
             (bundle(month + 1, BUNDLE_BYTES_MIN, "age1qx"), "30 days"),
             (bundle(1, BUNDLE_BYTES_MIN - 1, "age1qx"), "1 to 128 MiB"),
             (bundle(1, BUNDLE_BYTES_MAX + 1, "age1qx"), "1 to 128 MiB"),
-            (bundle(1, BUNDLE_BYTES_MIN, ""), "not a public key"),
+            (bundle(1, BUNDLE_BYTES_MIN, ""), "not an age public key"),
             (
                 bundle(1, BUNDLE_BYTES_MIN, "age1 --output /etc/x"),
-                "not a public key",
+                "not an age public key",
             ),
             (
                 bundle(1, BUNDLE_BYTES_MIN, &format!("age1{}", "q".repeat(100))),
-                "not a public key",
+                "not an age public key",
             ),
         ] {
             let fault = what.fault().expect(words);
@@ -578,8 +578,8 @@ mod tests {
         assert_eq!(logs(60, 0, 1).fault(), None);
         assert_eq!(logs(60, 59, LOG_LINES_MAX).fault(), None);
         for (what, words) in [
-            (logs(60, 60, 1), "begin before they end"),
-            (logs(0, 0, 1), "begin before they end"),
+            (logs(60, 60, 1), "must begin before it ends"),
+            (logs(0, 0, 1), "must begin before it ends"),
             (logs(30 * 24 * 3600 + 1, 0, 1), "30 days"),
             (logs(60, 0, 0), "20000 lines"),
             (logs(60, 0, LOG_LINES_MAX + 1), "20000 lines"),

@@ -46,7 +46,7 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Root's part of an enrolment: which key is to be the tunnel's, and what the machine is.
+/// Root's part of an enrolment: the key for the tunnel, and what the machine is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolment {
     /// [`ORDER_SCHEMA`].

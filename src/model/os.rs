@@ -1,8 +1,8 @@
 //! The updates of a node's own distribution: what is ordered, and what came of it.
 //!
-//! An order says when, how long, and whether the machine may be restarted; never which program, which package or
-//! which argument: those are the node's own, in `crate::os`. A report is numbers: what is installed on a machine
-//! is nobody's business but its owner's.
+//! An order says when, how long, and whether the machine may be restarted; never which program, which package or which
+//! argument: those are the node's own, in `crate::os`. A report is numbers: what is installed on a machine concerns its
+//! owner only.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ impl OsOrder {
         (!WITHIN_S.contains(&self.within_s)).then(|| ("os.within_s", why()))
     }
 
-    /// The machine is to be restarted after this.
+    /// The machine has to restart after this.
     pub fn restarts(&self, report: &OsReport) -> bool {
         match self.reboot {
             OsReboot::WhenNeeded => report.reboot_needed,
@@ -81,8 +81,8 @@ impl OsReport {
     /// In words, for people.
     pub fn words(&self) -> String {
         let reboot = match (self.rebooted, self.reboot_needed) {
-            (_, true) => ", a restart of the machine is needed",
-            (true, false) => ", the machine was restarted",
+            (_, true) => ", a reboot is needed",
+            (true, false) => ", the machine was rebooted",
             (false, false) => "",
         };
         let held = match self.held {

@@ -20,7 +20,7 @@ pub const HOST_CERT: &str = "/etc/pf9/certs/hostagent/cert.pem";
 pub const HOST_NEXT: &str = "/etc/pf9/certs/hostagent/next.pem";
 /// Authorities of the plane's certificate.
 pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
-/// Where to connect, as enrolment learnt it: a JSON list of `wss://` URLs.
+/// Where to connect, as stored by enrolment: a JSON list of `wss://` URLs.
 pub const ENDPOINTS: &str = "/etc/pf9/endpoints.json";
 /// Pinned signing keys, one JSON [`super::TrustedKey`] a file; root's.
 pub const TRUST_DIR: &str = "/etc/pf9/trust";
@@ -81,11 +81,11 @@ pub const CHECK_D: &str = "/etc/pf9/check.d";
 pub const INVENTORY_D: &str = "/etc/pf9/inventory.d";
 /// Which operations of the plane root allows; absent: those that disturb nothing.
 pub const OPERATIONS_ALLOWED: &str = "/etc/pf9/operations.toml";
-/// Operations of the plane that were begun here, and how they ended.
+/// Operations of the plane that were started here, and how they ended.
 pub const OPERATIONS: &str = "/var/opt/pf9/nodelet/operations.json";
 /// Root agreed that the plane may have logs of this host, once.
 pub const LOGS_ONCE: &str = "/var/opt/pf9/nodelet/logs-once.json";
-/// Certificates that are to be signed again before they are due.
+/// Certificates to sign again before they are due.
 pub const ROTATE: &str = "/var/opt/pf9/nodelet/rotate.json";
 /// The maintenance this host is in; readable for everybody.
 pub const MAINTENANCE: &str = "/var/opt/pf9/maintenance.json";

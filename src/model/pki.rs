@@ -88,11 +88,11 @@ pub const PLANE_USER: &str = "pf9:plane";
 
 /// The policy file of every API server, one line: the plane may do everything.
 ///
-/// Somebody must be allowed to make the first binding, and on a new cluster RBAC knows only the group
-/// `system:masters`. A certificate of that group, however short its life, would be one that nothing
-/// can take away, and would make "there is none" untrue; bindings written past the API server, into
-/// etcd, would bind us to how each release stores objects. A line of policy names one user, of whom
-/// only the plane can make certificates, and its removal ends that user's rights.
+/// Some user must be allowed to make the first binding, and on a new cluster RBAC knows only the group
+/// `system:masters`. A certificate of that group, however short-lived, could not be revoked, and would make "there is
+/// none" untrue; bindings written past the API server, into etcd, would tie us to how each release stores objects. A
+/// line of policy names one user, for which only the plane can issue certificates, and removing the line ends that
+/// user's rights.
 pub const PLANE_POLICY: &str = concat!(
     r#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","kind":"Policy","spec":{"#,
     r#""user":"pf9:plane","namespace":"*","resource":"*","apiGroup":"*","nonResourcePath":"*"}}"#,

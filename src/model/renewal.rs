@@ -1,5 +1,5 @@
-//! How long a certificate lives, when it is to be renewed, and what a person must know about it:
-//! pure, the same for every certificate of a node.
+//! How long a certificate lives, when it is renewed, and what a person must know about it: pure, the same for every
+//! certificate of a node.
 
 use crate::model::FaultCode;
 use jiff::{SignedDuration, Timestamp};
@@ -35,7 +35,7 @@ pub struct Expiry {
     pub name: String,
     /// When it ends.
     pub not_after: Timestamp,
-    /// When it is to be renewed; absent where nothing is known of that.
+    /// When renewal is due; absent where that is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_at: Option<Timestamp>,
     /// Why the last try to renew it failed; gone with the renewal.
@@ -54,9 +54,8 @@ impl Life {
         after(self.not_before, backdated.as_millis()).min(self.not_after)
     }
 
-    /// When it is to be renewed: between two thirds and three quarters of its life, by `jitter`
-    /// (0 to 1): a fleet that enrolled on one day does not come on one day. A third of the life is
-    /// left for whatever is in the way.
+    /// When renewal is due: between two thirds and three quarters of its life, by `jitter` (0 to 1): a fleet that
+    /// enrolled on one day does not renew on one day. A third of the life is left for obstacles.
     pub fn due(self, jitter: f64) -> Timestamp {
         let jitter = jitter.clamp(0.0, 1.0);
         self.at(2.0 / 3.0 + jitter / 12.0)

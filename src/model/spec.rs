@@ -47,7 +47,7 @@ pub struct Spec {
     pub generation: Generation,
     /// When the plane signed it (for people; nothing is decided by it).
     pub issued_at: Timestamp,
-    /// What the host is to be.
+    /// The host's assignment.
     pub assignment: Assignment,
     /// A role that goes, goes also where the others lose by it what they need: a master leaves although
     /// etcd loses its quorum.
@@ -61,7 +61,7 @@ pub struct Spec {
     pub maintenance: Option<MaintenanceOrder>,
 }
 
-/// What a host is to be.
+/// What a host is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
 pub enum Assignment {
@@ -172,7 +172,7 @@ pub struct NetworkSpec {
     /// Whether NetworkPolicy objects are kept.
     #[serde(default, skip_serializing_if = "NetworkPolicies::is_auto")]
     pub policies: NetworkPolicies,
-    /// Addresses that services of type LoadBalancer are given; none: nobody gives them any.
+    /// Addresses for services of type LoadBalancer; none: they get none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub load_balancer: Vec<AddressRange>,
 }
@@ -215,14 +215,13 @@ pub struct EtcdSpec {
     /// `--quota-backend-bytes`: the largest database; absent: etcd's own, 2 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
-    /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
-    /// refuse them. Absent on workers.
+    /// Certificates of former masters, PEM, signed by the etcd authority: members refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
     /// The backups that each master makes of it.
     #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
     pub backup: BackupPolicy,
-    /// Hosts whose member is to be taken out; empty on workers.
+    /// Hosts whose member has to be removed; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
     /// It starts over from a snapshot.
@@ -347,7 +346,7 @@ impl Spec {
         self.name_and_address_are_its_own(host, &bad)
     }
 
-    /// A plane that is wrong about it must not make a node somebody else either.
+    /// Even a wrong plane must not give a node another node's identity.
     fn name_and_address_are_its_own(
         &self,
         host: HostId,
@@ -466,7 +465,7 @@ impl NodeSpec {
         if let Some(revoked) = &self.etcd.revoked
             && (revoked.len() > REVOKED_MAX || pem_bytes(revoked, REVOKED_LABEL).is_none())
         {
-            // etcd lets nobody in while it cannot read the list.
+            // etcd refuses every client while it cannot read the list.
             return Err(bad(
                 "assignment.etcd.revoked",
                 format!("is not a PEM list of certificates of at most {REVOKED_MAX} bytes"),
@@ -530,7 +529,7 @@ impl Assignment {
         }
     }
 
-    /// The node's data, if the host is to be a node.
+    /// The node's data, if the host is assigned one.
     pub fn node(&self) -> Option<&NodeSpec> {
         match self {
             Self::None => None,

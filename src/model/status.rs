@@ -80,7 +80,7 @@ pub struct HostStatus {
     /// The host's trust anchors; absent from an agent that cannot change them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustStatus>,
-    /// How far the agent itself is with the version it is to be.
+    /// How far the agent itself is with its desired version.
     #[serde(default)]
     pub agent: AgentStatus,
 }
@@ -153,7 +153,7 @@ pub struct NodeStatus {
     /// By what kube-proxy makes services, and why; absent while that is not decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kube_proxy: Option<KubeProxyStatus>,
-    /// A master's member of etcd and its backups; absent while it is not known.
+    /// A master's member of etcd and its backups; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdStatus>,
     /// The address that the masters of the cluster share, as this one sees it; absent where they share
@@ -230,7 +230,7 @@ pub struct RepairStatus {
     pub why: String,
 }
 
-/// A service that did not work any more although its process lived.
+/// A service that no longer worked although its process lived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevivedStatus {
     /// Its unit.
@@ -355,6 +355,12 @@ pub struct Inventory {
     pub os_version: String,
     /// Kernel release.
     pub kernel: String,
+    /// systemd's version, e.g. `252`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub systemd: String,
+    /// Version of the control groups: 1 (and hybrid) or 2; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<u8>,
     /// `amd64`, `arm64`.
     pub arch: String,
     /// Logical processors.

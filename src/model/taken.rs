@@ -1,4 +1,4 @@
-//! Names and addresses that belong to somebody: pure.
+//! Names and addresses that are taken: pure.
 //!
 //! A certificate of a node carries its name and its address. A machine chooses both, so each is
 //! judged here before anything is signed for it: the plane when a host reports, when it is attached
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{AddressRange, EtcdMember, HostId, NodeName, NodeSpec, Role};
 
-/// DNS suffix of a cluster whose operator chose none; nobody's machine is called so.
+/// DNS suffix of a cluster whose operator chose none; no machine has a name below it.
 const DEFAULT_DOMAIN: &str = "cluster.local";
 /// Last labels that resolve to services inside a cluster, whatever its domain is: `<name>.svc`,
 /// and `<service>.<namespace>` of Kubernetes' own namespaces.
@@ -24,7 +24,7 @@ const SERVICE_SUFFIXES: &[&str] = &[
     "kube-node-lease",
 ];
 
-/// What belongs to others. Empty, it still knows what is nobody's: loopback, `kubernetes`, …
+/// Names and addresses of others. Even an empty one knows the reserved ones: loopback, `kubernetes`, …
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     domains: Vec<String>,
@@ -34,7 +34,7 @@ pub struct Taken {
     ranges: Vec<(AddressRange, String)>,
 }
 
-/// A name or an address that is somebody else's.
+/// A name or an address that belongs to another host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Collision {
     /// Which.

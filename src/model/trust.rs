@@ -62,7 +62,7 @@ pub struct TrustDocument {
     pub hold: Option<HoldOrder>,
 }
 
-/// An order to hold: nothing is changed on the machine any more, what runs goes on.
+/// An order to hold: nothing on the machine is changed, what runs keeps running.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldOrder {
     /// The boot it is for: the same document does not hold another machine with this identity.

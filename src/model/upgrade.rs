@@ -105,7 +105,7 @@ pub struct UpgradeStatus {
     pub stack: StackRef,
     /// How far.
     pub state: UpgradeState,
-    /// How often the stage was begun.
+    /// How often the stage was started.
     pub attempts: u32,
     /// Why it was refused or put back, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -61,8 +61,8 @@ pub struct Effects<'a> {
     pub ledger: &'a mut LedgerFile,
 }
 
-/// What concurrent steps share. A change of memory or ledger is exclusive for as long
-/// as it takes; what only waits for the machine (files, a program, systemd) blocks nobody.
+/// What concurrent steps share. A change of memory or ledger is exclusive for as long as it takes; what only waits for
+/// the machine (files, a program, systemd) blocks no other step.
 pub struct Shared<'s, 'a> {
     host: &'a Host,
     trust: &'a TrustStore,
@@ -328,7 +328,7 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,
-            // systemd begins after its pause, or has begun: it is waited for.
+            // systemd starts it after its pause, or is starting it: wait for it.
             Active::Activating if stand == Stand::Comes => units.start(name).await?,
             // One that is on its way may be on its way with older inputs.
             Active::Active
@@ -456,7 +456,7 @@ impl Effects<'_> {
     }
 }
 
-/// A link in a directory's place is somebody's, who has to say what is meant.
+/// A link in place of a directory was made by an operator, who has to say what is meant.
 fn no_link(fs: &HostFs, path: &str) -> Result<(), Failed> {
     match fs.found(path)? {
         Found::Link(target) => {

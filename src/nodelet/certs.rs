@@ -36,7 +36,7 @@ pub enum BadCertificate {
     /// Made for another key.
     #[error("it does not belong to the key of this node")]
     OtherKey,
-    /// Signed by somebody else.
+    /// Signed by another authority.
     #[error("it is not signed by the cluster's {0} authority")]
     Issuer(Authority),
     /// It says something else than its profile.
@@ -49,7 +49,7 @@ pub enum BadCertificate {
         /// What it must say.
         want: String,
     },
-    /// Its time is over or has not begun.
+    /// Expired, or not yet valid.
     #[error("it is valid from {not_before} to {not_after}, now is {now}")]
     Time {
         /// Begin.
@@ -220,7 +220,7 @@ fn accept_one(
             format!("certificate for {dir} refused"),
             why,
         )
-        .fix("the plane signs a new one; if it does not, look at its authorities")
+        .fix("the plane signs a new one; if it does not, check its authorities")
     };
     if !purpose.applies_to(role) {
         return Err(refuse(format!("a {role} has none")));
@@ -231,7 +231,7 @@ fn accept_one(
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
     in_time(&seen, now).map_err(|e| {
         refuse(e.to_string()).fix(
-            "see whether this machine's clock is right (timedatectl); it is retried automatically once it is",
+            "check this machine's clock (timedatectl); it is retried automatically once it is right",
         )
     })?;
     let believed = node.authorities.believed(purpose.profile(node).authority);

@@ -62,7 +62,7 @@ pub fn gather(
     now: Timestamp,
 ) -> Result<(PhaseContext, StackSeen), Fault> {
     let fail = |e: &(dyn std::error::Error + 'static)| {
-        Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
+        Fault::new(FaultCode::Facts, "cannot inspect this machine", chain(e))
     };
     let mut stack = stack_of(&host.fs, trust, &node.stack);
     if let Some(refused) = refused.filter(|r| r.stack == node.stack && !stack.installed) {
@@ -160,7 +160,7 @@ fn service_account_key(fs: &HostFs, role: Role) -> Result<Option<String>, FsErro
 /// The drop-ins that the runtime has, in place of those that lie where they come from.
 pub fn kept_drop_ins(fs: &HostFs) -> Result<DropIns, Fault> {
     drop_ins::kept(fs)
-        .map_err(|e| Fault::new(FaultCode::Facts, "cannot look at this machine", chain(&e)))
+        .map_err(|e| Fault::new(FaultCode::Facts, "cannot inspect this machine", chain(&e)))
 }
 
 pub(super) fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {

@@ -113,7 +113,7 @@ pub struct Told {
     pub orders: watch::Receiver<Orders>,
     /// Calls.
     pub wake: watch::Receiver<u64>,
-    /// Whether nothing is to be repaired or changed.
+    /// Whether repairs and changes are suspended.
     pub maintenance: MaintenanceHandle,
     /// The process ends.
     pub shutdown: CancellationToken,

@@ -122,7 +122,7 @@ pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> 
     if stack::current(fs).ok().flatten().as_ref() == Some(want) {
         return None;
     }
-    // Whom to trust is not known, or the manifest has not come: that is said elsewhere.
+    // The trust document is unreadable, or the manifest has not come: reported elsewhere.
     let (trust, _) = inbox::trust_anchors(fs).ok()?;
     if let Some(manifest) = context::stack_of(fs, &trust, want).manifest {
         let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));

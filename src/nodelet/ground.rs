@@ -1,20 +1,20 @@
 //! Whether the cluster's networks can be beside what this machine has to reach: its own networks and addresses, its
 //! routes, its DNS servers, the plane.
 //!
-//! A node whose pods have the address of the plane is cut off with its first pod, and nobody can mend it from afar.
-//! So a node is not begun on such a machine ([`refusal`]). One that is there is kept, whatever its machine becomes:
-//! what it meets is said ([`warning`]) until it is gone.
+//! A node whose pods have the plane's address is cut off with its first pod, and cannot be repaired remotely. So no
+//! node starts on such a machine ([`refusal`]). An existing one is kept, whatever happens to its machine: the finding
+//! is reported ([`warning`]) until it is gone.
 
 use crate::host::fs::HostFs;
 use crate::host::grounds::{GROUNDS_MAX, standing, ways};
 use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
 
-/// Why this node is not begun here.
+/// Why no node starts here.
 pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let grounds = standing(fs).into_iter().chain(ways(fs));
     let why = met(node, grounds)?;
     let what = "this machine does not become a node: the cluster's networks overlap its own";
-    let fix = "make a cluster with another network, or give the machine others; it continues automatically when \
+    let fix = "create a cluster with another network, or give the machine others; it continues automatically when \
         they no longer overlap";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
@@ -23,7 +23,7 @@ pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
 pub(super) fn warning(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     let why = met(node, standing(fs))?;
     let what = "addresses that overlap the cluster's networks cannot be reached from this node";
-    let fix = "give it another address or network; for other networks of the cluster: make it anew";
+    let fix = "give it another address or network; for other networks of the cluster: recreate it";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
 

@@ -30,7 +30,7 @@ const LOCAL_MAX: u64 = 4096;
 #[serde(deny_unknown_fields)]
 struct LocalOrder {
     schema: u32,
-    /// What specs up to this one installed is to go, and they do not count any more.
+    /// The node of all specs up to this one has to be removed, and they no longer count.
     generation: Generation,
     /// Whose specs: the key that signed the newest one then.
     #[serde(default)]
@@ -173,7 +173,7 @@ impl Inbox {
             force,
         };
         self.local.save(&order).map_err(|e| {
-            Fault::new(FaultCode::State, what, chain(&e)).fix("look at the disk, then try again")
+            Fault::new(FaultCode::State, what, chain(&e)).fix("check the disk, then try again")
         })?;
         state.local = Some(order);
         self.orders.send_modify(|o| {
@@ -204,7 +204,7 @@ impl Inbox {
             }
         };
         let spec = match trust_anchors(&self.fs) {
-            // Who is trusted is not known: whatever is stored stays as it is.
+            // The trust document is unreadable: whatever is stored stays as it is.
             Err(why) if self.fs.at(self.spec.path()).exists() => {
                 SpecSeen::Lost { why, before: None }
             }

@@ -1,4 +1,4 @@
-//! What is to be done: a function of what was ordered and of what is installed. Pure.
+//! What to do: a function of what was ordered and of what is installed. Pure.
 //!
 //! ```text
 //!                  │ nothing installed │ installed by generation i        │ not known what
@@ -52,7 +52,7 @@ pub enum LocalSeen {
     /// No.
     #[default]
     No,
-    /// Yes: what specs up to this one installed is to go, and they do not count any more.
+    /// Yes: the node of all specs up to this one has to be removed, and they no longer count.
     UpTo(Generation),
     /// There is an order and it cannot be read.
     Lost(Fault),
@@ -76,7 +76,7 @@ pub enum LedgerSeen<'a> {
     Empty,
     /// This node.
     Installed(&'a Installed),
-    /// This node, of which a removal has destroyed something: it is removed to the end.
+    /// A node whose removal has destroyed something: it is removed to the end.
     Removing(&'a Installed),
     /// The machine shows traces of a role, and the ledger that would tell of it cannot be read.
     Unknown {
@@ -84,7 +84,7 @@ pub enum LedgerSeen<'a> {
         why: Fault,
         /// The cluster's authority that the machine has (PEM), if the ledger may be rewritten.
         authority: Option<&'a str>,
-        /// A later program wrote the ledger and can read it: what it made is not known here.
+        /// A later program wrote the ledger and can read it: what it made is unknown here.
         of_another_version: bool,
     },
 }
@@ -105,7 +105,7 @@ pub struct Work {
 pub enum RemovalOrder {
     /// The plane's: this host is to have no role.
     NoRole,
-    /// The plane's: this host is to be another node.
+    /// The plane's: this host is assigned to another node.
     Another,
     /// Root's.
     Local,
@@ -120,7 +120,7 @@ pub struct Hold {
     pub generation: Generation,
     /// Why.
     pub fault: Fault,
-    /// The node that is kept in repair; `None`: it is not known, or nothing is installed.
+    /// The node that is kept in repair; `None`: it is unknown, or nothing is installed.
     pub keeps: Option<Work>,
     /// The spec has to be handed over again.
     pub wants_spec: bool,
@@ -246,8 +246,8 @@ fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
     }
 }
 
-/// What is removed on root's word where the ledger is lost: the node that the newest readable spec
-/// speaks of, where the machine shows that it is in that cluster; else one of which nothing is known.
+/// What root's order removes where the ledger is lost: the node of the newest readable spec, if the machine shows that
+/// it is in that cluster; otherwise an unknown one.
 pub fn lost_node(orders: &Orders, authority: Option<&str>) -> Option<Work> {
     let work = orders.spec.known().and_then(Work::of)?;
     is_of(authority, &work).then_some(work)
@@ -267,8 +267,8 @@ fn reason(why: &Fault) -> String {
     format!("{}: {}", why.what, why.why)
 }
 
-/// What to do about a document that cannot be used: `again` brings one that is gone. One that is there
-/// and not understood or not trusted, and one that nobody trusts any more, have a remedy of their own.
+/// The remedy for an unusable document: `again` brings back a missing one. One that is not understood, not trusted, or
+/// no longer trusted has a remedy of its own.
 fn remedy(why: &Fault, anew: &str) -> String {
     match why.code == FaultCode::StateBroken || why.fix.is_empty() {
         true => anew.to_owned(),
@@ -305,7 +305,7 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
         now.role, now.node.cluster_name, now.node.host_id, spec.host_id
     );
     Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
-        "to go on as that host: pf9ctl node prep --force --host-id {}; to remove the role: pf9ctl node decommission",
+        "to continue as that host: pf9ctl node prep --force --host-id {}; to remove the role: pf9ctl node decommission",
         now.node.host_id
     ))
 }
@@ -313,7 +313,7 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
 fn not_known(why: &Fault) -> Fault {
     let fix = remedy(
         why,
-        "put the ledger back, or attach this host to the cluster it was in: what is there is adopted again",
+        "restore the ledger, or attach this host to the cluster it was in: the installed role is adopted again",
     );
     let why = format!("what is installed is unknown: {}", reason(why));
     Fault::new(FaultCode::LedgerLost, STAYS, why).fix(fix)

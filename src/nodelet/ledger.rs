@@ -152,9 +152,9 @@ pub enum ArtefactKind {
 pub enum Before {
     /// Nothing: removal takes it away.
     Nothing,
-    /// Something of somebody else that stays.
+    /// A foreign object that stays.
     Foreign,
-    /// A file of somebody else; its bytes are kept under this digest.
+    /// A foreign file; its bytes are kept under this digest.
     File {
         /// Digest of its bytes.
         saved: Digest,
@@ -165,7 +165,7 @@ pub enum Before {
         /// Group's id.
         gid: u32,
     },
-    /// A link of somebody else.
+    /// A foreign link.
     Link {
         /// What it said.
         target: String,
@@ -302,7 +302,7 @@ impl LedgerFile {
             }),
             (None, fault) => traces(fs).map(|authority| Doubt {
                 why: fault.clone().unwrap_or_else(|| {
-                    let why = "it is missing, and units or data of a role are";
+                    let why = "it is missing, and units or data of a role exist";
                     Fault::new(
                         FaultCode::StateBroken,
                         format!("cannot use {}", store.path()),

@@ -85,7 +85,7 @@ pub enum Happened {
     },
     /// Everything is so.
     Settled,
-    /// It was looked at, and nothing is done: somebody ordered that.
+    /// The node was looked at, and nothing is done, by order.
     Rests {
         /// Who, until when, and what differs.
         why: Fault,

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::egress::ProxyUrl;
 use crate::host::Host;
+use crate::host::facts::os_release;
 use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, networks};
 use crate::host::kernel::interface_of;
@@ -15,6 +16,7 @@ use crate::host::ours::ports;
 use crate::host::ours::processes::{ProcessRule, process};
 use crate::host::ours::units;
 use crate::host::proc::Proc;
+use crate::host::tools;
 use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role};
 
 /// A table that is so full takes no bursts.
@@ -62,7 +64,22 @@ pub(super) async fn warnings(
         said.extend(runtime_proxy(&proxy.to_string(), &started_with, node));
     }
     said.extend(forwarding(host, node).await);
+    said.extend(tools_gone(&host.fs));
     said
+}
+
+/// An update of the distribution may take a program away that nobody else needed.
+fn tools_gone(fs: &HostFs) -> Option<Fault> {
+    let missing = tools::missing(fs);
+    if missing.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = missing.iter().map(|n| n.name).collect();
+    let what = "programs that this node calls are gone";
+    let why = format!("missing: {}", names.join(" "));
+    // A file that cannot be read says nothing of the distribution.
+    let os = os_release(fs).unwrap_or_default();
+    Some(Fault::new(FaultCode::CheckTools, what, why).fix(tools::install(&os, &missing)))
 }
 
 fn text(fs: &HostFs, path: &str) -> String {
@@ -83,18 +100,18 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
     let why = format!(
         "its addresses are {shown}; kubelet and pods of this node cannot be reached at {own}"
     );
-    let kept = format!("to keep {own}, reserve it where addresses are given out");
-    // What hinders it (an address that is somebody else's, masters that are not well) the plane answers.
+    let kept = format!("to keep {own}, reserve it where addresses are assigned");
+    // What prevents it (an address that another machine holds, masters that are not well) the plane answers.
     let fix = match (role, has.iter().any(|ip| ip.is_ipv4() == own.is_ipv4())) {
-        (_, false) => format!(
-            "give the machine {own} again, or another one: the node follows to that by itself"
-        ),
+        (_, false) => {
+            format!("give the machine {own} again, or another one: the node follows automatically")
+        }
         (Role::Master, true) => format!(
-            "nothing, where the other masters are well and the plane is there: the node follows automatically, and \
-             its member of etcd with it; {kept}"
+            "nothing, if the other masters are healthy and the plane is reachable: the node \
+             follows automatically, and its member of etcd with it; {kept}"
         ),
         (Role::Worker | Role::None, true) => {
-            format!("nothing, where the plane is there: the node follows automatically; {kept}")
+            format!("nothing, if the plane is reachable: the node follows automatically; {kept}")
         }
     };
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
@@ -129,7 +146,7 @@ fn connections(n: u64, max: u64) -> Option<Fault> {
     let what =
         "the table of tracked connections is nearly full: new connections of pods will be dropped";
     let why = format!("{n} of {max} are in use");
-    let fix = "see who has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
+    let fix = "see what has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
     is_full(n, max).then(|| Fault::new(FaultCode::ConntrackFull, what, why).fix(fix))
 }
 
@@ -142,7 +159,7 @@ fn threads(loadavg: &str) -> Option<u64> {
 fn processes(n: u64, max: u64) -> Option<Fault> {
     let what = "this machine can hardly start another process";
     let why = format!("{n} threads of {max} run");
-    let fix = "see who has so many (ps -eLf), or raise kernel.pid_max and kernel.threads-max";
+    let fix = "see what has so many (ps -eLf), or raise kernel.pid_max and kernel.threads-max";
     is_full(n, max).then(|| Fault::new(FaultCode::ProcessesFull, what, why).fix(fix))
 }
 
@@ -188,8 +205,8 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
     let domain = &node.network.cluster_domain;
     let line = format!(
         "systemctl edit {}, with [Service] and Environment=HTTPS_PROXY={proxy} NO_PROXY=localhost,127.0.0.0/8,.svc,\
-         .{domain},{shown} (and the networks of the nodes and of registries beside them), then systemctl restart {0}; pods \
-         run on meanwhile",
+         .{domain},{shown} (and the networks of the nodes and of registries beside them), then \
+         systemctl restart {0}; pods keep running meanwhile",
         units::CONTAINERD
     );
     let (what, why, fix) = match value("HTTPS_PROXY") {
@@ -199,7 +216,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
             format!(
                 "[comms.proxy] names {proxy}, and the container runtime was started without one"
             ),
-            format!("{line}. If they are reached without: Environment=HTTPS_PROXY="),
+            format!("{line}. If they are reachable without a proxy: Environment=HTTPS_PROXY="),
         ),
         Some(_) => {
             let without = value("NO_PROXY").unwrap_or_default();
@@ -301,12 +318,62 @@ mod tests {
         assert!(gone.what.contains("10.0.0.5") && gone.why.contains("10.0.0.9, fd00::9"));
         assert!(gone.fix.contains("follows automatically"), "{gone}");
         let master = address_gone(ip("10.0.0.5"), &[ip("10.0.0.9")], Role::Master);
-        assert!(master.fix.contains("other masters are well"), "{master}");
+        assert!(master.fix.contains("other masters are healthy"), "{master}");
         let none = address_gone(ip("10.0.0.5"), &[ip("fd00::9")], Role::Master);
         assert!(
             none.fix.starts_with("give the machine 10.0.0.5 again"),
             "of another version: {none}"
         );
+    }
+
+    /// Every one of them at once, on a machine that has them all.
+    #[tokio::test]
+    async fn each_of_them_is_looked_for_at_each_look() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let attrs = crate::host::fs::Attrs::mode(0o755);
+            fs.write(path, text.as_bytes(), &attrs).expect("write");
+        };
+        put("/proc/net/route", "Iface\tDestination\tGateway\n");
+        put("/proc/sys/net/netfilter/nf_conntrack_count", "95\n");
+        put("/proc/sys/net/netfilter/nf_conntrack_max", "100\n");
+        put("/proc/sys/kernel/pid_max", "1000\n");
+        put("/proc/loadavg", "0.1 0.2 0.3 2/950 77\n");
+        put("/proc/sys/net/ipv4/ip_local_port_range", "10000\t60999\n");
+        put("/proc/8/comm", "containerd\n");
+        put("/proc/8/environ", "A=1\0");
+        fs.link("/proc/8/exe", "/opt/pf9/stacks/k/bin/containerd")
+            .expect("link");
+        put("/etc/os-release", "ID=rocky\nVERSION_ID=9.6\n");
+        for tool in tools::TOOLS.iter().filter(|t| t.name != "conntrack") {
+            put(&format!("/usr/sbin/{}", tool.name), "");
+        }
+        put(
+            "/usr/sbin/nft",
+            "#!/bin/sh\nif [ \"$2\" = tables ]; then echo table inet own; else printf 'table inet own {\\n\\tchain f {\\n\\t\\ttype \
+             filter hook forward priority 0; policy drop;\\n\\t}\\n}\\n'; fi\n",
+        );
+        let mut node = crate::nodelet::phase::samples::worker("1.37.2").node;
+        // For documentation: no machine's.
+        node.node_ip = ip("192.0.2.7");
+        let proxy = "http://proxy.example:3128".parse().expect("proxy");
+        let said = warnings(&Host::new(fs), Role::Worker, &node, Some(&proxy)).await;
+        let codes: Vec<FaultCode> = said.iter().map(|w| w.code).collect();
+        let all = [
+            FaultCode::AddressGone,
+            FaultCode::NoDefaultRoute,
+            FaultCode::ConntrackFull,
+            FaultCode::ProcessesFull,
+            FaultCode::PortsGivenAway,
+            FaultCode::RuntimeProxy,
+            FaultCode::PodsNotForwarded,
+            FaultCode::CheckTools,
+        ];
+        assert_eq!(codes, all);
+        let tools = said.last().expect("the last");
+        assert_eq!(tools.why, "missing: conntrack");
+        assert_eq!(tools.fix, "dnf install conntrack-tools");
     }
 
     #[test]

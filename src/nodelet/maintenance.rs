@@ -11,10 +11,10 @@
 //! | goes on | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
 //! | ends it | its time, its issuer (root or plane), root in any case; root's order that the role goes |
 //!
-//! *Certificates go on*: a new one is a file beside an old one, and no program is restarted for it (what would
-//! have to be waits); one that ended would take the node out of its cluster, which no maintenance wants, and a host
-//! that repairs itself in the middle of somebody's work for the sake of a certificate would be worse.
-//! *The address goes on*, for to give it up is a change that clients feel.
+//! *Certificates continue*: a new one is a file beside an old one, and no program is restarted for it (what would have
+//! to be waits); an expired one would take the node out of its cluster, which no maintenance wants, and a host that
+//! repairs itself in the middle of an operator's work for the sake of a certificate would be worse. *The address
+//! continues*, because giving it up is a change that clients notice.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,8 +64,7 @@ impl MaintenanceHandle {
         let store = store(&host.fs);
         let loaded = store.load(crate::seam::clock::now(), Ok::<MaintenanceRecord, _>);
         if let Some(fault) = &loaded.fault {
-            // It is not made up for: a host that nobody looks after for a reason that nobody can read is the
-            // worse of the two.
+            // No maintenance is assumed: a host that goes unattended for an unreadable reason is the worse of the two.
             tracing::error!(code = fault.code.word(), "{fault}");
         }
         let state = State {
@@ -164,7 +163,7 @@ impl MaintenanceHandle {
         saved.map_err(|e| {
             let what = "the maintenance of this host cannot be recorded";
             Fault::new(FaultCode::StateIo, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9; it is retried automatically")
+                .fix("check the disk that holds /var/opt/pf9; it is retried automatically")
         })
     }
 

@@ -36,7 +36,7 @@ pub(super) fn text(status: &NodeStatus, now: Timestamp) -> Text {
         ),
         (
             "pf9_nodelet_maintenance",
-            "1 while nothing is repaired or changed, on somebody's order.",
+            "1 while the host is in maintenance: nothing is repaired or changed.",
             Some(flag(status.maintenance.is_some())),
         ),
         (

@@ -77,7 +77,7 @@ pub struct Memory {
     pub imported: BTreeSet<String>,
     /// A stack that is staged beside that of the node.
     pub beside: Option<StackRef>,
-    /// Static pods of this master that kubelet has not shown in the API, or has only begun to, and that are the first
+    /// Static pods of this master that kubelet has not shown in the API, or has only started to, and that are the first
     /// ones of their kind.
     pub first_pods: BTreeSet<String>,
     /// The boot that this process told the machine to end.
@@ -270,7 +270,7 @@ impl<'a> Sweep<'a> {
         }
         match version::at_hand(fs, wants).await {
             Gate::Open => Observed::Same,
-            Gate::Prepare(_) => differs("etcd has not written them as the next one reads them"),
+            Gate::Prepare(_) => differs("etcd has not written them in the next version's format"),
             Gate::Refused(fault) => Observed::Unknown { why: fault.why },
         }
     }

@@ -1,16 +1,16 @@
 //! Operations of the plane: judged here by root's own means, done once, and noted.
 //!
 //! ```text
-//! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as begun ─► done ─► noted
-//!   (`admit`, pure but for the files it is given)                                   │
-//!                                                    killed in between: said, and never started over
+//! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as started ─► done ─► noted
+//!   (`admit`, pure but for the files it is given)                                     │
+//!                                                      killed in between: reported, and never started over
 //! ```
 //!
 //! | file | what |
 //! |---|---|
 //! | here | the desk: one operation at a time |
 //! | `admit` | whether one is to be done: pure |
-//! | `record` | which were begun, and how they ended; on disk |
+//! | `record` | which were started, and how they ended; on disk |
 //! | `allowed` | root's list |
 //! | `act` | what each one does |
 //! | `bundle` | a support bundle for the plane, or logs alone: the program that makes it |
@@ -133,10 +133,7 @@ impl OperationsHandle {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let wait = rate.take(self.began.elapsed()).err()?;
-        let why = format!(
-            "operations come too often; again in {} s",
-            wait.as_secs() + 1
-        );
+        let why = format!("too many operations; retry in {} s", wait.as_secs() + 1);
         Some(Fault::new(FaultCode::TooOften, "operation refused", why).fix("order it again then"))
     }
 
@@ -146,7 +143,7 @@ impl OperationsHandle {
         to.map(|to| agreed(&self.fs, to, now)).transpose()
     }
 
-    /// A consent for once is used before anything is begun by it: cut off there, it has to be given again.
+    /// A one-time consent is used up before anything starts under it: after an interruption it has to be given again.
     fn use_up(&self, seen: &OperationSeen) -> Option<Fault> {
         match seen.consent {
             Ok(Some(Agreed::Once)) => Once::remove(&self.fs).err(),
@@ -163,7 +160,7 @@ impl OperationsHandle {
         book.note(operation, result).map_err(|why| {
             let what = "operation refused";
             Fault::new(FaultCode::StateIo, what, why)
-                .fix("look at the disk that holds /var/opt/pf9/nodelet: what cannot be recorded is not done")
+                .fix("check the disk that holds /var/opt/pf9/nodelet: an operation that cannot be recorded is not carried out")
         })
     }
 

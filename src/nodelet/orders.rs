@@ -20,7 +20,7 @@ use crate::model::{
 use crate::telemetry::chain;
 
 const NO_ORDER: &str = "no certificate is ordered";
-const NO_FACTS: &str = "cannot say what this machine is";
+const NO_FACTS: &str = "cannot report this machine's name and addresses";
 
 /// What a node wants that only the plane can give.
 #[derive(Clone, Debug, Default, PartialEq)]

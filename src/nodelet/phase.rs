@@ -113,7 +113,7 @@ pub struct PhaseContext {
     /// A roll keeps the node cordoned.
     #[serde(default)]
     pub cordoned: bool,
-    /// Certificates that are to be replaced before they are due.
+    /// Certificates to replace before they are due.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub rotate: BTreeSet<Digest>,
     /// The stack's add-on files, in order.

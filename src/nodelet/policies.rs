@@ -43,15 +43,15 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     said
 }
 
-/// What the machine's file about DNS has become. A cluster that knows no other names is as somebody wants it.
+/// What has become of the machine's DNS file. A cluster that knows no other names is intended.
 fn no_dns(fs: &HostFs) -> Option<Fault> {
     let no_dns = Resolver::of(fs).ok()?.no_dns()?;
     let what = "pods of this node get no DNS";
     (!no_dns.harmless).then(|| Fault::new(FaultCode::NoDns, what, no_dns.why).fix(no_dns.fix))
 }
 
-/// Storage drivers without a setting for kubelet's directory look at the usual place. It would tell
-/// them of its own directory and nothing else, so a link between the two helps nobody.
+/// Storage drivers without a setting for kubelet's directory look at the usual place. It would show them its own
+/// directory and nothing else, so a link between the two does not help.
 fn csi_elsewhere(fs: &HostFs) -> Option<Fault> {
     const USUAL: &str = "/var/lib/kubelet/plugins_registry";
     let names = fs.list(USUAL).unwrap_or_default();
@@ -120,7 +120,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
             what,
             "their controller has not written its rules yet",
         )
-        .fix("kubectl -n kube-system logs -l k8s-app=network-policies, if it stays so"),
+        .fix("kubectl -n kube-system logs -l k8s-app=network-policies, if it persists"),
         false => Fault::new(
             FaultCode::PoliciesNotKept,
             what,
@@ -134,7 +134,7 @@ fn not_kept(kept: bool, lacking: impl FnOnce() -> Vec<String>) -> Option<Fault> 
 /// kubelet would not start with the policy on such a machine, so it is not set there.
 fn pods_swap(node: &NodeSpec, cgroup_v1: bool) -> Option<Fault> {
     (node.kubelet.pods_swap && cgroup_v1).then(|| {
-        let why = "kubelet gives it to them with control groups of version 2 only, and this machine has version 1";
+        let why = "kubelet allows it with control groups of version 2 only, and this machine has version 1";
         let fix = "boot with systemd.unified_cgroup_hierarchy=1, or set kubelet.podsSwap to false";
         Fault::new(FaultCode::CgroupV1NoSwap, "pods use no swap, although the cluster allows it", why).fix(fix)
     })

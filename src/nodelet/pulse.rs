@@ -1,4 +1,4 @@
-//! Whether the node's services work: a process that lives may hang, and then nobody restarts it.
+//! Whether the node's services work: a live process may hang, and then nothing restarts it.
 //!
 //! ```text
 //! every 20 s: ask each service ─► Said ─► verdict (pure) ─► its process is killed ─► systemd restarts it

@@ -5,10 +5,9 @@
 //!
 //! A master that etcd cannot do without is not removed: nothing is done, and that is said ([`RemovalEnd::Held`]).
 //!
-//! Until the first step that destroys something ([`destroys`]) the order is looked at before every
-//! step: one that does not stand any more ends the removal, and the node is mended instead. From
-//! there on the ledger says that a removal is under way, and it goes to the end whatever comes: a
-//! node of which half is gone is no node.
+//! Until the first step that destroys something ([`destroys`]) the order is checked before every step: a withdrawn
+//! order ends the removal, and the node is repaired instead. From there on the ledger says that a removal is in
+//! progress, and it goes to the end whatever comes: half a node is not a node.
 
 use super::apply::Effects;
 use super::etcd::record;
@@ -36,7 +35,7 @@ pub enum RemovalEnd {
     Done,
     /// The process ends; goes on at the next start.
     Interrupted,
-    /// The order does not stand any more, and nothing was destroyed.
+    /// The order was withdrawn, and nothing was destroyed.
     Withdrawn,
     /// Others need what would go, and nothing was destroyed: it goes on when that changes.
     Held(Fault),
@@ -64,7 +63,7 @@ impl Removal<'_> {
     /// Takes everything away.
     pub async fn run(&mut self, stop: &Stop) -> RemovalEnd {
         let mut left = Vec::new();
-        // What has begun goes to its end.
+        // A started removal goes to its end.
         let force = self.force || self.effects.ledger.ledger.removing;
         if let Err(fault) = self.may_begin(force).await {
             return RemovalEnd::Held(fault);
@@ -145,8 +144,7 @@ impl Removal<'_> {
         }
     }
 
-    /// False when the order does not stand any more. Before the first step that destroys something,
-    /// that is noted, durably.
+    /// False when the order was withdrawn. Before the first step that destroys something, this is noted, durably.
     fn may(&mut self, step: &Step) -> bool {
         let ledger: &mut LedgerFile = self.effects.ledger;
         if ledger.ledger.removing {
@@ -166,8 +164,8 @@ impl Removal<'_> {
         let ledger: &mut LedgerFile = self.effects.ledger;
         ledger.ledger.removing = true;
         if let Err(e) = ledger.save() {
-            // Removal must work on a full disk too. Were the power to go now, the order is
-            // looked at once more than it should be.
+            // Removal must work on a full disk too. After a power cut at this point the order is merely looked at one
+            // time too many.
             tracing::warn!(error = %chain(&e), "ledger");
         }
     }
@@ -340,7 +338,7 @@ fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<(), FsError> 
     host.fs.remove_empty_dir(path).map(drop)
 }
 
-/// A parameter gets its old value back, unless somebody else has changed it since.
+/// A parameter gets its old value back, unless another program has changed it since.
 fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &Before) -> Result<(), KernelError> {
     let before = match before {
         Before::Value { value } => value,

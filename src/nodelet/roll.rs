@@ -5,7 +5,7 @@
 //!              ready, well         drained           active             well and proven       uncordoned
 //! (no record) ────────────► draining ────► switching ────► proving ────────────► uncordoning ────────► done
 //!                              │               └───────┬──────┘
-//!                 late, `stop` │     late, a step fails too often, begun too often, withdrawn
+//!                 late, `stop` │     late, a step fails too often, started too often, withdrawn
 //!                              ▼                       ▼            well
 //!                           refused              putting-back ───────────► put-back
 //! ```
@@ -57,7 +57,7 @@ pub struct RollRecord {
     pub order: UpgradeOrder,
     /// How far it is.
     pub at: At,
-    /// How often the switch was begun.
+    /// How often the switch was started.
     pub attempts: u32,
     /// Since when it is there.
     pub since: Timestamp,

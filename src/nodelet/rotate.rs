@@ -1,5 +1,5 @@
-//! Certificates that are to be replaced before they are due: which ones, by what they are. One that is replaced is
-//! another one, so nothing has to be taken back.
+//! Certificates to replace before they are due: which ones, by what they are. A replaced one is another certificate, so
+//! no order has to be withdrawn.
 
 use std::collections::BTreeSet;
 
@@ -31,13 +31,13 @@ fn store(fs: &HostFs) -> Store {
     Store::new(fs.clone(), paths::ROTATE, MODE, NOTE_MAX)
 }
 
-/// Those that are to be replaced. A note that cannot be read asks for nothing: what is due is renewed without it.
+/// Those to replace. An unreadable note asks for nothing: what is due is renewed without it.
 pub(super) fn wanted(fs: &HostFs) -> BTreeSet<Digest> {
     let note = store(fs).look(|note: Note| Ok(note.replace));
     note.value.unwrap_or_default().into_iter().collect()
 }
 
-/// Notes that the certificate for this purpose is to be replaced. Answers until when the present one is good.
+/// Notes that the certificate for this purpose has to be replaced. Answers until when the present one is valid.
 pub(super) fn order(
     fs: &HostFs,
     purpose: CertPurpose,
@@ -45,7 +45,7 @@ pub(super) fn order(
 ) -> Result<Timestamp, String> {
     let seen = certs::in_use(fs, purpose, node)
         .map_err(|e| chain(&e))?
-        .ok_or("there is none yet; it is asked for already")?;
+        .ok_or("there is none yet; it has been requested")?;
     let mut replace: Vec<Digest> = wanted(fs).into_iter().filter(|d| *d != seen.own).collect();
     replace.push(seen.own);
     let over = replace.len().saturating_sub(KEPT);

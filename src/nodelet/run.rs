@@ -5,10 +5,9 @@
 //!     already so? ─► skip : intent on disk ─► apply (deadline) ─► look again ─► outcome
 //! ```
 //!
-//! A step that fails ends its phase; what waits for that phase is not begun, the others go to their end. Told
-//! to stop, each phase ends between two steps; a wait for something to answer is left at once when there is
-//! news. Steps that need nothing but the machine ([`Traits::beside`](super::step::table::Traits)) and stand
-//! side by side in a phase are done a few at a time.
+//! A step that fails ends its phase; phases that wait for it do not start, the others finish. Told to stop, each phase
+//! ends between two steps; a wait for an answer ends at once when there is news. Steps that need nothing but the
+//! machine ([`Traits::beside`](super::step::table::Traits)) and are adjacent in a phase run a few at a time.
 
 mod schedule;
 
@@ -136,7 +135,7 @@ impl Runner<'_> {
                 "cannot record what is going to be installed",
                 chain(&e),
             )
-            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            .fix("check the disk that holds /var/opt/pf9/nodelet")
         })
     }
 }
@@ -208,7 +207,7 @@ impl Run<'_, '_> {
         RunEnd::Done
     }
 
-    /// Some steps at once, begun in their order; none is begun after one that did not go well.
+    /// Some steps in parallel, started in their order; none starts after one that failed.
     async fn side_by_side(&self, steps: &[&Planned], last: bool) -> RunEnd {
         let (mut todo, mut end) = (steps.iter(), RunEnd::Done);
         let mut at_work = FuturesUnordered::new();

@@ -92,7 +92,7 @@ pub struct Server {
     pub wake: watch::Sender<u64>,
     /// The keeper of etcd.
     pub etcd: EtcdHandle,
-    /// Whether nothing is to be repaired or changed.
+    /// Whether repairs and changes are suspended.
     pub maintenance: maintenance::MaintenanceHandle,
     /// Operations of the plane.
     pub operations: operations::OperationsHandle,
@@ -100,7 +100,7 @@ pub struct Server {
     pub progress: Progress,
 }
 
-/// The socket systemd listens on for us, or our own where nobody does.
+/// The socket that systemd listens on for us, or our own without systemd.
 pub fn listener(host: &Host) -> Result<UnixListener, Fault> {
     let fail = |e: std::io::Error| {
         Fault::new(FaultCode::LocalSocket, "cannot listen", e.to_string())
@@ -167,7 +167,7 @@ fn makes_work(head: &Head<'_>) -> bool {
 
 fn too_often(wait: Duration) -> Reply {
     let why = format!(
-        "this is asked for too often; again in {} ms",
+        "this is requested too often; retry in {} ms",
         wait.as_millis()
     );
     let fault = Fault::new(FaultCode::TooOften, "call refused", why);
@@ -372,7 +372,7 @@ impl Server {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
                 what,
-                "only root of this host may say so",
+                "only root of this host may order it",
             );
             return Reply::fault(StatusCode::FORBIDDEN, &fault);
         }

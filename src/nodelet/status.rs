@@ -44,7 +44,7 @@ pub struct NodeBoard {
     running: Vec<Running>,
     /// The node had been as it should be: what is done is a repair.
     repairs: bool,
-    /// A stack that is to be had beside that of the node, and is not at hand.
+    /// A stack wanted beside that of the node, and not yet on disk.
     beside: Option<StackRef>,
 }
 
@@ -73,12 +73,12 @@ pub struct PulseBoard {
     log: KubeLog,
 }
 
-/// What a sweep learnt beside the plan.
+/// What a sweep found beside the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SweepFindings {
     /// The stack that is active.
     pub stack: Option<StackRef>,
-    /// The stack that is wanted and not at hand.
+    /// The stack that is wanted and not on disk.
     pub wants_stack: Option<StackRef>,
     /// Certificates that are asked for.
     pub requests: Vec<CertificateRequest>,
@@ -191,7 +191,7 @@ impl NodeBoard {
         self.publish();
     }
 
-    /// What the plan says about every phase, and what was learnt by the way.
+    /// What the plan says about every phase, and what was found beside it.
     pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
@@ -245,7 +245,7 @@ impl NodeBoard {
         (last, backups.and_then(|b| b.failing.clone()))
     }
 
-    /// A stack that is to be had beside that of the node, while it is not at hand.
+    /// A stack wanted beside that of the node, while it is not on disk.
     pub fn wants_beside(&mut self, stack: Option<StackRef>) {
         let s = &mut self.status;
         if s.wants_stack == self.beside {
@@ -413,7 +413,7 @@ impl NodeBoard {
         let result = rests::result_of(plan, running.count(), phases.len(), rests);
         self.say_checked(now, &result, took);
         self.status.last_sweep_at = Some(now);
-        // The time alone wakes nobody.
+        // The time alone is no news.
         self.tx.send_if_modified(|s| {
             s.last_sweep_at = Some(now);
             false

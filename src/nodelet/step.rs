@@ -133,8 +133,8 @@ pub enum Step {
         /// Node name.
         node: String,
     },
-    /// The other members of etcd do not count on this one any more. Where it is the only one, that is so
-    /// already; where they cannot do without it, nothing after it is done.
+    /// The other members of etcd no longer count on this one. Where it is the only one, that is so already; where they
+    /// cannot do without it, nothing after it is done.
     EtcdMemberGone {
         /// This master's member.
         member: EtcdMember,
@@ -150,8 +150,8 @@ pub enum Step {
         /// The file of those settings.
         settings: String,
     },
-    /// This master founds etcd together with others, and none of them counts it as a member that had begun:
-    /// that one has lost its data, and joins.
+    /// This master founds etcd together with others, and none of them counts it as a started member: a master that they
+    /// do count has lost its data, and joins.
     EtcdFounds {
         /// This master's member.
         member: EtcdMember,
@@ -165,8 +165,8 @@ pub enum Step {
         /// This master's member.
         member: EtcdMember,
     },
-    /// None of these hosts has a member of etcd any more. Done by the master whose member leads, by the
-    /// member's id, one at a time, and only where the rest keeps a quorum.
+    /// None of these hosts has a member of etcd left. Done by the master whose member leads, by the member's id, one at
+    /// a time, and only where the rest keeps a quorum.
     EtcdMemberOut {
         /// Hosts that are gone, as the plane says.
         gone: Vec<EtcdGone>,
@@ -198,16 +198,16 @@ pub enum Step {
         #[serde(default)]
         sets: Vec<String>,
     },
-    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit,
-    /// which stays active when somebody flushes them.
+    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Created once by a unit,
+    /// which stays active when they are flushed.
     PodNetwork {
         /// The program that makes them, and knows whether the rules are there.
         script: String,
         /// Pods, and the node that they are on.
         routes: Vec<(IpNet, IpAddr)>,
     },
-    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; a flush of the packet
-    /// filter removes them for good.
+    /// Ports of the machine lead to their pods. The plugin creates them once, with the pod; a flush of the packet
+    /// filter removes them permanently.
     HostPorts {
         /// The network's name.
         network: String,
@@ -234,7 +234,7 @@ pub enum Step {
         /// What it does not use.
         of: ProxyMode,
     },
-    /// This run of the distribution's package manager was begun; its own unit brings it to its end.
+    /// This run of the distribution's package manager was started; its own unit finishes it.
     OsUpdate {
         /// Which.
         run: os::OsRun,
@@ -393,8 +393,8 @@ pub enum Observed {
         /// In words, e.g. `the plane's bindings for this master`.
         what: String,
     },
-    /// It is to be done, and not now; says what has to change first. Not a failure, and nothing after it
-    /// needs it: the rest of the plan is done meanwhile.
+    /// It has to be done, but not now; says what has to change first. Not a failure, and nothing after it needs it: the
+    /// rest of the plan is done meanwhile.
     Later {
         /// In words, e.g. `member m3 to answer: …`.
         what: String,

@@ -59,7 +59,7 @@ async fn a_check_that_finds_nothing_writes_its_line_and_nothing_else() {
         let (line, earlier) = now.split_last().expect("a line");
         assert_eq!(earlier, story);
         assert!(line.contains(" status check: ok - "), "{line}");
-        assert!(line.contains("phases as they should be (took "), "{line}");
+        assert!(line.contains("phases converged (took "), "{line}");
         story = now;
     }
     rig.fs
@@ -422,7 +422,7 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     assert_eq!(rig.listing(), before, "nothing was taken away");
     assert_eq!(rig.calls(), Vec::<String>::new(), "and nothing stopped");
     assert!(!rig.life.ledger.ledger.removing, "it can be taken back");
-    // What has begun is not left half done.
+    // A started removal is not left half done.
     assert_eq!(rig.remove_by_force().await, removal::RemovalEnd::Done);
     let story = take_log(&rig.fs, &mut rig.every_file());
     let skipped = story.iter().find(|l| l.contains("  skipped: "));
@@ -521,7 +521,7 @@ async fn an_order_that_is_taken_back_before_anything_is_destroyed_ends_the_remov
     rig.converge(&phases).await;
     ran(&mut rig);
     let before = rig.listing();
-    // It stands when the removal begins, and not any more after the drain.
+    // The order stands when the removal starts, and is withdrawn after the drain.
     let asked = AtomicUsize::new(0);
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) == 0;
     assert_eq!(

@@ -81,7 +81,7 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
             trial.program
         );
         Fault::new(FaultCode::ProgramNotRunnable, what, chain(&e)).fix(format!(
-            "see that {} may be executed (a file system mounted noexec, SELinux) and is built for this machine; the \
+            "check that {} may be executed (a file system mounted noexec, SELinux) and is built for this machine; the \
              previous stack stays active",
             trial.path
         ))
@@ -89,8 +89,8 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
 }
 
 fn on_disk(trial: &TrialStep, why: String) -> Fault {
-    let what = format!("cannot try the configuration of {}", trial.program);
-    Fault::new(FaultCode::File, what, why).fix("look at the disk that holds /var/opt/pf9/nodelet")
+    let what = format!("cannot test the configuration of {}", trial.program);
+    Fault::new(FaultCode::File, what, why).fix("check the disk that holds /var/opt/pf9/nodelet")
 }
 
 /// A program that was written a moment ago may be open for writing in a child that another thread

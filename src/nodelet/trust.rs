@@ -50,7 +50,7 @@ enum Verdict {
     Hold(Fault),
 }
 
-/// Applies what the plane says, if it is to be trusted.
+/// Applies what the plane says, if it is trusted.
 pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> {
     let (trust, host) = inbox::trust_anchors(fs).map_err(NotTaken::Broken)?;
     let document = believed(answer, &trust, host)?;
@@ -85,8 +85,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
     Ok(document.version)
 }
 
-/// Why nothing is to be changed on this machine; `None`: it is the host it says it is, as far as
-/// that can be told.
+/// Why nothing may be changed on this machine; `None`: it is the host it says it is, as far as that can be told.
 pub fn held(fs: &HostFs) -> Option<Fault> {
     if let Ok(Some(bytes)) = fs.read(paths::HOLD, HOLD_MAX) {
         let said = serde_json::from_slice::<Held>(&bytes).map(|held| held.fault);
@@ -162,7 +161,7 @@ fn verdict(
         ));
     }
     if let Some(hold) = &document.hold {
-        // Somebody else's: the same identity, another machine.
+        // Of another machine: the same identity, other marks.
         if hold.boot_id != boot_id {
             let why = "its hold is for another machine".to_owned();
             return Err(refused(
@@ -353,7 +352,7 @@ mod tests {
         assert_eq!(held(&plane.fs), None);
         plane.put(&[&key], &hold(BOOT)).expect("held");
         assert_eq!(held(&plane.fs), Some(copied.clone()));
-        // Another boot is held anyway, and what was signed for the other machine frees nobody.
+        // Another boot is held anyway, and what was signed for the other machine releases no hold.
         std::fs::write(plane.fs.at("/proc/sys/kernel/random/boot_id"), "next").expect("boot");
         assert_eq!(
             plane.put(&[&key], &trusted),

@@ -4,8 +4,8 @@ use super::{Call, Found, KEPT};
 
 /// Most packages that are named in one call: a whole installation of a server has a thousand.
 const NAMES_MAX: usize = 5000;
-/// Of every call. Nothing goes because nobody needs it any more. What is obsolete is not replaced; `upgrade` alone
-/// would do it anyway (dnf 4.14), so the packages are named.
+/// Of every call. Unneeded packages stay. Obsolete ones are not replaced; `upgrade` alone would do it anyway (dnf
+/// 4.14), so the packages are named.
 const OPTIONS: [&str; 5] = [
     "-q",
     "-y",
@@ -62,7 +62,7 @@ fn named(verb: &[&str], names: &[String]) -> Call {
     call
 }
 
-/// 1 says that the machine has to be restarted, and also that the command is not known.
+/// 1 means that the machine has to be restarted, and also that the command is unknown.
 pub(super) fn needs_restarting() -> [Call; 2] {
     let good: &'static [i32] = &[0, 1];
     [

@@ -19,8 +19,8 @@ use crate::telemetry::{RotatingFile, chain};
 const LOG_MAX: u64 = 4 * 1024 * 1024;
 /// Most of one call's words that are kept of either kind: what failed is said at the end.
 const SAID_MAX: usize = 512 * 1024;
-/// How long somebody else may have the package manager, of the time that a run has: unattended upgrades of a dozen
-/// packages take minutes.
+/// How long another process may hold the package manager, out of the time that a run has: unattended upgrades of a
+/// dozen packages take minutes.
 const LOCKED_MAX: Duration = Duration::from_secs(600);
 /// Between two looks at a lock.
 const LOCKED_AGAIN: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
         return Ok(());
     };
     if outcome(&host.fs, &run).is_some() {
-        tracing::info!("the run that is ordered is over");
+        tracing::info!("the ordered run is over");
         return Ok(());
     }
     let mut at_work = AtWork::new(host, &run);
@@ -67,7 +67,7 @@ pub async fn perform(host: &Host) -> Result<(), Fault> {
     };
     ended(&host.fs).save(&noted).map_err(|e| {
         words::fault(FaultCode::StateIo, chain(&e))
-            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            .fix("check the disk that holds /var/opt/pf9/nodelet")
     })
 }
 
@@ -214,7 +214,7 @@ impl<'a> AtWork<'a> {
         Ok(())
     }
 
-    /// A call that has to end well. While somebody else has the package manager it is made again.
+    /// A call that has to succeed. Repeated while another process holds the package manager.
     async fn call(&mut self, call: &Call) -> Result<ProgramOutput, Fault> {
         let began = Instant::now();
         loop {

@@ -293,7 +293,7 @@ async fn a_run_is_not_begun_beside_another_one() {
         within_s: 60,
     };
     let why = begin(&machine.host, &run).await.expect_err("at work");
-    assert!(why.contains("still at work"), "{why}");
+    assert!(why.contains("still running"), "{why}");
     assert_eq!(begun(&machine.host.fs), None, "nothing is ordered");
     assert!(!told.exists(), "nothing is started");
 }

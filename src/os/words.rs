@@ -105,26 +105,26 @@ pub(super) fn why(call: &Call, answer: &ProgramOutput, within_s: u64) -> Fault {
     let (code, why, fix) = match kind(answer) {
         Kind::Late => (
             FaultCode::OsUpdateFailed,
-            format!("{verb} did not end within {within_s} s and was ended"),
+            format!("{verb} did not finish within {within_s} s and was stopped"),
             "see the log for what it did; resume with more time (--within)",
         ),
         Kind::Locked => (
             FaultCode::OsUpdateFailed,
-            "another program has the package manager".to_owned(),
-            "see which it is (ps, systemctl list-units 'apt*' 'dnf*' 'unattended*'), wait for it, then resume",
+            "another program holds the package manager's lock".to_owned(),
+            "find it (ps, systemctl list-units 'apt*' 'dnf*' 'unattended*'), wait for it, then resume",
         ),
         Kind::Full => (
             FaultCode::DiskFull,
-            format!("{verb} had no room"),
-            "make room on /, /var and /boot (df -h), then resume",
+            format!("{verb} ran out of space"),
+            "free some space on /, /var and /boot (df -h), then resume",
         ),
         Kind::Repository => (
             FaultCode::OsUpdateFailed,
             format!(
-                "a repository cannot be had{}",
+                "a repository is not available{}",
                 named(&hosts(&answer.stderr))
             ),
-            "see that the machine reaches its repositories and believes their keys, then resume",
+            "check that the machine reaches its repositories and trusts their keys, then resume",
         ),
         Kind::Packages => (
             FaultCode::OsUpdateFailed,
@@ -132,22 +132,21 @@ pub(super) fn why(call: &Call, answer: &ProgramOutput, within_s: u64) -> Fault {
                 "packages could not be installed{}",
                 named(&super::apt::failed(&answer.stderr))
             ),
-            "see the log for what their scripts say, put it right on the machine, then resume",
+            "see the log for the output of their scripts, fix it on the machine, then resume",
         ),
         Kind::Broken => (
             FaultCode::OsUpdateFailed,
-            "packages of this machine do not go together, or something would have to be removed"
-                .to_owned(),
-            "see the log, put it right with the package manager, then resume",
+            "packages of this machine conflict, or something would have to be removed".to_owned(),
+            "see the log, fix it with the package manager, then resume",
         ),
         Kind::Other => (
             FaultCode::OsUpdateFailed,
             match answer.ended {
                 ProgramEnd::Code(code) => format!("{verb} ended with code {code}"),
                 ProgramEnd::Signal(signal) => format!("{verb} was ended by signal {signal}"),
-                ProgramEnd::Late => format!("{verb} was late"),
+                ProgramEnd::Late => format!("{verb} timed out"),
             },
-            "see the log for what it says",
+            "see the log",
         ),
     };
     fault(code, why).fix(format!("{fix}; the log: {LOG}"))
@@ -155,7 +154,11 @@ pub(super) fn why(call: &Call, answer: &ProgramOutput, within_s: u64) -> Fault {
 
 /// A failure of this kind.
 pub(super) fn fault(code: FaultCode, why: impl Into<String>) -> Fault {
-    Fault::new(code, "the distribution's updates are not all in", why)
+    Fault::new(
+        code,
+        "the distribution's updates are not all installed",
+        why,
+    )
 }
 
 /// The program and what it was to do.

@@ -43,7 +43,7 @@ fn no_host(wanted: &str) -> Finding {
 }
 
 pub(super) fn identity(seen: &AgentSeen) -> Finding {
-    let wanted = "key, certificate and authorities fit together and are this machine's";
+    let wanted = "key, certificate and authorities match, and are this machine's";
     let Some(host) = seen.host_id else {
         return match &seen.identity {
             Some(fault) => of(Finding::new("cannot be read", wanted), fault),
@@ -83,7 +83,7 @@ pub(super) fn certificates(seen: &AgentSeen) -> Finding {
     let found = soonest.map_or_else(String::new, |c| {
         let many = seen.certificates.len();
         format!(
-            "{many}, {} ends first: {}",
+            "{many}, {} expires first: {}",
             c.name,
             life(in_days(c), c.not_after)
         )
@@ -116,7 +116,7 @@ pub(super) fn certificates(seen: &AgentSeen) -> Finding {
     match seen.certificates.iter().find(short) {
         Some(c) => finding.warn(
             format!("{} expires soon, and nothing is known to renew it", c.name),
-            "look on the plane for its authorities: pf9-plane keys list",
+            "check its authorities on the plane: pf9-plane keys list",
         ),
         None => finding,
     }
@@ -161,14 +161,14 @@ pub(super) fn daemons(seen: &AgentSeen) -> Finding {
         None => finding,
         Some((name, _, n)) => finding.warn(
             format!("{name} was restarted {n} times since boot"),
-            format!("journalctl -u pf9-{name} shows why it ended"),
+            format!("journalctl -u pf9-{name} shows why it exited"),
         ),
     }
 }
 
 pub(super) fn connection(seen: &AgentSeen) -> Finding {
     let most = Thresholds::ours().agent.heard_good_s;
-    let wanted = format!("the tunnel is up, and a status was taken within {most} s");
+    let wanted = format!("the tunnel is up, and a status was accepted within {most} s");
     if seen.host_id.is_none() {
         return no_host(&wanted);
     }
@@ -190,8 +190,8 @@ pub(super) fn connection(seen: &AgentSeen) -> Finding {
         return finding;
     }
     finding.warn(
-        "the node goes on by its last orders; new ones do not come",
-        "pf9ctl status says why and when the next try is; pf9ctl proxy test tries the way",
+        "the node continues with its last orders; it gets no new ones",
+        "pf9ctl status says why and when the next try is; pf9ctl proxy test tests the way",
     )
 }
 
@@ -244,7 +244,7 @@ mod tests {
         assert!(
             certificates(&host())
                 .found
-                .contains("host ends first: 310 days")
+                .contains("host expires first: 310 days")
         );
     }
 

@@ -124,8 +124,8 @@ pub(super) fn leftovers(facts: &MachineFacts) -> Finding {
         return check;
     }
     check.warn(
-        "they are of another Kubernetes: what is in directories is left alone, but its links, routes and packet-filter \
-         rules go on",
+        "they belong to another Kubernetes: files are left alone, but its links, routes and \
+         packet-filter rules stay active",
         "let it remove itself (kubeadm reset, k3s-uninstall.sh), delete what is left, and reboot",
     )
 }
@@ -160,6 +160,6 @@ pub(super) fn other_runtime(facts: &MachineFacts) -> Finding {
     };
     Finding::new(
         found,
-        "any: the node's runtime has directories and a socket of its own",
+        "any: the node's runtime has its own directories and socket",
     )
 }

@@ -13,6 +13,7 @@ use crate::host::mounts;
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
 use crate::host::resolver::Resolver;
+use crate::host::tools::TOOLS;
 use crate::model::{Fault, FaultCode, Timestamp, paths};
 use crate::telemetry::chain;
 
@@ -38,7 +39,7 @@ pub struct MachineFacts {
     pub host_name: String,
     /// The clock.
     pub now: Timestamp,
-    /// Who keeps the clock right, if somebody does.
+    /// The program that keeps the clock, if any.
     pub clock_keeper: Option<String>,
     /// Bytes of memory.
     pub memory: u64,
@@ -88,7 +89,7 @@ pub struct MachineFacts {
     pub foreign_paths: Vec<String>,
     /// Processes of another container runtime.
     pub runtimes: Vec<ProcessInfo>,
-    /// Locks of the package manager that somebody holds.
+    /// Locks of the package manager that are held.
     pub package_locks: Vec<PackageLock>,
     /// Whether SELinux guards it.
     pub selinux: SeLinux,
@@ -122,7 +123,7 @@ pub struct Limits {
     pub inotify_watches: Option<u64>,
 }
 
-/// A lock that somebody holds.
+/// A held lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageLock {
     /// Its file.
@@ -189,7 +190,7 @@ impl MachineFacts {
         let reader = Reader { host };
         let kernel = Kernel::new(host.clone());
         let fault = |e: &(dyn std::error::Error + 'static)| {
-            Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
+            Fault::new(FaultCode::Facts, "cannot inspect this machine", chain(e))
         };
         let cgroup_v2 = kernel.cgroup_v2().map_err(|e| fault(&e))?;
         let mut modules = BTreeMap::new();
@@ -251,10 +252,10 @@ impl MachineFacts {
             cgroup_v2,
             controllers: reader.controllers(cgroup_v2),
             modules,
-            programs: super::software::TOOLS
+            programs: TOOLS
                 .iter()
-                .filter(|t| reader.program(t.program))
-                .map(|t| t.program.to_owned())
+                .filter(|t| reader.program(t.name))
+                .map(|t| t.name.to_owned())
                 .collect(),
             libraries: super::software::LIBRARIES
                 .iter()

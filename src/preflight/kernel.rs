@@ -79,7 +79,7 @@ pub(super) fn kernel_log(facts: &MachineFacts) -> Finding {
         return check;
     }
     check.fail(
-        "kubelet ends where it cannot read the kernel's log",
+        "kubelet exits if it cannot read the kernel's log",
         "give this container the device /dev/kmsg; on a machine: mknod -m 600 /dev/kmsg c 1 11",
     )
 }
@@ -95,8 +95,8 @@ pub(super) fn mount_propagation(facts: &MachineFacts) -> Finding {
     match facts.mounts_shared {
         Some(true) => check,
         Some(false) => check.warn(
-            "pods that mount something for others (storage drivers) do not start, and what the machine mounts later no \
-             pod sees",
+            "pods that mount something for others (storage drivers) do not start, and no pod sees \
+             what the machine mounts later",
             "mount --make-rshared /, and let whatever made it private at boot do without",
         ),
         None => check.skip("the kernel's list of mounts does not say"),

@@ -43,9 +43,9 @@ pub(super) fn distribution(facts: &MachineFacts) -> Finding {
             .iter()
             .any(|id| os.like.iter().any(|l| l == id)) =>
         {
-            check.warn("a relative of a supported distribution: not tried", "")
+            check.warn("a relative of a supported distribution: untested", "")
         }
-        None => check.fail("not tried, and the paths of its tools are not known", fix),
+        None => check.fail("untested, and the paths of its tools are unknown", fix),
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) fn tested(facts: &MachineFacts) -> Finding {
             if facts.cgroup_v2 { 2 } else { 1 },
             facts.kernel
         ),
-        "a machine as the tests have them (see the matrix in the README)",
+        "a machine like those of the tests (see the matrix in the README)",
     );
     match Matrix::ours().of_machine(&machine) {
         Fit::Tested => check,
@@ -120,20 +120,20 @@ pub(super) fn host_name(facts: &MachineFacts) -> Finding {
             );
         }
     };
-    // What is nobody's whatever the cluster: names of the API, of services, such that are addresses.
+    // Reserved in every cluster: names of the API, of services, and those that are addresses.
     match Taken::default().check_name(&name) {
         Ok(()) => check,
-        Err(taken) => check.fail(format!("no cluster takes it: {taken}"), fix),
+        Err(taken) => check.fail(format!("no cluster accepts it: {taken}"), fix),
     }
 }
 
 pub(super) fn clock(facts: &MachineFacts) -> Finding {
     let day = facts.now.strftime("%Y-%m-%d").to_string();
     let kept = match &facts.clock_keeper {
-        Some(keeper) => format!("{day}, kept by {keeper}"),
-        None => format!("{day}, kept by nobody"),
+        Some(keeper) => format!("{day}, synchronised by {keeper}"),
+        None => format!("{day}, not synchronised"),
     };
-    let check = Finding::new(kept, "today, kept by a time service");
+    let check = Finding::new(kept, "today, synchronised by a time service");
     if facts.now < Thresholds::ours().platform.earliest_clock {
         return check.fail(
             "no certificate is valid at that time",

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::{Finding, Thresholds};
 use crate::host::fs::{Found, HostFs};
 use crate::host::grounds::{GROUNDS_MAX, standing, ways};
+use crate::host::interfaces::networks as networks_of;
 use crate::host::kernel::Kernel;
 use crate::host::net::Net;
 use crate::host::proc::Proc;
@@ -13,6 +14,8 @@ use crate::model::paths::KUBE_DIR;
 use crate::model::{Ground, clash};
 use crate::telemetry::chain;
 
+/// firewalld's own table of nftables.
+const FIREWALLD: &str = "inet firewalld";
 /// `ufw.conf` is a page.
 const FILE_MAX: u64 = 64 * 1024;
 
@@ -33,7 +36,7 @@ pub struct NetworkSeen {
     pub not_seen: Option<String>,
 }
 
-/// A packet filter of somebody else's.
+/// A foreign packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketFilter {
     /// Who made it: `firewalld`, `ufw`, or a table of nftables.
@@ -66,13 +69,16 @@ impl NetworkSeen {
             let grounds: Vec<Ground> = grounds.take(GROUNDS_MAX).collect();
             seen.meets = clash(pods, services, &grounds);
         }
+        let tables = match uid {
+            0 => Net::new(host.clone()).foreign_tables().await,
+            _ => Ok(Vec::new()),
+        };
         let proc = Proc::new(host.clone());
-        if proc
-            .pids()
-            .into_iter()
-            .any(|pid| proc.name(pid) == "firewalld")
-        {
-            seen.filter("firewalld", "what its zone does not name");
+        let firewalld = |pid: u32| proc.name(pid) == "firewalld";
+        let own = networks_of(host);
+        let told = |(name, text): &(String, String)| name == FIREWALLD && lets_pass(text, &own);
+        if proc.pids().into_iter().any(firewalld) && !tables.iter().flatten().any(told) {
+            seen.filter("firewalld", "everything its zone does not allow");
         }
         let ufw = host.read_text("/etc/ufw/ufw.conf", FILE_MAX);
         let ufw = ufw.ok().flatten().unwrap_or_default();
@@ -80,17 +86,17 @@ impl NetworkSeen {
             .lines()
             .any(|l| l.trim().eq_ignore_ascii_case("ENABLED=yes"))
         {
-            seen.filter("ufw", "what no rule of it allows");
+            seen.filter("ufw", "everything no rule of it allows");
         }
         if uid != 0 {
             seen.not_seen = Some("only root can list tables of nftables".to_owned());
             return seen;
         }
-        match Net::new(host.clone()).foreign_tables().await {
+        match tables {
             Ok(tables) => {
                 for (name, text) in tables {
                     for chain in refusing(&text) {
-                        let refuses = format!("what chain {chain} does not allow");
+                        let refuses = format!("everything chain {chain} does not allow");
                         seen.filter(&format!("table {name} (nftables)"), &refuses);
                     }
                 }
@@ -106,6 +112,21 @@ impl NetworkSeen {
             refuses: refuses.to_owned(),
         });
     }
+}
+
+/// Whether firewalld was told to let nodes and pods pass: its zone `trusted`, which forwards as well, has this machine's own
+/// network as a source, and another one. (Which one the pods will have is not known before there is a cluster; the status
+/// of a node compares with its own.)
+fn lets_pass(table: &str, own: &[IpNet]) -> bool {
+    let source = |line: &str| {
+        let rest = line.trim().strip_prefix("ip")?;
+        let (net, rest) = rest.split_once("saddr ")?.1.split_once(' ')?;
+        let net: IpNet = net.parse().ok()?;
+        (rest == "goto filter_FWD_trusted").then_some(net)
+    };
+    let sources: Vec<IpNet> = table.lines().filter_map(source).collect();
+    let is_own = |net: &&IpNet| own.contains(net);
+    sources.iter().any(|net| is_own(&net)) && sources.iter().any(|net| !is_own(&net))
 }
 
 /// Chains of a table, as `nft` shows it, that drop what comes in or passes unless a rule lets it.
@@ -148,12 +169,12 @@ pub(super) fn mtu(seen: &NetworkSeen) -> Finding {
         .collect();
     let finding = Finding::new(said.join(", "), format!("{least} or more"));
     if seen.mtu.is_empty() {
-        return finding.skip("no interface with a default route tells it");
+        return finding.skip("no interface with a default route reports it");
     }
     match seen.mtu.iter().find(|(_, mtu)| *mtu < least) {
         None => finding,
         Some((name, _)) => finding.warn(
-            "with an overlay network little or nothing is left of a packet",
+            "an overlay network leaves little or nothing of a packet",
             format!("ip link set dev {name} mtu 1500, if the network carries it"),
         ),
     }
@@ -173,11 +194,11 @@ pub(super) fn networks(seen: &NetworkSeen) -> Finding {
         format!("nothing in {pods} (pods) and {services} (services), which the plane proposes");
     match (seen.is_node, &seen.meets) {
         (true, _) => Finding::new("it is a node", wanted)
-            .skip("what the networks of its cluster meet is among the warnings of pf9ctl status"),
+            .skip("overlaps of its cluster's networks are among the warnings of pf9ctl status"),
         (false, None) => Finding::new(format!("nothing in {pods} and {services}"), wanted),
         (false, Some(met)) => Finding::new(met.clone(), wanted).warn(
-            "what has such an address cannot be reached from a node any more",
-            "make the cluster with other networks (containersCidr, servicesCidr), or give the machine others",
+            "machines with such addresses are no longer reachable from a node",
+            "create the cluster with other networks (containersCidr, servicesCidr), or give the machine others",
         ),
     }
 }
@@ -189,19 +210,17 @@ pub(super) fn firewall(seen: &NetworkSeen) -> Finding {
         .map(|f| format!("{} refuses {}", f.name, f.refuses))
         .collect();
     let found = match said.as_slice() {
-        [] => "none that refuses by itself".to_owned(),
+        [] => "none that drops by default".to_owned(),
         some => some.join("; "),
     };
-    let finding = Finding::new(
-        found,
-        "none that refuses what pods and nodes send each other",
-    );
+    let finding = Finding::new(found, "none that drops traffic between pods and nodes");
     match (&seen.not_seen, said.is_empty()) {
         (Some(why), true) => finding.skip(why.clone()),
         (None, true) => finding,
         (_, false) => finding.warn(
-            "packets that the node's own rules let through have to pass there as well",
-            "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes",
+            "packets that the node's own rules accept have to pass there as well",
+            "allow the networks of nodes and pods there (firewall-cmd --permanent --zone=trusted --add-source=NETWORK for \
+             each, then firewall-cmd --reload), and ports 6443, 2379, 2380 and 10250 between nodes",
         ),
     }
 }
@@ -229,6 +248,23 @@ mod tests {
             ..NetworkSeen::default()
         };
         assert_eq!(firewall(&unseen).outcome, CheckOutcome::Skip);
+    }
+
+    /// As firewalld 1.3 shows it when the warning's line was run, and before.
+    #[test]
+    fn a_firewall_that_was_told_of_nodes_and_pods_is_none() {
+        let own: Vec<IpNet> = vec!["10.99.0.0/24".parse().expect("net")];
+        let told = include_str!("../nodelet/machine/firewalld-1.3-told.txt");
+        assert!(lets_pass(told, &own));
+        assert!(
+            !lets_pass(told, &[]),
+            "the nodes' network is not among them"
+        );
+        let before = include_str!("../nodelet/machine/firewalld-1.3.txt");
+        assert!(!lets_pass(before, &own));
+        let nodes_alone = told.replace("ip saddr 10.20.0.0/16 goto filter_FWD_trusted\n", "");
+        assert_ne!(nodes_alone, told);
+        assert!(!lets_pass(&nodes_alone, &own));
     }
 
     #[test]

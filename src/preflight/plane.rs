@@ -87,7 +87,7 @@ pub fn http_date(text: &str) -> Option<Timestamp> {
 }
 
 pub(super) fn reached(seen: &PlaneSeen) -> Finding {
-    let wanted = "every endpoint answers, and takes this host's tunnel";
+    let wanted = "every endpoint answers, and accepts this host's tunnel";
     if let Some(fault) = &seen.fault {
         return failed(Finding::new(fault.what.clone(), wanted), fault);
     }
@@ -166,7 +166,7 @@ pub(super) fn clock_offset(seen: &PlaneSeen) -> Finding {
     let best = clocks.min_by_key(|c| c.offset_ms().1);
     let Some(clock) = best else {
         let why = seen.not_gone.clone();
-        let why = why.unwrap_or_else(|| "no endpoint of the plane told its time".to_owned());
+        let why = why.unwrap_or_else(|| "no endpoint of the plane sent its time".to_owned());
         return Finding::new("not measured", wanted).skip(why);
     };
     let (offset, half) = clock.offset_ms();
@@ -177,22 +177,22 @@ pub(super) fn clock_offset(seen: &PlaneSeen) -> Finding {
         seconds(half)
     );
     if !clock.proven {
-        found.push_str(" (whose clock it is, enrolment will tell)");
+        found.push_str(" (enrolment will show whose clock it is)");
     }
     let finding = Finding::new(found, wanted);
     // What is certain of it: no false alarm on a slow line.
     let certain = offset.saturating_abs().saturating_sub(half);
-    let fix = "timedatectl set-ntp true (or chronyc makestep); then look again";
+    let fix = "timedatectl set-ntp true (or chronyc makestep); then check again";
     if certain > limits.offset_most_ms {
         let why = "certificates that were just issued are not valid yet, or already expired";
-        // Of a clock that nobody vouched for nothing is forbidden.
+        // An unauthenticated clock forbids nothing.
         return match clock.proven {
             true => finding.fail(why, fix),
             false => finding.warn(why, fix),
         };
     }
     if certain > limits.offset_good_ms {
-        return finding.warn("logs and events of machines do not fit together", fix);
+        return finding.warn("logs and events of machines do not line up", fix);
     }
     finding
 }

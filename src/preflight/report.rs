@@ -200,7 +200,7 @@ impl Report {
 
     /// Likewise, warnings included.
     pub fn fault_strict(&self) -> Option<Fault> {
-        self.fault_from(CheckOutcome::Warn, "this machine is not as it should be")
+        self.fault_from(CheckOutcome::Warn, "this machine has problems")
     }
 
     fn fault_from(&self, least: CheckOutcome, what: &str) -> Option<Fault> {

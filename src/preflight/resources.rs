@@ -40,10 +40,10 @@ pub(super) fn swap(facts: &MachineFacts) -> Finding {
     check.fail(
         "kubelet does not start with swap on, unless the cluster's kubelet.allowSwap says so",
         match facts.swaps.iter().any(|area| area.starts_with("/dev/zram")) {
-            false => "swapoff -a, and take swap out of /etc/fstab",
+            false => "swapoff -a, and remove swap from /etc/fstab",
             // It is in no fstab, and would be back with the next boot.
             true => {
-                "swapoff -a, and remove what makes swap of memory: package zram-tools, or systemd-zram-generator \
+                "swapoff -a, and remove what sets up swap in memory: package zram-tools, or systemd-zram-generator \
                  (or an empty /etc/systemd/zram-generator.conf)"
             }
         },

@@ -1,62 +1,16 @@
 //! What the distribution must bring: our packages depend on it, a stack calls it.
 
 use super::{Finding, MachineFacts};
-
-/// A program and the package that has it.
-pub(super) struct Tool {
-    pub(super) program: &'static str,
-    package: &'static str,
-}
-
-pub(super) const TOOLS: &[Tool] = &[
-    Tool {
-        program: "iptables",
-        package: "iptables",
-    },
-    Tool {
-        program: "iptables-save",
-        package: "iptables",
-    },
-    Tool {
-        program: "conntrack",
-        package: "conntrack",
-    },
-    Tool {
-        program: "ip",
-        package: "iproute2",
-    },
-    Tool {
-        program: "mount",
-        package: "mount",
-    },
-    Tool {
-        program: "umount",
-        package: "mount",
-    },
-    Tool {
-        program: "modprobe",
-        package: "kmod",
-    },
-    Tool {
-        program: "nsenter",
-        package: "util-linux",
-    },
-    Tool {
-        program: "systemctl",
-        package: "systemd",
-    },
-];
+use crate::host::tools::{self, LIBSECCOMP, Requirement, TOOLS};
 
 /// A library: any of these paths will do.
 pub(super) struct Library {
-    name: &'static str,
-    package: &'static str,
+    needed: Requirement,
     pub(super) any_of: &'static [&'static str],
 }
 
 pub(super) const LIBRARIES: &[Library] = &[Library {
-    name: "libseccomp",
-    package: "libseccomp2",
+    needed: LIBSECCOMP,
     any_of: &[
         "/usr/lib/x86_64-linux-gnu/libseccomp.so.2",
         "/lib/x86_64-linux-gnu/libseccomp.so.2",
@@ -67,27 +21,15 @@ pub(super) const LIBRARIES: &[Library] = &[Library {
 }];
 
 pub(super) fn tools(facts: &MachineFacts) -> Finding {
-    let missing: Vec<&Tool> = TOOLS
-        .iter()
-        .filter(|t| !facts.programs.contains(t.program))
-        .collect();
-    finding(
-        TOOLS.iter().map(|t| t.program).collect(),
-        missing.iter().map(|t| t.program).collect(),
-        missing.iter().map(|t| t.package).collect(),
-    )
+    let gone = |t: &&Requirement| !facts.programs.contains(t.name);
+    let missing: Vec<Requirement> = TOOLS.iter().filter(gone).copied().collect();
+    finding(facts, TOOLS.iter().copied(), &missing)
 }
 
 pub(super) fn libraries(facts: &MachineFacts) -> Finding {
-    let missing: Vec<&Library> = LIBRARIES
-        .iter()
-        .filter(|l| !l.any_of.iter().any(|p| facts.libraries.contains(*p)))
-        .collect();
-    finding(
-        LIBRARIES.iter().map(|l| l.name).collect(),
-        missing.iter().map(|l| l.name).collect(),
-        missing.iter().map(|l| l.package).collect(),
-    )
+    let gone = |l: &&Library| !l.any_of.iter().any(|p| facts.libraries.contains(*p));
+    let missing: Vec<Requirement> = LIBRARIES.iter().filter(gone).map(|l| l.needed).collect();
+    finding(facts, LIBRARIES.iter().map(|l| l.needed), &missing)
 }
 
 /// Whether pods get DNS by the machine's own file about it.
@@ -111,20 +53,26 @@ pub(super) fn dns(facts: &MachineFacts) -> Finding {
     }
 }
 
-fn finding(all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Finding {
-    let found = match missing.as_slice() {
-        [] => "all there".to_owned(),
-        some => format!("missing: {}", some.join(" ")),
+fn finding(
+    facts: &MachineFacts,
+    all: impl Iterator<Item = Requirement>,
+    missing: &[Requirement],
+) -> Finding {
+    let words = |some: Vec<Requirement>| -> String {
+        let names: Vec<&str> = some.iter().map(|n| n.name).collect();
+        names.join(" ")
     };
-    let check = Finding::new(found, all.join(" "));
+    let found = match missing {
+        [] => "all present".to_owned(),
+        some => format!("missing: {}", words(some.to_vec())),
+    };
+    let check = Finding::new(found, words(all.collect()));
     if missing.is_empty() {
         return check;
     }
-    packages.sort_unstable();
-    packages.dedup();
     check.fail(
         "the node's programs call them",
-        format!("install {}", packages.join(" ")),
+        tools::install(&facts.os, missing),
     )
 }
 
@@ -146,7 +94,7 @@ pub(super) fn package_locks(facts: &MachineFacts) -> Finding {
                 "{} is held by {} (process {})",
                 lock.path, who.name, who.pid
             ),
-            None => format!("{} is held by a process that cannot be seen", lock.path),
+            None => format!("{} is held by an invisible process", lock.path),
         })
         .collect();
     let found = match held.as_slice() {
@@ -158,7 +106,7 @@ pub(super) fn package_locks(facts: &MachineFacts) -> Finding {
         return finding;
     }
     finding.warn(
-        "what has to be installed waits for it, and so does a change of the agent's version",
-        "let it end; unattended-upgrades and cloud-init take minutes after a boot",
+        "installing packages has to wait for it, and so has a change of the agent's version",
+        "let it finish; unattended-upgrades and cloud-init take minutes after a boot",
     )
 }

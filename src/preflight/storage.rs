@@ -37,13 +37,13 @@ pub(super) fn disk(facts: &MachineFacts) -> Finding {
         if disk.available < need {
             return check.fail(
                 format!("{at} needs {} for stack, images and logs", gib(need)),
-                format!("make room for {at}, or mount a larger disk there"),
+                format!("free some space at {at}, or mount a larger disk there"),
             );
         }
         if disk.inodes.is_some_and(|i| i < limits.inodes_least) {
             return check.fail(
                 format!("{at} has too few inodes left"),
-                format!("make room for {at}"),
+                format!("free some space at {at}"),
             );
         }
     }
@@ -100,12 +100,12 @@ pub(super) fn links(facts: &MachineFacts) -> Finding {
         [] => "none".to_owned(),
         some => some.join("; "),
     };
-    let check = Finding::new(found, "no link in the place of a directory of ours");
+    let check = Finding::new(found, "no link in place of one of the agent's directories");
     if links.is_empty() {
         return check;
     }
     check.fail(
-        "what is mounted or deleted below a directory is known by its own name",
+        "mounts and deletions below a directory need its real path",
         LINK_FIX,
     )
 }
@@ -114,7 +114,7 @@ pub(super) fn links(facts: &MachineFacts) -> Finding {
 pub(super) fn runtime_storage(facts: &MachineFacts) -> Finding {
     let (found, why) = match &facts.overlay_trial {
         OverlayTrial::Works => ("an overlay was mounted there and used".to_owned(), None),
-        OverlayTrial::NotTried(why) => (format!("not tried: {why}"), None),
+        OverlayTrial::NotTried(why) => (format!("not tested: {why}"), None),
         OverlayTrial::Fails { at, why } | OverlayTrial::Full { at, why } => {
             (format!("{at}: {why}"), Some(why))
         }
@@ -127,7 +127,7 @@ pub(super) fn runtime_storage(facts: &MachineFacts) -> Finding {
         (OverlayTrial::Full { .. }, _) => match disk(facts).outcome {
             CheckOutcome::Fail => check.skip("see disk"),
             CheckOutcome::Skip | CheckOutcome::Ok | CheckOutcome::Warn => check.fail(
-                "no file can be made there, whatever is free: a quota is reached",
+                "no file can be created there although there is space: a quota is reached",
                 "raise the quota there, or mount a disk of its own at /var/lib/pf9",
             ),
         },

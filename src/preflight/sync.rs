@@ -30,8 +30,8 @@ pub enum SyncTrial {
 }
 
 impl SyncTrial {
-    /// Writes at etcd's directory, or above it where it is to be: bounded in number, bytes and, between two writes, in
-    /// time. Only root may write there.
+    /// Writes at etcd's directory, or above it if it does not exist yet: bounded in number, bytes and, between two
+    /// writes, in time. Only root may write there.
     pub fn run(host: &HostFs, uid: u32) -> Self {
         if uid != 0 {
             return Self::NotTried("only root can".into());
@@ -92,7 +92,7 @@ pub(super) fn etcd_disk(trial: &SyncTrial) -> Finding {
     };
     let high = us.get(us.len().saturating_sub(2)).unwrap_or(median);
     let found = format!(
-        "{} and {} ms for a synchronous write at {at} (median and slowest but one of {})",
+        "{} and {} ms for a synchronous write at {at} (median and second slowest of {})",
         tenths(*median),
         tenths(*high),
         us.len()

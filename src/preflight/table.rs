@@ -64,30 +64,30 @@ table! {
         "swap" Required "swap is off" Machine resources::swap;
     }
     Storage {
-        "disk" Required "room and inodes for stack, images, logs, by file system; writable" Machine storage::disk;
-        "programs" Required "programs can be run where they lie (noexec)" Machine storage::programs;
-        "links" Required "no link in the place of a directory of ours" Machine storage::links;
-        "runtime-storage" Required "an overlay works where the runtime will mount images; tried in a scratch directory"
+        "disk" Required "space and inodes for stack, images, logs, by file system; writable" Machine storage::disk;
+        "programs" Required "programs can be run in their directories (noexec)" Machine storage::programs;
+        "links" Required "no link in place of one of the agent's directories" Machine storage::links;
+        "runtime-storage" Required "an overlay works where the runtime will mount images; tested in a scratch directory"
             Machine storage::runtime_storage;
-        "etcd-disk" Recommended "how long a synchronous write takes where etcd's data will be; tried with a scratch file"
+        "etcd-disk" Recommended "how long a synchronous write takes where etcd's data will be; tested with a scratch file"
             Disk sync::etcd_disk;
     }
     Kernel {
         "control-groups" Required "control groups, with what kubelet asks of them" Machine kernel::control_groups;
         "user-namespaces" Info "pods can have user ids of their own" Machine kernel::user_namespaces;
         "overlay" Required "the kernel has overlays" Machine kernel::overlay;
-        "kernel-log" Required "the kernel's log can be read: kubelet ends without" Machine kernel::kernel_log;
-        "mount-propagation" Recommended "what one mounts others see" Machine kernel::mount_propagation;
-        "bridge-filter" Recommended "what passes a bridge is filtered" Machine kernel::bridge_filter;
+        "kernel-log" Required "the kernel's log can be read: kubelet exits without it" Machine kernel::kernel_log;
+        "mount-propagation" Recommended "mounts are shared" Machine kernel::mount_propagation;
+        "bridge-filter" Recommended "bridged packets are filtered" Machine kernel::bridge_filter;
         "connection-tracking" Required "connections are tracked" Machine kernel::connection_tracking;
     }
     Security {
         "selinux" Info "whether SELinux is there, and enforces" Machine security::selinux;
         "apparmor" Info "whether AppArmor is there" Machine security::apparmor;
-        "limits" Recommended "processes, descriptors and file watches that the kernel gives away" Machine security::limits;
+        "limits" Recommended "the kernel's limits on processes, descriptors and file watches" Machine security::limits;
     }
     Time {
-        "clock" Required "the time is believable, and somebody keeps it" Machine machine::clock;
+        "clock" Required "the time is plausible, and synchronised" Machine machine::clock;
         "clock-offset" Required "how far the clock is from the plane's, measured" Plane plane::clock_offset;
     }
     Network {
@@ -96,12 +96,12 @@ table! {
         "mtu" Recommended "packets large enough for an overlay network" Network network::mtu;
         "networks" Recommended "no network, route, DNS server or plane of this machine has addresses that a new cluster would have"
             Network network::networks;
-        "firewall" Recommended "no packet filter refuses what pods and nodes send each other" Network network::firewall;
+        "firewall" Recommended "no packet filter drops traffic between pods and nodes" Network network::firewall;
     }
     Packages {
         "tools" Required "programs of the distribution that a node calls" Machine software::tools;
         "libraries" Required "libraries of the distribution that a node needs" Machine software::libraries;
-        "package-locks" Recommended "nobody holds the package manager's locks" Machine software::package_locks;
+        "package-locks" Recommended "the package manager's locks are free" Machine software::package_locks;
     }
     Conflicts {
         "ports" Required "the node's ports are free, or its own" Machine conflicts::ports;
@@ -113,17 +113,17 @@ table! {
         "leftovers" Recommended "what another Kubernetes left: directories, links" Machine conflicts::leftovers;
     }
     Plane {
-        "plane" Required "every endpoint of the plane, hop by hop: DNS, TCP, proxy, TLS, HTTP, as the tunnel goes there"
+        "plane" Required "every endpoint of the plane, hop by hop: DNS, TCP, proxy, TLS, HTTP, as the tunnel connects"
             Plane plane::reached;
     }
     Identity {
-        "identity" Required "key, certificate and authorities belong together, and to this machine" Agent agent::identity;
+        "identity" Required "key, certificate and authorities match, and belong to this machine" Agent agent::identity;
         "certificates" Required "how long every certificate of this host is valid" Agent agent::certificates;
     }
     Agent {
-        "configuration" Required "the configuration is what the daemons can use" Agent agent::configuration;
-        "daemons" Required "the daemons of a host run, and do not start again and again" Agent agent::daemons;
-        "connection" Recommended "the plane has accepted a status of this host lately" Agent agent::connection;
+        "configuration" Required "the daemons can use the configuration" Agent agent::configuration;
+        "daemons" Required "the daemons of a host run, and do not keep restarting" Agent agent::daemons;
+        "connection" Recommended "the plane has accepted a status of this host recently" Agent agent::connection;
     }
 }
 

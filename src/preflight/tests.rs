@@ -69,9 +69,9 @@ fn good() -> MachineFacts {
             ("nf_conntrack", ModuleState::Present),
         ]
         .into(),
-        programs: software::TOOLS
+        programs: crate::host::tools::TOOLS
             .iter()
-            .map(|t| t.program.to_owned())
+            .map(|t| t.name.to_owned())
             .collect(),
         libraries: ["/usr/lib64/libseccomp.so.2".to_owned()].into(),
         listeners: Vec::new(),
@@ -135,7 +135,7 @@ fn our_own_node_is_not_in_its_own_way() {
     assert_eq!(evaluate(&facts).verdict, CheckOutcome::Ok);
 }
 
-/// A check that fails with a word that nobody knows has no remedy either.
+/// A check that fails with an unknown word has no remedy either.
 #[test]
 fn every_check_has_a_code() {
     for entry in TABLE {

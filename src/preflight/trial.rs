@@ -57,7 +57,7 @@ enum Wrong {
     Here(String),
 }
 
-/// Tries it at the runtime's directory, or above it where it is to be.
+/// Tries it at the runtime's directory, or above it if it does not exist yet.
 pub(super) fn overlay(host: &HostFs) -> OverlayTrial {
     let at = host.at(paths::CONTAINERD_ROOT);
     let Some(there) = at.ancestors().find(|p| p.is_dir()) else {
@@ -94,7 +94,7 @@ fn tried(there: &Path) -> Result<(), Wrong> {
         let scratch = scratch.clone();
         let thread = std::thread::Builder::new().spawn(move || used(&scratch));
         let joined = thread.map_err(no_file)?.join();
-        joined.unwrap_or_else(|_| Err(Wrong::NotHere("the try itself ended".into())))
+        joined.unwrap_or_else(|_| Err(Wrong::NotHere("the test itself failed".into())))
     });
     let cleared = clear();
     result?;
@@ -124,7 +124,7 @@ fn typed(dir: &Path) -> Result<(), Wrong> {
     let untyped = |e: Result<nix::dir::Entry, Errno>| e.is_ok_and(|e| e.file_type().is_none());
     match dir.into_iter().any(untyped) {
         true => Err(Wrong::Here(
-            "its directories do not say what their entries are (d_type; XFS made with ftype=0)"
+            "its directories do not report the type of their entries (d_type; XFS made with ftype=0)"
                 .into(),
         )),
         false => Ok(()),
@@ -179,7 +179,7 @@ fn used(scratch: &Path) -> Result<(), Wrong> {
     let dir = merged.join("dir");
     fs::remove_dir_all(&dir)
         .and_then(|()| fs::create_dir(&dir))
-        .map_err(step("no directory can be made anew"))?;
+        .map_err(step("no directory can be recreated"))?;
     let back = fs::read_dir(&dir).map_err(step("no directory can be read"))?;
     if back.count() > 0 || merged.join("gone").exists() {
         return Err(Wrong::Here("in an overlay deleted files come back".into()));
@@ -192,9 +192,9 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
     File::create(path)?.write_all(text.as_bytes())
 }
 
-/// A file system that takes no file at all is another check's; but a quota is seen by nobody else.
+/// A file system that takes no file at all is another check's; but only this one sees a quota.
 fn no_file(error: io::Error) -> Wrong {
-    let words = format!("no file can be made there: {error}");
+    let words = format!("no file can be created there: {error}");
     match is_full(&error) {
         true => Wrong::Full(words),
         false => Wrong::NotHere(words),

@@ -1,6 +1,6 @@
 //! What time it is, by the machine's clock.
 //!
-//! Pauses and deadlines are counted by the kernel's own clock (`tokio::time`), which nobody can set.
+//! Pauses and deadlines are counted by the kernel's own clock (`tokio::time`), which cannot be set.
 
 use jiff::Timestamp;
 

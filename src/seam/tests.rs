@@ -152,7 +152,7 @@ fn each_point_can_end_the_life_that_passes_it_and_says_whose_it_is() {
     }
 }
 
-/// The points that there are, by the sources: nobody lists them.
+/// The points that exist, from the sources: there is no list.
 fn all_points() -> BTreeSet<String> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut dirs = vec![root.join("src")];
@@ -178,7 +178,7 @@ fn all_points() -> BTreeSet<String> {
                 let point = ["point!(", "point_soon!(", "fault::CallKind::"];
                 // The one that is written out says its line below its kind.
                 let written_out = code.starts_with("fault::CallKind::");
-                // Those of the plane's store are passed by its own walk, which says so.
+                // The steps of the plane's store are walked by its own test, which says so.
                 let stores = code.contains("\"store\"");
                 if !code.starts_with("//") && !stores && point.iter().any(|p| code.contains(p)) {
                     found.insert(format!("{name}:{}", n + 1 + usize::from(written_out)));

@@ -90,7 +90,7 @@ impl Unsynced {
         let bytes = bytes.unwrap_or_else(|| fs::read(&again).expect("it can be read"));
         let file = File::options().write(true).open(again);
         let saved = Saved {
-            file: file.expect("it can be opened once more"),
+            file: file.expect("it can be reopened"),
             bytes,
             mode: meta.permissions().mode(),
         };
@@ -208,7 +208,7 @@ impl Name {
                 let exchanged = fs::rename(&one, &aside)
                     .and_then(|()| fs::rename(&other, &one))
                     .and_then(|()| fs::rename(&aside, &other));
-                exchanged.expect("exchanged once more");
+                exchanged.expect("exchanged again");
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::sample;
 
 /// Lives after the one that broke: what was cut off is made good, and what that shows.
 const LIVES_MAX: usize = 4;
-/// What stands still is waited for by nobody of ours for longer.
+/// Nothing of ours waits longer for what stands still.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Cases that are shown in full when a walk fails.
 const TOLD_MAX: usize = 25;
@@ -37,13 +37,14 @@ pub trait Scenario {
     /// The machine before it.
     async fn begin(&self) -> Self::World;
 
-    /// What a process does from its start on, or (`starts` is false) what it does once more. True when it is done.
+    /// What a process does from its start on, or (`starts` is false) what it does on the next round. True when it is
+    /// done.
     async fn life(&self, world: &mut Self::World, starts: bool) -> bool;
 
     /// The machine lost its power and restarts.
     fn boot(&self, _world: &mut Self::World) {}
 
-    /// Everything that is to be as after the undisturbed run.
+    /// Everything that has to be as after the undisturbed run.
     async fn end(&self, world: &mut Self::World) -> BTreeMap<String, String>;
 
     /// Commands to others since the last question; the same as undisturbed, unless the power was lost.

@@ -1,9 +1,9 @@
 //! An archive that is read while it comes: what is staged of it first, then what is added, up to the length
 //! that the manifest says.
 //!
-//! The writer is the less privileged hostagent, so the file is not trusted: it may stand still,
-//! shrink or say something else when it is read again. What is read is compared with the manifest where it is
-//! used; a reader that waits gives up when nothing comes for a while, or when it is told to.
+//! The writer is the less privileged hostagent, so the file is not trusted: it may stall, shrink or change when it is
+//! read again. What is read is compared with the manifest where it is used; a reader gives up when nothing comes for a
+//! while, or when it is told to.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// As long as nothing comes it is not waited for any more: its progress is signalled, as its end is.
+/// After this long without data it is no longer waited for: its progress is signalled, and so is its end.
 pub(super) const STANDS_STILL: Duration = Duration::from_secs(3);
 /// Between two looks at the length of the file: a download at full speed adds a MiB in that time.
 const PAUSE: Duration = Duration::from_millis(10);

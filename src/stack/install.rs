@@ -86,7 +86,7 @@ pub fn keep_on_disk(
 /// How much of a stack's archive is staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staged {
-    /// Nothing that could be begun with now.
+    /// Nothing to start with now.
     Nothing,
     /// A part, and more of it came a moment ago.
     Comes,
@@ -141,8 +141,8 @@ impl PreparedStack {
             return Ok(());
         };
         let done = put_in_place(fs, incoming, self.manifest.reference());
-        // After success this removes what was exchanged out, after a failure what was begun. When
-        // it fails the next preparation removes it.
+        // After success this removes the replaced version, after a failure the started one. If it fails, the next
+        // preparation removes it.
         self.discard(fs);
         done
     }

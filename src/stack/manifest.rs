@@ -113,8 +113,8 @@ impl Manifest {
     }
 }
 
-/// Opens a file that somebody less privileged may have put there: no link is followed, a pipe
-/// does not block, and only a regular file is a file.
+/// Opens a file that a less privileged user may have put there: no link is followed, a pipe does not block, and only a
+/// regular file is accepted.
 pub(super) fn open_untrusted(path: &Path) -> Result<(File, u64), StackError> {
     let missing = || StackError::NotStaged {
         path: path.to_path_buf(),
@@ -170,7 +170,10 @@ fn check_paths(content: &StackManifest) -> Result<(), StackError> {
     let mut seen = BTreeSet::new();
     for file in &content.files {
         if !seen.insert(file.path.as_str()) {
-            return Err(StackError::Invalid(format!("{:?} is twice", file.path)));
+            return Err(StackError::Invalid(format!(
+                "{:?} is a duplicate",
+                file.path
+            )));
         }
         if file.path == INSIDE {
             return Err(StackError::Invalid(format!("{INSIDE:?} is reserved")));

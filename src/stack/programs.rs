@@ -129,10 +129,7 @@ pub fn machine(fs: &HostFs) -> Machine {
     Machine {
         arch: Some(arch().to_owned()),
         systemd: crate::host::facts::systemd_version(fs),
-        cgroup: crate::host::kernel::Kernel::new(fs.clone())
-            .cgroup_v2()
-            .ok()
-            .map(|v2| if v2 { 2 } else { 1 }),
+        cgroup: crate::host::kernel::Kernel::new(fs.clone()).cgroup_version(),
         kernel: kernel(fs),
     }
 }
@@ -186,8 +183,7 @@ impl Place {
     }
 }
 
-/// What is asked of a program, and whether its exit status says something: of one that nobody knows
-/// here it only counts that it starts.
+/// How a program is called, and whether its exit status matters: of an unknown one only that it starts counts.
 fn question(file: &StackFile) -> (&'static [&'static str], bool) {
     let name = file.path.rsplit('/').next().unwrap_or_default();
     match name {
@@ -265,7 +261,7 @@ fn unfit(asked: &Asked, place: &Place) -> Option<Bad> {
             );
         }
         Ok(Format::Script | Format::Elf { .. }) => {}
-        Err(why) => return bad(format!("it cannot be read: {why}"), "look at the disk"),
+        Err(why) => return bad(format!("it cannot be read: {why}"), "check the disk"),
     }
     let (_, judged) = question(&asked.file);
     match &asked.answer {
@@ -273,7 +269,7 @@ fn unfit(asked: &Asked, place: &Place) -> Option<Bad> {
         Err(ExecError::Start { source, .. }) => not_started(asked, source, *place),
         Err(ExecError::Timeout { deadline, .. }) => bad(
             format!("it did not answer within {} s", deadline.as_secs()),
-            "look at the load of the machine; it is retried automatically",
+            "check the load of the machine; it is retried automatically",
         ),
         Err(ExecError::Failed { status, stderr, .. }) => {
             ended_badly(stderr, status.signal(), status.code(), judged)
@@ -286,11 +282,11 @@ fn not_started(asked: &Asked, source: &std::io::Error, place: Place) -> Option<B
     match source.raw_os_error() {
         Some(libc::EACCES) if place.noexec => bad(
             format!("the file system of {dir} is mounted noexec"),
-            "mount it without noexec (mount -o remount,exec, and in /etc/fstab); it is noticed automatically",
+            "mount it without noexec (mount -o remount,exec, and in /etc/fstab); it is retried automatically",
         ),
         Some(libc::EACCES | libc::EPERM) if place.enforcing => bad(
             "SELinux does not allow it".to_owned(),
-            "restorecon -R /opt/pf9, and look at ausearch -m avc -ts recent; it is retried automatically",
+            "restorecon -R /opt/pf9, and check ausearch -m avc -ts recent; it is retried automatically",
         ),
         Some(libc::EACCES | libc::EPERM) => bad(
             "the kernel does not allow it (permission denied)".to_owned(),
@@ -337,7 +333,7 @@ fn ended_badly(stderr: &str, signal: Option<i32>, code: Option<i32>, judged: boo
         ),
         (Some(signal), _) => {
             let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-            bad(format!("it was ended by {name}: {stderr}"), "look at dmesg")
+            bad(format!("it was ended by {name}: {stderr}"), "see dmesg")
         }
         (None, Some(126 | 127)) => bad(stderr.to_owned(), "build the stack for this machine"),
         (None, Some(code)) if judged => bad(
@@ -376,7 +372,7 @@ fn bad(why: String, fix: &str) -> Option<Bad> {
 
 fn failed_to_ask(stack: &StackManifest, e: &tokio::task::JoinError) -> Fault {
     let what = format!(
-        "cannot try the programs of stack {} {}",
+        "cannot test the programs of stack {} {}",
         stack.name, stack.version
     );
     Fault::new(FaultCode::Internal, what, e.to_string())

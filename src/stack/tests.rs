@@ -66,7 +66,7 @@ fn recipe(version: &'static str) -> Recipe {
             schema: 1,
             name: "pf9-kube".into(),
             version: version.into(),
-            kubernetes: semver::Version::new(1, 20, 2),
+            kubernetes: semver::Version::new(1, 36, 3),
             arch: install_arch(),
             archive: StackArchive {
                 sha256: Digest::of(b""),
@@ -161,9 +161,9 @@ fn refused(node: &Node, stack: &StackRef) -> StackError {
 #[test]
 fn installs_with_the_manifests_modes_and_is_idempotent() {
     let node = node();
-    let stack = recipe("1.20.2-1").stage(&node);
+    let stack = recipe("1.36.3-1").stage(&node);
     try_install(&node, &stack).expect("install");
-    let dir = "/opt/pf9/stacks/pf9-kube-1.20.2-1";
+    let dir = "/opt/pf9/stacks/pf9-kube-1.36.3-1";
     let kubelet = format!("{dir}/bin/kubelet");
     assert!(matches!(
         node.fs.found(&kubelet).expect("found"),
@@ -262,7 +262,7 @@ fn traversal_extra_and_link_entries_are_refused() {
         ("../evil", tar::EntryType::Regular, "is not listed"),
         ("/etc/evil", tar::EntryType::Regular, "is not listed"),
         ("bin/extra", tar::EntryType::Regular, "is not listed"),
-        ("bin/kubelet", tar::EntryType::Regular, "there twice"),
+        ("bin/kubelet", tar::EntryType::Regular, "a duplicate"),
         ("..", tar::EntryType::Directory, "of no listed file"),
         ("bin/link", tar::EntryType::Symlink, "neither a regular"),
         ("bin/link", tar::EntryType::Link, "neither a regular"),
@@ -557,7 +557,7 @@ fn a_full_disk_has_its_own_code() {
 #[test]
 fn another_signature_of_the_same_content_is_taken_over_and_nothing_else_changes() {
     let mut node = node();
-    let stack = recipe("1.20.2-1").stage(&node);
+    let stack = recipe("1.36.3-1").stage(&node);
     assert!(!renew_signature(&node.fs, &node.trust).expect("no stack"));
     try_install(&node, &stack).expect("install");
     activate(&node.fs, &stack).expect("activate");
@@ -567,7 +567,7 @@ fn another_signature_of_the_same_content_is_taken_over_and_nothing_else_changes(
 
     // The plane signs with another key, and hostagent staged the manifest under it.
     let old = std::mem::replace(&mut node.key, SigningKey::generate().expect("key").0);
-    recipe("1.20.2-1").stage(&node);
+    recipe("1.36.3-1").stage(&node);
     let untrusted = renew_signature(&node.fs, &node.trust);
     assert!(
         matches!(untrusted, Err(StackError::Untrusted(_))),

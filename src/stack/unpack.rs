@@ -172,7 +172,7 @@ fn write_entries(
             return Err(refuse("is neither a regular file nor a directory"));
         }
         let Some(file) = wanted.remove(path.as_str()) else {
-            return Err(refuse("is not listed, or there twice"));
+            return Err(refuse("is not listed, or a duplicate"));
         };
         if entry.size() != file.size {
             return Err(refuse("has another size"));

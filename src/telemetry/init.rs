@@ -67,13 +67,13 @@ impl LogConfig {
     /// What is wrong with it beside its numbers, in words.
     pub fn check(&self) -> Result<(), String> {
         self.filter()?;
-        // To the filter any word is a part of the program, all of which would be logged, and of the rest nothing.
+        // The filter would take any word as a program, log all of it, and nothing of the rest.
         let mut words = self.level.split(',').map(str::trim);
         let is_part = |word: &str| word.contains(['=', '[', ':']);
         let odd = words.find(|word| !is_part(word) && word.parse::<LevelFilter>().is_err());
         odd.map_or(Ok(()), |word| {
             Err(format!(
-                "log.level {:?}: {word:?} is no level; there are off, error, warn, info, debug and trace",
+                "log.level {:?}: {word:?} is not a level; choose off, error, warn, info, debug and trace",
                 self.level
             ))
         })

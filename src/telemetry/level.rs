@@ -55,7 +55,7 @@ pub(super) fn begin(layers: Vec<Exchange>, usual: String) {
 
 /// Logs by this filter for so long; [`keep_level`] puts it back.
 pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
-    let levels = LEVELS.get().ok_or("logging was not begun")?;
+    let levels = LEVELS.get().ok_or("logging was not started")?;
     let until = Instant::now()
         .checked_add(time)
         .ok_or("the time is too long")?;
@@ -65,11 +65,11 @@ pub fn level_for(level: &str, time: Duration) -> Result<(), String> {
 
 /// As configured, before the time is over.
 pub fn usual_level() -> Result<(), String> {
-    let levels = LEVELS.get().ok_or("logging was not begun")?;
+    let levels = LEVELS.get().ok_or("logging was not started")?;
     levels.change(None)
 }
 
-/// What is logged now; none before logging was begun.
+/// What is logged now; none before logging has started.
 pub fn level_now() -> Option<LevelNow> {
     let levels = LEVELS.get()?;
     let other = levels.other.borrow().clone();

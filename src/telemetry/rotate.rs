@@ -57,7 +57,7 @@ impl RotatingFile {
     }
 
     fn open(&mut self) -> io::Result<&mut (File, u64)> {
-        // A person may have moved or removed the file: then a new one is begun.
+        // An operator may have moved or removed the file: then a new one is started.
         if self.open.is_some() && !self.path.exists() {
             self.open = None;
         }
@@ -243,7 +243,7 @@ mod tests {
                 now += jiff::SignedDuration::from_mins(1);
                 log.say(
                     now,
-                    "status check: ok - 18 of 18 phases as they should be (took 0.4 s)",
+                    "status check: ok - 18 of 18 phases converged (took 0.4 s)",
                 );
                 if minute % 60 == 0 {
                     most = most.max(bytes());

@@ -21,7 +21,7 @@ struct Vitals {
 /// Adds the families: a few lines of `/proc/self`, nothing is kept.
 pub fn vitals(text: &mut Text, program: &str, version: &str) {
     let m = "pf9_build_info";
-    text.head(m, MetricKind::Gauge, "1, and which build this is.");
+    text.head(m, MetricKind::Gauge, "1, labelled with the build.");
     text.row(m, &[("program", program), ("version", version)], 1.0);
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let number = |what| {
@@ -84,19 +84,19 @@ impl Vitals {
             (
                 "process_cpu_seconds_total",
                 MetricKind::Counter,
-                "Time on processors, in the kernel and out of it.",
+                "CPU time, in the kernel and in user space.",
                 Some(self.cpu.as_secs_f64()),
             ),
             (
                 "process_resident_memory_bytes",
                 MetricKind::Gauge,
-                "Memory that is in use.",
+                "Resident memory.",
                 Some(self.resident as f64),
             ),
             (
                 "process_virtual_memory_bytes",
                 MetricKind::Gauge,
-                "Addresses that are in use.",
+                "Virtual memory.",
                 Some(self.size as f64),
             ),
             (
@@ -114,7 +114,7 @@ impl Vitals {
             (
                 "process_max_fds",
                 MetricKind::Gauge,
-                "How many it may have open.",
+                "Limit of open file descriptors.",
                 max.map(|n| n as f64),
             ),
         ];

@@ -1,17 +1,17 @@
-//! Who may use whom: the table, and the code and the pages against it.
+//! Which module may use which: the table, and the code and the pages compared with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::{blessed, is_test, module_of, product_code, sources};
 
-/// Module → modules it may name, bottom up. A new arrow is a change of this table, seen in review; one that nobody takes
-/// goes. The two pictures (`docs/architecture.md`, `src/lib.rs`) are made of it.
+/// Module → modules it may name, bottom up. A new arrow is a change of this table, seen in review; one that no code
+/// uses is removed. The two pictures (`docs/architecture.md`, `src/lib.rs`) are made from it.
 const ARROWS: &[(&str, &str)] = &[
     ("model", ""),
     ("tls", ""),
     ("seam", ""),
-    // The tunnel, a crate of its own (crates/tunnel): the compiler holds its border too.
+    // The tunnel, a crate of its own (crates/tunnel): the compiler enforces its border as well.
     ("wire", ""),
     ("mux", "wire"),
     ("telemetry", "seam model"),
@@ -37,14 +37,14 @@ const ARROWS: &[(&str, &str)] = &[
         "nodelet",
         "seam model local host identity stack agent os egress backup app telemetry",
     ),
-    // backup: it opens one where the plane is away. comms: it tries the way to the plane as comms goes it. nodelet: the
-    // words of its plan, as nodelet sends them.
+    // backup: opens one while the plane is away. comms: tests the way to the plane as comms uses it. nodelet: the words
+    // of its plan, as nodelet sends them.
     (
         "cli",
         "seam model agent os local host egress identity backup comms nodelet preflight app telemetry tls",
     ),
-    // An independent peer: what it shares with the node is the documents and the protocol. stack: what differs between
-    // two stacks is made of archives, unpacked as a node does it.
+    // An independent peer: it shares the documents and the protocol with the node. stack: deltas between two stacks are
+    // made from archives, unpacked as a node does it.
     ("plane", "seam model wire mux host app telemetry stack tls"),
 ];
 
@@ -57,7 +57,7 @@ fn table() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     table
 }
 
-/// Modules that code names behind `own` (`crate::`), one by one or as a group (`crate::{a, b::{c, d}}`).
+/// Modules that code names after `own` (`crate::`), one by one or as a group (`crate::{a, b::{c, d}}`).
 fn named(code: &str, own: &str) -> BTreeSet<String> {
     let begins = |text: &str| -> String {
         let is_part = |c: &char| c.is_ascii_lowercase() || *c == '_';
@@ -111,7 +111,7 @@ fn modules_use_only_whom_they_may() {
             .get(module.as_str())
             .unwrap_or_else(|| panic!("{module} is not in the table"));
         let code = product_code(&text);
-        // What is `crate::` inside the agent's crate is `pf9_hostagent::` outside.
+        // `crate::` inside the agent's crate is `pf9_hostagent::` outside.
         let own = match module.as_str() {
             "plane" => "pf9_hostagent::",
             _ => "crate::",
@@ -150,7 +150,7 @@ fn picture(prefix: &str) -> String {
     ARROWS.iter().map(line).collect()
 }
 
-/// `text` with what is between the first line that holds `begin` and the next that holds `end` replaced.
+/// `text` with everything between the first line that contains `begin` and the next that contains `end` replaced.
 fn with_block(text: &str, begin: &str, end: &str, block: &str) -> Option<String> {
     let (before, rest) = text.split_once(begin)?;
     let (_, after) = rest.split_once(end)?;

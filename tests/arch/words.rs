@@ -1,12 +1,12 @@
-//! Every sentence that a screen, a log or a status can show, in one file: `tests/golden/words.txt`. What is rewritten is
-//! read there, beside what it will stand beside. `PF9_BLESS=1` writes it.
+//! Every sentence that a screen, a log or a status can show, in one file: `tests/golden/words.txt`. A rewritten one is
+//! read there, next to its neighbours. `PF9_BLESS=1` writes it.
 
 use std::collections::BTreeSet;
 
 use super::{blessed, is_test, product_code, sources};
 
-/// What people had to guess, and what is said in its place. In the order of the field: desired and observed, drift, sweep,
-/// trust anchor, roll back, retry.
+/// Phrases that people had to guess at, and their replacements. The words of the field: desired and observed, drift,
+/// sweep, trust anchor, roll back, retry.
 const BETTER: &[(&str, &str)] = &[
     ("its content is another", "its content differs"),
     ("it is not known whether", "… is unknown"),
@@ -30,9 +30,19 @@ const BETTER: &[(&str, &str)] = &[
     ("second place", "archive"),
     ("nobody can be asked here", "no terminal to ask on"),
     ("takes no change", "accepts no writes"),
+    ("somebody else's", "foreign, of another user"),
+    ("is not known", "is unknown"),
+    ("learnt", "found, discovered"),
+    ("once more", "again"),
+    ("put right", "repaired, corrected"),
+    ("goes on with", "continues"),
+    ("not begun", "not started"),
+    ("is cut off", "is interrupted, is truncated"),
+    ("in one go", "together, at once"),
+    ("whoever", "the caller, the signer"),
 ];
 
-/// String literals of a file, in their order, as they are written; lines that are continued are one.
+/// String literals of a file, in order, as they are written; continued lines are joined.
 fn literals(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = code;
@@ -62,7 +72,7 @@ fn literals(code: &str) -> Vec<String> {
     found
 }
 
-/// What is in a raw string at the beginning of a text.
+/// Content of a raw string at the beginning of a text.
 fn raw(text: &str) -> Option<&str> {
     let open = text.strip_prefix('r')?;
     let hashes = open.len() - open.trim_start_matches('#').len();
@@ -71,7 +81,7 @@ fn raw(text: &str) -> Option<&str> {
     Some(inside)
 }
 
-/// Where a string ends that has begun.
+/// End of a string, from after its opening quote.
 fn end_of(text: &str) -> usize {
     let mut escaped = false;
     let end = text.bytes().position(|b| {
@@ -88,7 +98,8 @@ fn joined(literal: &str) -> String {
     parts.fold(first, |all, part| all + part.trim_start())
 }
 
-/// Words for people: two or more, on one line. What other programs say, and programs that are written whole, are not ours.
+/// Text for people: two words or more, on one line. Output of other programs, and whole embedded programs, are not
+/// ours.
 fn is_a_sentence(text: &str) -> bool {
     let is_word = |w: &&str| w.len() > 1 && w.chars().all(|c| c.is_ascii_alphabetic());
     let words = text
@@ -97,7 +108,7 @@ fn is_a_sentence(text: &str) -> bool {
     words.count() > 1 && !text.contains('\n')
 }
 
-/// What other programs say, looked for in what they say.
+/// Files with patterns for the output of other programs.
 const OTHERS: &[&str] = &[
     "src/host/noise.rs",
     "src/os/apt.rs",

@@ -1,4 +1,4 @@
-//! `openstack`, the command line that operators have, does with this plane what it does with Keystone.
+//! `openstack`, the operators' command line, works with this plane as it does with Keystone.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use pf9_plane::{ServeConfig, Server};
 use serde_json::Value;
 
-/// Who calls, as the environment says it.
+/// The caller, as environment variables.
 type Env = Vec<(&'static str, String)>;
 
 struct World {
@@ -71,7 +71,7 @@ impl World {
         command.args(words).output().expect("openstack runs")
     }
 
-    /// It works.
+    /// It succeeds.
     fn does(&self, env: &Env, words: &[&str]) {
         let done = self.run(env, words);
         assert!(
@@ -81,7 +81,7 @@ impl World {
         );
     }
 
-    /// It works, and says this.
+    /// It succeeds, and prints this.
     fn says(&self, env: &Env, words: &[&str]) -> Value {
         let done = self.run(env, &[words, &["-f", "json"]].concat());
         assert!(
@@ -107,7 +107,7 @@ impl World {
         assert!(done.status.success(), "{}", said(&done));
     }
 
-    /// It does not, and its words have this in them.
+    /// It fails, and its message contains this.
     fn fails(&self, env: &Env, words: &[&str], with: &str) {
         let done = self.run(env, words);
         let text = said(&done);
@@ -277,7 +277,7 @@ fn projects_users_and_roles(world: &World, admin: &Env) {
     assert_eq!(column(&given, "Project"), ["blue@Default"]);
     let token = world.says(&as_alice, &["token", "issue"]);
     assert_eq!(text(&token, "project_id"), text(&blue, "id"));
-    // What is not alice's is not there, or is refused.
+    // What is not alice's is not found, or is refused.
     world.fails(&as_alice, &["project", "show", "service"], "No project");
     world.fails(&as_alice, &["project", "create", "red"], "403");
     world.fails(&as_alice, &["user", "create", "mallory"], "403");
@@ -441,16 +441,16 @@ fn credentials_and_tokens(world: &World, admin: &Env) {
             ("OS_TOKEN", token.to_owned()),
         ]
     };
-    // A token of a credential gets no other one.
+    // A token from a credential gets no other one.
     world.fails(&with_token(&token), &["project", "list"], "403");
 
-    // A token by a token, and revoked.
+    // A token by a token, and its revocation.
     let own = text(&world.says(&alice, &["token", "issue"]), "id");
     world.does(&with_token(&own), &["token", "issue"]);
     world.does(&alice, &["token", "revoke", &own]);
     world.fails(&with_token(&own), &["token", "issue"], "401");
 
-    // The role goes, and what the credential was good for with it.
+    // The role is revoked, and with it what the credential was good for.
     world.does(
         admin,
         &[

@@ -1,5 +1,5 @@
-//! Backups of real members, by the keeper, over its desk: what it makes opens with either key and with
-//! anybody's tools; what is cut off anywhere is no backup.
+//! Backups of real members, by the keeper, through its endpoint: each opens with either key and with anybody's tools;
+//! an interrupted one is not a backup.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::lab::{Lab, Machine, Node, VERSIONS};
 
 const DIR: &str = paths::ETCD_BACKUPS;
 
-/// Two keys, of which backups know the public halves.
+/// Two keys; backups are sealed for the public halves.
 struct Keys {
     plane: Secret<String>,
     recovery: Secret<String>,
@@ -52,7 +52,7 @@ fn call(method: Method, path: &str) -> Request {
     }
 }
 
-/// Lets a keeper work, and asks its desk for this; its answer, and what it shows then.
+/// Runs a keeper and sends it a request; its answer, and the view afterwards.
 async fn asked(node: &mut Node, method: Method, path: &str) -> (Reply, EtcdView) {
     let work = Work {
         generation: Generation(1),
@@ -83,7 +83,7 @@ async fn asked(node: &mut Node, method: Method, path: &str) -> (Reply, EtcdView)
     asked
 }
 
-/// One taken without the keeper.
+/// A backup taken without the keeper.
 async fn taken(node: &mut Node, dir: &str, db_bytes: u64) -> Result<BackupManifest, Fault> {
     let spec = node.spec().clone();
     let client = crate::lab::client_of(&node.host.fs, spec.node_ip, &spec);
@@ -120,7 +120,7 @@ fn plain(fs: &HostFs, name: &str, key: &Secret<String>) -> Result<Vec<u8>, Fault
     Ok(bytes)
 }
 
-/// Nothing lies about that is no backup.
+/// No leftovers remain besides backups.
 fn nothing_else(fs: &HostFs, backups: usize) {
     let files = fs.list(DIR).expect("list");
     assert_eq!(files.len(), 2 * backups, "{files:?}");
@@ -135,7 +135,7 @@ fn a_backup_opens_with_either_key_and_is_what_etcd_has() {
         let only = &mut lab.machines[0];
         let keys = keys_for(only);
         only.settled();
-        // What a process that was killed left.
+        // Leftover of a process that was killed.
         let left = format!("{DIR}/.pf9-tmp-4194305-1-0-new.db.age.tmp");
         only.fs
             .write(&left, b"half", &Attrs::mode(0o600))
@@ -151,7 +151,7 @@ fn a_backup_opens_with_either_key_and_is_what_etcd_has() {
         let shelf = Shelf::look(&only.fs, DIR, &only.node.believes()).expect("look");
         let newest = shelf.manifests().last().expect("one").clone();
         assert_eq!(newest.info(), made, "{version}");
-        // etcdutl of 3.5 counts what every bucket has, the members' too.
+        // etcdutl of 3.5 counts the keys of all buckets, the members' too.
         let counted = match version.starts_with("3.5.") {
             true => newest.keys > 20,
             false => newest.keys == 20,
@@ -168,7 +168,7 @@ fn a_backup_opens_with_either_key_and_is_what_etcd_has() {
             stranger.expect_err("a stranger").code,
             FaultCode::KeyRefused
         );
-        // What is in it is a snapshot that etcd's own tool restores.
+        // Its content is a snapshot that etcd's own tool restores.
         let file = only.fs.at("/tmp/plain.db");
         std::fs::write(&file, &of_the_plane).expect("write");
         let etcdutl = only.fs.at("/opt/pf9/stacks/current/bin/etcdutl");
@@ -197,7 +197,7 @@ fn restored(etcdutl: &PathBuf, file: &PathBuf, to: &PathBuf) {
     assert!(done.status.success(), "{why}");
 }
 
-/// A byte that is another, and a file that is shorter, are told by everybody who looks.
+/// A changed byte and a truncated file are detected by every reader.
 #[test]
 fn a_changed_or_shortened_backup_is_none() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -232,7 +232,7 @@ fn an_etcd_that_dies_within_the_stream_leaves_nothing() {
     let only = &mut lab.machines[0];
     keys_for(only);
     only.settled();
-    // More than all that is on the way at once.
+    // More than everything in flight at once.
     only.fill(48);
     let client = only.client();
     let kill = only.killer();
@@ -253,8 +253,7 @@ fn an_etcd_that_dies_within_the_stream_leaves_nothing() {
     nothing_else(&only.fs, 0);
 }
 
-/// A process that is stopped while it makes a backup, at any point: there is a whole backup
-/// or none.
+/// A process stopped while it makes a backup, at any point: there is a complete backup or none.
 #[test]
 fn a_backup_that_is_dropped_anywhere_is_whole_or_none() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -292,7 +291,7 @@ fn a_backup_that_is_dropped_anywhere_is_whole_or_none() {
     }
 }
 
-/// Lets it go on once: until it waits for something, and that has come.
+/// Polls it once: until it waits for something, and that has happened.
 async fn polled<F: Future + Unpin>(work: &mut F) -> Option<F::Output> {
     use std::task::Poll;
     let mut pending = false;
@@ -319,7 +318,7 @@ fn a_full_disk_is_said_before_and_while_and_leaves_nothing() {
     only.settled();
     only.fill(160);
     only.small_disk("/mnt/backups", "140m");
-    // Asked first, where the size is known.
+    // Checked first, where the size is known.
     let known = only.inside(async |node| taken(node, "/mnt/backups", 160 << 20).await);
     assert_eq!(known.expect_err("no room").code, FaultCode::DiskFull);
     let unknown = only.inside(async |node| taken(node, "/mnt/backups", 0).await);

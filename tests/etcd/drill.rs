@@ -1,5 +1,5 @@
-//! Fire drills with real members and real backups of them: what is good is told so, what is not is said, and
-//! nothing stays, however a drill ends.
+//! Fire drills with real members and real backups: a good one passes, a bad one is reported, and nothing is left
+//! behind, however a drill ends.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ const BIN: &str = "/opt/pf9/stacks/current/bin";
 fn backed_up(only: &mut Machine, keys: usize) -> (BackupManifest, Secret<String>) {
     let (key, public) = seal::new_key();
     only.node.spec_mut().etcd.backup.recovery_recipient = Some(public);
-    // The lab's machines have no programs of a distribution.
+    // The lab's machines have no distribution programs.
     let prlimit = only.fs.at("/usr/bin/prlimit");
     symlink("/usr/bin/prlimit", prlimit).expect("link");
     only.settled();
@@ -89,7 +89,7 @@ fn running(machine: &HostFs) -> Vec<PathBuf> {
     let pids = all.map(|entry| entry.expect("entry").path());
     let ours = pids.filter(|pid| {
         let words = fs::read(pid.join("cmdline")).unwrap_or_default();
-        // One that was killed and not waited for yet has no words.
+        // A killed process that was not reaped yet has no command line.
         String::from_utf8_lossy(&words).contains(&dir)
     });
     ours.collect()
@@ -114,7 +114,7 @@ fn the_newest_backup_is_restored_counted_and_taken_away() {
         for n in 0..5 {
             only.ctl(&["put", "/registry/pods/0", &n.to_string()]);
         }
-        // What a drill that was killed left.
+        // Leftovers of a drill that was killed.
         let left = only.fs.at(format!("{DIR}/data/member"));
         fs::create_dir_all(&left).expect("directory");
         let report = only.inside(async |node| drilled(node, &manifest, &key).await);
@@ -122,7 +122,7 @@ fn the_newest_backup_is_restored_counted_and_taken_away() {
         assert_eq!((report.keys, report.behind), (20, 5), "{version}");
         assert_eq!(report.backup, manifest.name);
         nothing_stays(&only.fs);
-        // History does not reach back any more: what can be counted is counted.
+        // History was compacted: what can be counted is counted.
         only.ctl(&["compact", &(manifest.revision + 3).to_string()]);
         let report = only.inside(async |node| drilled(node, &manifest, &key).await);
         assert_eq!((report.fault, report.behind), (None, 5), "{version}");
@@ -167,7 +167,7 @@ fn a_drill_that_is_cut_off_leaves_nothing_and_was_bounded() {
         let fs = node.host.fs.clone();
         let started = async {
             loop {
-                // Its socket is there: it serves.
+                // Its socket exists: it serves.
                 if let (true, [pid]) = (fs.at(DIR).join("socket").exists(), &*running(&fs)) {
                     return fs::read_to_string(pid.join("limits")).expect("limits");
                 }

@@ -1,5 +1,4 @@
-//! A backup that only the archive has: the disk that it was made on is dead. A directory, and a real
-//! S3 server.
+//! A backup that only the archive has: the disk it was made on is dead. A directory, and a real S3 server.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -28,7 +27,7 @@ use crate::restoring::{all_keys_are_there, ask, go, lose_the_data, write_keys};
 const KEY: &str = "/root/recovery.key";
 const BUCKET: &str = "backups";
 
-/// A master with data and one backup on its shelf.
+/// A master with data and one local backup.
 fn backed_up(lab: &mut Lab, target: ArchiveTarget) -> (BackupManifest, Secret<String>) {
     let only = &mut lab.machines[0];
     let (key, public) = seal::new_key();
@@ -59,7 +58,7 @@ fn restore(name: &str) -> RestoreGoal {
     })
 }
 
-/// The disk with etcd and the backups on it is gone, and what is noted on it.
+/// The disk with etcd and the backups is gone, and so are the notes on it.
 fn the_disk_dies(machine: &Machine) {
     lose_the_data(machine);
     machine.fs.remove_tree(paths::ETCD_BACKUPS).expect("gone");
@@ -80,7 +79,7 @@ fn a_dead_disks_backup_comes_from_a_directory_and_the_cluster_is_there_again() {
     let (manifest, _) = backed_up(&mut lab, target);
     let only = &mut lab.machines[0];
     let name = manifest.name.clone();
-    // As the chore copies it.
+    // As the periodic task copies it.
     only.inside(async |node| {
         let (fs, spec) = (&node.host.fs, node.spec());
         let policy = spec.etcd.backup.archive.as_ref().expect("an archive");
@@ -170,7 +169,7 @@ impl Bucket {
         let mut service = S3ServiceBuilder::new(store);
         service.set_auth(SimpleAuth::from_single("K1", "hunter2"));
         let service = service.build();
-        // Bound here: the workers of a runtime are in whose network they were started.
+        // Bound here: threads of a runtime are in the network namespace they were started in.
         let listener = std::net::TcpListener::bind((crate::lab::OUTSIDE, 0)).expect("bind");
         listener.set_nonblocking(true).expect("set");
         let at = listener.local_addr().expect("address");

@@ -1,8 +1,8 @@
-//! What everything else here stands on.
+//! The basis of all other tests here.
 
 use crate::lab::{Lab, VERSIONS};
 
-/// Every etcd takes the settings that nodelet writes, and a second look changes nothing.
+/// Every etcd accepts the settings that nodelet writes, and a second pass changes nothing.
 #[test]
 fn one_member_founds_by_our_own_settings() {
     for version in VERSIONS {

@@ -1,25 +1,25 @@
-//! A few machines that have nothing but etcd, or nothing but a container runtime.
+//! A few machines with nothing but etcd, or nothing but a container runtime.
 //!
 //! ```text
 //! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
-//!   │        │      one address, a systemctl that runs it for real
-//!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
-//!   └► network      a bridge; the test itself has an address on it, for a server that machines ask
+//!   │        │      one address, a fake systemctl that really runs it
+//!   │        └► Node   nodelet's in-memory state: driven by its own phases, plan and runner
+//!   └► network      a bridge; the test itself has an address on it, for servers that machines call
 //! ```
 //!
-//! Whatever runs here dies with the test, however that ends: the members' process namespace ends when
-//! a pipe of the test closes. Mounts and links are the test's own and vanish with it.
+//! Everything here dies with the test, however that ends: the members' process namespace ends when a pipe of the test
+//! closes. Mounts and links are the test's own and vanish with it.
 //!
-//! | file | what |
+//! | file | holds |
 //! |---|---|
-//! | `programs` | which etcd there is and where |
+//! | `programs` | the etcd versions and their paths |
 //! | `network`  | namespaces, addresses |
-//! | `moved`    | a machine gets another address |
+//! | `moved`    | changing a machine's address |
 //! | `pki`      | the cluster's authorities |
 //! | `node`     | nodelet on a machine |
 //! | `cri`      | a client of a runtime, as kubelet is one |
 //! | `nri`      | a plugin of a runtime |
-//! | `protobuf` | what both of these speak |
+//! | `protobuf` | the encoding of both |
 
 pub(crate) mod cri;
 mod moved;
@@ -54,7 +54,7 @@ pub(crate) use network::OUTSIDE;
 pub(crate) use node::Node;
 pub(crate) use programs::{Programs, VERSIONS, script};
 
-/// What a member of etcd shows, and what it asks others with.
+/// Certificates of an etcd member, as server and client.
 const OF_ETCD: [CertPurpose; 3] = [
     CertPurpose::EtcdServer,
     CertPurpose::EtcdPeer,
@@ -63,7 +63,7 @@ const OF_ETCD: [CertPurpose; 3] = [
 
 /// What every machine of a lab shares.
 pub(crate) struct Lab {
-    /// The machines; their addresses are `10.99.7.1` and on.
+    /// The machines; their addresses start at `10.99.7.1`.
     pub(crate) machines: Vec<Machine>,
     pub(crate) pki: pki::Pki,
     dir: Option<TempDir>,
@@ -74,7 +74,7 @@ pub(crate) struct Machine {
     pub(crate) fs: HostFs,
     pub(crate) ip: IpAddr,
     pub(crate) host_id: HostId,
-    /// What nodelet has in memory.
+    /// nodelet's in-memory state.
     pub(crate) node: Node,
     network: network::Namespace,
     runtime: Runtime,
@@ -106,7 +106,7 @@ impl Lab {
         lab
     }
 
-    /// One more machine with this number; the specs of the others say nothing of it yet.
+    /// One more machine with this number; the specs of the others do not name it yet.
     pub(crate) fn add(&mut self, n: u8, programs: &Programs) -> &mut Machine {
         let dir = self.dir.as_ref().expect("the lab stands");
         let root = dir.path().join(format!("m{n}"));
@@ -115,7 +115,7 @@ impl Lab {
         self.machines.last_mut().expect("it is there")
     }
 
-    /// Lets nodelet do on every machine at once what it would: founders wait for each other.
+    /// Runs nodelet on every machine at once: founders wait for each other.
     pub(crate) fn settle(&mut self) -> Vec<RunEnd> {
         let ends = thread::scope(|scope| {
             let ends: Vec<_> = self
@@ -142,7 +142,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.machines.clear();
         if let Some(dir) = self.dir.take() {
-            // Its own mounts in it go with it. What stays after a failure is an empty directory.
+            // Its own mounts in it go with it. A failure leaves an empty directory behind.
             if let Err(e) = umount2(dir.path(), MntFlags::MNT_DETACH) {
                 eprintln!("{}: {e}", dir.path().display());
             }
@@ -150,8 +150,8 @@ impl Drop for Lab {
     }
 }
 
-/// Gives this thread, and what it starts, a network and mounts of its own, and the directory memory
-/// for files: an fsync costs nothing there.
+/// Gives this thread, and what it starts, its own network and mount namespaces, and the directory a tmpfs: an fsync
+/// costs nothing there.
 fn separate(dir: &Path) {
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -218,7 +218,7 @@ impl Machine {
         machine
     }
 
-    /// Makes these the programs of the active stack. What runs goes on.
+    /// Makes these the programs of the active stack. Running ones continue.
     pub(crate) fn use_programs(&self, programs: &Programs) {
         let bin = self.fs.at(format!("{}/bin", paths::STACK_CURRENT));
         fs::create_dir_all(&bin).expect("directory");
@@ -230,7 +230,7 @@ impl Machine {
         }
     }
 
-    /// Runs this on the machine: its network, and what nodelet has in memory there.
+    /// Runs this on the machine: in its network, with its nodelet's state.
     pub(crate) fn inside<T: Send>(&mut self, work: impl AsyncFnOnce(&mut Node) -> T + Send) -> T {
         let Self {
             node,
@@ -248,25 +248,25 @@ impl Machine {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// nodelet's process ends and starts over: what it had in memory is gone.
+    /// nodelet's process ends and starts over: its in-memory state is gone.
     pub(crate) fn crash(&mut self) {
         let spec = self.node.spec().clone();
         self.runtime = runtime();
         self.node = Node::begin(&self.fs, spec);
     }
 
-    /// What nodelet finds to do about etcd.
+    /// What nodelet plans about etcd.
     pub(crate) fn plan(&mut self) -> Plan {
         self.inside(async |node| node.check().await)
     }
 
-    /// Lets it do that, until there is nothing more to do.
+    /// Runs that, until there is nothing more to do.
     pub(crate) fn settle(&mut self) -> RunEnd {
         self.inside(async |node| node.settle().await)
     }
 
-    /// The same, as often as the loop would: etcd takes no new member before its members have known each other
-    /// for a while.
+    /// The same, as often as the loop would: etcd takes no new member before its members have known each other for a
+    /// while.
     pub(crate) fn settled_in_time(&mut self) {
         let mut end = None;
         let done = within(PATIENCE, || {
@@ -276,7 +276,7 @@ impl Machine {
         assert!(done, "{end:?}\n{}", self.log());
     }
 
-    /// The same, and it fails: with this.
+    /// The same, and it fails with this.
     pub(crate) fn fails(&mut self) -> Fault {
         match self.settle() {
             RunEnd::Failed { fault, .. } => fault,
@@ -284,28 +284,28 @@ impl Machine {
         }
     }
 
-    /// The same, and it was done.
+    /// The same, and it succeeded.
     pub(crate) fn settled(&mut self) {
         let end = self.settle();
         assert!(matches!(end, RunEnd::Done), "{end:?}\n{}", self.log());
     }
 
-    /// A client of this machine's member, by its address: from everywhere.
+    /// A client of this machine's member, by its address: usable from everywhere.
     pub(crate) fn client(&self) -> Etcd {
         client_of(&self.fs, self.ip, self.node.spec())
     }
 
-    /// Whom this member counts.
+    /// The members in this member's list.
     pub(crate) fn members(&mut self) -> Vec<Member> {
         let client = self.client();
         let members = self.inside(async move |_| client.members().await);
         members.unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
     }
 
-    /// `etcdctl` with these words, against this member; what it prints.
+    /// `etcdctl` with these arguments, against this member; returns its output.
     ///
-    /// Asked again while a leader was lost, or nobody answers in time: what a member passed on to the one that died is
-    /// never answered, however soon there is another one. A write may so happen twice, with the same value.
+    /// Retried while a leader was lost, or nobody answers in time: a request that a member forwarded to a dead leader
+    /// is never answered, however soon there is another one. A write may thus happen twice, with the same value.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
         let mut said = self.ctl_tried(words);
         let unanswered = ["leader failure", "leader changed", "deadline exceeded"];
@@ -319,7 +319,7 @@ impl Machine {
         said.unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.log()))
     }
 
-    /// The same, and it is refused: what it says then.
+    /// The same, and it is refused; returns the message.
     pub(crate) fn refused(&self, words: &[&str]) -> String {
         match self.ctl_tried(words) {
             Ok(said) => panic!("{words:?}: {said}"),
@@ -327,12 +327,12 @@ impl Machine {
         }
     }
 
-    /// The same; its complaint when it does not succeed.
+    /// The same; its error if it does not succeed.
     pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
         self.ctl_fed(words, "")
     }
 
-    /// The same, of one that reads this text.
+    /// The same, with this standard input.
     pub(crate) fn ctl_fed(&self, words: &[&str], text: &str) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
         let at = self.fs.at("/tmp/words");
@@ -363,12 +363,12 @@ impl Machine {
         command
     }
 
-    /// Starts the unit, as a boot would.
+    /// Starts the unit, as at boot.
     pub(crate) fn start(&self) {
         self.systemctl("start");
     }
 
-    /// Stops it in order.
+    /// Stops it cleanly.
     pub(crate) fn stop(&self) {
         self.systemctl("stop");
     }
@@ -378,7 +378,7 @@ impl Machine {
         self.systemctl("kill");
     }
 
-    /// Whether its process is there, asked from elsewhere while the machine is worked on.
+    /// Whether its process exists, usable while the machine is busy.
     pub(crate) fn watched(&self) -> impl Fn() -> bool + Send + use<> {
         let pid = self.fs.at(format!("/run/fake-systemd/{}.pid", units::ETCD));
         move || {
@@ -388,7 +388,7 @@ impl Machine {
         }
     }
 
-    /// Writes, by whichever of these members takes it, from this machine; what is said where none does.
+    /// Writes through any of these members that accepts it, from this machine; the error if none does.
     pub(crate) fn writer(
         &self,
         to: &[IpAddr],
@@ -413,7 +413,7 @@ impl Machine {
         self.systemctl("show").contains("ActiveState=active")
     }
 
-    /// Kills it from within what runs on the machine.
+    /// Kills it from within a run on the machine.
     pub(crate) fn killer(&self) -> impl FnOnce() + Send + use<> {
         let fs = self.fs.clone();
         move || drop(systemctl(&fs, "kill"))
@@ -423,9 +423,9 @@ impl Machine {
         systemctl(&self.fs, verb)
     }
 
-    /// Puts so many MiB of values into etcd.
+    /// Puts this many MiB of values into etcd.
     pub(crate) fn fill(&self, mib: usize) {
-        // Below what one request may have; in a file, for an argument may have less.
+        // Below the limit of a request; in a file, because an argument's limit may be lower.
         let value = self.fs.at("/tmp/value");
         fs::write(&value, vec![b'x'; 1 << 20]).expect("write");
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
@@ -450,7 +450,7 @@ impl Machine {
         mount(tmpfs, &at, tmpfs, MsFlags::empty(), Some(size.as_str())).expect("mount");
     }
 
-    /// What systemd was told since the last question.
+    /// Calls to systemd since the last query.
     pub(crate) fn calls(&self) -> Vec<String> {
         let path = "/run/fake-systemd/calls";
         let text = self.fs.read_text(path, 1 << 20).expect("calls");
@@ -473,7 +473,7 @@ impl Machine {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Mounts a disk (in memory) there: for etcd, and in what nodelet reads of mounts.
+    /// Mounts a disk (in memory) there: for etcd, and in the mount table that nodelet reads.
     pub(crate) fn mount(&self, path: &str) {
         let at = self.fs.at(path);
         fs::create_dir_all(&at).expect("directory");
@@ -491,7 +491,7 @@ impl Machine {
         ));
     }
 
-    /// The disk there is not mounted; what is on it stays in the hands of who asked.
+    /// Unmounts the disk there; its content is kept for the caller.
     pub(crate) fn unmount(&self, path: &str) -> Unmounted {
         let at = self.fs.at(path);
         let aside = self.fs.at("/run/lab-disk");
@@ -534,7 +534,7 @@ fn systemctl(fs: &HostFs, verb: &str) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-/// A disk that is there and not mounted.
+/// An existing disk that is not mounted.
 pub(crate) struct Unmounted {
     aside: PathBuf,
     path: String,
@@ -567,7 +567,7 @@ fn runtime() -> Runtime {
         .expect("runtime")
 }
 
-/// Waits until something is so; what is waited for is said where it does not come.
+/// Waits until a condition holds; the failure names it.
 pub(crate) fn until(what: &str, so: impl FnMut() -> bool) {
     assert!(within(PATIENCE, so), "{what}: not within {PATIENCE:?}");
 }
@@ -583,7 +583,7 @@ fn within(longest: Duration, mut so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Copies a directory with all that is in it, as a person with root's rights does.
+/// Copies a directory with its content, with root's rights.
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("directory");
     let mode = fs::metadata(from).expect("mode").permissions().mode();

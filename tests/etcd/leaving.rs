@@ -1,4 +1,4 @@
-//! Who may leave etcd, and whose member is taken out by others.
+//! Which masters may leave etcd, and whose member is removed by others.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ fn gone(lab: &Lab, n: usize) -> EtcdGone {
     }
 }
 
-/// Tells the others that these are gone, and are masters no more.
+/// Tells the others that these are gone, and are no longer masters.
 fn name(lab: &mut Lab, machines: &[usize]) {
     let gone: Vec<EtcdGone> = machines.iter().map(|n| gone(lab, *n)).collect();
     for machine in &mut lab.machines {
@@ -48,7 +48,7 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     lab.settled();
     lab.machines[2].kill();
     let dead = lab.machines[2].host_id.to_string();
-    // While the two that are left elect a leader none of them is well.
+    // While the remaining two elect a leader neither of them is healthy.
     until("it says who is silent", || {
         let removal::RemovalEnd::Held(why) =
             lab.machines[0].inside(async |node| node.remove(false).await)
@@ -61,7 +61,7 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     assert!(lab.machines[0].is_up(), "and runs on");
     lab.machines[1].ctl(&["put", "a", "1"]);
     assert_eq!(lab.machines[1].members().len(), 3);
-    // When the dead one is back, it goes; the others have everything.
+    // When the dead one is back, it leaves; the others have everything.
     lab.machines[2].start();
     until("it goes", || {
         lab.machines[0].inside(async |node| node.remove(false).await) == removal::RemovalEnd::Done
@@ -71,7 +71,7 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
 }
 
-/// Whether the others can do without it is asked at the step itself as well: one may die in between.
+/// The quorum is checked at the step itself as well: a member may die in between.
 #[test]
 fn one_that_dies_after_the_first_question_holds_the_removal_at_the_step() {
     let mut lab = Lab::new("3.7.3", 3);
@@ -98,13 +98,13 @@ fn one_that_dies_after_the_first_question_holds_the_removal_at_the_step() {
     });
 }
 
-/// Once its member is out the master is none any more: an order that is taken back then comes too late.
+/// Once its member is out it is no longer a master: withdrawing the order then comes too late.
 #[test]
 fn a_removal_whose_member_is_out_goes_to_its_end() {
     let mut lab = Lab::new("3.7.3", 3);
     lab.settled();
     let asked = AtomicUsize::new(0);
-    // It stands when the member is about to leave, and never again.
+    // The order stands when the member is about to leave, and never again.
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::SeqCst) == 0;
     let master = &mut lab.machines[0];
     let end = master.inside(async |node| node.remove_while(false, &stands).await);
@@ -131,7 +131,7 @@ fn a_dead_member_is_taken_out_where_the_plane_named_it_and_by_the_leader_alone()
     let leader = leader(&mut lab);
     let (dead, other) = ((leader + 1) % 3, (leader + 2) % 3);
     lab.machines[dead].kill();
-    // Nobody named it: nobody touches it.
+    // No order names it: it stays.
     for n in [leader, other] {
         lab.machines[n].settled();
     }
@@ -151,7 +151,7 @@ fn a_dead_member_is_taken_out_where_the_plane_named_it_and_by_the_leader_alone()
     assert!(lab.machines[leader].plan().is_settled());
 }
 
-/// A member of its past is named by its id, and the one of today stays.
+/// A former member is named by its id, and the present one stays.
 #[test]
 fn an_order_by_id_means_that_member_only() {
     let mut lab = Lab::new("3.7.3", 3);

@@ -1,4 +1,4 @@
-//! Data that vanished. Nobody founds an empty cluster in the place of the real one.
+//! Lost data. No empty cluster is founded in the place of the real one.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use pf9_hostagent::nodelet::etcd::record;
 
 use crate::lab::{Lab, Machine, copy_tree, until};
 
-/// Moves the data of a stopped member away; answers where they are.
+/// Moves the data of a stopped member away; returns where.
 fn lose(machine: &Machine) -> std::path::PathBuf {
     machine.kill();
     let (data, aside) = (
@@ -55,7 +55,7 @@ fn a_lone_master_whose_data_vanished_founds_nothing_and_says_what_helps() {
     );
     assert!(!only.is_up());
     assert!(!only.fs.at(paths::ETCD_DATA).join("member").exists());
-    // Asked again and again it says the same.
+    // Every further pass gives the same fault.
     assert_eq!(only.fails().code, FaultCode::EtcdData);
     copy_tree(&aside, &only.fs.at(paths::ETCD_DATA));
     only.settled();
@@ -63,7 +63,7 @@ fn a_lone_master_whose_data_vanished_founds_nothing_and_says_what_helps() {
     assert_eq!(id_of(only), before);
 }
 
-/// The note of the member was lost with its data: what is left, the settings, tells that there was a cluster.
+/// The note of the member was lost with its data: what is left, the settings, shows that there was a cluster.
 #[test]
 fn without_the_note_of_it_a_lone_master_founds_nothing_either() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -110,7 +110,7 @@ fn a_disk_that_is_not_mounted_is_named_and_nothing_begins_in_its_place() {
     assert_eq!(only.ctl(&["get", "a"]), "a\n1\n");
 }
 
-/// What lies below the mount point is an older copy, of the same member.
+/// Below the mount point is an older copy, of the same member.
 #[test]
 fn an_older_copy_below_the_mount_is_not_started() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -148,12 +148,12 @@ fn a_founder_that_lost_its_data_comes_back_to_the_others_as_a_new_member() {
     assert_eq!(members.len(), 3);
     assert!(members.iter().all(|m| !m.is_learner), "{members:?}");
     assert!(lab.machines[2].plan().is_settled());
-    // Its data are its own: the next one that is lost is another one's.
+    // Its data are now its own: the next loss is another member's.
     lab.machines[1].kill();
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
 }
 
-/// A machine that was set up again knows of nothing, and was told to found.
+/// A reinstalled machine knows nothing, and has the order to found.
 #[test]
 fn a_founder_that_lost_everything_asks_the_others_before_it_founds() {
     let mut lab = Lab::new("3.6.16", 3);
@@ -188,7 +188,8 @@ fn a_member_whose_disk_is_missing_stays_a_member() {
     assert_eq!(lab.machines[0].members(), before);
 }
 
-/// Two of three are gone: with the old member out, one of two would be left. Nothing is done before another is back.
+/// Two of three are lost: with the old member removed, one of two would be left. Nothing is done before another one is
+/// back.
 #[test]
 fn without_a_quorum_of_the_others_a_lost_member_waits() {
     let mut lab = Lab::new("3.7.3", 3);

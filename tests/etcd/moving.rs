@@ -1,10 +1,10 @@
-//! Machines whose address changes while they are masters. Their members stay what they are, and are found again.
+//! Masters whose machine's address changes. Their members keep their identity, and are found again.
 
 use pf9_hostagent::model::EtcdMember;
 
 use crate::lab::{Lab, until};
 
-/// Whom the specs name, by the addresses that the machines have now.
+/// The members for the specs, at the machines' present addresses.
 fn members(lab: &Lab) -> Vec<EtcdMember> {
     let mut members = lab.machines[0].node.spec().etcd.members.clone();
     for machine in &lab.machines {
@@ -14,7 +14,7 @@ fn members(lab: &Lab) -> Vec<EtcdMember> {
     members
 }
 
-/// As the plane does, once root of the machine said where it is.
+/// As the plane does, once root of the machine reported its address.
 fn tell(lab: &mut Lab) {
     let members = members(lab);
     for machine in &mut lab.machines {
@@ -22,7 +22,7 @@ fn tell(lab: &mut Lab) {
     }
 }
 
-/// Where each member is expected, by the list of the first.
+/// Each member's peer address, by the list of the first.
 fn expected(lab: &mut Lab) -> Vec<(String, String)> {
     let members = lab.machines[0].members();
     let mut all: Vec<_> = members
@@ -47,7 +47,7 @@ fn a_master_with_another_address_is_found_by_the_others_and_keeps_its_data() {
     lab.machines[0].ctl(&["put", "a", "1"]);
     lab.machines[2].gets(13);
     tell(&mut lab);
-    // In any order: the others know nothing yet but a new line in their specs.
+    // In any order: for the others only a line in their specs has changed so far.
     for n in [2, 0, 1] {
         lab.machines[n].settled_in_time();
     }
@@ -61,7 +61,7 @@ fn a_master_with_another_address_is_found_by_the_others_and_keeps_its_data() {
     lab.machines[2].ctl(&["put", "a", "2"]);
 }
 
-/// The machine was off meanwhile: its etcd cannot even listen where it did.
+/// The machine was off meanwhile: its etcd cannot even listen at its old address.
 #[test]
 fn a_master_that_comes_back_at_another_address_starts_there() {
     let mut lab = Lab::new("3.7.3", 3);
@@ -100,8 +100,8 @@ fn a_lone_master_with_another_address_goes_on_with_its_data() {
     }
 }
 
-/// Without it the others have no quorum, so nobody can be told where it is: it starts there, reaches those that stayed,
-/// and tells them then.
+/// Without it the others have no quorum, so its new address cannot be recorded: it starts there, reaches those that
+/// stayed, and updates them then.
 fn those_that_moved_are_counted_again(moved: &[usize]) {
     let mut lab = Lab::new("3.7.3", u8::try_from(moved.len() + 1).expect("few"));
     lab.settled();
@@ -131,8 +131,8 @@ fn two_of_three_that_moved_at_once_start_where_they_are_and_are_counted_again() 
     those_that_moved_are_counted_again(&[1, 2]);
 }
 
-/// No member finds any other, and no spec mends that. What the plane says then does: the previous addresses, beside the
-/// new ones, and one after the other without.
+/// No member finds any other, and no spec repairs that. The plane's remedy does: the previous addresses, beside the new
+/// ones, then removed one after the other.
 #[test]
 fn masters_that_all_moved_at_once_follow_one_after_the_other_from_where_they_were() {
     let mut lab = Lab::new("3.7.3", 2);

@@ -1,5 +1,4 @@
-//! Members are restarted one at a time: what all masters are told in the same second costs nobody a
-//! write.
+//! Members restart one at a time: a change that reaches all masters in the same second loses no write.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,8 +11,8 @@ use pf9_hostagent::nodelet::run::RunEnd;
 
 use crate::lab::{Lab, Machine, Programs, client_of, until};
 
-/// Longest that a write may take with all its tries: an election on a busy machine. Three members that start
-/// together take longer, and writes fail meanwhile.
+/// Longest a write may take with all its retries: an election on a busy machine. Three members that restart together
+/// take longer, and writes fail meanwhile.
 const A_WRITE: Duration = Duration::from_secs(15);
 
 /// Longest until every member has had its turn.
@@ -27,7 +26,7 @@ fn three_and_one_that_left() -> Lab {
     lab
 }
 
-/// Whether the members at these addresses accept the machine that left.
+/// Whether the members at these addresses accept the former master.
 fn is_heard(lab: &mut Lab, at: &[IpAddr]) -> Vec<bool> {
     let left = lab.machines.last_mut().expect("it is there");
     let (fs, spec) = (left.fs.clone(), left.node.spec().clone());
@@ -45,7 +44,7 @@ fn members(lab: &Lab) -> Vec<IpAddr> {
     lab.machines[..3].iter().map(|m| m.ip).collect()
 }
 
-/// Tells all masters to refuse the machine that left.
+/// Orders all masters to refuse the former master.
 fn revoke(lab: &mut Lab) {
     let list = lab.pki.revoked(&[&lab.machines[3].fs]);
     tell(lab, &list);
@@ -58,14 +57,14 @@ fn tell(lab: &mut Lab, list: &str) {
     }
 }
 
-/// What was seen while something was done.
+/// Observations during a run.
 struct Watched {
     most_down: usize,
     writes: usize,
     slowest: Duration,
 }
 
-/// Lets every master's nodelet do what it finds, as often as its loop would, at the same time.
+/// Runs every master's nodelet as often as its loop would, concurrently.
 fn together(lab: &mut Lab) -> Watched {
     let up: Vec<_> = lab.machines[..3].iter().map(|m| m.watched()).collect();
     let mut write = lab.machines[0].writer(&members(lab));
@@ -112,7 +111,7 @@ fn together(lab: &mut Lab) -> Watched {
     }
 }
 
-/// As the loop does it: what was postponed is looked at again.
+/// As the loop does: postponed work is checked again.
 fn come_to_rest(machine: &mut Machine) {
     let end = Instant::now() + AT_REST;
     loop {
@@ -179,7 +178,7 @@ fn while_one_is_dead_nobody_stops_and_a_new_list_counts_at_once_all_the_same() {
     }
     assert_eq!(is_heard(&mut lab, &at[..2]), [false; 2]);
     lab.machines[1].ctl(&["put", "a", "1"]);
-    // One that is down asks nobody, and then it is the others' turn.
+    // A member that is down asks nobody, and then it is the others' turn.
     assert_eq!(together(&mut lab).most_down, 1, "one at a time");
     for machine in &mut lab.machines[..3] {
         assert!(machine.plan().is_settled());
@@ -200,7 +199,7 @@ fn without_a_quorum_everybody_who_is_down_starts() {
     }
 }
 
-/// A leader that gets no specs any more is taken out by another one, and nobody waits for it.
+/// A leader that gets no specs any more is removed by another one, and nobody waits for it.
 #[test]
 fn a_leader_whose_host_is_gone_is_taken_out_though_it_lives() {
     let mut lab = three_and_one_that_left();

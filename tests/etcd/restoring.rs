@@ -16,10 +16,10 @@ use crate::lab::{Lab, Machine, Programs, VERSIONS};
 
 const SNAPSHOT: &str = "/root/s.db";
 const KEYS: usize = 20;
-/// Somebody else's file on etcd's disk.
+/// A foreign file on etcd's disk.
 const SOMEBODYS: &str = "/var/lib/pf9/etcd/somebodys";
 
-/// What etcd says beside an answer.
+/// Header of an etcd answer.
 struct Head {
     cluster: u64,
     revision: i64,
@@ -81,7 +81,7 @@ fn restore() -> RestoreGoal {
     })
 }
 
-/// Steps as long as they can be taken.
+/// Takes steps as long as possible.
 pub(crate) fn go(machine: &mut Machine) -> Went {
     machine.inside(async |node| {
         let shelves = Shelves::default();
@@ -159,7 +159,7 @@ fn all_are_lost(count: u8) {
     whole(&mut lab, before);
 }
 
-/// Two of five still have theirs, and no quorum: with the restored one they are one cluster again.
+/// Two of five still have their data, and no quorum: with the restored one they are one cluster again.
 #[test]
 fn five_of_which_three_are_lost_are_one_cluster_again() {
     let mut lab = Lab::new("3.7.3", 5);
@@ -172,7 +172,7 @@ fn five_of_which_three_are_lost_are_one_cluster_again() {
         lose_the_data(machine);
     }
     ask(&lab.machines[0], restore());
-    // What runs without a quorum runs anyway: it stops before the new cluster begins.
+    // A member without a quorum still runs: it stops before the new cluster begins.
     assert!(matches!(go(&mut lab.machines[0]), Went::Waits(_)));
     for machine in &mut lab.machines[3..] {
         ask(machine, RestoreGoal::Rejoined);
@@ -196,7 +196,7 @@ fn five_of_which_three_are_lost_are_one_cluster_again() {
     whole(&mut lab, before);
 }
 
-/// A restore of what still runs: at no time do two clusters answer.
+/// A restore while members still run: at no time do two clusters answer.
 #[test]
 fn others_that_run_are_waited_for_and_keep_their_data_until_the_new_cluster_answers() {
     let mut lab = Lab::new("3.7.3", 3);
@@ -230,8 +230,8 @@ fn others_that_run_are_waited_for_and_keep_their_data_until_the_new_cluster_answ
     whole(&mut lab, before);
 }
 
-/// Joining is several looks: the others count it first, then it starts, then it has a vote. And etcd takes no
-/// new member before its members have known each other for a while.
+/// Joining takes several passes: the others add it first, then it starts, then it gets a vote. And etcd takes no new
+/// member before its members have known each other for a while.
 fn settles(machine: &mut Machine) {
     for _ in 0..5 {
         machine.settled_in_time();
@@ -255,7 +255,7 @@ fn whole(lab: &mut Lab, before: Head) {
     }
 }
 
-/// What is on a disk of its own stays there.
+/// A data directory on a disk of its own stays there.
 #[test]
 fn a_data_directory_that_is_a_mount_is_restored_within_it() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -272,13 +272,13 @@ fn a_data_directory_that_is_a_mount_is_restored_within_it() {
     assert!(names.iter().any(|n| n.starts_with("before-")), "{names:?}");
 }
 
-/// Has the machine do this when etcdutl is about to make the data.
+/// Lets the machine run this when etcdutl is about to make the data.
 fn before_each_restore(machine: &Machine, command: &str) {
     let real = Programs::of("3.7.3").dir;
     let dir = machine.fs.at("/wrapped");
     fs::create_dir_all(&dir).expect("directory");
     for name in ["etcd", "etcdctl"] {
-        // No link: the machine's root is another.
+        // Not a symlink: the machine's root differs.
         if !dir.join(name).exists() {
             fs::copy(real.join(name), dir.join(name)).expect("a copy");
         }
@@ -296,8 +296,8 @@ fn before_each_restore(machine: &Machine, command: &str) {
     machine.use_programs(&Programs { dir });
 }
 
-/// Somebody else writes to the disk while the new data are made: that is said, what was made goes, and the cluster has what
-/// it had. With room again it is restored.
+/// Another process fills the disk while the new data are made: that is reported, the new data are removed, and the
+/// cluster keeps the old ones. With room again the restore succeeds.
 #[test]
 fn a_disk_that_fills_in_the_middle_changes_nothing_and_is_said() {
     let mut lab = Lab::new("3.7.3", 1);
@@ -331,7 +331,7 @@ fn a_disk_that_fills_in_the_middle_changes_nothing_and_is_said() {
     all_keys_are_there(only);
 }
 
-/// Its tool would take it, and etcd would not start with it.
+/// Its tool would accept it, and etcd would not start with it.
 #[test]
 fn a_snapshot_of_a_newer_etcd_is_refused_before_anything_is_touched() {
     let newer = Lab::new("3.7.3", 1);
@@ -377,7 +377,7 @@ fn a_file_that_is_cut_empty_damaged_or_foreign_is_refused_and_nothing_is_touched
         let fault = refused(only);
         assert!(fault.why.contains(said), "{fault}");
     }
-    // A plain snapshot says of no cluster that it is its own.
+    // A plain snapshot does not name its cluster.
     put(only, &good);
     let RestoreGoal::Restored(mut source) = restore() else {
         unreachable!("it is one");
@@ -402,7 +402,7 @@ fn put(machine: &Machine, bytes: &[u8]) {
     fs::write(at, bytes).expect("write");
 }
 
-/// A restore of what is in the file is refused; etcd was told nothing and has what it had.
+/// The restore of this file is refused; etcd is untouched and has its old data.
 fn refused(machine: &mut Machine) -> pf9_hostagent::model::Fault {
     ask(machine, restore());
     let Went::Ended(Some(fault)) = go(machine) else {

@@ -1,5 +1,5 @@
-//! containerd of each minor that a configuration is written for, with that configuration: nodelet's own
-//! phases try it, write it, start the program with it, and compare what it says of itself by the CRI.
+//! containerd of each minor that a configuration is written for, with that configuration: nodelet's own phases test it,
+//! write it, start the program with it, and compare what it reports through the CRI.
 
 use std::thread;
 
@@ -13,8 +13,8 @@ use crate::lab::nri::{GIVES, Plugin};
 use crate::lab::protobuf::{Message, text_of};
 use crate::lab::{Lab, Machine, Programs, script};
 
-/// A stack that has this containerd, and nothing else that its phases ask for.
-fn manifest(containerd: &semver::Version) -> StackManifest {
+/// A stack of these versions, as far as phases ask.
+pub(crate) fn manifest(kubernetes: &str, containerd: &str, etcd: &str) -> StackManifest {
     let component = |name: &str, version: String| StackComponent {
         name: name.into(),
         version,
@@ -29,20 +29,20 @@ fn manifest(containerd: &semver::Version) -> StackManifest {
         schema: STACK_SCHEMA,
         name: "pf9-kube".into(),
         version: "1.37.2-1".into(),
-        kubernetes: semver::Version::new(1, 37, 2),
+        kubernetes: kubernetes.parse().expect("a version"),
         arch: "amd64".into(),
         archive: StackArchive {
             sha256: Digest::of(b"archive"),
             size: 1,
         },
         components: vec![
-            component("containerd", containerd.to_string()),
-            component("etcd", "3.7.3".into()),
+            component("containerd", containerd.into()),
+            component("etcd", etcd.into()),
         ],
         files: vec![StackFile {
             path: "bin/containerd".into(),
             mode: 0o755,
-            sha256: Digest::of(containerd.to_string().as_bytes()),
+            sha256: Digest::of(containerd.as_bytes()),
             size: 1,
             component: "containerd".into(),
         }],
@@ -60,15 +60,15 @@ fn manifest(containerd: &semver::Version) -> StackManifest {
     }
 }
 
-/// A machine on which nothing runs yet.
-fn machine<'a>(lab: &'a mut Lab, containerd: &semver::Version) -> &'a mut Machine {
+/// A machine on which nothing runs yet, that is to have this stack.
+pub(crate) fn machine(lab: &mut Lab, manifest: StackManifest) -> &mut Machine {
     let machine = &mut lab.machines[0];
-    machine.node.manifest = Some(manifest(containerd));
+    machine.node.manifest = Some(manifest);
     let stack = machine.node.spec().stack.dir_name();
     let current = machine.fs.at(paths::STACK_CURRENT);
     let unpacked = machine.fs.at(format!("{}/{stack}", paths::STACKS));
     std::os::unix::fs::symlink(current, unpacked).expect("link");
-    // What its processes may do is what this one may.
+    // Its processes' capabilities are this process's.
     let may = std::fs::read("/proc/self/status").expect("status");
     let attrs = Attrs::mode(0o644);
     machine
@@ -78,7 +78,7 @@ fn machine<'a>(lab: &'a mut Lab, containerd: &semver::Version) -> &'a mut Machin
     machine
 }
 
-/// Runs pods in it with the network of the machine: none of these needs another.
+/// Runs pods in the machine's network: none of these tests needs another.
 struct Pods {
     cri: Cri,
     pod: String,
@@ -109,7 +109,7 @@ impl Pods {
         Self { cri, pod, config }
     }
 
-    /// Makes a container in it that has this device.
+    /// Creates a container in it, with this device.
     async fn container(&self, device: Option<&str>) -> Result<String, String> {
         let mut container = Message::default()
             .inside(1, Message::default().text(1, "toy"))
@@ -143,7 +143,7 @@ impl Pods {
         for call in ["StopPodSandbox", "RemovePodSandbox"] {
             self.cri.call(call, pod()).await.expect(call);
         }
-        // Where they were: of each hierarchy, or the only one.
+        // Their previous groups: in each hierarchy, or the only one.
         let hierarchies = std::fs::read_dir("/sys/fs/cgroup").expect("control groups");
         let hierarchies = hierarchies.map(|entry| entry.expect("entry").path());
         for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
@@ -155,7 +155,7 @@ impl Pods {
     }
 }
 
-/// The control group of the pods.
+/// The cgroup of the pods.
 const GROUP: &str = "/pf9-tests";
 /// `NamespaceMode::NODE`.
 const NODE: u64 = 2;
@@ -163,8 +163,8 @@ const NODE: u64 = 2;
 const DEVICE: &str = r#"{"cdiVersion": "0.6.0", "kind": "pf9.local/toy",
   "devices": [{"name": "one", "containerEdits": {"env": ["GIVEN_BY_DEVICE=yes"]}}]}"#;
 
-/// The file is tried, written, started with and compared with what the runtime says of itself; then a
-/// container asks for a device of the machine, and a plugin for being let in.
+/// The file is tested, written, used for a start and compared with what the runtime reports; then a container requests
+/// a device of the machine, and a plugin registers.
 #[test]
 fn each_containerd_takes_our_file_and_lets_in_what_the_spec_says() {
     let all = Programs::containerds();
@@ -179,7 +179,8 @@ fn each_containerd_takes_our_file_and_lets_in_what_the_spec_says() {
             println!("containerd {version}, open: {open}");
             let bin = tempfile::tempdir().expect("directory");
             let mut lab = Lab::with(&programs.with_runc(bin.path()), 1);
-            let machine = machine(&mut lab, &version);
+            let manifest = manifest("1.37.2", &version.to_string(), "3.7.3");
+            let machine = machine(&mut lab, manifest);
             machine.node.spec_mut().runtime.cdi = open;
             machine.node.spec_mut().runtime.nri = open;
             machine.settled();

@@ -1,5 +1,4 @@
-//! A database that is as large as it may be: it comes out of that by itself when what is old makes room,
-//! and is explained when not.
+//! A database at its quota: it recovers on its own when compaction makes room, and is explained when not.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +9,18 @@ use pf9_hostagent::nodelet::etcd::upkeep::{self, Due};
 
 use crate::lab::{Lab, Machine, VERSIONS, until};
 
-/// The smallest that a spec may say: filled within seconds.
+/// The smallest quota a spec allows: filled within seconds.
 const QUOTA: u64 = 16 << 20;
-/// Of one value. Larger ones leave gaps in the file into which no other fits, more of them the slower the disk is.
+/// Size of one value. Larger ones leave gaps in the file into which no other fits, more of them the slower the disk is.
 const VALUE: usize = 4000;
 /// Values in one write.
 const TOGETHER: usize = 30;
 /// More writes than fit.
 const TOO_MANY: usize = 200;
-/// Longest that healing may take here.
+/// Longest that a repair may take here.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Masters whose quota is small, up.
+/// Running masters with a small quota.
 fn small(version: &str, count: u8) -> Lab {
     let mut lab = Lab::new(version, count);
     for machine in &mut lab.machines {
@@ -31,7 +30,7 @@ fn small(version: &str, count: u8) -> Lab {
     lab
 }
 
-/// Writes until etcd takes no more.
+/// Writes until etcd accepts no more.
 fn fill(machine: &Machine, key: impl Fn(usize) -> String) {
     let value = "x".repeat(VALUE);
     for n in 0..TOO_MANY {
@@ -39,7 +38,7 @@ fn fill(machine: &Machine, key: impl Fn(usize) -> String) {
         let puts: String = (0..TOGETHER)
             .map(|part| format!("put {key}/{part} {value}\n"))
             .collect();
-        // No condition; what is done; nothing otherwise.
+        // No condition; the writes; otherwise nothing.
         if let Err(why) = machine.ctl_fed(&["txn"], &format!("\n{puts}\n\n")) {
             assert!(why.contains("database space exceeded"), "{why}");
             return;
@@ -48,7 +47,7 @@ fn fill(machine: &Machine, key: impl Fn(usize) -> String) {
     panic!("it was never full");
 }
 
-/// What the nodelet of this master finds and does: one look. What it compacted stays in `compacted`.
+/// One pass of this master's nodelet: what it finds and does. What it compacted is kept in `compacted`.
 fn tend(
     machine: &mut Machine,
     peers: &[pf9_hostagent::host::etcd::Etcd],
@@ -71,14 +70,14 @@ fn tend(
     (due, fault)
 }
 
-/// Lets every master look until nobody finds anything; what was done, and what the last looks said.
+/// Runs passes on every master until nothing is found; returns what was done, and the faults of the last passes.
 fn tended(lab: &mut Lab, compacted: &mut [Option<u64>]) -> (Vec<Due>, Vec<Option<Fault>>) {
     let (mut done, end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
         let mut faults = Vec::new();
         let before = done.len();
         for (n, compacted) in compacted.iter_mut().enumerate() {
-            // New ones: each look has a runtime of its own, and connections do not outlive theirs.
+            // New ones: each pass has a runtime of its own, and connections do not outlive theirs.
             let peers: Vec<_> = lab.machines.iter().map(Machine::client).collect();
             let (due, fault) = tend(&mut lab.machines[n], &peers, compacted);
             done.extend((due != Due::Nothing).then_some(due));
@@ -91,7 +90,7 @@ fn tended(lab: &mut Lab, compacted: &mut [Option<u64>]) -> (Vec<Due>, Vec<Option
     }
 }
 
-/// The same, until nothing is wrong any more: members compact each in its own time.
+/// The same, until no fault is left: members compact each in its own time.
 fn healed(lab: &mut Lab, compacted: &mut [Option<u64>]) -> Vec<Due> {
     let (mut all, end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
@@ -171,7 +170,7 @@ fn three_members_are_defragmented_one_after_the_other_the_leader_last() {
     lab.machines[2].ctl(&["put", "again", "1"]);
 }
 
-/// What the disk did is read from the real metrics.
+/// The disk's latency is read from the real metrics.
 #[test]
 fn the_time_of_the_disk_is_known() {
     for version in VERSIONS {

@@ -1,5 +1,5 @@
-//! Which etcd may go on with the data of which. What the gate refuses is tried for real on a copy and
-//! does not come up; what it allows, or makes ready, does.
+//! Which etcd works with whose data. What the gate refuses is tried for real on a copy and does not start; what it
+//! allows, or prepares, does.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use semver::Version;
 
 use crate::lab::{Lab, Machine, Programs, copy_tree, until};
 
-/// Longest that a member may take to come up, or to give up.
+/// Longest that a member may take to start, or to give up.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at one.
+/// Between two polls of one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn v(text: &str) -> Version {
@@ -37,8 +37,8 @@ fn lowered_to(minor: u64) -> Gate {
     Gate::Prepare(Lowering::To(Version::new(3, minor, 0)))
 }
 
-/// Tried again as the loop does: while another master makes its data ready, the cluster works as the minor
-/// before, and nobody else may.
+/// Retried as the loop does: while another master prepares its data, the cluster works as the previous minor, and
+/// nobody else may.
 fn prepare(machine: &mut Machine, has: &str, wants: &str) {
     let (has, wants) = (v(has), v(wants));
     let end = Instant::now() + PATIENCE;
@@ -73,14 +73,14 @@ fn works_as(machine: &Machine, minor: u64) {
     }
 }
 
-/// Waits until nothing speaks against the next etcd but what can be made ready for it.
+/// Waits until nothing blocks the next etcd but what can be prepared for it.
 fn open_for(machine: &mut Machine, has: &str, wants: &str) {
     until("the next etcd is let in", || {
         !matches!(gate(machine, has, wants), Gate::Refused(_))
     });
 }
 
-/// The next start is by this etcd, and it comes up.
+/// The next start uses this etcd, and it comes up.
 fn goes_on_with(machine: &mut Machine, version: &str) {
     machine.stop();
     machine.use_programs(&Programs::of(version));
@@ -88,8 +88,7 @@ fn goes_on_with(machine: &mut Machine, version: &str) {
     machine.settled();
 }
 
-/// This etcd is started with a copy of the data and gives up. The data stay as they were; `has` runs
-/// again afterwards.
+/// This etcd is started with a copy of the data and gives up. The data stay as they were; `has` runs again afterwards.
 fn really_refuses(machine: &mut Machine, has: &str, version: &str) {
     machine.stop();
     let (dir, aside) = (machine.fs.at(paths::ETCD_DATA), machine.fs.at("/tmp/aside"));
@@ -113,8 +112,7 @@ fn really_refuses(machine: &mut Machine, has: &str, version: &str) {
     goes_on_with(machine, has);
 }
 
-/// From 3.5 to 3.7 and back: every step that the gate refuses is made for real, and every one that it
-/// allows.
+/// From 3.5 to 3.7 and back: every step that the gate refuses is tried for real, and every one that it allows.
 #[test]
 fn one_minor_at_a_time_up_and_down_again() {
     let mut lab = Lab::new("3.5.35", 1);
@@ -126,7 +124,7 @@ fn one_minor_at_a_time_up_and_down_again() {
     let said = refusal(gate(only, "3.5.35", "3.7.3"));
     assert!(said.contains("a stack with etcd 3.6 first"), "{said}");
     really_refuses(only, "3.5.35", "3.7.3");
-    // The patch release counts, whatever the data are like.
+    // The patch release counts, whatever the data contain.
     let said = refusal(gate(only, "3.5.25", "3.6.16"));
     assert!(said.contains("a newer etcd 3.5"), "{said}");
     assert_eq!(gate(only, "3.5.35", "3.6.16"), Gate::Open);
@@ -164,8 +162,8 @@ fn one_minor_at_a_time_up_and_down_again() {
     assert_eq!(only.ctl(&["get", "a"]), "a\n1\n");
 }
 
-/// Each of three prepares its own data at the same time; nobody stands still for it, and a master that
-/// has not come to 3.6 yet holds the others up.
+/// Each of three prepares its own data at the same time; none waits for another, except that a master still below 3.6
+/// holds the others up.
 #[test]
 fn three_masters_go_together() {
     let mut lab = Lab::new("3.5.35", 3);
@@ -186,7 +184,7 @@ fn three_masters_go_together() {
     for machine in &mut lab.machines {
         works_as(machine, 6);
         machine.calls();
-        // Each is told on its own.
+        // Each gets its order separately.
         open_for(machine, "3.6.16", "3.7.3");
     }
     for (has, wants, minor) in [("3.6.16", "3.7.3", 7), ("3.7.3", "3.6.16", 6)] {
@@ -207,7 +205,7 @@ fn three_masters_go_together() {
     }
 }
 
-/// What etcd itself says of its numbers is what its files say.
+/// The numbers that etcd reports are those in its files.
 #[test]
 fn the_files_say_what_etcd_says() {
     for version in crate::lab::VERSIONS {

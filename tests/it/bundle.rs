@@ -1,5 +1,5 @@
-//! The program `pf9ctl` makes a support bundle of a machine with full logs: to a pipe, within its memory, while they
-//! grow. Run as root, as all of scripts/test is.
+//! The program `pf9ctl` makes a support bundle of a machine with full logs: to a pipe, within its memory limit, while
+//! they grow. Run as root, as all of scripts/test is.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -16,9 +16,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixListener;
 
-/// What a bundle may take, whatever the logs have.
+/// Memory limit of a bundle, however large the logs.
 const MEMORY_MAX: u64 = 32 * 1024 * 1024;
-/// Pages of a program that was not optimised, beside those of one that was: the kernel's to take back.
+/// Additional pages of an unoptimised program: the kernel can reclaim them.
 const UNOPTIMISED: u64 = if cfg!(debug_assertions) {
     20 * 1024 * 1024
 } else {
@@ -90,7 +90,7 @@ fn a_bundle_of_full_logs_is_had_within_its_memory_and_while_they_grow() {
     whole_and_within_its_memory(&tar);
 }
 
-/// What is in it, and what making it took.
+/// Its content, and the memory used.
 fn whole_and_within_its_memory(tar: &[u8]) {
     let mut names = Vec::new();
     let mut manifest = Value::Null;
@@ -115,11 +115,11 @@ fn whole_and_within_its_memory(tar: &[u8]) {
     assert!(peak < MEMORY_MAX + UNOPTIMISED, "{peak} bytes");
 }
 
-/// A program that was not optimised, on a machine that compiles beside it.
+/// An unoptimised program, on a machine that compiles beside it.
 const PATIENCE: Duration = Duration::from_secs(300);
 const ID: &str = "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11";
 
-/// The plane behind comms' socket: one call, answered with this status, its body whole before that or not at all.
+/// The plane behind comms' socket: one call, answered with this status, after its whole body was read or none of it.
 async fn plane(root: &Path, status: u16, reads: bool) -> tokio::task::JoinHandle<(String, Bytes)> {
     let at = root.join("run/pf9/plane.sock");
     fs::create_dir_all(at.parent().expect("parent")).expect("dir");
@@ -145,7 +145,7 @@ async fn plane(root: &Path, status: u16, reads: bool) -> tokio::task::JoinHandle
                 told.send((line, body)).await.expect("heard");
                 let said = match status {
                     204 => String::new(),
-                    _ => r#"{"code": "not-found", "what": "no bundle", "why": "nobody asked for it", "fix": ""}"#.to_owned(),
+                    _ => r#"{"code": "not-found", "what": "no bundle", "why": "it was never ordered", "fix": ""}"#.to_owned(),
                 };
                 let answer = Response::builder().status(status);
                 Ok(answer.body(Full::new(Bytes::from(said))).expect("answer"))
@@ -194,7 +194,7 @@ async fn one_that_the_plane_asked_for_goes_to_it_as_it_is_made_within_its_memory
     let reader = opened.decrypt(std::iter::once(&key as &dyn age::Identity));
     let tar = zstd::decode_all(reader.expect("for this key")).expect("whole, and compressed");
     whole_and_within_its_memory(&tar);
-    // Nothing of it on this machine's disk.
+    // No part of it is left on this machine's disk.
     let left: Vec<_> = fs::read_dir(root.join("run/pf9"))
         .expect("list")
         .map(|e| e.expect("entry").file_name())
@@ -212,7 +212,7 @@ async fn what_the_plane_says_to_one_that_it_did_not_ask_for_is_said() {
     plane.await.expect("a call");
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
     assert!(
-        !made.status.success() && said.contains("nobody asked for it"),
+        !made.status.success() && said.contains("it was never ordered"),
         "{said}"
     );
     // And where nobody listens.
@@ -220,12 +220,12 @@ async fn what_the_plane_says_to_one_that_it_did_not_ask_for_is_said() {
     let made = sends(root, &key).await;
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
     assert!(
-        !made.status.success() && said.contains("nobody answers"),
+        !made.status.success() && said.contains("no answer on"),
         "{said}"
     );
 }
 
-/// A body that only ended would look whole, and be kept.
+/// A body that just ended would look complete, and be kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_broken_off_does_not_look_whole() {
     let dir = tempfile::tempdir().expect("tempdir");

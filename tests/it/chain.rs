@@ -1,5 +1,4 @@
-//! The whole chain but the effects: the real plane, the real tunnel, the real hostagent; only
-//! nodelet is a fake.
+//! The whole chain without the effects: the real plane, the real tunnel, the real hostagent; only nodelet is a fake.
 
 mod delta;
 mod planted;
@@ -146,7 +145,7 @@ impl Plane {
     }
 }
 
-/// Where operators look after clusters.
+/// The clusters API of operators.
 const CLUSTERS: &str = "/qbert/v4/{project}/clusters";
 
 impl Plane {
@@ -156,8 +155,7 @@ impl Plane {
         identity::save(fs, &enrolled.expect("enrolled"), &Owners::current_user()).expect("save");
     }
 
-    /// A stack with a file of this size, and a cluster that runs it; answers the cluster's id and the
-    /// stack's digest.
+    /// A stack with a file of this size, and a cluster that runs it; returns the cluster's id and the stack's digest.
     async fn cluster(&self, size: usize) -> (String, Digest) {
         let dir = tempfile::tempdir().expect("tempdir");
         let (manifest, archive) = make_stack("1.37.2-1", size);
@@ -239,7 +237,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     plane.operator(Method::POST, &attach, Some(&hosts)).await;
 
     node.until(|n| n.specs.last().cloned()).await;
-    // When it begins to come, and when it is whole.
+    // When it begins to arrive, and when it is complete.
     node.until(|n| (n.wakes > 1).then_some(())).await;
     assert!(fs.at(stack::staged_archive(&digest)).exists());
 
@@ -279,7 +277,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
         .until(host, |s| s.state == NodeState::Ok && is_master(s))
         .await;
 
-    // The plane is away while the host restarts; later it is back.
+    // The plane is down while the host restarts; later it is back.
     let address = plane.server.address();
     daemons.stop().await;
     plane.server.stop().await;

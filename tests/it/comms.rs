@@ -1,5 +1,5 @@
-//! comms against peers at the other end of real sockets: planes that go away and come back, that
-//! are busy, that ask for more than they may.
+//! comms against peers at the other end of real sockets: planes that go down and come back, that are busy, that ask for
+//! more than they may.
 
 mod peer;
 mod renewal;
@@ -113,7 +113,7 @@ async fn a_plane_that_goes_away_costs_no_request_and_cuts_no_stream() {
 
     let fs = world.fs.clone();
     let long = tokio::spawn(async move { get(&fs, "/long").await });
-    // Whichever session it is on: that peer goes away first.
+    // Whichever session carries it: that peer goes down first.
     let on_a = within(async {
         tokio::select! {
             _ = a.until(|s| s.long_begun == 1) => true,
@@ -124,7 +124,7 @@ async fn a_plane_that_goes_away_costs_no_request_and_cuts_no_stream() {
     let (mut first, mut second) = if on_a { (a, b) } else { (b, a) };
     first.release(3);
 
-    // Requests all the time, each on a stream of its own.
+    // Continuous requests, each on a stream of its own.
     let mut loops = JoinSet::new();
     let over = CancellationToken::new();
     for _ in 0..4 {
@@ -218,7 +218,7 @@ async fn one_endpoint_is_one_session_and_a_stop_lets_it_finish() {
     assert_eq!(peer.state().sessions.len(), 1);
 }
 
-/// The node sees to it that the plane could read everything; nothing waits for that.
+/// The node ensures that the plane could read everything; nothing waits for that.
 #[tokio::test]
 async fn a_session_that_is_over_is_replaced_at_once_although_the_plane_does_not_end_it() {
     let world = World::new();
@@ -226,7 +226,7 @@ async fn a_session_that_is_over_is_replaced_at_once_although_the_plane_does_not_
     peer.mute_once();
     world.enrol(&[&peer]);
     let comms = Comms::start(&world.fs).await;
-    // Far less than what the old connection is kept for.
+    // Far less than the time the old connection is kept.
     let soon = tokio::time::timeout(PATIENCE / 3, async {
         peer.until(|s| s.muted == 1 && s.sessions.len() == 1).await;
         let one = |s: &TunnelStatus| match s.sessions.as_slice() {
@@ -241,8 +241,7 @@ async fn a_session_that_is_over_is_replaced_at_once_although_the_plane_does_not_
     comms.stop().await;
 }
 
-/// comms whose every try was refused, with this code; at least and at most how many seconds each
-/// slot waits until the next.
+/// comms with every attempt refused with this code; the shortest and longest wait in seconds of each slot.
 async fn refused(world: &World, code: FaultCode) -> (Comms, Vec<(f64, f64)>) {
     let before = Timestamp::now();
     let comms = Comms::start(&world.fs).await;
@@ -288,7 +287,7 @@ async fn a_busy_plane_is_waited_for_and_said_so() {
     late.busy(1_000_000);
     world.enrol(&[&soon, &late]);
     let (comms, bounds) = refused(&world, FaultCode::PlaneBusy).await;
-    // The wish, and up to a second of jitter; a wish beyond ten minutes is ten minutes.
+    // The requested wait, and up to a second of jitter; a request beyond ten minutes is ten minutes.
     for ((least, most), wish) in bounds.into_iter().zip([7.0, 600.0]) {
         assert!(most >= wish && least <= wish + 1.0, "{least} {most}");
     }
@@ -366,8 +365,7 @@ async fn the_tunnel_shows_its_streams_and_measures_itself() {
     comms.stop().await;
 }
 
-/// Neither its log nor its tickets can be written, and a program that holds neither open can reach
-/// both ways anyway.
+/// Neither its log nor its tickets can be written, and a program that has neither open can connect both ways anyway.
 #[tokio::test]
 async fn a_disk_that_takes_nothing_does_not_stop_the_tunnel() {
     let world = World::new();
@@ -380,7 +378,7 @@ async fn a_disk_that_takes_nothing_does_not_stop_the_tunnel() {
         .fs
         .write(list_at, list.as_bytes(), &Attrs::mode(0o644))
         .expect("write");
-    // For root too: nothing can be written below a file.
+    // Also for root: nothing can be created below a file.
     for dir in ["/var/log/pf9/comms", paths::COMMS_STATE] {
         drop(std::fs::remove_dir_all(world.fs.at(dir)));
         let attrs = Attrs::mode(0o600);

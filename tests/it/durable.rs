@@ -1,9 +1,8 @@
-//! What a program asks of the kernel for one small file: that its text is on the disk before it has
-//! its name, and that the name is.
+//! A program's system calls for one small file: its text is on disk before it has its name, and the name is.
 //!
-//! No test that only reads files can see that: after a kill the kernel has everything, only a lost
-//! machine tells. `strace` (scripts/test installs it) shows the calls of a whole program.
-//! Run as root, as all of scripts/test is: `pf9ctl identity note` is root's.
+//! No test that only reads files can see that: after a kill the kernel has everything, only a lost machine shows it.
+//! `strace` (scripts/test installs it) records the calls of a whole program. Run as root, as all of scripts/test is:
+//! `pf9ctl identity note` needs root.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! The way to a real plane: through a proxy, with tickets, with what an operator asks of TLS.
+//! The way to a real plane: through a proxy, with tickets, with the operator's TLS settings.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl Host {
     }
 }
 
-/// Goes to the first endpoint, as `pf9ctl proxy test` does.
+/// Connects to the first endpoint, as `pf9ctl proxy test` does.
 async fn go(route: &TunnelRoute) -> Result<(), Fault> {
     let endpoint = &route.endpoints()[0];
     let mut journey = Journey::default();
@@ -170,7 +170,7 @@ async fn a_host_enrols_and_tunnels_through_a_proxy_that_wants_a_password() {
     })
     .await;
 
-    // A test of the way goes the same way, and leaves the tunnel alone.
+    // A test of the way uses the same way, and does not disturb the tunnel.
     go(&host.route()).await.expect("the plane knows this host");
     assert_eq!(state().await, TunnelState::Connected { since });
     let targets = proxy.targets();
@@ -181,7 +181,7 @@ async fn a_host_enrols_and_tunnels_through_a_proxy_that_wants_a_password() {
     plane.server.stop().await;
 }
 
-/// The tunnel and enrolment say the same about the same proxy.
+/// The tunnel and enrolment report the same fault about the same proxy.
 #[tokio::test]
 async fn a_proxy_that_does_not_let_through_is_named_by_tunnel_and_enrolment() {
     let plane = Plane::start(None).await;

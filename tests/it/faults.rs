@@ -1,4 +1,4 @@
-//! Programs of their own that are broken where their environment says (`src/seam.rs`).
+//! Separate programs that are broken where their environment says (`src/seam.rs`).
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -32,8 +32,8 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Each point in turn until the program passes fewer: its note is whole or not there, another run makes it, and what
-/// is left says by its name that nothing comes of it.
+/// Each point in turn until the program passes fewer: its note is complete or absent, another run writes it, and
+/// leftovers are recognisable by name.
 #[test]
 fn a_program_broken_anywhere_leaves_its_note_whole_or_none() {
     for fault in ["kill", "power", "torn", "5", "28"] {
@@ -50,7 +50,7 @@ fn a_program_broken_anywhere_leaves_its_note_whole_or_none() {
             let first = whole(&at);
             if ended.status.success() {
                 assert_ne!(first, serde_json::Value::Null, "{fault} {point}");
-                // A reading of the clock cannot be refused.
+                // A read of the clock cannot fail.
                 if point > 12 {
                     break;
                 }
@@ -75,7 +75,7 @@ fn a_program_broken_anywhere_leaves_its_note_whole_or_none() {
     }
 }
 
-/// The packager checks, whatever a build was called.
+/// The packager checks, whatever a build is called.
 #[test]
 fn a_program_that_can_be_broken_is_packed_by_nobody() {
     let programs = tempfile::tempdir().expect("tempdir");

@@ -178,7 +178,7 @@ async fn a_plane_that_forgot_is_told_so_and_the_spec_stays() {
         bed.node.read(|n| n.specs.iter().all(|s| *s == n.specs[0])),
         "nodelet saw nothing of it"
     );
-    // The right backup was found: that is over.
+    // The right backup was found: the fault is over.
     bed.plane.offer(bed.sign(5, bed.worker(&bed.no_stack())));
     refused(None).await;
     let events = |p: &plane::PlaneSide| {
@@ -213,7 +213,7 @@ async fn without_the_plane_the_last_spec_is_handed_on_and_events_wait() {
     let _agent = bed.start().await;
     bed.plane
         .until(|p| {
-            // What the first run told may be told again; only new ids count.
+            // Events of the first run may be sent again; only new ids count.
             let (old, new) = p.events.split_at_checked(known)?;
             let starts = new.iter().filter(|e| e.kind == "agent-started");
             let ids: std::collections::BTreeSet<_> = starts
@@ -223,7 +223,7 @@ async fn without_the_plane_the_last_spec_is_handed_on_and_events_wait() {
             (ids.len() == 2).then_some(())
         })
         .await;
-    // At least once: what was told twice is the same event, and no id stands for two.
+    // At least once: what was sent twice is the same event, and no id stands for two.
     let told = bed.plane.read(|p| p.events.clone());
     for event in &told {
         let mut same_id = told.iter().filter(|e| e.id == event.id);
@@ -262,7 +262,7 @@ async fn a_damaged_stored_spec_is_put_aside_and_said() {
     bed.plane
         .until(|p| p.event("spec-quarantined").map(drop))
         .await;
-    // The plane's newest comes in again.
+    // The plane's newest spec arrives again.
     bed.node
         .until(|n| {
             (n.specs.last() == Some(&bed.sign(2, bed.worker(&bed.no_stack())))).then_some(())
@@ -352,7 +352,7 @@ async fn a_stack_is_fetched_through_cuts_and_staged() {
     bed.node.until(|n| (n.wakes > 0).then_some(())).await;
 
     // Another stack: what was staged for the first one goes.
-    let next = bed.publish("1.20.3-1", 1_000);
+    let next = bed.publish("1.36.4-1", 1_000);
     bed.plane.offer(bed.sign(2, bed.worker(&next)));
     bed.plane
         .until(|p| {
@@ -384,7 +384,7 @@ async fn the_archive_of_a_stack_that_does_not_fit_is_not_fetched() {
     let reason = bed.plane.until(|p| p.reason(FaultCode::StackUnfit)).await;
     let words = "Kubernetes 1.33 is not supported";
     assert!(reason.to_string().contains(words), "{reason}");
-    // nodelet is told, so that it looks at the manifest and says so too.
+    // nodelet is woken, so that it checks the manifest and reports the same.
     bed.node.until(|n| (n.wakes > 0).then_some(())).await;
     assert_eq!(bed.plane.read(|p| p.ranges.len()), 0);
     assert!(bed.fs.at(stack::staged_manifest(&stack.manifest)).exists());
@@ -451,13 +451,13 @@ async fn a_wrong_archive_and_a_wrong_manifest_are_said_and_never_staged() {
 async fn a_disk_that_takes_nothing_does_not_stop_reporting() {
     let bed = Bed::new();
     let stack = bed.publish("1", 10_000);
-    // Directories that cannot be made: for root too, nothing can be written below a file.
+    // Directories that cannot be created: even root can create nothing below a file.
     for dir in [paths::STAGING, "/var/opt/pf9/hostagent/events"] {
         bed.fs.write(dir, b"", &Attrs::mode(0o600)).expect("block");
     }
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&stack)));
-    // Both are said, whichever is found first.
+    // Both are reported, whichever is found first.
     bed.plane
         .until(|p| {
             let last = p.statuses.last()?;

@@ -1,5 +1,5 @@
-//! One identity and who may use it: the real plane, and machines with the real comms, hostagent and
-//! nodelet, each below a root of its own. The plane's keys change under them; disks are copied.
+//! One identity and who may use it: the real plane, and machines with the real comms, hostagent and nodelet, each below
+//! a root of its own. The plane's keys are rotated meanwhile; disks are copied.
 
 use std::path::Path;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Plane {
         self.admin(Method::POST, "/keys", &wanted).await
     }
 
-    /// Waits until so many hosts are ready for the next step of this kind.
+    /// Waits until this many hosts are ready for the next step of this kind.
     async fn ready(&self, kind: &str, hosts: u64) -> Value {
         within(async {
             loop {
@@ -96,7 +96,7 @@ impl Plane {
             .expect("host")
     }
 
-    /// Waits until the host is known as wanted.
+    /// Waits until the plane knows the host as wanted.
     async fn until(&self, host: HostId, wanted: impl Fn(&Value) -> bool) -> Value {
         within(async {
             loop {
@@ -165,7 +165,7 @@ impl Machine {
         let stop = CancellationToken::new();
         let mut group = TaskGroup::new(stop.clone());
         let mut config = Config::default();
-        // What the plane has to say comes with the answer to a status.
+        // The plane's news comes with the answer to a status.
         config.hostagent.status_s = 1;
         let fs = || self.fs.clone();
         let nodelet = tokio::spawn(keep_nodelet(fs(), config.clone(), stop.clone()));
@@ -184,7 +184,7 @@ impl Machine {
     }
 }
 
-/// nodelet, and again when it ended for want of work: its socket would start it.
+/// Runs nodelet, and restarts it when it ended idle, as its socket would.
 pub(crate) async fn keep_nodelet(fs: HostFs, config: Config, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let mut group = TaskGroup::new(stop.child_token());
@@ -225,7 +225,7 @@ impl Daemons {
         client.get("/v1/status", PATIENCE).await.expect("status")
     }
 
-    /// What a daemon says, once it is as wanted; not all of them have a long-poll.
+    /// A daemon's status, once it is as wanted; not all of them have a long-poll.
     async fn until<T, U>(&self, socket: &str, look: impl Fn(T) -> Option<U>) -> U
     where
         T: serde::de::DeserializeOwned,
@@ -255,7 +255,7 @@ impl Daemons {
         .await
     }
 
-    /// Why the plane does not let this machine in.
+    /// Why the plane refuses this machine.
     async fn refused(&self) -> Fault {
         self.until(paths::COMMS_SOCKET, |s: TunnelStatus| s.last_fault)
             .await
@@ -293,7 +293,7 @@ async fn a_signing_key_is_replaced_and_nobody_enrols_again() {
     let second = announced[0]["next"].clone();
     assert_ne!(first, second);
     plane.ready("signing", 1).await;
-    // One was away: nothing goes on over its head.
+    // One was away: the rotation waits for it.
     let waits = plane
         .keys("take-over", "signing")
         .await
@@ -319,11 +319,11 @@ async fn a_signing_key_is_replaced_and_nobody_enrols_again() {
     for id in [host, other] {
         plane.until(id, alone).await;
     }
-    // All of it on the session of the beginning.
+    // All of it on the first session.
     assert_eq!(daemons.up().await, since);
     let status: TunnelStatus = daemons.get(paths::COMMS_SOCKET).await;
     assert_eq!(status.sessions[0].reconnects, 0);
-    // And what is on the disk is trusted by the next run.
+    // The next run trusts what is on the disk.
     daemons.stop().await;
     let again = here.start().await;
     plane
@@ -359,8 +359,8 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
         .expect_err("one needs it");
     assert_eq!(refused.code, FaultCode::KeysHostsWait);
     assert!(refused.why.contains(&host.to_string()), "{refused}");
-    // The session that runs is not touched; the next one meets the new authority, and by that the
-    // host has a certificate of it, though its own would have been good for long.
+    // The running session is not touched; the next one meets the new authority, and thereby gets a certificate from it,
+    // although its own would have been valid for long.
     daemons.stop().await;
     let shown = || std::fs::read(machine.fs.at(paths::HOST_CERT)).expect("certificate");
     let before = shown();
@@ -398,10 +398,10 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
     plane.server.stop().await;
 }
 
-/// The note of which machine this is, lost or cut: said, and rewritten from what the plane noted when
-/// the machine enrolled, not from what the machine is now.
+/// The note of the machine's identity, lost or truncated: reported, and rewritten from what the plane recorded when the
+/// machine enrolled, not from the present machine.
 #[tokio::test]
-async fn a_lost_note_of_the_machine_is_said_and_comes_back_from_the_plane() {
+async fn a_lost_note_of_the_machine_is_reported_and_restored_by_the_plane() {
     let plane = Plane::start().await;
     let machine = Machine::new("52:54:00:00:00:01");
     machine.enrol(&plane, &plane.token().await).await;
@@ -451,7 +451,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     let plan = nodelet.get::<Value>("/v1/plan", PATIENCE).await;
     let no_plan = plan.expect_err("nothing would be done").fault("plan");
     assert_eq!(no_plan.why, said.why);
-    // The plane says so with the same words, and so does the original, which goes on.
+    // The plane reports it with the same words, and so does the original, which continues.
     let known = plane.until(host, |h| !h["pf9"]["copy"].is_null()).await;
     assert_eq!(known["pf9"]["copy"]["fault"]["why"], said.why.as_str());
     let warns = |s: HostStatus| {
@@ -474,7 +474,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
         FaultCode::HostConnected
     );
 
-    // It was no copy: the disk moved. The old machine is gone, and a person says so.
+    // It was no copy: the disk moved. The old machine is gone, and a person confirms the new one.
     daemons.stop().await;
     clone.stop().await;
     plane.until(host, |h| h["pf9"]["connected"] == false).await;
@@ -487,7 +487,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     plane.until(host, |h| h["pf9"]["copy"].is_null()).await;
     let free = |s: NodeStatus| s.reason.is_none().then_some(());
     moved.until(paths::NODELET_SOCKET, free).await;
-    // Once: the machine it was before is the copy now.
+    // Once: the previous machine is the copy now.
     let before = original.start().await;
     assert_eq!(before.refused().await.code, FaultCode::IdentityCopied);
     before.stop().await;
@@ -521,7 +521,7 @@ async fn a_full_clone_shows_itself_by_its_old_ticket() {
     assert_eq!(daemons.up().await, since, "the original was not disturbed");
     let known = plane.until(host, |h| !h["pf9"]["copy"].is_null()).await;
     assert_eq!(known["pf9"]["connected"], true);
-    // The order is for good, also when nobody says it again.
+    // The order stays in force, even if it is not repeated.
     clone.stop().await;
     let again = copy.start().await;
     assert_eq!(again.holds().await.why, said.why);
@@ -531,13 +531,13 @@ async fn a_full_clone_shows_itself_by_its_old_ticket() {
 }
 
 #[tokio::test]
-async fn a_crash_between_a_tickets_handing_out_and_storing_locks_nobody_out() {
+async fn a_crash_before_storing_a_ticket_locks_nobody_out() {
     let plane = Plane::start().await;
     let machine = Machine::new("52:54:00:00:00:01");
     machine.enrol(&plane, &plane.token().await).await;
     let tickets = machine.fs.at(paths::TICKETS);
     let mut stored: Option<Vec<u8>> = None;
-    // The first is lost, then one that is stored, then two in a row are lost.
+    // The first is lost, then one is stored, then two in a row are lost.
     for lost in [true, false, true, true, false, false] {
         let daemons = machine.start().await;
         daemons.up().await;

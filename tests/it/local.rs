@@ -1,8 +1,8 @@
-//! nodelet's socket against a user of its own group: what another program of that user opens and
-//! keeps, it takes from that user and from nobody else.
+//! nodelet's socket against a user of its own group: connections that another program of that user holds count against
+//! that user only.
 //!
-//! The other user is a real one: a Python program with a user id of its own. Run as root, as all
-//! of scripts/test is; who is not root cannot become another user, and the test says so by failing.
+//! The other user is a real one: a Python program with a user id of its own. Run as root, as all of scripts/test is;
+//! without root the test cannot become another user, and fails.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -22,8 +22,8 @@ const STRANGER: u32 = 64_002;
 /// Root is answered within this, whatever others do.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Connects as often as its first argument says, and says nothing. Keeps what its descriptors
-/// suffice for, prints how many are still open, then `done`, and goes on until its input ends.
+/// Connects as often as its first argument says, and stays silent. Keeps as many as its descriptors allow, prints how
+/// many are still open, then `done`, and continues until its input ends.
 const SILENT: &str = r#"
 import resource, socket, sys, threading
 path, times, again = sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'again'
@@ -114,7 +114,7 @@ async fn silent(socket: &Path, uid: u32, times: u32, again: bool) -> (Silent, us
     )
 }
 
-/// nodelet's door, with a handler that says who called.
+/// nodelet's socket, with a handler that returns the caller.
 fn start() -> (tempfile::TempDir, std::path::PathBuf, DropGuard) {
     let dir = tempfile::tempdir().expect("tempdir");
     let open = std::fs::Permissions::from_mode(0o755);
@@ -133,13 +133,13 @@ fn start() -> (tempfile::TempDir, std::path::PathBuf, DropGuard) {
 }
 
 async fn root_is_answered(path: &Path) {
-    // A new connection each time: one that is open already proves nothing.
+    // A new connection each time: an open one proves nothing.
     let client = Client::unix(path).expect("client");
     let who: u32 = client.get("/v1/status", AT_ONCE).await.expect("answered");
     assert_eq!(who, 0);
 }
 
-/// As many as the whole socket once took, from one user: they use up that user's share, and root is answered.
+/// As many as the whole socket once accepted, from one user: they use up that user's share, and root is answered.
 #[tokio::test]
 async fn silent_connections_of_one_user_do_not_lock_root_out() {
     let (_dir, path, _stop) = start();
@@ -149,8 +149,8 @@ async fn silent_connections_of_one_user_do_not_lock_root_out() {
     root_is_answered(&path).await;
 }
 
-/// Ten thousand, and then on and on, from who may call and from who may not: the backlog does not
-/// fill, what is over a share is closed unread, and root is answered all the while.
+/// Ten thousand, and then continuously, from allowed and other users: the backlog does not fill, what exceeds a share
+/// is closed unread, and root is answered all the while.
 #[tokio::test]
 async fn a_flood_of_connections_does_not_lock_root_out() {
     let (_dir, path, _stop) = start();
@@ -166,7 +166,7 @@ async fn a_flood_of_connections_does_not_lock_root_out() {
     }
 }
 
-/// A person asks the daemons with a program that starts and ends: they wait for what it reads at its start, each time.
+/// A person queries the daemons with a short-lived program: its startup reads delay each call.
 #[test]
 fn the_machines_authorities_are_not_read_to_ask_a_socket() {
     let dir = tempfile::tempdir().expect("tempdir");

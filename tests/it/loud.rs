@@ -1,4 +1,4 @@
-//! How much a daemon logs, changed while it runs: by root, for a time, and as configured again by itself.
+//! A daemon's log level, changed while it runs: by root, for a time, and back to the configuration automatically.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// A program that was not optimised, on a machine that compiles beside it.
+/// An unoptimised program, on a machine that compiles beside it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Daemon(Child);
@@ -18,7 +18,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What nodelet says that it logs.
+/// nodelet's present level.
 fn asked(root: &Path, words: &[&str]) -> Option<Value> {
     let ran = Command::new(crate::support::program("pf9ctl"))
         .arg("--root")
@@ -43,7 +43,7 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_log_is_louder_for_a_time_says_who_did_that_and_ends_by_itself() {
+fn a_log_level_is_changed_for_a_time_and_logs_who_did_it() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
     for made in [
@@ -71,12 +71,12 @@ fn a_log_is_louder_for_a_time_says_who_did_that_and_ends_by_itself() {
     let quiet = asked(root, &["warn", "--for", "2s"]).expect("changed");
     assert_eq!(quiet["level"], "warn");
     assert!(quiet["until"].is_string(), "{quiet}");
-    // At every level, and with who it was.
+    // At every level, and from which program.
     let line = until(|| {
         let log = log();
         let line = log
             .lines()
-            .find(|l| l.contains("the level of the log was changed"));
+            .find(|l| l.contains("the log level was changed"));
         line.map(str::to_owned)
     });
     assert!(

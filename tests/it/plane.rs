@@ -1,5 +1,5 @@
-//! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
-//! the administrator on the local socket. All sockets are real, all ports are free ones.
+//! The plane from outside: operators over HTTPS, nodes through tunnels, the administrator on the local socket. All
+//! sockets are real, all ports are free ones.
 
 mod access;
 mod addons;
@@ -14,6 +14,7 @@ mod bed;
 mod browser;
 mod bundles;
 mod clusters;
+mod desk;
 mod etcd;
 mod hurry;
 mod kube;
@@ -38,6 +39,7 @@ mod stop;
 mod strangers;
 mod takeover;
 mod tenants;
+mod terminal;
 mod tickets;
 mod tunnels;
 mod upgrade;

@@ -1,9 +1,11 @@
-//! Planes whose rows are in a real etcd of three members: what each store promises, who writes, and what is left when
-//! planes, members or the way between them fail.
+//! Planes whose rows are in a real etcd of three members: the store's contract, the writer, and what remains when
+//! planes, members or the network between them fail.
 //!
-//! Needs etcd's programs (`python3 scripts/lib/parts.py etcd` builds them); without them these fail, and are not skipped.
+//! Needs etcd's programs (`python3 scripts/lib/parts.py etcd` builds them); without them these tests fail, and are not
+//! skipped.
 
 pub(crate) mod cluster;
+mod door;
 mod killed;
 mod moved;
 
@@ -31,7 +33,7 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
     done.expect("it takes too long")
 }
 
-/// The rows of this place, with the seat.
+/// The rows in this place, with the seat.
 async fn open(place: &EtcdPlace, dir: &Path) -> Numbers {
     soon(Numbers::open(place, dir)).await.expect("open")
 }
@@ -45,10 +47,10 @@ async fn the_store_in_etcd_keeps_the_contract() {
     kept.await.expect("the contract");
 }
 
-/// A long write is made with its last part; what came of it is finished by the next holder of the seat, and parts of one
-/// that was never made are no rows.
+/// A long write is made with its last part; the next holder of the seat completes it, and parts of one that was never
+/// made do not become rows.
 #[tokio::test]
-async fn a_long_write_that_was_made_is_finished_by_the_next_holder() {
+async fn a_long_write_is_completed_by_the_next_holder() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let rows = open(&cluster.place(), dir.path()).await;
@@ -81,10 +83,10 @@ async fn a_long_write_that_was_made_is_finished_by_the_next_holder() {
     }
 }
 
-/// One that waits has the seat when the first cannot reach etcd for longer than its lease; the first, back again, writes
-/// nothing, and says who has it.
+/// A waiting plane gets the seat when the first cannot reach etcd for longer than its lease; the first, connected
+/// again, writes nothing, and names the new holder.
 #[tokio::test]
-async fn who_lost_the_seat_writes_nothing_however_late() {
+async fn a_plane_without_the_seat_writes_nothing_however_late() {
     let cluster = Cluster::start();
     let mut ways = Vec::new();
     for member in cluster.clients() {
@@ -97,7 +99,7 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
     for way in &ways {
         way.set(Mode::Cut);
     }
-    // On its way when the way is cut: it arrives when the seat is another's.
+    // In flight when the network is cut: it arrives when the seat is another's.
     let late = first.set("a", 2);
     let other = async {
         let second = open(&cluster.place(), dirs[1].path()).await;
@@ -108,7 +110,7 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
         }
         second
     };
-    let (late, second) = soon(async { tokio::join!(late, other) }).await;
+    let (late, second) = soon(Box::pin(async { tokio::join!(late, other) })).await;
     let said = late.expect_err("it has not the seat");
     assert!(said.contains("another plane has the store"), "{said}");
     assert!(first.set("a", 3).await.is_err(), "nor later");
@@ -120,7 +122,7 @@ async fn who_lost_the_seat_writes_nothing_however_late() {
     third.leave().await;
 }
 
-/// etcd makes a write, and its answer is lost: the write is asked about, and made once.
+/// etcd makes a write, and its answer is lost: the write is looked up, and made once.
 #[tokio::test]
 async fn a_write_whose_answer_is_lost_is_made_once() {
     let cluster = Cluster::start();
@@ -139,7 +141,7 @@ async fn a_write_whose_answer_is_lost_is_made_once() {
         set(Mode::Deaf);
         let adding = rows.add("n");
         let looking = async {
-            // The connection may just be another request's: then it did not arrive, and this is no case.
+            // The connection may be another request's: then the write did not arrive, and this attempt does not count.
             let arrived = tokio::time::timeout(Duration::from_secs(2), async {
                 while in_etcd().trim() != (before + 1).to_string() {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -157,10 +159,10 @@ async fn a_write_whose_answer_is_lost_is_made_once() {
     rows.leave().await;
 }
 
-/// Members die one after the other, the one that is asked and the one that leads among them: writes wait for the
-/// election, none that was acknowledged is lost, and none is made twice.
+/// Members die one after the other, the contacted one and the leader among them: writes wait for the election, no
+/// acknowledged one is lost, and none is made twice.
 #[tokio::test]
-async fn members_of_etcd_that_die_cost_no_acknowledged_write() {
+async fn dying_etcd_members_lose_no_acknowledged_write() {
     let mut cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let rows = open(&cluster.place(), dir.path()).await;
@@ -174,7 +176,7 @@ async fn members_of_etcd_that_die_cost_no_acknowledged_write() {
             let before = counted;
             counted = soon(async {
                 loop {
-                    // It is away for as long as there is no leader; what is refused then is not made.
+                    // It is away while there is no leader; what is refused then is not made.
                     if let Ok(counted) = rows.add("n").await {
                         break counted;
                     }
@@ -205,8 +207,8 @@ fn silence(why: &str) -> Value {
     json!({"who": "a test", "why": why, "forSeconds": 3600})
 }
 
-/// Its etcd is away for longer than its lease, and comes back: meanwhile it says so, refuses changes, answers reads and
-/// keeps the tunnel and what runs through it; then it goes on by itself.
+/// Its etcd is away for longer than its lease, and comes back: meanwhile it reports that, refuses changes, answers
+/// reads and keeps the tunnel and its streams; then it continues on its own.
 #[tokio::test]
 async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     let cluster = Cluster::start();
@@ -282,7 +284,7 @@ async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     let refused = admin(dir.path(), Method::POST, "/silences", &silence("away")).await;
     let refused = refused.expect_err("it is away");
     assert!(refused.contains("has not answered since"), "{refused}");
-    // The seat's lease ends: etcd forgets who this plane is.
+    // The seat's lease expires: etcd forgets this plane.
     soon(async {
         while !cluster.ctl(&["get", &Cluster::key("seat")]).is_empty() {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -306,7 +308,7 @@ async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     within(plane.stop()).await;
 }
 
-/// What silences were made for, in order.
+/// Reasons of silences, in order.
 fn whys(listed: &Value) -> Vec<String> {
     let all = listed.as_array().expect("a list").iter();
     let mut all: Vec<_> = all

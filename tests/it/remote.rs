@@ -1,6 +1,6 @@
-//! `--ip`: many hosts by the system's own ssh. Here each host is a real sshd with a key of its own, on a port of its own;
-//! what runs behind it is this build's pf9ctl, or a script in its place. Run as root, as all of scripts/test is: only root's
-//! sshd can let somebody in.
+//! `--ip`: many hosts through the system's own ssh. Here each host is a real sshd with a key of its own, on a port of
+//! its own; behind it runs this build's pf9ctl, or a script in its place. Run as root, as all of scripts/test is: only
+//! root's sshd can log somebody in.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::support::program;
 
 const FIT: &str =
     r#"{"schema":2,"verdict":"ok","checks":[{"id":"swap","outcome":"ok","found":"off"}]}"#;
-/// Whatever a person's configuration says of keys that are not known.
+/// Whatever a person's configuration says about unknown keys.
 const CARELESS: &str =
     "Host *\n  StrictHostKeyChecking no\n  GlobalKnownHostsFile /dev/null\n  LogLevel ERROR\n";
 
@@ -25,7 +25,7 @@ struct Hosts(tempfile::TempDir);
 impl Hosts {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        // Where sshd wants an empty directory of root's: its package makes it at boot.
+        // sshd needs an empty directory owned by root: its package creates it at boot.
         fs::create_dir_all("/run/sshd").expect("directory");
         let this = Self(dir);
         this.key("me");
@@ -53,13 +53,13 @@ impl Hosts {
         fs::read_to_string(self.at(&format!("{name}.pub"))).expect("key")
     }
 
-    /// A host whose key is known.
+    /// A host with a known key.
     fn host(&self, name: &str) {
         let key = self.stranger(name);
         self.add("known", &format!("{name} {key}"));
     }
 
-    /// One whose key nobody knows yet; says its key.
+    /// One with an unknown key; returns its key.
     fn stranger(&self, name: &str) -> String {
         let key = self.key(&format!("{name}.key"));
         let bin = self.at(&format!("{name}.bin"));
@@ -91,7 +91,7 @@ impl Hosts {
         self.add("config", &text);
     }
 
-    /// What is called pf9ctl there.
+    /// The program called pf9ctl there.
     fn runs(&self, name: &str, script: &str) {
         let path = self.at(&format!("{name}.bin/pf9ctl"));
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write");
@@ -159,7 +159,7 @@ fn hosts_are_checked_side_by_side_and_each_has_its_result() {
     }
     let real = Path::new(&hosts.at("real.bin")).join("pf9ctl");
     std::os::unix::fs::symlink(program("pf9ctl"), real).expect("link");
-    // Each waits for the other: one alone would never end.
+    // Each waits for the other: run one by one they would never end.
     let fifo = hosts.at("fifo");
     assert!(
         Command::new("mkfifo")
@@ -200,7 +200,7 @@ fn hosts_are_checked_side_by_side_and_each_has_its_result() {
         assert_eq!(of(&report, name)["stand"], "done", "{report:#}");
         assert_eq!(of(&report, name)["answer"]["verdict"], "ok");
     }
-    // What it finds on this machine is the machine's affair; that it is the whole report is not.
+    // The findings depend on this machine; that the report is complete does not.
     let real = of(&report, "real");
     assert!(
         real["answer"]["checks"]
@@ -241,7 +241,7 @@ fn hosts_are_checked_side_by_side_and_each_has_its_result() {
 }
 
 #[test]
-fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token() {
+fn a_host_with_an_untrusted_key_gets_no_command_and_no_token() {
     let hosts = Hosts::new();
     hosts.host("one");
     let key = hosts.stranger("new");
@@ -290,7 +290,7 @@ fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token(
             "{text}"
         );
     }
-    // As many tokens as hosts, before anybody is gone to.
+    // As many tokens as hosts, before any host is contacted.
     fs::remove_file(hosts.at("one.heard")).expect("remove");
     let output = hosts.pf9ctl(&both, &tokens[..2].join("\n"));
     assert_eq!(output.status.code(), Some(64), "{output:?}");
@@ -298,13 +298,13 @@ fn a_host_whose_key_is_not_known_or_another_gets_nothing_run_and_hears_no_token(
 }
 
 #[test]
-fn no_more_than_were_asked_for_are_gone_to_at_a_time() {
+fn no_more_hosts_than_requested_are_contacted_at_a_time() {
     let hosts = Hosts::new();
     let names: Vec<String> = (0..6).map(|n| format!("h{n}")).collect();
     let log = hosts.at("log");
     for name in &names {
         hosts.host(name);
-        // One appended line is one write.
+        // An appended line is a single write.
         hosts.runs(
             name,
             &format!(

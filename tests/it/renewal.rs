@@ -1,4 +1,4 @@
-//! A real comms renews its certificate at a real plane: in time, late, and when it does not work.
+//! A real comms renews its certificate at a real plane: in time, late, and when it fails.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,7 +44,7 @@ async fn serve(dir: &Path, listen: SocketAddr, life: i64) -> Server {
 }
 
 impl World {
-    /// A plane whose host certificates live so many seconds, and a host of it.
+    /// A plane whose host certificates live for this many seconds, and a host of it.
     async fn new(life: i64) -> Self {
         pf9_hostagent::tls::install();
         drop(tracing_subscriber::fmt().with_test_writer().try_init());
@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// The same plane, from now on with another life of certificates.
+    /// The same plane, from now on with another lifetime of certificates.
     async fn restart(self, life: i64) -> Self {
         let address = self.plane.address();
         within(self.plane.stop()).await;
@@ -92,7 +92,7 @@ impl World {
         (identity.certificate, identity.life.not_after)
     }
 
-    /// The certificate on the disk, once it is another one.
+    /// The certificate on disk, once it has changed.
     async fn renewed(&self, old: Digest) -> Digest {
         within(async {
             loop {
@@ -100,7 +100,7 @@ impl World {
                 if now != old {
                     return now;
                 }
-                // The file system has no event that is worth its code here.
+                // Watching the file system is not worth its code here.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         })
@@ -127,7 +127,7 @@ fn up_for(status: &TunnelStatus, kind: SessionKind) -> bool {
         .any(|s| up(&s.state) && s.kind == kind)
 }
 
-/// Asks all the time, each time on a stream of its own; answers what went wrong.
+/// Requests continuously, each on a stream of its own; returns the failures.
 fn ask_all_the_time(fs: &HostFs, over: &Arc<AtomicBool>) -> JoinSet<(u64, Vec<String>)> {
     let mut tasks = JoinSet::new();
     for _ in 0..2 {
@@ -148,7 +148,7 @@ fn ask_all_the_time(fs: &HostFs, over: &Arc<AtomicBool>) -> JoinSet<(u64, Vec<St
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
+async fn a_certificate_is_renewed_twice_while_streams_continue() {
     let world = World::new(12).await;
     let (manifest, archive) = make_stack("1.37.2-1", ARCHIVE);
     let stack = tempfile::tempdir().expect("tempdir");
@@ -160,7 +160,7 @@ async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
     let comms = Comms::start(&world.fs).await;
     comms.until(|s| up_for(s, SessionKind::Full)).await;
 
-    // A download with a slow reader, over both renewals.
+    // A download with a slow reader, across both renewals.
     let mut long = UnixStream::connect(world.fs.at(paths::PLANE_SOCKET))
         .await
         .expect("connect");
@@ -185,7 +185,7 @@ async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
     assert_eq!(host_of(&status).warning(Timestamp::now()), None);
     world.renewed(second).await;
 
-    // The first certificate has ended, and with it its session: another one carries on.
+    // The first certificate has expired, and with it its session: another one carries on.
     comms
         .until(|s| s.sessions.iter().any(|s| s.reconnects > 0))
         .await;
@@ -207,17 +207,17 @@ async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
 }
 
 #[tokio::test]
-async fn who_slept_past_the_end_comes_back_by_himself() {
+async fn a_host_asleep_past_the_expiry_reconnects_on_its_own() {
     let world = World::new(1).await;
     let (old, ends) = world.on_disk();
     within(async {
-        // TLS reckons in whole seconds, and a certificate is good to the end of its last one.
+        // TLS counts whole seconds, and a certificate is valid to the end of its last one.
         while Timestamp::now() <= ends + SignedDuration::from_secs(2) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    // From now on certificates live long: what comes back is no accident of a short life.
+    // From now on certificates live long: the recovery does not come from a short lifetime.
     let world = world.restart(3600).await;
     let comms = Comms::start(&world.fs).await;
     world.renewed(old).await;
@@ -233,10 +233,10 @@ async fn who_slept_past_the_end_comes_back_by_himself() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_was_cut_off_is_taken_up_by_the_next_start() {
+async fn an_interrupted_renewal_is_completed_by_the_next_start() {
     let world = World::new(3600).await;
-    // The plane signs, comms keeps the pair, and is killed: before it showed the pair, or after the
-    // plane has seen it.
+    // The plane signs, comms stores the pair, and is killed: before it presented the pair, or after the plane has seen
+    // it.
     for is_shown in [false, true] {
         let (old, _) = world.on_disk();
         let comms = Comms::start(&world.fs).await;
@@ -259,14 +259,14 @@ async fn a_renewal_that_was_cut_off_is_taken_up_by_the_next_start() {
         }
         let comms = Comms::start(&world.fs).await;
         assert_eq!(world.renewed(old).await, pair.digest);
-        // Also where the old pair was refused first: nobody waits for minutes.
+        // Also if the old pair was refused first: there is no wait of minutes.
         comms.until(|s| up_for(s, SessionKind::Full)).await;
         comms.stop().await;
     }
     world.plane.stop().await;
 }
 
-/// Asks for a renewal through the tunnel, as comms does.
+/// Requests a renewal through the tunnel, as comms does.
 async fn renew(fs: &HostFs, csr: &str) -> pf9_hostagent::model::RenewAnswer {
     let client = Client::unix(fs.at(paths::PLANE_SOCKET)).expect("client");
     let body = json!({"schema": 1, "csr": csr});
@@ -277,7 +277,7 @@ async fn renew(fs: &HostFs, csr: &str) -> pf9_hostagent::model::RenewAnswer {
 }
 
 #[tokio::test]
-async fn a_removed_host_is_told_so_and_renews_nothing() {
+async fn a_removed_host_is_refused_and_renews_nothing() {
     let world = World::new(3600).await;
     let comms = Comms::start(&world.fs).await;
     comms.until(|s| up_for(s, SessionKind::Full)).await;

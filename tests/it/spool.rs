@@ -1,4 +1,5 @@
-//! Events of a node's real spool in the plane's real store, with either side killed: at least once, each once.
+//! Events from a node's real spool in the plane's real store, with either side killed: delivered at least once, stored
+//! exactly once.
 
 use pf9_hostagent::hostagent::spool_testing::{Killable, Sent};
 use pf9_hostagent::model::HostId;
@@ -11,13 +12,13 @@ const SMALL: usize = 8;
 #[derive(Clone, Debug)]
 enum Act {
     Push,
-    /// The plane stores what it is sent, and the answer arrives.
+    /// The plane stores what it receives, and the answer arrives.
     Send(usize),
     /// The plane stores it, and the answer is lost.
     SendUnheard(usize),
     /// It is killed before it stores it.
     SendLost(usize),
-    /// It is answered, and hostagent is killed when the head is written, after so many files went.
+    /// It is answered, and hostagent is killed after writing the head and deleting this many files.
     KilledAfterHead(usize, usize),
     NodeKilled,
     PlaneKilled,
@@ -39,9 +40,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// What was told is there once and in order, however often either side was killed.
+    /// Every event is there once and in order, however often either side was killed.
     #[test]
-    fn none_is_lost_or_doubled_wherever_either_side_is_killed(acts in acts()) {
+    fn no_event_is_lost_or_doubled_wherever_either_side_is_killed(acts in acts()) {
         let plane_dir = tempfile::tempdir().expect("tempdir");
         let host = HostId::random().to_string();
         let mut plane = Some(Shelf::open(plane_dir.path()));
@@ -84,9 +85,9 @@ proptest! {
     }
 }
 
-/// What did not fit is counted by the plane, once, with either side killed.
+/// Events that did not fit are counted by the plane, once, with either side killed.
 #[test]
-fn what_was_given_up_is_counted_on_the_plane() {
+fn dropped_events_are_counted_on_the_plane() {
     let plane_dir = tempfile::tempdir().expect("tempdir");
     let host = HostId::random().to_string();
     let mut spool = Killable::new(SMALL);
@@ -107,7 +108,7 @@ fn what_was_given_up_is_counted_on_the_plane() {
     assert_eq!(shelf.messages(&host), ["0", words, "6", "7", "8", "9"]);
 }
 
-/// The host was installed again, or its disk set back to an image: what it tells then is new.
+/// The host was reinstalled, or its disk was restored to an image: its events are new.
 #[test]
 fn a_lost_or_restored_spool_costs_no_event() {
     let plane_dir = tempfile::tempdir().expect("tempdir");

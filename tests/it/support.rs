@@ -1,4 +1,4 @@
-//! What several tests need: patience, a nodelet, a stack.
+//! Shared by several tests: patience, a nodelet, a stack.
 
 pub(crate) mod full;
 pub(crate) mod newer;
@@ -19,7 +19,7 @@ use pf9_hostagent::{
 /// Nothing in these tests takes longer on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A program of a node by its name, which says which one of them it is: a link as the packages have.
+/// A program of a node: a link with its name, which selects the program, as in the packages.
 pub(crate) fn program(name: &str) -> std::path::PathBuf {
     let link = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pf9-agent-of-tests"), &link) {
@@ -39,9 +39,9 @@ pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
     make_stack_of(version, &[("bin/kubelet", size)])
 }
 
-/// The same of these programs, in their order.
+/// The same with these programs, in order.
 pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u8>, Vec<u8>) {
-    // Bytes that do not compress, the same in every run.
+    // Incompressible bytes, the same in every run.
     let mut random = fastrand::Rng::with_seed(7);
     let mut tar = tar::Builder::new(Vec::new());
     let mut files = Vec::new();
@@ -87,7 +87,7 @@ pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u
     (serde_json::to_vec(&manifest).expect("json"), archive)
 }
 
-/// Enrols this host at a plane, by the direct way, as root of it does.
+/// Enrols this host at a plane directly, as root of it does.
 pub(crate) async fn enrol(
     plane: &str,
     token: &EnrolToken,

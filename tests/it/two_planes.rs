@@ -1,5 +1,5 @@
-//! Two real planes and one real comms: the second plane has a copy of the first one's state, so the
-//! same authority, keys and hosts, and listens elsewhere.
+//! Two real planes and one real comms: the second plane has a copy of the first one's state, so the same authority,
+//! keys and hosts, and listens at another address.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,10 +25,10 @@ use crate::support::{PATIENCE, enrol, make_stack, within};
 const ARCHIVE: usize = 8 * 1024 * 1024;
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(600);
-/// What every request of the node asks.
+/// The request that the node repeats.
 const QUESTION: &str = "/v1/hosts/self/spec?after=0";
 
-/// An address nobody listens at, until it is listened at again.
+/// An address where nobody listens yet.
 fn free() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     listener.local_addr().expect("address")
@@ -62,7 +62,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Asks all the time, each time on a stream of its own; counts, and keeps what went wrong.
+/// Requests continuously, each on a stream of its own; counts, and keeps the failures.
 struct Asking {
     tasks: JoinSet<Vec<String>>,
     over: Arc<AtomicBool>,

@@ -1,11 +1,11 @@
-//! The shell that a program is started from may take every right of others from what it makes: our programs' files
-//! are for users of their own anyway. Run as root, as all of scripts/test is.
+//! A restrictive umask in the shell that starts a program: our programs' files must still be readable by their own
+//! users. Run as root, as all of scripts/test is.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Runs pf9ctl in a shell that gives nobody else anything.
+/// Runs pf9ctl in a shell with umask 077.
 fn in_a_shy_shell(root: &Path, arguments: &[&str]) {
     let ran = Command::new("sh")
         .args(["-c", "umask 077; exec \"$@\"", "sh"])
@@ -26,11 +26,11 @@ fn mode(root: &Path, path: &str) -> u32 {
 }
 
 #[test]
-fn what_a_shell_takes_from_modes_is_given_back() {
+fn a_restrictive_umask_does_not_break_our_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let root = dir.path();
     std::fs::create_dir(root.join("run")).expect("directory");
-    // Whether the services can be restarted here or not: the files are written before.
+    // Whether or not the services can be restarted here, the files are written first.
     in_a_shy_shell(root, &["proxy", "set", "http://proxy.example:3128"]);
     for (path, wanted) in [
         ("etc", 0o755),

@@ -1,4 +1,4 @@
-//! A whole daemon, as systemd runs it: it says that it is ready, and then that its work goes on.
+//! A whole daemon under systemd's protocol: it reports ready, and then that it is alive.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};

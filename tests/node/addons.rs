@@ -58,8 +58,8 @@ fn calico_is_taken() -> Outcome {
     }
 }
 
-/// For a `List` kubectl asks for the description of the whole API, as protobuf. What an add-on says of its part is merged
-/// into it, and where that is wrong there is none any more: metrics-server's was (`findings/kube-openapi-names-of-structures.sh`).
+/// For a `List` kubectl requests the description of the whole API, as protobuf. An add-on's part is merged into it, and
+/// a wrong part leaves no description at all: metrics-server's did (`findings/kube-openapi-names-of-structures.sh`).
 fn a_list_is_taken_beside_their_descriptions() -> Outcome {
     eventually("metrics are described", DESCRIBED, || {
         let described = kubectl(&["get", "--raw", "/openapi/v2"])?;

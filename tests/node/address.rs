@@ -1,4 +1,4 @@
-//! Several masters behind one address: who has it loses power, and another one has it.
+//! Several masters behind one address: its holder loses power, and another one takes it over.
 
 use std::time::{Duration, Instant};
 
@@ -8,18 +8,18 @@ use crate::demo::{Outcome, demo, eventually, kubectl, plane, ready_through_plane
 
 /// An address of the demo's network that no machine has.
 const ADDRESS: &str = "10.99.0.250";
-/// Three control planes come up beside each other on two cores.
+/// Three control planes start side by side on two cores.
 const THREE_READY_S: &str = "900";
 const MASTERS: [&str; 3] = ["master-1", "master-2", "master-3"];
 /// The promise: the API answers at the same address.
 const MOVED: Duration = Duration::from_secs(10);
 /// And through the plane.
 const THROUGH_PLANE: Duration = Duration::from_secs(5);
-/// The first master has it once its API server is up and knows its rights.
+/// The first master takes it once its API server is up and knows its rights.
 const FIRST: Duration = Duration::from_secs(120);
-/// So long it is looked, again and again, whether it is on two machines; less than the agent's watchdog.
+/// How long to check repeatedly whether two machines have it; less than the agent's watchdog.
 const WATCHED: Duration = Duration::from_secs(20);
-/// What a worker has about the API: files of nodelet's, and what they are.
+/// A worker's files about the API: nodelet's files and their digests.
 const FILES: &str = "find /etc/pf9/kube.d -type f | sort | xargs sha256sum; \
                      systemctl show -p ExecMainStartTimestampMonotonic pf9-kubelet pf9-kube-proxy";
 
@@ -84,7 +84,7 @@ fn j_masters_share_an_address_and_who_dies_is_followed() -> Outcome {
     demo(&["down"]).map(drop)
 }
 
-/// The API server serves the masters' leases in the class of those who lead, not in everybody's.
+/// The API server serves the masters' leases in the leader-election priority level, not in everybody's.
 fn the_lease_has_time_of_its_own() -> Outcome {
     let row = "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"pf9-api-address\",\
                priority_level=\"leader-election\"} ";
@@ -99,7 +99,7 @@ fn the_lease_has_time_of_its_own() -> Outcome {
         FIRST,
         || served().map(drop),
     )?;
-    // Asked again and again, not by chance once.
+    // Several times, not once by chance.
     let before = served()?;
     eventually("each of them", FIRST, || match served()? {
         now if now >= before + 5.0 => Ok(()),
@@ -107,7 +107,7 @@ fn the_lease_has_time_of_its_own() -> Outcome {
     })
 }
 
-/// Whose agent stands still has it no more before another one has it.
+/// A master whose agent is stopped loses it before another one takes it.
 fn stopped_agent_loses_it() -> Outcome {
     let had = holder()?;
     shell(&had, "kill -STOP $(systemctl show -P MainPID pf9-nodeletd)")?;
@@ -131,7 +131,7 @@ fn stopped_agent_loses_it() -> Outcome {
     holder().map(drop)
 }
 
-/// The screens and the plane name the one that has it.
+/// The screens and the plane name the holder.
 fn told_everywhere() -> Outcome {
     let has = holder()?;
     for master in MASTERS {
@@ -177,10 +177,10 @@ fn holders(masters: &[&str]) -> Outcome<Vec<String>> {
     Ok(have)
 }
 
-/// The worker asks the API at the address all the time, as its programs do.
+/// The worker calls the API at the address continuously, as its programs do.
 struct AskedInside;
 
-/// Asks for ever, a line with the time for each answer.
+/// Calls for ever, a line with the time for each answer.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     while :; do\n\
       if curl -sk --max-time 1 https://10.99.0.250:6443/healthz >/dev/null; then date +%s.%N >> /root/asked; fi\n\
@@ -195,7 +195,7 @@ impl AskedInside {
         Ok(Self)
     }
 
-    /// The longest time without an answer: what somebody who needs the API has to wait.
+    /// The longest time without an answer: how long a client of the API has to wait.
     fn answers_again(&self, off: Instant) -> Outcome<Duration> {
         let script = "awk 'NR>1 && $1-last>gap {gap=$1-last} {last=$1} END {printf \"%d %.3f %.3f\\n\", NR, gap, last}' /root/asked; \
                       date +%s.%N";

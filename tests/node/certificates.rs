@@ -1,4 +1,4 @@
-//! Certificates and authorities of real nodes, with lives of minutes.
+//! Certificates and authorities of real nodes, with lifetimes of minutes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,14 +9,14 @@ use crate::demo::{
     ready_through_plane, said, shell, up,
 };
 
-/// Life of a certificate here. The control plane of a small machine takes half a minute to come
-/// back, and it must be back within the third that is left.
+/// Lifetime of a certificate here. The control plane of a small machine takes half a minute to restart, which must fit
+/// into the last third.
 const LIFE_S: u64 = 180;
 /// Longest a stage, a renewal or a recovery may take.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Longest that controllers may be away when their certificates are replaced: their lease is of 15 s.
+/// Longest that controllers may be down when their certificates are replaced: their lease has 15 s.
 const CONTROLLERS: Duration = Duration::from_secs(60);
-/// A workload that must not notice anything.
+/// A workload that must not be affected.
 const POD: &str = "hello-worker-1";
 
 #[test]
@@ -29,7 +29,7 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
     renewed_in_time()?;
     assert_eq!(pod()?, before, "the renewal touched a workload");
     all_end_while_everything_is_off()?;
-    // One life after another comes to a year again.
+    // With a lifetime of a year again.
     plane_with("")?;
     eventually("certificates of a year again", PATIENCE, || {
         let day = now()? + 24 * 3600;
@@ -44,11 +44,11 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
     controllers_work()
 }
 
-/// A namespace gets its account by the controllers. They were restarted just now: kubelet that waits for
-/// volumes of the pods before holds them back for two minutes.
+/// The controllers give a new namespace its account. They were restarted just now: a kubelet that waits for volumes of
+/// the previous pods delays them for two minutes.
 fn controllers_work() -> Outcome {
     let namespace = "made-after-renewal";
-    // The last certificate that is new has the API server start once more.
+    // The last new certificate restarts the API server again.
     eventually("the API takes a namespace", CONTROLLERS, || {
         kubectl(&["create", "namespace", namespace]).map(drop)
     })?;
@@ -58,14 +58,14 @@ fn controllers_work() -> Outcome {
     kubectl(&["delete", "namespace", namespace]).map(drop)
 }
 
-/// Who the pod is, and what would show that it was touched.
+/// The pod's identity, and what would show that it was touched.
 fn pod() -> Outcome<String> {
     let fields = "{.metadata.uid} {.status.startTime} {.status.containerStatuses[0].restartCount} \
                   {.status.containerStatuses[0].containerID}";
     kubectl(&["get", "pod", POD, "-o", &format!("jsonpath={fields}")])
 }
 
-/// All three, announced, signing, retired; then every node shows and trusts the new ones only.
+/// All three, announced, signing, retired; then every node presents and trusts only the new ones.
 fn new_authorities_take_over() -> Outcome {
     let old = issuers()?;
     authorities(&["rotate", "--hold", "0s"])?;
@@ -86,7 +86,7 @@ fn new_authorities_take_over() -> Outcome {
     works("after the rotation")
 }
 
-/// Each certificate has a successor before it ends.
+/// Each certificate is replaced before it expires.
 fn renewed_in_time() -> Outcome {
     for node in NODES {
         let (_, first) = first_to_end(node)?;
@@ -103,7 +103,7 @@ fn renewed_in_time() -> Outcome {
     works("after the renewal")
 }
 
-/// The plane is away until every certificate has ended; then the machines lose their power, too.
+/// The plane is down until every certificate has expired; then the machines lose power as well.
 fn all_end_while_everything_is_off() -> Outcome {
     let uid = pod()?.split(' ').next().map(str::to_owned);
     demo(&["plane", "stop"])?;
@@ -130,7 +130,7 @@ fn all_end_while_everything_is_off() -> Outcome {
                 Err(text)
             }
         })?;
-        // Nothing is torn down meanwhile.
+        // Nothing is removed meanwhile.
         shell(node, "test -e /etc/pf9/kube.d/kubelet/config.yaml")?;
     }
     plane_with(&format!("--node-certificate-seconds {LIFE_S}"))?;
@@ -156,7 +156,7 @@ fn works(when: &str) -> Outcome {
     })
 }
 
-/// Name and end of each certificate of a node, its authorities left out.
+/// Name and expiry of each certificate of a node, without its authorities.
 fn leaves(node: &str) -> Outcome<Vec<(String, u64)>> {
     let rows = certificates(node)?;
     let leaves: Vec<_> = rows
@@ -183,7 +183,7 @@ fn first_to_end(node: &str) -> Outcome<(String, u64)> {
     first.ok_or_else(|| format!("{node} names no certificate"))
 }
 
-/// Who signed the certificates of the nodes.
+/// The issuers of the nodes' certificates.
 fn issuers() -> Outcome<Vec<String>> {
     let mut all = Vec::new();
     for node in NODES {
@@ -211,7 +211,7 @@ fn now() -> Outcome<u64> {
     since.map(|d| d.as_secs()).map_err(|e| e.to_string())
 }
 
-/// Starts the plane again with these options.
+/// Restarts the plane with these options.
 fn plane_with(options: &str) -> Outcome {
     demo(&["plane", "stop"])?;
     let args = ["plane", "start"];

@@ -1,9 +1,9 @@
-//! Machines of the distribution's release after the one that all other tests run with: another systemd, another libc, other
-//! tools of the packet filter.
+//! Machines of the distribution's next release: another systemd, another libc, other packet filter tools.
 
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane, shell,
 };
+use crate::matrix;
 use crate::scenario::{READY_AGAIN, leaves_no_trace};
 
 #[test]
@@ -28,6 +28,7 @@ fn ga_machines_of_the_next_debian_become_nodes_and_are_as_before() -> Outcome {
     }
     let hello = kubectl(&["logs", "hello-worker-1"])?;
     assert_eq!(hello.trim(), "hello from worker-1");
+    matrix::all_ran("ga_machines_of_the_next_debian_become_nodes_and_are_as_before")?;
     for node in [NODES[1], NODES[0]] {
         leaves_no_trace(node)?;
     }

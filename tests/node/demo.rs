@@ -1,4 +1,4 @@
-//! The demo as the tests use it: `scripts/demo`, and questions to its machines.
+//! The demo as the tests use it: `scripts/demo`, and commands on its machines.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -11,7 +11,7 @@ pub(crate) type Outcome<T = ()> = Result<T, String>;
 /// Machines of every test.
 pub(crate) const NODES: [&str; 2] = ["master-1", "worker-1"];
 
-/// Brings the demo up, or finds it so.
+/// Brings the demo up, if it is not.
 pub(crate) fn up() -> Outcome<String> {
     demo(&["up", "--masters", "1", "--workers", "1"])
 }
@@ -52,7 +52,7 @@ pub(crate) fn plane(args: &[&str]) -> Outcome<String> {
     finished(command, args)
 }
 
-/// The demo's one cluster, as `pf9-plane` takes it.
+/// The demo's only cluster, by its `pf9-plane` name.
 pub(crate) fn cluster() -> Outcome<String> {
     let list = plane(&["cluster", "list", "--json"])?;
     let list: Value = serde_json::from_str(&list).map_err(|e| e.to_string())?;
@@ -60,18 +60,18 @@ pub(crate) fn cluster() -> Outcome<String> {
     Ok(id.to_owned())
 }
 
-/// Where the demo keeps the state of a machine.
+/// The demo's directory for the state of a machine.
 pub(crate) fn machine_dir(node: &str) -> PathBuf {
     state().join("nodes").join(node)
 }
 
-/// Where the demo keeps everything.
+/// The demo's directory.
 pub(crate) fn state() -> PathBuf {
     let state = std::env::var("PF9_DEMO_STATE").unwrap_or_else(|_| "/var/lib/pf9-demo".into());
     PathBuf::from(state)
 }
 
-/// Polls until `check` says yes; its last words are the failure.
+/// Polls until `check` succeeds; its last error is the failure.
 pub(crate) fn eventually(
     what: &str,
     limit: Duration,
@@ -92,8 +92,8 @@ pub(crate) fn eventually(
     }
 }
 
-/// Whether the node object was written by this boot's kubelet and is Ready. `source` answers
-/// `kubectl get node -o json`.
+/// Whether the node object was written by this boot's kubelet and is Ready. `source` answers `kubectl get node -o
+/// json`.
 pub(crate) fn is_ready(node: &str, source: impl Fn() -> Outcome<String>) -> Outcome {
     let boot = shell(node, "cat /proc/sys/kernel/random/boot_id")?;
     let object: Value = serde_json::from_str(&source()?).map_err(|e| e.to_string())?;
@@ -120,8 +120,8 @@ pub(crate) fn ready_through_plane(node: &str) -> Outcome {
     })
 }
 
-/// [`is_ready`] as seen on the master itself, without plane and tunnel. A raw request: any other
-/// `kubectl get` leaves a discovery cache in the home of the machine's root, which is not ours.
+/// [`is_ready`] as seen on the master itself, without plane and tunnel. A raw request: any other `kubectl get` leaves a
+/// discovery cache in the home directory of the machine's root, which is not ours.
 pub(crate) fn ready_on_master(node: &str) -> Outcome {
     is_ready(node, || {
         shell(
@@ -137,8 +137,8 @@ pub(crate) fn ready_on_master(node: &str) -> Outcome {
 /// The administrator's kubeconfig that nodelet writes on masters.
 const ADMIN_KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
 
-/// The role's own word: state `ok`. Without the plane `pf9ctl status` ends with a code of its own,
-/// which is no matter here.
+/// The role's state is `ok`. Without the plane `pf9ctl status` exits with a code of its own, which does not matter
+/// here.
 pub(crate) fn agent_is_ok(node: &str) -> Outcome {
     let text = shell(node, "pf9ctl status --json || :")?;
     let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -148,7 +148,7 @@ pub(crate) fn agent_is_ok(node: &str) -> Outcome {
     }
 }
 
-/// The state, and of the phases those that are not as they should be.
+/// The state, and the phases that have not converged.
 fn not_ok(status: &Value) -> Value {
     let node = &status["node"];
     let phases = node["phases"].as_array().into_iter().flatten();
@@ -156,10 +156,10 @@ fn not_ok(status: &Value) -> Value {
     json!({"state": node["state"], "phases": others, "warnings": status["warnings"]})
 }
 
-/// `scripts/demo` with these words.
+/// `scripts/demo` with these arguments.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo"));
-    // What cargo tells its own children would make the release build of `up` a different one.
+    // Cargo's environment for its children would make the release build of `up` a different one.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG")
@@ -185,7 +185,7 @@ fn finished(mut command: Command, args: &[&str]) -> Outcome<String> {
     said(output, args)
 }
 
-/// What a finished `scripts/demo` printed, or why it failed.
+/// Output of a finished `scripts/demo`, or why it failed.
 pub(crate) fn said(output: Output, args: &[&str]) -> Outcome<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {

@@ -1,5 +1,5 @@
-//! A node that is Ready and does not work: what hangs although it lives, what others take out of the packet filter and
-//! the routes. Both are seen and put right by the node itself.
+//! A node that is Ready and does not work: a service that hangs although its process lives, packet filter rules and
+//! routes that others removed. The node detects and repairs both.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,34 +8,41 @@ use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
 
-/// A sweep a minute, and what it does.
+/// A sweep per minute, and its repairs.
 const SWEPT: Duration = Duration::from_secs(150);
-/// Two minutes of silence after three of a start, the questions in between, and the start.
+/// Three minutes from a start, two of silence, the probes in between, and the restart.
 const REVIVED: Duration = Duration::from_secs(420);
 
-/// Services that answer nothing any more, by node; static pods are kubelet's to end.
-const HANG: [(&str, &str); 5] = [
+/// Services that stop answering, by node.
+const HANG: [(&str, &str); 6] = [
     (NODES[1], "kubelet"),
     (NODES[1], "kube-proxy"),
     (NODES[1], "containerd"),
     (NODES[0], "etcd"),
     (NODES[0], "kube-scheduler"),
+    // The kernel keeps fifteen letters of a name.
+    (NODES[0], "kube-controller"),
+];
+/// Static pods among them are kubelet's to end: program, and component.
+const STATIC: [(&str, &str); 2] = [
+    ("kube-scheduler", "kube-scheduler"),
+    ("kube-controller", "kube-controller-manager"),
 ];
 
-/// What somebody does to the packet filter and the routes of a machine.
+/// Foreign changes to the packet filter and the routes of a machine.
 const FLUSHED: [&str; 4] = [
     "iptables -F && iptables -t nat -F",
     "nft flush ruleset",
     "ip route flush proto 159 && nft delete table ip kube-proxy",
-    // A service of rules that is loaded again, whose last rule refuses the rest.
+    // A firewall service reloads its rules, the last of which rejects everything else.
     "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | iptables-restore",
 ];
 
 /// A pod that is reached by a port of its machine.
-const WEB: &str = "by-a-port";
+pub(crate) const WEB: &str = "by-a-port";
 const PORT: u16 = 18080;
 
-fn has_a_port(node: &str) -> Outcome {
+pub(crate) fn has_a_port(node: &str) -> Outcome {
     let image = "jsonpath={.spec.containers[0].image}";
     let image = kubectl(&["get", "pod", "hello-worker-1", "-o", image])?;
     let container = json!({
@@ -58,7 +65,7 @@ fn has_a_port(node: &str) -> Outcome {
     })
 }
 
-/// As another machine reaches it.
+/// As reached from another machine.
 fn answers_by_port(node: &str) -> Outcome {
     let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
     let at = kubectl(&["get", "node", node, "-o", path])?;
@@ -86,12 +93,12 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
         assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
     }
     kubectl(&["delete", "pod", WEB])?;
-    // A rule of a person's stays.
+    // A person's rule stays.
     shell(node, "iptables -D FORWARD -j REJECT").map(drop)
 }
 
 /// Rules, routes and the way to services are there, and a pod answers another node's.
-fn works(node: &str) -> Outcome {
+pub(crate) fn works(node: &str) -> Outcome {
     shell(node, "/etc/pf9/kube.d/network/network.sh check")?;
     let rules = shell(
         node,
@@ -109,13 +116,14 @@ fn works(node: &str) -> Outcome {
     answers_by_port(node)
 }
 
-/// Images of the runtime, and what is in them.
+/// Images of the runtime, and their content.
 const CTR: &str =
     "/opt/pf9/stacks/current/bin/ctr -a /run/pf9-containerd/containerd.sock -n k8s.io";
-/// One that a pod of the demo has, and another one that is of the stack as well.
+/// One that a pod of the demo uses, and another one of the stack.
 const IMAGES: [&str; 2] = ["busybox", "pause"];
 
-/// Somebody gives the name of an image of the stack to another one: the name says nothing, and the image comes back.
+/// The name of an image of the stack is given to another image: the name proves nothing, and the right image is
+/// restored.
 pub(crate) fn what_is_replaced_comes_back() -> Outcome {
     let node = NODES[1];
     let all = shell(node, &format!("{CTR} images ls -q"))?;
@@ -173,7 +181,7 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         })?;
         let wanted: BTreeSet<String> = HANG
             .iter()
-            .filter(|(on, program)| *on == node && *program != "kube-scheduler")
+            .filter(|(on, program)| *on == node && STATIC.iter().all(|(own, _)| own != program))
             .map(|(_, program)| format!("pf9-{program}.service"))
             .collect();
         let status: Value = serde_json::from_str(&shell(node, "pf9ctl status --json || :")?)
@@ -195,9 +203,11 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         }
     }
     // kubelet counts what it ended.
-    let pod = format!("kube-scheduler-{}", NODES[0]);
-    let again = "jsonpath={.status.containerStatuses[0].restartCount}";
-    let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;
-    assert_ne!(times.trim(), "0", "{pod}");
+    for (_, component) in STATIC {
+        let pod = format!("{component}-{}", NODES[0]);
+        let again = "jsonpath={.status.containerStatuses[0].restartCount}";
+        let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;
+        assert_ne!(times.trim(), "0", "{pod}");
+    }
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! Users of an issuer of OpenID Connect, on a real API server: a small issuer on the master, made of
-//! openssl, says who somebody is, and the API server trusts it with its prefix, without being
-//! restarted.
+//! Users of an OpenID Connect issuer on a real API server: a small issuer on the master, made with openssl, identifies
+//! users, and the API server trusts it with its prefix, without a restart.
 
 use std::time::Duration;
 
@@ -8,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, shell};
 
-/// The new spec arrives, is tried and written, and the API server reads the file again (at the latest
-/// after a minute) and gets the issuer's keys.
+/// The new spec arrives, is tested and written, and the API server reads the file again (within a minute) and fetches
+/// the issuer's keys.
 const BELIEVED: Duration = Duration::from_secs(150);
-/// Where the issuer is.
+/// The issuer's URL.
 const URL: &str = "https://127.0.0.1:18443";
 const DIR: &str = "/run/test-issuer";
-/// Keys, documents, a server of files, and a token that says what it may not.
+/// Keys, documents, a file server, and a token that claims what it may not.
 const ISSUER: &str = r#"
 set -eu
 rm -rf DIR && mkdir -p DIR/.well-known && cd DIR
@@ -40,7 +39,7 @@ cat cert.pem
 const ENDED: &str = "systemctl stop test-issuer; rm -rf DIR";
 const ASK: &str = "curl -sS -k --noproxy '*' --max-time 10";
 
-/// Before, a token of the issuer is nobody's; after, it is of a user behind the prefix.
+/// Before, a token of the issuer is rejected; after, it identifies a user behind the prefix.
 pub(crate) fn users_are_told_apart() -> Outcome {
     let master = NODES[0];
     let authority = shell(master, &filled(ISSUER))?;
@@ -79,7 +78,7 @@ fn filled(script: &str) -> String {
     script.replace("DIR", DIR).replace("URL", URL)
 }
 
-/// Who the API server says that the token's bearer is.
+/// The identity of the token's bearer, by the API server.
 fn who(master: &str) -> Outcome<Value> {
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let review = r#"-H 'Content-Type: application/json' -d '{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}'"#;
@@ -99,7 +98,7 @@ fn asked(master: &str, path: &str, more: &str) -> Outcome<Value> {
     serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
 }
 
-/// The process, and when it began.
+/// The process, and when it started.
 fn api_server(master: &str) -> Outcome<String> {
     shell(
         master,

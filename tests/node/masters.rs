@@ -1,5 +1,5 @@
-//! Three masters go to the next minor: their API answers, at the address that they share and through the plane.
-//! Through the plane nobody who asks is without an answer: it asks a master that is being changed last.
+//! Three masters go to the next minor: their API answers, at their shared address and through the plane. Through the
+//! plane every request is answered: it uses a master that is being changed last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ use crate::upgrade::{FROM, PROVE_S, TO, imported, over};
 /// An address of the demo's network that no machine has.
 const ADDRESS: &str = "10.99.0.250";
 const NODES: [&str; 4] = ["master-1", "master-2", "master-3", "worker-1"];
-/// Three control planes come up beside each other on two cores.
+/// Three control planes start side by side on two cores.
 const THREE_READY_S: &str = "900";
-/// The first master has it once its API server is up and knows its rights.
+/// The first master takes it once its API server is up and knows its rights.
 const FIRST: Duration = Duration::from_secs(120);
-/// Nobody who asks again is without an answer for longer.
+/// Longest time without an answer for a client that retries.
 const WITHOUT: Duration = Duration::from_secs(15);
-/// Between two questions through the plane.
+/// Between two requests through the plane.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A worker asks at the address ten times a second, each time on a new connection and once. A worker that looks for the
-/// address in the moment in which it goes from one master to another sends its first packet to nobody and, as every
-/// kernel does, a second one after a second; three seconds are what the shortest-tempered client gives it.
+/// A worker calls the address ten times a second, each time on a new connection and without a retry. A worker that
+/// resolves the address at the moment it moves from one master to another sends its first packet to nobody and, like
+/// every kernel, a second one after a second; three seconds are the shortest timeout of any client.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     while :; do\n\
       began=$(date +%s.%N)\n\
@@ -32,7 +32,7 @@ const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     done\n\
     EOF\n\
     rm -f /root/asked; systemd-run --unit=ask -q sh /root/ask.sh";
-/// The longest time without an answer; how many there were, how many failed.
+/// The longest time without an answer; how many requests there were, how many failed.
 const TOLD: &str = "systemctl stop ask; \
     awk '{n++} $1!=\"ok\"{f++} $1==\"ok\"{if (last && $3-last>gap) gap=$3-last; last=$3} \
          END {printf \"%.2f s without an answer at most; %d asked, %d failed\\n\", gap, n, f}' /root/asked; \
@@ -83,7 +83,7 @@ fn ka_three_masters_go_to_the_next_minor_and_their_api_is_soon_there_again() -> 
     demo(&["down"]).map(drop)
 }
 
-/// The API is asked through the plane, as a person's kubectl does: for an object, which is in etcd.
+/// The API is called through the plane, as a person's kubectl does: for an object, which is in etcd.
 struct Asked {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<(u32, u32, Duration)>,

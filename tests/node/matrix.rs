@@ -1,4 +1,4 @@
-//! What a test brought to Ready, against the support matrix: a row is called tested because of this.
+//! What a test brought to Ready, compared with the support matrix: this is why a row is called tested.
 
 use std::path::Path;
 
@@ -11,13 +11,16 @@ use crate::demo::{NODES, Outcome, kubectl, shell};
 const BRINGS: &[(&str, &str)] = &[
     ("a_up_makes_ready_nodes_and_twice_is_harmless", "1.37.2"),
     ("g_each_minor_before_comes_up_and_works", "1.36.3"),
+    (
+        "ga_machines_of_the_next_debian_become_nodes_and_are_as_before",
+        "1.37.2",
+    ),
 ];
 
 const MATRIX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/stack/matrix.toml");
 
-/// The nodes are Ready, so says the test: what runs on them stands in the matrix, word for word.
-/// `PF9_BLESS=1` writes it there. A machine that is not in it (another systemd, other control
-/// groups) is told and is no failure: the tests may run anywhere.
+/// The nodes are Ready: what runs on them is in the matrix, literally. `PF9_BLESS=1` writes it there. A machine that is
+/// not in it (another systemd, another cgroup version) is printed and is no failure: the tests may run anywhere.
 pub(crate) fn ran(test: &str, node: &str) -> Outcome {
     let row = seen(test, node)?;
     let kubernetes = text(&row, "kubernetes");

@@ -10,9 +10,9 @@ use crate::demo::{
 
 /// Three control planes come up beside each other on two cores.
 const THREE_READY_S: &str = "900";
-/// A master is told with its next spec, and says who is a member with the status after that.
+/// A master gets the order with its next spec, and reports the members with the status after that.
 const TAKEN_OUT: Duration = Duration::from_secs(240);
-/// What a death is noticed by: the tunnel's ping.
+/// A death is noticed by the tunnel's ping.
 const NOTICED: Duration = Duration::from_secs(120);
 /// A joining member has the others' data within a sweep.
 const FULL_STRENGTH: Duration = Duration::from_secs(300);
@@ -44,7 +44,7 @@ fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
         FULL_STRENGTH,
     )?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
-    // Who has to start etcd again would wait for the dead one.
+    // A master that has to restart etcd would wait for the dead one.
     for node in ["master-1", "master-2", "master-3"] {
         is_ok(node)?;
     }
@@ -77,13 +77,13 @@ fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
     }
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");
-    // At full strength one may leave, and takes its own member out.
+    // At full strength one may leave, and removes its own member.
     demo(&["detach", "master-2"])?;
     members_are(&cluster, &["master-1", "worker-1"], TAKEN_OUT)?;
     demo(&["down"]).map(drop)
 }
 
-/// With one of three dead no other is let go: nothing of it changes, and the words say why.
+/// With one of three dead no other may leave: it stays unchanged, and the message says why.
 fn a_healthy_one_stays(cluster: &str, id: &str) -> Outcome {
     let said = match plane(&["cluster", "detach", cluster, id]) {
         Ok(said) => return Err(format!("a master left that is needed: {said}")),
@@ -105,7 +105,7 @@ fn a_healthy_one_stays(cluster: &str, id: &str) -> Outcome {
     kubectl(&["get", "nodes"]).map(drop)
 }
 
-/// A change of masters is news for each of them, and it takes some seconds to be so.
+/// A membership change reaches each master, and takes some seconds to converge.
 fn is_ok(node: &str) -> Outcome {
     eventually(&format!("{node} is ok"), FULL_STRENGTH, || {
         agent_is_ok(node)

@@ -1,4 +1,4 @@
-//! The minors beside the newest one, which all other tests run with.
+//! The minors other than the newest, with which all other tests run.
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane};
 use crate::scenario::READY_AGAIN;
@@ -41,7 +41,7 @@ fn g_each_minor_before_comes_up_and_works() -> Outcome {
     Ok(())
 }
 
-/// Of each minor but the first the version that its name means.
+/// The version for each minor except the first.
 fn minors_before_the_newest() -> Outcome<Vec<String>> {
     let matrix: toml::Table = MATRIX.parse().map_err(|e| format!("{e}"))?;
     let stacks = matrix["stack"].as_array().cloned().unwrap_or_default();

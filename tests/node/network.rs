@@ -1,4 +1,4 @@
-//! What an operator does through the tunnel while the network is bad and the line is full.
+//! An operator's work through the tunnel while the network is bad and the line is full.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,34 +12,34 @@ use serde_json::Value;
 use crate::demo::{Outcome, demo, eventually, kubectl, shell};
 use crate::running::{Following, Running, line_with, lines, start};
 
-/// What the path between plane and machines does to packets.
+/// Conditions of the path between plane and machines.
 const BAD: [&str; 4] = ["--rtt", "80", "--loss", "1"];
 /// The pod everything is tried on.
 const POD: &str = "hello-worker-1";
-/// Downloads at once beside what people do.
+/// Concurrent downloads beside people's work.
 const DOWNLOADS: usize = 4;
-/// Longest anything a person waits for may take on this path.
+/// Longest time a person may have to wait for anything on this path.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A line there and back on this path: one or two round trips (a packet in a hundred comes a second
-/// time), whichever way TCP counts congestion. Without limits on what is under way it is seconds;
-/// with 64 KiB at least it was 400 ms where TCP halves its window at each loss.
+/// Echo of a line on this path: one or two round trips (a packet in a hundred is retransmitted), with any congestion
+/// control. Without limits on data in flight it is seconds; with 64 KiB or more it was 400 ms where TCP halves its
+/// window at each loss.
 const TYPED_WITHIN: Duration = Duration::from_millis(250);
-/// The same for all keys but two: a packet that was lost at the end of what was sent is missed by a
-/// time-out of TCP's, 0.3 s here, and one lost twice costs that once more.
+/// The same for all keys but two: a packet lost at the end of a burst is only missed by a retransmission timeout of
+/// TCP, 0.3 s here, and one lost twice costs that again.
 const TYPED_ALL_WITHIN: Duration = Duration::from_secs(1);
-/// Keys of which nothing is asked but that they come at all.
+/// Keys that only have to arrive at all.
 const UNLUCKY: usize = 2;
 /// A file that is copied there and back.
 const COPIED_MIB: usize = 8;
 /// Lines typed.
 const KEYS: usize = 21;
 
-/// A round trip across the world.
+/// A round trip around the world.
 const FAR: &str = "150";
-/// A line there and back on it: two and a half round trips.
+/// Echo of a line on it: two and a half round trips.
 const TYPED_FAR_WITHIN: Duration = Duration::from_millis(375);
-/// Two and a half pings of 8 s until a dead path is noticed, and a look.
+/// Two and a half pings of 8 s until a dead path is noticed, and a poll.
 const NOTICED_WITHIN: Duration = Duration::from_secs(22);
 
 /// Everything at once, and a restart of the plane in the middle.
@@ -47,7 +47,7 @@ pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
     for node in nodes {
         demo(&[&["path", node][..], &BAD].concat())?;
     }
-    // The way to every pod leads through the tunnel of the master.
+    // The way to every pod is through the master's tunnel.
     let mut bulk = downloads("master-1")?;
     let mut typing = Typing::begin()?;
     let typed = typing.times(KEYS)?;
@@ -83,7 +83,7 @@ pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Far away is slow and nothing else.
+/// A long distance is slow and nothing else.
 pub(crate) fn people_work_from_far(nodes: &[&str]) -> Outcome {
     for node in nodes {
         demo(&["path", node, "--rtt", FAR])?;
@@ -112,7 +112,7 @@ fn tried(what: &str, does: impl FnOnce() -> Outcome) -> Outcome {
     Ok(())
 }
 
-/// On the machine: downloads end when it is there.
+/// On the machine: downloads end when it exists.
 const STOP: &str = "/run/enough-downloads";
 
 /// Bulk: the stack's archive, downloaded through the tunnel again and again.
@@ -149,7 +149,7 @@ fn downloads(node: &str) -> Outcome<Downloads> {
 }
 
 impl Downloads {
-    /// All of them still run: what was tried was tried beside them.
+    /// All of them still run: the test ran beside them.
     fn still_run(&mut self) -> Outcome {
         for running in &mut self.0 {
             if let Ok(Some(status)) = running.0.try_wait() {
@@ -159,7 +159,7 @@ impl Downloads {
         Ok(())
     }
 
-    /// The loops on the machine are no children of ours: they are told.
+    /// The loops on the machine are not our children: a file stops them.
     fn end(mut self) -> Outcome {
         shell(&self.1, &format!("touch {STOP}; pkill -x curl || :"))?;
         for running in &mut self.0 {
@@ -169,7 +169,7 @@ impl Downloads {
     }
 }
 
-/// A terminal's echo: a line into a pod's `cat` and back, again and again.
+/// A terminal's echo: a line into a pod's `cat` and back, repeatedly.
 struct Typing {
     _running: Running,
     to: ChildStdin,
@@ -190,7 +190,7 @@ impl Typing {
         Ok(typing)
     }
 
-    /// How long one line takes there and back.
+    /// How long one line takes to echo.
     fn key(&mut self) -> Outcome<Duration> {
         let began = Instant::now();
         self.to.write_all(b"x\n").map_err(|e| e.to_string())?;
@@ -201,7 +201,7 @@ impl Typing {
         }
     }
 
-    /// Of many, the quickest first.
+    /// Of many, the fastest first.
     fn times(&mut self, keys: usize) -> Outcome<Vec<Duration>> {
         let mut times = (0..keys).map(|_| self.key()).collect::<Outcome<Vec<_>>>()?;
         times.sort_unstable();
@@ -209,7 +209,7 @@ impl Typing {
     }
 }
 
-/// A word nobody has seen before.
+/// A unique word.
 fn mark(what: &str) -> String {
     format!("{what}-{}", std::process::id())
 }
@@ -218,7 +218,7 @@ fn relabel(mark: &str) -> Outcome {
     kubectl(&["label", "--overwrite", "pod", POD, &format!("tried={mark}")]).map(drop)
 }
 
-/// What process 1 of the container writes is its log.
+/// Output of process 1 of the container is its log.
 fn log_a_line(mark: &str) -> Outcome {
     let script = format!("echo {mark} >/proc/1/fd/1");
     kubectl(&["exec", POD, "--", "sh", "-c", &script]).map(drop)
@@ -254,7 +254,7 @@ fn logs_follow() -> Outcome {
     line_with(&logs.seen, &mark, PATIENCE).map(drop)
 }
 
-/// `kubectl exec -it` in a real terminal that changes its size.
+/// `kubectl exec -it` in a real terminal that is resized.
 fn terminal_resizes() -> Outcome {
     let script = r#"
 import fcntl, os, pty, select, signal, struct, sys, termios, time
@@ -299,7 +299,7 @@ fn ports_are_forwarded() -> Outcome {
     let _server = start(&[
         "kubectl", "exec", "-i", POD, "--", "httpd", "-f", "-p", "8080", "-h", "/bin",
     ])?;
-    // A forwarded connection that is refused makes kubectl 1.20 lose later ones, tunnel or not.
+    // Who forwards is not asked to tell a pod that is not that far from a tunnel that fails.
     let listens = "netstat -ltn | grep :8080";
     eventually("the pod listens", PATIENCE, || {
         kubectl(&["exec", POD, "--", "sh", "-c", listens]).map(drop)
@@ -353,18 +353,18 @@ fn copies(mib: usize) -> Outcome {
     Ok(())
 }
 
-/// Whether the plane counts the host among those it can reach.
+/// Whether the plane counts the host as reachable.
 fn plane_reaches(node: &str) -> Outcome<bool> {
     let targets = demo(&["metrics"])?;
-    // What it knows of certificates is from the last status: that is there without a tunnel, too.
+    // Its certificate metrics come from the last status: they exist without a tunnel as well.
     Ok(targets.lines().any(|line| {
         let mut words = line.split_whitespace();
         words.next() == Some(node) && words.next() == Some("tunnel")
     }))
 }
 
-/// A path that swallows everything, in the middle of downloads: noticed in time at both ends, and
-/// back when it is back.
+/// A path that drops everything, in the middle of downloads: noticed in time at both ends, and reconnected when it
+/// works again.
 pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
     let connected = |want: &str| {
         let text = shell(node, "pf9ctl status --json || :")?;
@@ -385,7 +385,7 @@ pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
         plane_reaches(node)?,
         "the plane does not count {node} in before"
     );
-    // What is on its way when the path dies is never acknowledged: both ends have queues then.
+    // Data in flight when the path dies are never acknowledged: both ends have queues then.
     let mut bulk = downloads(node)?;
     eventually("downloads run", PATIENCE, || {
         shell(node, "pgrep -x curl").map(drop)

@@ -1,5 +1,5 @@
-//! The machines' own distribution brings its updates to a cluster that works: one node after the other, with a restart of the
-//! machine where it says that it needs one, and back in service where a package fails.
+//! Updates of the machines' own distribution in a working cluster: one node after the other, with a reboot where it is
+//! required, and back in service where a package fails.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::demo::{
     shell, up,
 };
 
-/// Two machines that fetch and install a package of a few bytes, and show that they are well.
+/// Two machines that fetch and install a package of a few bytes, and prove that they are healthy.
 const A_ROLL: Duration = Duration::from_secs(420);
-/// Three tries, with a minute and two between them.
+/// Three attempts, with a minute and two between them.
 const THREE_TRIES: Duration = Duration::from_secs(540);
 const SOON: Duration = Duration::from_secs(120);
-/// Units whose processes go on while packages come in.
+/// Units whose processes keep running during the update.
 const UNITS: &str = "pf9-kubelet pf9-containerd pf9-etcd pf9-kube-proxy";
 
-/// A repository of files on the machine, with whatever versions lie in it; nothing else is asked for packages.
+/// A repository of files on the machine, with the versions in it; no other source of packages is used.
 const REPOSITORY: &str = r#"
 set -e
 mkdir -p /srv/patches
 echo 'deb [trusted=yes] file:/srv/patches ./' > /etc/apt/sources.list
 rm -f /etc/apt/sources.list.d/*
 "#;
-/// `VERSION` of the package, with `POSTINST` as what is done after it was unpacked.
+/// `VERSION` of the package, with `POSTINST` as its script.
 const PACKAGE: &str = r#"
 set -e
 at=$(mktemp -d)
@@ -59,7 +59,7 @@ fn m_the_machines_patches_come_in_one_node_after_the_other_and_a_bad_one_stops()
     }
     bare_pods_go()?;
 
-    // A person's cordon is there at the end as it was at the beginning.
+    // A person's cordon is there at the end as at the beginning.
     kubectl(&["cordon", "worker-1"])?;
     let before = (units()?, containers()?);
     begin(&cluster)?;
@@ -80,7 +80,7 @@ fn m_the_machines_patches_come_in_one_node_after_the_other_and_a_bad_one_stops()
     begin(&cluster)?;
     over(&cluster, 3)?;
     let said = plane(&["cluster", "os-update", &cluster, "status"])?;
-    assert!(said.contains("the machine was restarted"), "{said}");
+    assert!(said.contains("the machine was rebooted"), "{said}");
     for ((node, now), before) in NODES.iter().zip(self::boots()?).zip(boots) {
         assert_ne!(now, before, "{node} was restarted");
         assert_eq!(cordoned(node)?, "", "{node} is not left cordoned");
@@ -90,7 +90,7 @@ fn m_the_machines_patches_come_in_one_node_after_the_other_and_a_bad_one_stops()
     demo(&["down"]).map(drop)
 }
 
-/// A package of the worker fails: the update stops by name, the node takes pods again; put right, it goes on.
+/// A package of the worker fails: the update stops and names it, the node accepts pods again; once fixed, it continues.
 fn bad_one(cluster: &str) -> Outcome {
     let worker = NODES[1];
     package(worker, 4, "test -e /srv/mended")?;
@@ -132,7 +132,7 @@ fn package(node: &str, version: u32, postinst: &str) -> Outcome {
     shell(node, &script).map(drop)
 }
 
-/// The demo's own pods have no controller, and a drain would be their end.
+/// The demo's own pods have no controller, and a drain would end them.
 fn bare_pods_go() -> Outcome {
     kubectl(&["delete", "pod", "--all", "--now"]).map(drop)
 }
@@ -151,8 +151,8 @@ fn begin(cluster: &str) -> Outcome {
     plane(&begin).map(drop)
 }
 
-/// Every machine has this version of the package, and the plane says so. A machine that is restarted ends as its
-/// container does, and is booted from outside.
+/// Every machine has this version of the package, and the plane says so. A rebooting machine ends as its container
+/// does, and is booted from outside.
 fn over(cluster: &str, version: u32) -> Outcome {
     let want = format!("installed {version}");
     eventually(&format!("version {version} everywhere"), A_ROLL, || {
@@ -196,13 +196,13 @@ fn boots() -> Outcome<Vec<String>> {
         .collect()
 }
 
-/// Which processes units of the nodes are.
+/// The processes of the nodes' units.
 fn units() -> Outcome<Vec<String>> {
     let ask = format!("systemctl show -p Id -p MainPID -p InvocationID {UNITS}");
     NODES.iter().map(|node| shell(node, &ask)).collect()
 }
 
-/// The containers of pods that need not move: static ones.
+/// The containers of pods that are not drained: static ones.
 fn containers() -> Outcome<Vec<String>> {
     let said = kubectl(&[
         "get",

@@ -1,5 +1,5 @@
-//! Policies of a cluster, in its pods: seccomp, user namespaces, swap, and whether plugins (NRI) are let in. Each
-//! has a pod before it is set and one after; where this machine cannot, the words that say so.
+//! Policies of a cluster, in its pods: seccomp, user namespaces, swap, and whether plugins (NRI) are allowed. Each has
+//! a pod before it is set and one after; where this machine cannot, the message that says so.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell,
 use crate::issuer;
 use crate::scenario::READY_AGAIN;
 
-/// A pod whose image is there runs, or its events say why not.
+/// A pod with a local image runs, or its events say why not.
 const RUNS: Duration = Duration::from_secs(60);
 const IMAGE: &str = "pf9.local/busybox:1";
-/// As many as a pod with ids of its own has, unless the cluster was made with another number.
+/// The number of ids of a pod with a user namespace, unless the cluster has another setting.
 const IDS: u64 = 65_536;
-/// The demo's directory of drop-ins stays as it is.
+/// The demo's drop-in directory stays as it is.
 const SAFE: &str =
     r#"{"runtime": {"dropIns": "/etc/containerd/conf.d"}, "kubelet": {}, "podSecurity": {}}"#;
 const OPEN: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d", "cdi": true, "nri": true},
   "kubelet": {"seccompUnconfined": true, "allowSwap": true, "podsSwap": true},
   "podSecurity": {"enforce": "restricted", "exemptNamespaces": ["default"]}}"#;
-/// Where the cluster's level is asked.
+/// A namespace without its own level, to test the cluster's.
 const STRICT: &str = "strict";
 
 #[test]
@@ -40,7 +40,7 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
     eventually("a privileged pod is taken", RUNS, || privileged(STRICT))?;
 
     set(node, OPEN)?;
-    // Also says that the API server is there again.
+    // Also shows that the API server is up again.
     level_is_kept()?;
     assert_eq!(seccomp(node, "")?, unconfined, "the policy");
     user_ids(node)?;
@@ -60,7 +60,7 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
     Ok(())
 }
 
-/// The setting is obeyed by the node.
+/// The node has converged to the setting.
 fn set(node: &str, body: &str) -> Outcome {
     let generation = || -> Outcome<u64> {
         let text = shell(node, "pf9ctl status --json || :")?;
@@ -78,7 +78,7 @@ fn set(node: &str, body: &str) -> Outcome {
     })
 }
 
-/// Whether the API server would take a privileged pod in a namespace.
+/// Whether the API server would accept a privileged pod in a namespace.
 fn privileged(namespace: &str) -> Outcome {
     let overrides = json!({"spec": {"containers": [{
         "name": "all", "image": IMAGE, "securityContext": {"privileged": true},
@@ -98,8 +98,7 @@ fn privileged(namespace: &str) -> Outcome {
     kubectl(&[&["-n", namespace][..], &run].concat()).map(drop)
 }
 
-/// A pod that may be everything is refused with the level's name, but for exempt namespaces; the file that
-/// says so was tried before.
+/// A privileged pod is refused with the level's name, except in exempt namespaces; the file for that was tested before.
 fn level_is_kept() -> Outcome {
     eventually(
         "a privileged pod is refused",
@@ -120,7 +119,7 @@ fn gone(name: &str) -> Outcome {
     kubectl(&["delete", "pod", name, "--ignore-not-found", "--now"]).map(drop)
 }
 
-/// A pod of that name, bent; it is there, and not yet running.
+/// A pod of that name, modified; it exists, and need not run yet.
 fn pod(node: &str, name: &str, bend: impl FnOnce(&mut Value)) -> Outcome {
     gone(name)?;
     let mut pod = json!({
@@ -138,8 +137,8 @@ fn pod(node: &str, name: &str, bend: impl FnOnce(&mut Value)) -> Outcome {
     kubectl(&["run", name, &image, "--restart=Never", &overrides]).map(drop)
 }
 
-/// Of containers that share their processes the first one is the pod's own: a process without a parent that ends
-/// does not stay as a zombie, of which a pod has only so many.
+/// In containers that share their process namespace the first process is the pod's own: an orphan that ends does not
+/// stay a zombie, of which a pod has only so many.
 fn orphans_are_taken_in(node: &str) -> Outcome {
     const POD: &str = "orphans";
     pod(node, POD, |pod| {
@@ -164,7 +163,7 @@ fn runs(name: &str) -> Outcome {
     })
 }
 
-/// What kubelet says about this pod.
+/// kubelet's events about this pod.
 fn events(name: &str) -> Outcome<String> {
     let uid = kubectl(&["get", "pod", name, "-o", "jsonpath={.metadata.uid}"])?;
     let selector = format!("--field-selector=involvedObject.uid={uid}");
@@ -181,8 +180,7 @@ fn inside(name: &str, script: &str) -> Outcome<String> {
     kubectl(&["exec", name, "--", "sh", "-c", script]).map(|text| text.trim().to_owned())
 }
 
-/// How many filters stand before the kernel for a pod with this profile (empty: it asks for none). The
-/// machine's own are among them.
+/// The number of seccomp filters of a pod with this profile (empty: none requested). The machine's own are among them.
 fn seccomp(node: &str, profile: &str) -> Outcome<u32> {
     pod(node, "filters", |pod| {
         if !profile.is_empty() {
@@ -195,8 +193,8 @@ fn seccomp(node: &str, profile: &str) -> Outcome<u32> {
     count.parse().map_err(|e| format!("{line:?}: {e}"))
 }
 
-/// A pod with ids of its own has this many, and none is the machine's. Where the kernel does not give it
-/// that, `check-node` has said so.
+/// A pod with a user namespace has this many ids, and none is the machine's. Where the kernel cannot provide that,
+/// `check-node` has reported it.
 fn user_ids(node: &str) -> Outcome {
     let report = shell(node, "pf9ctl node check --json || :")?;
     let report: Value = serde_json::from_str(&report).map_err(|e| format!("{e}: {report}"))?;
@@ -234,8 +232,8 @@ fn user_ids(node: &str) -> Outcome {
     )
 }
 
-/// runc takes a limit of 0 for one (as few as the kernel has). Nobody writes one: neither the runtime
-/// for a container, nor kubelet around it.
+/// runc accepts a limit of 0 (the least the kernel allows). Nobody writes one: neither the runtime for a container, nor
+/// kubelet around it.
 fn nothing_limits_processes_to_none(node: &str) -> Outcome {
     let script = "cd /run/pf9-containerd && ls -d io.containerd.runtime.v2.task/k8s.io/*/config.json | wc -l && \
                   { grep -lE '\"pids\": *\\{[^}]*\"limit\": *0' \
@@ -252,7 +250,7 @@ fn nothing_limits_processes_to_none(node: &str) -> Outcome {
     Ok(())
 }
 
-/// Whether the runtime lets plugins in: somebody listens there. (The file stays when nobody does any more.)
+/// Whether the runtime accepts plugins: somebody listens there. (The file stays when nobody does any more.)
 fn takes_plugins(node: &str) -> Outcome<bool> {
     let listens = "grep -q /run/pf9-containerd/nri.sock /proc/net/unix && echo yes || echo no";
     Ok(shell(node, listens)?.trim() == "yes")

@@ -1,5 +1,5 @@
-//! Who reaches whom: network policies between pods of one node and of two, and services that have addresses of a
-//! pool, asked from outside. Both are settings of the cluster, and nothing of either is left when it is taken back.
+//! Reachability: network policies between pods of one node and of two, and services with addresses of a pool, called
+//! from outside. Both are settings of the cluster, and nothing of either is left when it is withdrawn.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell, up};
 
-/// A pod starts, or a rule is written, beside a busy machine.
+/// A pod starts, or a rule is written, on a busy machine.
 const SOON: Duration = Duration::from_secs(90);
-/// An add-on comes or goes: all masters get new specs, and pods start or end.
+/// An add-on is installed or removed: all masters get new specs, and pods start or end.
 const CHANGED: Duration = Duration::from_secs(180);
 const IMAGE: &str = "pf9.local/busybox:1";
 const HERE: &str = "reach";
 const ELSEWHERE: &str = "elsewhere";
 const PORT: u16 = 8080;
-/// In the machines' network, and nobody's.
+/// In the machines' network, and otherwise unused.
 const POOL: &str = "10.99.0.200-10.99.0.209";
-/// Hundreds of policies are no reason to keep none of them.
+/// Hundreds of policies are no reason to enforce none of them.
 const MANY: usize = 300;
-/// What keeps policies, on a node; names of its chains.
+/// The enforcer's rules on a node; names of its chains.
 const RULES: &str = "iptables-save -t filter | grep -E '^:KUBE-(ROUTER|POD-FW|NWPLCY)-' || :";
 
-/// Who asks: on the server's node, on the other one, and in another namespace.
+/// The callers: on the server's node, on the other one, and in another namespace.
 const ASKERS: [(&str, &str, &str); 3] = [
     (HERE, "near", NODES[1]),
     (HERE, "far", NODES[0]),
@@ -89,7 +89,7 @@ fn pods() -> Outcome {
         pod(HERE, "server", NODES[1], &page),
     ];
     items.extend(ASKERS.map(|(ns, name, node)| pod(ns, name, node, "sleep 100000")));
-    // A namespace that is new has no account for its pods yet.
+    // A new namespace has no account for its pods yet.
     eventually("pods are taken", SOON, || apply(&items))?;
     for namespace in [HERE, ELSEWHERE] {
         let ready = [
@@ -109,8 +109,8 @@ fn address(namespace: &str, name: &str) -> Outcome<String> {
     kubectl(&["-n", namespace, "get", "pod", name, "-o", path])
 }
 
-/// Whether the server's page is got by each of those who ask, in their order: by the machine's own `curl` in the
-/// pod's network, for what looks addresses up in a static busybox ends it.
+/// Whether each of the callers, in order, gets the server's page: by the machine's own `curl` in the pod's network,
+/// because name resolution in a static busybox crashes it.
 fn reached(wanted: [bool; 3]) -> Outcome {
     let url = format!("http://{}:{PORT}/", address(HERE, "server")?);
     let mut seen = [false; 3];
@@ -214,7 +214,7 @@ fn many() -> Outcome {
     eventually(&format!("{MANY} policies"), SOON, || reached([false; 3]))
 }
 
-/// Rules outlive the one that writes them: nothing is open while it is away, and it begins where it was.
+/// Rules outlive their writer: nothing is open while it is down, and it resumes where it was.
 fn killed() -> Outcome {
     let node = NODES[1];
     let pid = shell(node, "pidof kube-router")?;
@@ -230,7 +230,7 @@ fn killed() -> Outcome {
     reached([false; 3])
 }
 
-/// A service with an address of the pool answers the machine outside, and its name pods.
+/// A service with an address of the pool answers the machine outside, and its name works in pods.
 fn addresses() -> Outcome {
     set(&json!({"loadBalancer": {"addresses": [POOL]}}))?;
     let expose = [
@@ -280,7 +280,7 @@ fn addresses() -> Outcome {
     })
 }
 
-/// Off: what is there keeps nobody from anything, and no rule is left on a node. On again: it does.
+/// Off: existing policies restrict nothing, and no rule is left on a node. On again: they do.
 fn off_and_on() -> Outcome {
     policy(
         "nobody",

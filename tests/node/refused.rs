@@ -1,5 +1,5 @@
-//! A configuration that its program refuses, on a running worker: a vendor's drop-in with a typing
-//! error. The runtime runs on, also over a boot, and says why; put right, it is taken over.
+//! A configuration that its program refuses, on a running worker: a vendor's drop-in with a typo. The runtime keeps
+//! running, also across a reboot, and the reason is reported; once fixed, it is applied.
 
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, ready_on_master, ready_through_plane, shell, up,
@@ -19,7 +19,7 @@ fn drop_in(key: &str) -> String {
     )
 }
 
-/// Which process the runtime is, and what it reads at its next start.
+/// The runtime's process, and the configuration of its next start.
 fn runtime(node: &str) -> Outcome<(String, String)> {
     Ok((
         shell(

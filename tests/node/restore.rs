@@ -8,12 +8,12 @@ use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane, shell, up,
 };
 
-/// Two looks of nodelet, beside a busy machine.
+/// Two passes of nodelet, on a busy machine.
 const SEEN: Duration = Duration::from_secs(120);
 /// etcd, then the control plane, then leases and watches again.
 const READY: Duration = Duration::from_secs(300);
 const SNAPSHOT: &str = "/root/restore-test.db";
-/// The Deployment that the stack brings, and what is beside it.
+/// A Deployment of the stack, and the objects around it.
 const OBJECTS: [&str; 4] = ["deployments", "replicasets", "pods", "services"];
 
 #[test]
@@ -81,7 +81,7 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
         "name",
     ];
     assert_eq!(kubectl(&late)?.trim(), "", "it came after the snapshot");
-    // It works on: a pod that goes is made again.
+    // It works: a deleted pod is recreated.
     kubectl(&[
         "-n",
         "pf9-info",
@@ -105,7 +105,7 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
     demo(&["status"]).map(drop)
 }
 
-/// Kind, name and UID of what the Deployment consists of.
+/// Kind, name and UID of the Deployment's objects.
 fn objects() -> Outcome<Vec<String>> {
     let kinds = OBJECTS.join(",");
     let text = kubectl(&["-n", "pf9-info", "get", &kinds, "-o", "json"])?;

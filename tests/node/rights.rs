@@ -1,20 +1,20 @@
-//! What the files of a worker are good for in the cluster: its own node, and nothing else.
+//! What the files of a worker allow in the cluster: access to its own node, and nothing else.
 
 use std::time::Duration;
 
 use crate::demo::{Outcome, agent_is_ok, demo, eventually, kubectl, shell};
 
-/// How soon a removed right must be gone: what is promised is seconds.
+/// How soon a revoked right must be gone: seconds are promised.
 const TAKEN_AWAY: Duration = Duration::from_secs(30);
-/// kubelets' cache of who may call them is in that, API servers restart after it.
+/// The kubelets' authorization cache expires in that time, and API servers restart.
 const ANSWERS_AGAIN: Duration = Duration::from_secs(60);
 
 /// A machine is made a node in a minute or two.
 const NODE_AGAIN: Duration = Duration::from_secs(300);
-/// nodelet looks every minute, and every quarter of one while it waits.
+/// A pass of nodelet every minute, and every quarter of one while it waits.
 const A_SWEEP: Duration = Duration::from_secs(150);
 
-/// `kubectl` on a machine with one of its own kubeconfigs; a cache in its home would not be ours.
+/// `kubectl` on a machine with one of its own kubeconfigs; a cache in the home directory would not be ours.
 fn with(config: &str) -> String {
     format!(
         "/opt/pf9/stacks/current/bin/kubectl --request-timeout=10s --cache-dir=/tmp/pf9-test \
@@ -22,11 +22,11 @@ fn with(config: &str) -> String {
     )
 }
 
-/// Every kubeconfig of a worker tries what a thief would; each is refused by the API server.
+/// Every kubeconfig of a worker tries what a thief would; the API server refuses each.
 pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Outcome {
     secret("theirs")?;
-    // kubelet shows its static pods a while after its node is Ready; until then the API says that there is
-    // no such pod, whatever the caller may do.
+    // kubelet reports its static pods a while after its node is Ready; until then the API says that there is no such
+    // pod, whatever the caller may do.
     eventually("the master's pods are shown", ANSWERS_AGAIN, || {
         let pod = format!("kube-apiserver-{master}");
         kubectl(&["-n", "kube-system", "get", "pod", &pod, "-o", "name"]).map(drop)
@@ -46,7 +46,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
     );
     let attempts = [
         format!("label node {master} stolen=1"),
-        // Not `cordon`: in 1.20 it is refused and says that all went well.
+        // What `cordon` asks for, as one request.
         format!("patch node {master} -p '{{\"spec\":{{\"unschedulable\":true}}}}'"),
         format!("delete node {master}"),
         format!("delete node {worker}"),
@@ -71,7 +71,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
             &format!("{evict} | {kubectl} create --raw {path} -f -"),
         )?;
     }
-    // The refusals are about rights: what is its own, nodelet can do.
+    // The refusals are about rights: nodelet can use what is its own.
     let nodelet = with("nodelet");
     shell(
         worker,
@@ -81,7 +81,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
     kubectl(&["delete", "secret", "theirs"]).map(drop)
 }
 
-/// Nobody's pod uses it.
+/// No pod uses it.
 fn secret(name: &str) -> Outcome {
     kubectl(&["delete", "secret", name, "--ignore-not-found"])?;
     kubectl(&[
@@ -94,7 +94,7 @@ fn secret(name: &str) -> Outcome {
     .map(drop)
 }
 
-/// The command fails because the API server says that this user may not.
+/// The command fails because this user is not authorised.
 fn refused(node: &str, command: &str) -> Outcome {
     let said = shell(node, &format!("{{ {command}; }} 2>&1 && echo DONE || :"))?;
     // `auth can-i` says no, or nothing.
@@ -105,8 +105,8 @@ fn refused(node: &str, command: &str) -> Outcome {
     Ok(())
 }
 
-/// A master whose binding is not there, as before the plane reached it first: it says what it waits
-/// for, and nothing has failed.
+/// A master without its binding, as before the plane first reached it: it says what it waits for, and nothing has
+/// failed.
 pub(crate) fn are_waited_for(master: &str) -> Outcome {
     let name = kubectl(&["get", "clusterrolebindings", "-o", "name"])?;
     let admin = name
@@ -131,7 +131,7 @@ pub(crate) fn are_waited_for(master: &str) -> Outcome {
     shell(master, "rm -rf /tmp/pf9-test").map(drop)
 }
 
-/// A master's files are worth nothing soon after it was detached.
+/// A master's files are worthless soon after it was detached.
 pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) -> Outcome {
     let api = kubectl(&[
         "get",
@@ -159,7 +159,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
         ("kube-scheduler", "get nodes"),
         ("kube-proxy", "get endpoints -A"),
     ];
-    // The node's own: what Kubernetes gives it by its name.
+    // As a node: the rights that Kubernetes derives from its name.
     let nodes = [
         ("kubelet", format!("get node {second}")),
         ("nodelet", format!("get node {second}")),
@@ -169,7 +169,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
         .copied()
         .chain(nodes.iter().map(|(c, w)| (*c, w.as_str())))
     {
-        // The other API server starts once more when etcd has another member.
+        // The other API server restarts when the membership of etcd changes.
         eventually(
             &format!("{config} of {second} is good for something"),
             TAKEN_AWAY,
@@ -184,7 +184,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
             || refused(second, &kube(config, what)),
         )?;
     }
-    // etcd of the other one hangs up on its certificates.
+    // The other one's etcd rejects its certificates.
     let certs = "/root/stolen/kube.d/certs/etcdctl/etcd";
     eventually(&format!("etcd refuses {second}"), TAKEN_AWAY, || {
         let said = shell(
@@ -199,7 +199,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
             false => Ok(()),
         }
     })?;
-    // Its aggregator speaks for nobody any more: its word for other users is refused.
+    // Its aggregator certificate no longer vouches for other users.
     let (aggregator, apiserver) = (
         "/root/stolen/kube.d/certs/aggregator",
         "/root/stolen/kube.d/certs/apiserver",
@@ -225,7 +225,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
             false => Ok(()),
         }
     })?;
-    // Its certificates as a node are good for months, and good for nothing.
+    // Its node certificates are valid for months, and useless.
     for (config, what) in &nodes {
         eventually(
             &format!("{config} of {second} is refused"),
@@ -237,7 +237,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
     eventually("the API answers", ANSWERS_AGAIN, || {
         kubectl(&["get", "nodes"]).map(drop)
     })?;
-    // Attached again, by the same name: what it is given now works, what it had does not.
+    // Attached again, with the same name: its new files work, the old ones do not.
     demo(&["attach", second])?;
     eventually("it is a node again", NODE_AGAIN, || {
         let nodelet = with("nodelet");
@@ -248,7 +248,7 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
     shell(second, "rm -rf /root/stolen /tmp/pf9-test").map(drop)
 }
 
-/// Everything that a node may is refused: to read, to register itself again, and to ask.
+/// All of a node's rights are refused: reading, registering itself again, and authorization checks.
 fn as_a_node_that_left(node: &str, kube: &dyn Fn(&str, &str) -> String) -> Outcome {
     let object = format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{node}"}}}}"#);
     shell(node, &format!("echo '{object}' > /root/stolen/node.json"))?;
@@ -266,7 +266,7 @@ fn as_a_node_that_left(node: &str, kube: &dyn Fn(&str, &str) -> String) -> Outco
     Ok(())
 }
 
-/// The command fails because the API server knows that this node is none any more.
+/// The command fails because the API server knows that this is no longer a node.
 fn denied(node: &str, command: &str) -> Outcome {
     let said = shell(node, &format!("{{ {command}; }} 2>&1 && echo DONE || :"))?;
     match said.contains("this-node-is-no-member") && !said.contains("DONE") {

@@ -1,4 +1,4 @@
-//! Programs that run while a test does something else, and what they say meanwhile.
+//! Programs that run while a test does something else, and their output.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
@@ -18,7 +18,7 @@ impl Drop for Running {
     }
 }
 
-/// `scripts/demo` with these words, its ends in our hands.
+/// `scripts/demo` with these arguments, with its pipes in our hands.
 pub(crate) fn start(args: &[&str]) -> Outcome<Running> {
     command(args)
         .stdin(Stdio::piped())
@@ -28,7 +28,7 @@ pub(crate) fn start(args: &[&str]) -> Outcome<Running> {
         .map_err(|e| format!("scripts/demo: {e}"))
 }
 
-/// Lines of a pipe as they come.
+/// Lines of a pipe as they arrive.
 pub(crate) fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -59,7 +59,7 @@ pub(crate) fn line_with(
     ))
 }
 
-/// A kubectl that goes on showing what happens.
+/// A kubectl that keeps showing what happens.
 pub(crate) struct Following {
     running: Running,
     pub(crate) seen: mpsc::Receiver<String>,
@@ -75,8 +75,8 @@ impl Following {
         Ok(Self { running, seen })
     }
 
-    /// What it was carried by was cut off: it shows what came after that, or ends. Who waits for ever
-    /// for a line that does not come is the one thing it may not do to people.
+    /// Its connection was cut: it shows what came after that, or ends. It must not wait for ever for a line that never
+    /// comes.
     pub(crate) fn goes_on_or_ends(mut self, what: &str, mark: &str) -> Outcome {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! What is promised for whole machines.
+//! Promises about whole machines.
 
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::services;
 
 /// A node that was Ready is Ready again this long after its machine came back.
 pub(crate) const READY_AGAIN: Duration = Duration::from_secs(150);
-/// The units of a node; killing any of them must heal.
+/// The units of a node; killing any of them must be repaired.
 const DAEMONS: [&str; 7] = [
     "pf9-comms",
     "pf9-hostagent",
@@ -63,7 +63,7 @@ fn ab_services_are_made_by_nftables_and_by_iptables() -> Outcome {
     services::change_their_ways()
 }
 
-/// What Prometheus would be told: the agent's own numbers of each node, and etcd's of the master.
+/// What Prometheus would scrape: the agent's own metrics of each node, and etcd's of the master.
 fn numbers_come_through_the_tunnel() -> Outcome {
     let master = NODES[0];
     let sources = [
@@ -86,8 +86,8 @@ fn numbers_come_through_the_tunnel() -> Outcome {
     Ok(())
 }
 
-/// From one line of `kube.log` to the next, no file of nodelet's is written. Backups are not the sweep's: each host makes
-/// them at a moment of its own, which may be this one, and where they are opened is there from the first of them on.
+/// From one line of `kube.log` to the next, nodelet writes no file. Backups are not part of the sweep: each host makes
+/// them at a time of its own, which may be now, and the directory for opening them exists from the first one on.
 fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
     let told = || {
         shell(
@@ -182,7 +182,7 @@ fn c_killed_daemons_while_converging_end_ready() -> Outcome {
     for (node, daemon) in killings {
         // A random moment is the point here; nothing waits for it.
         std::thread::sleep(Duration::from_millis(random.u64(100..2500)));
-        // A unit that is not there yet cannot be killed, which is fine.
+        // A unit that does not exist yet cannot be killed, which is fine.
         let kill = format!(
             "systemctl is-active -q {daemon} && systemctl kill --kill-whom=main -s KILL {daemon} && echo killed || :"
         );
@@ -211,7 +211,7 @@ fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
     up()?;
     another_master_joins(NODES[1])?;
     for node in [NODES[1], NODES[0]] {
-        // As another runtime makes one before it starts its sandbox.
+        // Like another runtime's, created before it starts its sandbox.
         shell(node, "ip netns add cni-theirs")?;
         demo(&["detach", node])?;
         let names = shell(node, "ls /run/netns && ip netns delete cni-theirs")?;
@@ -243,7 +243,7 @@ fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
     Ok(())
 }
 
-/// A second master, later than the first: the real etcd takes it in and counts its vote.
+/// A second master, later than the first: the real etcd adds it and counts its vote.
 fn another_master_joins(node: &str) -> Outcome {
     demo(&["detach", node])?;
     demo(&["attach", node, "--master"])?;
@@ -296,7 +296,7 @@ fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
     Ok(())
 }
 
-/// The agent is taken away with its package; the machine's files are what they were before.
+/// The agent is removed with its package; the machine's files are what they were before.
 pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     shell(node, "pf9ctl node decommission --yes")?;
     let theirs = format!("if [ -e /srv/theirs ]; then {THEIRS_BELOW}; fi");
@@ -328,21 +328,21 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     same_files(node)
 }
 
-/// What people have on machines: a drop-in for a unit of ours, and a directory of their own.
+/// People's files on machines: a drop-in for a unit of ours, and a directory of their own.
 const THEIRS: &str = "mkdir -p /etc/systemd/system/pf9-kubelet.service.d /srv/theirs && \
                       printf '[Service]\\nNice=1\\n' >/etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
                       systemctl daemon-reload && echo theirs >/srv/theirs/file";
-/// Something of theirs below a directory of ours, when only the package is there.
+/// A file of theirs below a directory of ours, while only the package is installed.
 const THEIRS_BELOW: &str =
     "mkdir -p /var/log/pf9/theirs && mount --bind /srv/theirs /var/log/pf9/theirs";
-/// It is all there; then it goes, by those who brought it.
+/// It is all there; then it is removed, by its owners.
 const THEIRS_STAY: &str = "test -e /etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
                            mountpoint -q /var/log/pf9/theirs && cat /srv/theirs/file && \
                            umount /var/log/pf9/theirs && rmdir -p --ignore-fail-on-non-empty /var/log/pf9/theirs && \
                            rm -r /srv/theirs /etc/systemd/system/pf9-kubelet.service.d && systemctl daemon-reload";
 
-/// A disruption budget that lets no pod go holds a decommission up for as long as a drain may take. It says so, nothing
-/// else is touched meanwhile, and it goes on when the budget does.
+/// A disruption budget that allows no eviction holds a decommission up for as long as a drain may take. It says so,
+/// nothing else is touched meanwhile, and it continues when the budget allows it.
 fn leaves_when_its_pods_may(node: &str) -> Outcome {
     let budget = "keep-them";
     kubectl(&[
@@ -382,7 +382,7 @@ fn leaves_when_its_pods_may(node: &str) -> Outcome {
 
 /// No process, mount, link, rule or directory of ours.
 fn nothing_runs(node: &str, gone: &[&str]) -> Outcome {
-    // The agent's own go on where only the role ended.
+    // The agent's own keep running where only the role ended.
     let programs = match gone.contains(&"/opt/pf9") {
         true => "/opt/pf9",
         false => "/opt/pf9/(stacks|cni)",
@@ -424,7 +424,7 @@ fn nothing_runs(node: &str, gone: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// The machine's files against the listing taken before the package was installed.
+/// The machine's files compared with the listing from before the package was installed.
 fn same_files(node: &str) -> Outcome {
     let dir = machine_dir(node);
     let output = Command::new("python3")

@@ -1,5 +1,5 @@
-//! Services of Kubernetes on real machines: by nftables and by iptables, and over from one to the
-//! other and back. They answer before and after, and nothing of the other way is left.
+//! Kubernetes services on real machines: with nftables and with iptables, and switched from one to the other and back.
+//! They answer before and after, and nothing of the other mode is left.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use serde_json::Value;
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell};
 
-/// A restart of kube-proxy, and its first writing of all rules, beside a busy machine.
+/// A restart of kube-proxy, and its first full sync of the rules, on a busy machine.
 const CHANGED: Duration = Duration::from_secs(120);
-/// A page that is asked for is there within this.
+/// A requested page arrives within this.
 const ASK: &str = "curl -sS --noproxy '*' --max-time 5";
 /// kube-proxy's chains; kubelet's own (`KUBE-FIREWALL`, `KUBE-IPTABLES-HINT`, its canary) stay, and those of policies.
 const CHAINS: &str = "{ iptables-save; ip6tables-save; } | grep -E '^:KUBE-' | \
      grep -vE '^:KUBE-(FIREWALL|IPTABLES-HINT|KUBELET-|ROUTER-|POD-FW-|NWPLCY-)' || :";
 /// kube-proxy's tables.
 const TABLES: &str = "nft list tables | grep -w kube-proxy || :";
-/// The service of these tests, beside the one that the add-on brings.
+/// The service of these tests, besides the one of the add-on.
 const BY_PORT: &str = "by-port";
 
-/// The pods that say their names, two of them, and their service; the pod with a port of its node.
+/// Two pods that answer with their names, and their service; the pod with a host port.
 const WHO: &str = "who";
 const BY_HOST: &str = "by-host-port";
 const HOST_PORT: u16 = 18_080;
-/// So many connections go to one of two pods by chance once in half a million times.
+/// This many connections reach only one of two pods once in half a million times.
 const CALLS: usize = 20;
 
-/// By nftables as it came, by iptables, and back.
+/// With nftables as installed, with iptables, and back.
 pub(crate) fn change_their_ways() -> Outcome {
     let gone = ["delete", "service", BY_PORT, "--ignore-not-found"];
     kubectl(&[&["-n", "pf9-info"][..], &gone].concat())?;
@@ -74,7 +74,7 @@ fn pods_gone() -> Outcome {
     kubectl(&["delete", "pod", BY_HOST, "--ignore-not-found", "--now"]).map(drop)
 }
 
-/// Two pods behind a service, each with its own name as its page, and one with a port of the worker.
+/// Two pods behind a service, each serving its own name, and one with a host port on the worker.
 fn pods_that_say_who_they_are() -> Outcome {
     pods_gone()?;
     let image = "pf9.local/busybox:1";
@@ -144,7 +144,7 @@ fn affinity_keeps_who_calls(node: &str) -> Outcome {
     Ok(())
 }
 
-/// From either machine, by the address of the one that the pod is on; the other has no such port.
+/// From either machine, by the address of the pod's node; the other one has no such port.
 fn host_port_is_open_on_its_node(node: &str) -> Outcome {
     let asked = |of: &str| -> Outcome<String> {
         let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
@@ -165,7 +165,7 @@ fn host_port_is_open_on_its_node(node: &str) -> Outcome {
     }
 }
 
-/// The status says what is used and why, and the node is as it should be.
+/// The status says what is used and why, and the node has converged.
 fn is_used(node: &str, asked: &str, used: &str) -> Outcome {
     agent_is_ok(node)?;
     let text = shell(node, "pf9ctl status --json || :")?;
@@ -185,8 +185,7 @@ fn is_used(node: &str, asked: &str, used: &str) -> Outcome {
     }
 }
 
-/// A service's own address, its name's address for the API, and its port on the node's own address,
-/// and on no other.
+/// A service's own address, the API's address by name, and a port on the node's own address, and on no other.
 fn answer(node: &str) -> Outcome {
     let field = |name: &str, path: &str| {
         let path = format!("jsonpath={{{path}}}");
@@ -230,7 +229,7 @@ fn answer(node: &str) -> Outcome {
     }
 }
 
-/// Nothing of the other way is left, and something of this one is there.
+/// Nothing of the other mode is left, and something of this one is there.
 fn only_of(node: &str, used: &str) -> Outcome {
     let (chains, tables) = (shell(node, CHAINS)?, shell(node, TABLES)?);
     let (here, left) = match used {

@@ -1,22 +1,23 @@
-//! Settings of a cluster that its own programs would not take: refused before anything is changed.
+//! Settings of a cluster that its own programs would not accept: refused before anything is changed.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, ready_through_plane, shell, up};
+use crate::trials;
 
-/// A new spec arrives, is tried, and the verdict is on the plane.
+/// A new spec arrives, is tested, and the verdict is on the plane.
 const SAID_WITHIN: Duration = Duration::from_secs(60);
-/// A spec that is right again is obeyed.
+/// The node converges to a corrected spec.
 const HEALED_WITHIN: Duration = Duration::from_secs(120);
 
 /// One wrong setting.
 struct Wrong {
-    /// What the operator asks for, and how it is taken back.
+    /// The operator's request, and its reversal.
     body: &'static str,
     back: &'static str,
-    /// Machines that have a program which refuses it, and the words.
+    /// Machines with a program that refuses it, and the words.
     nodes: &'static [&'static str],
     words: &'static str,
 }
@@ -52,6 +53,10 @@ fn ca_what_programs_would_refuse_stops_nothing_and_heals() -> Outcome {
         trials_are_told(node)?;
     }
     let before = [running(NODES[0])?, running(NODES[1])?];
+    for node in NODES {
+        trials::name_what_they_do_not_know(node)?;
+    }
+    assert_eq!(before, [running(NODES[0])?, running(NODES[1])?]);
     for wrong in &WRONG {
         demo(&["settings", wrong.body])?;
         for node in wrong.nodes {
@@ -95,7 +100,7 @@ fn refused(node: &str, words: &str) -> Outcome {
     }
 }
 
-/// Every process of the node: units by invocation, the control plane's by when it began.
+/// Every process of the node: units by invocation, the control plane's by start time.
 fn running(node: &str) -> Outcome<String> {
     shell(
         node,
@@ -107,8 +112,8 @@ fn running(node: &str) -> Outcome<String> {
     )
 }
 
-/// How long the last trial of each program took, by nodelet's journal. Whether that is short `scripts/bench node` says: here
-/// it is what else the machine does.
+/// How long the last test of each program took, by nodelet's journal. Whether that is short is for `scripts/bench
+/// node`: here it depends on what else the machine does.
 fn trials_are_told(node: &str) -> Outcome {
     let text = shell(
         node,

@@ -1,9 +1,9 @@
-//! A stolen comms, then a stolen hostagent: everything that its user can reach is tried, on a
-//! master and on a worker, and nothing of it acts on the node, reads a secret or gets a certificate.
+//! A stolen comms, then a stolen hostagent: everything that its user can reach is tried, on a master and on a worker,
+//! and none of it acts on the node, reads a secret or gets a certificate.
 //!
 //! ```text
 //! what root finds (keys, kubeconfigs, a planted secret) ── readable by the thief?
-//! every socket of the machine ─────────────────────────── which of them answer the thief, and what
+//! every socket of the machine ─────────────────────────── which of them answer the thief, and how
 //! signals, systemd, the packet filter, the stack ──────── refused by the kernel
 //! the plane, through the stolen tunnel ────────────────── signs nothing that root did not order
 //! ```
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, shell, up};
 use crate::scenario::READY_AGAIN;
 
-/// Text that no file outside the workload's own places may hold, and no thief may find.
+/// Text that must be in no file outside the workload's own places, and that no thief may find.
 const PLANTED: &str = "planted-4f1c9d7be2";
 
 /// The compromised daemon.
@@ -22,7 +22,7 @@ struct Thief {
     user: &'static str,
     /// Files with a private key that are this user's own.
     own_keys: &'static [&'static str],
-    /// Whether nodelet listens to this user at all.
+    /// Whether nodelet's socket accepts this user at all.
     heard_by_nodelet: bool,
 }
 
@@ -39,7 +39,7 @@ const THIEVES: [Thief; 2] = [
     },
 ];
 
-/// Sockets of the machine that any user may speak to.
+/// Sockets of the machine that any user may use.
 const PUBLIC_SOCKETS: [&str; 3] = ["/run/systemd/", "/run/dbus/", "/run/pf9/"];
 
 pub(crate) fn nothing_is_won(nodes: &[&str]) -> Outcome {
@@ -68,7 +68,7 @@ pub(crate) fn nothing_is_won(nodes: &[&str]) -> Outcome {
     .map(drop)
 }
 
-/// A secret, and on each node a pod that has it.
+/// A secret, and on each node a pod that uses it.
 fn plant(nodes: &[&str]) -> Outcome {
     let mut items = vec![json!({
         "apiVersion": "v1", "kind": "Secret",
@@ -204,7 +204,7 @@ fn moves_nothing(node: &str, thief: &Thief) -> Outcome {
     ] {
         tries.push(format!("touch {path}"));
     }
-    // One line for each that was not refused.
+    // One line for each attempt that was not refused.
     let script: String = tries
         .iter()
         .map(|t| {
@@ -217,7 +217,7 @@ fn moves_nothing(node: &str, thief: &Thief) -> Outcome {
     Ok(())
 }
 
-/// What changes the node is refused, from either of the two.
+/// Changes of the node are refused for either of the two.
 fn nodelet_does_not_obey(node: &str, thief: &Thief) -> Outcome {
     let spec = shell(node, "cat /var/opt/pf9/hostagent/spec.json")?;
     let mut forged: Value = serde_json::from_str(&spec).map_err(|e| e.to_string())?;
@@ -287,7 +287,7 @@ fn the_plane_signs_nothing(node: &str, thief: &Thief) -> Outcome {
     Ok(())
 }
 
-/// The HTTP status of a call over a socket of ours; `000` where nobody answers.
+/// The HTTP status of a call over a socket of ours; `000` if nobody answers.
 fn call(
     node: &str,
     thief: &Thief,
@@ -303,7 +303,7 @@ fn call(
     as_thief(node, thief, &script)
 }
 
-/// Runs a script with nothing but this user and its group, as its daemon has them.
+/// Runs a script with only this user and its group, like its daemon.
 fn as_thief(node: &str, thief: &Thief, script: &str) -> Outcome<String> {
     shell(
         node,
@@ -315,7 +315,7 @@ fn as_thief(node: &str, thief: &Thief, script: &str) -> Outcome<String> {
     )
 }
 
-/// Which life of which unit runs.
+/// The invocation ids of the units.
 fn invocations(node: &str) -> Outcome<String> {
     shell(
         node,

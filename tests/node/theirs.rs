@@ -1,16 +1,16 @@
-//! Another containerd on the machine, at the common socket and with the common directories, which
-//! runs somebody's container: it was there before the node was one and is there afterwards, the
-//! very processes, whatever happens to ours meanwhile.
+//! Another containerd on the machine, at the common socket and with the common directories, which runs somebody's
+//! container: it was there before the node and is there afterwards, with the same processes, whatever happens to ours
+//! meanwhile.
 //!
-//! Shims of both keep their sockets in `/run/containerd/s`, which no configuration moves
-//! (containerd 2.4.2, `pkg/shim`): to tidy it by the directory would cut off theirs.
+//! Shims of both keep their sockets in `/run/containerd/s`, which no configuration moves (containerd 2.4.2,
+//! `pkg/shim`): cleaning up by directory would cut off theirs.
 
 use std::time::Duration;
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, ready_through_plane, shell, up};
 use crate::scenario::READY_AGAIN;
 
-/// The other one's programs, unit, container: all that the test brings.
+/// The other one's programs, unit, container: everything the test installs.
 const BRING: &str = r#"
 set -e
 mkdir -p /opt/theirs/root/bin /etc/containerd
@@ -34,8 +34,8 @@ export PATH=/opt/theirs/bin:$PATH
 ctr -n theirs run --detach --rootfs /opt/theirs/root somebodys /bin/sleep 100000
 "#;
 
-/// What must stay: the daemon, its shim and the container as processes that were not started
-/// again, what the daemon has, its files.
+/// What must stay: the daemon, its shim and the container as processes that were not restarted, the daemon's objects,
+/// its files.
 const SEEN: &str = r#"
 set -e
 export PATH=/opt/theirs/bin:$PATH
@@ -49,7 +49,7 @@ done
 sha256sum /etc/containerd/config.toml
 "#;
 
-/// All of it goes, also the directories that this daemon made for itself: another test compares the machine's files.
+/// All of it is removed, also the directories that this daemon created: another test compares the machine's files.
 const TAKE_AWAY: &str = r"
 set -e
 export PATH=/opt/theirs/bin:$PATH
@@ -111,7 +111,7 @@ fn beside(node: &str, before: &str) -> Outcome {
     stays("the node is one again")
 }
 
-/// Its pods are in a runtime of its own, and kubelet asks that one.
+/// The node's pods are in a runtime of its own, and kubelet uses that one.
 fn ours_is_elsewhere(node: &str) -> Outcome {
     let theirs = shell(node, "/opt/theirs/bin/ctr -n k8s.io containers list -q")?;
     assert_eq!(theirs, "", "pods in somebody else's runtime");

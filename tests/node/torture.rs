@@ -1,17 +1,17 @@
-//! Some minutes of `scripts/torture`: accidents that the test's seed draws, on the tests' own machines, and what is promised
-//! held against each. Hours of it are a person's to begin.
+//! Some minutes of `scripts/torture`: accidents drawn by the test's seed, on the tests' own machines, with the promises
+//! checked against each. Hours of it are for a person to start.
 
 use std::process::Command;
 
 use crate::demo::{Outcome, demo, said, state};
 use crate::sample;
 
-/// Six minutes where everything is wanted; else two, which is some six accidents.
+/// Six minutes in full; otherwise two, which is about six accidents.
 const MINUTES: [&str; 2] = ["2", "6"];
 
 #[test]
 fn n_accidents_at_random_break_no_promise() -> Outcome {
-    // Its machines have small disks of their own, and end as they are: not those of the tests before.
+    // Its machines have small disks of their own, and are left as they end: not those of earlier tests.
     demo(&["down"])?;
     let seed = sample::seed().to_string();
     let minutes = MINUTES[usize::from(sample::in_full())];

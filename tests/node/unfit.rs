@@ -11,7 +11,7 @@ use crate::demo::{
     up,
 };
 
-/// Download, unpacking and a look.
+/// Download, unpacking and a pass.
 const SOON: Duration = Duration::from_secs(180);
 
 /// What must not change: processes of the node's services, the stack, the pod.
@@ -28,9 +28,9 @@ fn hello(node: &str) -> Outcome<String> {
     kubectl(&["get", "pod", &format!("hello-{node}"), "-o", path])
 }
 
-/// Two stacks that import and cannot run: a kubelet for another processor, and one that is not the
-/// version that the manifest says. Every node refuses each while it prepares, so that the upgrade does not
-/// begin, keeps what it has, and goes on when it is cancelled.
+/// Two stacks that import and cannot run: a kubelet for another processor, and one with another version than its
+/// manifest's. Every node refuses each while it prepares, so that the upgrade does not start, keeps what it has, and
+/// continues when it is cancelled.
 #[test]
 fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
     up()?;
@@ -75,7 +75,7 @@ fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
             })?;
             ready_through_plane(node)?;
         }
-        // It stops for that in some minutes: a node may have been busy.
+        // It stops for that within minutes: a node may have been busy.
         eventually("the upgrade says who refuses, and why", SOON, || {
             let said = plane(&["cluster", "upgrade", &cluster, "status"])?;
             match said.contains("refused") && said.contains("bin/kubelet") {
@@ -103,7 +103,7 @@ fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
     Ok(())
 }
 
-/// A stack made of the files of the one that runs, with a bent kubelet.
+/// A stack made from the files of the running one, with a modified kubelet.
 fn bent(kubernetes: &str, name: &str, bend: fn(&Path) -> Outcome) -> Outcome<PathBuf> {
     let root = tempfile::tempdir().map_err(|e| e.to_string())?.keep();
     let files = root.join("files");
@@ -156,7 +156,7 @@ fn as_another_version(kubelet: &Path) -> Outcome {
     fs::write(kubelet, "#!/bin/sh\necho Kubernetes v1.35.1\n").map_err(|e| e.to_string())
 }
 
-/// The versions that the signed manifest of the active stack says.
+/// The versions in the signed manifest of the active stack.
 fn components(envelope: &str) -> Outcome<String> {
     use base64::Engine as _;
     let envelope: Value = serde_json::from_str(envelope).map_err(|e| e.to_string())?;

@@ -1,5 +1,5 @@
-//! The fleet's agents go to another version, told by the plane through their tunnels; one that ends at once and one that
-//! hangs come back by themselves and stop the fleet, and so does one whose machine loses its power.
+//! The fleet's agents go to another version, ordered by the plane through their tunnels; one that exits immediately and
+//! one that hangs roll back on their own and stop the fleet, and so does one whose machine loses power.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,18 +14,18 @@ use crate::demo::{
     state, up,
 };
 
-/// The same programs, built to say another number.
+/// The same programs, built with another version number.
 const GOOD: &str = "0.1.1";
-/// Ends at once, and hangs.
+/// Exits immediately, and hangs.
 const ENDS: &str = "0.1.2";
 const HANGS: &str = "0.1.3";
 const CUT_OFF: &str = "0.1.4";
-/// A package that comes, a sweep of a master, and programs that are restarted.
+/// A package is fetched, a sweep of a master, and programs are restarted.
 const PROVEN: Duration = Duration::from_secs(240);
 const PROVE_S: &str = "60";
-/// The longest that nobody may reach the node through the tunnel.
+/// The longest time that the node may be unreachable through the tunnel.
 const GAP: Duration = Duration::from_secs(5);
-/// Units whose processes are none of the agent's business.
+/// Units whose processes the agent's upgrade must not touch.
 const OTHERS: &str = "pf9-kubelet pf9-containerd pf9-etcd pf9-kube-proxy";
 
 #[test]
@@ -34,7 +34,7 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     let from = said(&shell(NODES[0], "pf9ctl --version")?)?;
     let others = NODES.map(|node| runs(node, OTHERS));
     let good = package(GOOD)?;
-    // What they run as well: it is what they go back to.
+    // The present version as well: it is what they roll back to.
     import(&only_deb(&state().join("package"))?, &from)?;
     import(&good, GOOD)?;
     let asking = Asking::start();
@@ -68,7 +68,7 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     demo(&["down"]).map(drop)
 }
 
-/// One host tries it and comes back, and nobody else is told.
+/// One host tries it and rolls back, and no other gets the order.
 fn stops_the_fleet(bad: &Path, version: &str) -> Outcome {
     import(bad, version)?;
     order(version, "1")?;
@@ -110,7 +110,7 @@ fn power_cut(bad: &Path) -> Outcome {
     eventually("Ready", PROVEN, || ready_through_plane(&node))
 }
 
-/// A package to the plane.
+/// Imports a package into the plane.
 fn import(package: &Path, version: &str) -> Outcome {
     let said = plane(&["agent", "import", &package.to_string_lossy()])?;
     match said.starts_with(&format!("{version} deb ")) {
@@ -119,21 +119,21 @@ fn import(package: &Path, version: &str) -> Outcome {
     }
 }
 
-/// The whole fleet to this version, so many hosts at a time.
+/// Orders this version for the whole fleet, this many hosts at a time.
 fn order(version: &str, at_a_time: &str) -> Outcome {
     let words = ["agent", "upgrade", "--to", version, "--percent", "100"];
     let how = ["--max-unavailable", at_a_time, "--prove", PROVE_S];
     plane(&[&words[..], &how[..]].concat()).map(drop)
 }
 
-/// How far the fleet is, as the plane says.
+/// The fleet's progress, as the plane shows it.
 fn status() -> Outcome<Value> {
     let text = plane(&["agent", "upgrade", "status", "--json"])?;
     let answer: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     Ok(answer["upgrade"].clone())
 }
 
-/// It is in this state, and each host is so.
+/// It is in this state, and so is each host.
 fn fleet(state: &str, each: impl Fn(&Value) -> bool) -> Outcome {
     let upgrade = status()?;
     let hosts = upgrade["hosts"].as_array().ok_or("no hosts")?;
@@ -144,7 +144,7 @@ fn fleet(state: &str, each: impl Fn(&Value) -> bool) -> Outcome {
     }
 }
 
-/// The first host that stands so.
+/// The first host in this state.
 fn first(stand: &str) -> Outcome<String> {
     let upgrade = status()?;
     let mut hosts = upgrade["hosts"].as_array().into_iter().flatten();
@@ -154,13 +154,13 @@ fn first(stand: &str) -> Outcome<String> {
         .ok_or_else(|| format!("nobody is {stand}: {upgrade}"))
 }
 
-/// `pf9-hostagent_0.1.1-1_amd64.deb` of the programs of this checkout, built again beside those of the demo.
+/// `pf9-hostagent_0.1.1-1_amd64.deb` with the programs of this checkout, built again beside those of the demo.
 fn package(version: &str) -> Outcome<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = root.join("target");
     let other = target.join("other-version");
     let dir = state().join("other-version");
-    // What was compiled for the demo need not be compiled again, but for the last crate.
+    // What was compiled for the demo need not be compiled again, except the last crate.
     let script = format!(
         "set -e; mkdir -p {other}; [ -d {other}/release ] || cp -a {target}/release {other}/; cd {root}; \
          scripts/package --deb-only {dir}",
@@ -190,7 +190,7 @@ fn only_deb(dir: &Path) -> Outcome<PathBuf> {
     found.ok_or_else(|| format!("no package in {}", dir.display()))
 }
 
-/// The package with a comms that answers what it is asked when it is tried, and then does this.
+/// The package with a comms that answers the trial's questions, and then does this.
 fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
     let dir = state().join(format!("broken-{version}"));
     // Called by its links, as ours is.
@@ -221,7 +221,7 @@ fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
     }
 }
 
-/// How far it is, and what was proven last; in the words of `pf9ctl status`.
+/// Its stage, and the last proven version; in the words of `pf9ctl status`.
 fn is(node: &str, stage: &str, wanted: &str, last_good: &str) -> Outcome {
     let text = shell(
         node,
@@ -238,7 +238,7 @@ fn is(node: &str, stage: &str, wanted: &str, last_good: &str) -> Outcome {
     }
 }
 
-/// The package manager has this version, wholly, and every file as it should be.
+/// The package manager has this version completely installed, and every file is intact.
 fn installed(node: &str, version: &str) -> Outcome {
     shell(node, "systemctl start pf9-agent-switch.service")?;
     let has = shell(
@@ -264,7 +264,7 @@ fn installed(node: &str, version: &str) -> Outcome {
     ))
 }
 
-/// Which process each unit is.
+/// The process of each unit.
 fn runs(node: &str, units: &str) -> Outcome<String> {
     shell(
         node,
@@ -280,7 +280,7 @@ fn said(text: &str) -> Outcome<String> {
         .ok_or_else(|| format!("it says {text}"))
 }
 
-/// Somebody who asks the node's API through the plane and its tunnel, again and again.
+/// A client that calls the node's API through the plane and its tunnel, repeatedly.
 struct Asking {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<Duration>,

@@ -1,12 +1,12 @@
-//! For each check of `pf9ctl node check`: what breaks exactly that on a node, and what mends it as its words say; or why
-//! the test machines cannot be broken like that, and where it is shown by recorded facts instead. A test compares this
-//! with the table of checks, so that none comes without.
+//! For each check of `pf9ctl node check`: what breaks exactly that on a node, and what repairs it as its text says; or
+//! why the test machines cannot be broken like that, and which test shows it with recorded facts instead. A test
+//! compares this with the table of checks, so that none is missing.
 
-/// How a check is shown to speak.
+/// How a check is shown to work.
 pub(crate) enum Shown {
     /// On the machine itself, for a moment.
     Machine(Broken),
-    /// With mounts of the program's own: the daemons, which would act on it, see nothing.
+    /// With mounts of the program's own: the daemons, which would act on it, do not see it.
     View(Broken),
     /// The test machines have no such defect.
     Recorded {
@@ -20,7 +20,7 @@ pub(crate) enum Shown {
 /// Lines of shell.
 pub(crate) struct Broken {
     pub(crate) breaks: &'static str,
-    /// A word of what the check says then.
+    /// A word of what the check reports then.
     pub(crate) says: &'static str,
     pub(crate) mends: &'static str,
 }
@@ -45,7 +45,7 @@ const fn recorded(why: &'static str, test: &'static str) -> Shown {
     Shown::Recorded { why, test }
 }
 
-/// Of facts of a machine that is good but for one thing.
+/// With facts of a machine that is good but for one thing.
 const DEFECTS: &str = "each_defect_is_named_with_a_remedy_and_an_exit_code";
 
 /// Every check once, in the order of the table.
@@ -258,7 +258,7 @@ pub(crate) const BREAKS: &[(&str, Shown)] = &[
         machine(
             "cp -L /etc/resolv.conf /root/resolv.kept && umount /etc/resolv.conf 2>/dev/null; mv /etc/resolv.conf /root/resolv.was; \
              ln -s /run/nowhere/resolv.conf /etc/resolv.conf",
-            "nothing is there",
+            "does not exist",
             "rm /etc/resolv.conf; cp /root/resolv.kept /etc/resolv.conf; rm -f /root/resolv.was /root/resolv.kept",
         ),
     ),

@@ -1,11 +1,11 @@
-//! What takes long, in full or as a sample: of many cases of one kind a test runs those that a seed picks.
+//! Slow tests, in full or as a sample: of many cases of one kind a test runs those that a seed picks.
 //!
 //! ```text
 //! scripts/test            a new seed, printed              scripts/test --seed N   the same sample again
 //! scripts/test --full     every case                       cargo test              a sample by a new seed
 //! ```
-//! Nothing that was left out counts as passed: each test says how many cases it ran of how many, in a line
-//! that scripts/test gathers (`sampled: 250 of 4000 schedules`).
+//! Nothing left out counts as passed: each test prints how many cases it ran of how many, in a line that scripts/test
+//! gathers (`sampled: 250 of 4000 schedules`).
 #![allow(
     dead_code,
     reason = "each of the test programs that share this file uses a part of it"
@@ -20,7 +20,7 @@ pub(crate) fn in_full() -> bool {
     std::env::var_os("PF9_TEST_FULL").is_some()
 }
 
-/// What picks, in this process.
+/// The seed of this process.
 pub(crate) fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| {
@@ -33,7 +33,7 @@ pub(crate) fn seed() -> u64 {
     })
 }
 
-/// As many as `few` of all these, in their order; all of them in full.
+/// At most `few` of all these, in order; all of them in full mode.
 pub(crate) fn of<T>(what: &str, all: impl IntoIterator<Item = T>, few: usize) -> Vec<T> {
     let all: Vec<T> = all.into_iter().collect();
     if in_full() || all.len() <= few {
@@ -50,7 +50,7 @@ pub(crate) fn picked<T>(all: Vec<T>, few: usize, seed: u64) -> Vec<T> {
     let mut rest = all.len();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut take = || {
-        // Each is taken as likely as any other of those that are still to come.
+        // Each remaining one is equally likely.
         let taken = random.usize(..rest) < left;
         rest -= 1;
         left -= usize::from(taken);
@@ -59,11 +59,11 @@ pub(crate) fn picked<T>(all: Vec<T>, few: usize, seed: u64) -> Vec<T> {
     all.into_iter().filter(|_| take()).collect()
 }
 
-/// A property test whose cases take long: `few` of them, `full` in full.
+/// A slow property test: `few` cases, `full` in full mode.
 pub(crate) fn cases(few: u32, full: u32) -> Config {
     if !in_full() {
         println!("sampled: {few} of {full} cases");
     }
-    // What else `PROPTEST_*` says holds, the seed too.
+    // Other settings in `PROPTEST_*` still apply, including the seed.
     Config::with_cases(if in_full() { full } else { few })
 }

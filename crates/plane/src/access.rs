@@ -1,14 +1,15 @@
-//! Who may do what: one table and one function that decides. Pure.
+//! Who may do what: one table and one pure function that decides.
 //!
-//! A token has a role (`admin`, `member` or `reader`, each includes those after it) in one project, in one domain, or in
-//! the whole plane. Everything that can be asked for is an [`Action`], and every thing it applies to has an [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with
-//! the owners of everything that the path names.
+//! A token has a role (`admin`, `member` or `reader`, each includes those after it) in one project, in one domain, or
+//! in the whole plane. Everything a caller can ask for is an [`Action`], and everything an action applies to has an
+//! [`Owner`]. [`authorize`] is the only place where the three meet; `guard` calls it for every route, with the owners
+//! of everything the path names.
 //!
-//! What somebody may not even see is [`Verdict::Hidden`]: they are told that it is not there.
+//! What a caller may not even see is [`Verdict::Hidden`]: the answer is "not found".
 
 use super::people::{DomainId, ProjectId, UserId};
 
-/// A role that means something here; each includes those before it.
+/// A role known to the plane; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     Reader,
@@ -16,22 +17,22 @@ pub(super) enum Role {
     Admin,
 }
 
-/// Whose say an action is.
+/// Where a role must be held for an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Realm {
     /// The role in the project that the thing belongs to.
     Fleet,
-    /// The role in the domain that the thing belongs to; a role in a project lets see that project.
+    /// The role in the domain that the thing belongs to; a role in a project is enough to see that project.
     Directory,
     /// The role in the whole plane.
     Plane,
-    /// Anybody's who shows a good token.
+    /// Any caller with a valid token.
     Anybody,
 }
 
 macro_rules! actions {
     ($( $realm:ident { $( $id:ident = $word:literal, $least:ident $(or $own:ident)?, $says:literal; )* } )*) => {
-        /// Everything that can be asked for.
+        /// Everything a caller can ask for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(super) enum Action { $($( #[doc = $says] $id, )*)* }
 
@@ -47,19 +48,19 @@ macro_rules! actions {
             pub(super) fn word(self) -> &'static str {
                 match self { $($( Self::$id => $word, )*)* }
             }
-            /// For people.
+            /// Description for people.
             pub(super) fn says(self) -> &'static str {
                 match self { $($( Self::$id => $says, )*)* }
             }
-            /// The least role that may.
+            /// The least role that is allowed it.
             pub(super) fn least(self) -> Role {
                 match self { $($( Self::$id => Role::$least, )*)* }
             }
-            /// Whose say it is.
+            /// Where that role must be held.
             pub(super) fn realm(self) -> Realm {
                 match self { $($( Self::$id => Realm::$realm, )*)* }
             }
-            /// Whether everybody may do it with what is their own.
+            /// Whether every user may do it with what is their own.
             pub(super) fn is_for_own(self) -> bool {
                 match self { $($( Self::$id => actions!(@own $($own)?), )*)* }
             }
@@ -72,32 +73,32 @@ macro_rules! actions {
 actions! {
     Fleet {
         SeeHosts = "see-hosts", Reader, "hosts, their state, events and operations";
-        OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, take that back";
-        ReadBundles = "read-bundles", Admin, "support bundles and logs of a host: ask for one, read it, take it away";
+        OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, revoke that";
+        ReadBundles = "read-bundles", Admin, "support bundles and logs of a host: order, read, remove";
         RemoveHosts = "remove-hosts", Admin, "remove a host";
         LetHostsIn = "let-hosts-in", Member, "join tokens: make, list, withdraw";
         SeeClusters = "see-clusters", Reader, "clusters, their nodes, etcd, upgrades";
         MakeClusters = "make-clusters", Member, "make a cluster";
         ChangeClusters = "change-clusters", Member, "attach, detach, settings, upgrades of stack and distribution";
         DeleteClusters = "delete-clusters", Admin, "delete a cluster";
-        RestoreClusters = "restore-clusters", Admin, "begin a cluster anew from a backup";
-        Insist = "insist", Admin, "whatever costs etcd its quorum (force)";
+        RestoreClusters = "restore-clusters", Admin, "restore a cluster from a backup";
+        Insist = "insist", Admin, "anything that costs etcd its quorum (force)";
         UseKubernetes = "use-kubernetes", Reader, "the Kubernetes API, with the rights of the role there";
-        FetchKubeconfigs = "fetch-kubeconfigs", Reader, "kubeconfigs, and the short-lived tokens that they ask for; withdraw one's own long-lived ones";
+        FetchKubeconfigs = "fetch-kubeconfigs", Reader, "kubeconfigs and their short-lived tokens; withdraw one's own long-lived kubeconfigs";
         KeepKubeconfigs = "keep-kubeconfigs", Member, "make a long-lived kubeconfig";
         SeeAllKubeconfigs = "see-all-kubeconfigs", Admin, "long-lived kubeconfigs of others: list, withdraw";
-        SeeAlerts = "see-alerts", Reader, "alerts and silences; of the whole fleet only by a role in the whole plane";
+        SeeAlerts = "see-alerts", Reader, "alerts and silences; fleet-wide ones only with a plane-wide role";
         AnswerAlerts = "answer-alerts", Member, "acknowledge and silence alerts";
         SeeNumbers = "see-numbers", Reader, "metrics of hosts, for Prometheus";
-        SeeAudit = "see-audit", Admin, "who changed what; of all projects by a role in the whole plane";
+        SeeAudit = "see-audit", Admin, "the audit; of all projects only with a plane-wide role";
     }
     Plane {
-        SeeFleet = "see-fleet", Reader, "versions of the agent, and the fleet's way between them";
-        ChangeFleet = "change-fleet", Admin, "take the fleet to another version of the agent, its policy";
+        SeeFleet = "see-fleet", Reader, "versions of the agent, and rollouts to the fleet";
+        ChangeFleet = "change-fleet", Admin, "roll the fleet to another version of the agent; its policy";
         ChangeDomains = "change-domains", Admin, "make, change, delete domains";
         ChangeRoles = "change-roles", Admin, "make, change, delete roles that mean something elsewhere";
-        GrantPlane = "grant-plane", Admin, "roles in the whole plane";
-        SeeGrants = "see-grants", Reader, "who has roles in the whole plane";
+        GrantPlane = "grant-plane", Admin, "give and take plane-wide roles";
+        SeeGrants = "see-grants", Reader, "who has plane-wide roles";
     }
     Directory {
         SeeDomains = "see-domains", Reader, "domains";
@@ -114,14 +115,14 @@ actions! {
         ChangeCredentials = "change-credentials", Admin or Own, "make and delete application credentials (make: one's own)";
     }
     Anybody {
-        SeeOneself = "see-oneself", Reader, "one's own token, its catalogue, one's projects and domains, the roles there are";
+        SeeOneself = "see-oneself", Reader, "one's own token, its catalogue, one's projects and domains, the list of roles";
     }
 }
 
-/// Whose something is.
+/// What something belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// Nobody's alone.
+    /// Shared: it belongs to the plane.
     Plane,
     Domain(DomainId),
     /// What belongs to a project, and the project itself.
@@ -129,19 +130,19 @@ pub(super) enum Owner {
     User {
         id: UserId,
         domain: DomainId,
-        /// Has a role in the whole plane: who could change it would have that, too.
+        /// Has a role in the whole plane: a caller who could change this user would gain that role.
         exalted: bool,
     },
     Group {
         domain: DomainId,
-        /// As of a user.
+        /// As for a user.
         exalted: bool,
     },
-    /// What is not named, but looked for or made: each thing is judged by itself then.
+    /// Not one named thing but a search or a creation: each thing is then judged on its own.
     Somewhere,
 }
 
-/// What a token is good for.
+/// What a token grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rights {
     pub(super) user: UserId,
@@ -149,21 +150,21 @@ pub(super) struct Rights {
     pub(super) plane: Option<Role>,
     pub(super) domain: Option<(DomainId, Role)>,
     pub(super) project: Option<(ProjectId, Role)>,
-    /// It is a kubeconfig's: nothing but that cluster's API and numbers.
+    /// A kubeconfig's token: only that cluster's API and metrics.
     pub(super) kubernetes_only: bool,
 }
 
-/// What is answered.
+/// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allowed,
-    /// It is there, and the caller may not.
+    /// It exists, and the caller may not.
     Refused,
-    /// It is not even to be seen.
+    /// The caller may not even see it.
     Hidden,
 }
 
-/// Whether a token may.
+/// Whether a token allows an action.
 pub(super) fn authorize(action: Action, rights: &Rights, owner: &Owner) -> Verdict {
     if rights.kubernetes_only && !matches!(action, Action::UseKubernetes | Action::SeeNumbers) {
         return Verdict::Refused;
@@ -191,12 +192,12 @@ pub(super) fn authorize(action: Action, rights: &Rights, owner: &Owner) -> Verdi
 }
 
 impl Rights {
-    /// The role that counts for what this owner has.
+    /// The role that applies to this owner's things.
     fn role(&self, realm: Realm, owner: &Owner) -> Option<Role> {
         let elsewhere = match (realm, owner) {
             (Realm::Plane | Realm::Anybody, _) => None,
             (_, Owner::User { exalted: true, .. } | Owner::Group { exalted: true, .. }) => {
-                // To be seen like any other, and to be changed by none but the plane's own.
+                // Visible like any other; only plane-wide roles may change it.
                 self.near(owner).map(|r| r.min(Role::Reader))
             }
             (Realm::Fleet, Owner::Project(id, _)) => self.in_project(id),
@@ -227,12 +228,12 @@ impl Rights {
         self.plane.max(near)
     }
 
-    /// Whether anything of a project is to be seen at all.
+    /// Whether anything of a project is visible at all.
     pub(super) fn sees(&self, project: &ProjectId) -> bool {
         self.plane.is_some() || self.in_project(project).is_some()
     }
 
-    /// The role in Kubernetes in a cluster of this project.
+    /// The Kubernetes role in a cluster of this project.
     pub(super) fn in_clusters_of(&self, project: &ProjectId) -> Option<Role> {
         self.plane.max(self.in_project(project))
     }
@@ -261,7 +262,7 @@ impl Role {
         }
     }
 
-    /// What its people are called in Kubernetes.
+    /// The Kubernetes group of its users.
     pub(super) fn group(self) -> &'static str {
         match self {
             Self::Reader => "pf9:role:reader",
@@ -270,7 +271,7 @@ impl Role {
         }
     }
 
-    /// The role of Kubernetes' own that they have in a cluster.
+    /// Kubernetes' built-in role that they have in a cluster.
     pub(super) fn cluster_role(self) -> &'static str {
         match self {
             Self::Reader => "view",
@@ -279,7 +280,7 @@ impl Role {
         }
     }
 
-    /// A role of ours, beside it: the stack's add-ons bring it. Who may all needs none.
+    /// A role of ours beside it, installed by the stack's add-ons. An admin needs none.
     pub(super) fn own_cluster_role(self) -> Option<&'static str> {
         match self {
             Self::Reader | Self::Member => Some("pf9:see-nodes"),
@@ -287,7 +288,7 @@ impl Role {
         }
     }
 
-    /// The role of an id; others mean nothing here.
+    /// The role with this id; other ids mean nothing here.
     pub(super) fn of(id: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.word() == id)
     }

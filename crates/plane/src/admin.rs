@@ -1,6 +1,6 @@
 //! The administrator's socket: what the command line asks of the running plane.
 //!
-//! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: who can open it owns the state anyway.
+//! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: a process that can open it owns the state anyway.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ const ANSWER_MAX: usize = 256 * 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
     pub(super) ttl_s: i64,
-    /// Name of a project of the default domain, or an id; absent: the one that every plane has.
+    /// Name of a project of the default domain, or an id; absent: the project every plane has.
     #[serde(default)]
     pub(super) project: Option<String>,
 }
@@ -72,7 +72,7 @@ pub(super) struct Import {
 #[serde(deny_unknown_fields)]
 pub(super) struct Leaving {
     pub(super) hosts: Vec<HostId>,
-    /// Also where etcd loses its quorum by it.
+    /// Even if etcd loses its quorum by it.
     #[serde(default)]
     pub(super) force: bool,
 }
@@ -99,15 +99,15 @@ pub(super) struct WantedDelta {
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedKubeconfig {
     pub(super) cluster: String,
-    /// With a token in it.
+    /// Embeds a token.
     #[serde(default)]
     pub(super) long_lived: Option<kubeconfig::Keep>,
-    /// Whose, by id or `<domain>/<name>`; absent: the administrator's.
+    /// The user, by id or `<domain>/<name>`; absent: the administrator.
     #[serde(default)]
     pub(super) user: Option<String>,
 }
 
-/// Who asks here, in what is kept of it.
+/// The caller's name in records.
 pub(super) const ADMINISTRATOR: &str = "the administrator";
 
 /// The routes.
@@ -292,7 +292,7 @@ async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     Ok(Json(out.into()))
 }
 
-/// One cluster, its nodes, and whose member of etcd is still to be taken out.
+/// One cluster, its nodes, and the hosts whose etcd member is still to be removed.
 async fn cluster(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let cluster = kubeconfig::find(&rows, &name)?;
@@ -406,7 +406,7 @@ async fn end_maintenance(
     maintenance::end_on(&plane, host).await.map(Json)
 }
 
-/// Also what the cluster is then.
+/// Answers with the cluster's settings after the change.
 async fn cluster_settings(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -489,7 +489,7 @@ pub(super) async fn ask<B: Serialize>(
         .map_err(|_| late())?
 }
 
-/// Has a file of the running plane written, piece by piece; answers its size. A silence ends it.
+/// Lets the running plane write a file, piece by piece; answers its size. A silence ends it.
 pub(super) async fn download(
     dir: &std::path::Path,
     path: &str,
@@ -534,7 +534,7 @@ pub(super) async fn download(
 
 type Called = http::Response<hyper::body::Incoming>;
 
-/// The plane that does not answer, by its socket.
+/// The plane does not answer on this socket.
 struct Away(PathBuf);
 
 impl Away {
@@ -545,7 +545,7 @@ impl Away {
     }
 }
 
-/// One call, and what is made of its answer.
+/// One call; `read` parses its answer.
 async fn called<B: Serialize, T>(
     dir: &std::path::Path,
     method: Method,
@@ -572,7 +572,7 @@ async fn called<B: Serialize, T>(
         let response = sender.send_request(request).await;
         read(response.map_err(|e| away.fault(chain(&e)))?, &away).await
     };
-    // The connection only has to live as long as the answer takes.
+    // The connection only has to live until the answer is complete.
     tokio::select! {
         answer = answer => answer,
         Err(e) = connection => Err(away.fault(chain(&e))),

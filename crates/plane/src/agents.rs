@@ -1,29 +1,30 @@
-//! The agent itself, over the whole fleet: which versions are here, and how hosts go from one to another.
+//! The agent itself, across the fleet: which versions are in the repository, and how hosts are rolled from one to
+//! another.
 //!
 //! ```text
 //!  running ─ 10 % ── pause ── 50 % ── pause ── 100 % ──► done
 //!     │ ▲      └ hosts that are away are passed over, and catch up when they are back
-//!     │ └ resume ─ paused, stopped (a host put itself back, refused, or did not report in time)
-//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
+//!     │ └ resume ─ paused, stopped (a host rolled back, refused, or did not report in time)
+//!     └ cancel ──► cancelled: hosts that are done keep the new version, those that did not begin keep the old one
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
 //! | here         | the rows of a roll over the fleet |
 //! | `repository` | packages: import, list, remove, serve |
-//! | `engine`     | what hosts report, which hosts to tell next, when it stops (pure) |
+//! | `engine`     | what hosts report, which hosts to order next, when it stops (pure) |
 //! | `verbs`      | pause, resume, cancel, back (pure) |
-//! | `gates`      | which hosts take part, and what stands against it (pure) |
-//! | `patches`    | versions that the fleet goes to by itself |
-//! | `runner`     | the store around them; the task that looks when no host reports |
-//! | `show`, `numbers`, `http` | how far it is, for people and for Prometheus, and the APIs |
+//! | `gates`      | which hosts take part, and what blocks a roll (pure) |
+//! | `patches`    | versions that the fleet takes automatically |
+//! | `runner`     | the store around them; the periodic task |
+//! | `show`, `numbers`, `http` | progress for people and for Prometheus, and the APIs |
 //!
-//! Shared with the rolls of clusters: window, patch policy, how many at a time, findings, states. The engines are
-//! separate: a cluster's roll goes by stages of each node and by roles, this one by shares of a fleet of mostly unrelated
-//! hosts, and it stops for a host that is silent.
+//! Shared with the rolls of clusters: window, patch policy, concurrency, findings, states. The engines are separate: a
+//! cluster's roll goes by stages of each node and by roles, this one by shares of a fleet of mostly unrelated hosts,
+//! and it stops when a host is silent.
 //!
-//! Each host's part is a row of its own, and its order is in its signed spec: a status costs one small row,
-//! however large the fleet, and a restarted plane goes on.
+//! Each host's part is a row of its own, and its order is in its signed spec: a status costs one small row however
+//! large the fleet, and a restarted plane resumes.
 
 mod engine;
 mod gates;
@@ -44,7 +45,7 @@ use super::rolls::{By, MaxUnavailable, State, UpgradeSettings, Way};
 use super::store::{Read, Rows, StoreError};
 use pf9_hostagent::model::{AgentStage, Fault, Generation, HostId};
 
-/// The newest roll over the fleet, under [`THE_ROW`].
+/// The newest roll of the fleet, under [`THE_ROW`].
 const ROLL: Rows<AgentRoll> = Rows::new("agent-roll");
 /// Each host's part in it, by host id.
 const PARTS: Rows<Part> = Rows::new("agent-parts");
@@ -52,7 +53,7 @@ const PARTS: Rows<Part> = Rows::new("agent-parts");
 const SETTINGS: Rows<UpgradeSettings> = Rows::new("agent-settings");
 const THE_ROW: &str = "fleet";
 
-/// Why the fleet's roll is stopped, if it is: a person is needed.
+/// Why the fleet's roll is stopped, if it is: it needs a person.
 pub(super) fn stopped(rows: &impl Read) -> Result<Option<String>, StoreError> {
     let roll = rows.get(&ROLL, THE_ROW)?;
     let stopped = roll.filter(|roll| roll.state == State::Stopped);
@@ -62,7 +63,7 @@ pub(super) fn stopped(rows: &impl Read) -> Result<Option<String>, StoreError> {
     }))
 }
 
-/// The agent of this host was told to change, and has not said how that ended.
+/// The agent of this host was ordered to change, and has not reported the outcome.
 pub(super) fn is_changing(rows: &impl Read, host: HostId) -> Result<bool, StoreError> {
     let part = rows.get(&PARTS, &host.to_string())?;
     Ok(part.is_some_and(|p| p.stand == Stand::Told))
@@ -76,18 +77,18 @@ pub(super) const TABLES: [&str; 4] = [
     "agent-settings",
 ];
 
-/// Shares of the fleet, one after the other, unless told otherwise.
+/// Default shares of the fleet, one after the other.
 const SHARES: [u8; 3] = [10, 50, 100];
-/// Pause between two shares: most of what a new version breaks after it was proven shows in that time.
+/// Pause between two shares: most of what breaks after a new version was proven shows within it.
 const PAUSE_S: u32 = 900;
-/// Hosts at a time, in percent: a fault that all hosts have shows with these.
+/// Hosts at a time, in percent: a fault common to all hosts shows with these.
 const AT_A_TIME: u8 = 10;
-/// Time for a host to be proven after it switched; then it puts itself back.
+/// Time for a host to prove the new version after the switch; then it rolls back.
 const PROVE_S: u32 = 300;
-/// Time for a host to report: its package over a slow line, and its proof.
+/// Time for a host to report: fetching its package over a slow line, and the proof.
 const REPORT_S: u32 = 1800;
 
-/// One walk of the fleet to a version: the newest one, under way or over.
+/// One roll of the fleet to a version: the newest one, running or over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct AgentRoll {
     pub(super) id: Uuid,
@@ -99,33 +100,33 @@ pub(super) struct AgentRoll {
     pub(super) why: Option<Fault>,
     pub(super) policy: Policy,
     pub(super) by: By,
-    /// Findings before the start that its issuer overruled.
+    /// Findings that the operator overruled at the start.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,
     #[serde(default)]
     pub(super) ended_at: Option<Timestamp>,
-    /// Which share it is at.
+    /// Index of the current share.
     #[serde(default)]
     pub(super) share: usize,
-    /// Since when that share is done.
+    /// When the current share was completed.
     #[serde(default)]
     pub(super) passed_at: Option<Timestamp>,
-    /// The newest order's number; those of the next roll are greater.
+    /// Number of the newest order; those of the next roll are greater.
     pub(super) orders: Generation,
-    /// Its log, the newest last.
+    /// Its log, the newest entry last.
     #[serde(default)]
     pub(super) log: Vec<Said>,
 }
 
-/// A line of what happened.
+/// A log entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Said {
     pub(super) at: Timestamp,
     pub(super) what: String,
 }
 
-/// How it goes.
+/// How the roll proceeds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Policy {
     /// Percentages, rising; the last is 100.
@@ -134,7 +135,7 @@ pub(super) struct Policy {
     pub(super) max_unavailable: MaxUnavailable,
     pub(super) prove_s: u32,
     pub(super) report_s: u32,
-    /// Hosts are told at any time, whatever the fleet's window says.
+    /// Ignores the fleet's window.
     #[serde(default)]
     pub(super) any_time: bool,
 }
@@ -142,7 +143,7 @@ pub(super) struct Policy {
 /// One host's part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
-    /// What it ran when the roll began; absent: it never reported one.
+    /// The version it ran when the roll began; absent: it never reported one.
     pub(super) from: Option<Version>,
     pub(super) to: Version,
     pub(super) stand: Stand,
@@ -160,17 +161,17 @@ pub(super) struct Part {
     pub(super) fault: Option<Fault>,
 }
 
-/// The state of one host's part.
+/// State of one host's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stand {
-    /// Not told yet.
+    /// No order sent yet.
     Waiting,
     Told,
     Done,
-    /// It put itself back, or refused.
+    /// It rolled back, or refused.
     Failed,
-    /// It was told, and has not reported in time.
+    /// It has its order, and has not reported in time.
     Late,
     /// It cannot take part.
     LeftOut,
@@ -180,7 +181,7 @@ pub(super) enum Stand {
 type Parts = std::collections::BTreeMap<HostId, Part>;
 
 impl AgentRoll {
-    /// More hosts may be told, now or when a person says so.
+    /// More hosts may get an order, now or after a resume.
     pub(super) fn is_under_way(&self) -> bool {
         match self.state {
             State::Running | State::Paused | State::Stopped => true,

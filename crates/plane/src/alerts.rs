@@ -9,30 +9,29 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | here     | the rows of an alert, and what they are about |
+//! | here     | the rows of an alert, and their subjects |
 //! | `rules`  | the table of rules |
-//! | `facts`  | what of a status matters (pure) |
+//! | `facts`  | the parts of a status that matter (pure) |
 //! | `found`  | what is wrong now, by facts, rows and time (pure) |
-//! | `trends` | what will be wrong: shares over twelve days, and when they are used up (pure) |
-//! | `engine` | when that is an alert, what it follows from, and when somebody is told (pure) |
-//! | `board`  | what is known between two looks |
-//! | `keep`   | the looks, with the store around them |
-//! | `shelf`  | what is kept, and how much of it |
+//! | `trends` | what will be wrong: shares over twelve days, and when they run out (pure) |
+//! | `engine` | when a finding becomes an alert, its cause, and when a notice is sent (pure) |
+//! | `board`  | state between two passes |
+//! | `keep`   | the passes, with the store around them |
+//! | `shelf`  | the stored alerts and their bounds |
 //! | `verbs`  | acknowledge and silence (pure) |
-//! | `notify` | targets, and what waits to be delivered to each |
-//! | `payload`| what a target is sent (pure) |
-//! | `deliver`| the way there |
-//! | `probe`, `availability` | whether clusters' APIs answer, and how much of each month they did |
-//! | `report` | what each node should be, was found to be, and what was repaired: every day (pure) |
-//! | `walk`   | lists of what was, by turns |
+//! | `notify` | targets, and the outbox of each |
+//! | `payload`| what a target receives (pure) |
+//! | `deliver`| the delivery |
+//! | `probe`, `availability` | whether clusters' APIs answer, and for how much of each month they did |
+//! | `report` | desired and observed state of each node and its repairs: every day (pure) |
+//! | `walk`   | lists of past alerts, callers in turns |
 //! | `show`, `http` | for people and programs |
 //!
-//! What repairs itself is repaired first, by nodelet on the host; that is what the times of the rules are for. An alert
-//! says what was tried.
+//! What the host can repair is repaired by nodelet first; the hold times of the rules allow for that. An alert says
+//! what was tried.
 //!
-//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for sites that run one). The plane knows what
-//! follows from what, who is in maintenance, and when a host that is away reported last, and it is there without a
-//! second program.
+//! Rejected: rules in Prometheus alone (`packaging/prometheus` has those, for sites that run one). The plane knows
+//! causes, maintenance, and when an absent host last reported, and it needs no second program.
 
 mod availability;
 mod board;
@@ -70,7 +69,7 @@ pub(super) use verbs::{WantedAck, WantedSilence};
 
 use rules::Urgency;
 
-/// Names of these kinds of rows.
+/// Names of these tables.
 pub(super) const TABLES: [&str; 9] = [
     "alerts",
     "alerts-past",
@@ -83,40 +82,40 @@ pub(super) const TABLES: [&str; 9] = [
     "trends",
 ];
 
-/// Whose matter an alert is.
+/// The subject of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Subject {
-    /// Of all hosts together.
+    /// The whole fleet.
     Fleet,
-    /// Of a cluster.
+    /// A cluster.
     Cluster(ClusterId),
-    /// Of a host.
+    /// A host.
     Host(HostId),
 }
 
-/// What an alert is known by while it is open: there is one of each.
+/// Identity of an open alert: there is one of each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) rule: Rule,
     pub(super) subject: Subject,
-    /// Which of several: a file system, a certificate, a unit; empty where there is one.
+    /// Which of several: a file system, a certificate, a unit; empty where there is only one.
     pub(super) part: String,
 }
 
 /// An alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Alert {
-    /// Another one with each time that it begins; what a ticket is known by.
+    /// New for each occurrence; identifies a ticket.
     pub(super) id: Uuid,
     pub(super) key: Key,
     /// The cluster that it belongs to.
     pub(super) cluster: Option<ClusterId>,
-    /// What people call the host and the cluster: they may be gone when it is looked at.
+    /// Names of the host and the cluster: both may be gone when it is read.
     #[serde(default)]
     pub(super) names: Names,
     pub(super) urgency: Urgency,
-    /// What is wrong in words of its own, after the name; empty: the rule's.
+    /// What is wrong in its own words, after the name; empty: the rule's words.
     #[serde(default)]
     pub(super) says: String,
     /// What was found.
@@ -124,45 +123,45 @@ pub(super) struct Alert {
     /// What was tried to repair it.
     #[serde(default)]
     pub(super) tried: String,
-    /// Since when it is so.
+    /// When it began.
     pub(super) since: Timestamp,
-    /// When it had lasted long enough, and nothing was left that it follows from.
+    /// When its hold time was over and no cause was left that explains it.
     #[serde(default)]
     pub(super) fired_at: Option<Timestamp>,
-    /// When it was over.
+    /// When it was resolved.
     #[serde(default)]
     pub(super) resolved_at: Option<Timestamp>,
-    /// Since when it is not so any more.
+    /// Since when its finding is gone.
     #[serde(default)]
     pub(super) clear_since: Option<Timestamp>,
-    /// Why nobody is told.
+    /// Why no notice is sent.
     #[serde(default)]
     pub(super) held: Option<Held>,
-    /// When it was held last by something that had lasted itself.
+    /// When it was last held by a cause that had itself passed its hold time.
     #[serde(skip)]
     pub(super) held_at: Option<Timestamp>,
-    /// What follows from it, by rule and name.
+    /// Its symptoms, by rule and name.
     #[serde(default)]
     pub(super) symptoms: Vec<String>,
-    /// When somebody was told last, and of what urgency.
+    /// The last notice and its urgency.
     #[serde(default)]
     pub(super) sent: Option<Sent>,
     #[serde(default)]
     pub(super) acknowledged: Option<Acknowledged>,
 }
 
-/// What people call them.
+/// Names for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Names {
     pub(super) host: Option<String>,
     pub(super) cluster: Option<String>,
 }
 
-/// Why nobody is told of an alert.
+/// Why no notice of an alert is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "lowercase")]
 pub(super) enum Held {
-    /// It follows from another one.
+    /// It follows from another alert.
     Cause { cause: Key, words: String },
     /// The host is in maintenance.
     Maintenance { reason: String, until: Timestamp },
@@ -175,16 +174,16 @@ pub(super) enum Held {
     },
 }
 
-/// What was told last.
+/// The last notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sent {
     pub(super) at: Timestamp,
     pub(super) urgency: Urgency,
-    /// How often, in all.
+    /// Number of notices in all.
     pub(super) times: u32,
 }
 
-/// Somebody sees to it: nobody is told again until then, unless it gets worse or is over.
+/// Somebody is working on it: no more notices until then, unless it gets worse or is resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Acknowledged {
     pub(super) who: String,
@@ -193,7 +192,7 @@ pub(super) struct Acknowledged {
     pub(super) until: Timestamp,
 }
 
-/// For a time nobody is told of what it names; what it does not name matches all.
+/// Suppresses notices of matching alerts for a time; an absent field matches all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Silence {
     pub(super) id: Uuid,
@@ -212,12 +211,12 @@ pub(super) struct Silence {
 // === impl Alert ===
 
 impl Alert {
-    /// The most urgent of it and what follows from it is its urgency; the engine sees to that.
+    /// Its urgency is the highest among it and its symptoms; the engine maintains that.
     pub(super) fn is_firing(&self) -> bool {
         self.fired_at.is_some() && self.resolved_at.is_none()
     }
 
-    /// Whose it is, in words: `Host n1`, `Cluster prod`.
+    /// Its subject in words: `Host n1`, `Cluster prod`.
     pub(super) fn whose(&self) -> String {
         let named = |name: &Option<String>, id: &dyn std::fmt::Display| {
             name.clone().unwrap_or_else(|| id.to_string())
@@ -244,7 +243,7 @@ impl Alert {
 }
 
 impl Silence {
-    /// Whether it speaks of this one, now.
+    /// Whether this silence matches the alert, now.
     pub(super) fn is_of(&self, alert: &Alert, now: Timestamp) -> bool {
         let host = match alert.key.subject {
             Subject::Host(host) => Some(host),

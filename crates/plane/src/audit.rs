@@ -1,13 +1,13 @@
-//! Who changed what, when: what may have changed something is kept, as the log has it, for those who may see it.
+//! The audit: every request that may have changed something is stored as the log has it, for those who may see it.
 //!
 //! ```text
-//! guard, administrator's socket ─► Asked ─► answered ─► row, with those that wait beside it, in one change
+//! guard, administrator's socket ─► Asked ─► answered ─► row, with other waiting rows, in one change
 //!                                    └── cut off ─► row without an answer, with the next one
 //! ```
 //!
-//! An answer goes when its row is on the disk. Rows are of the project whose thing it was, or of the plane; each has the
-//! newest [`KEPT`] for itself, so a busy project pushes nobody else's out. What is done inside a cluster by its own API
-//! stands in that API's audit, and in the log here: one `kubectl apply` would push a month of everything else out.
+//! An answer is sent when its row is on disk. Rows belong to the project of the thing, or to the plane; each keeps the
+//! newest [`KEPT`], so a busy project displaces only its own. What is done inside a cluster through its own API is in
+//! that API's audit, and in the log here: one `kubectl apply` would displace a month of everything else.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,55 +25,55 @@ use super::admin::ADMINISTRATOR;
 use super::guard::{Person, Who};
 use super::http::Query;
 use super::people::ProjectId;
-use super::records::{CLUSTERS, HOSTS};
+use super::records::{CLUSTERS, Cluster, HOSTS};
 use super::refusal::{Answer, Refusal};
 use super::state::{Change, Plane};
 use super::store::{Page, Read, Rows};
 use super::trace::Trace;
 use pf9_hostagent::model::FaultCode;
 
-/// By number, which rises.
+/// By number, ascending.
 const AUDIT: Rows<Row> = Rows::new("audit");
-/// Numbers of those of a project, by `<project>/<how many before it>`.
+/// Numbers of a project's rows, by `<project>/<count before it>`.
 const OF: Rows<u64> = Rows::new("audit-of");
-/// How many a project had so far; [`ALL`]: all together.
+/// Rows that a project had so far; [`ALL`]: all together.
 const NEXT: Rows<u64> = Rows::new("audit-next");
-/// Where they are.
+/// Their tables.
 pub(super) const TABLES: [&str; 3] = ["audit", "audit-of", "audit-next"];
-/// Kept of each project, and of the plane: months of a team, and half a megabyte.
+/// Kept per project, and for the plane: months of a team, and half a megabyte.
 const KEPT: u64 = 2000;
-/// Most that wait for the disk: those that are answered at one time, and room for some that were cut off; two megabytes.
+/// Most rows waiting for the disk: those being answered, and room for some that were cut off; two megabytes.
 const WAITING_MAX: usize = 4096;
-/// Whose is nobody's project is the plane's. No project is called so.
+/// Rows without a project are the plane's. No project has this name.
 const PLANES: &str = "-";
 const ALL: &str = "*";
 /// Longest path that is kept, in characters.
 const PATH_MAX: usize = 300;
-/// Of a list that is asked for without a number, and of any.
+/// Default and largest page of a list.
 const LIMIT: usize = 50;
 const LIMIT_MAX: usize = 500;
-/// What root of the plane's machine does by its socket.
+/// The action of root on the plane's machine, through its socket.
 const ADMINISTER: &str = "administer";
 
-/// One that was asked for.
+/// One request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Row {
     at: Timestamp,
     who: String,
-    /// The user's id; root of the plane's machine has none.
+    /// The user's id; none for root on the plane's machine.
     user: Option<String>,
     /// Which of the user's tokens.
     token: Option<String>,
     action: String,
     method: String,
     path: String,
-    /// `None`: the client was gone before it ended.
+    /// `None`: the client was gone before the answer.
     status: Option<u16>,
     trace: Option<String>,
     project: Option<ProjectId>,
 }
 
-/// Rows that wait for the disk: of requests that are answered now, and of some that were cut off.
+/// Rows waiting for the disk: of requests being answered, and of some that were cut off.
 #[derive(Default)]
 pub(super) struct Ledger {
     waiting: Mutex<Vec<Row>>,
@@ -83,7 +83,7 @@ pub(super) struct Ledger {
 impl Ledger {
     fn add(&self, row: Row) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // The log has each; requests that are broken off fill no memory here.
+        // The log has each; requests that are broken off must not fill memory here.
         if waiting.len() < WAITING_MAX {
             waiting.push(row);
         }
@@ -95,16 +95,16 @@ impl Ledger {
     }
 }
 
-/// One that is under way. Dropped without an answer, it is kept as one that has none.
+/// A request in progress. Dropped without an answer, it is stored as one without.
 pub(super) struct Asked {
     plane: Arc<Plane>,
     row: Option<Row>,
-    /// It is in the log alone.
+    /// Only in the log.
     log_only: bool,
 }
 
 impl Asked {
-    /// By a person, of what belongs to this project.
+    /// By a user, about something of this project.
     pub(super) fn by(
         plane: &Arc<Plane>,
         who: &Who,
@@ -123,6 +123,24 @@ impl Asked {
         )
     }
 
+    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's API.
+    /// Kept whole, for its end may be what matters; `terminal` refuses those that are too long for it.
+    pub(super) fn ran(plane: &Arc<Plane>, who: &Who, cluster: &Cluster, did: &str) -> Self {
+        let row = Row {
+            at: pf9_hostagent::seam::clock::now(),
+            who: who.name(),
+            user: Some(who.user.id.as_str().to_owned()),
+            token: Some(who.mark().to_owned()),
+            action: Action::UseKubernetes.word().to_owned(),
+            method: "RUN".to_owned(),
+            path: format!("{}: {did}", cluster.name),
+            status: None,
+            trace: None,
+            project: Some(cluster.project.clone()),
+        };
+        Self::begun(plane, row, false)
+    }
+
     fn begun(plane: &Arc<Plane>, row: Row, log_only: bool) -> Self {
         Self {
             plane: Arc::clone(plane),
@@ -131,7 +149,7 @@ impl Asked {
         }
     }
 
-    /// It is answered: kept before the answer goes.
+    /// It is answered: stored before the answer is sent.
     pub(super) async fn answered(mut self, status: u16) {
         let plane = Arc::clone(&self.plane);
         if let Some(row) = &mut self.row {
@@ -196,7 +214,7 @@ pub(super) async fn of_root(
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    // Before it is done: what is removed belongs to nobody afterwards.
+    // Looked up first: a removed thing belongs to no project afterwards.
     let project = project_of(&plane, request.uri().path()).unwrap_or_default();
     let who = ADMINISTRATOR.to_owned();
     let row = row(who, ADMINISTER, project, ("", &request));
@@ -206,7 +224,7 @@ pub(super) async fn of_root(
     response
 }
 
-/// Whose a path of the administrator's names.
+/// The project of a path of the administrator's.
 fn project_of(plane: &Plane, path: &str) -> Answer<Option<ProjectId>> {
     let mut parts = path.split('/').skip(1);
     let rows = plane.read()?;
@@ -236,7 +254,7 @@ async fn write(plane: &Arc<Plane>) {
     });
     if let Err(refusal) = kept.await {
         // The log has them.
-        tracing::warn!("what was asked for is not in the audit: {}", refusal.fault);
+        tracing::warn!("a request is not in the audit: {}", refusal.fault);
     }
 }
 
@@ -258,7 +276,7 @@ fn keep(change: &mut Change<'_>, row: &Row) -> Answer<()> {
     Ok(())
 }
 
-/// Zero-padded, so that the order of text is the order of numbers.
+/// Zero-padded, so that text order is number order.
 fn at(number: u64) -> String {
     format!("{number:020}")
 }
@@ -267,22 +285,22 @@ fn of(whose: &str, before: u64) -> String {
     format!("{whose}/{before:020}")
 }
 
-/// Which of them.
+/// Paging of a list.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
     limit: Option<usize>,
-    /// As the part before it said.
+    /// As given by the previous page.
     #[serde(rename = "continue")]
     beyond: Option<u64>,
 }
 
-/// Those of a project, or all; the newest first.
+/// Rows of a project, or all; the newest first.
 fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<Value> {
     let limit = which.limit.unwrap_or(LIMIT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let why = format!("limit is {limit}, 1 to {LIMIT_MAX} are allowed");
-        return Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
+        return Err(Refusal::bad(FaultCode::QueryInvalid, "list refused", why));
     }
     let prefix = project.map_or_else(String::new, |id| format!("{}/", id.as_str()));
     let beyond = which.beyond.map(|n| format!("{prefix}{}", at(n)));
@@ -290,7 +308,7 @@ fn list(rows: &impl Read, project: Option<&ProjectId>, which: &Which) -> Answer<
         prefix: &prefix,
         beyond: beyond.as_deref(),
         backwards: true,
-        // One more tells whether there are more.
+        // One more shows whether there is a next page.
         most: limit + 1,
     };
     let mut found: Vec<(String, Row)> = Vec::new();
@@ -336,13 +354,13 @@ fn shown(row: &Row) -> Value {
     })
 }
 
-/// `GET /audit/v1/entries?limit=&continue=`: of the project that the token is for; with the role in the whole plane, of all.
+/// `GET /audit/v1/entries?limit=&continue=`: of the token's project; with a plane-wide role, of all.
 pub(super) async fn get(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Query(which): Query<Which>,
 ) -> Answer<Json<Value>> {
-    // What was cut off waits for the next one.
+    // Rows that were cut off are written now.
     write(&plane).await;
     let own = who.rights.project.as_ref().map(|(id, _)| id);
     let project = match who.rights.plane {
@@ -351,7 +369,7 @@ pub(super) async fn get(
             let nobodys = || {
                 Refusal::missing(
                     FaultCode::NotFound,
-                    "no audit",
+                    "audit refused",
                     "the token is for no project",
                 )
             };
@@ -387,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_are_cut_off_fill_no_memory() {
+    fn interrupted_requests_fill_no_memory() {
         let ledger = Ledger::default();
         for n in 0..WAITING_MAX as u64 + 10 {
             ledger.add(row(n, None));
@@ -416,7 +434,7 @@ mod tests {
             kept.expect("kept");
         }
 
-        /// Paths, and where the next part begins.
+        /// Paths, and where the next page begins.
         fn page(
             &self,
             of: Option<&ProjectId>,
@@ -435,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn each_project_sees_its_own_the_newest_first_and_part_by_part() {
+    fn each_project_sees_its_own_rows_newest_first_in_pages() {
         let world = World::new();
         let whose = |n: u64| match n % 3 {
             0 => None,
@@ -453,7 +471,7 @@ mod tests {
         let (rest, end) = world.page(None, 5, next);
         assert_eq!(rest, ["/3", "/2", "/1", "/0"]);
         assert_eq!(end, None);
-        // A project whose name begins like another one's is another one.
+        // A project whose name is a prefix of another's is a different one.
         world.keep([row(10, ProjectId::of("p11"))]);
         assert_eq!(world.page(Some(&mine), 1, None).0, ["/7"]);
         let (none, _) = world.page(Some(&project(3)), 5, None);
@@ -461,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_much_pushes_nobody_elses_out_and_leaves_nothing_behind() {
+    fn a_busy_project_displaces_only_its_own_rows() {
         let world = World::new();
         world.keep([row(0, Some(project(2)))]);
         world.keep((0..KEPT + 25).map(|n| row(n, Some(project(1)))));

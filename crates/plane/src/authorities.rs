@@ -1,5 +1,4 @@
-//! Authorities of clusters, as the administrator and the nodes move them on: `rotation` with the
-//! store around it.
+//! Authorities of clusters and their rotation by the administrator and the nodes: `rotation` with the store around it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,16 +19,16 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use pf9_hostagent::model::{Authority, Digest, FaultCode, HostId, HostStatus, NodeState};
 
-/// Longest time both authorities may be held: a year is a mistake of units.
+/// Longest hold with both authorities: a year is a mistake of units.
 pub(super) const HOLD_MAX_S: i64 = 90 * 24 * 3600;
 
 /// Body of `POST /clusters/{name}/authorities/rotate`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    /// Which; none: all.
+    /// Which; empty: all.
     pub(super) authorities: BTreeSet<Authority>,
-    /// How long both are trusted by everybody before the new one signs.
+    /// How long both are trusted everywhere before the new one signs.
     pub(super) hold_s: i64,
 }
 
@@ -66,7 +65,7 @@ pub(super) async fn rotate(
         };
         let mut next = BTreeMap::new();
         for which in which {
-            // Another subject than the old one's: people must be able to tell them apart.
+            // A subject other than the old one's: people must be able to tell them apart.
             let at = now.strftime("%Y-%m-%dT%H:%M:%SZ");
             let name = format!("{} {} {at}", cluster.name, qbert::authority_name(which));
             let (made, key) = Signer::generate(&name, now)?;
@@ -93,7 +92,7 @@ pub(super) async fn abort(
     .await
 }
 
-/// Changes a cluster's rotation, goes on as far as that goes, and shows what came of it.
+/// Changes a cluster's rotation, advances it as far as possible, and shows the result.
 async fn changed(
     plane: &Arc<Plane>,
     name: String,
@@ -112,7 +111,7 @@ async fn changed(
     Ok(Json(value))
 }
 
-/// A node's status may be what a rotation waits for. A cluster without one costs a look at its row.
+/// A node's status may be what a rotation waits for. For a cluster without one this reads a row.
 pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
     let Some(node) = &status.node else {
         return Ok(());

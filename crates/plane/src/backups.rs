@@ -1,17 +1,15 @@
-//! Backups of etcd, as the plane knows them: what an operator wants of them, the cluster's key, and
-//! what masters have reported.
+//! Backups of etcd as the plane knows them: the operator's policy, the cluster's key, and what masters have reported.
 //!
-//! The plane holds no backup and needs none: it is told of the newest of each master. Its key is made
-//! with the cluster and never leaves the store; specs carry the public half, and [`unwrap()`] lets a
-//! master open a backup with it.
+//! The plane stores no backup and needs none: each master reports its newest. The key is made with the cluster and
+//! never leaves the store; specs carry the public half, and [`unwrap()`] lets a master open a backup with it.
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | what is wanted, field by field |
-//! | `GET /clusters/{name}/backups` (administrator)   | that, and what masters have |
-//! | `POST` of it                                     | what is wanted |
-//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers, and how its etcd is (`numbers`) |
-//! | `POST …/backups/forget` (administrator)          | a key whose signature is trusted no more (`signers`) |
+//! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | sets the policy, field by field |
+//! | `GET /clusters/{name}/backups` (administrator)   | the policy, and the masters' backups |
+//! | `POST` of it                                     | sets the policy |
+//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as metrics, and the health of its etcd (`numbers`) |
+//! | `POST …/backups/forget` (administrator)          | stops trusting a signing key (`signers`) |
 //! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
 
 mod numbers;
@@ -40,13 +38,13 @@ pub(super) use signers::{Forgotten, forget, signs, signs_anew};
 pub(super) use unwrap::post as unwrap;
 pub(super) use wanted::{NewArchive, NewBackups, Said};
 
-/// A new key of a cluster.
+/// A new key for a cluster.
 pub(super) fn new_key() -> Secret<String> {
     let identity = age::x25519::Identity::generate();
     Secret::new(identity.to_string().expose_secret().to_owned())
 }
 
-/// What specs say of backups: the operator's wishes, and the cluster's public key.
+/// The part of a spec about backups: the operator's policy, and the cluster's public key.
 pub(super) fn policy(cluster: &Cluster) -> BackupPolicy {
     let identity = key_of(cluster);
     BackupPolicy {
@@ -59,7 +57,7 @@ fn key_of(cluster: &Cluster) -> Option<age::x25519::Identity> {
     cluster.backup_key.expose().parse().ok()
 }
 
-/// `GET /clusters/{name}/backups`: the policy, and the newest of each master.
+/// `GET /clusters/{name}/backups`: the policy, and each master's newest backup.
 pub(super) async fn list(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -77,7 +75,7 @@ pub(super) async fn list(
     })))
 }
 
-/// `POST /clusters/{name}/backups`: another policy, as far as it is named.
+/// `POST /clusters/{name}/backups`: changes the named fields of the policy.
 pub(super) async fn set(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -124,13 +122,13 @@ fn row(cluster: &Cluster, known: &Known) -> Option<Value> {
     })
 }
 
-/// What a host last said of its etcd.
+/// A host's last report about its etcd.
 pub(super) fn etcd_of(known: &Known) -> Option<&EtcdStatus> {
     known.status.as_ref()?.status.node.as_ref()?.etcd.as_ref()
 }
 
-/// Why a person should look at a master's backups: by the plane's clock, so that a master that is
-/// away, or has none since it was attached, is told of, too.
+/// Why a person should look at a master's backups: by the plane's clock, so that a master that is away, or has made
+/// none since it was attached, is reported as well.
 pub(super) fn stale(cluster: &Cluster, known: &Known) -> Option<Fault> {
     let attached = cluster.member(known.host.id)?.attached_at;
     let backups = etcd_of(known).map(|e| &e.backups);
@@ -163,7 +161,7 @@ pub(super) mod tests {
     use crate::recover::tests::{known, reports};
     use pf9_hostagent::model::{BackupInfo, BackupsStatus, Digest, DrillReport, HostId};
 
-    /// A master that said this of its backups, so long after it was attached.
+    /// A master with this report about its backups, so long after it was attached.
     pub(super) fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
         let mut c = cluster();
         add(&mut c, &[(1, true)]).expect("attach");
@@ -209,7 +207,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn old_backups_and_none_at_all_are_told_by_the_planes_clock() {
+    fn old_and_missing_backups_are_reported_by_the_planes_clock() {
         let code = |minutes, last| {
             let (cluster, known) = master(minutes, last);
             stale(&cluster, &known).map(|f| f.code)
@@ -218,7 +216,7 @@ pub(super) mod tests {
         assert_eq!(code(200, None), Some(FaultCode::EtcdBackupStale));
         assert_eq!(code(200, Some(150)), None);
         assert_eq!(code(300, Some(150)), Some(FaultCode::EtcdBackupStale));
-        // It never told of backups, and it is away: told anyway.
+        // It never reported a backup, and it is away: an alert all the same.
         let (cluster, mut known) = master(300, None);
         known.status = None;
         assert!(stale(&cluster, &known).is_some());
@@ -230,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn specs_carry_the_public_half_and_the_operators_wishes() {
+    fn specs_carry_the_public_half_and_the_policy() {
         let mut c = cluster();
         let recipient = policy(&cluster()).plane_recipient;
         let wanted = NewBackups {

@@ -1,8 +1,8 @@
-//! The first start, and every later one: the plane's identity and its administrator.
+//! The start of the plane, first or later: its identity and its administrator.
 //!
-//! The identity (authorities, signing keys: `keys`) is one row of the store, so it exists whole or not at
-//! all. What people need of it is written beside the store at every start: `ca.pem`; and once, at
-//! the first: `admin-password` (0600).
+//! The identity (authorities, signing keys: `keys`) is one row of the store, so it exists as a whole or not at all.
+//! What people need of it is written beside the store: at every start `ca.pem`, at the first one `admin-password`
+//! (0600).
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use pf9_hostagent::model::Fault;
 
 /// Name of the administrator.
 pub(super) const ADMIN: &str = "admin@pf9.local";
-/// Name of the one project.
+/// Name of the default project.
 pub(super) const PROJECT: &str = "service";
 /// Key of the administrator's row.
 pub(super) const ADMIN_ROW: &str = "admin";
@@ -28,9 +28,9 @@ pub(super) const ADMIN_ROW: &str = "admin";
 pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
 const STORE_FILE: &str = "plane.redb";
-/// What is read from while the rows are in etcd; made anew at every start.
+/// Local copy for reads while the rows are in etcd; rebuilt at every start.
 const COPY_FILE: &str = "plane-copy.redb";
-/// What a start yields.
+/// Result of a start.
 pub(super) struct Started {
     pub(super) store: Store,
     pub(super) ring: Ring,
@@ -54,7 +54,7 @@ pub(super) enum BootError {
 }
 
 impl BootError {
-    /// What to do, where that is known.
+    /// What to do, if known.
     pub(super) fn fix(&self) -> Option<String> {
         match self {
             Self::Store(e) => e.fix(),
@@ -63,36 +63,36 @@ impl BootError {
     }
 }
 
-/// Replaces the store by the copy from before its newest schema; answers where the newer one is then.
+/// Replaces the store with the copy made before its newest schema; returns where the newer one is moved to.
 pub(super) fn put_back(dir: &Path) -> Result<PathBuf, StoreError> {
     Store::put_back(&dir.join(STORE_FILE))
 }
 
-/// Copies the embedded store's rows to etcd; answers how many, and where the embedded store is then.
+/// Copies the embedded store's rows to etcd; returns how many, and where the embedded store is moved to.
 pub(super) async fn to_etcd(dir: &Path, place: &EtcdPlace) -> Result<(usize, PathBuf), StoreError> {
     let file = dir.join(STORE_FILE);
     with_seat(place, move |remote| store::to_etcd(&file, remote)).await
 }
 
-/// The other way; answers how many.
+/// The other way; returns how many.
 pub(super) async fn to_embedded(dir: &Path, place: &EtcdPlace) -> Result<usize, StoreError> {
     let file = dir.join(STORE_FILE);
     with_seat(place, move |remote| store::to_embedded(remote, &file)).await
 }
 
-/// Does it while no plane has the store; waits for none that has it.
+/// Runs it while no plane holds the store; does not wait for one that does.
 async fn with_seat<T: Send + 'static>(
     place: &EtcdPlace,
     work: impl FnOnce(&Remote) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let (busy, mut told) = tokio::sync::mpsc::channel(1);
     let waits = move |holder: &store::Holder| {
-        // One is enough.
+        // One message is enough.
         drop(busy.try_send(holder.at.clone()));
     };
     let remote = tokio::select! {
         // cancel-safe: a seat that was taken just then is free when its lease ends
-        taken = Remote::take(place, "pf9-plane store copy", waits) => taken?,
+        taken = Remote::take(place, "pf9-plane store copy", None, waits) => taken?,
         Some(at) = told.recv() => {
             return Err(StoreError::Place(format!("the plane at {at} has the store: stop it first")));
         }
@@ -106,12 +106,12 @@ async fn with_seat<T: Send + 'static>(
     done
 }
 
-/// Opens the state directory, making what is missing.
+/// Opens the state directory, creating what is missing.
 pub(super) fn start(dir: &Path, now: Timestamp) -> Result<Started, BootError> {
     start_with(dir, None, now)
 }
 
-/// The same with rows in etcd, where they are. Blocks until all of them are read.
+/// The same with the rows in etcd, if configured. Blocks until all of them are read.
 pub(super) fn start_with(
     dir: &Path,
     remote: Option<Remote>,
@@ -149,7 +149,7 @@ fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootE
     let identity = Identity::make(now)?;
     let password = secrets::fresh()?;
     let hash = PasswordHash::of(password.expose())?;
-    // The file first: an administrator whose password nobody knows must not come to be.
+    // The file first: there must be no administrator whose password nobody knows.
     let text = format!("{}\n", password.expose());
     files.write(ADMIN_PASSWORD, text.as_bytes(), &Attrs::mode(0o600))?;
     store.write(|write| {

@@ -1,11 +1,10 @@
-//! How many tunnels may begin: pure.
+//! Rate limit for new tunnels: pure.
 //!
-//! After a restart the whole fleet comes back at once. Those beyond the rate are told when to come
-//! again, each a little later than the one before: a queue that lives on the nodes and costs the
-//! plane one number.
+//! After a restart the whole fleet reconnects at once. Hosts beyond the rate get a Retry-After, each a little later
+//! than the one before: the queue lives on the nodes and costs the plane one number.
 //!
-//! Each host has a share of its own before that: otherwise the holder of one certificate, a stolen one or a
-//! copy's, would take every place of the queue and keep the whole fleet out.
+//! Before that, each host has a rate limit of its own: otherwise the holder of one certificate, stolen or copied, could
+//! take every place in the queue and lock the whole fleet out.
 
 use std::time::Duration;
 
@@ -13,41 +12,41 @@ use super::fair::Shares;
 use pf9_hostagent::app::Bucket;
 use pf9_hostagent::model::HostId;
 
-/// Tunnels that may begin in a second. A handshake costs about a millisecond of a core, so this is
-/// a quarter of one; ten thousand hosts are in within a minute.
+/// New tunnels per second. A handshake costs about a millisecond of a core, so this is a quarter of one; ten thousand
+/// hosts reconnect within a minute.
 pub const TUNNELS_PER_S: u32 = 250;
-/// Nobody is told to come back later than this: who waits longer looks dead to its operator.
+/// Longest Retry-After: a host that waits longer looks dead to its operator.
 const RETRY_MAX: Duration = Duration::from_secs(120);
-/// Tunnels that one host may begin at once: two sessions, each with what a bad network costs in
-/// attempts before the pauses between them grow.
+/// New tunnels one host may open at once: two sessions, each with the attempts that a bad network costs before backoff
+/// grows.
 const SHARE_BURST: u32 = 32;
-/// One comes back in this time: a host that is well dials less than once a minute.
+/// Each takes this long to be available again: a healthy host dials less than once a minute.
 const SHARE_EVERY: Duration = Duration::from_secs(1);
 
-/// The budget of new tunnels.
+/// The rate limit of new tunnels.
 #[derive(Clone, Debug)]
 pub struct Budget {
     bucket: Bucket,
-    /// Time between two places of the queue. A fifth more than between two tunnels, so that those
-    /// who come as they were told find room beside newcomers.
+    /// Time between two places in the queue: a fifth more than between two tunnels, so that hosts returning as told
+    /// find room beside newcomers.
     every: Duration,
-    /// The last place that was given away.
+    /// The last place given away.
     promised: Duration,
-    /// Of hosts that came lately.
+    /// Per-host limits of recent callers.
     shares: Shares<HostId>,
 }
 
-/// Why one may not begin, and in how many seconds it may come back.
+/// Why a tunnel is refused, and after how many seconds to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Too many come at once.
+    /// Too many hosts connect at once.
     All(u64),
-    /// This host comes too often.
+    /// This host connects too often.
     Share(u64),
 }
 
 impl Budget {
-    /// `per_second` tunnels, and as many at once.
+    /// `per_second` tunnels, and as many in a burst.
     pub fn new(per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self {
@@ -58,8 +57,7 @@ impl Budget {
         }
     }
 
-    /// Lets one of this host begin, or says in how many seconds it may come back. `now` is measured
-    /// from any fixed moment.
+    /// Admits a tunnel of this host, or says after how many seconds to retry. `now` is measured from any fixed moment.
     pub fn admit(&mut self, host: HostId, now: Duration) -> Result<(), Full> {
         if let Err(wait) = self.shares.take(host, now) {
             return Err(Full::Share(seconds(wait)));
@@ -73,7 +71,7 @@ impl Budget {
     }
 }
 
-/// Whole seconds is what the header can say; never zero, which would mean at once.
+/// The header holds whole seconds; never zero, which would mean at once.
 fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
@@ -93,9 +91,8 @@ mod tests {
         HostId(uuid::Uuid::from_u128(host as u128))
     }
 
-    /// Hosts come at random within `arrival` seconds and honour what they are told as nodes do:
-    /// the wait, and a jitter whose bound doubles. Answers when the last was in and how many
-    /// requests that took.
+    /// Hosts arrive at random within `arrival` seconds and honour Retry-After as nodes do: the wait, plus a jitter
+    /// whose bound doubles. Returns when the last was admitted and how many requests that took.
     fn fleet(hosts: usize, arrival: f64, rate: u32, seed: u64) -> (f64, usize) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut budget = Budget::new(rate);
@@ -134,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn one_host_that_comes_all_the_time_keeps_no_other_out() {
+    fn one_host_that_keeps_connecting_locks_no_other_out() {
         let mut budget = Budget::new(TUNNELS_PER_S);
         let (thief, mut let_in) = (id(0), 0);
-        // A thousand times a second, for a minute; every tenth of a second another host comes back.
+        // A thousand times a second, for a minute; every tenth of a second another host reconnects.
         for ms in 0..60_000 {
             let now = Duration::from_millis(ms);
             let_in += u32::from(budget.admit(thief, now).is_ok());
@@ -155,10 +152,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whichever host comes when: never zero, never beyond the bound, and places follow each
-        /// other.
+        /// For any arrivals: Retry-After is never zero and never beyond the bound, and places follow each other.
         #[test]
-        fn what_is_told_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {
+        fn retry_after_is_bounded(rate in 1u32..1000, steps in prop::collection::vec(0u64..20_000, 1..2000)) {
             let mut budget = Budget::new(rate);
             let mut now = Duration::from_secs(5);
             let mut promised = Duration::ZERO;

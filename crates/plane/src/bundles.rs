@@ -1,19 +1,19 @@
 //! Support bundles of hosts, or their logs alone, on an operator's request: ordered here, made and sent by a host whose
-//! own operator agreed, kept here sealed and for a time, read and removed by those who may.
+//! own operator agreed, stored here sealed for a limited time, read and removed by authorised callers.
 //!
 //! ```text
-//! operator ─► order: a key is made, an operation signed ─► host ─► PUT: bounded, whole, sealed ─► DIR/ID.age
-//!                                                   operator ◄─ opened as it goes ◄─┘   over: key, row, file go
+//! operator ─► order: a key is made, an operation signed ─► host ─► PUT: bounded, complete, sealed ─► DIR/ID.age
+//!                                            operator ◄─ decrypted in transit ◄─┘   expiry: key, row, file are deleted
 //! ```
 //!
-//! Each is sealed for its own key, which is in its row and nowhere else: a copy of the files alone shows nothing, and
-//! without its row a bundle cannot be opened. A caller who names a key (`sealFor`) has it sealed for that one;
-//! then this plane cannot open it either. Asking, coming, reading and going are events of the host.
+//! Each is sealed for its own key, which is only in its row: a copy of the files alone reveals nothing, and without its
+//! row a bundle cannot be opened. With `sealFor` it is sealed for the caller's key; then this plane cannot open it
+//! either. Order, arrival, download and removal are events of the host.
 //!
 //! | file | holds |
-//! |---|---|
-//! | here    | rows, what is asked for, how long it is kept |
-//! | `files` | the bytes: taken from a host, given to an operator |
+//! | here    | rows, what an order contains, retention |
+//! | `files` | the bytes: received from a host, sent to an operator |
+//! Ordered bundles, by `<host id>/<id>`.
 
 mod files;
 
@@ -51,59 +51,59 @@ use pf9_hostagent::model::{
 
 pub(super) use files::{fetch, fetch_here, take};
 
-/// Those that were asked for, by `<host id>/<id>`.
+/// Directory of their files, below the state directory.
 pub(super) const BUNDLES: Rows<Row> = Rows::new("bundles");
 /// Where they are, below the state directory.
 const DIR: &str = "/bundles";
-/// Most of one host at a time: support looks at one or two.
+/// Most per host at a time: support looks at one or two.
 const OF_A_HOST_MAX: usize = 4;
-/// Most bytes of all hosts together on this plane's disk. A project may have half of what the others leave: none
-/// has all of it, however many hosts it has.
+/// Most bytes of all hosts on this plane's disk. A project may have half of what the others leave: none gets all of it,
+/// however many hosts it has.
 const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// How long one is kept by default.
+/// Default retention.
 pub(super) const KEEP: u32 = 7 * 24 * 3600;
-/// Longest that one is kept: a support case is closed by then.
+/// Longest retention: a support case is closed by then.
 const KEEP_MAX: u32 = 30 * 24 * 3600;
-/// How long after the end of its operation one may still come: the host's own bound, and room.
+/// How long after the end of its operation one may still arrive: the host's own limit, and some room.
 const COMES_WITHIN: SignedDuration = SignedDuration::from_mins(40);
 /// Default number of lines of each log, where only logs are asked for.
 pub(super) const LINES: u32 = 5000;
 /// Default age of the oldest log lines.
 pub(super) const SINCE: u32 = 24 * 3600;
-/// Default bound of its size.
+/// Default size limit.
 pub(super) const BYTES: u64 = 64 * 1024 * 1024;
-/// How often expired ones are collected; they are not served meanwhile.
+/// How often expired ones are collected; they are not served in the meantime.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// One that was asked for.
+/// An ordered bundle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
-    /// The operation's.
+    /// Id of the operation.
     id: Uuid,
     host: HostId,
     by: String,
     ordered_at: Timestamp,
-    /// Until when it may come.
+    /// Latest arrival.
     comes_until: Timestamp,
-    /// Until when it is kept.
+    /// End of retention.
     keep_until: Timestamp,
     max_bytes: u64,
-    /// Nothing but this is in it.
+    /// Contains only this.
     #[serde(default)]
     only: Option<Only>,
     /// The key that opens it; `None`: the operator has it.
     #[serde(default, serialize_with = "expose")]
     key: Option<Secret<String>>,
-    /// It is here.
+    /// Set once it has arrived.
     #[serde(default)]
     arrived: Option<Arrived>,
 }
 
-/// One that is here.
+/// An arrived bundle.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Arrived {
     at: Timestamp,
-    /// Sealed.
+    /// Size, sealed.
     bytes: u64,
     sha256: Digest,
 }
@@ -112,25 +112,25 @@ fn expose<S: serde::Serializer>(key: &Option<Secret<String>>, s: S) -> Result<S:
     key.as_ref().map(|k| k.expose().as_str()).serialize(s)
 }
 
-/// A part of what a bundle has.
+/// A part of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Only {
-    /// What the agent, kubelet, etcd and the runtime logged.
+    /// Logs of the agent, kubelet, etcd and the runtime.
     Logs,
 }
 
-/// What an operator asks for.
+/// An operator's order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Wanted {
     /// Only these parts: the host's operator may have agreed to logs alone, or once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) only: Option<Only>,
-    /// Not of the last so many seconds; with `only` alone.
+    /// Excludes the last so many seconds; only with `only`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) until_seconds: Option<u32>,
-    /// Of each log at most so many lines; with `only` alone.
+    /// At most so many lines of each log; only with `only`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lines: Option<u32>,
     /// Logs of the last so many seconds.
@@ -155,18 +155,18 @@ fn keep_seconds() -> u32 {
     KEEP
 }
 
-/// The state of one.
+/// State of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It may come.
+    /// It may still arrive.
     Awaited,
     Here,
-    /// It did not come, or it expired.
+    /// It did not arrive in time, or it expired.
     Over,
 }
 
 impl Row {
-    /// A clock that was set back extends none.
+    /// A clock that is set back extends nothing.
     fn stage(&self, now: Timestamp) -> Stage {
         let left = self.keep_until.duration_since(now);
         let longest = SignedDuration::from_secs(KEEP_MAX.into());
@@ -180,7 +180,7 @@ impl Row {
         }
     }
 
-    /// What it takes of the disk, at most.
+    /// Upper bound of its disk usage.
     fn takes(&self) -> u64 {
         self.arrived.as_ref().map_or(self.max_bytes, |a| a.bytes)
     }
@@ -219,17 +219,17 @@ fn rows_of(rows: &impl Read, host: HostId) -> Answer<Vec<Row>> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-/// One of this host, in any state.
+/// The row of a host's bundle, in any state.
 fn row(rows: &impl Read, host: HostId, id: Uuid) -> Answer<Row> {
     rows.get(&BUNDLES, &at(host, id))?.ok_or_else(|| none(id))
 }
 
 fn none(id: Uuid) -> Refusal {
-    let why = "nobody asked for it, it did not come, or its time is over";
+    let why = "it was never ordered, did not arrive, or has expired";
     Refusal::missing(FaultCode::NotFound, format!("no bundle {id}"), why)
 }
 
-/// Asks a host for one.
+/// Orders one from a host.
 fn order(
     change: &mut Change<'_>,
     signing: &SigningKey,
@@ -237,7 +237,7 @@ fn order(
     wanted: &Wanted,
     by: &str,
 ) -> Answer<(Row, Generation)> {
-    let what = "no support bundle was asked for";
+    let what = "the support bundle is not ordered";
     let now = change.now;
     if wanted.keep_seconds == 0 || wanted.keep_seconds > KEEP_MAX {
         let why = format!(
@@ -247,14 +247,14 @@ fn order(
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     if wanted.only.is_none() && (wanted.until_seconds.is_some() || wanted.lines.is_some()) {
-        let why = "untilSeconds and lines are of logs: they go with \"only\": \"logs\"";
+        let why = "untilSeconds and lines need \"only\": \"logs\"";
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     let (key, seal_for) = match &wanted.seal_for {
         Some(own) => {
             let parsed = own.parse::<age::x25519::Recipient>();
             parsed.map_err(|why| {
-                let why = format!("sealFor is no public key of age (age1…): {why}");
+                let why = format!("sealFor is not an age public key (age1…): {why}");
                 Refusal::bad(FaultCode::OperationInvalid, what, why)
             })?;
             (None, own.clone())
@@ -269,10 +269,11 @@ fn order(
     let all = change.all(&BUNDLES)?;
     let alive = || all.iter().filter(|(_, r)| r.stage(now) != Stage::Over);
     let full = |why: String| {
-        Refusal::conflict(FaultCode::TooMany, what, why).fix("take away what nobody needs any more")
+        Refusal::conflict(FaultCode::TooMany, what, why)
+            .fix("remove bundles that are no longer needed")
     };
     if alive().filter(|(_, r)| r.host == host).count() >= OF_A_HOST_MAX {
-        return Err(full(format!("there are {OF_A_HOST_MAX} of this host")));
+        return Err(full(format!("this host already has {OF_A_HOST_MAX}")));
     }
     let (mut mine, mut others) = (0_u64, 0_u64);
     for (_, row) in alive() {
@@ -286,7 +287,7 @@ fn order(
     let share = share(others);
     if mine.saturating_add(wanted.max_bytes) > share {
         return Err(full(format!(
-            "those of this project have {mine} bytes, and may have {share}"
+            "this project's bundles have {mine} bytes, and may have {share}"
         )));
     }
     let (since_s, max_bytes) = (wanted.since_seconds, wanted.max_bytes);
@@ -327,12 +328,12 @@ fn order(
     Ok((row, Generation(ordered.number)))
 }
 
-/// What a project may hold, given what the others hold.
+/// A project's quota, given the usage of the others.
 fn share(others: u64) -> u64 {
     BYTES_MAX.saturating_sub(others) / 2
 }
 
-/// The store is on the same disk: incoming bundles leave it room, whatever was asked for.
+/// The store is on the same disk: incoming bundles must leave it room, whatever was ordered.
 fn room(files: &HostFs, bytes: u64) -> Answer<()> {
     let what = "support bundle refused";
     let at = files.at(DIR);
@@ -343,7 +344,7 @@ fn room(files: &HostFs, bytes: u64) -> Answer<()> {
     })
 }
 
-/// Notes that one is here.
+/// Records the arrival.
 fn arrived(
     change: &mut Change<'_>,
     host: HostId,
@@ -363,7 +364,7 @@ fn arrived(
     events::note(change, host, "bundle-arrived", &said)
 }
 
-/// Removes one, and notes who did.
+/// Removes one, and records who removed it.
 fn forget_one(change: &mut Change<'_>, host: HostId, id: Uuid, by: &str) -> Answer<()> {
     row(&**change, host, id)?;
     change.remove(&BUNDLES, &at(host, id))?;
@@ -375,7 +376,7 @@ fn forget_one(change: &mut Change<'_>, host: HostId, id: Uuid, by: &str) -> Answ
     )
 }
 
-/// Of a host that is removed. The files follow with the next look.
+/// For a host that is removed. The files follow with the next collection.
 pub(super) fn forget(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     for row in rows_of(&**change, host)? {
         change.remove(&BUNDLES, &at(host, row.id))?;
@@ -393,8 +394,8 @@ fn end_those(change: &mut Change<'_>) -> Answer<()> {
     for row in over(&**change, change.now)? {
         change.remove(&BUNDLES, &at(row.host, row.id))?;
         let (kind, why) = match row.arrived {
-            Some(_) => ("bundle-over", "its time is over"),
-            None => ("bundle-missed", "it did not come"),
+            Some(_) => ("bundle-over", "it has expired"),
+            None => ("bundle-missed", "it did not arrive in time"),
         };
         let said = format!("bundle {}: {why}", row.id);
         events::note(change, row.host, kind, &said)?;
@@ -402,17 +403,17 @@ fn end_those(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Uploads in progress: at most one of each bundle.
+/// Uploads in progress: at most one per bundle.
 #[derive(Debug, Default)]
 pub(super) struct Receiving(Mutex<BTreeSet<Uuid>>);
 
-/// A place among them.
+/// One upload in progress.
 struct Place<'a>(&'a Receiving, Uuid);
 
 impl Receiving {
     fn begin(&self, id: Uuid) -> Option<Place<'_>> {
         let is_new = self.all().insert(id);
-        // Made only then: its end frees the place.
+        // Created only if new: dropping it ends the upload.
         is_new.then(|| Place(self, id))
     }
 
@@ -435,9 +436,12 @@ impl Drop for Place<'_> {
 pub(super) async fn keep(plane: Arc<Plane>) {
     loop {
         if let Err(refusal) = look(&plane).await {
-            tracing::warn!("a support bundle stays for longer: {}", refusal.fault);
+            tracing::warn!(
+                "an expired support bundle is not removed yet: {}",
+                refusal.fault
+            );
         }
-        // cancel-safe: time alone is waited for
+        // cancel-safe: waits only for time
         tokio::select! {
             () = plane.shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -446,7 +450,7 @@ pub(super) async fn keep(plane: Arc<Plane>) {
 }
 
 async fn look(plane: &Arc<Plane>) -> Answer<()> {
-    // A change waits for the disk: none is made where nothing follows.
+    // A write waits for the disk, so none is made when nothing changes.
     if !over(&plane.read()?, pf9_hostagent::seam::clock::now())?.is_empty() {
         plane.change(end_those).await?;
     }
@@ -456,7 +460,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
         .into_iter()
         .map(|(_, row)| row.id)
         .collect();
-    // Without its row nobody can open one. What was cut off has no name that is an id.
+    // Without its row nobody can open a file. Files of interrupted uploads have no id as their name.
     let names = plane.files.list(DIR).unwrap_or_default();
     for name in names {
         let id = name.strip_suffix(".age").and_then(|id| id.parse().ok());
@@ -467,14 +471,14 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
         if !stays {
             let path = format!("{DIR}/{name}");
             if let Err(e) = plane.files.remove_file(&path) {
-                tracing::warn!(path, why = %chain(&e), "a support bundle's file stays");
+                tracing::warn!(path, why = %chain(&e), "the file of a support bundle cannot be removed");
             }
         }
     }
     Ok(())
 }
 
-/// Asks for one on the running plane, and wakes the host.
+/// Orders one on the running plane, and wakes the host.
 pub(super) async fn order_on(
     plane: &Arc<Plane>,
     host: HostId,
@@ -486,26 +490,26 @@ pub(super) async fn order_on(
     let (row, number) = plane
         .change(move |change| order(change, &ring.signing.current, host, &wanted, &by))
         .await?;
-    tracing::info!(%host, id = %row.id, by = who, "support bundle asked for");
+    tracing::info!(%host, id = %row.id, by = who, "support bundle ordered");
     plane.operations.announce(&[(host, number)]);
     Ok(row.shown(pf9_hostagent::seam::clock::now()))
 }
 
-/// Those of a host, the oldest first.
+/// A host's bundles, the oldest first.
 pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Value> {
     let mut all = rows_of(rows, host)?;
     all.sort_by_key(|row| row.ordered_at);
     Ok(all.iter().map(|row| row.shown(now)).collect())
 }
 
-/// Removes one on the running plane, its file at once.
+/// Removes one on the running plane, its file immediately.
 pub(super) async fn remove_on(
     plane: &Arc<Plane>,
     host: HostId,
     id: Uuid,
     by: String,
 ) -> Answer<StatusCode> {
-    tracing::info!(%host, %id, by, "support bundle taken away");
+    tracing::info!(%host, %id, by, "support bundle removed");
     plane
         .change(move |change| forget_one(change, host, id, &by))
         .await?;
@@ -517,7 +521,7 @@ pub(super) async fn remove_on(
 pub(super) fn bundle_id(text: &str) -> Answer<Uuid> {
     text.parse().map_err(|_| {
         let what = "no such bundle";
-        Refusal::missing(FaultCode::NotFound, what, "that is no id of one")
+        Refusal::missing(FaultCode::NotFound, what, "it is not the id of a bundle")
     })
 }
 

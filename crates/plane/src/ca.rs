@@ -1,8 +1,7 @@
 //! Certificate authorities: the plane's own and three per cluster; requests and leaves.
 //!
-//! Of a request only the public key is taken, after its signature proved that the asker holds the
-//! private one. Subject and extensions of a request never get into a certificate: what one says is
-//! decided here, by a [`Leaf`].
+//! Only the public key of a request is used, after its signature proved that the requester holds the private key.
+//! Subject and extensions of a request never get into a certificate: its content is decided here, by a [`Leaf`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,9 +22,9 @@ use pf9_hostagent::model::{
     backdating, pem_bytes,
 };
 
-/// Life of an authority: longer than a fleet; a change of it is a project of its own.
+/// Lifetime of an authority: longer than a fleet's; its replacement is a rotation.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
-/// Life of what an authority signs for nodes; also cut by the authority's end.
+/// Lifetime of certificates for nodes; never beyond the authority's own end.
 pub(super) const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// Longest request that is parsed: RSA-4096 with extensions is 2 KiB.
 const CSR_MAX: usize = 16 * 1024;
@@ -41,7 +40,7 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// What a certificate is to say.
+/// Content of a certificate.
 pub(super) struct Leaf {
     pub(super) common_name: String,
     pub(super) organisations: Vec<String>,
@@ -52,20 +51,20 @@ pub(super) struct Leaf {
     pub(super) life: SignedDuration,
 }
 
-/// A public key whose holder proved to have the private one.
+/// A public key whose holder proved to have the private key.
 pub(super) struct ProvenKey {
     key: SubjectPublicKeyInfo,
     digest: Digest,
     named: Option<String>,
 }
 
-/// Why there is no certificate.
+/// Why no certificate is issued.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CaError {
     /// The request cannot be read.
     #[error("the signing request is not a PKCS#10 PEM of at most {CSR_MAX} bytes")]
     Unreadable,
-    /// The asker does not hold the private key.
+    /// The requester does not hold the private key.
     #[error("the signature of the signing request is wrong")]
     Unproven,
     /// A key that is too weak or of an unknown kind.
@@ -77,7 +76,7 @@ pub(super) enum CaError {
     /// A stored certificate cannot be read back.
     #[error("the authority's certificate is damaged")]
     Damaged,
-    /// The authority is about to end.
+    /// The authority is about to expire.
     #[error("the authority expires at {0}")]
     Ended(Timestamp),
     /// No serial number can be drawn.
@@ -88,7 +87,7 @@ pub(super) enum CaError {
 // === impl Authority ===
 
 impl Authority {
-    /// A fresh authority; also returns its private key as PKCS#8 PEM.
+    /// A new authority; also returns its private key as PKCS#8 PEM.
     pub(super) fn generate(name: &str, now: Timestamp) -> Result<(Self, Secret<String>), CaError> {
         let key = KeyPair::generate()?;
         let pem = Secret::new(key.serialize_pem());
@@ -106,7 +105,7 @@ impl Authority {
         Ok((Self::load(&certificate, &pem)?, pem))
     }
 
-    /// Reads an authority back.
+    /// Reads a stored authority.
     pub(super) fn load(certificate: &str, key: &Secret<String>) -> Result<Self, CaError> {
         let key = KeyPair::from_pem(key.expose())?;
         let der = der_of(certificate).ok_or(CaError::Damaged)?;
@@ -130,8 +129,7 @@ impl Authority {
         &self.der
     }
 
-    /// Whether this authority signed a certificate, DER. Authorities may share a name, so the
-    /// signature is what tells.
+    /// Whether this authority signed a certificate, DER. Authorities may share a name, so the signature decides.
     pub(super) fn has_issued(&self, certificate: &[u8]) -> bool {
         use x509_parser::certificate::X509Certificate;
         let Ok((_, own)) = X509Certificate::from_der(&self.der) else {
@@ -141,9 +139,8 @@ impl Authority {
             .is_ok_and(|(_, leaf)| leaf.verify_signature(Some(own.public_key())).is_ok())
     }
 
-    /// Signs the list of certificates of this authority that are good no more, PEM. The list is
-    /// valid as long as the authority: a new one comes with the next that is revoked, and one that
-    /// ended by itself would shut out everybody.
+    /// Signs this authority's revocation list, PEM. It is valid as long as the authority: a new one is made with the
+    /// next revocation, and a list that expired on its own would lock everybody out.
     pub(super) fn revoke<'a>(
         &self,
         serials: impl IntoIterator<Item = &'a str>,
@@ -163,7 +160,7 @@ impl Authority {
         let params = CertificateRevocationListParams {
             this_update: epoch + since_epoch((now - BACKDATED).max(self.not_before)),
             next_update: epoch + since_epoch(self.not_after),
-            // Rises; microseconds since some day of 1970.
+            // Rising: microseconds since 1970.
             crl_number: SerialNumber::from(u64::try_from(now.as_microsecond()).unwrap_or(0)),
             issuing_distribution_point: None,
             revoked_certs: revoked?,
@@ -172,7 +169,7 @@ impl Authority {
         Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 
-    /// Whether a list of [`Self::revoke`], PEM, is of this authority and names all of these.
+    /// Whether a list made by [`Self::revoke`], PEM, is signed by this authority and contains all of these.
     pub(super) fn has_revoked(&self, list: &str, serials: &[&str]) -> bool {
         use x509_parser::certificate::X509Certificate;
         use x509_parser::revocation_list::CertificateRevocationList;
@@ -185,7 +182,7 @@ impl Authority {
         ) else {
             return false;
         };
-        // A number's leading zeros are not part of it.
+        // Leading zeros of a number do not count.
         let number = |bytes: &[u8]| {
             let zeros = bytes.iter().take_while(|b| **b == 0).count();
             bytes.get(zeros..).unwrap_or_default().to_vec()
@@ -254,13 +251,13 @@ impl Authority {
     }
 }
 
-/// A certificate that was signed.
+/// An issued certificate.
 pub(super) struct Issued {
     pub(super) pem: String,
     pub(super) der: Vec<u8>,
     /// SHA-256 of the DER.
     pub(super) digest: Digest,
-    /// Its number, in hex digits.
+    /// Its serial number, in hex digits.
     pub(super) serial: String,
     pub(super) not_after: Timestamp,
 }
@@ -268,7 +265,7 @@ pub(super) struct Issued {
 // === impl Leaf ===
 
 impl Leaf {
-    /// What the shared table says about a node's certificate.
+    /// A node's certificate, as the shared table defines it.
     pub(super) fn of_profile(profile: CertProfile, life: SignedDuration) -> Self {
         Self {
             common_name: profile.common_name,
@@ -281,7 +278,7 @@ impl Leaf {
         }
     }
 
-    /// A client without names: a host of the tunnel, or the plane before an API server.
+    /// A client without subject alternative names: a host at the tunnel, or the plane at an API server.
     pub(super) fn client(name: &str, groups: &[&str], life: SignedDuration) -> Self {
         Self {
             common_name: name.to_owned(),
@@ -298,7 +295,7 @@ impl Leaf {
 // === impl ProvenKey ===
 
 impl ProvenKey {
-    /// Takes the public key out of a request, after checking that the asker holds the private one.
+    /// Extracts the public key of a request, after checking that the requester holds the private key.
     pub(super) fn from_csr(pem: &str) -> Result<Self, CaError> {
         if pem.len() > CSR_MAX {
             return Err(CaError::Unreadable);
@@ -328,7 +325,7 @@ impl ProvenKey {
         })
     }
 
-    /// The common name that was signed with the key: what a host states, never what it is called.
+    /// The common name in the request: what a host claims, never used as its name.
     pub(super) fn states(&self) -> Option<&str> {
         self.named.as_deref()
     }
@@ -355,7 +352,7 @@ fn check_strength(spki: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<
             Err(CaError::Weak("RSA of fewer than 2048 bits"))
         }
         Ok(PublicKey::RSA(_) | PublicKey::EC(_)) => Ok(()),
-        // Ed25519 parses as unknown; the library knows it by its identifier.
+        // Ed25519 parses as unknown; rcgen recognises it by its identifier.
         Ok(PublicKey::Unknown(_)) => Ok(()),
         Ok(PublicKey::DSA(_) | PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_)) | Err(_) => {
             Err(CaError::Weak("of an unknown kind"))
@@ -363,7 +360,7 @@ fn check_strength(spki: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<
     }
 }
 
-/// Whether `pem` is one public key, as service-account keys are told.
+/// Whether `pem` is one public key, the form in which service-account keys are reported.
 pub(super) fn is_public_key(pem: &str) -> bool {
     x509_parser::pem::parse_x509_pem(pem.as_bytes())
         .ok()
@@ -387,12 +384,12 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
-/// When a certificate, DER, ends.
+/// When a certificate, DER, expires.
 pub(super) fn not_after(der: &[u8]) -> Option<Timestamp> {
     life(der).map(|life| life.not_after)
 }
 
-/// What a certificate, DER, says of its time.
+/// The validity of a certificate, DER.
 pub(super) fn life(der: &[u8]) -> Option<Life> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
     let at = |t: x509_parser::time::ASN1Time| Timestamp::from_second(t.timestamp()).ok();
@@ -413,14 +410,14 @@ fn subject(name: &str, organisations: &[&str]) -> DistinguishedName {
 
 fn serial() -> Result<SerialNumber, CaError> {
     let mut bytes = secrets::random::<16>()?;
-    // Positive, and never shorter: the first bits are fixed.
+    // Positive and of fixed length: the first bits are fixed.
     if let Some(first) = bytes.first_mut() {
         *first = (*first & 0x7f) | 0x40;
     }
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Validity, in the library's own time type.
+/// Validity, in rcgen's own time type.
 fn set_life(params: &mut CertificateParams, from: Timestamp, until: Timestamp) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since_epoch(from);
@@ -462,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_says_what_was_decided_and_nothing_of_the_request() {
+    fn a_leaf_has_the_decided_content_and_nothing_from_the_request() {
         let (ca, key_pem) = Authority::generate("test ca", now()).expect("ca");
         let ca = Authority::load(ca.pem(), &key_pem).expect("load");
         let key = KeyPair::generate().expect("key");
@@ -520,7 +517,7 @@ mod tests {
             ProvenKey::from_csr(&long),
             Err(CaError::Unreadable)
         ));
-        // The signature is the last thing in a request: one changed bit there proves nothing.
+        // The signature is last in a request: one changed bit there proves nothing.
         let (_, block) = x509_parser::pem::parse_x509_pem(good.as_bytes()).expect("pem");
         let mut der = block.contents;
         *der.last_mut().expect("bytes") ^= 1;

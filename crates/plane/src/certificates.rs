@@ -1,5 +1,5 @@
-//! Certificates of nodes: the shared table decides what they say and who may have them. Who may
-//! order them is decided before (`orders`).
+//! Certificates of nodes: the shared table decides their content and who may have them. Who may order them is decided
+//! earlier (`orders`).
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -16,14 +16,14 @@ use pf9_hostagent::model::{
     CertificateRequest, ClusterId, FaultCode, HostId, IssuedCertificate, NodeSpec, Role,
 };
 
-/// What every refusal here and in `orders` is about.
+/// The subject of every refusal here and in `orders`.
 pub(super) const REFUSED: &str = "the certificate is not signed";
 /// Most requests of one order: every purpose, twice.
 const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
-/// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
+/// Longest service-account key accepted: RSA-4096 is under 1 KiB.
 const KEY_MAX: usize = 8 * 1024;
 
-/// Whether certificates of this cluster are any business of the host.
+/// Refuses a host that does not belong to this cluster.
 pub(super) fn in_cluster(host: &Host, cluster: ClusterId) -> Answer<()> {
     if host.cluster == Some(cluster) {
         return Ok(());
@@ -32,7 +32,7 @@ pub(super) fn in_cluster(host: &Host, cluster: ClusterId) -> Answer<()> {
     Err(Refusal::forbidden(FaultCode::ClusterForeign, REFUSED, why))
 }
 
-/// Signs what root of a host ordered, and writes down a master's service-account key.
+/// Signs what root of a host ordered, and stores a master's service-account key.
 pub(super) fn sign_order(
     change: &mut Change<'_>,
     host: HostId,
@@ -106,8 +106,8 @@ fn sign(
     Ok((certificate, etcd))
 }
 
-/// Writes down the key a master signs service-account tokens with; the other masters' specs carry
-/// it. Anything that is no key is refused.
+/// Stores the key that a master signs service-account tokens with; the other masters' specs carry it. Anything that is
+/// not a key is refused.
 fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &str) -> Answer<()> {
     let mut masters = cluster
         .members
@@ -143,7 +143,7 @@ struct Signers {
 }
 
 impl Signers {
-    /// Those that sign for this node: while others take over, not every node has the same.
+    /// The authorities that sign for this node: during a rotation not every node has the same.
     fn load(cluster: &Cluster, host: HostId) -> Answer<Self> {
         let load = |which| {
             let (pem, key) = rotation::signer(cluster, host, which);

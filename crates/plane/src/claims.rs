@@ -1,8 +1,8 @@
-//! Whose a name or an address is, as the plane knows it: pure.
+//! Which names and addresses are taken, as far as the plane knows: pure.
 //!
-//! A certificate is good in one cluster, so a host is judged against that cluster's API, services,
-//! pods and nodes, and against the hosts that may still come into it. Hosts of other clusters may
-//! be called the same: sites that use the same private addresses are usual.
+//! A certificate is valid in one cluster, so a host is checked against that cluster's API, services, pods and nodes,
+//! and against hosts that may still join it. Hosts of other clusters may have the same names and addresses: sites often
+//! use the same private networks.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use pf9_hostagent::model::{
 
 const API: &str = "the Kubernetes API";
 
-/// What belongs to a cluster, but to its node `me`.
+/// Names and addresses of a cluster, except those of its node `me`.
 pub(super) fn of_cluster(cluster: &Cluster, me: Option<HostId>) -> Taken {
     let settings = &cluster.settings;
     let mut taken = Taken::default();
@@ -39,7 +39,7 @@ pub(super) fn of_cluster(cluster: &Cluster, me: Option<HostId>) -> Taken {
     taken
 }
 
-/// Adds what these hosts are by root's word, as far as they are or may come into `cluster`.
+/// Adds those that root of these hosts stated, for hosts that are in `cluster` or may join it.
 pub(super) fn add_hosts<'a>(
     taken: &mut Taken,
     hosts: impl IntoIterator<Item = &'a Host>,
@@ -56,7 +56,7 @@ pub(super) fn add_hosts<'a>(
     }
 }
 
-/// Adds what a host is called.
+/// Adds a host's names.
 pub(super) fn add<const N: usize>(
     taken: &mut Taken,
     host: HostId,
@@ -72,7 +72,7 @@ pub(super) fn add<const N: usize>(
     }
 }
 
-/// Whether a machine may be what root of it says; names what is somebody else's.
+/// Whether a machine may have the names and addresses that its root stated; the refusal names the conflict.
 pub(super) fn check(
     what: &str,
     facts: &NodeFacts,
@@ -89,7 +89,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The node's name; a host name that is no DNS name is refused.
+/// The node's name; a host name that is not a DNS name is refused.
 pub(super) fn name_of(what: &str, facts: &NodeFacts) -> Answer<NodeName> {
     facts.node_name().map_err(|e| {
         Refusal::conflict(FaultCode::NodeNameInvalid, what, e.to_string())
@@ -111,8 +111,7 @@ pub(super) fn check_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()>
     })
 }
 
-/// What a host told of the ground that it stands on. Its networks are no signed facts: one that tells wrong ones is a
-/// node that finds out itself.
+/// The networks a host is attached to. They are not signed facts: a host that reports wrong ones finds out itself.
 pub(super) fn grounds(facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground> {
     let mut all: Vec<Ground> = facts
         .addresses
@@ -127,7 +126,7 @@ pub(super) fn grounds(facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground
     all
 }
 
-/// A cluster's networks are nobody else's.
+/// Refuses cluster networks that overlap with these.
 pub(super) fn require_apart(what: &str, settings: &Settings, grounds: &[Ground]) -> Answer<()> {
     match clash(settings.pods_cidr, settings.services_cidr, grounds) {
         None => Ok(()),
@@ -136,7 +135,7 @@ pub(super) fn require_apart(what: &str, settings: &Settings, grounds: &[Ground])
     }
 }
 
-/// The addresses that a node could be made with.
+/// The addresses that the node could get.
 fn own(facts: &NodeFacts, shared: Option<IpAddr>) -> [Option<IpAddr>; 2] {
     [facts.address(true, shared), facts.address(false, shared)]
 }
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cluster_and_its_nodes_have_is_no_others() {
+    fn names_and_addresses_of_a_cluster_are_taken() {
         let mut c = cluster();
         c.settings.master_ip = Some("10.1.0.250".parse().expect("ip"));
         c.settings.external_dns_name = Some("k8s.example".into());
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_may_meet_in_a_cluster_are_told_apart() {
+    fn hosts_that_may_join_one_cluster_must_differ() {
         let elsewhere = ClusterId::random();
         let here = cluster().id;
         let (free, mine, far) = (

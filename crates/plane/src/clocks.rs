@@ -1,17 +1,17 @@
-//! Clocks of hosts, beside the plane's own: pure. A host that is hours away from the others takes no certificate that
-//! was signed just now, and its etcd, its logs and its leases mean other times than everybody else's. It is told so, by
-//! which it can still reach; once its clock is set, its next status says nothing any more.
+//! Clocks of hosts compared to the plane's: pure. A host whose clock is hours off rejects certificates that were just
+//! signed, and the times in its etcd, logs and leases are wrong. It gets a notice over the connection it still has;
+//! once its clock is set, its next status gets none.
 
 use jiff::{SignedDuration, Timestamp};
 
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// More than a status takes on its way, and less than nodes forgive a certificate that is from the future.
+/// More than a status takes in transit, and less than the skew that nodes allow in a new certificate.
 const APART: SignedDuration = SignedDuration::from_mins(2);
 const MINUTE_S: i64 = 60;
 const HOUR_S: i64 = 3600;
 
-/// What a host is told that sent a status at this moment of its own clock; `now` is the plane's.
+/// The notice for a host that sent a status at this moment of its own clock; `now` is the plane's.
 pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
     let behind = now.duration_since(sent_at);
     if behind.abs() < APART {
@@ -29,8 +29,8 @@ pub(super) fn notice(sent_at: Timestamp, now: Timestamp) -> Option<Fault> {
     let why = format!(
         "it reads {sent_at}, the plane {now}; certificates signed now are not valid here yet, or expire too soon"
     );
-    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node continues automatically. \
-        Where it is right, the plane's is wrong";
+    let fix = "timedatectl set-ntp true, or set it by hand and install chrony; the node continues \
+        automatically. If it is right, the plane's is wrong";
     Some(Fault::new(FaultCode::ClockOff, what, why).fix(fix))
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_away_is_told_until_it_is_set() {
+    fn a_wrong_clock_gets_a_notice_until_it_is_set() {
         let now: Timestamp = "2026-11-29T10:00:00Z".parse().expect("time");
         let said = |minutes: i64| notice(now - SignedDuration::from_mins(minutes), now);
         for near in [-1, 0, 1] {

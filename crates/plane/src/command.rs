@@ -37,14 +37,15 @@ use super::admin::{self, NewToken, Reenrol, Removing};
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
 use super::serve::{DRAIN, DRAIN_MAX, ServeConfig};
+use crate::terminal;
 use pf9_hostagent::app::Exit;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 use pf9_hostagent::telemetry::{self, LogConfig};
 
-/// Life of a node's certificates: a year.
+/// Lifetime of a node's certificates: a year.
 const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
-/// Shortest: a node has to ask, and to be answered, in a third of it.
+/// Shortest: a node has to renew it within a third of it.
 const NODE_CERTIFICATE_MIN_S: u64 = 15;
 
 /// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
@@ -89,6 +90,10 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
               value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
         host_certificate_seconds: i64,
+        /// With --store etcd: where the other planes of the fleet reach this one. A plane that stands by passes its
+        /// clients on to the plane that serves, by mutual TLS. Absent: the listen address.
+        #[arg(long, value_name = "HOST:PORT")]
+        peer_address: Option<String>,
         #[command(flatten)]
         store: store::StoreArgs,
     },
@@ -256,12 +261,17 @@ struct Listing {
     json: bool,
 }
 
-/// The program: parses, logs, runs, says what went wrong.
+/// The program: parses, logs, runs, reports what went wrong.
 pub fn main() -> Exit {
+    let mut args = std::env::args_os().skip(1);
+    // Before anything else: a process that has threads is given no namespaces.
+    if args.next().is_some_and(|verb| verb == terminal::jail::NAME) {
+        return ended(terminal::jail::main(args));
+    }
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
-            // Help that cannot be printed helps nobody; the exit code still tells.
+            // If help cannot be printed, the exit code still tells.
             drop(e.print());
             return if e.use_stderr() {
                 Exit::Usage
@@ -271,13 +281,14 @@ pub fn main() -> Exit {
         }
     };
     pf9_hostagent::app::usual_modes();
-    match enter(command) {
-        Ok(()) => Exit::Ok,
-        Err(fault) => {
-            eprintln!("pf9-plane: {fault}");
-            Exit::of(&fault)
-        }
-    }
+    ended(enter(command).map(|()| Exit::Ok))
+}
+
+fn ended(done: Result<Exit, Fault>) -> Exit {
+    done.unwrap_or_else(|fault| {
+        eprintln!("pf9-plane: {fault}");
+        Exit::of(&fault)
+    })
 }
 
 fn enter(command: Command) -> Result<(), Fault> {
@@ -296,12 +307,12 @@ fn enter(command: Command) -> Result<(), Fault> {
         .build()
         .map_err(|e| cannot(e.to_string()))?;
     let done = runtime.block_on(run(command));
-    // What a second signal cut short may still hold a thread; the store is sound at any instant.
+    // Work interrupted by a second signal may still hold a thread; the store is consistent at any instant.
     runtime.shutdown_background();
     done
 }
 
-/// Does what the command line says.
+/// Runs the command.
 async fn run(command: Command) -> Result<(), Fault> {
     match command.verb {
         Verb::Serve {
@@ -313,10 +324,12 @@ async fn run(command: Command) -> Result<(), Fault> {
             drain_seconds,
             node_certificate_seconds,
             host_certificate_seconds,
+            peer_address,
             store,
         } => {
             serve(ServeConfig {
                 etcd: store.place()?,
+                peer: peer_address,
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,
@@ -362,7 +375,9 @@ async fn run(command: Command) -> Result<(), Fault> {
             state,
         }) => {
             let path = format!("/hosts/{host}/accept-machine");
-            let text = format!("the machine with boot id {boot_id} is host {host} when it comes\n");
+            let text = format!(
+                "the machine with boot id {boot_id} is accepted as host {host} when it next connects\n"
+            );
             let body = Accept { boot_id };
             admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
             put(None, &text)
@@ -432,7 +447,7 @@ async fn run(command: Command) -> Result<(), Fault> {
     }
 }
 
-/// A path that means the same wherever it is used.
+/// A path that does not depend on the working directory.
 fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|e| e.to_string())
 }
@@ -447,13 +462,13 @@ fn seconds(text: &str) -> Result<i64, String> {
         Some("m") => 60,
         Some("h") => 3600,
         Some("d") => 86_400,
-        _ => return Err("its unit is none of s, m, h, d".into()),
+        _ => return Err("its unit is not s, m, h or d".into()),
     };
     let total = Duration::from_secs(number.saturating_mul(unit)).as_secs();
     i64::try_from(total).map_err(|_| "it is too long".into())
 }
 
-/// One of the hosts, for people: what decides who it is, and who said so and was refused.
+/// One host, for people: what identifies it, and the copy that was refused.
 fn shown(hosts: &Value, host: HostId) -> Result<String, Fault> {
     let id = host.to_string();
     let known = hosts.as_array().into_iter().flatten();

@@ -1,8 +1,7 @@
-//! What every host is to be: a pure function of a cluster and a host.
+//! Desired state of every host: a pure function of a cluster and a host.
 //!
-//! Nothing here reads a clock, a store or a key. [`assignment`] says what a host's spec must
-//! contain; whether that is a new generation is decided by comparing it with what was issued last
-//! (`specs`).
+//! Nothing here reads a clock, a store or a key. [`assignment`] computes the content of a host's spec; whether that is
+//! a new generation is decided by comparing it with the last issued one (`specs`).
 
 use std::collections::BTreeMap;
 
@@ -20,8 +19,8 @@ use super::rotation;
 use super::shared_address;
 use super::zones::{REGION_LABEL, ZONE_LABEL};
 
-/// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
-/// that lost its last master leaves its workers as they are.
+/// Desired state of `host` in its cluster; `None` if there is none to state: a cluster that lost its last master leaves
+/// its workers as they are.
 pub(super) fn assignment(host: HostId, cluster: Option<&Cluster>) -> Option<Assignment> {
     let Some(cluster) = cluster else {
         return Some(Assignment::None);
@@ -48,7 +47,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         node_ip: member.ip,
         pod_cidr: member.pod_cidr,
         uid: Some(member.uid),
-        // Masters' API servers ask; what workers need not know does not change their spec.
+        // Only masters' API servers use it; what workers do not need must not change their spec.
         refused_uids: if master {
             departures::refused_uids(cluster)
         } else {
@@ -78,8 +77,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
             policies: settings.network_policies,
             load_balancer: settings.load_balancer.clone(),
         },
-        // Workers run no etcd and verify no service-account token: what they need not know does
-        // not change their spec.
+        // Workers run no etcd and verify no service-account token: what they do not need must not change their spec.
         etcd: if master {
             etcd(cluster)
         } else {
@@ -98,8 +96,8 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
     })
 }
 
-/// Where nodes reach the API server: the shared address or name if there is one, else the master
-/// that was attached first. And how masters run it.
+/// Where nodes reach the API server: the shared address or name if there is one, otherwise the master attached first.
+/// And how masters run it.
 fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
     let settings = &cluster.settings;
     let first_master = cluster.masters().next()?;
@@ -120,7 +118,7 @@ fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
     })
 }
 
-/// Labels of a node beside those of its role.
+/// Labels of a node other than those of its role.
 pub(super) fn labels(cluster: &Cluster, member: &Member) -> BTreeMap<String, String> {
     let places = [(ZONE_LABEL, &member.zone), (REGION_LABEL, &member.region)];
     let places = places
@@ -130,7 +128,7 @@ pub(super) fn labels(cluster: &Cluster, member: &Member) -> BTreeMap<String, Str
     own.into_iter().chain(places).collect()
 }
 
-/// Workers have no API server: what they need not know does not change their spec.
+/// Workers have no API server: what they do not need must not change their spec.
 fn if_master<T: Clone + Default>(master: bool, value: &T) -> T {
     match master {
         true => value.clone(),
@@ -379,7 +377,7 @@ pub(super) mod tests {
         assert_eq!(add(&mut c, &[]), Err("attach-empty".into()));
         add(&mut c, &[(1, true), (2, false)]).expect("attach");
         let before = c.clone();
-        // All or none: the good host of a bad request stays outside.
+        // All or none: the valid host of a rejected request stays out.
         assert_eq!(
             add(&mut c, &[(3, false), (1, true)]),
             Err("host-attached".into())
@@ -410,7 +408,7 @@ pub(super) mod tests {
             ("a_b", "10.1.0.7", "node-name-invalid"),
             ("NODE-1", "10.1.0.7", "node-name-taken"),
             ("kubernetes.default.svc", "10.1.0.7", "node-name-taken"),
-            // Not in the cluster, and it may come into it.
+            // Not in the cluster, but it may join it.
             ("node-9", "10.1.0.7", "node-name-taken"),
             ("n7", "fd00::1", "no-address"),
             ("n7", "10.1.0.1", "address-taken"),
@@ -477,7 +475,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_last_pod_network_is_given_and_no_more() {
+    fn the_last_pod_network_is_assigned_and_no_more() {
         let mut c = cluster();
         c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
         add(&mut c, &[(1, true), (2, false)]).expect("two fit");
@@ -529,7 +527,7 @@ pub(super) mod tests {
         assert_eq!(zone.map(String::as_str), Some("b"));
         let region = node.labels.get("topology.kubernetes.io/region");
         assert_eq!(region.map(String::as_str), Some("north"));
-        // What is uneven by now holds no worker back.
+        // What an older attach left unbalanced must not block a worker.
         c.members[1].zone = None;
         come(&mut c, &[(4, false, Some("d"))]).expect("a worker");
     }
@@ -545,8 +543,8 @@ pub(super) mod tests {
     }
 
     proptest! {
-        /// Whatever is attached and detached: every spec is one its host accepts, every node sees
-        /// every other, no two nodes share pods, and what did not change computes the same.
+        /// For any sequence of attach and detach: every spec is valid for its host, every node sees every other, no two
+        /// nodes share pods, and unchanged input computes the same.
         #[test]
         fn every_spec_is_valid(ops in proptest::collection::vec(
             (any::<bool>(), 0u8..12, any::<bool>()), 1..40)
@@ -560,7 +558,7 @@ pub(super) mod tests {
                     detach(&mut c, &[host(n)], now()).is_ok()
                 };
                 if c.masters().next().is_none() && !c.members.is_empty() {
-                    // Somebody insisted: its workers are left as they are.
+                    // Forced: its workers are left as they are.
                     prop_assert!((0..12).all(|n| c.member(host(n)).is_none()
                         || assignment(host(n), Some(&c)).is_none()));
                     c = before;
@@ -576,8 +574,8 @@ pub(super) mod tests {
                         prop_assert!(pods.insert(node.pod_cidr));
                         prop_assert_eq!(node.network.peers.len(), c.members.len() - 1);
                     }
-                    // Who was a node before and is one now has a new spec exactly when the
-                    // cluster changed: with a bridge every node routes to every other.
+                    // A host that was a node before and still is has a new spec exactly when the cluster changed: with
+                    // a bridge every node routes to every other.
                     if before.member(host(n)).is_some() && c.member(host(n)).is_some() {
                         let old = assignment(host(n), Some(&before));
                         prop_assert_eq!(old != Some(spec.assignment), done);

@@ -1,13 +1,13 @@
-//! Nodes that leave: what is still trusted of them, and for how long. Pure, but for signing.
+//! Nodes that leave: how much they are still trusted, and for how long. Pure, except for signing.
 //!
-//! A detached host is still ours: it moves its pods away and takes its member out of etcd, as the
-//! node it was. Bindings, service-account key and the name of its aggregator are gone with the detach
-//! anyway; its node object and etcd certificates go when it says that it is done, or after
-//! [`LEAVE_GRACE`]; those of a master not before its member is out (`etcd::seats`), for until then the
-//! others' quorum may need it. Of a removed host nothing is trusted from the first moment.
+//! A detached host is still ours: it drains its pods and removes its member from etcd, as the node it was. Its
+//! bindings, service-account key and aggregator name go with the detach; its node object and etcd certificates go when
+//! it reports that it is done, or after [`LEAVE_GRACE`]; those of a master not before its member is out
+//! (`etcd::seats`), because the others' quorum may need it until then. A removed host is not trusted from the first
+//! moment.
 //!
 //! ```text
-//! member ──detach──► departed ──done, or its time is over──► departed, ended ──certificates ended──► forgotten
+//! member ──detach──► departed ──done, or timed out──► departed, ended ──certificates expired──► forgotten
 //!        └─────────────────────────remove──────────────────────▲
 //! ```
 
@@ -21,19 +21,19 @@ use super::records::{Cluster, Departed, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
 use pf9_hostagent::model::{FaultCode, HostId, NodeUid, Role, SPEC_LIST_MAX};
 
-/// How long a detached host may take to move its pods away (300 s) and to leave etcd: twice that.
+/// How long a detached host may take to drain (300 s) and leave etcd: twice that.
 pub(super) const LEAVE_GRACE: SignedDuration = SignedDuration::from_mins(10);
-/// Most certificates of etcd that one master may have at a time: of four purposes, sixty-four times.
-/// More cannot be revoked within the length of a spec.
+/// Most etcd certificates of one master at a time: of four purposes, sixty-four times. More could not be revoked within
+/// the length of a spec.
 const ETCD_CERTIFICATES_MAX: usize = 256;
-/// Most departed hosts that are remembered: what a spec can name. The oldest workers are forgotten first,
-/// whose certificates of a node are the next to end by themselves ([`LEAF_LIFE`]).
+/// Most departed hosts remembered: what a spec can name. The oldest workers are forgotten first; their certificates
+/// expire next ([`LEAF_LIFE`]).
 const DEPARTED_MAX: usize = SPEC_LIST_MAX;
 
 /// A member leaves.
 pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: bool) {
     let Some(at) = cluster.members.iter().position(|m| m.host == host) else {
-        // Detached before, and now removed.
+        // Detached before, now removed.
         for departed in cluster.departed.iter_mut().filter(|d| d.host == host) {
             departed.ended |= ended;
             if let Some(seat) = &mut departed.etcd {
@@ -53,27 +53,27 @@ pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: 
         etcd_certificates: member.etcd_certificates,
     });
     if cluster.departed.len() > DEPARTED_MAX {
-        // Rather one of whom no certificate is to be kept revoked.
+        // Preferably one without revoked certificates.
         let plain = |d: &Departed| d.etcd_certificates.is_empty();
         let first = cluster.departed.iter().position(plain).unwrap_or(0);
         cluster.departed.remove(first);
     }
     if cluster.masters().next().is_none() {
-        // With the last master goes the etcd of all of them; the next ones found another.
+        // The last master takes the etcd of all of them with it; the next masters found another.
         cluster.departed.iter_mut().for_each(|d| d.etcd = None);
     }
 }
 
-/// What a host that comes back still holds: of a departure that had not ended.
+/// etcd certificates that a returning host still holds, from a departure that had not ended.
 pub(super) fn came_back(departed: &[Departed], host: HostId) -> Vec<EtcdCertificate> {
     let still = departed.iter().filter(|d| d.host == host && !d.ended);
     still.flat_map(|d| d.etcd_certificates.clone()).collect()
 }
 
-/// The UID of a host that becomes a node: one that it never had, for the previous ones are refused.
+/// The UID of a host that becomes a node: never one it had, because the previous ones are refused.
 pub(super) fn uid(cluster: &Cluster, host: HostId, now: Timestamp) -> NodeUid {
     let had = |uid: &NodeUid| cluster.departed.iter().any(|d| d.uid == *uid);
-    // Clocks are set back, too.
+    // Clocks are also set back.
     let mut at = now;
     loop {
         let uid = NodeUid::of(cluster.id, host, at);
@@ -84,15 +84,15 @@ pub(super) fn uid(cluster: &Cluster, host: HostId, now: Timestamp) -> NodeUid {
     }
 }
 
-/// The nodes that API servers refuse although their certificates are good.
+/// Nodes that API servers refuse although their certificates are valid.
 pub(super) fn refused_uids(cluster: &Cluster) -> Vec<NodeUid> {
     let ended = cluster.departed.iter().filter(|d| d.ended);
     let refused: BTreeSet<NodeUid> = ended.map(|d| d.uid).collect();
     refused.into_iter().collect()
 }
 
-/// Departures of those who are members again are over. What they keep is the member's now
-/// ([`came_back`]); as a node they are another one, and a host that claims to be the one before is refused.
+/// Drops departures of hosts that are members again. Their certificates are now the member's ([`came_back`]); the node
+/// is a new one, and a host that claims to be the previous node is refused.
 pub(super) fn forget(cluster: &mut Cluster) {
     let Cluster {
         members, departed, ..
@@ -102,7 +102,7 @@ pub(super) fn forget(cluster: &mut Cluster) {
         departure.ended = true;
         departure.etcd_certificates.clear();
     }
-    // Its member of etcd is its own again. A worker has none: what it left there is still to go.
+    // Its etcd member is its own again. A worker has none: a member it left is still to be removed.
     let is_master = |host| {
         members
             .iter()
@@ -113,8 +113,8 @@ pub(super) fn forget(cluster: &mut Cluster) {
     }
 }
 
-/// Ends the departures that are done or whose time is over, and forgets those of whom no certificate
-/// can be good. True when something changed.
+/// Ends departures that are done or timed out, and forgets those without a valid certificate. True when something
+/// changed.
 pub(super) fn settle(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) -> bool {
     let before = cluster.departed.clone();
     seats::order(cluster, now, &said);
@@ -127,7 +127,7 @@ pub(super) fn settle(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId
     cluster.departed != before
 }
 
-/// Writes down what a master was given by the etcd authority.
+/// Records a certificate that the etcd authority issued to a master.
 pub(super) fn note_etcd(
     cluster: &mut Cluster,
     host: HostId,
@@ -152,9 +152,8 @@ pub(super) fn note_etcd(
     Ok(())
 }
 
-/// Signs the list of etcd certificates that are good no more, unless the one there is says it already: a new
-/// list starts every member of etcd again. A list that names more than it has to is kept: what is left out of a
-/// next one has ended by itself.
+/// Signs the etcd revocation list, unless the current one is sufficient: a new list restarts every member of etcd. A
+/// list with more than the necessary entries is kept: an entry that a later list omits has expired.
 pub(super) fn sign_revoked(cluster: &mut Cluster, now: Timestamp) -> Answer<()> {
     let signer = Authority::load(&cluster.authorities.etcd, &cluster.keys.etcd)?;
     let ended = cluster.departed.iter().filter(|d| d.ended);
@@ -176,7 +175,7 @@ pub(super) mod tests {
     use crate::membership::detach;
     use pf9_hostagent::model::{REVOKED_LABEL, pem_bytes};
 
-    /// No host reports, but for those that say that they are done.
+    /// No reports, except from hosts that say they are done.
     pub(crate) fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
         move |host| Said {
             done: is(host),
@@ -184,7 +183,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A master says that etcd lists these.
+    /// A master reports that etcd lists these.
     fn lists(c: &mut Cluster, hosts: &[u8]) {
         let one = |n: &u8| Listed {
             id: format!("{n:x}"),
@@ -229,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_detached_master_is_believed_until_it_is_done_and_a_removed_one_not_at_all() {
+    fn a_detached_master_is_trusted_until_it_is_done_and_a_removed_one_not_at_all() {
         let mut c = world();
         assert!(revoked(&mut c).is_empty());
         detach(&mut c, &[host(2)], now()).expect("detach");
@@ -243,7 +242,7 @@ pub(super) mod tests {
         leave(&mut c, host(2), now(), true);
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
 
-        // Silent ones have their time; who is removed meanwhile has not.
+        // Silent ones have their time; one that is removed meanwhile has not.
         let mut c = world();
         detach(&mut c, &[host(2)], now()).expect("detach");
         let mut gone = c.clone();
@@ -258,7 +257,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_comes_back_in_time_keeps_what_he_has_and_else_begins_anew() {
+    fn a_host_back_in_time_keeps_its_certificates_and_otherwise_starts_over() {
         let mut c = world();
         detach(&mut c, &[host(2)], now()).expect("detach");
         add(&mut c, &[(2, true)]).expect("attach");
@@ -277,7 +276,7 @@ pub(super) mod tests {
                 .is_empty()
         );
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
-        // When no certificate of that time can be good, nothing is remembered.
+        // Once no certificate of that time can be valid, nothing is remembered.
         assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| false)));
         assert!(c.departed.is_empty());
         c.etcd_revoked = None;
@@ -285,7 +284,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_list_that_says_it_already_stays_as_it_is() {
+    fn a_sufficient_revocation_list_is_kept() {
         let mut c = world();
         leave(&mut c, host(2), now(), true);
         let signed = |c: &mut Cluster| {
@@ -293,12 +292,12 @@ pub(super) mod tests {
             c.etcd_revoked.clone()
         };
         let before = signed(&mut c);
-        // A worker that leaves has no certificate of etcd, and those of long ago have ended by themselves.
+        // A worker that leaves has no etcd certificate, and old ones have expired.
         leave(&mut c, host(3), now(), true);
         assert_eq!(signed(&mut c), before);
         settle(&mut c, now() + LEAF_LIFE, done_if(|_| false));
         assert_eq!(signed(&mut c), before);
-        // One more is news, a list that is none or another authority's is no list.
+        // A new entry needs a new list, and an unreadable list or one of another authority does not count.
         let given = EtcdCertificate {
             serial: "00cc".into(),
             not_after: now() + LEAF_LIFE,
@@ -323,7 +322,7 @@ pub(super) mod tests {
         leave(&mut c, host(2), now(), true);
         settle(&mut c, now() + LEAF_LIFE, done_if(|_| true));
         assert_eq!(c.departed.len(), 1, "the others may still count on it");
-        // As a worker it comes back without it.
+        // It comes back as a worker, without them.
         add(&mut c, &[(2, false)]).expect("attach");
         assert_eq!(seats::gone(&c).len(), 1);
         lists(&mut c, &[1]);
@@ -332,14 +331,14 @@ pub(super) mod tests {
         assert!(c.departed.is_empty());
     }
 
-    /// What the spec of the first master says.
+    /// Refused UIDs in the spec of the first master.
     fn refused(c: &Cluster) -> Vec<NodeUid> {
         let spec = crate::compute::assignment(host(1), Some(c)).expect("assignment");
         spec.node().expect("a node").refused_uids.clone()
     }
 
     #[test]
-    fn a_node_that_left_is_refused_and_who_comes_back_is_another_one() {
+    fn a_node_that_left_is_refused_and_a_returning_host_is_a_new_node() {
         let mut c = world();
         let uid = |c: &Cluster, n| c.member(host(n)).expect("member").uid;
         let first = uid(&c, 3);
@@ -379,9 +378,9 @@ pub(super) mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes and goes: no member is refused, and nobody who left for good is trusted.
+        /// For any sequence: no member is refused, and no host that left for good is trusted.
         #[test]
-        fn no_member_is_refused_and_everybody_who_left_is(
+        fn no_member_is_refused_and_every_former_one_is(
             steps in proptest::collection::vec((2u8..6, 0u8..4), 0..40),
         ) {
             let mut c = world();
@@ -414,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn certificates_that_could_not_be_revoked_are_not_given() {
+    fn certificates_that_could_not_be_revoked_are_not_issued() {
         let mut c = world();
         let many = |n: usize| {
             let one = |i| EtcdCertificate {
@@ -427,7 +426,7 @@ pub(super) mod tests {
         note_etcd(&mut c, host(2), many(rest), now()).expect("all fit");
         let refused = note_etcd(&mut c, host(2), many(1), now()).expect_err("one too many");
         assert_eq!(refused.fault.code, FaultCode::EtcdCertificatesFull);
-        // Ended ones need no place.
+        // Ended ones take no place.
         let later = now() + LEAF_LIFE;
         note_etcd(&mut c, host(2), many(1), later).expect("there is room again");
     }

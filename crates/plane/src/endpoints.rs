@@ -1,24 +1,24 @@
-//! Where nodes are told to come: pure.
+//! The endpoints that nodes use: pure.
 
 use http::Uri;
 
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::mux;
 
-/// The planes a node is told of.
+/// The planes a node knows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Endpoints {
-    /// `wss://host:port/v1/tunnel`, best first; each once.
+    /// `wss://host:port/v1/tunnel`, best first, without duplicates.
     pub(super) urls: Vec<String>,
     /// Their names and addresses.
     pub(super) hosts: Vec<String>,
 }
 
-/// Most planes a node is told of: it keeps [`mux::SLOTS_MAX`] sessions and has no use for many more;
-/// an enrolment that names more than 32 it refuses.
+/// Most planes given to a node: it keeps [`mux::SLOTS_MAX`] sessions and has no use for many more; it refuses an
+/// enrolment with more than 32.
 const ENDPOINTS_MAX: usize = 8;
 
-/// What the operator named; nothing: the plane itself at its public URL.
+/// The endpoints the operator named; without any: the plane itself at its public URL.
 pub(super) fn all(named: &[String], public_url: &str) -> Result<Endpoints, Fault> {
     let own = public_url.replacen("https://", "wss://", 1);
     let named = match named {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn unless_others_are_named_it_is_the_plane_itself() {
+    fn without_named_endpoints_it_is_the_plane_itself() {
         let own = of(&[]).expect("own");
         assert_eq!(own.urls, ["wss://plane.example:8443/v1/tunnel"]);
         let two = of(&["wss://a:1", "wss://[fd00::1]:2/", "wss://a:1/"]).expect("two");

@@ -37,7 +37,7 @@ pub(super) async fn post(
             why,
         ));
     }
-    // A stranger is refused before a write that others wait for is held up.
+    // A stranger is refused before taking the store's write lock.
     tokens::good(
         &plane.read()?,
         &request.token,
@@ -49,9 +49,9 @@ pub(super) async fn post(
         .change(move |change| enrol(change, &shared, &request))
         .await?;
     match entry {
-        // A session with an older key of this host ends.
+        // Ends a session with an older key of this host.
         Entry::Pinned => plane.sessions.end(host, "the host enrolled again"),
-        // Its old pair is good until the new one has connected: nothing is lost with an answer.
+        // Its old key pair is valid until the new one has connected: a lost answer loses nothing.
         Entry::Next => {}
     }
     tracing::info!(%host, ?entry, "host enrolled");
@@ -72,7 +72,7 @@ fn enrol(
     plane: &Plane,
     request: &EnrolRequest,
 ) -> Answer<(Entry, String)> {
-    // The token first: a stranger costs no signature.
+    // The token first: a stranger costs no signature check.
     let project = tokens::consume(change, &request.token, request.host_id)?;
     let key = ProvenKey::from_csr(&request.csr)?;
     let said = statement(request)?;
@@ -88,8 +88,8 @@ fn enrol(
         ));
     }
     let proven = proven(request)?;
-    // A token lets a new machine in. It must not let it in as a machine that is here: that would
-    // hand out what this one has, the certificates of a cluster's node included.
+    // A token admits a new machine. It must not admit it as an existing one: that would hand out what that host has,
+    // including the certificates of a cluster's node.
     let same_order_key = before
         .as_ref()
         .is_none_or(|b| b.order_key == request.order_key);
@@ -132,8 +132,8 @@ fn enrol(
         Entry::Pinned => host.pin(new),
         Entry::Next => host.renewal.next = Some(new),
     }
-    // A machine that calls itself what it must not is a host anyway: it reports again, is
-    // told so, and a person sees it there.
+    // A machine with a name or address it must not have still becomes a host: it reports again, gets the refusal, and a
+    // person sees it there.
     match orders::check_claims(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),
         Err(refusal) if refusal.status.is_client_error() => {
@@ -143,17 +143,17 @@ fn enrol(
     }
     change.put(&HOSTS, &row, &host)?;
     if let Some(cluster) = host.cluster.filter(|_| !same_order_key) {
-        // What it signed before stays good, and what it signs from now on is.
+        // Backups it signed before stay trusted, and those signed with the new key are.
         backups::signs_anew(change, cluster, &host)?;
     }
-    // A removed host that is let in again is a host like any other, and nobody else is it.
+    // A removed host that is admitted again is an ordinary host, and no other host can take its id.
     change.remove(&REMOVED, &row)?;
     change.touch(id);
     machines::enrolled(change, id, request.machine.as_ref())?;
     Ok((entry, pem))
 }
 
-/// The key that the request proves to hold beside the one it brings; refused when it proves nothing.
+/// The key that the request proves to hold, beside the one it brings; refused if the proof is wrong.
 fn proven(request: &EnrolRequest) -> Answer<Option<Digest>> {
     let Some(proof) = &request.proof else {
         return Ok(None);
@@ -171,7 +171,7 @@ fn proven(request: &EnrolRequest) -> Answer<Option<Digest>> {
     Ok(Some(key.digest()))
 }
 
-/// What root of the host says of this enrolment, signed with the key that comes with it.
+/// The statement of the host's root about this enrolment, signed with the key that comes with it.
 fn statement(request: &EnrolRequest) -> Answer<Enrolment> {
     let kind = DocumentKind::Enrolment;
     let said: Enrolment = orders::open(REFUSED, kind, &request.statement, &request.order_key)?;
@@ -186,9 +186,9 @@ fn statement(request: &EnrolRequest) -> Answer<Enrolment> {
     Ok(said)
 }
 
-/// The key that root orders with. The one that is pinned stays: a token lets a machine in, it does
-/// not make it root of another one. Only with the operator's permission, or where nobody ever was
-/// this host, another one comes in together with another key of the tunnel.
+/// The key that root signs orders with. A pinned key stays: a token admits a machine, it does not make it root of
+/// another one. Only with the operator's permission, or for an unknown host id, a new one is accepted together with a
+/// new tunnel key.
 fn order_key(before: Option<&Host>, entry: Entry, request: &EnrolRequest) -> Answer<TrustedKey> {
     match (before.map(|b| &b.order_key), entry) {
         (Some(pinned), Entry::Next) if *pinned != request.order_key => Err(Refusal::conflict(

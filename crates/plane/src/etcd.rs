@@ -1,19 +1,19 @@
-//! etcd of the clusters, as the plane sees and guards it.
+//! The clusters' etcd, as the plane observes and protects it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `seats`  | members of masters that left, until they are out (pure) |
-//! | `health` | asks members through the tunnels whether they are well |
-//! | `leave`  | whether a master may leave: who answers, what a quorum needs, the words |
-//! | `replace` | a master that is gone makes place for another one |
-//! | `restore` | the cluster starts over from a snapshot that a master has |
-//! | `places` | what each master's member is waiting for (pure), and the screen of it |
+//! | `seats`  | members of masters that left, until they are removed (pure) |
+//! | `health` | asks members for their health through the tunnels |
+//! | `leave`  | whether a master may leave: who answers, what a quorum needs, the messages |
+//! | `replace` | replacing a dead master |
+//! | `restore` | the cluster starts over from a snapshot on one of its masters |
+//! | `places` | what each master's member is waiting for (pure), and its screen |
 //!
-//! Who is a member only etcd knows. Each master's status has the list of its etcd; the newest of them is
-//! what is counted by here ([`counted`]). Without any, every host that is to be a member counts as one.
+//! Only etcd knows its members. Each master's status has the list of its etcd; the newest of them is used here
+//! ([`counted`]). Without any, every host that should be a member counts as one.
 //!
-//! The plane changes no membership. It says who is to be a member and whose member is to be taken out;
-//! the masters do it, one change at a time, and look again first, for they know better and later.
+//! The plane changes no membership. It decides which hosts should be members and which members to remove; the masters
+//! do it, one change at a time, and check again first, because they know better and later.
 
 use super::records::{CLUSTERS, Cluster, Departed, HOSTS, STATUSES};
 use super::refusal::Answer;
@@ -40,23 +40,23 @@ pub(super) struct Listed {
     pub(super) learner: bool,
 }
 
-/// A member, as it counts.
+/// A member, as counted for the quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Counted {
-    /// Whose; none: of nobody the plane knows.
+    /// Its host; none: unknown to the plane.
     pub(super) host: Option<HostId>,
     /// For people.
     pub(super) shown: String,
     pub(super) votes: bool,
-    /// It is of a master that is none any more.
+    /// It belongs to a former master.
     pub(super) leaves: bool,
 }
 
-/// The members that the status of a master lists.
+/// The members listed in a master's status.
 fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
     let etcd = status.node.as_ref()?.etcd.as_ref()?;
     if etcd.fault.is_some() {
-        // It could not be asked, and remembers.
+        // etcd did not answer, and this list is from memory.
         return None;
     }
     let members = etcd.members.iter().map(|m| Listed {
@@ -69,7 +69,7 @@ fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
     (!members.is_empty()).then_some(members)
 }
 
-/// The members of etcd, by the newest report of a master of this cluster; and since when that is known.
+/// The members of etcd, from the newest report of a master of this cluster; and when it was received.
 fn newest(rows: &impl Read, cluster: &Cluster) -> Answer<Option<(Timestamp, Vec<Listed>)>> {
     let mut newest: Option<(Timestamp, Vec<Listed>)> = None;
     for master in cluster.masters() {
@@ -90,7 +90,7 @@ fn newest(rows: &impl Read, cluster: &Cluster) -> Answer<Option<(Timestamp, Vec<
     Ok(newest)
 }
 
-/// Who counts as a member of a cluster's etcd.
+/// The members of a cluster's etcd that count.
 pub(super) fn counted(rows: &impl Read, cluster: &Cluster) -> Answer<Vec<Counted>> {
     let listed = newest(rows, cluster)?;
     Ok(count(cluster, listed.as_ref().map(|(_, l)| l.as_slice())))
@@ -133,7 +133,7 @@ fn count_one(cluster: &Cluster, listed: &Listed) -> Counted {
     }
 }
 
-/// Which host's member this is, of those that are or were masters here.
+/// Which present or former master here this member belongs to.
 fn whose(cluster: &Cluster, listed: &Listed) -> Option<HostId> {
     if listed.name.is_empty() {
         let at = |ip| listed.peer_urls.contains(&peer_url(ip));
@@ -146,17 +146,17 @@ fn whose(cluster: &Cluster, listed: &Listed) -> Option<HostId> {
     is_known.then_some(host)
 }
 
-/// What others say is repeated, but not at any length.
+/// Foreign text is repeated, but only to a limited length.
 fn clip(text: &str) -> String {
     const SHOWN: usize = 64;
     text.chars().take(SHOWN).collect()
 }
 
-/// A master's status may say that somebody's member is out, or what its number is.
+/// A master's status may report that a member is out, or its id.
 pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
     let row = change.get(&HOSTS, &host.to_string())?;
     let of = status.node.as_ref().and_then(|n| n.cluster_id);
-    // Only of the cluster whose master it is, and says it is.
+    // Only about the cluster whose master it is and claims to be.
     let Some(id) = row.and_then(|row| row.cluster).filter(|id| of == Some(*id)) else {
         return Ok(());
     };
@@ -189,7 +189,7 @@ mod tests {
     use pf9_hostagent::model::Role;
     use pf9_hostagent::model::{ClusterId, EtcdMemberStatus, EtcdStatus, NodeStatus};
 
-    /// A status that lists this member, of a master of this cluster, received then.
+    /// A status of a master of this cluster that lists this member, received then.
     fn says(of: Option<ClusterId>, name: &str, at: Timestamp) -> ReceivedStatus {
         let mut status = reports(1, Some((Role::Master, ClusterId::random())));
         let node: &mut NodeStatus = status.node.as_mut().expect("a node");
@@ -208,9 +208,9 @@ mod tests {
         }
     }
 
-    /// Only what a master said as one of this cluster counts: before it was attached it may have been another's.
+    /// Only reports as a master of this cluster count: before it was attached it may have been another's.
     #[test]
-    fn a_status_of_another_cluster_or_of_before_the_attach_says_nothing_of_members() {
+    fn a_status_from_another_cluster_or_before_the_attach_does_not_count() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let later = |s| now() + SignedDuration::from_secs(s);
@@ -244,7 +244,7 @@ mod tests {
             "of another cluster"
         );
         assert_eq!(listed(&[(1, says(None, "a", later(5)))]), None);
-        // And it does not hide what is older and ours.
+        // It does not hide an older report from our cluster.
         let both = [(1, elsewhere), (2, says(ours, "b", later(1)))];
         assert_eq!(listed(&both).as_deref(), Some("b"));
         let both = [

@@ -1,4 +1,4 @@
-//! Events of hosts: each kept once, the newest thousand per host.
+//! Events of hosts: each stored once, the newest thousand per host.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -16,10 +16,10 @@ const ID_MAX: usize = 128;
 const KIND_MAX: usize = 64;
 const MESSAGE_MAX: usize = 4096;
 
-/// Takes in what a host delivered. What was seen before is dropped; answers what was new.
+/// Takes in delivered events. Duplicates are dropped; returns the new ones.
 ///
-/// What an event is, its id says. Its number only tells what is missing: a spool that was lost or set back begins to
-/// count again, and nothing of it is taken for a double by that.
+/// Identity is the event's id alone. Its number only shows gaps: a spool that was lost or reset starts counting again,
+/// and none of its events is mistaken for a duplicate.
 pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<Vec<Event>> {
     let EventBatch { spool, events } = batch;
     if events.len() > EVENT_BATCH_MAX {
@@ -80,7 +80,7 @@ fn add(change: &mut Change<'_>, host: HostId, event: Event) -> Answer<()> {
     Ok(())
 }
 
-/// What the plane itself has to say of a host, for as long as it is known.
+/// An event of the plane's own about a host, while it is enrolled.
 pub(super) fn note(change: &mut Change<'_>, host: HostId, kind: &str, said: &str) -> Answer<()> {
     add(change, host, own(kind, said, change.now))
 }
@@ -97,7 +97,7 @@ fn own(kind: &str, said: &str, now: Timestamp) -> Event {
     }
 }
 
-/// As much as a message may hold.
+/// Cut to the length of a message.
 fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MESSAGE_MAX))
         .unwrap_or_default()
@@ -126,7 +126,7 @@ fn check(event: &Event) -> Answer<()> {
     Ok(())
 }
 
-/// What is kept of a host, oldest first.
+/// A host's events, oldest first.
 pub(super) fn list(rows: &impl Read, host: HostId) -> Answer<Value> {
     let events = rows.with_prefix(&EVENTS, &format!("{host}/"))?;
     Ok(events
@@ -135,7 +135,7 @@ pub(super) fn list(rows: &impl Read, host: HostId) -> Answer<Value> {
         .collect())
 }
 
-/// Zero-padded, so that the order of text is the order of numbers.
+/// Zero-padded, so that text order is number order.
 fn at(host: HostId, number: u64) -> String {
     format!("{host}/{number:020}")
 }
@@ -147,7 +147,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn the_newest_are_kept_and_what_is_kept_is_known() {
+    fn the_newest_events_are_kept_and_deduplicated() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
         let now = Timestamp::from_second(1_800_000_000).expect("time");

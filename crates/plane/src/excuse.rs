@@ -1,9 +1,8 @@
-//! A verifier of clients that excuses one thing: that the certificate has expired.
+//! A client certificate verifier that accepts one defect: an expired certificate.
 //!
-//! A machine that slept past the end of its certificate could not even say who it is; TLS would send
-//! it away before anybody looked. It gets in, and what it may do there is little:
-//! [`super::hostkey::standing`]. Authority, signature, usage and possession of the key are checked as
-//! ever, at the last moment the certificate was good.
+//! A machine that slept past the expiry of its certificate could not even identify itself; TLS would reject it before
+//! the plane could look. It is admitted with very few rights: [`super::hostkey::standing`]. Authority, signature, usage
+//! and possession of the key are checked as usual, at the last moment the certificate was valid.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,7 @@ impl ExpiryExcused {
     }
 }
 
-/// When a certificate was good for the last time, if that is over.
+/// The last moment of a certificate that has expired.
 fn last_moment(end_entity: &[u8], now: UnixTime) -> Option<UnixTime> {
     let end = ca::life(end_entity)?.not_after.as_second();
     let end = Duration::from_secs(u64::try_from(end).ok()?);

@@ -1,12 +1,12 @@
-//! Fairness among addresses: nobody keeps others out by asking more often.
+//! Fairness among addresses: asking more often locks nobody else out.
 //!
-//! | | what |
+//! | | holds |
 //! |---|---|
-//! | [`Origin`]  | who asks, as far as an address says it |
-//! | [`Fair`]    | places that origins take turns for |
-//! | [`Shares`]  | so many in a time, each origin (or host) by itself |
+//! | [`Origin`]  | the caller, as far as an address identifies it |
+//! | [`Fair`]    | slots that origins take in turns |
+//! | [`Shares`]  | a rate limit per origin (or host) |
 //!
-//! None of them trusts what the other end says of itself: they are asked before anything is known.
+//! None of them trusts what the other end claims: they run before anything is known about it.
 
 mod shares;
 
@@ -18,13 +18,13 @@ use tokio::sync::oneshot;
 
 pub(super) use shares::Shares;
 
-/// Where a connection comes from: an IPv4 address, or the 64 bits of an IPv6 address that one site
-/// has. Machines behind one address translator are one origin; they share what it has.
+/// Where a connection comes from: an IPv4 address, or the 64-bit prefix of an IPv6 address, which one site has.
+/// Machines behind one NAT are one origin and share its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Origin(IpAddr);
 
-/// Places that origins (or people, once it is known who asks) take turns for: however many of one wait, the next free
-/// place is another's.
+/// Slots that origins (or users, once authenticated) take in turns: however many callers of one are waiting, the next
+/// free slot goes to another.
 #[derive(Clone, Debug)]
 pub(super) struct Fair<K: Ord + Copy = Origin>(Arc<Inner<K>>);
 
@@ -37,25 +37,25 @@ struct Inner<K: Ord + Copy> {
 #[derive(Debug)]
 struct Line<K: Ord + Copy> {
     free: usize,
-    /// Those who wait, by origin, who came first in front.
+    /// Waiting callers by origin, the longest waiting first.
     waiting: BTreeMap<K, VecDeque<oneshot::Sender<Place<K>>>>,
-    /// The origins of `waiting`, in the order of their turns.
+    /// The origins in `waiting`, in order of their turns.
     turns: VecDeque<K>,
     count: usize,
 }
 
-/// A place that is taken, until it is dropped.
+/// An occupied slot, released when dropped.
 #[derive(Debug)]
 pub(super) struct Place<K: Ord + Copy = Origin>(Option<Arc<Inner<K>>>);
 
-/// More wait than can be waited for.
+/// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
 // === impl Origin ===
 
 impl Origin {
-    /// Of the other end of a connection.
+    /// The origin of a peer address.
     pub(super) fn of(address: SocketAddr) -> Self {
         Self(match address.ip().to_canonical() {
             IpAddr::V4(v4) => v4.into(),
@@ -70,7 +70,7 @@ impl Origin {
 // === impl Fair ===
 
 impl<K: Ord + Copy> Fair<K> {
-    /// `places` at a time; at most `waiting_max` wait.
+    /// `places` slots; at most `waiting_max` callers wait.
     pub(super) fn new(places: usize, waiting_max: usize) -> Self {
         Self(Arc::new(Inner {
             waiting_max,
@@ -83,10 +83,10 @@ impl<K: Ord + Copy> Fair<K> {
         }))
     }
 
-    /// Waits for a place. Cancel-safe: a waiter that gives up passes its place on.
+    /// Waits for a slot. Cancel-safe: a waiter that gives up passes its slot on.
     ///
     /// # Errors
-    /// Where too many wait, and this origin has the most of them.
+    /// The queue is full, and this origin has the most waiting callers.
     pub(super) async fn place(&self, origin: K) -> Result<Place<K>, TooMany> {
         let coming = {
             let mut line = self.0.line();
@@ -124,8 +124,8 @@ impl<K: Ord + Copy> Line<K> {
         Ok(receiver)
     }
 
-    /// Who waits longest goes on waiting: the origin with the most loses who came last. That may be
-    /// the one who asks.
+    /// The longest waiting keep their place: the origin with the most loses its newest caller, which may be the one
+    /// asking.
     fn make_room(&mut self, asks: K) -> Result<(), TooMany> {
         let most = self.waiting.iter().max_by_key(|(_, queue)| queue.len());
         let (&origin, most) = most.map(|(o, q)| (o, q.len())).ok_or(TooMany)?;
@@ -142,7 +142,7 @@ impl<K: Ord + Copy> Line<K> {
         Ok(())
     }
 
-    /// Those who gave up leave their names in the line until somebody needs the room.
+    /// Callers that gave up leave their entries in the queue until the room is needed.
     fn forget_the_gone(&mut self) {
         self.waiting.retain(|_, queue| {
             queue.retain(|sender| !sender.is_closed());
@@ -153,7 +153,7 @@ impl<K: Ord + Copy> Line<K> {
         self.count = self.waiting.values().map(VecDeque::len).sum();
     }
 
-    /// Whose turn it is.
+    /// The next caller.
     fn next(&mut self) -> Option<oneshot::Sender<Place<K>>> {
         let origin = self.turns.pop_front()?;
         let queue = self.waiting.get_mut(&origin)?;
@@ -176,7 +176,7 @@ impl<K: Ord + Copy> Drop for Place<K> {
         while let Some(sender) = line.next() {
             match sender.send(Place(Some(Arc::clone(&inner)))) {
                 Ok(()) => return,
-                // It gave up. What comes back must not come here again while the line is held.
+                // It gave up. Dropping the returned slot must not re-enter this code while the queue is locked.
                 Err(mut place) => drop(place.0.take()),
             }
         }

@@ -1,4 +1,4 @@
-//! Hosts and clusters as a whole: what is known of them, and how one leaves.
+//! Hosts and clusters as a whole: what is known about them, and removal.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use super::store::Read;
 use super::view::Known;
 use pf9_hostagent::model::{ClusterId, HostId, HostStatus, NodeState, Role};
 
-/// How long a host that was removed while it was a node may still fetch its order of removal: a
-/// machine that is off hears of it when it is on again, and what is open is not open for ever.
+/// How long a host that was removed while it was a node may still fetch its order of removal: a machine that is off
+/// gets it when it is on again, and the exception does not last for ever.
 const REMOVAL_HEARD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Everything known of one host.
+/// Everything known about one host.
 pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known> {
     let id = host.id.to_string();
     Ok(Known {
@@ -39,12 +39,12 @@ pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known
     })
 }
 
-/// Everything known of all hosts, in order of id.
+/// Everything known about all hosts, in order of id.
 pub(super) fn all(plane: &Plane, rows: &impl Read) -> Answer<Vec<Known>> {
     of(plane, rows, |_| true)
 }
 
-/// Everything known of some hosts, in order of id.
+/// Everything known about some hosts, in order of id.
 pub(super) fn of(
     plane: &Plane,
     rows: &impl Read,
@@ -57,7 +57,7 @@ pub(super) fn of(
         .collect()
 }
 
-/// Everything known of the nodes of a cluster.
+/// Everything known about the nodes of a cluster.
 pub(super) fn nodes_of(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> Answer<Vec<Known>> {
     let mut out = Vec::new();
     for member in &cluster.members {
@@ -68,14 +68,14 @@ pub(super) fn nodes_of(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> An
     Ok(out)
 }
 
-/// Takes a host out of the fleet: out of its cluster, its certificate good no more; but while it is
-/// a node it may fetch its order to be none. A master whose leaving etcd would not get over stays,
-/// unless it is forced; then the answer is what is lost.
+/// Removes a host from the fleet: from its cluster, and its certificate is no longer valid; but while it is a node it
+/// may fetch its order of removal. A master whose removal etcd would not survive stays, unless forced; then this
+/// returns what is lost.
 pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Answer<Forced> {
     let row = state::host(&plane.read()?, host)?;
     let judged = match row.cluster {
         Some(id) => plane.read()?.get(&CLUSTERS, &id.to_string())?,
-        // It was detached, and is believed until it is out.
+        // It was detached, and is trusted until it is out.
         None => etcd::leave::left(&plane.read()?, host)?,
     };
     let of = judged.as_ref().map(|c| c.id);
@@ -99,7 +99,7 @@ pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Ans
                     certificates: row.certificates(),
                     removed_at: change.now,
                     until: change.now + REMOVAL_HEARD,
-                    // Its certificates are good no more: nobody would tell it that it may go.
+                    // Its certificates are no longer valid: nobody would tell it that it may leave.
                     forced: true,
                 };
                 change.put(&REMOVED, &host.to_string(), &removed)?;
@@ -113,7 +113,7 @@ pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Ans
     Ok(told)
 }
 
-/// A host says that it is none any more. True if that is news.
+/// A host reports that it is no longer a node. True if that changes something.
 pub(super) async fn left(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
     let was = plane.change(move |change| {
         let id = host.to_string();
@@ -131,7 +131,7 @@ pub(super) async fn left(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
     Ok(was)
 }
 
-/// A removed host reports. True when it has followed its order: it is a stranger from then on.
+/// A removed host reports. True when it has followed its order: from then on it is unknown.
 pub(super) async fn followed_removal(plane: &Arc<Plane>, status: HostStatus) -> Answer<bool> {
     let host = status.host_id;
     let ordered = plane.read()?.get(&SPECS, &host.to_string())?;
@@ -144,7 +144,7 @@ pub(super) async fn followed_removal(plane: &Arc<Plane>, status: HostStatus) -> 
     }
 }
 
-/// Whether a machine is a node, or may be: it is in a cluster, or was and has not said otherwise.
+/// Whether a machine is a node, or may be: it is in a cluster, or was and has not reported otherwise.
 fn is_node(change: &Change<'_>, row: &Host) -> Answer<bool> {
     let id = row.id.to_string();
     let said = change.get(&STATUSES, &id)?.map(|s| s.status);
@@ -186,11 +186,11 @@ fn take_out(change: &mut Change<'_>, row: &Host, of: Option<ClusterId>) -> Answe
     for (key, _) in change.with_prefix(&EVENT_IDS, &mine)? {
         change.remove(&EVENT_IDS, &key)?;
     }
-    // The spec stays: should the same host id come back, its generation goes on rising.
+    // The spec stays: if the same host id comes back, its generation continues to rise.
     Ok(())
 }
 
-/// The machine is gone, or who says so was asked what becomes of the others.
+/// The machine is gone, or the caller was shown what the others lose.
 fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> Answer<()> {
     let key = cluster.to_string();
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {

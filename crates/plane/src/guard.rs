@@ -1,8 +1,8 @@
-//! The door of every route: who asks, whose the thing asked for is, and whether they may.
+//! The check at every route: who the caller is, who owns the thing, and whether the caller may.
 //!
-//! Routes say what they need ([`Needs`], in `routes`); whose a thing is follows from the names of the path's
-//! parameters ([`owners`]), so that a route cannot name a thing and forget to look whose it is. What a *body* names its
-//! handler judges, by [`Person`].
+//! Routes declare what they need ([`Needs`], in `routes`); the owner of a thing follows from the names of the path's
+//! parameters ([`owners`]), so that a route cannot name a thing and forget to check its owner. What a *body* names is
+//! checked by its handler, with [`Person`].
 
 use std::sync::Arc;
 
@@ -32,33 +32,33 @@ use super::strangers::Outside;
 use super::{alerts, qbert, resmgr};
 use pf9_hostagent::model::{ClusterId, FaultCode};
 
-/// What a route asks of its caller.
+/// What a route requires of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// No token, and why not.
+    /// No token, with the reason.
     Nothing(&'static str),
-    /// A token that may do this.
+    /// A token that allows this.
     May(Action),
 }
 
-/// The caller, with its present rights.
+/// The caller, with its current rights.
 #[derive(Clone, Debug)]
 pub(super) struct Who {
     pub(super) rights: Rights,
     pub(super) user: User,
     pub(super) domain: Domain,
-    /// What the token is for, where that is a project.
+    /// The token's project, if it is scoped to one.
     pub(super) project: Option<(Project, Domain)>,
-    /// Where that is a domain.
+    /// The token's domain, if it is scoped to one.
     pub(super) of_domain: Option<Domain>,
     /// The roles there.
     pub(super) roles: Vec<RoleRow>,
     pub(super) login: Login,
-    /// Of the token.
+    /// Digest of the token.
     pub(super) digest: String,
 }
 
-/// Who asks. As a handler's argument: the proof that the guard let them in.
+/// The caller. As a handler's argument it proves that the guard admitted it.
 #[derive(Clone, Debug)]
 pub(super) struct Person(pub(super) Arc<Who>);
 
@@ -66,16 +66,16 @@ pub(super) struct Person(pub(super) Arc<Who>);
 #[derive(Clone, Debug)]
 pub(super) struct Tenant(pub(super) ProjectId);
 
-/// What the guard of one route needs.
+/// Configuration of the guard of one route.
 #[derive(Clone)]
 pub(super) struct Guard {
     pub(super) plane: Arc<Plane>,
     pub(super) needs: Needs,
-    /// Of its API: a path behind it is all that is seen here.
+    /// Prefix of its API; the guard sees only the rest of the path.
     pub(super) prefix: &'static str,
 }
 
-/// Layer of every route.
+/// Middleware of every route.
 pub(super) async fn guard(
     State(guard): State<Guard>,
     params: Result<RawPathParams, RawPathParamsRejection>,
@@ -95,7 +95,7 @@ pub(super) async fn guard(
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    // The plane's own audit: whatever may have changed something, and who did it.
+    // The plane's audit: every request that may have changed something, and who sent it.
     let asked = Asked::by(
         &guard.plane,
         &who,
@@ -131,7 +131,7 @@ fn admit(
         (verdict, missing)
     });
     let judged: Vec<_> = judged.collect();
-    // What is hidden first: else a refusal for the one would tell that the other is there.
+    // Hidden things first: otherwise a refusal for one would reveal the other.
     if let Some((_, missing)) = judged.iter().find(|(v, _)| *v == Verdict::Hidden) {
         return Err((*missing).clone());
     }
@@ -145,7 +145,7 @@ fn admit(
         };
         who.require(action, &owner)?;
     }
-    // Whose it is: what is named, or else, where it is a project's matter, what the token is for.
+    // The project of the named thing, or, for a project's matter that names none, the token's.
     let named_of = named.owners.iter().find_map(|(owner, _)| match owner {
         Owner::Project(id, _) => Some(id.clone()),
         Owner::Plane
@@ -164,7 +164,7 @@ fn admit(
     Ok((who, project))
 }
 
-/// Somebody who sees it and may not.
+/// Refusal for a caller who may see it.
 fn refused(action: Action) -> Refusal {
     let why = format!(
         "it needs the role {} ({}: {})",
@@ -173,7 +173,7 @@ fn refused(action: Action) -> Refusal {
         action.says()
     );
     Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
-        .fix("ask for that role, or somebody who has it")
+        .fix("ask for that role, or a user who has it")
 }
 
 /// What a path names.
@@ -185,7 +185,7 @@ struct Named {
     cluster: Option<ClusterId>,
 }
 
-/// Parameters that name nothing that belongs to anybody; those that do have a case in [`owners`].
+/// Parameters that name nothing with an owner; those that do have a case in [`owners`].
 pub(super) const NOBODYS: [&str; 11] = [
     "file",
     "role",
@@ -195,12 +195,12 @@ pub(super) const NOBODYS: [&str; 11] = [
     "role_id",
     "credential_id",
     "token_id",
-    // Of the host, and of the cluster, that stands before it.
+    // Owned through the host or the cluster before it in the path.
     "bundle_id",
     "addon",
     "service_id",
 ];
-/// Those that do.
+/// Parameters that do.
 #[cfg(test)]
 pub(super) const SOMEBODYS: [&str; 9] = [
     "alert_id",
@@ -270,7 +270,10 @@ fn owners(plane: &Plane, rows: &impl Read, who: &Who, params: &RawPathParams) ->
             _ if NOBODYS.contains(&name) => continue,
             _ => {
                 let why = std::io::Error::other(format!("parameter {name}"));
-                return Err(Refusal::internal("a route names what nobody owns", &why));
+                return Err(Refusal::internal(
+                    "a route names a resource without an owner",
+                    &why,
+                ));
             }
         };
         match found {
@@ -278,7 +281,7 @@ fn owners(plane: &Plane, rows: &impl Read, who: &Who, params: &RawPathParams) ->
             (None, missing) => return Err(missing),
         }
     }
-    // A cluster of another project is not found below this one, also by a person who may see both.
+    // A cluster of another project is not found below this one, even by a caller who may see both.
     if let (Some(tenant), Some(cluster)) = (&named.tenant, named.cluster)
         && of_cluster.as_ref() != Some(tenant)
     {
@@ -291,7 +294,7 @@ fn project_owner(rows: &impl Read, project: Option<ProjectId>) -> Answer<Option<
     project.map_or(Ok(None), |id| find::owner_of_project(rows, &id))
 }
 
-/// A project by its id, or by its name in the domain of the project that the token is for.
+/// A project by its id, or by its name in the domain of the token's project.
 fn which_project(rows: &impl Read, who: &Who, said: &str) -> Answer<Option<ProjectId>> {
     if let Some(id) = ProjectId::of(said)
         && rows.get(&PROJECTS, id.as_str())?.is_some()
@@ -307,10 +310,14 @@ fn which_project(rows: &impl Read, who: &Who, said: &str) -> Answer<Option<Proje
     Ok(find::project_named(rows, &domain, said)?.map(|p| p.id))
 }
 
-/// The owner of this token, and its present rights.
+/// The owner of this token, and its current rights.
 pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
+    who_of(rows, secrets::kept(token))
+}
+
+/// The same by what is kept of the token.
+pub(super) fn who_of(rows: &impl Read, digest: String) -> Answer<Who> {
     let no = Refusal::unauthenticated;
-    let digest = secrets::kept(token);
     let login: Login = rows
         .get(&LOGINS, &digest)?
         .ok_or_else(|| no("the token is unknown"))?;
@@ -372,7 +379,7 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
                 return Err(no("its project is disabled"));
             }
             let roles = has(&Place::Project(id.clone()))?;
-            // An application credential is for its project, whatever else its owner may.
+            // An application credential is limited to its project, whatever else its owner may.
             let plane = match may {
                 None => find::greatest(&find::roles(rows, &Place::Plane, &user.id)?),
                 Some(_) => None,
@@ -427,14 +434,14 @@ pub(super) fn who(rows: &impl Read, token: &str) -> Answer<Who> {
     })
 }
 
-/// Tokens for the project that every plane has carry its holder's role in the whole plane as well: what Keystone calls
-/// the admin project. A role in that project alone is none in the plane.
+/// Tokens for the default project also carry their user's plane-wide role: Keystone calls it the admin project. A role
+/// in that project alone is no plane-wide role.
 pub(super) fn is_planes_own(project: &Project) -> bool {
     project.name == PROJECT && project.domain.as_str() == DEFAULT_DOMAIN
 }
 
 impl Who {
-    /// Refuses what the caller may not do with something of this owner, whose existence they may know.
+    /// Refuses what the caller may not do with something of this owner whose existence they may know.
     pub(super) fn require(&self, action: Action, owner: &Owner) -> Answer<()> {
         match authorize(action, &self.rights, owner) {
             Verdict::Allowed => Ok(()),
@@ -447,7 +454,7 @@ impl Who {
         authorize(action, &self.rights, owner) == Verdict::Allowed
     }
 
-    /// Insisting is not everybody's.
+    /// `--force` needs a permission of its own.
     pub(super) fn require_insist(&self, rows: &impl Read, project: &ProjectId) -> Answer<()> {
         match find::owner_of_project(rows, project)? {
             Some(owner) => self.require(Action::Insist, &owner),
@@ -455,12 +462,12 @@ impl Who {
         }
     }
 
-    /// The caller's name in audits and in Kubernetes: no two are alike, and none is a name of Kubernetes' own.
+    /// The caller's name in audits and in Kubernetes: unique, and never one of Kubernetes' own names.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.domain.name, self.user.name)
     }
 
-    /// Which of the caller's tokens, without showing it.
+    /// Identifies the caller's token without revealing it.
     pub(super) fn mark(&self) -> &str {
         let digits = self.digest.rsplit(':').next().unwrap_or_default();
         digits.get(..16).unwrap_or(digits)

@@ -1,8 +1,8 @@
-//! TLS handshakes take turns, each origin its own.
+//! TLS handshakes run in turns, by origin.
 //!
-//! A handshake is begun before anything is known of who asks, so one that is begun and not ended must
-//! keep nobody out: there are far more places than a crowd of them can hold for the time that each
-//! has, and where they are all taken the next free one goes to another origin ([`Fair`]).
+//! A handshake starts before anything is known about the client, so an unfinished one must lock nobody out: there are
+//! far more slots than an attacker can hold for the time that each has, and where all are taken the next free one goes
+//! to another origin ([`Fair`]).
 
 use std::time::Duration;
 
@@ -15,22 +15,21 @@ use super::serve::CONNECTIONS_MAX;
 use pf9_hostagent::app::tune;
 use pf9_hostagent::mux;
 
-/// Turns of a listener's handshakes.
+/// The slots of a listener's handshakes.
 #[derive(Debug)]
 pub struct Handshakes(Fair);
 
-/// TLS handshakes at a time: a returning fleet queues behind so many, of some 20 KiB each. Two
-/// hundred in a second that begin and say nothing more do not fill them within
-/// [`HANDSHAKE_DEADLINE`].
+/// Concurrent TLS handshakes: a returning fleet queues behind this many, of some 20 KiB each. Two hundred clients per
+/// second that start and then stall do not fill them within [`HANDSHAKE_DEADLINE`].
 const HANDSHAKES_MAX: usize = 1024;
-/// As many as may be connected. A connection that gives up leaves its entry in the line, and entries are removed when
-/// the line is full: without a bound a crowd that comes and goes would make it longer for ever.
+/// As many as may be connected. A connection that gives up leaves its entry in the queue, and entries are removed when
+/// the queue is full: without a bound clients that come and go would make it grow for ever.
 const WAITING_MAX: usize = CONNECTIONS_MAX;
-/// How long a connection may wait for its turn, or for its first byte. With the handshake itself
-/// it is a little less than a node waits.
+/// How long a connection may wait for its turn, or for its first byte. Together with the handshake this is a little
+/// less than a node waits.
 const TURN_DEADLINE: Duration = Duration::from_secs(12);
-/// How long a handshake may take: three round trips of the slowest path, with loss. Who holds a
-/// turn keeps others waiting.
+/// Deadline of a handshake: three round trips of the slowest path, with loss. A handshake holds a slot that others wait
+/// for.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 // === impl Handshakes ===
@@ -46,9 +45,20 @@ impl Handshakes {
         Self(Fair::new(places, WAITING_MAX))
     }
 
-    /// Waits for a turn and takes it; `None` for a client that is too slow, or does not speak TLS.
+    /// Waits for a turn and performs it; `None` for a client that is too slow, or does not speak TLS.
     pub async fn accept(
         &self,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+    ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
+        let origin = Origin::of(stream.peer_addr().ok()?);
+        self.accept_of(origin, stream, acceptor).await
+    }
+
+    /// The same for a connection that may stand for somebody elsewhere.
+    pub(super) async fn accept_of(
+        &self,
+        origin: Origin,
         stream: TcpStream,
         acceptor: &TlsAcceptor,
     ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
@@ -56,9 +66,8 @@ impl Handshakes {
         tune(&stream)
             .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
             .ok()?;
-        let origin = Origin::of(stream.peer_addr().ok()?);
         let turn = async {
-            // Who says nothing does not hold a turn that others wait for.
+            // A silent client holds no slot.
             stream.peek(&mut [0]).await.ok()?;
             self.0.place(origin).await.ok()
         };
@@ -89,7 +98,7 @@ mod tests {
     use pf9_hostagent::app::socket;
 
     #[tokio::test]
-    async fn the_kernel_is_asked_for_all_of_it() {
+    async fn every_socket_option_is_set() {
         let (server, client) = socket::testing::tls();
         let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -119,8 +128,8 @@ mod tests {
         socket.connect(to).await.expect("connect")
     }
 
-    /// `stalled` connections of 127.0.0.1 say one byte each and no more; then one from elsewhere is
-    /// honest. Answers how many of the stalled ended before it was in.
+    /// `stalled` connections from 127.0.0.1 send one byte each and stop; then one from elsewhere is honest. Returns how
+    /// many of the stalled ended before it was admitted.
     async fn stalled_before(places: usize, stalled: usize) -> usize {
         let (server, client) = socket::testing::tls();
         let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
@@ -158,13 +167,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_begins_and_says_nothing_more_keeps_nobody_waiting() {
-        // What 59 in a second hold for as long as each may.
+    async fn a_stalled_handshake_delays_nobody() {
+        // What 59 per second hold for as long as each may.
         assert_eq!(stalled_before(HANDSHAKES_MAX, 300).await, 0);
     }
 
     #[tokio::test]
-    async fn where_all_places_are_held_the_next_one_is_somebody_elses() {
+    async fn with_all_slots_taken_the_next_goes_to_another_origin() {
         let ended = stalled_before(4, 40).await;
         assert!((1..=8).contains(&ended), "{ended} of the crowd came first");
     }

@@ -1,9 +1,8 @@
-//! The host API: what nodes say and ask through their tunnel.
+//! The host API: what nodes report and request through their tunnel.
 //!
-//! Which host asks, and what its session is good for, is known from the tunnel's certificate and stands in
-//! the request's extensions as [`Peer`]; nothing in a request can change it. What a session of each
-//! kind may ask is one table, [`may`]: a handler that takes a [`Caller`] is for full sessions only,
-//! the others take a [`Peer`] and say which call they are.
+//! The host and what its session allows are known from the tunnel's certificate and stand in the request's extensions
+//! as [`Peer`]; nothing in a request can change them. What each kind of session allows is one table, [`may`]: a handler
+//! that takes a [`Caller`] is for full sessions only, the others take a [`Peer`] and name their call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +38,7 @@ use pf9_hostagent::model::{
     RenewRequest, STATUS_SCHEMA, SessionKind,
 };
 
-/// Longest wait of a long poll; below the idle limits of what may stand between.
+/// Longest wait of a long poll; below the idle timeouts of middleboxes.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Version of the renewal documents.
@@ -48,11 +47,11 @@ const RENEW_SCHEMA: u32 = 1;
 /// The other end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
-    /// Which host.
+    /// The host.
     pub(super) host: HostId,
-    /// What its session is good for.
+    /// What its session allows.
     pub(super) kind: SessionKind,
-    /// What opened it.
+    /// The certificate that opened it.
     pub(super) by: By,
 }
 
@@ -60,7 +59,7 @@ pub(super) struct Peer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) HostId);
 
-/// What is asked, as far as kinds of sessions differ by it.
+/// Calls, as far as kinds of sessions distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Spec,
@@ -70,7 +69,7 @@ enum Call {
     Other,
 }
 
-/// Whether a session of this kind may ask this.
+/// Whether a session of this kind allows this call.
 fn may(kind: SessionKind, call: Call) -> bool {
     match (kind, call) {
         (
@@ -93,7 +92,7 @@ pub(super) struct SpecQuery {
     wait: u64,
 }
 
-/// The routes; requests need a [`Peer`] among their extensions.
+/// The routes; requests need a [`Peer`] in their extensions.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/v1/hosts/self/spec", get(spec))
@@ -121,12 +120,12 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(deadline))
-        // After the deadline: it has its own, for a bundle comes as it is made.
+        // Outside the deadline: it has its own, because a bundle is streamed as it is made.
         .route("/v1/hosts/self/bundles/{id}", put(bundles::take))
         .with_state(plane)
 }
 
-/// Answers the spec as soon as there is another than the host has seen; 204 when the wait is over.
+/// Answers the spec as soon as it differs from the one the host has; 204 when the wait is over.
 async fn spec(
     peer: Peer,
     State(plane): State<Arc<Plane>>,
@@ -135,7 +134,7 @@ async fn spec(
     let host = peer.may(&plane, Call::Spec)?;
     let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
     let end = tokio::time::Instant::now() + wait;
-    // Subscribed before the first look: a spec that is signed between the two is not missed.
+    // Subscribed before the first read: a spec signed between the two is not missed.
     let mut news = plane.specs.subscribe(host);
     loop {
         news.mark_unchanged();
@@ -187,7 +186,7 @@ async fn status(
     match peer.kind {
         SessionKind::Full => {}
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => {
-            // Of a removed host only that it is done is kept.
+            // For a removed host only the fact that it is done is stored.
             if fleet::followed_removal(&plane, status).await? {
                 plane.sessions.retire(host, "the host is no longer a node");
             }
@@ -201,7 +200,7 @@ async fn status(
         &status,
         pf9_hostagent::seam::clock::now(),
     )?;
-    // Before the row takes it; whether it was kept, it was said.
+    // Before the row takes it; stored or not, it was reported.
     plane
         .alerts
         .heard(host, &status, pf9_hostagent::seam::clock::now());
@@ -215,7 +214,7 @@ async fn status(
                 status,
             };
             change.put(&STATUSES, &host.to_string(), &row)?;
-            // It looks at what its neighbours said, and at this as well.
+            // It judges the neighbours' statuses together with this one.
             rolls::heard_of(change, host, &row.status)?;
             agents::runner::heard(change, host, &row.status)
         })
@@ -243,7 +242,7 @@ async fn take_events(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A certificate for a new key of the host whose key opened this session.
+/// A certificate for a new key of the host, requested on a session opened by its present key.
 async fn renew(
     peer: Peer,
     State(plane): State<Arc<Plane>>,
@@ -269,12 +268,12 @@ async fn renew(
     }))
 }
 
-/// The node was decommissioned: it leaves its cluster and is enrolled no more. It may say so twice,
-/// so nobody asks whether it is enrolled.
+/// The node was decommissioned: it leaves its cluster and is no longer enrolled. It may report that twice, so enrolment
+/// is not checked.
 async fn leave(peer: Peer, State(plane): State<Arc<Plane>>) -> Answer<StatusCode> {
     let host = peer.may_by_kind(Call::Leave)?;
     if fleet::left(&plane, host).await? {
-        // The answer still has to travel: the session is drained, not cut.
+        // The answer still has to be sent: the session is drained, not cut.
         plane.sessions.retire(host, "the host left");
     }
     Ok(StatusCode::NO_CONTENT)
@@ -315,7 +314,7 @@ async fn delta(
 }
 
 impl Peer {
-    /// The host, if its session is good for this call and the host is still what it was.
+    /// The host, if its session allows this call and the certificate still counts.
     fn may(&self, plane: &Plane, call: Call) -> Answer<HostId> {
         let host = self.may_by_kind(call)?;
         let (rows, row) = (plane.read()?, host.to_string());
@@ -329,7 +328,7 @@ impl Peer {
         if is_known {
             return Ok(host);
         }
-        let why = format!("host {host} is not enrolled any more");
+        let why = format!("host {host} is no longer enrolled");
         Err(
             Refusal::forbidden(FaultCode::HostUnknown, "request refused", why)
                 .fix("run pf9ctl node prep with a new token"),
@@ -379,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_good_for_what_its_kind_says() {
+    fn a_session_allows_what_its_kind_allows() {
         let all = [
             Call::Spec,
             Call::Status,

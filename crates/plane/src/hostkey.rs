@@ -1,17 +1,17 @@
-//! A host's key: which certificate opens which session, and how a key comes to be the pinned one.
+//! A host's key: which certificate opens which session, and how a key becomes the pinned one.
 //!
-//! | who brings a key | with | it becomes |
+//! | new key from | with | it becomes |
 //! |---|---|---|
 //! | a new host id | a token | pinned |
 //! | the host, on a session of the pinned key | that session | next |
 //! | an enrolment that proves the pinned key | a token | next |
-//! | an enrolment the operator allowed | a token, and the permission, which is used up | pinned, the old one is out at once |
-//! | an enrolment of an id that nobody ever connected with, and that holds nothing | a token | pinned |
+//! | an enrolment the operator allowed | a token, and the permission, which is used up | pinned, the old one is invalid at once |
+//! | an enrolment of an id that never connected, and that holds nothing | a token | pinned |
 //! | any other enrolment | | refused |
 //!
-//! Both the pinned and the next certificate open sessions, until a connection shows the next one: it
-//! is the pinned one then, and the other opens none any more. A host that got its next certificate
-//! and lost it on the way therefore comes back with the old one.
+//! Both the pinned and the next certificate open sessions until a connection presents the next one: that one is then
+//! pinned, and the other no longer opens any. A host whose next certificate got lost on the way therefore reconnects
+//! with the old one.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -23,31 +23,31 @@ use super::state::{self, Change};
 use super::tokens;
 use pf9_hostagent::model::{Digest, FaultCode, HostId, Life, SessionKind};
 
-/// What a certificate is to a host's rows.
+/// What a certificate means for a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// What it opens.
+    /// The session it opens.
     pub(super) kind: SessionKind,
-    /// The rows do not know yet that a connection showed it.
+    /// The rows do not show yet that it was used.
     pub(super) is_news: bool,
 }
 
-/// Why a certificate opens nothing.
+/// Why a certificate opens no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stranger {
-    /// No such host, or it is no business of its any more.
+    /// No such host, or it is no longer enrolled.
     Unknown,
     /// The host has another certificate.
     Replaced,
-    /// Its time has not come.
+    /// It is not valid yet.
     Early,
 }
 
-/// Judges a certificate of ours by what is known of its host.
+/// Judges a certificate of ours by the host's rows.
 ///
-/// That it has expired is excused, without a bound: it is the rows that say whose key is good, and
-/// they are asked at every connection. Expiry does not tell a thief from a machine that was off for two
-/// years; against a thief the host is removed, or enrolled with another key.
+/// Expiry is excused, however long ago: the rows say whose key is valid, and they are read at every connection. Expiry
+/// does not distinguish a thief from a machine that was off for two years; against a thief the host is removed, or
+/// enrolled with another key.
 pub(super) fn standing(
     host: Option<&Host>,
     removed: Option<&Removed>,
@@ -81,7 +81,7 @@ pub(super) fn standing(
     })
 }
 
-/// A connection showed this certificate: if it is the next one it is the pinned one from now on.
+/// A connection presented this certificate: if it is the next one it becomes the pinned one.
 pub(super) fn shown(change: &mut Change<'_>, id: HostId, certificate: &Digest) -> Answer<()> {
     let mut host = state::host(&**change, id)?;
     if host.is_next(certificate)
@@ -89,16 +89,16 @@ pub(super) fn shown(change: &mut Change<'_>, id: HostId, certificate: &Digest) -
     {
         host.pin(next);
     } else if host.certificate != *certificate {
-        // Replaced between the look and this.
+        // Replaced between the check and this.
         return Ok(());
     }
     host.renewal.proven = true;
     Ok(change.put(&HOSTS, &id.to_string(), &host)?)
 }
 
-/// Signs a certificate for the key of `csr`; it is the host's next one. Asked on a session that was
-/// opened by `by`: the pinned certificate, or one before it that has not ended. (A session lives as
-/// long as the certificate that opened it, so that a renewal cuts nothing.)
+/// Signs a certificate for the key of `csr` and makes it the host's next one. Requested on a session opened with `by`:
+/// the pinned certificate, or one before it that has not expired. (A session lives as long as the certificate that
+/// opened it, so that a renewal cuts nothing.)
 pub(super) fn renew(
     change: &mut Change<'_>,
     ca: &Ca,
@@ -110,7 +110,7 @@ pub(super) fn renew(
     let what = "the certificate is not signed";
     let mut host = state::host(&**change, id)?;
     if host.certificate != by.certificate && change.now >= by.ends {
-        let why = "the certificate that opened this session is not the host's any more";
+        let why = "the certificate that opened this session is no longer the host's";
         return Err(Refusal::forbidden(FaultCode::CertificateRevoked, what, why));
     }
     let key = ProvenKey::from_csr(csr)?;
@@ -129,21 +129,21 @@ pub(super) fn renew(
 pub(super) struct By {
     /// Its digest.
     pub(super) certificate: Digest,
-    /// Its end.
+    /// Its expiry.
     pub(super) ends: Timestamp,
 }
 
-/// How a key that an enrolment brings comes in.
+/// How a key from an enrolment is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// As the pinned one, at once.
+    /// As the pinned one, immediately.
     Pinned,
     /// As the next one.
     Next,
 }
 
-/// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved;
-/// `same_order_key`: root of the host orders with the previous key.
+/// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved; `same_order_key`:
+/// root of the host still has the pinned order key.
 pub(super) fn entry(
     before: Option<&Host>,
     key: &Digest,
@@ -157,11 +157,11 @@ pub(super) fn entry(
     let is_its =
         |k: &Digest| host.key == *k || host.renewal.next.as_ref().is_some_and(|n| n.key == *k);
     let is_allowed = host.renewal.allowed_until.is_some_and(|until| now < until);
-    // A host may have lost one of its two keys only. What the operator allowed is for either.
+    // A host may have lost only one of its two keys. The operator's permission covers either.
     if is_allowed && !same_order_key {
         return Some(Entry::Pinned);
     }
-    // Who signs a request with the pinned key has proved it.
+    // A request signed with the pinned key proves possession of it.
     if is_its(key) || proven.is_some_and(is_its) {
         return Some(Entry::Next);
     }
@@ -169,7 +169,7 @@ pub(super) fn entry(
     (is_allowed || holds_nothing).then_some(Entry::Pinned)
 }
 
-/// A host's certificate, and what is to be remembered of it.
+/// Issues a host's certificate, and the row about it.
 pub(super) fn issue(
     ca: &Ca,
     id: HostId,
@@ -187,7 +187,7 @@ pub(super) fn issue(
     Ok((pinned, issued.pem))
 }
 
-/// Lets one enrolment bring another key for this host, for as long as `ttl`; answers until when.
+/// Lets one enrolment bring another key for this host, for as long as `ttl`; returns until when.
 pub(super) fn allow(change: &mut Change<'_>, id: HostId, ttl: SignedDuration) -> Answer<Timestamp> {
     tokens::check_ttl("no enrolment allowed", ttl)?;
     let mut host = state::host(&**change, id)?;
@@ -205,7 +205,7 @@ impl Host {
         next.is_some_and(|n| n.certificate == *certificate)
     }
 
-    /// The pinned key is this one; whatever else was good is not.
+    /// Pins this key; whatever else was valid is not any more.
     pub(super) fn pin(&mut self, new: Pinned) {
         self.key = new.key;
         self.certificate = new.certificate;
@@ -215,7 +215,7 @@ impl Host {
         };
     }
 
-    /// Every certificate that is good.
+    /// Every valid certificate.
     pub(super) fn certificates(&self) -> Vec<Digest> {
         let next = self.renewal.next.as_ref().map(|n| n.certificate);
         std::iter::once(self.certificate).chain(next).collect()
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(judged(&both, 11, 50), Ok((Full, false)));
         assert_eq!(judged(&both, 12, 50), Ok((Full, true)));
         assert_eq!(judged(&both, 13, 50), Err(Stranger::Replaced));
-        // Expiry is excused for a pinned key, however long ago; for no other.
+        // For a pinned key expiry is excused, however long ago; for no other.
         assert_eq!(judged(&both, 11, 100), Ok((RenewalOnly, false)));
         assert_eq!(judged(&both, 11, 3_000_000_000), Ok((RenewalOnly, false)));
         assert_eq!(judged(&both, 13, 100), Err(Stranger::Replaced));
@@ -300,7 +300,7 @@ mod tests {
         };
         let standing_of = |n, now| standing(None, Some(&removed), &digest(n), life, at(now));
         for certificate in [11, 12] {
-            // Also when it has expired: it was off.
+            // Also when it has expired: the machine was off.
             for now in [20, 60] {
                 let kind = standing_of(certificate, now).map(|s| s.kind);
                 assert_eq!(kind, Ok(SessionKind::RemovalOnly));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_that_was_pinned_is_forgotten_with_everything_that_went_with_it() {
+    fn pinning_a_new_key_forgets_the_old_one() {
         let mut host = with_next(host());
         host.renewal.allowed_until = Some(at(99));
         let next = host.renewal.next.clone().expect("next");
@@ -330,8 +330,7 @@ mod tests {
     }
 
     proptest! {
-        /// Another key comes in for a host that holds anything only by the pinned (or next) key, or
-        /// by the operator.
+        /// A host that holds anything gets another key only through the pinned (or next) key, or the operator.
         #[test]
         fn only_the_pinned_key_or_the_operator_brings_another(
             key in 1u8..5,

@@ -1,6 +1,6 @@
-//! HTTP manners shared by all of the plane's APIs: bounded bodies, deadlines, named fields, and one way of saying what is
-//! wrong with a request: a handler takes its path, query and body from here, never from axum, which would answer in words
-//! of its own (`tests/arch.rs` holds it).
+//! HTTP conventions shared by all of the plane's APIs: bounded bodies, deadlines, named fields, and one form of
+//! refusal: a handler takes its path, query and body from here, never from axum, whose errors have other words
+//! (`tests/arch.rs` holds it).
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -24,11 +24,11 @@ pub(super) struct Doc<T, const MAX: usize = DOCUMENT_MAX>(pub(super) T);
 
 /// Largest ordinary document: a host's status with a hundred interfaces is 60 KiB.
 pub(super) const DOCUMENT_MAX: usize = 1024 * 1024;
-/// Largest document of a stranger: a signing request and a token.
+/// Largest document of an unauthenticated caller: a signing request and a token.
 pub(super) const STRANGER_MAX: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a handler may take to answer, beyond a wait that was asked for.
+/// How long a handler may take to answer, beyond a wait that was requested.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 
 impl<T: DeserializeOwned, const MAX: usize, S: Send + Sync> FromRequest<S> for Doc<T, MAX> {
@@ -39,7 +39,7 @@ impl<T: DeserializeOwned, const MAX: usize, S: Send + Sync> FromRequest<S> for D
     }
 }
 
-/// What is behind the question mark. A malformed one is refused, naming the field.
+/// The query string. A malformed one is refused, naming the field.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T> Deref for Query<T> {
@@ -55,13 +55,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         let read = extract::Query::try_from_uri(&parts.uri);
         let extract::Query(read) = read.map_err(|e: QueryRejection| {
             Refusal::bad(FaultCode::QueryInvalid, REFUSED, reason(&e.body_text()))
-                .fix("correct what is behind the question mark")
+                .fix("correct the query string")
         })?;
         Ok(Self(read))
     }
 }
 
-/// The names in a path. One that is no text is refused.
+/// The path's parameters. One that is not text is refused.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
@@ -73,7 +73,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
-/// Said of a path whose names cannot be read.
+/// Refusal for a path whose parameters cannot be read.
 pub(super) fn bad_path() -> Refusal {
     let why = "a name in its path is not UTF-8 text";
     Refusal::bad(FaultCode::PathInvalid, REFUSED, why).fix("encode it (%..) as UTF-8")
@@ -81,7 +81,7 @@ pub(super) fn bad_path() -> Refusal {
 
 const REFUSED: &str = "request refused";
 
-/// What a reader of axum says, without its own words for what it read.
+/// The reason in an error of axum's, without its own introduction.
 fn reason(said: &str) -> &str {
     said.split_once(": ").map_or(said, |(_, why)| why)
 }
@@ -124,7 +124,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
         .map_err(|e| Refusal::bad(FaultCode::BodyMalformed, REFUSED, reason(&e.body_text())))
 }
 
-/// Answers 404 for paths that are none.
+/// Answers 404 for unknown paths.
 pub(super) async fn no_such_path(request: Request) -> Refusal {
     let path: String = request.uri().path().chars().take(120).collect();
     Refusal::missing(
@@ -134,7 +134,7 @@ pub(super) async fn no_such_path(request: Request) -> Refusal {
     )
 }
 
-/// Answers 405 for methods that are none.
+/// Answers 405 for unsupported methods.
 pub(super) async fn no_such_method(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -146,7 +146,7 @@ pub(super) async fn no_such_method(request: Request) -> Refusal {
     )
 }
 
-/// Layer: a handler that hangs is answered for.
+/// Middleware: answers for a handler that hangs.
 pub(super) async fn deadline(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_DEADLINE, next.run(request)).await {
         Ok(response) => response,
@@ -158,7 +158,7 @@ pub(super) async fn deadline(request: Request, next: Next) -> Response {
     }
 }
 
-/// Layer: refusals in the shape of an API.
+/// Middleware: refusals in the format of an API.
 pub(super) fn shaped(
     shape: Shape,
 ) -> impl Fn(Response) -> std::future::Ready<Response> + Clone + Send + 'static {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_for_a_later_program_is_refused_in_words() {
+    fn a_document_for_a_later_version_is_refused_in_words() {
         let refused = parse::<serde_json::Value>(br#"{"needs_agent": "99", "schema": 1}"#);
         let fault = refused.expect_err("later").fault;
         assert_eq!(fault.code, FaultCode::DocumentNewer);

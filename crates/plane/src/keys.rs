@@ -1,14 +1,14 @@
-//! The plane's own keys: what signs documents, and what issues certificates; each with a successor
-//! on its way, or a predecessor that is still trusted.
+//! The plane's own keys: one signs documents, one issues certificates; during a rotation each has a successor that is
+//! announced, or a predecessor that is still trusted.
 //!
 //! ```text
 //!           announce           take over              retire
 //! [current] ───────► [current, next] ───────► [current, old] ───────► [current]
-//!                        └── retire (it was not needed after all) ──────────▲
+//!                        └── retire (cancels the rotation) ────────────────────▲
 //! ```
 //!
-//! All of it is one row of the store, and one value in memory that is replaced whole: nobody sees
-//! an old key beside a new one.
+//! All of it is one row of the store, and one value in memory that is replaced as a whole: nobody sees a mix of old and
+//! new keys.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -33,12 +33,12 @@ pub(super) const IDENTITY: Rows<Identity> = Rows::new("identity");
 /// Its key.
 pub(super) const IDENTITY_ROW: &str = "plane";
 
-/// What is kept.
+/// The stored form.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Identity {
-    /// Which plane this is, for hosts that count its documents.
+    /// Identifies the plane, for hosts that number its documents.
     plane: Uuid,
-    /// Rises with every change of what follows.
+    /// Increases with every change of the fields below.
     serial: u64,
     authorities: Turn<StoredAuthority>,
     signing: Turn<StoredKey>,
@@ -58,27 +58,27 @@ struct StoredAuthority {
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredKey(#[serde(serialize_with = "expose")] Secret<String>);
 
-/// One kind of key, and where it is in its turn.
+/// One kind of key, and its state of rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Turn<T> {
     /// Signs.
     pub(super) current: T,
-    /// Announced: trusted beside it, and signs nothing yet.
+    /// Announced: trusted, and signs nothing yet.
     pub(super) next: Option<T>,
-    /// Has signed before, and is trusted still.
+    /// Signed before, and is still trusted.
     pub(super) old: Option<T>,
 }
 
-/// Why a turn cannot be taken.
+/// Why a rotation cannot proceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoTurn {
-    /// One is announced already.
+    /// One is already announced.
     Announced,
-    /// The one before is not retired yet.
+    /// The previous one is not retired yet.
     NotRetired,
     /// None is announced.
     NoneAnnounced,
-    /// There is none but the one that signs.
+    /// There is none besides the current one.
     NoneToRetire,
 }
 
@@ -109,11 +109,11 @@ struct Shared {
     changed: watch::Sender<u64>,
 }
 
-/// The authority that issues now.
+/// The authority that currently issues.
 #[derive(Clone)]
 pub(super) struct Ca(Keys);
 
-/// The key that signs now.
+/// The key that currently signs.
 #[derive(Clone)]
 pub(super) struct Signer(Keys);
 
@@ -128,19 +128,19 @@ impl<T> Turn<T> {
         }
     }
 
-    /// Everything that is trusted, what signs first.
+    /// All trusted keys, the current one first.
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
         std::iter::once(&self.current)
             .chain(&self.next)
             .chain(&self.old)
     }
 
-    /// Everything that may sign for somebody who trusts nothing newer.
+    /// Keys to sign with for receivers that trust nothing newer.
     pub(super) fn signers(&self) -> impl Iterator<Item = &T> {
         std::iter::once(&self.current).chain(&self.old)
     }
 
-    /// A successor comes beside it.
+    /// Adds a successor.
     pub(super) fn announce(self, next: T) -> Result<Self, NoTurn> {
         match (&self.next, &self.old) {
             (Some(_), _) => Err(NoTurn::Announced),
@@ -152,7 +152,7 @@ impl<T> Turn<T> {
         }
     }
 
-    /// The successor signs from now on.
+    /// The successor becomes the current key.
     pub(super) fn take_over(self) -> Result<Self, NoTurn> {
         match self.next {
             Some(next) => Ok(Self {
@@ -164,7 +164,7 @@ impl<T> Turn<T> {
         }
     }
 
-    /// What does not sign is trusted no more.
+    /// Drops trust in the key that does not sign.
     pub(super) fn retire(self) -> Result<Self, NoTurn> {
         match (&self.next, &self.old) {
             (None, None) => Err(NoTurn::NoneToRetire),
@@ -182,7 +182,7 @@ impl<T> Turn<T> {
 }
 
 impl NoTurn {
-    /// In words.
+    /// The fault for people.
     pub(super) fn fault(self) -> Fault {
         let what = "the keys are unchanged";
         let fault = |why: &str, fix: &str| Fault::new(FaultCode::KeysTurn, what, why).fix(fix);
@@ -198,7 +198,7 @@ impl NoTurn {
 // === impl Identity ===
 
 impl Identity {
-    /// A new plane's.
+    /// Of a new plane.
     pub(super) fn make(now: Timestamp) -> Result<Self, BootError> {
         let tickets = secrets::random::<32>()?;
         Ok(Self {
@@ -210,7 +210,7 @@ impl Identity {
         })
     }
 
-    /// A successor of this kind is announced.
+    /// Announces a successor of this kind.
     pub(super) fn announce(mut self, kind: Kind, now: Timestamp) -> Result<Self, Announce> {
         match kind {
             Kind::Signing => self.signing = self.signing.announce(StoredKey::make()?)?,
@@ -221,7 +221,7 @@ impl Identity {
         Ok(self.counted())
     }
 
-    /// The announced successor signs.
+    /// The announced successor becomes current.
     pub(super) fn take_over(mut self, kind: Kind) -> Result<Self, NoTurn> {
         match kind {
             Kind::Signing => self.signing = self.signing.take_over()?,
@@ -230,7 +230,7 @@ impl Identity {
         Ok(self.counted())
     }
 
-    /// Only what signs is trusted.
+    /// Only the current key stays trusted.
     pub(super) fn retire(mut self, kind: Kind) -> Result<Self, NoTurn> {
         match kind {
             Kind::Signing => self.signing = self.signing.retire()?,
@@ -239,7 +239,7 @@ impl Identity {
         Ok(self.counted())
     }
 
-    /// The same keys under a greater number: hosts have seen greater ones.
+    /// The same keys with a greater serial: hosts have seen greater ones.
     pub(super) fn raised(self, serial: u64) -> Self {
         Self {
             serial: serial.max(self.serial),
@@ -253,10 +253,10 @@ impl Identity {
     }
 }
 
-/// Why nothing was announced.
+/// Why no successor was announced.
 #[derive(Debug)]
 pub(super) enum Announce {
-    /// It is not the time for it.
+    /// The rotation's state does not allow it.
     NoTurn(NoTurn),
     /// No key can be made.
     Make(BootError),
@@ -294,7 +294,7 @@ impl StoredKey {
 // === impl Ring ===
 
 impl Ring {
-    /// Everything of a row, ready to use.
+    /// Loads a row, ready for use.
     pub(super) fn load(stored: Identity) -> Result<Self, BootError> {
         let authorities = stored.authorities.try_map(|a| {
             let authority = Authority::load(&a.certificate, &a.key)?;
@@ -313,27 +313,27 @@ impl Ring {
         })
     }
 
-    /// The row this is of.
+    /// The row it was loaded from.
     pub(super) fn stored(&self) -> &Identity {
         &self.stored
     }
 
-    /// Which plane this is.
+    /// The plane's identity.
     pub(super) fn plane(&self) -> Uuid {
         self.stored.plane
     }
 
-    /// Counts the changes.
+    /// Number of changes.
     pub(super) fn serial(&self) -> u64 {
         self.stored.serial
     }
 
-    /// Certificates of every authority that is trusted, PEM; what issues first.
+    /// Certificates of all trusted authorities, PEM; the issuing one first.
     pub(super) fn bundle(&self) -> String {
         self.authorities.all().map(|a| a.pem()).collect()
     }
 
-    /// Every key that is trusted; what signs first.
+    /// All trusted keys; the signing one first.
     pub(super) fn trusted(&self) -> Vec<TrustedKey> {
         self.signing.all().map(|key| key.trusted()).collect()
     }
@@ -363,7 +363,7 @@ impl Keys {
         Arc::clone(&ring)
     }
 
-    /// Replaces them; answers the previous ones.
+    /// Replaces them; returns the previous ones.
     pub(super) fn replace(&self, ring: Arc<Ring>) -> Arc<Ring> {
         let serial = ring.serial();
         let before = {
@@ -374,7 +374,7 @@ impl Keys {
         before
     }
 
-    /// Is told of every replacement.
+    /// Notified of every replacement.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
@@ -391,12 +391,12 @@ impl Keys {
 // === impl Ca ===
 
 impl Ca {
-    /// Certificates of every authority that is trusted, PEM; what issues first.
+    /// Certificates of all trusted authorities, PEM; the issuing one first.
     pub(super) fn pem(&self) -> String {
         self.0.ring().bundle()
     }
 
-    /// SHA-256 of the certificate of the one that issues.
+    /// SHA-256 of the certificate of the issuing one.
     pub(super) fn digest(&self) -> Digest {
         Digest::of(self.0.ring().authorities.current.der())
     }
@@ -432,10 +432,10 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is asked in whatever order: something always signs, at most two are trusted,
-        /// and what signs was trusted the step before; no host meets a signature of an unknown key.
+        /// For any sequence of requests: something always signs, at most two are trusted, and what signs was trusted
+        /// the step before; no host meets a signature of an unknown key.
         #[test]
-        fn who_signs_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
+        fn the_signing_key_was_trusted_before(asked in prop::collection::vec(0u8..3, 0..40)) {
             let mut turn = Turn::of(0u32);
             let mut made = 0;
             for what in asked {
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_taken_in_order() {
+    fn a_rotation_goes_in_order() {
         let one = Turn::of(1);
         assert_eq!(one.clone().take_over(), Err(NoTurn::NoneAnnounced));
         assert_eq!(one.clone().retire(), Err(NoTurn::NoneToRetire));

@@ -2,18 +2,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | here          | how a token is shown |
-//! | `login`       | who somebody is: password, token, application credential; and the scope they ask for |
-//! | `tokens`      | tokens issued, looked at, taken back; the catalogue; where one could count |
-//! | `discovery`   | documents that say what is spoken here; services, endpoints, regions |
+//! | here          | how a token is presented |
+//! | `login`       | authentication: password, token, application credential; and the requested scope |
+//! | `tokens`      | tokens: issue, show, revoke; the catalogue; possible scopes |
+//! | `discovery`   | version documents; services, endpoints, regions |
 //! | `page`        | lists, links, filters |
 //! | `directory`   | domains and projects |
 //! | `users`       | users, their passwords, groups |
-//! | `roles`       | roles, and who has which where |
+//! | `roles`       | roles and role assignments |
 //! | `credentials` | application credentials |
 //!
-//! Who may is `guard`'s; what a body names, handlers judge themselves. Keystone's answers to what we do not have
-//! (trusts, federation, inherited roles) are those of a Keystone without these extensions: `404`.
+//! Authorisation is in `guard`; what a body names is checked by the handlers. For what we do not have (trusts,
+//! federation, inherited roles) the answers are those of a Keystone without these extensions: `404`.
 
 pub(super) mod credentials;
 pub(super) mod directory;
@@ -31,8 +31,8 @@ use super::refusal::{Answer, Refusal};
 pub(super) const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 pub(super) const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 
-/// The token of a request: as Keystone's clients show it, or as those that cannot name headers of
-/// their own do (kubectl, Prometheus). Two that differ are nobody's.
+/// The token of a request: in Keystone's header, or in `Authorization` for clients that cannot set headers of their own
+/// (kubectl, Prometheus). Two different ones are refused.
 pub(super) fn shown(headers: &HeaderMap) -> Answer<&str> {
     let all = |name: &HeaderName| {
         let values = headers.get_all(name).iter();

@@ -1,8 +1,8 @@
-//! Kubeconfigs that lead through the plane.
+//! Kubeconfigs for access through the plane.
 //!
-//! One has no secret in it: it names `pf9ctl kube-token`, which gets a token of a few minutes for the person who runs it
-//! (an exec credential plugin). Long-lived ones are made on request, are listed, and can be withdrawn. Both are good for
-//! one cluster's Kubernetes API and numbers, and only as long as their person has a role in its project.
+//! A normal one has no secret in it: it calls `pf9ctl kube-token`, an exec credential plugin that gets a token of a few
+//! minutes for the person who runs it. Long-lived ones are made on request, are listed, and can be withdrawn. Both are
+//! valid for one cluster's Kubernetes API and metrics, and only as long as their user has a role in its project.
 
 use std::sync::Arc;
 
@@ -31,18 +31,18 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use pf9_hostagent::model::{ClusterId, FaultCode, Secret};
 
-/// Long-lived kubeconfigs of one person: beyond that one is refused, for none may end because another is made.
+/// Long-lived kubeconfigs per user: beyond that a new one is refused, because none may end when another is made.
 const KEPT_MAX: usize = 50;
 
-/// What a kubeconfig shows.
+/// The credential in a kubeconfig.
 enum Shows<'a> {
-    /// A token that stands in it.
+    /// An embedded token.
     Token(&'a Secret<String>),
-    /// What the plugin gets.
+    /// The plugin.
     Plugin,
 }
 
-/// Whose names are quoted, so that "1.0" stays text: letters, digits, '-', '.' and '_'.
+/// Names are quoted, so that "1.0" stays text: letters, digits, '-', '.' and '_'.
 fn text(plane: &Plane, cluster: &Cluster, shows: &Shows<'_>) -> String {
     let server = format!("{}{PREFIX}{}", plane.public_url, cluster.id);
     let ca = BASE64.encode(plane.ca.pem());
@@ -84,7 +84,7 @@ fn text(plane: &Plane, cluster: &Cluster, shows: &Shows<'_>) -> String {
     )
 }
 
-/// What a long-lived one is to be.
+/// Options of a long-lived one.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keep {
@@ -93,7 +93,7 @@ pub(super) struct Keep {
     pub(super) ttl_s: i64,
 }
 
-/// Makes one that is kept.
+/// Makes a long-lived one.
 fn kept(
     change: &mut Change<'_>,
     user: UserId,
@@ -113,7 +113,7 @@ fn kept(
         .iter()
         .filter(|(_, l)| l.kept_as.is_some() && l.expires_at > change.now);
     if there.count() >= KEPT_MAX {
-        let why = format!("there are {KEPT_MAX} of this person already");
+        let why = format!("this person already has {KEPT_MAX}");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why).fix("withdraw one first"));
     }
     let login = Login {
@@ -130,7 +130,7 @@ fn kept(
     Ok((token, login))
 }
 
-/// The one of a cluster, for the administrator's socket: without a secret, or a long-lived one of a person.
+/// A kubeconfig for a cluster, for the administrator's socket: without a secret, or a long-lived one for a user.
 pub(super) async fn make(
     plane: &Arc<Plane>,
     wanted: &str,
@@ -177,7 +177,8 @@ pub(super) async fn get(
     Ok((kind, text(&plane, &cluster, &Shows::Plugin)).into_response())
 }
 
-/// `POST …/clusters/{cluster}/kube-token`: what the plugin gets. It ends with what it was asked with.
+/// `POST …/clusters/{cluster}/kube-token`: the plugin's token. It expires no later than the token it was requested
+/// with.
 pub(super) async fn token(
     Person(who): Person,
     (State(plane), Path((_, id))): Of<(String, String)>,
@@ -204,7 +205,7 @@ pub(super) async fn token(
     ))
 }
 
-/// `POST …/clusters/{cluster}/kubeconfigs`: a long-lived one. It is said once.
+/// `POST …/clusters/{cluster}/kubeconfigs`: a long-lived one. It is shown once.
 pub(super) async fn keep(
     Person(who): Person,
     (State(plane), Path((_, id))): Of<(String, String)>,
@@ -222,13 +223,13 @@ pub(super) async fn keep(
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
-/// What a kept one is called: enough of its digest.
+/// Id of a long-lived one: the beginning of its digest.
 fn id_of(digest: &str) -> &str {
     let digits = digest.rsplit(':').next().unwrap_or_default();
     digits.get(..32).unwrap_or(digits)
 }
 
-/// Long-lived ones, of one cluster or all.
+/// Long-lived ones, for one cluster or all.
 fn all(rows: &impl Read, cluster: Option<ClusterId>) -> Answer<Vec<(String, Login, ClusterId)>> {
     let of = |(digest, login): (String, Login)| match login.scope {
         Scope::Cluster(id) if login.kept_as.is_some() && cluster.is_none_or(|c| c == id) => {
@@ -249,7 +250,7 @@ fn shown(rows: &impl Read, found: &(String, Login, ClusterId)) -> Answer<Value> 
     }))
 }
 
-/// Whether somebody may see and revoke it: its owner, or an administrator of its project.
+/// Whether a caller may see and revoke it: its owner, or an administrator of its project.
 fn may_revoke(who: &Who, rows: &impl Read, found: &(String, Login, ClusterId)) -> Answer<bool> {
     let project = state::cluster(rows, found.2)?.project;
     let owner = find::owner_of_project(rows, &project)?;
@@ -300,7 +301,7 @@ pub(super) fn list_all(rows: &impl Read) -> Answer<Value> {
     Ok(shown?.into())
 }
 
-/// Takes one back, from there.
+/// Revokes one, through that socket.
 pub(super) async fn withdraw_any(plane: &Arc<Plane>, id: String) -> Answer<Value> {
     plane
         .change(move |change| {
@@ -313,7 +314,7 @@ pub(super) async fn withdraw_any(plane: &Arc<Plane>, id: String) -> Answer<Value
         .await
 }
 
-/// A cluster by name or id. A name may be that of several, in different projects: then it says nothing.
+/// A cluster by name or id. A name used in several projects is ambiguous and refused.
 pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     let clusters = rows.all(&CLUSTERS)?.into_iter().map(|(_, c)| c);
     let mut found = clusters.filter(|c| c.name == wanted || c.id.to_string() == wanted);
@@ -322,8 +323,8 @@ pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     match (first, second) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
-            let what = format!("which cluster {wanted}?");
-            let why = "several projects have one of that name";
+            let what = format!("cluster {wanted} is ambiguous");
+            let why = "several projects have a cluster of that name";
             Err(Refusal::conflict(FaultCode::ClusterExists, what, why)
                 .fix("name it by its id: pf9-plane cluster list"))
         }

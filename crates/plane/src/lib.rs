@@ -17,24 +17,25 @@
 //! | `audit`                                      | who changed what |
 //! | `people`, `logins`, `keystone`               | users, groups, projects; tokens; Keystone's REST API |
 //! | `resmgr`, `qbert`, `settings`, `view`, `fleet`, `roster` | the operators' REST APIs; hosts page by page |
-//! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
-//! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
+//! | `membership`, `compute`, `specs`             | members of a cluster, desired state of hosts (pure), signing |
+//! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, their rate limit, and what nodes send through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | root's signed orders, each once; claims of names and addresses; refusals in the log |
 //! | `clocks`                                     | hosts with a wrong clock |
 //! | `moved`                                      | nodes whose machine changed its address |
 //! | `certificates`, `events`, `stacks`           | certificates and stacks for nodes, events from them |
 //! | `authorities`, `rotation`                   | replacement of a cluster's authorities (`rotation` is pure) |
-//! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
+//! | `backups`                                   | backups of etcd: the policy, the masters' backups, the cluster's key |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
-//! | `zones`, `shared_address`                   | failure zones; the address that masters share (pure) |
+//! | `zones`, `shared_address`                   | failure zones; the masters' shared address (pure) |
 //! | `rights`, `departures`                       | role bindings inside a cluster, and their end |
-//! | `rolls`                                      | a cluster goes to another stack, node by node |
+//! | `rolls`                                      | rolling a cluster to another stack, node by node |
 //! | `etcd`                                       | members of etcd: which may leave, which are removed, which wait |
-//! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
+//! | `ways`, `trace`                              | a host's service, through any of its sessions; request ids |
 //! | `standing`                                   | whether the store answers |
-//! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
+//! | `whereabouts`                                | which addresses this plane has, by its URLs and their names |
+//! | `metrics`                                    | hosts' metrics through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
-//! | `page`                                       | the web page, and its stream of changes |
+//! | `page`, `terminal`                           | the web page, and its stream of changes; kubectl on it |
 //! | `agents`, `served`                           | versions of the agent and the fleet's upgrade; files that hosts fetch |
 //! | `alerts`                                     | alerts: rules, causes, repeats, delivery |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
@@ -89,6 +90,7 @@ mod operations;
 mod orders;
 mod page;
 mod passwords;
+mod peers;
 mod people;
 mod proxy;
 mod qbert;
@@ -115,6 +117,7 @@ mod state;
 mod store;
 mod strangers;
 mod takeover;
+mod terminal;
 #[cfg(any(test, feature = "fault"))]
 pub mod testing;
 mod tickets;
@@ -125,6 +128,7 @@ mod trust;
 mod tunnel;
 mod view;
 mod ways;
+mod whereabouts;
 mod zones;
 
 #[cfg(test)]
@@ -137,3 +141,4 @@ pub use handshakes::Handshakes;
 pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};
 pub use store::EtcdPlace;
+pub use terminal::TerminalConfig;

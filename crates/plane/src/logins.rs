@@ -1,7 +1,7 @@
-//! Tokens of people: made, looked up, counted, forgotten. What they are good for is looked up when they are shown.
+//! Tokens of users: made, looked up, counted, forgotten. Their rights are looked up whenever they are presented.
 //!
-//! A token is a random secret of which the digest is kept. Each person has so many of them, of each kind for itself; the
-//! ones that end first make room, and nobody else's ever do.
+//! A token is a random secret of which only the digest is stored. Each user has a limited number of each kind; the ones
+//! that expire first make room, and never those of another user.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -15,16 +15,16 @@ use pf9_hostagent::model::{ClusterId, Secret};
 
 /// Tokens by digest of the secret.
 pub(super) const LOGINS: Rows<Login> = Rows::new("logins");
-/// Which are whose, by `<user>/<digest>`.
+/// Tokens of a user, by `<user>/<digest>`.
 pub(super) const OF_USER: Rows<()> = Rows::new("logins-of");
 
-/// Life of a token.
+/// Lifetime of a token.
 pub(super) const LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// Life of a token that an exec credential plugin asks for: what is stolen with it is gone soon.
+/// Lifetime of a token for an exec credential plugin: a stolen one expires soon.
 pub(super) const KUBE_LIFE: SignedDuration = SignedDuration::from_mins(15);
-/// Longest life of a long-lived kubeconfig.
+/// Longest lifetime of a long-lived kubeconfig.
 pub(super) const KUBECONFIG_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Tokens of one person at a time; a program that logs in for each call has as many as it makes in a day.
+/// Tokens per user; a program that logs in for each call has as many as it makes in a day.
 pub(super) const EACH_MAX: usize = 200;
 
 /// A token.
@@ -34,21 +34,21 @@ pub(super) struct Login {
     pub(super) scope: Scope,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
-    /// By which application credential it was got.
+    /// The application credential it was obtained with.
     #[serde(default)]
     pub(super) credential: Option<CredentialId>,
-    /// By which methods, as Keystone says it.
+    /// The authentication methods, in Keystone's words.
     #[serde(default)]
     pub(super) methods: Vec<String>,
-    /// It stands in a kubeconfig that somebody asked for, under this name.
+    /// Name of the long-lived kubeconfig that holds it.
     #[serde(default)]
     pub(super) kept_as: Option<String>,
 }
 
-/// Where a token counts.
+/// Where a token is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Scope {
-    /// Nowhere: to ask where it could.
+    /// Nowhere: to ask for possible scopes.
     Nothing,
     Project(ProjectId),
     Domain(DomainId),
@@ -62,7 +62,7 @@ pub(super) fn index(user: &str, digest: &str) -> String {
     format!("{user}/{digest}")
 }
 
-/// Makes a token. What ended goes, and if there are too many what ends first.
+/// Makes a token. Expired ones are removed, and beyond the limit those that expire first.
 pub(super) fn add(change: &mut Change<'_>, login: &Login) -> Answer<Secret<String>> {
     let mine = of_user(&**change, &login.user)?;
     let (ended, good): (Vec<_>, Vec<_>) = mine
@@ -85,7 +85,7 @@ pub(super) fn add(change: &mut Change<'_>, login: &Login) -> Answer<Secret<Strin
     Ok(secret)
 }
 
-/// All of a person.
+/// All tokens of a user.
 pub(super) fn of_user(rows: &impl Read, user: &UserId) -> Answer<Vec<(String, Login)>> {
     let mut all = Vec::new();
     for (key, ()) in rows.with_prefix(&OF_USER, &format!("{user}/"))? {
@@ -104,7 +104,7 @@ pub(super) fn remove(change: &mut Change<'_>, digest: &str, login: &Login) -> An
     Ok(())
 }
 
-/// Forgets those of a person that this is true of.
+/// Forgets a user's tokens that match.
 pub(super) fn forget(
     change: &mut Change<'_>,
     user: &UserId,
@@ -118,7 +118,7 @@ pub(super) fn forget(
     Ok(())
 }
 
-/// Forgets those that were good for one cluster.
+/// Forgets those valid for one cluster.
 pub(super) fn forget_cluster(change: &mut Change<'_>, cluster: ClusterId) -> Answer<()> {
     for (digest, login) in change.all(&LOGINS)? {
         if login.scope == Scope::Cluster(cluster) {

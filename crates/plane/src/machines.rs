@@ -1,14 +1,13 @@
-//! Which machine a host is, and who only says so.
+//! Which machine is the host, and which is a copy of it.
 //!
 //! ```text
-//! handshake ─► Hello (marks, tickets) ─► decide (pure) ─┬─► begins, with the next ticket
-//!                                                       └─► a copy: refused, told to hold
+//! handshake ─► Hello (marks, tickets) ─► decide (pure) ─┬─► session starts, with the next ticket
+//!                                                       └─► a copy: refused, ordered to hold
 //! ```
 //!
-//! Of two machines with one identity the copy is the one whose marks are not those of the machine
-//! that enrolled; where marks say nothing, the one whose ticket is old; where tickets agree too, the one that
-//! comes while the other is connected. It is refused before it can take the original's place: the
-//! original's sessions go on.
+//! Of two machines with one identity the copy is the one whose marks differ from those of the machine that enrolled;
+//! where marks do not tell, the one whose ticket is old; where tickets agree too, the one that connects while the other
+//! is connected. It is refused before it can take the original's place: the original's sessions continue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,40 +31,40 @@ use pf9_hostagent::model::{
 };
 use pf9_hostagent::mux;
 
-/// What the plane knows of the machines of hosts, by host id.
+/// What the plane knows about hosts' machines, by host id.
 pub(super) const MACHINES: Rows<MachineRow> = Rows::new("machines");
 
 /// Largest header with marks: thirty-two interfaces are 3 KiB.
 const MARKS_MAX: usize = 8 * 1024;
 /// Longest boot id; a UUID has 36.
 const BOOT_MAX: usize = 64;
-/// How long a connected machine may take to answer before one that booted since takes its place: a
-/// satellite's round trip, twice. Who was cut off without a word has to wait this long once.
+/// How long a connected machine may take to answer before one that booted since replaces it: a satellite's round trip,
+/// twice. A host whose connection broke silently has to wait this long once.
 const PROOF: Duration = Duration::from_secs(2);
-/// How long a copy is told of after it was seen last.
+/// How long a copy is reported after it was last seen.
 const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// One host's.
+/// The row of one host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct MachineRow {
     /// The machine that is this host.
     pub(super) marks: Option<MachineMarks>,
-    /// Rises with every change of `marks` that is sent to the host.
+    /// Increases with every change of `marks` that is sent to the host.
     pub(super) revision: u64,
-    /// The machine with this boot id is this host, when it comes, whatever it shows: once.
+    /// The machine with this boot id is accepted as this host, whatever it presents: once.
     #[serde(default)]
     pub(super) accept: Option<String>,
-    /// Which authority issued the certificate that it showed last.
+    /// The authority that issued the certificate it last presented.
     pub(super) authority: Option<Digest>,
-    /// Boot id of the machine that began a session last.
+    /// Boot id of the machine that last started a session.
     pub(super) boot_id: Option<String>,
-    /// Its tickets; what was used last stands last.
+    /// Its tickets; the most recently used last.
     pub(super) chains: Vec<Chain>,
-    /// The copy that was seen last.
+    /// The last copy that was seen.
     pub(super) copy: Option<Copy>,
 }
 
-/// A copy that came.
+/// A copy that connected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Copy {
     pub(super) at: Timestamp,
@@ -73,26 +72,26 @@ pub(super) struct Copy {
     pub(super) fault: Fault,
 }
 
-/// What a machine says of itself as a session begins.
+/// What a machine presents at the start of a session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hello {
     marks: Option<MachineMarks>,
     boot_id: Option<String>,
-    /// The chain of this session; none from an agent without tickets.
+    /// The session's chain; none for an agent without tickets.
     chain: Option<String>,
-    /// `chain:ticket`, as shown.
+    /// `chain:ticket`, as presented.
     tickets: Vec<(String, String)>,
 }
 
-/// The machine that is to be this host, by boot id: another holder of the certificate does not
-/// know it, for it is on no disk.
+/// The machine to accept as this host, by boot id: another holder of the certificate does not know it, because it is on
+/// no disk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Accept {
     pub(super) boot_id: String,
 }
 
-/// What becomes of a session.
+/// The decision about a session.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Begins,
@@ -144,8 +143,8 @@ impl Hello {
     }
 }
 
-/// A session of this host is about to begin, or somebody asks whether it would (`begins`: which of
-/// them). Answers the next ticket, of a session that begins; refuses a copy.
+/// Starts a session of this host, or checks whether it would start (`begins`). Returns the next ticket if it starts;
+/// refuses a copy.
 pub(super) async fn begin(
     plane: &Arc<Plane>,
     host: HostId,
@@ -158,7 +157,7 @@ pub(super) async fn begin(
     let authority = ring.issuer_of(&certificate);
     let row = plane.read()?.get(&MACHINES, &host.to_string())?;
     let known = row.unwrap_or_default();
-    // An agent without tickets and marks, and nothing new about it: nothing to write.
+    // An agent without tickets and marks, and nothing changed: nothing to write.
     if hello.chain.is_none()
         && hello.marks.is_none()
         && known.chains.is_empty()
@@ -169,7 +168,7 @@ pub(super) async fn begin(
         return Ok(None);
     }
     let boot_id = hello.boot_id.clone();
-    // A machine that rebooted cannot be connected as it was before: who answers is another one.
+    // A machine that rebooted cannot still be connected from before: a session that answers belongs to another one.
     let booted_anew = known.boot_id.is_some() && boot_id.is_some() && known.boot_id != boot_id;
     let other_answers = booted_anew && answers(plane, host).await;
     let decided = plane
@@ -260,7 +259,7 @@ fn decide(
     }
     let worth = match &hello.chain {
         Some(chain) => tickets::worth(&row.chains, chain, shown),
-        // An agent that was replaced by one without tickets shows none.
+        // An agent that was downgraded to one without tickets presents none.
         None if row.chains.is_empty() => Worth::Good,
         None => Worth::Missing,
     };
@@ -272,12 +271,12 @@ fn decide(
     }
 }
 
-/// Whether a person said that this very machine is the host.
+/// Whether a person accepted this very machine as the host.
 fn is_accepted(row: &MachineRow, hello: &Hello) -> bool {
     row.accept.is_some() && row.accept == hello.boot_id
 }
 
-/// What is known of the machine from now on.
+/// Updates the row from what the machine presented.
 fn learn(row: &mut MachineRow, hello: &Hello) {
     if is_accepted(row, hello) {
         row.accept = None;
@@ -326,7 +325,7 @@ fn note_copy(
         fault: fault.clone(),
     };
     let known = row.copy.replace(copy);
-    // One that knocks again and again is one event.
+    // One that keeps trying is one event.
     let same = |known: &Copy| known.boot_id == hello.boot_id && known.fault == *fault;
     if known.is_some_and(|known| same(&known)) {
         return Ok(());
@@ -346,7 +345,7 @@ fn note_copy(
     events::take(change, host, batch).map(drop)
 }
 
-/// A host enrolled: this machine is it, and its tickets start over.
+/// A host enrolled: this is its machine, and its tickets start over.
 pub(super) fn enrolled(
     change: &mut Change<'_>,
     host: HostId,
@@ -367,7 +366,7 @@ pub(super) fn enrolled(
     Ok(change.put(&MACHINES, &key, &row)?)
 }
 
-/// The host's documents are of this revision, or a later one.
+/// Raises the revision of the host's documents to at least this one.
 pub(super) fn raise(change: &mut Change<'_>, host: HostId, revision: u64) -> Answer<()> {
     let key = host.to_string();
     let mut row = change.get(&MACHINES, &key)?.unwrap_or_default();
@@ -378,7 +377,7 @@ pub(super) fn raise(change: &mut Change<'_>, host: HostId, revision: u64) -> Ans
     Ok(())
 }
 
-/// The machine with this boot id is this host when it comes, whatever it shows.
+/// Accepts the machine with this boot id as this host, whatever it presents.
 pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> Answer<()> {
     let boot_id = wanted.boot_id.trim().to_owned();
     if !(1..=BOOT_MAX).contains(&boot_id.len()) {
@@ -405,11 +404,11 @@ pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> 
             Ok(change.put(&MACHINES, &key, &row)?)
         })
         .await?;
-    tracing::warn!(%host, boot_id, "this machine is the host when it comes");
+    tracing::warn!(%host, boot_id, "this machine is accepted as the host when it next connects");
     Ok(())
 }
 
-/// What a person at the host should know.
+/// Notices for a person at the host.
 pub(super) fn notices(rows: &impl Read, host: HostId) -> Answer<Vec<Fault>> {
     let row = rows.get(&MACHINES, &host.to_string())?.unwrap_or_default();
     let lately = |c: &Copy| pf9_hostagent::seam::clock::now().duration_since(c.at) < REMEMBERED;
@@ -451,11 +450,11 @@ mod tests {
             panic!("not seen");
         };
         assert!(fault.why.contains("firmware UUID"), "{fault}");
-        // As its own machine it may come, but not beside itself.
+        // As its own machine it may connect, but not beside itself.
         let beside = decide(&row, host, &hello(1), &[], true);
         assert!(matches!(beside, Verdict::Copy(_)));
-        // A holder of the certificate may connect and claim anything: but the machine
-        // that a person named is another one.
+        // A holder of the certificate may connect and claim anything: but the machine that a person named is another
+        // one.
         row.accept = Some("b".into());
         for boot_id in [Some("thief".to_owned()), None] {
             let thief = Hello {
@@ -481,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn new_parts_of_the_same_machine_are_learnt() {
+    fn new_parts_of_the_same_machine_are_recorded() {
         let mut row = MachineRow {
             marks: Some(marks(1)),
             ..MachineRow::default()
@@ -491,7 +490,7 @@ mod tests {
         changed.marks.as_mut().expect("marks").interfaces = interfaces;
         learn(&mut row, &changed);
         assert_eq!((&row.marks, row.revision), (&changed.marks, 1));
-        // Who may see less takes nothing away.
+        // A machine that can see fewer marks removes none.
         let mut less = changed.clone();
         less.marks.as_mut().expect("marks").uuid = None;
         learn(&mut row, &less);

@@ -1,4 +1,4 @@
-//! The management-plane stub; see `pf9_hostagent::plane`.
+//! The management-plane stub; see the `pf9_plane` library.
 
 use std::process::ExitCode;
 

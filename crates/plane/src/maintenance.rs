@@ -1,6 +1,6 @@
-//! Maintenance by the plane's order: it stands in the host's signed spec, and is taken out of it when its time is
-//! over by this plane's clock. The host counts by its own clocks as well, from when it first got the order: a plane
-//! that is away ends nothing late.
+//! Maintenance ordered by the plane: it is in the host's signed spec, and is removed from it when it expires by this
+//! plane's clock. The host also measures by its own clock, from when it first got the order: an absent plane makes none
+//! last longer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use pf9_hostagent::model::{
     FaultCode, HostId, MaintenanceOrder, MaintenanceRequest, maintenance_fault,
 };
 
-/// Those whose time is over are looked for this often: the host does not wait for it.
+/// How often expired ones are collected: the host does not wait for it.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// Orders one, in the place of one that is ordered already.
+/// Orders one, replacing one that is already ordered.
 pub(super) fn begin(
     change: &mut Change<'_>,
     id: HostId,
@@ -50,7 +50,7 @@ pub(super) fn begin(
     Ok(resting)
 }
 
-/// Takes it back. Answers whether there was one.
+/// Ends it. Returns whether there was one.
 pub(super) fn end(change: &mut Change<'_>, id: HostId) -> Answer<bool> {
     let mut host = state::host(&**change, id)?;
     let was = host.maintenance.take();
@@ -67,7 +67,7 @@ fn put(change: &mut Change<'_>, host: &Host) -> Answer<()> {
     Ok(())
 }
 
-/// Those whose time is over. A clock of this plane that was set back makes none longer than it was to be.
+/// Expired ones. A clock of this plane that was set back extends none.
 fn over(rows: &impl Read, now: Timestamp) -> Answer<Vec<HostId>> {
     let is_over = |r: &Resting| {
         let length = SignedDuration::from_secs(r.order.for_s.into());
@@ -88,16 +88,16 @@ fn end_those(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Ends those whose time is over, until the plane stops.
+/// Ends expired ones, until the plane stops.
 pub(super) async fn keep(plane: Arc<Plane>) {
     loop {
-        // cancel-safe: time alone is waited for
+        // cancel-safe: waits only for time
         tokio::select! {
             () = plane.shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let look = async {
-            // A change waits for the disk: none is made where nothing follows.
+            // A write waits for the disk, so none is made when nothing changes.
             match over(&plane.read()?, pf9_hostagent::seam::clock::now())?.is_empty() {
                 true => Ok(()),
                 false => plane.change(end_those).await,
@@ -109,7 +109,7 @@ pub(super) async fn keep(plane: Arc<Plane>) {
     }
 }
 
-/// Begins one on the running plane.
+/// Starts one on the running plane.
 pub(super) async fn begin_on(
     plane: &Arc<Plane>,
     host: HostId,
@@ -144,7 +144,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn it_is_in_the_row_until_its_time_is_over_and_no_clock_makes_it_longer() {
+    fn maintenance_ends_in_time_and_no_clock_extends_it() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
         let wanted = MaintenanceRequest {

@@ -1,7 +1,7 @@
-//! Who is in a cluster: attach and detach, pure.
+//! Membership of a cluster: attach and detach, pure.
 //!
-//! A request is judged as a whole before anything changes: several hosts attached together either
-//! all become nodes or none does, and masters attached together form the first etcd cluster.
+//! A request is checked as a whole before anything changes: several hosts attached together either all become nodes or
+//! none does, and masters attached together form the first etcd cluster.
 
 use std::collections::BTreeSet;
 
@@ -24,21 +24,21 @@ const NODE_PREFIX_V6: u8 = 64;
 /// Most nodes of one cluster: what Kubernetes documents.
 const NODES_MAX: usize = 5000;
 
-/// A host that is to be attached.
+/// A host to attach.
 pub(super) struct Candidate<'a> {
     pub(super) host: HostId,
     pub(super) master: bool,
-    /// Where it is, as the operator says.
+    /// Its zone, given by the operator.
     pub(super) zone: Option<&'a str>,
-    /// And where that is.
+    /// The zone's region.
     pub(super) region: Option<&'a str>,
-    /// Its name and addresses, signed by root; none when there are none that it may have.
+    /// Its name and addresses, signed by root; none if it has none that it may use.
     pub(super) facts: Option<&'a NodeFacts>,
-    /// The interfaces that it told of.
+    /// The interfaces that it reported.
     pub(super) interfaces: &'a [Interface],
 }
 
-/// Adds nodes to a cluster. `others`: every other host, whose names and addresses are theirs.
+/// Adds nodes to a cluster. `others`: all other hosts, whose names and addresses are taken.
 pub(super) fn attach<'a>(
     cluster: &mut Cluster,
     candidates: &[Candidate<'_>],
@@ -84,7 +84,7 @@ pub(super) fn attach<'a>(
         .fix("attach a master first, or together with the workers (\"isMaster\": true)"));
     }
     let before = std::mem::replace(&mut cluster.members, members);
-    // A worker makes it neither better nor worse.
+    // A worker does not change it.
     if candidates.iter().any(|c| c.master)
         && let Some(why) = zones::fault(cluster)
     {
@@ -109,7 +109,7 @@ pub(super) fn attach<'a>(
     Ok(())
 }
 
-/// An address that masters are to share is no machine's own.
+/// The masters' shared address must not belong to a machine.
 fn require_shareable(
     cluster: &Cluster,
     candidates: &[Candidate<'_>],
@@ -129,7 +129,7 @@ fn require_shareable(
             "attach refused",
             format!("masterIp: {why}"),
         )
-        .fix("take it from that machine, or make the cluster with another masterIp")),
+        .fix("remove it from that machine, or create the cluster with another masterIp")),
     }
 }
 
@@ -202,15 +202,16 @@ fn admit(
     if let Some(shared) = shared_address::of(cluster).filter(|_| candidate.master)
         && let Some(why) = shared_address::off_link(shared, &member, candidate.interfaces)
     {
-        let fix = "give it an interface in that network, or make the cluster with another masterIp";
+        let fix =
+            "give it an interface in that network, or create the cluster with another masterIp";
         let why = format!("masterIp: {why}");
         return Err(Refusal::conflict(FaultCode::ApiAddressOffLink, what(), why).fix(fix));
     }
     Ok(member)
 }
 
-/// Takes nodes out of a cluster; whether they may go at all `etcd::leave` judges. They move their pods away and leave
-/// etcd before their rights end for good.
+/// Removes nodes from a cluster; whether they may leave at all is decided in `etcd::leave`. They drain their pods and
+/// leave etcd before their rights end for good.
 pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) -> Answer<()> {
     if hosts.is_empty() {
         return Err(Refusal::bad(
@@ -249,7 +250,7 @@ pub(super) fn node_prefix(pods: IpNet) -> u8 {
     }
 }
 
-/// The lowest part of the pod network that no node has.
+/// The lowest free part of the pod network.
 fn free_pod_cidr(pods: IpNet, members: &[Member]) -> Option<IpNet> {
     let taken: BTreeSet<IpNet> = members.iter().map(|m| m.pod_cidr).collect();
     pods.subnets(node_prefix(pods))

@@ -1,25 +1,24 @@
-//! What Prometheus scrapes on the plane's side: the hosts' own numbers, fetched through their
-//! tunnels when it asks.
+//! What Prometheus scrapes from the plane: the hosts' own metrics, fetched through their tunnels on each scrape.
 //!
 //! | path below `/metrics` | answers |
 //! |---|---|
-//! | `GET /targets` | every source of every host that is connected, for Prometheus' `http_sd_configs` |
-//! | `GET /hosts/{id}/{source}` | the numbers, as the host says them |
+//! | `GET /targets` | every source of every connected host, for Prometheus' `http_sd_configs` |
+//! | `GET /hosts/{id}/{source}` | the host's metrics |
 //! | `GET /plane` | whether the plane's own store answers (`standing`) |
-//! | `GET /agents` | how far the fleet's agents are on their way to another version, where they ever were |
+//! | `GET /agents` | progress of the newest roll of the agent, if there ever was one |
 //!
 //! | source | service of the node | of |
 //! |---|---|---|
 //! | `tunnel` | `agent-metrics` | every host |
 //! | `etcd`   | `etcd-metrics`  | masters |
-//! | `etcd-backup` | none: by its last status | masters that told of their etcd |
-//! | `certificates` | none: by its last status | hosts that told of certificates of a node |
-//! | `api-address` | none: by its last status | masters that share the API's address |
-//! | `host` | none: by its last status | hosts that ever reported |
+//! | `etcd-backup` | none: from its last status | masters that reported their etcd |
+//! | `certificates` | none: from its last status | hosts that reported certificates of a node |
+//! | `api-address` | none: from its last status | masters that share the API's address |
+//! | `host` | none: from its last status | hosts that ever reported |
 //! | `upgrade` | none: the plane's own | the first master of a cluster that was ever upgraded |
 //!
-//! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
-//! token sees the hosts of that cluster; the whole fleet's numbers are for operators.
+//! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's token sees the hosts
+//! of that cluster; the whole fleet's metrics are for operators.
 
 mod of_host;
 
@@ -56,30 +55,29 @@ use pf9_hostagent::model::{Expiry, Fault, FaultCode, Role};
 use pf9_hostagent::telemetry::{METRICS_TYPE, MetricsText};
 use pf9_hostagent::wire::{Class, Meta};
 
-/// Where these paths are.
+/// Prefix of these paths.
 pub(super) const PREFIX: &str = "/metrics";
-/// Most bytes of one answer: an etcd says about 200 KiB.
+/// Most bytes of one answer: an etcd sends about 200 KiB.
 const NUMBERS_MAX: usize = 16 * 1024 * 1024;
-/// Most certificates of one node that are shown: fourteen purposes, three authorities twice, and
-/// room.
+/// Most certificates of one node that are exported: fourteen purposes, three authorities twice, and some spare.
 const CERTIFICATES_MAX: usize = 64;
 
-/// Whose numbers.
+/// A source of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Tunnel,
     Etcd,
-    /// The certificates of a node. The plane has them from the status document, so that one more
-    /// service of the node is not needed, and a host that is away is warned of, too. (When those of
-    /// the tunnel end is among the numbers of the tunnel, newer.)
+    /// The certificates of a node. The plane has them from the status, so that the node needs no further service, and a
+    /// host that is away still raises a warning. (The expiry of the tunnel's certificate is among the tunnel's metrics,
+    /// more recent.)
     Certificates,
-    /// The backups of a master, from the same place for the same reason.
+    /// The backups of a master, from the status for the same reason.
     Backups,
-    /// The address that masters share, likewise: the one that had it is asked about when it is away.
+    /// The masters' shared address, likewise: it matters most while its holder is away.
     Address,
-    /// How far the cluster's upgrade is: nobody knows but the plane.
+    /// Progress of the cluster's upgrade: only the plane knows it.
     Upgrade,
-    /// How the machine and the node are, from its status: of one that is away what was so last, and how long ago.
+    /// Health of the machine and the node, from its status: for one that is away the last known values, and their age.
     Host,
 }
 
@@ -106,7 +104,7 @@ impl Source {
         }
     }
 
-    /// The node's service and the path there; none: the plane knows.
+    /// The node's service and its path; none: the plane has the values.
     fn place(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
@@ -193,7 +191,7 @@ pub(super) async fn numbers(
     };
     let who = ("who".to_owned(), "prometheus".to_owned());
     let meta = Meta::from([who, trace.entry()]);
-    // To ask for numbers twice changes nothing.
+    // Fetching metrics twice changes nothing.
     let ask = async |stream| {
         let request = Request::get(path).header(header::HOST, service);
         let request = request.body(Body::empty());
@@ -214,7 +212,7 @@ pub(super) async fn numbers(
     Ok(response.map(|()| Body::new(Limited::new(answer.into_body(), NUMBERS_MAX))))
 }
 
-/// Numbers that the plane has itself.
+/// Metrics from the plane's own rows.
 fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<MetricsText> {
     let mut text = MetricsText::default();
     let cluster = || -> Answer<Option<Cluster>> {
@@ -242,7 +240,7 @@ fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<Metrics
     Ok(text)
 }
 
-/// Whether a token shows this host.
+/// Whether a token may see this host.
 fn sees(who: &Who, host: &Host) -> bool {
     let in_scope = match who.login.scope {
         Scope::Cluster(id) => host.cluster == Some(id),
@@ -251,8 +249,8 @@ fn sees(who: &Who, host: &Host) -> bool {
     in_scope && who.rights.sees(&host.project)
 }
 
-/// When the certificates of its node end, by its last word; a name once, and no more than are its
-/// own: a host says what it likes.
+/// Expiry of its node's certificates, from its last status; each name once, and only known names: a host may report
+/// anything.
 fn of_the_node(known: &Known) -> Vec<Expiry> {
     let Some(received) = &known.status else {
         return Vec::new();
@@ -268,7 +266,7 @@ fn of_the_node(known: &Known) -> Vec<Expiry> {
     told.into_values().cloned().collect()
 }
 
-/// The entry of the fleet's roll.
+/// The target of the fleet's roll.
 fn fleet_target(url: &str) -> Value {
     let (scheme, address) = url.split_once("://").unwrap_or(("https", url));
     json!({"targets": [address], "labels": {
@@ -281,7 +279,7 @@ fn fleet_target(url: &str) -> Value {
     }})
 }
 
-/// The entries of one host, as `http_sd_configs` wants them.
+/// One host's targets, in the form of `http_sd_configs`.
 fn targets_of(url: &str, known: &Known, cluster: Option<&Cluster>) -> Vec<Value> {
     let member = cluster.and_then(|c| c.member(known.host.id));
     let (scheme, address) = url.split_once("://").unwrap_or(("https", url));
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_of_a_node_are_numbers_though_it_is_away() {
+    fn certificates_are_exported_for_an_absent_node() {
         let at = |s| Timestamp::from_second(s).expect("time");
         let mut status = reports(
             1,
@@ -342,7 +340,7 @@ mod tests {
             certificates.push(certificate.clone());
         }
         let expiry = Expiry::from(&certificate);
-        // What it says of others, and twice, is not shown.
+        // Certificates of others, and duplicates, are not exported.
         status.certificates = vec![expiry.clone(), Expiry::new("host", at(1)), expiry];
         let known = told(status);
         let targets = targets_of("https://plane", &known, None);

@@ -1,15 +1,15 @@
-//! A node whose machine has another address: it follows.
+//! A node whose machine has another address: the node follows.
 //!
-//! Root of the machine signed the new one, and it was judged to be nobody else's before (`orders`). The spec that is
-//! signed then says the rest: certificates, kubelet, and routes of the others. A node that is still where it was stays
-//! there, whatever else its machine has: an address that comes beside it, or is preferred now, changes nothing.
+//! Root of the machine signed the new one, and it was checked not to be taken before (`orders`). The spec that is then
+//! signed carries the rest: certificates, kubelet, and routes of the others. A node whose address is still on its
+//! machine keeps it, whatever other addresses the machine has: an additional or newly preferred one changes nothing.
 //!
-//! A worker follows at once: nobody relies on it by its address who is not told the new one with it. A master's member
-//! of etcd is relied on, so it follows while every other master is well, and so one after the other: each of the others
-//! can be reached where it is known, and has a quorum with the rest until the one that moved is back. Where they have
-//! none, since it was one of two or others are away or moved as well, it follows when it is what the quorum lacks: its
-//! member starts where it is now, reaches those that are still where they were, and is counted by them again. When all
-//! of them went at once, none reaches any other, and no spec mends that: it is said, with what does.
+//! A worker follows immediately: everything that uses its address gets the new one with it. A master's etcd member is
+//! relied on, so it follows while every other master is healthy, and therefore one at a time: each of the others can be
+//! reached at its known address, and has a quorum with the rest until the moved one is back. If they have no quorum,
+//! because it was one of two or others are down or moved as well, it follows if it is the missing member: it starts at
+//! its new address, reaches those that have not moved, and they count it again. If all of them moved at once, none
+//! reaches any other, and no spec repairs that: the fault says so, with the remedy.
 
 use std::net::IpAddr;
 
@@ -30,27 +30,27 @@ use pf9_hostagent::model::{
     FACTS_ADDRESSES_MAX, FaultCode, HostId, HostStatus, Interface, NodeFacts, NodeState, Role,
 };
 
-/// A master beside the one that moved.
+/// A master other than the one that moved.
 struct Beside {
-    /// What is wrong with it, in a sentence.
+    /// What is wrong with it, as a sentence.
     wrong: Option<String>,
     etcd: Etcd,
-    /// Members with a vote, as its etcd counted them when it last could; 0: not known.
+    /// Voting members, by its etcd's last count; 0: unknown.
     votes: usize,
 }
 
-/// What its member of etcd says, if it can still be reached where the others know it.
+/// What its etcd member reports, if it is still reachable at its known address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Etcd {
     /// It has a leader.
     Led,
-    /// It runs, or may, and has none.
+    /// It runs, or may run, and has no leader.
     Leaderless,
-    /// Nobody knows, or nobody would reach it.
+    /// Unknown, or unreachable.
     Unknown,
 }
 
-/// Lets the node of this host follow, if it has to and can; else says why it does not.
+/// Lets the node of this host follow, if it has to and can; otherwise the fault says why it does not.
 pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> Answer<()> {
     let Some(id) = me.cluster else {
         return Ok(());
@@ -74,10 +74,10 @@ pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> A
     Ok(())
 }
 
-/// The address that the node of this host is to have, if its machine has the previous one no more.
+/// The node's new address, if its machine no longer has the previous one.
 fn where_to(cluster: &Cluster, host: HostId, facts: &NodeFacts) -> Option<IpAddr> {
     let member = cluster.member(host)?;
-    // Of a machine with more addresses than are told the node's may be among the rest.
+    // With more addresses than are reported the node's may be among the missing ones.
     let all_told = facts.addresses.len() < FACTS_ADDRESSES_MAX;
     if facts.addresses.contains(&member.ip) || !all_told {
         return None;
@@ -86,7 +86,7 @@ fn where_to(cluster: &Cluster, host: HostId, facts: &NodeFacts) -> Option<IpAddr
     facts.address(v4, cluster.settings.master_ip)
 }
 
-/// Gives the member its new address, where it may; answers the previous one.
+/// Gives the member its new address, if allowed; returns the previous one.
 fn moves(
     cluster: &mut Cluster,
     host: HostId,
@@ -139,19 +139,20 @@ fn may_move(member: &Member, to: IpAddr, beside: &[Beside]) -> Answer<()> {
         return Ok(());
     }
     let why = format!(
-        "etcd knows it by its address, and the others have to be well without it, or need no more than it for their \
-         quorum: {}",
+        "etcd knows it by its address, so the others have to be healthy without it, or lack only \
+         this one for their quorum: {}",
         wrong.join("; ")
     );
     let fix = format!(
-        "it continues automatically when they are; where several masters lost their addresses at once, give them back \
-         ({} to this one; beside the new one will do: ip address add), and take one after the other away",
+        "it continues automatically when they are; where several masters lost their addresses at once, give \
+         them back ({} to this one, in addition to the new one: ip address add), then remove them \
+         one after the other",
         member.ip
     );
     Err(Refusal::conflict(FaultCode::MasterMovesLater, stays(member, to), why).fix(fix))
 }
 
-/// The others have no quorum, by their own word, and with this one those that are where they were have one.
+/// The others report no quorum, and together with this one those that have not moved have one.
 fn is_what_lacks(beside: &[Beside]) -> bool {
     let listed = beside.iter().map(|b| b.votes).max().unwrap_or_default();
     let leaderless = |b: &&Beside| b.etcd == Etcd::Leaderless;
@@ -162,7 +163,7 @@ fn is_what_lacks(beside: &[Beside]) -> bool {
     beside.iter().all(|b| b.etcd != Etcd::Led) && tally.is_enough()
 }
 
-/// The masters beside this host. A worker needs none of them.
+/// The masters other than this host. A worker needs none of them.
 fn beside(
     rows: &impl Read,
     cluster: &Cluster,
@@ -187,7 +188,7 @@ fn beside(
     Ok(all)
 }
 
-/// `heard`: of a host that reports, its status, and its state as far as it speaks of the newest spec.
+/// `heard`: status and state of a host that reports, as far as they are about the newest spec.
 fn looked_at(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Beside {
     let wrong = wrong(master, heard).map(|why| format!("master {} {why}", master.node_name));
     let here = heard.filter(|(status, _)| is_at_home(master, status));
@@ -210,7 +211,7 @@ fn wrong(master: &Member, heard: Option<(&HostStatus, NodeState)>) -> Option<Str
         None => return Some("does not report".into()),
         Some(heard) => heard,
     };
-    // The cause first: one that moved as well is seldom well.
+    // The cause first: one that moved as well is rarely healthy.
     if !is_at_home(master, status) {
         return Some(format!("lost its address {}", master.ip));
     }
@@ -281,9 +282,9 @@ mod tests {
         }
     }
 
-    /// Where etcd stands still, it is started by the one that comes back, wherever that is now.
+    /// An etcd without a quorum is started by the member that comes back, at whatever address.
     #[test]
-    fn a_master_that_the_quorum_lacks_follows_at_once() {
+    fn a_master_missing_for_the_quorum_follows_at_once() {
         let away = || is(Etcd::Unknown, Some("does not report"));
         let stands_still = || is(Etcd::Leaderless, Some("is retrying"));
         let works = || is(Etcd::Led, Some("is retrying"));
@@ -299,7 +300,7 @@ mod tests {
         ] {
             assert_eq!(is_what_lacks(&beside), enough, "{}", beside.len());
         }
-        // etcd counts members of hosts that are gone until they are taken out.
+        // etcd counts members of dead hosts until they are removed.
         let five = Beside {
             votes: 5,
             ..stands_still()
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_etcd_stands_still_says_so_himself() {
+    fn a_master_without_quorum_reports_it() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let other = c.member(host(1)).expect("a master").clone();
@@ -325,7 +326,7 @@ mod tests {
             status.node.as_mut().expect("a node").etcd = Some(said.clone());
             etcd(&status)
         };
-        // Nobody asked it yet.
+        // Not asked yet.
         assert_eq!(told(&said), Etcd::Unknown);
         said.seen_at = Some(Timestamp::UNIX_EPOCH);
         assert_eq!(told(&said), Etcd::Unknown);
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!(told(&said), Etcd::Leaderless);
         said.leader = Some("1".into());
         assert_eq!(told(&said), Etcd::Led);
-        // At another address nobody reaches it, whatever it says.
+        // At another address nobody reaches it, whatever it reports.
         status.inventory.addresses.clear();
         let seen = looked_at(&other, Some((&status, NodeState::Retrying)));
         assert_eq!(seen.etcd, Etcd::Unknown);
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn masters_are_asked_one_after_the_other() {
+    fn masters_follow_one_after_the_other() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         let other = c.member(host(1)).expect("a master").clone();
@@ -378,7 +379,7 @@ mod tests {
         let why = wrong(&other, Some((&status, NodeState::Converging)));
         assert_eq!(why.as_deref(), Some("is converging"));
         assert_eq!(wrong(&other, None).as_deref(), Some("does not report"));
-        // Both went at once: neither would find the other.
+        // Both moved at once: neither would find the other.
         status.inventory.addresses = vec!["10.1.0.99".parse().expect("ip")];
         let why = wrong(&other, Some((&status, NodeState::Ok))).expect("moved as well");
         assert!(why.contains("lost its address 10.1.0.1"), "{why}");

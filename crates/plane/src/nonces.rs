@@ -1,5 +1,5 @@
-//! Numbers that hosts answer when root of them orders something: each good once, for minutes, by
-//! this plane's clock. In memory: after a restart a host asks for another one.
+//! Nonces that root's orders answer: each valid once, for minutes, by this plane's clock. In memory: after a restart a
+//! host asks for another one.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::secrets::{self, NoRandomness};
 use pf9_hostagent::model::{Digest, HostId, Nonce};
 
-/// How long an order may be under way: the signature takes milliseconds, a slow tunnel seconds.
+/// How long an order may take: the signature needs milliseconds, a slow tunnel seconds.
 pub(super) const LIFE: Duration = Duration::from_secs(300);
-/// Most that one host has at a time: an order and a report of facts, and each once more after a
-/// lost answer. Beyond it the oldest is good no more.
+/// Most per host at a time: an order and a report of facts, and each again after a lost answer. Beyond it the oldest
+/// becomes invalid.
 const PER_HOST: usize = 4;
 
-/// What was given out. One entry per host that asked: bounded by the number of hosts.
+/// Issued nonces. One entry per host that asked: bounded by the number of hosts.
 #[derive(Default)]
 pub(super) struct Nonces(Mutex<HashMap<HostId, VecDeque<Given>>>);
 
@@ -24,7 +24,7 @@ struct Given {
 }
 
 impl Nonces {
-    /// A fresh one for this host.
+    /// A new one for this host.
     pub(super) fn give(&self, host: HostId, now: Instant) -> Result<Nonce, NoRandomness> {
         let nonce = Nonce(Digest(secrets::random()?));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ impl Nonces {
         Ok(nonce)
     }
 
-    /// Whether this host was given it lately and has not used it; from now on it has.
+    /// Whether this host was issued it recently and has not used it; marks it as used.
     pub(super) fn take(&self, host: HostId, nonce: Nonce, now: Instant) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mine) = all.get_mut(&host) else {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_good_once_for_its_host_and_for_minutes() {
+    fn a_nonce_is_valid_once_for_its_host_and_for_minutes() {
         let (nonces, now) = (Nonces::default(), Instant::now());
         let (a, b) = (HostId::random(), HostId::random());
         let first = nonces.give(a, now).expect("nonce");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_asks_for_many_has_the_last_few() {
+    fn only_a_hosts_newest_nonces_are_valid() {
         let (nonces, now, a) = (Nonces::default(), Instant::now(), HostId::random());
         let all: Vec<Nonce> = (0..100)
             .map(|_| nonces.give(a, now).expect("nonce"))

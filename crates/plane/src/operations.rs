@@ -1,11 +1,11 @@
-//! Operations of hosts: ordered here, signed, sent when the host asks, and kept with what came of them.
+//! Operations of hosts: ordered here, signed, sent when the host polls, and stored with their results.
 //!
 //! ```text
-//! operator ─► order (signed, numbered, with an end) ─► row ─► the host's long poll ─► nodelet judges, does, answers
-//!                                                      row ◄──────── result, once ◄──┘   (events tell of both)
+//! operator ─► order (signed, numbered, with an expiry) ─► row ─► the host's long poll ─► nodelet checks, runs, answers
+//!                                                         row ◄─────── result, once ◄──┘   (both are events)
 //! ```
 //!
-//! One that has no answer is sent again until it ends: the host does each once, and answers again what it answered.
+//! One without an answer is sent again until it expires: the host runs each once, and repeats the same answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,23 +37,23 @@ use pf9_hostagent::model::{
 pub(super) const OPERATIONS: Rows<Row> = Rows::new("operations");
 /// Kept per host.
 const KEPT: usize = 100;
-/// How long an operation is good unless somebody says otherwise: a connected host gets it within a second.
+/// How long an operation is valid by default: a connected host gets it within a second.
 pub(super) const LIFE: u32 = 600;
 /// Longest a host may wait for one.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// One that was ordered.
+/// An ordered operation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) operation: Operation,
     pub(super) envelope: Envelope,
-    /// Who ordered it.
+    /// The operator who ordered it.
     pub(super) by: String,
     #[serde(default)]
     pub(super) result: Option<OperationResult>,
 }
 
-/// What an operator asks for.
+/// An operator's order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
@@ -66,8 +66,7 @@ fn life() -> u32 {
     LIFE
 }
 
-/// Orders one. Numbers rise by the clock as well: a plane that was restored from a backup goes on beyond what hosts
-/// have seen.
+/// Orders one. Numbers also rise with the clock: a plane restored from a backup continues beyond what hosts have seen.
 pub(super) fn order(
     change: &mut Change<'_>,
     key: &SigningKey,
@@ -83,7 +82,7 @@ pub(super) fn order(
     let longest = OPERATION_LIFE_MAX.as_secs();
     if wanted.life_s == 0 || u64::from(wanted.life_s) > longest {
         let why = format!(
-            "it would be good for {} s; 1 to {longest} are allowed",
+            "it would be valid for {} s; 1 to {longest} are allowed",
             wanted.life_s
         );
         return Err(bad(why));
@@ -135,12 +134,12 @@ fn is_pending(row: &Row, now: Timestamp) -> bool {
     row.result.is_none() && now < row.operation.expires_at
 }
 
-/// Zero-padded, so that the order of text is the order of numbers.
+/// Zero-padded, so that text order is number order.
 fn at(host: HostId, number: u64) -> String {
     format!("{host}/{number:020}")
 }
 
-/// Those that the host has not answered.
+/// Those the host has not answered.
 fn pending(rows: &impl Read, id: HostId, now: Timestamp) -> Answer<PendingOperations> {
     let all = rows_of(rows, id)?.into_iter();
     let pending = all.filter(|(_, row)| is_pending(row, now));
@@ -160,7 +159,7 @@ fn answered(change: &mut Change<'_>, id: HostId, result: OperationResult) -> Ans
     if let Outcome::Done { said } = &result.outcome
         && said.len() > SAID_MAX
     {
-        let why = format!("it says {} bytes, {SAID_MAX} are allowed", said.len());
+        let why = format!("its text has {} bytes, {SAID_MAX} are allowed", said.len());
         return Err(Refusal::bad(FaultCode::OperationInvalid, what, why));
     }
     let rows = rows_of(&**change, id)?.into_iter();
@@ -183,7 +182,7 @@ fn answered(change: &mut Change<'_>, id: HostId, result: OperationResult) -> Ans
     events::note(change, id, kind, &said)
 }
 
-/// Of a host that is removed.
+/// For a host that is removed.
 pub(super) fn forget(change: &mut Change<'_>, id: HostId) -> Answer<()> {
     for (key, _) in rows_of(&**change, id)? {
         change.remove(&OPERATIONS, &key)?;
@@ -219,13 +218,13 @@ pub(super) async fn order_on(
     by: String,
 ) -> Answer<Value> {
     if wanted.what.consent().is_some() {
-        let why = "a bundle, or logs, are asked for with a key and kept here for a time, which an operation alone has not";
+        let why = "a bundle, or logs, need a key and a retention, which a bare operation lacks";
         return Err(Refusal::bad(
             FaultCode::OperationInvalid,
             "the operation is not ordered",
             why,
         )
-        .fix("ask with host bundle order HOST, host logs HOST, or POST …/hosts/{id}/bundles"));
+        .fix("use pf9-plane host bundle order HOST, pf9-plane host logs HOST, or POST …/hosts/{id}/bundles"));
     }
     let ring = plane.keys.ring();
     let row = plane
@@ -239,7 +238,7 @@ pub(super) async fn order_on(
     Ok(shown(&row, pf9_hostagent::seam::clock::now()))
 }
 
-/// All of a host, oldest first.
+/// A host's operations, oldest first.
 pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Value> {
     let all = rows_of(rows, host)?;
     Ok(all.iter().map(|(_, row)| shown(row, now)).collect())
@@ -274,7 +273,7 @@ pub(super) struct PendingQuery {
     wait: u64,
 }
 
-/// `GET /v1/hosts/self/operations?wait=S`: those that wait, as soon as there are any; 204 when the wait is over.
+/// `GET /v1/hosts/self/operations?wait=S`: unanswered ones, as soon as there are any; 204 when the wait is over.
 pub(super) async fn wait(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -282,7 +281,7 @@ pub(super) async fn wait(
 ) -> Answer<Response> {
     let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
     let end = tokio::time::Instant::now() + wait;
-    // Subscribed before the first look: one that is ordered between the two is not missed.
+    // Subscribed before the first read: one ordered between the two is not missed.
     let mut news = plane.operations.subscribe(host);
     loop {
         news.mark_unchanged();
@@ -302,7 +301,7 @@ pub(super) async fn wait(
     }
 }
 
-/// `POST /v1/hosts/self/operations`: how one ended.
+/// `POST /v1/hosts/self/operations`: a result.
 pub(super) async fn take(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_what_was_signed_until_it_is_answered_or_over() {
+    fn a_signed_operation_is_pending_until_answered_or_expired() {
         let world = World::new();
         let first = world.order(0, OperationKind::Ping).expect("ordered");
         let restart = OperationKind::Restart {
@@ -427,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_and_what_is_kept_is_bounded_and_strangers_answers_are_refused() {
+    fn operations_are_bounded_and_foreign_answers_refused() {
         let world = World::new();
         for _ in 0..OPERATIONS_PENDING_MAX {
             world.order(0, OperationKind::Ping).expect("ordered");

@@ -1,8 +1,7 @@
-//! What root of a host says through its tunnel: orders of certificates, and what the machine is.
+//! What root of a host sends through its tunnel: certificate orders, and facts about the machine.
 //!
-//! The tunnel only carries it. Trusted is what is signed with the key that enrolment pinned for
-//! this host, names this host, and answers a nonce that was given to it and not used yet. With
-//! the tunnel's key alone nothing is signed here.
+//! The tunnel is only the carrier. An order is trusted if it is signed with the key that enrolment pinned for this
+//! host, names this host, and answers an unused nonce issued to it. The tunnel's key alone gets nothing signed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -83,8 +82,8 @@ pub(super) async fn known_facts(
     })
 }
 
-/// `POST /v1/hosts/self/facts`. A node that is in a cluster keeps the name that it was attached with, and its address
-/// as long as its machine has it; then it follows (`moved`).
+/// `POST /v1/hosts/self/facts`. A node in a cluster keeps the name it was attached with, and its address as long as its
+/// machine has it; then it follows (`moved`).
 pub(super) async fn facts(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -103,12 +102,12 @@ pub(super) async fn facts(
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
     };
     plane.refused.told(host, plane.change(work).await)?;
-    tracing::info!(%host, "name and addresses taken");
+    tracing::info!(%host, "name and addresses accepted");
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whether this host may be what root of it says: against its cluster, and against the hosts that
-/// it may meet in one.
+/// Whether this host may have the name and addresses its root stated: checked against its cluster, and against hosts
+/// that may join the same one.
 pub(super) fn check_claims(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()> {
     let cluster = match me.cluster {
         Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
@@ -121,13 +120,13 @@ pub(super) fn check_claims(rows: &impl Read, me: &Host, facts: &NodeFacts) -> An
     };
     let hosts = rows.all(&HOSTS)?;
     let others = hosts.iter().map(|(_, h)| h);
-    // It never meets another project's.
+    // It never meets hosts of another project.
     let others = others.filter(|h| h.id != me.id && h.project == me.project);
     claims::add_hosts(&mut taken, others, me.cluster, shared);
     claims::check(NO_FACTS, facts, &taken, shared)
 }
 
-/// The signed document; anything else was not said by root.
+/// The signed document; anything else does not come from root.
 pub(super) fn envelope(what: &str, said: Value) -> Answer<Envelope> {
     serde_json::from_value(said).map_err(|e| {
         let why = format!("it is not signed by root of the host ({e})");
@@ -159,14 +158,14 @@ pub(super) fn open<T: DeserializeOwned>(
     })
 }
 
-/// Whether a document speaks for the host that brings it.
+/// Whether a document speaks for the host that sent it.
 pub(super) fn said_by(what: &str, host: HostId, schema: u32, named: HostId) -> Answer<()> {
     if schema != ORDER_SCHEMA {
         let why = format!("schema {schema} is not {ORDER_SCHEMA}");
         return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
     }
     if named != host {
-        let why = format!("host {named} signed it, and host {host} brings it");
+        let why = format!("host {named} signed it, and host {host} sent it");
         return Err(Refusal::forbidden(FaultCode::OrderForeign, what, why));
     }
     Ok(())
@@ -184,10 +183,9 @@ pub(super) fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> 
         .fix("nothing to do: the host asks for another nonce"))
 }
 
-/// Only what the newest spec says is signed for: a node that works on an older one may have been
-/// another then.
+/// Only the newest spec may be signed for: under an older one the node may have been another.
 fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
-    let why = format!("it is of spec generation {order}, the newest of this host is {issued}");
+    let why = format!("it is for spec generation {order}, the newest of this host is {issued}");
     match order.cmp(&issued) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Less => {

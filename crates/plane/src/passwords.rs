@@ -1,11 +1,11 @@
-//! Whether a password is right. The check is slow on purpose, so it is done by turns.
+//! Password checks. They are slow on purpose, so they run in turns.
 //!
-//! Wrong passwords delay only their sender: each origin has its own queue and a rate of wrong ones.
-//! And the right one does not wait for them: what was right before is recognised at once, by a keyed
-//! digest that is in memory only, under a key that ends with the process.
+//! Wrong passwords delay only their sender: each origin has its own queue and rate limit for wrong ones. The right one
+//! does not wait for them: a password that was right before is recognised immediately, by a keyed digest held only in
+//! memory, under a key that ends with the process.
 //!
-//! An account is locked for an origin, and only for it, when so many wrong ones were tried for it from there: nobody locks
-//! others out by guessing, and who guesses at one account is slower than who mistypes several.
+//! An account is locked per origin, after this many wrong attempts from there: nobody locks others out by guessing, and
+//! an attacker guessing at one account is slower than a user who mistypes at several.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,54 +18,54 @@ use super::fair::{Fair, Origin, Shares};
 use super::secrets::{NoRandomness, PasswordHash};
 use pf9_hostagent::model::{Digest, Secret};
 
-/// Slow checks at a time: what is left of two cores moves bytes.
+/// Concurrent slow checks: the rest of two cores moves bytes.
 const CHECKS_MAX: usize = 2;
-/// Checks that wait, half a minute of them. Beyond that the caller with most of them is told to come again.
+/// Waiting checks, half a minute of them. Beyond that the caller with most of them gets Retry-After.
 const WAITING_MAX: usize = 256;
-/// Wrong passwords that an origin may try at once: a whole team behind one address may mistype, and
-/// NIST SP 800-63B allows a hundred in a row.
+/// Burst of wrong passwords per origin: a whole team behind one address may mistype, and NIST SP 800-63B allows a
+/// hundred in a row.
 const WRONG_BURST: u32 = 100;
-/// One more comes back in this time: ten thousand guesses a day, of passwords that are never so few.
+/// Time until one more is allowed: ten thousand guesses a day, against passwords that are never so few.
 const WRONG_EVERY: Duration = Duration::from_secs(8);
-/// Wrong passwords for one account from one origin at once: below those of an origin, so that guessing at one account
-/// does not lock neighbours out of theirs; above what a team that shares an account mistypes.
+/// Burst of wrong passwords for one account from one origin: below the origin's, so that guessing at one account does
+/// not lock its neighbours out of theirs; above what a team that shares an account mistypes.
 const WRONG_HERE_BURST: u32 = 75;
-/// One more comes back in this time: fewer than fifteen hundred guesses a day at one account.
+/// Time until one more is allowed: fewer than fifteen hundred guesses a day at one account.
 const WRONG_HERE_EVERY: Duration = Duration::from_secs(60);
-/// Tokens that one person may get at once: a script that logs in for each call.
+/// Burst of tokens per user: a script that logs in for each call.
 const LOGINS_BURST: u32 = 300;
-/// One more in this time. Each is a write that everybody's writes wait for.
+/// Time until one more is allowed. Each is a write, and writes are serialised.
 const LOGINS_EVERY: Duration = Duration::from_millis(200);
-/// When to come again where too many wait.
+/// Retry-After while the queue is full.
 const BUSY: Duration = Duration::from_secs(5);
 /// Users whose password is recognised.
 const RECOGNISED_MAX: usize = 1024;
 
-/// The checks of all passwords.
+/// State of all password checks.
 pub(super) struct Passwords {
     turns: Fair,
-    /// Wrong ones; times count from `began`.
+    /// Wrong attempts; times count from `began`.
     wrong: Mutex<Shares<Origin>>,
-    /// The same of an account from an origin; by a digest, for an account is called as a stranger says.
+    /// The same per account and origin; by digest, because the account name comes from an unauthenticated caller.
     wrong_here: Mutex<Shares<(Origin, Digest)>>,
     began: Instant,
-    /// Tokens that were got, by user.
+    /// Issued tokens, by user.
     logins: Mutex<Shares<String>>,
     key: hmac::Key,
-    /// By user: the digest of what is kept and of the password that was right for it.
+    /// By user: a keyed digest of the stored hash and the password that was right for it.
     right: Mutex<BTreeMap<String, hmac::Tag>>,
 }
 
-/// It was not looked at; how long until it may be asked again.
+/// Not checked; how long until the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TooOften {
-    /// This origin tried too many wrong ones.
+    /// Too many wrong attempts from this origin.
     Wrong(Duration),
-    /// So many were tried for this account from this origin.
+    /// Too many wrong attempts for this account from this origin.
     WrongHere(Duration),
-    /// This person gets too many tokens.
+    /// Too many tokens for this user.
     Logins(Duration),
-    /// More are asked than can be checked.
+    /// The queue is full.
     Busy(Duration),
 }
 
@@ -83,8 +83,8 @@ impl Passwords {
         })
     }
 
-    /// Whether `tried` is the password that is `kept` for `user`. Without one that is kept (there is no
-    /// such user) `decoy` is checked and the answer is no: it takes as long.
+    /// Whether `tried` is the password whose hash is `kept` for `user`. Without a hash (there is no such user) `decoy`
+    /// is checked and the answer is no: it takes as long.
     pub(super) async fn check(
         &self,
         origin: Origin,
@@ -100,7 +100,7 @@ impl Passwords {
         }
         let turn = self.turns.place(origin).await;
         let _turn = turn.map_err(|_| TooOften::Busy(BUSY))?;
-        // Those before it may have used up what there was.
+        // Attempts before it in the queue may have used up the limit.
         self.may_try(&here)?;
         let hash = user.map_or(decoy, |(_, kept)| kept).clone();
         let secret = tried.clone();
@@ -113,7 +113,7 @@ impl Passwords {
             }
             None => {
                 let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-                // Those that were under way together may be more than were left: then it is empty.
+                // Concurrent attempts may exceed what was left: then the bucket is empty.
                 let now = self.began.elapsed();
                 let _none_left = wrong.take(origin, now).is_err();
                 let mut of_account = self.here();
@@ -123,14 +123,14 @@ impl Passwords {
         }
     }
 
-    /// Whether a person may get one more token; it counts.
+    /// Whether a user may get one more token; counts it.
     pub(super) fn may_log_in(&self, user: &str) -> Result<(), TooOften> {
         let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = logins.take(user.to_owned(), self.began.elapsed());
         taken.map_err(TooOften::Logins)
     }
 
-    /// Hashes a new password, in the same line as those that are checked: it takes as long.
+    /// Hashes a new password, in the same queue as the checks: it takes as long.
     pub(super) async fn hash(
         &self,
         origin: Origin,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_kept_one_is_right_and_a_user_who_is_not_there_has_none() {
+    async fn only_the_stored_password_is_right_and_an_unknown_user_has_none() {
         let world = World::new();
         assert_eq!(world.tries(1, "wrong").await, Ok(false));
         for _ in 0..2 {
@@ -229,7 +229,7 @@ mod tests {
             .passwords
             .check(origin(1), "x", None, &world.kept, &right);
         assert_eq!(nobody.await, Ok(false));
-        // Another one is kept since: what was right is not any more.
+        // The stored hash changed: the old digest no longer matches.
         let other = PasswordHash::cheap("other");
         let user = Some((USER, &other));
         let before = world.passwords.check(origin(1), USER, user, &other, &right);
@@ -244,13 +244,13 @@ mod tests {
         for _ in 0..CHECKS_MAX {
             held.push(world.passwords.turns.place(origin(2)).await.expect("free"));
         }
-        // No place is free, and none becomes free.
+        // No slot is free, and none becomes free.
         assert_eq!(world.tries(1, "right").await, Ok(true));
         assert_eq!(world.tries(2, "right").await, Ok(true));
     }
 
     #[tokio::test]
-    async fn who_tries_too_many_is_not_looked_at_and_others_are() {
+    async fn an_origin_with_too_many_wrong_ones_is_not_checked_and_others_are() {
         let world = World::new();
         for n in 0..WRONG_BURST {
             let user = format!("user {}", n % 2);
@@ -262,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_many_tokens_waits_and_others_do_not() {
+    fn a_user_with_many_tokens_waits_and_others_do_not() {
         let world = World::new();
         for _ in 0..LOGINS_BURST {
             assert_eq!(world.passwords.may_log_in("robot"), Ok(()));
         }
-        // Some came back meanwhile, where this took its time.
+        // Some tokens came back if this took its time.
         let refused = (0..LOGINS_BURST).find_map(|_| world.passwords.may_log_in("robot").err());
         assert!(matches!(refused, Some(TooOften::Logins(wait)) if wait <= LOGINS_EVERY));
         assert_eq!(world.passwords.may_log_in("alice"), Ok(()));
@@ -279,7 +279,7 @@ mod tests {
         for _ in 0..WRONG_HERE_BURST {
             assert_eq!(world.tries(1, "wrong").await, Ok(false));
         }
-        // The right one is not even looked at: it would tell who guesses that it is.
+        // The right one is not even checked: the answer would confirm the guess.
         let refused = world.tries(1, "right").await;
         assert!(matches!(refused, Err(TooOften::WrongHere(wait)) if wait <= WRONG_HERE_EVERY));
         assert_eq!(world.tries_as("neighbour", 1, "right").await, Ok(true));

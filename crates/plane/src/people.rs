@@ -1,16 +1,16 @@
-//! People: domains, projects, users, groups, roles and who has which, application credentials.
+//! People: domains, projects, users, groups, roles and role assignments, application credentials.
 //!
 //! | file | holds |
 //! |---|---|
-//! | here    | the rows, and their names |
-//! | `find`  | reading them: by name, roles as they are now, owners |
-//! | `make`  | the first ones, and those of a store from before there were any |
+//! | here    | the rows, and their ids |
+//! | `find`  | reading them: by name, current roles, owners |
+//! | `make`  | the first ones, and the upgrade of a store without people |
 //! | `reset` | a new password for an administrator who lost theirs |
-//! | `keep`  | changing them: names that are taken, bounds, what goes with what |
+//! | `keep`  | changing them: unique names, bounds, cascades |
 //!
-//! Rights are looked up with every request and stand in no token: a lost role, a disabled person or a
-//! changed password counts at once. Everything that is listed for a tenant is bounded for itself
-//! ([`PROJECTS_MAX`] and so on, each in its domain), so nobody fills another one's place.
+//! Rights are looked up with every request and are in no token: a lost role, a disabled user or a changed password
+//! takes effect immediately. Everything a tenant can list is bounded per tenant ([`PROJECTS_MAX`] and so on, each per
+//! domain), so nobody uses up another's quota.
 
 pub(super) mod find;
 pub(super) mod keep;
@@ -34,18 +34,18 @@ pub(super) const PROJECTS: Rows<Project> = Rows::new("projects");
 pub(super) const USERS: Rows<User> = Rows::new("users");
 /// Groups by id.
 pub(super) const GROUPS: Rows<Group> = Rows::new("groups");
-/// Who is in which group, by `<user>/<group>`.
+/// Group memberships, by `<user>/<group>`.
 pub(super) const MEMBERS: Rows<()> = Rows::new("group-members");
 /// Roles by id.
 pub(super) const ROLES: Rows<RoleRow> = Rows::new("roles");
-/// Who has which role where, by [`Grant::key`].
+/// Role assignments, by [`Grant::key`].
 pub(super) const GRANTS: Rows<Grant> = Rows::new("grants");
 /// Application credentials by id.
 pub(super) const CREDENTIALS: Rows<Credential> = Rows::new("credentials");
 /// Ids of application credentials by `<user>/<id>`.
 pub(super) const CREDENTIALS_OF: Rows<()> = Rows::new("credentials-of");
 
-/// Names of these kinds of rows.
+/// Names of these tables.
 pub(super) const TABLES: [&str; 9] = [
     "domains",
     "projects",
@@ -62,7 +62,7 @@ pub(super) const TABLES: [&str; 9] = [
 pub(super) const DEFAULT_DOMAIN: &str = "default";
 /// Its name.
 pub(super) const DEFAULT_DOMAIN_NAME: &str = "Default";
-/// Domains of a plane: a customer each.
+/// Domains of a plane: one per customer.
 pub(super) const DOMAINS_MAX: usize = 1000;
 /// Projects of a domain.
 pub(super) const PROJECTS_MAX: usize = 1000;
@@ -70,19 +70,20 @@ pub(super) const PROJECTS_MAX: usize = 1000;
 pub(super) const USERS_MAX: usize = 10_000;
 /// Groups of a domain.
 pub(super) const GROUPS_MAX: usize = 1000;
-/// Roles of a plane: three mean something here, others are for what else asks Keystone.
+/// Roles of a plane: three mean something here, others are for other users of Keystone.
 pub(super) const ROLES_MAX: usize = 100;
 /// Application credentials of a user.
 pub(super) const CREDENTIALS_MAX: usize = 50;
-/// Groups that a user may be in: they are looked up with each request.
+/// Groups of one user: they are looked up with each request.
 pub(super) const GROUPS_OF_ONE_MAX: usize = 50;
-/// Longest name; Keystone's is 255, but `<domain>/<name>` goes along with a stream to a node, whose words have 128 bytes.
+/// Longest name; Keystone's is 255, but `<domain>/<name>` is sent with a stream to a node, whose metadata values have
+/// 128 bytes.
 pub(super) const NAME_MAX: usize = 63;
 /// Longest description.
 pub(super) const DESCRIPTION_MAX: usize = 1024;
 /// Shortest password: NIST SP 800-63B.
 pub(super) const PASSWORD_MIN: usize = 8;
-/// Longest: a hash of it is made for every stranger who asks.
+/// Longest password: one is hashed for every unauthenticated caller.
 pub(super) const PASSWORD_MAX: usize = 256;
 /// Longest id.
 const ID_MAX: usize = 64;
@@ -95,12 +96,12 @@ macro_rules! ids {
         pub(super) struct $name(String);
 
         impl $name {
-            /// One that nobody has.
+            /// A new random one.
             pub(super) fn fresh() -> Self {
                 Self(Uuid::new_v4().simple().to_string())
             }
 
-            /// What somebody says is one. Ids are parts of keys: nothing that separates these is in one.
+            /// Parses an id from a caller. Ids are parts of keys: they contain no separators.
             pub(super) fn of(said: &str) -> Option<Self> {
                 let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
                 let sound = (1..=ID_MAX).contains(&said.len()) && said.bytes().all(plain);
@@ -122,21 +123,21 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Of a domain.
+    /// Id of a domain.
     DomainId,
-    /// Of a project.
+    /// Id of a project.
     ProjectId,
-    /// Of a user.
+    /// Id of a user.
     UserId,
-    /// Of a group.
+    /// Id of a group.
     GroupId,
-    /// Of a role.
+    /// Id of a role.
     RoleId,
-    /// Of an application credential.
+    /// Id of an application credential.
     CredentialId,
 }
 
-/// A customer, with people of its own.
+/// A customer, with its own people.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Domain {
     pub(super) id: DomainId,
@@ -157,7 +158,7 @@ pub(super) struct Project {
     pub(super) enabled: bool,
 }
 
-/// A person, or a program that stands for itself.
+/// A person, or a program with an account of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct User {
     pub(super) id: UserId,
@@ -168,16 +169,16 @@ pub(super) struct User {
     #[serde(default)]
     pub(super) email: Option<String>,
     pub(super) enabled: bool,
-    /// What a token is for that asks for nothing.
+    /// Scope of a token that asks for none.
     #[serde(default)]
     pub(super) default_project: Option<ProjectId>,
-    /// None: cannot log in with one.
+    /// None: no login by password.
     pub(super) password: Option<PasswordHash>,
-    /// Older tokens and long-lived kubeconfigs are no longer valid.
+    /// Older tokens and long-lived kubeconfigs are invalid.
     pub(super) since: Timestamp,
 }
 
-/// People who have the same roles.
+/// Users who share roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Group {
     pub(super) id: GroupId,
@@ -211,7 +212,7 @@ pub(super) enum Actor {
     Group(GroupId),
 }
 
-/// Somebody has a role somewhere.
+/// A role assignment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Grant {
     pub(super) place: Place,
@@ -219,7 +220,7 @@ pub(super) struct Grant {
     pub(super) role: RoleId,
 }
 
-/// A secret that stands for its user in one project, with some of the user's roles.
+/// A secret that acts as its user in one project, with some of the user's roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Credential {
     pub(super) id: CredentialId,
@@ -228,7 +229,7 @@ pub(super) struct Credential {
     pub(super) name: String,
     #[serde(default)]
     pub(super) description: String,
-    /// Of these the user must have each still, or it is worth nothing of it.
+    /// The user must still have each of these, or the credential is worth none of them.
     pub(super) roles: Vec<RoleId>,
     pub(super) secret: PasswordHash,
     pub(super) created_at: Timestamp,
@@ -258,7 +259,7 @@ impl fmt::Display for Actor {
     }
 }
 
-/// What the keys of all roles of somebody somewhere begin with.
+/// Key prefix of all roles of an actor in a place.
 pub(super) fn grants_of(place: &Place, actor: &Actor) -> String {
     format!("{place}|{actor}|")
 }

@@ -4,18 +4,17 @@
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
 //!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
-//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what they may, and its audit
-//! says who it was.
+//! The API server is called in the person's name ([`impersonated`]): its own rules decide what they may, and its audit
+//! names them.
 //!
-//! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
-//! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
-//! other. The API server is trusted only if the cluster's authority signed it as `kubernetes`; what
-//! its answers say about addresses is turned round by [`addresses`].
+//! Bodies are streamed both ways; nothing is buffered, so watches and logs are live. A request that upgrades (exec,
+//! attach, port-forward) becomes two byte streams copied into each other. The API server is trusted only if the
+//! cluster's authority signed it as `kubernetes`; addresses in its answers are rewritten by [`addresses`].
 //!
-//! It is asked by the name the client uses for the plane: with that it rewrites the addresses of what
-//! is behind its own proxies (pods, services), and what is there compares it with a browser's
-//! `Origin`. It heeds no `X-Forwarded-Host` or `-Prefix`, but hands both on, and then takes what is
-//! made of them for another host, or for a path of its own: so neither is said.
+//! Its `Host` is the name the client uses for the plane: with that the API server rewrites the addresses of what is
+//! behind its own proxies (pods, services), and what is there compares it with a browser's `Origin`. The API server
+//! ignores `X-Forwarded-Host` and `-Prefix`, but forwards both, and what is behind it would take them for another host
+//! or path: so neither is sent.
 
 mod addresses;
 mod upstreams;
@@ -48,20 +47,20 @@ use super::ways::{self, Failed};
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, HostId};
 use pf9_hostagent::wire::{Class, Meta};
 
-/// Service of a node that leads to its API server.
+/// The node's service for its API server.
 const SERVICE: &str = "kube-apiserver";
-/// Bytes of a client of an upgraded connection that are taken at once.
+/// Bytes read at once from a client's upgraded connection.
 const PIECE: usize = 16 * 1024;
-/// Most bytes of an answer's head: four times what most servers take, so that large cookies pass.
+/// Largest head of an answer: four times what most servers accept, so that large cookies pass.
 const HEAD_MAX: usize = 64 * 1024;
 /// Most headers of an answer.
 const HEADERS_MAX: usize = 100;
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
-/// What a request's headers begin with that speak for somebody else: who asks, from where and for
-/// which address. The API server's audit trusts some of them.
+/// Prefixes of request headers that speak for the client: identity, origin, address. The API server's audit trusts some
+/// of them.
 const CLAIMS: [&str; 6] = [
-    // Those are refused before; what is taken away twice is away.
+    // Those are refused earlier; removing them again is harmless.
     IMPERSONATE,
     "forwarded",
     "x-forwarded-",
@@ -69,7 +68,10 @@ const CLAIMS: [&str; 6] = [
     "x-real-ip",
     "x-remote-",
 ];
-/// What headers begin with that say in whose name a request is.
+/// How a browser, which cannot say `Authorization` with a websocket, says its token: as one of the
+/// protocols, which the API server's proxies hand on to the pod that is asked.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+/// Prefix of the impersonation headers.
 const IMPERSONATE: &str = "impersonate-";
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_UID: HeaderName = HeaderName::from_static("impersonate-uid");
@@ -105,7 +107,7 @@ async fn forward(
         .then(|| request.extensions_mut().remove::<OnUpgrade>())
         .flatten();
     clean_request(request.headers_mut(), client_side.is_some());
-    // After everything that a client could have taken away by naming it as its connection's own.
+    // Added last, after the headers that a client could remove by naming them in `Connection`.
     request.headers_mut().extend(person);
     *request.uri_mut() = target;
     let mut response = ask(plane, &cluster, (&who.name(), trace), request).await?;
@@ -124,8 +126,8 @@ async fn forward(
     Ok(response.map(Body::new))
 }
 
-/// Asks; and once more of another master, what changes nothing and came to no answer: an API server that stops closes
-/// connections that it has taken.
+/// Sends the request; and again to another master, if it only reads and got no answer: an API server that stops closes
+/// connections it has accepted.
 async fn ask(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -144,14 +146,14 @@ async fn ask(
     let Some(again) = again else {
         return Err(refusal);
     };
-    tracing::debug!(%first, fault = %refusal.fault, "asked of another master");
+    tracing::debug!(%first, fault = %refusal.fault, "retried at another master");
     let Ok((_, mut sender)) = reach(plane, cluster, (who, trace), Some(first)).await else {
         return Err(refusal);
     };
     sender.send_request(again).await.map_err(|_| refusal)
 }
 
-/// The same request once more, where that does no harm: it only reads, and has nothing with it that was sent already.
+/// The same request again, if that is harmless: it only reads, and has no body that was already sent.
 fn repeatable(request: &Request) -> Option<Request> {
     let plain = request.method().is_safe()
         && request.body().is_end_stream()
@@ -165,14 +167,14 @@ fn repeatable(request: &Request) -> Option<Request> {
     })
 }
 
-/// Copies both upgraded connections into each other until they end; a plane that stops lets them,
-/// while its time to drain lasts.
+/// Copies both upgraded connections into each other until they end; a plane that stops lets them, within its time to
+/// drain.
 fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
     let cut = plane.cut.clone();
     plane.tasks.spawn(async move {
         let both = async {
             let (client, node) = tokio::try_join!(client, node)?;
-            // How it ended concerns the two ends only; both see it as the end of their stream.
+            // How it ended concerns only the two ends; both see the end of their stream.
             drop(joined(TokioIo::new(client), TokioIo::new(node)).await);
             Ok::<_, hyper::Error>(())
         };
@@ -185,9 +187,9 @@ fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
     });
 }
 
-/// Both directions, until both ended or the client is gone. Not `copy_bidirectional`, which ends at the
-/// first error of either: an API server that has said everything takes no more, and the rest of its
-/// answer is still on its way when the client's next ping cannot be handed over.
+/// Both directions, until both ended or the client is gone. Not `copy_bidirectional`, which ends at the first error of
+/// either: an API server that has sent everything accepts no more, and the rest of its answer is still on its way when
+/// the client's next ping fails.
 async fn joined<C, N>(client: C, node: N) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite,
@@ -205,7 +207,7 @@ where
                 to_node.flush().await
             };
             if len == 0 || taken.await.is_err() {
-                // Refused or not: what it has to say comes by the other direction.
+                // Refused or not: its answer comes by the other direction.
                 return to_node.shutdown().await.or(Ok(()));
             }
         }
@@ -217,7 +219,7 @@ where
     tokio::try_join!(asks, answers).map(drop)
 }
 
-/// What the answer will be read by.
+/// What is needed to read the answer.
 fn asked(id: ClusterId, request: &Request) -> Answer<Asked> {
     let uri = request.uri();
     let (_, path) = id_and_path(uri);
@@ -237,13 +239,13 @@ fn no_path() -> Refusal {
     )
 }
 
-/// What stands behind [`PREFIX`], as it was said.
+/// The path after [`PREFIX`], verbatim.
 fn id_and_path(uri: &Uri) -> (&str, &str) {
     let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     rest.split_at(rest.find('/').unwrap_or(rest.len()))
 }
 
-/// The cluster's id, and the target as its API server knows it.
+/// The cluster's id, and the path on its API server.
 fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     let (id, path) = id_and_path(uri);
     let id = super::qbert::cluster_id(id)?;
@@ -253,7 +255,7 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     Ok((id, target))
 }
 
-/// Whom the API server sees: the person, with the group of their role there. The plane's own certificate may do
+/// The identity for the API server: the person, with the group of their role there. The plane's own certificate may do
 /// everything, so no request is forwarded without these.
 fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>, HeaderValue)>> {
     let role = who.rights.in_clusters_of(&cluster.project);
@@ -272,13 +274,14 @@ fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>,
     headers.map_err(|e| Refusal::internal("a person has a name that no request can carry", &e))
 }
 
-/// Nobody is somebody else here: the plane says who asks, and it says one.
+/// Clients may not impersonate: the plane sets the identity, exactly one.
 fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
     let is_claim = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
     if !headers.keys().any(is_claim) {
         return Ok(());
     }
-    let why = "it impersonates somebody else (Impersonate-…, kubectl --as), which the plane allows nobody";
+    let why =
+        "it impersonates another user (Impersonate-…, kubectl --as), which the plane allows nobody";
     Err(
         Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
             .fix("ask as yourself; rights of others: kubectl auth can-i, on a master as root"),
@@ -296,8 +299,8 @@ pub(super) async fn connect(
     reached.map(|(_, sender)| sender)
 }
 
-/// The same, and whose it is; not this one's. One that has just died is not known to be dead: while another one is left
-/// it has little time.
+/// The same, with its host; skips `not`. A master that has just died is not known to be dead yet: while another one is
+/// left it gets little time.
 async fn reach(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -317,7 +320,7 @@ async fn reach(
     for member in masters {
         left -= 1;
         let wanted = (SERVICE, Class::Interactive, &meta);
-        // Nothing is asked before the handshake is done: it may be started over elsewhere.
+        // No request is sent before the handshake is done: it may be repeated elsewhere.
         let begin = |stream| handshake(plane, &tls, stream, member.host);
         let reached = ways::reach(plane, member.host, wanted, begin);
         let reached = match left {
@@ -405,12 +408,13 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
             .any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Takes away what belongs to this hop, and what could speak for somebody else.
+/// Removes hop-by-hop headers, and those that speak for somebody else.
 fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     let protocol = headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
     strip_hop_by_hop(headers);
     headers.remove(header::AUTHORIZATION);
     headers.remove("x-auth-token");
+    without_token_protocols(headers);
     let claims: Vec<HeaderName> = headers
         .keys()
         .filter(|name| CLAIMS.iter().any(|claim| name.as_str().starts_with(claim)))
@@ -426,6 +430,22 @@ fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// A token for the plane is nobody's behind it.
+fn without_token_protocols(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let protocols = said.iter().filter_map(|v| v.to_str().ok());
+    let kept: Vec<&str> = protocols
+        .flat_map(|list| list.split(','))
+        .map(str::trim_ascii)
+        .filter(|protocol| !protocol.is_empty() && !protocol.starts_with(TOKEN_PROTOCOL))
+        .collect();
+    let kept = HeaderValue::from_str(&kept.join(", ")).ok();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(kept) = kept.filter(|kept| !kept.is_empty()) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);
     }
 }
 
@@ -479,9 +499,9 @@ mod tests {
         assert!(split_path(&uri).is_err());
     }
 
-    /// An API server that said everything and closed, to a client that has not had it and goes on.
+    /// An API server that sent everything and closed, to a client that has not read it and keeps sending.
     #[tokio::test]
-    async fn an_answer_is_whole_although_its_server_takes_no_more() {
+    async fn an_answer_is_complete_although_its_server_stopped_reading() {
         const ANSWER: usize = 1 << 20;
         let (mut client, far) = tokio::io::duplex(1024);
         let (closed, _) = tokio::io::duplex(1);
@@ -496,7 +516,28 @@ mod tests {
     }
 
     #[test]
-    fn only_this_hops_headers_are_taken_away() {
+    fn a_token_among_the_protocols_of_a_websocket_stays_here() {
+        let left = |said: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in said {
+                let value = HeaderValue::from_static(value);
+                headers.append(header::SEC_WEBSOCKET_PROTOCOL, value);
+            }
+            clean_request(&mut headers, true);
+            let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+            all.map(|v| v.to_str().expect("text").to_owned())
+                .collect::<Vec<_>>()
+        };
+        let token = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io";
+        assert_eq!(left(&[token]), ["v5.channel.k8s.io"]);
+        assert_eq!(left(&["a,b", token]), ["a, b, v5.channel.k8s.io"]);
+        assert_eq!(left(&["v5.channel.k8s.io"]), ["v5.channel.k8s.io"]);
+        assert_eq!(left(&["base64url.bearer.authorization.k8s.io.x"]), [""; 0]);
+        assert_eq!(left(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn only_hop_by_hop_headers_are_removed() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("authorization", "Bearer x"),

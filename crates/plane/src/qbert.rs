@@ -33,12 +33,12 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
 use pf9_hostagent::model::{
-    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, addresses_of,
+    Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef,
 };
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
-/// Most clusters of a project: all of them are looked at for some things, so one project must not have all that there are.
+/// Most clusters of a project: some operations read all clusters, so one project must not have all of them.
 const CLUSTERS_MAX: usize = 200;
 
 /// One host of an attach.
@@ -48,13 +48,13 @@ pub(super) struct AttachHost {
     uuid: HostId,
     #[serde(default)]
     is_master: bool,
-    /// What fails together with it, e.g. `rack-2`: Kubernetes' label of the node's zone.
+    /// Failure domain, e.g. `rack-2`: Kubernetes' zone label of the node.
     #[serde(default)]
     zone: Option<String>,
-    /// Where that zone is, e.g. `hamburg`: Kubernetes' label of the node's region.
+    /// The zone's region, e.g. `hamburg`: Kubernetes' region label of the node.
     #[serde(default)]
     region: Option<String>,
-    /// A master that is gone, and that this one replaces.
+    /// The dead master that this one replaces.
     #[serde(default)]
     replaces: Option<HostId>,
 }
@@ -64,7 +64,7 @@ pub(super) struct AttachHost {
 #[serde(deny_unknown_fields)]
 pub(super) struct DetachHost {
     uuid: HostId,
-    /// Also where etcd loses its quorum by it.
+    /// Even if etcd loses its quorum by it.
     #[serde(default)]
     force: bool,
 }
@@ -129,6 +129,7 @@ pub(super) async fn create(
             require_nobodys(&**change, &project, &settings)?;
             let stack = stacks::choose(&**change, "cluster refused", body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
+            stacks::require_new(&**change, &stack)?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
             let mut cluster = Cluster {
                 id: ClusterId::random(),
@@ -158,13 +159,13 @@ pub(super) async fn create(
     Ok(Json(json!({"uuid": id})))
 }
 
-/// An address that masters are to share is none that a host has.
+/// The masters' shared address must not belong to a host.
 fn require_nobodys(rows: &impl Read, project: &ProjectId, settings: &Settings) -> Answer<()> {
     let Some(ip) = settings.master_ip.filter(|_| settings.master_vip) else {
         return Ok(());
     };
     let hosts = rows.all(&HOSTS)?;
-    // Another project's machines may be where nobody here ever comes.
+    // Another project's machines may be on a network that nobody here reaches.
     let near = hosts.iter().map(|(_, h)| h);
     let near = near.filter(|h| h.project == *project);
     match shared_address::owner(ip, None, near) {
@@ -182,19 +183,10 @@ fn require_nobodys(rows: &impl Read, project: &ProjectId, settings: &Settings) -
 
 /// Nodes have to reach the plane, whatever addresses their pods have.
 fn require_apart(plane: &Plane, settings: &Settings) -> Answer<()> {
-    let urls = [
-        &plane.endpoints[..],
-        std::slice::from_ref(&plane.public_url),
-    ]
-    .concat();
-    let grounds: Vec<Ground> = addresses_of(&urls)
-        .into_iter()
-        .map(|ip| Ground::address(ip, "where this plane is"))
-        .collect();
-    claims::require_apart("cluster refused", settings, &grounds)
+    claims::require_apart("cluster refused", settings, &plane.whereabouts.grounds())
 }
 
-/// What an authority calls itself, behind its cluster's name.
+/// Suffix of an authority's name, after its cluster's name.
 pub(super) fn authority_name(which: Signer) -> &'static str {
     match which {
         Signer::Cluster => "kubernetes-ca",
@@ -225,7 +217,7 @@ fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, Aut
     ))
 }
 
-/// `PATCH …/clusters/{uuid}`: its nodes are told what changed.
+/// `PATCH …/clusters/{uuid}`: its nodes get the change.
 pub(super) async fn tune(
     _: Person,
     State(plane): State<Arc<Plane>>,
@@ -236,7 +228,7 @@ pub(super) async fn tune(
     Ok(StatusCode::OK)
 }
 
-/// Changes settings of a cluster that runs.
+/// Changes settings of a running cluster.
 pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -> Answer<()> {
     if let Some(stack) = body.stack()? {
         let wanted = rolls::http::Wanted {
@@ -284,7 +276,7 @@ pub(super) async fn delete(
     Ok(StatusCode::OK)
 }
 
-/// `POST …/clusters/{uuid}/attach`: all of them or none.
+/// `POST …/clusters/{uuid}/attach`: all or none.
 pub(super) async fn attach(
     _: Person,
     State(plane): State<Arc<Plane>>,
@@ -382,8 +374,8 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
     Ok(())
 }
 
-/// `POST …/clusters/{uuid}/detach`: all of them or none. A master whose leaving etcd would not get over
-/// stays, unless every master that is named is forced; then the answer says what is lost.
+/// `POST …/clusters/{uuid}/detach`: all or none. A master whose removal etcd would not survive stays, unless every
+/// named master is forced; then the answer says what is lost.
 pub(super) async fn detach(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,
@@ -414,7 +406,7 @@ pub(super) async fn detach_these(
         let lost = etcd::leave::insist(plane, &cluster, hosts.clone()).await?;
         return Ok(json!({"hosts": hosts, "lost": lost}));
     }
-    // What cannot be for other reasons is refused before anybody is asked.
+    // What is impossible for other reasons is refused before any member is asked.
     membership::detach(
         &mut cluster.clone(),
         &hosts,
@@ -428,7 +420,7 @@ pub(super) async fn detach_these(
             let mut cluster = etcd::leave::still(&cluster, &**change)?;
             etcd::leave::require_master(&cluster, &leaving, force)?;
             membership::detach(&mut cluster, &hosts, change.now)?;
-            // Where no master is left, no member is left that could lose anything.
+            // Without a remaining master there is no member that could lose anything.
             let forced = lost.is_some() || cluster.masters().next().is_none();
             for host in &hosts {
                 set_cluster(change, *host, None, forced)?;
@@ -447,12 +439,12 @@ pub(super) async fn detach_these(
     Ok(answer)
 }
 
-/// Refuses a cluster that asks for add-ons which its stack does not have.
+/// Refuses a cluster that wants add-ons which its stack does not have.
 fn require_addons(what: &str, change: &Change<'_>, cluster: &Cluster) -> Answer<()> {
     addons::require(what, cluster, &stacks::content(&**change, &cluster.stack)?)
 }
 
-/// Refuses a stack that does not go with one of these hosts, as far as they have told what they are.
+/// Refuses a stack that does not fit one of these hosts, as far as they have reported what they are.
 fn require_fit(
     change: &Change<'_>,
     stack: &StackRef,
@@ -471,8 +463,7 @@ fn require_fit(
     )
 }
 
-/// Writes down where a host is, and whether it leaves where it was at any price; being attached
-/// authorises it.
+/// Records a host's cluster, and whether it leaves the previous one at any price; being attached authorises it.
 fn set_cluster(
     change: &mut Change<'_>,
     host: HostId,
@@ -493,7 +484,7 @@ fn set_cluster(
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NodesQuery {
-    /// Of this cluster alone.
+    /// Only of this cluster.
     #[serde(rename = "clusterUuid")]
     cluster_uuid: Option<ClusterId>,
 }

@@ -30,7 +30,7 @@ pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
 pub(super) const REMOVED: Rows<Removed> = Rows::new("removed");
 /// Last status by host id.
 pub(super) const STATUSES: Rows<ReceivedStatus> = Rows::new("statuses");
-/// Specs by host id; they outlive the host, so that a generation never falls.
+/// Specs by host id; they outlive the host, so that a generation never decreases.
 pub(super) const SPECS: Rows<IssuedSpec> = Rows::new("specs");
 /// Clusters by cluster id.
 pub(super) const CLUSTERS: Rows<Cluster> = Rows::new("clusters");
@@ -40,14 +40,14 @@ pub(super) const TOKENS: Rows<Token> = Rows::new("tokens");
 pub(super) const STACKS: Rows<Stack> = Rows::new("stacks");
 /// Events by `<host id>/<number>`.
 pub(super) const EVENTS: Rows<ReceivedEvent> = Rows::new("events");
-/// Number of an event by `<host id>/<event id>`: what was seen.
+/// Number of an event by `<host id>/<event id>`: those already seen.
 pub(super) const EVENT_IDS: Rows<u64> = Rows::new("event-ids");
-/// The last event that was taken of a host's spool, by host id.
+/// The last event accepted from a host's spool, by host id.
 pub(super) const EVENT_MARKS: Rows<EventMark> = Rows::new("event-marks");
 /// Number of the next event, by host id.
 pub(super) const EVENT_NEXT: Rows<u64> = Rows::new("event-next");
 
-/// Names of all kinds of rows.
+/// Names of all tables.
 pub(super) fn tables() -> BTreeSet<&'static str> {
     [
         "hosts",
@@ -79,31 +79,30 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Host {
     pub(super) id: HostId,
-    /// Whose it is.
+    /// Its project.
     pub(super) project: ProjectId,
-    /// As root of it said at enrolment.
+    /// As root of the host stated at enrolment.
     pub(super) hostname: String,
     pub(super) enrolled_at: Timestamp,
-    /// Digest of its public key, the pinned one: only this key, or the operator, brings another.
+    /// Digest of its pinned public key: only this key, or the operator, can replace it.
     pub(super) key: Digest,
-    /// Digest of the certificate that is good for it; see [`Renewal::next`] for the only other one.
+    /// Digest of its valid certificate; see [`Renewal::next`] for the only other one.
     pub(super) certificate: Digest,
-    /// What root of it signs orders with: pinned at its first enrolment.
+    /// The key that root signs orders with: pinned at its first enrolment.
     pub(super) order_key: TrustedKey,
-    /// Its name and addresses, the last that root signed and that are nobody else's.
+    /// Its name and addresses, the last that root signed and that were not taken.
     pub(super) facts: Option<NodeFacts>,
     /// Has the role `pf9-kube`.
     pub(super) authorised: bool,
     /// The cluster it is in.
     pub(super) cluster: Option<ClusterId>,
-    /// It is to leave whatever that costs the others: somebody said so, or nobody is left whom it
-    /// could cost anything.
+    /// It leaves whatever that costs the others: forced, or nobody is left to lose anything.
     #[serde(default)]
     pub(super) forced: bool,
-    /// Which version of the agent it is to run; see `agents`.
+    /// The version of the agent it should run; see `agents`.
     #[serde(default)]
     pub(super) agent: Option<AgentSpec>,
-    /// Nothing on it is to be repaired or changed for a time; see `maintenance`.
+    /// Suspends repairs and changes for a time; see `maintenance`.
     #[serde(default)]
     pub(super) maintenance: Option<Resting>,
     /// How the pinned key may be replaced.
@@ -111,26 +110,26 @@ pub(super) struct Host {
     pub(super) renewal: Renewal,
 }
 
-/// A maintenance that was ordered here.
+/// A maintenance ordered here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Resting {
-    /// As the host's spec says it.
+    /// As in the host's spec.
     pub(super) order: MaintenanceOrder,
     pub(super) ordered_at: Timestamp,
-    /// From then on the spec says nothing of it, by this plane's clock.
+    /// From then on it is no longer in the spec, by this plane's clock.
     pub(super) until: Timestamp,
 }
 
-/// What is known of a host's key beside itself.
+/// State of a host's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Renewal {
-    /// When the pinned certificate ends.
+    /// Expiry of the pinned certificate.
     pub(super) ends: Option<Timestamp>,
-    /// A connection has shown the pinned certificate: its key is in good hands, not lost on the way.
+    /// A connection has presented the pinned certificate: it was not lost on the way.
     pub(super) proven: bool,
-    /// Good as well, until a connection shows it: then it is the pinned one.
+    /// Valid as well, until a connection presents it: then it becomes the pinned one.
     pub(super) next: Option<Pinned>,
-    /// The operator lets one enrolment bring another key until then.
+    /// Until then the operator lets one enrolment bring another key.
     pub(super) allowed_until: Option<Timestamp>,
 }
 
@@ -141,24 +140,24 @@ pub(super) struct Pinned {
     pub(super) key: Digest,
     /// Digest of the certificate.
     pub(super) certificate: Digest,
-    /// When that ends.
+    /// Its expiry.
     pub(super) ends: Timestamp,
 }
 
-/// A host that was removed while it was a node, and has not said yet that it is none any more.
+/// A host that was removed while it was a node, and has not reported the end of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Removed {
-    /// Digests of the certificates that were good.
+    /// Digests of the certificates that were valid.
     pub(super) certificates: Vec<Digest>,
     pub(super) removed_at: Timestamp,
-    /// From then on it is a stranger.
+    /// From then on it is unknown.
     pub(super) until: Timestamp,
     /// As [`Host::forced`].
     #[serde(default)]
     pub(super) forced: bool,
 }
 
-/// A status document and when it came.
+/// A status document and when it was received.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ReceivedStatus {
     pub(super) received_at: Timestamp,
@@ -170,15 +169,15 @@ pub(super) struct ReceivedStatus {
 pub(super) struct IssuedSpec {
     pub(super) generation: Generation,
     pub(super) issued_at: Timestamp,
-    /// What the generation is judged by.
+    /// The generation depends on this.
     pub(super) assignment: Assignment,
-    /// And this: see [`Spec::force`](pf9_hostagent::model::Spec::force).
+    /// And on this: see [`Spec::force`](pf9_hostagent::model::Spec::force).
     #[serde(default)]
     pub(super) force: bool,
-    /// And this.
+    /// And on this.
     #[serde(default)]
     pub(super) agent: Option<AgentSpec>,
-    /// And this.
+    /// And on this.
     #[serde(default)]
     pub(super) maintenance: Option<MaintenanceOrder>,
     pub(super) envelope: Envelope,
@@ -188,7 +187,7 @@ pub(super) struct IssuedSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
-    /// Whose it is.
+    /// Its project.
     pub(super) project: ProjectId,
     pub(super) name: String,
     pub(super) created_at: Timestamp,
@@ -198,27 +197,27 @@ pub(super) struct Cluster {
     pub(super) authorities: Authorities,
     /// Their private keys.
     pub(super) keys: AuthorityKeys,
-    /// The private key that masters' backups of etcd are sealed for, beside the operator's.
+    /// The private key for which masters seal backups of etcd, beside the operator's.
     #[serde(serialize_with = "expose")]
     pub(super) backup_key: Secret<String>,
-    /// New authorities that take over.
+    /// New authorities being rotated in.
     #[serde(default)]
     pub(super) rotation: Option<Rotation>,
-    /// The newest walk to another stack, under way or over.
+    /// The newest roll to another stack, running or over.
     #[serde(default)]
     pub(super) roll: Option<Roll>,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
-    /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
+    /// Former nodes, while a certificate of theirs may be valid; see `departures`.
     #[serde(default)]
     pub(super) departed: Vec<Departed>,
-    /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
+    /// Revoked etcd certificates of the departed, as in the masters' specs: PEM, signed.
     #[serde(default)]
     pub(super) etcd_revoked: Option<String>,
     /// Its etcd starts over from a snapshot; see `etcd::restore`.
     #[serde(default)]
     pub(super) etcd_restore: Option<RestoreOrder>,
-    /// Order keys of its masters, present and past: whose backups are trusted. See `backups::signers`.
+    /// Order keys of its masters, present and past: their backups are trusted. See `backups::signers`.
     #[serde(default)]
     pub(super) backup_signers: Vec<BackupSigner>,
 }
@@ -229,24 +228,24 @@ pub(super) struct Settings {
     pub(super) pods_cidr: IpNet,
     pub(super) services_cidr: IpNet,
     pub(super) network_plugin: NetworkPlugin,
-    /// Whether NetworkPolicy objects are kept.
+    /// Whether NetworkPolicy objects are enforced.
     #[serde(default)]
     pub(super) network_policies: NetworkPolicies,
     /// Addresses of services of type LoadBalancer.
     #[serde(default)]
     pub(super) load_balancer: Vec<AddressRange>,
-    /// Add-ons of the stack that were turned off.
+    /// Add-ons of the stack that are turned off.
     #[serde(default)]
     pub(super) addons_off: BTreeSet<String>,
     pub(super) cluster_domain: String,
     pub(super) mtu: Option<u32>,
     pub(super) api_port: u16,
-    /// Address that all masters share, if there is one.
+    /// The masters' shared address, if there is one.
     pub(super) master_ip: Option<IpAddr>,
-    /// They see to it themselves which of them has it.
+    /// The masters decide themselves which of them has it.
     #[serde(default)]
     pub(super) master_vip: bool,
-    /// Name of the API server outside.
+    /// External name of the API server.
     pub(super) external_dns_name: Option<String>,
     pub(super) allow_workloads_on_master: bool,
     pub(super) labels: BTreeMap<String, String>,
@@ -254,22 +253,21 @@ pub(super) struct Settings {
     pub(super) kubelet: KubeletSpec,
     #[serde(default)]
     pub(super) kube_proxy: KubeProxySpec,
-    /// Of all programs of Kubernetes.
+    /// For all programs of Kubernetes.
     #[serde(default)]
     pub(super) feature_gates: BTreeMap<String, bool>,
-    /// Beside what nodes set themselves.
+    /// In addition to those that nodes set themselves.
     #[serde(default)]
     pub(super) api_server_args: BTreeMap<String, String>,
-    /// Whose tokens name users.
+    /// Issuers whose tokens identify users.
     #[serde(default)]
     pub(super) oidc: Vec<OidcIssuer>,
-    /// What pods may be.
+    /// The pod security level.
     #[serde(default)]
     pub(super) pod_security: PodSecurity,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
-    /// How long a master that was taken out of the cluster may be silent before the others take its
-    /// member out of etcd.
+    /// How long a removed master may be silent before the others remove its member from etcd.
     #[serde(default = "super::settings::replace_after")]
     pub(super) etcd_replace_after_s: u32,
     /// Backups that masters make of etcd.
@@ -277,7 +275,7 @@ pub(super) struct Settings {
     pub(super) etcd_backup: BackupPolicy,
     #[serde(default)]
     pub(super) etcd_quota_bytes: Option<u64>,
-    /// When steps of upgrades may begin, and what begins by itself.
+    /// When upgrade steps may begin, and which upgrades start automatically.
     #[serde(default)]
     pub(super) upgrade: UpgradeSettings,
 }
@@ -302,30 +300,29 @@ pub(super) struct Member {
     pub(super) ip: IpAddr,
     pub(super) pod_cidr: IpNet,
     pub(super) attached_at: Timestamp,
-    /// What fails together with it, as the operator says; see `zones`.
+    /// Failure domain, given by the operator; see `zones`.
     #[serde(default)]
     pub(super) zone: Option<String>,
-    /// Where that zone is; see `zones`.
+    /// The zone's region; see `zones`.
     #[serde(default)]
     pub(super) region: Option<String>,
-    /// The stack it is to run, where it is not the cluster's.
+    /// Its desired stack, if it is not the cluster's.
     pub(super) stack: Option<StackRef>,
-    /// Of a master: the stack its etcd is of, where it is not its own.
+    /// For a master: the stack of its etcd, if it is not its own stack.
     pub(super) etcd_stack: Option<StackRef>,
-    /// What its certificates of a node say: another one than at any time before.
+    /// In its node certificates: never used before.
     pub(super) uid: NodeUid,
-    /// A master that came when there were others.
+    /// A master that joined existing ones.
     #[serde(default)]
     pub(super) joins: bool,
-    /// Of a master, once it told.
+    /// For a master, once it has reported it.
     pub(super) service_account_key: Option<String>,
-    /// Every certificate of the etcd authority it was given and that may still be good: what there is
-    /// to revoke.
+    /// Every etcd certificate it was issued that may still be valid: what there is to revoke.
     #[serde(default)]
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
 }
 
-/// A certificate that a member of etcd trusts.
+/// A certificate that members of etcd trust.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EtcdCertificate {
     /// In hex digits.
@@ -339,28 +336,28 @@ pub(super) struct Departed {
     pub(super) host: HostId,
     pub(super) node_name: NodeName,
     pub(super) left_at: Timestamp,
-    /// Nothing of it is trusted any more. Until then it may move its pods away and leave etcd.
+    /// It is no longer trusted. Until then it may drain its pods and leave etcd.
     pub(super) ended: bool,
-    /// What its certificates of a node say.
+    /// In its node certificates.
     pub(super) uid: NodeUid,
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
-    /// Its member of etcd; none where it had none, or nobody is left who could count on it.
+    /// Its etcd member; none if it had none, or nobody is left who could rely on it.
     #[serde(default)]
     pub(super) etcd: Option<EtcdSeat>,
 }
 
-/// What is known of the member of etcd of a master that left; see `etcd::seats`.
+/// The etcd member of a master that left; see `etcd::seats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EtcdSeat {
-    /// Where it listened for the others.
+    /// Its peer address.
     pub(super) ip: IpAddr,
-    /// As etcd prints it, once a master told.
+    /// As etcd prints it, once a master reported it.
     #[serde(default)]
     pub(super) member_id: Option<String>,
-    /// The others are to take it out.
+    /// The others have to remove it.
     #[serde(default)]
     pub(super) ordered: bool,
-    /// The others say that it is none any more.
+    /// The others report that it is no longer a member.
     #[serde(default)]
     pub(super) out: bool,
 }
@@ -368,15 +365,15 @@ pub(super) struct EtcdSeat {
 /// An enrolment token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Token {
-    /// Whose the host becomes.
+    /// The project its host will belong to.
     pub(super) project: ProjectId,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
-    /// Who used it, when.
+    /// The host that used it, and when.
     pub(super) used: Option<(HostId, Timestamp)>,
 }
 
-/// A stack that was imported.
+/// An imported stack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Stack {
     pub(super) reference: StackRef,
@@ -386,23 +383,23 @@ pub(super) struct Stack {
     /// SHA-256 of the archive.
     pub(super) archive: Digest,
     pub(super) archive_size: u64,
-    /// What differs from others, as far as it was made.
+    /// Deltas from other stacks, as far as they were made.
     #[serde(default)]
     pub(super) deltas: Vec<Delta>,
     /// The signed manifest.
     pub(super) envelope: Envelope,
 }
 
-/// What differs from another stack.
+/// The difference to another stack.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Delta {
-    /// The other one's manifest.
+    /// Manifest of the other stack.
     pub(super) from: Digest,
     pub(super) offer: DeltaOffer,
 }
 
 impl Stack {
-    /// What it consists of.
+    /// Its content.
     pub(super) fn content(&self) -> Result<StackManifest, String> {
         let payload = BASE64
             .decode(&self.envelope.payload)
@@ -418,7 +415,7 @@ pub(super) struct EventMark {
     pub(super) seq: u64,
 }
 
-/// An event and when it came.
+/// An event and when it was received.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ReceivedEvent {
     pub(super) received_at: Timestamp,

@@ -1,12 +1,12 @@
-//! A plane that was restored from a backup: its hosts have newer specs than it, and refuse what it
-//! sends. What they report says how far they are; a spec beyond that is obeyed again.
+//! A plane that was restored from a backup: its hosts have newer specs than it, and refuse what it sends. Their reports
+//! show their generations; a spec beyond those is accepted again.
 //!
-//! What a node's rows say of its stack is taken from its report, and a roll of the rows stands still
-//! (`rolls::recovered`): a backup from before an upgrade takes no node down a minor.
+//! The stack in a node's rows is taken from its report, and a roll in the rows is halted (`rolls::recovered`): a backup
+//! from before an upgrade downgrades no node.
 //!
-//! Nothing is destroyed by the way: where a host says that it is a node and the restored rows say
-//! that it is none, or another one, obeying would take the role away. Such a host is left out unless
-//! its removal is asked for by name.
+//! Nothing is destroyed on the way: if a host reports that it is a node and the restored rows say that it is none, or
+//! another one, accepting the spec would remove the role. Such a host is left out unless its removal is requested by
+//! name.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,17 +31,17 @@ use pf9_hostagent::model::{
     TrustStatus, TrustVersion,
 };
 
-/// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
-/// would use the numbers up.
+/// Largest raise of a generation: a thousand changes a day for years. A host that claims more would exhaust the
+/// numbers.
 const JUMP_MAX: u64 = 1_000_000;
 
-/// What becomes of a host's refusal.
+/// What happens to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Outcome {
-    /// It obeys again; what is installed stays, or something is installed where nothing is.
+    /// It accepts specs again; what is installed stays, or something is installed where nothing is.
     Obeys,
-    /// It would obey, and by that remove the node it is.
+    /// It would accept the spec, and thereby remove its node.
     Removes,
     /// Nothing is done.
     Left,
@@ -59,28 +59,28 @@ pub(super) struct Row {
     pub(super) change: String,
 }
 
-/// What the plane can say of its own recovery.
+/// The plane's view of its own recovery.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Review {
     pub(super) rows: Vec<Row>,
-    /// Hosts that have not reported since the plane started: they may be ahead, too.
+    /// Hosts that have not reported since the plane started: they may be ahead as well.
     pub(super) silent: usize,
-    /// Hosts that have newer trust documents than this plane would send.
+    /// Hosts with newer trust documents than this plane would send.
     #[serde(default)]
     pub(super) told: usize,
 }
 
-/// Which hosts to raise.
+/// Hosts to raise.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     pub(super) hosts: Vec<HostId>,
-    /// Of these, who may lose the node they are.
+    /// Those among them that may lose their node.
     #[serde(default)]
     pub(super) remove: Vec<HostId>,
 }
 
-/// Looks at every host.
+/// Checks every host.
 pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
     let mut review = Review::default();
     let ring = plane.keys.ring();
@@ -104,8 +104,8 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
     Ok(review)
 }
 
-/// Raises the generations of these hosts: all of them, or none where one of them is not as it was
-/// shown. Answers the new generations.
+/// Raises the generations of these hosts: all, or none if one of them is not as it was shown. Returns the new
+/// generations.
 pub(super) async fn recover(
     plane: &Arc<Plane>,
     wanted: Wanted,
@@ -125,7 +125,7 @@ pub(super) async fn recover(
                         let what = format!("generation of host {host} not raised");
                         return Err(
                             Refusal::conflict(FaultCode::RecoverChanged, what, row.change)
-                                .fix("run pf9-plane recover again and look at what it shows"),
+                                .fix("run pf9-plane recover again and check what it shows"),
                         );
                     }
                 }
@@ -141,8 +141,8 @@ pub(super) async fn recover(
         .await
 }
 
-/// Raises the numbers of the documents that say whom to trust, so that hosts take them again. What
-/// they say is what this plane has: a key that was announced after the backup is lost with it.
+/// Raises the numbers of the trust documents, so that hosts accept them again. Their content is what this plane has: a
+/// key that was announced after the backup is lost with it.
 fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     let ring = plane.keys.ring();
     let (said, mut serial) = (Said::by(&ring), ring.serial());
@@ -189,7 +189,7 @@ impl Said {
         }
     }
 
-    /// A host trusts this, too.
+    /// A host trusts this as well.
     fn is_believed(&self, trust: &TrustStatus) -> bool {
         self.keys
             .iter()
@@ -201,9 +201,9 @@ impl Said {
     }
 }
 
-/// The least version of a trust document that a host takes, which has applied one that ours cannot
-/// follow, or another one of the same version: as many changes were made before the backup was
-/// restored as after it. `None`: it takes ours, or its numbers are no plane's.
+/// The smallest version of a trust document that a host accepts, if it has applied one that ours cannot follow, or a
+/// different one of the same version: as many changes were made before the restore as after it. `None`: it accepts
+/// ours, or its numbers are not a plane's.
 fn beyond(ours: TrustVersion, said: &Said, status: &HostStatus) -> Option<TrustVersion> {
     let trust = status.trust.as_ref()?;
     let have = trust.version?;
@@ -225,8 +225,8 @@ fn beyond(ours: TrustVersion, said: &Said, status: &HostStatus) -> Option<TrustV
     })
 }
 
-/// A host that trusts nothing this plane signs: the backup is older than a key that was replaced and
-/// retired. No number helps there. `None`: it trusts this plane, as far as it says.
+/// A host that trusts nothing this plane signs: the backup is older than a key that was replaced and retired. No number
+/// helps there. `None`: it trusts this plane, as far as it reports.
 fn deaf(known: &Known, status: &HostStatus, ring: &Ring) -> Option<Row> {
     let signers: Vec<&str> = ring.signing.signers().map(|k| k.id()).collect();
     let next = ring.signing.next.as_ref().map(|k| k.id());
@@ -281,7 +281,7 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let gone = |why: &str| {
         let what = format!("generation of host {host} not raised");
         Refusal::conflict(FaultCode::RecoverChanged, what, why)
-            .fix("run pf9-plane recover again and look at what it shows")
+            .fix("run pf9-plane recover again and check what it shows")
     };
     let known = rows
         .get(&HOSTS, &host.to_string())?
@@ -298,7 +298,7 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     with_its_stack(rows, row, status)
 }
 
-/// Left out where the stack that it has cannot be taken over.
+/// Left out if its stack cannot be adopted.
 fn with_its_stack(rows: &impl Read, mut row: Row, status: &HostStatus) -> Answer<Row> {
     let node = status
         .node
@@ -312,7 +312,7 @@ fn with_its_stack(rows: &impl Read, mut row: Row, status: &HostStatus) -> Answer
     Ok(row)
 }
 
-/// The rows say of this node's stack what it says itself.
+/// Sets the stack in this node's rows to the one it reports.
 fn take_over(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     let Some(mut cluster) = state::cluster_of(&**change, host)? else {
         return Ok(());
@@ -339,7 +339,7 @@ fn assignment(rows: &impl Read, known: &Known) -> Answer<Option<Assignment>> {
     Ok(compute::assignment(known.host.id, cluster.as_ref()))
 }
 
-/// What it reported to this life of the plane; what is restored says nothing about the present.
+/// Its report to this run of the plane; restored ones are not about the present.
 fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
     let received = known.status.as_ref()?;
     (received.received_at >= started).then_some(&received.status)
@@ -378,7 +378,7 @@ fn generation_of(known: &Known) -> Generation {
     spec.map_or(Generation::default(), |s| s.generation)
 }
 
-/// The newest generation that the host or what is installed on it goes by.
+/// The newest generation that the host, or what is installed on it, follows.
 fn newest_of(status: &HostStatus) -> Generation {
     let installed = status.node.as_ref().and_then(|n| n.installed.as_ref());
     let installed = installed.map_or(Generation::default(), |i| i.generation);
@@ -393,7 +393,7 @@ fn becomes(status: &HostStatus, next: Option<&Assignment>) -> (Outcome, String) 
         let why = "skipped: its cluster has no master, so no spec can be made for it";
         return (Outcome::Left, why.to_owned());
     };
-    // A host that does not need nodelet says so by being done with its spec without one.
+    // A host that needs no nodelet shows it by completing its spec without one.
     let idle =
         status.state == NodeState::Ok && status.observed_generation == status.accepted_generation;
     let now = match &status.node {

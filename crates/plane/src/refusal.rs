@@ -1,7 +1,7 @@
-//! How the plane says no: one value, written in the shape the asked API is known for.
+//! Refusals: one value, written in the format of the called API.
 //!
-//! Handlers return [`Refusal`]; it travels in the response's extensions, and the layer of each API
-//! ([`Shape`]) writes the body. So a fault has the same code and words wherever it is read.
+//! Handlers return [`Refusal`]; it travels in the response's extensions, and the middleware of each API ([`Shape`])
+//! writes the body. So a fault has the same code and words everywhere.
 
 use axum::Json;
 use axum::body::Body;
@@ -12,16 +12,16 @@ use serde_json::json;
 use pf9_hostagent::model::{Envelope, Fault, FaultCode};
 pub(super) use pf9_hostagent::telemetry::chain;
 
-/// A request that was not granted.
+/// A refused request.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     /// HTTP status.
     pub(super) status: StatusCode,
     /// What, why and what to do.
     pub(super) fault: Box<Fault>,
-    /// When to come back, seconds.
+    /// Retry-After, seconds.
     pub(super) retry_after: Option<u64>,
-    /// Signed documents that go along, for a peer that must trust the refusal.
+    /// Signed documents sent along, for a peer that must be able to trust the refusal.
     pub(super) documents: Vec<Envelope>,
 }
 
@@ -36,8 +36,8 @@ pub(super) enum Shape {
     Resmgr,
     /// `{"error": {"code", "message"}}`: qbert.
     Qbert,
-    /// A Kubernetes `Status`, which kubectl shows well. Never with `Retry-After`: kubectl would try
-    /// for a minute in silence instead of saying why.
+    /// A Kubernetes `Status`, which kubectl displays well. Never with `Retry-After`: kubectl would retry silently for a
+    /// minute instead of saying why.
     Kubernetes,
 }
 
@@ -67,7 +67,7 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, Fault::new(code, what, why))
     }
 
-    /// 409: right, but not now.
+    /// 409: valid, but not in the present state.
     pub(super) fn conflict(
         code: FaultCode,
         what: impl Into<String>,
@@ -76,7 +76,7 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, Fault::new(code, what, why))
     }
 
-    /// 403: not for you.
+    /// 403: not allowed.
     pub(super) fn forbidden(
         code: FaultCode,
         what: impl Into<String>,
@@ -85,7 +85,7 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, Fault::new(code, what, why))
     }
 
-    /// 403: you are a copy of a host, and here is the order to hold, signed.
+    /// 403: a copy of a host, with the signed order to hold.
     pub(super) fn copied(fault: Fault, documents: Vec<Envelope>) -> Self {
         Self {
             documents,
@@ -93,7 +93,7 @@ impl Refusal {
         }
     }
 
-    /// 401: say who you are.
+    /// 401: not authenticated.
     pub(super) fn unauthenticated(why: &str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -102,27 +102,27 @@ impl Refusal {
         )
     }
 
-    /// 503: not now; come back after so many seconds.
+    /// 503: retry after this many seconds.
     pub(super) fn busy(what: &str, why: &str, retry_after: u64) -> Self {
-        let fault =
-            Fault::new(FaultCode::PlaneBusy, what, why).fix("nothing to do: it is tried again");
+        let fault = Fault::new(FaultCode::PlaneBusy, what, why)
+            .fix("nothing to do: it is retried automatically");
         Self {
             retry_after: Some(retry_after),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, fault)
         }
     }
 
-    /// 500: our own failure. The cause goes to the log; the caller learns that there is one.
+    /// 500: our own failure. The cause is logged; the caller only learns that there is one.
     pub(super) fn internal(what: &str, cause: &(dyn std::error::Error + 'static)) -> Self {
         let why = chain(cause);
         tracing::error!(what, why, "the plane failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            Fault::new(FaultCode::PlaneFailed, what, why).fix("look at the plane's log"),
+            Fault::new(FaultCode::PlaneFailed, what, why).fix("see the plane's log"),
         )
     }
 
-    /// Adds what a person can do.
+    /// Adds the remedy.
     #[must_use]
     pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
         *self.fault = self.fault.fix(fix);
@@ -175,13 +175,13 @@ impl IntoResponse for Refusal {
 }
 
 impl From<Fault> for Refusal {
-    /// A document that was understood and is wrong.
+    /// A document that was parsed and is wrong.
     fn from(fault: Fault) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
     }
 }
 
-/// Rewrites a refusal in the shape of the API that was asked.
+/// Rewrites a refusal in the format of the called API.
 pub(super) fn reshape(shape: Shape, mut response: Response) -> Response {
     match response.extensions_mut().remove::<Refusal>() {
         Some(refusal) => write(refusal, shape),

@@ -1,7 +1,7 @@
-//! Refusals of what hosts say, in the log: those that are alike are one line and a number.
+//! The log of refused host requests: similar ones are one line and a count.
 //!
-//! A host can be refused as fast as its tunnel carries requests. Refusals of one host by one code count
-//! as alike: the reason in words may hold numbers that the host chooses.
+//! A host can be refused as fast as its tunnel carries requests. Refusals of one host with one code count as similar:
+//! the reason may contain numbers that the host chooses.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +12,10 @@ use super::refusal::Answer;
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 use pf9_hostagent::telemetry::{Fold, More, WINDOW};
 
-/// How often is looked for refusals whose number is due; so much later than it could be one is
-/// written.
+/// How often due counts are written; each may be this much late.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// What was refused of late.
+/// Recent refusals.
 pub(super) struct Refused {
     fold: Mutex<Fold<(HostId, FaultCode)>>,
     began: Instant,
@@ -32,7 +31,7 @@ impl Default for Refused {
 }
 
 impl Refused {
-    /// A refusal is written down, with the host that caused it, unless one like it was just now.
+    /// Logs a refusal with the host that caused it, unless a similar one was logged just now.
     pub(super) fn told<T>(&self, host: HostId, answer: Answer<T>) -> Answer<T> {
         if let Err(refusal) = &answer {
             self.note(host, &refusal.fault);
@@ -40,7 +39,7 @@ impl Refused {
         answer
     }
 
-    /// The same of a fault that is no answer.
+    /// The same for a fault that is not an answer.
     pub(super) fn note(&self, host: HostId, fault: &Fault) {
         let now = self.began.elapsed();
         for line in self.lines(host, fault, now) {
@@ -48,7 +47,7 @@ impl Refused {
         }
     }
 
-    /// Writes the numbers when they are due, until `shutdown`, and what is left then.
+    /// Writes the counts when they are due, until `shutdown`, and the rest then.
     pub(super) async fn keep(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             tokio::select! {
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_one_host_that_are_alike_are_one_line_and_a_number() {
+    fn similar_refusals_of_one_host_are_one_line_and_a_count() {
         let (refused, host) = (Refused::default(), HostId::random());
         let said: Vec<String> = (0..500)
             .flat_map(|word| refused.lines(host, &fault(word), Duration::ZERO))
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_without_end_do_not_fill_the_log() {
+    fn many_hosts_do_not_fill_the_log() {
         let refused = Refused::default();
         let said = (0..1000).map(|i| refused.lines(HostId::random(), &fault(i), Duration::ZERO));
         assert_eq!(said.flatten().count(), KINDS_MAX + 1);

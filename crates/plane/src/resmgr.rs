@@ -26,7 +26,7 @@ pub(super) async fn list(
     State(plane): State<Arc<Plane>>,
     Query(which): Query<roster::Which>,
 ) -> Answer<Json<Value>> {
-    // Thousands of rows are looked through: not on a thread that moves bytes.
+    // Reads thousands of rows: not on a thread that moves bytes.
     let work = move || roster::list(&plane, &plane.read()?, &who.rights, &which);
     let listed = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work)).await;
     listed
@@ -45,7 +45,7 @@ pub(super) async fn get(
     Ok(Json(fleet::known(&plane, &rows, host)?.host_json()))
 }
 
-/// `GET /resmgr/v1/hosts/{id}/events`: what happened on a host, oldest first.
+/// `GET /resmgr/v1/hosts/{id}/events`: a host's events, oldest first.
 pub(super) async fn events(
     _: Person,
     State(plane): State<Arc<Plane>>,
@@ -56,7 +56,7 @@ pub(super) async fn events(
     Ok(Json(events::list(&rows, host.id)?))
 }
 
-/// `GET /resmgr/v1/roles`: there is one.
+/// `GET /resmgr/v1/roles`: there is only one.
 pub(super) async fn roles(_: Person) -> Json<Value> {
     Json(json!([{
         "name": ROLE,
@@ -108,16 +108,16 @@ pub(super) async fn unauthorise(
     Ok(StatusCode::OK)
 }
 
-/// How a host is removed.
+/// Query of a removal.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemoveQuery {
-    /// Also where etcd of its cluster loses its quorum by it.
+    /// Even if etcd of its cluster loses its quorum by it.
     #[serde(default)]
     force: bool,
 }
 
-/// `DELETE /resmgr/v1/hosts/{id}`: the host is out of its cluster and enrolled no more.
+/// `DELETE /resmgr/v1/hosts/{id}`: removes the host from its cluster and from the plane.
 pub(super) async fn remove(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,
@@ -134,7 +134,7 @@ pub(super) async fn remove(
         .map(Json)
 }
 
-/// `POST /resmgr/v1/hosts/{id}/maintenance`: nothing on the host is repaired or changed for a time.
+/// `POST /resmgr/v1/hosts/{id}/maintenance`: suspends repairs and changes on the host for a time.
 pub(super) async fn begin_maintenance(
     _: Person,
     State(plane): State<Arc<Plane>>,

@@ -1,17 +1,17 @@
-//! What the plane keeps in a cluster's API: who has which rights, how nodes are marked, and that
-//! nothing is left of who is no member any more.
+//! What the plane reconciles in a cluster's API: bindings, marks of nodes, and removal of everything that belonged to
+//! former members.
 //!
-//! | file | what |
+//! | file | holds |
 //! |---|---|
-//! | here       | what is wanted against what the API has: the list of changes (pure) |
-//! | `bindings` | the bindings that members have (pure) |
+//! | here       | desired against observed: the list of changes (pure) |
+//! | `bindings` | the members' bindings (pure) |
 //! | `marks`    | labels and taints of a node (pure) |
 //! | `api`      | the API, through the tunnel of a master |
-//! | `keep`     | when it is looked at, and by how many at a time |
+//! | `keep`     | when clusters are reconciled, and how many at a time |
 //!
-//! Nodes have their own identity, and the API server limits it to themselves: they can neither mark
-//! nor delete a node. Masters' programs have no right of their own at all. So this is where rights
-//! come from, and where they end: a change of who is in a cluster is seen here within seconds.
+//! Nodes have identities of their own, and the API server limits each to itself: a node can neither mark nor delete a
+//! node. Masters' programs have no rights by default. So this is where rights are granted and revoked: a membership
+//! change takes effect here within seconds.
 
 mod api;
 mod bindings;
@@ -29,15 +29,15 @@ use pf9_hostagent::model::{HOST_LABEL, NetworkPlugin, NodeName, ROLE_KEYS, role_
 pub(super) use api::Api;
 pub(super) use keep::{Rights, keep};
 
-/// Where nodes are.
+/// The path of nodes.
 const NODES: &str = "/api/v1/nodes";
-/// Where it stands in what is kept of a node whether it is Ready.
+/// Field of a stored node for its Ready condition.
 const READY: &str = "ready";
 
-/// What the API has of what concerns the plane.
+/// Observed state of the objects that the plane reconciles.
 #[derive(Clone, Debug, Default)]
 struct RightsSeen {
-    /// Bindings by collection and name, of our names only.
+    /// Our bindings, by collection and name.
     bindings: BTreeMap<(String, String), Value>,
     /// Nodes by name: metadata and taints.
     nodes: BTreeMap<String, Value>,
@@ -61,16 +61,16 @@ enum Change {
     Delete { path: String },
 }
 
-/// What is to be done.
+/// Changes to make.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Plan {
-    /// In order: what takes rights away first.
+    /// In order: revocations first.
     changes: Vec<Change>,
     /// Members whose node has not registered itself yet.
     missing: usize,
 }
 
-/// The changes that make `seen` what the cluster should have.
+/// The changes from the observed to the desired state.
 fn plan(cluster: &Cluster, seen: &RightsSeen) -> Plan {
     let mut plan = Plan::default();
     let wanted = bindings::wanted(&cluster.members);
@@ -85,7 +85,7 @@ fn plan(cluster: &Cluster, seen: &RightsSeen) -> Plan {
                 let patch = binding.patch();
                 plan.changes.push(Change::Patch { path, patch });
             }
-            // Another role's is taken away above.
+            // One with another role is removed above.
             Some(_) | None => plan.changes.push(Change::Create {
                 collection: binding.collection.to_owned(),
                 object: binding.object,
@@ -106,7 +106,7 @@ fn plan(cluster: &Cluster, seen: &RightsSeen) -> Plan {
     plan
 }
 
-/// Bindings of our names that nobody should have, or that are for another role than they say.
+/// Our bindings that should not exist, or that reference another role than they should.
 fn surplus_bindings(wanted: &[bindings::Binding], seen: &RightsSeen) -> Vec<Change> {
     let keep: BTreeMap<(&str, &str), &bindings::Binding> = wanted
         .iter()
@@ -122,9 +122,8 @@ fn surplus_bindings(wanted: &[bindings::Binding], seen: &RightsSeen) -> Vec<Chan
     delete.collect()
 }
 
-/// Nodes of hosts that are no members: those that we marked, and those that a departed host
-/// registered again under its name. Nodes of others (there are such programs) are not ours, and one
-/// that is leaving still moves its pods away.
+/// Nodes of hosts that are not members: those that we marked, and those that a departed host registered again under its
+/// name. Nodes of others (there are such programs) are not ours, and one that is leaving still drains its pods.
 fn surplus_nodes(cluster: &Cluster, seen: &RightsSeen) -> Vec<Change> {
     let members: BTreeSet<&str> = names(cluster.members.iter().map(|m| &m.node_name));
     let departed = |ended: bool| {
@@ -149,16 +148,16 @@ fn names<'a>(names: impl Iterator<Item = &'a NodeName>) -> BTreeSet<&'a str> {
     names.map(NodeName::as_str).collect()
 }
 
-/// What differs in a member's labels and taints.
+/// Differences in a member's labels and taints.
 fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
     let taints = role_taints(member.role, cluster.settings.allow_workloads_on_master);
     let mut labels = compute::labels(cluster, member);
     labels.extend(role_key(member.role).map(|key| (key.to_owned(), String::new())));
     labels.insert(HOST_LABEL.to_owned(), member.host.to_string());
-    // What was another role's once, or another release's, goes.
+    // Marks of another role or an older release are removed.
     let pods = match cluster.settings.network_plugin {
         NetworkPlugin::Flannel => Some(member.pod_cidr),
-        // calico gives them out itself; of a network that the cluster's people bring they know who does.
+        // calico assigns them itself; with a network that the cluster's users install, it is up to them.
         NetworkPlugin::Bridge | NetworkPlugin::Calico | NetworkPlugin::None => None,
     };
     let marks = marks::Marks {

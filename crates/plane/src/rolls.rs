@@ -2,37 +2,37 @@
 //! distribution in the same way.
 //!
 //! ```text
-//!            every node has it, tried    etcd, one master    masters, one      workers, some
-//!            beside what it runs         after the other     after the other   at a time
+//!            every node fetches and      etcd, one master    masters, one      workers, some
+//!            tests it beside its own     after the other     after the other   at a time
 //!  running ─ prepare ──────────────────► etcd ─────────────► node ───────────► node ─────► done
-//!     │ ▲                                    the way back: workers, masters, etcd
-//!     │ └ resume ─ paused, stopped (a node was put back, or refused)
-//!     └ cancel ──► cancelled: hosts that are done stay so, those that did not begin stay as they were
+//!     │ ▲                                    back in the other order: workers, masters, etcd
+//!     │ └ resume ─ paused, stopped (a node rolled back, or refused)
+//!     └ cancel ──► cancelled: hosts that are done keep the new stack, those that did not begin keep the old one
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
-//! | here     | the row of a roll, and what follows from it for a node's spec (pure) |
-//! | `engine` | what nodes report, and what follows from it (pure) |
-//! | `next`   | which node to tell what next, and which is waited for (pure) |
-//! | `os`     | the distributions' updates: what is found before, how it begins, the plan |
+//! | here     | the row of a roll, and the part of a node's spec that follows from it (pure) |
+//! | `engine` | what nodes report, and its consequences (pure) |
+//! | `next`   | which node gets which order next, and which is waited for (pure) |
+//! | `os`     | the distributions' updates: findings, start, plan |
 //! | `verbs`  | begin, pause, resume, cancel, back (pure) |
-//! | `window`, `patches` | when steps may begin (pure), and which patches begin by themselves |
-//! | `gates`  | findings about the stack, hosts and the cluster that stand against it (pure) |
+//! | `window`, `patches` | when steps may begin (pure), and patches that start automatically |
+//! | `gates`  | findings about the stack, hosts and the cluster that block a roll (pure) |
 //! | `asked`  | findings from the cluster's own API |
-//! | `plan`, `show`, `numbers` | the plan, and how far it is: for people and for Prometheus |
+//! | `plan`, `show`, `numbers` | the plan and the progress: for people and for Prometheus |
 //! | `http`   | the two APIs |
-//! | `recovered` | rows that are older than what nodes have: a plane that was restored (pure) |
-//! | `runner` | the store around them: statuses move a roll on, what changes is told |
+//! | `recovered` | rows that are older than the nodes' stacks: a restored plane (pure) |
+//! | `runner` | the store around them: statuses advance a roll, changes are announced |
 //!
-//! Orders are in a node's spec, and it confirms by its status: nothing is called, and a restarted plane
-//! loses nothing. The cluster's stage is not stored; it follows from what each node confirmed. Rejected:
-//! a stored stage, as rotations have one. A node that was away catches up while others are further on,
-//! and what is stored twice disagrees some day.
+//! Orders are in a node's spec, and its status confirms them: nothing is called, and a restarted plane loses nothing.
+//! The cluster's stage is not stored; it follows from what each node confirmed. Rejected: a stored stage, as rotations
+//! have one. A node that was away catches up while others are further along, and what is stored twice disagrees some
+//! day.
 //!
-//! Invariants: one master at most is between two stacks; no kubelet is newer than an API server; no two
-//! zones of workers are under way at once; nothing that runs is touched before every node that is there
-//! has fetched and tried what it will need.
+//! Invariants: at most one master is between two stacks; no kubelet is newer than an API server; workers of two zones
+//! never change at the same time; nothing that runs is touched before every connected node has fetched and tested what
+//! it will need.
 
 mod asked;
 mod engine;
@@ -71,18 +71,18 @@ pub(super) use runner::heard as heard_of;
 pub(super) use verbs::{require_at_rest, require_free};
 pub(super) use window::{Patches, UpgradeSettings, Window};
 
-/// Seconds to be proven well, unless told otherwise.
+/// Default seconds to prove itself healthy.
 const PROVE_S: u32 = 300;
 
-/// One walk of a cluster from stacks to a stack: the newest one, under way or over.
+/// One roll of a cluster to a stack: the newest one, running or over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Roll {
     /// The roll's id; each node's attempt has an id of its own.
     pub(super) id: RollId,
-    /// What it brings about.
+    /// What it does.
     #[serde(default)]
     pub(super) goal: Goal,
-    /// The newest one of the other kind, which is over: for a way back of stacks, and for display.
+    /// The newest one of the other kind, which is over: for reverting stacks, and for display.
     #[serde(default)]
     pub(super) other: Option<Box<Roll>>,
     /// The stack the cluster had when it began.
@@ -93,14 +93,14 @@ pub(super) struct Roll {
     /// Why it is stopped.
     #[serde(default)]
     pub(super) why: Option<Fault>,
-    /// It stopped for a node that could not get ready, and goes on by itself once that one is.
+    /// It stopped for a node that could not get ready, and resumes automatically once it is.
     #[serde(default)]
     pub(super) unready: Option<HostId>,
     #[serde(default)]
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) by: By,
-    /// Findings before the start that its issuer overruled.
+    /// Findings that the operator overruled at the start.
     #[serde(default)]
     pub(super) despite: Vec<String>,
     pub(super) began_at: Timestamp,
@@ -109,36 +109,36 @@ pub(super) struct Roll {
     /// The stacks have etcds of different minors: etcd is a step of its own.
     #[serde(default)]
     pub(super) etcd_moves: bool,
-    /// A node was told to change something that runs.
+    /// A node got an order to change something that runs.
     #[serde(default)]
     pub(super) begun: bool,
     pub(super) parts: BTreeMap<HostId, Part>,
 }
 
-/// What a roll brings about.
+/// What a roll does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Goal {
-    /// Every node is of one stack.
+    /// Every node gets one stack.
     #[default]
     Stack,
-    /// Every node has the updates of its distribution.
+    /// Every node gets the updates of its distribution.
     Os(OsOrder),
 }
 
-/// Of which kind a roll is.
+/// The kind of a roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Stack,
     Os,
 }
 
-/// Which way.
+/// The direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Way {
     Forward,
-    /// To what the nodes had before the roll before.
+    /// To what the nodes had before the previous roll.
     Back,
 }
 
@@ -147,16 +147,16 @@ pub(super) enum Way {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum State {
     Running,
-    /// No more nodes are told; those that were go on.
+    /// No more nodes get an order; those that have one continue.
     Paused,
     /// The same, because a node failed.
     Stopped,
-    /// It ended where it was.
+    /// It ended as it stood.
     Cancelled,
     Done,
 }
 
-/// Who began it.
+/// Who started it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum By {
@@ -166,17 +166,17 @@ pub(super) enum By {
     PatchPolicy,
 }
 
-/// How it goes.
+/// How the roll proceeds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Policy {
-    /// Workers that may be between two stacks, or not well or silent since, at a time.
+    /// Workers that may be between two stacks, or unhealthy or silent since, at a time.
     #[serde(default)]
     pub(super) max_unavailable: MaxUnavailable,
     #[serde(default)]
     pub(super) drain: DrainPolicy,
     #[serde(default = "prove_s")]
     pub(super) prove_s: u32,
-    /// Steps begin at any time, whatever the cluster's maintenance window says.
+    /// Ignores the cluster's maintenance window.
     #[serde(default)]
     pub(super) any_time: bool,
 }
@@ -192,51 +192,51 @@ pub(super) enum MaxUnavailable {
 /// One node's part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
-    /// The attempt: a node does not begin one again that it gave up.
+    /// The attempt: a node does not repeat one that it gave up.
     pub(super) roll: RollId,
     pub(super) from: StackRef,
     pub(super) to: StackRef,
-    /// What it was told last.
+    /// Its last order.
     #[serde(default)]
     pub(super) told: Option<UpgradeStage>,
     #[serde(default)]
     pub(super) told_at: Option<Timestamp>,
-    /// It has fetched and tried all it needs.
+    /// It has fetched and tested all it needs.
     #[serde(default)]
     pub(super) ready: bool,
-    /// Its etcd is of `to`, or need not be.
+    /// Its etcd is that of `to`, or need not be.
     #[serde(default)]
     pub(super) etcd: bool,
-    /// It is of `to`.
+    /// It runs `to`.
     #[serde(default)]
     pub(super) node: bool,
-    /// What it said last of what it was told.
+    /// Its last report about its order.
     #[serde(default)]
     pub(super) state: Option<UpgradeState>,
     #[serde(default)]
     pub(super) fault: Option<Fault>,
-    /// Since when it says that it cannot get ready.
+    /// Since when it reports that it cannot get ready.
     #[serde(default)]
     pub(super) unready_since: Option<Timestamp>,
-    /// It is done and was not well when it reported last.
+    /// It is done and was unhealthy in its last report.
     #[serde(default)]
     pub(super) unwell: bool,
-    /// Its order was taken back, and it has not confirmed that.
+    /// Its order was withdrawn, and it has not confirmed that.
     #[serde(default)]
     pub(super) recalled: bool,
-    /// The order was of this stack's etcd: one that was taken back too late is carried out.
+    /// The order was for this stack's etcd: one withdrawn too late is carried out.
     #[serde(default)]
     pub(super) late_etcd: Option<StackRef>,
-    /// It is to have its distribution's updates, and has not yet.
+    /// It still has to install its distribution's updates.
     #[serde(default)]
     pub(super) os_due: bool,
-    /// What came of them.
+    /// Their result.
     #[serde(default)]
     pub(super) os: Option<OsReport>,
 }
 
 impl Roll {
-    /// More nodes may be told, now or when a person says so.
+    /// More nodes may get an order, now or after a resume.
     pub(super) fn is_under_way(&self) -> bool {
         match self.state {
             State::Running | State::Paused | State::Stopped => true,
@@ -263,13 +263,13 @@ impl Goal {
     }
 }
 
-/// What runs on this host may be changed by a roll just now: it was told to, and has not said that it is done.
+/// A roll may be changing what runs on this host: it has an order, and has not reported the end.
 pub(super) fn is_changing(cluster: &Cluster, host: HostId) -> bool {
     let part = cluster.roll.as_ref().and_then(|r| r.parts.get(&host));
     part.is_some_and(Part::is_between)
 }
 
-/// Why the roll that is under way is stopped, if it is: a person is needed.
+/// Why the running roll is stopped, if it is: it needs a person.
 pub(super) fn stopped(cluster: &Cluster) -> Option<String> {
     let roll = cluster.roll.as_ref()?;
     let why = roll
@@ -288,7 +288,7 @@ pub(super) fn newest(cluster: &Cluster, kind: Kind) -> Option<&Roll> {
     }
 }
 
-/// What is kept of the previous roll by one of this goal.
+/// What a new roll of this goal keeps of the previous one.
 fn shelved(before: Option<Roll>, goal: Goal) -> Option<Box<Roll>> {
     let mut before = before?;
     let other = before.other.take();
@@ -303,7 +303,7 @@ impl Part {
         self.node && self.etcd && !self.os_due
     }
 
-    /// It has what it needs before its step: of a stack, that stack.
+    /// It has what it needs before its step: for a stack, that stack.
     fn is_prepared(&self) -> bool {
         self.ready || self.os_due
     }
@@ -353,13 +353,13 @@ pub(super) fn stack_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a Stac
     member.stack.as_ref().unwrap_or(&cluster.stack)
 }
 
-/// The stack that masters apply the add-ons of, where that is not each one's own: two of them would take turns at
-/// writing over what the other wrote. The older one's, until all are done; on the way back from the first on.
+/// The stack whose add-ons the masters apply, if it is not each one's own: two of them would overwrite each other's in
+/// turns. The older one's, until all are done; when reverting, from the first on.
 pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
     let mut stacks = cluster.masters().map(|m| stack_of(cluster, m));
     let first = stacks.next()?;
     let mixed = stacks.any(|s| s != first);
-    // There is no other master to disagree with, and what it applies is part of its proof.
+    // There is no other master to disagree with, and applying them is part of its proof.
     if cluster.masters().count() < 2 {
         return None;
     }
@@ -378,7 +378,7 @@ pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
     })
 }
 
-/// The stack that its etcd is of.
+/// The stack of its etcd.
 fn etcd_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a StackRef {
     let own = member.etcd_stack.as_ref();
     own.unwrap_or_else(|| stack_of(cluster, member))
@@ -417,7 +417,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What no node would take: the field, and why.
+    /// What no node would accept: the field, and why.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
         self.drain.fault(self.prove_s)
     }
@@ -430,7 +430,7 @@ impl Default for MaxUnavailable {
 }
 
 impl MaxUnavailable {
-    /// Of so many workers; never none, or nothing would ever go on.
+    /// Applied to this many workers; never zero, or nothing would ever advance.
     pub(super) fn of(self, workers: usize) -> usize {
         let most = match self {
             Self::Count(count) => usize::try_from(count).unwrap_or(usize::MAX),

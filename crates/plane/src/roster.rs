@@ -1,8 +1,8 @@
-//! Hosts part by part: which of thousands are shown, found and ordered here, and no more than those read whole. Pure but
+//! Hosts page by page: thousands are filtered and sorted here, and only those on the page are read in full. Pure except
 //! for [`lines`].
 //!
-//! What decides is in memory already (what each host last said, as alerts have it) or in its small row: the documents that
-//! hosts send are read for the part that is shown alone.
+//! What filters and sorts is in memory already (each host's last report, as kept for alerts) or in its small row: host
+//! documents are read only for the page that is shown.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -22,33 +22,33 @@ use super::store::{Read, Rows};
 use super::view;
 use pf9_hostagent::model::{ClusterId, FaultCode, HostId};
 
-/// Most of a part.
+/// Largest page.
 const LIMIT_MAX: usize = 500;
-/// Longest text that is looked for, and mark of a part, in bytes: a name has 253.
+/// Longest search text and page mark, in bytes: a name has 253.
 const SEARCH_MAX: usize = 256;
 const MARK_MAX: usize = 400;
 
-/// Which are wanted.
+/// The query.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
-    /// None: all of them, for tools that know no pages.
+    /// None: all of them, for tools without paging.
     limit: Option<usize>,
-    /// As the part before said.
+    /// As given by the previous page.
     #[serde(rename = "continue", default)]
     mark: Option<String>,
     /// Words, each of which is in its name, id, state, cluster or reason.
     #[serde(default)]
     search: String,
-    /// In no cluster.
+    /// Only hosts in no cluster.
     #[serde(default)]
     free: bool,
-    /// May be attached.
+    /// Only hosts that may be attached.
     #[serde(default)]
     authorised: bool,
 }
 
-/// What of a row is needed here: the rest of it is skipped.
+/// The fields of a row that are needed here: the rest is skipped.
 #[derive(Deserialize)]
 struct Short {
     id: HostId,
@@ -60,14 +60,14 @@ struct Short {
 
 const SHORT: Rows<Short> = HOSTS.as_type();
 
-/// One host, as it is looked for.
+/// One host, as it is searched and sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
-    /// Hosts with faults come first.
+    /// Unhealthy hosts come first.
     is_well: bool,
     name: String,
     id: HostId,
-    /// What is looked in, in small letters.
+    /// The searched text, in lower case.
     text: String,
 }
 
@@ -81,7 +81,7 @@ impl Line {
     }
 }
 
-/// One part.
+/// A page.
 #[derive(Debug, PartialEq, Eq)]
 struct Part {
     ids: Vec<HostId>,
@@ -89,8 +89,8 @@ struct Part {
     found: usize,
 }
 
-/// The part behind a mark, in order. A host whose state changes meanwhile may be seen twice or not at all; no other one
-/// is passed over for that.
+/// The page after a mark, in order. A host whose state changes meanwhile may be seen twice or not at all; it never
+/// makes another one disappear.
 fn part(mut lines: Vec<Line>, which: &Which, limit: usize) -> Answer<Part> {
     let words = which.search.to_lowercase();
     lines.retain(|line| {
@@ -125,8 +125,8 @@ fn part(mut lines: Vec<Line>, which: &Which, limit: usize) -> Answer<Part> {
 
 fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
     let wrong = || {
-        let why = "continue is not what an answer of before said";
-        Refusal::bad(FaultCode::QueryInvalid, "no list", why)
+        let why = "continue is not a value from an earlier answer";
+        Refusal::bad(FaultCode::QueryInvalid, "list refused", why)
     };
     let mut parts = mark.splitn(3, '/');
     let is_well = match parts.next() {
@@ -142,9 +142,9 @@ fn read_mark(mark: &str) -> Answer<(bool, &str, HostId)> {
 }
 
 impl Which {
-    /// How many, where a part is asked for.
+    /// The page size, if paging is requested.
     fn checked(&self) -> Answer<Option<usize>> {
-        let bad = |why: String| Err(Refusal::bad(FaultCode::QueryInvalid, "no list", why));
+        let bad = |why: String| Err(Refusal::bad(FaultCode::QueryInvalid, "list refused", why));
         if self.search.len() > SEARCH_MAX {
             return bad(format!("search has over {SEARCH_MAX} bytes"));
         }
@@ -160,14 +160,14 @@ impl Which {
                 || self.authorised
                 || !self.search.is_empty() =>
             {
-                bad("continue, search, free and authorised go with limit".to_owned())
+                bad("continue, search, free and authorised need limit".to_owned())
             }
             limit => Ok(limit),
         }
     }
 }
 
-/// Hosts that the caller may see: one page, where the query asks for one, else all.
+/// Hosts that the caller may see: one page if requested, otherwise all.
 pub(super) fn list(
     plane: &Plane,
     rows: &impl Read,

@@ -1,22 +1,21 @@
-//! New authorities of a cluster take over from its old ones, while it works. Pure.
+//! Rotation of a cluster's authorities while the cluster works. Pure.
 //!
 //! ```text
 //!              everybody trusts        everybody's certificates       everybody trusts
-//!              both; held a while        are the new one's              the new one only
+//!              both; held a while        are from the new one           only the new one
 //!   announced ────────────────► signing ────────────────────► retired ────────────────► done
 //!       │ ▲                        │
 //!       │ └──────── abort ─────────┘
 //!       └─ abort ─► old ─► as before
 //! ```
 //!
-//! The whole cluster moves to one stage at a time; a member that is told of it confirms with its
-//! status, by the authorities it trusts and who signed the certificates it has. Masters are told
-//! one after the other, each when the one before is well again, for what a new authority restarts
-//! there is the API server and etcd; workers follow, a tenth of them at a time. So at any instant
-//! members are of two neighbouring stages, and in those everybody trusts everybody: that is the
-//! property the tests hold. A member that is away is waited for, and named.
+//! The whole cluster moves one stage at a time; a member with the order confirms it with its status, by the authorities
+//! it trusts and the issuers of its certificates. Masters get the order one after the other, each when the previous one
+//! is healthy again, because there a new authority restarts the API server and etcd; workers follow, a tenth of them at
+//! a time. So at any instant members are in two neighbouring stages, in which everybody trusts everybody: the tests
+//! hold that property. A member that is away is waited for, and named.
 //!
-//! Everything is in the cluster's row: a plane that is restarted goes on.
+//! Everything is in the cluster's row: a restarted plane resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,10 +29,10 @@ use pf9_hostagent::model::{
     Authorities, Authority, CertificateStatus, Digest, FaultCode, HostId, Role, Secret,
 };
 
-/// Part of the workers that may be under way at a time: one in so many.
+/// One in this many workers may change at a time.
 const WORKERS_PART: usize = 10;
 
-/// How far a member, or the whole cluster, is.
+/// Stage of a member, or of the whole cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stage {
@@ -47,7 +46,7 @@ pub(super) enum Stage {
     Retired,
 }
 
-/// An authority that takes over.
+/// A new authority.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Successor {
     /// Its certificate.
@@ -57,36 +56,36 @@ pub(super) struct Successor {
     pub(super) key: Secret<String>,
 }
 
-/// A change of authorities that is under way.
+/// A rotation in progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rotation {
     /// The new ones.
     pub(super) next: BTreeMap<Authority, Successor>,
-    /// Where every member is to get to.
+    /// The stage that every member should reach.
     pub(super) stage: Stage,
-    /// It was given up: the stages are gone back.
+    /// It was aborted: the stages are reverted.
     pub(super) back: bool,
     pub(super) began_at: Timestamp,
-    /// How long both are trusted by everybody before the new one signs: pods learn of it from a
-    /// file that kubelet writes again every minute or two.
+    /// How long everybody trusts both before the new one signs: pods learn of it from a file that kubelet rewrites
+    /// every minute or two.
     pub(super) hold_s: i64,
-    /// Since when every member is at the stage.
+    /// Since when every member has reached the stage.
     pub(super) complete_since: Option<Timestamp>,
-    /// How far each member was told to go.
+    /// The stage each member was ordered to.
     pub(super) told: BTreeMap<HostId, Stage>,
-    /// Members that were told of the stage and are there.
+    /// Members that have confirmed their ordered stage.
     pub(super) confirmed: BTreeSet<HostId>,
 }
 
-/// What a member says of itself, as far as it matters here.
+/// The relevant part of a member's report.
 pub(super) struct Report<'a> {
-    /// It is well, and speaks of the newest spec.
+    /// It is healthy, and the report is about the newest spec.
     pub(super) settled: bool,
     /// Its certificates and the authorities it trusts.
     pub(super) certificates: &'a [CertificateStatus],
 }
 
-/// Begins; the new authorities are made by the caller.
+/// Starts it; the caller makes the new authorities.
 pub(super) fn begin(
     cluster: &mut Cluster,
     next: BTreeMap<Authority, Successor>,
@@ -101,7 +100,7 @@ pub(super) fn begin(
         )
         .fix("see pf9-plane cluster authorities show; wait, or abort it"));
     }
-    // Both start masters again: also who only ends what was taken back.
+    // Both restart masters; so does a roll that only completes a withdrawn order.
     rolls::require_free(cluster, "the rotation is not started")?;
     cluster.rotation = Some(Rotation {
         next,
@@ -120,7 +119,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// Aborts it: members that went on go back. Not once the old one is being taken away.
+/// Aborts it: members that advanced go back. Not once the old one is being removed.
 pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     let what = "the rotation is not aborted";
     let Some(rotation) = &mut cluster.rotation else {
@@ -132,7 +131,7 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     };
     let to = match rotation.stage {
         Stage::Old => return Ok(()),
-        // Who was told of both stays; who was told that the new one signs comes back.
+        // Members ordered to trust both stay; those ordered to use the new one's certificates go back.
         Stage::Signing => Stage::Announced,
         Stage::Announced if rotation.back => return Ok(()),
         Stage::Announced => Stage::Old,
@@ -145,8 +144,8 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
             .fix("wait until it is finished, and start another one"));
         }
     };
-    // Who is under way turns round at once: it may not have begun yet, and nobody else is told
-    // before it is well again.
+    // Members that are changing turn round at once: they may not have started yet, and no other gets an order before
+    // they are healthy again.
     let under_way: Vec<HostId> = rotation
         .told
         .iter()
@@ -161,7 +160,7 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     Ok(())
 }
 
-/// A member reported. True when that changes the row.
+/// A member reported. True when the row changes.
 pub(super) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) -> bool {
     if !waits_for(cluster, host) || !report.settled || !is_there(cluster, host, report.certificates)
     {
@@ -173,7 +172,7 @@ pub(super) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) ->
     }
 }
 
-/// This member was told of the stage and has not confirmed it.
+/// This member has the order for the stage and has not confirmed it.
 fn waits_for(cluster: &Cluster, host: HostId) -> bool {
     let known = cluster.member(host).is_some();
     cluster
@@ -182,7 +181,7 @@ fn waits_for(cluster: &Cluster, host: HostId) -> bool {
         .is_some_and(|r| known && r.of(host) == r.stage && !r.confirmed.contains(&host))
 }
 
-/// What it trusts and has is what the stage says.
+/// Its trusted authorities and certificates match the stage.
 fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool {
     let Some(rotation) = &cluster.rotation else {
         return false;
@@ -200,7 +199,7 @@ fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool
     })
 }
 
-/// Goes on as far as it can. Answers whether the row changed; the caller computes the specs again.
+/// Advances as far as possible. Returns whether the row changed; the caller recomputes the specs.
 pub(super) fn advance(cluster: &mut Cluster, now: Timestamp) -> bool {
     let Some(mut rotation) = cluster.rotation.take() else {
         return false;
@@ -244,7 +243,7 @@ fn finish(cluster: &mut Cluster, rotation: Rotation) {
     }
 }
 
-/// The certificates of an authority as this member is told them; the first one signs.
+/// The certificates of an authority in this member's spec; the first one signs.
 fn bundle(cluster: &Cluster, host: HostId, which: Authority) -> String {
     let old = cluster.authorities.of(which);
     let next = cluster.rotation.as_ref().and_then(|r| {
@@ -274,12 +273,12 @@ pub(super) fn signer(cluster: &Cluster, host: HostId, which: Authority) -> (&str
     chosen(cluster, stage, which)
 }
 
-/// The same for the plane itself: everybody trusts what it shows.
+/// The same for the plane itself: everybody trusts its certificate.
 pub(super) fn own_signer(cluster: &Cluster, which: Authority) -> (&str, &Secret<String>) {
     chosen(cluster, cluster.rotation.as_ref().map(|r| r.stage), which)
 }
 
-/// Authorities that the plane trusts: every one that a member may use.
+/// Authorities that the plane trusts: all that a member may use.
 pub(super) fn own_believed(cluster: &Cluster, which: Authority) -> Vec<&str> {
     let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
     let next = next.map(|s| s.pem.as_str());
@@ -310,7 +309,7 @@ fn digests(pem: &str) -> Vec<Digest> {
 // === impl Rotation ===
 
 impl Rotation {
-    /// How far a member was told to go. One that was attached meanwhile begins where the cluster is.
+    /// The stage a member was ordered to. One that was attached meanwhile starts at the cluster's stage.
     fn of(&self, host: HostId) -> Stage {
         self.told.get(&host).copied().unwrap_or(self.stage)
     }
@@ -321,7 +320,7 @@ impl Rotation {
         self.confirmed.clear();
     }
 
-    /// Writes down who came and forgets who went.
+    /// Adds new members and forgets former ones.
     fn take_in(&mut self, cluster: &Cluster) -> bool {
         let before = (self.told.len(), self.confirmed.len());
         self.told.retain(|host, _| cluster.member(*host).is_some());
@@ -342,7 +341,7 @@ impl Rotation {
         gone || came
     }
 
-    /// Tells the next members of the stage.
+    /// Orders the next members to the stage.
     fn tell(&mut self, cluster: &Cluster) -> bool {
         let of_role = |role: Role| cluster.members.iter().filter(move |m| m.role == role);
         let mut changed = false;
@@ -372,7 +371,7 @@ impl Rotation {
         changed
     }
 
-    /// Who is waited for: told, and not there yet; then those whose turn comes.
+    /// Members waited for: with an order and not there yet; then those whose turn comes.
     pub(super) fn waited_for(&self, cluster: &Cluster) -> (Vec<HostId>, Vec<HostId>) {
         let left = cluster.members.iter().map(|m| m.host);
         left.filter(|host| !self.confirmed.contains(host))

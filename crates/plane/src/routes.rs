@@ -17,8 +17,8 @@ use super::keystone::{credentials, directory, discovery, roles, tokens as logged
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert,
-    resmgr, rolls, standing, tokens, trace, tunnel,
+    agents, audit, bundles, enrol, etcd, kubeconfig, metrics, operations, page, peers, proxy,
+    qbert, resmgr, rolls, standing, terminal, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -86,6 +86,7 @@ fn ours() -> Vec<Route> {
     let ready = "it says whether the store answers";
     let token = "a join token is required";
     let certificate = "a host certificate is required";
+    let plane = "a certificate of a plane of the same fleet is required";
     vec![
         open("GET", "/", page, get(page::root)),
         open("GET", "/ui", page, get(page::root)),
@@ -96,6 +97,7 @@ fn ours() -> Vec<Route> {
         open("GET", "/ready", ready, get(standing::ready)),
         open("POST", "/v1/enrol", token, post(enrol::post)),
         open("GET", "/v1/tunnel", certificate, get(tunnel::accept)),
+        open("GET", peers::PATH, plane, get(peers::accept)),
     ]
 }
 
@@ -219,6 +221,8 @@ fn hosts() -> Vec<Route> {
 fn clusters() -> Vec<Route> {
     let all = "/v4/{project}/clusters";
     let one = "/v4/{project}/clusters/{cluster}";
+    let places = "/v4/{project}/clusters/{cluster}/etcd";
+    let kubectl = "/v4/{project}/clusters/{cluster}/kubectl";
     let restore = "/v4/{project}/clusters/{cluster}/etcd/restore";
     let upgrade = "/v4/{project}/clusters/{cluster}/upgrade";
     let plan = "/v4/{project}/clusters/{cluster}/upgrade/plan";
@@ -240,12 +244,8 @@ fn clusters() -> Vec<Route> {
         may("GET", one, SeeClusters, get(qbert::get)),
         may("PATCH", one, ChangeClusters, patch(qbert::tune)),
         may("DELETE", one, DeleteClusters, delete(qbert::delete)),
-        may(
-            "GET",
-            "/v4/{project}/clusters/{cluster}/etcd",
-            SeeClusters,
-            get(etcd::places::get),
-        ),
+        may("GET", places, SeeClusters, get(etcd::places::get)),
+        may("POST", kubectl, UseKubernetes, post(terminal::post)),
         may("GET", restore, SeeClusters, get(etcd::restore::get)),
         may("POST", restore, RestoreClusters, post(etcd::restore::post)),
         may(

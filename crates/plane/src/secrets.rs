@@ -1,4 +1,4 @@
-//! Secrets the plane gives out, and what it keeps of them: only digests.
+//! Secrets issued by the plane, and what it stores of them: only digests.
 
 use std::num::NonZeroU32;
 
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use pf9_hostagent::model::{Digest, Secret};
 
-/// Bytes of a token: far beyond guessing, so a plain digest of it is safe to keep.
+/// Bytes of a token: not guessable, so a plain digest of it is safe to store.
 const TOKEN_BYTES: usize = 32;
 /// PBKDF2-HMAC-SHA256 rounds: the number OWASP recommends.
 const ROUNDS: u32 = 600_000;
 const SALT_BYTES: usize = 16;
 
-/// A password as it is kept.
+/// The stored form of a password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PasswordHash {
     rounds: u32,
@@ -29,7 +29,7 @@ pub(super) struct PasswordHash {
 #[error("the system provides no random bytes")]
 pub(super) struct NoRandomness;
 
-/// A fresh random token, as text.
+/// A new random token, as text.
 pub(super) fn fresh() -> Result<Secret<String>, NoRandomness> {
     loop {
         if let Some(text) = text_of(random::<TOKEN_BYTES>()?) {
@@ -38,13 +38,13 @@ pub(super) fn fresh() -> Result<Secret<String>, NoRandomness> {
     }
 }
 
-/// None where it would begin as an option does: one of 64 could be given to no command line (`openstack token revoke`).
+/// None if it would start like an option: one of 64 could not be passed on a command line (`openstack token revoke`).
 fn text_of(bytes: [u8; TOKEN_BYTES]) -> Option<String> {
     let text = URL_SAFE_NO_PAD.encode(bytes);
     (!text.starts_with('-')).then_some(text)
 }
 
-/// What is kept of a token.
+/// The stored form of a token.
 pub(super) fn kept(token: &str) -> String {
     Digest::of(token.as_bytes()).to_string()
 }
@@ -59,12 +59,12 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
 }
 
 impl PasswordHash {
-    /// Hashes a password with a fresh salt. Slow on purpose.
+    /// Hashes a password with a new salt. Slow on purpose.
     pub(super) fn of(password: &str) -> Result<Self, NoRandomness> {
         Self::by(ROUNDS, password)
     }
 
-    /// One that is no good, for tests that make many.
+    /// A weak one, for tests that make many.
     #[cfg(test)]
     pub(super) fn cheap(password: &str) -> Self {
         Self::by(1, password).expect("random")
@@ -87,7 +87,7 @@ impl PasswordHash {
         })
     }
 
-    /// Itself and a password that is tried, as one message: no two pairs make the same.
+    /// Hash and attempted password as one message: no two pairs give the same.
     pub(super) fn with(&self, password: &str) -> Vec<u8> {
         let parts = [&self.salt, &self.hash, password];
         let mut message = self.rounds.to_be_bytes().to_vec();
@@ -98,7 +98,7 @@ impl PasswordHash {
         message
     }
 
-    /// Whether this is the password; takes the same time either way.
+    /// Whether this is the password, in constant time.
     pub(super) fn matches(&self, password: &str) -> bool {
         let (Ok(salt), Ok(hash), Some(rounds)) = (
             STANDARD.decode(&self.salt),

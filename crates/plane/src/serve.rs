@@ -29,13 +29,15 @@ use super::ca::LEAF_LIFE;
 use super::fair::Origin;
 use super::handshakes::Handshakes;
 use super::passwords::Passwords;
+use super::peers::{self, Relayed};
 use super::refusal::chain;
 use super::state::{Parts, Plane};
-use super::store::{EtcdPlace, Holder, Remote, Standing};
+use super::store::{EtcdPlace, Standing};
 use super::strangers::{Outside, Stranger, Strangers};
+use super::terminal::{Terminal, TerminalConfig};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
+use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks, terminal};
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
@@ -66,6 +68,10 @@ pub struct ServeConfig {
     pub probe_every: Duration,
     /// The etcd that the rows are in; absent: in the state directory.
     pub etcd: Option<EtcdPlace>,
+    /// `HOST:PORT` at which other planes of the fleet reach this one; absent: the listen address, if it is a single one.
+    pub peer: Option<String>,
+    /// What the page's terminal is run with.
+    pub terminal: TerminalConfig,
 }
 
 /// A running plane.
@@ -86,7 +92,7 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest header block; kubectl's longest is 8 KiB.
 const HEADER_MAX: usize = 64 * 1024;
 /// After a failed accept (no file descriptors): do not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long what is under way may take after a stop was asked for, unless told otherwise. Where
 /// there is one endpoint nobody connects before the old process is gone: long enough for a request
 /// of every day, and not so long that one shell or watch keeps a whole fleet away. A supervisor must
@@ -116,6 +122,8 @@ impl ServeConfig {
             connections: CONNECTIONS_MAX,
             probe_every: alerts::PROBE_EVERY,
             etcd: None,
+            peer: None,
+            terminal: TerminalConfig::default(),
         }
     }
 }
@@ -131,27 +139,29 @@ impl Server {
             Some(fix) => cannot(why).fix(fix),
             None => cannot(why),
         };
-        let started = match &config.etcd {
-            None => bootstrap::start(&config.state_dir, now),
+        let bind = async || {
+            TcpListener::bind(config.listen).await.map_err(|e| {
+                cannot(format!("{}: {e}", config.listen)).fix("choose another --listen address")
+            })
+        };
+        let (listener, started, peer) = match &config.etcd {
+            None => {
+                let started = bootstrap::start(&config.state_dir, now);
+                let started = started.map_err(|e| with_fix(chain(&e), e.fix()))?;
+                (bind().await?, started, None)
+            }
             Some(place) => {
+                // First: a plane that stands by passes on what comes there.
+                let listener = bind().await?;
+                let address = listener.local_addr().map_err(|e| cannot(e.to_string()))?;
+                let peer = peers::own_address(config.peer.as_deref(), address)?;
                 let at = config.public_url.clone();
-                let at = at.unwrap_or_else(|| format!("https://{}", config.listen));
-                let waits = |holder: &Holder| {
-                    tracing::info!(at = holder.at, "another plane has the store: standing by");
-                };
-                let remote = Remote::take(place, &at, waits).await;
-                let remote = remote.map_err(|e| with_fix(chain(&e), e.fix()))?;
-                let dir = config.state_dir.clone();
-                let opening = tokio::task::spawn_blocking(move || {
-                    bootstrap::start_with(&dir, Some(remote), now)
-                });
-                opening.await.map_err(|e| cannot(e.to_string()))?
+                let at = at.unwrap_or_else(|| format!("https://{address}"));
+                let started = peers::stand_by(&config, place, &listener, &at, peer.as_ref()).await;
+                let started = started.map_err(|e| with_fix(chain(&e), e.fix()))?;
+                (listener, started, peer)
             }
         };
-        let started = started.map_err(|e| with_fix(chain(&e), e.fix()))?;
-        let listener = TcpListener::bind(config.listen).await.map_err(|e| {
-            cannot(format!("{}: {e}", config.listen)).fix("choose another --listen address")
-        })?;
         let address = listener.local_addr().map_err(|e| cannot(e.to_string()))?;
         let public = public_url(config.public_url.as_deref(), address)?;
         let endpoints = endpoints::all(&config.endpoints, &public.url)?;
@@ -171,10 +181,14 @@ impl Server {
                 .and_then(|life| SignedDuration::try_from(life).ok())
                 .unwrap_or(LEAF_LIFE),
             host_life: config.host_certificate,
+            relayed: Relayed::new(address),
+            terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
         }));
+        terminal::tidy(&plane.files);
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.
         names.extend(endpoints.hosts);
+        names.extend(peer.map(|p| p.host));
         let tls = ServerTls::new(&plane.keys.ring(), names, now).map_err(|e| cannot(chain(&e)))?;
         let tls = Arc::new(tls);
         let socket = admin_socket(&config.state_dir)
@@ -198,6 +212,7 @@ impl Server {
         tasks.spawn(alerts::deliver(Arc::clone(&plane)));
         tasks.spawn(alerts::probe(Arc::clone(&plane), config.probe_every));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
+        tasks.spawn(keep_whereabouts(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
             plane,
@@ -268,6 +283,10 @@ impl Server {
 
 async fn keep_refused(plane: Arc<Plane>) {
     plane.refused.keep(plane.shutdown.clone()).await;
+}
+
+async fn keep_whereabouts(plane: Arc<Plane>) {
+    plane.whereabouts.keep(plane.shutdown.clone()).await;
 }
 
 struct PublicUrl {
@@ -366,6 +385,7 @@ async fn accept_tls(
             continue;
         }
         let until = Until::of(&plane).or_cut();
+        let address = plane.relayed.client(address);
         let stranger = Arc::new(strangers.enter(Origin::of(address), until.cut.clone()));
         let (acceptor, router) = (tls.acceptor(), router.clone());
         let (handshakes, connections) = (Arc::clone(&handshakes), Arc::clone(&connections));
@@ -396,7 +416,7 @@ async fn serve_tls(
     until: Until,
 ) {
     let accepted = tokio::select! {
-        accepted = handshakes.accept(stream, acceptor) => accepted,
+        accepted = handshakes.accept_of(stranger.origin(), stream, acceptor) => accepted,
         () = until.cut.cancelled() => return,
         // Who is not connected yet finds another plane, or this one later.
         () = until.shutdown.cancelled() => return,

@@ -1,5 +1,4 @@
-//! Which hosts are connected: one program per host, the newest, with a few sessions beside each
-//! other.
+//! Connected hosts: one agent process per host, the newest, with a few concurrent sessions.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,16 +12,15 @@ use pf9_hostagent::mux::{self, Handle};
 use pf9_hostagent::wire::Code;
 use pf9_hostagent::wire::limits::PING_INTERVAL;
 
-/// When hosts may come back after the plane stopped: a restart takes about as long.
+/// When hosts should reconnect after the plane stopped: a restart takes about as long.
 const COME_BACK: Duration = Duration::from_secs(2);
-/// Old sessions of a host that may finish their streams beside the new ones: four a slot, as the
-/// node itself allows.
+/// Old sessions of a host that may finish their streams beside the new ones: four per slot, as the node itself allows.
 const DRAINING_MAX: usize = 4 * mux::SLOTS_MAX as usize;
 
 /// The live sessions.
 pub(super) struct Sessions {
     inner: Mutex<Inner>,
-    /// How often they ping: one that is silent for longer is perhaps dead.
+    /// Ping interval: a session that is silent for longer may be dead.
     ping_interval: Duration,
 }
 
@@ -37,11 +35,11 @@ struct Inner {
 struct Connected {
     /// The oldest first.
     all: Vec<Session>,
-    /// Which took the last stream.
+    /// The session that took the last stream.
     chosen: u64,
 }
 
-/// A session that takes streams.
+/// A session that accepts streams.
 pub(super) struct Way {
     pub(super) number: u64,
     pub(super) tunnel: Handle,
@@ -54,7 +52,7 @@ struct Session {
     tunnel: Handle,
 }
 
-/// Which of a host's sessions this is, as the host says.
+/// Which of a host's sessions this is, as the host claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     instance: u128,
@@ -70,7 +68,7 @@ struct Known {
 }
 
 impl Place {
-    /// From the handshake's headers. Without them: slot 0 of a program of its own.
+    /// From the handshake's headers. Without them: slot 0 of a process of its own.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, &'static str> {
         let text = |name| match headers.get(name) {
             Some(value) => value
@@ -102,9 +100,9 @@ impl Place {
     }
 }
 
-/// Which sessions a new one of the same host ends: of two programs that claim to be one host only
-/// the newest speaks for it; in a slot the newest replaces what it was opened in place of, unless
-/// that one is leaving anyway. Of those that leave only the newest few stay.
+/// Sessions that a new one of the same host ends: of two processes that claim to be one host only the newest speaks for
+/// it; in a slot the newest replaces the session it was opened for, unless that one is draining anyway. Of the draining
+/// ones only the newest few stay.
 fn fenced(known: &[Known], new: Place) -> Vec<u64> {
     let (ours, foreign): (Vec<Known>, Vec<Known>) =
         known.iter().partition(|k| k.place.instance == new.instance);
@@ -129,8 +127,8 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// A host connected. What the new session fences is ended at once: a host that comes back
-    /// never waits for what is left of it.
+    /// A host connected. Sessions fenced by the new one end immediately: a reconnecting host never waits for its old
+    /// sessions.
     pub(super) fn begin(
         &self,
         host: HostId,
@@ -160,7 +158,7 @@ impl Sessions {
         number
     }
 
-    /// A session ended by itself.
+    /// A session ended.
     pub(super) fn over(&self, host: HostId, number: u64) {
         let mut inner = self.lock();
         if let Some(host_is) = inner.live.get_mut(&host) {
@@ -171,7 +169,7 @@ impl Sessions {
         }
     }
 
-    /// Ends a host's sessions at once.
+    /// Ends a host's sessions immediately.
     pub(super) fn end(&self, host: HostId, why: &'static str) {
         let gone = self.lock().live.remove(&host);
         for session in gone.into_iter().flat_map(|c| c.all) {
@@ -179,7 +177,7 @@ impl Sessions {
         }
     }
 
-    /// Lets a host's sessions finish what is under way, then end.
+    /// Drains a host's sessions.
     pub(super) fn retire(&self, host: HostId, why: &'static str) {
         let gone = self.lock().live.remove(&host);
         for session in gone.into_iter().flat_map(|c| c.all) {
@@ -188,8 +186,7 @@ impl Sessions {
         }
     }
 
-    /// Lets those of a host's sessions finish that are of this kind. They stay listed until they are
-    /// over: nothing is opened on them anyway.
+    /// Drains a host's sessions of this kind. They stay listed until they are over: no stream is opened on them anyway.
     pub(super) fn retire_kind(&self, host: HostId, kind: SessionKind, why: &'static str) {
         let inner = self.lock();
         let all = inner.live.get(&host).into_iter().flat_map(|c| &c.all);
@@ -199,7 +196,7 @@ impl Sessions {
         }
     }
 
-    /// The plane stops: every host is told to come back.
+    /// The plane stops: every host is told to reconnect.
     pub(super) fn drain(&self) {
         for session in self.lock().live.values().flat_map(|c| &c.all) {
             session
@@ -208,8 +205,8 @@ impl Sessions {
         }
     }
 
-    /// The ways to a host, the best first (by the rule that the host goes by as well): streams do
-    /// not change sides while nothing is wrong. A session that is not good for everything is none.
+    /// The sessions of a host, the best first (by the rule that the host uses as well): streams do not move while
+    /// nothing is wrong. Only sessions that allow everything.
     pub(super) fn ways(&self, host: HostId) -> Vec<Way> {
         let inner = self.lock();
         let Some(Connected { all, chosen }) = inner.live.get(&host) else {
@@ -229,14 +226,14 @@ impl Sessions {
         order.into_iter().filter_map(found).collect()
     }
 
-    /// A session took a stream: the next one begins there, too.
+    /// A session took a stream: the next one prefers it.
     pub(super) fn prefer(&self, host: HostId, number: u64) {
         if let Some(connected) = self.lock().live.get_mut(&host) {
             connected.chosen = number;
         }
     }
 
-    /// Whether a host is connected, for everything.
+    /// Whether a host is connected with a full session.
     pub(super) fn is_connected(&self, host: HostId) -> bool {
         let inner = self.lock();
         let connected = inner.live.get(&host);
@@ -336,7 +333,7 @@ mod tests {
         }
     }
 
-    /// A handle whose connection nobody drives: it can be told to leave, and is over when dropped.
+    /// A handle whose connection is not driven: it can be drained, and is over when dropped.
     fn tunnel() -> (Handle, impl Sized) {
         use pf9_hostagent::wire::{Config, Side};
         let (io, far) = tokio::io::duplex(64);
@@ -418,12 +415,12 @@ mod tests {
         let (freeze, never) = (Arc::default(), Arc::default());
         let dies = driven(&freeze, &mut tasks);
         let lives = driven(&never, &mut tasks);
-        // Both are fast: what then moves the streams is silence alone.
+        // Both are fast: then only silence moves the streams.
         assert!(dies.ping().await.is_some() && lives.ping().await.is_some());
         let dies = sessions.begin(host, place(7, 0), SessionKind::Full, dies);
         let lives = sessions.begin(host, place(7, 1), SessionKind::Full, lives);
         let order = || -> Vec<_> { sessions.ways(host).iter().map(|w| w.number).collect() };
-        // Neither a busy machine's first ping nor silence has an event.
+        // Neither a busy machine's first ping nor silence produces an event.
         let becomes = async |wanted: [u64; 2]| {
             let waited = tokio::time::timeout(Duration::from_secs(20), async {
                 while order() != wanted {
@@ -439,7 +436,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever hosts do: one program, one live session a slot, a bounded rest.
+        /// Whatever hosts do: one process, one live session per slot, a bounded number of draining ones.
         #[test]
         fn a_host_never_has_more_than_its_places(
             steps in prop::collection::vec((0u128..3, 0..mux::SLOTS_MAX, any::<u8>()), 1..100),

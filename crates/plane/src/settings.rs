@@ -1,5 +1,5 @@
-//! What an operator may say about a new cluster, checked field by field. `networks`: its networks and addresses;
-//! `access`: who may come to it, and what its pods may be; `addons`: addresses of its services.
+//! Settings of a new cluster, checked field by field. `networks`: its networks and addresses; `access`: its users, and
+//! its pods' privileges; `addons`: addresses of its services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,8 +29,8 @@ use networks::OneNet;
 
 /// Most labels and mirrors of a cluster.
 const LIST_MAX: usize = 64;
-/// How long a master that was taken out of its cluster may be silent before the others take its
-/// member out of etcd, unless told otherwise: five reports, and what a machine takes to boot.
+/// How long a removed master may be silent by default before the others remove its member from etcd: five reports, and
+/// the time a machine takes to boot.
 const REPLACE_AFTER_S: u32 = 300;
 /// Shortest: a host reports every minute, and one lost report is no silence.
 const REPLACE_AFTER_MIN_S: u32 = 120;
@@ -117,7 +117,7 @@ impl NewEtcd {
     }
 }
 
-/// Of a cluster that was told nothing.
+/// The default for a cluster.
 pub(super) fn replace_after() -> u32 {
     REPLACE_AFTER_S
 }
@@ -137,8 +137,8 @@ struct NewRuntime {
     nri: bool,
 }
 
-/// What may change of it while a cluster runs: all but the cgroup driver, of which running containers
-/// are.
+/// Runtime settings that may change while a cluster runs: all but the cgroup driver, which running containers depend
+/// on.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct TunedRuntime {
@@ -167,12 +167,12 @@ struct NewKubelet {
     ids_per_pod: Option<u32>,
 }
 
-/// Body of `PATCH …/clusters/{uuid}`: what may change while a cluster runs. What is absent stays;
-/// what is there takes the place of the whole, but for `etcdBackup`, which is taken field by field.
+/// Body of `PATCH …/clusters/{uuid}`: settings that may change while a cluster runs. An absent field is unchanged; a
+/// present one replaces the whole value, except `etcdBackup`, which is merged field by field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
-    /// Version of a stack: an upgrade begins, with the usual policy.
+    /// Version of a stack: starts an upgrade, with the usual policy.
     #[serde(default, alias = "kubeRoleVersion")]
     stack: Option<String>,
     #[serde(default)]
@@ -204,8 +204,8 @@ pub(super) struct Tuning {
 }
 
 impl Tuning {
-    /// The stack that is wanted. It is no setting like the others, and comes alone: it may be refused, or stop
-    /// half-way, when they would be in force already.
+    /// The requested stack. It comes alone: unlike the other settings it may be refused, or stop half-way, when they
+    /// would already be in force.
     pub(super) fn stack(&self) -> Answer<Option<&str>> {
         let alone = matches!(
             self,
@@ -227,12 +227,12 @@ impl Tuning {
             }
         );
         require(alone || self.stack.is_none(), "stack", || {
-            "another stack begins an upgrade (pf9-plane cluster upgrade NAME --to VERSION); change settings by themselves".into()
+            "another stack starts an upgrade (pf9-plane cluster upgrade NAME --to VERSION); change other settings separately".into()
         })?;
         Ok(self.stack.as_deref())
     }
 
-    /// Takes the place of what it names, if all of it makes sense.
+    /// Replaces what it names, if all of it is valid.
     pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
         if let Some(runtime) = self.runtime {
             let cgroup_driver = settings.runtime.cgroup_driver;
@@ -241,7 +241,7 @@ impl Tuning {
         if let Some(kubelet) = &self.kubelet {
             let had = settings.kubelet.ids_per_pod;
             let stays = kubelet.ids_per_pod.is_none_or(|ids| Some(ids) == had);
-            // kubelet ends where a pod with a user namespace of another size is there.
+            // kubelet exits if a pod with a user namespace of another size exists.
             require(stays, "kubelet.idsPerPod", || {
                 "it is chosen when the cluster is made, and stays".into()
             })?;
@@ -403,7 +403,7 @@ impl NewKubeProxy {
 }
 
 impl NewCluster {
-    /// The settings, if all of them make sense together.
+    /// The settings, if they are consistent.
     pub(super) fn settings(&self) -> Answer<Settings> {
         self.check_name()?;
         self.check_networks()?;
@@ -499,7 +499,7 @@ impl NewCluster {
     }
 }
 
-/// A zone and a region (`field`) are values of labels.
+/// A zone or region (`field`) must be a valid label value.
 pub(super) fn check_place(field: &str, host: HostId, place: Option<&str>) -> Answer<()> {
     let good = |place: &str| !place.is_empty() && is_label(ZONE_LABEL, place);
     match place {

@@ -1,9 +1,8 @@
-//! The address that a cluster's masters share among themselves, judged by what hosts told: pure.
+//! The masters' shared address, judged by host reports: pure.
 //!
-//! Which machines are on which network only they know. So what cannot be is refused with the attach that
-//! would make it so, as far as the hosts have told of their networks; the masters find out the rest, and
-//! say it with their status. The networks are no signed facts: a host that tells wrong ones is a master
-//! that cannot have the address, and nothing else.
+//! Only the machines know their networks. So an impossible attach is refused as far as the hosts have reported their
+//! networks; the masters find out the rest, and report it with their status. The networks are not signed facts: a host
+//! that reports wrong ones becomes a master that cannot have the address, and nothing else.
 
 use std::net::IpAddr;
 
@@ -12,16 +11,16 @@ use super::view::Known;
 use pf9_hostagent::model::{ApiAddressStatus, Interface, NodeState, a_machines_own};
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
-/// Most networks of one sentence.
+/// Most networks in one message.
 const NAMED_MAX: usize = 5;
 
-/// The address that masters of this cluster share by themselves.
+/// The address that masters of this cluster share among themselves.
 pub(super) fn of(cluster: &Cluster) -> Option<IpAddr> {
     let settings = &cluster.settings;
     settings.master_ip.filter(|_| settings.master_vip)
 }
 
-/// A host that has the address as its own. Of the cluster's masters one has it rightly.
+/// A host that has the address as its own. One of the cluster's masters has it rightly.
 pub(super) fn owner<'a>(
     ip: IpAddr,
     cluster: Option<&Cluster>,
@@ -41,7 +40,7 @@ pub(super) fn owner<'a>(
 /// Why this master could not have the address, if its networks are known.
 pub(super) fn off_link(ip: IpAddr, master: &Member, interfaces: &[Interface]) -> Option<String> {
     let networks = || interfaces.iter().flat_map(|i| &i.networks);
-    // Interfaces that are left out of the inventory may be the ones that count.
+    // Interfaces missing from the inventory may be the relevant ones.
     let known = networks().any(|net| net.contains(&master.ip));
     if !known || networks().any(|net| a_machines_own(*net, ip)) {
         return None;
@@ -63,13 +62,13 @@ pub(super) fn off_link(ip: IpAddr, master: &Member, interfaces: &[Interface]) ->
     ))
 }
 
-/// What a master last said of it.
+/// A master's last report about it.
 pub(super) fn said(known: &Known) -> Option<&ApiAddressStatus> {
     let node = known.status.as_ref()?.status.node.as_ref()?;
     node.api_address.as_ref()
 }
 
-/// The same as numbers.
+/// The same as metrics.
 pub(super) fn numbers(known: &Known) -> MetricsText {
     let mut text = MetricsText::default();
     let (Some(said), Some(status)) = (said(known), &known.status) else {
@@ -91,7 +90,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
     text
 }
 
-/// What the masters say of it.
+/// The masters' reports about it.
 fn told<'a>(
     cluster: &'a Cluster,
     nodes: &'a [Known],
@@ -104,13 +103,13 @@ fn told<'a>(
     })
 }
 
-/// The master that says that it has it.
+/// The master that reports that it has it.
 pub(super) fn holder<'a>(cluster: &'a Cluster, nodes: &'a [Known]) -> Option<&'a Member> {
     let here = told(cluster, nodes).find(|(_, said)| said.here);
     here.map(|(master, _)| master)
 }
 
-/// What is wrong with it, one sentence each.
+/// What is wrong with it, one message each.
 pub(super) fn warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
     let faults = told(cluster, nodes).filter_map(|(master, said)| {
         let fault = said.fault.as_ref()?;
@@ -120,8 +119,8 @@ pub(super) fn warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
     faults.into_iter().chain(nobodys(cluster, nodes)).collect()
 }
 
-/// Nobody has it, by the reports of masters that are not silent. While the first of them is being made there is none
-/// that could.
+/// No master has it, by the reports of masters that are not silent. While the first masters are being set up none could
+/// have it.
 fn nobodys(cluster: &Cluster, nodes: &[Known]) -> Option<String> {
     let ip = of(cluster)?;
     let is_master = |n: &&Known| cluster.is_master(n.host.id);
@@ -138,10 +137,10 @@ fn nobodys(cluster: &Cluster, nodes: &[Known]) -> Option<String> {
     }
     let unheard = match &*silent {
         [] => String::new(),
-        silent => format!("; nothing is heard of {}", silent.join(", ")),
+        silent => format!("; no report from {}", silent.join(", ")),
     };
     Some(format!(
-        "masterIp: no master says that it has {ip}{unheard}: workers do not reach the API"
+        "masterIp: no master reports that it has {ip}{unheard}: workers do not reach the API"
     ))
 }
 
@@ -250,11 +249,11 @@ mod tests {
         let one_has_it = [ok(1, Some(false), 1), ok(2, Some(true), 1)];
         assert!(warnings(&c, &one_has_it).is_empty());
         let none = warnings(&c, &[ok(1, Some(false), 1), young(2)]);
-        let words = "masterIp: no master says that it has 10.1.0.250";
+        let words = "masterIp: no master reports that it has 10.1.0.250";
         assert_eq!(none, [format!("{words}: workers do not reach the API")]);
         // Its holder is silent.
         let silent = [ok(1, Some(true), 3600), ok(2, None, 3600)];
-        let told = format!("{words}; nothing is heard of node-1: workers do not reach the API");
+        let told = format!("{words}; no report from node-1: workers do not reach the API");
         assert_eq!(warnings(&c, &silent), [told]);
         c.settings.master_vip = false;
         assert!(warnings(&c, &silent).is_empty(), "somebody else's affair");

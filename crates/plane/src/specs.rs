@@ -1,4 +1,4 @@
-//! Specs: when one is new, signing it, and waking the requests that wait for it.
+//! Specs: when a new one is needed, signing it, and waking the long polls that wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ use pf9_hostagent::model::{
     SigningKey, Spec,
 };
 
-/// Computes the specs of these hosts again and signs those that changed. Answers whose changed.
+/// Recomputes the specs of these hosts and signs those that changed. Returns the changed ones.
 pub(super) fn refresh(
     write: &mut Write,
     hosts: &BTreeSet<HostId>,
@@ -29,7 +29,7 @@ pub(super) fn refresh(
         let (cluster, force, agent, rests) =
             match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
                 (Some(row), _) => (row.cluster, row.forced, row.agent, row.maintenance),
-                // Of a removed host nothing is wanted any more: that is its order of removal.
+                // An empty spec for a removed host: its order of removal.
                 (None, Some(removed)) => (None, removed.forced, None, None),
                 (None, None) => continue,
             };
@@ -60,8 +60,7 @@ pub(super) fn refresh(
     Ok(changed)
 }
 
-/// Signs a spec for each of these hosts that is beyond the generation given, though nothing else
-/// changed.
+/// Signs a spec beyond the given generation for each of these hosts, even if nothing else changed.
 pub(super) fn raise(
     write: &mut Write,
     hosts: &BTreeMap<HostId, Generation>,
@@ -94,19 +93,19 @@ pub(super) fn raise(
     Ok(changed)
 }
 
-/// What a host's spec follows from.
+/// What a host's spec is computed from.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
     cluster: Option<&'a Cluster>,
-    /// It leaves where it was whatever that costs.
+    /// It leaves its cluster whatever that costs.
     force: bool,
-    /// The agent it is to run.
+    /// The agent version it should run.
     agent: Option<&'a AgentSpec>,
-    /// Nothing is to be done on it for a time.
+    /// A maintenance in force.
     maintenance: Option<&'a MaintenanceOrder>,
 }
 
-/// What a spec says beside whose it is.
+/// The content of a spec, without the host's identity.
 struct Content {
     assignment: Assignment,
     force: bool,
@@ -114,7 +113,7 @@ struct Content {
     maintenance: Option<MaintenanceOrder>,
 }
 
-/// The next spec of a host, if what it is to be changed since the last, or who signs it.
+/// The next spec of a host, if its content or the signing key changed since the last.
 fn next(
     host: HostId,
     wanted: Wanted<'_>,
@@ -122,7 +121,7 @@ fn next(
     key: &SigningKey,
     now: Timestamp,
 ) -> Answer<Option<IssuedSpec>> {
-    // What nothing can be said of stays as it is.
+    // A host without a computable spec keeps the last one.
     let computed = compute::assignment(host, wanted.cluster);
     let Wanted {
         force,
@@ -171,7 +170,7 @@ fn sign(
         agent: content.agent,
         maintenance: content.maintenance,
     };
-    // No host is ever sent what it would refuse: the change that led here is refused instead.
+    // No host is ever sent a spec it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
     let bytes = spec
         .document()
@@ -187,7 +186,7 @@ fn sign(
     })
 }
 
-/// Tells who waits that a host has a new spec.
+/// Notifies waiting requests of a host's new spec.
 #[derive(Default)]
 pub(super) struct Announcer {
     // One entry per host that ever asked: bounded by the number of hosts.
@@ -195,7 +194,7 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Is woken by every later [`Self::announce`] of this host.
+    /// Is woken by every later [`Self::announce`] for this host.
     pub(super) fn subscribe(&self, host: HostId) -> watch::Receiver<Generation> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts
@@ -204,7 +203,7 @@ impl Announcer {
             .subscribe()
     }
 
-    /// Wakes who waits for these hosts. Called after the specs are durable.
+    /// Wakes the waiters for these hosts. Called after the specs are durable.
     pub(super) fn announce(&self, changed: &[(HostId, Generation)]) {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         for (host, generation) in changed {
@@ -241,7 +240,7 @@ mod tests {
             }
         }
 
-        /// Puts hosts and their cluster down, computes, answers whose spec changed to what.
+        /// Stores hosts and their cluster, computes, returns the changed specs.
         fn settle(&self, hosts: &[(u8, Option<ClusterId>)], c: &Cluster) -> Vec<(HostId, u64)> {
             let done: Answer<_> = self.store.write(|w| {
                 for (n, cluster) in hosts {
@@ -273,11 +272,11 @@ mod tests {
         add(&mut c, &[(2, false)]).expect("attach");
         let both = world.settle(&[(1, id), (2, id)], &c);
         assert_eq!(both, [(host(1), 3), (host(2), 2)]);
-        // A master's key concerns masters only.
+        // A master's key is only in masters' specs.
         c.members[0].service_account_key = Some("pem".into());
         assert_eq!(world.settle(&[(1, id), (2, id)], &c), [(host(1), 4)]);
         assert_eq!(world.settle(&[(1, id), (2, id)], &c), []);
-        // A cluster without master: the worker keeps what it has.
+        // A cluster without a master: the worker keeps what it has.
         c.members.remove(0);
         assert_eq!(world.settle(&[(1, None), (2, id)], &c), [(host(1), 5)]);
     }
@@ -310,7 +309,7 @@ mod tests {
         let id = Some(c.id);
         add(&mut c, &[(1, true), (2, false)]).expect("attach");
         world.settle(&[(1, id), (2, id)], &c);
-        // A worker without a master has nothing new to be told, and is signed for anyway.
+        // A worker without a master gets no new content, and is signed for anyway.
         c.members.remove(0);
         assert_eq!(world.settle(&[(2, id)], &c), []);
         world.key = SigningKey::generate().expect("key").0;

@@ -1,4 +1,4 @@
-//! The stack repository: import (verify, sign, keep), and serving.
+//! The stack repository: import (verify, sign, store), and serving.
 
 pub(super) mod ahead;
 pub(super) mod deltas;
@@ -27,7 +27,7 @@ use pf9_hostagent::seam::disk::{self, Options};
 const MANIFEST: &str = "manifest.json";
 const ARCHIVE: &str = "stack.tar.zst";
 
-/// Imports the stack in a directory. The same stack again is fine.
+/// Imports the stack in a directory. Importing the same stack again succeeds.
 pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
     let shared = Arc::clone(plane);
     let work = move || verify_and_keep(&shared, &dir);
@@ -42,11 +42,11 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
             });
             if let Some((_, other)) = taken {
                 let why = format!(
-                    "another stack {} is here: {}",
+                    "another stack {} was imported: {}",
                     row.reference, other.reference.manifest
                 );
                 return Err(refuse(FaultCode::StackVersionTaken, why)
-                    .fix("a version means one content: build the stack with a new version"));
+                    .fix("a version has one content: build the stack with a new version"));
             }
             let key = row.reference.manifest.to_string();
             if change.get(&STACKS, &key)?.is_none() {
@@ -81,7 +81,7 @@ fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
     let manifest: StackManifest = serde_json::from_slice(&bytes)
         .map_err(|e| refuse(FaultCode::StackManifestInvalid, format!("{MANIFEST}: {e}")))?;
     manifest.validate()?;
-    // Before its bytes are read: those of any machine, for which nothing is known yet.
+    // Before its bytes are read: against any machine, as nothing is known about them yet.
     let fit = Matrix::ours().fits(&manifest, &Machine::default());
     if let Some(fault) = fit.refusal() {
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault));
@@ -103,8 +103,7 @@ fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
     })
 }
 
-/// Copies the archive, and keeps the copy only if it is what the manifest says: what was checked
-/// is what is served.
+/// Copies the archive, and keeps the copy only if it matches the manifest: the checked bytes are the served bytes.
 fn keep_archive(
     plane: &Plane,
     from: &Path,
@@ -147,7 +146,7 @@ fn keep_archive(
         let want = &manifest.archive;
         if size != want.size {
             let why = format!(
-                "{ARCHIVE} is not of {} bytes, as the manifest says",
+                "{ARCHIVE} does not have the {} bytes that the manifest says",
                 want.size
             );
             return Err(refuse(FaultCode::StackArchiveWrong, why));
@@ -166,7 +165,7 @@ fn keep_archive(
         disk::sync_dir(dir).map_err(failed)
     })();
     if copied.is_err() {
-        // Ours alone; the refusal is what matters.
+        // The file is ours; the refusal matters more.
         drop(disk::remove_file(&temp));
     }
     copied
@@ -208,8 +207,8 @@ fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
     })
 }
 
-/// Whether a stack goes with a machine, or with any as far as nothing is known of it. The plane
-/// signed its manifest, so what is in the store is trusted.
+/// Whether a stack fits a machine, or any machine if nothing is known about it. The plane signed its manifest, so what
+/// is in the store is trusted.
 pub(super) fn fit(stack: &Stack, machine: Option<&Inventory>) -> Fit {
     let machine = machine.map(Machine::of).unwrap_or_default();
     match stack.content() {
@@ -227,14 +226,14 @@ pub(super) fn row(rows: &impl Read, stack: &StackRef) -> Answer<Stack> {
     find(rows, &stack.manifest.to_string())
 }
 
-/// What a stack is made of. The plane signed its manifest, so what is in the store is trusted.
+/// Content of a stack. The plane signed its manifest, so what is in the store is trusted.
 pub(super) fn content(rows: &impl Read, stack: &StackRef) -> Answer<StackManifest> {
     let row = find(rows, &stack.manifest.to_string())?;
     row.content()
         .map_err(|e| refuse(FaultCode::StackManifestInvalid, e.to_string()))
 }
 
-/// Refuses a stack that is to run on these machines and does not fit one of them.
+/// Refuses a stack that does not fit one of these machines.
 pub(super) fn require_fit<'a>(
     rows: &impl Read,
     wanted: &StackRef,
@@ -252,6 +251,13 @@ pub(super) fn require_fit<'a>(
         }
     }
     Ok(())
+}
+
+/// Refuses a stack that clusters may only come from.
+pub(super) fn require_new(rows: &impl Read, wanted: &StackRef) -> Answer<()> {
+    let stack = content(rows, wanted)?;
+    let refuse = |fault: Box<Fault>| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, *fault);
+    Matrix::ours().may_begin(&stack).map_err(refuse)
 }
 
 /// The signed manifest of a stack.

@@ -13,13 +13,13 @@ use super::state::Plane;
 use super::store::Standing;
 use pf9_hostagent::telemetry::{METRICS_TYPE, MetricKind, MetricsText};
 
-/// What is said of it.
+/// The store's condition.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Answers,
-    /// Since when, and how it is.
+    /// Since when, and the reason.
     Away(String, String),
-    /// Where the one is that has it.
+    /// Address of the plane that holds it.
     Anothers(String),
 }
 
@@ -41,7 +41,7 @@ impl Said {
         }
     }
 
-    /// For everybody: no address, no reason.
+    /// Public: no address, no reason.
     fn ready(&self) -> (StatusCode, String) {
         match self {
             Self::Answers => (StatusCode::OK, "ok\n".into()),

@@ -25,6 +25,7 @@ use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
 use super::page::Changes;
 use super::passwords::Passwords;
+use super::peers::Relayed;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -35,6 +36,8 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::stacks::ahead::Ahead;
 use super::store::{Read, Snapshot, Store, StoreError, Write};
+use super::terminal::Terminal;
+use super::whereabouts::Whereabouts;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
@@ -45,20 +48,21 @@ pub(super) struct Plane {
     pub(super) files: HostFs,
     /// The state directory.
     pub(super) dir: PathBuf,
-    /// Its own keys; `ca` and `signing` are those that sign now.
+    /// Its own keys; `ca` and `signing` are the ones in use.
     pub(super) keys: Keys,
     pub(super) ca: Ca,
     pub(super) signing: Signer,
-    /// `https://host:port`, as everybody reaches the plane.
+    /// `https://host:port`, the plane's address for everybody.
     pub(super) public_url: String,
-    /// `wss://…`, where nodes are told to come.
+    /// `wss://…`, the endpoints given to nodes.
     pub(super) endpoints: Vec<String>,
-    /// Life of a host's certificate.
+    pub(super) whereabouts: Whereabouts,
+    /// Lifetime of a host's certificate.
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
-    /// Wakes hosts for which there is an operation.
+    /// Wakes hosts that have an operation.
     pub(super) operations: Announcer,
-    /// Support bundles that are on their way in.
+    /// Support bundles being uploaded.
     pub(super) receiving: Receiving,
     pub(super) nonces: Nonces,
     pub(super) refused: Refused,
@@ -66,26 +70,29 @@ pub(super) struct Plane {
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
     began: Instant,
-    /// Life of the certificates that are signed for nodes.
+    /// Lifetime of certificates signed for nodes.
     pub(super) certificate_life: SignedDuration,
-    /// When this life of the plane began: what a host said before may be out of a backup.
+    /// When this run of the plane began: an earlier report may come from a backup.
     pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
-    /// What alerts are made of, between two looks.
+    /// State of alerts between two passes.
     pub(super) alerts: alerts::Board,
-    /// Told when a host said something that the fleet's roll may go on by.
+    /// Notified when a host reported something that may advance the fleet's roll.
     pub(super) agents: Notify,
-    /// What was asked for and is not kept yet.
+    /// Audit entries that are not stored yet.
     pub(super) audit: Ledger,
-    /// Told of every change, for pages that show it.
+    /// Notified of every change, for pages that show it.
     pub(super) changes: Changes,
     pub(super) passwords: Passwords,
+    /// Connections that other planes pass on.
+    pub(super) relayed: Relayed,
+    pub(super) terminal: Arc<Terminal>,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
-    /// The plane stops: nothing new begins.
+    /// The plane stops: nothing new starts.
     pub(super) shutdown: CancellationToken,
-    /// What is still under way then is cut.
+    /// What is still in progress then is cut.
     pub(super) cut: CancellationToken,
     /// Every task of the plane; finished before it exits.
     pub(super) tasks: TaskTracker,
@@ -102,21 +109,23 @@ pub(super) struct Parts {
     pub(super) tunnels_per_s: u32,
     pub(super) certificate_life: SignedDuration,
     pub(super) host_life: SignedDuration,
+    pub(super) relayed: Relayed,
+    pub(super) terminal: Terminal,
 }
 
-/// When to come back to a plane whose store is away, seconds: an election of etcd is over then.
+/// Retry-After while the store is away, seconds: an election of etcd is over by then.
 const AWAY_RETRY_S: u64 = 5;
 
-/// A change that is being made: an open write and whose specs it touches.
+/// A change in progress: an open write and the hosts whose specs it affects.
 pub(super) struct Change<'a> {
     write: &'a mut Write,
     touched: BTreeSet<HostId>,
-    /// The keys from now on, if they change.
+    /// The new keys, if they change.
     keys: Option<Arc<Ring>>,
-    /// Clusters whose rights follow from it.
+    /// Clusters whose rights change.
     clusters: BTreeSet<ClusterId>,
     raised: BTreeMap<HostId, Generation>,
-    /// When.
+    /// The time of the change.
     pub(super) now: Timestamp,
 }
 
@@ -125,7 +134,10 @@ pub(super) struct Change<'a> {
 impl Plane {
     pub(super) fn new(parts: Parts) -> Self {
         let keys = Keys::new(parts.ring);
+        let public = std::slice::from_ref(&parts.public_url);
+        let urls = [&parts.endpoints[..], public].concat();
         Self {
+            whereabouts: Whereabouts::new(&urls),
             files: HostFs::new(&parts.dir),
             store: parts.store,
             dir: parts.dir,
@@ -152,6 +164,8 @@ impl Plane {
             audit: Ledger::default(),
             changes: Changes::default(),
             passwords: parts.passwords,
+            relayed: parts.relayed,
+            terminal: Arc::new(parts.terminal),
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -159,14 +173,14 @@ impl Plane {
         }
     }
 
-    /// Whether one more tunnel of this host may begin; else in how many seconds it may come back.
+    /// Admits a tunnel of this host; otherwise says after how many seconds to retry.
     pub(super) fn admit_tunnel(&self, host: HostId) -> Result<(), Full> {
         let now = self.began.elapsed();
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.admit(host, now)
     }
 
-    /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.
+    /// A consistent view of the rows. Reads touch cached pages only, so no blocking thread is used.
     pub(super) fn read(&self) -> Answer<Snapshot> {
         Ok(self.store.read()?)
     }
@@ -184,7 +198,7 @@ impl Plane {
             None => making.await,
             Some(patience) => match tokio::time::timeout(patience, making).await {
                 Ok(done) => done,
-                // It goes on, and all that follows from it, if the store takes it after all.
+                // It continues, with all its consequences, if the store accepts it after all.
                 Err(_) => return Err(unconfirmed()),
             },
         };
@@ -208,7 +222,7 @@ impl Plane {
             let key = &ring.signing.current;
             let mut changed = specs::refresh(write, &touched, key, now)?;
             changed.extend(specs::raise(write, &raised, key, now)?);
-            // Replaced while no other change can be made: each sees the keys that its rows name.
+            // Replaced under the store's lock: every change sees the keys that its rows name.
             before = keys.map(|new| self.keys.replace(new));
             Ok::<_, Refusal>((out, changed, clusters))
         });
@@ -247,25 +261,23 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The spec of this host is computed again.
+    /// Recomputes the spec of this host.
     pub(super) fn touch(&mut self, host: HostId) {
         self.touched.insert(host);
     }
 
-    /// The plane's keys are these when the change is made; every spec of `hosts` is signed anew
-    /// where another key signs now.
+    /// Replaces the plane's keys with the change; if another key signs now, every spec of `hosts` is signed again.
     pub(super) fn keys(&mut self, ring: Arc<Ring>, hosts: impl IntoIterator<Item = HostId>) {
         self.keys = Some(ring);
         self.touched.extend(hosts);
     }
 
-    /// The specs of all nodes of this cluster are computed again.
-    /// This host gets a spec beyond this generation, whether its content changed or not.
+    /// Gives this host a spec beyond this generation, whether its content changed or not.
     pub(super) fn raise(&mut self, host: HostId, above: Generation) {
         self.raised.insert(host, above);
     }
 
-    /// The specs of all nodes of this cluster are computed again, and its API is looked at.
+    /// Recomputes the specs of all nodes of this cluster, and reconciles its API.
     pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
         self.touched.extend(cluster.members.iter().map(|m| m.host));
         self.clusters.insert(cluster.id);
@@ -291,7 +303,7 @@ pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
         .ok_or_else(|| no_host(id))
 }
 
-/// There is none, or none that the caller may see.
+/// There is none, or none the caller may see.
 pub(super) fn no_host(id: HostId) -> Refusal {
     let what = format!("no host {id}");
     Refusal::missing(FaultCode::HostUnknown, what, "it is not enrolled")
@@ -303,7 +315,7 @@ pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
         .ok_or_else(|| no_cluster(id))
 }
 
-/// There is none, or none that the caller may see.
+/// There is none, or none the caller may see.
 pub(super) fn no_cluster(id: ClusterId) -> Refusal {
     let what = format!("no cluster {id}");
     let why = "it never existed, or was deleted";
@@ -343,7 +355,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// Whether it was made nobody knows yet.
+/// The outcome is not known yet.
 fn unconfirmed() -> Refusal {
     let why = "the store (etcd) did not answer in time; the change may still be applied";
     Refusal::busy("the outcome of this change is unknown", why, AWAY_RETRY_S)

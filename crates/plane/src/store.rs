@@ -1,7 +1,7 @@
 //! The store: typed rows, JSON under text keys. Every write transaction is all or nothing and durable when
 //! [`Store::write`] returns.
 //!
-//! | it is | durable means | who owns it |
+//! | kind | durable means | who owns it |
 //! |---|---|---|
 //! | embedded | on the disk: redb, one file, crash-safe | one process owns the file; command-line verbs ask that process |
 //! | in etcd (`remote`) | in etcd, by its quorum | the plane that has the seat; reads are from a redb file that is its copy |
@@ -33,19 +33,19 @@ use self::remote::Changes;
 
 pub(super) use self::moving::{to_embedded, to_etcd};
 pub use self::remote::EtcdPlace;
-pub(super) use self::remote::{Away, Holder, Remote, Standing};
+pub(super) use self::remote::{Away, Holder, Remote, Standing, glance};
 
-/// redb's page cache; its default of a gigabyte is not for a stub.
+/// redb's page cache; its default of a gigabyte is too much for a stub.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Writes to a copy between two that wait for the disk: it is made anew at every start, but pages of before are used
-/// again only after such a one.
+/// Writes to the copy between two that wait for the disk: it is rebuilt at every start, but redb reuses freed pages
+/// only after such a sync.
 const COPY_SYNC: u32 = 256;
 
 /// The store.
 pub(super) struct Store {
     db: Database,
-    /// Where the rows really are; nothing: here.
+    /// Where the rows really are; none: in this file.
     remote: Option<Remote>,
     writes: AtomicU32,
 }
@@ -59,15 +59,15 @@ pub(super) struct Rows<T> {
 /// A part of a list, from one of its ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Page<'a> {
-    /// Keys begin with it.
+    /// Prefix of its keys.
     pub(super) prefix: &'a str,
-    /// The last key of the part before it.
+    /// The last key of the previous part.
     pub(super) beyond: Option<&'a str>,
     pub(super) backwards: bool,
     pub(super) most: usize,
 }
 
-/// Rows can be read from it: a snapshot or an open write.
+/// A source of rows: a snapshot or an open write.
 pub(super) trait Read {
     /// One row.
     fn get<T: DeserializeOwned>(&self, rows: &Rows<T>, key: &str) -> Result<Option<T>, StoreError>;
@@ -77,7 +77,7 @@ pub(super) trait Read {
         rows: &Rows<T>,
         prefix: &str,
     ) -> Result<Vec<(String, T)>, StoreError>;
-    /// So many of them from one end, beyond a key; others are not read.
+    /// This many of them from one end, beyond a key; others are not read.
     fn page<T: DeserializeOwned>(
         &self,
         rows: &Rows<T>,
@@ -95,11 +95,11 @@ pub(super) struct Snapshot(ReadTransaction);
 /// An open write.
 pub(super) struct Write {
     txn: WriteTransaction,
-    /// What it changed, where somebody wants to know.
+    /// Its changes, if they are recorded.
     changes: Option<Changes>,
 }
 
-/// Why the store could not do it.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     /// The file cannot be opened or made.
@@ -109,15 +109,15 @@ pub(super) enum StoreError {
         #[source]
         source: redb::Error,
     },
-    /// The store was written by a newer program.
+    /// The store was written by a newer version.
     #[error("the store has schema {found}, this program knows up to {knows}")]
     Newer {
         found: u64,
         knows: u64,
-        /// What it was before it went to that schema.
+        /// The copy made before that schema.
         copy: Option<PathBuf>,
     },
-    /// It is no newer than this program, so nothing of before is wanted.
+    /// It is not newer than this version, so there is nothing to put back.
     #[error("the store is of schema {knows} or older, which this program knows")]
     NotNewer { knows: u64 },
     /// A copy of the store cannot be made or read.
@@ -133,10 +133,10 @@ pub(super) enum StoreError {
     /// Nothing was written: etcd does not answer.
     #[error("the store (etcd) has not answered since {}: {}", .0.since, .0.why)]
     Away(Away),
-    /// Another plane writes.
+    /// Another plane holds the store.
     #[error("another plane has the store: {0}")]
     Lost(String),
-    /// etcd says no, or its client cannot be made.
+    /// etcd refuses, or its client cannot be made.
     #[error("{0}")]
     Etcd(String),
     /// A row is too long for etcd.
@@ -150,10 +150,10 @@ pub(super) enum StoreError {
     /// The plane stops.
     #[error("the plane stops")]
     Stopped,
-    /// Rows are where they must not be for this.
+    /// The rows are in the wrong place for this.
     #[error("{0}")]
     Place(String),
-    /// A row is not what it should be.
+    /// A row is invalid.
     #[error("row {key} of {rows} cannot be read")]
     Row {
         rows: &'static str,
@@ -177,7 +177,7 @@ impl<T> Rows<T> {
         }
     }
 
-    /// The same rows, of which less is read.
+    /// The same rows, read as a smaller type.
     pub(super) const fn as_type<U>(&self) -> Rows<U> {
         Rows::new(self.name)
     }
@@ -190,7 +190,7 @@ impl<T> Rows<T> {
 // === impl Store ===
 
 impl Store {
-    /// Opens or makes the store; `tables` are all kinds of rows. One of an older schema goes forward, after a copy.
+    /// Opens or creates the store; `tables` are all kinds of rows. One of an older schema is copied, then upgraded.
     pub(super) fn open(path: &Path, tables: &BTreeSet<&'static str>) -> Result<Self, StoreError> {
         moving::not_moved(path)?;
         Self::open_as(path, tables, schema::STEPS)
@@ -204,8 +204,8 @@ impl Store {
         Self::with(schema::ready(path, steps)?, None, tables, steps)
     }
 
-    /// Opens the one that the seat leads to: reads everything into `copy`, a file that is made anew. A new one is
-    /// not made beside an `embedded` one. Blocks.
+    /// Opens the store behind the seat: reads everything into `copy`, a file that is rebuilt. A new one is not created
+    /// beside an `embedded` one. Blocks.
     pub(super) fn open_remote(
         remote: Remote,
         copy: &Path,
@@ -217,7 +217,7 @@ impl Store {
             return Err(e);
         }
         let db = schema::ready(copy, schema::STEPS).map_err(|e| match e {
-            // What is beside the copy is not put back by the verb for embedded stores.
+            // A copy's file name must not suggest the verb for embedded stores.
             StoreError::Newer { found, knows, .. } => StoreError::Newer {
                 found,
                 knows,
@@ -253,18 +253,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Puts what a newer store was copied from before in its place; answers where the newer one is then.
+    /// Replaces the store with the copy made before the newer schema; returns where the newer one is moved to.
     pub(super) fn put_back(path: &Path) -> Result<PathBuf, StoreError> {
         schema::put_back(path, schema::STEPS)
     }
 
-    /// A consistent view of now.
+    /// A consistent view of the present rows.
     pub(super) fn read(&self) -> Result<Snapshot, StoreError> {
         self.db.begin_read().map(Snapshot).map_err(redb_failed)
     }
 
-    /// Runs `work` in one transaction. Durable when this returns `Ok`; when `work` fails nothing
-    /// has happened.
+    /// Runs `work` in one transaction. Durable when this returns `Ok`; if `work` fails nothing has happened.
     pub(super) fn write<T, E: From<StoreError>>(
         &self,
         work: impl FnOnce(&mut Write) -> Result<T, E>,
@@ -290,19 +289,19 @@ impl Store {
             txn.commit().map_err(redb_failed)
         })();
         if let Err(e) = &copied {
-            // etcd has it and the copy does not: a full read brings both together.
+            // etcd has the change and the copy does not: a full read repairs that.
             remote.give_up(&format!("its copy of the store failed: {e}"));
         }
         copied?;
         Ok(out)
     }
 
-    /// How it is between this plane and its store; nothing: it is embedded.
+    /// State of the connection to the store; none: it is embedded.
     pub(super) fn standing(&self) -> Option<watch::Receiver<Standing>> {
         self.remote.as_ref().map(Remote::standing)
     }
 
-    /// Whether a write can be made now, as far as is known.
+    /// Whether a write is possible now, as far as is known.
     pub(super) fn answers(&self) -> bool {
         let Some(standing) = self.standing() else {
             return true;
@@ -310,12 +309,12 @@ impl Store {
         matches!(&*standing.borrow(), Standing::Ours { away: None, .. })
     }
 
-    /// How long one who asked for a write waits for its end; nothing: it ends.
+    /// How long the caller of a write waits for the outcome; none: it always comes.
     pub(super) fn patience(&self) -> Option<Duration> {
         self.remote.as_ref().map(|_| Remote::patience())
     }
 
-    /// Lets another plane have it at once.
+    /// Releases the store for another plane immediately.
     pub(super) async fn leave(&self) {
         if let Some(remote) = &self.remote {
             remote.leave().await;
@@ -326,7 +325,7 @@ impl Store {
 // === impl StoreError ===
 
 impl StoreError {
-    /// What to do, where that is known.
+    /// The remedy, if known.
     pub(super) fn fix(&self) -> Option<String> {
         match self {
             Self::Newer { copy, .. } => Some(match copy {
@@ -369,7 +368,7 @@ impl Write {
         Self { txn, changes: None }
     }
 
-    /// Puts a row, replacing one that is there.
+    /// Puts a row, replacing an existing one.
     pub(super) fn put<T: Serialize>(
         &mut self,
         rows: &Rows<T>,
@@ -386,13 +385,13 @@ impl Write {
         Ok(())
     }
 
-    /// How many rows there are; nothing is read for it.
+    /// The number of rows, without reading them.
     pub(super) fn count<T>(&self, rows: &Rows<T>) -> Result<u64, StoreError> {
         let table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         table.len().map_err(redb_failed)
     }
 
-    /// Removes a row; nothing there is fine.
+    /// Removes a row; a missing one is fine.
     pub(super) fn remove<T>(&mut self, rows: &Rows<T>, key: &str) -> Result<(), StoreError> {
         let mut table = self.txn.open_table(rows.table()).map_err(redb_failed)?;
         table.remove(key).map(drop).map_err(redb_failed)?;
@@ -486,7 +485,7 @@ fn page_from<T: DeserializeOwned>(
     page: Page<'_>,
 ) -> Result<Vec<(String, T)>, StoreError> {
     use std::ops::Bound::{Excluded, Included, Unbounded};
-    // No key is longer than what follows a prefix in it: the greatest character there is stands behind all of them.
+    // The greatest character sorts after any continuation of the prefix.
     let end = format!("{}\u{10ffff}", page.prefix);
     let (from, to) = match (page.backwards, page.beyond) {
         (false, Some(beyond)) if beyond >= page.prefix => (Excluded(beyond), Unbounded),

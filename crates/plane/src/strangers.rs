@@ -1,9 +1,8 @@
-//! Connections of which nothing is known yet: a full plane makes room among them, fairly.
+//! Connections that are not authenticated yet: a full plane makes room among them, fairly.
 //!
-//! Each connection is a stranger's until it has shown a host's certificate that counts, or an
-//! operator's token that is good. When every place is taken the origin that has the most strangers
-//! loses the oldest of them; who is known stays. A limit for each address was rejected: a fleet
-//! behind one address translator is one address.
+//! Each connection is a stranger until it has presented a host's valid certificate, or an operator's valid token. When
+//! every place is taken, the origin with the most strangers loses its oldest; authenticated ones stay. A limit per
+//! address was rejected: a fleet behind NAT is one address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,20 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::fair::Origin;
 use super::tunnel::Shown;
 
-/// Those who are connected and not known.
+/// Unauthenticated connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Strangers(Arc<Mutex<ByOrigin>>);
 
 #[derive(Debug, Default)]
 struct ByOrigin {
-    /// Of each origin, in the order in which they came.
+    /// By origin, in order of arrival.
     of: BTreeMap<Origin, BTreeMap<u64, CancellationToken>>,
-    /// The same by how many they are.
+    /// The same, sorted by count.
     by_count: BTreeSet<(usize, Origin)>,
     next: u64,
 }
 
-/// One of them. Not any more when it is dropped, or known.
+/// One of them, until it is dropped or authenticated.
 #[derive(Debug)]
 pub(super) struct Stranger {
     board: Strangers,
@@ -34,7 +33,7 @@ pub(super) struct Stranger {
     number: u64,
 }
 
-/// What a connection from outside is known by; among the extensions of each of its requests.
+/// Facts about a connection from outside; in the extensions of each of its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Outside {
     pub(super) stranger: Arc<Stranger>,
@@ -43,7 +42,7 @@ pub(super) struct Outside {
 }
 
 impl Strangers {
-    /// One more, which ends when `cut` is cancelled.
+    /// Adds one, which ends when `cut` is cancelled.
     pub(super) fn enter(&self, origin: Origin, cut: CancellationToken) -> Stranger {
         let mut board = self.board();
         let number = board.next;
@@ -95,7 +94,7 @@ impl Stranger {
         self.origin
     }
 
-    /// It has shown who it is: it stays.
+    /// It has authenticated: it stays.
     pub(super) fn known(&self) {
         self.board.board().change(self.origin, |those| {
             those.remove(&self.number);
@@ -136,7 +135,7 @@ mod tests {
         those[1].known();
         assert!(strangers.make_room());
         assert_eq!(said(), [false, false, true, false, false]);
-        // One each: the order of addresses decides, and nobody twice.
+        // One each: equal counts go by address, and none is cut twice.
         for _ in 0..3 {
             assert!(strangers.make_room());
         }

@@ -1,7 +1,7 @@
-//! Changing the plane's own keys: `pf9-plane keys announce | take-over | retire`.
+//! Rotation of the plane's own keys: `pf9-plane keys announce | take-over | retire`.
 //!
-//! Each step is refused while a host would be left behind by it. `--force` names those who are
-//! given up; nobody is forgotten by accident.
+//! A step is refused while it would leave a host behind. `--force` names those that are given up; none is left behind
+//! by accident.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,18 +23,18 @@ use super::store::Read;
 use super::trust::{self, Before};
 use pf9_hostagent::model::{Digest, DocumentKind, Fault, FaultCode, HostId, TrustStore};
 
-/// Hosts that are named in words; the list has all of them.
+/// Hosts that a message names; the list has all of them.
 const NAMED_MAX: usize = 5;
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Step {
-    /// A second key, trusted beside the first.
+    /// Adds a second key, trusted beside the first.
     Announce,
-    /// The second signs.
+    /// The second one signs.
     TakeOver,
-    /// The one that does not sign is trusted no more.
+    /// The one that does not sign is no longer trusted.
     Retire,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Wanted {
     pub(super) force: BTreeSet<HostId>,
 }
 
-/// `GET /keys`: each kind, and who is not that far.
+/// `GET /keys`: each kind, and the hosts that have not followed.
 pub(super) async fn list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let (rows, ring) = (plane.read()?, plane.keys.ring());
     let hosts = rows.all(&HOSTS)?.len();
@@ -103,7 +103,7 @@ pub(super) async fn step(
 fn take(change: &mut Change<'_>, plane: &Plane, wanted: &Wanted) -> Answer<()> {
     let now = plane.keys.ring();
     let stored: Identity = now.stored().clone();
-    // Whether there is such a step comes before who would be left behind by it.
+    // Whether the step exists is checked before which hosts it would leave behind.
     let next = match wanted.step {
         Step::Announce => stored
             .announce(wanted.kind, change.now)
@@ -135,8 +135,7 @@ fn take(change: &mut Change<'_>, plane: &Plane, wanted: &Wanted) -> Answer<()> {
     Ok(())
 }
 
-/// What every host must have done before a step; nothing before an announcement, nor before one is
-/// taken back.
+/// What every host must have done before a step; nothing before an announcement, nor before its cancellation.
 fn before(ring: &Ring, kind: Kind, step: Step) -> Option<Before<'_>> {
     let (signing, authorities) = (&ring.signing, &ring.authorities);
     match (step, kind) {
@@ -159,7 +158,7 @@ fn before(ring: &Ring, kind: Kind, step: Step) -> Option<Before<'_>> {
     }
 }
 
-/// The same manifests under the key that signs now.
+/// The same manifests, signed with the current key.
 fn sign_stacks(change: &mut Change<'_>, before: &Ring, now: &Ring) -> Answer<()> {
     let key = &now.signing.current;
     let trust = TrustStore::new(before.trusted())?;

@@ -1,4 +1,4 @@
-//! What other modules' tests need of a plane: its real store, opened again as often as it is killed.
+//! A plane's real store for other crates' tests, reopened as often as it is killed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use pf9_hostagent::model::{EventBatch, HostId, Timestamp};
 pub struct Shelf(Store);
 
 impl Shelf {
-    /// The one in this directory.
+    /// Opens the one in this directory.
     pub fn open(dir: &Path) -> Self {
         Self(Store::open(&dir.join("store"), &tables()).expect("store"))
     }
 
-    /// As a node's delivery is taken: both are what was sent.
+    /// Takes in a delivery as the host API does.
     pub fn take(&self, host: &str, batch: &[u8]) {
         let host: HostId = host.parse().expect("a host");
         let batch: EventBatch = serde_json::from_slice(batch).expect("a batch");
@@ -31,7 +31,7 @@ impl Shelf {
         done.expect("taken");
     }
 
-    /// What is kept of a host, oldest first.
+    /// A host's messages, oldest first.
     pub fn messages(&self, host: &str) -> Vec<String> {
         let host: HostId = host.parse().expect("a host");
         let read = self.0.read().expect("read");
@@ -42,7 +42,7 @@ impl Shelf {
     }
 }
 
-/// What every store promises, of the one in this etcd. Blocks.
+/// The contract of every store, for this etcd. Blocks.
 pub fn contract_in_etcd(place: &EtcdPlace, dir: &Path) {
     contract::keep(&mut InEtcd {
         place: place.clone(),
@@ -59,7 +59,7 @@ struct InEtcd {
 
 impl Place for InEtcd {
     fn open(&mut self) -> Store {
-        let taken = Remote::take(&self.place, "a test", |_| {});
+        let taken = Remote::take(&self.place, "a test", None, |_| {});
         let remote = self.runtime.block_on(taken).expect("the seat");
         Store::open_remote(
             remote,
@@ -75,13 +75,13 @@ impl Place for InEtcd {
     }
 }
 
-/// Numbers in an etcd, by one who has the seat.
+/// Numbers in an etcd, by the holder of the seat.
 pub struct Numbers(Arc<Store>);
 
 impl Numbers {
     /// Waits for the seat.
     pub async fn open(place: &EtcdPlace, dir: &Path) -> Result<Self, String> {
-        let remote = Remote::take(place, "a test", |_| {}).await;
+        let remote = Remote::take(place, "a test", None, |_| {}).await;
         let remote = remote.map_err(|e| chain(&e))?;
         let copy = dir.join("copy");
         let opening = tokio::task::spawn_blocking(move || {
@@ -96,18 +96,18 @@ impl Numbers {
         self.write(key, move |_| to).await.map(drop)
     }
 
-    /// One more; answers how many.
+    /// Adds one; returns the count.
     pub async fn add(&self, key: &str) -> Result<u64, String> {
         self.write(key, |now| now.unwrap_or(0) + 1).await
     }
 
-    /// What it is.
+    /// The value.
     pub fn get(&self, key: &str) -> Option<u64> {
         let read = self.0.read().expect("read");
         read.get(&contract::NUMBERS, key).expect("get")
     }
 
-    /// Gives the seat back.
+    /// Releases the seat.
     pub async fn leave(self) {
         self.0.leave().await;
     }

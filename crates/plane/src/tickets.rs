@@ -1,29 +1,28 @@
 //! Session tickets: pure.
 //!
-//! Every session begins with a ticket, and is handed the next one. A machine that is copied takes
-//! along the ticket of that moment; as soon as one of the two has used it and what came after it,
-//! the other one's is old, and it shows itself.
+//! Every session presents a ticket and receives the next one. A copied machine takes along the current ticket; as soon
+//! as one of the two has used it and the one after it, the other one's is old, which reveals it.
 //!
-//! What is acceptable: the newest ticket; and the one before it for as long as the newest was never
-//! shown, because its host may have crashed between being handed it and storing it. More than one
-//! ticket is never lost that way: who shows the one before is handed a new newest.
+//! Acceptable are the newest ticket, and the one before it as long as the newest was never presented, because its host
+//! may have crashed between receiving and storing it. No more than one ticket is ever lost that way: a host that
+//! presents the previous one receives a new newest.
 //!
-//! Tickets are counted in a chain per endpoint that the host names: it dials one endpoint once at a
-//! time, so a chain is never used by two of its sessions at once.
+//! Tickets are numbered in a chain per endpoint, which the host names: it dials an endpoint once at a time, so two of
+//! its sessions never use one chain at once.
 
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
 use pf9_hostagent::model::{Digest, HostId, Secret};
 
-/// Chains of a host: endpoints that it knows. Beyond that the one that rested longest goes.
+/// Chains per host: endpoints that it knows. Beyond that the least recently used one is dropped.
 pub(super) const CHAINS_MAX: usize = 8;
 /// Longest name of a chain, hex digits.
 pub(super) const CHAIN_NAME_MAX: usize = 16;
-/// Longest ticket: a number, random bytes and a mark of authenticity, as text.
+/// Longest ticket: a number, random bytes and a MAC, as text.
 pub(super) const TICKET_MAX: usize = 160;
 
-/// What the plane keeps of a chain.
+/// The stored state of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Chain {
     pub(super) name: String,
@@ -31,11 +30,11 @@ pub(super) struct Chain {
     pub(super) number: u64,
     /// Digest of the newest ticket.
     pub(super) newest: Digest,
-    /// What was shown when it was handed out: another ticket, or none.
+    /// What was presented when it was issued: another ticket, or none.
     pub(super) shown: Option<Digest>,
 }
 
-/// A ticket as a host shows it, looked at.
+/// A presented ticket, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) chain: String,
@@ -43,20 +42,20 @@ pub(super) struct Shown {
     pub(super) digest: Digest,
 }
 
-/// What a ticket is worth.
+/// Value of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Worth {
-    /// The session may begin.
+    /// The session may start.
     Good,
-    /// It may, and the plane's own store is older than the ticket: it was restored.
+    /// It may start, and the plane's own store is older than the ticket: it was restored.
     Newer,
     /// Another machine has used it since.
     Old,
-    /// None was shown, where there should be one.
+    /// None was presented, where there should be one.
     Missing,
 }
 
-/// Judges what a host shows (`tickets`: all it has) for a session in `chain`.
+/// Judges what a host presents (`tickets`: all it has) for a session in `chain`.
 pub(super) fn worth(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
     let shown = tickets.iter().find(|t| t.chain == chain);
     match (find(chains, chain), shown) {
@@ -64,7 +63,7 @@ pub(super) fn worth(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
         // The plane's store is older than this chain.
         (None, Some(_)) => Worth::Newer,
         (None, None) if chains.is_empty() => Worth::Good,
-        // A new endpoint: who it is, a ticket of another one shows.
+        // A new endpoint: a ticket of another one identifies the host.
         (None, None) => {
             let vouched = tickets
                 .iter()
@@ -81,10 +80,10 @@ pub(super) fn worth(chains: &[Chain], chain: &str, tickets: &[Shown]) -> Worth {
     }
 }
 
-/// The chain after a ticket was handed out to who showed `shown`.
+/// Updates the chain after a ticket was issued to a host that presented `shown`.
 pub(super) fn handed(chains: &mut Vec<Chain>, name: &str, shown: Option<&Shown>, fresh: &Fresh) {
     chains.retain(|c| c.name != name);
-    // The one that was used last stands last.
+    // The most recently used one is last.
     let surplus = (chains.len() + 1).saturating_sub(CHAINS_MAX);
     chains.drain(..surplus);
     chains.push(Chain {
@@ -101,7 +100,7 @@ pub(super) fn next_number(chains: &[Chain], name: &str, shown: Option<&Shown>) -
     known.max(shown.map_or(0, |s| s.number)).saturating_add(1)
 }
 
-/// A fresh ticket.
+/// A new ticket.
 pub(super) struct Fresh {
     pub(super) text: Secret<String>,
     pub(super) digest: Digest,
@@ -126,7 +125,7 @@ pub(super) fn make(
     }
 }
 
-/// Reads a ticket; `None` when this plane never made it for this host and chain.
+/// Parses a ticket; `None` if this plane never made it for this host and chain.
 pub(super) fn read(key: &hmac::Key, host: HostId, chain: &str, text: &str) -> Option<Shown> {
     if text.len() > TICKET_MAX {
         return None;
@@ -212,7 +211,7 @@ mod tests {
             }
         }
 
-        /// A session begins; the ticket that is handed out, or why not.
+        /// A session starts; the issued ticket, or why not.
         fn begin(&mut self, chain: &str, disk: &Disk) -> Result<String, Worth> {
             let read = |(c, t): &(String, String)| read(&self.key, self.host, c, t);
             let tickets: Vec<Shown> = disk.0.iter().filter_map(read).collect();
@@ -231,14 +230,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is lost between being handed out and being stored, and however often, on
-        /// whichever endpoint: a machine that is alone is never refused.
+        /// Whatever is lost between issuing and storing, however often, on any endpoint: a machine without a copy is
+        /// never refused.
         #[test]
         fn a_machine_that_is_alone_always_gets_in(
             begins in prop::collection::vec((0u8..3, any::<bool>()), 1..60),
         ) {
             let (mut plane, mut disk) = (Plane::new(), Disk::default());
-            // It was stored once before a further endpoint came.
+            // It was stored once before another endpoint was added.
             let first = plane.begin("e0", &disk).expect("first");
             disk.store("e0", first);
             for (endpoint, stored) in begins {
@@ -251,8 +250,8 @@ mod tests {
             }
         }
 
-        /// A disk is copied and both machines go on: within three sessions of one after the other
-        /// has had two, one of them is refused, and from then on only ever the same one.
+        /// A disk is copied and both machines run: within three sessions, after one of them has had two in a row, one
+        /// is refused, and from then on only ever the same one.
         #[test]
         fn of_two_machines_one_is_refused_and_stays_so(
             turns in prop::collection::vec(any::<bool>(), 12..60),
@@ -287,7 +286,7 @@ mod tests {
         let (mut plane, mut disk) = (Plane::new(), Disk::default());
         disk.store("e", plane.begin("e", &Disk::default()).expect("first"));
         let before = disk.clone();
-        // Handed out and not stored, three times.
+        // Issued and not stored, three times.
         for _ in 0..3 {
             plane.begin("e", &disk).expect("again");
         }

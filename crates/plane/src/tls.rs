@@ -1,9 +1,9 @@
-//! The server's TLS: short certificates of the plane's own authorities, renewed while running;
-//! client certificates are asked for, not demanded.
+//! The server's TLS: short-lived certificates from the plane's own authorities, renewed while running; client
+//! certificates are optional.
 //!
-//! While an authority takes over from another there are two certificates. A client says in ALPN
-//! whose it can check (`model::authority_hints`); who says nothing (an operator's tool, whose
-//! kubeconfig is older) is shown the older one, until that authority is retired.
+//! During a rotation of the authority there are two certificates. A client names in ALPN the authority it can verify
+//! (`model::authority_hints`); one that names none (an operator's tool with an older kubeconfig) gets the older one,
+//! until that authority is retired.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,9 +24,9 @@ use super::refusal::chain;
 use super::state::Plane;
 use pf9_hostagent::model::{Digest, authority_hint};
 
-/// Life of the server's certificates.
+/// Lifetime of the server's certificates.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// How often their age is looked at, and when they are replaced: well before the end.
+/// How often their age is checked; they are replaced well before their expiry.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(20 * 24);
 
@@ -42,14 +42,14 @@ struct Now {
     not_after: Timestamp,
 }
 
-/// A certificate of each authority, by its name in ALPN.
+/// A certificate from each authority, by its name in ALPN.
 type Certificates = Vec<(Vec<u8>, Arc<CertifiedKey>)>;
 
-/// Certificates to show, by the authority that the client names in ALPN.
+/// Certificates to present, by the authority that the client names in ALPN.
 #[derive(Debug)]
 struct Shown(RwLock<Certificates>);
 
-/// Why there is no TLS.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
     #[error("cannot make the server's certificate")]
@@ -63,7 +63,7 @@ pub(super) enum TlsError {
 }
 
 impl ServerTls {
-    /// Fresh certificates for these names and addresses.
+    /// New certificates for these names and addresses.
     pub(super) fn new(
         ring: &Ring,
         names: BTreeSet<String>,
@@ -82,8 +82,7 @@ impl ServerTls {
         now.acceptor.clone()
     }
 
-    /// Replaces the certificates in time, and everything when the authorities change, for as long
-    /// as the plane runs.
+    /// Replaces the certificates in time, and everything when the authorities change, while the plane runs.
     pub(super) async fn keep_fresh(self: Arc<Self>, plane: Arc<Plane>) {
         let mut changed = plane.keys.subscribe();
         loop {
@@ -104,7 +103,7 @@ impl ServerTls {
         }
     }
 
-    /// Other authorities: what was resumed under the old ones starts over as well.
+    /// Other authorities: sessions resumed under the old ones must not continue either.
     fn replace(&self, ring: &Ring, now: Timestamp) -> Result<(), TlsError> {
         let made = Now::make(ring, &self.names, now)?;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = made;
@@ -112,7 +111,7 @@ impl ServerTls {
         Ok(())
     }
 
-    /// The same authorities: connections go on being resumed.
+    /// The same authorities: sessions can still be resumed.
     fn renew(&self, ring: &Ring, now: Timestamp) -> Result<(), TlsError> {
         let mut state = self.now.write().unwrap_or_else(PoisonError::into_inner);
         if now + RENEW_BEFORE < state.not_after {
@@ -150,10 +149,10 @@ impl Now {
             .with_client_cert_verifier(Arc::new(ExpiryExcused::new(clients)))
             .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Hosts come back with tickets, all at once after an outage: a short handshake costs neither
-        // side a signature. The state is in the ticket and not here, so the number of hosts does not
-        // matter; the key is this process's, so after a restart handshakes are full ones. A resumed
-        // session carries the certificate it began with: `tunnel::identify` looks at it again.
+        // Hosts reconnect with TLS tickets, all at once after an outage: a resumed handshake costs neither side a
+        // signature. The state is in the ticket and not here, so the number of hosts does not matter; the key belongs
+        // to this process, so after a restart handshakes are full ones. A resumed session carries the certificate it
+        // began with: `tunnel::identify` checks it again.
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -163,7 +162,7 @@ impl Now {
     }
 }
 
-/// A certificate of each authority that somebody may know alone, the one that issues first.
+/// A certificate from each authority that may be the only one a client knows, the issuing one first.
 fn certificates(
     ring: &Ring,
     names: &BTreeSet<String>,
@@ -195,7 +194,7 @@ fn issue(
         life: LIFE,
     };
     let issued = ca.issue(&key, &leaf, now)?;
-    // The authority goes along: a node that enrols knows it only by its digest.
+    // The authority is included: an enrolling node knows it only by its digest.
     let chain = vec![issued.der.into(), CertificateDer::from(ca.der().to_vec())];
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     Ok((

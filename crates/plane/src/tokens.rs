@@ -1,4 +1,4 @@
-//! Enrolment tokens: one use, one day, kept only as digests.
+//! Enrolment tokens: single use, one day, stored only as digests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::state::{Change, Plane};
 use super::store::Read;
 use pf9_hostagent::model::{Digest, EnrolToken, FaultCode, HostId, Secret};
 
-/// Longest life that can be asked for.
+/// Longest lifetime.
 pub(super) const TTL_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// How long an ended token is remembered, so that its user is told `expired` and not `unknown`.
+/// How long an expired token is remembered, so that its user gets `expired` and not `unknown`.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Most tokens that are remembered.
+/// Most tokens remembered.
 const TOKENS_MAX: usize = 10_000;
-/// How many are left when the table was full: all of them are read for that, so it must be seldom.
+/// How many remain when the table was full: trimming reads all of them, so it must be rare.
 const TOKENS_LEFT: usize = TOKENS_MAX / 10 * 9;
 
 /// Makes a token.
@@ -50,7 +50,7 @@ pub(super) fn create(
     Ok(EnrolToken { ca, secret }.to_text())
 }
 
-/// Refuses a life that no permission has.
+/// Refuses a lifetime that nobody may give.
 pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
     if ttl > SignedDuration::ZERO && ttl <= TTL_MAX {
         return Ok(());
@@ -59,8 +59,7 @@ pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
     Err(Refusal::bad(FaultCode::TtlInvalid, what, why))
 }
 
-/// A token that is good at this time, and its key. A stranger is refused by it before the store is
-/// locked.
+/// A valid token, and its key. It refuses a stranger before the store is locked.
 pub(super) fn good(
     rows: &impl Read,
     secret: &Secret<String>,
@@ -72,7 +71,7 @@ pub(super) fn good(
             .fix("make a new token with pf9-plane token create")
     };
     let known = rows.get(&TOKENS, &key)?;
-    // Rows are cleared away when there is need for the room.
+    // Rows are trimmed only when room is needed.
     let remembered = known.filter(|token| now <= token.expires_at + REMEMBERED);
     let token = remembered.ok_or_else(|| {
         refuse(
@@ -91,7 +90,7 @@ pub(super) fn good(
     Ok((key, token))
 }
 
-/// Uses a token up; answers whose the host becomes. In one transaction with what it is used for.
+/// Uses up a token; returns the host's project. In the same transaction as the enrolment.
 pub(super) fn consume(
     change: &mut Change<'_>,
     secret: &Secret<String>,
@@ -119,7 +118,7 @@ fn forget_old(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// So many of them, oldest first, of whichever project has the most: who makes few loses none by who makes many.
+/// This many of them, oldest first, from the project with the most: one with many displaces only its own.
 fn of_those_with_most(tokens: &[(String, Token)], surplus: usize) -> Vec<&str> {
     let mut of: BTreeMap<&ProjectId, VecDeque<&str>> = BTreeMap::new();
     for (key, token) in tokens {
@@ -135,7 +134,7 @@ fn of_those_with_most(tokens: &[(String, Token)], surplus: usize) -> Vec<&str> {
     gone
 }
 
-/// What is asked for.
+/// A request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
@@ -147,7 +146,7 @@ fn day() -> i64 {
     24 * 3600
 }
 
-/// The project that a person's token is for: hosts are enrolled into it.
+/// The project of a person's token: hosts are enrolled into it.
 fn own_project(who: &Who) -> Answer<ProjectId> {
     let project = who.project.as_ref().map(|(p, _)| p.id.clone());
     project.ok_or_else(|| {
@@ -157,7 +156,7 @@ fn own_project(who: &Who) -> Answer<ProjectId> {
     })
 }
 
-/// What a token is called: enough of its digest to tell them apart.
+/// Id of a token: the beginning of its digest.
 fn id_of(key: &str) -> &str {
     let digits = key.rsplit(':').next().unwrap_or_default();
     digits.get(..32).unwrap_or(digits)
@@ -180,7 +179,7 @@ pub(super) async fn list(
     Ok(Json(shown.collect()))
 }
 
-/// `POST /resmgr/v1/tokens`: one that lets a machine into the project. It is said once.
+/// `POST /resmgr/v1/tokens`: one that admits a machine to the project. It is shown once.
 pub(super) async fn post(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,
@@ -265,7 +264,7 @@ mod tests {
         assert_eq!(take(59, &a), Ok(()));
         assert_eq!(take(59, &a), Err("403 token-used".into()));
         assert_eq!(take(60, &b), Err("403 token-expired".into()));
-        // "Used" goes first, also where it has expired since.
+        // "Used" takes precedence, even if it has expired since.
         assert_eq!(take(61, &a), Err("403 token-used".into()));
         let guess = Secret::new("guess".to_owned());
         assert_eq!(take(1, &guess), Err("403 token-unknown".into()));

@@ -1,30 +1,29 @@
-//! Which request this is: one name for it in the operator's client, here and in the node's audit
-//! log.
+//! Request ids: one id in the operator's client, here and in the node's audit log.
 
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The name of one request; among the request's extensions.
+/// The id of one request; in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trace(String);
 
-/// W3C's header, and the part of it that names the whole.
+/// W3C's header, and the part of it that is the trace id.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_DIGITS: usize = 32;
-/// What others name a request with; the answer carries it as well.
+/// The other usual header; the answer has it as well.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest name that is taken over: a UUID is 36; it stands in every line of a node's audit log.
+/// Longest id that is accepted: a UUID is 36; it is in every line of a node's audit log.
 const LENGTH_MAX: usize = 64;
 
 impl Trace {
-    /// For what nobody asked: the plane's own.
+    /// For the plane's own requests.
     pub(super) fn new() -> Self {
         Self(uuid::Uuid::new_v4().simple().to_string())
     }
 
-    /// The caller's own name for it if that is one, else a new one.
+    /// The caller's own id if it is valid, otherwise a new one.
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         let own = text(TRACEPARENT).and_then(trace_id);
@@ -47,14 +46,14 @@ fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.splitn(4, '-');
     let (version, id) = (parts.next()?, parts.next()?);
     let (parent, rest) = (parts.next()?, parts.next()?);
-    // Later versions may have more behind the flags; ff is none.
+    // Later versions may have more after the flags; ff is invalid.
     let flags = rest.split('-').next()?;
     let sound = hex(version, 2)
         && version != "ff"
         && hex(id, TRACE_DIGITS)
         && hex(parent, 16)
         && hex(flags, 2);
-    // All zeros means that there is none.
+    // All zeros means none.
     (sound && id.bytes().any(|b| b != b'0')).then_some(id)
 }
 
@@ -63,7 +62,7 @@ fn is_name(text: &str) -> bool {
     (1..=LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-/// Layer: every request has a name, and its answer says it, refusals as well.
+/// Middleware: every request has an id, and its answer names it, refusals included.
 pub(super) async fn layer(mut request: Request, next: Next) -> Response {
     let trace = Trace::of(request.headers());
     let said = HeaderValue::from_str(&trace.0);

@@ -1,7 +1,7 @@
-//! Trust anchors of hosts: each host's document, and how far the hosts have followed it.
+//! Trust anchors of hosts: each host's trust document, and which hosts have followed it.
 //!
-//! The document is made when it is asked for, and signed by every key that somebody may know alone:
-//! a host that was away while a key was announced finds a signature that it trusts.
+//! The document is made on request, and signed by every key that may be the only one a host knows: a host that was away
+//! while a key was announced finds a signature that it trusts.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use pf9_hostagent::model::{
     TRUST_SCHEMA, Timestamp, TrustAnswer, TrustDocument, TrustStatus, TrustVersion,
 };
 
-/// Which document is a host's newest.
+/// Version of a host's newest document.
 pub(super) fn version(rows: &impl Read, ring: &Ring, host: HostId) -> Answer<TrustVersion> {
     let row = rows.get(&MACHINES, &host.to_string())?;
     Ok(TrustVersion {
@@ -67,7 +67,7 @@ pub(super) fn documents(
         .collect())
 }
 
-/// What a host that reports is told, if anything.
+/// The answer to a host's report, if there is news.
 pub(super) fn answer(
     rows: &impl Read,
     ring: &Ring,
@@ -76,8 +76,8 @@ pub(super) fn answer(
     now: Timestamp,
 ) -> Answer<Option<StatusAnswer>> {
     let newest = version(rows, ring, host)?;
-    // An agent that cannot apply a document is not told of one.
-    // Nor one whose documents are newer than this plane's store: it would refuse ours.
+    // An agent that cannot apply a document gets no notice. Nor one whose documents are newer than this plane's store:
+    // it would refuse ours.
     let behind =
         |t: &TrustStatus| t.version != Some(newest) && newest.may_follow(t.version.as_ref());
     let trust = status.trust.as_ref().is_some_and(behind).then_some(newest);
@@ -87,20 +87,20 @@ pub(super) fn answer(
     Ok((answer != StatusAnswer::default()).then_some(answer))
 }
 
-/// One host, as far as a change of keys concerns it.
+/// One host, as far as a rotation of keys concerns it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Follower {
-    /// What it says it trusts.
+    /// What it reports to trust.
     pub(super) trust: Option<TrustStatus>,
     /// Generation of its newest spec.
     pub(super) generation: Generation,
-    /// Generation that its node works by; none without a role.
+    /// Generation that its node follows; none without a role.
     pub(super) node: Option<Generation>,
-    /// Which authority its certificate is of.
+    /// The authority that issued its certificate.
     pub(super) authority: Option<Digest>,
 }
 
-/// What a host must have done before a step may be taken.
+/// What a host must have done before a step.
 pub(super) enum Before<'a> {
     /// It trusts this signing key.
     TrustsKey(&'a str),
@@ -113,7 +113,7 @@ pub(super) enum Before<'a> {
 }
 
 impl Before<'_> {
-    /// Why a host is not that far; `None`: it is.
+    /// Why a host is not there yet; `None`: it is.
     pub(super) fn waits(&self, host: &Follower) -> Option<&'static str> {
         let Some(trust) = &host.trust else {
             return Some("it has not reported which keys it trusts");
@@ -132,7 +132,7 @@ impl Before<'_> {
                 } else if trust.spec_key.as_deref() != Some(*id) {
                     Some("its spec is signed by the old key")
                 } else if host.node.is_some_and(|n| n < host.generation) {
-                    Some("its node works by a spec of the old key")
+                    Some("its node follows a spec signed by the old key")
                 } else if !by(&trust.stack_key) {
                     Some("its stack is signed by the old key")
                 } else {
@@ -143,7 +143,7 @@ impl Before<'_> {
                 if !trust.authorities.contains(ca) {
                     Some("it does not trust the new authority yet")
                 } else if host.authority != Some(*ca) {
-                    Some("its certificate is of the old authority")
+                    Some("its certificate is from the old authority")
                 } else {
                     None
                 }
@@ -152,7 +152,7 @@ impl Before<'_> {
     }
 }
 
-/// Every host that is not that far, and why.
+/// Every host that is not there yet, and why.
 pub(super) fn who_waits(
     rows: &impl Read,
     before: &Before<'_>,
@@ -177,7 +177,7 @@ pub(super) fn who_waits(
     Ok(waiting)
 }
 
-/// The names of a ring's keys of one kind: current, next, old.
+/// The ids of a ring's keys of one kind: current, next, old.
 pub(super) fn names(ring: &Ring, kind: Kind) -> [Option<String>; 3] {
     match kind {
         Kind::Signing => {
@@ -193,7 +193,7 @@ pub(super) fn names(ring: &Ring, kind: Kind) -> [Option<String>; 3] {
     }
 }
 
-/// The hosts that wait, for people and programs.
+/// The waiting hosts, for people and programs.
 pub(super) fn waiting_json(waiting: &[(HostId, &'static str)]) -> Value {
     waiting
         .iter()
@@ -251,7 +251,7 @@ mod tests {
         old.authority = Some(Digest::of(b"x"));
         assert_eq!(
             y.waits(&old),
-            Some("its certificate is of the old authority")
+            Some("its certificate is from the old authority")
         );
         assert_eq!(Before::TrustsKey("b").waits(&old), None);
         assert!(Before::TrustsKey("c").waits(&old).is_some());

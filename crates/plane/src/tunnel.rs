@@ -30,27 +30,26 @@ use pf9_hostagent::model::{Digest, FaultCode, HostId, Secret, SessionKind};
 use pf9_hostagent::mux::{self, Handle, Incoming, Role, Websocket};
 use pf9_hostagent::wire::{Code, Config, Side};
 
-/// Longest a session that is over may linger when what is left of it is cut.
+/// How long a session that is over may linger while its rest is cut.
 const STOP_LINGER: Duration = Duration::from_secs(1);
-/// How long what runs on a session may go on after the certificate that opened it has ended: as long
-/// as nodes give an old session.
+/// How long streams may continue after the session's certificate expired: as long as nodes give an old session.
 const OUTLIVED: Duration = Duration::from_secs(600);
-/// Longest wait without a look at the clock, which may be set.
+/// Longest wait between reads of the clock, which may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The certificate a connection showed, DER.
+/// The certificate that a connection presented, DER.
 #[derive(Clone, Debug)]
 pub(super) struct Shown(pub(super) Arc<[u8]>);
 
-/// Who a certificate stands for.
+/// The owner of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Admitted {
-    /// What sessions know of their other end.
+    /// What a session knows about its other end.
     pub(super) peer: Peer,
     is_news: bool,
 }
 
-/// The host a certificate stands for, and what it opens for that host; see [`hostkey`].
+/// The host that a certificate belongs to, and what it opens; see [`hostkey`].
 pub(super) fn identify(
     rows: &impl Read,
     shown: Option<&Shown>,
@@ -65,7 +64,7 @@ pub(super) fn identify(
             "the connection showed no host certificate",
         )
     })?;
-    // TLS has checked that our authority signed it, for a resumed session some time ago.
+    // TLS has verified our authority's signature; for a resumed session some time ago.
     let name = ca::common_name(&shown.0).unwrap_or_default();
     let (Ok(host), Some(life)) = (name.parse::<HostId>(), ca::life(&shown.0)) else {
         return Err(refuse(
@@ -77,7 +76,7 @@ pub(super) fn identify(
     let (enrolled, removed) = (rows.get(&HOSTS, &row)?, rows.get(&REMOVED, &row)?);
     let judged = hostkey::standing(enrolled.as_ref(), removed.as_ref(), &certificate, life, now);
     let standing = judged.map_err(|why| match why {
-        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is not enrolled any more"),
+        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is no longer enrolled"),
         Stranger::Replaced => refuse(
             FaultCode::CertificateRevoked,
             "the host has a newer certificate",
@@ -100,7 +99,7 @@ pub(super) fn identify(
     })
 }
 
-/// A certificate that is shown for the first time is the pinned one from now on.
+/// A certificate that is presented for the first time becomes the pinned one.
 async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
     if !admitted.is_news {
         return Ok(());
@@ -110,7 +109,7 @@ async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
         .change(move |change| hostkey::shown(change, host, &by.certificate))
         .await?;
     tracing::info!(%host, certificate = %by.certificate, "host certificate proven");
-    // A host that could only renew has done so: it comes back with a full session.
+    // A host that could only renew has done so: it reconnects with a full session.
     let renewed = SessionKind::RenewalOnly;
     plane
         .sessions
@@ -118,8 +117,8 @@ async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
     Ok(())
 }
 
-/// The machine of a session is looked at before anything of the host that it may be a copy of is
-/// disturbed: its sessions, and the key that is pinned for it. Answers the ticket of the next one.
+/// The machine is checked before anything changes for the host that it may be a copy of: its sessions, and its pinned
+/// key. Returns the next ticket.
 async fn look_at_machine(
     plane: &Arc<Plane>,
     peer: Peer,
@@ -129,7 +128,7 @@ async fn look_at_machine(
 ) -> Answer<Option<Secret<String>>> {
     match peer.kind {
         SessionKind::Full | SessionKind::RenewalOnly => {}
-        // Of a removed host nothing is kept, and its order of removal is for each machine.
+        // Nothing is stored about a removed host, and its order of removal is for each machine.
         SessionKind::RemovalOnly => return Ok(None),
     }
     let certificate = shown.map(|s| Arc::clone(&s.0)).unwrap_or_default();
@@ -141,13 +140,13 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let outside = parts.extensions.remove::<Outside>();
     let (stranger, shown) = outside.map(|o| (o.stranger, o.shown)).unzip();
     let shown = shown.flatten();
-    // A client that is no host is refused here and takes nobody's turn: two rows that are in memory.
+    // A client that is not a host is refused here and uses nobody's budget: two reads of rows in memory.
     let admitted = identify(
         &plane.read()?,
         shown.as_ref(),
         pf9_hostagent::seam::clock::now(),
     )?;
-    // A fleet that comes back is told to spread before more is done for it.
+    // A reconnecting fleet is told to spread before more work is done for it.
     plane.admit_tunnel(admitted.peer.host).map_err(|full| {
         let (why, after) = match full {
             Full::All(after) => ("many hosts reconnect at once", after),
@@ -160,7 +159,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let key = match check_handshake(&parts) {
         Ok(key) => key,
         Err(only_asks) => {
-            // Whether it would be taken: a certificate is pinned by that as well.
+            // Whether it would be accepted: acceptance also pins a certificate.
             if admitted.is_news {
                 look_at_machine(&plane, admitted.peer, false, hello, shown.as_ref()).await?;
                 pin(&plane, &admitted).await?;
@@ -179,7 +178,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     })?;
     let ticket = look_at_machine(&plane, admitted.peer, true, hello, shown.as_ref()).await?;
     pin(&plane, &admitted).await?;
-    // Sessions of a host are bounded by themselves.
+    // Sessions of a host have a bound of their own.
     if let Some(stranger) = stranger {
         stranger.known();
     }
@@ -215,7 +214,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     Ok(answer)
 }
 
-/// The websocket handshake, as RFC 6455 wants it; answers the client's key.
+/// The websocket handshake of RFC 6455; returns the client's key.
 fn check_handshake(parts: &Parts) -> Answer<String> {
     let header = |name: header::HeaderName| {
         let values = parts.headers.get_all(name).iter();
@@ -289,7 +288,7 @@ async fn run(
         plane.sessions.over(host, number);
         tracing::info!(%host, session = number, why = %closed, "tunnel down");
     };
-    // A driver outlives its session until the host has got all that was sent.
+    // A driver outlives its session until the host has received everything.
     let driven = async {
         tokio::select! {
             _ = Box::pin(driver) => {}
@@ -300,19 +299,19 @@ async fn run(
     tokio::join!(driven, served);
 }
 
-/// Ends the session when the plane's time to drain is over, and waits until nobody may linger.
+/// Cuts the session when the plane's time to drain is over, and waits out the linger.
 async fn cut(plane: &Plane, handle: &Handle) {
     plane.cut.cancelled().await;
     handle.close(Code::GoingAway, "the plane stops: the drain time ran out");
     tokio::time::sleep(STOP_LINGER).await;
 }
 
-/// Ends a session when the certificate that opened it ends. The host comes back at once, with its
-/// next one, or for the renewal; what runs may finish.
+/// Drains a session when its certificate expires. The host reconnects immediately, with its next one, or to renew;
+/// running streams may finish.
 async fn outlive(handle: &Handle, peer: Peer) {
     match peer.kind {
         SessionKind::Full => {}
-        // Opened by one that has ended already, and good for next to nothing.
+        // Opened by an expired one, and allowed next to nothing.
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => std::future::pending().await,
     }
     loop {
@@ -336,7 +335,7 @@ async fn outlive(handle: &Handle, peer: Peer) {
 async fn serve_streams(plane: &Arc<Plane>, peer: Peer, mut incoming: Incoming) {
     let host = peer.host;
     let router = hostapi::router(Arc::clone(plane));
-    // As many at a time as the protocol lets the host open; gone with the session.
+    // As many at a time as the protocol allows the host; they end with the session.
     let mut streams = JoinSet::new();
     loop {
         let opened = tokio::select! {

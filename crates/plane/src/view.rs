@@ -1,4 +1,4 @@
-//! How hosts, nodes and clusters look to operators: JSON of rows, pure.
+//! Hosts, nodes and clusters as operators see them: JSON from rows, pure.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::stacks;
 use super::zones;
 use pf9_hostagent::model::{Fit, Generation, HostStatus, NodeState, OidcIssuer, Role};
 
-/// A host that is silent for longer counts as not responding; the figure operators know.
+/// A host silent for longer counts as not responding; the figure operators know.
 const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
 /// The same while it converges.
 const RESPONDING_BUSY: SignedDuration = SignedDuration::from_secs(300);
@@ -23,7 +23,7 @@ pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
     is_heard(said.status.state, said.received_at, now)
 }
 
-/// The same, by when a host in this state reported last.
+/// The same, from the state and the time of the last report.
 pub(super) fn is_heard(state: NodeState, at: Timestamp, now: Timestamp) -> bool {
     let patience = match state {
         NodeState::Ok | NodeState::Failed | NodeState::Maintenance => RESPONDING,
@@ -32,7 +32,7 @@ pub(super) fn is_heard(state: NodeState, at: Timestamp, now: Timestamp) -> bool 
     now.duration_since(at) < patience
 }
 
-/// The state of a host that is to be what spec `wanted` says.
+/// The state of a host whose newest spec is `wanted`.
 pub(super) fn state_of(status: &HostStatus, wanted: Generation) -> NodeState {
     let behind = wanted > status.observed_generation;
     match status.state {
@@ -45,7 +45,7 @@ pub(super) fn state_of(status: &HostStatus, wanted: Generation) -> NodeState {
     }
 }
 
-/// All that is known of one host.
+/// All that is known about one host.
 pub(super) struct Known {
     pub(super) host: Host,
     pub(super) status: Option<ReceivedStatus>,
@@ -56,13 +56,13 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Heard of recently.
+    /// It reported recently.
     pub(super) fn responding(&self) -> bool {
         let status = self.status.as_ref();
         status.is_some_and(|s| is_responding(s, self.now))
     }
 
-    /// The host's state, as far as it speaks of the spec that is in force.
+    /// The host's state, if its report is about the spec in force.
     pub(super) fn state(&self) -> Option<NodeState> {
         let status = &self.status.as_ref()?.status;
         Some(state_of(status, self.wanted()))
@@ -173,7 +173,7 @@ fn is_master(member: &Member) -> bool {
     member.role == Role::Master
 }
 
-/// A cluster as qbert shows it, with what is known of its nodes.
+/// A cluster as qbert shows it, with its nodes.
 pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
     let s = &cluster.settings;
     let masters = cluster.masters().count();
@@ -259,8 +259,7 @@ fn cluster_status(cluster: &Cluster, nodes: &[Known]) -> &'static str {
     }
 }
 
-/// What is to be known about a stack; of one that was imported before this release knew better, why
-/// it would not be now.
+/// Known issues of a stack; for one imported by an older version, why it would be refused now.
 fn warnings(fit: &Fit) -> Vec<String> {
     match fit {
         Fit::Tested => Vec::new(),
@@ -289,7 +288,7 @@ mod tests {
     use super::*;
     use crate::compute::tests::{add, cluster};
 
-    /// Nothing is refused any more where it became so because somebody left.
+    /// What became uneven because a master left is no longer refused.
     #[test]
     fn zones_that_became_uneven_are_said_in_one_sentence() {
         let mut c = cluster();

@@ -1,5 +1,5 @@
-//! A host's service, through the best of the host's sessions; through the next one where that fails
-//! and nothing was done yet.
+//! A host's service, through the best of the host's sessions; through the next one if that fails before anything was
+//! done.
 
 use std::error::Error;
 use std::io;
@@ -12,29 +12,29 @@ use pf9_hostagent::mux::MuxStream;
 use pf9_hostagent::telemetry::causes;
 use pf9_hostagent::wire::{Class, Meta};
 
-/// How long a node may take to dial its service and agree with us on what we speak.
+/// How long a node may take to dial its service and complete the handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// As long as it may take while another session is left: a path that has just died is not known to
-/// be dead yet. As long, all in all, where another host is left that would do. Longer than a healthy one takes; where it was only slow, the last one has all the time.
+/// The same while another session is left: a path that has just died is not known to be dead yet. In total, if another
+/// host could serve instead. Longer than a healthy one takes; if it was only slow, the last one has all the time.
 pub(super) const IMPATIENT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Why a service was not reached on one session.
+/// Why a service was not reached over a session.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The session, or something behind it; another session may fare better.
+    /// The session, or something behind it; another session may work.
     Way(String),
-    /// The host itself said no, or is not who it should be: it is the same on every session.
+    /// The host itself refused, or is not who it should be: that is the same on every session.
     Host(String),
 }
 
 impl Failed {
-    /// What an error says of where it happened. For errors before anything was asked only: what
-    /// failed in between may have been done, and must not be done twice.
+    /// Classifies an error by where it happened. Only for errors before a request was sent: a later one may have been
+    /// executed, and must not be repeated.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let io = causes(error).find_map(|e| e.downcast_ref::<io::Error>());
         let kind = io.map(io::Error::kind);
         match kind {
-            // No such service, not allowed, a certificate nobody trusts.
+            // No such service, not allowed, an untrusted certificate.
             Some(
                 io::ErrorKind::NotFound
                 | io::ErrorKind::PermissionDenied
@@ -45,8 +45,8 @@ impl Failed {
     }
 }
 
-/// Opens a stream to a host's service and begins there with `begin`, which must be safe to repeat.
-/// `None`: the host is not connected.
+/// Opens a stream to a host's service and starts with `begin`, which must be safe to repeat. `None`: the host is not
+/// connected.
 pub(super) async fn reach<T, F>(
     plane: &Plane,
     host: HostId,

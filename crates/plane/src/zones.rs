@@ -1,17 +1,15 @@
-//! Zones of nodes: what fails together, as the operator says. Pure.
+//! Failure zones of nodes, given by the operator. Pure.
 //!
-//! A zone becomes Kubernetes' own label of the node, by which its scheduler spreads pods. Of masters it
-//! decides more: etcd goes on while a quorum of them is there. So masters that are in several zones have to
-//! be so spread that every zone may be lost, or their zones promise what they do not hold; and the zone of
-//! some says nothing without that of the others. Both is refused with the attach that would make it so.
-//! What became so by itself (a master left) is said, and nothing is done about it.
+//! A zone becomes Kubernetes' own label of the node, by which its scheduler spreads pods. For masters it means more:
+//! etcd works while a quorum of them is up. So masters in several zones must be spread so that any one zone may be
+//! lost, or the zones promise what they cannot keep; and zones of only some masters mean nothing. Both are refused with
+//! the attach that would cause them. Where a departure caused it, there is only a warning.
 //!
-//! A zone is in one region: readers of the labels rely on it. A host that would put its zone into two of them,
-//! or into one and none, is refused.
+//! A zone is in one region: readers of the labels rely on it. A host that would put its zone into two regions, or into
+//! one and none, is refused.
 //!
-//! One zone for all is no promise, and two masters survive no loss wherever they are: both are taken.
-//! Rejected: to find the zone out from the machine. What says it differs with every place machines are
-//! at, and a wrong one is worse than none.
+//! One zone for all is no promise, and two masters survive no loss wherever they are: both are accepted. Rejected:
+//! detecting the zone from the machine. The source differs between environments, and a wrong one is worse than none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +17,13 @@ use super::records::{Cluster, Member};
 use pf9_hostagent::model::HostId;
 use pf9_hostagent::model::etcd::quorum::Tally;
 
-/// The label by which Kubernetes knows it.
+/// Kubernetes' label for it.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-/// The same for where a zone is.
+/// The same for a zone's region.
 pub(super) const REGION_LABEL: &str = "topology.kubernetes.io/region";
-/// Fewer masters than this survive the loss of none of them.
+/// Fewer masters than this survive no loss at all.
 const SPREAD_FROM: usize = 3;
-/// Most names of one sentence.
+/// Most names in one message.
 const NAMED_MAX: usize = 5;
 
 /// What is wrong with the zones of a cluster's masters, in one sentence.
@@ -72,12 +70,12 @@ pub(super) fn fault(cluster: &Cluster) -> Option<String> {
     })
 }
 
-/// Two members that say of one zone that it is in different regions, one of them among those that come.
+/// Two members that put one zone into different regions, one of them new.
 pub(super) fn split(cluster: &Cluster, come: impl Iterator<Item = HostId>) -> Option<String> {
     let come: BTreeSet<HostId> = come.collect();
     let mut regions: BTreeMap<&str, &Member> = BTreeMap::new();
     let new = |m: &&Member| come.contains(&m.host);
-    // Those that are there have the first word.
+    // Existing members take precedence.
     let there = cluster.members.iter().filter(|m| !new(m));
     for member in there.chain(cluster.members.iter().filter(new)) {
         let Some(zone) = member.zone.as_deref() else {
@@ -184,12 +182,12 @@ mod tests {
             none.ends_with("\"north\" (node-1) and none (node-3)"),
             "{none}"
         );
-        // It is there by now, and holds nobody else up.
+        // It exists by now, and must not block others.
         assert_eq!(place(1, Some("b"), None), None);
     }
 
     proptest! {
-        /// Where nothing is said of masters in several zones, the loss of any one leaves a quorum.
+        /// Where masters in several zones give no fault, the loss of any one leaves a quorum.
         #[test]
         fn what_is_taken_survives_each_zone(zones in prop::collection::vec(0u8..4, 3..8)) {
             let names: Vec<String> = zones.iter().map(|z| format!("z{z}")).collect();

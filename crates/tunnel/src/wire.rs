@@ -12,9 +12,9 @@
 //!                 data: round robin by bytes, two classes ─┘
 //! ```
 //!
-//! Why it cannot deadlock: `receive` never waits and never needs room in the other direction. What
-//! it has to answer is kept as *state* (a flag or a number per stream, the newest ping), not as a
-//! queue of messages, so answers coalesce and their memory is bounded by the number of streams.
+//! Why it cannot deadlock: `receive` never waits and never needs room in the other direction. Pending answers are kept
+//! as *state* (a flag or a number per stream, the newest ping), not as a queue of messages, so answers coalesce and
+//! their memory is bounded by the number of streams.
 //!
 //! | file | holds |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | `window`   | how much a peer may send: growth, pressure, the connection's cap |
 //! | `stream`   | one stream's two directions |
 //! | `schedule` | whose turn it is |
-//! | `inflight` | how many bulk bytes may be under way while somebody types |
+//! | `inflight` | how many bulk bytes may be in flight while somebody types |
 //! | `liveness` | pings, round-trip time, dead peers |
 //! | `session`  | [`Session`]: all of it together |
 

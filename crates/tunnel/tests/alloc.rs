@@ -1,8 +1,7 @@
 //! A frame in steady state allocates nothing: neither where it is sent nor where it is received.
 //!
-//! First the protocol alone, then sessions over TCP: a stream by itself, also with TLS below, and a
-//! stream between two sockets. What was counted, of both ends together, is printed for
-//! `scripts/bench tunnel --only allocations`.
+//! First the protocol alone, then sessions over TCP: a single stream, also over TLS, and a stream between two sockets.
+//! The counts, of both ends together, are printed for `scripts/bench tunnel --only allocations`.
 
 use std::sync::Arc;
 
@@ -20,9 +19,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Bytes of one frame.
 const FRAME: usize = 16 * 1024;
-/// Frames before it counts: windows have grown, queues have their size.
+/// Frames before counting starts: windows have grown, queues have their size.
 const WARM: u32 = 4000;
-/// Frames that count.
+/// Frames counted.
 const FRAMES: u32 = 4000;
 
 /// A line for the script that collects figures.
@@ -33,7 +32,7 @@ fn tell(what: &str, counted: &AllocationInfo, frames: usize) {
     println!("bytes allocated per frame: {what}: {bytes:.1}");
 }
 
-/// Two ends and the memory between them, used again and again as the websocket does.
+/// Two ends and the memory between them, reused as the websocket does.
 struct Pair {
     node: Session,
     plane: Session,
@@ -43,7 +42,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Everything one end has to say reaches the other.
+    /// Everything one end has to send reaches the other.
     fn carry(&mut self) {
         loop {
             let mut quiet = true;
@@ -131,8 +130,7 @@ fn a_frame_in_steady_state_allocates_nothing() {
     }
 }
 
-/// Two sessions over a TCP connection of this machine. All of it runs on this thread, where
-/// allocations are counted.
+/// Two sessions over a TCP connection of this machine. All of it runs on this thread, where allocations are counted.
 struct Joined {
     runtime: Runtime,
     /// A stream of the node's end, and the same at the plane's end.
@@ -140,31 +138,29 @@ struct Joined {
     far: MuxStream,
 }
 
-/// Bytes before it counts, and bytes that count.
+/// Bytes before counting, and bytes counted.
 const BYTES: usize = 64 << 20;
-/// Bytes under way of a stream whose reader keeps up.
+/// Bytes in flight of a stream whose reader keeps up.
 const STEP: usize = 2 * DATA_MAX;
-/// Frames to one allocation, at least. The websocket renews the block its headers stand in after
-/// some hundred frames; anything that is allocated for each frame, or for each read of a socket,
-/// is far beyond.
+/// Least number of frames per allocation. The websocket renews the block for its headers every few hundred frames;
+/// anything allocated per frame, or per read of a socket, is far beyond.
 const FRAMES_TO_ONE: u64 = 32;
-/// Allocations for a frame, at most, whose reader is behind: what waits is copied together, so that
-/// a slow reader costs its window and not the blocks its bytes came in. A frame is two turns, each
-/// of which may begin a block, make it larger and hand it out.
+/// Most allocations per frame whose reader lags: waiting data is copied together, so that a slow reader costs its
+/// window and not the blocks its bytes arrived in. A frame is two turns, each of which may start a block, grow it and
+/// release it.
 const BEHIND: u64 = 6;
-/// Bytes of them: what waits is copied once, into blocks that double while they grow.
+/// Their bytes: waiting data is copied once, into blocks that double while they grow.
 const BEHIND_BYTES: u64 = 3 * DATA_MAX as u64;
 
-/// What a session over TLS may allocate, in tenths of what TLS alone does for the same bytes. Records
-/// of two frames are not those of two writes, so their number is never quite the same.
+/// What a session over TLS may allocate, in tenths of what TLS alone does for the same bytes. Records of two frames are
+/// not those of two writes, so their number is never quite the same.
 const TENTHS_OF_TLS: u64 = 15;
 /// The same for the bytes: they hardly differ, and a copy of each frame would be a third more.
 const TENTHS_OF_BYTES_OF_TLS: u64 = 11;
-/// Bytes allocated for a frame, at most, beside the blocks that are renewed now and then: a copy of
-/// a frame is [`DATA_MAX`].
+/// Most bytes allocated per frame, besides the blocks that are renewed now and then: a copy of a frame is [`DATA_MAX`].
 const BYTES_BESIDE: u64 = 512;
 
-/// What is renewed now and then, and nothing for each frame.
+/// Only what is renewed now and then, and nothing per frame.
 fn next_to_nothing(counted: &AllocationInfo, frames: usize) {
     let (count, bytes) = (counted.count_total, counted.bytes_total);
     assert!(
@@ -238,7 +234,7 @@ fn joined(tls: bool) -> Joined {
     Joined { runtime, near, far }
 }
 
-/// Session to session: what was counted, and the frames.
+/// Session to session: the counts, and the frames.
 fn through_a_session(tls: bool) -> (AllocationInfo, usize) {
     let Joined { runtime, near, far } = joined(tls);
     let (mut reader, mut writer) = (far.into_split().0, near.into_split().1);
@@ -327,7 +323,7 @@ fn tls_alone() -> AllocationInfo {
     allocation_counter::measure(run)
 }
 
-/// Socket, splice, session, TCP, session, splice, socket: `step` bytes are under way at most.
+/// Socket, splice, session, TCP, session, splice, socket: at most `step` bytes are in flight.
 fn through_two_sockets(step: usize) -> AllocationInfo {
     let Joined { runtime, near, far } = joined(false);
     let (mut source, mut sink) = runtime.block_on(async {
@@ -379,7 +375,7 @@ fn a_reader_that_is_behind_costs_a_copy_and_its_block() {
     );
 }
 
-/// Read as TLS does it, a record's header or a page at a time.
+/// Read as TLS reads it, a record's header or a page at a time.
 #[test]
 fn what_is_read_ahead_is_one_block() {
     let runtime = Builder::new_current_thread().build().expect("a runtime");

@@ -1,7 +1,7 @@
-//! `docs/protocol.md` and the code say the same: another engineer builds a peer from the page alone.
+//! `docs/protocol.md` and the code agree: another engineer can build a peer from the page alone.
 //!
-//! Tables are read from the page and compared both ways, so a row without a check fails like a
-//! number that differs. Numbers in sentences are looked for as the code would write them.
+//! Tables are read from the page and compared both ways, so a row without a check fails like a number that differs.
+//! Numbers in sentences are searched for as the code would write them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pf9_tunnel::mux::{
@@ -12,7 +12,7 @@ use pf9_tunnel::wire::{Class, Code, Frame, Hello, Malformed, Meta, Open, StreamI
 
 const PAGE: &str = include_str!("../../../docs/protocol.md");
 
-/// Cells of the rows of the table whose first column has this head.
+/// Cells of the rows of the table whose first column has this heading.
 fn table(first_head: &str) -> Vec<Vec<&'static str>> {
     let cells = |line: &'static str| -> Vec<&'static str> {
         let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
@@ -84,7 +84,7 @@ fn numbers_are_read_as_people_read_them() {
     );
 }
 
-/// One frame of each kind, every field of a length of its own empty.
+/// One frame of each kind, with every variable-length field empty.
 fn frames() -> [(&'static str, Frame); 10] {
     let (stream, none) = (StreamId(2), String::new);
     let hello = Hello {
@@ -112,7 +112,7 @@ fn frames() -> [(&'static str, Frame); 10] {
     ]
 }
 
-/// Bytes of a payload as the page describes it, when everything of a length of its own is empty.
+/// Bytes of a payload as the page describes it, with everything of variable length empty.
 fn least_bytes(payload: &str) -> usize {
     let fields = payload
         .split(" · ")
@@ -169,11 +169,11 @@ fn frames_are_those_of_the_page() {
             _ => 1,
         })
         .sum();
-    // All but 0x00, which nothing says anything about.
+    // All but 0x00, which has no meaning.
     assert_eq!(covered, 255, "each kind stands in one row");
 }
 
-/// What the code makes of kinds that have no name.
+/// How the code decodes kinds without a name.
 fn ranges_are(range: std::ops::RangeInclusive<u8>, name: &str) {
     for kind in range {
         let mut message = BytesMut::new();

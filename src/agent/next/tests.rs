@@ -168,7 +168,7 @@ impl World {
     ) -> Result<(), TestCaseError> {
         for _ in 0..40 {
             let what = match self.ask() {
-                // At boot nothing is begun.
+                // Nothing is started at boot.
                 Move::Write(_) if boot && self.record.stage == Stage::Ready => Move::Rest,
                 what => what,
             };
@@ -204,8 +204,8 @@ fn ends() -> impl Strategy<Value = Vec<(usize, End)>> {
 }
 
 proptest! {
-    /// Whatever ends the switcher when: the machine ends with one version in its links and running, the one before
-    /// unless the new one was proven, and nothing is begun more than three times.
+    /// Whatever ends the switcher, and whenever: the machine ends with one version linked and running, the previous one
+    /// unless the new one was proven, and nothing is started more than three times.
     #[test]
     fn it_ends_proven_or_back_and_never_between(ends in ends(), good in any::<bool>()) {
         let mut world = World::new(good);

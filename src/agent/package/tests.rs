@@ -198,7 +198,7 @@ fn what_is_cut_off_or_no_package_is_an_error_at_every_length() {
         let cut = dir.path().join("cut");
         for length in (0..whole.len() - 8).step_by(97) {
             std::fs::write(&cut, &whole[..length]).expect("write");
-            unpacked(&fs, &cut, format).expect_err("it is cut off");
+            unpacked(&fs, &cut, format).expect_err("it is truncated");
         }
         assert!(fs.list("/opt/pf9/agent/0.2.0").expect("list").is_empty());
     }

@@ -218,7 +218,7 @@ async fn an_order_whose_package_is_wrong_changes_nothing_and_is_not_tried_for_ev
     assert_eq!(machine.calls(), "");
 }
 
-/// What is begun or proven is on the disk before; where it cannot be, nothing is begun, and nothing is proven.
+/// What starts or is proven is on disk first; where it cannot be written, nothing starts and nothing is proven.
 #[tokio::test]
 async fn what_cannot_be_noted_is_neither_begun_nor_proven() {
     let machine = Machine::new();
@@ -322,7 +322,7 @@ async fn the_programs_of_a_version_that_is_given_up_go() {
     Run::new(&machine.host, false).tidy(&again).await;
     assert!(
         machine.host.fs.at(name("0.2.0").dir()).exists(),
-        "it is tried again"
+        "it is retried automatically"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What an archive's service wants to know: a key and its secret, in one file of root's.
+//! Credentials of an archive's service: a key and its secret, in one file that root owns.
 
 use rusty_s3::Credentials;
 
@@ -35,12 +35,12 @@ fn parse(text: &str) -> Result<Credentials, &'static str> {
             "aws_session_token" => &mut token,
             _ => {
                 return Err(
-                    "a line is none of aws_access_key_id, aws_secret_access_key and aws_session_token",
+                    "a line is not one of aws_access_key_id, aws_secret_access_key and aws_session_token",
                 );
             }
         };
         if place.replace(value).is_some() {
-            return Err("a name stands there twice; it holds one key only");
+            return Err("a name occurs twice; the file holds one key only");
         }
     }
     let key = key.ok_or("aws_access_key_id is missing")?;

@@ -208,7 +208,7 @@ impl Dir {
         let Some(mount) = &self.mount else {
             return Ok(());
         };
-        // Has a mount that is made when somebody looks made now. Whether it answers is seen below.
+        // Triggers an automount now. Whether it answers shows below.
         drop(fs::metadata(self.host.at(mount)));
         let points = mounts::points(&self.host)?;
         match points.contains(mount) {

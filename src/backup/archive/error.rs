@@ -92,11 +92,11 @@ pub enum ArchiveError {
         /// Its name.
         file: String,
     },
-    /// An upload that was begun is not known any more.
-    #[error("the service does not know the upload any more")]
+    /// A started upload is no longer known.
+    #[error("the service no longer knows the upload")]
     UploadGone,
     /// What is there is not what was put there.
-    #[error("{file} is not what it should be: {why}")]
+    #[error("{file} is invalid: {why}")]
     Damaged {
         /// Its name.
         file: String,
@@ -216,7 +216,7 @@ impl ArchiveError {
             ),
             Self::Away { .. } | Self::Busy { .. } | Self::Slow { .. } => (
                 FaultCode::EtcdArchiveAway,
-                "check the endpoint and what is between it and this machine; it is retried automatically",
+                "check the endpoint and the path to it; it is retried automatically",
             ),
             Self::Full { .. } => (
                 FaultCode::EtcdArchiveFull,
@@ -228,7 +228,7 @@ impl ArchiveError {
             ),
             Self::Damaged { .. } => (
                 FaultCode::EtcdArchiveDamaged,
-                "use another backup; this one was changed or cut off where it is kept",
+                "use another backup; this one was changed or truncated in the archive",
             ),
             Self::Unsigned(fault) => return (fault.code, fault.fix.clone()),
             Self::UploadGone | Self::Answer { .. } => (
@@ -247,7 +247,7 @@ fn disk(error: &std::io::Error) -> (FaultCode, String) {
         true => (FaultCode::DiskFull, space::FIX.to_owned()),
         false => (
             FaultCode::EtcdArchiveFailed,
-            "look at the directory and at what it is mounted from".to_owned(),
+            "check the directory and its mount".to_owned(),
         ),
     }
 }

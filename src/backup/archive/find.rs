@@ -13,7 +13,7 @@ use crate::model::{
 /// Most places that are looked into: many clusters share one, and each place is a question or two.
 const OWNERS_MAX: usize = 256;
 
-/// A backup in somebody's place.
+/// A backup in an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// Whose place.
@@ -107,7 +107,7 @@ async fn owners(
     }
 }
 
-/// What stands there is somebody else's word: it is of this backup and this place, and signed, or not taken.
+/// Its content is untrusted: it must name this backup and this place, and be signed, or it is rejected.
 fn read(
     text: &str,
     name: &str,

@@ -66,7 +66,7 @@ pub(super) fn shelf(items: impl IntoIterator<Item = Item>) -> Shelf {
             Some((name, Kind::Manifest)) => {
                 found.entry(name.to_owned()).or_default().1 = Some(bytes);
             }
-            // Somebody else's.
+            // A foreign file.
             None => {}
         }
     }

@@ -123,7 +123,7 @@ impl S3 {
         };
         let endpoint = reqwest::Url::parse(endpoint).map_err(|e| policy(e.to_string()))?;
         let bucket = Bucket::new(endpoint, style, bucket.to_owned(), region.to_owned())
-            .map_err(|e| policy(format!("no address of a bucket: {e}")))?;
+            .map_err(|e| policy(format!("not an address of a bucket: {e}")))?;
         let all = match prefix.is_empty() {
             true => String::new(),
             false => format!("{prefix}/"),
@@ -468,7 +468,7 @@ fn own_name(error: ArchiveError, name: &str) -> ArchiveError {
 
 fn unread(error: &dyn std::fmt::Display) -> ArchiveError {
     ArchiveError::Answer {
-        said: format!("what cannot be read: {error:.100}"),
+        said: format!("an answer that cannot be parsed: {error:.100}"),
     }
 }
 

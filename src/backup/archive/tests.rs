@@ -165,7 +165,7 @@ async fn what_is_half_there_counts_nowhere_and_goes_with_what_is_too_much() {
     for litter in [
         "20261128T130000Z-r8.db.age",
         "20261128T100000Z-r5.json",
-        // Of a process that is none any more.
+        // From a process that has exited.
         ".pf9-tmp-999999999-1-0-20261128T130000Z-r8.db.age.tmp",
     ] {
         std::fs::write(fixture.place(litter), b"x").expect("write");

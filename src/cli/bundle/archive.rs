@@ -204,7 +204,7 @@ impl Archive {
         let mut bytes = content.cleaned.text.into_bytes();
         // Whatever was overlooked before: what is known to be a secret of this machine does not leave it.
         if redactor.leaks(&bytes) {
-            entry.error = Some("kept back: a secret of this machine was still in it".to_owned());
+            entry.error = Some("left out: a secret of this machine was still in it".to_owned());
             self.entries.push(entry);
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Archive {
                 .position(|b| *b == b'\n')
                 .map_or(bytes.len(), |at| at + 1);
             bytes.drain(..half);
-            entry.cut = Some("its beginning: the bundle is as large as it may be".to_owned());
+            entry.cut = Some("truncated: the bundle has reached its size limit".to_owned());
         }
         if bytes.is_empty() && entry.cut.is_some() {
             entry.error = entry.cut.take().map(|cut| format!("left out: {cut}"));

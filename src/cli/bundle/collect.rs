@@ -11,9 +11,10 @@ use super::plan::{Item, Kind, Own};
 use super::redact::{Cleaned, Redactor};
 use super::{machine, settings};
 use crate::cli::check::look;
-use crate::cli::context::CommandContext;
+use crate::cli::context::{CommandContext, NODE_UNITS};
 use crate::cli::{logs, status, version};
 use crate::host::exec::{self, Cmd};
+use crate::host::noise;
 use crate::model::Timestamp;
 use crate::preflight::{Report, Skips};
 use crate::telemetry::chain;
@@ -52,6 +53,8 @@ pub(super) struct Collector<'a> {
     ctx: &'a CommandContext,
     redactor: &'a Redactor,
     span: Span,
+    /// What the journals so far have against the node's programs, in words.
+    complaints: String,
 }
 
 impl<'a> Collector<'a> {
@@ -60,6 +63,7 @@ impl<'a> Collector<'a> {
             ctx,
             redactor,
             span,
+            complaints: String::new(),
         }
     }
 
@@ -68,7 +72,7 @@ impl<'a> Collector<'a> {
         match &item.kind {
             Kind::Own(own) => {
                 let value = tokio::time::timeout(DOCUMENT, Box::pin(self.own(*own))).await;
-                let value = value.map_err(|_| "it was not had in time".to_owned())??;
+                let value = value.map_err(|_| "it was not available in time".to_owned())??;
                 Ok(Some(whole(self.redactor.clean_json(value))))
             }
             Kind::Machine(what) => {
@@ -86,6 +90,14 @@ impl<'a> Collector<'a> {
             Kind::Services(path) => self.settings(path, &settings::SERVICES),
             Kind::Log(path) => self.log(path),
             Kind::Journal(unit) => self.journal(unit).await,
+            Kind::Complaints => {
+                let none = "no program of the node complains of anything that matters\n";
+                let told = match self.complaints.as_str() {
+                    "" => none,
+                    told => told,
+                };
+                Ok(Some(whole(self.redactor.clean(told))))
+            }
         }
     }
 
@@ -142,7 +154,7 @@ impl<'a> Collector<'a> {
         Ok(Some(Content { cleaned, cut }))
     }
 
-    async fn journal(&self, unit: &str) -> Result<Option<Content>, String> {
+    async fn journal(&mut self, unit: &str) -> Result<Option<Content>, String> {
         let program = exec::program(&self.ctx.host, "journalctl");
         let cmd = Cmd::new(program, JOURNAL).args([
             "--quiet".to_owned(),
@@ -157,6 +169,9 @@ impl<'a> Collector<'a> {
         let text = exec::run(cmd).await.map_err(|e| chain(&e))?.text();
         if text.is_empty() {
             return Ok(None);
+        }
+        if NODE_UNITS.contains(&unit) {
+            self.complaints.push_str(&complaints_of(unit, &text));
         }
         let cut = (text.len() as u64 > FILE_MAX).then(|| "older lines".to_owned());
         let cleaned = self.redactor.clean(newest(&text, FILE_MAX));
@@ -190,6 +205,24 @@ impl<'a> Collector<'a> {
         text.drain(..text.find('\n').map_or(text.len(), |at| at + 1));
         Ok(Some((text, Some(format!("the older {skipped} bytes")))))
     }
+}
+
+/// Who is called at night reads this before the journal, which has dozens of errors after a good start as well.
+fn complaints_of(unit: &str, journal: &str) -> String {
+    let found = noise::complaints(unit, journal);
+    if found == noise::Complaints::default() {
+        return String::new();
+    }
+    let mut text = format!(
+        "{unit}: {} kinds of errors that matter; left out: {} of every start, {} about pods\n",
+        found.told.len(),
+        found.of_every_start,
+        found.of_pods
+    );
+    for (line, often) in &found.told {
+        text.push_str(&format!("  {often:>4} x  {line}\n"));
+    }
+    text
 }
 
 fn whole(cleaned: Cleaned) -> Content {

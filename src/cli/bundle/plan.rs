@@ -32,13 +32,15 @@ pub(super) enum Kind {
     Log(String),
     /// What systemd's journal has of a unit.
     Journal(&'static str),
+    /// What those before it have against the node's programs.
+    Complaints,
 }
 
 impl Kind {
     /// What a component logged, and nothing that was asked of the machine.
     pub(super) fn is_a_log(&self) -> bool {
         match self {
-            Self::Log(_) | Self::Journal(_) => true,
+            Self::Log(_) | Self::Journal(_) | Self::Complaints => true,
             Self::Own(_)
             | Self::Machine(_)
             | Self::Text(_)
@@ -146,6 +148,11 @@ pub(super) fn plan(host: &HostFs) -> Vec<Item> {
             Kind::Journal(unit),
         ));
     }
+    all.push(item(
+        "journal/complaints.txt",
+        "errors in the journals above, without those of every start",
+        Kind::Complaints,
+    ));
     for part in LOGS {
         let dir = format!("{}/{part}", paths::LOG_DIR);
         for name in names(host, &dir, |n| n.contains(".log")) {

@@ -189,7 +189,7 @@ impl Redactor {
         out
     }
 
-    /// Long random text: keys, tokens, digests (which nobody needs to read either: a mark tells two apart).
+    /// Long random text: keys, tokens, digests (which no reader needs either: a mark tells two apart).
     fn shapes(&self, line: &str, count: &mut u64) -> String {
         runs(line, |run| {
             looks_random(run, RANDOM_MIN).then(|| {

@@ -44,10 +44,10 @@ pub(super) fn shown(text: &str, keys: &[&str], redactor: &Redactor) -> Result<Cl
     // Its own words would show the line.
     let table: Table = text
         .parse()
-        .map_err(|_| "it is no TOML, so nothing of it is shown".to_owned())?;
+        .map_err(|_| "it is not valid TOML, so none of it is shown".to_owned())?;
     let mut redactions = 0;
     let table = walk(table, "", keys, redactor, &mut redactions);
-    let text = toml::to_string(&table).map_err(|_| "it cannot be written again".to_owned())?;
+    let text = toml::to_string(&table).map_err(|_| "it cannot be rewritten".to_owned())?;
     Ok(Cleaned { text, redactions })
 }
 

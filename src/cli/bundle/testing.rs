@@ -31,7 +31,7 @@ impl Write for Shared {
     }
 }
 
-/// Texts that nobody looked at before.
+/// Texts that were not scanned before.
 pub(in crate::cli) fn archive_of(host: &HostFs, texts: &[(&str, &str)], guard: bool) -> Made {
     let known = match guard {
         true => Known::of(host),

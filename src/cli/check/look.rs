@@ -20,7 +20,7 @@ use crate::preflight::{
     MachineFacts, NetworkSeen, PlaneSeen, Skips, SyncTrial, Thresholds, evaluate, http_date,
 };
 
-/// Files, an overlay and a few writes. A file system that hangs answers nobody.
+/// Files, an overlay and a few writes. A file system that hangs never answers.
 const LOCAL: Duration = Duration::from_secs(10);
 /// Systemd and three daemons answer from memory; of a hanging one the check says so.
 const AGENT: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ async fn machine(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Faul
     let read = beside(move || MachineFacts::read(&host, uid, now)).await;
     let facts = read.unwrap_or_else(|| {
         let why = format!("a file system did not answer within {} s", LOCAL.as_secs());
-        let fault = Fault::new(FaultCode::Facts, "cannot look at this machine", why);
+        let fault = Fault::new(FaultCode::Facts, "cannot inspect this machine", why);
         Err(fault.fix("look for a mount that hangs: mount -t nfs,nfs4,fuse"))
     })?;
     Ok(evaluate(
@@ -87,7 +87,7 @@ async fn disk(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Fault> 
         true => SyncTrial::NotTried("left out".to_owned()),
         false => beside(move || SyncTrial::run(&host, uid))
             .await
-            .unwrap_or_else(|| SyncTrial::NotTried("a write did not end".to_owned())),
+            .unwrap_or_else(|| SyncTrial::NotTried("a write did not finish".to_owned())),
     };
     Ok(evaluate(CheckInput::Disk(&trial), skips, began.elapsed()))
 }
@@ -95,7 +95,7 @@ async fn disk(ctx: &CommandContext, skips: &Skips) -> Result<Vec<Check>, Fault> 
 /// Work that waits for disks, on a thread of its own: one that never ends keeps this program from nothing.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, told) = oneshot::channel();
-    // Who does not wait any more is not told.
+    // A caller that stopped waiting gets no answer.
     let thread = std::thread::Builder::new().spawn(move || drop(done.send(work())));
     thread.ok()?;
     tokio::time::timeout(LOCAL, told).await.ok()?.ok()
@@ -116,7 +116,7 @@ async fn reached(ctx: &CommandContext, plane: Option<&str>) -> PlaneSeen {
         }
         // The host's key and the proxy's password are not everybody's.
         (_, _) if ctx.uid != 0 => {
-            return PlaneSeen::none("only root can go there as the tunnel does");
+            return PlaneSeen::none("only root can connect as the tunnel does");
         }
         (Some(_), _) | (None, true) => {}
     }
@@ -131,7 +131,7 @@ async fn reached(ctx: &CommandContext, plane: Option<&str>) -> PlaneSeen {
             ..PlaneSeen::default()
         };
     }
-    let what = "cannot go to the plane";
+    let what = "cannot connect to the plane";
     let identity = match identity::load(&ctx.host, &way.tls) {
         Ok(Some(identity)) => identity,
         Ok(None) => return PlaneSeen::none("this machine is not a host yet"),

@@ -22,7 +22,7 @@ pub(super) struct Going {
     paths: Vec<String>,
     /// Links, routes, packet-filter chains, mounts, processes.
     others: Vec<String>,
-    /// The plane is told.
+    /// Tell the plane.
     tells: bool,
     /// A person's own: drop-ins for units of ours.
     kept: Vec<String>,

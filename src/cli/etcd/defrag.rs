@@ -1,4 +1,4 @@
-//! `etcd defrag`: gives back what this member's database file has and nobody uses.
+//! `etcd defrag`: returns the unused space of this member's database file.
 
 use clap::Parser;
 

@@ -26,14 +26,14 @@ pub(super) async fn run(ctx: &CommandContext, args: &DrillArgs) -> Result<Exit, 
     ctx.out
         .waiting("restoring the newest backup of etcd into an etcd of its own");
     let body = serde_json::json!(order);
-    let said = super::order(ctx, "drill", &body, "make a fire drill").await?;
+    let said = super::order(ctx, "drill", &body, "run a fire drill").await?;
     super::told(ctx, said);
     Ok(Exit::Ok)
 }
 
 /// nodelet works in another directory.
 fn absolute(file: &std::path::Path) -> Result<String, Fault> {
-    let bad = |why: String| Fault::new(FaultCode::Usage, "cannot make a fire drill", why);
+    let bad = |why: String| Fault::new(FaultCode::Usage, "cannot run a fire drill", why);
     let path = std::path::absolute(file).map_err(|e| bad(e.to_string()))?;
     let text = path.into_os_string().into_string();
     text.map_err(|_| bad("the key file's path is not UTF-8".to_owned()))

@@ -1,5 +1,5 @@
-//! `etcd recovery-key`: a key pair in the format of `age-keygen`. The plane is told the public half
-//! only; the file belongs where the plane and its nodes cannot reach it.
+//! `etcd recovery-key`: a key pair in the format of `age-keygen`. The plane gets the public half only; the file belongs
+//! where the plane and its nodes cannot reach it.
 
 use std::path::PathBuf;
 

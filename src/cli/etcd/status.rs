@@ -62,7 +62,7 @@ impl Show for Report {
         self.backups(&mut screen, width);
         if let Some(drill) = &self.etcd.drill {
             let (ink, how) = match &drill.fault {
-                None => (Ink::Good, format!("{} keys were there again", drill.keys)),
+                None => (Ink::Good, format!("{} keys were restored", drill.keys)),
                 Some(fault) => (Ink::Bad, fault.to_string()),
             };
             let age = ago(self.taken_at, drill.at);
@@ -181,7 +181,7 @@ impl Report {
 
 fn second_place(archive: &ArchiveStatus) -> String {
     match &archive.last {
-        None => format!("{}: nothing is known to be there", archive.place),
+        None => format!("{}: no backup is known there", archive.place),
         Some(last) => format!(
             "{}: {} of {}, the newest {last}",
             archive.place,

@@ -158,7 +158,7 @@ async fn of_the_cluster(
     match &view.archive {
         Some(second) if !is_here && shelf::is_name(which) => {
             ctx.out
-                .waiting(&format!("bringing it from {}", second.target));
+                .waiting(&format!("fetching it from {}", second.target));
             let brought = Brought::bring(ctx, view, second, which, trust).await?;
             Ok(Place::Away(Box::new(brought)))
         }

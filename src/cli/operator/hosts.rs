@@ -39,7 +39,7 @@ pub(super) async fn list(ctx: &CommandContext, plane: &Plane) -> Result<(), Faul
             () = ctx.stop.cancelled() => return Err(ctx.interrupted("the list did not end")),
         };
         let part: Part = serde_json::from_value(answer)
-            .map_err(|_| garbage("its answer is not a part of a list of hosts"))?;
+            .map_err(|_| garbage("its answer is not a page of a list of hosts"))?;
         // Of the first part: those that follow stand below it.
         let (mut screen, widths) = match &widths {
             Some(widths) => (Screen::default(), widths),
@@ -54,7 +54,7 @@ pub(super) async fn list(ctx: &CommandContext, plane: &Plane) -> Result<(), Faul
             None => return Ok(()),
             Some(next) if part.hosts.is_empty() || mark.as_ref() == Some(&next) => {
                 return Err(garbage(&format!(
-                    "its list of hosts does not go on at {next:?}"
+                    "its list of hosts does not continue at {next:?}"
                 )));
             }
             Some(next) => mark = Some(next),

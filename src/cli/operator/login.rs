@@ -22,7 +22,7 @@ struct File {
     secret: Secret<String>,
 }
 
-/// Reads an application credential; nobody else may read its file.
+/// Reads an application credential; only its owner may read the file.
 pub(super) fn credential(path: &Path) -> Result<Shows, String> {
     let text = secret_text(path)?;
     // toml's words repeat the line that is wrong, which may be the secret's.

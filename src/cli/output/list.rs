@@ -18,7 +18,7 @@ impl Output {
 /// A list that is printed as it comes.
 pub(in crate::cli) struct List<'a> {
     out: &'a Output,
-    /// How many values; none: it has not begun.
+    /// How many values were printed; none: the list has not started.
     printed: Option<usize>,
 }
 

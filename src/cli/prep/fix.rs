@@ -5,7 +5,7 @@
 //! checks that found something ─► fixes (pure) ─► shown, asked ─► run, one by one ─► looked at again
 //! ```
 //!
-//! Each is done wholly or found undone by the next run: what is to be done follows from what is seen.
+//! Each is done wholly or found undone by the next run: what to do follows from what is seen.
 
 use std::time::Duration;
 
@@ -98,13 +98,11 @@ impl Fix {
         match self {
             Self::Swap { areas } => {
                 format!(
-                    "turn off swap ({}) and take it out of {FSTAB}",
+                    "turn off swap ({}) and remove it from {FSTAB}",
                     areas.join(", ")
                 )
             }
-            Self::Clock => {
-                "have systemd-timesyncd (or what stands for it) keep the clock".to_owned()
-            }
+            Self::Clock => "let systemd-timesyncd (or its substitute) keep the clock".to_owned(),
             Self::Limits { settings } => {
                 let set: Vec<String> = settings
                     .iter()
@@ -133,7 +131,7 @@ impl Fix {
     /// Does it.
     pub(super) async fn run(&self, ctx: &CommandContext) -> Result<(), Fault> {
         let fault = |why: String| {
-            let what = format!("cannot put {} right", self.name());
+            let what = format!("cannot fix {}", self.name());
             let fix = format!("do it by hand ({}), then run this again", self.does());
             Fault::new(FaultCode::Files, what, why).fix(fix)
         };
@@ -186,7 +184,7 @@ pub(super) async fn put_right(
         let text = format!("{}: {}; undo: {}", fix.name(), fix.does(), fix.undo());
         ctx.out.step(Ink::Plain, &text);
     }
-    let agreed = args.yes || !args.no_prompt && ctx.out.can_ask() && ctx.out.ask("Put that right?");
+    let agreed = args.yes || !args.no_prompt && ctx.out.can_ask() && ctx.out.ask("Fix that?");
     if !agreed {
         let asked = !args.no_prompt && ctx.out.can_ask();
         let what = "this machine is not prepared";
@@ -203,8 +201,7 @@ pub(super) async fn put_right(
     for fix in fixes {
         ctx.out.waiting(&fix.does());
         fix.run(ctx).await?;
-        ctx.out
-            .step(Ink::Good, &format!("put right: {}", fix.name()));
+        ctx.out.step(Ink::Good, &format!("fixed: {}", fix.name()));
     }
     Ok(())
 }

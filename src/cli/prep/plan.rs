@@ -29,7 +29,7 @@ pub(super) enum Step {
     Enrol {
         /// Where.
         plane: String,
-        /// As whom; absent: as a new host.
+        /// The host to prepare as; absent: a new host.
         host_id: Option<HostId>,
     },
     /// The identity that comes of it.

@@ -20,7 +20,7 @@ const ANSWER_MAX: usize = 256 * 1024;
 /// it would stand before a token, and whether sudo takes it away depends on how it was asked the last time.
 const THERE: &str = "test \"$(id -u)\" = 0 || set -- sudo -n -- \"$@\"; exec \"$@\"";
 
-/// A host, as ssh is told of it.
+/// A host, as ssh is given it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::cli) struct Target(String);
 
@@ -95,8 +95,8 @@ pub(super) fn twice(hosts: &[Target]) -> Option<&Target> {
 
 /// `ssh` to this host, with our program and these arguments there.
 ///
-/// What is said on the command line wins over every file: whatever a person's configuration says, a key that is not known
-/// is refused, and nothing of this machine (agent, screen, ports) is open to that one.
+/// The command line overrides every file: whatever a user's configuration says, an unknown key is refused, and nothing
+/// of this machine (agent, screen, ports) is open to the other one.
 pub(super) fn command(way: &Way, host: &Target, args: &[String], deadline: Duration) -> Cmd {
     let mut cmd = Cmd::new(&way.ssh, deadline).keeps(ANSWER_MAX);
     if let Some(agent) = &way.agent {

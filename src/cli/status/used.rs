@@ -62,7 +62,7 @@ pub(super) fn look(host: &HostFs, log: &LogConfig) -> Vec<Used> {
     used.collect()
 }
 
-/// Bytes below a directory on its own file system, links not followed; `others` are somebody else's to count.
+/// Bytes below a directory on its own file system, links not followed; `others` are counted elsewhere.
 fn taken(root: PathBuf, others: &[PathBuf]) -> Option<(u64, bool)> {
     let device = fs::symlink_metadata(&root)
         .ok()

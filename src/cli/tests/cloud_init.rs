@@ -48,7 +48,7 @@ fn the_user_data_of_the_page_are_cloud_inits() {
     }
 }
 
-/// Every command of ours in it is one, and asks nobody.
+/// Every command of ours in it exists, and prompts for nothing.
 #[test]
 fn what_the_user_data_run_is_what_this_program_takes() {
     let data: Value = serde_saphyr::from_str(blocks()[0]).expect("yaml");

@@ -192,7 +192,7 @@ async fn how_much_is_logged_is_asked_of_each_and_changed_by_root_for_a_time() {
     assert_eq!(last, r#"POST {"level":"debug","for_s":7200}"#);
     rig.run(&["log-level", "usual", "--of", "comms"]).await;
     assert!(asked.get().pop().expect("asked").starts_with("DELETE"));
-    // One of them is silent: the other one's is shown, and the code says so.
+    // One of them is silent: the other one is shown, and the exit code says so.
     hostagent.abort();
     std::fs::remove_file(rig.host.at(paths::HOSTAGENT_SOCKET)).expect("gone");
     let ran = rig.run(&["log-level"]).await;

@@ -356,7 +356,7 @@ async fn nobody_to_ask_means_no() {
     let files = rig.files();
     for (line, why) in [
         (&["decommission-node"][..], "no terminal"),
-        (&["node", "decommission", "--no-prompt"], "nobody is asked"),
+        (&["node", "decommission", "--no-prompt"], "prompts are off"),
     ] {
         let ran = rig.run(line).await;
         assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
@@ -416,7 +416,7 @@ async fn a_dry_run_takes_nothing_away_and_names_everything_that_goes_then() {
             "{path} was not announced"
         );
     }
-    // What is not there any more although nobody announced it.
+    // Paths that are gone without being announced.
     let ours = |path: &PathBuf| format!("/{}", path.display());
     let after = rig.files();
     for gone in before.keys().filter(|p| !after.contains_key(*p)).map(ours) {

@@ -48,7 +48,7 @@ async fn reset_stops_first_and_leaves_nothing_that_acts_as_the_other_machine() {
         .map(|p| p.to_string_lossy().into_owned())
         .filter(|p| p.starts_with("etc/pf9/") || p.starts_with("var/"))
         .collect();
-    // The ledger knows what of the role is to be removed.
+    // The ledger knows what of the role has to be removed.
     assert_eq!(
         left,
         ["etc/pf9/hostagent.toml", "var/opt/pf9/nodelet/ledger.json"]

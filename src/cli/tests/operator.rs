@@ -164,8 +164,8 @@ async fn a_token_that_others_may_read_or_that_is_over_is_not_used() {
     assert_eq!(rig.run(&["host", "list"]).await.exit, Exit::Config);
 }
 
-/// A fleet, part by part; nobody gets all of it at once. What stands in a mark is the plane's matter: a name, slashes, and
-/// what an address would split at.
+/// A fleet, page by page; never all of it in one answer. The content of a mark is up to the plane: a name, slashes, and
+/// characters at which an address would split.
 fn fleet(method: &str, path: &str, _: &str, _: &str) -> (u16, String) {
     let first = "/resmgr/v1/hosts?limit=100";
     let next = format!("{first}&continue=0%2F");
@@ -272,7 +272,7 @@ async fn a_list_that_breaks_off_or_never_ends_is_no_list() {
     assert_eq!(part.as_array().map(Vec::len), Some(100));
     assert_eq!(fault["exit"], 1, "{fault}");
     let wrong: [(Api, &str); 2] = [
-        (goes_round, "does not go on at"),
+        (goes_round, "does not continue at"),
         (never_ends, "its list of hosts has over"),
     ];
     for (api, why) in wrong {

@@ -127,7 +127,7 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
         let (Found::Dir { mode, .. } | Found::File { mode, .. }) =
             rig.host.found(path).expect(path)
         else {
-            panic!("{path} is not there");
+            panic!("{path} does not exist");
         };
         assert_eq!(mode, root_only, "{path}: {mode:o}");
     }
@@ -550,8 +550,8 @@ async fn two_runs_at_once_are_one_too_many() {
     );
 }
 
-/// What is lost by mistake: the file with the id, whom to trust. And a key that cannot be used is
-/// not lost by a try that is refused.
+/// Files lost by mistake: the host id, the trust anchors. And an unusable key is not lost by an attempt that is
+/// refused.
 #[tokio::test]
 async fn what_is_lost_of_an_identity_comes_back_and_a_refused_try_loses_nothing() {
     let rig = Rig::new();

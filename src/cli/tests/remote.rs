@@ -59,7 +59,7 @@ async fn what_cannot_be_meant_is_refused_here() {
                 "--host-id",
                 "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
             ]),
-            "--host-id is of one",
+            "--host-id is for one host",
         ),
         (prep(&["--token-file", "/dev/null"]), "2 hosts and 0 tokens"),
         (

@@ -1,5 +1,5 @@
-//! The published schemas against what is really written. As much of JSON Schema as these files use; a word that is not
-//! known here fails, so that nothing in them is left unlooked at.
+//! The published schemas against what is really written. Supports as much of JSON Schema as these files use; an unknown
+//! keyword fails the test, so nothing in them goes unchecked.
 
 use serde_json::Value;
 

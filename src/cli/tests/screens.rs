@@ -91,7 +91,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
 fn stack() -> StackRef {
     StackRef {
         name: "pf9-kube".into(),
-        version: "1.20.2-1".into(),
+        version: "1.36.3-1".into(),
         manifest: Digest::of(b"x"),
     }
 }
@@ -169,7 +169,7 @@ fn good(role: Role) -> StatusReport {
     }
 }
 
-/// One that was put right a few times, and of which something is not yet.
+/// A node with a few repairs, one of them still open.
 fn repaired() -> StatusReport {
     let mut report = good(Role::Worker);
     let what = |n: u64| {
@@ -299,7 +299,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     down.reason = Some(
         Fault::new(FaultCode::AgentDown, "hostagent does not run", why).fix(
             "journalctl -n 30 -u pf9-hostagent.service; then systemctl restart \
-             pf9-hostagent.service; the node itself runs on",
+             pf9-hostagent.service; the node itself keeps running",
         ),
     );
     down.agent[1] = unit("hostagent", "failed (exit-code)");
@@ -318,7 +318,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         "cannot renew the host certificate",
         "the certificate is not signed: the plane's store failed",
     )
-    .fix("look at the plane's log")
+    .fix("see the plane's log")
     .next_try(at("10:00:41"));
     expired.certificates[0] = Expiry {
         renew_at: Some(at("06:00:00")),
@@ -341,7 +341,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     put_back.state = Overall::Retrying;
     let fault = Fault::new(
         FaultCode::UpgradeFailed,
-        "this node is not on stack pf9-kube 1.21.0-1",
+        "this node is not on stack pf9-kube 1.37.2-1",
         "the node was not healthy on it within 300 s",
     )
     .fix("see /var/log/pf9/kube/kube.log for what it waited for, then start the upgrade again");
@@ -351,7 +351,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
             roll: RollId(uuid::Uuid::nil()),
             stage: UpgradeStage::Node,
             stack: StackRef {
-                version: "1.21.0-1".into(),
+                version: "1.37.2-1".into(),
                 ..stack()
             },
             state: UpgradeState::PutBack,
@@ -493,7 +493,7 @@ fn plan_screens_are_the_reviewed_ones() {
         ],
         waits: Some(Waits {
             phase: PhaseId::ALL[5],
-            what: "the download of stack pf9-kube 1.20.2-1".into(),
+            what: "the download of stack pf9-kube 1.36.3-1".into(),
         }),
         api_address: None,
         maintenance: Some(maintenance()),

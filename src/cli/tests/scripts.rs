@@ -189,7 +189,7 @@ fn the_scripts_hold_what_the_programs_say() {
     }
 }
 
-/// Runs a script on a machine below `root`; nobody's users are looked up or deleted.
+/// Runs a script on a machine below `root`; it looks up and deletes no real users.
 fn run(root: &Path, script: &str, argument: &str) {
     let said = run_with(root, script, argument, "");
     assert!(said.is_empty(), "{script}: {said}");
@@ -331,8 +331,8 @@ fn an_administrators_drop_in_stays_and_is_named() {
     }
 }
 
-/// What is mounted below our directories: below pods' and the runtime's it is ours, elsewhere somebody's. No byte of
-/// what it shows is deleted, and the package goes anyway.
+/// File systems mounted below our directories: below pods' and the runtime's they are ours, elsewhere an operator's. No
+/// byte of them is deleted, and the package is removed anyway.
 #[test]
 fn nothing_that_is_mounted_below_is_deleted() {
     const MOUNTS: &str = r#"set -e

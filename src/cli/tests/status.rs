@@ -50,7 +50,7 @@ fn tunnel(state: TunnelState) -> TunnelStatus {
     }
 }
 
-/// Enrolled, units running; nobody answers yet.
+/// Enrolled, units running; nothing answers yet.
 fn enrolled() -> Rig {
     let rig = Rig::new();
     crate::identity::write_host_id(&rig.host, HostId::random()).expect("id");
@@ -143,7 +143,7 @@ async fn a_decommission_that_was_cut_off_names_the_next_command() {
     let (state, reason) = seen(&rig).await;
     assert_eq!(state, Overall::AgentDown);
     for words in [
-        "did not finish",
+        "has not finished",
         "pf9ctl node decommission again",
         "systemctl enable --now pf9-hostagent.service",
     ] {
@@ -151,7 +151,7 @@ async fn a_decommission_that_was_cut_off_names_the_next_command() {
     }
 }
 
-/// nodelet sleeps on a host without a role: root is told anyway.
+/// nodelet sleeps on a host without a role: root is told without it.
 #[tokio::test]
 async fn what_root_sees_of_the_identity_is_said_without_nodelet() {
     let rig = enrolled();

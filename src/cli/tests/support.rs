@@ -13,7 +13,7 @@ async fn what_is_agreed_to_once_is_shown_found_and_taken_back() {
     assert!(ran.text.contains("no"), "{}", ran.text);
     let ran = rig.run(&["support", "allow", "--for", "15m"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
-    assert!(ran.text.contains("may be had once"), "{}", ran.text);
+    assert!(ran.text.contains("available once"), "{}", ran.text);
     assert_eq!(logs(&rig), Ok(Agreed::Once));
     rig.json = true;
     let shown = rig.run(&["support", "show"]).await;

@@ -12,19 +12,19 @@ const PAGE: &str = "docs/troubleshooting.md";
 
 const HEAD: &str = "# Troubleshooting
 
-Generated from the program by a test, as `pf9ctl explain` shows it: every code that a failure can have, what it means, its usual cause, what to do. A failure says
-all this itself, with the names of the case; this page is for a reader who has only the code, from an alert, a log or a script. It stands as
-`code` in every JSON value with a fault, in log lines and in the plane's answers.
+Generated from the program by a test, as `pf9ctl explain` shows it: every fault code, what it means, its usual cause, what to do. A failure says
+all this itself, with the names of the case; this page is for a reader who has only the code, from an alert, a log or a script. The code is in
+every JSON value with a fault (`code`), in log lines and in the plane's answers.
 
-What helps first, whatever it is:
+First steps for any failure:
 
-- `pf9ctl status`: one screen with state, why, what to do and when it is tried again; changes nothing
-- `pf9ctl node check`: looks at the machine, the way to the plane, and the agent; changes nothing
-- `pf9ctl logs kube -n 50`: what was done to this node lately, in plain words
-- `pf9ctl explain CODE`: what this page says of a code, on the machine itself; without a code all of them
-- `pf9ctl bundle`: everything that support asks for, without keys and passwords; works with all daemons dead
+- `pf9ctl status`: one screen with the state, why, what to do and the next try; changes nothing
+- `pf9ctl node check`: checks the machine, the way to the plane, and the agent; changes nothing
+- `pf9ctl logs kube -n 50`: what was recently done to this node, in plain words
+- `pf9ctl explain CODE`: this page's text for a code, on the machine itself; without a code all of them
+- `pf9ctl bundle`: everything that support needs, without keys and passwords; works even if all daemons are down
 
-While the agent or its tunnel is down the node and its pods run on. Capitals in commands stand for your own words; every `pf9-plane` verb
+While the agent or its tunnel is down the node and its pods keep running. Capitals in commands stand for your own words; every `pf9-plane` verb
 takes `--state-dir` as well. Exit codes and thresholds of checks: [checks.md](checks.md); alerts: [alerts.md](alerts.md).
 
 ";

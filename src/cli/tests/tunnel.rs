@@ -23,7 +23,7 @@ fn end(text: &str) -> SessionEnd {
             "cannot connect to wss://b.example:8443",
             why,
         )
-        .fix("nothing to do: it is tried again"),
+        .fix("nothing to do: it is retried automatically"),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Etcd, EtcdError, Survey, hex};
 pub struct Standpoint {
     /// Its id in hexadecimal digits.
     pub own: String,
-    /// Whose it follows, or its own; `None`: nobody's, for the moment.
+    /// The leader that it follows, or itself; `None`: none at the moment.
     pub leader: Option<String>,
     /// In which term.
     pub term: u64,

@@ -1,5 +1,5 @@
-//! Leaving etcd, and taking others out. Nobody goes before everybody was asked whether they are well: etcd's own
-//! look knows who is connected, not what is lost, and its words name nobody.
+//! Leaving etcd, and removing others. Every member is asked for its health first: etcd's own check knows who is
+//! connected, not what is lost, and its message names no member.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct Survey {
 /// What membership says about one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is no member, or the only one: nobody misses it.
+    /// It is not a member, or the only one: it can go.
     Free,
     /// The others count on it.
     Counted(Member),

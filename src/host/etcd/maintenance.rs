@@ -33,7 +33,7 @@ pub struct MemberStatus {
     /// Most bytes; 0 from etcd before 3.6, which does not say.
     #[serde(default, rename = "dbSizeQuota", deserialize_with = "number")]
     pub quota_bytes: u64,
-    /// Who leads; 0: nobody.
+    /// The leader; 0: none.
     #[serde(default, deserialize_with = "number")]
     pub leader: u64,
     /// The term.
@@ -82,11 +82,11 @@ pub struct Alarm {
 /// What an alarm says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AlarmKind {
-    /// The database is as large as it may be: nothing is written any more.
+    /// The database has reached its quota: writes are refused.
     NoSpace,
     /// A member's data differ from the others'.
     Corrupt,
-    /// One that is not known here.
+    /// One unknown here.
     Other,
 }
 
@@ -173,7 +173,7 @@ impl Etcd {
         }
     }
 
-    /// Gives the free bytes of this member's file back; it serves nobody meanwhile.
+    /// Returns the free bytes of this member's file; it serves no requests meanwhile.
     pub async fn defragment(&self) -> Result<(), EtcdError> {
         let path = "/v3/maintenance/defragment";
         self.ask(path, &json!({}), DEFRAGMENT).await.map(drop)

@@ -1,4 +1,4 @@
-//! A member whose machine has another address: the others are told where to find it.
+//! A member whose machine has a new address: tells the others where to find it.
 
 use serde_json::json;
 

@@ -170,7 +170,7 @@ impl SnapshotStream {
                     }
                 },
                 Some(Err(e)) => return Err(self.broken(chain(&e))),
-                None => return Err(self.broken("it ended without saying why")),
+                None => return Err(self.broken("it ended without a reason")),
             }
         }
     }
@@ -229,7 +229,7 @@ impl Check {
         }
     }
 
-    /// Takes a blob and gives the one before it, of which it is known now that it was not the last.
+    /// Takes a blob and returns the previous one, now known not to be the last.
     fn take(&mut self, remains: u64, blob: Bytes) -> Result<Option<Bytes>, String> {
         let before = self.held.take();
         if let Some(before) = &before {
@@ -241,7 +241,7 @@ impl Check {
             None => remains,
             // Of the checksum nothing was promised; after it there is nothing.
             Some(0) if self.at_end || blob.len() > SUM => {
-                return Err("it sends more than it promised".to_owned());
+                return Err("it sends more than announced".to_owned());
             }
             Some(0) => {
                 self.at_end = true;
@@ -249,7 +249,7 @@ impl Check {
             }
             Some(left) => left
                 .checked_sub(blob.len() as u64)
-                .ok_or("it sends more than it promised")?,
+                .ok_or("it sends more than announced")?,
         };
         if promised != remains {
             return Err(format!("{remains} bytes should remain, not {promised}"));

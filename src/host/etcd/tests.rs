@@ -39,6 +39,8 @@ struct Cluster {
     learners: Mutex<Vec<(usize, u32)>>,
     /// Removals that are refused before one is taken.
     unhealthy: Mutex<u32>,
+    /// They count each other and elect nobody.
+    leaderless: Mutex<bool>,
     /// Where each answers clients.
     bases: Mutex<Vec<String>>,
 }
@@ -55,6 +57,7 @@ impl Rig {
             members: Mutex::new((0..count).collect()),
             learners: Mutex::default(),
             unhealthy: Mutex::new(0),
+            leaderless: Mutex::default(),
             bases: Mutex::default(),
         });
         let key = rcgen::KeyPair::generate().expect("key");
@@ -124,6 +127,12 @@ async fn answer(
     number: usize,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() == "/health" {
+        if *cluster.leaderless.lock().expect("lock") {
+            let said = r#"{"health":"false","reason":"RAFT NO LEADER"}"#;
+            let mut response = Response::new(Full::new(said.into()));
+            *response.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
+            return Ok(response);
+        }
         // Its database is full: it takes part anyway, and has its vote.
         let said = match request.uri().query() {
             Some("exclude=NOSPACE") => r#"{"health":"true"}"#,
@@ -214,6 +223,32 @@ fn list(members: &[usize], learners: &[(usize, u32)], bases: &[String]) -> Value
         .chain(learners.iter().map(learner))
         .collect();
     json!({"header": {"cluster_id": "17032330802997689198"}, "members": members})
+}
+
+/// A list that nobody can change tells nothing: where this member is what the quorum lacks, it is started first. (These
+/// members have no room, which is no matter.)
+#[tokio::test]
+async fn only_one_with_a_quorum_says_that_a_member_is_expected_elsewhere() {
+    let rig = Rig::new(3).await;
+    let at_home = Who {
+        id: Some(hex("102")),
+        ..who(2)
+    };
+    let moved = Who {
+        ip: "10.0.0.99".parse().expect("address"),
+        ..at_home.clone()
+    };
+    let expected = |who: &Who| {
+        let (endpoints, who) = (rig.endpoints.clone(), who.clone());
+        async move { expected_elsewhere(&endpoints, &who).await }
+    };
+    let told = expected(&moved).await.expect("told");
+    assert_eq!(told.as_deref(), Some("https://10.0.0.2:2380"));
+    *rig.cluster.leaderless.lock().expect("lock") = true;
+    let no = expected(&moved).await.expect_err("nobody has a quorum");
+    assert!(no.to_string().contains("NO LEADER"), "{no}");
+    // That it is expected here each of them may say.
+    assert_eq!(expected(&at_home).await.expect("told"), None);
 }
 
 #[tokio::test]
@@ -389,8 +424,8 @@ async fn who_cannot_join_is_told_why() {
         join(&[], &who(2), false).await,
         Err(EtcdError::Nobody)
     ));
-    // Its own data are lost, and another one is dead: with its old member out two would be left, of which
-    // one is there.
+    // Its own data is lost, and another member is dead: with its old member removed two would be left, one of them
+    // alive.
     *rig.cluster.unhealthy.lock().expect("lock") = 0;
     rig.kill(1).await;
     rig.kill(2).await;

@@ -1,6 +1,5 @@
-//! Whose turn it is to join. etcd takes one newcomer at a time, and none while a member that it lists does
-//! not answer: it refuses, and its words name nobody. So a master that is to join looks first, and waits
-//! for somebody it can name.
+//! Decides whose turn it is to join. etcd takes one newcomer at a time, and none while a listed member does not answer:
+//! it refuses without naming one. So a joining master looks first, and waits for a member that it can name.
 
 use super::{Etcd, EtcdError, Member, Who, hex};
 use crate::model::EtcdGone;
@@ -41,7 +40,7 @@ fn turn_in(members: Vec<Member>, who: &Who, gone: &[EtcdGone]) -> Result<Turn, E
     }
     if let Some(leaver) = leaver {
         let what = format!(
-            "member {} to be taken out of etcd: its host is gone",
+            "member {} to be removed from etcd: its host is gone",
             shown(leaver)
         );
         return Ok(Turn::Waits(what));
@@ -62,7 +61,7 @@ fn is_of(member: &Member, gone: &EtcdGone) -> bool {
     }
 }
 
-/// Its host; before it was started once, where it is to be.
+/// Its host; before its first start, where it will be.
 fn shown(member: &Member) -> String {
     match member.name.is_empty() {
         true => format!("{} at {}", hex(&member.id), member.peer_urls.join(", ")),
@@ -121,7 +120,7 @@ mod tests {
                 panic!("nobody joins before that");
             };
             assert!(
-                what.starts_with(&format!("member {} to be taken out", host(2))),
+                what.starts_with(&format!("member {} to be removed", host(2))),
                 "{what}"
             );
         }
@@ -138,14 +137,14 @@ mod tests {
         let Ok(Turn::Waits(what)) = turn_in(two(), &who, &gone) else {
             panic!("it waits for the one whose place it has");
         };
-        assert!(what.contains("to be taken out"), "{what}");
+        assert!(what.contains("to be removed"), "{what}");
         turn_in(two(), &who, &[]).expect_err("whose member is that?");
         let past = [EtcdGone {
             host_id: host(2),
             member_id: Some("ff".into()),
         }];
         assert_eq!(asks(two(), &past), Turn::Free, "that member is out already");
-        // Who is counted waits for nobody, started or not.
+        // A listed member waits for no other, started or not.
         joining.push(member(7, false));
         assert_eq!(asks(joining.clone(), &[]), Turn::Counted(member(7, false)));
         joining[2].name = String::new();

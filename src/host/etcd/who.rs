@@ -43,8 +43,8 @@ impl Who {
         let (name, at) = (&member.name, member.peer_urls.join(", "));
         EtcdError::Doubtful(format!(
             "etcd counts member {id} with name {name:?} at {at}, and this host is {:?} at {}: only one of \
-             the two is the same, so it may be another master's; if it is none's that runs, take it out \
-             (etcdctl member remove {id})",
+             the two is the same, so it may be another master's; if no running master has it, \
+             remove it (etcdctl member remove {id})",
             self.name,
             peer_url(self.ip)
         ))

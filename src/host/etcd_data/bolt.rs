@@ -243,7 +243,7 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> Result<(), Fault> {
 }
 
 fn short() -> Fault {
-    Fault::Damaged("it is cut off".into())
+    Fault::Damaged("it is truncated".into())
 }
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Fault> {

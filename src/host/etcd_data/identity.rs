@@ -25,7 +25,7 @@ pub struct DataId {
     pub member_id: String,
 }
 
-/// Whose data are in this directory; `None`: no log was begun there.
+/// The member that owns the data in this directory; `None`: there is no log yet.
 pub fn identity(fs: &HostFs, data: &str) -> Result<Option<DataId>, String> {
     let files = wal::files(&fs.at(format!("{data}/{LOG}"))).map_err(|e| chain(&e))?;
     // The newest: older ones may be on their way out.
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(id.cluster_id, "cdf818194e3a8c32");
         assert_eq!(of(&[0; 4096]), None, "space that was reserved");
         assert_eq!(of(b""), None);
-        // What follows them is not read: a log that goes wrong later is somebody's anyway.
+        // What follows is not read: a log that breaks later still identifies its member.
         let mut long = log_head();
         long.extend([0xff; 8192]);
         assert_eq!(of(&long), Some(id));

@@ -49,10 +49,10 @@ fn where_database_and_log_count_otherwise_it_is_said() {
     let stale = said(three(), Some((vec![1, 2], vec![3]))).expect("said");
     assert_eq!(
         stale,
-        "member 2 (two) has a vote and is remembered as a learner"
+        "member 2 (two) has a vote and is recorded as a learner"
     );
     let zombie = said(three(), Some((vec![1], vec![3]))).expect("said");
-    assert_eq!(zombie, "member 2 (two) was removed and is still remembered");
+    assert_eq!(zombie, "member 2 (two) was removed and is still recorded");
     let other = said(vec![(1, "one", false)], Some((vec![], vec![1]))).expect("said");
     assert!(other.contains("is a learner"), "{other}");
     assert_eq!(said(three(), Some((vec![1], vec![2, 3]))), None);
@@ -101,7 +101,7 @@ fn half_of_the_files_and_what_is_no_database_are_faults() {
     let whole = std::fs::read(&database).expect("database");
     std::fs::write(&database, &whole[..PAGE * 3]).expect("write");
     let fault = look(&fs, "/etcd").expect_err("cut off").to_string();
-    assert!(fault.contains("cut off"), "{fault}");
+    assert!(fault.contains("truncated"), "{fault}");
     std::fs::write(&database, vec![0; PAGE * 4]).expect("write");
     let fault = look(&fs, "/etcd").expect_err("not a database").to_string();
     assert!(fault.contains("damaged"), "{fault}");
@@ -147,7 +147,7 @@ fn the_last_record_may_be_cut_off_and_no_other() {
     let fault = look(&fs, "/etcd")
         .expect_err("cut off in the middle")
         .to_string();
-    assert!(fault.contains("a record is cut off"), "{fault}");
+    assert!(fault.contains("a record is truncated"), "{fault}");
 }
 
 proptest! {

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use super::DataError;
 use crate::host::protobuf::{NoMessage, Value, fields};
 
-/// Longest record that is read: etcd takes requests of 1.5 MiB, and ten times that where somebody
-/// said so.
+/// Longest record that is read: etcd takes requests of 1.5 MiB, and ten times that where configured.
 const RECORD_MAX: u64 = 32 * 1024 * 1024;
 /// Most files: etcd keeps five and those that it still needs.
 const FILES_MAX: usize = 4096;
@@ -92,7 +91,7 @@ pub(super) fn read(files: &[PathBuf]) -> Result<Log, DataError> {
         match reading.file(file) {
             Ok(()) => {}
             Err(Bad::Cut) if is_last => {}
-            Err(Bad::Cut) => return Err(damaged(path, "a record is cut off".into())),
+            Err(Bad::Cut) => return Err(damaged(path, "a record is truncated".into())),
             Err(Bad::Wrong(why)) => return Err(damaged(path, why)),
             Err(Bad::Io(source)) => {
                 return Err(DataError::Io {

@@ -20,7 +20,7 @@ pub struct Begun {
 }
 
 impl HostFs {
-    /// Begins a file that is to be at `path`. Missing parent directories are made with mode 0755.
+    /// Creates a file destined for `path`. Missing parent directories are created with mode 0755.
     #[track_caller]
     pub fn begin(&self, path: impl AsRef<Path>, attrs: &Attrs) -> Result<Begun, FsError> {
         let at = self.at(path);

@@ -1,5 +1,5 @@
-//! Files of untrusted users, read by root: what lies in a directory of another user may be a link to a file
-//! of root's, a pipe that never ends, or a second name of somebody else's file.
+//! Files of untrusted users, read by root: an entry in another user's directory may be a link to one of root's files, a
+//! pipe that never ends, or a hard link to another user's file.
 
 use std::fs::File;
 use std::io;
@@ -16,9 +16,9 @@ use super::HostFs;
 const WRITABLE: u32 = 0o022;
 
 impl HostFs {
-    /// Opens a regular file to be read, by a way that nobody but root could have bent. Links are followed only where
-    /// root alone can make them, and never at the end; a file counts as a directory's own when it is of the
-    /// directory's owner, or of root.
+    /// Opens a regular file for reading, by a path that only root could have changed. Links are followed only where
+    /// root alone can make them, and never at the end; a file counts as a directory's own when the directory's owner
+    /// owns it, or root.
     pub fn open_plain(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         let mut names = path.components().filter_map(|part| match part {

@@ -39,7 +39,7 @@ pub struct DrainPass {
     pub kept: usize,
     /// The first such budget: namespace, and its name where the API server says it.
     pub budget: Option<String>,
-    /// Of those, how many nobody would make again: without force they are not asked.
+    /// Of those, how many no controller would recreate: without force they are not evicted.
     pub alone: usize,
     /// Why the first that could not be asked could not.
     pub failed: Option<String>,
@@ -206,11 +206,11 @@ impl DrainPass {
     /// What keeps a pod, of those that cannot go.
     fn keeps(self) -> Option<String> {
         let budget = self.budget;
-        let budget = budget.map(|name| format!("disruption budget {name} forbids to evict them"));
+        let budget = budget.map(|name| format!("disruption budget {name} forbids their eviction"));
         budget.or(self.failed)
     }
 
-    /// What came of one pod. An API server that nobody listens at would not answer for the others, either.
+    /// The outcome of one pod. An unreachable API server would not answer for the others, either.
     fn takes(&mut self, asked: Result<Option<String>, KubeError>) -> Result<(), KubeError> {
         match asked {
             Ok(None) => {}

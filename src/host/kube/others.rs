@@ -1,4 +1,4 @@
-//! What of a namespace is somebody else's: an add-on's namespace does not go with the add-on while such a thing is in it.
+//! Foreign objects in a namespace: an add-on's namespace is not deleted with the add-on while it holds one.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -8,18 +8,18 @@ use super::{APPLY_PATCH, FIELD_MANAGER, Kube, KubeError, is_ours, resources};
 /// Most kinds that are looked for: several times what an API server with many extensions has. With more of them the
 /// namespace stays.
 const KINDS_MAX: usize = 1000;
-/// Objects of one kind that are looked at: the first that is somebody else's decides, and Kubernetes itself makes few. With
-/// more of them the namespace stays.
+/// Objects of one kind that are inspected: the first foreign one decides, and Kubernetes itself creates few. With more
+/// than this the namespace stays.
 const LOOKED_AT: usize = 500;
 /// What Kubernetes makes in every namespace, or of what others made there: it goes with the rest.
 const MADE_BY_ITSELF: [&str; 4] = ["events", "endpoints", "endpointslices", "leases"];
-/// Groups of numbers about objects, which nobody stores: `metrics.k8s.io`, `custom.metrics.k8s.io`,
+/// Groups of metrics about objects, which are not stored: `metrics.k8s.io`, `custom.metrics.k8s.io`,
 /// `external.metrics.k8s.io`. Their server is often away, and itself an add-on.
 const NUMBERS: &str = "metrics.k8s.io";
 
 impl Kube {
-    /// Deletes a namespace of ours. One in which something of somebody else's is stays, and is not ours any more: it is
-    /// asked of every kind that the API server has and stores.
+    /// Deletes a namespace of ours. One that holds a foreign object stays, and stops being ours: every kind that the
+    /// API server knows and stores is checked.
     pub(super) async fn forget_namespace(
         &self,
         path: &str,
@@ -54,8 +54,8 @@ impl Kube {
             .map(drop)
     }
 
-    /// The first object of the namespace at `path` that neither we nor Kubernetes made; where not everything could be
-    /// looked at, what that was: what is not seen may be somebody's data.
+    /// The first object of the namespace at `path` that neither we nor Kubernetes created; where not everything could
+    /// be inspected, what that was: it may be foreign data.
     async fn others(&self, path: &str) -> Result<Option<String>, KubeError> {
         let namespace = path.rsplit('/').next().unwrap_or_default();
         let mut kinds = 0;
@@ -65,7 +65,7 @@ impl Kube {
                 Listed::Is(list) => resources(&version, &list),
                 Listed::Not => continue,
                 Listed::Away => {
-                    return Ok(Some(format!("what {version} has, whose server is away")));
+                    return Ok(Some(format!("objects of {version}, whose server is down")));
                 }
             };
             for (_, resource) in its.into_iter().filter(|(_, its)| its.namespaced) {
@@ -78,7 +78,7 @@ impl Kube {
                 let found = match self.listed(&path).await? {
                     Listed::Is(list) => anothers_in(&plural, &list),
                     Listed::Not => None,
-                    Listed::Away => Some(format!("{plural} of {version}, whose server is away")),
+                    Listed::Away => Some(format!("{plural} of {version}, whose server is down")),
                 };
                 if found.is_some() {
                     return Ok(found);
@@ -129,7 +129,7 @@ fn versions_in(groups: &Value) -> Vec<String> {
     std::iter::once("v1".to_owned()).chain(preferred).collect()
 }
 
-/// The first of a list that is somebody else's, or that there are more than were looked at.
+/// The first foreign object of a list, or that there are more than were inspected.
 fn anothers_in(plural: &str, list: &Value) -> Option<String> {
     let items = list.get("items").and_then(Value::as_array);
     let mut items = items.into_iter().flatten();
@@ -142,8 +142,8 @@ fn anothers_in(plural: &str, list: &Value) -> Option<String> {
     more.then(|| format!("more than {LOOKED_AT} {plural}"))
 }
 
-/// Whether an object of this kind is somebody else's: not ours, not made of another object, not what is in every namespace,
-/// and not on its way out.
+/// Whether an object of this kind is foreign: not ours, not created from another object, not part of every namespace,
+/// and not being deleted.
 fn is_anothers(plural: &str, item: &Value) -> bool {
     let name = item["metadata"]["name"].as_str().unwrap_or_default();
     let everywhere = match plural {
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(found.as_deref(), Some("persistentvolumeclaims/data"));
     }
 
-    /// With metrics-server every pod has an object of that group, whose name is the pod's and whose maker is nobody.
+    /// With metrics-server every pod has an object of that group, with the pod's name and without an owner.
     #[test]
     fn numbers_about_objects_are_nobodys() {
         let group = |name: &str| json!({"name": name, "preferredVersion": {"groupVersion": format!("{name}/v1")}});

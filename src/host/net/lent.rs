@@ -19,7 +19,7 @@ const FOR_EVER: u64 = u32::MAX as u64;
 pub struct Lent {
     /// The interface.
     pub interface: String,
-    /// It stays until somebody takes it away: not one that was lent.
+    /// It stays until it is removed: not one that was leased.
     pub for_ever: bool,
 }
 
@@ -55,8 +55,8 @@ impl Net {
         // Nothing that this machine begins by itself comes from it: never preferred as a source.
         cmd = cmd.args(["valid_lft", &seconds, "preferred_lft", "0"]);
         if ip.is_ipv6() {
-            // The lease says that it is nobody else's; the kernel's own question would take seconds, and
-            // who had it before may answer in the last one of them.
+            // The lease says that no other node holds it; the kernel's own probe would take seconds, and the previous
+            // holder may answer in the last one of them.
             cmd = cmd.arg("nodad");
         }
         exec::run(cmd).await.map(drop)

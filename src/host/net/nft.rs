@@ -36,7 +36,7 @@ pub enum Nftables {
 
 impl Default for Nftables {
     fn default() -> Self {
-        Self::lacking("nobody looked")
+        Self::lacking("not checked")
     }
 }
 
@@ -68,7 +68,7 @@ impl Net {
             Ok(_) => Nftables::Works {
                 kernel: release.to_owned(),
             },
-            Err(e) => Nftables::lacking(format!("the kernel does not take it: {}", chain(&e))),
+            Err(e) => Nftables::lacking(format!("the kernel rejects it: {}", chain(&e))),
         }
     }
 

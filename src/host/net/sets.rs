@@ -209,7 +209,7 @@ fn has(answer: io::Result<Vec<Vec<u8>>>) -> Has {
 fn take(mut part: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
     const HEADER: usize = 16;
     const GENERIC: usize = 4;
-    let broken = || io::Error::new(io::ErrorKind::InvalidData, "no netlink message");
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "not a netlink message");
     while !part.is_empty() {
         let len = u32_at(part, 0).ok_or_else(broken)? as usize;
         let kind = u16_at(part, 4).ok_or_else(broken)?;

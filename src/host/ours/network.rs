@@ -59,7 +59,7 @@ pub const POLICY_KEEPER: &str = "kube-router";
 /// Why a packet-filter chain goes with the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainRule {
-    /// Ours by name: nobody else calls a chain so.
+    /// Ours by name: no other program names a chain like this.
     Own,
     /// Made by kubelet, kube-proxy or a CNI plugin of any Kubernetes. Ours only because this
     /// machine is no other Kubernetes' (a check before enrolment, and again at each start): taken
@@ -116,7 +116,7 @@ pub fn calico() -> PodNetwork {
     }
 }
 
-/// Whether a rule in a chain of somebody else's goes with the chains of these prefixes, although it leads to none.
+/// Whether a rule in a foreign chain goes with the chains of these prefixes, although it does not jump to one.
 pub fn rule_goes(rule: &str, prefixes: &[String]) -> bool {
     prefixes.iter().any(|p| p == CALICO_CHAINS) && rule.contains(CALICO_COMMENT)
 }

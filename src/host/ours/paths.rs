@@ -16,7 +16,7 @@ pub enum Remover {
     Role,
     /// The agent made it; it goes when the agent is taken off this machine.
     Agent,
-    /// Logs: as the agent's, unless they are to be kept.
+    /// Logs: like the agent's, unless they are kept.
     Logs,
 }
 
@@ -108,8 +108,8 @@ pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
 pub const NODELET_AT_BOOT: &str =
     "/etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service";
 
-/// Directories whose names Kubernetes, the CNI library and calico fix. They are ours, content and all,
-/// where the ledger says that nothing was there before; without it they are somebody else's.
+/// Directories whose names Kubernetes, the CNI library and calico fix. They are ours, content and all, where the ledger
+/// says that nothing was there before; otherwise they are foreign.
 const MADE: [&str; 5] = [
     CALICO_STATE,
     "/var/log/pods",
@@ -122,17 +122,17 @@ const MADE: [&str; 5] = [
 /// and network namespaces. The directories themselves may be mount points that a person made, and
 /// stay.
 ///
-/// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
-/// makes a name before it starts the sandbox. Ours go below its own state
-/// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
+/// Names in `/run/netns` are not among them, not even empty ones: another runtime creates a name before it starts the
+/// sandbox. Ours go below its own state (`netns_mounts_under_state_dir`), so what to remove needs no guess and no
+/// running containerd.
 pub const MOUNTED: [&str; 3] = [
     CONTAINERD_STATE,
     paths::CONTAINERD_ROOT,
     paths::KUBELET_ROOT,
 ];
 
-/// Directories of ours at which a person may have mounted a disk: they are emptied and stay. Whatever else is
-/// mounted below [`PLACES`], and is not of [`MOUNTED`], is somebody's: it is left, and named.
+/// Directories of ours at which an operator may have mounted a disk: they are emptied and stay. Anything else mounted
+/// below [`PLACES`], and not in [`MOUNTED`], is foreign: it is left, and named.
 pub const DISKS: [&str; 4] = [
     paths::ETCD_DATA,
     paths::ETCD_BACKUPS,
@@ -163,7 +163,7 @@ pub const NO_LINKS: [&str; 14] = [
 ];
 
 /// Where one of them is a link anyway: what to do, also in the words of the check before.
-pub const LINK_FIX: &str = "take the link away, make a directory of that name and mount there what the link leads to: \
+pub const LINK_FIX: &str = "remove the link, make a directory of that name and mount the link's target there: \
                             mount --bind TARGET DIRECTORY, and a line \"TARGET DIRECTORY none bind 0 0\" in /etc/fstab";
 
 /// Left by other agents that want the same machine; some live next to our own paths.

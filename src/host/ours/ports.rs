@@ -23,8 +23,8 @@ pub const KUBE_PROXY_METRICS: u16 = 10249;
 /// kube-proxy's health.
 pub const KUBE_PROXY_HEALTH: u16 = 10256;
 
-/// The API server while it is tried, for a moment and on a loopback address that is nobody's: below the
-/// ports that the kernel and services give away.
+/// The API server while it is tried, for a moment and on an unused loopback address: below the ports that the kernel
+/// and services assign.
 pub const API_SERVER_TRIAL: u16 = 10241;
 
 /// One port.

@@ -85,7 +85,7 @@ fn member(mut file: impl Read, name: &str, take: &mut Take<'_>) -> io::Result<()
             .ok_or_else(|| bad("a member has no size"))?;
         let skipped = io::copy(&mut file.by_ref().take(skip), &mut io::sink())?;
         if skipped != skip {
-            return Err(bad("it is cut off"));
+            return Err(bad("it is truncated"));
         }
     }
     Err(bad(format!("it has no {name}")))

@@ -56,7 +56,7 @@ pub(super) fn each_file(mut file: impl Read, take: &mut Take<'_>) -> io::Result<
                 .get(begin..begin + 8)
                 .and_then(|d| std::str::from_utf8(d).ok());
             let number = digits.and_then(|d| u32::from_str_radix(d, 16).ok());
-            number.ok_or_else(|| bad("a number in its archive is none"))
+            number.ok_or_else(|| bad("a number in its archive is invalid"))
         };
         let (mode, size, length) = (
             number(CPIO_MODE)?,
@@ -92,7 +92,7 @@ fn padding(length: u64) -> u64 {
 fn skip(from: &mut impl Read, bytes: u64) -> io::Result<()> {
     match io::copy(&mut from.by_ref().take(bytes), &mut io::sink())? == bytes {
         true => Ok(()),
-        false => Err(bad("it is cut off")),
+        false => Err(bad("it is truncated")),
     }
 }
 
@@ -128,7 +128,7 @@ fn header(file: &mut impl Read) -> io::Result<Header> {
         file.by_ref().take(bytes).read_to_end(&mut part)?;
         match part.len() as u64 == bytes {
             true => Ok(part),
-            false => Err(bad("a header of it is cut off")),
+            false => Err(bad("one of its headers is truncated")),
         }
     };
     Ok(Header {

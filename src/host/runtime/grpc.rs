@@ -36,7 +36,7 @@ pub(super) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It does not run, or not yet.
-    #[error("nobody listens on {socket}")]
+    #[error("no listener on {socket}")]
     Nobody {
         /// Where.
         socket: String,
@@ -120,7 +120,7 @@ impl Client {
         }
         let request = request
             .body(Full::new(framed(&message.done())))
-            .map_err(|_| CallError::Answer("the question has no form"))?;
+            .map_err(|_| CallError::Answer("the request cannot be built"))?;
         let answer = self.sender.send_request(request).await?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, ANSWER_MAX).collect().await;
@@ -129,7 +129,7 @@ impl Client {
         let end = body.trailers().cloned().unwrap_or(head.headers);
         verdict(&end)?;
         let body = body.to_bytes();
-        message_of(&body).ok_or(CallError::Answer("its message is compressed or cut off"))
+        message_of(&body).ok_or(CallError::Answer("its message is compressed or truncated"))
     }
 }
 
@@ -160,7 +160,7 @@ fn verdict(end: &HeaderMap) -> Result<(), CallError> {
             code,
             message: word("grpc-message").unwrap_or_default().to_owned(),
         }),
-        None => Err(CallError::Answer("it ended without saying why")),
+        None => Err(CallError::Answer("it ended without a reason")),
     }
 }
 

@@ -50,9 +50,9 @@ pub(super) enum ImportError {
     #[error("an image's files cannot be written")]
     Files(#[from] std::io::Error),
     /// Another snapshotter than is known here, or another way of it.
-    #[error("the container runtime keeps images in a way that is not known here: {0}")]
+    #[error("the container runtime keeps images in an unknown way: {0}")]
     Place(String),
-    /// Nothing was begun.
+    /// Nothing was started.
     #[error(transparent)]
     Space(#[from] NoSpace),
     /// The task that writes was lost.
@@ -184,7 +184,7 @@ fn snapshots(verb: &str) -> String {
     format!("containerd.services.snapshots.v1.Snapshots/{verb}")
 }
 
-/// The one directory of a snapshot that has no other below it, by what is to be mounted for it.
+/// The one directory of a snapshot without a parent, from what would be mounted for it.
 fn place(fs: &HostFs, answer: &[u8]) -> Result<PathBuf, ImportError> {
     let unknown = |what: &str| ImportError::Place(what.to_owned());
     let (mut mounts, mut kind, mut source) = (0, String::new(), String::new());

@@ -29,7 +29,7 @@ pub enum ArchiveTarget {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mount: Option<String>,
     },
-    /// A bucket of an S3-compatible service. Who asks is in a file of root's on each master.
+    /// A bucket of an S3-compatible service. The credentials are in a file that root owns on each master.
     S3 {
         /// `https://host[:port]`, without the bucket.
         endpoint: String,
@@ -54,7 +54,7 @@ pub enum ArchiveTarget {
 
 /// Most backups of one host that an archive is asked to keep: one listing of a few pages.
 pub const ARCHIVE_KEEP_MAX: u32 = 10_000;
-/// Longest prefix or path: keys have at most 1024 bytes, of which names need less than half.
+/// Longest prefix or path: keys have at most 1024 bytes, and names need less than half of that.
 const PLACE_MAX: usize = 512;
 
 // === impl ArchivePolicy ===
@@ -196,7 +196,7 @@ fn clean_prefix(prefix: &str) -> Result<(), Unfit> {
         true => Ok(()),
         false => {
             let why = format!(
-                "{:?} is not parts of letters, digits, dots, dashes and underscores, with / between them",
+                "{:?} is not segments of letters, digits, dots, dashes and underscores, separated by /",
                 clip(prefix)
             );
             Err(("archive.prefix", why))

@@ -195,8 +195,8 @@ impl BackupPolicy {
         both.into_iter().flatten().cloned().collect()
     }
 
-    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, for they are not wanted or
-    /// nobody is there who opens a backup without a person.
+    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, because they are not
+    /// wanted or no key opens a backup without a person.
     pub fn drills_every(&self) -> Option<i64> {
         // The plane opens what is sealed for it.
         let opens = self.drill_key.is_some() || self.plane_recipient.is_some();
@@ -295,8 +295,8 @@ pub(super) fn recipient_fault(text: &str) -> Option<String> {
     let body = text.strip_prefix("age1");
     let good = text.len() <= RECIPIENT_MAX
         && body.is_some_and(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric()));
-    // Its text is not shown: somebody may have taken the private half.
-    (!good).then(|| "is not a public key of age (age1…)".to_owned())
+    // Its text is not shown: it may be the private half.
+    (!good).then(|| "is not an age public key (age1…)".to_owned())
 }
 
 fn dir_fault(dir: &str) -> Option<String> {

@@ -1,11 +1,11 @@
-//! Members that are to be taken out of etcd.
+//! Members to remove from etcd.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::HostId;
 
-/// A host that is no master any more and whose member the others take out. Ordered by the plane and
-/// by nobody else: a member that nobody named is never touched.
+/// A host that is no longer a master and whose member the others remove. Ordered by the plane only: a member that no
+/// order names is never touched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EtcdGone {
     /// The host; its member's name.

@@ -21,7 +21,7 @@ pub struct Vote {
     pub answers: bool,
 }
 
-/// Votes of which so many answer.
+/// Votes, and how many of them answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// Members with a vote.
@@ -55,7 +55,7 @@ pub struct Listed {
     pub answers: bool,
 }
 
-/// What is to be done about the members that are to go.
+/// What to do about the members to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Out {
     /// None of them is a member.
@@ -85,8 +85,7 @@ pub fn may_leave(votes: &[Vote]) -> Result<(), Loss> {
     }
 }
 
-/// Whether this member may be taken out. One without a vote costs nobody anything, but the others have to
-/// agree on it.
+/// Whether this member may be removed. One without a vote costs no quorum, but the others have to agree on it.
 pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
     let votes: Vec<Vote> = listed
         .iter()
@@ -137,14 +136,14 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &
     })
 }
 
-/// Whether the others go on while this member is restarted: those of them that answer now are a
-/// majority of all who have a vote. Of two, either is needed, and none could ever be restarted: there
-/// it takes that the other one is well, so that the two never stand still at the same time.
+/// Whether the others continue while this member restarts: those of them that answer now are a majority of all votes.
+/// Of two members either is needed, and neither could ever be restarted: there the other one has to be healthy, so that
+/// the two never pause at the same time.
 pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     let votes = || listed.iter().filter(|m| !m.learner);
     let others = || votes().filter(|m| m.id != own);
     if others().count() == votes().count() {
-        // It has no vote: nobody counts on it.
+        // It has no vote: no quorum counts on it.
         return Ok(());
     }
     let now = Tally {
@@ -169,9 +168,9 @@ pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
     }
 }
 
-/// Whose master takes those out that are to go: the one whose member leads, so that no two do it. Where
-/// that one is to go itself, its master may be the very one that gets no specs any more: then it is
-/// the first, in the order of their ids, of those that stay and answer.
+/// Whose master removes the leaving members: the one whose member leads, so that no two do it. If the leader itself is
+/// leaving, its master may be the very one that gets no specs any longer: then it is the first, in the order of their
+/// ids, of those that stay and answer.
 pub fn who_acts<'a>(
     listed: &'a [Listed],
     gone: &[EtcdGone],
@@ -195,8 +194,8 @@ pub fn is_gone(member: &Listed, gone: &[EtcdGone], masters: &[HostId]) -> bool {
     gone.iter().any(|g| is_of(member, g, masters))
 }
 
-/// By its id where that is known; else by its name, which is a host id and nobody else's, and not where
-/// that host is a master again.
+/// By its id where that is known; otherwise by its name, which is a unique host id, and not where that host is a master
+/// again.
 fn is_of(member: &Listed, gone: &EtcdGone, masters: &[HostId]) -> bool {
     match &gone.member_id {
         Some(id) => same_id(id, &member.id),
@@ -231,7 +230,7 @@ impl Tally {
         self.votes / 2 + 1
     }
 
-    /// They do. Nobody is no quorum of nobody.
+    /// They are. Zero of zero is not a quorum.
     pub fn is_enough(self) -> bool {
         self.answer >= self.needs()
     }
@@ -251,7 +250,7 @@ impl Loss {
         let silent = self.silent.join(", ");
         let rest = match () {
             () if !now.is_enough() => format!(
-                "{} must for any member to be taken out; no answer from {silent}",
+                "{} must for any member to be removed; no answer from {silent}",
                 now.needs()
             ),
             () if then.votes == 0 => "no other one has a vote yet".to_owned(),
@@ -276,8 +275,8 @@ impl Loss {
             }
             () if self.then.votes == 0 => "wait until another master has its vote",
             () => {
-                "bring a silent master back, or remove its host first: this is possible when the others \
-                 have taken its member out"
+                "bring a silent master back, or remove its host first: this is possible when the \
+                 others have removed its member"
             }
         }
     }

@@ -25,7 +25,7 @@ pub struct RestoreOrder {
     /// The path on the founder of the key that opens it; never the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_key: Option<String>,
-    /// It may be of another cluster, or of one that nobody knows.
+    /// It may be of another cluster, or of an unknown one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_cluster: bool,
     /// Nobody has to have signed it: the operator knows where it comes from.

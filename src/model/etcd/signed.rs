@@ -5,9 +5,9 @@
 //! NAME.json ─► FoundManifest (nobody looked yet) ─► believed(BackupTrust) ─► BelievedManifest
 //! ```
 //!
-//! Trusted are the order keys of the cluster's masters, present and past: a backup outlives
-//! the machine that made it. Each for its own host id alone. The manifest says of which cluster it is, so the
-//! key of a host that was in two clusters makes no backup of the one into one of the other.
+//! Trusted are the order keys of the cluster's masters, present and past: a backup outlives the machine that made it.
+//! Each for its own host id alone. The manifest names its cluster, so the key of a host that was in two clusters cannot
+//! turn a backup of one into one of the other.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum BackupTrust {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundManifest(BelievedManifest);
 
-/// What stands beside a backup, and was signed by somebody who is trusted, or taken without that by a person's word.
+/// The manifest of a backup, signed by a trusted signer, or accepted unsigned by an operator's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BelievedManifest {
     manifest: BackupManifest,
@@ -116,7 +116,7 @@ impl FoundManifest {
             serde_json::from_value(said).map_err(|e| malformed(e.to_string()))?;
         // Faults repeat it, and paths are made from it.
         if !is_backup_name(&manifest.name) {
-            return Err(malformed("its name is none of a backup".to_owned()));
+            return Err(malformed("its name is not that of a backup".to_owned()));
         }
         Ok(Self(BelievedManifest { manifest, envelope }))
     }
@@ -148,16 +148,16 @@ impl FoundManifest {
             .map(drop)
             .map_err(|e| match e {
                 Untrusted::UnknownKey(key) => format!(
-                    "it is signed with key {key}, which is none that host {host} had as a master of this cluster"
+                    "it is signed with key {key}, which host {host} never had as a master of this cluster"
                 ),
                 Untrusted::BadSignature => {
-                    "it is not what was signed: somebody changed what stands beside it".to_owned()
+                    "it is not what was signed: its manifest was changed".to_owned()
                 }
                 Untrusted::Schema(_)
                 | Untrusted::Kind
                 | Untrusted::Newer(_)
                 | Untrusted::Malformed(_)
-                | Untrusted::Damaged => format!("its signature is none: {e}"),
+                | Untrusted::Damaged => format!("its signature is invalid: {e}"),
             })
     }
 
@@ -243,11 +243,10 @@ pub(crate) mod tests {
             assert_eq!(fault.code, FaultCode::BackupUntrusted);
             fault.why
         };
-        // Another cluster's host; another master of this one in this one's name; a key that nobody knows of a host
-        // that nobody knows.
-        assert!(why(signed(&key(), &manifest(host(1)))).contains("is none that host"));
-        assert!(why(signed(&other, &manifest(host(1)))).contains("is none that host"));
-        assert!(why(signed(&own, &manifest(host(3)))).contains("is none that host"));
+        // Another cluster's host; another master of this one in this one's name; an unknown key of an unknown host.
+        assert!(why(signed(&key(), &manifest(host(1)))).contains("never had as a master"));
+        assert!(why(signed(&other, &manifest(host(1)))).contains("never had as a master"));
+        assert!(why(signed(&own, &manifest(host(3)))).contains("never had as a master"));
         // Every field is under the signature.
         let good = signed(&own, &manifest(host(1)));
         let mut changed = manifest(host(1));
@@ -259,17 +258,17 @@ pub(crate) mod tests {
                 payload: signed(&other, &manifest).payload,
                 ..good.clone()
             };
-            assert!(why(forged).contains("somebody changed"));
+            assert!(why(forged).contains("manifest was changed"));
         }
         // What it signed as another document is no backup.
         let bytes = serde_json::to_vec(&manifest(host(1))).expect("json");
         let order = own.sign(DocumentKind::Order, &bytes);
-        assert!(why(order.clone()).contains("is none"));
+        assert!(why(order.clone()).contains("is invalid"));
         let relabelled = Envelope {
             kind: DocumentKind::Backup,
             ..order
         };
-        assert!(why(relabelled).contains("somebody changed"));
+        assert!(why(relabelled).contains("manifest was changed"));
     }
 
     #[test]

@@ -27,11 +27,11 @@ pub struct UnwrapOrder {
     pub manifest: Envelope,
     /// What stands in its head.
     pub stanzas: Vec<WrappedKey>,
-    /// The recipient of the sealed answer: a key of root's own, made for it (`age1…`).
+    /// The recipient of the sealed answer: a key that root made for it (`age1…`).
     pub recipient: String,
 }
 
-/// One stanza of an `age` file's head: the file's key, wrapped for somebody.
+/// One stanza of an `age` file's header: the file's key, wrapped for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
     /// Its kind, `X25519`.

@@ -1,9 +1,9 @@
 //! What each [`FaultCode`] means, why it comes about, and what to do: `pf9ctl explain` shows it, and
 //! `docs/troubleshooting.md` is made of it.
 //!
-//! A row for each code, in the room where somebody meets it; a code without a row, or with two, does not compile. Each
-//! fault says in its own words, with the names of the case, what it is and what to do; this is for a reader who has only
-//! the code. It works on a node without a network, where a page on another machine is no help.
+//! A row for each code, in the part of the system where it occurs; a code without a row, or with two, does not compile.
+//! Each fault says in its own words, with the names of the case, what it is and what to do; this is for a reader who
+//! has only the code. It works on a node without a network, where a page on another machine is no help.
 //!
 //! | file | room |
 //! |---|---|
@@ -76,29 +76,29 @@ mod upgrades;
 pub(crate) const ROOMS: &[Room] = &[
     Room {
         title: "At the machine: pf9ctl, configuration, daemons",
-        about: "Said by `pf9ctl`, by the daemons when they start, and in `pf9ctl status`.",
+        about: "Reported by `pf9ctl`, by the daemons when they start, and in `pf9ctl status`.",
         rows: hand::ROWS,
     },
     Room {
         title: "Checks of the machine",
-        about: "Said by `pf9ctl node check`, and when a machine is enrolled; what each looks at is in [checks.md](checks.md). Checks with a code that is \
-                met elsewhere, too: `root` (`not-root`), `disk` (`disk-full`), `plane` (`plane-unreachable` and its kin), `configuration` \
+        about: "Reported by `pf9ctl node check`, and when a machine is enrolled; what each one \
+                checks is in [checks.md](checks.md). Some checks share a code with other faults: `root` (`not-root`), `disk` (`disk-full`), `plane` (`plane-unreachable` and its kin), `configuration` \
                 (`config-invalid`), `daemons` (`agent-down`).",
         rows: checks::ROWS,
     },
     Room {
         title: "Enrolment and identity",
-        about: "When a machine becomes a host of a plane, and when it is not the one it was.",
+        about: "When a machine becomes a host of a plane, and when it is no longer the same machine.",
         rows: enrolment::ROWS,
     },
     Room {
         title: "The tunnel, proxies, clocks",
-        about: "The node itself goes on by its last orders while the tunnel is down.",
+        about: "The node itself continues with its last orders while the tunnel is down.",
         rows: tunnel::ROWS,
     },
     Room {
         title: "Documents, orders and trust",
-        about: "What a plane tells a host, and what root of a host signs for the plane.",
+        about: "What a plane sends to a host, and what root of a host signs for the plane.",
         rows: documents::ROWS,
     },
     Room {
@@ -109,7 +109,7 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         title: "The stack",
-        about: "Kubernetes as it is imported at the plane, and fetched and installed by hosts.",
+        about: "Kubernetes as imported at the plane, and fetched and installed by hosts.",
         rows: stack::ROWS,
     },
     Room {
@@ -119,12 +119,12 @@ pub(crate) const ROOMS: &[Room] = &[
     },
     Room {
         title: "Certificates and authorities",
-        about: "All are renewed by themselves as long as hosts reach their plane.",
+        about: "All are renewed automatically as long as hosts reach their plane.",
         rows: certificates::ROWS,
     },
     Room {
         title: "Clusters and their API",
-        about: "Who becomes a node and who stops being one, and `kubectl` through the plane.",
+        about: "Joining and leaving a cluster, and `kubectl` through the plane.",
         rows: cluster::ROWS,
     },
     Room {

@@ -16,8 +16,8 @@ impl Matrix {
         if next || (long(&old) && long(&new)) {
             return Ok(());
         }
-        let why = "containerd goes from one minor to the next, or from one long-term line to a later one; nobody \
-                   tests another step";
+        let why = "containerd goes from one minor to the next, or from one long-term line to a later one; \
+                   other steps are untested";
         let lines = self.containerd.long_term.join(", ");
         let what = format!("containerd {to} does not follow containerd {from}");
         let fix =

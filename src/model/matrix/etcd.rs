@@ -1,6 +1,5 @@
-//! Which etcd may go on with the data of which, in place, and restore the backups of which. By
-//! versions alone; what the data have to show beside that is named ([`EtcdDemand`]) and looked at by
-//! who has them.
+//! Which etcd may continue with the data of which other version, in place, and restore its backups. By versions alone;
+//! what else the data has to show is named ([`EtcdDemand`]) and checked by the holder of the data.
 
 use semver::{Version, VersionReq};
 use serde::Deserialize;
@@ -96,8 +95,8 @@ impl Matrix {
                 minor_of(&next)
             ),
             None => format!(
-                "use a stack with etcd {}; a cluster on another etcd is made from a backup that it \
-                 may restore",
+                "use a stack with etcd {}; a cluster on another etcd is created from a backup that \
+                 it can restore",
                 minor_of(from)
             ),
         };
@@ -123,8 +122,8 @@ impl Matrix {
             Some(row) if row.by.contains(&minor_of(by)) => return Ok(()),
             Some(row) => (
                 format!(
-                    "a backup of etcd {minor} is restored by etcd {}; another one may take it and \
-                     then not start",
+                    "a backup of etcd {minor} is restored by etcd {}; another one may accept it \
+                     and then not start",
                     row.by.join(", ")
                 ),
                 format!(
@@ -148,8 +147,8 @@ impl Matrix {
     /// What the README says of both.
     pub(super) fn etcd_table(&self) -> Vec<String> {
         let mut lines = vec![
-            "\nWhich etcd may go on with the data of which (within a minor each may follow each; what \
-             is not here is refused):\n"
+            "\nWhich etcd can use the data of which (within a minor each may follow each; other \
+             steps are refused):\n"
                 .to_owned(),
             "| from | to | when |".to_owned(),
             "|---|---|---|".to_owned(),
@@ -163,7 +162,7 @@ impl Matrix {
                 row.source
             )
         }));
-        lines.push("\nWhich etcd may restore the backups of which:\n".to_owned());
+        lines.push("\nWhich etcd can restore the backups of which:\n".to_owned());
         let restores = self.etcd_restore.iter();
         lines.extend(restores.map(|row| format!("* of {}: {}", row.of, row.by.join(", "))));
         lines
@@ -175,13 +174,13 @@ impl EtcdDemand {
     pub fn words(self) -> &'static str {
         match self {
             Self::MembersAgree => {
-                "the database remembers the members, and who has a vote, as the log counts them"
+                "the database records the members, and their votes, as in the log"
             }
             Self::LogReadable => {
-                "no entry of 3.5's own kind is left in the log after its newest snapshot, which \
-                 nodelet makes where it is missing"
+                "no entry specific to 3.5 is left in the log after its newest snapshot, which \
+                 nodelet makes if it is missing"
             }
-            Self::Lowered => "the data were lowered by etcd's own procedure, which nodelet does",
+            Self::Lowered => "the data were downgraded by etcd's own procedure, which nodelet runs",
         }
     }
 }

@@ -18,13 +18,13 @@ impl Matrix {
         lines.extend(self.kubernetes.iter().map(|minor| self.row(minor)));
         lines.push(String::new());
         lines.push(
-            "Others are untried: accepted, with a warning that says so. What is refused, or accepted \
-             with a warning, beside that:\n"
+            "Others are untested: accepted with a warning. Also refused, or accepted with a \
+             warning:\n"
                 .to_owned(),
         );
         lines.extend(self.rule.iter().map(sentence));
         lines.extend(self.etcd_table());
-        lines.push("\nTested is what a test brought to Ready:\n".to_owned());
+        lines.push("\nTested means that a test brought it to Ready:\n".to_owned());
         if self.ran.is_empty() {
             lines.push("* nothing yet".to_owned());
         }
@@ -42,8 +42,8 @@ impl Matrix {
             .collect();
         if !alone.is_empty() {
             lines.push(format!(
-                "\nRun by itself in tests, with the configuration that it gets here, and in no stack: {}. \
-                 In a stack it is untried.",
+                "\nTested only on its own, with the configuration that it gets here, and in no \
+                 stack: {}. In a stack it is untested.",
                 alone.join("; ")
             ));
         }
@@ -88,7 +88,7 @@ fn named(minor: &Minor) -> String {
     if minor.new {
         minor.minor.clone()
     } else {
-        format!("{}, only as what an upgrade starts from", minor.minor)
+        format!("{}, only as the start of an upgrade", minor.minor)
     }
 }
 
@@ -101,7 +101,7 @@ fn joined(words: impl Iterator<Item = String>) -> String {
         }
     }
     if seen.is_empty() {
-        return "untried".to_owned();
+        return "untested".to_owned();
     }
     seen.join("; ")
 }

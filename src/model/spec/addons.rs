@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NetworkPlugin;
 
-/// Most ranges of a pool: nobody's address plan is in more pieces, and each is written into the cluster.
+/// Most ranges of a pool: no address plan is in more pieces, and each is written into the cluster.
 pub const POOL_RANGES_MAX: usize = 32;
 /// Most addresses of a pool: all of a /16. A larger one is a slip of the pen (of IPv6: a whole network).
 pub(super) const POOL_ADDRESSES_MAX: u128 = 65_536;
@@ -31,7 +31,7 @@ pub fn off_fault<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Option<St
     let mut names = names;
     let bad = names.find(|name| !is_name(name))?;
     Some(format!(
-        "{:?} is no name of an add-on: a-z, 0-9 and -, at most {NAME_MAX} characters",
+        "{:?} is not the name of an add-on: a-z, 0-9 and -, at most {NAME_MAX} characters",
         bad.chars().take(NAME_MAX).collect::<String>()
     ))
 }

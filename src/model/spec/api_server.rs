@@ -67,7 +67,7 @@ impl ApiSpec {
         }
         let host = &self.host;
         let Some(ip) = self.shared_address() else {
-            return Some(format!("{host:?} is no address that masters could share"));
+            return Some(format!("{host:?} is not an address that masters can share"));
         };
         if ip == node_ip {
             return Some(format!("{ip} is this node's own, and cannot be shared"));
@@ -76,6 +76,6 @@ impl ApiSpec {
             return Some(format!("{ip} is not of the same IP version as {node_ip}"));
         }
         let inside = not_in.iter().find(|net| net.contains(&ip))?;
-        Some(format!("{ip} is in {inside}, where no machine is"))
+        Some(format!("{ip} is in {inside}, which has no machines"))
     }
 }

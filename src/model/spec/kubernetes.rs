@@ -17,8 +17,8 @@ const ID_BLOCK: u32 = 65_536;
 /// Most of them, so that the usual hundred pods of a node fit below 2^32.
 const IDS_MAX: u32 = ID_BLOCK * 512;
 
-/// Flags of the API server that are nodelet's: their values follow from the rest of the spec, and
-/// with another value the node would be somebody else's, or nobody could reach it.
+/// Flags of the API server that nodelet owns: their values follow from the rest of the spec, and another value would
+/// hand the node to someone else or make it unreachable.
 pub const API_SERVER_OWN: [&str; 38] = [
     "admission-control-config-file",
     "advertise-address",
@@ -61,8 +61,8 @@ pub const API_SERVER_OWN: [&str; 38] = [
     "token-auth-file",
 ];
 
-/// Admission that stays: a node changes nobody but itself by the first, and the spec's pod-security
-/// level is kept by the second.
+/// Required admission plugins: the first keeps a node from changing others, the second enforces the spec's pod-security
+/// level.
 const ADMISSION_NEEDED: [&str; 2] = ["NodeRestriction", "PodSecurity"];
 
 /// Gates that the refusal of machines that left rests on: the user's UID in a certificate is beta
@@ -87,7 +87,7 @@ pub fn gates(gates: &BTreeMap<String, bool>) -> Result<(), String> {
     }
     match NEEDED.iter().find(|name| gates.get(**name) == Some(&false)) {
         Some(name) => Err(format!(
-            "{name} stays on: a machine that left the cluster is refused by it"
+            "{name} stays on: it refuses machines that left the cluster"
         )),
         None => Ok(()),
     }
@@ -123,7 +123,7 @@ pub fn extra_args(args: &BTreeMap<String, String>) -> Result<(), String> {
         }
         if value.starts_with('/') {
             return Err(format!(
-                "--{name} names a file or directory; the API server's pod sees none but its own"
+                "--{name} names a file or directory; the API server's pod sees only its own"
             ));
         }
         if value.len() > VALUE_MAX || value.chars().any(char::is_control) {

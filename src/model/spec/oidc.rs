@@ -1,11 +1,10 @@
 //! Issuers of OpenID Connect that the API server trusts about users.
 //!
-//! Who somebody is in a cluster is a text, and some texts mean something by themselves: `system:` names
-//! are Kubernetes' own, `pf9:` names are those of this software's certificates. A token must not be able
-//! to say one of them, whatever its issuer writes into it. So each issuer has a prefix that goes before
-//! everything it says, and no prefix is taken with which a name of those could begin: neither one that
-//! goes on from it (`system:x`), nor one that it goes on from (`s`, with a user called `ystem:masters`).
-//! By the same rule the users of two issuers are never the same.
+//! A user in a cluster is a text, and some texts have a meaning of their own: `system:` names are Kubernetes' own,
+//! `pf9:` names are those of this software's certificates. A token must not be able to claim one of them, whatever its
+//! issuer writes into it. So each issuer has a prefix that goes before everything it says, and a prefix is refused if
+//! such a name could begin with it: neither one that extends it (`system:x`), nor one that it extends (`s`, with a user
+//! called `ystem:masters`). By the same rule the users of two issuers are never the same.
 //!
 //! Rejected: expressions (CEL) instead of names of claims. What an expression can make of a token nobody
 //! judges from outside. And an issuer without its authority: the API server's image holds the API server
@@ -128,13 +127,13 @@ impl OidcIssuer {
             return Some(("url".into(), why));
         }
         if before.iter().any(|other| other.url == *url) {
-            return Some(("url".into(), format!("{url} is there twice")));
+            return Some(("url".into(), format!("{url} occurs twice")));
         }
         let both = |field: &str, own: &ClaimSpec, other: &ClaimSpec| {
             may_meet(&own.prefix, &other.prefix).then(|| {
                 let why = format!(
-                    "{:?} and {:?} of another issuer begin alike, so each could name whom the \
-                     other names",
+                    "{:?} and {:?} of another issuer share a beginning, so each could produce the \
+                     other's names",
                     own.prefix, other.prefix
                 );
                 (format!("{field}.prefix"), why)
@@ -155,21 +154,21 @@ fn may_meet(a: &str, b: &str) -> bool {
 fn prefix_fault(prefix: &str) -> Option<String> {
     if prefix.is_empty() {
         return Some(
-            "is missing: without one a token could say any name, Kubernetes' own too; take one \
-             like \"oidc:\""
+            "is missing: without one a token could claim any name, including Kubernetes' own; use \
+             one like \"oidc:\""
                 .into(),
         );
     }
     if prefix.len() > PREFIX_MAX || !prefix.bytes().all(|b| b.is_ascii_graphic()) {
         let shown: String = prefix.chars().take(PREFIX_MAX).collect();
         return Some(format!(
-            "{shown:?} is longer than {PREFIX_MAX} bytes, or has something else than letters, \
-             digits and signs"
+            "{shown:?} is longer than {PREFIX_MAX} bytes, or has characters other than letters, \
+             digits and punctuation"
         ));
     }
     let reserved = RESERVED.iter().find(|r| may_meet(prefix, r))?;
     Some(format!(
-        "{prefix:?}: a name behind it could begin with {reserved:?}, which no token may say"
+        "{prefix:?}: a name with it could begin with {reserved:?}, which no token may claim"
     ))
 }
 
@@ -197,7 +196,7 @@ fn audiences_fault(audiences: &[String]) -> Option<String> {
     }
     let distinct: BTreeSet<&String> = audiences.iter().collect();
     if distinct.len() < count {
-        return Some("one of them is there twice".into());
+        return Some("one of them occurs twice".into());
     }
     audiences.iter().find_map(|text| text_fault(text))
 }
@@ -233,7 +232,7 @@ fn text_fault(text: &str) -> Option<String> {
         && text.trim() == text;
     let shown: String = text.chars().take(TEXT_MAX).collect();
     (!good).then(|| {
-        format!("{shown:?} is empty, longer than {TEXT_MAX} bytes, or has blanks around it")
+        format!("{shown:?} is empty, longer than {TEXT_MAX} bytes, or has spaces around it")
     })
 }
 

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// How often it is asked whether anybody has the address before it is taken for the first time: one
 /// question may be lost.
 const QUESTIONS: u32 = 3;
-/// After somebody answered: so long until it is asked again.
+/// After an answer: wait this long before asking again.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Announcements at once after it was taken, one with each write: one may be lost.
 const ANNOUNCED_FIRST: u32 = 3;
@@ -64,8 +64,8 @@ pub fn handover() -> (Handover, Leaving) {
 }
 
 impl Handover {
-    /// Returns when another master has the address, when there is none that could, or after eight seconds at most:
-    /// what is to be done is done anyway.
+    /// Returns when another master has the address, when there is none that could, or after eight seconds at most: the
+    /// caller proceeds anyway.
     pub async fn away(&self) {
         let (done, over) = oneshot::channel();
         if self.0.try_send(done).is_ok() {
@@ -182,7 +182,7 @@ impl AddressKeeper {
         }
     }
 
-    /// What was shared is given back where something else, or nothing, is to be.
+    /// What was shared is given back where something else, or nothing, is desired.
     async fn begin_or_end(&mut self, wanted: Option<Wanted>) {
         let same = |s: &Sharing, w: &Wanted| {
             (
@@ -240,7 +240,7 @@ impl AddressKeeper {
             return;
         }
         if s.on.is_some() && s.wanted.node.etcd.members.len() > 1 {
-            tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address goes to another master");
+            tracing::info!(ip = %s.wanted.ip, "the API server here is about to stop: its address moves to another master");
             s.turn.leave(since_boot());
             s.waits = Some(asked);
         }
@@ -278,7 +278,7 @@ impl AddressKeeper {
             let there = self.host.net.lent(s.wanted.ip).await.ok().flatten();
             if let Some(there) = there.filter(|l| l.for_ever) {
                 let fault = configured(s.wanted.ip, &there.interface);
-                // Somebody else's: it is not ours to take away.
+                // Another holder's: not ours to remove.
                 s.on = None;
                 s.barred = Some((fault, now + CHECK_EVERY + ROUND));
             }
@@ -519,7 +519,7 @@ fn since_boot() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Before it is taken for the first time nobody has it, or it is somebody else's.
+/// Before it is taken for the first time it is free, or another machine holds it.
 async fn somebody_has(link: &Link, ip: IpAddr) -> Option<Fault> {
     for _ in 0..QUESTIONS {
         match neighbours::who_has(link, ip, ANSWER).await {

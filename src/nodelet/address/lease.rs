@@ -43,7 +43,7 @@ pub(super) fn read(object: &Value, address: IpAddr) -> Option<Record> {
     })
 }
 
-/// A lease that nobody has had.
+/// A lease that was never held.
 pub(super) fn begun(now: Timestamp) -> Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1",

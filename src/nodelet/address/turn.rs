@@ -11,14 +11,13 @@
 //! Who leaves says so in the lease first: the others look more often from then on, so that one of them
 //! has the address a moment after it is free. It does not take it back for a lease's time.
 //!
-//! No clock is compared with another one. Who has the address counts from the moment *before* it sent
-//! what was written; who waits counts from the moment *after* it saw that. So the first is always done
-//! before the second begins, while the clocks of the two go at about the same rate (`RATES_DIFFER_MAX`).
-//! Each write names the version of the lease that it is of, so a late one changes nothing. That there is
-//! no lease is no version: somebody may have had one in between. So one is begun for nobody, and from then
-//! on it is waited as for a holder; who deletes the lease costs the address seconds, and no more.
-//! The kernel takes the address away by itself at the end of that time: a program that was killed,
-//! stopped or starved gives it up no later than one that runs.
+//! No clock is compared with another one. The holder counts from the moment *before* it sent the write; a waiter counts
+//! from the moment *after* it saw the write. So the holder always stops before the waiter starts, as long as the two
+//! clocks run at about the same rate (`RATES_DIFFER_MAX`). Each write names the version of the lease that it replaces,
+//! so a late one changes nothing. An absent lease has no version: another node may have held one in between. So a lease
+//! without a holder is created, and waited for like a held one; deleting the lease costs the address seconds, and no
+//! more. The kernel removes the address by itself at the end of that time: a program that was killed, stopped or
+//! starved gives it up no later than one that runs.
 
 use std::time::Duration;
 
@@ -63,12 +62,12 @@ pub(super) struct Record {
     pub(super) leaving: bool,
 }
 
-/// What is to be asked of the API server.
+/// What to ask of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// What the lease says.
     Look,
-    /// To begin one, for nobody.
+    /// Create one, without a holder.
     Begin,
     /// To write our name, over this record.
     Write(Record),
@@ -117,7 +116,7 @@ impl Turn {
         }
     }
 
-    /// What is to be asked now, if it is time. `able`: this master could have the address.
+    /// What to ask now, if it is time. `able`: this master could have the address.
     pub(super) fn next(&self, now: Duration, able: bool) -> Option<Ask> {
         let able = able && !self.stands_aside(now);
         match &self.seen {
@@ -171,7 +170,7 @@ impl Turn {
         matches!(self.leave, Some(Leave::Said { at }) if now >= at + NOTICE)
     }
 
-    /// It has nothing to give away any more: another one has it, nobody wants it, or it could not be said.
+    /// It has nothing left to give away: another node has it, none wants it, or it could not be announced.
     pub(super) fn has_left(&self, now: Duration) -> bool {
         match self.leave {
             Some(Leave::Says { until }) => now >= until,
@@ -244,7 +243,7 @@ impl Turn {
         (!left.is_zero()).then_some(left)
     }
 
-    /// For how long nobody has had it, as far as the lease says; `None`: somebody has, or may have.
+    /// For how long it has been free, as far as the lease says; `None`: it is held, or may be.
     pub(super) fn nobodys(&self, now: Duration) -> Option<Duration> {
         let seen = self.seen.as_ref()?;
         if self.left(now).is_some() {
@@ -276,7 +275,7 @@ impl Turn {
         match seen.record.as_ref().map(|r| (&r.holder, r.proved)) {
             None | Some((None, true)) => Whose::Nobodys,
             Some((Some(holder), _)) if *holder == self.me => Whose::Mine,
-            // One that was just begun may follow one that was deleted.
+            // A lease that was just created may follow one that was deleted.
             Some((Some(_), _) | (None, false)) => Whose::Anothers,
         }
     }

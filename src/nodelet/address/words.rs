@@ -15,7 +15,7 @@ pub(super) fn foreign(ip: IpAddr, mac: Mac, link: &Link) -> Fault {
         format!("the API's address {ip} is in use by another machine"),
         format!("{mac} answers for it on {}", link.name),
     )
-    .fix("take it from that machine, or make the cluster with another masterIp")
+    .fix("remove it from that machine, or create the cluster with another masterIp")
 }
 
 pub(super) fn off_link(ip: IpAddr) -> Fault {
@@ -45,7 +45,7 @@ pub(super) fn unheard(ip: IpAddr, link: &Link, e: &io::Error) -> Fault {
     Fault::new(
         FaultCode::ApiAddressUnheld,
         format!("this master does not take the API's address {ip}"),
-        format!("cannot ask on {} who has it: {e}", link.name),
+        format!("cannot check on {} who has it: {e}", link.name),
     )
 }
 
@@ -65,7 +65,7 @@ pub(super) fn nobodys(ip: IpAddr, last: Option<&str>) -> Fault {
     };
     let what = format!("no master has the API's address {ip}");
     Fault::new(FaultCode::ApiAddressUnheld, what, why)
-        .fix("look at pf9ctl status on each of the other masters")
+        .fix("see pf9ctl status on each of the other masters")
 }
 
 /// The same where this master cannot have it.

@@ -92,7 +92,7 @@ impl Effects<'_> {
         let all = all.map_err(|e| Failed::Why(chain(&e)))?;
         if !present {
             put_pieces_aside(fs, crate::seam::clock::now())?;
-            // Before the settings: with them alone nobody would know that it has no data by right.
+            // Before the settings: with them alone it would not be known that having no data is right.
             record::save(fs, &expected(&all, &seen, member)?)?;
         }
         let text = phase::joining_settings(self.ctx, &all.members).map_err(Failed::Why)?;
@@ -149,7 +149,7 @@ impl Effects<'_> {
                     tracing::warn!(
                         member = member.id,
                         name = member.name,
-                        "a member whose host is gone is taken out of etcd"
+                        "a member whose host is gone is removed from etcd"
                     );
                     own.remove_hex(&member.id).await.map_err(fail)?;
                 }
@@ -177,7 +177,7 @@ fn expected(
     let own = who
         .among(&all.members)
         .map_err(|e| Failed::Why(chain(&e)))?;
-    let own = own.ok_or_else(|| Failed::Why("etcd does not list the member it took".into()))?;
+    let own = own.ok_or_else(|| Failed::Why("etcd does not list the member it added".into()))?;
     Ok(EtcdRecord {
         schema: EtcdRecord::SCHEMA,
         data: DataId {

@@ -28,7 +28,7 @@ impl Shared<'_, '_> {
             let stops = self.stops.clone();
             let mut seen = move |file: &StackFile| {
                 if programs::is_program(file) {
-                    // As many as a manifest may list have room; nobody asks when the answer is known.
+                    // Room for as many as a manifest may list; there is no receiver once the answer is known.
                     tell.try_send(file.clone()).ok();
                 }
             };
@@ -76,7 +76,7 @@ impl Shared<'_, '_> {
     /// looked at again after a start.
     pub(super) async fn stack_on_disk(&self, want: &StackRef) -> Result<(), Failed> {
         let Some(content) = self.ctx.manifest.clone() else {
-            return Err(Failed::Why("its manifest is not there".into()));
+            return Err(Failed::Why("its manifest is missing".into()));
         };
         let (fs, stack, files) = (self.host.fs.clone(), want.clone(), content.clone());
         if let Err(e) = blocking(move || stack::keep_on_disk(&fs, &stack, &files)).await {

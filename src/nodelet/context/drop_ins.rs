@@ -75,7 +75,7 @@ fn read(fs: &HostFs, dir: &str, name: &str) -> Result<Result<String, String>, Fs
             mode, uid, size, ..
         } if is_safe(mode, uid) => size,
         Found::File { .. } => return Ok(Err("may be written by others than root".into())),
-        Found::Nothing => return Ok(Err("went away while it was read".into())),
+        Found::Nothing => return Ok(Err("disappeared while it was read".into())),
         Found::Dir { .. } | Found::Link(_) | Found::Other => {
             return Ok(Err("is not a regular file".into()));
         }

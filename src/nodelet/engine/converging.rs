@@ -70,7 +70,7 @@ pub(super) struct Turn {
     pub(super) until: Option<Instant>,
     /// The spec that is shown as worked on, where the node is another one's.
     pub(super) shown: Option<Generation>,
-    /// The stack that etcd is to be of, where a roll says so.
+    /// The stack that etcd has to run, where a roll says so.
     pub(super) etcd: Option<StackRef>,
     /// The newest spec's, where the node is kept by an old one: it says which restore of etcd is ordered.
     pub(super) newest: Option<Arc<NodeSpec>>,
@@ -135,9 +135,15 @@ impl Engine {
         // Each round was a success and none was the last one.
         let first = last.map_or_else(String::new, |p| p.step.key());
         let why = format!("{first} was done {ROUNDS_MAX} times and drifted again each time");
-        let fault = Fault::new(FaultCode::Unstable, "cannot converge: drift comes back", why)
-            .fix("find the other program that changes the same thing (configuration management, a second agent) and \
-                stop it");
+        let fault = Fault::new(
+            FaultCode::Unstable,
+            "cannot converge: drift comes back",
+            why,
+        )
+        .fix(
+            "find the other program that changes the same thing (configuration management, a \
+                second agent) and stop it",
+        );
         self.happened(failed("unstable", fault));
         Next::retry(&self.lifecycle)
     }
@@ -233,7 +239,7 @@ impl Engine {
                 "cannot record what is installed",
                 chain(&e),
             )
-            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            .fix("check the disk that holds /var/opt/pf9/nodelet")
         };
         // A lost ledger is rewritten with all that this node consists of.
         let steps = look.phases.iter().filter(|_| in_doubt);
@@ -378,7 +384,7 @@ fn came_to_rest(proves: bool, now: &Lifecycle) -> Option<Happened> {
             | Lifecycle::Failed(_)
             | Lifecycle::Maintenance(_),
         ) => Some(Happened::Waits {
-            what: "the cluster to show this node as it is".into(),
+            what: "the cluster to show this node's current state".into(),
         }),
     }
 }
@@ -404,7 +410,7 @@ mod tests {
             let told = came_to_rest(true, &before).expect("it is said");
             let mut now = before.next(told);
             assert_eq!(now.state(), NodeState::Converging);
-            let what = "the cluster to show this node as it is: its kubelet is of 1.36.3";
+            let what = "the cluster to show this node's current state: its kubelet is of 1.36.3";
             now = now.next(Happened::Waits { what: what.into() });
             assert_eq!(came_to_rest(true, &now), None);
             let proven = came_to_rest(false, &now).expect("it is said");

@@ -4,8 +4,8 @@ use super::super::phase::PhaseSteps;
 use super::super::step::Step;
 use crate::host::Host;
 
-/// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is
-/// repaired although nobody knocks at its socket.
+/// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is repaired without a
+/// call to its socket.
 pub(super) fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
     use crate::host::ours::{paths::NODELET_AT_BOOT, units::NODELET};
     let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];

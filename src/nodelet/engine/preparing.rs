@@ -20,7 +20,7 @@ use crate::model::{Fault, UpgradeOrder, UpgradeState, UpgradeStatus};
 /// Looks in a row that found something to do: the stack, and then nothing. More means that something takes
 /// away what was made.
 const LOOKS_MAX: u32 = 3;
-/// What is refused is looked at again after this long: somebody may have made room, or installed a package.
+/// A refused preparation is checked again after this long: an operator may have made room, or installed a package.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// How far a stack is staged.
@@ -133,7 +133,7 @@ impl Engine {
         context::stack_of(&self.host.fs, &node.trust, &node.work.node.stack).installed
     }
 
-    /// That it was refused is said until it is not any more.
+    /// A refusal is reported until it no longer holds.
     fn is_refused(&self, order: &UpgradeOrder) -> bool {
         self.board.upgrade().is_some_and(|said| {
             said.roll == order.roll

@@ -44,7 +44,7 @@ impl Engine {
         };
         let Installed { role, node, .. } = &installed;
         let role = *role;
-        // Removal needs nobody's word.
+        // Removal needs no signature.
         let (trust, host_id) = inbox::trust_anchors(&self.host.fs)
             .unwrap_or_else(|_| (TrustStore::default(), HostId(Default::default())));
         let now = crate::seam::clock::now();
@@ -107,7 +107,7 @@ impl Engine {
         self.ledger.assume(known, generation).map_err(|e| {
             let what = "cannot record what is removed";
             Fault::new(FaultCode::Ledger, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9/nodelet")
+                .fix("check the disk that holds /var/opt/pf9/nodelet")
         })
     }
 

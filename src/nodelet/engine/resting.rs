@@ -1,8 +1,7 @@
 //! Rounds in maintenance: the host is observed, drift is reported, and nothing is done about it.
 //!
-//! What is looked at is the node that is installed, by the spec that it is kept by: what a newer one asks for is
-//! not begun. Certificates that are due are asked for anyway, with what the look shows; see
-//! [`super::super::maintenance`].
+//! The look is at the installed node, by the spec that keeps it: what a newer spec asks for is not started.
+//! Certificates that are due are requested anyway, with what the look shows; see [`super::super::maintenance`].
 
 use std::time::Duration;
 
@@ -22,12 +21,12 @@ use crate::model::{Fault, MaintenanceStatus, Role};
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Whether nothing is to be done in this round, and by whose order.
+    /// Whether this round changes nothing, and by whose order.
     pub(super) fn rests(&mut self, job: &Job) -> Option<MaintenanceStatus> {
         let desk = &self.told.maintenance;
         match &self.told.orders.borrow().spec {
             SpecSeen::Newest(spec) => desk.heed(spec.maintenance.as_ref()),
-            // What the lost one said is not known: the order that is counted ends by its time.
+            // The content of the lost one is unknown: the counted order ends by its time.
             SpecSeen::Never | SpecSeen::Lost { .. } => {}
         }
         let now = desk.now().filter(|_| self.may_rest(job));
@@ -99,7 +98,7 @@ impl Engine {
             }
             Err(fault) => Err(fault),
         };
-        let unseen = |fault: Fault| format!("it cannot be looked at: {fault}");
+        let unseen = |fault: Fault| format!("it cannot be observed: {fault}");
         match look {
             Ok(look) => named(&look.plan).map(|steps| format!("left as it is: {steps}")),
             Err(fault) => Some(unseen(fault)),
@@ -107,7 +106,7 @@ impl Engine {
     }
 }
 
-/// What is ordered and not begun.
+/// What is ordered and not started.
 fn asked(job: &Job) -> Option<&'static str> {
     match job {
         Job::Remove(..) => Some("the plane's order to remove the role waits"),

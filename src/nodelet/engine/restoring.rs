@@ -21,7 +21,7 @@ const WAIT: Duration = Duration::from_secs(3);
 const STEP_MAX: Duration = Duration::from_secs(3600);
 
 impl Engine {
-    /// Goes on with the restore that is under way. `None`: there is none any more.
+    /// Continues the restore in progress. `None`: there is none left.
     pub(super) async fn restoring(&mut self, role: Role, node: &NodeSpec) -> Option<Next> {
         if role != Role::Master {
             return None;
@@ -113,5 +113,5 @@ impl Engine {
 }
 
 fn not_noted(e: &FsError) -> Fault {
-    Fault::new(FaultCode::EtcdRestore, "cannot start the restore", chain(e)).fix("look at the disk")
+    Fault::new(FaultCode::EtcdRestore, "cannot start the restore", chain(e)).fix("check the disk")
 }

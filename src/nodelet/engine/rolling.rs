@@ -1,7 +1,7 @@
 //! Rounds of a node that takes part in a roll: does what `roll::what_next` says, and no more.
 //!
-//! One thing is done in a round. What came of it is put to the same question; what is to be written then is
-//! on the disk before anything else is begun.
+//! Each round does one thing. Its outcome is put to the same question; what that says to write is on disk before
+//! anything else starts.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const DRAIN_FOR: Duration = Duration::from_secs(20);
 const DRAIN_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks whether there is a backup of etcd.
 const BACKUP_AGAIN: Duration = Duration::from_secs(5);
-/// Between two looks whether the cluster shows the node as it is to be.
+/// Between two looks whether the cluster shows the desired node.
 const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
 const READY_AGAIN: Duration = Duration::from_secs(15);
@@ -87,7 +87,7 @@ impl Engine {
                     };
                     continue;
                 }
-                // What was done is reported, and nothing is to be written about it.
+                // What was done is reported, and nothing about it has to be written.
                 (_, Some(next)) => return next,
                 (step, None) => step,
             };
@@ -169,7 +169,7 @@ impl Engine {
                 (Said::Nothing, self.node(by, Some(*fault), turn).await)
             }
             (Move::Follow, _) => (Said::Nothing, self.node(by, None, Turn::default()).await),
-            // Only a record leads there, and what is to be written was written.
+            // Only a record leads there, and everything due was written.
             (
                 Move::BackUp
                 | Move::TakeEtcd
@@ -364,7 +364,7 @@ impl Engine {
         match self.proof(&work).await {
             Ok(()) => (Said::Well, next),
             Err(why) => {
-                let what = format!("the cluster to show this node as it is: {why}");
+                let what = format!("the cluster to show this node's current state: {why}");
                 self.happened(Happened::Waits { what });
                 let after = PROVE_AGAIN;
                 (Said::Nothing, Next { after, ..next })
@@ -372,7 +372,7 @@ impl Engine {
         }
     }
 
-    /// Whether the cluster shows the node as it is to be.
+    /// Whether the cluster shows the desired node.
     async fn proof(&mut self, work: &Work) -> Result<(), String> {
         let fs = &self.host.fs;
         let (trust, _) = inbox::trust_anchors(fs).map_err(|e| e.to_string())?;
@@ -404,7 +404,7 @@ impl Engine {
         if let Err(e) = roll::save(&self.host.fs, &record) {
             let what = "cannot record the progress of the upgrade";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9/nodelet");
+                .fix("check the disk that holds /var/opt/pf9/nodelet");
             self.happened(failed("roll", fault));
             return Err(Next::retry(&self.lifecycle));
         }
@@ -435,7 +435,7 @@ impl Engine {
     }
 }
 
-/// Trying again helps nobody: the program said no.
+/// A retry cannot help: the program refused.
 fn is_a_refusal(code: FaultCode) -> bool {
     code == FaultCode::ConfigRefused || code == FaultCode::ProgramNotRunnable
 }
@@ -443,7 +443,7 @@ fn is_a_refusal(code: FaultCode) -> bool {
 fn still_there(pass: &DrainPass) -> Fault {
     let mut why = format!("{} pods are left", pass.left);
     if let Some(budget) = &pass.budget {
-        why = format!("{why}, {} kept by disruption budget {budget}", pass.kept);
+        why = format!("{why}, {} held by disruption budget {budget}", pass.kept);
     }
     if pass.alone > 0 {
         let alone = pass.alone;
@@ -480,7 +480,7 @@ impl Stage {
 }
 
 impl RollRecord {
-    /// A clock that was set back: it has been there since now, and whether that is to be written.
+    /// After a clock was set back: it counts from now on; also says whether that has to be written.
     fn dated(mut self, now: Timestamp) -> (Self, bool) {
         let ahead = self.since > now && !self.at.is_over();
         if ahead {

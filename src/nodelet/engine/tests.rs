@@ -1,6 +1,7 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
 mod coming;
+mod disks;
 mod held;
 mod refused;
 mod resting;
@@ -272,7 +273,7 @@ async fn calls_do_not_end_a_run() {
     }
 }
 
-/// Without anything to do: as many looks as the bucket gives, however often somebody calls.
+/// With nothing to do: as many looks as the bucket allows, however often it is called.
 #[tokio::test(start_paused = true)]
 async fn calls_are_merged() {
     let machine = Machine::new();
@@ -344,13 +345,13 @@ async fn a_missing_spec_removes_nothing() {
 async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     let machine = Machine::node();
     let life = machine.begin();
-    // Detached and attached again; the removal was never begun.
+    // Detached and attached again; the removal never started.
     life.inbox.put(machine.none(6)).expect("put");
     life.inbox.put(machine.worker(7)).expect("put");
     drop(life);
     machine.damage(SPEC, b"{\"schema\": 1,");
     let status = machine.keeps_it().await;
-    says(&status, FaultCode::SpecLost, "there is the one before it");
+    says(&status, FaultCode::SpecLost, "the previous one is used");
     assert!(status.wants_spec);
     // Handed over again, it is worked by, and noted.
     let mut life = machine.begin();
@@ -486,7 +487,7 @@ async fn on_roots_word_it_goes_although_its_ledger_is_lost() {
             "{status:?}"
         );
     }
-    // What a later program made is not known here.
+    // What a later program made is unknown here.
     let machine = Machine::node();
     machine.damage(LEDGER, br#"{"schema": 9}"#);
     let mut life = machine.begin();

@@ -1,5 +1,5 @@
-//! The part of a roll that brings in the distribution's updates: a run of its package manager is begun by a step,
-//! and looked after until it is over. The node is looked after all the while.
+//! The part of a roll that installs the distribution's updates: a step starts a run of the package manager, which is
+//! then watched until it is over. The node is kept meanwhile.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Engine {
         let standing = match os::standing(&self.host, &run).await {
             Ok(standing) => standing,
             Err(why) => {
-                tracing::warn!("cannot ask how the distribution's updates stand: {why}");
+                tracing::warn!("cannot query the state of the distribution's updates: {why}");
                 return (Said::Nothing, next);
             }
         };
@@ -81,7 +81,7 @@ impl Engine {
     }
 
     async fn reboots(&mut self, boot: String, kept: Work, mut turn: Turn) -> (Said, Next) {
-        // What is not known is not another one.
+        // An unknown boot id does not count as another one.
         if self.host.kernel.boot_id().is_ok_and(|now| now != boot) {
             return (Said::Os(OsSaid::Booted), Next::now());
         }

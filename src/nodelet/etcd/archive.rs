@@ -15,7 +15,7 @@ use crate::telemetry::chain;
 
 /// Most backups of the archive in an answer: it is read as a whole.
 const LISTED_MAX: usize = 2000;
-const NOT_LISTED: &str = "cannot tell what is in the backup archive";
+const NOT_LISTED: &str = "cannot list the backup archive";
 const NOT_COPIED: &str = "the backups of etcd are not copied to the archive";
 
 /// Copies what is on the shelf and not there.

@@ -86,7 +86,7 @@ fn unbelieved(shelf: &Shelf) -> Option<Fault> {
         "{}, {first} among them: their manifests are not signed by a master of this cluster",
         shelf.unbelieved.len()
     );
-    let fix = "pf9ctl etcd verify says what is wrong with one; find out who can write there";
+    let fix = "pf9ctl etcd verify shows what is wrong with one; find out who can write there";
     Some(Fault::new(FaultCode::BackupUntrusted, what, why).fix(fix))
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
 const NO_BACKUP: &str = "etcd has no new backup";
 
 const UNREAD: &str = "cannot prune the backups of etcd";
-const UNREAD_FIX: &str = "look at the disk that the backups are on";
+const UNREAD_FIX: &str = "check the disk that the backups are on";
 
 fn unread(error: &FsError) -> Fault {
     Fault::new(FaultCode::BackupFailed, UNREAD, chain(error)).fix(UNREAD_FIX)

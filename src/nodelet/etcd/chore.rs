@@ -17,7 +17,7 @@ use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
 /// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
 const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
-/// A few hundred listings, of which each answers within a second where it is well.
+/// A few hundred listings, each of which answers within a second on a healthy service.
 const LIST_MAX: Duration = Duration::from_secs(5 * 60);
 /// Opening, restoring and starting have bounds of their own.
 const DRILL_MAX: Duration = Duration::from_secs(60 * 60);
@@ -48,7 +48,7 @@ pub(super) enum Chore {
     Prune,
     /// Does the next thing that brings a full database out of that.
     Heal,
-    /// Gives back what this member's file has and nobody uses.
+    /// Returns the unused space of this member's file.
     Defragment,
 }
 
@@ -141,10 +141,10 @@ impl Chore {
     /// What is done, for people.
     pub(super) fn words(self) -> &'static str {
         match self {
-            Self::Backup => "make a backup of etcd",
+            Self::Backup => "back up etcd",
             Self::Archive => "copy backups of etcd to the archive",
-            Self::List => "look what is in the backup archive",
-            Self::Drill => "try the newest backup of etcd in a fire drill",
+            Self::List => "list the backup archive",
+            Self::Drill => "restore the newest backup of etcd in a fire drill",
             Self::Prune => "prune old backups of etcd",
             Self::Heal => "free space in etcd",
             Self::Defragment => "defragment etcd's database",
@@ -168,8 +168,8 @@ impl Chore {
                     Some(at) => at.min(now),
                     None => backup_due(now, host, policy, seen.last_backup)?,
                 };
-                // A member that does not answer is asked when it does; and without the shelf nobody
-                // knows when the last one was.
+                // A member that does not answer is asked when it does; and without the shelf the time of the last one
+                // is unknown.
                 let able = seen.healthy && !seen.no_shelf;
                 let at = if able { at } else { at.max(later(now, RETRY)) };
                 Some(after_failure(at, seen.backup_failed))
@@ -178,7 +178,7 @@ impl Chore {
                 let missing = match (seen.last_backup, seen.archive?) {
                     (Some(last), Some(there)) => there < last,
                     (Some(_), None) => true,
-                    // After a disk was lost, what is there is all there is: somebody has to be told.
+                    // After a disk was lost, what is left is all there is: an operator has to be told.
                     (None, _) => !seen.archive_looked,
                 };
                 missing.then(|| after_failure(now, seen.archive_failed))
@@ -201,7 +201,7 @@ impl Chore {
     }
 }
 
-/// What is to be done, or when to look again.
+/// What to do, or when to look again.
 pub(super) fn next(now: Timestamp, host: HostId, policy: &BackupPolicy, seen: &ChoreSeen) -> Next {
     let due = |chore: &Chore| Some((chore.due(now, host, policy, seen)?, *chore));
     let may = Chore::ALL.iter().filter(|c| c.goes_on() || !seen.rests);
@@ -497,7 +497,7 @@ mod tests {
             Some(at(now - 5 + every)),
             "at its own moment"
         );
-        // That moment passed while nobody looked.
+        // That moment passed between two looks.
         let late = now + every;
         assert_eq!(due(late, &seen), Some(at(late - 5)));
         let failed = ChoreSeen {

@@ -10,9 +10,9 @@
 //! record lost         │ Gone                      │ Present
 //! ```
 //!
-//! A mount is missing where the directory was on one and is on what lies below it now. Then the data are on
-//! the disk that is not there, and what lies in the directory meanwhile, be it the same member's, is older:
-//! a member that forgot what it had voted for makes a cluster forget.
+//! A mount is missing where the directory was on one and is now on what lies below it. Then the data is on the missing
+//! disk, and what lies in the directory meanwhile, even of the same member, is older: a member that forgot its votes
+//! makes a cluster forget.
 
 use serde::{Deserialize, Serialize};
 
@@ -133,15 +133,15 @@ pub fn look(fs: &HostFs) -> Result<EtcdSeen, FsError> {
     })
 }
 
-/// The settings of a master that has begun: only one that never was a member has others, or none. (A
-/// master that is about to join has them too, and what permits its first start.)
+/// The settings of a master that has started: only one that never was a member has others, or none. (A master that is
+/// about to join has them too, and the permit for its first start.)
 fn settled(fs: &HostFs) -> Result<bool, FsError> {
     let begins = fs.at(phase::layout::ETCD_BEGINS).exists();
     let text = fs.read_text(phase::layout::ETCD_CLUSTER_ENV, SETTINGS_MAX)?;
     Ok(!begins && text.is_some_and(|text| phase::settings_join(&text)))
 }
 
-/// Those who are to be members.
+/// The hosts that should be members.
 pub fn masters(node: &NodeSpec) -> Vec<HostId> {
     node.etcd.members.iter().map(|m| m.host_id).collect()
 }
@@ -155,7 +155,7 @@ pub fn who(seen: &EtcdSeen, member: &EtcdMember) -> Who {
     }
 }
 
-/// What is to be noted of a member that is healthy; `None`: it is noted, or there are no data.
+/// What to note about a healthy member; `None`: it is noted, or there is no data.
 pub fn to_note(fs: &HostFs, now: Timestamp) -> Result<Option<EtcdRecord>, String> {
     let seen = look(fs).map_err(|e| chain(&e))?;
     let data = match seen.found {

@@ -36,7 +36,7 @@ pub(super) enum Order {
     },
     /// What the archive has.
     List,
-    /// Give back what this member's file has and nobody uses, now.
+    /// Return the unused space of this member's file, now.
     Defragment,
     /// What is due about a full database, without waiting.
     Heal,
@@ -45,7 +45,7 @@ pub(super) enum Order {
 /// An order, and who waits for it.
 pub(super) struct Ordered {
     pub(super) order: Order,
-    /// Nobody may be there any more.
+    /// The asker may be gone.
     pub(super) answer: oneshot::Sender<Result<ChoreAnswer, Fault>>,
 }
 

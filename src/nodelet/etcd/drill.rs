@@ -249,7 +249,7 @@ esac
         assert!(!world.host.fs.at(drill::DIR).exists());
     }
 
-    /// One that stays on the machine is used only where nobody else may read it.
+    /// One that stays on the machine is used only where no other user may read it.
     #[tokio::test]
     async fn a_key_of_the_policy_goes_before_the_plane_and_is_roots_alone() {
         let mut world = world();

@@ -384,7 +384,7 @@ fn master(job: &Job) -> Option<Master> {
     (work.role == Role::Master).then_some(Master { host_id, work })
 }
 
-/// Until this host is not this master any more. A newer spec of the same node ends nothing.
+/// Until this host is no longer this master. A newer spec of the same node ends nothing.
 async fn another(mut job: watch::Receiver<Job>, is: &Master) {
     let same =
         |job: &Job| master(job).is_some_and(|m| m.work.node.cluster_id == is.work.node.cluster_id);

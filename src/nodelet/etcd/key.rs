@@ -32,7 +32,7 @@ pub enum Key<'a> {
     /// A file that a person names for this once, with one private key a line. It may be on a stick whose
     /// file system knows no owners.
     Named(&'a str),
-    /// A file that stays on the machine: used only where nobody but root may read it.
+    /// A file that stays on the machine: used only where root alone may read it.
     Kept(&'a str),
     /// The plane, for this one file.
     OfThePlane,
@@ -78,7 +78,7 @@ fn named(fs: &HostFs, file: &str) -> Result<Secret<String>, Fault> {
 fn or_by_hand(fault: Fault) -> Fault {
     let by_hand = "or open it with the recovery key: --recovery-key FILE";
     let fix = match fault.fix.as_str() {
-        "" => format!("try again when the plane is there, {by_hand}"),
+        "" => format!("try again when the plane is reachable, {by_hand}"),
         fix => format!("{fix}; {by_hand}"),
     };
     fault.fix(fix)

@@ -4,8 +4,8 @@ use crate::host::etcd::{Etcd, EtcdError, hex};
 use crate::model::{EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
-/// Asks the member. What it does not say stays as it was known, but for who is well: that is so now or is
-/// not known, and a quorum that is gone must not look like one.
+/// Asks the member. What it does not report stays as it was known, except health: that is current or unknown, and a
+/// lost quorum must not look like one.
 pub(super) async fn member(etcd: &Etcd, now: Timestamp, known: &mut EtcdStatus) {
     known.seen_at = Some(now);
     for member in &mut known.members {

@@ -1,6 +1,6 @@
-//! Whose turn it is to be restarted. A new setting, program or list of revoked certificates reaches all
-//! masters in the same second; were their members restarted in it, nobody could write meanwhile. So a
-//! member that runs is restarted only while the others have a quorum without it, and one at a time. Pure.
+//! Whose turn it is to restart. A new setting, program or list of revoked certificates reaches all masters in the same
+//! second; if all members restarted then, there would be no writes meanwhile. So a running member is restarted only
+//! while the others have a quorum without it, and one at a time. Pure.
 //!
 //! Nobody can see whether another one is about to stop, so there has to be one thing that only one can
 //! have: the **lead**. Raft gives it to one member at a time and takes it from one that stops:
@@ -19,7 +19,7 @@
 //! the order of the ids: who comes second would have to know whether the first one has to be restarted at all.
 //! Not the plane's word: it may be away, and a stack or a repaired file needs none.
 //!
-//! Whose etcd is down, or has not answered for [`UNWELL`], asks nobody: the others do not count on it.
+//! A master whose etcd is down, or has not answered for [`UNWELL`], asks nobody: the others do not count on it.
 
 #[cfg(test)]
 mod tests;
@@ -64,11 +64,11 @@ pub struct RestartView<'a> {
     pub followed_for: Duration,
     /// How long it has not answered itself; zero where it does.
     pub unwell_for: Duration,
-    /// How long somebody else with a vote has not answered; zero where all do.
+    /// How long another voter has not answered; zero where all do.
     pub silent_for: Duration,
     /// Who is a member, and who answers.
     pub listed: &'a [Listed],
-    /// The leader is to be taken out: it may get no specs any more.
+    /// The leader is about to be removed: it may get no more specs.
     pub leader_goes: bool,
 }
 
@@ -143,7 +143,7 @@ pub fn held(view: &RestartView<'_>) -> Option<String> {
         .then(|| format!("member {leader} to be taken out of etcd: it leads, and its host is gone"))
 }
 
-/// The member that is followed is to be taken out.
+/// The followed leader is about to be removed.
 pub fn leader_goes(at: &Standpoint, listed: &[Listed], node: &NodeSpec) -> bool {
     let leader = at.leader.as_deref();
     let leader = listed.iter().find(|m| leader == Some(&m.id));

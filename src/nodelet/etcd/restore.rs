@@ -145,7 +145,7 @@ pub enum State {
     Asked,
     /// The new data are there, whole.
     Ready,
-    /// They are about to get their place: when they are not beside it any more, they are there.
+    /// They are about to be moved into place: once they are no longer beside it, they are there.
     Placing,
 }
 
@@ -314,9 +314,9 @@ impl Restores {
             id: run.id,
             at: now,
         };
-        self.to_end.save(&to_end).map_err(|e| {
-            Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("look at the disk")
-        })
+        self.to_end
+            .save(&to_end)
+            .map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("check the disk"))
     }
 
     /// This one is to end.

@@ -37,7 +37,7 @@ pub fn kept(fs: &HostFs, file: &str) -> Result<Vec<BackupSigner>, Fault> {
     let refused = |why: String| {
         let what = "no trusted signer of backups is known";
         Fault::new(FaultCode::KeyInvalid, what, why).fix(
-            "name a file with a host id and a public key a line: pf9-plane cluster backups NAME signers writes it",
+            "name a file with a host id and a public key per line: pf9-plane cluster backups NAME signers writes it",
         )
     };
     let text = fs.read_text(file, KEYS_MAX);

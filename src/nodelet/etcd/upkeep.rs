@@ -10,9 +10,9 @@
 //! another master      │ its own, in its turn │ its own, in its turn
 //! ```
 //!
-//! A member whose file has much in it that nobody uses gives it back ([`worth_it`]) when it is the first
-//! such one in the order of their numbers, the leader last; only while every member answers, for it stands
-//! still meanwhile. Who has done it has nothing to give back any more, so the next one is first.
+//! A member whose file holds much unused space defragments it ([`worth_it`]) when it is the first such member in the
+//! order of their numbers, the leader last; only while every member answers, because it pauses meanwhile. After that it
+//! has nothing to reclaim, so the next one is first.
 
 mod survey;
 mod tend;
@@ -175,9 +175,9 @@ fn first_worth_it(survey: &ClusterSurvey) -> Option<u64> {
     in_turn(survey).find(worth).map(|m| m.id)
 }
 
-/// Bytes that the cluster's keys take: the least that a member says of those that are not behind, for all have the
-/// same keys, and etcd counts free pages when it writes. Where a full database was compacted nobody writes any more, and
-/// followers say for ever what they had in use before (seen with 3.7.3: the leader 136 KiB, the others 15 MiB).
+/// Bytes that the cluster's keys take: the least that an up-to-date member reports, because all have the same keys, and
+/// etcd counts free pages when it writes. After a compaction of a full database there are no writes, and followers keep
+/// reporting what they used before (seen with 3.7.3: the leader 136 KiB, the others 15 MiB).
 fn in_use(survey: &ClusterSurvey) -> u64 {
     let newest = newest(survey);
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());
@@ -240,8 +240,8 @@ fn is_full(survey: &ClusterSurvey) -> Fault {
     no_space(
         why,
         "delete what fills it (kubectl delete still works; look for what there is most of with kubectl get --raw \
-         /metrics | grep apiserver_resource_objects), or give the cluster a larger etcdQuotaBytes; space is then \
-         freed and the alarm disarmed automatically",
+         /metrics | grep apiserver_resource_objects), or raise the cluster's etcdQuotaBytes; space \
+         is then freed and the alarm disarmed automatically",
     )
 }
 
@@ -261,8 +261,8 @@ fn corrupt(survey: &ClusterSurvey, alarm: Alarm) -> Fault {
     let named = member.map_or_else(|| format!("{:x}", alarm.member_id), MemberState::named);
     let what = "etcd's members have different data";
     let why = format!("{named} raised the alarm CORRUPT");
-    let fix = "detach the master whose data are wrong and attach it again, so that it takes them from the \
-               others; which one that is, etcd's log says (journalctl -u pf9-etcd)";
+    let fix = "detach the master whose data are wrong and attach it again, so that it gets them \
+               from the others; etcd's log says which one that is (journalctl -u pf9-etcd)";
     Fault::new(FaultCode::EtcdCorrupt, what, why).fix(fix)
 }
 

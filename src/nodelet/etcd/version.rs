@@ -8,12 +8,11 @@
 //!                                                 come first
 //! ```
 //!
-//! 3.7 reads no entry of 3.5's own kind, so 3.6 has to have taken a snapshot of its log since. It
-//! does so every ten thousand entries, or when the version of the cluster goes down: so the cluster
-//! is told by etcd's own procedure to work as 3.5, which every member notes with a snapshot, and then
-//! not to. Nothing is restarted for it; a restart with a small `--snapshot-count` and some
-//! writes, the other way, takes each member away once and makes a snapshot with every second write
-//! for as long as it lasts. What proves it is the log itself: no such entry after the newest snapshot.
+//! 3.7 does not read one kind of 3.5's entries, so 3.6 has to have taken a snapshot of its log since. It does so every
+//! ten thousand entries, or when the cluster version goes down: so etcd's own procedure sets the cluster to work as
+//! 3.5, which every member notes with a snapshot, and then back. Nothing is restarted for it; the alternative, a
+//! restart with a small `--snapshot-count` and some writes, takes each member away once and makes a snapshot with every
+//! second write for as long as it lasts. The proof is the log itself: no such entry after the newest snapshot.
 
 use std::time::Duration;
 
@@ -92,8 +91,8 @@ fn members_agree(data: &DataSeen, from: &Version, wants: &Version) -> Gate {
     if let Some(why) = data.disagreement() {
         let why = format!("in its database {why}");
         let fix = format!(
-            "restart etcd {from} on this host (systemctl restart pf9-etcd), which puts that right; it continues \
-             automatically"
+            "restart etcd {from} on this host (systemctl restart pf9-etcd), which repairs that; it \
+             continues automatically"
         );
         return Gate::Refused(refused(wants, why, &fix));
     }
@@ -122,8 +121,8 @@ fn refused(wants: &Version, why: String, fix: &str) -> Box<Fault> {
 fn unknown(wants: &Version) -> Box<Fault> {
     refused(
         wants,
-        "they do not say what the cluster works as: it has just begun, or is older than 3.5".into(),
-        "wait until etcd is healthy; data of an older etcd go by 3.5 first",
+        "they do not name the cluster's version: it has just started, or is older than 3.5".into(),
+        "wait until etcd is healthy; data of an older etcd have to go through 3.5 first",
     )
 }
 
@@ -150,14 +149,14 @@ pub async fn look(fs: &HostFs, has: Option<&Version>, wants: &Version) -> Gate {
         Ok(Ok(None)) => Gate::Open,
         Ok(Ok(Some(data))) => gate(matrix, has, &data, wants),
         Ok(Err(e)) => Gate::Refused(unreadable(wants, &e)),
-        Err(e) => Gate::Refused(refused(wants, e.to_string(), "it is tried again")),
+        Err(e) => Gate::Refused(refused(wants, e.to_string(), "it is retried automatically")),
     }
 }
 
 fn unreadable(wants: &Version, e: &DataError) -> Box<Fault> {
     let what = format!("etcd {wants} cannot use the data on this host");
     let fault = Fault::new(FaultCode::EtcdDataUnreadable, what, chain(e));
-    Box::new(fault.fix("see whether etcd is healthy with the stack that is active"))
+    Box::new(fault.fix("check whether etcd is healthy with the active stack"))
 }
 
 /// Lets the etcd that runs make its data ready, and looks until they are. Cut off anywhere, it goes
@@ -188,14 +187,14 @@ pub async fn prepare(
 fn said(what: &Lowering) -> String {
     match what {
         Lowering::To(to) => format!("work as {}.{}", to.major, to.minor),
-        Lowering::Off => "work as what it is again".to_owned(),
+        Lowering::Off => "work as its own version again".to_owned(),
     }
 }
 
 fn not_prepared(wants: &Version, last: &str) -> Fault {
     let what = format!("etcd's data are not ready for etcd {wants}");
-    let why = format!("{last}; not so within {} s", PREPARED_WITHIN.as_secs());
-    let fix = "see whether every member of etcd is healthy (pf9ctl etcd status); it is tried again";
+    let why = format!("{last}; not within {} s", PREPARED_WITHIN.as_secs());
+    let fix = "see whether every member of etcd is healthy (pf9ctl etcd status); it is retried automatically";
     Fault::new(FaultCode::EtcdNotPrepared, what, why).fix(fix)
 }
 

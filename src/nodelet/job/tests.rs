@@ -172,10 +172,10 @@ fn what_to_do_fits_why_a_document_cannot_be_used() {
             assert_eq!(said.to_string().matches(&why.fix).count(), 1, "{said}");
         }
     }
-    assert!(ledger(&broken).fix.contains("put the ledger back"));
+    assert!(ledger(&broken).fix.contains("restore the ledger"));
     let said = ledger(&newer);
     assert_eq!(said.fix, newer.fix, "{said}");
-    assert!(!said.to_string().contains("put the ledger back"), "{said}");
+    assert!(!said.to_string().contains("restore the ledger"), "{said}");
 }
 
 #[test]

@@ -38,8 +38,8 @@ pub(super) fn artefacts_of(step: &Step) -> Vec<ArtefactKind> {
         Step::Unit(u) => vec![ArtefactKind::Unit {
             unit: u.unit.clone(),
         }],
-        // A module stays loaded: somebody else may use it by now. Images go with the runtime's
-        // data, objects with the cluster. The rest makes nothing.
+        // A module stays loaded: another program may use it by now. Images go with the runtime's data, objects with the
+        // cluster. The rest leaves nothing.
         Step::Module { .. }
         | Step::Image { .. }
         | Step::Absent { .. }

@@ -15,9 +15,9 @@ use crate::model::{
 use crate::nodelet::phase::layout;
 
 impl LedgerFile {
-    /// Takes up, to be removed, what is ours on the machine by its name ([`ours::paths`]): the ledger
-    /// that would tell is lost. What was there before us is not known any more: a file of the
-    /// system that we replaced, a kernel parameter that we set, stay as they are.
+    /// Adopts for removal whatever on the machine is ours by its name ([`ours::paths`]), because the ledger is lost.
+    /// What was there before us is unknown: a system file that we replaced, or a kernel parameter that we set, stays as
+    /// it is.
     pub fn assume(&mut self, known: Option<Installed>, last: Generation) -> Result<(), FsError> {
         let exists = |path: &str| !matches!(self.fs.found(path), Ok(Found::Nothing));
         let made = |path: &str| match self.fs.found(path) {
@@ -36,7 +36,7 @@ impl LedgerFile {
         let units = layout::UNITS.iter().filter(|_| known.is_some());
         let units = units.map(|unit| ((*unit).to_owned(), UnitRecord::default()));
         self.ledger.units = units.collect();
-        // A node of which nothing is known is none to go back to.
+        // An unknown node cannot be rolled back to.
         self.ledger.removing = known.is_none();
         self.ledger.installed = Some(known.unwrap_or_else(|| Installed::unknown(last)));
         self.save()
@@ -44,7 +44,7 @@ impl LedgerFile {
 }
 
 impl Installed {
-    /// A node of which nothing is known but that it is there.
+    /// A node known only to exist.
     fn unknown(generation: Generation) -> Self {
         let none = Ipv4Addr::UNSPECIFIED;
         let nowhere = IpNet::from(Ipv4Net::default());

@@ -119,8 +119,8 @@ impl Sweep<'_> {
 fn not_shown(error: &KubeError) -> Observed {
     match error {
         KubeError::NoSuchKind(_) => differs(&error.to_string()),
-        // A new master has no right before the plane knows it and reaches its API server; a removed
-        // one has none any more.
+        // A new master has no rights before the plane knows it and reaches its API server; a removed one no longer has
+        // any.
         KubeError::Refused {
             status: StatusCode::FORBIDDEN,
             ..

@@ -69,8 +69,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// One of several founders that never was a member, as far as it knows. The others know better: whom
-    /// they count as one that had begun has lost data. Where nobody answers they are founding, too.
+    /// One of several founders that was never a member, as far as it knows. The others know better: a founder that they
+    /// count as started has lost its data. Where nobody answers they are founding, too.
     pub(super) async fn etcd_founds(&mut self, member: &EtcdMember, settings: &str) -> Observed {
         let fs = &self.host.fs;
         let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {
@@ -173,7 +173,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// One master takes members out, the leader's mostly, and nobody else: two would not know of each other.
+    /// One master removes members, usually the leader's, and no other: two would not know of each other.
     pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Observed {
         let asked = async {
             let own = [self.own_etcd().map_err(EtcdError::Doubtful)?];
@@ -204,8 +204,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Why this member cannot be restarted now. One that does not answer is no reason: that may be
-    /// why it is to be restarted.
+    /// Why this member cannot be restarted now. That it does not answer is no reason: that may be why it has to be
+    /// restarted.
     pub(super) async fn etcd_held(&mut self) -> Option<String> {
         if self.ctx.node.etcd.members.len() <= 1 {
             return None;

@@ -34,7 +34,7 @@ impl Sweep<'_> {
         };
         match missing_route(&there, routes) {
             None => Observed::Same,
-            Some((pods, node)) => differs(&format!("there is no route to {pods} by {node}")),
+            Some((pods, node)) => differs(&format!("there is no route to {pods} via {node}")),
         }
     }
 

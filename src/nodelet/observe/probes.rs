@@ -17,7 +17,7 @@ fn as_meant(meant: &BTreeMap<String, Value>, says: &cri::Status) -> Result<(), S
     match says.condition("RuntimeReady") {
         Some(ready) if ready.holds => {}
         Some(ready) => return Err(format!("it is not ready: {}", ready.message)),
-        None => return Err("it does not say whether it is ready".into()),
+        None => return Err("it does not report whether it is ready".into()),
     }
     let config = says
         .info
@@ -25,14 +25,14 @@ fn as_meant(meant: &BTreeMap<String, Value>, says: &cri::Status) -> Result<(), S
         .map(String::as_str)
         .unwrap_or_default();
     let config: Value = serde_json::from_str(config)
-        .map_err(|e| format!("what it says of its configuration cannot be read: {e}"))?;
+        .map_err(|e| format!("the configuration it reports cannot be parsed: {e}"))?;
     for (pointer, meant) in meant {
         match config.pointer(pointer) {
             Some(is) if is == meant => {}
             Some(is) => return Err(format!("its {pointer} is {is}, not {meant}")),
             None => {
                 return Err(format!(
-                    "it says nothing of {pointer}, which should be {meant}"
+                    "it does not report {pointer}, which should be {meant}"
                 ));
             }
         }
@@ -168,7 +168,7 @@ mod tests {
             "{why}"
         );
         let why = as_meant(&meant, &says("{}", true)).expect_err("nothing");
-        assert!(why.contains("says nothing of"), "{why}");
+        assert!(why.contains("does not report"), "{why}");
         let why = as_meant(&meant, &says(&real, false)).expect_err("not ready");
         assert!(why.contains("still loading"), "{why}");
         as_meant(&meant, &Status::default()).expect_err("no condition");

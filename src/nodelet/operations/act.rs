@@ -35,7 +35,7 @@ pub struct OperationContext<'a> {
     pub job: Job,
     /// The keeper of etcd.
     pub etcd: &'a etcd::EtcdHandle,
-    /// Whether nothing is to be changed.
+    /// Whether changes are suspended.
     pub desk: &'a maintenance::MaintenanceHandle,
     /// Wakes the loop.
     pub wake: &'a watch::Sender<u64>,
@@ -120,10 +120,10 @@ async fn run_checks(hands: &OperationContext<'_>) -> Outcome {
         Ok(Err(fault)) => return Outcome::Failed { fault },
         Err(_) => {
             let why = format!(
-                "the look at the node took longer than {} s",
+                "the check of the node took longer than {} s",
                 LOOK_MAX.as_secs()
             );
-            return failed("the checks did not end", why);
+            return failed("the checks did not finish", why);
         }
     };
     let waits = plan.waits.map(|w| format!("waits for {}", w.what));
@@ -184,7 +184,7 @@ async fn backup(hands: &OperationContext<'_>) -> Outcome {
     match hands.etcd.back_up().await {
         (StatusCode::OK, said) => Outcome::done(said),
         (StatusCode::ACCEPTED, _) => {
-            Outcome::done("it is being taken; the status shows it when it is done")
+            Outcome::done("it is being made; the status shows it when it is done")
         }
         (_, why) => failed("no backup of etcd was taken", why),
     }

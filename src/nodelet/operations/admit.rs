@@ -1,4 +1,4 @@
-//! Whether an operation is to be done. Pure.
+//! Whether to do an operation. Pure.
 
 use jiff::SignedDuration;
 
@@ -11,11 +11,11 @@ use crate::model::{
 pub(super) struct OperationSeen {
     pub(super) host: HostId,
     pub(super) now: Timestamp,
-    /// The highest number that was begun or refused here.
+    /// The highest number that was started or refused here.
     pub(super) last: u64,
     /// This machine is a copy.
     pub(super) copy: Option<Fault>,
-    /// Words that root allows, or why nobody knows which.
+    /// Words that root allows, or why they are unknown.
     pub(super) allowed: Result<Vec<String>, Fault>,
     /// How the operator of this host agreed to what leaves it by this operation, where something does; or why it may not.
     pub(super) consent: Result<Option<Agreed>, Fault>,
@@ -41,19 +41,19 @@ pub(super) fn admit(operation: &Operation, seen: &OperationSeen) -> Result<(), F
             operation.number, seen.last
         );
         return Err(refused(FaultCode::OperationReplayed, why).fix(
-            "order it again; if the plane was restored from a backup, it counts beyond that then",
+            "order it again; a plane that was restored from a backup then uses a greater number",
         ));
     }
     let (end, now) = (operation.expires_at, seen.now);
     let clock = "compare the clocks of this host and of the plane, then order it again";
     if now >= end {
-        let why = format!("it was to be begun until {end}, and it is {now} here");
+        let why = format!("it had to start by {end}, and it is {now} here");
         return Err(refused(FaultCode::OperationExpired, why).fix(clock));
     }
     let longest = SignedDuration::try_from(OPERATION_LIFE_MAX).unwrap_or(SignedDuration::MAX);
     if end.duration_since(now) > longest {
         let why = format!(
-            "it would be good until {end}, and it is {now} here: none is good for more than {} s",
+            "it would be valid until {end}, and it is {now} here: none is valid for more than {} s",
             OPERATION_LIFE_MAX.as_secs()
         );
         return Err(refused(FaultCode::OperationExpired, why).fix(clock));

@@ -50,7 +50,7 @@ pub(super) fn list(fs: &HostFs) -> Result<Vec<String>, Fault> {
         .find(|a| !OperationKind::WORDS.contains(&a.as_str()))
     {
         Some(unknown) => Err(wrong(format!(
-            "{unknown:?} is not an operation; there are: {}",
+            "{unknown:?} is not an operation; choose from: {}",
             OperationKind::WORDS.join(", ")
         ))),
         None => Ok(file.allow),

@@ -84,7 +84,7 @@ pub(super) async fn make(host: &Host, order: &Order<'_>) -> Outcome {
     };
     match (answer.ended, serde_json::from_str(&answer.stdout)) {
         (ProgramEnd::Code(0), Ok(Said::Made(made))) => Outcome::done(made.words()),
-        (ProgramEnd::Code(0), _) => Outcome::done("a support bundle is with the plane"),
+        (ProgramEnd::Code(0), _) => Outcome::done("a support bundle was sent to the plane"),
         (ProgramEnd::Code(_), Ok(Said::Failed { fault })) => failed(what, cut(&fault.to_string())),
         (ProgramEnd::Code(code), _) => match began {
             Some(fault) => Outcome::Failed { fault },
@@ -100,7 +100,7 @@ pub(super) async fn make(host: &Host, order: &Order<'_>) -> Outcome {
             ),
         ),
         (ProgramEnd::Late, _) => Outcome::done(format!(
-            "it takes longer than {} s and goes on; the plane's list shows when it is there",
+            "it takes longer than {} s and continues; the plane's list shows when it has arrived",
             WAIT_MAX.as_secs()
         )),
     }
@@ -114,7 +114,7 @@ pub(super) async fn under_way(host: &Host) -> Option<Fault> {
     shown.get(&unit).filter(|u| u.active.is_up())?;
     let why = "another one of this host, or its logs, is being made";
     let fix = format!(
-        "order it again when that one is at the plane (pf9-plane host bundle list), {} min after it was begun at the latest; \
+        "order it again when that one has arrived (pf9-plane host bundle list), at the latest {} min after it was started; \
          on the host: systemctl status {unit}",
         RUN_MAX_S / 60,
     );
@@ -129,10 +129,10 @@ impl Made {
     fn words(&self) -> String {
         let left_out = match self.left_out.len() {
             0 => String::new(),
-            n => format!(", {n} not in it or not whole"),
+            n => format!(", {n} left out or truncated"),
         };
         format!(
-            "a support bundle of {} bytes is with the plane: {} files{left_out}, {} places taken out",
+            "a support bundle of {} bytes was sent to the plane: {} files{left_out}, {} places redacted",
             self.bytes, self.files, self.redactions
         )
     }

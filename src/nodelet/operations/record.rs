@@ -1,4 +1,4 @@
-//! Which operations were begun, and how they ended: on the disk before anything is done.
+//! Which operations were started, and how they ended: on disk before anything is done.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -20,7 +20,7 @@ const MODE: u32 = 0o600;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Record {
     schema: u32,
-    /// The highest number of all, also of those that are not kept any more.
+    /// The highest number of all, dropped ones included.
     last: u64,
     entries: Vec<Entry>,
 }
@@ -30,7 +30,7 @@ struct Entry {
     id: Uuid,
     number: u64,
     what: String,
-    /// None: it was begun, and did not end yet.
+    /// None: it was started and has not ended yet.
     result: Option<OperationResult>,
 }
 
@@ -42,7 +42,7 @@ impl Document for Record {
 pub(super) struct Book {
     store: Store,
     record: Record,
-    /// It cannot be read: what was done is not known, and nothing is begun.
+    /// The record is unreadable: what was done is unknown, and nothing starts.
     lost: Option<Fault>,
 }
 
@@ -67,7 +67,7 @@ impl Book {
         self.record.last
     }
 
-    /// How this one ended. One that was begun and has no end is under way, or was cut off.
+    /// How this one ended. One that was started and has no end is running, or was interrupted.
     pub(super) fn result(&self, id: Uuid) -> Option<OperationResult> {
         let entry = self.record.entries.iter().find(|e| e.id == id)?;
         Some(
@@ -78,7 +78,7 @@ impl Book {
         )
     }
 
-    /// Notes it: begun, or ended.
+    /// Notes a start or an end.
     pub(super) fn note(
         &mut self,
         operation: &Operation,
@@ -101,7 +101,7 @@ impl Book {
         self.store.save(record).map_err(|e| chain(&e))
     }
 
-    /// Those that were begun by a process that is gone.
+    /// Those started by a process that is gone.
     pub(super) fn note_cut_off(&mut self, now: Timestamp) {
         let open = self
             .record
@@ -128,7 +128,7 @@ fn cut_off(id: Uuid, at: Timestamp) -> OperationResult {
         at,
         outcome: Outcome::Failed {
             fault: Fault::new(FaultCode::Interrupted, "the operation was interrupted", why)
-                .fix("look at the host, then order it again"),
+                .fix("inspect the host, then order it again"),
         },
     }
 }

@@ -356,7 +356,7 @@ async fn a_bundle_is_sent_where_the_operator_agreed_and_asked_for_are_its_bounds
     assert_eq!(
         sent.outcome,
         Outcome::done(
-            "a support bundle of 9 bytes is with the plane: 3 files, 1 not in it or not whole, 4 places taken out"
+            "a support bundle of 9 bytes was sent to the plane: 3 files, 1 left out or truncated, 4 places redacted"
         )
     );
     let told = told();

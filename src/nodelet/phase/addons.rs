@@ -5,8 +5,8 @@
 //! Any other file is applied unless the spec keeps its add-on out (`addons_off`): what it names is taken out then. Every
 //! object of an add-on has its name as a label.
 //!
-//! While masters are of two stacks the spec names the one whose add-ons are in the cluster: who is of the other one
-//! leaves them alone, or the two would take turns at writing over each other.
+//! While masters run two stacks the spec names the one whose add-ons are in the cluster: masters on the other stack
+//! leave them alone, or the two would take turns overwriting each other.
 //!
 //! What a manifest cannot know when the stack is made stands in it as a placeholder, `ADDON_…` of the model. Texts of
 //! the parsed object are filled in, so no value can change its structure.
@@ -67,10 +67,11 @@ fn of_stack(ctx: &PhaseContext) -> Steps {
                     });
                 }
             }
-            // What a cluster's pods have their addresses of is never taken out of it: it is there for good, or was never.
+            // The add-on that gives pods their addresses is never removed from a cluster: it is there permanently, or
+            // never was.
             (false, _, Some(addon)) if addon.is_network() => {}
             (false, Some(word), _) => steps.push(gone(word, &objects)),
-            // Without a name it is nobody's to turn off.
+            // Without a name it cannot be turned off.
             (false, None, _) => {}
         }
     }
@@ -204,7 +205,7 @@ fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
     if !text.contains(ADDON_DNS_SERVER) {
         return Ok(text);
     }
-    // A spec without it is refused before this; here it is said once more, not assumed.
+    // A spec without it is refused earlier; this checks instead of assuming.
     let server = ctx.node.dns_service_ip().ok_or_else(|| {
         Wait::for_what(format!(
             "a services network with a tenth address for the cluster's DNS: {} has none",
@@ -243,7 +244,7 @@ mod tests {
         assert!(!has(&ctx, POOL) && has(&ctx, "addon-gone:load-balancer"));
         ctx.node.network.policies = NetworkPolicies::Off;
         assert!(!has(&ctx, POLICIES) && has(&ctx, "addon-gone:network-policies"));
-        // Somebody else's network is not touched by default.
+        // A foreign network is not touched by default.
         ctx.node.network.policies = NetworkPolicies::Auto;
         ctx.node.network.plugin = NetworkPlugin::None;
         assert!(!has(&ctx, POLICIES));
@@ -273,8 +274,8 @@ mod tests {
         assert_eq!(keys(&ctx), rest);
     }
 
-    /// An API server notes nobody as the manager of an object without a field of anybody's (1.37: an account of a
-    /// name and a namespace), so nobody would take it for ours.
+    /// An API server notes no manager for an object without any fields of its applier (1.37: an account of a name and a
+    /// namespace), so it would not count as ours.
     #[test]
     fn every_object_of_an_add_on_says_whose_it_is() {
         let ctx = master();

@@ -1,5 +1,5 @@
-//! The trial of the files that the API server reads after it has judged its flags: which issuers
-//! it trusts, what it allows to whom, and its admission.
+//! The trial of the files that the API server reads after it has checked its flags: which issuers it trusts, who may do
+//! what, and its admission.
 //!
 //! With a wrong flag it would not come to them (`control_plane`'s trial), so this one lets it begin: at
 //! an address of the loopback interface that is nobody's, with an etcd that is not there, with

@@ -18,7 +18,7 @@ pub(super) fn config(ctx: &PhaseContext) -> String {
     written(issuers)
 }
 
-/// The same, with which it asks no issuer for keys: each is said to have them where nobody listens.
+/// The same, but it asks no issuer for keys: each one's keys are at an address without a listener.
 pub(super) fn config_that_asks_nobody(ctx: &PhaseContext) -> String {
     let elsewhere = |(at, told): (usize, &OidcIssuer)| {
         let mut issuer = issuer(told);
@@ -43,7 +43,7 @@ fn issuer(told: &OidcIssuer) -> Value {
     let required: Vec<Value> = required
         .map(|(claim, value)| json!({"claim": claim, "requiredValue": value}))
         .collect();
-    // Neither UID nor extra attributes: by UIDs nodes that left are refused, and nobody else.
+    // Neither UID nor extra attributes: UIDs are for refusing nodes that left, and for nothing else.
     let mut mappings = json!({"username": claim(&told.username)});
     if let Some(groups) = &told.groups {
         mappings["groups"] = claim(groups);

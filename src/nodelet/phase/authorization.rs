@@ -1,8 +1,8 @@
 //! The API server's authorizers, in order; and which requests it refuses before any of them.
 //!
-//! A certificate of a node is good until it ends, and the API server knows no revocation list. The
-//! certificates of a node say since when it is one ([`NodeUid`]); those of the nodes that are none any
-//! more are refused by that. A host that is a node again, also under the same name, has another UID.
+//! A node certificate is valid until it ends, and the API server supports no revocation list. A node's certificates say
+//! since when it is one ([`NodeUid`]); those of former nodes are refused by that. A host that becomes a node again,
+//! even under the same name, has another UID.
 //!
 //! To refuse is something only a webhook can do: the others allow or have no opinion. So the first
 //! authorizer is one that is asked about the refused alone (`matchConditions`), at an address where
@@ -23,7 +23,7 @@ use super::{PhaseContext, layout};
 
 /// Most characters of one expression: the limit of the API server's compiler.
 const EXPRESSION_MAX: usize = 100_000;
-/// In the list when nobody is refused; no UID.
+/// In the list when none is refused; not a UID.
 const NOBODY: &str = "nobody";
 /// A UID in quotes, and a comma.
 const ENTRY: usize = NodeUid::TEXT + 3;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     proptest! {
-        /// The refused and nobody else; who says no UID at all is never among them.
+        /// Exactly the refused ones; a request without a UID is never among them.
         #[test]
         fn the_refused_are_those_of_the_spec(hosts in prop::collection::btree_set(2u8..200, 0..20)) {
             let mut ctx = samples::master("1.34.1");

@@ -34,7 +34,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         }
         NetworkPlugin::None => steps.extend(own_plugins(ctx)?),
     }
-    // Of a network that is not ours somebody else knows.
+    // A foreign network is configured elsewhere.
     steps.extend(
         (ctx.node.network.plugin != NetworkPlugin::None).then(|| Step::HostPorts {
             network: NETWORK.into(),

@@ -471,8 +471,8 @@ fn serving_args(ctx: &PhaseContext, kubeconfig: Kubeconfig, port: u16) -> Vec<St
     ]
 }
 
-/// Whose word API servers trust about others' identity: the masters that are, by name. The certificate of
-/// one that was removed says a name that is not among them, and speaks for nobody.
+/// Who may assert others' identity to API servers: the present masters, by name. The certificate of a removed one
+/// carries a name that is not among them, and asserts nothing.
 fn aggregators(ctx: &PhaseContext) -> String {
     let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();
     hosts.sort_unstable();

@@ -26,7 +26,7 @@ pub(in crate::nodelet) struct Unwritable {
 impl From<Unwritable> for Wait {
     fn from(refused: Unwritable) -> Self {
         Self {
-            what: format!("a spec whose text can be written: {refused}"),
+            what: format!("a spec whose text is valid in a unit: {refused}"),
             meanwhile: Vec::new(),
         }
     }
@@ -87,9 +87,7 @@ fn line(name: &str, value: &str) -> Result<String, Unwritable> {
         return refuse("it has a control character in it");
     }
     if value.chars().any(is_no_character) {
-        return refuse(
-            "it has something in it that is no character; systemd would ignore the line",
-        );
+        return refuse("it has an invalid character; systemd would ignore the line");
     }
     let bare = |b: u8| word(b) || b"-./:,=@%+[]".contains(&b);
     if value.bytes().all(bare) {

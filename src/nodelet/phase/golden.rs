@@ -121,8 +121,8 @@ fn line(step: &Step) -> String {
     }
 }
 
-/// Where a master came later nobody founds any more, not even a founder that lost its data; who
-/// joins has the members' own list.
+/// After a later master nobody founds, not even a founder that lost its data; a joining master uses the members' own
+/// list.
 #[test]
 fn who_joins_names_whom_the_members_name() {
     let mut ctx = samples::master("1.36.3");

@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    /// A hundred megabytes that nobody runs are on no node.
+    /// A hundred unused megabytes are on no node.
     #[test]
     fn images_of_add_ons_come_with_them() {
         let mut ctx = samples::with_addons(samples::worker("1.37.2"));

@@ -20,8 +20,8 @@ use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
 use super::{PhaseContext, Steps, control_plane, layout, reload, trials};
 
-/// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
-/// master could go on; every reader of logs and numbers costs one question this often.
+/// How long kubelet caches an authorization. Its own default of five minutes is how long a removed master could go on;
+/// every reader of logs and metrics costs one question this often.
 const AUTHORIZED_FOR: &str = "30s";
 /// kubelet asks the runtime about every container before it is healthy.
 const HEALTHY: Duration = Duration::from_secs(120);

@@ -28,7 +28,7 @@ pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
 pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
 /// The API server's authorizers and early refusals: see `authorization`.
 pub const AUTHORIZATION: &str = "/etc/pf9/kube.d/kube-apiserver/authorization.yaml";
-/// The webhook for those it refuses: nobody is there.
+/// The webhook for those it refuses: without a listener.
 pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml";
 /// Which sources of users the API server trusts, beside certificates and service accounts: see
 /// `authentication`.

@@ -1,10 +1,10 @@
-//! Routes to the other nodes' pods, masquerade, forwarding (order 60): a one-shot unit with a small
-//! script, so that a reboot needs nobody. Only for the `bridge` network.
+//! Routes to the other nodes' pods, masquerade, forwarding (order 60): a one-shot unit with a small script, so that a
+//! reboot needs no help. Only for the `bridge` network.
 //!
-//! Rules live in chains of our own at the end of the built-in ones, but before a rule there that refuses all that
-//! comes to it: nothing behind it would ever be asked. (First in every chain they would also overrule what somebody
-//! forbids for good reason, and network policies.) Routes carry a protocol number of our own. So all can be found and
-//! taken away again, whatever else is on the machine.
+//! Rules live in chains of our own at the end of the built-in ones, but before a rule that refuses all incoming
+//! traffic: nothing after it would ever match. (First in every chain they would also override what an operator forbids
+//! for good reason, and network policies.) Routes carry a protocol number of our own. So all can be found and removed
+//! again, whatever else is on the machine.
 //!
 //! Whether they are still there is asked in every sweep: of the rules the script (`check`), for it knows what it wrote;
 //! of the routes the kernel. What is missing is put back by the script, and what is there stays in force meanwhile.
@@ -118,15 +118,15 @@ table() { table=$1; shift; "$iptables" -w 30 -t "$table" "$@"; }
 jump() { table "$1" "$2" "$3" ${5:-} -m comment --comment "pf9 pod network" -j "$4"; }
 
 # Where in a built-in chain our jump belongs, if it is not at the end: at the first rule that refuses all that comes to
-# it, unless the jump is before that.
+# it, unless the jump is before that. A comment is no condition.
 place() {
-  table "$1" -S "$2" | {
+  table "$1" -S "$2" | sed -E -e 's/\\"//g' -e 's/-m comment --comment ("[^"]*"|[^ ]*) //' | {
     n=0
     while read -r verb _ rule; do
       [ "$verb" = -A ] || continue
       n=$((n + 1))
       case $rule in
-        *" -j $3") break ;;
+        *"-j $3") break ;;
         "-j REJECT"* | "-j DROP"*) echo "$n"; break ;;
       esac
     done

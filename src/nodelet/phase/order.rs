@@ -40,7 +40,7 @@ impl PhaseOrder {
                 Self::First => &[],
                 Self::Kept => &[PhaseId::Stack],
             },
-            // A node whose certificates do not come is not begun with.
+            // A node whose certificates do not arrive is not started.
             PhaseId::Kubeconfigs
             | PhaseId::EtcdConfigure
             | PhaseId::RuntimeConfigure

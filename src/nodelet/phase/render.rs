@@ -23,7 +23,7 @@ pub(super) const PRIVATE_DIR: u32 = 0o700;
 
 const ROOT: &str = "root:root";
 
-/// A file of root's.
+/// A file that root owns.
 pub(super) fn file(path: impl Into<String>, content: impl Into<String>, mode: u32) -> Step {
     Step::File(FileStep {
         path: path.into(),
@@ -34,7 +34,7 @@ pub(super) fn file(path: impl Into<String>, content: impl Into<String>, mode: u3
     })
 }
 
-/// A file of root's that everyone may read, whose bytes are not its content's.
+/// A file that root owns and everyone may read, whose bytes are not its content's.
 pub(super) fn file_as(encoding: Encoding, path: &str, content: &str) -> Step {
     Step::File(FileStep {
         path: path.into(),

@@ -1,4 +1,4 @@
-//! When a certificate is to be replaced: at two thirds of its life, each node at its own moment.
+//! When a certificate is replaced: at two thirds of its life, each node at its own moment.
 //!
 //! A fleet that was attached in one hour has certificates of one age; were all renewed at the same
 //! part of their life, the plane would have to sign for every node in the same hour a year later.
@@ -52,7 +52,7 @@ pub(super) fn place(host: HostId) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// When a certificate of this life is to be replaced on a node with this place.
+/// When a certificate of this life is replaced on a node with this place.
 pub(super) fn due(not_before: Timestamp, not_after: Timestamp, place: u32) -> Timestamp {
     let begin = not_before.as_nanosecond();
     let life = not_after.as_nanosecond().saturating_sub(begin).max(0);

@@ -89,9 +89,9 @@ pub(super) fn start(ctx: &PhaseContext) -> Steps {
     ])
 }
 
-/// Copies of what the spec allows to be read beside our file. containerd reads only these, so that
-/// what is left in the directory of the spec changes nothing before it was tried, not even when the
-/// runtime is started by a boot. Copies of what is not there any more go.
+/// Copies of the drop-ins that the spec allows, beside our file. containerd reads only these, so that what is left in
+/// the spec's directory changes nothing before it was tried, not even when the runtime is started by a boot. Copies of
+/// deleted drop-ins are removed.
 fn drop_ins(ctx: &PhaseContext) -> Vec<Step> {
     let there = &ctx.drop_ins;
     let mut steps = Vec::new();
@@ -159,8 +159,8 @@ fn pods_unit_text(ctx: &PhaseContext) -> String {
         .wanted_at_boot()
 }
 
-/// When the machine goes down nobody else ends the containers: it would wait its full time-out for each
-/// that ignores `SIGTERM`. kubelet stops meanwhile, and is waited for: it would start them again.
+/// When the machine shuts down nothing else ends the containers: it would wait the full time-out for each that ignores
+/// `SIGTERM`. kubelet stops meanwhile, and is waited for: it would start them again.
 fn shutdown() -> String {
     let ctr = layout::bin("ctr");
     let socket = paths::CONTAINERD_SOCKET;

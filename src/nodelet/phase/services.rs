@@ -25,10 +25,10 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         NetworkPlugin::Flannel | NetworkPlugin::Calico if !ctx.is_master() => {
             steps.push(node_ready(ctx));
         }
-        // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
+        // Ready only once a network is installed, perhaps as an add-on: checked at the end.
         NetworkPlugin::Flannel | NetworkPlugin::Calico | NetworkPlugin::None => {}
     }
-    // At leisure: nobody waits for it but the next power cut.
+    // In the background: only the next power cut makes it matter.
     let stack = ctx.node.stack.clone();
     steps.push(Step::StackOnDisk { stack });
     Ok(steps)

@@ -69,7 +69,7 @@ impl Asks<'_> {
         all
     }
 
-    /// Its loop stands while the runtime does. It may answer probes and not renew its lease any more.
+    /// Its loop stops while the runtime does. It may answer probes and no longer renew its lease.
     async fn kubelet(&mut self, said: Answer, runtime_is_well: bool) -> Said {
         match said {
             Err(why) => Said::Silent(why),
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// The kernel takes the connection of a process that does nothing any more.
+    /// The kernel accepts the connection of a process that hangs.
     #[tokio::test]
     async fn a_connection_alone_is_no_answer_and_any_answer_is_one() {
         let client = Peers::default().plain().expect("client");

@@ -43,7 +43,7 @@ pub(super) enum Service {
 pub(super) enum Said {
     /// It answers.
     Well,
-    /// It is not well, and that is another's matter: nothing is learnt of it.
+    /// It is unhealthy for a reason outside the node: no conclusion.
     Nothing,
     /// It answers that it is not well.
     Ill(String),
@@ -62,7 +62,7 @@ pub(super) struct Up {
     pub(super) worked: Option<Duration>,
 }
 
-/// A service is to be ended.
+/// End a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mend {
     /// In words.
@@ -119,7 +119,7 @@ impl Said {
 }
 
 impl Pulse {
-    /// Takes in a probe result of `now`; says whether the service is to be ended. `up`: the unit runs.
+    /// Takes in a probe result of `now`; returns whether to end the service. `up`: the unit runs.
     pub(super) fn hear(
         &mut self,
         service: Service,

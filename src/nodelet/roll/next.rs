@@ -15,8 +15,8 @@ use crate::nodelet::ledger::Installed;
 
 pub use os::{OsMove, OsSaid};
 
-/// How often a switch is begun, restarts of the process and the machine counted: a program that takes the
-/// machine down with it does so a third time and no more.
+/// How often a switch is started, restarts of the process and the machine counted: a program that takes the machine
+/// down with it does so three times and no more.
 pub const ATTEMPTS_MAX: u32 = 3;
 /// Longest until the other stack is the active one: it was tried before, so that what remains is etcd's
 /// data being made ready, and a link.
@@ -163,7 +163,7 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
     }
     let has = if etcd { seen.etcd } else { Some(own) };
     if has == Some(&order.stack) && !os {
-        // Nothing is to be changed; it has to be well.
+        // Nothing has to change; it has to be well.
         return begin(At::Uncordoning);
     }
     match &seen.said {
@@ -390,7 +390,7 @@ fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
     let why =
         format!("its spec names {other}, but no upgrade orders this node to drain and change");
     Fault::new(FaultCode::UpgradeFailed, what, why).fix(
-        "begin an upgrade of the cluster to the stack that is meant; if the plane was restored from a \
+        "start an upgrade of the cluster to the intended stack; if the plane was restored from a \
          backup, run pf9-plane recover there",
     )
 }
@@ -434,8 +434,8 @@ fn withdrawn(record: &RollRecord) -> Fault {
 fn not_drained(record: &RollRecord, why: &Fault) -> Fault {
     let seconds = record.order.drain.timeout_s;
     let why = format!("its pods were not drained within {seconds} s: {}", why.why);
-    let fix = "see what the named disruption budget needs, then resume the roll; or resume it with \
-               another time, or with --then wait or force";
+    let fix = "check what the named disruption budget needs, then resume the roll; or resume it \
+               with another timeout, or with --then wait or force";
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
 }
 
@@ -445,18 +445,18 @@ fn not_deleted(record: &RollRecord, why: &Fault) -> Fault {
         "its pods were deleted and are not gone after {seconds} s: {}",
         why.why
     );
-    let fix = "see which of its pods have a deletionTimestamp and finalizers, and who has to take those away; then \
-        start the upgrade again";
+    let fix = "find its pods with a deletionTimestamp and finalizers, and what has to remove \
+        those; then start the upgrade again";
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
 }
 
 fn not_well_since(record: &RollRecord) -> Fault {
     let what = match record.order.stage {
         UpgradeStage::Os => {
-            "the distribution's updates are installed, and the node is not healthy since".into()
+            "the distribution's updates are installed, and the node has been unhealthy since".into()
         }
         UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => format!(
-            "this node is on stack {}, and not healthy since",
+            "this node is on stack {}, and has been unhealthy since",
             record.order.stack
         ),
     };

@@ -1,4 +1,4 @@
-//! Which phases of a plan are worked on now. Pure: it is told what ended, and says what may begin.
+//! Which phases of a plan are running. Pure: it takes what ended, and returns what may start.
 //!
 //! A phase begins when every phase of the plan that it waits for is done; what is not in the plan is as it
 //! should be. Of phases that may begin the one with the smallest number is first. A phase that fails, or is

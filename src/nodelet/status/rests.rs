@@ -111,7 +111,7 @@ pub fn named(plan: &Plan) -> Option<String> {
 
 /// What a check found and what is done about it; `running` of `all` phases are as they should be.
 pub(super) fn result_of(plan: &Plan, running: usize, all: usize, rests: bool) -> String {
-    let as_it_should = format!("{running} of {all} phases as they should be");
+    let as_it_should = format!("{running} of {all} phases converged");
     if let Some(steps) = named(plan) {
         let then = match rests {
             true => "drift left alone, in maintenance",

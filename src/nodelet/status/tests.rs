@@ -20,7 +20,7 @@ fn the_result_of_a_check_is_one_plain_line() {
     let mut plan = Plan::default();
     assert_eq!(
         result_of(&plan, 18, 18, false),
-        "ok - 18 of 18 phases as they should be"
+        "ok - 18 of 18 phases converged"
     );
     plan.waits = Some(Waits {
         phase: PhaseId::Certs,
@@ -28,18 +28,18 @@ fn the_result_of_a_check_is_one_plain_line() {
     });
     assert_eq!(
         result_of(&plan, 1, 18, false),
-        "waits for 12 certificates from the plane - 1 of 18 phases as they should be"
+        "waits for 12 certificates from the plane - 1 of 18 phases converged"
     );
     plan.todo = (0..5).map(planned).collect();
     assert_eq!(
         result_of(&plan, 17, 18, false),
-        "differs - 17 of 18 phases as they should be; now: remove /x/0 (it is there), \
+        "differs - 17 of 18 phases converged; now: remove /x/0 (it is there), \
          remove /x/1 (it is there), remove /x/2 (it is there), and 2 more"
     );
     plan.todo.truncate(1);
     assert_eq!(
         result_of(&plan, 17, 18, true),
-        "differs - 17 of 18 phases as they should be; drift left alone, in maintenance: remove /x/0 (it is there)"
+        "differs - 17 of 18 phases converged; drift left alone, in maintenance: remove /x/0 (it is there)"
     );
 }
 
@@ -91,7 +91,7 @@ fn every_check_leaves_a_line_of_bounded_length() {
     assert_eq!(lines.len(), 2);
     assert_eq!(
         lines[0],
-        "1970-01-01T00:00:00.000Z status check: ok - 0 of 0 phases as they should be \
+        "1970-01-01T00:00:00.000Z status check: ok - 0 of 0 phases converged \
          (took 0.4 s)"
     );
     assert!(lines[1].contains("not possible - cannot look"), "{log}");

@@ -45,9 +45,9 @@ pub struct Traits<'a> {
     pub asks_api: bool,
     /// A path that is watched for changes.
     pub watched: Option<&'a str>,
-    /// Removal tries it for the others' sake, and goes on when it fails: pods that cannot be moved,
-    /// an API server that is gone, an etcd without a quorum hold nobody up. Tried only where this
-    /// unit was started once, so that there may be pods, a member.
+    /// Removal tries it for the others' sake, and continues when it fails: pods that cannot be moved, an API server
+    /// that is gone, an etcd without a quorum block nothing. Tried only where this unit was started once, so that there
+    /// may be pods, a member.
     pub polite: Option<&'static str>,
     /// Where it cannot be done, a removal that has destroyed nothing yet waits with it.
     pub holds: bool,
@@ -115,7 +115,7 @@ impl Step {
                 watched: Some(path),
                 ..fact(deadlines::FILES)
             },
-            // Both are only begun.
+            // Both are only started.
             Self::OsUpdate { .. } => fact(deadlines::UNIT_STEP),
             Self::Reboot { .. } => fact(deadlines::CALLS),
             Self::Dir(_)
@@ -161,7 +161,7 @@ impl Step {
             Self::Object { .. } | Self::AddonGone { .. } | Self::Uncordon { .. } => {
                 of_the_cluster()
             }
-            // Done once, on the way out; not looked at, so nobody is asked then.
+            // Done once, on the way out; not observed.
             Self::Drain { .. } => Traits {
                 proof: Proof::Doing,
                 polite: Some(units::KUBELET),

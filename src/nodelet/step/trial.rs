@@ -17,6 +17,12 @@ use crate::model::{Digest, Hasher};
 
 /// Stands for the temporary root, in arguments, in the environment, and where a file names another.
 pub const TRIAL_ROOT: &str = "{root}";
+/// A file of containerd's trial that is in no place afterwards. containerd prints the settings of plugins that it does not
+/// have as if it read them; in this file each plugin that is named anywhere gets [`NOBODY_READS`], which a plugin that
+/// there is drops.
+pub const CONTAINERD_ASKS: &str = "asks.toml";
+/// A setting that no plugin has.
+pub const NOBODY_READS: &str = "pf9-nobody-reads-this";
 /// Longest any program is given: its file is read from a cold, slow disk.
 pub const TRIAL_WAIT_MAX: Duration = Duration::from_secs(20);
 

@@ -73,7 +73,7 @@ async fn one_that_fails_stops_what_needs_it_and_nothing_else() {
     assert_eq!(rig.calls(), ["start pf9-a.service"], "b runs well");
 }
 
-/// A run that is told to stop ends between two steps: what is at work is finished, in each phase, and nothing is begun.
+/// A run that is told to stop ends between two steps: the current step of each phase finishes, and nothing new starts.
 #[tokio::test]
 async fn news_end_each_phase_after_the_step_that_it_is_at() {
     let mut rig = Rig::new();

@@ -110,6 +110,15 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
                 "are not there",
             ),
             ("TOOL -I FORWARD 1 -j DROP", "refuses everything before"),
+            // A comment is no condition.
+            (
+                "TOOL -D FORWARD -j DROP && TOOL -I FORWARD 1 -m comment --comment 'no \"more\" of it' -j DROP",
+                "refuses everything before",
+            ),
+            (
+                "TOOL -I FORWARD 1 -m comment --comment closed -j DROP",
+                "refuses everything before",
+            ),
             ("ip route flush proto 159", "no route to 10.96.2.0/24"),
             ("ip route del 10.96.3.0/24", "no route to 10.96.3.0/24"),
             ("ip link set e0 down && ip link set e0 up", "no route to"),
@@ -130,7 +139,7 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
     assert!(kept.contains("-j REJECT"));
 }
 
-/// Policies, and what somebody forbids for a reason, are asked before ours.
+/// Policies, and an operator's rules that refuse traffic, come before ours.
 #[tokio::test]
 async fn what_refuses_some_stays_before_ours() {
     const NAME: &str = "nodelet::tests::pod_network::what_refuses_some_stays_before_ours";

@@ -29,13 +29,13 @@ pub(crate) const INSTALL: Engine<'i'> = Engine {
     drift: &[],
     wants: NODE,
 };
-/// Nothing is to be done: a look, and its line in the log.
+/// Nothing to do: a look, and its line in the log.
 pub(crate) const STEADY: Engine<'s'> = Engine {
     before: &[NODE],
     drift: &[],
     wants: NODE,
 };
-/// What somebody changed is put right, and what reads it is restarted.
+/// Drift is repaired, and what reads it is restarted.
 pub(crate) const REPAIR: Engine<'r'> = Engine {
     before: &[NODE],
     drift: &[

@@ -4,6 +4,10 @@
 //! ignored without one. So each key that we (and drop-ins) wrote must stand in the dump, at the same
 //! place and with the same value. Nothing else in the dump is looked at: it prints sections without
 //! effect, and imports that are not followed.
+//!
+//! Settings of a plugin that it does not have (another name, left out when it was built) are printed
+//! as they were written. So each plugin that is named is given one more setting in the trial, which
+//! every plugin drops that there is: where it is printed, nobody reads the rest either.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,14 +17,17 @@ use toml::{Table, Value};
 use super::TrialRefusal;
 use crate::host::exec::{ProgramEnd, ProgramOutput};
 use crate::nodelet::step::TrialStep;
+use crate::nodelet::step::trial::{CONTAINERD_ASKS, NOBODY_READS};
 
 /// Our own file; the others are drop-ins.
 pub(in crate::nodelet) const CONFIG: &str = "config.toml";
 /// The oldest schema that a drop-in may be of: those before it have other places for everything.
 const OLDEST: i64 = 3;
+/// The section of plugins.
+const PLUGINS: &str = "plugins";
 /// The section of runtimes.
 const RUNTIMES: [&str; 4] = [
-    "plugins",
+    PLUGINS,
     "io.containerd.cri.v1.runtime",
     "containerd",
     "runtimes",
@@ -28,12 +35,15 @@ const RUNTIMES: [&str; 4] = [
 /// Sections that a file for a reader of schema 4 must not have: they became plugins, are ignored in
 /// silence, and are printed anyway.
 const MOVED_IN_4: [&str; 3] = ["grpc", "ttrpc", "metrics"];
+/// Of this section a part became a plugin; its level and format count as ever.
+const DEBUG: &str = "debug";
+const DEBUG_MOVED_IN_4: [&str; 3] = ["address", "uid", "gid"];
 /// Most keys that a refusal names.
 const NAMED_MAX: usize = 5;
 /// What is no setting, but about the files.
 const OF_THE_FILE: [&str; 2] = ["version", "imports"];
 
-/// What to do when it is nobody's drop-in.
+/// What to do when no drop-in is the cause.
 const NEWER: &str = "use a stack whose containerd this agent knows, or a newer agent; until then the previous stack \
     keeps running";
 
@@ -56,19 +66,28 @@ pub(super) fn verdict(
     if version != Some(schema) {
         return Err(TrialRefusal {
             why: format!(
-                "it reads configurations of version {}, and the stack's manifest says that it reads \
-                 version {schema}",
+                "it reads configurations of version {}, and the stack's manifest says that it \
+                 reads version {schema}",
                 version.map_or("?".to_owned(), |v| v.to_string()),
             ),
-            fix: "build the stack again: its manifest names another containerd than it holds"
+            fix: "build the stack again: its manifest names another containerd than it contains"
                 .to_owned(),
         });
     }
     let has = leaves(&dump);
-    let lost: Vec<String> = ours
+    let absent = absent(&dump);
+    let is_absent = |key: &Path| match key.as_slice() {
+        [plugins, plugin, ..] if plugins == PLUGINS => absent.get(plugin),
+        _ => None,
+    };
+    let mut lost: Vec<String> = ours
         .iter()
-        .filter_map(|(key, meant)| loss(key, meant, &has, Some(&drop_ins)))
+        .filter_map(|(key, meant)| match is_absent(key) {
+            Some(words) => Some(words.clone()),
+            None => loss(key, meant, &has, Some(&drop_ins)),
+        })
         .collect();
+    lost.dedup();
     if !lost.is_empty() {
         let by_drop_in = drop_ins.iter().any(|(key, _)| ours.contains_key(key));
         return Err(if by_drop_in {
@@ -80,12 +99,17 @@ pub(super) fn verdict(
             }
         });
     }
-    let lost: Vec<String> = drop_ins
+    let mut lost: Vec<String> = drop_ins
         .iter()
         .filter_map(|(key, (file, meant))| {
-            Some(format!("{file}: {}", loss(key, meant, &has, None)?))
+            let words = match is_absent(key) {
+                Some(words) => words.clone(),
+                None => loss(key, meant, &has, None)?,
+            };
+            Some(format!("{file}: {words}"))
         })
         .collect();
+    lost.dedup();
     if lost.is_empty() {
         Ok(())
     } else {
@@ -108,6 +132,9 @@ fn read(trial: &TrialStep, schema: i64) -> Result<Meant, TrialRefusal> {
     let mut ours = BTreeMap::new();
     let mut theirs = BTreeMap::new();
     for (name, text) in &trial.files {
+        if name == CONTAINERD_ASKS {
+            continue;
+        }
         if name == CONFIG {
             let table: Table = text.parse().map_err(|e: toml::de::Error| TrialRefusal {
                 why: format!("{name} is not valid TOML: {}", e.message()),
@@ -145,12 +172,12 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
         Some(version) => {
             return Err(format!(
                 "drop-in {name} is of version {version}; version {OLDEST} to {schema} is taken over \
-                 (`containerd config migrate` writes an old file anew)"
+                 (`containerd config migrate` converts an old file)"
             ));
         }
         None => {
             return Err(format!(
-                "drop-in {name} says no version; this one reads {schema}"
+                "drop-in {name} names no version; this one reads {schema}"
             ));
         }
     }
@@ -171,7 +198,7 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
         let kind = says.get("runtime_type").and_then(Value::as_str);
         if kind.unwrap_or_default().is_empty() {
             return Err(format!(
-                "drop-in {name}: runtime {runtime} says no runtime_type"
+                "drop-in {name}: runtime {runtime} has no runtime_type"
             ));
         }
     }
@@ -181,7 +208,25 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
 /// A section of a file that has no effect, although the dump prints it.
 fn ignored(table: &Table, schema: i64) -> Option<&'static str> {
     let moved = MOVED_IN_4.iter().filter(|_| schema >= 4);
-    moved.copied().find(|section| table.contains_key(*section))
+    let section = moved.copied().find(|section| table.contains_key(*section));
+    // An older file is written anew by containerd, as far as this goes.
+    let is_newest = table.get("version").and_then(Value::as_integer) == Some(schema);
+    let debug = table.get(DEBUG).and_then(Value::as_table);
+    let debug = debug.filter(|_| schema >= 4 && is_newest);
+    let debug = debug.filter(|debug| DEBUG_MOVED_IN_4.iter().any(|key| debug.contains_key(*key)));
+    section.or_else(|| debug.map(|_| DEBUG))
+}
+
+/// Plugins that are named and that it does not have, in words.
+fn absent(dump: &Table) -> BTreeMap<String, String> {
+    let plugins = dump.get(PLUGINS).and_then(Value::as_table);
+    let printed = |(name, section): (&String, &Value)| {
+        let has = section.as_table()?.contains_key(NOBODY_READS);
+        let words =
+            format!("it has no plugin {name}: it prints its settings, and nobody reads them");
+        has.then(|| (name.clone(), words))
+    };
+    plugins.into_iter().flatten().filter_map(printed).collect()
 }
 
 /// The dump, if it made one.
@@ -196,7 +241,7 @@ fn dumped(said: &ProgramOutput) -> Result<Table, TrialRefusal> {
             // Warnings come first, the reason last.
             let last = said.stderr.lines().rev().find(|l| !l.trim().is_empty());
             return Err(refused(
-                last.unwrap_or("it ended without saying why").to_owned(),
+                last.unwrap_or("it ended without a reason").to_owned(),
             ));
         }
         ProgramEnd::Late => {

@@ -28,6 +28,8 @@ const SHOWN_MAX: usize = 300;
 const FAILED: &str = "\"command failed\" err=";
 /// Before the fields that a program does not know, and would ignore.
 const LENIENT: &str = "\"Using lenient decoding as strict decoding failed\" err=";
+/// How Go's own flags say it, with one dash, before they print what there is.
+const NO_FLAG: &str = "flag provided but not defined: ";
 /// What goes before the reasons themselves, for each program at most one; nobody needs it.
 const PREFIXES: [&str; 9] = [
     "failed to parse kubelet flag: ",
@@ -56,7 +58,11 @@ pub(super) fn verdict(
         why,
     };
     match said.ended {
-        ProgramEnd::Late => return Err(refused("it did not say in time what it reads".to_owned())),
+        ProgramEnd::Late => {
+            return Err(refused(
+                "it did not report in time what it reads".to_owned(),
+            ));
+        }
         ProgramEnd::Code(_) | ProgramEnd::Signal(_) => {}
     }
     let complaints = if program == "etcd" {
@@ -74,7 +80,7 @@ pub(super) fn verdict(
         Ok(())
     } else {
         Err(refused(
-            "it ended and did not say why; this agent does not know this release".to_owned(),
+            "it exited without a reason; this agent does not know this release".to_owned(),
         ))
     }
 }
@@ -83,11 +89,11 @@ pub(super) fn verdict(
 fn fix(why: &str, theirs: &[String]) -> String {
     match theirs.iter().find(|name| names(why, name)) {
         Some(name) => format!(
-            "correct {name} in the cluster's settings on the plane; until then the node runs on as \
-             it is"
+            "correct {name} in the cluster's settings on the plane; until then the node keeps \
+             running as it is"
         ),
-        None => "use a stack that this agent knows, or a newer agent; until then the node runs on \
-                 as it is"
+        None => "use a stack that this agent knows, or a newer agent; until then the node keeps \
+                 running as it is"
             .to_owned(),
     }
 }
@@ -119,11 +125,13 @@ fn of_kubernetes(stderr: &str) -> Vec<String> {
     found
 }
 
-/// What etcd has against its variables. It only warns of one that it does not know.
+/// What etcd has against its variables, and flags if it were given any. It only warns of one that it does not know.
 fn of_etcd(stderr: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in stderr.lines() {
         let Ok(entry) = serde_json::from_str::<Value>(line) else {
+            let flag = line.trim().strip_prefix(NO_FLAG);
+            found.extend(flag.map(|flag| format!("unknown flag: -{flag}")));
             continue;
         };
         let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();

@@ -90,7 +90,7 @@ fn where_no_program_can_be_run_is_found_by_the_path() {
         "mounted noexec: /opt/pf9/stacks",
         "mount -o remount,exec opt/pf9/stacks",
     );
-    // The same file system once more, and only there.
+    // The same file system again, and only there.
     breaks(
         &host,
         "programs",
@@ -182,7 +182,7 @@ fn a_file_system_without_types_of_entries_or_inodes_is_found() {
         &host,
         "runtime-storage",
         "mkfs.ext4 -q -F -O ^filetype img; mount -o loop img var/lib/pf9",
-        "do not say what their entries are",
+        "do not report the type of their entries",
         "umount var/lib/pf9; mkfs.ext4 -q -F img; mount -o loop img var/lib/pf9",
     );
     sh(&host, "umount var/lib/pf9; rm img");
@@ -213,6 +213,9 @@ fn a_file_system_without_types_of_entries_or_inodes_is_found() {
 /// wrong with that, ext4 without `filetype` has too.)
 const WITH_QUOTA: &[u8] = include_bytes!("quota.btrfs.zst.zst");
 
+/// Commits of a file system after which the quota has its bytes again.
+const COMMITS: usize = 20;
+
 #[test]
 fn a_quota_that_is_reached_is_found_whatever_is_free() {
     let Some(host) = machine("a_quota_that_is_reached_is_found_whatever_is_free") else {
@@ -237,7 +240,12 @@ fn a_quota_that_is_reached_is_found_whatever_is_free() {
         &host,
         "umount var/lib/pf9; cd var/lib/pf9; rm fill*; sync -f .",
     );
-    assert_eq!(check(&host, "runtime-storage").outcome, CheckOutcome::Ok);
+    // The file system returns what was removed to the quota with one of its next commits, not always with the first.
+    let room = (0..COMMITS).any(|_| {
+        sh(&host, "sync -f var/lib/pf9");
+        check(&host, "runtime-storage").outcome == CheckOutcome::Ok
+    });
+    assert!(room, "{:?}", check(&host, "runtime-storage"));
 }
 
 /// Unpacks [`WITH_QUOTA`]; zeros take no room.
@@ -350,7 +358,7 @@ fn who_answers_dns_is_looked_at_through_links() {
         &host,
         "dns",
         "ln -sf ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf",
-        "nothing is there",
+        "does not exist",
         "mkdir -p run/systemd/resolve; echo nameserver 10.0.0.2 > run/systemd/resolve/stub-resolv.conf",
     );
     breaks(

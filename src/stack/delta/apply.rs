@@ -47,7 +47,7 @@ pub(crate) fn apply(
     delta.read_exact(&mut head).map_err(damaged)?;
     let [old, new] = &pair.digests;
     if head != [&MAGIC[..], &old.0, &new.0].concat()[..] {
-        return Err(wrong("it is not from this stack to that one"));
+        return Err(wrong("it is not a delta between these stacks"));
     }
     for file in &pair.new.files {
         make(&mut delta, pair, file, into)?;
@@ -55,7 +55,7 @@ pub(crate) fn apply(
     }
     match delta.read(&mut [0]).map_err(damaged)? {
         0 => Ok(()),
-        _ => Err(wrong("more follows its last file")),
+        _ => Err(wrong("there are data after its last file")),
     }
 }
 
@@ -79,7 +79,7 @@ fn make(
         [SAME] => {
             let (old, size) = old_file(delta, pair)?;
             if size != file.size {
-                return Err(wrong("a file that is the same has another size"));
+                return Err(wrong("an unchanged file has another size"));
             }
             let piece = Piece {
                 old: 0,
@@ -90,7 +90,7 @@ fn make(
         }
         [WHOLE] => extra(delta, file.size, &out, 0, &to)?,
         [MADE] => made(delta, pair, file, &out, &to)?,
-        _ => return Err(wrong("it has a kind of file that is not known")),
+        _ => return Err(wrong("it has an unknown kind of file")),
     }
     if digest_of(&out).map_err(io_error("read", &to))? != file.sha256 {
         return Err(StackError::Entry {
@@ -150,7 +150,7 @@ fn pieces(delta: &mut impl Read, old: u64, new: u64) -> Result<Vec<Piece>, Stack
     }
     match left {
         0 => Ok(pieces),
-        _ => Err(wrong("the pieces of a file are not all of it")),
+        _ => Err(wrong("the pieces of a file do not cover it")),
     }
 }
 

@@ -148,7 +148,7 @@ fn what_is_the_same_is_not_sent_and_what_changed_a_little_is_little() {
     assert_eq!(two.apply(&two.delta).expect("applied"), 3);
     two.is_right();
     assert!(two.delta.len() * 5 < size, "{} of {size}", two.delta.len());
-    // The same files once more: nothing but their numbers.
+    // The same files again: nothing but their numbers.
     let files = [("bin/a", program(1, 0)), ("bin/b", program(2, 0))];
     let two = Two::of(&files, &files);
     assert!(two.delta.len() < 200, "{}", two.delta.len());

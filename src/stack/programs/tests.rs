@@ -213,7 +213,7 @@ async fn what_is_no_program_is_not_given_to_a_shell() {
     assert!(!mark.exists());
 }
 
-/// Of a program that nobody knows it counts that it starts, and a shell says with these that it did not.
+/// Of an unknown program only that it starts counts, and a shell says with these codes that it did not.
 #[tokio::test]
 async fn a_program_that_nobody_knows_has_to_start() {
     for status in [126, 127] {
@@ -314,7 +314,7 @@ async fn a_program_that_is_not_there_is_said_as_that() {
     assert!(text.contains("it cannot be read: No such file"), "{text}");
 }
 
-/// In a mount namespace of its own: this program once more, with a file system there.
+/// Runs this program again in a mount namespace of its own, with a file system there.
 #[tokio::test]
 async fn a_file_system_without_programs_is_named() {
     const NAME: &str = "stack::programs::tests::a_file_system_without_programs_is_named";

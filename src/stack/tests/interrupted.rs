@@ -151,7 +151,7 @@ fn a_disk_that_fills_in_the_middle_loses_nothing_and_goes_on_when_there_is_room(
         assert_eq!(before.len(), 4, "{before:?}");
         let half = node.fs.at(incoming_of(&stack)).join("images/2.tar");
         assert!(!half.exists(), "what is not a file takes no room");
-        // Still no room: nothing is begun.
+        // Still no room: nothing starts.
         let still = prepare(&node.fs, &stack, &node.trust, now(), &mut |_| {});
         assert!(matches!(still, Err(StackError::Space(_))), "{still:?}");
         says_so(still.expect_err("no room"));

@@ -1,5 +1,5 @@
-//! A client of the CRI, as kubelet is one: what a test needs of `runtime.v1.RuntimeService`, each call over
-//! a connection of its own.
+//! A client of the CRI like kubelet: the part of `runtime.v1.RuntimeService` that tests need, each call over its own
+//! connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Cri(pub(crate) PathBuf);
 
 impl Cri {
-    /// The answer, or the status and words of a refusal.
+    /// The answer, or the status and message of a refusal.
     pub(crate) async fn call(&self, name: &str, question: Message) -> Result<Bytes, String> {
         let asked = self.exchange(name, question.freeze());
         tokio::time::timeout(PATIENCE, asked)

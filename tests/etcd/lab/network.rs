@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sched::{CloneFlags, setns};
 
-/// The test's own address on the bridge: for a server that machines ask.
+/// The test's own address on the bridge: for servers that machines call.
 pub(crate) const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 7, 254));
 
 /// The address of machine `n`.
@@ -16,14 +16,13 @@ pub(super) fn address(n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 99, 7, n))
 }
 
-/// Where a machine's processes live.
+/// A machine's namespaces.
 pub(super) struct Namespace {
-    /// Ends, and everything in its process namespace with it, when the pipe to it closes: also when
-    /// the test is killed.
+    /// Ends, and everything in its process namespace with it, when the pipe to it closes: also when the test is killed.
     holder: Child,
 }
 
-/// Makes the bridge in this thread's network.
+/// Creates the bridge in this thread's network.
 pub(super) fn bridge() {
     ip(&["link", "set", "lo", "up"]);
     ip(&["link", "add", "br0", "type", "bridge"]);
@@ -61,21 +60,21 @@ impl Namespace {
         namespace
     }
 
-    /// The machine is at the address of `n`, and at no other any more.
+    /// Moves the machine to the address of `n` alone.
     pub(super) fn moves(&self, n: u8) {
         let flush = ["addr", "flush", "dev", "eth0"];
         run(self.command(Path::new("ip")).args(flush));
         self.adds(n);
     }
 
-    /// The machine has the address of `n` beside those that it has.
+    /// Adds the address of `n` to the machine's.
     pub(super) fn adds(&self, n: u8) {
         let address = format!("{}/24", address(n));
         let add = ["addr", "add", &address, "dev", "eth0"];
         run(self.command(Path::new("ip")).args(add));
     }
 
-    /// The directory with its namespaces.
+    /// The path of its namespaces.
     pub(super) fn path(&self) -> String {
         format!("/proc/{}/ns", self.holder.id())
     }

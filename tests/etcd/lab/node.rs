@@ -1,5 +1,5 @@
-//! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger. Of its phases only
-//! those of etcd are asked, or, of a node that has a stack's manifest, those of the runtime.
+//! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger. Only etcd's phases are used, or,
+//! for a node with a stack's manifest, those of the runtime.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 /// Members that found together on a busy machine.
 const SETTLED: Duration = Duration::from_secs(90);
 
-/// What a process of nodelet has in memory.
+/// The in-memory state of a nodelet process.
 pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) ctx: PhaseContext,
@@ -36,7 +36,7 @@ pub(crate) struct Node {
     pub(crate) ledger: LedgerFile,
     pub(crate) board: NodeBoard,
     pub(crate) journal: Journal,
-    /// What the stack is said to be; nothing is unpacked.
+    /// The manifest of the stack; nothing is unpacked.
     pub(crate) manifest: Option<StackManifest>,
     trust: TrustStore,
 }
@@ -71,17 +71,17 @@ impl Node {
         move |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest)
     }
 
-    /// Whom it trusts.
+    /// The keys it trusts.
     pub(crate) fn believes(&self) -> BackupTrust {
         trust::of(&self.host.fs, &self.ctx.node)
     }
 
-    /// What the node is told.
+    /// The node's spec.
     pub(crate) fn spec(&self) -> &NodeSpec {
         &self.ctx.node
     }
 
-    /// To tell it something else.
+    /// The spec, to change it.
     pub(crate) fn spec_mut(&mut self) -> &mut NodeSpec {
         &mut self.ctx.node
     }
@@ -111,7 +111,7 @@ impl Node {
             .plan
     }
 
-    /// Does what it finds to do until there is nothing more, as the loop would.
+    /// Runs its plans until nothing is left, as the loop would.
     pub(crate) async fn settle(&mut self) -> RunEnd {
         let end = Instant::now() + SETTLED;
         loop {
@@ -120,19 +120,19 @@ impl Node {
                 return RunEnd::Done;
             }
             match self.run(&plan).await {
-                // What it waits for takes longer than it likes to wait at once.
+                // It waits for something longer than one run allows.
                 RunEnd::Done | RunEnd::Interrupted if Instant::now() < end => {}
                 other => return other,
             }
         }
     }
 
-    /// Takes the role away.
+    /// Removes the role.
     pub(crate) async fn remove(&mut self, force: bool) -> removal::RemovalEnd {
         self.remove_while(force, &|_| true).await
     }
 
-    /// The same, as long as the order stands; asked before every step until one has destroyed something.
+    /// The same, while the order stands; checked before every step until one has destroyed something.
     pub(crate) async fn remove_while(
         &mut self,
         force: bool,
@@ -158,7 +158,7 @@ impl Node {
         removal.run(&stop).await
     }
 
-    /// Does what is planned.
+    /// Runs a plan.
     pub(crate) async fn run(&mut self, plan: &Plan) -> RunEnd {
         self.ledger.ledger.installed = Some(Installed {
             role: Role::Master,

@@ -1,9 +1,8 @@
-//! A plugin of the node resource interface: it asks the runtime to let it in, and gives each new container an
-//! environment variable.
+//! A plugin for the Node Resource Interface: it registers with the runtime, and gives each new container an environment
+//! variable.
 //!
-//! On its socket there are two connections, told apart by the head of each piece (which, how long): one on
-//! which the plugin asks, one on which it is asked. On each of them ttrpc is spoken: length, stream, kind,
-//! flags, and a message.
+//! Its socket carries two connections, distinguished by the header of each piece (connection, length): one on which the
+//! plugin calls, one on which it is called. Both speak ttrpc: length, stream, kind, flags, and a message.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,26 +13,26 @@ use bytes::{Buf, BufMut, BytesMut};
 
 use super::protobuf::{Message, text_of};
 
-/// What every container has while the plugin is there.
+/// Environment variable of every container while the plugin is registered.
 pub(crate) const GIVES: (&str, &str) = ("GIVEN_BY_PLUGIN", "yes");
-/// The runtime's part of the socket, and the plugin's.
+/// Ids of the runtime's and the plugin's connection.
 const RUNTIME: u32 = 2;
 const PLUGIN: u32 = 1;
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
-/// It subscribes to containers that are made (the fourth event).
+/// It subscribes to the creation of containers (the fourth event).
 const EVENTS: u64 = 1 << 3;
 
-/// A plugin that the runtime has let in.
+/// A registered plugin.
 pub(crate) struct Plugin {
     stream: UnixStream,
     raw: BytesMut,
-    /// What of ttrpc came on each connection, [`RUNTIME`]'s last.
+    /// Received ttrpc bytes of each connection, [`RUNTIME`]'s last.
     came: [BytesMut; 2],
 }
 
 impl Plugin {
-    /// Registers, and has been told what runs.
+    /// Registers, and receives the running containers.
     pub(crate) fn join(socket: &Path) -> io::Result<Self> {
         let mut plugin = Self {
             stream: UnixStream::connect(socket)?,
@@ -53,13 +52,13 @@ impl Plugin {
         Ok(plugin)
     }
 
-    /// Answers until it has been asked about a container.
+    /// Answers until it has been called for a container.
     pub(crate) fn change_one(&mut self) -> io::Result<()> {
         while self.serve()? != "CreateContainer" {}
         Ok(())
     }
 
-    /// Answers one question; which. An answer to the plugin's own is none.
+    /// Answers one call; returns its name. Answers to the plugin's own calls are skipped.
     fn serve(&mut self) -> io::Result<String> {
         let (connection, stream, kind, message) = self.next()?;
         if (connection, kind) != (PLUGIN, REQUEST) {
@@ -92,7 +91,7 @@ impl Plugin {
         self.stream.write_all(&frame)
     }
 
-    /// Connection, stream, kind and message of what comes next.
+    /// Connection, stream, kind and message of the next one.
     fn next(&mut self) -> io::Result<(u32, u32, u8, BytesMut)> {
         loop {
             for connection in [PLUGIN, RUNTIME] {
@@ -110,7 +109,7 @@ impl Plugin {
         }
     }
 
-    /// One more piece.
+    /// Reads one more piece.
     fn more(&mut self) -> io::Result<()> {
         loop {
             if self.raw.len() >= 8 {

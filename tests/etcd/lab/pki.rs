@@ -1,4 +1,4 @@
-//! The authorities of the lab's cluster, and what its nodes are told.
+//! The authorities of the lab's cluster, and its nodes' specs.
 
 use std::fs;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-/// One authority stands for all three.
+/// One authority in place of all three.
 pub(crate) struct Pki {
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate.
@@ -36,8 +36,7 @@ impl Pki {
         }
     }
 
-    /// A spec's part about this node, the only master so far. From JSON: what a spec need not say is
-    /// not said.
+    /// The spec of this node, the only master so far. From JSON: optional fields are omitted.
     pub(super) fn spec(&self, host_id: HostId, ip: IpAddr, n: u8) -> NodeSpec {
         let stack =
             json!({"name": "pf9-kube", "version": "1.37.2-1", "manifest": Digest::of(b"lab")});
@@ -58,7 +57,7 @@ impl Pki {
         serde_json::from_value(said).expect("a spec")
     }
 
-    /// The list that says that the client certificates of the machines below these are good no more.
+    /// A revocation list with the client certificates of the machines below these roots.
     pub(crate) fn revoked(&self, of: &[&HostFs]) -> String {
         let at = |year| rcgen::date_time_ymd(year, 1, 1);
         let revoked = |fs: &&HostFs| RevokedCertParams {
@@ -117,7 +116,7 @@ impl Pki {
     }
 }
 
-/// Of the certificate that the machine below `fs` has for this.
+/// Serial of the machine's certificate for this purpose.
 fn serial(fs: &HostFs, purpose: CertPurpose) -> SerialNumber {
     let of = format!("{} {}", fs.at("/").display(), purpose.dir());
     // A positive number.

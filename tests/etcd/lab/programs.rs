@@ -1,21 +1,21 @@
-//! Which programs there are and where.
+//! The programs and their paths.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is built: the newest of each minor that a cluster may have or come from.
+/// The built versions: the newest of each minor that a cluster may have or come from.
 pub(crate) const VERSIONS: [&str; 3] = ["3.5.35", "3.6.16", "3.7.3"];
 
-/// The programs of one version of a part.
+/// The programs of one version of a component.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
-    /// Where they are.
+    /// Their directory.
     pub(crate) dir: PathBuf,
 }
 
 impl Programs {
-    /// `etcd`, `etcdctl` and `etcdutl` of this version: in the directory that `PF9_ETCD_3_7_3` names, or
-    /// built by `scripts/lib/parts.py`.
+    /// `etcd`, `etcdctl` and `etcdutl` of this version: in the directory that `PF9_ETCD_3_7_3` names, or built by
+    /// `scripts/lib/parts.py`.
     pub(crate) fn of(version: &str) -> Self {
         let name = format!("PF9_ETCD_{}", version.replace('.', "_"));
         let dir = std::env::var(&name).map_or_else(|_| one("etcd", version), PathBuf::from);
@@ -26,7 +26,7 @@ impl Programs {
         Self { dir }
     }
 
-    /// Every version of `containerd`, its shim and `ctr` that is built, oldest first.
+    /// Every built version of `containerd`, its shim and `ctr`, oldest first.
     pub(crate) fn containerds() -> Vec<(semver::Version, Self)> {
         let version = |dir: &Path| -> Option<semver::Version> {
             let name = dir.parent()?.file_name()?.to_str()?;
@@ -38,6 +38,18 @@ impl Programs {
             .collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
+    }
+
+    /// Links in `dir` to those of these parts and versions.
+    pub(crate) fn linked(dir: &Path, parts: &[(&str, &str)]) -> Self {
+        for (part, version) in parts {
+            for entry in std::fs::read_dir(one(part, version)).expect("programs") {
+                let program = entry.expect("entry").path();
+                let name = program.file_name().expect("a name");
+                std::os::unix::fs::symlink(&program, dir.join(name)).expect("link");
+            }
+        }
+        Self { dir: dir.into() }
     }
 
     /// Copies of these in `dir`, with the newest `runc`.
@@ -62,7 +74,7 @@ fn built(part: &str, versions: &[&str]) -> Vec<PathBuf> {
     said.lines().map(PathBuf::from).collect()
 }
 
-/// What one of the scripts says.
+/// Output of one of the scripts.
 pub(crate) fn script(name: &str, words: &[&str]) -> String {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib");
     let mut command = Command::new("python3");

@@ -1,4 +1,4 @@
-//! Messages of protobuf, as far as peers of tests speak: texts, numbers, messages in messages.
+//! protobuf messages, as far as the tests' peers need them: texts, numbers, nested messages.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -41,7 +41,7 @@ impl Message {
     }
 }
 
-/// The first text of this field.
+/// The first text with this field number.
 pub(crate) fn text_of(mut message: &[u8], wanted: u8) -> Option<String> {
     while !message.is_empty() {
         let tag = varint(&mut message);

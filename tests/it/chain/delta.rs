@@ -1,5 +1,5 @@
-//! The plane makes what differs from the stack that nodes have by itself, says so in the plan, and a node that is told to
-//! have the next one ready fetches that and nothing else.
+//! The plane makes the delta from the nodes' stack without being asked, shows it in the plan, and a node with the order
+//! to stage the next stack fetches that and nothing else.
 
 use pf9_hostagent::local::Method;
 use pf9_hostagent::model::{Generation, NodeState, Role, StackRef, UpgradeState, UpgradeStatus};
@@ -11,7 +11,7 @@ use crate::support::make_stack_of;
 const KUBELET: usize = 300_000;
 const MORE: usize = 5_000;
 
-/// Two versions: a program of the second has more at its end.
+/// Two versions: a program of the second is longer.
 fn of(version: &str, kubelet: usize) -> (Vec<u8>, Vec<u8>) {
     let programs = [("bin/containerd", 100_000), ("bin/kubelet", kubelet)];
     make_stack_of(version, &programs)
@@ -32,7 +32,7 @@ impl Plane {
         }
     }
 
-    /// What the plan says that each node fetches: how, and how many bytes.
+    /// What each node fetches according to the plan: how, and how many bytes.
     async fn transfer(&self, to: &StackRef) -> Value {
         let wanted = json!({"to": to.version});
         let path = "/clusters/c/upgrade/plan";
@@ -41,7 +41,7 @@ impl Plane {
     }
 }
 
-/// A master of this stack, as far as the plane can see; its archive came whole.
+/// A master of this stack, as far as the plane can see; its archive was fetched whole.
 async fn master(plane: &Plane, host: HostId, fs: &HostFs, node: &FakeNode, own: &StackRef) {
     let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
         "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": own.version});
@@ -160,7 +160,7 @@ async fn who_does_nothing_gets_the_small_transfer() {
     plane.server.stop().await;
 }
 
-/// The payload of an envelope, without a look at its signature.
+/// The payload of an envelope, without checking its signature.
 fn content<T: serde::de::DeserializeOwned>(envelope: &pf9_hostagent::model::Envelope) -> T {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD.decode(&envelope.payload);

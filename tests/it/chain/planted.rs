@@ -1,5 +1,5 @@
-//! Secrets of a node are followed: each place has one of its own, and none of them is in anything that the plane is told,
-//! keeps, shows or logs. What is looked at is looked at as a deliberate leak shows: it has to be found in each place.
+//! Secrets of a node are traced: each place has one of its own, and none of them appears in anything that the plane
+//! receives, stores, shows or logs. A deliberate leak proves the search: it has to be found in each place.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -18,7 +18,7 @@ use super::*;
 use crate::identity::keep_nodelet;
 use crate::support::full;
 
-/// Every place of a node where something is that nobody else may know, or that people put such things into.
+/// Every place of a node with something confidential, or where people put such things.
 const PLACES: [&str; 27] = [
     paths::PROXY_CREDENTIALS,
     "/etc/pf9/certs/hostagent/next.pem",
@@ -55,7 +55,7 @@ type Secret = (String, String);
 /// Where nodelet makes the keys of a node.
 const KEYS: &str = "/etc/pf9/kube.d/certs";
 
-/// Plants one in each place that is to have one, and takes those that are there by themselves.
+/// Plants one in each place that should have one, and collects those that exist already.
 fn plant(fs: &HostFs, has: fn(&str) -> bool) -> Vec<Secret> {
     let mut all = Vec::new();
     let places = PLACES.iter().enumerate().filter(|(_, place)| has(place));
@@ -68,7 +68,7 @@ fn plant(fs: &HostFs, has: fn(&str) -> bool) -> Vec<Secret> {
         all.push(((*place).to_owned(), secret));
     }
     let text = |path: &str| fs.read_text(path, 1 << 20).expect("read").expect(path);
-    // A line in the middle: the first one says what kind of key it is, and is the same in all.
+    // A line in the middle: the first one names the kind of key, and is the same in all.
     let key = text(paths::HOST_KEY);
     let line = key.lines().nth(2).expect("a key has lines");
     all.push((paths::HOST_KEY.to_owned(), line.to_owned()));
@@ -76,19 +76,19 @@ fn plant(fs: &HostFs, has: fn(&str) -> bool) -> Vec<Secret> {
     let order = BASE64
         .decode(order["key"].as_str().expect("key"))
         .expect("base64");
-    // PKCS#8 of Ed25519: the private bytes come after sixteen that are the same in all; its public ones are told.
+    // PKCS#8 of Ed25519: the private bytes follow sixteen that are the same in all; the public ones are reported.
     all.push((paths::ORDER_KEY.to_owned(), BASE64.encode(&order[18..48])));
     all
 }
 
-/// A secret as it may stand somewhere: as it is, in hexadecimal, and in base64 at each of three places.
+/// Forms of a secret: plain, hexadecimal, and base64 at each of three offsets.
 fn forms(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
     let mut all = vec![secret.to_owned(), hex];
     for before in 0..3 {
         let text = format!("{}{secret}", "-".repeat(before));
         let encoded = BASE64.encode(text);
-        // Of what is at its edges others have a part.
+        // The edges depend on neighbouring bytes.
         all.push(encoded[4..encoded.len() - 4].to_owned());
     }
     all
@@ -108,7 +108,7 @@ fn leaks(seen: &[(String, Vec<u8>)], secrets: &[Secret]) -> BTreeSet<(String, St
     all
 }
 
-/// What is logged by the plane (and by comms and hostagent, which are in the same process here).
+/// Log of the plane (and of comms and hostagent, which are in the same process here).
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -123,7 +123,7 @@ impl Write for Log {
 }
 
 impl Plane {
-    /// Everything that is told, kept and shown there.
+    /// Everything that is received, stored and shown there.
     async fn everything(&self, host: HostId, cluster: &str) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
         let (token, project) = self.login().await;
@@ -159,7 +159,7 @@ impl Plane {
         let targets: Value = serde_json::from_str(&get("/metrics/targets").await).expect("json");
         for target in targets.as_array().expect("list") {
             let source = target["labels"]["source"].as_str().expect("source");
-            // What the tunnel itself says needs a list of services, which this machine has not.
+            // The tunnel's own metrics need a list of services, which this machine does not have.
             if !["tunnel", "etcd"].contains(&source) {
                 let path = target["labels"]["__metrics_path__"].as_str().expect("path");
                 let text = get(path).await;
@@ -182,13 +182,13 @@ impl Plane {
     }
 }
 
-/// A node that says all that it can, without a secret.
+/// A node that reports everything it can, without a secret.
 fn honest(s: &mut NodeStatus, cluster: ClusterId) {
     full::status(s, cluster);
     s.certificate_requests.clear();
 }
 
-/// One that says what it should not: in words of a fault, of repairs, and in the name of a certificate.
+/// One that reports what it should not: in the words of a fault, of repairs, and in the name of a certificate.
 fn leaky(s: &mut NodeStatus, secret: &str) {
     let why = format!("cannot read the kubeconfig: unknown key {secret}");
     s.reason = Some(Fault::new(FaultCode::Unit, "cannot start kubelet", why));
@@ -243,7 +243,7 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
     assert!(!logged.is_empty());
     seen.push(("log".into(), logged));
     assert_eq!(leaks(&seen, &secrets), BTreeSet::new());
-    // That is said of what is there, and not of nothing.
+    // Something was searched, in every place.
     let places: BTreeSet<&str> = seen.iter().map(|(place, _)| place.as_str()).collect();
     let shows = |place: &str| {
         let found = seen.iter().find(|(name, _)| name == place);
@@ -253,7 +253,7 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
         assert!(shows(place), "{place} says nothing of the host: {places:?}");
     }
 
-    // A leak of the kubeconfig's.
+    // A leak of the kubeconfig's secret.
     let (of, secret) = secrets
         .iter()
         .find(|(of, _)| of.ends_with("admin.yaml"))
@@ -283,7 +283,7 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
             }
             let missing: Vec<_> = wanted.difference(&found).collect();
             eprintln!("not yet in {missing:?}");
-            // Nothing says that it has come to all of them.
+            // No event says that it has reached all of them.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     })
@@ -292,7 +292,7 @@ async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_com
     plane.server.stop().await;
 }
 
-/// Keys that nodelet made, as [`plant`] takes those that are there by themselves.
+/// Keys that nodelet made, collected as [`plant`] does for existing ones.
 fn made(fs: &HostFs) -> Vec<Secret> {
     let mut all = Vec::new();
     let mut dirs = vec![fs.at(KEYS)];
@@ -311,8 +311,8 @@ fn made(fs: &HostFs) -> Vec<Secret> {
     all
 }
 
-/// The same with the real nodelet: it reads what is planted where it may, makes the keys of a master, has them signed, takes
-/// a stack that it refuses (so that nothing of this machine is changed), and says all of that.
+/// The same with the real nodelet: it reads the planted secrets where it may, makes the keys of a master, has them
+/// signed, refuses a stack (so that nothing of this machine is changed), and reports all of that.
 #[tokio::test]
 async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
     pf9_hostagent::tls::install();
@@ -332,13 +332,13 @@ async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
     let nodelet = tokio::spawn(keep_nodelet(fs.clone(), Config::default(), stop.clone()));
     let daemons = Daemons::start(&fs).await;
     plane.until(host, |s| s.state == NodeState::Ok).await;
-    // A key that somebody put there is none that it would have made.
+    // Nodelet would not have made a key that is already there.
     let mut secrets = plant(&fs, |place| !place.starts_with(KEYS));
     let (cluster, _) = plane.cluster(1_000).await;
     let attach = format!("{CLUSTERS}/{cluster}/attach");
     let hosts = json!([{"uuid": host, "isMaster": true}]);
     plane.operator(Method::POST, &attach, Some(&hosts)).await;
-    // It has what it asked for, and says why it does not go on: the stack's program is none.
+    // It has its certificates, and reports why it does not continue: the stack's program is invalid.
     let told = |s: &HostStatus| {
         s.node.as_ref().is_some_and(|n| {
             let signed = !n.certificates.is_empty() && n.certificate_requests.is_empty();
@@ -356,7 +356,7 @@ async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
     };
     let seen = look().await;
     assert_eq!(leaks(&seen, &secrets), BTreeSet::new());
-    // That is said of what nodelet itself told.
+    // The search covered nodelet's own reports.
     let why = status.node.and_then(|n| n.reason).expect("a reason").why;
     let shown = |(place, bytes): &&(String, Vec<u8>)| {
         place == "status"
@@ -364,7 +364,7 @@ async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
     };
     assert!(seen.iter().any(|place| shown(&place)), "{why}");
 
-    // Words of root's go where words go: one who writes a secret there has told it.
+    // Root's words are passed on: if root writes a secret there, root has published it.
     let (of, secret) = secrets
         .iter()
         .find(|(of, _)| of.ends_with("admin.yaml"))
@@ -392,7 +392,7 @@ async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
             }
             let missing: Vec<_> = wanted.difference(&found).collect();
             eprintln!("not yet in {missing:?}");
-            // Nothing says that it has come to all of them.
+            // No event says that it has reached all of them.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     })

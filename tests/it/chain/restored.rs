@@ -1,4 +1,4 @@
-//! A plane that was restored from a backup: its hosts are ahead of it, and a command mends that.
+//! A plane that was restored from a backup: its hosts are ahead of it, and a command repairs that.
 
 use std::process::{Output, Stdio};
 
@@ -23,7 +23,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Plane {
-    /// Stops it, puts `change` on its state directory, and restarts it where it was.
+    /// Stops it, applies `change` to its state directory, and restarts it at the same address.
     async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         let address = self.server.address();
         self.server.stop().await;
@@ -35,7 +35,7 @@ impl Plane {
         }
     }
 
-    /// The command, as a script gives it: nobody sits there.
+    /// The command as a script runs it: without a terminal.
     async fn recover(&self, more: &[&str]) -> (Option<i32>, String) {
         let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pf9-plane"))
             .args(["recover", "--state-dir"])
@@ -71,7 +71,7 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     let detach = format!("{CLUSTERS}/{cluster}/detach");
     let member = json!([{"uuid": host, "isMaster": true}]);
 
-    // The backup knows the host without a role. Life goes on.
+    // The backup knows the host without a role. Operation continues.
     let backup = tempfile::tempdir().expect("tempdir");
     let plane = plane.restart_after(|dir| copy(dir, backup.path())).await;
     plane.until(host, |s| s.acknowledged_at.is_some()).await;
@@ -98,7 +98,7 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
         })
         .await;
 
-    // Restored, it says that the host has no role. The host does not obey.
+    // Restored, its spec gives the host no role. The host refuses it.
     let restore = |dir: &Path| {
         std::fs::remove_dir_all(dir).expect("remove");
         copy(backup.path(), dir);
@@ -115,7 +115,7 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     assert!(text.contains("--remove-node"), "{text}");
     assert!(!text.contains("raised to"), "{text}");
 
-    // Attached again it would stay what it is, if it obeyed.
+    // Attached again it would stay what it is, if it accepted the spec.
     plane.operator(Method::POST, &attach, Some(&member)).await;
     let (code, text) = plane.recover(&[]).await;
     assert_eq!(code, Some(64), "nobody can be asked: {text}");

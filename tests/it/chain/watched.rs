@@ -1,6 +1,6 @@
-//! The distribution's own Prometheus (scripts/test installs it) scrapes a real plane with a connected host, and every
-//! query of the dashboards and of the rules is run in it: a dashboard that asks for other names is empty, and
-//! nobody notices until they need it.
+//! The distribution's own Prometheus (scripts/test installs it) scrapes a real plane with a connected host, and runs
+//! every query of the dashboards and the rules: a dashboard with wrong metric names is empty, and nobody notices until
+//! they need it.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../packaging/prometheus/pf9-etcd.rules.yml"
 );
-/// Numbers that are not there in this world, why, and who makes them: the name has to be theirs.
+/// Metrics that do not exist in this setup, why, and who exports them: their names must start accordingly.
 const ABSENT: [(&str, &str, &str); 3] = [
     (
         "pf9_agent_roll_hosts",
@@ -71,7 +71,7 @@ impl Prometheus {
             plane.server.public_url()
         );
         std::fs::write(at("prometheus.yml"), config).expect("write");
-        // A free one: nobody else is told of it in between.
+        // A free one: it is not assigned again in between.
         let free = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let address = free.local_addr().expect("address");
         drop(free);
@@ -100,7 +100,7 @@ impl Prometheus {
         request.send().await.ok()?.json().await.ok()
     }
 
-    /// What a query has now; `None`: nothing.
+    /// The current result of a query; `None`: empty.
     async fn ask(&self, query: &str) -> Option<Value> {
         let answer = self.get("/api/v1/query", &[("query", query)]).await?;
         assert_eq!(answer["status"], "success", "{query}: {answer}");
@@ -118,7 +118,7 @@ fn filled(query: &str, host: &str) -> String {
         .replace("$__rate_interval", "10s")
 }
 
-/// Every query of the dashboards, with where it stands.
+/// Every query of the dashboards, with its place.
 fn queries(host: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for (name, text) in DASHBOARDS {
@@ -133,7 +133,7 @@ fn queries(host: &str) -> Vec<(String, String)> {
                 all.push((format!("{name}: {title}"), filled(query, host)));
             }
         }
-        // What the lists on top are made of: label_values(QUERY, LABEL).
+        // Sources of the lists at the top: label_values(QUERY, LABEL).
         for variable in board["templating"]["list"].as_array().expect("variables") {
             let Some(values) = variable["query"]["query"].as_str() else {
                 continue;
@@ -147,7 +147,7 @@ fn queries(host: &str) -> Vec<(String, String)> {
     all
 }
 
-/// Names of our numbers in a query.
+/// Our metric names in a query.
 fn names(query: &str) -> BTreeSet<&str> {
     let other = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     query
@@ -156,7 +156,7 @@ fn names(query: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Why a query has nothing here, if that is so.
+/// Why a query has no result here, if it has none.
 fn absent(query: &str) -> Option<&'static str> {
     let all = ABSENT.iter();
     let mut those = all.filter(|(name, ..)| query.contains(name));
@@ -176,7 +176,7 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
     let host = HostId::random();
     let (_dir, fs) = host_root();
     plane.enrol_and_save(host, &fs).await;
-    // What systemd and the kernel would have made: the tunnel's own numbers, and groups of programs.
+    // What systemd and the kernel would provide: the tunnel's own metrics, and cgroups.
     let service = format!(
         "[[service]]\nname = \"agent-metrics\"\nconnect = \"unix:{}\"\nclass = \"bulk\"\n",
         fs.at("/run/pf9/comms.sock").display()
@@ -222,7 +222,7 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
         }
     })
     .await;
-    // Each is waited for: rates need two scrapes, round trips a ping.
+    // Each is awaited: rates need two scrapes, round trips a ping.
     let queries = queries(&name);
     assert!(queries.len() > 60, "{}", queries.len());
     for (place, query) in queries.iter().filter(|(_, query)| absent(query).is_none()) {
@@ -233,7 +233,7 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    // The rules: each is understood, and what it speaks of is there.
+    // The rules: each parses, and its metrics exist.
     let rules = within(async {
         loop {
             let answer = prometheus.get("/api/v1/rules", &[]).await;
@@ -257,7 +257,7 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
             assert!(prometheus.ask(name).await.is_some(), "{name} of {rule}");
         }
     }
-    // What is said to be absent is: else it would stand there for ever.
+    // What is listed as absent is: otherwise the list would never shrink.
     for (place, query) in queries.iter().filter(|(_, query)| absent(query).is_some()) {
         assert_eq!(prometheus.ask(query).await, None, "{place}: {query}");
     }

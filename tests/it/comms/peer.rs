@@ -1,5 +1,5 @@
-//! A plane's end of the tunnel: TLS, websocket, `mux`, and an HTTP service behind it. It does what
-//! the test says: answers, says farewell, goes away, comes back, is busy.
+//! A plane's end of the tunnel: TLS, websocket, `mux`, and an HTTP service behind it. It does what the test says:
+//! answers, drains, goes down, comes back, is busy.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ const CHUNK: usize = 1000;
 
 pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-/// A fresh one.
+/// A new one.
 pub(super) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -70,7 +70,7 @@ impl World {
         self.enrol_with(peers, |_| {});
     }
 
-    /// As [`Self::enrol`], with a certificate that says more.
+    /// As [`Self::enrol`], with a modified certificate.
     pub(super) fn enrol_with(&self, peers: &[&Peer], say: impl FnOnce(&mut CertificateParams)) {
         let host_id = HostId::random();
         let key = KeyPair::generate().expect("key");
@@ -116,7 +116,7 @@ impl World {
     }
 }
 
-/// A session as the peer saw it begin.
+/// The start of a session as the peer saw it.
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) handle: Handle,
@@ -124,7 +124,7 @@ pub(super) struct Seen {
     pub(super) slot: String,
 }
 
-/// What the peer did so far, and may do.
+/// What the peer has done so far, and may do.
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) sessions: Vec<Seen>,
@@ -139,11 +139,11 @@ struct Shared {
     state: watch::Sender<State>,
     /// Chunks of long answers that may be sent.
     released: watch::Sender<u64>,
-    /// What a handshake is refused with, and `Retry-After`.
+    /// Status for refusing handshakes, and `Retry-After`.
     refuse: Mutex<Option<(StatusCode, Option<u64>)>>,
-    /// The next session is told to leave, and then nothing, not even that it is over.
+    /// The next session gets GOAWAY, and then nothing, not even its end.
     mute: Mutex<bool>,
-    /// Who signs renewals.
+    /// The authority that signs renewals.
     signer: Mutex<Option<Arc<Authority>>>,
 }
 
@@ -179,7 +179,7 @@ impl Peer {
         tasks.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
-                // Lives on when the listener is gone, as sessions do.
+                // Outlives the listener, as sessions do.
                 tokio::spawn(async move {
                     let Ok(tls) = acceptor.accept(socket).await else {
                         return;
@@ -200,20 +200,20 @@ impl Peer {
         self.listening = Some(tasks);
     }
 
-    /// Nobody listens any more; sessions go on.
+    /// Stops listening; sessions continue.
     pub(super) async fn stop_listening(&mut self) {
         if let Some(mut tasks) = self.listening.take() {
             tasks.shutdown().await;
         }
     }
 
-    /// Listens again, where it did.
+    /// Listens again, at the same address.
     pub(super) async fn listen(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("bind again");
         self.accept(listener);
     }
 
-    /// Says farewell on the newest session.
+    /// Sends GOAWAY on the newest session.
     pub(super) fn leave(&self, come_back: Duration) {
         let newest = self.state().sessions.pop().expect("a session");
         newest
@@ -225,12 +225,12 @@ impl Peer {
         self.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(retry_after));
     }
 
-    /// From now on it takes no tunnel.
+    /// From now on it accepts no tunnel.
     pub(super) fn refuse(&self, status: StatusCode, retry_after: Option<u64>) {
         *self.shared.refuse.lock().expect("lock") = Some((status, retry_after));
     }
 
-    /// Says farewell on the next session and nothing after it, until something is released.
+    /// Sends GOAWAY on the next session and nothing after it, until something is released.
     pub(super) fn mute_once(&self) {
         *self.shared.mute.lock().expect("lock") = true;
     }
@@ -248,7 +248,7 @@ impl Peer {
         self.shared.state.borrow().clone()
     }
 
-    /// Waits until it is so.
+    /// Waits until the condition holds.
     pub(super) async fn until(&self, so: impl FnMut(&State) -> bool) -> State {
         let mut changes = self.shared.state.subscribe();
         within(changes.wait_for(so)).await.expect("peer").clone()
@@ -265,7 +265,7 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
         return answer;
     }
     let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned() else {
-        // Asked only whether it would.
+        // Only asked whether it would accept.
         *answer.status_mut() = StatusCode::UPGRADE_REQUIRED;
         return answer;
     };
@@ -300,7 +300,7 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
     answer
 }
 
-/// A plane that tells a session to leave, learns that it has, and does not end.
+/// A plane that drains a session, learns that it has drained, and does not end.
 async fn leave_and_hold(shared: &Shared, mut upgraded: TokioIo<hyper::upgrade::Upgraded>) {
     let hello = wire::Frame::Hello(wire::Hello {
         version: wire::limits::VERSION,
@@ -409,7 +409,7 @@ async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
         return refused;
     };
     let asked: RenewRequest = serde_json::from_slice(&body).expect("request");
-    // A host that makes a request names itself, and this peer trusts it.
+    // A requesting host names itself, and this peer trusts it.
     let csr = rcgen::CertificateSigningRequestParams::from_pem(&asked.csr).expect("csr");
     let answer = RenewAnswer {
         schema: 1,
@@ -424,7 +424,7 @@ fn chunk(n: u64) -> Bytes {
     (0..CHUNK).map(|_| random.u8(..)).collect()
 }
 
-/// The long answer, whole.
+/// The long answer, complete.
 pub(super) fn long_answer() -> Vec<u8> {
     (0..CHUNKS).flat_map(chunk).collect()
 }

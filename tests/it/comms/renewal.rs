@@ -1,4 +1,4 @@
-//! Planes that sign what does not work.
+//! Planes whose signed certificates do not work.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,7 +31,7 @@ async fn a_new_pair_that_does_not_connect_is_rolled_back_said_and_asked_for_agai
     let peer = Peer::start(&world).await;
     let strange = Arc::new(authority());
     peer.renew_by(&strange);
-    // Due for a while, and good for half a minute more: the times of a renewal follow from that.
+    // Due for a while, and valid for half a minute more: the times of a renewal follow from that.
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("after 1970");
@@ -54,12 +54,13 @@ async fn a_new_pair_that_does_not_connect_is_rolled_back_said_and_asked_for_agai
         "{warning}"
     );
     assert!(warning.next_try.is_some(), "{warning:?}");
-    // The old one is in use, and carries.
+    // The old one is in use, and works.
     assert_eq!(shows(&world), old);
     assert_eq!(get(&world.fs, "/hello").await.expect("an answer"), b"hello");
     let asked = peer.state().renewals;
 
-    // From now on the plane signs what it takes: asked again, shown, taken over, and all is well.
+    // From now on the plane signs with an authority it accepts: requested again, presented, taken over, and all is
+    // well.
     peer.renew_by(&world.ca);
     let well = |s: &TunnelStatus| {
         host_of(s).is_some_and(|h| h.fault.is_none() && h.not_after > host.not_after)

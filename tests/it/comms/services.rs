@@ -1,4 +1,4 @@
-//! Streams of the plane to services of this machine: who may, how often, and what the audit log says.
+//! Streams of the plane to services of this machine: permissions, rates, and the audit log.
 
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::paths;
@@ -12,7 +12,7 @@ use super::Comms;
 use super::peer::{Peer, World};
 use crate::support::within;
 
-/// A service of this machine that sends back what it gets; answers its allow-list entry.
+/// A service of this machine that echoes; returns its allow-list entry.
 pub(super) async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
@@ -111,7 +111,7 @@ async fn services_say_who_how_often_and_for_how_long() {
         .lines()
         .map(|l| serde_json::from_str(l).expect("json"))
         .collect();
-    // About each stream, and nothing of what passed.
+    // About each stream, and nothing of its content.
     for line in &lines {
         let mut keys = line.as_object().expect("object").keys();
         let metadata = "at what stream service who trace why bytes_in bytes_out more";
@@ -149,7 +149,7 @@ async fn services_say_who_how_often_and_for_how_long() {
     );
 }
 
-/// Who is refused and comes again at once fills neither the log nor anybody's eyes.
+/// A caller that is refused and returns immediately must not fill the log.
 #[tokio::test]
 async fn refusals_that_are_alike_are_one_line_and_a_number() {
     let world = World::new();

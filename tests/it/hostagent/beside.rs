@@ -1,4 +1,4 @@
-//! A stack that the node is to have ready beside its own.
+//! A stack that the node has to stage beside its own.
 
 use pf9_hostagent::model::{
     Assignment, Event, Generation, NodeState, RollId, Timestamp, UpgradeOrder, UpgradeStage,
@@ -9,7 +9,7 @@ use pf9_hostagent::stack;
 use super::fixture::Bed;
 use super::plane::PlaneSide;
 
-/// It comes when the node says that it does not have it, after the node's own; each change is an event.
+/// It is fetched when the node reports that it lacks it, after the node's own; each change is an event.
 #[tokio::test]
 async fn the_stack_of_a_roll_is_fetched_beside_the_nodes_own() {
     let bed = Bed::new();

@@ -1,4 +1,4 @@
-//! A stack that is unpacked while it comes, and is interrupted: what was fetched is not fetched again, what was
+//! A stack that is unpacked while it is fetched, with interruptions: what was fetched is not fetched again, what was
 //! unpacked not rewritten. hostagent fetches it over real sockets, nodelet's part follows the file.
 
 use std::fs::Metadata;
@@ -10,12 +10,12 @@ use pf9_hostagent::stack::{self, PreparedStack, StackError};
 use super::fixture::Bed;
 use crate::support::within;
 
-/// Packed bytes: the first file of the stack is whole after a third of them.
+/// Packed bytes: the first file of the stack is complete after a third of them.
 const SIZE: usize = 900_000;
-/// Where the first connection breaks off. What was on its way then is lost with it.
+/// Where the first connection breaks. What was in flight then is lost with it.
 const CUT: usize = 800_000;
 
-/// What nodelet does while it comes.
+/// nodelet's part while it is fetched.
 async fn follow(bed: &Bed, stack: &StackRef) -> Result<PreparedStack, StackError> {
     let (fs, stack) = (bed.fs.clone(), stack.clone());
     let trust = pf9_hostagent::identity::trust(&bed.fs).expect("trust");
@@ -25,7 +25,7 @@ async fn follow(bed: &Bed, stack: &StackRef) -> Result<PreparedStack, StackError
         .expect("it ends")
 }
 
-/// The file that was whole before the cut.
+/// The file that was complete before the cut.
 fn first(bed: &Bed, stack: &StackRef) -> Metadata {
     let path = bed.fs.at(stack::incoming_of(stack)).join("bin/containerd");
     path.metadata().expect("it is there")
@@ -35,8 +35,8 @@ fn same(one: &Metadata, other: &Metadata) -> bool {
     (one.ino(), one.mtime_nsec(), one.len()) == (other.ino(), other.mtime_nsec(), other.len())
 }
 
-/// A stack whose connections are all cut, the first one at [`CUT`], and nodelet's part of it until nothing came any
-/// more; answers the file that it has.
+/// A stack whose connections are all cut, the first one at [`CUT`], and nodelet's part of it until nothing more
+/// arrived; returns the file that it has.
 async fn cut_off(bed: &Bed) -> (StackRef, Metadata) {
     let stack = bed.publish_in_two("1", SIZE);
     bed.plane.change(|p| {

@@ -1,5 +1,5 @@
-//! A stack that is made of what differs from the active one: over real sockets, with a plane that has it, has it not,
-//! breaks off, and lies. What is a delta is written here a second time, from the words of its format.
+//! A stack built from a delta to the active one: over real sockets, with a plane that has the delta, lacks it, breaks
+//! off, and lies. The delta format is implemented here a second time, from its specification.
 
 use pf9_hostagent::model::{DeltaOffer, Digest, FaultCode, Generation, NodeState, StackRef};
 use pf9_hostagent::stack::{self, Depth, PreparedStack, StackError};
@@ -7,7 +7,7 @@ use pf9_hostagent::stack::{self, Depth, PreparedStack, StackError};
 use super::fixture::Bed;
 use super::plane::PlaneSide;
 
-/// The programs of the first stack; those of the second are the same, and one has more bytes at its end.
+/// The programs of the first stack; those of the second are the same, except that one is longer.
 const CONTAINERD: usize = 10_000;
 const KUBELET: usize = 50_000;
 const MORE: usize = 40_000;
@@ -29,12 +29,12 @@ impl Between {
         Self { bed, own, next }
     }
 
-    /// What differs, honestly.
+    /// A correct delta.
     fn delta(&self) -> Vec<u8> {
         self.delta_of(&tail())
     }
 
-    /// The first program is the same file as before; the second is the previous one with these bytes at its end.
+    /// The first program is the same file as before; the second is the previous one with these bytes appended.
     fn delta_of(&self, more: &[u8]) -> Vec<u8> {
         let mut out = b"pf9-delta-1\n".to_vec();
         out.extend(self.own.manifest.0);
@@ -49,7 +49,7 @@ impl Between {
         zstd::encode_all(out.as_slice(), 1).expect("zstd")
     }
 
-    /// The plane has these bytes, and says so.
+    /// The plane has these bytes, and offers them.
     fn has(&self, delta: Vec<u8>) {
         self.says(offer_of(&delta), Some(delta));
     }
@@ -61,7 +61,7 @@ impl Between {
         });
     }
 
-    /// The plane wants the next stack here, and nodelet says that it lacks it.
+    /// The plane orders the next stack here, and nodelet reports that it lacks it.
     async fn order(&self) {
         let bed = &self.bed;
         bed.plane.offer(bed.sign(1, bed.worker(&self.next)));
@@ -98,13 +98,13 @@ impl Between {
             .exists()
     }
 
-    /// How often this was asked for.
+    /// How often this was requested.
     fn asked(&self, what: &str) -> usize {
         let asked = |p: &PlaneSide| p.asked.iter().filter(|a| a.ends_with(what)).count();
         self.bed.plane.read(asked)
     }
 
-    /// What nodelet makes of it.
+    /// nodelet's result.
     fn prepare(&self) -> Result<PreparedStack, StackError> {
         let fs = &self.bed.fs;
         let trust = pf9_hostagent::identity::trust(fs).expect("trust");
@@ -119,7 +119,7 @@ impl Between {
         stack::verify_installed(fs, &self.next, &trust, Depth::Full).expect("every byte");
     }
 
-    /// Only the archive was staged, after these words.
+    /// Only the archive was staged, after this reason.
     async fn the_archive_came_after(&self, words: &str) {
         self.staged(1).await;
         assert!(self.has_archive() && !self.has_delta());
@@ -131,9 +131,9 @@ impl Between {
     }
 }
 
-/// What the program of the next stack has more.
+/// What is appended to the program in the next stack.
 fn tail() -> Vec<u8> {
-    // As the support makes its programs.
+    // As the test support makes its programs.
     let mut random = fastrand::Rng::with_seed(7);
     let all: Vec<u8> = (0..CONTAINERD + KUBELET + MORE)
         .map(|_| random.u8(..))
@@ -157,7 +157,7 @@ fn leb128(mut n: usize, out: &mut Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_stack_is_had_by_what_differs_from_the_active_one() {
+async fn a_stack_is_built_from_a_delta_to_the_active_one() {
     let it = Between::new();
     let delta = it.delta();
     it.has(delta.clone());
@@ -175,7 +175,7 @@ async fn a_stack_is_had_by_what_differs_from_the_active_one() {
 }
 
 #[tokio::test]
-async fn without_a_delta_and_with_one_that_is_no_smaller_the_archive_comes() {
+async fn without_a_smaller_delta_the_archive_is_fetched() {
     for large in [false, true] {
         let it = Between::new();
         if large {
@@ -193,9 +193,9 @@ async fn without_a_delta_and_with_one_that_is_no_smaller_the_archive_comes() {
     }
 }
 
-/// What is not here cannot be differed from.
+/// A delta needs its base on this machine.
 #[tokio::test]
-async fn only_a_delta_from_the_active_stack_is_asked_for() {
+async fn only_a_delta_from_the_active_stack_is_requested() {
     let it = Between::new();
     let _agent = it.bed.start().await;
     it.order().await;
@@ -217,9 +217,9 @@ async fn only_a_delta_from_the_active_stack_is_asked_for() {
     );
 }
 
-/// The tunnel breaks just when the plane is asked for it: the whole archive is not begun for that.
+/// The tunnel breaks just when the plane is asked for the delta: that is no reason to fetch the whole archive.
 #[tokio::test]
-async fn a_plane_that_is_away_for_a_moment_does_not_make_it_the_long_way() {
+async fn a_short_outage_does_not_cause_a_full_download() {
     let it = Between::new();
     it.has(it.delta());
     it.bed.plane.change(|p| p.offers_break = 1);
@@ -230,7 +230,7 @@ async fn a_plane_that_is_away_for_a_moment_does_not_make_it_the_long_way() {
     assert_eq!(it.asked("/archive"), 0);
 }
 
-/// The archive is not fetched for the half minute that it takes, and nothing is said to have failed.
+/// The archive is not fetched for the half minute that it takes, and no failure is reported.
 #[tokio::test]
 async fn a_delta_that_is_being_made_is_waited_for() {
     let it = Between::new();
@@ -245,9 +245,9 @@ async fn a_delta_that_is_being_made_is_waited_for() {
     assert_eq!(failed, None);
 }
 
-/// The plane had none, and made it before a byte of the archive came.
+/// The plane had none, and made it before a byte of the archive arrived.
 #[tokio::test]
-async fn an_archive_of_which_nothing_came_is_not_begun() {
+async fn an_archive_without_bytes_yet_gives_way_to_a_delta() {
     let it = Between::new();
     it.bed.plane.change(|p| p.cuts = vec![0; 100]);
     let _agent = it.bed.start().await;
@@ -264,9 +264,9 @@ async fn an_archive_of_which_nothing_came_is_not_begun() {
     assert!(it.has_delta() && !it.has_archive());
 }
 
-/// But one of which something came goes on: its bytes are as good.
+/// But one that has started to arrive continues: its bytes are as good.
 #[tokio::test]
-async fn an_archive_that_was_begun_goes_on() {
+async fn an_archive_that_has_started_continues() {
     let it = Between::new();
     it.bed.plane.change(|p| {
         p.cuts = vec![0; 100];
@@ -288,7 +288,7 @@ async fn an_archive_that_was_begun_goes_on() {
 }
 
 #[tokio::test]
-async fn a_delta_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
+async fn an_interrupted_delta_resumes_also_after_a_restart() {
     let it = Between::new();
     it.has(it.delta());
     it.bed.plane.change(|p| p.cuts = vec![20_000, 0, 0, 0]);
@@ -313,7 +313,7 @@ async fn a_delta_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+async fn a_delta_with_another_digest_is_not_staged_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut delta = it.delta();
     let offer = offer_of(&delta);
@@ -326,7 +326,7 @@ async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_come
 }
 
 #[tokio::test]
-async fn a_delta_with_more_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+async fn an_oversized_delta_is_not_staged_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut delta = it.delta();
     let offer = offer_of(&delta);
@@ -337,9 +337,9 @@ async fn a_delta_with_more_bytes_than_was_said_is_not_staged_and_the_archive_com
     it.the_archive_came_after("the plane sends more than").await;
 }
 
-/// Its row is there and its file is not.
+/// Its row exists and its file does not.
 #[tokio::test]
-async fn a_delta_that_the_plane_does_not_give_is_given_up() {
+async fn a_delta_that_the_plane_cannot_serve_is_given_up() {
     let it = Between::new();
     it.says(offer_of(&it.delta()), None);
     let _agent = it.bed.start().await;
@@ -347,9 +347,9 @@ async fn a_delta_that_the_plane_does_not_give_is_given_up() {
     it.the_archive_came_after("there is no such thing").await;
 }
 
-/// It is what the plane says, and makes another program: nodelet throws it away, and the archive comes at once.
+/// It has the announced digest, and makes another program: nodelet discards it, and the archive is fetched immediately.
 #[tokio::test]
-async fn a_delta_that_makes_another_program_is_thrown_away_and_the_archive_comes() {
+async fn a_delta_that_makes_another_program_is_discarded_and_the_archive_is_fetched() {
     let it = Between::new();
     let mut more = tail();
     more[7] ^= 1;
@@ -372,9 +372,9 @@ async fn a_delta_that_makes_another_program_is_thrown_away_and_the_archive_comes
     );
 }
 
-/// Words of a plane that answers nonsense are no reason to stand still.
+/// A plane that answers nonsense must not block it.
 #[tokio::test]
-async fn an_offer_that_cannot_be_read_is_none() {
+async fn an_unreadable_offer_does_not_block() {
     let it = Between::new();
     it.bed.plane.change(|p| p.offers_garbled = true);
     let _agent = it.bed.start().await;

@@ -43,7 +43,7 @@ impl Agent {
 
 impl Bed {
     pub(crate) fn new() -> Self {
-        // Shown when a test fails; the second test of a process finds it there already.
+        // Shown when a test fails; a second test of the process finds it installed.
         drop(tracing_subscriber::fmt().with_test_writer().try_init());
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
@@ -145,7 +145,7 @@ impl Bed {
         }
     }
 
-    /// A stack that is never there.
+    /// A stack that never becomes available.
     pub(crate) fn no_stack(&self) -> StackRef {
         StackRef {
             name: "pf9-kube".into(),
@@ -184,7 +184,7 @@ impl Bed {
         self.publish_programs(version, &programs)
     }
 
-    /// One of these programs, in their order.
+    /// One of these programs, in order.
     pub(crate) fn publish_programs(&self, version: &str, programs: &[(&str, usize)]) -> StackRef {
         let (payload, archive) = make_stack_of(version, programs);
         self.publish_these(version, payload, archive, &self.key)
@@ -215,7 +215,7 @@ impl Bed {
         }
     }
 
-    /// One whose manifest is of the next version.
+    /// One with a manifest of the next version.
     pub(crate) fn publish_newer(&self, version: &str, size: usize) -> StackRef {
         let (payload, archive) = make_stack(version, size);
         let manifest = serde_json::from_slice(&payload).expect("json");
@@ -223,7 +223,7 @@ impl Bed {
         self.publish_these(version, payload, archive, &self.key)
     }
 
-    /// A stack of this Kubernetes.
+    /// A stack with this Kubernetes version.
     pub(crate) fn publish_of(&self, version: &str, kubernetes: &str) -> StackRef {
         let (payload, archive) = make_stack(version, 1_000);
         let mut manifest: serde_json::Value = serde_json::from_slice(&payload).expect("json");

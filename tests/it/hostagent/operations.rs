@@ -5,7 +5,7 @@ use pf9_hostagent::model::{FaultCode, OperationKind, Outcome};
 use super::fixture::Bed;
 
 #[tokio::test]
-async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_answer_is_lost() {
+async fn an_operations_result_reaches_the_plane_despite_lost_answers() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     let ping = bed.operation(1, OperationKind::Ping);
@@ -24,7 +24,7 @@ async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_an
         brought.iter().all(|e| *e == ping.envelope),
         "as it was signed"
     );
-    // What nobody who is trusted signed: nodelet's words reach the plane.
+    // Not signed by a trusted key: nodelet's fault reaches the plane.
     bed.node.change(|n| n.refuse = true);
     let foreign = bed.operation(2, OperationKind::RunChecks);
     bed.plane.change(|p| p.pending.push(foreign.clone()));
@@ -39,7 +39,7 @@ async fn what_nodelet_says_of_an_operation_reaches_the_plane_however_often_an_an
 }
 
 #[tokio::test]
-async fn a_status_that_is_asked_for_is_sent_although_nothing_changed() {
+async fn a_requested_status_is_sent_although_nothing_changed() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     let before = bed

@@ -31,45 +31,45 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 #[derive(Default)]
 pub(crate) struct PlaneSide {
     spec: Option<Envelope>,
-    /// Sent at the next poll, whatever was asked for.
+    /// Sent at the next poll, whatever was requested.
     forced: Option<Envelope>,
     /// Answered instead of any spec.
     pub(crate) banned: Option<Fault>,
     pub(crate) statuses: Vec<HostStatus>,
     pub(crate) events: Vec<Event>,
-    /// Every document that came, as it came, and where to.
+    /// Every received document, verbatim, and its path.
     pub(crate) came: Vec<(String, Bytes)>,
-    /// What the host carried, as it was signed.
+    /// The orders the host carried, as signed.
     pub(crate) orders: Vec<Envelope>,
-    /// What it knows of the machine.
+    /// What it knows about the machine.
     pub(crate) facts: Option<NodeFacts>,
     pub(crate) reports: Vec<Envelope>,
-    /// Answered instead of taking what root says of the machine.
+    /// Answered instead of accepting root's facts.
     pub(crate) facts_refused: Option<Fault>,
-    /// Operations that wait for the host.
+    /// Operations pending for the host.
     pub(crate) pending: Vec<PendingOperation>,
-    /// What came of them; answers to be lost come first.
+    /// Their results; including answers that are then lost.
     pub(crate) results: Vec<OperationResult>,
     pub(crate) results_fail: u32,
     nonces: u64,
     pub(crate) certificates_fail: u32,
     pub(crate) manifests: BTreeMap<Digest, Envelope>,
     pub(crate) archives: BTreeMap<Digest, Vec<u8>>,
-    /// After so many bytes the next archive connections break off.
+    /// The next archive connections break off after this many bytes.
     pub(crate) cuts: Vec<usize>,
-    /// From where archives were asked for.
+    /// Offsets from which archives were requested.
     pub(crate) ranges: Vec<Option<u64>>,
-    /// What differs, to a stack and from another one: what is said of it, and its bytes.
+    /// Deltas to a stack and from another one: the offer, and the bytes.
     pub(crate) deltas: BTreeMap<(Digest, Digest), Told>,
-    /// So many questions for one break off.
+    /// This many requests for an offer break off.
     pub(crate) offers_break: u32,
-    /// So many are answered with: it is being made.
+    /// This many are answered with: it is being made.
     pub(crate) offers_coming: u32,
-    /// They are answered with what is none.
+    /// They are answered with garbage.
     pub(crate) offers_garbled: bool,
-    /// It is of the next version: each of its answers says what this one does not know.
+    /// A plane of the next version: each of its answers has fields this one does not know.
     pub(crate) newer: bool,
-    /// What was asked for of stacks, without the part that all have.
+    /// Requests about stacks, without their common prefix.
     pub(crate) asked: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ impl FakePlane {
         *self.server.lock().expect("lock") = Some(task.abort_handle());
     }
 
-    /// Ends every connection and listens no more.
+    /// Ends every connection and stops listening.
     pub(crate) fn go_away(&self) {
         if let Some(server) = self.server.lock().expect("lock").take() {
             server.abort();
@@ -147,7 +147,7 @@ impl FakePlane {
         self.side.send_modify(|s| s.spec = Some(envelope));
     }
 
-    /// Sends a document once although it was not asked for.
+    /// Sends a document once although it was not requested.
     pub(crate) fn force(&self, envelope: Envelope) {
         self.side.send_modify(|s| s.forced = Some(envelope));
     }
@@ -284,7 +284,7 @@ async fn serve(
     })
 }
 
-/// A document with additions; whatever else it is as it is.
+/// A document with additional fields; anything else unchanged.
 async fn of_the_next_version(answer: Response<Body>) -> Response<Body> {
     let (head, body) = answer.into_parts();
     let bytes = body.collect().await.expect("whole").to_bytes();
@@ -332,7 +332,7 @@ fn generation_of(envelope: &Envelope) -> Generation {
     content::<Spec>(envelope).generation
 }
 
-/// The payload of an envelope, without a look at its signature.
+/// The payload of an envelope, without checking its signature.
 pub(crate) fn content<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> T {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD
@@ -371,7 +371,7 @@ fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> 
     json(200, &batch)
 }
 
-/// What differs, or what is said of it.
+/// A delta, or its offer.
 fn delta(
     side: &watch::Sender<PlaneSide>,
     to: Digest,
@@ -425,7 +425,7 @@ fn archive(
     let total = start + length;
     let sent = Ok(Frame::data(rest.slice(..cut.unwrap_or(length))));
     let end = stream::once(async move {
-        // What was sent leaves the buffers before the connection breaks.
+        // The data sent leaves the buffers before the connection breaks.
         tokio::task::yield_now().await;
         cut.map(|_| Err(io::Error::other("cut")))
     });

@@ -16,9 +16,9 @@ use super::fixture::Bed;
 use super::plane::content;
 use crate::support::full;
 
-/// Each field of each document, one a line; a field that is not there is not sent.
+/// Each field of each document, one per line; an unlisted field is not sent.
 const PUBLISHED: &str = include_str!("../../golden/leaves-the-host.txt");
-/// In files that programs of ours can read, and in no document.
+/// In files that our programs can read, and in no document.
 const SECRET: &str = "c2VjcmV0LW9mLXRoaXMtaG9zdA";
 
 /// Adds `document: a.b[].c` for every value in it.
@@ -42,7 +42,7 @@ fn fields(at: &str, value: &Value, into: &mut BTreeSet<String>) {
     }
 }
 
-/// The document itself, of one that root signed.
+/// The payload of a document that root signed.
 fn opened(body: &[u8]) -> Value {
     match serde_json::from_slice::<Envelope>(body) {
         Ok(envelope) => content(&envelope),
@@ -50,7 +50,7 @@ fn opened(body: &[u8]) -> Value {
     }
 }
 
-/// What root asks of the plane about a backup: signed here; the carrier does not matter.
+/// Root's request to the plane about a backup: signed here; the carrier does not matter.
 fn unwrap_order(bed: &Bed) -> Value {
     let file = bed
         .fs
@@ -75,13 +75,13 @@ fn unwrap_order(bed: &Bed) -> Value {
     let found = FoundManifest::of(root.sign(DocumentKind::Backup, &text)).expect("a manifest");
     let noted = found.believed(&BackupTrust::Unchecked).expect("taken");
     let mut order = json!(asking.order(HostId::random(), &noted, nonce));
-    // Signed as it is, and yet it can be read.
+    // Signed as it is, and still readable.
     let envelope = serde_json::to_vec(&order["manifest"]).expect("json");
     order["manifest"] = opened(&envelope);
     order
 }
 
-/// Every place of a node where something is that nobody else may know.
+/// Every place of a node with something confidential.
 const PLACES: [&str; 20] = [
     paths::HOST_KEY,
     paths::PROXY_CREDENTIALS,
@@ -105,7 +105,7 @@ const PLACES: [&str; 20] = [
     "/var/opt/pf9/hostagent/of-a-person",
 ];
 
-/// Where among what left the host the secret is.
+/// Where in the documents that left the host the secret is.
 fn leaks(came: &[(String, Bytes)]) -> Vec<String> {
     let has = |body: &[u8]| {
         let inner = || opened(body).to_string().contains(SECRET);
@@ -115,7 +115,7 @@ fn leaks(came: &[(String, Bytes)]) -> Vec<String> {
     leaks.map(|(path, _)| path.clone()).collect()
 }
 
-/// The check above finds one: in words of a fault, and in a document that root signed.
+/// The check above finds a leak: in the words of a fault, and in a document that root signed.
 #[tokio::test]
 async fn a_leak_would_be_caught() {
     let bed = Bed::new();

@@ -1,4 +1,4 @@
-//! What root of the machine says through hostagent, which only carries it.
+//! Root's documents through hostagent, which only carries them.
 
 use pf9_hostagent::model::{
     CertPurpose, CertificateBatch, CertificateOrder, CertificateRequest, FactsReport, Fault,
@@ -9,7 +9,7 @@ use super::fixture::Bed;
 use super::plane::content;
 
 #[tokio::test]
-async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
+async fn root_reports_a_changed_name_or_address() {
     let bed = Bed::new();
     let known = bed.plane.read(|p| p.facts.clone()).expect("as enrolled");
     let mut other = known.clone();
@@ -26,7 +26,7 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
         );
     });
     let _agent = bed.start().await;
-    // The plane's words are shown on the plane and on the host; the host goes on.
+    // The plane's words are shown on the plane and on the host; the host continues.
     let shown = |s: &HostStatus| {
         let warnings = &s.health.warnings;
         warnings
@@ -58,7 +58,7 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
                 .map(|_| p.reports.len())
         })
         .await;
-    // From then on root is left alone.
+    // From then on root is not asked again.
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.first().map(drop)).await;
     assert_eq!(bed.plane.read(|p| p.reports.len()), good);
@@ -101,8 +101,7 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
         "each try answers a number of its own"
     );
 
-    // nodelet still names it while it finishes a step: that is no reason for another order.
-    // Something new is.
+    // nodelet still names it while it finishes a step: that is no reason for another order. Something new is.
     let orders = bed.plane.read(|p| p.orders.len());
     bed.node.say(|s| s.attempts += 1);
     bed.plane

@@ -9,10 +9,10 @@ use pf9_hostagent::model::{
 
 use super::fixture::Bed;
 
-/// Its package comes, also when the line breaks in the middle; nodelet, which nobody needs on such a host, has the spec
-/// and is woken; the plane learns what is waited for.
+/// Its package is fetched, even if the line breaks in the middle; nodelet, which such a host does not otherwise need,
+/// gets the spec and is woken; the plane learns what is being waited for.
 #[tokio::test]
-async fn the_package_comes_and_nodelet_hears_of_it_on_a_host_without_a_role() {
+async fn the_package_is_fetched_and_nodelet_woken_on_a_host_without_a_role() {
     let bed = Bed::new();
     let list = "/var/lib/dpkg/info/pf9-hostagent.list";
     bed.fs.write(list, b"", &Attrs::mode(0o644)).expect("list");

@@ -1,5 +1,5 @@
-//! This agent with a plane of the next version: what it does not know is named and not heeded, and what must be heeded
-//! is refused. (With a plane of the version before nothing is asked that has no answer: see `delta`.)
+//! This agent with a plane of the next version: unknown optional fields are reported and ignored, and required ones are
+//! refused. (A plane of the previous version gets no request that it cannot answer: see `delta`.)
 
 use pf9_hostagent::model::{
     CertPurpose, CertificateRequest, DocumentKind, Generation, NodeState, paths,
@@ -10,9 +10,9 @@ use serde_json::json;
 use super::fixture::Bed;
 use crate::support::newer::{NEW, newer};
 
-/// A spec, its stack's manifest, certificates and every other answer say something that is new.
+/// A spec, its stack's manifest, certificates and every other answer have new fields.
 #[tokio::test]
-async fn a_newer_planes_documents_are_followed_as_far_as_they_are_known() {
+async fn unknown_optional_fields_of_a_newer_plane_are_ignored() {
     let bed = Bed::new();
     let stack = bed.publish_newer("1", 5_000);
     bed.plane.change(|p| p.newer = true);
@@ -62,9 +62,9 @@ async fn a_newer_planes_documents_are_followed_as_far_as_they_are_known() {
     assert_eq!(told.count(), 1, "once, and not with each poll");
 }
 
-/// Whatever else it may understand of it.
+/// Whatever else of it may be understood.
 #[tokio::test]
-async fn what_must_be_heeded_and_is_not_known_is_refused_and_the_last_spec_stays() {
+async fn an_unknown_required_field_is_refused_and_the_last_spec_stays() {
     let bed = Bed::new();
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
@@ -89,7 +89,7 @@ async fn what_must_be_heeded_and_is_not_known_is_refused_and_the_last_spec_stays
         1,
         "nodelet sees nothing of it"
     );
-    // The plane takes it back, or the agent is upgraded.
+    // The plane withdraws it, or the agent is upgraded.
     bed.plane.offer(bed.sign(3, bed.worker(&bed.no_stack())));
     bed.plane
         .until(|p| {

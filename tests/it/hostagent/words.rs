@@ -1,4 +1,4 @@
-//! One failure, and everybody who is told of it.
+//! One failure, and every place where it is shown.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::fixture::Bed;
 
-/// What was logged in this test.
+/// Log of this test.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -28,9 +28,8 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// The plane, a person on the machine, the event and the log: what, why, what to do; and where a
-/// program looks, when the next try is. (nodelet's own: `nodelet::tests`; the screen of `pf9ctl
-/// status`: `cli::tests::status`.)
+/// The plane, a person on the machine, the event and the log: what, why, what to do; and where a program reads it, when
+/// the next retry is. (nodelet's own: `nodelet::tests`; the screen of `pf9ctl status`: `cli::tests::status`.)
 #[tokio::test]
 async fn what_fails_is_said_with_the_same_words_everywhere() {
     let bed = Bed::new();

@@ -1,6 +1,7 @@
-//! Who may do what, walked: every route of the router, by every kind of token, on the caller's own things and on others'.
+//! Permissions, exhaustively: every route of the router, by every kind of token, on the caller's own things and on
+//! others'.
 //!
-//! What is expected is read from `docs/roles.md`, where people read it.
+//! The expectation is read from `docs/roles.md`, where people read it.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ const PAGE: &str = include_str!("../../../docs/roles.md");
 #[derive(Debug)]
 struct Row {
     realm: String,
-    /// Of reader, member, admin.
+    /// For reader, member, admin.
     may: [bool; 3],
 }
 
@@ -38,7 +39,7 @@ fn table() -> BTreeMap<String, Row> {
     rows.map(row).collect()
 }
 
-/// What the page says that a route needs.
+/// What a route needs according to the page.
 fn needs() -> BTreeMap<String, String> {
     let rows = PAGE
         .lines()
@@ -52,7 +53,7 @@ fn needs() -> BTreeMap<String, String> {
     rows.filter(|l| l.starts_with('|')).map(row).collect()
 }
 
-/// A customer: a domain with a project, a cluster, a host, and somebody.
+/// A customer: a domain with a project, a cluster, a host, and a user.
 pub(super) struct Customer {
     pub(super) domain: String,
     pub(super) project: String,
@@ -60,9 +61,9 @@ pub(super) struct Customer {
     pub(super) group: String,
     pub(super) cluster: String,
     pub(super) host: String,
-    /// Of its host.
+    /// About its host.
     alert: String,
-    /// Of its cluster.
+    /// About its cluster.
     silence: String,
     _node: Node,
 }
@@ -77,6 +78,11 @@ impl World {
     pub(super) async fn new() -> Self {
         let bed = Bed::new().await;
         bed.stack("1").await;
+        Self::of(bed).await
+    }
+
+    /// On a plane that is there.
+    pub(super) async fn of(bed: Bed) -> Self {
         let password = std::fs::read_to_string(bed.file("admin-password")).expect("password");
         let mut world = Self {
             bed,
@@ -139,7 +145,7 @@ impl World {
         let status = answer.status().as_u16();
         let media = answer.headers().get("content-type");
         if media.is_some_and(|media| media == "text/event-stream") {
-            // It goes on for as long as somebody listens.
+            // It streams as long as somebody listens.
             return (status, Value::Null);
         }
         let text = answer.text().await.expect("body");
@@ -149,7 +155,7 @@ impl World {
         )
     }
 
-    /// The plane's operator makes something.
+    /// The plane's operator creates something.
     pub(super) async fn make(&self, path: &str, kind: &str, body: Value) -> String {
         let path = format!("/keystone/v3/{path}");
         let (status, said) = self
@@ -191,7 +197,7 @@ impl World {
         self.node(project).await.id.to_string()
     }
 
-    /// Its certificate is over.
+    /// Its certificate is expired.
     async fn alert(&self, node: &mut Node) -> String {
         node.connect(&self.bed).await.expect("connected");
         certificate(node, false).await;
@@ -239,7 +245,7 @@ impl World {
         }
     }
 
-    /// As a path names them; whatever may be destroyed is new.
+    /// As the path names them; whatever may be destroyed is new.
     pub(super) async fn fill(&self, route: &Listed, of: &Customer, fresh: bool) -> String {
         let mut path = format!("{}{}", route.prefix, route.path);
         let last = route.path.rsplit('/').next().unwrap_or_default();
@@ -307,7 +313,7 @@ impl World {
 pub(super) const PASSWORD: &str = "correct horse battery";
 const ROLES: [&str; 3] = ["reader", "member", "admin"];
 
-/// Who asks: the token's scope, and the role there.
+/// The caller: the token's scope, and the role there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Project(usize),
@@ -325,7 +331,7 @@ enum Expect {
     Unknown,
 }
 
-/// What the page says of this.
+/// The page's expectation for this.
 fn expected(row: &Row, kind: Kind, route: &Listed, own: bool) -> Expect {
     let names = |param: &str| route.path.contains(&format!("{{{param}}}"));
     let fleet = ["host", "cluster", "project", "alert_id", "silence_id"]
@@ -361,7 +367,7 @@ fn expected(row: &Row, kind: Kind, route: &Listed, own: bool) -> Expect {
     }
 }
 
-/// What the plane did. A thing that a handler misses is none of those that the path names.
+/// The plane's answer. A thing missing in a handler is not one that the path names.
 fn seen(status: u16, said: &Value, of: &Customer) -> Expect {
     let code = ["/code", "/fault/code", "/error/fault/code"];
     let code = code
@@ -382,7 +388,7 @@ fn seen(status: u16, said: &Value, of: &Customer) -> Expect {
         403 if code == "not-allowed" || said["kind"] == "Status" => Expect::Refused,
         404 if [&of.alert, &of.silence]
             .iter()
-            .any(|id| text.contains(&format!("there is none with id {id}"))) =>
+            .any(|id| text.contains(&format!("has id {id}"))) =>
         {
             Expect::Hidden
         }
@@ -402,7 +408,7 @@ fn seen(status: u16, said: &Value, of: &Customer) -> Expect {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_route_asks_and_whose_it_is_decides() {
+async fn every_route_checks_the_caller_and_the_owner() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let mut tokens = Vec::new();
@@ -476,7 +482,7 @@ async fn every_route_asks_and_whose_it_is_decides() {
     assert!(walked > 2000, "{walked}");
 }
 
-/// A token that was good, and is over.
+/// A token that was valid, and has expired.
 async fn expired(world: &World) -> String {
     let (status, said) = world
         .bed

@@ -1,5 +1,5 @@
-//! Addresses of a cluster's API server, followed through the plane by a real client: redirects,
-//! cookies, links. The API server answers as the real one does for its proxies of pods and services.
+//! Addresses of a cluster's API server, followed through the plane by a real client: redirects, cookies, links. The API
+//! server answers as the real one does for its proxies of pods and services.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -12,11 +12,11 @@ use super::kube::{master_with, world};
 
 const POD: &str = "/api/v1/namespaces/n/pods/http:p:80/proxy";
 
-/// As the conformance test "should proxy through a service and a pod" wants to read it, byte for byte.
+/// As the conformance test "should proxy through a service and a pod" expects it, byte for byte.
 const PAGE: &str = r#"<a href="/api/v1/namespaces/n/pods/http:p:80/proxy/next">test</a>"#;
 
-/// What kube-apiserver answers for the proxy of a pod, and what it makes of the pod's own addresses:
-/// `PathPrepend` before every path of the host it was asked by, its own host as it is.
+/// kube-apiserver's answer for the proxy of a pod, and its rewrite of the pod's own addresses: `PathPrepend` before
+/// every path on the host it was called by, its own host unchanged.
 fn answer(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
     let (path, host) = (
         request.uri().path().to_owned(),
@@ -67,7 +67,7 @@ fn answer(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>>
         _ => made.status(StatusCode::OK),
     };
     let body = match tail {
-        // The pod wrote `/next`: links in a page are turned by the API server itself.
+        // The pod wrote `/next`: links in a page are rewritten by the API server itself.
         "/page" => PAGE.to_owned(),
         _ => format!("{} {path}{query}|{host}", request.method()),
     };
@@ -85,7 +85,7 @@ async fn what_an_answer_leads_to_is_reached_through_the_plane() {
         let asked = bed.http.request(method, url).bearer_auth(&token).send();
         within(asked).await.expect("answer")
     };
-    // Every method, with and without the slash: only GET and HEAD are sent on.
+    // Every method, with and without the slash: only GET and HEAD are redirected.
     for method in ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"] {
         let method: Method = method.parse().expect("method");
         let safe = method == Method::GET || method == Method::HEAD;
@@ -117,10 +117,10 @@ async fn what_an_answer_leads_to_is_reached_through_the_plane() {
     assert_eq!(said("refresh"), "1; url=later");
 }
 
-/// A page is not rewritten: Kubernetes' own tests compare it with what the API server made of it, and
-/// a browser reaches it only through `kubectl proxy`, for which its links are right.
+/// A page is not rewritten: Kubernetes' own tests compare it with the API server's output, and a browser reaches it
+/// only through `kubectl proxy`, for which its links are right.
 #[tokio::test]
-async fn a_page_comes_as_it_is_and_leads_on_through_ones_own_proxy() {
+async fn a_page_is_unchanged_and_works_through_kubectl_proxy() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, answer).await;
@@ -143,7 +143,7 @@ async fn a_page_comes_as_it_is_and_leads_on_through_ones_own_proxy() {
     assert_eq!(cookie, "session=1; HttpOnly; Path=/");
     let page = format!("{POD}/page");
     assert_eq!(ask(&page, None).await, PAGE);
-    // What `kubectl proxy` asks for a browser, whose root is the cluster's path.
+    // What `kubectl proxy` requests for a browser, whose root is the cluster's path.
     let shown = ask(&page, Some("127.0.0.1")).await;
     let link = shown.split('"').nth(1).expect("a link");
     let landed = ask(link, Some("127.0.0.1")).await;
@@ -181,10 +181,10 @@ async fn an_answer_cannot_lead_to_another_part_of_the_plane() {
     for name in ["service-worker-allowed", "proxy-authenticate", "keep-alive"] {
         assert!(!answer.headers().contains_key(name), "{name}");
     }
-    // Another protocol that nobody asked for.
+    // A protocol switch that nobody requested.
     assert_eq!(ask("/switch").await.status(), StatusCode::BAD_GATEWAY);
     let answer = ask("/elsewhere").await;
     assert_eq!(answer.headers()["location"], "https://other.example/x");
-    // A head that never ends is nobody's answer.
+    // A head that never ends is not a valid answer.
     assert_eq!(ask("/large").await.status(), StatusCode::BAD_GATEWAY);
 }

@@ -1,4 +1,4 @@
-//! The agent's own versions: packages, and the fleet's way from one to another, as hosts and operators see it.
+//! The agent's own versions: packages, and fleet rolls between them, as hosts and operators see it.
 
 use http::{HeaderMap, Method};
 use pf9_hostagent::model::{AgentSpec, Digest};
@@ -9,7 +9,7 @@ use super::node::Node;
 
 const AT: &str = "/agents/upgrade";
 
-/// A package of the agent as far as anybody looks into it: name, version, content.
+/// A package of the agent, as far as it is parsed: name, version, content.
 fn deb(name: &str, version: &str, content: &[u8]) -> Vec<u8> {
     let text = format!("Package: {name}\nVersion: {version}-1\nArchitecture: amd64\n");
     let mut header = tar::Header::new_gnu();
@@ -75,7 +75,7 @@ fn code(said: &Value) -> &str {
     said["code"].as_str().unwrap_or_default()
 }
 
-/// What a host says of its agent.
+/// A host's report about its agent.
 async fn says(node: &Node, version: &str, stage: &str, order: Option<&AgentSpec>) {
     let mut status = node.status("a", "10.1.0.1");
     status["agent_version"] = json!(version);
@@ -112,7 +112,7 @@ async fn comes_to(bed: &Bed, wanted: &str) {
 }
 
 #[tokio::test]
-async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
+async fn a_version_has_one_content_and_hosts_fetch_any_range_of_it() {
     let bed = Bed::new().await;
     // Bytes that do not compress.
     let mut random = fastrand::Rng::with_seed(7);
@@ -160,7 +160,7 @@ async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
 }
 
 #[tokio::test]
-async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
+async fn a_fleet_rolls_share_by_share_and_stops_on_a_rollback() {
     let mut bed = Bed::new().await;
     imported(&bed, "0.1.0").await;
     imported(&bed, "0.1.1").await;
@@ -222,7 +222,7 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
         "it is what the host goes back to"
     );
 
-    // A plane that is restarted goes on.
+    // A restarted plane resumes.
     bed = bed.restart().await;
     for node in &mut nodes {
         node.connect(&bed).await.expect("connected");
@@ -286,7 +286,7 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
+async fn incompatible_versions_are_refused_before_any_order() {
     let bed = Bed::new().await;
     imported(&bed, "0.1.1").await;
     imported(&bed, "0.9.0").await;
@@ -319,7 +319,7 @@ async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
             "{wrong}"
         );
     }
-    // What it runs is not here: it could not go back by its package.
+    // Its present version is not in the repository: it could not roll back by its package.
     assert_eq!(
         begin(json!({"to": "0.1.1"})).await,
         (422, "agent-version-unknown".into())
@@ -333,9 +333,9 @@ async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
     assert_eq!(order(&node).await, None, "who did not begin does not");
 }
 
-/// The order says it, under the plane's key like all of it, also under the next one.
+/// The order carries it, under the plane's key like all of it, also under the next key.
 #[tokio::test]
-async fn a_version_that_mends_is_ordered_at_once_and_the_order_says_so() {
+async fn a_security_fix_is_ordered_at_once_and_marked() {
     let bed = Bed::new().await;
     imported(&bed, "0.1.0").await;
     let node = bed.host("a", "10.1.0.1").await;
@@ -375,7 +375,7 @@ async fn a_version_that_mends_is_ordered_at_once_and_the_order_says_so() {
     }
 }
 
-/// The fleet's numbers are none of one cluster's.
+/// The fleet's metrics do not belong to any one cluster.
 #[tokio::test]
 async fn the_fleets_numbers_are_for_operators() {
     let bed = Bed::new().await;

@@ -1,5 +1,5 @@
-//! Alerts: from a host's report to its receivers, with the plane restarted and the delivery broken; and what is
-//! sent is what the distribution's own Alertmanager sends.
+//! Alerts: from a host's report to its receivers, with the plane restarted and the delivery broken; and the documents
+//! sent equal those of the distribution's own Alertmanager.
 
 mod failover;
 
@@ -24,10 +24,10 @@ use super::node::Node;
 
 /// In files that the plane reads, and nowhere else.
 const TOKEN: &str = "dGVsbC1ub2JvZHktb2YtdGhpcw";
-/// Closes the connection when it has read a request, as a peer that dies does.
+/// Closes the connection after reading a request, like a peer that dies.
 const DIES: u16 = 0;
 
-/// Somebody who is told.
+/// A receiver.
 struct Hook {
     address: SocketAddr,
     answers: Arc<AtomicU16>,
@@ -36,7 +36,7 @@ struct Hook {
 }
 
 impl Hook {
-    /// One that answers every request so.
+    /// One that answers every request with this.
     async fn new(answers: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let address = listener.local_addr().expect("address");
@@ -63,7 +63,7 @@ impl Hook {
         self.got.lock().expect("lock").clone()
     }
 
-    /// The n-th document that it was told, counted from one.
+    /// The n-th document it received, counted from one.
     async fn nth(&self, n: usize) -> (HeaderMap, Value) {
         until(|| async { self.all().get(n - 1).cloned() }).await
     }
@@ -97,7 +97,7 @@ async fn serve(listener: TcpListener, answers: Arc<AtomicU16>, got: Got) {
     }
 }
 
-/// A host reports: its certificate ended a minute ago, or is good.
+/// A host reports that its certificate expired a minute ago, or is valid.
 pub(super) async fn certificate(node: &Node, good: bool) {
     let day = Duration::from_secs(86_400);
     let now = Timestamp::now();
@@ -124,7 +124,7 @@ fn key(told: &(HeaderMap, Value)) -> String {
 }
 
 #[tokio::test]
-async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
+async fn every_receiver_gets_begin_and_end_of_an_alert() {
     let bed = Bed::new().await;
     let (ops, jira) = (Hook::new(200).await, Hook::new(200).await);
     tell(&bed, "ops", "alertmanager", &ops.url()).await;
@@ -167,7 +167,7 @@ async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
     let of_host = format!("/alerts/v1/alerts?state=past&host={}", node.id);
     assert_eq!(bed.get(&of_host).await, past);
     assert_eq!(past[0]["acknowledged"]["who"], "Default/admin@pf9.local");
-    // It starts over: that is another one.
+    // A second occurrence: a new alert.
     certificate(&node, false).await;
     let (_, again) = jira.nth(3).await;
     assert_eq!(again["action"], "create");
@@ -180,7 +180,7 @@ async fn an_alert_begins_and_ends_at_everybody_who_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_silenced_is_there_and_told_when_the_silence_is_over() {
+async fn a_silenced_alert_is_listed_and_sent_after_the_silence() {
     let bed = Bed::new().await;
     let hook = Hook::new(200).await;
     tell(&bed, "ops", "ticket", &hook.url()).await;
@@ -215,7 +215,7 @@ async fn what_is_silenced_is_there_and_told_when_the_silence_is_over() {
 }
 
 #[tokio::test]
-async fn what_waits_arrives_though_the_way_breaks_and_the_plane_is_started_again() {
+async fn the_outbox_survives_broken_deliveries_and_restarts() {
     let mut bed = Bed::new().await;
     // The target reads it and dies before it answers: whether it arrived is unknown.
     let hook = Hook::new(DIES).await;
@@ -269,7 +269,7 @@ async fn one_that_is_refused_or_slow_delays_nobody_else() {
     let second = bed.host("n2", "10.1.0.2").await;
     certificate(&first, false).await;
     ops.nth(1).await;
-    // The target refuses the first one; the second passes it.
+    // The target refuses the first one; the second overtakes it.
     certificate(&second, false).await;
     until(|| async {
         let of_second = |d: &Value| d["alert"]["host"] == json!(second.id);
@@ -278,9 +278,9 @@ async fn one_that_is_refused_or_slow_delays_nobody_else() {
     .await;
 }
 
-/// What is only in files is read for each delivery, goes where it has to, and is nowhere else.
+/// Secrets in files are read for each delivery, are sent where they belong, and are nowhere else.
 #[tokio::test]
-async fn secrets_of_those_who_are_told_are_kept_nowhere() {
+async fn secrets_of_targets_are_stored_nowhere() {
     let bed = Bed::new().await;
     let hook = Hook::new(200).await;
     let (token, url) = (bed.file("token-of-ops"), bed.file("url-of-ops"));
@@ -293,7 +293,7 @@ async fn secrets_of_those_who_are_told_are_kept_nowhere() {
     certificate(&node, false).await;
     let (head, document) = hook.nth(1).await;
     assert_eq!(head["authorization"], format!("Bearer {TOKEN}"));
-    // The file is another one now, and the way is broken: what is said of that names neither.
+    // The file has changed, and the delivery fails: the error names neither secret.
     std::fs::write(&token, "another\n").expect("write");
     hook.answer(DIES);
     certificate(&node, true).await;
@@ -314,7 +314,7 @@ async fn secrets_of_those_who_are_told_are_kept_nowhere() {
     ] {
         assert!(!text.contains(TOKEN), "{place} has it");
     }
-    // It would be found there.
+    // The search would find it there.
     let kept = json!({"who": "ann", "why": TOKEN, "forSeconds": 60, "rule": "DiskLow"});
     assert_eq!(
         bed.ask(Method::POST, "/alerts/v1/silences", kept).await.0,
@@ -324,7 +324,7 @@ async fn secrets_of_those_who_are_told_are_kept_nowhere() {
     assert!(String::from_utf8_lossy(&store).contains(TOKEN));
 }
 
-/// The distribution's Alertmanager (scripts/test installs it), which tells a hook what it is told.
+/// The distribution's Alertmanager (scripts/test installs it), which forwards to a hook.
 struct Alertmanager {
     child: tokio::process::Child,
     url: String,
@@ -341,7 +341,7 @@ impl Alertmanager {
         );
         let file = dir.path().join("config.yml");
         std::fs::write(&file, config).expect("write");
-        // A free one: nobody else is told of it in between.
+        // A free one: it is not assigned again in between.
         let free = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let address = free.local_addr().expect("address");
         drop(free);
@@ -362,7 +362,7 @@ impl Alertmanager {
         }
     }
 
-    /// Tells it of these, once it listens.
+    /// Sends it these, once it listens.
     async fn post(&self, alerts: &Value) {
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -379,9 +379,9 @@ impl Alertmanager {
     }
 }
 
-/// What the real one sends about an alert is, field by field, what the plane sends about it.
+/// The real one's document about an alert equals the plane's, field by field.
 #[tokio::test]
-async fn what_is_told_is_what_alertmanager_tells() {
+async fn notices_equal_alertmanagers() {
     let bed = Bed::new().await;
     let (ours, theirs) = (Hook::new(200).await, Hook::new(200).await);
     let mut real = Alertmanager::start(&theirs, "ops", &bed.url).await;
@@ -392,7 +392,7 @@ async fn what_is_told_is_what_alertmanager_tells() {
         let (_, told) = ours.nth(n).await;
         let mut alert = told["alerts"][0].clone();
         let fields = alert.as_object_mut().expect("an alert");
-        // What its API calls its own.
+        // Its API names this differently.
         fields.remove("status");
         fields.remove("fingerprint");
         if !good {

@@ -1,4 +1,4 @@
-//! Who changed what is kept for those who may see it, and for nobody else.
+//! The audit is kept for those who may see it, and for nobody else.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::access::{PASSWORD, World};
 
 const PATH: &str = "/audit/v1/entries";
 
-/// Paths of what a token sees, the newest first.
+/// Paths visible to a token, the newest first.
 async fn seen(world: &World, token: &str) -> Vec<String> {
     let (status, said) = world.ask(token, "GET", PATH, None).await;
     assert_eq!(status, 200, "{said}");
@@ -17,7 +17,7 @@ async fn seen(world: &World, token: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
+async fn the_audit_is_visible_to_admins_of_the_project_and_the_plane() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let user = world.user(&x.domain, "alice").await;
@@ -29,11 +29,11 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
     let body = json!({"for_s": 600, "reason": "a disk"});
     let (status, said) = world.ask(&member, "POST", &rest, Some(&body)).await;
     assert_eq!(status, 200, "{said}");
-    // It is refused, and stands there as such.
+    // It is refused, and recorded as such.
     let long = json!({"for_s": 6_000_000, "reason": "a disk"});
     let (status, said) = world.ask(&member, "POST", &rest, Some(&long)).await;
     assert_eq!(status, 400, "{said}");
-    // Looking changes nothing, and what somebody may not even see is nobody's audit.
+    // Reads change nothing, and requests for hidden things are in nobody's audit.
     let (status, _) = world.ask(&member, "GET", "/resmgr/v1/hosts", None).await;
     assert_eq!(status, 200);
     let foreign = format!("/resmgr/v1/hosts/{}/maintenance", y.host);
@@ -45,7 +45,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
     world.grant(&place, &user, "admin").await;
     let admin = world.log_in(&user, PASSWORD, scope()).await;
     let (_, said) = world.ask(&admin, "GET", PATH, None).await;
-    // What the plane's admin did to the project stands there as well: a role was granted in it.
+    // The plane admin's change in the project is recorded as well: a role was granted in it.
     let all = said["entries"].as_array().expect("entries");
     assert_eq!(all[0]["action"], "grant", "{said}");
     let own: Vec<&Value> = all
@@ -62,7 +62,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
         assert!(who.ends_with("/alice"), "{who}");
         assert!(entry(n)["at"].is_string() && entry(n)["trace"].is_string());
     }
-    // Part by part.
+    // Page by page.
     let first = format!("{PATH}?limit=1");
     let (_, part) = world.ask(&admin, "GET", &first, None).await;
     assert_eq!(part["entries"][0], all[0]);
@@ -79,7 +79,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
         );
     }
 
-    // Root of the plane's machine stands there, too, with what was done to a host of the project.
+    // Root of the plane's machine is recorded too, with its change of a host of the project.
     let (status, said) = world
         .bed
         .ask_admin(Method::DELETE, &format!("/hosts/{}/maintenance", x.host))
@@ -88,7 +88,7 @@ async fn what_was_done_is_seen_by_the_admins_of_its_project_and_of_the_plane() {
     let (_, said) = world.ask(&admin, "GET", PATH, None).await;
     assert_eq!(said["entries"][0]["who"], "the administrator");
 
-    // The other project sees nothing of it, and the plane's admin all.
+    // The other project sees none of it, and the plane's admin all.
     let other = world.user(&y.domain, "bob").await;
     world
         .grant(&format!("projects/{}", y.project), &other, "admin")

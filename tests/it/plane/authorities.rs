@@ -1,4 +1,4 @@
-//! New authorities of a cluster, as its nodes and the administrator see them take over.
+//! A rotation of a cluster's authorities, as its nodes and the administrator see it.
 
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -25,7 +25,7 @@ fn believed(spec: &Spec, which: Authority) -> Vec<Digest> {
     all.into_iter().map(|pem| Digest::of(&der(pem))).collect()
 }
 
-/// A node that has one certificate of the cluster's authority, and obeys.
+/// A node that has one certificate from the cluster's authority, and follows its specs.
 struct Obedient<'a> {
     node: &'a Node,
     name: &'static str,
@@ -65,7 +65,7 @@ impl<'a> Obedient<'a> {
         leaf.verify_signature(Some(parent.public_key())).is_ok()
     }
 
-    /// Obeys its spec and says so.
+    /// Follows its spec and reports it.
     async fn report(&mut self) -> Spec {
         let spec = self.node.current().await;
         let pem = &spec.assignment.node().expect("node").authorities.cluster;
@@ -110,7 +110,7 @@ fn stage(shown: &Value) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn an_authority_takes_over_and_a_plane_that_was_started_again_goes_on() {
+async fn a_rotation_survives_a_restart_of_the_plane() {
     let bed = Bed::with(|config| config.certificate_life = Some(LIFE)).await;
     bed.stack("1").await;
     let (m, w) = (
@@ -151,7 +151,7 @@ async fn an_authority_takes_over_and_a_plane_that_was_started_again_goes_on() {
         [new, old[0]]
     );
 
-    // The plane ends here, and another one begins with what it wrote down.
+    // The plane ends here, and another one starts with what it stored.
     let bed = bed.restart().await;
     let (mut m, mut w) = (m, w);
     m.connect(&bed).await.expect("connected");
@@ -171,7 +171,7 @@ async fn an_authority_takes_over_and_a_plane_that_was_started_again_goes_on() {
         (status, said["code"].as_str()),
         (409, Some("rotation-none"))
     );
-    // The next one, given up.
+    // The next one, aborted.
     let (status, _) = bed.admin(&format!("{at}/rotate"), wanted).await;
     assert_eq!(status, 200);
     master.report().await;
@@ -186,7 +186,7 @@ async fn an_authority_takes_over_and_a_plane_that_was_started_again_goes_on() {
     }
 }
 
-/// It begins so little in the past that it is not over by two thirds at once.
+/// Its notBefore is so little in the past that two thirds of its life are not over immediately.
 fn a_short_life_is_a_life_from_now_on(der: &[u8]) {
     let (_, leaf) = X509Certificate::from_der(der).expect("x509");
     let at = |t: x509_parser::time::ASN1Time| Timestamp::from_second(t.timestamp()).expect("time");

@@ -1,4 +1,4 @@
-//! Whether clusters' APIs answer, and what nodes are found to be: measured and reported through a real tunnel.
+//! Availability of clusters' APIs, and nodes' observed state: measured and reported through a real tunnel.
 
 use std::time::Duration;
 
@@ -55,12 +55,12 @@ fn sum(months: &[Value], field: &str) -> u64 {
     months.iter().filter_map(|m| m[field].as_u64()).sum()
 }
 
-/// The plane asks through the tunnel: what answered, what did not and what nobody could ask are three numbers; the alert
-/// begins and ends with what was measured; all is there after the plane was restarted.
+/// The plane probes through the tunnel: up, down and unmeasured are counted separately; the alert follows the
+/// measurement; all of it survives a restart of the plane.
 #[tokio::test]
 async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answer() {
     let mut world = World::new().await;
-    // Asked for the first time, and answered: from here on it would be missed.
+    // Probed for the first time, and answered: from here on it would be missed.
     until(|| async {
         let asked = world.api.objects.asked("/readyz");
         (asked >= 3).then_some(())
@@ -77,7 +77,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     until(|| async { (world.api.objects.asked("/readyz") >= asked + 3).then_some(()) }).await;
     world.api.objects.well(true);
     until(|| async { world.down().await.is_none().then_some(()) }).await;
-    // What was counted is written at the end at the latest.
+    // Counts are written at the latest at the end.
     world.bed = world.bed.restart_with(|c| c.probe_every = EVERY).await;
     let months = world.months().await;
     let (up, silent) = (
@@ -103,7 +103,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     );
     let met = months.last().map(|m| m["met"].clone());
     assert_eq!(met, Some(json!(false)));
-    // Nobody can be asked: that is neither.
+    // Nobody can be probed: that is neither up nor down.
     let before = world.months().await;
     until(|| async {
         let path = format!("/resmgr/v1/hosts/{}", world.node.id);
@@ -123,9 +123,9 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     assert_eq!(world.down().await, None, "nobody knows that it is down");
 }
 
-/// A day's report is of that day: what a node is found to be later is in the present one.
+/// A day's report stays as of that day: later observations are in the current one.
 #[tokio::test]
-async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
+async fn a_days_report_is_made_from_statuses_and_stays() {
     let mut world = World::new().await;
     let path = format!("/alerts/v1/clusters/{}/report", world.cluster);
     let none = world.bed.get(&path).await;
@@ -151,7 +151,7 @@ async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
     assert_eq!(code, 204, "{said}");
     let day = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
     let before = day(Timestamp::now());
-    // Made when the plane begins, and with every new day.
+    // Made when the plane starts, and with every new day.
     world.bed = world.bed.restart().await;
     let of_day = until(|| async {
         for day in [&before, &day(Timestamp::now())] {
@@ -174,7 +174,7 @@ async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
     );
     assert_eq!(node["differs"], json!([]), "{made}");
     assert_eq!(made["conforms"], true);
-    // It is found to be something else.
+    // Its observed state changes.
     world.node.connect(&world.bed).await.expect("connected");
     status["node"]["installed"]["role"] = json!("worker");
     status["sent_at"] = json!(Timestamp::now());
@@ -184,7 +184,7 @@ async fn the_days_report_is_made_from_what_nodes_say_and_stays_as_it_was() {
     assert_eq!(now["conforms"], false);
     assert_eq!(now["nodes"][0]["differs"], json!(["it is a worker"]));
     assert_eq!(world.bed.get(&path_of_day).await, made);
-    // A plane that starts over on the same day makes no second one.
+    // A plane that restarts on the same day makes no second one.
     world.bed = world.bed.restart().await;
     until(|| async {
         let (_, all) = world.bed.admin_get("/clusters/c/report").await;

@@ -30,14 +30,14 @@ fn sealed(dir: &std::path::Path, recipient: &str) -> PathBuf {
     fs.at("/b.db.age")
 }
 
-/// What the spec of this host says is the plane's key.
+/// The plane's key in this host's spec.
 async fn recipient(node: &Node) -> String {
     let spec = node.current().await;
     let node = spec.assignment.node().expect("node");
     node.etcd.backup.plane_recipient.clone().expect("a key")
 }
 
-/// A backup of this cluster, as root of this host notes it.
+/// A backup of this cluster, as this host's root signed it.
 fn noted(by: &Node, cluster_id: ClusterId) -> BelievedManifest {
     let manifest = json!({
         "schema": 1, "name": "20261128T140000Z-r7", "taken_at": "2026-11-28T14:00:00Z", "host_id": by.id,
@@ -98,7 +98,7 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     let elsewhere = noted(&master, ClusterId::random());
     let mut order = asked(&master, &asking, &elsewhere).await;
     assert_eq!(code(bring(&master, &order).await), "cluster-unknown");
-    // And what no master of it signed: a worker, and a backup of another cluster in this one's name.
+    // And a backup that none of its masters signed: a worker's, and another cluster's under this one's name.
     order = asked(&master, &asking, &noted(&worker, cluster)).await;
     assert_eq!(code(bring(&master, &order).await), "backup-untrusted");
     order = asked(&master, &asking, &elsewhere).await;
@@ -117,7 +117,7 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     order.nonce = Nonce(Digest::of(b"guess"));
     assert_eq!(code(bring(&master, &order).await), "order-replayed");
 
-    // What was sealed for others, and what is no head of a backup.
+    // Sealed for others, and not a valid head of a backup.
     let other = tempfile::tempdir().expect("directory");
     let other = Asking::of(&sealed(other.path(), &seal::new_key().1)).expect("head");
     let order = asked(&master, &other, &good).await;
@@ -127,9 +127,9 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     assert_eq!(code(bring(&master, &order).await), "order-malformed");
 }
 
-/// A master that lost its order key signs with another one from then on; what it signed before stays good.
+/// A master that lost its order key signs with a new one from then on; what it signed before stays valid.
 #[tokio::test]
-async fn keys_that_sign_backups_are_remembered_when_another_one_comes() {
+async fn backup_signing_keys_are_remembered_after_a_replacement() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let a = bed.host("a", "10.1.0.1").await;

@@ -18,7 +18,7 @@ pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("in time")
 }
 
-/// Asks again until there is an answer. What is waited for has no event that could be awaited.
+/// Asks again until there is an answer; for conditions without an event that could be awaited.
 pub(super) async fn until<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
     within(async {
         loop {
@@ -42,17 +42,17 @@ pub(super) struct Bed {
 }
 
 impl Bed {
-    /// A new plane, its operator logged in.
+    /// A new plane with a logged-in operator.
     pub(super) async fn new() -> Self {
         Self::with_budget(None).await
     }
 
-    /// One that lets so many tunnels begin in a second.
+    /// One that admits this many tunnels per second.
     pub(super) async fn with_budget(tunnels_per_s: Option<u32>) -> Self {
         Self::with(|config| config.tunnels_per_s = tunnels_per_s).await
     }
 
-    /// One that is started otherwise.
+    /// One that is started differently.
     pub(super) async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut bed = Self::open(dir, "127.0.0.1:0", change).await;
@@ -132,7 +132,7 @@ impl Bed {
         self.restart_with(|_| {}).await
     }
 
-    /// The same, started otherwise.
+    /// The same, started differently.
     pub(super) async fn restart_with(mut self, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let server = self.server();
         let address = server.address().to_string();
@@ -170,7 +170,7 @@ impl Bed {
         )
     }
 
-    /// As it comes.
+    /// The answer as bytes.
     pub(super) async fn bytes(&self, path: &str) -> (u16, Vec<u8>) {
         let request = self.http.get(format!("{}{path}", self.url));
         let request = request.header("X-Auth-Token", &self.token);
@@ -238,7 +238,7 @@ impl Bed {
         node
     }
 
-    /// Imports a small stack; answers its directory.
+    /// Imports a small stack; returns its directory.
     pub(super) async fn stack(&self, version: &str) -> Value {
         let dir = tempfile::tempdir().expect("tempdir");
         super::stacks::write(dir.path(), version, b"an archive of no importance");

@@ -1,4 +1,4 @@
-//! A real browser: Chromium, by the W3C's WebDriver. A client library brings twenty crates for these few calls.
+//! A real browser: Chromium, by W3C WebDriver. A client library would bring twenty crates for these few calls.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::bed::until;
 
-/// How the protocol says which element.
+/// The protocol's key for an element reference.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 pub(super) struct Browser {
@@ -18,13 +18,13 @@ pub(super) struct Browser {
     driver: Child,
 }
 
-/// A test that fails leaves no browser behind: its processes are those of the driver's group.
+/// A failing test leaves no browser behind: its processes are in the driver's process group.
 impl Drop for Browser {
     fn drop(&mut self) {
         let id = self.driver.id().and_then(|id| i32::try_from(id).ok());
         if let Some(id) = id {
             let group = nix::unistd::Pid::from_raw(id);
-            // One that is gone already is as good.
+            // Already gone is fine.
             match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
                 Ok(()) | Err(_) => {}
             }
@@ -33,14 +33,14 @@ impl Drop for Browser {
 }
 
 impl Browser {
-    /// A window of a desk.
+    /// A desktop window.
     pub(super) async fn new() -> Self {
         Self::with(json!({"args": ["--window-size=1200,900"]})).await
     }
 
-    /// One of a phone, in the dark. No window of a desk may be so narrow.
+    /// A phone in dark mode. No desktop window can be that narrow.
     pub(super) async fn phone() -> Self {
-        let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0, "touch": true});
+        let screen = json!({"width": 360, "height": 780, "pixelRatio": 2.0, "touch": true});
         Self::with(json!({
             "args": ["--force-dark-mode"],
             "mobileEmulation": {"deviceMetrics": screen},
@@ -114,26 +114,26 @@ impl Browser {
         opened.unwrap_or_else(|why| panic!("{url}: {why}"));
     }
 
-    /// What a function body of the page answers.
+    /// Runs a function body in the page; returns its result.
     pub(super) async fn run(&self, script: &str) -> Value {
         let done = self.post("execute/sync", json!({"script": script, "args": []}));
         done.await.unwrap_or_else(|why| panic!("{script}: {why}"))
     }
 
-    /// The same of one that answers later, by `done(…)`.
+    /// The same for one that answers later, by `done(…)`.
     pub(super) async fn run_later(&self, script: &str) -> Value {
         let script = format!("const done = arguments[arguments.length - 1]; {script}");
         let done = self.post("execute/async", json!({"script": script, "args": []}));
         done.await.unwrap_or_else(|why| panic!("{script}: {why}"))
     }
 
-    /// Every word that can be seen.
+    /// All visible text.
     pub(super) async fn text(&self) -> String {
         let text = self.run("return document.body.innerText").await;
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until these words can be seen.
+    /// Waits until this text is visible.
     pub(super) async fn sees(&self, words: &str) {
         let seen = until(|| async { self.text().await.contains(words).then_some(()) });
         if tokio::time::timeout(Duration::from_secs(25), seen)
@@ -144,7 +144,7 @@ impl Browser {
         }
     }
 
-    /// The element of this XPath, once it is there.
+    /// The element of this XPath, once it exists.
     async fn find(&self, path: &str) -> String {
         let wanted = json!({"using": "xpath", "value": path});
         let found = until(|| async {
@@ -157,7 +157,7 @@ impl Browser {
         }
     }
 
-    /// Clicks as a person does: where it is, if nothing lies above it. The page may draw itself again meanwhile.
+    /// Clicks like a person: where it is, if nothing covers it. The page may redraw itself meanwhile.
     pub(super) async fn click(&self, path: &str) {
         let mut why = String::new();
         for _ in 0..20 {
@@ -170,7 +170,7 @@ impl Browser {
         panic!("{path} cannot be clicked: {why}");
     }
 
-    /// The button or link of this name.
+    /// Clicks the button or link of this name.
     pub(super) async fn press(&self, name: &str) {
         self.click(&format!(
             "//*[self::button or self::a or self::summary][normalize-space()='{name}']"
@@ -182,7 +182,7 @@ impl Browser {
     pub(super) async fn fill(&self, label: &str, text: &str) {
         let id = self
             .find(&format!(
-                "//input[@id=//label[normalize-space()='{label}']/@for]"
+                "//*[self::input or self::textarea][@id=//label[normalize-space()='{label}']/@for]"
             ))
             .await;
         let cleared = self.post(&format!("element/{id}/clear"), json!({})).await;
@@ -193,13 +193,13 @@ impl Browser {
         typed.unwrap_or_else(|why| panic!("{label}: {why}"));
     }
 
-    /// Takes this of the choices of an element.
+    /// Chooses an option of an element.
     pub(super) async fn choose(&self, path: &str, choice: &str) {
         self.click(&format!("{path}/option[normalize-space()='{choice}']"))
             .await;
     }
 
-    /// What the browser complained about.
+    /// Errors on the browser's console.
     pub(super) async fn complaints(&self) -> Vec<String> {
         let said = self
             .post("se/log", json!({"type": "browser"}))
@@ -211,7 +211,7 @@ impl Browser {
             .collect()
     }
 
-    /// A picture of the page, kept where `PF9_SHOTS` says, for people.
+    /// A screenshot, kept where `PF9_SHOTS` says, for people.
     pub(super) async fn picture(&self, name: &str) {
         let Some(dir) = std::env::var_os("PF9_SHOTS") else {
             return;
@@ -231,7 +231,7 @@ impl Browser {
         std::fs::write(path, bytes).expect("write");
     }
 
-    /// Ends it, in order: else its processes are left.
+    /// Ends it cleanly: otherwise its processes remain.
     pub(super) async fn close(mut self) {
         let done = self.http.delete(&self.session).send().await;
         assert!(

@@ -1,4 +1,5 @@
-//! Support bundles of hosts at the plane: ordered, received whole and sealed, given to those who may have them, removed when they expire.
+//! Support bundles of hosts at the plane: ordered, received complete and sealed, given to authorised callers, removed
+//! when they expire.
 
 use std::io::{Read as _, Write as _};
 
@@ -21,7 +22,7 @@ fn bundles(node: &Node) -> String {
 }
 
 impl Node {
-    /// What it is asked for, by a document that it trusts.
+    /// The order, as a document the host trusts.
     async fn asked_for(&self) -> Operation {
         let path = "/v1/hosts/self/operations?wait=5";
         let (status, body) = self.call(Method::GET, path, &Value::Null).await;
@@ -35,7 +36,7 @@ impl Node {
             .expect("signed")
     }
 
-    /// Sends pieces, one after the other; an error breaks it off.
+    /// Sends chunks, one after the other; an error breaks the upload off.
     async fn send(&self, id: &str, pieces: Vec<Result<Vec<u8>, ()>>) -> Option<(u16, Value)> {
         self.sends(id, stream::iter(pieces)).await
     }
@@ -79,7 +80,7 @@ impl Node {
     }
 }
 
-/// Asks a host for one.
+/// Orders one from a host.
 async fn order(bed: &Bed, node: &Node, wanted: Value) -> Value {
     let (status, row) = bed.ask(Method::POST, &bundles(node), wanted).await;
     assert_eq!(status, 202, "{row}");
@@ -109,7 +110,7 @@ fn in_pieces(bytes: &[u8]) -> Vec<Result<Vec<u8>, ()>> {
     bytes.chunks(100_000).map(|c| Ok(c.to_vec())).collect()
 }
 
-/// What is on the plane's disk.
+/// Files on the plane's disk.
 fn files(bed: &Bed) -> Vec<String> {
     let all = std::fs::read_dir(bed.file("bundles"));
     let mut names: Vec<String> = all
@@ -132,7 +133,7 @@ async fn kinds(bed: &Bed, node: &Node) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_says_so() {
+async fn a_bundle_is_stored_sealed_read_by_authorised_callers_and_removed() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let list = bundles(&node);
@@ -150,7 +151,7 @@ async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_s
         .await;
     assert_eq!(answer.expect("answer").0, 204);
 
-    // At rest nobody reads it without the store.
+    // At rest nobody can read it without the store.
     assert_eq!(files(&bed), [format!("{id}.age")]);
     let path = bed.file(&format!("bundles/{id}.age"));
     let kept = std::fs::read(&path).expect("file");
@@ -167,7 +168,7 @@ async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_s
     let rows = bed.get(&list).await;
     assert_eq!(rows[0]["state"], "here");
     assert!(!rows.to_string().contains("AGE-SECRET"), "{rows}");
-    // Once: a stolen host cannot put another one in its place.
+    // Once: a stolen host cannot replace it.
     let again = node
         .send(&id, in_pieces(&sealed(b"other", &key_of(&operation))))
         .await;
@@ -186,7 +187,7 @@ async fn one_that_a_host_sends_is_kept_sealed_read_by_who_may_and_gone_when_he_s
 }
 
 #[tokio::test]
-async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() {
+async fn a_large_unsealed_interrupted_or_foreign_bundle_is_not_kept() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let other = bed.host("n2", "10.0.0.2").await;
@@ -199,7 +200,7 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
     let code = |answer: Option<(u16, Value)>| answer.map(|(status, _)| status);
 
     let large = sealed(&vec![7; mib + 1], &key);
-    // It may not even wait for the answer: what counts is that nothing is kept.
+    // The client may not even wait for the answer: what counts is that nothing is kept.
     let answer = code(node.send(&id, in_pieces(&large)).await);
     assert!(answer.is_none_or(|s| s == 413), "{answer:?}");
     for (name, bytes) in [
@@ -225,15 +226,15 @@ async fn what_is_too_large_not_sealed_broken_off_or_another_hosts_is_not_kept() 
         let answer = code(host.send(id, in_pieces(&good)).await);
         assert!(answer.is_none_or(|s| s == 404), "{answer:?}");
     }
-    // What was broken off leaves nothing, as soon as the plane has seen that.
+    // An interrupted upload leaves nothing, as soon as the plane has noticed.
     until(|| async { files(&bed).is_empty().then_some(()) }).await;
-    // And it can still come.
+    // And it can still be uploaded.
     assert_eq!(code(node.send(&id, in_pieces(&good)).await), Some(204));
 }
 
-/// A stolen hostagent has the tunnel as well: it can be first with what it likes, but puts nothing in another one's place.
+/// A stolen hostagent has the tunnel as well: it may upload first, whatever it likes, but cannot replace another one.
 #[tokio::test]
-async fn while_one_comes_no_other_one_does() {
+async fn a_second_upload_is_refused_during_the_first() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let row = order(&bed, &node, json!({})).await;
@@ -247,7 +248,7 @@ async fn while_one_comes_no_other_one_does() {
     let second = async {
         let (head, tail) = good.split_at(100_000);
         more.send(head.to_vec()).await.expect("taken");
-        // It has begun.
+        // It has started.
         until(|| async { (!files(&bed).is_empty()).then_some(()) }).await;
         let refused = node.send(&id, in_pieces(&good)).await;
         // A client that is still sending may miss the answer.
@@ -262,7 +263,7 @@ async fn while_one_comes_no_other_one_does() {
 }
 
 #[tokio::test]
-async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
+async fn a_bundle_for_the_callers_key_is_closed_to_the_plane() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let mine = age::x25519::Identity::generate();
@@ -271,7 +272,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
     assert_eq!(row["opensHere"], false);
     let id = row["id"].as_str().expect("id").to_owned();
     assert_eq!(key_of(&node.asked_for().await), public);
-    // The plane cannot open it, and keeps nothing that everybody could open, nor what takes for ever to open.
+    // The plane cannot open it, and keeps nothing that anybody could open, nor what takes for ever to open.
     let endless = [
         b"age-encryption.org/v1\n".as_slice(),
         &b"-> x\n\n".repeat(1000),
@@ -296,7 +297,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
         .expect("opened");
     reader.read_to_end(&mut plain).expect("read");
     assert_eq!(plain, b"words");
-    // An operation alone has no place to go.
+    // A bare operation has no row to upload to.
     let what =
         json!({"what": {"do": "bundle", "since_s": 60, "max_bytes": 1 << 20, "seal_for": public}});
     let path = format!("/resmgr/v1/hosts/{}/operations", node.id);
@@ -305,7 +306,7 @@ async fn who_names_his_own_key_opens_it_and_the_plane_does_not() {
 }
 
 #[tokio::test]
-async fn logs_alone_are_asked_for_and_kept_as_a_bundle_is() {
+async fn logs_alone_are_ordered_and_stored_like_a_bundle() {
     let bed = Bed::new().await;
     let node = bed.host("n1", "10.0.0.1").await;
     let wanted = json!({"only": "logs", "sinceSeconds": 7200, "untilSeconds": 3600, "lines": 100});

@@ -2,10 +2,31 @@
 
 use http::Method;
 use pf9_hostagent::model::{Assignment, NetworkPolicies, Role};
+use pf9_plane::ServeConfig;
 use serde_json::{Value, json};
 
-use super::bed::Bed;
+use super::bed::{Bed, until};
 use super::node::Node;
+
+/// Hosts are told a name; whatever it means, no pod has that address.
+#[tokio::test]
+async fn a_cluster_that_would_cover_what_the_planes_name_means_is_refused() {
+    let named = |config: &mut ServeConfig| config.endpoints = vec!["wss://localhost:8443".into()];
+    let bed = Bed::with(named).await;
+    bed.stack("1.37.2-1").await;
+    until(|| async {
+        let wanted = json!({"name": "c", "containersCidr": "127.0.0.0/16", "servicesCidr": "10.21.0.0/22",
+                            "networkPlugin": "bridge"});
+        let clusters = "/qbert/v4/{project}/clusters";
+        let (status, said) = bed.ask(Method::POST, clusters, wanted).await;
+        // Its own address is refused as well, and before the first look at the name.
+        assert_eq!(status, 409, "{said}");
+        let said = said["error"]["message"].as_str().expect("words");
+        let words = "127.0.0.0/16 contains 127.0.0.1, where this plane is (localhost)";
+        said.contains(words).then_some(())
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn hosts_become_nodes_and_hosts_again() {
@@ -34,7 +55,7 @@ async fn hosts_become_nodes_and_hosts_again() {
     );
     let stack = bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
-    // A long poll that is under way returns the attach.
+    // A running long poll returns the attach.
     let both = [(&master, true), (&worker, false)];
     let (news, attached) = tokio::join!(master.spec(1), bed.attach(cluster, &both));
     assert_eq!(attached.0, 200, "{}", attached.1);
@@ -65,7 +86,7 @@ async fn hosts_become_nodes_and_hosts_again() {
     let node = bed
         .get(&format!("/qbert/v4/{{project}}/nodes/{}", master.id))
         .await;
-    // It reported ok, but of an older generation.
+    // It reported ok, but for an older generation.
     assert_eq!(node["pf9"]["state"], json!("converging"));
     assert_eq!(
         (node["isMaster"].clone(), node["clusterName"].clone()),
@@ -115,7 +136,7 @@ async fn an_attach_is_all_or_nothing() {
         bed.host("a", "10.1.0.2").await,
     );
     let cluster = bed.cluster("c").await;
-    // It calls itself what another host is called already, and so is no node of any name.
+    // It claims a name that another host has, and so cannot become a node.
     let (status, said) = bed.attach(cluster, &[(&a, true), (&b, false)]).await;
     assert_eq!(
         (status, said["error"]["fault"]["code"].as_str()),
@@ -123,7 +144,7 @@ async fn an_attach_is_all_or_nothing() {
     );
     assert_eq!(bed.get("/qbert/v4/{project}/nodes").await, json!([]));
     assert_eq!(a.current().await.generation.0, 1);
-    // Restored from a backup: it has less than the host saw. It says so, and says it once.
+    // Restored from a backup: it has an older generation than the host saw. It reports that, once.
     let ask = |seen: u64| format!("/v1/hosts/self/spec?after=9&seen={seen}&wait=0");
     let (status, _) = a.call(Method::GET, &ask(9), &Value::Null).await;
     assert_eq!(status, 200, "an older one is told too");
@@ -145,10 +166,9 @@ async fn an_attach_is_all_or_nothing() {
     );
 }
 
-/// Masters come in zones that may each be lost, or in none; and what is set of the API server reaches
-/// masters alone.
+/// Masters come in zones that may each be lost, or in none; and settings of the API server reach only masters.
 #[tokio::test]
-async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
+async fn zones_and_issuers_are_checked_and_reach_only_masters() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
@@ -240,9 +260,9 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     assert_eq!(shown["podSecurity"]["warn"], "restricted");
 }
 
-/// Add-ons that the stack lacks are refused with field and value, and nothing changes; what is taken reaches the nodes.
+/// Add-ons that the stack lacks are refused with field and value, and nothing changes; accepted ones reach the nodes.
 #[tokio::test]
-async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
+async fn add_ons_that_the_stack_lacks_are_refused_with_the_request() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let master = bed.host("m1", "10.1.0.1").await;
@@ -273,7 +293,7 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
         );
     }
     assert_eq!(master.current().await.generation, before);
-    // A network whose images somebody brings: he is told which, before there is a cluster.
+    // A network whose images the operator provides: the refusal names them, before there is a cluster.
     let calico = json!({"name": "d", "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22",
                         "networkPlugin": "calico"});
     let (status, said) = bed
@@ -296,10 +316,10 @@ async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
     assert_eq!(bed.get(&path).await["networkPolicies"], "off");
 }
 
-/// An address that masters cannot share is refused with field and value: one that a machine has, when the cluster is made
-/// and when hosts come to it, and one that is in no network of a master.
+/// A shared address that cannot work is refused with field and value: one that a machine has, when the cluster is made
+/// and when hosts are attached, and one that is in no network of a master.
 #[tokio::test]
-async fn a_shared_address_that_cannot_be_is_refused_where_it_is_asked_for() {
+async fn an_impossible_shared_address_is_refused_with_the_request() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let other = bed.host("other", "10.1.0.250").await;

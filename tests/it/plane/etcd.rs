@@ -1,5 +1,5 @@
-//! Members of etcd: which may leave, which is taken out, which waits for which. Each host's etcd
-//! answers through its own tunnel.
+//! Members of etcd: which may leave, which are removed, which wait for which. Each host's etcd answers through its own
+//! tunnel.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,24 +21,24 @@ use tokio::task::JoinSet;
 use super::bed::{Bed, until};
 use super::node::Node;
 
-/// Where etcd is asked for its health.
+/// The service for health requests to etcd.
 pub(super) const SERVICE: &str = "etcd-metrics";
 
-/// What a host's etcd says when it is asked for its health.
+/// How a host's etcd answers a health request.
 #[derive(Clone)]
 pub(super) enum Says {
     Yes,
     No,
     /// Nothing, for ever.
     Nothing,
-    /// Says that it was asked, and yes once it is let.
+    /// Announces the request, and answers yes once it is released.
     Later {
         asked: Arc<Notify>,
         gate: Arc<Notify>,
     },
 }
 
-/// Masters of a cluster, in order, and what their etcd says.
+/// Masters of a cluster, in order, and their etcds' answers.
 pub(super) struct World {
     pub(super) bed: Bed,
     pub(super) cluster: ClusterId,
@@ -48,7 +48,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// So many masters that were attached together, all well.
+    /// This many masters, attached together, all healthy.
     pub(super) async fn new(masters: u8) -> Self {
         let bed = Bed::new().await;
         bed.stack("1").await;
@@ -74,7 +74,7 @@ impl World {
             .await;
     }
 
-    /// The same, of this name and address.
+    /// The same, with this name and address.
     pub(super) async fn enrol_as(&mut self, name: &str, ip: &str) {
         let mut node = self.bed.host(name, ip).await;
         let incoming = node.incoming.take().expect("connected");
@@ -89,7 +89,7 @@ impl World {
         self.says.lock().expect("lock").insert(id, says);
     }
 
-    /// A master reports whom its etcd lists.
+    /// A master reports the members that its etcd lists.
     pub(super) async fn lists(&self, master: usize, members: &[usize]) {
         let members: Vec<Value> = members
             .iter()
@@ -133,13 +133,13 @@ impl World {
         self.bed.ask(Method::DELETE, &path, Value::Null).await
     }
 
-    /// Whose members this master is to take out.
+    /// The members that this master has to remove.
     pub(super) async fn gone(&self, master: usize) -> Vec<EtcdGone> {
         let spec = self.masters[master].current().await;
         spec.assignment.node().expect("node").etcd.gone.clone()
     }
 
-    /// State and words of every member, by name.
+    /// State and text of every member, by name.
     pub(super) async fn shown(&self) -> Value {
         let path = format!("/qbert/v4/{{project}}/clusters/{}/etcd", self.cluster);
         self.bed.get(&path).await
@@ -168,7 +168,7 @@ async fn serve(mut incoming: Incoming, id: HostId, says: Arc<Mutex<BTreeMap<Host
     }
 }
 
-/// An etcd of a host of other tests.
+/// A healthy etcd, for hosts of other tests.
 pub(super) async fn well(stream: MuxStream) {
     answer(stream, Says::Yes).await;
 }
@@ -230,7 +230,7 @@ async fn a_healthy_master_stays_while_another_is_dead_unless_it_is_forced() {
     let mut dead_goes = world.detach(&[2], false).await;
     assert_eq!(dead_goes.0, 200, "{}", dead_goes.1);
     assert_eq!(dead_goes.1["lost"].take(), Value::Null);
-    // It is still counted: that it is on its way makes no difference, until it is out.
+    // It is still counted: a departure in progress makes no difference, until it is out.
     let (status, said) = world.detach(&[0], false).await;
     assert_eq!((status, code(&said)), (409, "etcd-quorum"), "{said}");
     world.lists(1, &[0, 1]).await;
@@ -283,7 +283,7 @@ async fn force_says_what_is_lost_and_is_audited() {
         let words = forced[0]["event"]["message"].as_str().expect("words");
         assert!(words.contains(&world.masters[0].id.to_string()) && words.contains(lost));
     }
-    // It comes back as what it was: nothing is forced on it any more.
+    // It comes back as what it was: no longer forced to leave.
     assert_eq!(
         world
             .bed
@@ -296,7 +296,7 @@ async fn force_says_what_is_lost_and_is_audited() {
 }
 
 #[tokio::test]
-async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_is_out() {
+async fn a_removed_masters_member_is_removed_by_the_others() {
     let mut world = World::new(3).await;
     for master in [0, 1] {
         world.lists(master, &[0, 1, 2]).await;
@@ -310,14 +310,14 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
         member_id: None,
     };
     assert_eq!(world.gone(0).await, [unnamed]);
-    // Its number is told with the next status.
+    // Its id is reported with the next status.
     world.lists(1, &[0, 1, 2]).await;
     let by_number = EtcdGone {
         host_id: id,
         member_id: Some("a2".into()),
     };
     assert_eq!(world.gone(0).await, std::slice::from_ref(&by_number));
-    // A substitute is attached, and one more: each says for whom it waits.
+    // A substitute is attached, and one more: each says what it waits for.
     world.enrol(4).await;
     world.enrol(5).await;
     let new: Vec<(&Node, bool)> = world.masters[3..].iter().map(|m| (m, true)).collect();
@@ -393,7 +393,7 @@ async fn a_host_that_etcd_needs_is_removed_by_force_only() {
 }
 
 #[tokio::test]
-async fn masters_that_leave_together_are_judged_together_and_the_last_ones_leave_for_nobody() {
+async fn masters_that_leave_together_are_checked_together() {
     let world = World::new(3).await;
     let (status, said) = world.detach(&[0, 1], false).await;
     assert_eq!(status, 200, "{said}");
@@ -410,8 +410,8 @@ async fn masters_that_leave_together_are_judged_together_and_the_last_ones_leave
 }
 
 #[tokio::test]
-async fn a_cluster_that_changed_while_etcd_was_asked_is_judged_again() {
-    // So many that one answer that comes too late makes no difference.
+async fn a_cluster_that_changed_during_the_check_is_checked_again() {
+    // This many, so that one late answer makes no difference.
     let mut world = World::new(4).await;
     world.enrol(5).await;
     let (asked, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

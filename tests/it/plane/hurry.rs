@@ -1,4 +1,4 @@
-//! Operators in a hurry: what they ask for twice, at once, or half way, costs no cluster its etcd.
+//! Operators in a hurry: a request repeated, concurrent, or half done costs no cluster its etcd.
 
 use pf9_hostagent::model::{Assignment, CertPurpose, Fault, FaultCode};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn refused(said: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn of_two_detaches_at_once_one_is_done_and_the_other_judged_anew() {
+async fn of_two_concurrent_detaches_one_is_done_and_the_other_rechecked() {
     // One more may leave, and not two.
     let world = World::new(4).await;
     world.lists(0, &[0, 1, 2, 3]).await;
@@ -35,10 +35,10 @@ async fn of_two_detaches_at_once_one_is_done_and_the_other_judged_anew() {
     assert!(spec.assignment.node().is_some(), "it stays what it is");
 }
 
-/// Detached while all were well; then another one died, and the host holds, for etcd needs it. To remove it
-/// now would end its certificates, and with them the quorum.
+/// Detached while all were healthy; then another one died, and etcd needs this host, so it is held. Removing it now
+/// would end its certificates, and with them the quorum.
 #[tokio::test]
-async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it() {
+async fn a_leaving_master_is_removed_only_if_etcd_survives_it() {
     let world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     let leaver = &world.masters[0];
@@ -62,7 +62,7 @@ async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it()
     assert_eq!(world.gone(1).await, [], "it takes its member out itself");
     let node = world.masters[1].current().await.assignment.node().cloned();
     let list = node.expect("node").etcd.revoked;
-    // The others are well again: it goes, and its certificates with it.
+    // The others are healthy again: it leaves, and its certificates with it.
     world.set(2, Says::Yes);
     let (status, said) = world.remove(0, "").await;
     assert_eq!(status, 200, "{said}");
@@ -76,7 +76,7 @@ async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it()
 }
 
 #[tokio::test]
-async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_again() {
+async fn a_held_master_leaves_after_a_second_forced_request() {
     let world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     assert_eq!(world.detach(&[0], false).await.0, 200);
@@ -105,13 +105,13 @@ async fn who_holds_after_a_detach_is_let_go_by_force_when_that_is_asked_for_agai
         1,
         "{events}"
     );
-    // Twice is the same.
+    // Repeating it changes nothing.
     assert_eq!(world.detach(&[0], true).await.0, 200);
 }
 
-/// A removed host has no way to report, so it asks nobody whether it may go.
+/// A removed host has no way to report, so it asks nobody whether it may leave.
 #[tokio::test]
-async fn a_host_is_removed_once_and_waits_for_nobody_then() {
+async fn a_removed_host_waits_for_nobody() {
     let mut world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     assert_eq!(world.remove(0, "").await.0, 200);
@@ -132,7 +132,7 @@ async fn a_host_is_removed_once_and_waits_for_nobody_then() {
 }
 
 #[tokio::test]
-async fn what_was_ordered_stands_when_the_plane_was_away_and_nobody_answers_then() {
+async fn orders_survive_a_restart_without_answering_members() {
     let mut world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
     world.set(2, Says::Nothing);
@@ -146,7 +146,7 @@ async fn what_was_ordered_stands_when_the_plane_was_away_and_nobody_answers_then
         member.map(|m| m["state"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(state("m3").as_deref(), Some("taken-out"), "{shown}");
-    // A plane that has just started has no reports: nobody may leave by that.
+    // A plane that has just started has no reports: nobody may leave on that basis.
     for force in [false, true] {
         let hosts = json!({"hosts": [world.masters[0].id], "force": force});
         let (status, said) = world.bed.admin("/clusters/c/detach", hosts).await;
@@ -202,9 +202,9 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
     assert_eq!(world.words("m3").await, "joins next");
 }
 
-/// What it remembers may be older than a join or a leave.
+/// Its memory may be older than a join or a leave.
 #[tokio::test]
-async fn a_master_that_cannot_ask_its_etcd_says_nothing_of_who_is_a_member() {
+async fn a_master_without_etcd_gives_no_membership() {
     let world = World::new(3).await;
     world.lists(0, &[0, 1, 2]).await;
     let fault = Fault::new(

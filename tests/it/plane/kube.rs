@@ -1,5 +1,5 @@
-//! The Kubernetes API through the tunnel: an API server with the certificate the plane signed,
-//! behind a node that carries bytes.
+//! The Kubernetes API through the tunnel: an API server with the certificate the plane signed, behind a node that
+//! forwards bytes.
 
 use std::io;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use super::objects::Objects;
 
 type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
-/// What a test sees of the API server and tells it.
+/// A test's view and control of the API server.
 pub(super) struct Api {
     /// `method path|authorization|host|client subject` of each request.
     pub(super) seen: mpsc::Receiver<String>,
     /// Lines of the watch.
     pub(super) lines: mpsc::Sender<&'static str>,
-    /// What the plane itself asks for and changes; nothing of that is in `seen`.
+    /// The objects that the plane itself reads and changes; these requests are not in `seen`.
     pub(super) objects: Objects,
     _tasks: JoinSet<()>,
 }
@@ -48,10 +48,10 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
     master_that(cluster, node, purpose, None).await
 }
 
-/// What an API server of a test answers; an error: it hangs up.
+/// What an API server of a test answers; an error: it hangs up, or (that it would block) says nothing and does not end.
 type Says = fn(&Request<Body>) -> io::Result<Response<Full<Bytes>>>;
 
-/// A master whose API server says this.
+/// A master whose API server answers like this.
 pub(super) async fn master_with(
     cluster: ClusterId,
     node: &mut Node,
@@ -135,10 +135,10 @@ fn acceptor(pem: &str, ca: &str, key: &KeyPair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Longest life of what the plane shows: an hour, and what clocks may differ by.
+/// Longest lifetime of the plane's own certificate: an hour, and clock skew.
 const OWN_LIFE_S: i64 = 65 * 60;
 
-/// Whom the client's certificate names. Nothing takes it away, so it is not for long.
+/// The client certificate's subject. It cannot be revoked, so it must be short-lived.
 pub(super) fn subject_of(session: &rustls::ServerConnection) -> String {
     let shown = session.peer_certificates().expect("client certificate");
     let (_, x) = x509_parser::parse_x509_certificate(&shown[0]).expect("x509");
@@ -148,7 +148,7 @@ pub(super) fn subject_of(session: &rustls::ServerConnection) -> String {
     x.subject().to_string()
 }
 
-/// A stream that no operator asked for.
+/// A stream that no operator requested.
 pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
     opened
         .open
@@ -158,7 +158,7 @@ pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
         .is_some_and(|who| ["rights", "upgrade", "availability", "addons"].contains(&who))
 }
 
-/// The next stream that somebody asked for.
+/// The next stream that an operator requested.
 async fn next_asked(incoming: &mut Incoming) -> Option<Opened> {
     loop {
         let opened = incoming.next().await?;
@@ -173,7 +173,12 @@ async fn serve_as_told(stream: MuxStream, acceptor: TlsAcceptor, says: Says) {
     let tls = acceptor.accept(stream).await.expect("TLS");
     let service = service_fn(move |request: Request<Body>| {
         let answer = says(&request);
-        async move { answer }
+        async move {
+            match answer {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::future::pending().await,
+                answer => answer,
+            }
+        }
     });
     let served = hyper::server::conn::http1::Builder::new();
     drop(served.serve_connection(TokioIo::new(tls), service).await);
@@ -182,7 +187,7 @@ async fn serve_as_told(stream: MuxStream, acceptor: TlsAcceptor, says: Says) {
 type Watch = Arc<tokio::sync::Mutex<mpsc::Receiver<&'static str>>>;
 
 async fn serve(stream: MuxStream, acceptor: TlsAcceptor, seen: mpsc::Sender<String>, watch: Watch) {
-    // A plane that does not like the certificate hangs up.
+    // A plane that rejects the certificate hangs up.
     let Ok(tls) = acceptor.accept(stream).await else {
         return;
     };
@@ -250,7 +255,7 @@ async fn answer(mut request: Request<Body>, watch: Watch) -> Response<Answer> {
     Response::new(whole(format!("got {} bytes", body.len())))
 }
 
-/// The administrator asks for a kubeconfig with a token in it.
+/// The administrator's request for a kubeconfig with an embedded token.
 pub(super) fn long_lived(cluster: impl serde::Serialize) -> Value {
     json!({"cluster": cluster, "long_lived": {"name": "a test", "ttl_s": 3600}})
 }
@@ -268,7 +273,7 @@ pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
     (cluster, node, server, token)
 }
 
-/// The server and the token of a kubeconfig that was answered.
+/// The server and the token of a returned kubeconfig.
 fn way_in(body: &Value) -> (String, String) {
     let text = body["kubeconfig"].as_str().expect("text");
     let value = |field: &str| {
@@ -280,7 +285,7 @@ fn way_in(body: &Value) -> (String, String) {
     (value("server"), value("token"))
 }
 
-/// A shell: what is said comes back in capitals, four letters at a time.
+/// A shell: input comes back in capitals, four letters at a time.
 pub(super) async fn exec(bed: &Bed, server: &str, token: &str) -> reqwest::Upgraded {
     let exec = bed
         .http
@@ -339,7 +344,7 @@ async fn a_watch_is_live() {
     let (cluster, mut node, server, token) = world(&bed).await;
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
     let mut lines = watch(&bed, &server, &token).await;
-    // Each line arrives before the next is even written: nothing on the way gathers.
+    // Each line arrives before the next is even written: nothing on the way buffers.
     for line in ["one\n", "two\n"] {
         api.lines.send(line).await.expect("watching");
         let got = within(lines.next()).await.expect("line").expect("bytes");
@@ -365,7 +370,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     assert!(rest.is_empty());
 }
 
-/// The operator's client, the plane and the node have one name for a request.
+/// The operator's client, the plane and the node use one id for a request.
 #[tokio::test]
 async fn a_request_has_one_name_everywhere() {
     let bed = Bed::new().await;
@@ -408,7 +413,7 @@ async fn a_request_has_one_name_everywhere() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
+async fn an_unreachable_cluster_is_reported_in_words_kubectl_shows() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let ask = async |url: String, token: String| {
@@ -416,7 +421,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
             .await
             .expect("answer");
         let status = answer.status().as_u16();
-        // kubectl would try again for a minute, in silence.
+        // kubectl would retry for a minute, silently.
         assert!(!answer.headers().contains_key("retry-after"));
         let body: Value = answer.json().await.expect("Status");
         assert_eq!(
@@ -447,7 +452,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     assert_eq!(said.0, 503);
     assert!(said.1.contains("allow-list"), "{}", said.1);
 
-    // Something answers that the cluster's authority did not sign as `kubernetes`.
+    // The endpoint has a certificate that the cluster's authority did not sign as `kubernetes`.
     node.incoming = Some(incoming);
     let _impostor = master(cluster, &mut node, CertPurpose::KubeletServer).await;
     let said = ask(api.clone(), token.clone()).await;
@@ -473,9 +478,9 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     );
 }
 
-/// An API server that stops, or whose etcd does, takes what it is asked and answers nothing.
+/// An API server that stops, or whose etcd does, accepts requests and answers nothing.
 #[tokio::test]
-async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not() {
+async fn reads_are_retried_at_another_master_and_writes_are_not() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut nodes = [
@@ -488,7 +493,7 @@ async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not(
     assert_eq!(status, 200, "{said}");
     let (_, kubeconfig) = bed.admin("/kubeconfig", long_lived("c")).await;
     let (server, token) = way_in(&kubeconfig);
-    // Whichever is asked first.
+    // Whichever is tried first.
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let says: Says = |request| match ASKED.fetch_add(1, Ordering::SeqCst) {
         1 if request.uri().path() != "/never" => Ok(Response::new(Full::default())),
@@ -507,7 +512,7 @@ async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not(
     assert_eq!(ask(Method::GET, "/api/v1/pods", "").await, (200, 2));
     assert_eq!(ask(Method::POST, "/api/v1/pods", "{}").await, (502, 1));
     assert_eq!(ask(Method::DELETE, "/api/v1/pods/x", "").await, (502, 1));
-    // What has a body may have been read in part.
+    // A body may have been read in part.
     assert_eq!(ask(Method::GET, "/api/v1/pods", "{}").await, (502, 1));
     assert_eq!(
         ask(Method::GET, "/never", "").await,
@@ -516,7 +521,7 @@ async fn what_only_reads_is_asked_of_another_master_and_what_may_be_done_is_not(
     );
 }
 
-/// A host with two sessions, one of which dies without a word.
+/// A host with two sessions, one of which dies silently.
 #[tokio::test]
 async fn a_dead_path_is_left_for_the_hosts_other_session() {
     const PROGRAM: &str = "00000000000000000000000000000001";

@@ -43,7 +43,7 @@ async fn a_maintenance_is_in_the_signed_spec_until_it_ends() {
     let (status, said) = bed.ask(Method::DELETE, &path, Value::Null).await;
     assert_eq!((status, &said["ended"]), (200, &json!(true)), "{said}");
     assert_eq!(node.current().await.maintenance, None);
-    // By the administrator's hand as well.
+    // Through the administrator's socket as well.
     let admin = format!("/hosts/{}/maintenance", node.id);
     let (status, said) = bed.admin(&admin, json!({"for_s": 60, "reason": "y"})).await;
     assert_eq!(status, 200, "{said}");
@@ -83,7 +83,7 @@ async fn an_operation_is_sent_until_it_is_answered_and_its_result_is_kept() {
         let (status, said) = bed.ask(Method::POST, &path, wrong).await;
         assert!((400..500).contains(&status), "{status} {said}");
     }
-    // It waits for one, and is woken.
+    // It polls, and is woken.
     let (waited, ordered) = tokio::join!(
         pending(&node, 30),
         bed.ask(Method::POST, &path, json!({"what": {"do": "ping"}}))
@@ -102,7 +102,7 @@ async fn an_operation_is_sent_until_it_is_answered_and_its_result_is_kept() {
                         "outcome": {"is": "done", "said": "nodelet answers"}});
     let (status, said) = other.call(Method::POST, OPERATIONS, &result).await;
     assert_eq!(status, 404, "another host's: {said}");
-    // Told twice: the answer was lost.
+    // Sent twice: the answer was lost.
     for _ in 0..2 {
         let (status, said) = node.call(Method::POST, OPERATIONS, &result).await;
         assert_eq!(status, 204, "{said}");
@@ -140,7 +140,7 @@ async fn events_are_there_once_and_in_order_when_the_plane_was_stopped_in_betwee
     assert_eq!(node.call(Method::POST, path, &batch(&[1, 2])).await.0, 204);
     let bed = bed.restart().await;
     node.connect(&bed).await.expect("it comes back");
-    // Its answer was lost with the plane; and three were given up meanwhile.
+    // The answer was lost with the plane; and three events were dropped meanwhile.
     assert_eq!(
         node.call(Method::POST, path, &batch(&[2, 3, 7])).await.0,
         204

@@ -1,4 +1,4 @@
-//! Two machines with one identity, as the plane meets them.
+//! Two machines with one identity, as the plane sees them.
 
 use http::HeaderMap;
 use serde_json::Value;
@@ -18,7 +18,7 @@ async fn copy_of(bed: &Bed, node: &Node) -> Value {
 }
 
 #[tokio::test]
-async fn who_booted_elsewhere_comes_in_only_when_the_other_is_gone() {
+async fn a_rebooted_machine_replaces_only_a_dead_session() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.0.0.1").await;
     node.headers = boot("first");
@@ -34,12 +34,12 @@ async fn who_booted_elsewhere_comes_in_only_when_the_other_is_gone() {
     let (status, body) = node.report("a", "10.0.0.1").await;
     assert_eq!(status, 200, "the original is told: {body}");
     assert_eq!(body["notices"][0]["code"], "identity-copied");
-    // The same machine with another program replaces itself at once, as ever.
+    // Another process on the same machine replaces it immediately, as usual.
     let mut again = node.twin();
     again.headers = boot("first");
     again.connect(&bed).await.expect("connected");
     node.closed().await;
-    // A machine that was cut off and booted since: what is left of it answers nobody.
+    // A machine that was cut off and has rebooted: its old session answers nothing.
     again.freeze();
     let mut rebooted = again.twin();
     rebooted.headers = boot("third");
@@ -62,14 +62,14 @@ async fn a_handshake_that_lies_about_its_machine_is_refused_with_words() {
         node.headers = headers;
         assert_eq!(node.connect(&bed).await, Err(400), "{name}");
     }
-    // A ticket that the plane never made counts as none; so far none was handed out.
+    // A ticket that the plane never made counts as none; so far none was issued.
     node.headers = HeaderMap::new();
     node.headers
         .insert("pf9-chain", "ab12".parse().expect("value"));
     node.headers
         .insert("pf9-tickets", "ab12:9.x.00,zz,:".parse().expect("value"));
     node.connect(&bed).await.expect("connected");
-    // That one was never shown, so without any it may come again; then with another key's no more.
+    // That one was never presented, so it may connect without any; then with another key's no more.
     node.connect(&bed).await.expect("connected");
     node.headers.remove("pf9-chain");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Numbers of hosts, as Prometheus asks for them.
+//! Metrics of hosts, as Prometheus scrapes them.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::bed::{Bed, within};
 use super::node::Node;
 
-/// A node whose services answer with their name and the path that was asked for.
+/// A node whose services answer with their name and the requested path.
 fn services(node: &mut Node, known: &'static [&'static str]) -> JoinSet<()> {
     let mut incoming = node.incoming.take().expect("connected");
     let mut tasks = JoinSet::new();
@@ -55,7 +55,7 @@ async fn serve(stream: MuxStream, service: String) {
     drop(http.serve_connection(TokioIo::new(stream), answer).await);
 }
 
-/// A token that is good for one cluster.
+/// A token for one cluster.
 pub(super) async fn token(bed: &Bed, cluster: &str) -> String {
     let (status, body) = bed
         .admin("/kubeconfig", super::kube::long_lived(cluster))
@@ -82,7 +82,7 @@ async fn cluster_of(bed: &Bed, name: &str, nodes: &[(&Node, bool)]) -> ClusterId
 }
 
 #[tokio::test]
-async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
+async fn every_target_answers_with_the_hosts_own_metrics() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut master = bed.host("m1", "10.1.0.1").await;
@@ -111,7 +111,7 @@ async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
         let (status, numbers) = ask(&bed, &label("__metrics_path__"), &token).await;
         assert_eq!(status, 200, "{numbers}");
         if label("source") == "host" {
-            // By its last status, and not through its tunnel.
+            // From its last status, and not through its tunnel.
             assert!(
                 numbers.contains("pf9_host_state{state=\"ok\"} 1\n"),
                 "{numbers}"
@@ -135,7 +135,7 @@ async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
 }
 
 #[tokio::test]
-async fn numbers_that_cannot_be_had_say_why() {
+async fn unavailable_metrics_say_why() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("m1", "10.1.0.1").await;
@@ -160,7 +160,7 @@ async fn numbers_that_cannot_be_had_say_why() {
         text.contains("not connected").then_some(())
     })
     .await;
-    // What it said last is known anyway.
+    // Its last report is available anyway.
     let (_, left) = ask(&bed, "/metrics/targets", &token).await;
     let left: Vec<Value> = serde_json::from_str(&left).expect("targets");
     let sources: Vec<&Value> = left.iter().map(|t| &t["labels"]["source"]).collect();

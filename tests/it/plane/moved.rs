@@ -1,4 +1,4 @@
-//! Machines whose address changes while they are nodes: root of each says so, and the node follows where that is safe.
+//! Nodes whose machine's address changes: root of each reports it, and the node follows where that is safe.
 
 use http::Method;
 use pf9_hostagent::model::{CertPurpose, ClusterId, Spec};
@@ -16,7 +16,7 @@ fn ip(spec: &Spec) -> String {
     node.node_ip.to_string()
 }
 
-/// The node's own address, as a fresh certificate of its kubelet says it.
+/// The node's own address, as in a new certificate of its kubelet.
 async fn certified(node: &Node, cluster: ClusterId) -> String {
     let key = KeyPair::generate().expect("key");
     let wanted = node.order(cluster, &key, &[CertPurpose::KubeletServer]);
@@ -39,7 +39,7 @@ async fn certified(node: &Node, cluster: ClusterId) -> String {
     std::net::Ipv4Addr::from(address.expect("an address")).to_string()
 }
 
-/// A status of a node that is as its newest spec says.
+/// A status of a node that has converged to its newest spec.
 async fn is_well(node: &Node, name: &str, address: &str) {
     let mut status = node.status(name, address);
     status["observed_generation"] = json!(node.current().await.generation);
@@ -55,7 +55,7 @@ fn code(said: &(u16, Value)) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_worker_follows_its_machine_and_the_others_are_told() {
+async fn a_worker_follows_its_machine_and_the_others_get_the_change() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let (master, worker) = (
@@ -67,7 +67,7 @@ async fn a_worker_follows_its_machine_and_the_others_are_told() {
     bed.attach(cluster, &[(&master, true), (&worker, false)])
         .await;
     let before = (worker.current().await, master.current().await);
-    // What is somebody else's, or the cluster's, is nobody's new address: the node stays what it is, and is told.
+    // An address of another host, or of the cluster, is not accepted: the node keeps its own, and gets the refusal.
     for taken in ["10.1.0.1", "10.1.0.3", "10.20.0.9", "10.21.0.9"] {
         let said = worker.say("w1", taken).await;
         assert_eq!(code(&said), (409, "address-taken".into()), "{taken}");
@@ -82,7 +82,7 @@ async fn a_worker_follows_its_machine_and_the_others_are_told() {
     let routes = &told.assignment.node().expect("a node").network.peers;
     assert_eq!(routes[0].node_ip.to_string(), "10.1.0.22");
     assert_eq!(told.generation, before.1.generation.next());
-    // The same again is no news, and the previous address is free for another machine.
+    // The same report again changes nothing, and the previous address is free for another machine.
     assert_eq!(worker.say("w1", "10.1.0.22").await.0, 204);
     assert_eq!(worker.current().await, spec);
     assert_eq!(idle.say("idle", "10.1.0.2").await.0, 204);
@@ -115,7 +115,7 @@ async fn a_master_follows_when_the_others_are_well() {
         words.contains("master b is ") && words.contains("10.1.0.1 to this one"),
         "{words}"
     );
-    // Well as a node, on a machine that went as well.
+    // Healthy as a node, on a machine that moved as well.
     is_well(&b, "b", "10.1.0.12").await;
     let said = a.say("a", "10.1.0.11").await;
     assert!(
@@ -141,7 +141,7 @@ async fn a_master_follows_when_the_others_are_well() {
         spec.assignment.node().expect("a node").api.host,
         "10.1.0.11"
     );
-    // The next one waits until it has arrived.
+    // The next one waits until it has converged.
     let said = b.say("b", "10.1.0.12").await;
     assert_eq!(
         code(&said),
@@ -153,9 +153,9 @@ async fn a_master_follows_when_the_others_are_well() {
     assert_eq!(b.say("b", "10.1.0.12").await.0, 204);
 }
 
-/// One of two: the other one has no quorum without it, and says so.
+/// One of two: the other one has no quorum without it, and reports that.
 #[tokio::test]
-async fn a_master_that_the_quorum_lacks_follows_and_two_that_moved_are_told_what_helps() {
+async fn a_master_missing_for_the_quorum_follows_and_two_that_moved_get_the_remedy() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let (a, b) = (
@@ -165,7 +165,7 @@ async fn a_master_that_the_quorum_lacks_follows_and_two_that_moved_are_told_what
     let cluster = bed.cluster("c").await;
     bed.attach(cluster, &[(&a, true), (&b, true)]).await;
     let before = a.current().await;
-    // It went as well: neither would reach the other.
+    // It moved as well: neither would reach the other.
     stands_still(&b, "10.1.0.12").await;
     let said = a.say("a", "10.1.0.11").await;
     assert_eq!(code(&said), (409, "master-moves-later".into()));
@@ -183,7 +183,7 @@ async fn a_master_that_the_quorum_lacks_follows_and_two_that_moved_are_told_what
     assert_eq!(ip(&a.current().await), "10.1.0.11");
 }
 
-/// A status of a master that has no quorum.
+/// A status of a master without a quorum.
 async fn stands_still(node: &Node, address: &str) {
     let mut status = node.status("b", address);
     status["state"] = json!("retrying");
@@ -202,7 +202,7 @@ async fn stands_still(node: &Node, address: &str) {
     assert_eq!(said.0, 204, "{}", said.1);
 }
 
-/// There is nobody beside it who would have to be well.
+/// There are no other masters that would have to be healthy.
 #[tokio::test]
 async fn a_lone_master_follows() {
     let bed = Bed::new().await;

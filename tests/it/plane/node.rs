@@ -1,5 +1,4 @@
-//! A host as the plane meets it: a key, a certificate, a tunnel. It shares the protocol with the
-//! agent and nothing else.
+//! A host as the plane sees it: a key, a certificate, a tunnel. It shares the protocol with the agent and nothing else.
 
 use std::future::{IntoFuture, poll_fn};
 use std::sync::Arc;
@@ -33,21 +32,21 @@ pub(super) struct Node {
     pub(super) key: KeyPair,
     /// Root's order key: not available to a thief of the tunnel.
     pub(super) root: Arc<SigningKey>,
-    /// What root says the machine is.
+    /// Root's statement of name and addresses.
     pub(super) facts: NodeFacts,
     pub(super) answer: Option<EnrolAnswer>,
     pub(super) tunnel: Option<Handle>,
     pub(super) incoming: Option<Incoming>,
-    /// What it says of itself in the handshake, beside its certificate.
+    /// Additional headers of its handshake.
     pub(super) headers: HeaderMap,
-    /// What the plane says its newest session is good for.
+    /// What its newest session allows, as the plane answered.
     pub(super) kind: String,
     tasks: JoinSet<()>,
-    /// Its newest session stands still: its connection is there and nobody reads or writes it.
+    /// Its newest session is frozen: its connection exists and nobody reads or writes it.
     frozen: Arc<AtomicBool>,
 }
 
-/// A request for a key; what it says beside the key must not matter.
+/// A request for a key; its other content must not matter.
 pub(super) fn csr(key: &KeyPair) -> String {
     let params = CertificateParams::new(vec!["liar.example".to_owned()]).expect("params");
     params
@@ -74,7 +73,7 @@ impl Node {
         }
     }
 
-    /// From now on its session is as good as a path that died.
+    /// From now on its session is like a dead path.
     pub(super) fn freeze(&self) {
         self.frozen.store(true, Ordering::Relaxed);
     }
@@ -90,7 +89,7 @@ impl Node {
         }
     }
 
-    /// Enrols; on refusal status and fault.
+    /// Enrols; on refusal, status and fault.
     pub(super) async fn enrol(
         &mut self,
         bed: &Bed,
@@ -100,7 +99,7 @@ impl Node {
             .await
     }
 
-    /// A request for this key of the tunnel, with root's word.
+    /// An enrolment with this tunnel key and root's statement.
     pub(super) fn enrolment(&self, token: &EnrolToken, csr: &str) -> Value {
         let said = Enrolment {
             schema: 1,
@@ -114,13 +113,13 @@ impl Node {
                "statement": self.signed(DocumentKind::Enrolment, &said)})
     }
 
-    /// As root of this host signs.
+    /// Signed as root of this host.
     pub(super) fn signed(&self, kind: DocumentKind, said: &impl serde::Serialize) -> Envelope {
         self.root
             .sign(kind, &serde_json::to_vec(said).expect("json"))
     }
 
-    /// A number to answer.
+    /// A nonce.
     pub(super) async fn nonce(&self) -> Nonce {
         let path = "/v1/hosts/self/nonce";
         let (status, body) = self.call(Method::POST, path, &json!({})).await;
@@ -156,13 +155,13 @@ impl Node {
         json!(self.signed(DocumentKind::Order, order))
     }
 
-    /// Brings the plane something that may be an order.
+    /// Posts a possible order to the plane.
     pub(super) async fn bring(&self, said: &Value) -> (u16, Value) {
         let path = "/v1/hosts/self/certificates";
         self.call(Method::POST, path, said).await
     }
 
-    /// Root says that the machine is something else now.
+    /// Root reports another name or address.
     pub(super) async fn say(&self, name: &str, ip: &str) -> (u16, Value) {
         let report = FactsReport {
             schema: 1,
@@ -193,7 +192,7 @@ impl Node {
         self.try_connect(bed).await.map_err(|(status, _)| status)
     }
 
-    /// Shows its certificate at the tunnel's address, and opens none.
+    /// Presents its certificate at the tunnel's address, without opening one.
     pub(super) async fn show(&self, bed: &Bed) -> Result<(), u16> {
         let answer = self.answer.as_ref().expect("enrolled");
         let address = bed.url.trim_start_matches("https://");
@@ -294,7 +293,7 @@ impl Node {
         .await
     }
 
-    /// Asks for a certificate for a new key; answers the host with that.
+    /// Requests a certificate for a new key; returns the host with that.
     pub(super) async fn renew(&self) -> Result<Self, (u16, Value)> {
         let mut next = self.twin();
         next.key = KeyPair::generate().expect("key");
@@ -308,7 +307,7 @@ impl Node {
         Ok(next)
     }
 
-    /// The next spec after a generation, waited for.
+    /// The next spec after a generation, with a long poll.
     pub(super) async fn spec(&self, after: u64) -> Option<Spec> {
         let path = format!("/v1/hosts/self/spec?after={after}&wait=20");
         let (status, body) = self.call(Method::GET, &path, &Value::Null).await;
@@ -324,7 +323,7 @@ impl Node {
         Some(spec)
     }
 
-    /// What the plane has for this host right now, however old.
+    /// The plane's present spec for this host, however old.
     pub(super) async fn current(&self) -> Spec {
         self.spec(0).await.expect("every enrolled host has one")
     }
@@ -353,7 +352,7 @@ impl Node {
     }
 }
 
-/// A refusal: its HTTP status (0 stands for a TLS failure) and when to come back.
+/// A refusal: its HTTP status (0 for a TLS failure) and Retry-After.
 pub(super) type Refused = (u16, Option<Duration>);
 
 /// Dials the tunnel's endpoint.
@@ -375,7 +374,7 @@ pub(super) async fn dial(
             retry_after,
             ..
         }) => Err((status.as_u16(), retry_after)),
-        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
+        // TLS 1.3 rejects a client certificate after the client is done: seen at the first read.
         Err(HandshakeError::Http(_)) => Err((0, None)),
         Err(e) => panic!("{e}"),
     }

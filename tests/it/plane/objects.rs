@@ -1,5 +1,4 @@
-//! What an API server keeps, as far as the plane asks for it: lists page by page, merge patches, one
-//! object of a name.
+//! The objects of an API server, as far as the plane uses them: lists page by page, merge patches, unique names.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,10 +15,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::kube::subject_of;
 
-/// Objects of a page: few, so that lists have several.
+/// Objects per page: few, so that lists have several pages.
 const PAGE: usize = 3;
 
-/// Objects by path, and who asked for them.
+/// Objects by path, and who requested them.
 #[derive(Clone, Default)]
 pub(super) struct Objects(Arc<Mutex<Kept>>);
 
@@ -27,16 +26,16 @@ pub(super) struct Objects(Arc<Mutex<Kept>>);
 struct Kept {
     objects: BTreeMap<String, Value>,
     callers: Vec<String>,
-    /// Changes of paths that begin so are refused.
+    /// Changes of paths with this prefix are refused.
     forbidden: Option<String>,
-    /// It says that it is not ready.
+    /// It reports not ready.
     ill: bool,
-    /// How often this was asked for.
+    /// How often this was requested.
     asked: BTreeMap<String, usize>,
 }
 
 impl Objects {
-    /// Somebody else than the plane puts this.
+    /// Somebody other than the plane stores this.
     pub(super) fn put(&self, path: &str, object: Value) {
         self.0
             .lock()
@@ -68,17 +67,17 @@ impl Objects {
         self.0.lock().expect("lock").callers.clone()
     }
 
-    /// Refuses changes of paths that begin so.
+    /// Refuses changes of paths with this prefix.
     pub(super) fn forbid(&self, forbidden: Option<&str>) {
         self.0.lock().expect("lock").forbidden = forbidden.map(str::to_owned);
     }
 
-    /// Whether it is ready.
+    /// Sets whether it is ready.
     pub(super) fn well(&self, well: bool) {
         self.0.lock().expect("lock").ill = !well;
     }
 
-    /// How often a path was asked for.
+    /// How often a path was requested.
     pub(super) fn asked(&self, path: &str) -> usize {
         let kept = self.0.lock().expect("lock");
         kept.asked.get(path).copied().unwrap_or(0)
@@ -86,7 +85,7 @@ impl Objects {
 
     /// Answers on one stream.
     pub(super) async fn serve(self, stream: MuxStream, acceptor: TlsAcceptor) {
-        // A plane that does not like the certificate hangs up.
+        // A plane that rejects the certificate hangs up.
         let Ok(tls) = acceptor.accept(stream).await else {
             return;
         };

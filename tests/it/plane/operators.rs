@@ -1,4 +1,4 @@
-//! First start, login, refusals in the shape of each API, restart.
+//! First start, login, refusals in the format of each API, restart.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -47,9 +47,10 @@ async fn the_first_start_makes_an_administrator_and_nobody_else_gets_in() {
     assert_eq!(bed.get("/resmgr/v1/hosts").await, json!([]));
 }
 
-/// Who may read the store gives the administrator another password: the one before, and all that it let in, is gone.
+/// Access to the store is enough to reset the administrator's password: the previous one, and everything obtained with
+/// it, becomes invalid.
 #[tokio::test]
-async fn a_lost_password_of_the_administrator_is_replaced_and_all_that_he_had_ends() {
+async fn a_reset_of_the_administrators_password_ends_all_credentials() {
     let bed = Bed::new().await;
     let file = bed.file("admin-password");
     let before = std::fs::read_to_string(&file).expect("password");
@@ -226,7 +227,7 @@ async fn a_token_lets_one_host_in_once() {
         (403, Some("token-unknown"))
     );
 
-    // A request that cannot be granted does not use the token up.
+    // A failing request does not use the token up.
     let bad = node.enrolment(&token, "nonsense");
     let (status, fault) = node.enrol_with(&bed, &bad).await.expect_err("csr");
     assert_eq!((status, fault["code"].as_str()), (400, Some("csr-refused")));
@@ -257,7 +258,7 @@ async fn a_restart_loses_nothing() {
     let hosts = bed.get("/resmgr/v1/hosts").await;
 
     let bed = bed.restart().await;
-    // The plane said farewell, and the same certificate is good for the same plane.
+    // The plane sent GOAWAY, and the same certificate is valid for the same plane.
     node.closed().await;
     node.connect(&bed).await.expect("connected again");
     assert_eq!(node.current().await, before, "same spec, same generation");
@@ -266,7 +267,7 @@ async fn a_restart_loses_nothing() {
         .await
         .expect_err("used");
     assert_eq!((status, fault["code"].as_str()), (403, Some("token-used")));
-    // The operator's token as well; only who is connected has changed.
+    // The operator's token is still valid; only the connected hosts have changed.
     let again = bed.get("/resmgr/v1/hosts").await;
     let ids = |list: &Value| {
         let list = list.as_array().expect("list");

@@ -1,5 +1,4 @@
-//! Who gets a certificate, and who does not: root of a node does; a holder of only its tunnel, its
-//! files or somebody else's signature does not.
+//! Who gets a certificate: root of a node; not the holder of only its tunnel, its files or another's signature.
 
 use std::sync::Arc;
 
@@ -17,12 +16,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::bed::Bed;
 use super::node::{Node, csr};
 
-/// Makes a good order a bad one.
+/// Makes a valid order invalid.
 type Spoil = fn(&mut CertificateOrder);
 
 const FACTS: &str = "/v1/hosts/self/facts";
 
-/// An order of a fresh key.
+/// An order for a new key.
 async fn order(node: &Node, cluster: ClusterId, purposes: &[CertPurpose]) -> CertificateOrder {
     let key = KeyPair::generate().expect("key");
     node.order(cluster, &key, purposes).await
@@ -53,13 +52,13 @@ async fn cluster() -> (Bed, ClusterId, Node, Node) {
     (bed, cluster, master, worker)
 }
 
-/// Everything that somebody with the tunnel's key, the node's documents and time can send.
+/// Everything that a thief of the tunnel's key, with the node's documents and time, can send.
 #[tokio::test]
 async fn with_the_tunnel_alone_nobody_gets_a_certificate() {
     let (_bed, cluster, master, worker) = cluster().await;
     let mine = order(&master, cluster, &[CertPurpose::Admin]).await;
 
-    // Not signed, in the shapes that come to mind.
+    // Unsigned, in every plausible form.
     let bare = json!(mine);
     assert_eq!(code(bring(&master, &bare).await), "order-unsigned");
     let old = json!({"cluster_id": cluster, "requests": mine.requests});
@@ -74,13 +73,13 @@ async fn with_the_tunnel_alone_nobody_gets_a_certificate() {
     forged["key_id"] = json!(master.root.trusted().id);
     assert_eq!(code(bring(&master, &forged).await), "order-unsigned");
 
-    // Root's signature, moved to other words.
+    // Root's signature, moved to another payload.
     let mut moved = signed(&master, &mine);
     moved["payload"] = forged["payload"].clone();
     let honest = order(&master, cluster, &[CertPurpose::KubeProxy]).await;
     moved["signature"] = signed(&master, &honest)["signature"].clone();
     assert_eq!(code(bring(&master, &moved).await), "order-unsigned");
-    // And what root signed as something else.
+    // And root's signature on another kind of document.
     let facts = FactsReport {
         schema: 1,
         host_id: master.id,
@@ -97,7 +96,7 @@ async fn with_the_tunnel_alone_nobody_gets_a_certificate() {
     let said = bring(&master, &signed(&worker, &theirs)).await;
     assert_eq!(code(said), "order-unsigned");
 
-    // The status document teaches nothing either.
+    // The status document changes nothing either.
     let mut status = master.status("m1", "10.1.0.1");
     let public = KeyPair::generate().expect("key").public_key_pem();
     status["node"] = json!({
@@ -120,7 +119,7 @@ async fn with_the_tunnel_alone_nobody_gets_a_certificate() {
     );
 }
 
-/// What root signed is good for its host, cluster, spec and moment, and for no other.
+/// Root's signature is valid for its host, cluster, spec and moment, and for no other.
 #[tokio::test]
 async fn an_order_is_good_once_and_only_for_what_it_names() {
     let (bed, cluster, master, worker) = cluster().await;
@@ -146,7 +145,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
         spoil(&mut bad);
         assert_eq!(code(bring(&worker, &signed(&worker, &bad)).await), want);
     }
-    // A number that another host was given.
+    // A nonce that another host was given.
     let mut bad = order(&worker, cluster, &kubelet).await;
     bad.nonce = master.nonce().await;
     assert_eq!(
@@ -175,7 +174,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
 }
 
 #[tokio::test]
-async fn certificates_say_what_the_table_says_to_whom_it_says() {
+async fn certificates_follow_the_table_of_profiles() {
     let (bed, cluster, master, worker) = cluster().await;
     let idle = bed.host("idle", "10.1.0.3").await;
 
@@ -187,7 +186,7 @@ async fn certificates_say_what_the_table_says_to_whom_it_says() {
         .expect("pem");
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("der");
     let (_, x) = X509Certificate::from_der(&der).expect("x509");
-    // Since when it is a node is the UID that Kubernetes reads, by the spec.
+    // The UID that Kubernetes reads is the spec's, and dates from the attach.
     let spec = worker.current().await;
     let node = spec.assignment.node().expect("node");
     let uid = String::from(node.uid.expect("a uid"));
@@ -203,7 +202,7 @@ async fn certificates_say_what_the_table_says_to_whom_it_says() {
     x.verify_signature(Some(parent.public_key()))
         .expect("the cluster's authority signed");
 
-    // A worker may not be a master, and an idle host nothing, whatever root of it says.
+    // A worker may not become a master, and an idle host nothing, whatever its root says.
     for purpose in [
         CertPurpose::Admin,
         CertPurpose::ApiServer,
@@ -246,7 +245,7 @@ async fn a_masters_key_reaches_the_other_masters_only() {
         spec.assignment.node().expect("node").service_account_keys,
         std::slice::from_ref(&key)
     );
-    // The same key again is no news; a worker's key and nonsense are none either.
+    // The same key again changes nothing; a worker's key and nonsense are ignored.
     assert_eq!(tell(&a, &key).await.0, 200);
     assert_eq!(code(tell(&worker, &key).await), "key-refused");
     assert_eq!(code(tell(&a, "nonsense").await), "key-invalid");
@@ -254,9 +253,9 @@ async fn a_masters_key_reaches_the_other_masters_only() {
     assert_eq!(worker.current().await.generation.0, 2);
 }
 
-/// The key that orders is the one of the first enrolment: no token, and no tunnel, replaces it.
+/// The order key is the one of the first enrolment: no token, and no tunnel, replaces it.
 #[tokio::test]
-async fn a_second_enrolment_brings_no_other_order_key() {
+async fn a_second_enrolment_does_not_replace_the_order_key() {
     let (bed, cluster, master, _worker) = cluster().await;
     let idle = bed.host("idle", "10.1.0.3").await;
     for node in [&master, &idle] {
@@ -266,7 +265,7 @@ async fn a_second_enrolment_brings_no_other_order_key() {
         let refused = thief.enrol(&bed, &token).await.expect_err("refused");
         assert_eq!(code(refused), "order-key-pinned");
     }
-    // Root's word of one enrolment is none for another token, tunnel key or host.
+    // Root's statement for one enrolment is invalid for another token, tunnel key or host.
     let token = bed.new_token().await;
     let mine = csr(&idle.key);
     let good = idle.enrolment(&token, &mine);
@@ -320,12 +319,12 @@ async fn a_second_enrolment_brings_no_other_order_key() {
     assert_eq!(bring(&master, &said).await.0, 200);
 }
 
-/// Names and addresses of the cluster, of the API, of services and of others.
+/// Names and addresses of the cluster, of the API, of services and of other hosts.
 #[tokio::test]
 async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
     let (bed, cluster, master, worker) = cluster().await;
     let idle = bed.host("idle", "10.1.0.3").await;
-    // Reports: refused in words that name what is somebody else's, and the one before stays.
+    // Reports: refused with a message that names the conflict, and the previous facts stay.
     for (name, ip, want) in [
         ("kubernetes.default.svc", "10.1.0.2", "node-name-taken"),
         ("localhost", "10.1.0.2", "node-name-taken"),
@@ -352,12 +351,12 @@ async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
     }
     let (status, known) = worker.call(Method::GET, FACTS, &Value::Null).await;
     assert_eq!((status, known), (200, json!(worker.facts)));
-    // A report that is not root's is none.
+    // A report without root's signature is refused.
     let bare = json!(NodeFacts::new("w2", &[]));
     let said = worker.call(Method::POST, FACTS, &bare).await;
     assert_eq!(code(said), "order-unsigned");
 
-    // A machine that was renamed stays the node it was attached as.
+    // A renamed machine stays the node it was attached as.
     let before = worker.current().await;
     assert_eq!(worker.say("w2", "10.1.0.2").await.0, 204);
     assert_eq!(worker.current().await, before);
@@ -372,7 +371,7 @@ async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
     let (_, x) = X509Certificate::from_der(&der).expect("x509");
     assert!(x.subject().to_string().ends_with("CN=system:node:w1"));
 
-    // Free hosts are not of this cluster: they are judged when they are attached to it.
+    // Free hosts do not belong to this cluster: they are checked when they are attached to it.
     assert_eq!(idle.say("n3", "10.21.0.1").await.0, 204);
     let (status, said) = bed.attach(cluster, &[(&idle, false)]).await;
     let fault = &said["error"]["fault"];
@@ -403,7 +402,7 @@ async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
     assert_eq!(bed.attach(cluster, &[(&idle, false)]).await.0, 200);
 }
 
-/// The cluster's own names, where its operator chose some.
+/// The cluster's own names, if its operator chose some.
 #[tokio::test]
 async fn the_apis_names_and_shared_address_are_no_nodes() {
     let bed = Bed::new().await;
@@ -432,7 +431,7 @@ async fn the_apis_names_and_shared_address_are_no_nodes() {
         assert_eq!((status, code), (409, Some(want)), "{name} {ip}");
     }
     assert_eq!(bed.attach(cluster, &[(&master, true)]).await.0, 200);
-    // The master that has the shared address at the moment is still itself.
+    // The master that currently holds the shared address is still itself.
     let report = FactsReport {
         schema: 1,
         host_id: master.id,

@@ -74,7 +74,7 @@ async fn one_node_at_a_time_masters_first_and_what_came_of_it_is_shown() {
     assert_eq!(done["nodes"][2]["os"]["updated"], json!(3), "{done}");
     assert!(
         done.to_string()
-            .contains("3 of 3 packages updated (1 for security), the machine was restarted")
+            .contains("3 of 3 packages updated (1 for security), the machine was rebooted")
     );
     for i in 0..3 {
         assert_eq!(stage(&world, i).await, None, "nothing is ordered any more");
@@ -91,7 +91,7 @@ async fn it_stops_on_a_failure_is_resumed_with_a_new_order_paused_and_cancelled(
     assert_eq!(stopped["state"], json!("stopped"), "{stopped}");
     assert!(stopped["why"].to_string().contains("node m1"), "{stopped}");
     assert_eq!(stage(&world, 0).await, None, "its order is taken back");
-    // Of the other kind there is none.
+    // There is none of the other kind.
     let (status, said) = world
         .bed
         .admin("/clusters/c/upgrade/resume", json!({}))
@@ -154,7 +154,7 @@ async fn it_and_other_walks_exclude_each_other() {
         );
         assert!(said.to_string().contains("distributions"), "{said}");
     }
-    // It may restart its master.
+    // It may reboot its master.
     let (status, said) = world.bed.admin("/clusters/c/restore", json!({})).await;
     assert_eq!((status, code(&said)), (409, "roll-not-now"), "{said}");
     assert_eq!(

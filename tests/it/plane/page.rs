@@ -9,10 +9,10 @@ use super::node::Node;
 use super::upgrade::World;
 
 /// What axe-core says, as how bad, which rule, and where.
-const AXE_RUNS: &str = "axe.run().then((r) => done(r.violations.map((v) => [v.impact, v.id, v.nodes.map((n) => n.html)])))";
+pub(super) const AXE_RUNS: &str = "axe.run().then((r) => done(r.violations.map((v) => [v.impact, v.id, v.nodes.map((n) => n.html)])))";
 
 /// axe-core, which looks for what keeps people out.
-fn axe() -> String {
+pub(super) fn axe() -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/lib/tools.py");
     let said = std::process::Command::new("python3")
         .args([script, "axe"])
@@ -23,7 +23,7 @@ fn axe() -> String {
         .unwrap_or_else(|e| panic!("axe-core: {e}: {}", String::from_utf8_lossy(&said.stderr)))
 }
 
-async fn signed_in(bed: &Bed, browser: &Browser) {
+pub(super) async fn signed_in(bed: &Bed, browser: &Browser) {
     let password = std::fs::read_to_string(bed.file("admin-password")).expect("password");
     browser.open(&format!("{}/", bed.url)).await;
     browser.fill("User", "admin@pf9.local").await;
@@ -303,6 +303,11 @@ async fn everybody_can_use_it() {
         ("clusters", "Clusters", "#/clusters".into()),
         ("new", "New cluster", "#/clusters/new".into()),
         ("cluster", "c", format!("#/clusters/{cluster}")),
+        (
+            "kubectl",
+            "kubectl in c",
+            format!("#/clusters/{cluster}/kubectl"),
+        ),
         ("audit", "Audit", "#/audit".into()),
     ];
     for (n, (name, heading, at)) in views.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Kubernetes is asked in the person's name, with a token of minutes that `pf9ctl kube-token` gets.
+//! Kubernetes is called in the person's name, with a short-lived token that `pf9ctl kube-token` gets.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::kube::{self, master_with};
 
 const PASSWORD: &str = "correct horse battery";
 
-/// An API server that says in whose name it was asked, and what else came along.
+/// An API server that answers with the identity it was called with, and the other headers.
 fn names(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
     let header = |name: &str| {
         let all = request.headers().get_all(name).iter();
@@ -33,7 +33,7 @@ fn names(request: &Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> 
     Ok(Response::new(Full::new(Bytes::from(said))))
 }
 
-/// A user with a role in the project; answers the user's id.
+/// A user with a role in the project; returns the user's id.
 async fn person(bed: &Bed, name: &str, role: &str) -> String {
     let body = json!({"user": {"name": name, "password": PASSWORD}});
     let (status, said) = bed.ask(Method::POST, "/keystone/v3/users", body).await;
@@ -65,7 +65,7 @@ async fn get(bed: &Bed, url: &str, token: &str, headers: &[(&str, &str)]) -> (u1
 }
 
 #[tokio::test]
-async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers() {
+async fn the_api_server_gets_the_callers_identity_and_no_forged_one() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, long_lived) = kube::world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, names).await;
@@ -80,7 +80,7 @@ async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers
         let token = token_of(&bed, role).await;
         let whole = format!("Default/{role}|pf9:role:{role}|{id}|");
         assert_eq!(get(&bed, &url, &token, &[]).await, (200, whole.clone()));
-        // A header that is named as the connection's own is taken away, and what the plane says is not.
+        // Headers named in `Connection` are removed, and those that the plane adds are not.
         let hop = [(
             "connection",
             "impersonate-user, impersonate-group, x-remote-user",
@@ -100,14 +100,14 @@ async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers
             let claims = [(name, "system:masters")];
             let (status, said) = get(&bed, &url, &token, &claims).await;
             assert_eq!(status, 403, "{name}: {said}");
-            assert!(said.contains("impersonates somebody else"), "{said}");
+            assert!(said.contains("impersonates another user"), "{said}");
         }
     }
-    // Two tokens are nobody's: whose it is would be a matter of who reads it.
+    // Two different tokens are refused: otherwise the owner would depend on the reader.
     let reader = token_of(&bed, "reader").await;
     let two = [("x-auth-token", long_lived.as_str())];
     assert_eq!(get(&bed, &url, &reader, &two).await.0, 401);
-    // Without a role a person is not told that there is a cluster.
+    // Without a role a person does not learn that the cluster exists.
     let nobody = json!({"user": {"name": "nobody", "password": PASSWORD}});
     let (status, said) = bed.ask(Method::POST, "/keystone/v3/users", nobody).await;
     assert_eq!(status, 201, "{said}");
@@ -124,7 +124,7 @@ async fn the_api_server_hears_whose_request_it_is_and_nobody_says_it_is_anothers
     assert_eq!(get(&bed, &url, &token, &[]).await.0, 404);
 }
 
-/// `pf9ctl kube-token` of a machine whose files are below `root`.
+/// `pf9ctl kube-token` on a machine with files below `root`.
 async fn kube_token(root: &Path, cluster: ClusterId) -> (bool, String) {
     let mut command = tokio::process::Command::new(crate::support::program("pf9ctl"));
     command
@@ -150,7 +150,7 @@ fn write(path: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster() {
+async fn a_kubeconfig_has_no_secret_and_gets_a_short_lived_token() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, _) = kube::world(&bed).await;
     let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, names).await;
@@ -170,7 +170,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
         .expect("json");
     let made = &made["application_credential"];
 
-    // What people are given names the plugin, and nothing that is worth stealing.
+    // The kubeconfig of a person names the plugin, and contains nothing worth stealing.
     let path = format!("/qbert/v4/{{project}}/clusters/{cluster}/kubeconfig");
     let config = bed.get(&path).await;
     let config = config.as_str().expect("text");
@@ -227,7 +227,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
     let other = server.replace(&cluster.to_string(), &other.to_string());
     assert_eq!(get(&bed, &format!("{other}/api"), token, &[]).await.0, 404);
 
-    // It is kept where nobody else reads it, and used again.
+    // It is cached where nobody else can read it, and reused.
     let kept: Vec<_> = std::fs::read_dir(file("cache")).expect("cache").collect();
     assert_eq!(kept.len(), 1);
     let kept = kept[0].as_ref().expect("entry").path();
@@ -241,7 +241,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
     assert_eq!((mode(&kept), mode(&file("cache"))), (0o600, 0o700));
     let (_, twice) = kube_token(root.path(), cluster).await;
     assert!(twice.contains(token), "the same while it is good");
-    // What others could have written is not trusted, and what is about to end is renewed.
+    // A file that others could have written is not trusted, and a token about to expire is renewed.
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o644)).expect("mode");
     let (_, third) = kube_token(root.path(), cluster).await;
     assert!(!third.contains(token), "{third}");
@@ -256,7 +256,7 @@ async fn a_kubeconfig_has_no_secret_and_gets_a_token_of_minutes_for_one_cluster(
         "{fourth}"
     );
 
-    // A lost role is lost with every token, and the plugin says so.
+    // A lost role invalidates every token, and the plugin says so.
     let path = format!("/keystone/v3/projects/{{project}}/users/{id}/roles/member");
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 204);
     assert_eq!(get(&bed, &url, token, &[]).await.0, 401);
@@ -304,7 +304,7 @@ async fn long_lived_kubeconfigs_are_made_on_request_listed_and_withdrawn() {
         (200, Some(2))
     );
 
-    // Others see their own alone, and take back no other.
+    // Others see only their own, and can withdraw no other.
     person(&bed, "bob", "member").await;
     let bobs = token_of(&bed, "bob").await;
     let path = format!("{}{}", bed.url, all.replace("{project}", "service"));
@@ -335,7 +335,7 @@ async fn long_lived_kubeconfigs_are_made_on_request_listed_and_withdrawn() {
     assert_eq!(status, 200);
     assert_eq!(bed.get(&all).await, json!([]));
 
-    // One person has so many of them, and none ends because another is made.
+    // The number per person is limited, and none ends because another is made.
     for _ in 0..50 {
         assert_eq!(bed.ask(Method::POST, &all, body.clone()).await.0, 201);
     }

@@ -1,5 +1,5 @@
-//! What is wrong with a request is said in the plane's words, with a code, in the shape of the API that was asked: at
-//! every route, whatever reads it there.
+//! Invalid requests are refused in the plane's words, with a code, in the format of the called API: at every route,
+//! whatever part is read.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::access::World;
 
-/// Refused, and by whom: the code of a fault; the plane's words for Kubernetes' clients, which know none.
+/// The code of a refusal; for Kubernetes' clients, whose format has none, the plane's words.
 fn code(said: &Value) -> Option<&str> {
     let places = ["/code", "/fault/code", "/error/fault/code"];
     let code = places.iter().find_map(|at| said.pointer(at)?.as_str());
@@ -26,7 +26,7 @@ fn method(route: &Listed) -> &'static str {
     }
 }
 
-/// Those whose query is a list's of Keystone: any field may stand there, and `limit` is a number.
+/// Routes with a query of Keystone's lists: any field may occur, and `limit` is a number.
 fn is_keystones_list(route: &Listed) -> bool {
     let lists = [
         "/v3/auth/domains",
@@ -52,10 +52,11 @@ async fn a_bad_query_or_path_is_refused_in_the_planes_words_at_every_route() {
     let world = World::new().await;
     let of = world.customer("x").await;
     let (mut queries, mut paths) = (BTreeSet::new(), 0);
-    // A kind that is there twice is what each reader of one field refuses; what is not a number, each list.
+    // A duplicate field is refused by each reader of one; a limit that is not a number, by each list.
     let bad = "type=a&type=b&limit=many&free=perhaps&force=perhaps&day=1&day=2&state=1&state=2&clusterUuid=x";
     for route in listed() {
-        // What ends the token or a part of the customer is not asked for here; nor the page's stream, which reads neither.
+        // Requests that end the token or a part of the customer are left out here; so is the page's stream, which reads
+        // neither.
         if name(&route) == "DELETE /keystone/v3/auth/tokens" || route.prefix.is_empty() {
             continue;
         }
@@ -78,7 +79,7 @@ async fn a_bad_query_or_path_is_refused_in_the_planes_words_at_every_route() {
             assert!(!said.to_string().contains("deserialize"), "{name}: {said}");
             queries.insert(name.clone());
         } else {
-            // Who may not see a list is told that.
+            // A caller who may not see a list gets that refusal.
             let passed = status == 200 && is_keystones_list(&route);
             assert!(!passed, "{name}: {status} {said}");
         }

@@ -17,7 +17,7 @@ async fn code(node: &Node, method: Method, path: &str, body: &Value) -> (u16, St
     (status, code.to_owned())
 }
 
-/// Every call a node may make, and what it makes it with.
+/// Every call a node may make, and its body.
 fn calls(node: &Node) -> [(&'static str, Method, &'static str, Value); 8] {
     let cluster = uuid::Uuid::nil();
     [
@@ -57,7 +57,7 @@ fn calls(node: &Node) -> [(&'static str, Method, &'static str, Value); 8] {
     ]
 }
 
-/// Until the certificate this host shows has ended. Time has no event.
+/// Waits until this host's certificate has expired. Time has no event.
 async fn expired(bed: &Bed, host: HostId) {
     let shown = bed.get(&format!("/resmgr/v1/hosts/{host}")).await;
     let ends = shown["certificate_not_after"].as_str().expect("a time");
@@ -66,7 +66,7 @@ async fn expired(bed: &Bed, host: HostId) {
 }
 
 #[tokio::test]
-async fn both_pairs_are_good_until_a_connection_shows_the_next_one() {
+async fn both_pairs_are_valid_until_a_connection_presents_the_next_one() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.1.0.1").await;
     let old_session = node.tunnel.clone().expect("connected");
@@ -93,7 +93,7 @@ async fn both_pairs_are_good_until_a_connection_shows_the_next_one() {
         "a newer program fenced it"
     );
 
-    // A key is good for one certificate: the pinned one cannot be asked for again.
+    // A key is valid for one certificate: the pinned one cannot be requested again.
     let again = json!({"schema": 1, "csr": csr(&next.key)});
     let path = "/v1/hosts/self/renew";
     let refused = code(&next, Method::POST, path, &again).await;
@@ -110,7 +110,7 @@ async fn a_renewal_leaves_the_session_that_asked_for_it_alone() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let mut next = node.renew().await.expect("renewed");
-    // As the agent shows it: a question, no session.
+    // Presented as the agent does: a query, no session.
     next.show(&bed).await.expect("taken");
     assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
     let host = bed.get(&format!("/resmgr/v1/hosts/{}", node.id)).await;
@@ -120,7 +120,7 @@ async fn a_renewal_leaves_the_session_that_asked_for_it_alone() {
 }
 
 #[tokio::test]
-async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
+async fn an_expired_certificate_allows_only_its_renewal() {
     let life = SignedDuration::from_secs(2);
     let bed = Bed::with(|config| config.host_certificate = life).await;
     let mut node = Node::new(HostId::random());
@@ -129,7 +129,7 @@ async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
     node.connect(&bed).await.expect("connected");
     let full = node.tunnel.clone().expect("connected");
     expired(&bed, node.id).await;
-    // The session does not outlive what opened it.
+    // The session does not outlive its certificate.
     let farewell = super::bed::within(full.peer_leaves()).await;
     let words = farewell.expect("farewell").words;
     assert!(words.contains("has expired"), "{words}");
@@ -160,14 +160,14 @@ async fn whose_certificate_has_expired_may_renew_it_and_nothing_else() {
     super::bed::within(session.closed()).await;
     assert_eq!(next.report("a", "10.1.0.1").await.0, 204);
 
-    // Removed while it is expired: excused no more, and it was no node.
+    // Removed while expired: no longer excused, and it was not a node.
     expired(&bed, node.id).await;
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
     assert_eq!(next.connect(&bed).await, Err(403));
 }
 
 #[tokio::test]
-async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
+async fn a_new_key_needs_the_old_one_or_the_operator_once() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let node = bed.host("m", "10.1.0.1").await;
@@ -186,7 +186,7 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
         assert_eq!((status, &fault["code"]), (409, &json!("host-enrolled")));
         let fix = fault["fix"].as_str().expect("fix");
         assert!(fix.contains("allow-reenrol"), "{fix}");
-        // The token is not used up by that.
+        // That does not use the token up.
         Node::new(HostId::random())
             .enrol(&bed, &token)
             .await
@@ -194,7 +194,7 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
     };
     thief(node.id).await;
     thief(idle.id).await;
-    // A proof of the pinned key is one for this enrolment, and it is by the pinned key.
+    // A proof of the pinned key is for this enrolment only, and made with the pinned key.
     for (by, token_of, status, code) in [
         (&node.key, "another", 400, "proof-invalid"),
         (&idle.key, "this", 409, "host-enrolled"),
@@ -260,7 +260,7 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
     assert_eq!(found.assignment, role.assignment, "same role");
     thief(node.id).await;
 
-    // A permission ends by itself.
+    // A permission expires.
     assert_eq!(allow(1).await.0, 200);
     let path = format!("/resmgr/v1/hosts/{}", node.id);
     until(|| async {
@@ -275,7 +275,7 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
 }
 
 #[tokio::test]
-async fn a_host_nobody_connected_with_and_that_holds_nothing_may_be_enrolled_anew() {
+async fn an_unused_host_id_may_be_enrolled_again() {
     let bed = Bed::new().await;
     let id = HostId::random();
     for _ in 0..2 {
@@ -286,7 +286,7 @@ async fn a_host_nobody_connected_with_and_that_holds_nothing_may_be_enrolled_ane
 }
 
 #[tokio::test]
-async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
+async fn a_removed_node_fetches_its_order_and_is_then_unknown() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("m", "10.1.0.1").await;
@@ -318,7 +318,7 @@ async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
     let order = node.spec(before).await.expect("signed");
     assert!(order.assignment.node().is_none(), "{order:?}");
 
-    // It reports that it is at work: it may stay. Then that it is done.
+    // It reports that it is converging: it may stay. Then that it is done.
     let tell = async |role: &str, generation: u64| {
         let mut status = node.status("m", "10.1.0.1");
         status["observed_generation"] = json!(generation);
@@ -355,7 +355,7 @@ async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
     );
     assert_eq!(node.connect(&bed).await, Err(403));
 
-    // One that says farewell instead of reporting.
+    // One that leaves instead of reporting.
     let path = format!("/resmgr/v1/hosts/{}", worker.id);
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
     let mut worker = worker.twin();

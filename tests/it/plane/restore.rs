@@ -15,7 +15,7 @@ impl World {
         self.bed.ask(method, &path, wanted).await
     }
 
-    /// What this master is told of it.
+    /// This master's order about it.
     async fn told(&self, master: usize) -> Option<RestoreOrder> {
         let spec = self.masters[master].current().await;
         spec.assignment.node().expect("node").etcd.restore.clone()
@@ -38,7 +38,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn every_master_is_told_to_go_once_the_founders_data_are_made_and_forgets_it_when_all_have() {
+async fn every_master_gets_the_go_after_the_founders_data_are_ready() {
     let world = World::new(3).await;
     let (code, said) = world.restore(Method::POST, json!({})).await;
     assert_eq!(code, 409, "nobody has a backup: {said}");
@@ -79,7 +79,7 @@ async fn every_master_is_told_to_go_once_the_founders_data_are_made_and_forgets_
 }
 
 #[tokio::test]
-async fn one_is_withdrawn_and_a_founder_has_to_be_a_master() {
+async fn a_restore_is_withdrawn_and_a_founder_has_to_be_a_master() {
     let world = World::new(1).await;
     let stranger = json!({"backup": "x", "founder": uuid::Uuid::from_u128(7)});
     let (code, said) = world.restore(Method::POST, stranger).await;
@@ -98,10 +98,10 @@ async fn one_is_withdrawn_and_a_founder_has_to_be_a_master() {
     assert_eq!((code, world.told(0).await), (200, None), "{said}");
 }
 
-/// The disks are dead, the archive is not: every master can fetch what is named, and the newest of
-/// it is what a master says that it has there.
+/// The disks are dead, the archive is not: every master can fetch the named backup, and the newest is the one that a
+/// master reports there.
 #[tokio::test]
-async fn a_backup_of_the_second_place_is_nobodys_newest_and_restored_all_the_same() {
+async fn a_backup_only_in_the_archive_is_restored() {
     let world = World::new(3).await;
     let name = "20261128T140000Z-r7";
     let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
@@ -119,7 +119,7 @@ async fn a_backup_of_the_second_place_is_nobodys_newest_and_restored_all_the_sam
         said.contains("etcdBackup.archive.path") && said.contains("nas"),
         "{said}"
     );
-    // The one with the newest report makes the data.
+    // The one that reported last prepares the data.
     world.reports(1, json!({})).await;
     let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
     assert_eq!(code, 200, "{said}");

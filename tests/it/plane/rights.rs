@@ -1,4 +1,4 @@
-//! Rights in a cluster: the plane gives them to who is a member, and takes them from who is none.
+//! Rights in a cluster: the plane grants them to members, and revokes them from all others.
 
 use http::Method;
 use pf9_hostagent::model::{CertPurpose, REVOKED_LABEL, pem_bytes};
@@ -85,7 +85,7 @@ impl World {
         world
     }
 
-    /// Waits until these have rights, and nobody else.
+    /// Waits until these hosts have rights, and nobody else.
     async fn has_rights(&self, who: &[(&Node, bool)]) {
         let mut wanted: Vec<String> = who.iter().flat_map(|(n, m)| users_of(n, *m)).collect();
         wanted.sort();
@@ -107,7 +107,7 @@ impl World {
         serials.map(|r| r.raw_serial_as_string()).collect()
     }
 
-    /// Asks for a certificate; its serial number.
+    /// Requests a certificate; returns its serial number.
     async fn certificate(&self, node: &Node, purpose: CertPurpose) -> Result<String, Value> {
         let key = KeyPair::generate().expect("key");
         let order = node.order(self.cluster, &key, &[purpose]).await;
@@ -124,7 +124,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
+async fn members_have_rights_and_marks_and_foreign_bindings_are_removed() {
     let world = World::new().await;
     let label = |node: &Value, key: &str| node["metadata"]["labels"][key].clone();
     until(|| async {
@@ -145,7 +145,7 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
     for caller in world.api.objects.callers() {
         assert_eq!(caller, "CN=pf9:plane");
     }
-    // People who come through the plane have what their role has here.
+    // People with access through the plane have their role's rights here.
     for (role, bound) in [
         ("admin", "cluster-admin"),
         ("member", "edit"),
@@ -165,7 +165,7 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
         }]);
         assert_eq!(binding["subjects"], group);
     }
-    // What a user grants under a name of ours, to themselves or to others in a binding of ours, goes.
+    // What a user grants under a name of ours, to themselves or to others in a binding of ours, is removed.
     let evil = format!("{BINDINGS}/pf9:host:{}:admin", world.first.id);
     let mut binding = world.api.objects.get(&evil).expect("binding");
     let mallory = json!({"kind": "User", "name": "mallory"});
@@ -241,7 +241,7 @@ async fn a_detached_host_may_finish_and_then_has_nothing_left() {
         said.expect_err("nothing is signed any more")["code"],
         "cluster-foreign"
     );
-    // It still moves its pods away and leaves etcd.
+    // It is still draining its pods and leaving etcd.
     assert!(world.node("m2").is_some());
     assert_eq!(world.revoked().await, Vec::<String>::new());
     let spec = world.second.current().await;
@@ -265,7 +265,7 @@ async fn rights_that_cannot_be_changed_now_are_changed_later() {
         world.bed.ask(Method::DELETE, &path, Value::Null).await.0,
         200
     );
-    // It was tried before it is allowed.
+    // It is attempted before it is allowed.
     let tries = world.api.objects.callers().len();
     until(|| async { (world.api.objects.callers().len() > tries + 1).then_some(()) }).await;
     assert!(world.node("m2").is_some());
@@ -275,7 +275,7 @@ async fn rights_that_cannot_be_changed_now_are_changed_later() {
         .await;
 }
 
-/// Whichever of the changes it is that fails, and for however long.
+/// Whichever change fails, and for however long.
 #[tokio::test]
 async fn other_changes_do_not_wait_for_one_that_fails() {
     let world = World::new().await;

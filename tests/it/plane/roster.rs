@@ -1,4 +1,4 @@
-//! Hosts part by part: of a project alone, found by the plane, and never more than was asked for.
+//! Hosts page by page: only those of a project, searched by the plane, and never more than requested.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ fn names(part: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn hosts_are_listed_part_by_part_found_by_words_and_whole_for_tools_of_before() {
+async fn hosts_are_paged_searched_and_listed_whole_for_older_tools() {
     let bed = Bed::new().await;
     bed.stack("1.37.2-1").await;
     let mut nodes = Vec::new();
@@ -81,7 +81,7 @@ async fn hosts_are_listed_part_by_part_found_by_words_and_whole_for_tools_of_bef
 }
 
 #[tokio::test]
-async fn no_part_has_or_counts_another_projects_hosts() {
+async fn no_page_has_or_counts_another_projects_hosts() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let path = "/resmgr/v1/hosts?limit=100";

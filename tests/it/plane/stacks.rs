@@ -1,4 +1,4 @@
-//! Stacks: import verifies, hosts get what was signed, in parts if they like.
+//! Stacks: import verifies, hosts get the signed bytes, also in ranges.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::bed::Bed;
 
-/// A stack whose archive is these bytes.
+/// A stack with these bytes as its archive.
 pub(super) fn write(dir: &Path, version: &str, archive: &[u8]) {
     write_of(dir, version, archive, "1.37.2", json!([]));
 }
 
-/// One of this Kubernetes and of these components.
+/// One with this Kubernetes and these components.
 pub(super) fn write_of(
     dir: &Path,
     version: &str,
@@ -31,7 +31,7 @@ pub(super) fn write_of(
 }
 
 #[tokio::test]
-async fn only_what_the_manifest_says_is_imported() {
+async fn only_what_matches_the_manifest_is_imported() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let import = || bed.admin("/stacks", json!({"path": dir.path()}));
@@ -118,7 +118,7 @@ async fn a_host_gets_the_signed_manifest_and_any_part_of_the_archive() {
 }
 
 #[tokio::test]
-async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says_so() {
+async fn an_unfit_stack_is_refused_and_an_untested_one_warns() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let import = async |version: &str, kubernetes: &str, containerd: &str| {
@@ -159,6 +159,70 @@ async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says
         warnings.contains("no test ran Kubernetes 1.37 with containerd 2.2"),
         "{warnings}"
     );
+}
+
+/// A plane has it for the nodes of clusters that come from it.
+#[tokio::test]
+async fn what_only_an_upgrade_starts_from_is_imported_and_no_cluster_is_made_with_it() {
+    let bed = Bed::new().await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let import = async |version: &str, kubernetes: &str| {
+        write_of(
+            dir.path(),
+            version,
+            version.as_bytes(),
+            kubernetes,
+            json!([]),
+        );
+        let (status, stack) = bed.admin("/stacks", json!({"path": dir.path()})).await;
+        assert_eq!(status, 200, "{stack}");
+    };
+    import("old", "1.34.4").await;
+    import("new", "1.35.4").await;
+    let make = async |stack: &str| {
+        let wanted = json!({"name": stack, "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/16",
+                            "networkPlugin": "bridge", "stack": stack});
+        bed.ask(Method::POST, "/qbert/v4/{project}/clusters", wanted)
+            .await
+    };
+    let (status, fault) = make("old").await;
+    assert_eq!(status, 422, "{fault}");
+    let said = fault.to_string();
+    assert!(
+        said.contains("stack-unfit") && said.contains("only as the start of an upgrade"),
+        "{said}"
+    );
+    let (status, made) = make("new").await;
+    assert_eq!(status, 200, "{made}");
+}
+
+/// What the matrix knows of systemd and control groups the plane asks as well, before anything goes to the host.
+#[tokio::test]
+async fn a_machine_that_the_matrix_refuses_is_not_attached() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let cluster = bed.cluster("one").await;
+    let node = bed.host("m1", "10.1.0.1").await;
+    let mut status = node.status("m1", "10.1.0.1");
+    let mut attach = async |systemd: &str, cgroup: u8| {
+        status["inventory"]["systemd"] = json!(systemd);
+        status["inventory"]["cgroup"] = json!(cgroup);
+        node.call(Method::POST, "/v1/hosts/self/status", &status)
+            .await;
+        bed.attach(cluster, &[(&node, true)]).await
+    };
+    let (code, said) = attach("258", 1).await;
+    assert_eq!(code, 422, "{said}");
+    let text = said.to_string();
+    let words = "systemd 258 does not support control groups of version 1";
+    assert!(
+        text.contains("stack-unfit") && text.contains(words),
+        "{text}"
+    );
+    assert!(text.contains(&format!("host {}", node.id)), "{text}");
+    assert_eq!(node.current().await.assignment, Assignment::None);
+    let (code, said) = attach("258", 2).await;
+    assert_eq!(code, 200, "{said}");
 }
 
 #[tokio::test]

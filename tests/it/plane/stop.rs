@@ -1,4 +1,4 @@
-//! A plane that stops: what is under way finishes while it may, and is cut after.
+//! A plane that stops: running work may finish in time, and is cut afterwards.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::kube::{exec, master, watch, world};
 const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
+async fn a_shell_and_a_watch_outlive_the_stop_until_they_end() {
     let mut bed = Bed::with(|config| config.drain = LONG).await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let tunnel = node.tunnel.clone().expect("connected");
@@ -29,7 +29,7 @@ async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
 
     let stop = tokio::spawn(bed.server().stop());
     within(tunnel.peer_leaves()).await.expect("farewell");
-    // Nothing new begins.
+    // Nothing new starts.
     let address = bed.url.trim_start_matches("https://");
     until(|| async { TcpStream::connect(address).await.err() }).await;
     for line in ["one\n", "two\n"] {
@@ -52,7 +52,7 @@ async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
 }
 
 #[tokio::test]
-async fn what_has_not_ended_when_the_time_is_over_is_cut() {
+async fn what_is_left_after_the_drain_time_is_cut() {
     let mut bed = Bed::with(|config| config.drain = Duration::from_millis(200)).await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
@@ -67,15 +67,15 @@ async fn what_has_not_ended_when_the_time_is_over_is_cut() {
     drop(api);
 }
 
-/// A stream the plane has taken cannot be opened elsewhere: its node does not know what was done.
+/// A stream that the plane accepted cannot be opened elsewhere: its node does not know what was done.
 #[tokio::test]
-async fn a_stream_that_was_taken_before_the_stop_may_still_ask() {
+async fn an_accepted_stream_may_still_send_after_the_stop() {
     let mut bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let tunnel = node.tunnel.as_ref().expect("connected");
     let stream = tunnel.open(mux::HOST_API, Class::Bulk, Meta::new());
     let mut stream = stream.expect("open");
-    // Frames keep their order: what is answered after it was opened proves that it was taken.
+    // Frames keep their order: an answer to a later request proves that it was accepted.
     assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
     let stop = tokio::spawn(bed.server().stop());
     within(tunnel.peer_leaves()).await.expect("farewell");
@@ -98,7 +98,7 @@ async fn a_second_signal_stops_without_waiting() {
     assert!(!bed.file("admin.sock").exists());
 }
 
-/// The program: the first signal lets a request go on, the second does not.
+/// The program: the first signal lets a request continue, the second does not.
 #[tokio::test]
 async fn a_second_signal_ends_the_program_at_once() {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -114,7 +114,7 @@ async fn a_second_signal_ends_the_program_at_once() {
     let ready = within(said.next_line()).await.expect("line").expect("text");
     let address = ready.strip_prefix("ready https://").expect("ready");
 
-    // A request whose body does not come is answered after half a minute.
+    // A request whose body does not arrive is answered after half a minute.
     let mut asks = UnixStream::connect(dir.path().join("admin.sock"))
         .await
         .expect("admin");

@@ -1,4 +1,4 @@
-//! Who is not known keeps nobody out who is.
+//! Unauthenticated clients lock nobody out who is authenticated.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use super::bed::{Bed, until, within};
 
 #[tokio::test]
-async fn sixty_wrong_logins_delay_no_right_one() {
-    // Who made the bed has logged in once.
+async fn sixty_wrong_logins_do_not_delay_a_right_one() {
+    // Making the bed logged in once.
     let bed = Bed::new().await;
     let password = std::fs::read_to_string(bed.file("admin-password")).expect("password");
     let wrong_answers = AtomicUsize::new(0);
@@ -30,7 +30,7 @@ async fn sixty_wrong_logins_delay_no_right_one() {
         futures_util::future::join_all(tries).await;
     };
     let right = async {
-        // They are under way: one has its answer.
+        // They are in progress: one has its answer.
         until(|| async { (wrong_answers.load(Ordering::SeqCst) > 0).then_some(()) }).await;
         let (status, _, body) = bed.try_log_in("admin@pf9.local", password.trim()).await;
         assert_eq!(status, StatusCode::CREATED, "{body}");
@@ -44,10 +44,10 @@ async fn sixty_wrong_logins_delay_no_right_one() {
 }
 
 #[tokio::test]
-async fn an_address_that_guesses_is_told_when_to_come_again() {
+async fn an_address_that_guesses_gets_retry_after() {
     let bed = Bed::new().await;
     let mut told = None;
-    // Some come back meanwhile.
+    // Some tokens come back meanwhile.
     for n in 0..=130 {
         let (status, headers, body) = bed
             .try_log_in(&format!("user-{}", n % 2), &format!("guess {n}"))
@@ -73,7 +73,7 @@ async fn an_address_that_guesses_is_told_when_to_come_again() {
 /// Ends when the plane closes it.
 async fn ended(mut stream: TcpStream) {
     let mut rest = Vec::new();
-    // Whether it is reset or closed: it is over.
+    // Reset or closed: it is over.
     drop(stream.read_to_end(&mut rest).await);
 }
 

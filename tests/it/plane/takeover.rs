@@ -1,4 +1,4 @@
-//! The plane's keys as its peers see them change.
+//! A rotation of the plane's keys as its peers see it.
 
 use http::Method;
 use pf9_hostagent::model::{DocumentKind, Envelope, TrustAnswer, TrustDocument, TrustStore};
@@ -31,7 +31,7 @@ fn open(documents: &[Envelope], trust: &TrustStore) -> TrustDocument {
 }
 
 #[tokio::test]
-async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() {
+async fn everything_signed_is_signed_again_and_a_late_host_can_follow() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.0.0.1").await;
     let stack = bed.stack("1.37.2-1").await;
@@ -42,7 +42,7 @@ async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() 
         assert_eq!(status, 200, "{body}");
         serde_json::from_value::<Envelope>(body).expect("envelope")
     };
-    // It knows the first key and is told of nothing.
+    // It knows only the first key and gets no notice.
     let old =
         TrustStore::new(node.answer.as_ref().expect("enrolled").trust.clone()).expect("trust");
     let before = (manifest().await, node.current().await);
@@ -72,7 +72,7 @@ async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() 
     assert_eq!(spec.generation, before.1.generation.next());
     assert_eq!(spec.assignment, before.1.assignment);
 
-    // A restart finds the keys as they are.
+    // A restart keeps the keys.
     drop(node);
     let bed = bed.restart().await;
     assert_eq!(
@@ -82,13 +82,13 @@ async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() 
 }
 
 #[tokio::test]
-async fn an_old_authority_goes_when_no_certificate_is_of_it() {
+async fn an_old_authority_is_retired_when_no_certificate_uses_it() {
     let bed = Bed::new().await;
     let mut node = bed.host("a", "10.0.0.1").await;
     let token = bed.new_token().await;
     assert_eq!(step(&bed, "announce", "authority", &[]).await.0, 200);
     assert_eq!(step(&bed, "take-over", "authority", &[&node]).await.0, 200);
-    // The bundle that people are shown has both.
+    // The bundle for people has both.
     let pem = std::fs::read_to_string(bed.file("ca.pem")).expect("ca.pem");
     assert_eq!(pem.matches("BEGIN CERTIFICATE").count(), 2);
     let document = documents(&node).await;
@@ -98,7 +98,7 @@ async fn an_old_authority_goes_when_no_certificate_is_of_it() {
 
     let (status, fault) = step(&bed, "retire", "authority", &[]).await;
     assert_eq!((status, &fault["code"]), (409, &json!("keys-hosts-wait")));
-    // The same key enrols once more: its certificate is of the new authority now.
+    // The same key enrols again: its certificate is now from the new authority.
     let again = bed.new_token().await;
     assert_ne!(again.ca, token.ca);
     node.enrol(&bed, &again).await.expect("enrolled");

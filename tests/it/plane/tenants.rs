@@ -1,4 +1,4 @@
-//! Tenants against each other: what is lost is lost, and what is another's is not found.
+//! Tenants against each other: lost rights are lost, and things of others are not found.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::access::{PASSWORD, World};
 use super::bed::within;
 use super::node::Node;
 
-/// What somebody had, and lost.
+/// What a user had, and lost.
 #[tokio::test]
 async fn what_is_lost_is_lost_at_once() {
     let world = World::new().await;
@@ -53,7 +53,7 @@ async fn what_is_lost_is_lost_at_once() {
     assert_eq!(status, 204);
     assert_eq!((asks(&token).await, asks(&robots).await), (401, 401));
     assert_eq!(world.auth(robot.clone()).await.0, 401);
-    // Another one is not the one that the credential stands for.
+    // Another role is not the one the credential has.
     world.grant(&place, &user, "admin").await;
     assert_eq!((asks(&token).await, asks(&robots).await), (200, 401));
     world.grant(&place, &user, "member").await;
@@ -118,7 +118,7 @@ async fn what_is_lost_is_lost_at_once() {
     assert_eq!(world.try_log_in(&user, PASSWORD, scope()).await.0, 401);
     let token = world.log_in(&user, "another horse", scope()).await;
 
-    // The token itself, and a stranger's says nothing of it.
+    // The token itself; a stranger's token reveals nothing about it.
     let other = world.user(&x.domain, "bob").await;
     world.grant(&place, &other, "admin").await;
     let bobs = world.log_in(&other, PASSWORD, scope()).await;
@@ -144,9 +144,9 @@ async fn what_is_lost_is_lost_at_once() {
     assert_eq!(asks(&token).await, 401);
 }
 
-/// Rights in one's own project open nothing elsewhere, whatever paths and bodies say.
+/// Rights in one's own project open nothing elsewhere, whatever paths and bodies contain.
 #[tokio::test]
-async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
+async fn crafted_paths_and_bodies_reach_no_other_tenant() {
     let world = World::new().await;
     let (x, y) = (world.customer("x").await, world.customer("y").await);
     let user = world.user(&x.domain, "mallory").await;
@@ -160,13 +160,13 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
     );
     let big = cy.to_uppercase();
     for path in [
-        // One's own project before another one's things, and the other way round.
+        // One's own project before another's thing, and the other way round.
         format!("/qbert/v4/{px}/clusters/{cy}"),
         format!("/qbert/v4/{py}/clusters/{cx}"),
         format!("/qbert/v4/{px}/nodes/{hy}"),
         format!("/qbert/v4/{py}/nodes/{hx}"),
         format!("/qbert/v4/service/clusters/{cy}"),
-        // Otherwise written.
+        // Written differently.
         format!("/qbert/v4/{px}/clusters/{big}"),
         format!("/qbert/v4/{px}/clusters/{{{cy}}}"),
         format!("/qbert/v4/{px}/clusters/urn:uuid:{cy}"),
@@ -212,7 +212,7 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
         .collect();
     assert!(!shown.is_empty(), "its own host has numbers");
     assert!(shown.iter().all(|host| *host == hx), "{shown:?}");
-    // What a body names.
+    // Names in a body.
     let refused = async |method: &str, path: String, body: Value, wanted: u16| {
         let (status, said) = world.ask(&token, method, &path, Some(&body)).await;
         assert_eq!(status, wanted, "{path} {body}: {said}");
@@ -244,11 +244,11 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
     .await;
     refused("POST", "/keystone/v3/groups".into(), named("group"), 403).await;
     refused("POST", "/keystone/v3/domains".into(), named("domain"), 403).await;
-    // The same name is free for everybody: whether somebody else has it nobody is told.
+    // The same name is free for everybody: nobody learns whether another project has it.
     let (status, said) = world.ask(&token, "POST", &format!("/qbert/v4/{px}/clusters"), Some(&json!({
         "name": "another", "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22", "networkPlugin": "bridge"}))).await;
     assert_eq!(status, 200, "{said}");
-    // A host goes to no other project by a token of it.
+    // A token of another project moves no host there.
     let mut node = Node::new(hx.parse().expect("id"));
     let (_, said) = world
         .bed
@@ -266,7 +266,7 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
         "{said}"
     );
 
-    // An administrator of a domain rises above nobody who has a role in the plane.
+    // An administrator of a domain has no power over a user with a plane-wide role.
     let chief = world.user(&x.domain, "chief").await;
     world
         .grant(&format!("domains/{}", x.domain), &chief, "admin")

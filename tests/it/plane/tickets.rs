@@ -1,4 +1,4 @@
-//! Short handshakes: what a host that comes back saves, and what it cannot skip.
+//! Resumed TLS handshakes: what a reconnecting host saves, and what it cannot skip.
 
 use http::Method;
 use pf9_hostagent::comms::TunnelRoute;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bed::{Bed, within};
 
-/// Enrols under this id; the product's own dialler with what it got.
+/// Enrols with this id; returns the product's own dialler with the result.
 async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> TunnelRoute {
     let (egress, tls) = (Egress::direct(), TlsPolicy::default());
     let token = bed.new_token().await;
@@ -38,7 +38,7 @@ fn load(fs: &HostFs) -> TunnelRoute {
     TunnelRoute::new(identity.expect("enrolled"), Egress::direct())
 }
 
-/// How the handshake was, and what the plane said; the code of a refusal.
+/// The kind of handshake, and the plane's answer; the code of a refusal.
 async fn go(route: &TunnelRoute) -> (String, Result<(), String>) {
     let mut journey = Journey::default();
     let endpoint = &route.endpoints()[0];
@@ -49,7 +49,7 @@ async fn go(route: &TunnelRoute) -> (String, Result<(), String>) {
 }
 
 #[tokio::test]
-async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
+async fn the_second_handshake_is_resumed_and_still_authenticated() {
     let bed = Bed::new().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
@@ -60,13 +60,13 @@ async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
     let forbidden = || Err("plane-forbidden".to_owned());
 
     assert_eq!(go(&old).await, full(Ok(())));
-    // The plane says yes only to a certificate it knows: it sees the one of the session before.
+    // The plane accepts only a certificate it knows: a resumed session carries the earlier one.
     assert_eq!(go(&old).await, resumed(Ok(())));
     assert_eq!(go(&old).await, resumed(Ok(())));
-    // A dialler of its own has no tickets.
+    // A new dialler has no tickets.
     assert_eq!(go(&load(&fs)).await, full(Ok(())));
 
-    // Another certificate for the host: once it was shown the old session resumes, and is refused.
+    // A new certificate for the host: once it was presented the old session resumes, and is refused.
     let new = enrolled(&bed, &fs, id).await;
     assert_eq!(go(&old).await, resumed(Ok(())));
     assert_eq!(go(&new).await, full(Ok(())));
@@ -77,7 +77,7 @@ async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
     assert_eq!(go(&new).await, resumed(forbidden()));
 
-    // A plane that was restarted cannot read old tickets: a full handshake, no failure.
+    // A restarted plane cannot read old tickets: a full handshake, no failure.
     let other = enrolled(&bed, &fs, HostId::random()).await;
     assert_eq!(go(&other).await, full(Ok(())));
     let bed = bed.restart().await;

@@ -30,7 +30,7 @@ async fn only_a_certificate_of_an_enrolled_host_opens_a_tunnel() {
         dial(&bed, answer, None, HeaderMap::new()).await.err(),
         Some((403, None))
     );
-    // One that says the right name, signed by itself.
+    // One with the right name, self-signed.
     let key = KeyPair::generate().expect("key");
     let mut params = CertificateParams::default();
     params
@@ -97,11 +97,11 @@ async fn sessions_of_one_program_live_beside_each_other_and_another_program_fenc
     node.headers = says(FIRST, "1");
     node.connect(&bed).await.expect("slot 1");
     let one = node.tunnel.clone().expect("connected");
-    // Answered on slot 1: so the plane has begun it, and would have fenced slot 0 by now.
+    // Answered on slot 1: so that session has started, and would have fenced slot 0 by now.
     assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
     assert!(zero.ping().await.is_some() && !zero.is_leaving());
 
-    // One that leaves does not stand in the way of its replacement.
+    // A draining one does not block its replacement.
     zero.leave(Code::GoingAway, Duration::ZERO, "test");
     within(zero.closed()).await;
     node.headers = says(FIRST, "0");
@@ -120,7 +120,7 @@ async fn sessions_of_one_program_live_beside_each_other_and_another_program_fenc
 }
 
 #[tokio::test]
-async fn who_comes_when_many_do_is_told_when_to_come_back() {
+async fn beyond_the_rate_a_host_gets_retry_after() {
     let bed = Bed::with_budget(Some(1)).await;
     let token = bed.new_token().await;
     let mut node = super::node::Node::new(pf9_hostagent::model::HostId::random());
@@ -135,12 +135,12 @@ async fn who_comes_when_many_do_is_told_when_to_come_back() {
         assert_eq!(status, 503);
         told.push(after.expect("when to come back").as_secs());
     }
-    // Each a little later than the one before.
+    // Each a little later than the previous one.
     assert!(
         told[0] >= 1 && told.is_sorted() && told[2] > told[0],
         "{told:?}"
     );
-    // Strangers are refused as ever, and take nobody's place.
+    // Strangers are refused as usual, and use nobody's budget.
     let answer = node.answer.as_ref().expect("enrolled");
     let stranger = dial(&bed, answer, None, HeaderMap::new()).await;
     assert_eq!(stranger.err(), Some((403, None)));
@@ -149,10 +149,10 @@ async fn who_comes_when_many_do_is_told_when_to_come_back() {
     assert!(waited.elapsed() < Duration::from_secs(3));
 }
 
-/// A connection that says nothing delays only itself.
+/// A silent connection delays only itself.
 #[tokio::test]
 async fn silent_strangers_do_not_keep_a_host_waiting() {
-    /// More than handshakes that are done at a time.
+    /// More than concurrent handshakes.
     const STRANGERS: usize = 100;
     let bed = Bed::new().await;
     let token = bed.new_token().await;
@@ -179,7 +179,7 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
     assert_eq!(node.connect(&bed).await, Err(403));
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 404);
 
-    // Enrolled again its generation goes on where it was, or the host would refuse the spec.
+    // Enrolled again, its generation continues where it was, or the host would refuse the spec.
     let token = bed.new_token().await;
     node.enrol(&bed, &token).await.expect("enrolled again");
     node.connect(&bed).await.expect("connected");
@@ -196,11 +196,11 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
 }
 
 #[tokio::test]
-async fn leaving_is_heard_once_and_may_be_said_twice() {
+async fn leaving_takes_effect_once_and_may_be_repeated() {
     let bed = Bed::new().await;
     bed.stack("1").await;
     let mut node = bed.host("a", "10.1.0.1").await;
-    // Nothing listens there: a stream that nobody answers would be waited for.
+    // Nothing accepts there: an unanswered stream would be waited for.
     let mut incoming = node.incoming.take().expect("connected");
     let mut refusing = JoinSet::new();
     refusing.spawn(async move {
@@ -238,15 +238,15 @@ async fn leaving_is_heard_once_and_may_be_said_twice() {
 }
 
 #[tokio::test]
-async fn a_farewell_comes_before_the_plane_stops() {
+async fn goaway_is_sent_before_the_plane_stops() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let tunnel = node.tunnel.clone().expect("connected");
     let generation = node.current().await.generation.0;
     let (waited, farewell, _bed) =
         tokio::join!(node.spec(generation), within(tunnel.peer_leaves()), async {
-            // The question must have arrived, or there is nothing to answer: frames keep their
-            // order, so what is answered after it was opened proves that.
+            // The request must have arrived, or there is nothing to answer: frames keep their order, so an answer to a
+            // later request proves that.
             until(|| async { (tunnel.stats().streams > 0).then_some(()) }).await;
             assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
             bed.restart().await

@@ -1,4 +1,4 @@
-//! A cluster goes to another stack, as its nodes and the operator see it.
+//! An upgrade of a cluster to another stack, as its nodes and the operator see it.
 
 use http::Method;
 use pf9_hostagent::model::{CertPurpose, ClusterId, Spec, UpgradeStage};
@@ -10,7 +10,7 @@ use super::node::Node;
 use super::stacks::write_of;
 
 const AT: &str = "/clusters/c/upgrade";
-/// Of clusters whose masters have no API server here.
+/// The finding for clusters whose masters have no API server here.
 pub(super) const NO_API: &str = "api";
 
 async fn import(bed: &Bed, version: &str, kubernetes: &str, etcd: &str) -> (u16, Value) {
@@ -28,12 +28,12 @@ async fn import(bed: &Bed, version: &str, kubernetes: &str, etcd: &str) -> (u16,
     bed.admin("/stacks", json!({"path": dir.path()})).await
 }
 
-/// A master and two workers with a stack of 1.36; one of 1.37 is there.
+/// A master and two workers with a stack of 1.36; one of 1.37 is imported.
 pub(super) struct World {
     pub(super) bed: Bed,
     pub(super) cluster: ClusterId,
     pub(super) nodes: Vec<(Node, &'static str, &'static str)>,
-    /// What the machines' distribution calls itself.
+    /// The machines' distribution id.
     pub(super) os_id: &'static str,
 }
 
@@ -78,7 +78,7 @@ impl World {
         self.nodes[i].0.current().await
     }
 
-    /// What a node is to do, and the stack that it is to have.
+    /// A node's order, and its desired stack.
     pub(super) async fn told(&self, i: usize) -> (Option<UpgradeStage>, String) {
         let spec = self.spec(i).await;
         let node = spec.assignment.node().expect("node");
@@ -86,7 +86,7 @@ impl World {
         (stage, node.stack.version.clone())
     }
 
-    /// A node is well by its newest spec, and says so far of what it was told.
+    /// A node reports that it is healthy by its newest spec, and its progress with its order.
     pub(super) async fn report(&self, i: usize, state: Option<&str>) {
         let (node, name, ip) = &self.nodes[i];
         let spec = node.current().await;
@@ -131,7 +131,7 @@ impl World {
             .to_owned()
     }
 
-    /// Everybody has the next stack.
+    /// Everybody has staged the next stack.
     pub(super) async fn prepared(&self) {
         for i in 0..3 {
             self.report(i, Some("ready")).await;
@@ -149,7 +149,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
+async fn an_upgrade_survives_a_restart_of_the_plane() {
     let mut world = World::new().await;
     let (status, plan) = world
         .bed
@@ -187,7 +187,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
         .admin(AT, json!({"to": "b", "despite": [NO_API]}))
         .await;
     assert_eq!((status, code(&said)), (409, "roll-under-way"), "{said}");
-    // What starts masters again otherwise waits.
+    // Whatever else restarts masters waits.
     let rotation = json!({"authorities": [], "hold_s": 0});
     let at = "/clusters/c/authorities/rotate";
     let (status, said) = world.bed.admin(at, rotation).await;
@@ -200,7 +200,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
     }
     world.prepared().await;
     assert_eq!(world.told(0).await, (Some(UpgradeStage::Etcd), "a".into()));
-    // A restore would cut it off.
+    // A restore would interrupt it.
     let (status, said) = world.bed.admin("/clusters/c/restore", json!({})).await;
     assert_eq!((status, code(&said)), (409, "roll-not-now"), "{said}");
     assert_eq!(
@@ -210,7 +210,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
     world.report(0, Some("done")).await;
     assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "b".into()));
 
-    // The plane ends here, and another one begins with what it wrote down.
+    // The plane ends here, and another one starts with what it stored.
     world.bed = world.bed.restart().await;
     for (node, _, _) in &mut world.nodes {
         node.connect(&world.bed).await.expect("connected");
@@ -241,7 +241,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
     let mut events = world.events().await;
     events.sort();
     assert_eq!(events, ["begun", "done"]);
-    // Who comes now has it from the start.
+    // A host that joins now gets it from the start.
     let late = world.bed.host("w3", "10.1.0.4").await;
     let (status, said) = world.bed.attach(world.cluster, &[(&late, false)]).await;
     assert_eq!(status, 200, "{said}");
@@ -250,7 +250,7 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
 }
 
 #[tokio::test]
-async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
+async fn a_rolled_back_node_stops_it_until_resume_or_back() {
     let world = World::new().await;
     world.begin().await;
     world.prepared().await;
@@ -285,7 +285,7 @@ async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
     assert_eq!(again.stage, UpgradeStage::Prepare);
     assert_ne!(first.roll, again.roll);
 
-    // Paused nobody else begins.
+    // While paused no other node starts.
     let (status, _) = world.bed.admin(&format!("{AT}/pause"), json!({})).await;
     assert_eq!(status, 200);
     world.report(1, Some("ready")).await;
@@ -317,9 +317,10 @@ async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
     assert_eq!((status, code(&said)), (409, "roll-none"), "{said}");
 }
 
-/// Within seven days, too: the older etcd would refuse the data, or take them and lose some. A restore is a person's word.
+/// Also within seven days: the older etcd would refuse the data, or accept them and lose some. A restore is a person's
+/// decision.
 #[tokio::test]
-async fn where_etcds_data_do_not_go_back_a_restore_is_offered_and_nothing_begins() {
+async fn if_etcds_data_cannot_go_back_a_restore_is_offered() {
     let world = World::of(["1.35.5", "3.5.35"], ["1.36.3", "3.6.5"]).await;
     world.begin().await;
     world.prepared().await;
@@ -342,7 +343,7 @@ async fn where_etcds_data_do_not_go_back_a_restore_is_offered_and_nothing_begins
 }
 
 #[tokio::test]
-async fn what_does_not_follow_is_refused_whatever_is_overruled() {
+async fn an_impossible_stack_is_refused_whatever_is_overruled() {
     let world = World::new().await;
     for (version, kubernetes, etcd, id, words) in [
         ("far", "1.35.5", "3.6.16", "minor", "which is newer"),
@@ -371,9 +372,9 @@ async fn what_does_not_follow_is_refused_whatever_is_overruled() {
     assert_eq!(world.told(0).await, (None, "a".into()));
 }
 
-/// As tools of such planes ask for it.
+/// As qbert's tools request it.
 #[tokio::test]
-async fn qberts_own_call_begins_the_same() {
+async fn qberts_own_call_starts_the_same() {
     let world = World::new().await;
     let cluster = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
     let patch = async |body: Value| world.bed.ask(Method::PATCH, &cluster, body).await;
@@ -385,7 +386,7 @@ async fn qberts_own_call_begins_the_same() {
     );
     let (status, said) = patch(json!({"kubeRoleVersion": "b"})).await;
     assert_eq!(status, 422, "{said}");
-    assert!(said.to_string().contains("could not be asked"), "{said}");
+    assert!(said.to_string().contains("could not be checked"), "{said}");
 
     let at = format!("{cluster}/upgrade");
     let ask = async |path: &str, body: Value| world.bed.ask(Method::POST, path, body).await;
@@ -441,7 +442,7 @@ async fn steps_wait_for_the_window() {
 }
 
 #[tokio::test]
-async fn a_newer_patch_that_is_imported_begins_by_itself_where_that_is_wanted() {
+async fn an_imported_patch_starts_automatically_by_policy() {
     let world = World::new().await;
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
     let later = async |version: &str, kubernetes: &str| {
@@ -472,7 +473,7 @@ async fn a_newer_patch_that_is_imported_begins_by_itself_where_that_is_wanted() 
     );
 }
 
-/// The cluster itself says what stands against it.
+/// The cluster itself says what blocks it.
 #[tokio::test]
 async fn the_clusters_api_is_asked_before_the_first_step() {
     let mut world = World::new().await;
@@ -509,7 +510,7 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
     assert_eq!(status, 200, "{plan}");
     let found = plan["findings"].as_array().expect("findings").iter();
     let found: Vec<&str> = found.filter_map(|f| f["id"].as_str()).collect();
-    // No test ran a stack of so few parts.
+    // No test ran a stack of so few components.
     let (known, found) = found.split_first().expect("findings");
     assert_eq!(*known, "stack");
     let want = [
@@ -525,14 +526,14 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
         .admin(AT, json!({"to": "b", "despite": known}))
         .await;
     assert_eq!((status, code(&said)), (422, "roll-blocked"), "{said}");
-    // What a drain does when it is late is a policy, and decides how much a budget weighs.
+    // The policy for a drain that times out decides the severity of a budget.
     let wanted = json!({"to": "b", "despite": known, "then": "force"});
     assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
 }
 
-/// A node keeps its etcd apart only across minors: of the same one there is no stage for it.
+/// A node keeps its old etcd only across minors: for the same one there is no separate stage.
 #[tokio::test]
-async fn an_etcd_of_the_same_minor_goes_along() {
+async fn an_etcd_of_the_same_minor_moves_with_the_node() {
     let world = World::new().await;
     let (status, said) = import(&world.bed, "a4", "1.36.4", "3.6.17").await;
     assert_eq!(status, 200, "{said}");

@@ -1,4 +1,4 @@
-//! This plane with agents of the versions before and behind it: what they say is taken, in the shapes that are recorded.
+//! This plane with agents of the previous and the next version: their reports are accepted, in the recorded shapes.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -7,11 +7,11 @@ use super::bed::Bed;
 use super::node::Node;
 use crate::support::newer::newer;
 
-/// All that an agent of this version can say, as it is recorded.
+/// Everything an agent of this version can report, as recorded.
 const STATUS: &str = include_str!("../../../src/model/golden/shapes/status.json");
 const EVENTS: &str = include_str!("../../../src/model/golden/shapes/events.json");
-/// What every agent says that was ever installed. What comes later may not be asked for: another name here is a
-/// flag day for a fleet.
+/// Fields that every agent ever released reports. Later ones must not be required: another name here is a flag day for
+/// a fleet.
 const DEMANDED: [&str; 11] = [
     "accepted_generation",
     "agent_version",
@@ -39,9 +39,9 @@ async fn says(node: &Node, status: &Value) -> (u16, Value) {
         .await
 }
 
-/// One that does not say yet what this version says.
+/// One that does not report this version's fields yet.
 #[tokio::test]
-async fn what_an_older_agent_does_not_say_is_not_missed() {
+async fn fields_missing_from_an_older_agent_are_optional() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let whole = status_of(&node);
@@ -57,7 +57,7 @@ async fn what_an_older_agent_does_not_say_is_not_missed() {
         }
     }
     assert_eq!(demanded, DEMANDED);
-    // All at once, and the plane shows what it is and keeps telling it its spec.
+    // All at once, and the plane shows its state and keeps sending its spec.
     let mut oldest = whole;
     let fields = oldest.as_object_mut().expect("an object");
     fields.retain(|name, _| DEMANDED.contains(&name.as_str()));
@@ -69,9 +69,9 @@ async fn what_an_older_agent_does_not_say_is_not_missed() {
     node.current().await;
 }
 
-/// One that says what this version does not know.
+/// One with fields that this version does not know.
 #[tokio::test]
-async fn what_a_newer_agent_says_more_is_ignored() {
+async fn unknown_fields_of_a_newer_agent_are_ignored() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.1.0.1").await;
     let mut status = newer(status_of(&node));
@@ -89,7 +89,7 @@ async fn what_a_newer_agent_says_more_is_ignored() {
         .get(&format!("/resmgr/v1/hosts/{}/events", node.id))
         .await;
     assert!(!kept.as_array().expect("events").is_empty(), "{kept}");
-    // Words of a closed list that this version does not have are refused, in words, and nothing from before is lost.
+    // Unknown words of a closed list are refused, with a message, and nothing stored before is lost.
     status["state"] = json!("pondering");
     let (code, said) = says(&node, &status).await;
     assert_eq!(code, 400, "{said}");

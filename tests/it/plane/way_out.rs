@@ -1,4 +1,4 @@
-//! Every way by which a master can be taken out asks the same question.
+//! Every way of removing a master passes the same check.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ async fn world() -> (Bed, Node, Node, String) {
     (bed, master, worker, cluster.to_string())
 }
 
-/// The ways, as an operator goes them.
+/// The ways an operator has.
 const WAYS: [&str; 4] = [
     "detach",
     "detach on the socket",
@@ -59,7 +59,7 @@ fn code(said: &Value) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
+async fn the_last_master_leaves_only_by_force() {
     for way in WAYS {
         let (bed, master, worker, cluster) = world().await;
         let (status, said) = go(&bed, way, &master, &cluster, false).await;
@@ -68,7 +68,7 @@ async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
             (409, Some("last-master")),
             "{way}: {said}"
         );
-        // Its role is no way round it.
+        // Revoking its role is no way around it.
         let path = format!("/resmgr/v1/hosts/{}/roles/pf9-kube", master.id);
         let (status, said) = bed.ask(Method::DELETE, &path, Value::Null).await;
         assert_eq!(
@@ -94,9 +94,9 @@ async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
     }
 }
 
-/// With everybody it may go, and the machine that is gone already counts as gone.
+/// With everybody else it may leave, and a dead machine already counts as gone.
 #[tokio::test]
-async fn with_everybody_it_may_go() {
+async fn with_all_others_the_last_master_may_leave() {
     let (bed, master, worker, cluster) = world().await;
     let cluster = cluster.parse().expect("uuid");
     let (status, said) = bed.detach(cluster, &[&master, &worker]).await;

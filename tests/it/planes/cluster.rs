@@ -1,4 +1,4 @@
-//! A real etcd of three members, by TLS with client certificates; and a way to it that can be cut.
+//! A real etcd of three members, with TLS and client certificates; and a network path to it that can be cut.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -14,9 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The newest that is built.
+/// The newest built version.
 const VERSION: &str = "3.7.3";
-/// Where the rows of these tests are.
+/// Prefix of the rows of these tests.
 const PREFIX: &str = "/fleet/";
 
 pub(crate) struct Cluster {
@@ -30,30 +30,30 @@ struct Member {
     child: Option<Child>,
 }
 
-/// How a way is.
+/// State of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Open,
     /// Silent: nothing arrives, and nothing is refused.
     Cut,
-    /// What is asked arrives, and no answer comes back.
+    /// Requests arrive, and no answer comes back.
     Deaf,
 }
 
-/// A way to one member.
+/// A path to one member.
 pub(crate) struct Way {
     pub(crate) address: SocketAddr,
     mode: watch::Sender<Mode>,
     _tasks: JoinSet<()>,
 }
 
-/// An address nobody listens at.
+/// An address where nobody listens.
 pub(crate) fn free() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     listener.local_addr().expect("address")
 }
 
-/// Where etcd's programs are: in the directory that `PF9_ETCD_3_7_3` names, or built by `scripts/lib/parts.py`.
+/// The directory of etcd's programs: the one that `PF9_ETCD_3_7_3` names, or built by `scripts/lib/parts.py`.
 fn programs() -> PathBuf {
     let name = format!("PF9_ETCD_{}", VERSION.replace('.', "_"));
     if let Some(dir) = std::env::var_os(&name) {
@@ -125,7 +125,7 @@ impl Cluster {
         member.child = Some(child.expect("etcd"));
     }
 
-    /// As if its machine had lost its power.
+    /// As if its machine lost power.
     pub(crate) fn kill(&mut self, n: usize) {
         let mut child = self.members[n].child.take().expect("it runs");
         child.kill().expect("killed");
@@ -136,7 +136,7 @@ impl Cluster {
         self.members.iter().map(|m| m.client).collect()
     }
 
-    /// For a plane that goes there by these addresses.
+    /// For a plane that uses these addresses.
     pub(crate) fn place_by(&self, addresses: &[SocketAddr]) -> EtcdPlace {
         EtcdPlace {
             endpoints: addresses.iter().map(|a| format!("https://{a}")).collect(),
@@ -151,7 +151,7 @@ impl Cluster {
         self.place_by(&self.clients())
     }
 
-    /// The same for a program's command line.
+    /// The same as command-line arguments.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let place = self.place();
         let mut all = Vec::new();
@@ -169,7 +169,7 @@ impl Cluster {
         all
     }
 
-    /// What etcd's own client says.
+    /// Output of etcd's own client.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
         let place = self.place();
         let done = Command::new(programs().join("etcdctl"))
@@ -232,7 +232,7 @@ impl Way {
 async fn pass(near: TcpStream, member: SocketAddr, mut mode: watch::Receiver<Mode>) {
     let seen = mode.clone();
     let bytes = async {
-        // What comes while it is cut waits for the end of that, and finds a closed connection.
+        // Connections made while it is cut wait for the end of that, and are then closed.
         if *seen.borrow() == Mode::Cut {
             return;
         }
@@ -280,7 +280,7 @@ fn certificates(dir: &Path) {
     for name in ["server", "client"] {
         let key = KeyPair::generate().expect("key");
         let mut leaf = CertificateParams::new(vec!["127.0.0.1".into()]).expect("names");
-        // etcd's gateway asks etcd itself, with the server's certificate.
+        // etcd's gateway calls etcd itself, with the server's certificate.
         leaf.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,

@@ -1,6 +1,7 @@
 //! Planes as processes, killed at any moment.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use super::{admin, silence, soon, whys};
 const KILLS: usize = 3;
 
 /// A plane of its own process.
-struct Process {
-    dir: PathBuf,
+pub(super) struct Process {
+    pub(super) dir: PathBuf,
     child: Child,
     ready: tokio::sync::oneshot::Receiver<()>,
     reader: std::thread::JoinHandle<()>,
@@ -24,11 +25,23 @@ struct Process {
 
 impl Process {
     fn start(cluster: &Cluster, dir: &Path) -> Self {
+        Self::start_at(cluster, dir, free(), &[])
+    }
+
+    /// With endpoints that hosts are told of.
+    pub(super) fn start_at(
+        cluster: &Cluster,
+        dir: &Path,
+        listen: SocketAddr,
+        endpoints: &[String],
+    ) -> Self {
+        let endpoints = endpoints.iter().flat_map(|e| ["--endpoint", e.as_str()]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_pf9-plane"))
-            .args(["serve", "--store", "etcd", "--listen", &free().to_string()])
+            .args(["serve", "--store", "etcd", "--listen", &listen.to_string()])
             .arg("--state-dir")
             .arg(dir)
             .args(cluster.arguments())
+            .args(endpoints)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -54,7 +67,7 @@ impl Process {
         }
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
         self.reader.join().expect("its output ends");
@@ -67,13 +80,13 @@ impl Process {
         assert!(sent.expect("kill").success());
     }
 
-    async fn serves(&mut self) {
+    pub(super) async fn serves(&mut self) {
         soon(&mut self.ready).await.expect("it serves");
     }
 }
 
-/// Three times the one that serves is killed in the middle of changes; another one takes over, and has every change that
-/// was acknowledged, none twice.
+/// Three times the serving one is killed in the middle of changes; another one takes over, and has every acknowledged
+/// change, none twice.
 #[tokio::test]
 async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
     let cluster = Cluster::start();
@@ -88,7 +101,7 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
         let writing = async {
             let mut done = Vec::new();
-            // Only what is answered counts. The one under way when the plane dies may be there or not.
+            // Only answered changes count. One in flight when the plane dies may exist or not.
             while stopped.try_recv().is_err() {
                 number += 1;
                 let why = format!("change-{number:04}");
@@ -117,7 +130,7 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
         }
         serving = waiting;
     }
-    // The same plane: what it signs with is in the store.
+    // The same plane: its signing keys are in the store.
     let authority = |n: usize| std::fs::read(dirs[n].path().join("ca.pem")).expect("authority");
     assert_eq!(authority(0), authority(1));
     let shown = admin(&serving.dir, Method::GET, "/store", &Value::Null).await;
@@ -125,8 +138,8 @@ async fn a_plane_that_is_killed_at_any_moment_loses_no_acknowledged_change() {
     serving.kill();
 }
 
-/// Frozen for longer than its lease, as a machine that swaps or a virtual one that is moved: another has taken over when it
-/// wakes. It writes nothing any more, and ends.
+/// Frozen for longer than its lease, like a machine that swaps or a VM being migrated: another one has taken over when
+/// it wakes. It writes nothing any more, and ends.
 #[tokio::test]
 async fn a_plane_that_was_frozen_writes_nothing_when_it_wakes_and_ends() {
     let cluster = Cluster::start();

@@ -1,4 +1,4 @@
-//! A store goes from the state directory to etcd and back, by the operator's word alone.
+//! A store moves from the state directory to etcd and back, only on the operator's order.
 
 use std::path::Path;
 use std::process::Command;
@@ -42,7 +42,7 @@ async fn refused(config: ServeConfig) -> String {
 }
 
 #[tokio::test]
-async fn rows_go_to_etcd_and_back_and_no_plane_begins_where_they_were() {
+async fn rows_move_to_etcd_and_back_and_no_plane_starts_on_the_old_copy() {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path();
@@ -57,7 +57,7 @@ async fn rows_go_to_etcd_and_back_and_no_plane_begins_where_they_were() {
         .expect_err("the plane runs");
     assert!(said.contains("cannot open the store"), "{said}");
     within(plane.stop()).await;
-    // A new plane in etcd beside the one that is here would have other keys.
+    // A new plane in etcd beside the existing one would have other keys.
     let said = refused(config(Some(&cluster), path)).await;
     assert!(said.contains("there is an embedded store"), "{said}");
     let authority = std::fs::read(path.join("ca.pem")).expect("authority");

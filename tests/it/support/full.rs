@@ -1,4 +1,4 @@
-//! A node's status with all that it can say.
+//! A node's status with every field set.
 
 use pf9_hostagent::model::{
     ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose,
@@ -9,7 +9,7 @@ use pf9_hostagent::model::{
     ServiceStatus, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 
-/// Fills in everything.
+/// Sets every field.
 pub(crate) fn status(s: &mut NodeStatus, cluster: ClusterId) {
     let fault: fn() -> Fault =
         || Fault::new(FaultCode::Unit, "cannot start etcd", "no space").fix("make room");
@@ -83,7 +83,7 @@ pub(crate) fn status(s: &mut NodeStatus, cluster: ClusterId) {
         what: "start kubelet".into(),
         why: "it is not running".into(),
     }];
-    // What operators chose to tell, under a name of its own.
+    // Facts that operators chose to report, under a name of their own.
     let facts = [("rack".to_owned(), FactValue::Text("r12".into()))];
     s.extensions = Some(ExtensionsStatus {
         facts: [("rack".to_owned(), facts.into())].into(),

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-/// What the next version says that this one does not know.
+/// A field of the next version that this one does not know.
 pub(crate) const NEW: &str = "zz_new";
-/// Objects whose names are the operator's, not the program's.
+/// Objects whose keys are the operator's, not the program's.
 const MAPS: [&str; 6] = [
     "extensions",
     "labels",
@@ -14,7 +14,7 @@ const MAPS: [&str; 6] = [
     "mirrors",
 ];
 
-/// The document with something unknown in each of its objects, of another shape each time.
+/// The document with an unknown field in each of its objects, of a different type each time.
 pub(crate) fn newer(mut document: Value) -> Value {
     add(&mut document, &mut 0);
     document

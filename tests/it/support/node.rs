@@ -1,4 +1,4 @@
-//! A nodelet that takes specs and says what the test wants.
+//! A nodelet that accepts specs and reports what the test wants.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ pub(crate) struct NodeSide {
     pub(crate) specs: Vec<Envelope>,
     pub(crate) batches: Vec<CertificateBatch>,
     pub(crate) wakes: u64,
-    /// What was signed, orders and facts.
+    /// Signed orders and facts.
     pub(crate) signed: Vec<Envelope>,
     pub(crate) refuse: bool,
-    /// Operations that were brought.
+    /// Received operations.
     pub(crate) operations: Vec<Envelope>,
     status: NodeStatus,
 }
@@ -82,7 +82,7 @@ impl FakeNode {
         look(&self.side.borrow())
     }
 
-    /// Changes its status; a poll that waits returns it.
+    /// Changes its status; a waiting poll returns it.
     pub(crate) fn say(&self, change: impl FnOnce(&mut NodeStatus)) {
         self.side.send_modify(|side| {
             change(&mut side.status);
@@ -112,7 +112,7 @@ impl FakeNode {
     }
 }
 
-/// What root of the host signs, and with what.
+/// Root's signing key, and what it signs.
 struct Root {
     key: OrderKey,
     host: HostId,

@@ -1,4 +1,4 @@
-//! The judgement, by itself.
+//! The decision on its own.
 
 use proptest::prelude::*;
 
@@ -68,9 +68,9 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    /// Things of a project or a domain where the caller has no role are neither changed nor seen.
+    /// Things of a project or domain where the caller has no role can be neither changed nor seen.
     #[test]
-    fn who_has_no_role_near_a_thing_does_not_know_of_it(
+    fn without_a_role_nearby_a_thing_is_hidden(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -83,15 +83,15 @@ proptest! {
         };
         if rights.plane.is_none() && near.is_none() && !own && action.realm() != Realm::Anybody {
             let verdict = authorize(action, &rights, &owner);
-            // A kubeconfig's token is told that it is one, and nothing of the thing.
+            // A kubeconfig's token learns that it is one, and nothing about the thing.
             prop_assert!(verdict == Verdict::Hidden || rights.kubernetes_only);
             prop_assert_ne!(verdict, Verdict::Allowed);
         }
     }
 
-    /// More of a role never allows less.
+    /// A greater role never allows less.
     #[test]
-    fn a_greater_role_may_what_a_lesser_one_may(
+    fn a_greater_role_includes_every_lesser_one(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -108,9 +108,10 @@ proptest! {
         }
     }
 
-    /// A role in a domain or a project is none over who has one in the plane, nor over what is the plane's.
+    /// A role in a domain or project gives no power over a user with a plane-wide role, nor over the plane's own
+    /// things.
     #[test]
-    fn nobody_rises_by_those_above_him(
+    fn a_lesser_role_gives_no_power_over_a_greater_one(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -125,9 +126,9 @@ proptest! {
         }
     }
 
-    /// A token of a kubeconfig is for Kubernetes.
+    /// A kubeconfig's token is for Kubernetes only.
     #[test]
-    fn a_kubeconfigs_token_is_for_nothing_else(
+    fn a_kubeconfigs_token_is_for_its_cluster_only(
         rights in rights(),
         owner in owner(),
         action in action(),
@@ -140,7 +141,7 @@ proptest! {
 }
 
 #[test]
-fn roles_of_a_project_are_of_its_hosts_and_clusters_and_of_no_others() {
+fn a_project_role_covers_only_its_hosts_and_clusters() {
     let rights = |role| Rights {
         user: user(0),
         plane: None,
@@ -158,7 +159,7 @@ fn roles_of_a_project_are_of_its_hosts_and_clusters_and_of_no_others() {
         (Action::DeleteClusters, Role::Admin, Verdict::Allowed),
         (Action::Grant, Role::Admin, Verdict::Refused),
         (Action::ChangeFleet, Role::Admin, Verdict::Refused),
-        // What machines log, and who did what, is for those who answer for the project.
+        // Machine logs and the audit are for those responsible for the project.
         (Action::ReadBundles, Role::Reader, Verdict::Refused),
         (Action::ReadBundles, Role::Member, Verdict::Refused),
         (Action::ReadBundles, Role::Admin, Verdict::Allowed),

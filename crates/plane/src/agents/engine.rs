@@ -1,4 +1,4 @@
-//! What hosts report, which hosts to tell next, and when it stops. Pure.
+//! What hosts report, which hosts to order next, and when the roll stops. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use semver::Version;
@@ -9,48 +9,48 @@ use pf9_hostagent::model::{
     AgentStage, AgentStatus, ClusterId, Fault, FaultCode, Generation, HostId,
 };
 
-/// How long a host that is done and silent since takes the place of one that changes. Longer, and machines
-/// that are switched off for good would hold up the roll.
+/// How long a host that was done and then fell silent counts against the concurrency limit. If longer, machines that
+/// are switched off for good would hold up the roll.
 const ILL_FOR: SignedDuration = SignedDuration::from_hours(1);
-/// Lines of the log that are kept.
+/// Log entries kept.
 const LOG_MAX: usize = 50;
 
-/// What is known of a host at the time of a decision.
+/// What is known about a host when a decision is made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Look {
-    /// It reported lately.
+    /// It reported recently.
     pub(super) there: bool,
     /// The version it reports.
     pub(super) running: Option<Version>,
-    /// The cluster that it is a master of.
+    /// The cluster whose master it is.
     pub(super) master_of: Option<ClusterId>,
-    /// It is a node of some cluster.
+    /// It is a node of a cluster.
     pub(super) node: bool,
-    /// It is in maintenance: it is told when that has ended.
+    /// It is in maintenance: its order waits for the end.
     pub(super) rests: bool,
-    /// Its node is between two stacks, or is going to be put back.
+    /// Its node is between two stacks, or is about to be rolled back.
     pub(super) between: bool,
     /// Why it cannot take part.
     pub(super) unfit: Option<Fault>,
 }
 
-/// What follows.
+/// What to do next.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Moves {
-    /// Hosts to tell, each with the number of its order.
+    /// Hosts to order, each with the number of its order.
     pub(super) tell: Vec<(HostId, Generation)>,
-    /// Hosts whose part changed, these among them.
+    /// Hosts whose part changed, including those in `tell`.
     pub(super) changed: Vec<HostId>,
     /// The roll itself changed.
     pub(super) roll: bool,
 }
 
-/// What a host says it runs: by the status of its agent, else by the text that older ones say.
+/// The version a host runs: from its agent's status, or from the text that older agents report.
 pub(super) fn runs(agent: &AgentStatus, text: &str) -> Option<Version> {
     agent.version.clone().or_else(|| text.parse().ok())
 }
 
-/// A host reported. True when that changes its part.
+/// A host reported. True when its part changes.
 pub(super) fn heard(
     part: &mut Part,
     agent: &AgentStatus,
@@ -67,14 +67,14 @@ pub(super) fn heard(
         part.said = Some(agent.stage);
         part.fault.clone_from(&agent.why);
     }
-    // By hand, or by an earlier order: it is what it was to be.
+    // By hand, or by an earlier order: it runs the wanted version.
     let by_itself = !answers && matches!(agent.stage, AgentStage::Idle | AgentStage::Proven);
     let proven = by_itself || (answers && agent.stage == AgentStage::Proven);
     if proven && running == Some(&part.to) {
         (part.stand, part.done_at, part.fault) = (Stand::Done, Some(now), None);
     } else if answers
         && matches!(agent.stage, AgentStage::PutBack | AgentStage::Refused)
-        // What was cut off, or had no room, is tried again by the host itself, until it is late.
+        // After an interruption or a full disk the host retries on its own, until it is late.
         && agent.why.as_ref().is_none_or(|why| why.next_try.is_none())
     {
         part.stand = Stand::Failed;
@@ -86,7 +86,7 @@ pub(super) fn heard(
     before != *part
 }
 
-/// Advances as far as it can; `open`: hosts may be told now.
+/// Advances as far as possible; `open`: the window allows new orders.
 pub(super) fn advance(
     roll: &mut AgentRoll,
     parts: &mut Parts,
@@ -145,7 +145,7 @@ fn stop(roll: &mut AgentRoll, host: HostId, why: Option<Fault>, now: Timestamp) 
     roll.why = Some(fault);
 }
 
-/// Whether the share is done, and the next one's time has come; or the whole is.
+/// Whether the share is complete and the next one is due, or the roll is complete.
 fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Timestamp) {
     let stands = |stand| parts.values().filter(|p| p.stand == stand).count();
     let waiting = stands(Stand::Waiting);
@@ -163,7 +163,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
         .iter()
         .any(|(host, p)| p.stand == Stand::Waiting && there(host));
     let done = stands(Stand::Done);
-    // An absent share proves nothing.
+    // A share of absent hosts proves nothing.
     let passed = done > 0 && (done >= roll.quota(parts.len()) || !left);
     if !passed {
         return;
@@ -181,7 +181,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
     }
 }
 
-/// As many hosts as may be away at a time, no two masters of a cluster among them.
+/// As many hosts as the concurrency allows, never two masters of one cluster.
 fn tell(
     roll: &mut AgentRoll,
     parts: &mut Parts,
@@ -213,7 +213,7 @@ fn tell(
         .filter_map(|(_, look)| look.master_of)
         .collect();
     let mut turns: Vec<&(HostId, Look)> = looks.iter().collect();
-    // Whose failure costs least comes first.
+    // Hosts whose failure costs least come first.
     turns.sort_by_key(|(host, look)| (look.node, look.master_of.is_some(), *host));
     for (host, look) in turns {
         if moves.tell.len() >= room.min(quota) {
@@ -236,20 +236,20 @@ fn tell(
     }
 }
 
-/// Greater than every order before, also on a plane restored from a backup: it is at least the Unix time.
+/// Greater than every order before, also on a plane restored from a backup: at least the Unix time.
 fn next_order(last: Generation, now: Timestamp) -> Generation {
     let now = u64::try_from(now.as_second()).unwrap_or_default();
     Generation(last.next().0.max(now))
 }
 
 impl AgentRoll {
-    /// So many hosts may have been told by now.
+    /// How many hosts may have an order by now.
     fn quota(&self, all: usize) -> usize {
         let of = self.policy.shares.get(self.share).copied().unwrap_or(100);
         all.saturating_mul(usize::from(of)).div_ceil(100)
     }
 
-    /// Notes what happened.
+    /// Adds a log entry.
     pub(super) fn note(&mut self, at: Timestamp, what: String) {
         let over = (self.log.len() + 1).saturating_sub(LOG_MAX);
         self.log.drain(..over);
@@ -258,7 +258,7 @@ impl AgentRoll {
 }
 
 impl Part {
-    /// Of a host that was told of nothing yet.
+    /// For a host without an order.
     pub(super) fn new(from: Option<Version>, to: Version) -> Self {
         Self {
             from,
@@ -277,13 +277,13 @@ impl Part {
         (self.said, self.fault) = (None, None);
     }
 
-    /// Its order is taken back; it may get another one.
+    /// Its order is withdrawn; it may get another one.
     pub(super) fn recall(&mut self) {
         (self.stand, self.told_at) = (Stand::Waiting, None);
         (self.said, self.fault) = (None, None);
     }
 
-    /// It was told, and nothing that runs is being changed for it.
+    /// It has an order and has not started to change anything for it.
     pub(super) fn may_be_recalled(&self) -> bool {
         let quiet = match self.said {
             None
@@ -303,7 +303,8 @@ impl Part {
         }
     }
 
-    /// What follows without a report: it is what it was to be already, or cannot be, or is late. True when it changed.
+    /// What changes without a report: the host already runs the version, cannot take part, or is late. True when the
+    /// part changed.
     fn settles(&mut self, roll: &AgentRoll, look: &Look, now: Timestamp) -> bool {
         match self.stand {
             Stand::Waiting if look.running.as_ref() == Some(&self.to) => {
@@ -318,7 +319,7 @@ impl Part {
                 true
             }
             Stand::Told if look.rests => {
-                // It does nothing before that ends, and is not late by it.
+                // During maintenance it does nothing, and is not late because of it.
                 let half = SignedDuration::from_secs(i64::from(roll.policy.report_s) / 2);
                 let long = self.told_at.is_none_or(|at| now.duration_since(at) >= half);
                 self.told_at = if long { Some(now) } else { self.told_at };
@@ -337,7 +338,7 @@ impl Part {
                         "it no longer reports"
                     };
                     let why = format!(
-                        "{} s after it was told it said {said}; {still}",
+                        "{} s after the order it reported {said}; {still}",
                         roll.policy.report_s
                     );
                     let fault = Fault::new(
@@ -347,7 +348,7 @@ impl Part {
                     );
                     (self.stand, self.fault) = (
                         Stand::Late,
-                        Some(fault.fix("look at the host: pf9ctl status")),
+                        Some(fault.fix("inspect the host: pf9ctl status")),
                     );
                 }
                 over

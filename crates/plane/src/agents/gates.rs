@@ -1,4 +1,4 @@
-//! Which hosts can take part, and what stands against a roll before it begins. Pure.
+//! Which hosts can take part, and what blocks a roll before it begins. Pure.
 
 use semver::Version;
 
@@ -6,11 +6,11 @@ use super::engine::Look;
 use crate::rolls::{Finding, Weight};
 use pf9_hostagent::model::{AgentPackage, Fault, FaultCode, HostId, Inventory, PackageFormat};
 
-/// Hosts that a finding names; the rest is a number.
+/// Hosts that a finding names; the rest are counted.
 const NAMED: usize = 5;
 
-/// Whether programs of these two versions speak with each other: each minor speaks with its neighbours, and the first
-/// of a major with whatever came last before it.
+/// Whether programs of these two versions interoperate: each minor with its neighbours, and the first minor of a major
+/// with the last of the previous major.
 pub(super) fn one_apart(a: &Version, b: &Version) -> bool {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
     match high.major.checked_sub(low.major) {
@@ -20,7 +20,7 @@ pub(super) fn one_apart(a: &Version, b: &Version) -> bool {
     }
 }
 
-/// Why a host that runs this cannot go to `to`.
+/// Why a host on this version cannot go to `to`.
 pub(super) fn unfit(
     running: Option<&Version>,
     machine: Option<&Inventory>,
@@ -46,7 +46,7 @@ pub(super) fn unfit(
         );
     }
     let machine = machine?;
-    // Where it is not known, either may be right.
+    // Unknown distribution: either format may fit.
     let known = PackageFormat::of_os(&machine.os_id);
     let formats = known.map_or(vec![PackageFormat::Deb, PackageFormat::Rpm], |f| vec![f]);
     let fits = formats
@@ -64,7 +64,7 @@ pub(super) fn unfit(
     }
 }
 
-/// Findings before a roll begins. `here`: the versions with packages on this plane.
+/// Findings before a roll begins. `here`: versions with packages on this plane.
 pub(super) fn findings(
     to: &Version,
     plane: &Version,
@@ -79,7 +79,7 @@ pub(super) fn findings(
     found
 }
 
-/// The plane speaks with its neighbours, and knows what is new before they do.
+/// The plane interoperates with neighbouring versions and must know a new one before the agents do.
 fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
     let far = || {
         let why =
@@ -101,7 +101,7 @@ fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
     said.into_iter().flatten().map(finding).collect()
 }
 
-/// Hosts that do not take part, for this reason.
+/// Hosts left out for this reason.
 fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     let faults = hosts
         .iter()
@@ -115,7 +115,7 @@ fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
     Some(finding(&id, Weight::Warns, fault))
 }
 
-/// Hosts that run a version without a package on this plane.
+/// Hosts whose current version has no package on this plane.
 fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Option<Finding> {
     let lost = hosts.iter().filter_map(|(host, look)| {
         let running = look.running.as_ref().filter(|v| *v != to)?;
@@ -138,7 +138,11 @@ fn way_down(to: &Version, hosts: &[(HostId, Look)]) -> Option<Finding> {
     let newer: Vec<HostId> = newer.map(|(h, _)| *h).collect();
     let why = format!("{} run a newer one", names(newer.iter().copied()));
     let fault = Fault::new(FaultCode::RollBlocked, "this is a downgrade", why);
-    let found = finding("down", Weight::Warns, fault.fix("nothing, if it is meant"));
+    let found = finding(
+        "down",
+        Weight::Warns,
+        fault.fix("nothing, if this is intended"),
+    );
     (!newer.is_empty()).then_some(found)
 }
 
@@ -171,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_speak_with_each_other() {
+    fn neighbouring_versions_interoperate() {
         for (a, b, want) in [
             ("0.1.0", "0.1.9", true),
             ("0.1.0", "0.2.3", true),
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_go_is_told_why() {
+    fn a_host_that_cannot_take_part_has_a_reason() {
         let machine = |os: &str, arch: &str| Inventory {
             os_id: os.into(),
             arch: arch.into(),
@@ -218,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_names_who_could_not_go_back_and_does_not_begin() {
+    fn the_plan_names_hosts_that_could_not_roll_back_and_blocks() {
         let look = |running: &str| Look {
             there: true,
             running: Some(v(running)),

@@ -1,12 +1,12 @@
-//! Agents over HTTP: the administrator's socket, and for operators resmgr's API; one body and one answer for both.
+//! Agents over HTTP: the administrator's socket, and resmgr's API for operators; the same bodies and answers for both.
 //!
 //! | path behind `/agents` | does |
 //! |---|---|
-//! | `GET`                   | the versions that are here |
-//! | `POST`, `DELETE /{version}` | import, remove (the administrator alone: files of the plane's machine) |
-//! | `GET /upgrade`          | how far the newest roll is |
-//! | `POST /upgrade/plan`    | what an upgrade would do, and what stands against it |
-//! | `POST /upgrade`         | the same, and begins |
+//! | `GET`                   | versions in the repository |
+//! | `POST`, `DELETE /{version}` | import, remove (administrator only: they name files on the plane's machine) |
+//! | `GET /upgrade`          | progress of the newest roll |
+//! | `POST /upgrade/plan`    | what an upgrade would do, and what blocks it |
+//! | `POST /upgrade`         | the same, and starts it |
 //! | `POST /upgrade/{verb}`  | `pause`, `resume`, `cancel`, `back` |
 //! | `POST /policy`          | the fleet's window and patch policy |
 
@@ -37,14 +37,14 @@ use crate::store::Read;
 use pf9_hostagent::model::document::AGENT_VERSION;
 use pf9_hostagent::model::{AgentSpec, FaultCode, Generation, HostId};
 
-/// Most hosts that a request names.
+/// Most hosts in one request.
 const HOSTS_MAX: usize = 10_000;
 const DESPITE_MAX: usize = 200;
 /// Most shares of a roll.
 const SHARES_MAX: usize = 20;
-/// A week: longer, and the next version is there.
+/// A week: longer than the usual time between versions.
 const PAUSE_MAX_S: u32 = 7 * 24 * 3600;
-/// A day: a package through the slowest line.
+/// A day: a package over the slowest line.
 const REPORT_MAX_S: u32 = 24 * 3600;
 
 /// Body of `POST …/upgrade`.
@@ -52,22 +52,22 @@ const REPORT_MAX_S: u32 = 24 * 3600;
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(crate) struct Wanted {
     pub(crate) to: Option<Version>,
-    /// Parts of a hundred, rising.
+    /// Percentages, rising.
     pub(crate) percent: Vec<u8>,
-    /// These alone.
+    /// Only these hosts.
     pub(crate) hosts: Vec<HostId>,
     pub(crate) pause_seconds: Option<u32>,
     pub(crate) max_unavailable: Option<MaxUnavailable>,
     pub(crate) prove_seconds: Option<u32>,
     pub(crate) report_seconds: Option<u32>,
     pub(crate) any_time: bool,
-    /// The fleet's window from now on.
+    /// The fleet's new window.
     pub(crate) window: Option<Window>,
     /// Ids of findings to overrule.
     pub(crate) despite: Vec<String>,
 }
 
-/// Body of `POST …/policy`; what is absent stays.
+/// Body of `POST …/policy`; absent fields are unchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Chosen {
@@ -77,17 +77,17 @@ pub(crate) struct Chosen {
     pub(crate) always: bool,
 }
 
-/// What a roll begins with.
+/// Parameters of a new roll.
 pub(super) struct Begin {
     pub(super) to: Version,
-    /// None: all.
+    /// Empty: all.
     pub(super) hosts: Vec<HostId>,
     pub(super) policy: Policy,
     pub(super) by: By,
     pub(super) despite: Vec<String>,
 }
 
-/// Hosts with what is known of them.
+/// Hosts with what is known about them.
 type Hosts = Vec<(HostId, Look)>;
 
 const WHAT: &str = "the upgrade is not started";
@@ -165,7 +165,7 @@ impl Wanted {
     }
 }
 
-/// Hosts that would take part, and findings. A host that runs the version already takes no part.
+/// Hosts that would take part, and findings. A host that already runs the version takes no part.
 fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
     let to = &wanted.to;
     if repository::find(rows, to)?.is_none() {
@@ -186,7 +186,7 @@ fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, V
             hosts.push((host, look));
         }
     }
-    // It compiled with this text.
+    // Never fails: the build checked this text.
     let plane = AGENT_VERSION
         .parse()
         .map_err(|e: semver::Error| Refusal::internal(WHAT, &e))?;
@@ -194,7 +194,7 @@ fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, V
     Ok((hosts, found))
 }
 
-/// Begins the roll that was checked, and stores it.
+/// Starts the checked roll and stores it.
 pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     let (before, had) = runner::load(&**change)?;
     runner::require_free(before.as_ref(), &had, WHAT)?;
@@ -242,7 +242,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     };
     roll.note(
         now,
-        format!("begun {by} for {} hosts{despite}", parts.len()),
+        format!("started {by} for {} hosts{despite}", parts.len()),
     );
     runner::put(change, &roll, &parts)?;
     runner::goes_on(change)
@@ -278,11 +278,11 @@ async fn start(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
         .await
 }
 
-/// What a person does with a roll that is there.
+/// A verb on the existing roll.
 async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value> {
     let mut policy = wanted.policy()?;
     if wanted.percent.is_empty() {
-        // Hosts are to leave the wrong version: no stages, unless they are asked for.
+        // Hosts must leave a bad version: no shares unless asked for.
         (policy.shares, policy.pause_s) = (vec![100], wanted.pause_seconds.unwrap_or_default());
     }
     plane
@@ -335,7 +335,7 @@ async fn choose(plane: &Arc<Plane>, chosen: Chosen) -> Answer<Value> {
 
 // === hosts ===
 
-/// A package, for a host that is told to fetch it.
+/// A package, for a host with an order to fetch it.
 pub(crate) async fn package(
     _: Caller,
     Shared(plane): Shared<Arc<Plane>>,
@@ -398,7 +398,7 @@ pub(crate) async fn admin_policy(
     choose(&plane, chosen).await.map(Json)
 }
 
-// === resmgr: the same, for operators who logged in ===
+// === resmgr: the same, for logged-in operators ===
 
 pub(crate) async fn list(_: Person, plane: Shared<Arc<Plane>>) -> Answer<Json<Value>> {
     admin_list(plane).await

@@ -1,4 +1,4 @@
-//! The fleet's roll as numbers: what an alert or a graph asks. By what the plane knows itself.
+//! The fleet's roll as metrics for alerts and graphs, from what the plane itself knows.
 
 use super::{AgentRoll, Part, Stand, runner};
 use crate::refusal::Answer;
@@ -6,7 +6,7 @@ use crate::rolls::State;
 use crate::store::Read;
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
-/// Of the newest roll; `None` where there never was one.
+/// Metrics of the newest roll; `None` if there never was one.
 pub(crate) fn of(rows: &impl Read) -> Answer<Option<MetricsText>> {
     let (roll, parts) = runner::load(rows)?;
     Ok(roll.map(|roll| text(&roll, parts.values())))
@@ -71,7 +71,7 @@ mod tests {
     use crate::agents::tests::{roll, v};
 
     #[test]
-    fn they_say_how_far_it_is_and_who_could_not() {
+    fn metrics_show_progress_and_failures() {
         let mut roll = roll("0.2.1", &[10, 50, 100]);
         (roll.state, roll.share) = (State::Stopped, 1);
         let stands = [

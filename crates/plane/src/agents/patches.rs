@@ -1,6 +1,6 @@
-//! Versions that the fleet goes to by itself, as its policy says; the same words as for clusters.
+//! Versions that the fleet takes automatically, by its policy; the same terms as for clusters.
 //!
-//! Looked at when a version is imported, when the policy changes and when a roll is over.
+//! Evaluated when a version is imported, when the policy changes and when a roll ends.
 
 use semver::Version;
 
@@ -12,7 +12,7 @@ use crate::rolls::{By, Patches};
 use crate::state::Change;
 use pf9_hostagent::model::TrustStore;
 
-/// A version that the fleet is to go to.
+/// A version for the fleet to take.
 #[derive(Debug, PartialEq, Eq)]
 struct Patch {
     to: Version,
@@ -25,7 +25,7 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     consider(change)
 }
 
-/// Begins what the policy wants, if anything.
+/// Starts the roll that the policy asks for, if any.
 pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     let policy = runner::settings(&**change)?.patches;
     if policy == Patches::Off {
@@ -54,7 +54,7 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     };
     match begin(change, wanted) {
         Ok(()) => Ok(()),
-        // A refusal is no failure of what led here, an import or a report.
+        // A refusal must not fail the import or report that triggered this.
         Err(refusal) if refusal.status.is_client_error() => {
             tracing::warn!("{what}: {}", refusal.fault);
             Ok(())
@@ -63,7 +63,7 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
     }
 }
 
-/// The newest of the minor that the fleet is at, if it came after what was last decided about.
+/// The newest patch of the fleet's minor, if newer than the last decision.
 fn wanted(
     policy: Patches,
     newest: Option<&Version>,
@@ -72,7 +72,7 @@ fn wanted(
     trust: &TrustStore,
 ) -> Option<Patch> {
     let newest = newest?;
-    // What a person went back from, or cancelled, does not start over by itself.
+    // A version that a person rolled back or cancelled is not started again automatically.
     let since = roll.map(|r| r.began_at);
     let follows = |r: &&Release| {
         let v = &r.package.version;
@@ -100,7 +100,7 @@ mod tests {
     use crate::compute::tests::now;
     use pf9_hostagent::model::{AgentPackage, DocumentKind, SigningKey};
 
-    /// The plane's.
+    /// The plane's key.
     fn key() -> &'static SigningKey {
         static KEY: OnceLock<SigningKey> = OnceLock::new();
         KEY.get_or_init(|| SigningKey::generate().expect("key").0)
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_the_minor_and_at_once_only_what_mends() {
+    fn the_newest_patch_of_the_minor_and_at_once_only_security_fixes() {
         let all = [
             release("0.2.2", 1, true),
             release("0.2.3", 2, false),
@@ -153,9 +153,9 @@ mod tests {
         assert_eq!(of(Patches::AtOnce, &old, None), None);
     }
 
-    /// A row alone says nothing, nor does what another key, or this one of something else, has signed.
+    /// A row alone proves nothing, nor does a signature by another key or over something else.
     #[test]
-    fn that_it_mends_is_believed_by_the_planes_signature_alone() {
+    fn only_the_planes_signature_proves_a_security_fix() {
         let signed = || release("0.2.2", 1, true);
         let at_once = |release: Release| {
             let found = of(Patches::AtOnce, &[release], None);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_went_back_from_does_not_begin_again() {
+    fn a_version_that_was_rolled_back_by_hand_is_not_restarted() {
         let all = [release("0.2.2", 1, true)];
         assert_eq!(of(Patches::AtOnce, &all, Some(2)), None);
         assert!(of(Patches::AtOnce, &all, Some(0)).is_some());

@@ -1,4 +1,4 @@
-//! Packages of the agent: import (look, keep), list, remove, serve.
+//! Packages of the agent: import (check, store), list, remove, serve.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ use pf9_hostagent::seam::disk::{self, Options};
 
 /// Versions of the agent, by version.
 pub(crate) const RELEASES: Rows<Release> = Rows::new("agent-releases");
-/// Where packages are, each under its digest.
+/// Where packages are stored, each under its digest.
 const DIR: &str = "/agents";
-/// Files of one import: more than all formats of two versions.
+/// Files of one import: more than two versions in all formats.
 const FILES_MAX: usize = 16;
 
 /// One version.
@@ -38,13 +38,13 @@ const FILES_MAX: usize = 16;
 pub(crate) struct Release {
     pub(crate) package: AgentPackage,
     pub(crate) imported_at: Timestamp,
-    /// The same package, signed: only this proves that it fixes a security fault.
+    /// The same package, signed: the only proof that it fixes a security fault.
     #[serde(default)]
     pub(crate) envelope: Option<Envelope>,
 }
 
 impl Release {
-    /// The plane signed that it fixes a security fault.
+    /// Whether the plane signed that it fixes a security fault.
     pub(super) fn mends(&self, trust: &TrustStore) -> bool {
         let opened = |envelope: &Envelope| envelope.open(DocumentKind::AgentRelease, trust);
         match self.envelope.as_ref().map(opened) {
@@ -56,7 +56,7 @@ impl Release {
                 tracing::warn!(%version, why = %e, "the agent release cannot be signed");
                 false
             }
-            // Imported before this was signed.
+            // Imported by a plane that did not sign this yet.
             None => false,
         }
     }
@@ -69,7 +69,7 @@ impl Release {
     }
 }
 
-/// The keys that sign for this plane, as its rows have them.
+/// The trusted signing keys, from the plane's rows.
 pub(super) fn trusted(rows: &impl Read) -> Answer<TrustStore> {
     let what = "the plane's keys cannot be used";
     let identity = rows.get(&IDENTITY, IDENTITY_ROW)?;
@@ -79,7 +79,7 @@ pub(super) fn trusted(rows: &impl Read) -> Answer<TrustStore> {
     Ok(TrustStore::new(keys)?)
 }
 
-/// The same releases under the key that signs now.
+/// The same releases, signed with the current key.
 pub(crate) fn sign_anew(
     change: &mut Change<'_>,
     trust: &TrustStore,
@@ -111,7 +111,7 @@ fn refuse(code: FaultCode, why: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
 }
 
-/// Imports packages, all of them or none. The same ones again are fine.
+/// Imports packages, all or none. Importing the same ones again succeeds.
 pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> {
     if wanted.paths.is_empty() || wanted.paths.len() > FILES_MAX {
         let why = format!("1 to {FILES_MAX} files at a time");
@@ -129,7 +129,7 @@ pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> 
     plane
         .change(move |change| {
             for (version, file) in &kept {
-                // One that was removed since it was copied took the copy along.
+                // A version removed since the copy took its files along.
                 let gone = |e| Refusal::internal("the import task failed", &e);
                 std::fs::metadata(files.at(at(&file.sha256))).map_err(gone)?;
                 take(change, version, file, security, &key)?;
@@ -143,7 +143,7 @@ pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> 
         .await
 }
 
-/// One file into the row of its version.
+/// Adds one file to the row of its version.
 fn take(
     change: &mut Change<'_>,
     version: &Version,
@@ -171,7 +171,7 @@ fn take(
     Ok(change.put(&RELEASES, &key, &release)?)
 }
 
-/// A version means one content.
+/// A version has one content.
 fn require_same(package: &AgentPackage, file: &PackageFile) -> Answer<()> {
     let other = package.file(file.format, &file.arch);
     let Some(other) = other.filter(|other| other.sha256 != file.sha256) else {
@@ -179,18 +179,18 @@ fn require_same(package: &AgentPackage, file: &PackageFile) -> Answer<()> {
     };
     let (format, arch, version) = (file.format.as_str(), &file.arch, &package.version);
     let why = format!(
-        "another {format} of {version} for {arch} is here: {}",
+        "another {format} of {version} for {arch} was imported: {}",
         other.sha256
     );
     Err(refuse(FaultCode::AgentVersionTaken, why)
-        .fix("a version means one content: build the agent with a new version"))
+        .fix("a version has one content: build the agent with a new version"))
 }
 
 fn at(digest: &Digest) -> PathBuf {
     Path::new(DIR).join(digest.to_string())
 }
 
-/// Copies a package and checks the copy: what was checked is what is served.
+/// Copies a package and checks the copy: the checked bytes are the served bytes.
 fn keep(plane: &Plane, from: &Path) -> Answer<(Version, PackageFile)> {
     let temp = plane
         .files
@@ -203,7 +203,7 @@ fn keep(plane: &Plane, from: &Path) -> Answer<(Version, PackageFile)> {
             bytes,
             path: format!("v1/agents/{sha256}/package"),
         };
-        // The row decides; this spares the disk a file that no row would name.
+        // The row decides; this early check avoids writing a file that no row would name.
         if let Some(package) = find(&plane.read()?, &label.version)? {
             require_same(&package, &file)?;
         }
@@ -212,7 +212,7 @@ fn keep(plane: &Plane, from: &Path) -> Answer<(Version, PackageFile)> {
         Ok((label.version, file))
     });
     if kept.is_err() {
-        // Ours alone; the refusal is what matters.
+        // The file is ours; the refusal matters more.
         drop(disk::remove_file(&temp));
     }
     kept
@@ -272,7 +272,7 @@ pub(crate) fn list(rows: &impl Read) -> Answer<Vec<Release>> {
     Ok(all)
 }
 
-/// The same, as it is shown: with how many hosts run each.
+/// The same as JSON, with the number of hosts on each.
 pub(crate) fn list_json(rows: &impl Read) -> Answer<Value> {
     let (running, trust) = (runner::running(rows)?, trusted(rows)?);
     let shown = list(rows)?.into_iter().map(|release| {
@@ -292,14 +292,14 @@ pub(crate) fn list_json(rows: &impl Read) -> Answer<Value> {
     Ok(shown.collect())
 }
 
-/// A version's packages, if they are here.
+/// A version's packages, if present.
 pub(super) fn find(rows: &impl Read, version: &Version) -> Answer<Option<AgentPackage>> {
     Ok(rows
         .get(&RELEASES, &version.to_string())?
         .map(|r| r.package))
 }
 
-/// The refusal that a version is not here.
+/// The refusal for a version that is not present.
 pub(super) fn unknown(what: &str, version: &str) -> Refusal {
     let version: String = version.chars().take(80).collect();
     let why = format!("no package of agent {version} was imported");
@@ -307,7 +307,7 @@ pub(super) fn unknown(what: &str, version: &str) -> Refusal {
         .fix("see pf9-plane agent list, import it with pf9-plane agent import")
 }
 
-/// Removes a version that no host is told to run.
+/// Removes a version that no host has an order to run.
 pub(crate) async fn remove(plane: &Arc<Plane>, version: String) -> Answer<Value> {
     let files = plane.files.clone();
     let gone = plane
@@ -331,8 +331,8 @@ pub(crate) async fn remove(plane: &Arc<Plane>, version: String) -> Answer<Value>
                 }
             }
             change.remove(&RELEASES, &version)?;
-            // While no other change can be made: an import of the same would lose its file. A row that stays for a
-            // full disk is made whole by its import.
+            // Under the store's lock: a concurrent import of the same version would lose its file. If a full disk keeps
+            // the row, a new import completes it.
             for file in &release.package.packages {
                 let gone = files.remove_file(at(&file.sha256));
                 gone.map_err(|e| Refusal::internal(what, &e))?;

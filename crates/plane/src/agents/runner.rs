@@ -1,4 +1,4 @@
-//! The fleet's roll and the store: statuses advance it, and so does a task that looks when no host reports.
+//! The fleet's roll and the store: statuses advance it, and so does a periodic task.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,12 +22,12 @@ use pf9_hostagent::model::{
     AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, NodeState, Role,
 };
 
-/// How often to look for what no host reports: pauses that are over, windows that open, hosts that are late.
+/// How often to check what no host reports: pauses that are over, windows that open, hosts that are late.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Many hosts report within a second; one look is for all of them.
+/// Many hosts report within a second; one pass serves all of them.
 const GATHER: Duration = Duration::from_millis(250);
 
-/// A host reported. True when the roll may go on by it.
+/// A host reported. True when the roll may advance because of it.
 pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<bool> {
     let key = host.to_string();
     let Some(mut part) = change.get(&PARTS, &key)? else {
@@ -95,7 +95,7 @@ pub(super) fn running(rows: &impl Read) -> Answer<BTreeMap<HostId, Version>> {
     Ok(found)
 }
 
-/// What decisions about hosts need: read once for all of them.
+/// Inputs of decisions about hosts, read once for all of them.
 pub(super) struct Eyes<'a, R> {
     rows: &'a R,
     clusters: BTreeMap<ClusterId, Cluster>,
@@ -122,7 +122,7 @@ impl<'a, R: Read> Eyes<'a, R> {
         self.releases.keys().cloned().collect()
     }
 
-    /// A host that is to go to `to`.
+    /// A host that is a candidate for `to`.
     pub(super) fn look(&self, host: HostId, to: &Version) -> Answer<Look> {
         let id = host.to_string();
         let said = self.rows.get(&STATUSES, &id)?;
@@ -154,17 +154,17 @@ impl<'a, R: Read> Eyes<'a, R> {
     }
 }
 
-/// Where the roll is after a look.
+/// State of the roll after a pass.
 struct Looked {
     before: State,
     roll: AgentRoll,
     parts: Parts,
     moves: Moves,
-    /// Hosts that are enrolled no more.
+    /// Hosts that are no longer enrolled.
     gone: Vec<HostId>,
 }
 
-/// How far it can go on; `None`: no roll is under way.
+/// How far the roll can advance; `None`: no roll is running.
 fn look(rows: &impl Read, now: Timestamp) -> Answer<Option<Looked>> {
     let (roll, mut parts) = load(rows)?;
     let Some(mut roll) = roll.filter(AgentRoll::is_under_way) else {
@@ -203,7 +203,7 @@ fn look(rows: &impl Read, now: Timestamp) -> Answer<Option<Looked>> {
     }
 }
 
-/// Advances as far as it can, and stores what changed.
+/// Advances as far as possible, and stores what changed.
 pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
     let Some(looked) = look(&**change, change.now)? else {
         return Ok(());
@@ -240,10 +240,10 @@ pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
     }
 }
 
-/// Writes what hosts are told into their specs.
+/// Writes the orders into the hosts' specs.
 fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -> Answer<()> {
     let key = host.to_string();
-    let what = "no host was told";
+    let what = "no host got an order";
     let target = find(&**change, &part.to)?;
     let target = target.ok_or_else(|| super::repository::unknown(what, &part.to.to_string()))?;
     let said = change.get(&STATUSES, &key)?;
@@ -267,11 +267,11 @@ fn order(change: &mut Change<'_>, host: HostId, part: &Part, roll: &AgentRoll) -
         change,
         host,
         "agent-told",
-        &format!("the agent is to be {}", part.to),
+        &format!("agent version {} is ordered", part.to),
     )
 }
 
-/// Takes back the orders of these hosts.
+/// Withdraws the orders of these hosts.
 pub(super) fn withdraw(change: &mut Change<'_>, hosts: &[HostId]) -> Answer<()> {
     for host in hosts {
         let key = host.to_string();
@@ -297,20 +297,20 @@ pub(super) fn put(change: &mut Change<'_>, roll: &AgentRoll, parts: &Parts) -> A
     Ok(())
 }
 
-/// Logs what changed of a roll; `AgentRoll::log` keeps it for people.
+/// Logs changes of a roll; `AgentRoll::log` keeps them for people.
 fn tell(roll: &AgentRoll) {
     let said = roll.log.last().map(|l| l.what.as_str()).unwrap_or_default();
     tracing::info!(roll = %roll.id, to = %roll.to, state = ?roll.state, "upgrade of agents: {said}");
 }
 
-/// Refuses a new roll while one is under way, unless only absent hosts remain in it.
+/// Refuses a new roll while one is running, unless only absent hosts remain in it.
 pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) -> Answer<()> {
     let Some(roll) = roll.filter(|r| r.is_under_way()) else {
         return Ok(());
     };
     let waits = |p: &Part| matches!(p.stand, Stand::Waiting | Stand::Done | Stand::LeftOut);
     let last = roll.share + 1 >= roll.policy.shares.len();
-    // Hosts that are away for long do not keep the others from the next version.
+    // Hosts that stay away must not block the next version.
     if roll.state == State::Running && last && parts.values().all(waits) {
         return Ok(());
     }
@@ -320,10 +320,10 @@ pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) 
     ))
 }
 
-/// Looks at intervals, and at once when a host reports something that matters.
+/// Runs at intervals, and at once when a host reports something that matters.
 pub(crate) async fn keep(plane: Arc<Plane>) {
     loop {
-        // cancel-safe: a permit that is not taken stays; time alone is waited for else
+        // cancel-safe: a permit that is not taken stays; the other branches only wait for time
         tokio::select! {
             () = plane.shutdown.cancelled() => return,
             () = plane.agents.notified() => tokio::time::sleep(GATHER).await,
@@ -336,7 +336,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
 }
 
 async fn look_again(plane: &Arc<Plane>) -> Answer<()> {
-    // A change waits for the disk: none is made where nothing follows.
+    // A write waits for the disk, so none is made when nothing changes.
     let looked = look(&plane.read()?, pf9_hostagent::seam::clock::now())?;
     let is_news = |l: &Looked| l.moves.roll || !l.moves.changed.is_empty() || !l.gone.is_empty();
     match looked.is_some_and(|l| is_news(&l)) {

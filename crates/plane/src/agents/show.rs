@@ -1,5 +1,4 @@
-//! How far a roll over the fleet is, and what one would do, as JSON: one document for the API, the command line and
-//! the page.
+//! Progress of a fleet roll, and the plan of one, as JSON: one document for the API, the command line and the page.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,7 +11,7 @@ use crate::rolls::{Finding, State, stands};
 use crate::store::Read;
 use pf9_hostagent::model::HostId;
 
-/// The newest roll; `upgrade: null` where there never was one.
+/// The newest roll; `upgrade: null` if there never was one.
 pub(super) fn status(rows: &impl Read, now: Timestamp) -> Answer<Value> {
     let settings = runner::settings(rows)?;
     let (roll, parts) = runner::load(rows)?;
@@ -77,7 +76,7 @@ fn roll_json(
     }))
 }
 
-/// Where a host is, in words.
+/// A host's state in words.
 fn words(roll: &AgentRoll, part: &Part, look: &Look, open: bool) -> String {
     let fault = || {
         part.fault
@@ -91,16 +90,16 @@ fn words(roll: &AgentRoll, part: &Part, look: &Look, open: bool) -> String {
         Stand::Late => format!("late{}", fault()),
         Stand::LeftOut => format!("skipped{}", fault()),
         Stand::Told => format!("{}{}", part.said.map_or("told", |s| s.as_str()), fault()),
-        Stand::Waiting if roll.state != State::Running => "not told yet".into(),
+        Stand::Waiting if roll.state != State::Running => "no order yet".into(),
         Stand::Waiting if !look.there => "away: it catches up when it is back".into(),
         Stand::Waiting if look.between => "its node is changing its stack".into(),
         Stand::Waiting if !(open || roll.policy.any_time) => "waits for the window".into(),
-        Stand::Waiting if roll.passed_at.is_some() => "waits for the pause to be over".into(),
+        Stand::Waiting if roll.passed_at.is_some() => "waits for the pause to end".into(),
         Stand::Waiting => "waits for its turn".into(),
     }
 }
 
-/// What a roll would do: hosts in their order, if all of them are there then.
+/// The plan of a roll: hosts in order, assuming all of them are connected.
 pub(super) fn plan(
     rows: &impl Read,
     to: &semver::Version,

@@ -1,4 +1,4 @@
-//! The engine: what always holds, and what happens when a host cannot.
+//! The engine: its invariants, and what happens when a host cannot take the version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ pub(super) fn roll(to: &str, shares: &[u8]) -> AgentRoll {
     }
 }
 
-/// A fleet: what is so, and what the plane knows of it.
+/// A fleet: its real state, and what the plane knows about it.
 struct World {
     roll: AgentRoll,
     parts: Parts,
@@ -110,7 +110,7 @@ impl World {
 }
 
 #[test]
-fn it_goes_share_by_share_with_a_pause_between() {
+fn it_rolls_share_by_share_with_a_pause_between() {
     let mut w = World::new(10, &[10, 50, 100]);
     assert_eq!(w.go(), [host(1)]);
     assert_eq!(w.go(), [], "nobody twice");
@@ -132,7 +132,7 @@ fn it_goes_share_by_share_with_a_pause_between() {
 }
 
 #[test]
-fn who_puts_itself_back_stops_it_and_resume_begins_him_anew() {
+fn a_rollback_stops_it_and_resume_starts_the_host_over() {
     let mut w = World::new(4, &[100]);
     w.roll.policy.max_unavailable = MaxUnavailable::Count(2);
     assert_eq!(w.go().len(), 2);
@@ -158,7 +158,7 @@ fn who_puts_itself_back_stops_it_and_resume_begins_him_anew() {
 }
 
 #[test]
-fn who_does_not_report_in_time_stops_it_and_is_done_when_it_says_so_late() {
+fn a_late_host_stops_it_and_its_late_report_counts() {
     let mut w = World::new(2, &[100]);
     w.roll.policy.max_unavailable = MaxUnavailable::Count(1);
     assert_eq!(w.go(), [host(1)]);
@@ -179,7 +179,7 @@ fn who_does_not_report_in_time_stops_it_and_is_done_when_it_says_so_late() {
 }
 
 #[test]
-fn who_is_away_is_passed_over_and_catches_up() {
+fn an_absent_host_is_skipped_and_catches_up() {
     let mut w = World::new(3, &[34, 100]);
     w.look(1).there = false;
     w.look(3).there = false;
@@ -198,7 +198,7 @@ fn who_is_away_is_passed_over_and_catches_up() {
 }
 
 #[test]
-fn that_nobody_is_there_proves_no_share() {
+fn a_share_of_absent_hosts_proves_nothing() {
     let mut w = World::new(3, &[34, 100]);
     (1..=3).for_each(|n| w.look(n).there = false);
     w.go();
@@ -244,7 +244,7 @@ fn the_window_holds_and_so_does_a_pause() {
 }
 
 #[test]
-fn who_falls_silent_after_its_proof_takes_a_place_for_an_hour() {
+fn a_host_silent_after_its_proof_occupies_a_slot_for_an_hour() {
     let mut w = World::new(3, &[100]);
     w.roll.policy.max_unavailable = MaxUnavailable::Count(1);
     assert_eq!(w.go(), [host(1)]);
@@ -256,7 +256,7 @@ fn who_falls_silent_after_its_proof_takes_a_place_for_an_hour() {
 }
 
 #[test]
-fn who_runs_it_already_is_told_of_nothing_and_who_cannot_is_left_out() {
+fn hosts_on_the_version_get_no_order_and_unfit_ones_are_left_out() {
     let mut w = World::new(3, &[100]);
     w.look(1).running = Some(v("0.2.0"));
     w.look(2).unfit = Some(Fault::new(FaultCode::AgentTooFar, "no", "too far"));
@@ -268,7 +268,7 @@ fn who_runs_it_already_is_told_of_nothing_and_who_cannot_is_left_out() {
 }
 
 #[test]
-fn an_answer_to_another_order_is_none() {
+fn an_answer_to_another_order_does_not_count() {
     let mut w = World::new(1, &[100]);
     w.go();
     let part = w.parts.get_mut(&host(1)).expect("part");
@@ -292,7 +292,7 @@ fn an_answer_to_another_order_is_none() {
 }
 
 #[test]
-fn cancelled_leaves_everybody_where_he_is() {
+fn cancel_leaves_every_host_on_its_version() {
     let mut w = World::new(3, &[100]);
     assert_eq!(w.go().len(), 3);
     w.say(host(1), AgentStage::Proven);
@@ -350,7 +350,7 @@ fn back_takes_each_changed_host_to_the_version_it_ran_before() {
 }
 
 #[test]
-fn orders_rise_also_where_the_plane_was_set_back() {
+fn order_numbers_rise_also_on_a_restored_plane() {
     let mut w = World::new(1, &[100]);
     w.roll.orders = Generation(u64::MAX - 5);
     w.go();
@@ -362,7 +362,7 @@ fn orders_rise_also_where_the_plane_was_set_back() {
 }
 
 #[test]
-fn who_tries_again_by_itself_has_not_failed_yet() {
+fn a_host_that_retries_has_not_failed_yet() {
     let mut w = World::new(1, &[100]);
     w.go();
     let part = w.parts.get_mut(&host(1)).expect("part");
@@ -401,7 +401,7 @@ fn natures() -> impl Strategy<Value = Vec<(Nature, u8, bool)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever hosts do, in whatever order the plane learns of it, and however often it is restarted.
+    /// Whatever hosts do, in whatever order the plane learns about it, and however often the plane restarts.
     #[test]
     fn what_always_holds(
         natures in natures(),
@@ -430,7 +430,7 @@ proptest! {
                 (3, _) => w.later(i64::from(REPORT_S)),
                 (4, _) => { let there = &mut w.look(n).there; *there = !*there; }
                 (5, _) => {
-                    // A plane that is restarted has what it wrote.
+                    // A restarted plane has only what it stored.
                     let text = serde_json::to_vec(&(&w.roll, &w.parts)).expect("json");
                     (w.roll, w.parts) = serde_json::from_slice(&text).expect("json");
                 }
@@ -449,7 +449,7 @@ proptest! {
             prop_assert!(begun <= (usize::from(count) * share).div_ceil(100) || w.roll.share == 2);
             if w.roll.state == State::Stopped {
                 failures += 1;
-                // A person mends everybody.
+                // A person repairs all hosts.
                 verbs::resume(Some(&mut w.roll), &mut w.parts, w.now).expect("resumed");
             }
         }
@@ -461,7 +461,7 @@ proptest! {
 }
 
 #[test]
-fn a_host_in_maintenance_is_told_when_that_has_ended_and_is_not_late_by_it() {
+fn a_host_in_maintenance_gets_its_order_afterwards_and_is_not_late() {
     let mut world = World::new(2, &[100]);
     world.look(1).rests = true;
     assert_eq!(world.go(), [host(2)], "the other one goes on");
@@ -471,7 +471,7 @@ fn a_host_in_maintenance_is_told_when_that_has_ended_and_is_not_late_by_it() {
     assert_eq!(world.stand(1), Stand::Waiting);
     world.look(1).rests = false;
     assert_eq!(world.go(), [host(1)]);
-    // It goes into maintenance after it was told: its time begins when that ends.
+    // It enters maintenance after it got its order: its report time starts when maintenance ends.
     world.look(1).rests = true;
     for _ in 0..50 {
         world.later(i64::from(world.roll.policy.report_s) / 2);

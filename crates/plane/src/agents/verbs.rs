@@ -1,4 +1,4 @@
-//! What a person does with the roll over the fleet. Pure; each answers the hosts whose order is taken back.
+//! Operator verbs on the fleet's roll. Pure; each returns the hosts whose order is withdrawn.
 
 use jiff::Timestamp;
 
@@ -15,7 +15,7 @@ fn under_way<'a>(roll: Option<&'a mut AgentRoll>, what: &'static str) -> Answer<
     })
 }
 
-/// No more hosts are told; those that were go on. Idempotent.
+/// No more hosts get an order; those that have one continue. Idempotent.
 pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> {
     let roll = under_way(roll, "not paused")?;
     if roll.state == State::Running {
@@ -25,8 +25,8 @@ pub(super) fn pause(roll: Option<&mut AgentRoll>, now: Timestamp) -> Answer<()> 
     Ok(())
 }
 
-/// Goes on after a pause or a stop. A host that failed or was silent starts over when it is there, with a new order:
-/// what it reports about the one before is no answer to it.
+/// Resumes after a pause or a stop. A host that failed or was silent starts over when it is connected, with a new
+/// order: a report about the previous order does not count for the new one.
 pub(super) fn resume(
     roll: Option<&mut AgentRoll>,
     parts: &mut Parts,
@@ -40,7 +40,7 @@ pub(super) fn resume(
     }))
 }
 
-/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
+/// Ends it as it stands. A host that has not started to change does not; one that has finishes on its own.
 pub(super) fn cancel(
     roll: Option<&mut AgentRoll>,
     parts: &mut Parts,
@@ -61,7 +61,8 @@ fn recall(parts: &mut Parts, which: impl Fn(&Part) -> bool) -> Vec<HostId> {
     recalled
 }
 
-/// Every changed host goes back to what it ran, also in the middle. Answers the hosts whose order is taken back for good.
+/// Every changed host returns to its previous version, also in the middle of a change. Returns the hosts whose order is
+/// withdrawn for good.
 pub(super) fn back(
     roll: &mut Option<AgentRoll>,
     parts: &mut Parts,
@@ -120,7 +121,7 @@ pub(super) fn back(
     Ok(recalled)
 }
 
-/// The parts of the changed hosts, in the other direction.
+/// The parts of the changed hosts, with from and to swapped.
 fn returning(parts: &Parts) -> Parts {
     let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
     parts

@@ -1,8 +1,8 @@
-//! How much of a month each cluster's API answered the plane. The arithmetic is pure; `probe` asks.
+//! For how much of a month each cluster's API answered the plane. The arithmetic is pure; `probe` does the asking.
 //!
-//! Three things are counted and never mixed: it answered, it did not, and nobody could tell (the plane was away, or no
-//! master was connected: then it may well have worked for clients near it). What is promised is judged by the first
-//! two, and the third stands beside it.
+//! Three times are counted and never mixed: it answered, it did not answer, and unmeasured (the plane was down, or no
+//! master was connected: then it may well have worked for clients near it). The target is judged by the first two; the
+//! third is shown beside them.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -15,21 +15,21 @@ use pf9_hostagent::model::ClusterId;
 
 /// Months by `<cluster>/<YYYY-MM>`.
 pub(super) const MONTHS: Rows<Month> = Rows::new("availability");
-/// Months that are kept of a cluster: two years and the one that runs.
+/// Months kept per cluster: two years and the current one.
 const MONTHS_KEPT: usize = 25;
-/// What is promised, in thousandths of a hundred: 99.9 %.
+/// The target, in thousandths of a percent: 99.9 %.
 const TARGET_MILLI: u64 = 99_900;
-/// Time between two answers that the first one speaks for: three times what there is between two questions.
+/// Longest gap between two answers that the first one covers: three probe intervals.
 const SPEAKS_FOR: SignedDuration = SignedDuration::from_secs(90);
-/// Outages of a month that are kept with their times; of the rest the sum.
+/// Outages of a month kept with their times; the rest only as a sum.
 const OUTAGES_MAX: usize = 50;
 
-/// What came of asking.
+/// Result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     Up,
     Down,
-    /// There was no way to ask.
+    /// It could not be measured.
     Blind,
 }
 
@@ -40,12 +40,12 @@ pub(super) struct Month {
     pub(super) down_s: u64,
     #[serde(default)]
     pub(super) blind_s: u64,
-    /// From when to when it did not answer, oldest first.
+    /// Intervals without an answer, oldest first.
     #[serde(default)]
     pub(super) outages: Vec<Outage>,
 }
 
-/// A time without an answer.
+/// An interval without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Outage {
     pub(super) from: Timestamp,
@@ -53,7 +53,7 @@ pub(super) struct Outage {
 }
 
 impl Month {
-    /// Between these two moments it was so.
+    /// Counts the time between these two moments.
     pub(super) fn count(&mut self, from: Timestamp, to: Timestamp, heard: Heard) {
         let whole = to.duration_since(from);
         if !whole.is_positive() {
@@ -82,7 +82,7 @@ impl Month {
         }
     }
 
-    /// One that goes on where the last one ended is the same.
+    /// An outage that starts where the last one ended continues it.
     fn outage(&mut self, next: Outage) {
         if let Some(last) = self.outages.last_mut()
             && last.to == next.from
@@ -93,7 +93,7 @@ impl Month {
         }
     }
 
-    /// In thousandths of a hundred, rounded down: what was missed is not rounded away. Nothing was measured: nothing.
+    /// In thousandths of a percent, rounded down so that no outage is rounded away. `None`: nothing was measured.
     fn milli(&self) -> Option<u64> {
         self.up_s
             .saturating_mul(100_000)
@@ -106,7 +106,7 @@ pub(super) fn month_of(at: Timestamp) -> String {
     at.strftime("%Y-%m").to_string()
 }
 
-/// Adds what was counted to a cluster's month.
+/// Adds the counts to a cluster's month.
 pub(super) fn add(
     change: &mut Change<'_>,
     cluster: ClusterId,
@@ -146,7 +146,7 @@ pub(super) fn shown(rows: &impl Read, cluster: ClusterId) -> Answer<Value> {
     Ok(json!({"targetPercent": percent(TARGET_MILLI), "months": months}))
 }
 
-/// Exact as text: a number of binary digits is not.
+/// Exact as text; a binary floating-point number is not.
 fn percent(milli: u64) -> String {
     format!("{}.{:03}", milli / 1000, milli % 1000)
 }
@@ -160,7 +160,7 @@ mod tests {
     use crate::alerts::verbs::tests::world;
 
     #[test]
-    fn a_month_is_what_answered_of_what_was_measured_and_is_not_rounded_up() {
+    fn a_months_share_is_of_measured_time_and_is_not_rounded_up() {
         let mut month = Month::default();
         assert_eq!(month.milli(), None, "nothing was measured");
         for n in 0..1000 {
@@ -171,7 +171,7 @@ mod tests {
         month.count(at(30_000), at(30_001), Heard::Down);
         assert_eq!(month.milli(), Some(99_896));
         assert_eq!(month.outages.len(), 2);
-        // The plane was away for a day: that is no outage.
+        // The plane was down for a day: that is no outage.
         month.count(at(30_001), at(130_000), Heard::Down);
         assert_eq!((month.down_s, month.blind_s), (30 + 1 + 90, 99_909));
         assert_eq!(percent(99_896), "99.896");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     proptest! {
-        /// Every second is counted once, whatever was reported and however long nobody asked.
+        /// Every second is counted once, whatever was reported and however long no probe ran.
         #[test]
         fn every_second_is_counted_once(steps in prop::collection::vec((1i64..1000, 0u8..3), 1..200)) {
             let (mut month, mut now) = (Month::default(), 0);

@@ -1,4 +1,4 @@
-//! What is known between two looks: in memory, for it comes again by itself. What must outlive the plane is in `shelf`.
+//! State between two passes: in memory, because hosts report it again. What must outlive the plane is in `shelf`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,17 +13,17 @@ use super::trends::{self, Closed, Foreseen, Of};
 use super::walk::Walks;
 use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus, NodeState};
 
-/// Shared by the tasks that report something and those that look.
+/// Shared by the tasks that report and those that evaluate.
 #[derive(Default)]
 pub(crate) struct Board {
     inner: Mutex<Inner>,
-    /// There is something new to look at.
+    /// There is something new to evaluate.
     pub(super) news: Notify,
-    /// Something waits to be delivered, or who is told has changed.
+    /// The outbox or the targets changed.
     pub(super) outbox: Notify,
-    /// Held to change an alert: a look takes time, and an acknowledgement meanwhile must not be lost.
+    /// Held while alerts change: a pass takes time, and an acknowledgement in the middle must not be lost.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// Lists of what was.
+    /// Lists of past alerts.
     pub(super) walks: Arc<Walks>,
 }
 
@@ -31,24 +31,24 @@ pub(crate) struct Board {
 pub(super) struct Inner {
     pub(super) heard: BTreeMap<HostId, Heard>,
     pub(super) seen: BTreeMap<ClusterId, ClusterSeen>,
-    /// Alerts that are open, and what may become one.
+    /// Open alerts, and pending ones.
     pub(super) book: Book,
-    /// Slots of trends that are over and not kept yet: one of each host, the newest.
+    /// Finished trend slots that are not stored yet: the newest of each host.
     closed: BTreeMap<HostId, Closed>,
-    /// How deliveries go, by target.
+    /// State of deliveries, by target.
     pub(super) ways: BTreeMap<String, Way>,
 }
 
-/// How deliveries to a target go, since the plane was started.
+/// State of the deliveries to a target since the plane started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Way {
-    /// When something arrived last.
+    /// The last success.
     pub(super) arrived_at: Option<Timestamp>,
-    /// Why the last try failed; absent after one that did not.
+    /// Why the last attempt failed; absent after a success.
     pub(super) failing: Option<String>,
 }
 
-/// What a host last said, in few words.
+/// What a host last reported, in short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Brief {
     pub(crate) hostname: String,
@@ -58,7 +58,7 @@ pub(crate) struct Brief {
 }
 
 impl Board {
-    /// Of every host that said something.
+    /// For every host that has reported.
     pub(crate) fn briefs(&self) -> BTreeMap<HostId, Brief> {
         let inner = self.inner();
         let said = inner.heard.iter().filter_map(|(id, heard)| {
@@ -101,7 +101,7 @@ impl Board {
         }
     }
 
-    /// What a host said before this life of the plane; what came meanwhile is newer.
+    /// A host's report from before the plane's restart; a report received since is newer.
     pub(super) fn recall(&self, host: HostId, status: &HostStatus, received_at: Timestamp) {
         let mut inner = self.inner();
         let heard = inner.heard.entry(host).or_default();
@@ -110,14 +110,14 @@ impl Board {
         }
     }
 
-    /// Slots that are over, some at a time; the caller stores what it takes.
+    /// Finished slots, some at a time; the caller stores what it takes.
     pub(super) fn closed(&self, most: usize) -> Vec<(HostId, Closed)> {
         let closed = &mut self.inner().closed;
         let all = std::iter::from_fn(|| closed.pop_first());
         all.take(most).collect()
     }
 
-    /// What a host's trends lead to.
+    /// Forecasts from a host's trends.
     pub(super) fn foresee(&self, host: HostId, foreseen: Vec<(Of, Foreseen)>) {
         let mut inner = self.inner();
         inner.heard.entry(host).or_default().trends.foreseen = foreseen;
@@ -160,7 +160,7 @@ impl Board {
         }
     }
 
-    /// Hosts and clusters that are not there any more are forgotten.
+    /// Forgets hosts and clusters that are gone.
     pub(super) fn keep_only(&self, hosts: &BTreeSet<HostId>, clusters: &BTreeSet<ClusterId>) {
         let mut inner = self.inner();
         inner.heard.retain(|host, _| hosts.contains(host));
@@ -181,7 +181,7 @@ impl Board {
     }
 }
 
-/// Whether a look would find something else: a newer report alone is no difference.
+/// Whether a pass could come to another result: a newer report alone does not count.
 fn is_news(before: &HostFacts, now: &HostFacts) -> bool {
     let same = HostFacts {
         heard_at: now.heard_at,

@@ -1,5 +1,5 @@
-//! Delivery to targets: each by itself, so that one that is away or slow delays nobody else; what waits
-//! for it in order of time, and again with a growing pause until it arrives.
+//! Delivery to targets: each independently, so that one that is down or slow delays no other; its outbox in order of
+//! time, retried with backoff until it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,15 +18,15 @@ use crate::store::{Read, Standing};
 use pf9_hostagent::host::tls;
 use pf9_hostagent::telemetry::chain;
 
-/// How long one delivery may take.
+/// Timeout of one delivery.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Pause after a failure, doubled with each one that follows.
+/// First backoff after a failure; doubles with each further one.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Longest such pause: a receiver that comes back gets what waits within minutes.
+/// Longest backoff: a receiver that comes back gets its outbox within minutes.
 const AGAIN_MAX: Duration = Duration::from_secs(300);
-/// Alerts that are delivered before it is looked whether the target is still to be told.
+/// Alerts delivered before the target's configuration is read again.
 const AT_ONCE: usize = 100;
-/// Longest secret or URL in a file, and longest file of authorities.
+/// Longest secret or URL in a file, and longest CA file.
 const SECRET_MAX: u64 = 4096;
 const AUTHORITIES_MAX: u64 = 1024 * 1024;
 
@@ -36,17 +36,17 @@ struct Turn {
     fails: u32,
 }
 
-/// How a turn ended: whether more waits, or why not all arrived.
+/// How a turn ended: whether more is waiting, or why not everything arrived.
 type Ended = Result<(), String>;
 
-/// Delivers until the plane stops. What is under way then is told again by the next one.
+/// Delivers until the plane stops. What is in flight then is sent again by the next plane.
 pub(crate) async fn deliver(plane: Arc<Plane>) {
     let mut turns: BTreeMap<String, Turn> = BTreeMap::new();
     let mut busy: BTreeSet<String> = BTreeSet::new();
     let mut under_way: JoinSet<(String, Ended)> = JoinSet::new();
     let mut store = plane.store.standing();
     loop {
-        // What arrives could not be noted, and may be told by another plane by then.
+        // With the store away, deliveries could not be recorded, and another plane may already send them.
         let waiting = match plane.store.answers() {
             true => waiting(&plane),
             false => BTreeMap::new(),
@@ -73,7 +73,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
             });
         }
         tokio::select! {
-            // cancel-safe: all are; deliveries that are cut are made again
+            // cancel-safe: all are; an interrupted delivery is made again
             () = plane.shutdown.cancelled() => return,
             () = plane.alerts.outbox.notified() => {}
             () = changes(store.as_mut()) => {}
@@ -93,7 +93,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
     }
 }
 
-/// The store is away, or back. An embedded one never is.
+/// The store went away or came back. An embedded one never does.
 async fn changes(store: Option<&mut watch::Receiver<Standing>>) {
     let changed = match store {
         Some(store) => store.changed().await.is_ok(),
@@ -123,7 +123,7 @@ fn after(plane: &Plane, turns: &mut BTreeMap<String, Turn>, name: String, ended:
     turn.due = Instant::now() + pause(turn.fails);
 }
 
-/// How long a target rests that failed so often in a row.
+/// Backoff of a target after this many failures in a row.
 fn pause(fails: u32) -> Duration {
     match fails.checked_sub(1) {
         None => Duration::ZERO,
@@ -133,7 +133,7 @@ fn pause(fails: u32) -> Duration {
     }
 }
 
-/// Targets for which something waits.
+/// Targets with a non-empty outbox.
 fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
     let read = || -> crate::refusal::Answer<BTreeMap<String, Target>> {
         let rows = plane.read()?;
@@ -151,7 +151,7 @@ fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
     })
 }
 
-/// Everything that waits for a target, one after the other.
+/// Sends a target's whole outbox, one alert after the other.
 async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
     let client = client(target).await?;
     let waits = |refusal: crate::refusal::Refusal| refusal.fault.to_string();
@@ -169,7 +169,7 @@ async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
                     let done = plane.change(move |change| notify::arrived(change, &name, &told));
                     done.await.map_err(waits)?;
                 }
-                // Not this one: the others are not to wait for it. Its end is no use without its beginning.
+                // Only this one failed: the others must not wait for it. Its end is of no use without its beginning.
                 Err(Failed::This(why)) => {
                     refused.get_or_insert(why);
                     break;
@@ -181,11 +181,11 @@ async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
     refused.map_or(Ok(()), Err)
 }
 
-/// Why something did not arrive.
+/// Why a delivery failed.
 enum Failed {
-    /// The target refuses this one.
+    /// The target refuses this alert.
     This(String),
-    /// The target takes nothing just now.
+    /// The target accepts nothing at the moment.
     All(String),
 }
 
@@ -207,7 +207,7 @@ async fn one(plane: &Plane, client: &Client, target: &Target, told: &Told) -> Re
     if let Some(file) = &wanted.token_file {
         request = request.bearer_auth(secret(file).await.map_err(Failed::All)?);
     }
-    // An error of the client names the URL, which may be the secret.
+    // The client's errors name the URL, which may be the secret.
     let answer = request.send().await;
     let answer = answer.map_err(|e| Failed::All(chain(&e.without_url())))?;
     match answer.status() {
@@ -228,7 +228,7 @@ async fn client(target: &Target) -> Result<Client, String> {
     tls::outside(authorities.as_deref(), |client| client).map_err(|e| e.to_string())
 }
 
-/// A secret of a file, without the end of its line.
+/// A secret from a file, without the trailing newline.
 async fn secret(file: &Path) -> Result<String, String> {
     let bytes = read(file, SECRET_MAX).await?;
     let text = String::from_utf8(bytes)
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_that_is_away_is_asked_ever_more_seldom() {
+    fn a_target_that_is_down_is_retried_with_backoff() {
         let pauses: Vec<u64> = (0..10).map(|n| pause(n).as_secs()).collect();
         assert_eq!(pauses, [0, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert_eq!(pause(u32::MAX), AGAIN_MAX);

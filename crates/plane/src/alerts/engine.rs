@@ -1,15 +1,15 @@
-//! When a finding is an alert, what it follows from, and when somebody is told. Pure: time is an argument.
+//! When a finding becomes an alert, its cause, and when a notice is sent. Pure: time is an argument.
 //!
 //! ```text
-//!            lasts long enough,            over, and stays so
-//!  finding ─ nothing it follows from ────► firing ──────────────► resolved (sent to the receivers of the start)
+//!            holds long enough,            gone for long enough
+//!  finding ─ no cause explains it ───────► firing ──────────────► resolved (sent to the receivers of the start)
 //!     │      (pending till then)             │ ▲
-//!     └ over: nothing ever was               └─┘ told again every 24 h, and when it gets worse
+//!     └ gone: there was no alert           └─┘ sent again every 24 h, and when it gets worse
 //! ```
 //!
-//! Held back is what follows from something else (it stands in that one's `symptoms`, and makes it as urgent as itself),
-//! what is of a host in maintenance, and what somebody silenced. What is held back is seen in the list with the reason,
-//! and is told when the reason is gone and it is still so.
+//! Three kinds are held back: symptoms of another alert (they stand in that alert's `symptoms` and raise its urgency to
+//! their own), alerts of a host in maintenance, and silenced ones. A held alert is listed with the reason, and is sent
+//! when the reason is gone and the finding is not.
 
 use std::collections::BTreeMap;
 
@@ -22,24 +22,25 @@ use super::rules::{Reach, Rule, Urgency};
 use super::{Alert, Held, Key, Sent, Silence, Subject};
 use pf9_hostagent::model::{ClusterId, HostId};
 
-/// Who was told is told again after so long, until it is over.
+/// A notice is repeated after this long, until the alert is resolved.
 pub(super) const REPEAT: SignedDuration = SignedDuration::from_hours(24);
-/// What followed from something has so long to be over when that is over: a sweep of a node takes a minute.
+/// A symptom has this long to resolve after its cause did: a sweep of a node takes a minute.
 pub(super) const SETTLE: SignedDuration = SignedDuration::from_mins(3);
-/// A symptom waits so long for a cause that is only suspected: one that comes and goes hides nothing for ever.
+/// A symptom waits this long for a cause that is only suspected: a suspicion that comes and goes must not hide anything
+/// for ever.
 pub(super) const SUSPECTED_MAX: SignedDuration = SignedDuration::from_mins(10);
-/// Symptoms that are named in one alert.
+/// Symptoms named in one alert.
 const SYMPTOMS_MAX: usize = 20;
-/// Longest chain of causes; the table has no circle, and is shorter.
+/// Longest chain of causes; the table is acyclic and shorter.
 const CHAIN_MAX: usize = 16;
 
-/// What is looked at.
+/// Inputs of a pass.
 pub(super) struct Look<'a> {
     pub(super) now: Timestamp,
     pub(super) findings: &'a BTreeMap<Key, Finding>,
-    /// Whether an alert without a finding is over: else nobody looked.
+    /// Whether the absence of an alert's finding means that it is over; otherwise it was not measured.
     pub(super) is_known: &'a dyn Fn(&Alert) -> bool,
-    /// Whether there is still what it is about.
+    /// Whether the subject still exists.
     pub(super) is_there: &'a dyn Fn(Subject) -> bool,
     /// Masters of every cluster.
     pub(super) masters: &'a BTreeMap<ClusterId, Vec<HostId>>,
@@ -48,7 +49,7 @@ pub(super) struct Look<'a> {
     pub(super) silences: &'a [Silence],
 }
 
-/// What is told of an alert.
+/// The kind of notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Notice {
@@ -56,25 +57,25 @@ pub(super) enum Notice {
     Fired,
     /// It got worse.
     Raised,
-    /// It lasts.
+    /// It persists.
     Repeated,
     /// It is over.
     Resolved,
 }
 
-/// What is open, by what it is known by.
+/// Open alerts, by key.
 pub(super) type Book = BTreeMap<Key, Alert>;
 
-/// What a look led to.
+/// Result of a pass.
 #[derive(Debug, Default)]
 pub(super) struct Led {
-    /// What is told, with the alert as it is then.
+    /// Notices, with the alert as it is then.
     pub(super) notices: Vec<(Notice, Alert)>,
-    /// What is over now, and was an alert.
+    /// Resolved alerts that had fired.
     pub(super) past: Vec<Alert>,
 }
 
-/// One look.
+/// One pass.
 pub(super) fn advance(book: &mut Book, look: &Look<'_>) -> Led {
     let mut led = Led::default();
     for finding in look.findings.values() {
@@ -95,7 +96,7 @@ pub(super) fn advance(book: &mut Book, look: &Look<'_>) -> Led {
     led
 }
 
-/// How long it has to last.
+/// The hold time.
 fn hold_of(look: &Look<'_>, alert: &Alert) -> SignedDuration {
     let finding = look.findings.get(&alert.key);
     finding.map_or_else(|| alert.key.rule.hold(), |f| f.hold)
@@ -134,7 +135,7 @@ fn take_in(book: &mut Book, finding: &Finding, now: Timestamp) {
     alert.tried.clone_from(&finding.tried);
 }
 
-/// What is over, or about something that is gone.
+/// Ends alerts that are over or whose subject is gone.
 fn end(book: &mut Book, look: &Look<'_>, led: &mut Led) {
     let now = look.now;
     book.retain(|key, alert| {
@@ -143,7 +144,7 @@ fn end(book: &mut Book, look: &Look<'_>, led: &mut Led) {
             return true;
         }
         if alert.fired_at.is_none() {
-            // It did not last: nothing ever was.
+            // It never passed its hold time: there was no alert.
             return false;
         }
         let since = *alert.clear_since.get_or_insert(now);
@@ -164,7 +165,7 @@ fn end(book: &mut Book, look: &Look<'_>, led: &mut Led) {
     });
 }
 
-/// Says of each why nobody is told of it, if that is so.
+/// Sets for each alert why no notice is sent, if there is a reason.
 fn hold(book: &mut Book, look: &Look<'_>) {
     let held: Vec<(Key, Option<(Held, bool)>)> = book
         .values()
@@ -186,7 +187,7 @@ fn hold(book: &mut Book, look: &Look<'_>) {
     }
 }
 
-/// Why nobody is told, and whether that has lasted itself.
+/// Why no notice is sent, and whether that cause has itself passed its hold time.
 fn reason(book: &Book, look: &Look<'_>, alert: &Alert) -> Option<(Held, bool)> {
     if let Subject::Host(host) = alert.key.subject
         && let Some((reason, until)) = look.resting.get(&host)
@@ -211,15 +212,15 @@ fn reason(book: &Book, look: &Look<'_>, alert: &Alert) -> Option<(Held, bool)> {
     Some((held, false))
 }
 
-/// The first of what it follows from: not the next above it, the one at the top.
+/// The root cause: not the nearest alert above it, the one at the top.
 fn first_cause<'a>(book: &'a Book, look: &Look<'_>, alert: &Alert) -> Option<&'a Alert> {
-    // Who has lasted so long waits for no mere suspicion any more.
+    // A symptom that has waited this long no longer waits for a mere suspicion.
     let lasted = look.now.duration_since(alert.since);
     let patient = lasted < hold_of(look, alert) + SUSPECTED_MAX;
     top(book, look, alert, patient, CHAIN_MAX)
 }
 
-/// What is at the top of the first chain of causes that ends in one that lasted itself; for who is patient, in any.
+/// The top of the first chain of causes that ends in one past its hold time; for a patient symptom, of any chain.
 fn top<'a>(
     book: &'a Book,
     look: &Look<'_>,
@@ -234,7 +235,7 @@ fn top<'a>(
     })
 }
 
-/// What is open of what it may follow from, the likeliest first.
+/// Its possible causes that are open, the likeliest first.
 fn causes<'a>(
     book: &'a Book,
     look: &Look<'_>,
@@ -287,8 +288,8 @@ fn of_subject(book: &Book, rule: Rule, subject: Subject) -> impl Iterator<Item =
         .take_while(move |alert| alert.key.rule == rule && alert.key.subject == subject)
 }
 
-/// It is an alert when it has lasted, nothing explains it, and what explained it is over for long enough. (A silence is
-/// no explanation: the alert is there, and nobody is told.)
+/// It fires when its hold time is over, no cause explains it, and its former cause has been gone for long enough. (A
+/// silence is no cause: the alert fires, and no notice is sent.)
 fn fire(alert: &mut Alert, look: &Look<'_>) {
     if alert.fired_at.is_some() {
         return;
@@ -306,7 +307,7 @@ fn fire(alert: &mut Alert, look: &Look<'_>) {
     }
 }
 
-/// Each cause names what follows from it, and is as urgent as that.
+/// Lists each cause's symptoms and raises it to their urgency.
 fn symptoms(book: &mut Book) {
     let mut of: BTreeMap<Key, (Vec<String>, Urgency)> = BTreeMap::new();
     for alert in book.values() {
@@ -334,7 +335,7 @@ fn symptoms(book: &mut Book) {
     }
 }
 
-/// Whether somebody is to be told now, and what.
+/// Whether a notice is due now, and of which kind.
 fn due(alert: &Alert, now: Timestamp) -> Option<Notice> {
     if !alert.is_firing() || alert.held.is_some() || alert.clear_since.is_some() {
         return None;
@@ -353,7 +354,7 @@ fn tell(alert: &mut Alert, now: Timestamp) {
     let before = alert.sent;
     alert.sent = Some(Sent {
         at: now,
-        // What was told of once is not told as if it had become worse when it comes and goes.
+        // An urgency that comes and goes is not sent again as a rise.
         urgency: before.map_or(alert.urgency, |sent| sent.urgency.max(alert.urgency)),
         times: before.map_or(0, |sent| sent.times).saturating_add(1),
     });

@@ -1,7 +1,7 @@
-//! What of a status matters to the rules: pure, and small, for it is kept in memory for every host.
+//! The parts of a status that matter to the rules: pure, and small, because they are kept in memory for every host.
 //!
-//! A status is read when it comes and not again with every look. What only time or other rows decide (silence, ends of
-//! certificates, who is a master) is left to `found`.
+//! A status is reduced when it arrives and not again with every pass. What depends on time or other rows (silence,
+//! expiring certificates, which hosts are masters) is left to `found`.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -14,38 +14,38 @@ use pf9_hostagent::model::{
     ServiceStatus,
 };
 
-/// Most things that one host is told of at a time: it says what it likes.
+/// Most local findings per host: a host can report anything.
 const LOCAL_MAX: usize = 32;
-/// Certificates whose end is kept, the most pressing first.
+/// Certificates whose expiry is kept, the most pressing first.
 const CERTIFICATES_MAX: usize = 8;
-/// Longest name of a machine, in characters; what DNS allows.
+/// Longest name of a machine, in characters; the limit of DNS.
 const NAME_MAX: usize = 253;
-/// Longest name of a part, and longest words, in characters.
+/// Longest part name and longest message, in characters.
 const PART_MAX: usize = 80;
 const WORDS_MAX: usize = 400;
-/// Addresses of a machine that are kept; [`pf9_hostagent::model::FACTS_ADDRESSES_MAX`] is what root signs.
+/// Addresses kept per machine; [`pf9_hostagent::model::FACTS_ADDRESSES_MAX`] is what root signs.
 const ADDRESSES_MAX: usize = 64;
-/// Members of an etcd that are looked at; clusters have three to seven.
+/// etcd members that are read; clusters have three to seven.
 const MEMBERS_MAX: usize = 16;
 
-/// In a hundred: kubelet evicts pods below 10 % of bytes and 5 % of inodes; below the second number programs fail.
+/// Percent: kubelet evicts pods below 10 % of bytes and 5 % of inodes; below the second number programs fail.
 const BYTES_LOW: (u64, u64) = (10, 3);
 const INODES_LOW: (u64, u64) = (5, 1);
-/// In a hundred, of memory: below it the kernel ends programs.
+/// Percent of memory: below it the kernel kills processes.
 const MEMORY_LOW: u64 = 5;
-/// In a hundred, of etcd's quota.
+/// Percent of etcd's quota.
 const ETCD_LOW: u64 = 80;
 
-/// So many repairs of one thing within [`FLAPS_WITHIN`] are flapping.
+/// This many repairs of one thing within [`FLAPS_WITHIN`] are flapping.
 pub(super) const FLAPS: usize = 5;
 pub(super) const FLAPS_WITHIN: SignedDuration = SignedDuration::from_mins(10);
-/// Things of a host whose repairs are counted.
+/// Things per host whose repairs are counted.
 const FLAPPERS_MAX: usize = 16;
 
-/// An authority is told of so long before its end: a person has to order its successor, and nodes take days.
+/// How long before its expiry an authority is reported: a person has to order its successor, and nodes take days.
 const AUTHORITY_AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What one host last said.
+/// What one host last reported.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HostFacts {
     /// By the plane's clock.
@@ -55,24 +55,24 @@ pub(super) struct HostFacts {
     pub(super) hostname: String,
     pub(super) role: Role,
     pub(super) attempts: u32,
-    /// Since when it is in trouble: it fails, or tries again what failed.
+    /// Since when it is in trouble: it fails, or retries.
     pub(super) trouble_since: Option<Timestamp>,
     /// Why it is not `ok`.
     pub(super) reason: String,
     /// How far its clock is behind the plane's.
     pub(super) behind: SignedDuration,
     pub(super) addresses: Vec<IpAddr>,
-    /// Why it is left alone, if root of it said so, and until when.
+    /// Why root put it in maintenance, and until when.
     pub(super) rests: Option<(String, Timestamp)>,
     pub(super) local: Vec<Local>,
     pub(super) etcd: Option<Etcd>,
-    /// What a master says of the address that masters share.
+    /// What a master reports about the masters' shared address.
     pub(super) shared: Option<Shared>,
     /// The most pressing first.
     pub(super) ends: Vec<End>,
 }
 
-/// Something that a host says of itself and that needs nothing else to be true.
+/// A finding that a host reports about itself and that depends on nothing else.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Local {
     pub(super) rule: Rule,
@@ -82,43 +82,43 @@ pub(super) struct Local {
     pub(super) tried: String,
 }
 
-/// When a certificate is a person's matter.
+/// When a certificate needs a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) name: String,
-    /// From then on it is late.
+    /// From then on it is overdue.
     pub(super) late_at: Timestamp,
     pub(super) not_after: Timestamp,
     /// Why its last renewal failed.
     pub(super) failed: String,
 }
 
-/// What a master says of its etcd.
+/// What a master reports about its etcd.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Etcd {
-    /// It does not answer, or is not well.
+    /// It does not answer, or is unhealthy.
     pub(super) fault: Option<String>,
     pub(super) has_leader: bool,
-    /// Members with a vote, by host; of one that never started nobody knows whose it is.
+    /// Voting members, by host; the host of a member that never started is unknown.
     pub(super) votes: Vec<(Option<HostId>, Option<bool>)>,
     pub(super) backup_at: Option<Timestamp>,
     pub(super) backup_failing: Option<String>,
 }
 
-/// The address that masters share, as one of them sees it.
+/// The masters' shared address, as one of them sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shared {
     pub(super) address: IpAddr,
     pub(super) here: bool,
-    /// Why this master cannot have it, or what is wrong with it.
+    /// Why this master cannot take it over, or what is wrong with it.
     pub(super) fault: Option<String>,
 }
 
-/// Repairs of one thing on a host, by the host's clock and when the plane learned of them, oldest first.
+/// Repairs per thing on a host, by the host's clock and by when the plane learned of them, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flaps(Vec<(String, VecDeque<(Timestamp, Timestamp)>)>);
 
-/// What a status says; `before`: what the one before it said.
+/// Reduces a status; `before`: the facts of the previous one.
 pub(super) fn of(
     status: &HostStatus,
     heard_at: Timestamp,
@@ -128,7 +128,7 @@ pub(super) fn of(
     let attempts = node.map_or(0, |n| n.attempts);
     let troubled = match status.state {
         NodeState::Retrying | NodeState::Failed => true,
-        // Between two tries of what failed.
+        // Between two attempts after a failure.
         NodeState::Converging => attempts > 0,
         NodeState::Ok | NodeState::Maintenance => false,
     };
@@ -178,7 +178,7 @@ fn percent(part: u64, whole: u64) -> Option<u64> {
     part.saturating_mul(100).checked_div(whole)
 }
 
-/// Bytes and inodes of every file system that the agent looks at.
+/// Bytes and inodes of every file system the agent watches.
 fn disks(disks: &[DiskHealth], tried: &str) -> Vec<Local> {
     let low = |part: String, what: &str, left: Option<u64>, (low, least): (u64, u64)| {
         let left = left.filter(|left| *left < low)?;
@@ -220,7 +220,7 @@ fn memory(status: &HostStatus) -> Option<Local> {
     })
 }
 
-/// A service of the node that is not well; `revived`: how often it was ended and restarted.
+/// An unhealthy service of the node; `revived`: how often it was killed and restarted.
 fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
     let state = match service.state {
         ServiceState::Well => return None,
@@ -242,10 +242,10 @@ fn service(service: &ServiceStatus, revived: u32) -> Option<Local> {
             service
                 .why
                 .as_deref()
-                .unwrap_or("it reports nothing any more")
+                .unwrap_or("it no longer reports anything")
         )),
         tried: match revived {
-            0 => "it is asked every 20 s, and restarted when that does not pass".into(),
+            0 => "it is probed every 20 s, and restarted if the probes keep failing".into(),
             n => format!("it was restarted {n} times"),
         },
     })
@@ -285,8 +285,8 @@ fn etcd_of(etcd: &EtcdStatus) -> Etcd {
     }
 }
 
-/// Certificates that end, by when that is a person's matter: when half of what is left after its renewal was due is
-/// over as well. Of an authority: a month before.
+/// Certificates and when each needs a person: when half of the time left after its renewal was due is over as well. For
+/// an authority: a month before its expiry.
 fn ends(certificates: &[Expiry]) -> Vec<End> {
     let end = |expiry: &Expiry| {
         let late_at = match expiry.renew_at {
@@ -316,7 +316,7 @@ fn ends(certificates: &[Expiry]) -> Vec<End> {
 // === impl Flaps ===
 
 impl Flaps {
-    /// Takes in what a host delivered. True if something flaps now.
+    /// Takes in delivered events. True if something flaps now.
     pub(super) fn hear(&mut self, events: &[Event], heard_at: Timestamp) -> bool {
         for event in events {
             let Some(of) = repaired(event) else {
@@ -346,7 +346,7 @@ impl Flaps {
         self.now(heard_at).next().is_some()
     }
 
-    /// What flaps. Rate by the host's own clock, which may be away; whether that was lately, by the plane's.
+    /// What flaps. The rate is by the host's own clock, which may be wrong; recency by the plane's.
     pub(super) fn now(&self, now: Timestamp) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(move |(name, times)| {
             let (first, last) = (times.front()?, times.back()?);
@@ -357,7 +357,7 @@ impl Flaps {
     }
 }
 
-/// What was repaired, of an event that says so: `pf9-kubelet.service was restarted: …`, `repaired: … (…)`.
+/// What was repaired, from an event's message: `pf9-kubelet.service was restarted: …`, `repaired: … (…)`.
 fn repaired(event: &Event) -> Option<String> {
     let message = event.message.as_str();
     let what = match event.kind.as_str() {
@@ -368,12 +368,12 @@ fn repaired(event: &Event) -> Option<String> {
     (!what.is_empty()).then(|| part(what))
 }
 
-/// A name, as long as names are.
+/// Cut to the length of a name.
 pub(super) fn part(text: &str) -> String {
     text.chars().take(PART_MAX).collect()
 }
 
-/// Words, as many as a line has.
+/// Cut to the length of a message.
 pub(super) fn cut(text: &str) -> String {
     text.chars().take(WORDS_MAX).collect()
 }
@@ -419,7 +419,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn trouble_lasts_over_the_tries_and_ends_with_ok() {
+    fn trouble_lasts_over_retries_and_ends_with_ok() {
         let mut status = reports(
             1,
             Some((Role::Worker, pf9_hostagent::model::ClusterId::random())),
@@ -469,7 +469,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_a_host_says_is_bounded() {
+    fn what_a_host_reports_is_bounded() {
         let mut flaps = Flaps::default();
         let many: Vec<Event> = (0..200)
             .map(|n| Event {
@@ -498,8 +498,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_certificate_is_a_persons_matter_when_its_renewal_is_late_and_an_authority_a_month_before()
-    {
+    fn a_certificate_needs_a_person_when_its_renewal_is_late_and_an_authority_a_month_before() {
         let day = |n: i64| at(n * 86_400);
         let renewed = Expiry {
             renew_at: Some(day(60)),

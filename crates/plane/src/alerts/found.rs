@@ -1,6 +1,6 @@
-//! What is wrong now: by what hosts said, what the plane measured, the rows, and the time. Pure.
+//! What is wrong now, from host reports, the plane's own measurements, the rows, and the time. Pure.
 //!
-//! Nothing is told here: a finding is an alert only when it has lasted (`engine`).
+//! Nothing is sent from here: a finding becomes an alert only after its hold time (`engine`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +15,16 @@ use crate::rolls;
 use crate::shared_address;
 use pf9_hostagent::model::{ClusterId, HostId, NodeState, Role};
 
-/// Silence is suspected after so long, so that what follows from it can wait for it: hosts report every half a minute.
+/// Silence is suspected after this long, so that its symptoms can wait for it: hosts report every half minute.
 const SUSPECT: SignedDuration = SignedDuration::from_secs(90);
-/// Fewer hosts than these are no fleet.
+/// Fewer hosts than this are no fleet.
 const FLEET_MIN: usize = 5;
-/// More than a status takes on its way; what hosts are told of themselves begins there, too.
+/// More than a status takes in transit; hosts warn about their own clock from the same offset on.
 const APART: SignedDuration = SignedDuration::from_mins(2);
-/// What the plane saw of a cluster's nodes counts for so long; it looks every minute, at large clusters every ten.
+/// How long the plane's observation of a cluster's nodes counts; it looks every minute, at large clusters every ten.
 const SEEN_FOR: SignedDuration = SignedDuration::from_mins(15);
 
-/// The same of its API, which is asked twice a minute.
+/// The same for its API, which is probed twice a minute.
 const ASKED_FOR: SignedDuration = SignedDuration::from_mins(3);
 
 /// Something that is wrong.
@@ -34,17 +34,17 @@ pub(super) struct Finding {
     pub(super) cluster: Option<ClusterId>,
     pub(super) names: Names,
     pub(super) urgency: Urgency,
-    /// What is wrong in words of its own, after the name.
+    /// What is wrong in its own words, after the name.
     pub(super) says: String,
     pub(super) why: String,
     pub(super) tried: String,
-    /// Since when, where that is known better than by looking.
+    /// Since when, if that is known better than from the passes.
     pub(super) since: Option<Timestamp>,
-    /// How long it must last.
+    /// How long it must hold.
     pub(super) hold: SignedDuration,
 }
 
-/// What is known between two looks of one host.
+/// What is known about one host between two passes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) facts: Option<HostFacts>,
@@ -52,26 +52,26 @@ pub(super) struct Heard {
     pub(super) trends: Watched,
 }
 
-/// What the plane saw of a cluster by itself.
+/// What the plane itself observed of a cluster.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClusterSeen {
-    /// Whether its nodes are Ready, by name, and when they were looked at; of one that says nothing, `None`.
+    /// Whether its nodes are Ready, by name, and when that was read; `None` for a node that does not report.
     pub(super) nodes: Option<(Timestamp, BTreeMap<String, Option<bool>>)>,
-    /// Why its API did not answer when it was asked last; `Ok`: it did.
+    /// Why its API did not answer the last probe; `Ok`: it did.
     pub(super) api: Option<(Timestamp, Result<(), String>)>,
 }
 
-/// Everything that is looked at.
+/// All inputs.
 pub(super) struct World<'a> {
     pub(super) now: Timestamp,
-    /// When this life of the plane began: before that nothing was reported to it.
+    /// When this run of the plane began: nothing was reported to it before.
     pub(super) started: Timestamp,
     pub(super) hosts: &'a [Host],
     pub(super) clusters: &'a BTreeMap<ClusterId, Cluster>,
     pub(super) heard: &'a BTreeMap<HostId, Heard>,
     pub(super) seen: &'a BTreeMap<ClusterId, ClusterSeen>,
     pub(super) connected: &'a dyn Fn(HostId) -> bool,
-    /// The fleet's roll stopped, and why.
+    /// Why the fleet's roll stopped.
     pub(super) agents_stopped: Option<&'a str>,
 }
 
@@ -82,11 +82,11 @@ struct Of<'a> {
     member: Option<&'a Member>,
     heard: Option<&'a Heard>,
     facts: Option<&'a HostFacts>,
-    /// When it reported last, while the plane ran.
+    /// Its last report, while the plane ran.
     last: Option<Timestamp>,
 }
 
-/// All of it.
+/// All findings.
 pub(super) fn all(world: &World<'_>) -> BTreeMap<Key, Finding> {
     let mut out = Vec::new();
     let mut silent = 0;
@@ -122,8 +122,7 @@ pub(super) fn all(world: &World<'_>) -> BTreeMap<Key, Finding> {
     out.into_iter().map(|f| (f.key.clone(), f)).collect()
 }
 
-/// Whether it can be said that a finding is over because it is not among those that were made: of what the plane did not
-/// look at lately it cannot.
+/// Whether the absence of a finding means that it is over: not if the plane did not look recently.
 pub(super) fn is_known(world: &World<'_>, key: &Key, cluster: Option<ClusterId>) -> bool {
     let seen = || world.seen.get(&cluster?);
     match key.rule {
@@ -190,8 +189,8 @@ impl ClusterSeen {
     }
 }
 
-/// A host that reported once and is silent. A tunnel that ends and comes back is no silence: what counts is the last
-/// report, and a plane that was away itself got none.
+/// A host that reported once and is silent. A tunnel that reconnects is no silence: the last report counts, and a plane
+/// that was down received none.
 fn silence(world: &World<'_>, of: &Of<'_>) -> Option<Finding> {
     let (facts, last) = (of.facts?, of.last?);
     let busy = match facts.state {
@@ -240,16 +239,16 @@ fn fleet(world: &World<'_>, silent: usize) -> Option<Finding> {
         names: Names::default(),
         urgency: rule.row().urgency,
         says: String::new(),
-        // Not how many just now: that changes with every look, and who it is stands among what follows from it.
+        // No exact number: it changes with every pass, and the hosts are listed among the symptoms.
         why: format!("more than half of {known} hosts are silent at the same time"),
-        tried: "hosts go on without the plane, and reconnect automatically".into(),
+        tried: "hosts continue without the plane, and reconnect automatically".into(),
         since: None,
-        // Since it is suspected: silence itself was waited for once.
+        // Since it is suspected: the time of the suspicion already counts.
         hold: rule.hold() - SUSPECT,
     })
 }
 
-/// What follows from what a host said.
+/// Findings from what a host reported.
 fn said(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
     out.extend(facts.local.iter().map(|local| {
         let Local {
@@ -310,7 +309,7 @@ fn said(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding
     }
 }
 
-/// What its trends lead to within a week.
+/// Forecasts of its trends for the coming week.
 fn foreseen(world: &World<'_>, of: &Of<'_>, heard: &Heard) -> Vec<Finding> {
     let one = |(what, foreseen): &(trends::Of, trends::Foreseen)| {
         let (rule, part, urgency, why) = trends::told(of.host.id, what, foreseen, world.now);
@@ -341,7 +340,7 @@ fn not_converging(facts: &HostFacts) -> String {
 }
 
 fn certificates(world: &World<'_>, of: &Of<'_>, facts: &HostFacts, out: &mut Vec<Finding>) {
-    // What the host says of the tunnel's is as old as its word; the plane knows the pinned one itself.
+    // The host's view of its tunnel certificate is as old as its report; the plane knows the pinned one itself.
     for end in facts.ends.iter().filter(|end| end.late_at <= world.now) {
         let End {
             name,
@@ -409,7 +408,7 @@ fn backups(
     });
 }
 
-/// What is a matter of a cluster as a whole.
+/// Findings about a cluster as a whole.
 fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
     let finding = |rule: Rule, why: String| Finding {
         key: Key {
@@ -434,7 +433,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         .masters()
         .filter_map(|m| Some((m, said(&m)?)))
         .collect();
-    // Of those that speak: what a silent one said is stale.
+    // Only of masters that report: the last report of a silent one is stale.
     let speaking = members
         .iter()
         .filter(|(_, f)| world.now.duration_since(f.heard_at) < SUSPECT);
@@ -475,7 +474,7 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
         .and_then(|s| s.api_at(world.now));
     if let Some(Err(why)) = api {
         out.push(Finding {
-            tried: "kubelet starts it again where it ends, and the plane asks every master".into(),
+            tried: "kubelet restarts it if it exits, and the plane tries every master".into(),
             ..finding(Rule::ApiServerDown, why.clone())
         });
     }
@@ -493,8 +492,8 @@ fn of_cluster(world: &World<'_>, cluster: &Cluster, out: &mut Vec<Finding>) {
     }
 }
 
-/// Nobody has the address that masters share, by what those say that speak; or one that speaks could not take it over.
-/// While the first of them is being made there is none that could have it.
+/// No reporting master has the shared address, or a reporting one could not take it over. While the first masters are
+/// being set up none can have it.
 fn shared_address<'a>(
     cluster: &Cluster,
     speaking: impl Iterator<Item = (&'a Member, &'a HostFacts)>,

@@ -1,15 +1,15 @@
-//! Alerts over HTTP: the administrator's socket and operators' `/alerts/v1`; one body and one answer for both.
+//! Alerts over HTTP: the administrator's socket and operators' `/alerts/v1`; the same bodies and answers for both.
 //!
 //! | path | does |
 //! |---|---|
-//! | `GET /alerts`                    | what is open; `?state=past`: what was, the newest first |
-//! | `GET /alerts/{id}`               | one of either |
-//! | `POST /alerts/{id}/acknowledge`  | somebody sees to it |
-//! | `GET`, `POST /silences`          | for a time nobody is told of these |
+//! | `GET /alerts`                    | open alerts; `?state=past`: past ones, the newest first |
+//! | `GET /alerts/{id}`               | one alert, open or past |
+//! | `POST /alerts/{id}/acknowledge`  | marks it as being worked on |
+//! | `GET`, `POST /silences`          | suppress notices for a time |
 //! | `DELETE /silences/{id}`          | ends one before its time |
-//! | `GET /clusters/{id}/availability` | how much of each month its API answered (the administrator names it) |
-//! | `GET /clusters/{id}/report`      | what its nodes should be and are; `?day=YYYY-MM-DD`: were on that day |
-//! | `GET`, `POST /notify`, `DELETE /notify/{name}` | who is told (the administrator alone: files of the plane's machine) |
+//! | `GET /clusters/{id}/availability` | for how much of each month its API answered (the administrator uses its name) |
+//! | `GET /clusters/{id}/report`      | desired and observed state of its nodes; `?day=YYYY-MM-DD`: on that day |
+//! | `GET`, `POST /notify`, `DELETE /notify/{name}` | targets (administrator only: they name files on the plane's machine) |
 
 use std::sync::Arc;
 
@@ -38,10 +38,10 @@ use crate::state::{self, Plane};
 use crate::store::Read;
 use pf9_hostagent::model::{ClusterId, FaultCode, HostId};
 
-/// Most alerts of what was in one answer.
+/// Most past alerts in one answer.
 const PAST_SHOWN: usize = 1000;
 
-/// Which alerts.
+/// Filter of the list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Which {
@@ -50,7 +50,7 @@ pub(crate) struct Which {
     host: Option<HostId>,
 }
 
-/// The administrator's.
+/// The administrator's routes.
 pub(crate) fn admin_routes() -> Router<Arc<Plane>> {
     Router::new()
         .route("/alerts", get(admin_list))
@@ -71,7 +71,7 @@ fn id(text: &str) -> Answer<Uuid> {
     })
 }
 
-/// Whose something is that is told of a cluster or of a host; nobody's alone where that is all of them, or gone.
+/// The owner of something about a cluster or a host; the plane where it is about all of them, or the subject is gone.
 fn owner(rows: &impl Read, of: Option<ClusterId>, host: Option<HostId>) -> Answer<Owner> {
     let project = verbs::project_of(rows, of, host)?;
     let owner = project.map_or(Ok(None), |id| find::owner_of_project(rows, &id))?;
@@ -87,7 +87,7 @@ fn of_alert(rows: &impl Read, alert: &Alert) -> Answer<Owner> {
 }
 
 fn no_alert(id: Uuid) -> Refusal {
-    let why = format!("there is none with id {id}, or it was too long ago");
+    let why = format!("no alert has id {id}, or it is too old to be kept");
     Refusal::missing(FaultCode::NotFound, "no such alert", why)
 }
 
@@ -102,17 +102,17 @@ pub(crate) fn owner_of_alert(
     Ok((owner.transpose()?, no_alert(id)))
 }
 
-/// The same of a silence.
+/// The same for a silence.
 pub(crate) fn owner_of_silence(rows: &impl Read, text: &str) -> Answer<(Option<Owner>, Refusal)> {
     let id = id(text)?;
     let row = rows.get(&SILENCES, &id.to_string())?;
     let owner = row.map(|s| owner(rows, s.cluster, s.host)).transpose()?;
-    let why = format!("there is none with id {id}, or it has ended");
+    let why = format!("no silence has id {id}, or it has ended");
     let missing = Refusal::missing(FaultCode::NotFound, "no such silence", why);
     Ok((owner, missing))
 }
 
-/// What of a list somebody sees; the administrator sees all.
+/// The part of a list the caller may see; the administrator sees all.
 fn kept<T>(who: Option<&Who>, all: &mut Vec<T>, owner: impl Fn(&T) -> Answer<Owner>) -> Answer<()> {
     let Some(who) = who else { return Ok(()) };
     let mut seen = Vec::new();
@@ -125,7 +125,7 @@ fn kept<T>(who: Option<&Who>, all: &mut Vec<T>, owner: impl Fn(&T) -> Answer<Own
     Ok(())
 }
 
-/// Open ones at once; past ones, when it is the caller's turn.
+/// Open ones at once; past ones when it is the caller's turn.
 async fn list_of(plane: &Arc<Plane>, which: Which, who: Option<Arc<Who>>) -> Answer<Value> {
     if which.state.as_deref() != Some("past") {
         return list_now(plane, &which, who.as_deref());
@@ -142,7 +142,7 @@ fn list_now(plane: &Plane, which: &Which, who: Option<&Who>) -> Answer<Value> {
         Some("past") => shelf::all_past(&plane.read()?, which.host)?,
         Some(_) => {
             let why = "state is open or past";
-            return Err(Refusal::bad(FaultCode::AlertInvalid, "no list", why));
+            return Err(Refusal::bad(FaultCode::AlertInvalid, "list refused", why));
         }
     };
     all.retain(|alert| {
@@ -151,7 +151,7 @@ fn list_now(plane: &Plane, which: &Which, who: Option<&Who>) -> Answer<Value> {
     });
     let rows = plane.read()?;
     kept(who, &mut all, |alert| of_alert(&rows, alert))?;
-    // The most urgent first, the newest first of those that are alike.
+    // The most urgent first, among equals the newest first.
     all.sort_by_key(|a| {
         let urgent = std::cmp::Reverse((a.resolved_at, a.urgency));
         (urgent, std::cmp::Reverse(a.since), a.id)
@@ -214,7 +214,7 @@ pub(crate) async fn acknowledge(
     Path(text): Path<String>,
     Doc(mut wanted): Doc<WantedAck>,
 ) -> Answer<Json<Value>> {
-    // Nobody answers in another one's name.
+    // A caller acts only in their own name.
     wanted.who = who.name();
     let alert = verbs::acknowledge_on(&plane, id(&text)?, wanted).await?;
     Ok(Json(show::alert(&alert)))
@@ -234,7 +234,7 @@ pub(crate) async fn silence(
 ) -> Answer<(StatusCode, Json<Value>)> {
     wanted.who = who.name();
     let rows = plane.read()?;
-    // A silence that names both is checked against both: the caller may have one and not the other.
+    // A silence that names both is checked against both: the caller may own only one of them.
     let named = [(wanted.cluster, None), (None, wanted.host)];
     let mut named: Vec<_> = named.into_iter().filter(|n| *n != (None, None)).collect();
     if named.is_empty() {
@@ -263,7 +263,7 @@ fn cluster_id(text: &str) -> Answer<ClusterId> {
     })
 }
 
-/// Of which day; absent: now.
+/// The day; absent: now.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct When {
@@ -281,7 +281,7 @@ fn report_of(plane: &Plane, cluster: &Cluster, when: &When) -> Answer<Value> {
         false => None,
     };
     found.ok_or_else(|| {
-        let why = "none was made on that day, or it was too long ago";
+        let why = "no report was made on that day, or it is too old to be kept";
         Refusal::missing(FaultCode::NotFound, "no such report", why)
     })
 }

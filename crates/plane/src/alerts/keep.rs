@@ -1,5 +1,5 @@
-//! The looks: every few seconds, and at once when somebody learns something. What they lead to is written in one
-//! transaction with what is to be delivered, so nothing is told that was not kept, and nothing kept that is not told.
+//! The passes: every few seconds, and at once on news. Alert changes and the notices they cause are written in one
+//! transaction, so no notice is sent of an unstored change, and none is missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::state::Plane;
 use crate::store::Read;
 use pf9_hostagent::model::{ClusterId, HostId};
 
-/// What nobody tells of is looked at this often: silence, and times that are over.
+/// Interval for what no report triggers: silence, and times that are over.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
-/// Many hosts report within a second; one look is for all of them.
+/// Many hosts report within a second; one pass serves all of them.
 const GATHER: Duration = Duration::from_millis(500);
-/// Hosts whose trends are written at once: of ten thousand ten have a slot that ends between two looks.
+/// Hosts whose trends are written per pass: of ten thousand hosts ten finish a slot between two passes.
 const SLOTS_AT_ONCE: usize = 500;
-/// After the store failed.
+/// Pause after the store failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Looks until the plane stops.
+/// Runs passes until the plane stops.
 pub(crate) async fn keep(plane: Arc<Plane>) {
     while let Err(refusal) = recall(&plane).await {
         tracing::error!(why = %refusal.fault, "the status of hosts cannot be read: no alerts");
@@ -52,7 +52,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
             }
         }
         tokio::select! {
-            // cancel-safe: time and news are waited for
+            // cancel-safe: waits only for time and news
             () = plane.shutdown.cancelled() => return,
             () = plane.alerts.news.notified() => if !rest(&plane, GATHER).await {
                 return;
@@ -71,7 +71,7 @@ async fn rest(plane: &Plane, time: Duration) -> bool {
     }
 }
 
-/// What was so before this life of the plane.
+/// Restores the state from before this run of the plane.
 async fn recall(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
     // Ten thousand statuses take half a second: not on a thread that moves bytes.
@@ -81,7 +81,7 @@ async fn recall(plane: &Arc<Plane>) -> Answer<()> {
     plane.change(shelf::note_places).await
 }
 
-/// From its rows: what was told, what hosts said, and what of it was foreseen.
+/// From the rows: sent notices, host reports, and forecasts.
 fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
     let mut open = Book::new();
     for (_, alert) in rows.all(&OPEN)? {
@@ -99,7 +99,7 @@ fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
     Ok(())
 }
 
-/// The rows of one look.
+/// The rows that one pass reads.
 struct Rows {
     hosts: Vec<Host>,
     clusters: BTreeMap<ClusterId, Cluster>,
@@ -173,7 +173,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
             })
             .await?;
     }
-    // Only now: what could not be written is looked at again.
+    // Only now: changes that could not be written are evaluated again.
     plane.alerts.inner().book = book;
     if told {
         plane.alerts.outbox.notify_one();
@@ -181,7 +181,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
     Ok(())
 }
 
-/// Keeps what trends have learned. A slot whose write fails is lost: the next one is six hours away, and as good.
+/// Stores finished trend slots. A slot whose write fails is lost: the next one is six hours away, and as good.
 async fn follow(plane: &Arc<Plane>) -> Answer<()> {
     let closed = plane.alerts.closed(SLOTS_AT_ONCE);
     if closed.is_empty() {
@@ -200,7 +200,7 @@ async fn follow(plane: &Arc<Plane>) -> Answer<()> {
     Ok(())
 }
 
-/// One look, without the store around it.
+/// One pass, without the store.
 fn step(book: &mut Book, world: &World<'_>, silences: &[super::Silence]) -> Led {
     let findings = found::all(world);
     let there: BTreeSet<HostId> = world.hosts.iter().map(|h| h.id).collect();
@@ -228,7 +228,7 @@ fn step(book: &mut Book, world: &World<'_>, silences: &[super::Silence]) -> Led 
     )
 }
 
-/// Hosts that somebody wants untouched: by the plane's order, or by root's of the host, as far as that is believable.
+/// Hosts in maintenance: by the plane's order, or by their root as far as that is credible.
 fn resting(world: &World<'_>) -> BTreeMap<HostId, (String, Timestamp)> {
     let longest = SignedDuration::try_from(pf9_hostagent::model::MAINTENANCE_MAX)
         .unwrap_or(SignedDuration::ZERO);
@@ -245,7 +245,8 @@ fn resting(world: &World<'_>) -> BTreeMap<HostId, (String, Timestamp)> {
         let Some((facts, (why, until))) = facts.and_then(|f| Some((f, f.rests.as_ref()?))) else {
             continue;
         };
-        // Its clock is its own: one that died in maintenance is missed when that would be over by ours.
+        // The host's clock may be wrong: one that died in maintenance is missed when the maintenance would be over by
+        // ours.
         let until = (*until).min(facts.heard_at + longest);
         if until > world.now {
             resting.insert(host.id, (why.clone(), until));
@@ -254,10 +255,10 @@ fn resting(world: &World<'_>) -> BTreeMap<HostId, (String, Timestamp)> {
     resting
 }
 
-/// What of the open alerts is to be written: what may become one is not kept.
+/// Open alerts that need a write: pending ones are not stored.
 fn changed(before: &Book, now: &Book) -> Vec<Alert> {
     let kept = |alert: &Alert| Alert {
-        // It changes with every look, and is waited for again after a restart.
+        // Changes with every pass, and is found again after a restart.
         held_at: None,
         ..alert.clone()
     };

@@ -1,8 +1,8 @@
-//! Targets of alerts, and what waits to be delivered to each.
+//! Targets of alerts, and the outbox of each.
 //!
-//! What is to be told stands in the store before anybody is asked, in the transaction that made it so; it goes when it
-//! has arrived. So it arrives at least once, whatever is killed when. Of one alert two things wait at most: that it is
-//! so, in its newest words, and that it is over; so what waits is bounded by the alerts, and by [`OUTBOX_MAX`].
+//! A notice is stored before it is sent, in the transaction that changes the alert, and removed once delivered: it
+//! arrives at least once, whatever is killed when. An alert has at most two entries in an outbox: that it fires, in its
+//! newest words, and that it is over. So an outbox is bounded by the number of alerts, and by [`OUTBOX_MAX`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ use pf9_hostagent::model::FaultCode;
 
 /// Targets by name.
 pub(super) const TARGETS: Rows<Target> = Rows::new("alert-targets");
-/// What waits, by `<target>/<alert id>`.
+/// Outboxes, by `<target>/<alert id>`.
 pub(super) const OUTBOX: Rows<Waiting> = Rows::new("alert-outbox");
 
-/// Targets at a time: each is told of everything.
+/// Most targets: each receives everything.
 const TARGETS_MAX: usize = 20;
-/// Alerts that wait for one target: a fleet that is lost as a whole is one alert; these are for a month without it.
+/// Alerts waiting for one target: losing the whole fleet is one alert; these are for a month without the target.
 pub(super) const OUTBOX_MAX: usize = 5000;
 /// Longest name and URL.
 const NAME_MAX: usize = 63;
 const URL_MAX: usize = 2048;
 
-/// What a target understands.
+/// The format a target understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
@@ -43,13 +43,13 @@ pub(crate) enum Kind {
     Ticket,
 }
 
-/// Body of `POST /notify`. Secrets are in files of the plane's machine, and read whenever something is delivered.
+/// Body of `POST /notify`. Secrets are in files on the plane's machine, read at each delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Where; or a file that says it, for URLs that are secrets themselves.
+    /// The URL; or a file with it, for URLs that are secrets themselves.
     #[serde(default)]
     pub(crate) url: Option<String>,
     #[serde(default)]
@@ -57,29 +57,29 @@ pub(crate) struct Wanted {
     /// A file with the bearer token.
     #[serde(default)]
     pub(crate) token_file: Option<PathBuf>,
-    /// A file with the authorities to trust; absent: those of the machine.
+    /// A file with trusted CAs; absent: those of the machine.
     #[serde(default)]
     pub(crate) ca_file: Option<PathBuf>,
 }
 
-/// Who is told.
+/// A target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Target {
     #[serde(flatten)]
     pub(super) wanted: Wanted,
     pub(super) added_at: Timestamp,
-    /// So many alerts were given up because too many waited.
+    /// Alerts dropped because too many were waiting.
     #[serde(default)]
     pub(super) given_up: u64,
 }
 
-/// What waits for a target about one alert.
+/// Outbox entry of a target for one alert.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Waiting {
-    /// That it is so.
+    /// It fires.
     #[serde(default)]
     pub(super) begin: Option<Told>,
-    /// That it is over.
+    /// It is over.
     #[serde(default)]
     pub(super) end: Option<Told>,
 }
@@ -93,7 +93,7 @@ pub(super) struct Told {
 }
 
 impl Waiting {
-    /// Since when something of it waits.
+    /// Since when part of it is waiting.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.begin.as_ref().or(self.end.as_ref()).map(|t| t.at)
     }
@@ -103,7 +103,7 @@ impl Waiting {
     }
 }
 
-/// Lets these wait for every target.
+/// Adds these to every target's outbox.
 pub(super) fn enqueue(change: &mut Change<'_>, notices: &[(Notice, Alert)]) -> Answer<()> {
     if notices.is_empty() {
         return Ok(());
@@ -126,7 +126,7 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
         match notice {
             Notice::Resolved => waiting.end = Some(told),
             Notice::Fired | Notice::Raised | Notice::Repeated => {
-                // Newer words of an alert that was never sent to the target: it begins.
+                // Newer words of an alert never sent to the target: it still begins.
                 let notice = waiting.begin.as_ref().map_or(*notice, |b| b.notice);
                 waiting.begin = Some(Told { notice, ..told });
             }
@@ -154,12 +154,12 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
     Ok(())
 }
 
-/// What waits for a target.
+/// The outbox of a target.
 pub(super) fn waiting_for(rows: &impl Read, target: &str) -> Answer<Vec<(String, Waiting)>> {
     Ok(rows.with_prefix(&OUTBOX, &format!("{target}/"))?)
 }
 
-/// This arrived: it waits no more, unless newer words came meanwhile.
+/// Delivered: removes it, unless newer words came meanwhile.
 pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Answer<()> {
     let key = place(target, &told.alert);
     let Some(mut waiting) = change.get(&OUTBOX, &key)? else {
@@ -170,7 +170,7 @@ pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Ans
     } else if waiting.end.as_ref() == Some(told) {
         waiting.end = None;
     } else if let Some(newer) = &mut waiting.begin {
-        // It was sent to the target now: newer words are no beginning any more.
+        // The target has it now: newer words no longer begin it.
         newer.notice = Notice::Raised;
     }
     match waiting.is_empty() {
@@ -183,7 +183,7 @@ fn place(target: &str, alert: &Alert) -> String {
     format!("{target}/{}", alert.id)
 }
 
-/// Why a target is none.
+/// Why a target is invalid.
 fn fault(wanted: &Wanted) -> Option<String> {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if wanted.name.is_empty() || wanted.name.len() > NAME_MAX || !wanted.name.chars().all(word) {
@@ -208,12 +208,12 @@ fn fault(wanted: &Wanted) -> Option<String> {
     }
 }
 
-/// Where something is delivered. A secret goes over TLS only, or stays on the machine.
+/// The URL of a target. A secret is sent only over TLS, or within the machine.
 pub(super) fn url_of(text: &str, has_token: bool) -> Result<Url, String> {
     if text.len() > URL_MAX {
         return Err(format!("url: longer than {URL_MAX} bytes"));
     }
-    // What it holds is not repeated: it may be the secret.
+    // The text is not repeated: it may be the secret.
     let url = Url::parse(text).map_err(|e| format!("url: {e}"))?;
     let local = url.host_str().is_some_and(|host| {
         let host = host.trim_matches(['[', ']']);
@@ -267,7 +267,7 @@ fn remove(change: &mut Change<'_>, name: &str) -> Answer<bool> {
     Ok(was)
 }
 
-/// Adds or changes a target. What fires already is sent at once, also to a new target.
+/// Adds or changes a target. Alerts that already fire are sent at once, also to a new target.
 pub(super) async fn add_on(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let _turn = plane.alerts.turn.lock().await;
     let open: Vec<(Notice, Alert)> = {
@@ -303,7 +303,7 @@ pub(super) async fn remove_on(plane: &Arc<Plane>, name: String) -> Answer<bool> 
     Ok(was)
 }
 
-/// Everybody who is told.
+/// All targets.
 pub(super) fn list(plane: &Plane) -> Answer<Value> {
     let rows = plane.read()?;
     let mut out = Vec::new();

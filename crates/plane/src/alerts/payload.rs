@@ -1,4 +1,4 @@
-//! What is told: pure. Two forms, one content.
+//! Notices as documents: pure. Two formats, one content.
 
 use serde_json::{Map, Value, json};
 
@@ -7,10 +7,10 @@ use super::notify::{Kind, Told};
 use super::rules::Urgency;
 use super::{Alert, Subject, show};
 
-/// How Alertmanager writes a time that has not come.
+/// How Alertmanager writes an unset time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
-/// What to do, at length.
-const PAGE: &str = "docs/alerts.md#what-the-plane-tells-of";
+/// Where the remedies are described.
+const PAGE: &str = "docs/alerts.md#the-planes-alerts";
 /// Version of the ticket document.
 const TICKET_SCHEMA: u32 = 1;
 
@@ -22,7 +22,7 @@ pub(super) fn of(kind: Kind, target: &str, told: &Told, url: &str) -> Value {
     }
 }
 
-/// What a receiver may know a delivery by: the same when it comes twice.
+/// Identifies a delivery for the receiver: the same when it arrives twice.
 pub(super) fn key(told: &Told) -> String {
     let times = told.alert.sent.map_or(0, |sent| sent.times);
     format!("{}-{times}", told.alert.id)
@@ -88,9 +88,9 @@ fn place(alert: &Alert, url: &str) -> String {
     format!("{url}/alerts/v1/alerts/{}", alert.id)
 }
 
-/// What routes and groups it; an empty one is none, as Prometheus has it. Sorted, for the map is.
+/// What Alertmanager routes and groups by; as in Prometheus an empty label is absent. Sorted, because the map is.
 fn labels(alert: &Alert) -> Map<String, Value> {
-    // The words that rules of Prometheus use.
+    // The severities of our Prometheus rules.
     let severity = match alert.urgency {
         Urgency::Low => "info",
         Urgency::High => "warning",
@@ -134,7 +134,7 @@ fn filled<const N: usize>(all: [(&str, Option<String>); N]) -> Map<String, Value
         .collect()
 }
 
-/// As Alertmanager makes it of labels: FNV-1a of 64 bits over names and values in order, a byte 255 after each.
+/// As Alertmanager computes it: FNV-1a, 64 bits, over sorted names and values, a byte 255 after each.
 fn fingerprint(labels: &Map<String, Value>) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;

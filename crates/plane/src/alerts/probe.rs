@@ -1,5 +1,5 @@
-//! Asks every cluster's API whether it is there, as `kubectl` through the plane would: `/readyz` of the first master that
-//! answers, through its tunnel.
+//! Probes every cluster's API as `kubectl` through the plane would: `/readyz` of the first master that answers, through
+//! its tunnel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,28 +18,28 @@ use crate::store::Read;
 use crate::trace::Trace;
 use pf9_hostagent::model::ClusterId;
 
-/// Who asks, for the node's audit.
+/// The caller's name in the node's audit.
 const WHO: &str = "availability";
-/// Time between two questions: a thousandth of a month is 43 minutes.
+/// Probe interval: a thousandth of a month is 43 minutes.
 pub(crate) const EVERY: Duration = Duration::from_secs(30);
-/// How long an API may take before it counts as not there: kubectl's user has given up.
+/// Time after which an API counts as down: a user of kubectl has given up by then.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Clusters that are asked at the same time: one that hangs costs a place for [`PATIENCE`].
+/// Clusters probed at the same time: one that hangs occupies a slot for [`PATIENCE`].
 const AT_ONCE: usize = 32;
 /// Rounds between two writes: a plane that is killed loses five minutes, which count as unmeasured.
 const ROUNDS_PER_WRITE: u32 = 10;
 
-/// What was counted and is not written yet.
+/// Counts that are not written yet.
 #[derive(Default)]
 struct Tally {
-    /// When each cluster was asked last.
+    /// Time of each cluster's last probe.
     asked: BTreeMap<ClusterId, Timestamp>,
     months: BTreeMap<(ClusterId, String), Month>,
-    /// Clusters whose API has answered once: one that is only being made is not missed.
+    /// Clusters whose API has answered once: one that is still being set up is not missed.
     answered: BTreeSet<ClusterId>,
 }
 
-/// Asks until the plane stops; what was counted is written then.
+/// Probes until the plane stops; then the counts are written.
 pub(crate) async fn probe(plane: Arc<Plane>, every: Duration) {
     let mut tally = Tally::default();
     match known(&plane) {
@@ -49,10 +49,10 @@ pub(crate) async fn probe(plane: Arc<Plane>, every: Duration) {
     let mut rounds = 0;
     loop {
         tokio::select! {
-            // cancel-safe: questions that are under way end with it
+            // cancel-safe: probes in flight end with it
             () = plane.shutdown.cancelled() => break,
             asked = round(&plane, &mut tally) => if let Err(refusal) = asked {
-                tracing::error!(why = %refusal.fault, "cannot ask the clusters' APIs");
+                tracing::error!(why = %refusal.fault, "cannot probe the clusters' APIs");
             },
         }
         rounds += 1;
@@ -60,7 +60,7 @@ pub(crate) async fn probe(plane: Arc<Plane>, every: Duration) {
             write(&plane, &mut tally).await;
         }
         tokio::select! {
-            // cancel-safe: time is waited for
+            // cancel-safe: waits only for time
             () = plane.shutdown.cancelled() => break,
             () = tokio::time::sleep(every) => {}
         }

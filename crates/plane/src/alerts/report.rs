@@ -1,5 +1,5 @@
-//! The conformance report of a cluster: what each node should be, what it was found to be, what was repaired, since when.
-//! Pure, and made once a day for everybody, so that what was so in March can be shown in May.
+//! The conformance report of a cluster: desired and observed state of each node, its repairs, and since when. Pure, and
+//! made once a day for every cluster, so that March's state can be shown in May.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use pf9_hostagent::model::{HostId, NodeState, Role};
 
 /// Reports by `<cluster>/<YYYY-MM-DD>`.
 pub(super) const REPORTS: Rows<Value> = Rows::new("conformance-reports");
-/// Kept of a cluster: a quarter and some.
+/// Reports kept per cluster: a little over a quarter.
 const KEPT: usize = 100;
 /// Version of the document.
 const SCHEMA: u32 = 1;
@@ -27,7 +27,7 @@ pub(super) fn day_of(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d").to_string()
 }
 
-/// The present report; `troubled`: since when hosts are in trouble that are.
+/// The current report; `troubled`: since when hosts are in trouble.
 pub(super) fn of(
     cluster: &Cluster,
     nodes: &[Known],
@@ -66,7 +66,7 @@ fn node(
     match (known, status) {
         (Some(known), Some(status)) => {
             if !known.responding() {
-                differs.push("it is not heard of: what follows was found before".to_owned());
+                differs.push("it does not report: what follows is its last known state".to_owned());
             }
             match status.state {
                 NodeState::Ok => {}
@@ -79,7 +79,7 @@ fn node(
                 }
             }
             if generation.is_some_and(|wanted| status.observed_generation < wanted) {
-                differs.push("it works on an older order than the newest".to_owned());
+                differs.push("it follows an older spec than the newest".to_owned());
             }
         }
         _ => differs.push("it has never reported".to_owned()),
@@ -93,7 +93,7 @@ fn node(
     }
     let found_stack = said.and_then(|n| n.stack.as_ref());
     if let Some(found) = found_stack.filter(|found| *found != stack) {
-        differs.push(format!("it is of stack {} {}", found.name, found.version));
+        differs.push(format!("it has stack {} {}", found.name, found.version));
     }
     json!({
         "host": member.host,
@@ -146,7 +146,7 @@ pub(super) fn now(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> Answer<
     ))
 }
 
-/// Makes those of today that are not made. They are read and made on a thread of their own: statuses of all hosts.
+/// Makes today's missing reports, on a blocking thread: they read the statuses of all hosts.
 pub(super) async fn make_todays(plane: &Arc<Plane>, now_at: Timestamp) -> Answer<()> {
     let shared = Arc::clone(plane);
     let day = day_of(now_at);
@@ -190,7 +190,7 @@ mod tests {
     use crate::recover::tests::{known, reports};
 
     #[test]
-    fn a_report_says_what_each_node_should_be_what_it_is_and_what_was_repaired() {
+    fn a_report_has_desired_and_observed_state_and_repairs() {
         let mut c = cluster();
         add(&mut c, &[(2, true), (1, false)]).expect("attach");
         let mut worker = known(3);
@@ -230,7 +230,7 @@ mod tests {
         let good = of_host(&first, 1);
         assert_eq!(good["differs"], json!([]));
         assert_eq!(good["repaired"][0]["what"], "start kubelet");
-        // Another stack, another role, an older order.
+        // Another stack, another role, an older generation.
         let node = status.node.as_mut().expect("node");
         node.stack.as_mut().expect("stack").version = "0".into();
         node.installed.as_mut().expect("installed").role = Role::Master;

@@ -1,5 +1,5 @@
-//! The rules, as one table: what each is called, how urgent it is, how long it must last, what it may follow from, and
-//! what a person does. What makes one of them true is in `facts` and `found`; when somebody is told, in `engine`.
+//! The rules as one table: name, urgency, hold time, possible causes, and the remedy. Their conditions are in `facts`
+//! and `found`; when a notice is sent, in `engine`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-/// How soon a person has to look.
+/// How soon a person has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Urgency {
@@ -15,48 +15,48 @@ pub(crate) enum Urgency {
     Low,
     /// Today.
     High,
-    /// Now: something that people use does not work, or is about to be lost.
+    /// Now: something in use is broken, or is about to be lost.
     Critical,
 }
 
-/// Whose alert a symptom may be a part of.
+/// Whose alert may be the cause of a symptom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Of the same host or cluster.
     Same,
-    /// Of the cluster that this belongs to.
+    /// The cluster it belongs to.
     Cluster,
-    /// Of any master of that cluster.
+    /// Any master of that cluster.
     Master,
-    /// Of any node of that cluster.
+    /// Any node of that cluster.
     Member,
-    /// Of the whole fleet.
+    /// The whole fleet.
     Fleet,
 }
 
 /// One row.
 pub(super) struct Row {
-    /// What it is called everywhere.
+    /// Its name everywhere.
     pub(super) name: &'static str,
     pub(super) urgency: Urgency,
-    /// Seconds that it lasts before anybody is told.
+    /// Seconds it must hold before it fires.
     pub(super) hold_s: i64,
-    /// Seconds that it has to be over before it is over: what flaps is one alert.
+    /// Seconds it must be gone before it is resolved: something that flaps is one alert.
     pub(super) clear_s: i64,
-    /// What is wrong, after the name of whose it is.
+    /// What is wrong, after the name of the subject.
     pub(super) what: &'static str,
-    /// What a person does.
+    /// What a person should do.
     pub(super) fix: &'static str,
-    /// What it follows from where that is so as well, the likeliest first.
+    /// Its possible causes, the likeliest first.
     pub(super) causes: &'static [(Rule, Reach)],
 }
 
-/// A host that is silent counts as not responding after so long, the figure operators know; see [`SILENT_BUSY_S`].
+/// A silent host counts as not responding after this long, the figure operators know; see [`SILENT_BUSY_S`].
 pub(super) const SILENT_S: i64 = 210;
 /// The same while it converges.
 pub(super) const SILENT_BUSY_S: i64 = 300;
 
-/// What is foreseen is looked at every six hours; one look at which it is not so is not its end.
+/// Forecasts are made every six hours; one pass without it does not end it.
 const FORESEEN_S: i64 = 13 * 3600;
 
 macro_rules! rules {
@@ -86,8 +86,8 @@ rules! {
     FleetNotResponding {
         urgency: Critical, hold_s: SILENT_S, clear_s: 60,
         what: "has more than half of its hosts silent",
-        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes go on without it, and \
-            reconnect automatically",
+        fix: "is the plane reachable from outside (its address, a firewall, DNS)? Nodes continue \
+            without it, and reconnect automatically",
         causes: &[],
     }
     HostNotResponding {
@@ -124,7 +124,7 @@ rules! {
     EtcdSlowing {
         urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
         what: "has an etcd whose disk gets slower",
-        fix: "what else writes to that disk, is it wearing out? give /var/lib/pf9/etcd one of its own; docs/alerts.md#etcddiskslow",
+        fix: "check what else writes to that disk and whether it is wearing out; give /var/lib/pf9/etcd a disk of its own; docs/alerts.md#etcddiskslow",
         causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdUnhealthy, Same)],
     }
     MemoryGrowing {
@@ -136,7 +136,7 @@ rules! {
     MemoryLow {
         urgency: High, hold_s: 600, clear_s: 300,
         what: "is short of memory",
-        fix: "stop something, or give the machine more memory",
+        fix: "stop some programs, or give the machine more memory",
         causes: &[(Rule::HostNotResponding, Same)],
     }
     EtcdNoQuorum {
@@ -167,7 +167,7 @@ rules! {
     ApiServerDown {
         urgency: Critical, hold_s: 120, clear_s: 30,
         what: "has an API server that does not answer",
-        fix: "pf9ctl status on a master says what it waits for; pods run on meanwhile",
+        fix: "pf9ctl status on a master says what it waits for; pods keep running meanwhile",
         causes: &[(Rule::EtcdNoQuorum, Same), (Rule::HostNotResponding, Master), (Rule::DiskLow, Master)],
     }
     SharedAddress {
@@ -238,12 +238,12 @@ impl Rule {
         self.row().name
     }
 
-    /// How long it has to be over before it is over.
+    /// How long it must be gone before it is resolved.
     pub(super) fn clear(self) -> SignedDuration {
         SignedDuration::from_secs(self.row().clear_s)
     }
 
-    /// How long it lasts before anybody is told.
+    /// How long it must hold before it fires.
     pub(super) fn hold(self) -> SignedDuration {
         SignedDuration::from_secs(self.row().hold_s)
     }
@@ -282,10 +282,10 @@ mod tests {
 
     use super::*;
 
-    /// The pages that people and their tools read them by.
+    /// The pages where people and their tools look the rules up.
     const PAGE: &str = include_str!("../../../../docs/alerts.md");
 
-    /// Else an alert would wait for one that waits for it, and neither is sent.
+    /// Otherwise two alerts would wait for each other, and neither would be sent.
     #[test]
     fn nothing_is_its_own_cause() {
         for rule in Rule::ALL {

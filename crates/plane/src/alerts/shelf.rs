@@ -1,4 +1,4 @@
-//! What is kept of alerts: those that are open, and what was, so much of it.
+//! Stored alerts: open ones, and a bounded number of past ones.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -11,26 +11,26 @@ use pf9_hostagent::model::HostId;
 
 /// Alerts that are open, by id.
 pub(super) const OPEN: Rows<Alert> = Rows::new("alerts");
-/// Alerts that are over, by `<whose>/<when it was over>/<id>`.
+/// Past alerts, by `<subject>/<end>/<id>`.
 pub(super) const PAST: Rows<Alert> = Rows::new("alerts-past");
-/// Where one that is over is among them, by its id.
+/// Where a past alert is among them, by its id.
 const PAST_AT: Rows<String> = Rows::new("alerts-past-at");
 /// Silences by id.
 pub(super) const SILENCES: Rows<Silence> = Rows::new("alert-silences");
 
-/// Kept of one host or cluster: one that flaps all day leaves the others' alone.
+/// Kept per host or cluster: one that flaps all day displaces only its own.
 pub(super) const PAST_OF_ONE: usize = 100;
-/// Kept in all, of hosts that are gone as well: a list of them is read whole (`walk`).
+/// Kept in all, including those of removed hosts: a list of them is read whole (`walk`).
 const PAST_MAX: u64 = 20_000;
-/// So many go at once when there are more: to look for the oldest costs a walk over all.
+/// Deleted at once when there are more: finding the oldest reads all of them.
 const PAST_GO: usize = 1_000;
 
-/// Puts an open alert, as it is now.
+/// Stores an open alert.
 pub(super) fn put(change: &mut Change<'_>, alert: &Alert) -> Answer<()> {
     Ok(change.put(&OPEN, &alert.id.to_string(), alert)?)
 }
 
-/// It is over: it is kept among what was.
+/// It is over: moves it to the past ones.
 pub(super) fn close(change: &mut Change<'_>, alert: &Alert) -> Answer<()> {
     change.remove(&OPEN, &alert.id.to_string())?;
     let whose = whose(alert.key.subject);
@@ -60,7 +60,7 @@ fn drop_past<'a>(
     Ok(())
 }
 
-/// One that is over.
+/// A past alert.
 pub(super) fn past(rows: &impl Read, id: Uuid) -> Answer<Option<Alert>> {
     let Some(at) = rows.get(&PAST_AT, &id.to_string())? else {
         return Ok(None);
@@ -68,7 +68,7 @@ pub(super) fn past(rows: &impl Read, id: Uuid) -> Answer<Option<Alert>> {
     Ok(rows.get(&PAST, &at)?)
 }
 
-/// Those of a host that are over; of nobody: all.
+/// Past alerts of a host; without one: all.
 pub(super) fn all_past(rows: &impl Read, host: Option<HostId>) -> Answer<Vec<Alert>> {
     let all = match host {
         Some(host) => rows.with_prefix(&PAST, &format!("{}/", whose(Subject::Host(host))))?,
@@ -77,7 +77,7 @@ pub(super) fn all_past(rows: &impl Read, host: Option<HostId>) -> Answer<Vec<Ale
     Ok(all.into_iter().map(|(_, alert)| alert).collect())
 }
 
-/// An older store had no index by id: it is built once.
+/// A store of an older version has no index by id: it is built once.
 pub(super) fn note_places(change: &mut Change<'_>) -> Answer<()> {
     if change.count(&PAST)? == change.count(&PAST_AT)? {
         return Ok(());
@@ -88,7 +88,7 @@ pub(super) fn note_places(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Zero-padded, so that the order of text is the order of times.
+/// Zero-padded, so that text order is time order.
 fn place(whose: &str, at: Timestamp, id: Uuid) -> String {
     format!("{whose}/{:020}/{id}", at.as_millisecond().max(0))
 }
@@ -108,7 +108,7 @@ mod tests {
     use crate::alerts::verbs::tests::{firing, world};
 
     #[test]
-    fn what_was_is_bounded_for_each_and_one_that_flaps_leaves_the_others_alone() {
+    fn past_alerts_are_bounded_per_host_and_a_flapping_one_displaces_only_its_own() {
         let world = world();
         world.at(0, |change| {
             let mut other = firing(2, 0);
@@ -126,7 +126,7 @@ mod tests {
         assert!(read.all(&OPEN).expect("open").is_empty());
         let past_rows = read.all(&PAST).expect("past");
         assert_eq!(past_rows.len(), PAST_OF_ONE + 1);
-        // Each is found by its id, and what went is not.
+        // Each is found by its id, and a deleted one is not.
         let found = |alert: &Alert| past(&read, alert.id).expect("read");
         assert!(past_rows.iter().all(|(_, a)| found(a).as_ref() == Some(a)));
         assert_eq!(read.all(&PAST_AT).expect("places").len(), past_rows.len());
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(of_one[0].1.since, at(20), "the oldest go");
     }
 
-    /// What an older plane kept is found as well.
+    /// What an older plane stored is found as well.
     #[test]
     fn a_store_without_places_gets_them() {
         let world = world();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Alert, Held, Silence, Subject};
 
-/// One.
+/// One alert.
 pub(super) fn alert(alert: &Alert) -> Value {
     let host = match alert.key.subject {
         Subject::Host(id) => Some(id),
@@ -37,7 +37,7 @@ pub(super) fn alert(alert: &Alert) -> Value {
     })
 }
 
-/// `firing`, `held` (it would be told, but), `pending` (it has to last), `resolved`.
+/// `firing`, `held` (would be sent, but), `pending` (within its hold time), `resolved`.
 fn state(alert: &Alert) -> &'static str {
     match (alert.resolved_at, alert.fired_at, &alert.held) {
         (Some(_), _, _) => "resolved",

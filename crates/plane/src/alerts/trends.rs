@@ -1,4 +1,4 @@
-//! Forecasts: how full things are, followed for twelve days, and when they run out. Pure.
+//! Forecasts: fill levels followed over twelve days, and when they run out. Pure.
 //!
 //! ```text
 //!  status ─► said ─► Watched (memory: the highest of six hours) ─► Closed ─► Kept (row of a host) ─► foreseen ─► found
@@ -6,13 +6,13 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | here     | what is followed, as a table; one host's row, and what is foreseen, in words |
+//! | here     | what is followed, as a table; one host's row, and its forecasts, in words |
 //! | `series` | one number over time, in 96 bytes |
 //! | `fit`    | the line through it, and whether there is one |
 //!
-//! Shares, so that a grown file system or a raised quota needs no rule of its own. The maximum of six hours, so that
-//! what is emptied every night is level. Each host's six hours begin at its own moment: ten thousand series are not
-//! fitted in the same second. Ends of certificates are known, so they are no forecast (`facts`).
+//! Shares of the total, so that a grown file system or a raised quota needs no rule of its own. The maximum of six
+//! hours, so that what is emptied every night stays level. Each host's six hours begin at its own offset: ten thousand
+//! series are not fitted in the same second. Expiry of certificates is known and needs no forecast (`facts`).
 //!
 //! Rejected: Prometheus' `predict_linear` (not every site has one; least squares follow one outlier); slots of a day
 //! instead of six hours (a disk that fills in five days would be reported when it is full).
@@ -31,22 +31,23 @@ use crate::state::Change;
 use crate::store::{Read, Rows};
 use pf9_hostagent::model::{HostId, HostStatus};
 
-/// What is kept of each host, by its id.
+/// Stored series of each host, by its id.
 pub(super) const TRENDS: Rows<Kept> = Rows::new("trends");
 
-/// Seconds of one slot: what is kept is the highest of it.
+/// Seconds of one slot; its maximum is kept.
 const SLOT_S: i64 = 6 * 3600;
-/// A share: this many are all of it. What is more is told as 131 % of it.
+/// A share: this is 100 %. Values above 131 % are capped there.
 const WHOLE: u16 = 50_000;
-/// Most series of one host: five file systems with two numbers, etcd with two, seven programs, and some spare. A host
-/// may report anything.
+/// Most series per host: five file systems with two numbers, etcd with two, seven programs, and some spare. A host may
+/// report anything.
 const SERIES_MAX: usize = 24;
-/// Slots ahead that are told of: a week.
+/// Slots ahead that are reported: a week.
 const AHEAD: f64 = 28.0;
-/// Slots ahead that are a matter of today: two days.
+/// What is due within this is a matter of today: two days.
 const SOON: SignedDuration = SignedDuration::from_hours(48);
 
-/// etcd's leaders change when its log waits longer for the disk; `EtcdDiskSlow` of the rules for Prometheus is the same.
+/// etcd's leaders change when its log waits longer for the disk; `EtcdDiskSlow` in the rules for Prometheus is the
+/// same.
 const SYNC_MAX_US: u64 = 100_000;
 
 /// What is followed.
@@ -63,14 +64,14 @@ pub(super) enum Kind {
 /// One row of the table.
 struct Row {
     rule: Rule,
-    /// After the number of percents.
+    /// Text after the percentage.
     of: &'static str,
-    /// A value that came down by itself from so much, twice, is expected to do so again: something on the machine cleans
-    /// up. `None` where only a restart brings it down.
+    /// A value that dropped on its own from this much, twice, is expected to do so again: something on the machine
+    /// cleans up. `None` where only a restart lowers it.
     is_emptied: bool,
 }
 
-/// One thing of a host that is followed.
+/// One followed thing of a host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Of {
     pub(super) kind: Kind,
@@ -79,12 +80,12 @@ pub(super) struct Of {
     pub(super) part: String,
 }
 
-/// What is foreseen of it, by the slots of its host.
+/// Its forecast, in slots of its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Foreseen {
-    /// In which slot all of it is used.
+    /// The slot in which it is used up.
     pub(super) slot: u32,
-    /// Where it is now, and what comes to it in a day.
+    /// The current level, and the growth per day.
     pub(super) level: u16,
     pub(super) a_day: u16,
 }
@@ -93,13 +94,13 @@ pub(super) struct Foreseen {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watched {
     slot: u32,
-    /// The highest of the slot that runs.
+    /// Maximum of the current slot.
     open: Vec<(Of, u16)>,
-    /// What the slots before it let foresee.
+    /// Forecasts from the slots before it.
     pub(super) foreseen: Vec<(Of, Foreseen)>,
 }
 
-/// A slot that is over.
+/// A finished slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Closed {
     slot: u32,
@@ -134,19 +135,19 @@ impl Kind {
             },
             Self::Sync => &Row {
                 rule: Rule::EtcdSlowing,
-                of: "of the 100 ms that etcd bears are what a sync of its log takes",
+                of: "of the 100 ms that etcd tolerates are used by a sync of its log",
                 is_emptied: true,
             },
             Self::Memory => &Row {
                 rule: Rule::MemoryGrowing,
-                of: "of the memory that it may have are its own",
+                of: "of its memory limit are in use",
                 is_emptied: false,
             },
         }
     }
 }
 
-/// What a status says of all that is followed, as shares.
+/// All followed values of a status, as shares.
 pub(super) fn said(status: &HostStatus) -> Vec<(Of, u16)> {
     let share = |kind: Kind, name: &str, used: u64, whole: u64| {
         let most = u128::from(series::NONE - 1);
@@ -183,18 +184,18 @@ pub(super) fn said(status: &HostStatus) -> Vec<(Of, u16)> {
     all.take(SERIES_MAX).collect()
 }
 
-/// Each host's slots begin at a moment of its own.
+/// Each host's slots begin at an offset of its own.
 fn phase(host: HostId) -> i64 {
     let spread = host.0.as_u128() % u128::from(SLOT_S.unsigned_abs());
     i64::try_from(spread).unwrap_or(0)
 }
 
-/// The slot of a host that a moment is in.
+/// A host's slot at a moment.
 pub(super) fn slot_of(host: HostId, at: Timestamp) -> u32 {
     u32::try_from((at.as_second() + phase(host)) / SLOT_S).unwrap_or(0)
 }
 
-/// When a slot of a host is over.
+/// When a host's slot ends.
 pub(super) fn end_of(host: HostId, slot: u32) -> Timestamp {
     let second = (i64::from(slot) + 1) * SLOT_S - phase(host);
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
@@ -203,7 +204,7 @@ pub(super) fn end_of(host: HostId, slot: u32) -> Timestamp {
 // === impl Watched ===
 
 impl Watched {
-    /// Takes in what a host says; answers the slot that is over with it.
+    /// Takes in a report; returns the slot that it finishes.
     pub(super) fn hear(&mut self, slot: u32, said: Vec<(Of, u16)>) -> Option<Closed> {
         if slot != self.slot {
             let highest = std::mem::replace(&mut self.open, said);
@@ -227,7 +228,7 @@ impl Watched {
 // === impl Kept ===
 
 impl Kept {
-    /// Takes in a slot that is over.
+    /// Takes in a finished slot.
     pub(super) fn take(&mut self, closed: Closed) {
         let slot = closed.slot;
         for (of, share) in closed.highest {
@@ -239,12 +240,12 @@ impl Kept {
             self.series[at].push(slot, share);
         }
         self.series.retain(|s| !s.is_old(slot));
-        // Those that nothing was said of for longest.
+        // Those without a value for longest.
         self.series.sort_by_key(|s| std::cmp::Reverse(s.last()));
         self.series.truncate(SERIES_MAX);
     }
 
-    /// What of it is used up within a week: of what the host still tells.
+    /// What will be used up within a week, among what the host still reports.
     pub(super) fn foreseen(&self) -> Vec<(Of, Foreseen)> {
         let newest = self.series.iter().map(Series::last).max();
         let told = self.series.iter().filter(|s| Some(s.last()) == newest);
@@ -253,7 +254,7 @@ impl Kept {
     }
 }
 
-/// Takes slots that are over into a host's row; answers what it lets foresee. Of a host that is gone: nothing.
+/// Takes finished slots into a host's row; returns the forecasts. None for a host that is gone.
 pub(super) fn keep(
     change: &mut Change<'_>,
     host: HostId,
@@ -274,7 +275,7 @@ pub(crate) fn forget(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     Ok(change.remove(&TRENDS, &host.to_string())?)
 }
 
-/// What is foreseen, for people: rule, which of several, urgency, and why.
+/// Forecasts for people: rule, which of several, urgency, and why.
 pub(super) fn told(
     host: HostId,
     of: &Of,
@@ -290,7 +291,7 @@ pub(super) fn told(
     let level = u32::from(foreseen.level) * 100 / whole;
     let tenths = u32::from(foreseen.a_day) * 1000 / whole;
     let why = format!(
-        "{level} % {}, and {}.{} % more every day: all on {}",
+        "{level} % {}, growing by {}.{} % a day: 100 % on {}",
         row.of,
         tenths / 10,
         tenths % 10,

@@ -1,4 +1,4 @@
-//! Acknowledge and silence: somebody works on one alert, or some are not sent for a time.
+//! Acknowledge and silence: somebody works on one alert, or some alerts send no notices for a time.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::state::{Change, Plane};
 use crate::store::Read;
 use pf9_hostagent::model::{ClusterId, FaultCode, HostId};
 
-/// Longest that either may last: longer ones get forgotten.
+/// Longest that either may last: longer ones are forgotten.
 const LASTS_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Longest name and longest reason, in bytes: they stand in one line.
+/// Longest name and longest reason, in bytes: each fits on a line.
 const WHO_MAX: usize = 128;
 const WHY_MAX: usize = 512;
-/// Silences at a time of one project, and of the whole plane: who makes many leaves room for the others.
+/// Silences at a time of one project, and of the whole plane: a project with many leaves room for the others.
 const SILENCES_MAX: usize = 200;
 
 /// Body of `POST …/alerts/{id}/acknowledge`.
@@ -32,7 +32,7 @@ pub(crate) struct WantedAck {
     pub(crate) for_seconds: u32,
 }
 
-/// Body of `POST …/silences`; what is absent matches all.
+/// Body of `POST …/silences`; an absent field matches all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct WantedSilence {
@@ -47,7 +47,7 @@ pub(crate) struct WantedSilence {
     pub(crate) for_seconds: u32,
 }
 
-/// Until when, if it may last so long and says who and why.
+/// The end, if the duration is allowed and name and reason are given.
 fn until(now: Timestamp, for_s: u32, who: &str, why: &str, what: &str) -> Answer<Timestamp> {
     let bad = |reason: String| Err(Refusal::bad(FaultCode::AlertInvalid, what, reason));
     let lasts = SignedDuration::from_secs(for_s.into());
@@ -66,7 +66,7 @@ fn until(now: Timestamp, for_s: u32, who: &str, why: &str, what: &str) -> Answer
     Ok(now.checked_add(lasts).unwrap_or(Timestamp::MAX))
 }
 
-/// Somebody sees to it.
+/// Somebody is working on it.
 fn acknowledge(change: &mut Change<'_>, id: Uuid, wanted: &WantedAck) -> Answer<Alert> {
     let what = "not acknowledged";
     let Some(mut alert) = change.get(&OPEN, &id.to_string())? else {
@@ -89,7 +89,7 @@ fn acknowledge(change: &mut Change<'_>, id: Uuid, wanted: &WantedAck) -> Answer<
     Ok(alert)
 }
 
-/// These are not sent for a time.
+/// These send no notices for a time.
 fn silence(change: &mut Change<'_>, wanted: &WantedSilence) -> Answer<Silence> {
     let what = "not silenced";
     let now = change.now;
@@ -119,7 +119,7 @@ fn silence(change: &mut Change<'_>, wanted: &WantedSilence) -> Answer<Silence> {
     Ok(silence)
 }
 
-/// The project of what is told of a cluster or of a host; nobody's alone where that is all of them, or gone.
+/// The project of something about a cluster or a host; none where it is about all of them, or the subject is gone.
 pub(super) fn project_of(
     rows: &impl Read,
     cluster: Option<ClusterId>,
@@ -134,7 +134,7 @@ pub(super) fn project_of(
     })
 }
 
-/// Silences that are over.
+/// Deletes expired silences.
 pub(super) fn forget_old(change: &mut Change<'_>) -> Answer<()> {
     for (key, silence) in change.all(&SILENCES)? {
         if silence.until <= change.now {
@@ -170,7 +170,7 @@ pub(super) async fn silence_on(plane: &Arc<Plane>, wanted: WantedSilence) -> Ans
     Ok(done)
 }
 
-/// Ends one before its time. Answers whether there was one.
+/// Ends one before its time. Returns whether there was one.
 pub(super) async fn unsilence_on(plane: &Arc<Plane>, id: Uuid) -> Answer<bool> {
     let was = plane
         .change(move |change| {
@@ -222,7 +222,7 @@ pub(super) mod tests {
         }
     }
 
-    /// An alert of a host that began then.
+    /// An alert of a host that began at `s`.
     pub(in crate::alerts) fn firing(n: u8, s: i64) -> Alert {
         Alert {
             id: Uuid::new_v4(),
@@ -253,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_sees_to_it_says_who_why_and_for_how_long() {
+    fn an_acknowledgement_names_who_why_and_for_how_long() {
         let world = world();
         let alert = firing(1, 0);
         world.at(0, |c| shelf::put(c, &alert));
@@ -292,7 +292,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn silences_are_bounded_and_those_that_are_over_make_room() {
+    fn silences_are_bounded_and_expired_ones_make_room() {
         let world = world();
         let wanted = WantedSilence {
             rule: Some(Rule::DiskLow),

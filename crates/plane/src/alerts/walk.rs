@@ -1,5 +1,5 @@
-//! Lists of what was are read whole: twenty thousand rows are a fifth of a second of a core. So they are read one at a
-//! time, on a thread that moves no bytes, and callers take turns: one that asks for a thousand lists delays only itself.
+//! Lists of past alerts are read whole: twenty thousand rows cost a core a fifth of a second. So one is read at a time,
+//! on a thread that moves no bytes, and callers take turns: one that asks for a thousand lists delays only itself.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::people::UserId;
 use crate::refusal::{Answer, Refusal};
 use pf9_hostagent::model::Digest;
 
-/// Walks at a time: the other core is everybody's.
+/// Walks at a time: the rest of the machine is for everything else.
 const AT_ONCE: usize = 1;
-/// Walks that wait, ten seconds of them. Beyond that the caller with most of them is told to come again.
+/// Waiting walks, ten seconds of them. Beyond that the caller with most of them is asked to retry later.
 const WAITING_MAX: usize = 50;
-/// When, in seconds.
+/// Retry-After, in seconds.
 const AGAIN_S: u64 = 10;
 
 /// The turns of all walks.
@@ -25,7 +25,7 @@ impl Default for Walks {
 }
 
 impl Walks {
-    /// Does it when it is the caller's turn; without a caller: the administrator's.
+    /// Runs it when it is the caller's turn; without a caller: the administrator's.
     pub(super) async fn walk<T: Send + 'static>(
         self: &Arc<Self>,
         who: Option<&UserId>,
@@ -34,9 +34,9 @@ impl Walks {
         let who = Digest::of(who.map_or("", UserId::as_str).as_bytes());
         let Ok(turn) = self.0.place(who).await else {
             let why = "too many lists of what was are asked for at once";
-            return Err(Refusal::busy("no list", why, AGAIN_S));
+            return Err(Refusal::busy("list refused", why, AGAIN_S));
         };
-        // The turn goes with the work: who hangs up does not begin the next one beside it.
+        // The turn is held by the work: a client that hangs up does not start the next one beside it.
         let done = tokio::task::spawn_blocking(move || (work(), turn).0);
         done.await
             .map_err(|e| Refusal::internal("a list was lost", &e))?
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_for_many_lists_waits_for_himself() {
+    async fn a_caller_of_many_lists_delays_only_itself() {
         let walks = Arc::new(Walks::default());
         let order = Arc::new(Mutex::new(Vec::new()));
         let (open, gate) = mpsc::channel::<()>();
@@ -87,14 +87,14 @@ mod tests {
                 walks.walk(Some(&user(name)), work).await.map_err(drop)
             }
         };
-        // In the line, one after the other: each is looked at once before the next.
+        // In the queue, one after the other: each is polled once before the next.
         for _ in 0..WAITING_MAX - 1 {
             asked.spawn(ask("a"));
         }
         tokio::task::yield_now().await;
         asked.spawn(ask("b"));
         tokio::task::yield_now().await;
-        // There is no more room for who has most of it.
+        // There is no more room for the caller with most of the queue.
         let refused = walks.walk(Some(&user("a")), || Ok(())).await;
         assert_eq!(refused.map_err(|r| r.status.as_u16()), Err(503));
         open.send(()).expect("waits");

@@ -1,8 +1,8 @@
-//! What a master last said of its etcd, as numbers: its backups, their archive and fire drills, its
-//! database, its members. By its last status, so that a master that is away is told of, too;
-//! what may be old by that has its age beside it.
+//! A master's last report about its etcd as metrics: its backups, their archive and fire drills, its database, its
+//! members. From its last status, so that a master that is away is included; values that may be stale have their age
+//! beside them.
 //!
-//! `packaging/prometheus/pf9-etcd.rules.yml` asks for these, and `docs/alerts.md` says what to do then.
+//! `packaging/prometheus/pf9-etcd.rules.yml` uses these, and `docs/alerts.md` has the remedies.
 
 use jiff::SignedDuration;
 
@@ -13,9 +13,9 @@ use pf9_hostagent::model::etcd::quorum::Tally;
 use pf9_hostagent::model::{BackupPolicy, DrillReport, EtcdStatus, Timestamp};
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
-/// Alarms that etcd knows.
+/// etcd's alarms.
 const ALARMS: [&str; 2] = ["NOSPACE", "CORRUPT"];
-/// A fire drill may be this many of its periods old: one may fail and be made again.
+/// A fire drill may be this many periods old: one may fail and be repeated.
 const DRILL_PERIODS: i64 = 2;
 
 /// The numbers of one master.
@@ -91,7 +91,7 @@ fn drills(text: &mut MetricsText, cluster: &Cluster, known: &Known, last: Option
     }
 }
 
-/// Whether the last fire drill is too long ago; `None`: none are made by themselves.
+/// Whether the last fire drill is too old; `None`: none are scheduled.
 fn overdue(policy: &BackupPolicy, last: Timestamp, now: Timestamp) -> Option<bool> {
     let every = SignedDuration::from_secs(policy.drills_every()? * DRILL_PERIODS);
     Some(now.duration_since(last) > every)
@@ -178,7 +178,7 @@ mod tests {
         node.etcd.as_mut().expect("etcd")
     }
 
-    /// One that has all there is to tell.
+    /// A master that reports every field.
     fn whole() -> (Cluster, Known) {
         let (mut cluster, mut known) = master(160, Some(150));
         cluster.settings.etcd_backup.drill_key = Some("/root/key".into());
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_say_what_the_status_says() {
+    fn metrics_match_the_status() {
         let (cluster, known) = whole();
         let text = String::from(numbers(&cluster, &known));
         for (row, wanted) in [
@@ -278,9 +278,10 @@ mod tests {
         assert_eq!(said(&cluster, &known), None, "by hand");
     }
 
-    /// What a rule asks for is written, what it is about has a page, and it says what a person sees.
+    /// Every metric that a rule uses is exported, every rule has a section on the page, and its message says what a
+    /// person sees.
     #[test]
-    fn every_rule_asks_for_what_is_written_and_has_its_page() {
+    fn every_rule_uses_exported_metrics_and_has_its_section() {
         let (cluster, known) = whole();
         let text = String::from(numbers(&cluster, &known));
         let file: serde_json::Value = serde_saphyr::from_str(RULES).expect("YAML");
@@ -315,7 +316,7 @@ mod tests {
             let page = format!("docs/alerts.md#{}", alert.to_lowercase());
             assert!(said("/annotations/runbook").ends_with(&page), "{alert}");
         }
-        // What stands before is about what the plane tells of by itself.
+        // The part before that is about the plane's own alerts.
         let (_, page) = PAGE
             .split_once("# Rules for Prometheus")
             .expect("a page of its own");

@@ -1,11 +1,10 @@
-//! Whose backups of a cluster are trusted: the order keys of its masters, kept beyond the masters themselves, for a
-//! backup outlives the machine that made it. Specs of masters carry them, and so does the file that an operator
-//! keeps beside the recovery key.
+//! Whose backups of a cluster are trusted: the order keys of its masters, kept longer than the masters themselves,
+//! because a backup outlives the machine that made it. Specs of masters carry them, and so does the file that an
+//! operator keeps beside the recovery key.
 //!
-//! A key comes with the attach of its host, and with the enrolment that brings another one for it. It stays when its
-//! host is detached, replaced or removed: that is when its backups are needed. A thief's is taken away by hand
-//! ([`forget`]). Accepting a key only until its host left would not keep a thief out: a thief writes any time into a
-//! manifest.
+//! A key is added when its host is attached, and when an enrolment replaces the host's key. It stays when the host is
+//! detached, replaced or removed: that is when its backups are needed. A stolen key is removed by hand ([`forget`]).
+//! Accepting a key only until its host left would not stop a thief, who can write any time into a manifest.
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ use pf9_hostagent::model::{
     BACKUP_SIGNERS_MAX, BackupSigner, ClusterId, FaultCode, HostId, TrustedKey,
 };
 
-/// A host signs backups of this cluster from now on, if it is a master. True: that is news.
+/// A host signs backups of this cluster from now on, if it is a master. Returns whether the key is new.
 pub(crate) fn signs(cluster: &mut Cluster, host: HostId, key: &TrustedKey) -> bool {
     let signer = BackupSigner {
         host_id: host,
@@ -35,7 +34,7 @@ pub(crate) fn signs(cluster: &mut Cluster, host: HostId, key: &TrustedKey) -> bo
     }
     cluster.backup_signers.push(signer);
     while cluster.backup_signers.len() > BACKUP_SIGNERS_MAX {
-        // The oldest of those who are none any more; where there are none such, the oldest.
+        // The oldest key of a former master; without one, the oldest of all.
         let gone = |s: &BackupSigner| !cluster.is_master(s.host_id);
         let oldest = cluster.backup_signers.iter().position(gone);
         cluster.backup_signers.remove(oldest.unwrap_or(0));
@@ -56,7 +55,7 @@ pub(crate) fn signs_anew(change: &mut Change<'_>, cluster: ClusterId, host: &Hos
     Ok(())
 }
 
-/// For a person, and as the line of the file that they keep.
+/// For people, in the form of the line in their file.
 pub(super) fn shown(cluster: &Cluster) -> Vec<Value> {
     let shown = |s: &BackupSigner| {
         json!({
@@ -69,7 +68,7 @@ pub(super) fn shown(cluster: &Cluster) -> Vec<Value> {
     cluster.backup_signers.iter().map(shown).collect()
 }
 
-/// Which key is trusted no more.
+/// The key to remove.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Forgotten {
@@ -77,7 +76,7 @@ pub(crate) struct Forgotten {
     pub(crate) key: String,
 }
 
-/// `POST /clusters/{name}/backups/forget`: backups that were signed with this key count for nothing any more.
+/// `POST /clusters/{name}/backups/forget`: backups signed with this key are no longer trusted.
 pub(crate) async fn forget(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -97,7 +96,7 @@ pub(crate) async fn forget(
     Ok(Json(left))
 }
 
-/// Takes a key away, and says whose it was.
+/// Removes a key, and returns its host.
 fn forgotten(cluster: &mut Cluster, key: &str) -> Answer<HostId> {
     let what = "the key is not removed";
     let known = cluster
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_masters_stay_when_they_are_renewed_and_when_their_host_goes() {
+    fn signing_keys_stay_after_renewal_and_removal() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
         let (old, new) = (key(), key());
@@ -153,7 +152,7 @@ mod tests {
         assert!(signs(&mut c, host(1), &new));
         crate::departures::leave(&mut c, host(1), now(), true);
         assert_eq!(hosts(&c), [host(1), host(2), host(1)]);
-        // The masters that are left know them, workers need not.
+        // The remaining masters' specs carry the keys, workers' do not.
         let of = |n| {
             let a = assignment(host(n), Some(&c)).expect("assignment");
             a.node().expect("node").etcd.backup_signers.clone()
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn very_many_are_not_kept_and_those_of_masters_are() {
+    fn signing_keys_are_bounded_and_masters_keep_theirs() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
         signs(&mut c, host(1), &key());

@@ -1,8 +1,8 @@
 //! `POST /v1/hosts/self/unwrap`: the key of one backup, for root of a master.
 //!
-//! Only root's signature counts, as with certificates: a compromised comms or hostagent opens no
-//! backup. What the cluster's own key does not unwrap is no backup of this cluster, and what no master of it signed
-//! is none either: a person who knows better has the recovery key. Every order is audited.
+//! Only root's signature counts, as with certificates: a compromised comms or hostagent opens no backup. A file key
+//! that the cluster's key does not unwrap is not from a backup of this cluster, nor is a backup that none of its
+//! masters signed: a person who knows better has the recovery key. Every order is audited.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -62,14 +62,14 @@ pub(crate) async fn post(
     Ok(Json(answer))
 }
 
-/// The name of the backup that is to be opened: one that a master of this cluster made of this cluster.
+/// The name of the backup to open; it must be signed by a master of this cluster, for this cluster.
 fn backup(cluster: &Cluster, order: &UnwrapOrder) -> Answer<String> {
     let found = FoundManifest::of(order.manifest.clone())
         .map_err(|e| Refusal::bad(FaultCode::OrderMalformed, WHAT, e.to_string()))?;
     let trust = BackupTrust::Signers(cluster.backup_signers.clone());
     let believed = found.believed(&trust).map_err(|fault| {
         Refusal::forbidden(fault.code, WHAT, fault.why).fix(
-            "take another one, or open it with the recovery key if it is known where it comes from",
+            "use another one, or open it with the recovery key if you know where it comes from",
         )
     })?;
     let manifest = believed.manifest();
@@ -80,7 +80,7 @@ fn backup(cluster: &Cluster, order: &UnwrapOrder) -> Answer<String> {
     Ok(manifest.name.clone())
 }
 
-/// The file's key, for the order's recipient.
+/// The file key, sealed for the order's recipient.
 fn unwrapped(key: &age::x25519::Identity, order: &UnwrapOrder) -> Answer<UnwrapAnswer> {
     let stanzas: Vec<Stanza> = order.stanzas.iter().filter_map(stanza).collect();
     let file_key = match key.unwrap_stanzas(&stanzas) {
@@ -139,7 +139,7 @@ mod tests {
         _dir: tempfile::TempDir,
     }
 
-    /// A backup for a cluster's key and a recovery key.
+    /// A backup sealed for a cluster's key and a recovery key.
     fn sealed() -> Sealed {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
@@ -171,7 +171,7 @@ mod tests {
         serde_json::from_value(said).expect("a manifest")
     }
 
-    /// Signed by this key, in the name of this host, of this cluster.
+    /// A manifest signed by this key, naming this host and this cluster.
     fn noted(key: &SigningKey, host_id: HostId, cluster_id: ClusterId) -> BelievedManifest {
         let manifest = BackupManifest {
             host_id,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_master_of_the_cluster_signed_is_not_opened() {
+    fn a_backup_that_no_master_signed_is_not_opened() {
         use crate::compute::tests::{add, cluster, host};
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true)]).expect("attach");
@@ -214,10 +214,10 @@ mod tests {
         assert_eq!(code(&c, &noted(&own, host(9), c.id)), untrusted);
         let elsewhere = noted(&own, host(1), ClusterId::random());
         assert_eq!(code(&c, &elsewhere), Err(FaultCode::ClusterForeign));
-        // Also after its master is none any more.
+        // Also after its master has left.
         crate::departures::leave(&mut c, host(1), crate::compute::tests::now(), true);
         assert_eq!(code(&c, &noted(&own, host(1), c.id)), Ok(()));
-        // What is none at all.
+        // Not a manifest at all.
         let mut order = asking.order(host(2), &elsewhere, Nonce(Digest::of(b"n")));
         order.manifest.payload = "e30=".into();
         let none = backup(&c, &order).map(drop).map_err(|r| r.fault.code);
@@ -243,10 +243,10 @@ mod tests {
         let mut reader = seal::open(&path, &opens).expect("opens");
         reader.read_to_string(&mut plain).expect("read");
         assert_eq!(plain, "all there is");
-        // The carrier of the answer cannot use it: it is sealed for the key that was made for it.
+        // The carrier of the answer cannot use it: it is sealed for the one-time recipient.
         let other = Asking::of(&path).expect("head");
         assert!(other.opened(&answer).is_err());
-        // Nor does it open another backup.
+        // It does not open another backup either.
         let another = sealed_again(&fs);
         assert!(seal::open(&another, &opens).is_err());
     }

@@ -1,11 +1,11 @@
-//! What an operator says of backups.
+//! The operator's backup policy.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use pf9_hostagent::model::{ArchivePolicy, ArchiveTarget, BackupPolicy};
 
-/// Field by field: an absent field stays as it is, and `null` sets its default. (Replaced as a whole, a change of how
-/// many are kept would remove the recovery key.)
+/// Field by field: an absent field is unchanged, and `null` sets its default. (If replaced as a whole, a change of the
+/// number kept would remove the recovery key.)
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct NewBackups {
@@ -27,10 +27,10 @@ pub(crate) struct NewBackups {
     pub(crate) drill_key: Said<String>,
 }
 
-/// Not said; taken back; said.
+/// Absent; reset to the default; set.
 pub(crate) type Said<T> = Option<Option<T>>;
 
-/// An archive, as a whole.
+/// An archive, always set as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "kind",
@@ -66,7 +66,7 @@ pub(crate) enum NewArchive {
     },
 }
 
-/// Told apart from a field that is not there.
+/// Distinguishes `null` from an absent field.
 fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Said<T>, D::Error> {
     Option::deserialize(from).map(Some)
 }
@@ -110,7 +110,7 @@ impl NewArchive {
 }
 
 impl NewBackups {
-    /// The policy that follows on the previous one, or the field that cannot be and why.
+    /// The new policy, or the invalid field and why.
     pub(crate) fn over(self, had: &BackupPolicy) -> Result<BackupPolicy, (String, String)> {
         fn number<T>(said: Said<T>, had: T, unless_told: T) -> T {
             said.map_or(had, |said| said.unwrap_or(unless_told))
@@ -136,11 +136,11 @@ impl NewBackups {
         if let Some((field, why)) = policy.fault() {
             return Err((format!("etcdBackup.{}", camel(field)), why));
         }
-        // Its form is right; is it a key?
+        // The form is right; is it also a key?
         if let Some(text) = &policy.recovery_recipient
             && let Err(why) = text.parse::<age::x25519::Recipient>()
         {
-            let why = format!("is not a public key of age: {why}");
+            let why = format!("is not an age public key: {why}");
             return Err(("etcdBackup.recoveryRecipient".to_owned(), why));
         }
         Ok(policy)
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_stays_and_null_takes_it_back() {
+    fn absent_fields_stay_and_null_resets_them() {
         let (_, public) = pf9_hostagent::backup::seal::new_key();
         let said = json!({"keep": 3, "recoveryRecipient": public, "drillEveryDays": 30,
             "archive": {"kind": "s3", "endpoint": "https://s3.example.com", "bucket": "b", "pathStyle": true}});
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_field_and_value() {
+    fn an_invalid_policy_is_refused_with_field_and_value() {
         let none = BackupPolicy::default();
         let s3 = |field: &str, value: Value| {
             let mut archive =
@@ -225,7 +225,7 @@ mod tests {
             assert_eq!(at, format!("etcdBackup.{field}"));
             assert!(why.contains(words), "{at}: {why}");
         }
-        // Somebody's private key is not repeated.
+        // A private key sent by mistake is not repeated.
         let private = json!({"recoveryRecipient": "AGE-SECRET-KEY-1QQQ"});
         let (_, why) = over(&none, private).expect_err("private");
         assert!(!why.contains("QQQ"), "{why}");

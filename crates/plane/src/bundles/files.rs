@@ -1,4 +1,4 @@
-//! The bytes of support bundles: taken from a host, given to an operator.
+//! The bytes of support bundles: received from a host, sent to an operator.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Write as _};
@@ -28,16 +28,16 @@ use crate::state::Plane;
 use pf9_hostagent::host::fs::{Attrs, Begun, HostFs};
 use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
 
-/// Longest silence of a sending host: it makes the next entry meanwhile, and each has a bound below this one.
+/// Longest silence of a sending host: it prepares the next entry meanwhile, each within a shorter bound.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
-/// Longest that an upload takes: the host gives up then, too.
+/// Longest duration of an upload: the host gives up at the same time.
 const TAKE_MAX: Duration = Duration::from_secs(1800);
 /// How a sealed file begins.
 const SEALED: &[u8] = b"age-encryption.org/v1\n";
 /// How the last line of its head begins.
 const HEAD_ENDS: &[u8] = b"\n--- ";
-/// Longest head: a recipient's stanza has a hundred bytes, age's own padding stanza a few hundred. It is read whole before
-/// anything in it is trusted, and again for every line of it, so a host could keep this plane busy with a large one.
+/// Longest head: a recipient's stanza has a hundred bytes, age's own padding stanza a few hundred. It is read whole
+/// before anything in it is trusted, and again for every line, so a host could keep this plane busy with a large one.
 const HEAD_MAX: usize = 4096;
 const WHAT: &str = "support bundle refused";
 
@@ -60,7 +60,7 @@ impl Incoming {
         Ok(self)
     }
 
-    /// It is complete and gets its name. A bundle that its key does not open is not kept.
+    /// Completes it and gives it its name. A bundle that its key does not open is discarded.
     fn keep(self, key: Option<&Secret<String>>) -> Answer<(u64, Digest)> {
         let broken = |why: String| Refusal::bad(FaultCode::BodyBroken, WHAT, why);
         if !self.head.starts_with(SEALED) {
@@ -104,7 +104,7 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|e| Refusal::internal("the bundle was lost", &e))?
 }
 
-/// `PUT /v1/hosts/self/bundles/{id}`: one that this host was asked for, sealed, as it makes it.
+/// `PUT /v1/hosts/self/bundles/{id}`: a bundle ordered from this host, sealed, streamed as it is made.
 pub(crate) async fn take(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -112,39 +112,39 @@ pub(crate) async fn take(
     request: Request,
 ) -> Answer<StatusCode> {
     let id = super::bundle_id(&id)?;
-    // Before checking whether it is here: only the holder of this place can have uploaded it meanwhile.
+    // Taken before the check for an earlier arrival: only the holder can have uploaded it meanwhile.
     let place = plane.receiving.begin(id);
     let wanted = row(&plane.read()?, host, id)?;
     match wanted.stage(pf9_hostagent::seam::clock::now()) {
         Stage::Awaited => {}
         Stage::Here => {
-            let why = "it is here already";
+            let why = "it has arrived already";
             return Err(Refusal::conflict(FaultCode::OperationReplayed, WHAT, why));
         }
         Stage::Over => return Err(none(id)),
     }
     let Some(_place) = place else {
-        let why = "it is on its way in already";
+        let why = "it is being uploaded already";
         return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
     };
     let (bytes, sha256) = receive(&plane.files, &wanted, request.into_body()).await?;
     plane
         .change(move |change| arrived(change, host, id, bytes, sha256))
         .await?;
-    tracing::info!(%host, %id, bytes, "support bundle taken in");
+    tracing::info!(%host, %id, bytes, "support bundle received");
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// All of it, in its time, or why not.
+/// Receives all of it within its time, or says why not.
 pub(super) async fn receive(files: &HostFs, wanted: &Row, body: Body) -> Answer<(u64, Digest)> {
     let late = |_| slow(format!("it took longer than {} s", TAKE_MAX.as_secs()));
     let all = received(files.clone(), wanted, body);
     tokio::time::timeout(TAKE_MAX, all).await.map_err(late)?
 }
 
-/// What comes next; none at the end.
+/// The next chunk; none at the end.
 async fn next(body: &mut Body) -> Answer<Option<Bytes>> {
-    let silent = |_| slow(format!("nothing came for {} s", SILENCE_MAX.as_secs()));
+    let silent = |_| slow(format!("no data for {} s", SILENCE_MAX.as_secs()));
     let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await;
     let frame = frame
         .map_err(silent)?
@@ -200,7 +200,7 @@ fn not_kept_io(error: &io::Error) -> Refusal {
     Refusal::internal("the bundle is not kept", error)
 }
 
-/// `GET /resmgr/v1/hosts/{id}/bundles/{bundle_id}`: the archive; sealed, where its key is the operator's own.
+/// `GET /resmgr/v1/hosts/{id}/bundles/{bundle_id}`: the archive; still sealed if the key is the operator's own.
 pub(crate) async fn fetch(
     Person(who): Person,
     State(plane): State<Arc<Plane>>,
@@ -209,7 +209,7 @@ pub(crate) async fn fetch(
     fetch_here(&plane, host_id(&host)?, super::bundle_id(&id)?, who.name()).await
 }
 
-/// The same for a caller whose rights were checked. Noted before the first byte goes.
+/// The same for a caller whose rights were checked. Recorded before the first byte is sent.
 pub(crate) async fn fetch_here(
     plane: &Arc<Plane>,
     host: HostId,
@@ -221,9 +221,9 @@ pub(crate) async fn fetch_here(
         Stage::Here => {}
         Stage::Awaited => {
             let what = format!("no bundle {id} yet");
-            let why = "the host was asked for it and has not sent it";
+            let why = "it was ordered from the host and has not arrived";
             return Err(Refusal::conflict(FaultCode::NotFound, what, why)
-                .fix("see what the host says of it: host operations"));
+                .fix("see what the host reports: pf9-plane host operations HOST"));
         }
         Stage::Over => return Err(none(id)),
     }
@@ -259,7 +259,7 @@ pub(crate) async fn fetch_here(
     Ok(response)
 }
 
-/// What is given out, piece by piece.
+/// The download, piece by piece.
 enum Plain {
     Opened(Box<StreamReader<BufReader<File>>>),
     Sealed(File),

@@ -1,4 +1,4 @@
-//! What is asked for, how long it is kept, who opens it.
+//! Orders, retention, and who can open a bundle.
 
 use std::convert::Infallible;
 
@@ -67,7 +67,7 @@ impl World {
 }
 
 #[test]
-fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
+fn the_signed_order_carries_the_public_key_and_the_private_one_stays() {
     let world = World::new();
     let row = world.order(0, 1, &wanted()).expect("asked for");
     let rows = world.store.read().expect("read");
@@ -89,7 +89,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
     assert_eq!(key.to_public().to_string(), *seal_for);
     let shown = row.shown(now()).to_string();
     assert!(!shown.contains("AGE-SECRET"), "{shown}");
-    // It is the row's for good, and each has its own.
+    // Each row keeps its own key.
     assert_eq!(world.rows()[0].key, row.key);
     let other = world.order(1, 1, &wanted()).expect("another one");
     assert_ne!(other.key, row.key);
@@ -110,7 +110,7 @@ fn a_host_is_told_whose_it_is_in_what_the_plane_signs_and_the_key_stays_here() {
 }
 
 #[test]
-fn how_many_how_large_and_how_long_is_bounded() {
+fn number_size_and_retention_are_bounded() {
     let world = World::new();
     for n in 0..OF_A_HOST_MAX {
         world
@@ -120,7 +120,7 @@ fn how_many_how_large_and_how_long_is_bounded() {
     let fault = world.order(9, 1, &wanted()).expect_err("too many").fault;
     assert_eq!(fault.code, FaultCode::TooMany);
     world.order(9, 2, &wanted()).expect("another host's");
-    // Those that did not come count no more.
+    // Those that did not arrive no longer count.
     world.order(3 * 3600, 1, &wanted()).expect("asked for");
     let large = |keep_seconds, max_bytes| Wanted {
         keep_seconds,
@@ -140,7 +140,7 @@ fn how_many_how_large_and_how_long_is_bounded() {
 }
 
 #[test]
-fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
+fn a_project_cannot_use_up_anothers_quota() {
     let world = World::new();
     let filled = |s, of, bytes| {
         let done = world.at(s, |c| {
@@ -164,8 +164,8 @@ fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
     world.order(1, 1, &wanted()).expect("its half, to the byte");
     let fault = world.order(2, 1, &wanted()).expect_err("more").fault;
     assert_eq!(fault.code, FaultCode::TooMany);
-    assert!(fault.why.contains("those of this project"), "{fault}");
-    // The other one is told nothing of that, and has half of the rest.
+    assert!(fault.why.contains("this project's bundles"), "{fault}");
+    // The other one does not learn of that, and gets half of the rest.
     filled(3, 2, BYTES_MAX / 4 - BYTES);
     world.order(4, 2, &wanted()).expect("its own half");
     let fault = world.order(5, 2, &wanted()).expect_err("more").fault;
@@ -173,7 +173,7 @@ fn a_project_takes_no_other_ones_room_however_much_it_asks_for() {
     assert!(fault.why.contains(&mine), "{fault}");
 }
 
-/// A disk of the plane's, with a place for bundles, and one that is awaited.
+/// A disk of the plane, with the directory for bundles, and one that is awaited.
 fn disk() -> (tempfile::TempDir, HostFs, Row) {
     let dir = tempfile::tempdir().expect("tempdir");
     std::fs::create_dir(dir.path().join("bundles")).expect("directory");
@@ -188,14 +188,14 @@ fn kept(dir: &tempfile::TempDir) -> usize {
 }
 
 #[tokio::test]
-async fn what_comes_leaves_the_store_its_room() {
+async fn uploads_leave_the_store_its_space() {
     let (dir, files, mut row) = disk();
-    // A disk that tests run on has room: it comes to what it is.
+    // The test's disk has room, so the content is checked next.
     let sent = || Body::from("not sealed");
     let refusal = files::receive(&files, &row, sent()).await;
     let fault = refusal.expect_err("not sealed").fault;
     assert_eq!(fault.code, FaultCode::BodyBroken, "{fault}");
-    // No disk has as much.
+    // No disk has that much.
     row.max_bytes = u64::MAX / 2;
     let refusal = files::receive(&files, &row, sent()).await;
     let fault = refusal.expect_err("no room").fault;
@@ -204,13 +204,13 @@ async fn what_comes_leaves_the_store_its_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
+async fn a_silent_or_endless_upload_is_cut() {
     let (dir, files, row) = disk();
     let silent = Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
     let refusal = files::receive(&files, &row, silent).await;
     let fault = refusal.expect_err("silent").fault;
     assert_eq!(fault.code, FaultCode::BodySlow, "{fault}");
-    assert!(fault.why.contains("nothing came"), "{fault}");
+    assert!(fault.why.contains("no data for"), "{fault}");
     // A byte a minute, for a day.
     let drips = stream::iter(0..24 * 60).then(|_| async {
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -224,7 +224,7 @@ async fn who_sends_nothing_or_for_ever_is_not_waited_for() {
 }
 
 #[test]
-fn it_is_here_for_its_time_and_gone_with_its_key_afterwards() {
+fn a_bundle_expires_together_with_its_key() {
     let world = World::new();
     let short = Wanted {
         keep_seconds: 3600,
@@ -265,7 +265,7 @@ fn it_is_here_for_its_time_and_gone_with_its_key_afterwards() {
 }
 
 #[test]
-fn of_each_one_comes_at_a_time() {
+fn one_upload_per_bundle_at_a_time() {
     let receiving = Receiving::default();
     let id = Uuid::from_u128(1);
     let place = receiving.begin(id).expect("free");
@@ -309,14 +309,14 @@ fn logs_alone_are_an_operation_of_their_own_with_a_time_and_lines() {
             ..wanted()
         };
         let fault = world.order(1, 1, &wrong).expect_err("of logs").fault;
-        assert!(fault.why.contains("are of logs"), "{fault}");
+        assert!(fault.why.contains("\"logs\""), "{fault}");
     }
     let over = Wanted {
         lines: Some(LOG_LINES_MAX + 1),
         ..logs
     };
     world.order(2, 1, &over).expect_err("so many lines");
-    // A row from before there was a choice is one of everything.
+    // A row written before `only` existed is a whole bundle.
     let mut row = serde_json::to_value(world.rows().first().expect("row")).expect("json");
     row.as_object_mut().expect("object").remove("only");
     assert_eq!(serde_json::from_value::<Row>(row).expect("row").only, None);

@@ -1,4 +1,4 @@
-//! `pf9-plane agent`: its versions, and the fleet's way from one to another.
+//! `pf9-plane agent`: its versions, and rolls of the fleet between them.
 
 use std::path::PathBuf;
 
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_names_every_host_and_what_stands_against_it() {
+    fn the_plan_names_every_host_and_every_finding() {
         let answer = json!({
             "to": "0.2.0", "shares": [{"percent": 10, "hosts": 1}, {"percent": 100, "hosts": 2}],
             "hosts": [{"turn": 1, "host": "h1", "name": "a", "role": "none", "from": "0.1.0", "away": false, "leftOut": null},
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_names_who_is_where_and_why_it_stopped() {
+    fn the_status_shows_every_state_and_why_it_stopped() {
         let answer = json!({
             "window": "sat 22:00 4h", "windowIsOpen": false, "patches": "off",
             "upgrade": {"to": "0.2.0", "state": "stopped", "share": 10, "done": 1, "of": 3, "underWay": 0, "failed": 1,

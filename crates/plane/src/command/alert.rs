@@ -1,4 +1,4 @@
-//! `pf9-plane alert`: what the plane tells of by itself.
+//! `pf9-plane alert`: the plane's alerts.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -204,7 +204,7 @@ async fn ask<B: serde::Serialize>(
     admin::ask(&state.state_dir, method, path, body).await
 }
 
-/// One line each, and below those that are held back why.
+/// One line each; the reason below those that are held back.
 fn listed(all: &Value, past: bool, pending: bool) -> String {
     let rows = all.as_array().into_iter().flatten();
     let rows: Vec<&Value> = rows
@@ -248,7 +248,7 @@ fn end_head(past: bool) -> &'static str {
     if past { "OVER" } else { "SINCE" }
 }
 
-/// All of one.
+/// One in full.
 fn shown(alert: &Value) -> String {
     let rows = [
         ("", "what"),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_has_what_fires_and_what_is_held_back_with_the_reason() {
+    fn the_list_has_firing_and_held_alerts_with_the_reason() {
         let wanted = "URGENCY   STATE   SINCE                 ID                                    WHAT
 critical  \
             firing  2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000001  Host m1 is not responding (acknowledged \
@@ -330,7 +330,7 @@ high      held    2026-11-29T10:00:00Z  00000000-0000-0000-0000-000000000002  Ho
     }
 
     #[test]
-    fn one_is_shown_with_what_follows_from_it() {
+    fn an_alert_is_shown_with_its_symptoms() {
         let wanted = "            Host m1 is not responding
 rule        HostNotResponding
 urgency     \

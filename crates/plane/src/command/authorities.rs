@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_screen_names_the_stage_and_whom_it_waits_for() {
+    fn the_screen_names_the_stage_and_the_hosts_waited_for() {
         let answer = serde_json::json!({
             "cluster": "c",
             "authorities": [

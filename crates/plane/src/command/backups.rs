@@ -121,7 +121,7 @@ struct SetArgs {
     unset: Vec<Setting>,
 }
 
-/// What can be taken back.
+/// Settings that can be reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Setting {
     Every,
@@ -226,7 +226,7 @@ impl SetArgs {
     }
 }
 
-/// True where it is set as well.
+/// Resets a field; true if it is set in the same command.
 fn back<T>(said: &mut Said<T>) -> bool {
     matches!(said.replace(None), Some(Some(_)))
 }
@@ -300,7 +300,7 @@ fn policy(policy: &Value) -> String {
     align(&rows)
 }
 
-/// The file of those who sign.
+/// The file with the signing keys.
 fn signers(cluster: &str, answer: &Value) -> String {
     let mut text = format!("# trusted signers of backups of cluster {cluster}: host, public key\n");
     for signer in answer["signers"].as_array().into_iter().flatten() {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn contradictory_options_are_refused() {
         for rest in [
             "",
             "--keep x",
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_those_who_sign_is_read_again() {
+    fn the_signers_file_round_trips() {
         use pf9_hostagent::model::{BackupSigner, HostId, SigningKey};
         let signer = BackupSigner {
             host_id: HostId::random(),
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_says_what_is_set_and_what_is_wrong() {
+    fn the_screen_shows_the_policy_and_its_faults() {
         let policy = pf9_hostagent::model::BackupPolicy::default();
         let answer = json!({"policy": policy, "masters": [{
             "hostname": "m1", "last": {"name": "n", "taken_at": "t", "sealed_bytes": 7}, "count": 2,

@@ -1,4 +1,4 @@
-//! `host bundle order|list|fetch|remove`, `host logs`: logs are a bundle of nothing else.
+//! `host bundle order|list|fetch|remove`, `host logs`: logs are a bundle with nothing else in it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::refusal::chain;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 
-/// How often it is looked for.
+/// How often to check for the arrival.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// MiB.
 const MIB: u64 = 1024 * 1024;
@@ -134,13 +134,13 @@ pub(super) async fn run(args: BundleArgs) -> Result<(), Fault> {
         BundleVerb::Remove(args) => {
             let path = format!("/hosts/{}/bundles/{}", args.host, args.id);
             admin::ask(&args.state.state_dir, Method::DELETE, &path, &Value::Null).await?;
-            put(None, &format!("bundle {} is gone\n", args.id))
+            put(None, &format!("bundle {} is removed\n", args.id))
         }
     }
 }
 
-/// Asks for logs, waits for them, and writes them to a file. They stay at the plane for their time: `host bundle` lists
-/// them, gives them out again and takes them away.
+/// Orders logs, waits for them, and writes them to a file. The plane keeps them for their retention: `host bundle`
+/// lists, fetches and removes them.
 pub(super) async fn logs(args: LogsArgs) -> Result<(), Fault> {
     let dir = &args.state.state_dir;
     let until = args.until.map(|s| number(s, "time")).transpose()?;
@@ -183,14 +183,14 @@ async fn order(args: OrderArgs) -> Result<(), Fault> {
     if args.no_wait {
         return put(
             None,
-            &format!("asked for: {id}; when it is here: {fetch}\n"),
+            &format!("ordered: {id}; fetch it once it has arrived: {fetch}\n"),
         );
     }
     let bytes = arrives(dir, args.host, &id).await?;
-    put(None, &format!("here: {id}, {bytes} bytes; {fetch}\n"))
+    put(None, &format!("arrived: {id}, {bytes} bytes; {fetch}\n"))
 }
 
-/// Waits until it is here: how large it is; or why it does not come.
+/// Waits for the arrival: returns the size, or why it does not arrive.
 async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
     let bundles = format!("/hosts/{host}/bundles");
     let operations = format!("/hosts/{host}/operations");
@@ -200,7 +200,7 @@ async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
         match text(row, "state") {
             "here" => return Ok(row.get("bytes").and_then(Value::as_u64).unwrap_or_default()),
             "awaited" => {}
-            _ => return Err(not_here("it did not come in time".to_owned())),
+            _ => return Err(not_here("it did not arrive in time".to_owned())),
         }
         let all = admin::ask(dir, Method::GET, &operations, &Value::Null).await?;
         let said = of(&all, id);
@@ -213,7 +213,11 @@ async fn arrives(dir: &Path, host: HostId, id: &str) -> Result<u64, Fault> {
 }
 
 fn not_here(why: String) -> Fault {
-    Fault::new(FaultCode::OperationFailed, "nothing came of that host", why)
+    Fault::new(
+        FaultCode::OperationFailed,
+        "no bundle arrived from that host",
+        why,
+    )
 }
 
 fn of<'a>(all: &'a Value, id: &str) -> &'a Value {
@@ -249,7 +253,7 @@ async fn fetch(args: FetchArgs) -> Result<(), Fault> {
     write(&one.state.state_dir, one.host, &one.id.to_string(), &to).await
 }
 
-/// Writes one that is here to a file that is not there yet.
+/// Writes an arrived one to a file that must not exist yet.
 async fn write(dir: &Path, host: HostId, id: &str, to: &Path) -> Result<(), Fault> {
     let cannot = |why: String| {
         let why = format!("{}: {why}", to.display());
@@ -258,9 +262,9 @@ async fn write(dir: &Path, host: HostId, id: &str, to: &Path) -> Result<(), Faul
     };
     let at = std::path::absolute(to).map_err(|e| cannot(e.to_string()))?;
     if at.symlink_metadata().is_ok() {
-        return Err(cannot("it is there already".to_owned()));
+        return Err(cannot("the file exists already".to_owned()));
     }
-    // It has no name until it is whole.
+    // It has no name until it is complete.
     let mut file = HostFs::real()
         .begin(&at, &Attrs::mode(0o600))
         .map_err(|e| cannot(chain(&e)))?;

@@ -1,4 +1,4 @@
-//! `pf9-plane cluster`, but for its authorities.
+//! `pf9-plane cluster`, except its authorities.
 
 use clap::Subcommand;
 use http::Method;
@@ -242,7 +242,7 @@ pub(super) async fn one(
     )
 }
 
-/// The order, and what each master says of it.
+/// The restore's order, and each master's report about it.
 fn restore_screen(answer: &Value) -> String {
     if answer.get("withdrawn").is_some() {
         return "the restore is cancelled\n".to_owned();
@@ -343,8 +343,7 @@ fn show_screen(answer: &Value) -> String {
     out
 }
 
-/// What comes of another stack, and what of the one before stays anyway.
-/// A block for each node.
+/// Desired and observed state of each node. A block for each node.
 fn report_screen(answer: &Value) -> String {
     let nodes = answer["nodes"].as_array().into_iter().flatten();
     let count = nodes.clone().count();
@@ -389,7 +388,7 @@ fn report_screen(answer: &Value) -> String {
     out
 }
 
-/// A line a month, the newest last.
+/// A line per month, the newest last.
 fn availability_screen(answer: &Value) -> String {
     let head = ["MONTH", "ANSWERED", "TARGET", "", "SILENT", "UNMEASURED"];
     let mut table = vec![head.map(str::to_owned).to_vec()];
@@ -466,7 +465,7 @@ fn etcd_screen(answer: &Value) -> String {
     let listed = cell(answer, "listedAt");
     if listed != "-" {
         out.push_str(&format!(
-            "\nwho is a member: as a master said at {listed}\n"
+            "\nmembership as reported by a master at {listed}\n"
         ));
     }
     out
@@ -477,7 +476,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_screen_of_a_report_names_what_differs_and_what_was_repaired() {
+    fn the_report_screen_names_drift_and_repairs() {
         let node = |name: &str, conforms: bool, differs: Value| {
             json!({
                 "name": name, "conforms": conforms, "wanted": {"role": "worker", "stack": "1.37.2"},
@@ -505,7 +504,7 @@ w2 (worker of stack 1.37.2): DIFFERS since t9
     }
 
     #[test]
-    fn the_screen_of_availability_says_what_was_promised_and_what_was_not_measured() {
+    fn the_availability_screen_shows_the_target_and_unmeasured_time() {
         let answer = json!({"targetPercent": "99.900", "months": [
             {"month": "2026-10", "percent": "99.956", "met": true, "answeredSeconds": 1, "silentSeconds": 1140,
              "unmeasuredSeconds": 0},
@@ -526,7 +525,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
     }
 
     #[test]
-    fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {
+    fn the_etcd_screen_shows_who_answers_and_who_waits() {
         let answer = json!({
             "cluster": "c", "votes": 3, "answering": 2, "needed": 2, "listedAt": "t",
             "members": [
@@ -543,7 +542,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
             "etcd of c: 2 of 3 votes answer, 2 must: losing one more stops the cluster\n\nMEMBER  ID                \
              STATE      HEALTH\nm1      8e9e05c52164694d  member     ok      has a vote\nm3      a8266ecf031671f3  \
              taken-out  not ok  its host is gone; its host is not connected\nm4      -                 waiting    -       \
-                   waits until the member of m3 is taken out\n\nwho is a member: as a master said at t\n"
+                   waits until the member of m3 is taken out\n\nmembership as reported by a master at t\n"
         );
         let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": [],
                           "zones": "with a its quorum is lost"});
@@ -556,7 +555,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
     }
 
     #[test]
-    fn the_screen_of_a_cluster_names_its_nodes_and_who_is_still_to_be_taken_out() {
+    fn the_cluster_screen_names_nodes_and_members_to_remove() {
         let answer = json!({
             "name": "c", "uuid": "u", "status": "ok", "stack": "1", "containersCidr": "p",
             "servicesCidr": "s", "etcdReplaceAfterSeconds": 300,

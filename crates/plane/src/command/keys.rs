@@ -1,4 +1,4 @@
-//! `pf9-plane keys`: the plane's own keys and how they change.
+//! `pf9-plane keys`: the plane's own keys and their rotation.
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
@@ -39,9 +39,9 @@ pub(super) struct Which {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KindWord {
-    /// What signs specs, stacks and whom to trust.
+    /// The key that signs specs, stacks and trust documents.
     Signing,
-    /// What issues the certificates of plane and hosts.
+    /// The authority that issues the certificates of plane and hosts.
     Authority,
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn run(verb: KeysVerb) -> Result<(), Fault> {
     put(None, &table(&keys))
 }
 
-/// One paragraph a kind.
+/// One paragraph per kind.
 fn table(keys: &Value) -> String {
     let mut out = String::new();
     for kind in keys.as_array().into_iter().flatten() {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_shown_with_who_waits() {
+    fn a_rotation_is_shown_with_waiting_hosts() {
         let keys = json!([
             {"kind": "signing", "current": "aaaa", "next": "bbbb", "old": null, "hosts": 3,
              "ready": 2, "waiting": [{"host": "h1", "why": "it does not trust the new key yet"}]},

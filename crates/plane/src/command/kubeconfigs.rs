@@ -9,7 +9,7 @@ use crate::admin::{self, WantedKubeconfig};
 use crate::kubeconfig::Keep;
 use pf9_hostagent::model::Fault;
 
-/// What a kubeconfig with a token in it is to be.
+/// Options of a kubeconfig with an embedded token.
 #[derive(Debug, Args)]
 pub(super) struct KeptArgs {
     /// Include a token that is valid this long: a number and s, m, h or d; at most 365d. Any holder of the file acts as

@@ -57,7 +57,7 @@ pub(super) async fn run(args: MaintenanceArgs) -> Result<(), Fault> {
             let until = text(order, "until");
             put(
                 None,
-                &format!("host {host} is to be in maintenance until {until}; see host list\n"),
+                &format!("host {host} will be in maintenance until {until}; see host list\n"),
             )
         }
         MaintenanceVerb::End { state } => {

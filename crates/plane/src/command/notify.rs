@@ -1,4 +1,4 @@
-//! `pf9-plane notify`: who is told of alerts.
+//! `pf9-plane notify`: where alerts are sent.
 
 use std::path::PathBuf;
 
@@ -98,7 +98,7 @@ impl NotifyVerb {
                 super::show(&list, "/notify", &columns).await
             }
             Self::Remove { name, state } => {
-                // A name is part of the path: one that cannot be is none of ours.
+                // A name is part of the path: an invalid one cannot exist.
                 let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
                 let known = !name.is_empty() && name.bytes().all(plain);
                 let removed = match known {

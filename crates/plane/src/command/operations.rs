@@ -14,7 +14,7 @@ use pf9_hostagent::model::{
     CertPurpose, Fault, FaultCode, HostId, LogLevel, LogOf, OperationKind, OurUnit,
 };
 
-/// How often the answer is looked for.
+/// How often to check for the answer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -23,8 +23,7 @@ pub(super) struct OrderArgs {
     host: HostId,
     #[command(subcommand)]
     what: OrderVerb,
-    // Said before what is ordered or behind it, as the other two. No argument that is known on both sides can be a
-    // required one.
+    // Accepted before or after the verb, like the other two. An argument known at both places cannot be a required one.
     /// The plane's state directory.
     #[arg(long, global = true, value_name = "DIR", value_parser = absolute)]
     state_dir: Option<PathBuf>,
@@ -108,7 +107,7 @@ fn purpose(text: &str) -> Result<CertPurpose, String> {
     let known = CertPurpose::ALL.iter().find(|p| p.dir() == text).copied();
     known.ok_or_else(|| {
         let all: Vec<_> = CertPurpose::ALL.iter().map(|p| p.dir()).collect();
-        format!("there is none of that name; there are: {}", all.join(", "))
+        format!("unknown name; choose one of: {}", all.join(", "))
     })
 }
 

@@ -1,4 +1,4 @@
-//! `pf9-plane cluster os-update`: the plan, the start, and what a person does with one that is under way.
+//! `pf9-plane cluster os-update`: the plan, the start, and the verbs on a running one.
 
 use clap::Args;
 use serde_json::Value;
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_says_by_what_each_machine_is_updated() {
+    fn the_plan_names_each_machines_package_manager() {
         let answer = json!({
             "cluster": "c", "order": "masters first",
             "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "os": "Debian 12", "kernel": "6.1.0",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_counts_and_names_who_could_not() {
+    fn the_status_counts_nodes_and_names_failures() {
         let answer = json!({
             "cluster": "c", "stack": "1", "window": null,
             "osUpdate": {"words": "stopped", "done": 1, "of": 2, "beganAt": "t",

@@ -1,4 +1,4 @@
-//! What the verbs print: tables, JSON, files.
+//! Output of the verbs: tables, JSON, files.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result
     put(None, &align(&table))
 }
 
-/// A table with columns below each other.
+/// A table with aligned columns.
 pub(super) fn align(table: &[Vec<String>]) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
@@ -41,7 +41,7 @@ pub(super) fn align(table: &[Vec<String>]) -> String {
     out
 }
 
-/// A field of a row as a cell shows it; `path` may go deeper, with dots.
+/// A field of a row as shown in a cell; `path` may be nested, with dots.
 pub(super) fn cell(row: &Value, path: &str) -> String {
     match row.pointer(&format!("/{}", path.replace('.', "/"))) {
         None | Some(Value::Null) => "-".into(),
@@ -60,7 +60,7 @@ pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Writes to a file that only its owner reads, or to standard output.
+/// Writes to a file that only its owner can read, or to standard output.
 pub(super) fn put(out: Option<&Path>, text: &str) -> Result<(), Fault> {
     let cannot = |why: String| Fault::new(FaultCode::OutputFailed, "cannot write the result", why);
     match out {

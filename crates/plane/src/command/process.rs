@@ -1,4 +1,4 @@
-//! The plane as a process: it runs until a signal, and its store can be put back while it does not.
+//! The plane as a process: it runs until a signal. Its store can be put back while it does not run.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::bootstrap;
 use crate::serve::{CONNECTIONS_MAX, ServeConfig, Server};
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// The store, the sockets, the log, and files that are served.
+/// The store, the sockets, the log, and files being served.
 const OTHER_DESCRIPTORS: usize = 1024;
 
 /// Runs the plane until it is told to stop.
@@ -27,18 +27,18 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
         }
     };
     if config.etcd.is_some() {
-        // While another plane has the store this one waits, and is as it should be.
+        // While another plane holds the store this one waits, which is a healthy state.
         notify(sd_notify::NotifyState::Ready);
     }
     let server = tokio::select! {
-        // cancel-safe: what was begun is given up with it
+        // cancel-safe: an interrupted start is abandoned
         started = Server::start(config) => started?,
         () = asked() => return Ok(()),
     };
     put(None, &format!("ready {}\n", server.public_url()))?;
     notify(sd_notify::NotifyState::Ready);
     let lost = tokio::select! {
-        // cancel-safe: both are
+        // cancel-safe: waits for signals only
         () = asked() => None,
         to = server.lost() => Some(to),
     };
@@ -47,7 +47,7 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
     server.stop_unless(asked()).await;
     match lost {
         None => Ok(()),
-        // What is in memory may be older than the store: the next start reads it anew, and waits for its turn.
+        // Memory may be older than the store: the next start reads the store again, and waits for its turn.
         Some(to) => {
             let why = format!("another plane has the store: {to}");
             let fault = Fault::new(FaultCode::PlaneStart, "the plane exited", why);
@@ -56,7 +56,7 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
     }
 }
 
-/// One descriptor a connection: the usual soft limit of 1024 is for programs that use select(2).
+/// One descriptor per connection: the usual soft limit of 1024 is for programs that use select(2).
 fn allow_descriptors() {
     let want = u64::try_from(CONNECTIONS_MAX + OTHER_DESCRIPTORS).unwrap_or(u64::MAX);
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
@@ -71,13 +71,13 @@ fn allow_descriptors() {
 }
 
 fn notify(state: sd_notify::NotifyState<'_>) {
-    // Without systemd there is nobody to tell.
+    // Without systemd there is nobody to notify.
     if let Err(e) = sd_notify::notify(&[state]) {
         tracing::debug!(why = %e, "systemd was not notified");
     }
 }
 
-/// Puts the copy of an earlier store in the place of the store.
+/// Replaces the store with its earlier copy.
 pub(super) fn put_back(dir: &Path) -> Result<(), Fault> {
     let kept = bootstrap::put_back(dir).map_err(|e| {
         let why = crate::refusal::chain(&e);

@@ -1,4 +1,4 @@
-//! `pf9-plane recover`: shows what it will do, asks, does it.
+//! `pf9-plane recover`: shows what it will do, asks, and does it.
 
 use std::io::IsTerminal as _;
 
@@ -58,7 +58,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Who is raised: everybody who loses nothing, and who is named.
+/// Hosts to raise: all that lose nothing, and the named ones.
 fn wanted(rows: &[Row], remove: &[HostId]) -> Result<Wanted, Fault> {
     if let Some(stranger) = remove.iter().find(|id| {
         !rows
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn who_would_lose_a_node_is_left_out_unless_named() {
+    fn a_host_that_would_lose_its_node_is_left_out_unless_named() {
         let rows = [
             row(1, Outcome::Obeys),
             row(2, Outcome::Removes),

@@ -11,7 +11,7 @@ use crate::admin;
 use crate::rolls::{MaxUnavailable, Window};
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// What is done with a roll that is there.
+/// Verbs on an existing roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Verb {
     /// How far it is.
@@ -47,20 +47,20 @@ pub(super) struct Pace {
     pub(super) despite: Vec<String>,
 }
 
-/// What the plane is asked about a roll.
+/// A request about a roll.
 pub(super) struct Ask<'a> {
-    /// Where it is asked.
+    /// Its path.
     pub(super) at: &'a str,
     pub(super) verb: Option<Verb>,
     pub(super) plan: bool,
-    /// One is started where nothing else is asked.
+    /// Without a verb it starts a roll.
     pub(super) begins: bool,
     pub(super) json: bool,
     pub(super) state: &'a State,
 }
 
 impl Ask<'_> {
-    /// Asks, and shows the answer: a plan by the first of `screens`, else by the second.
+    /// Sends it, and shows the answer: a plan with the first of `screens`, anything else with the second.
     pub(super) async fn run(
         self,
         wanted: &impl Serialize,
@@ -100,7 +100,7 @@ pub(super) fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a 
     list.into_iter().flatten()
 }
 
-/// What stands against something that a plan shows, and whether it would start.
+/// A plan's findings, and whether the roll would start.
 pub(super) fn findings(answer: &Value) -> String {
     let mut out = String::new();
     for finding in rows(answer, "/findings") {
@@ -140,7 +140,7 @@ pub(super) fn why(roll: &Value) -> String {
     format!("{what}: {because}\n    {fix}\n")
 }
 
-/// The heads of a table that is aligned.
+/// The head of an aligned table.
 pub(super) fn heads<const N: usize>(heads: [&str; N]) -> Vec<Vec<String>> {
     vec![heads.map(str::to_owned).to_vec()]
 }

@@ -1,4 +1,4 @@
-//! `pf9-plane stack`: what clusters may run.
+//! `pf9-plane stack`: the stacks that clusters may run.
 
 use std::path::{Path, PathBuf};
 

@@ -13,7 +13,7 @@ use crate::refusal::chain;
 use crate::store::{EtcdPlace, StoreError};
 use pf9_hostagent::model::{Fault, FaultCode};
 
-/// Where rows are.
+/// Kinds of stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
     /// In a file of the state directory.
@@ -24,8 +24,8 @@ pub(super) enum Kind {
 
 #[derive(Debug, Args)]
 pub(super) struct StoreArgs {
-    /// Where the plane's rows are. With etcd, several planes can be started with the same prefix: one serves, the others
-    /// wait, and one of them takes over within seconds when it ends.
+    /// Where the plane's rows are. With etcd, several planes can be started with the same prefix: one has the seat, the
+    /// others forward their clients to it, and one of them takes over within seconds when it ends.
     #[arg(long, value_enum, default_value_t = Kind::Embedded)]
     store: Kind,
     #[command(flatten)]
@@ -76,7 +76,7 @@ pub(super) enum StoreVerb {
 }
 
 impl StoreArgs {
-    /// The etcd that was named; nothing: the embedded store.
+    /// The configured etcd; `None`: the embedded store.
     pub(super) fn place(self) -> Result<Option<EtcdPlace>, Fault> {
         match self.store {
             Kind::Embedded if self.etcd.members.is_empty() => Ok(None),

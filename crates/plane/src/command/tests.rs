@@ -17,7 +17,7 @@ fn a_host_is_shown_with_the_copy_that_was_refused_last() {
 }
 
 #[test]
-fn the_command_line_is_sound() {
+fn the_command_line_is_consistent() {
     <Command as clap::CommandFactory>::command().debug_assert();
     for line in [
         "serve --state-dir d --listen 127.0.0.1:8443 --public-url https://x:1",
@@ -60,7 +60,7 @@ fn the_command_line_is_sound() {
     assert!(Command::try_parse_from(words.split(' ')).is_err());
 }
 
-/// Pages say of every verb that it takes this, and a person writes it at the end.
+/// The pages give this option for every verb, and a person adds it at the end.
 #[test]
 fn every_verb_takes_the_state_directory_behind_its_last_word() {
     fn look(verb: &clap::Command, path: &str, seen: &mut usize) {
@@ -97,7 +97,7 @@ fn every_verb_takes_the_state_directory_behind_its_last_word() {
 }
 
 #[test]
-fn lives_are_read_with_their_unit() {
+fn durations_are_parsed_with_their_unit() {
     assert_eq!(seconds("90"), Ok(90));
     assert_eq!(seconds("24h"), Ok(86_400));
     assert_eq!(seconds("2d"), Ok(172_800));
@@ -116,9 +116,9 @@ fn cells_are_words() {
     assert_eq!(cell(&row, "absent"), "-");
 }
 
-/// `docs/troubleshooting.md` says what to do; here is whether this program has what it names.
+/// `docs/troubleshooting.md` has the remedies; the commands it names must exist.
 #[test]
-fn every_verb_that_the_page_of_remedies_names_is_one() {
+fn every_verb_in_the_remedies_exists() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/troubleshooting.md");
     let page = std::fs::read_to_string(path).expect("page");
     let example = |word: &'static str| match word {

@@ -1,4 +1,4 @@
-//! `pf9-plane cluster upgrade`: the plan, the start, and what a person does with one that is under way.
+//! `pf9-plane cluster upgrade`: the plan, the start, and the verbs on a running one.
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -30,7 +30,7 @@ pub(super) struct Upgrade {
     state: State,
 }
 
-/// How a walk over a cluster goes, whatever it brings about.
+/// Options of a roll over a cluster, of either kind.
 #[derive(Debug, Args)]
 pub(super) struct How {
     #[command(flatten)]
@@ -73,7 +73,7 @@ impl Upgrade {
 }
 
 impl How {
-    /// As the plane is asked.
+    /// The request's form.
     pub(super) fn wanted(self) -> Wanted {
         let then = self.then.map(|then| match then {
             Then::Stop => AfterDrain::Stop,
@@ -124,7 +124,7 @@ fn plan_screen(answer: &Value) -> String {
     out + &findings(answer)
 }
 
-/// What each node of a stack fetches, if it fetches anything.
+/// What each node fetches for a stack, if anything.
 fn transfer(of: &Value, to: &str) -> Option<String> {
     let mega = |at: &str| format!("{:.1} MB", of[at].as_f64().unwrap_or_default() / 1e6);
     let (from, all) = (cell(of, "from"), mega("archive"));
@@ -145,7 +145,7 @@ fn transfer(of: &Value, to: &str) -> Option<String> {
     Some(format!("fetched by {nodes} with {from}: {fetched}\n"))
 }
 
-/// Which cluster, what it has, and when steps begin.
+/// The cluster, its current stack, and when steps begin.
 pub(super) fn head(answer: &Value) -> String {
     let mut out = format!(
         "cluster {}: stack {}",
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_names_every_node_and_what_stands_against_it() {
+    fn the_plan_names_every_node_and_every_finding() {
         let answer = json!({
             "cluster": "c", "from": "1.36.3-1", "to": "1.37.2-1", "kubernetes": "1.37.2", "order": "masters first",
             "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "from": "1.36.3-1", "restarts": [
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_names_who_is_where_and_why_it_stopped() {
+    fn the_status_shows_every_state_and_why_it_stopped() {
         let answer = json!({
             "cluster": "c", "stack": "1", "window": "sat 22:00 4h", "windowIsOpen": false,
             "upgrade": {"from": "1", "to": "2", "words": "stopped", "done": 1, "of": 2, "beganAt": "t",

@@ -1,8 +1,7 @@
-//! Whether the members of etcd are well, asked now, through the tunnels.
+//! Asks the members of etcd for their present health, through the tunnels.
 //!
-//! A member says of itself whether it has a leader and can read through the quorum (`GET /health` of
-//! its metrics port, service `etcd-metrics`). Nothing here is remembered: what a status said a minute
-//! ago is no reason to take a member away.
+//! A member knows whether it has a leader and can read through the quorum (`GET /health` on its metrics port, service
+//! `etcd-metrics`). Nothing is cached here: a status from a minute ago is no basis for removing a member.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,24 +22,24 @@ use pf9_hostagent::host::etcd::{self, EtcdError};
 use pf9_hostagent::model::HostId;
 use pf9_hostagent::wire::{Class, Meta};
 
-/// The service of a node that leads to its etcd's metrics port.
+/// The node's service for its etcd metrics port.
 const SERVICE: &str = "etcd-metrics";
-/// Who asks, for the node's audit.
+/// The caller's name in the node's audit.
 const WHO: &str = "etcd-health";
-/// How long one member may take, the way to it included: a person waits, and one that takes longer to
-/// read is not one to rely on.
+/// Timeout for one member, including the way to it: a person waits, and a member that takes longer to read is not one
+/// to rely on.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Members that are asked at the same time; clusters have three to seven.
+/// Members asked concurrently; clusters have three to seven.
 const AT_ONCE: usize = 16;
 /// The answer is one small JSON object.
 const ANSWER_MAX: usize = 64 * 1024;
-/// What of a member's own words is repeated.
+/// How much of a member's own text is repeated.
 const WORDS_MAX: usize = 200;
 
-/// What the asked said; of one that is not well, why.
+/// The answers; for an unhealthy member, why.
 pub(crate) type Answers = BTreeMap<HostId, Result<(), String>>;
 
-/// Asks all of these, in as long as the slowest takes.
+/// Asks all of these concurrently.
 pub(crate) async fn ask(plane: &Arc<Plane>, hosts: &BTreeSet<HostId>) -> Answers {
     let question = |host| {
         let plane = Arc::clone(plane);
@@ -63,7 +62,7 @@ where
         }
         match asked.join_next().await {
             Some(Ok((host, answer))) => drop(answers.insert(host, answer)),
-            Some(Err(e)) => tracing::error!(why = %e, "a question to etcd was lost"),
+            Some(Err(e)) => tracing::error!(why = %e, "a health check of etcd was lost"),
             None => break,
         }
     }
@@ -81,7 +80,7 @@ async fn ask_one(plane: &Arc<Plane>, host: HostId) -> Result<(), String> {
         let answer = answer.map_err(|e| Failed::of(&e))?;
         let status = answer.status().as_u16();
         let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        // It answered, and badly: another session leads to the same etcd.
+        // It answered badly: another session would reach the same etcd.
         let body = body.map_err(|e| Failed::Host(format!("its answer was cut: {e}")))?;
         Ok((status, body.to_bytes()))
     };
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_members_own_words_are_repeated_and_not_at_length() {
+    fn a_members_own_words_are_repeated_up_to_a_limit() {
         assert_eq!(said(200, br#"{"health":"true","reason":""}"#), Ok(()));
         let no = said(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
         assert!(no.expect_err("unhealthy").contains("RAFT NO LEADER"));

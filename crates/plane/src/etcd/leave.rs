@@ -1,6 +1,5 @@
-//! Whether masters may leave without etcd losing its quorum by it: the plane's half of
-//! `model::etcd::quorum`. Here is which members etcd counts, which answered just now, and what a refusal, or `--force`,
-//! means to an operator.
+//! Whether masters may leave without etcd losing its quorum: the plane's half of `model::etcd::quorum`. It knows which
+//! members etcd counts and which answered just now, and words the refusal, or the price of `--force`, for the operator.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use crate::store::Read;
 use pf9_hostagent::model::etcd::quorum::{self, Loss, Vote};
 use pf9_hostagent::model::{Fault, FaultCode, HostId};
 
-/// What is lost, where an operator insisted.
+/// What is lost, if an operator forced it.
 pub(crate) type Forced = Option<String>;
 
-/// Who has a vote, and whether each of them answered; why not is said with the name.
+/// The voters, and whether each answered; the name includes why not.
 fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> Vec<Vote> {
     let vote = |member: &Counted| {
         let answer = member.host.and_then(|h| answers.get(&h));
@@ -32,7 +31,7 @@ fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> 
                 Some(why) => format!("{} ({why})", member.shown),
                 None => member.shown.clone(),
             },
-            // A host that left before and is still counted leaves, too.
+            // A host that left earlier and is still counted leaves as well.
             leaves: member.leaves || member.host.is_some_and(|h| leaving.contains(&h)),
             answers: silent.is_none(),
         }
@@ -49,7 +48,7 @@ fn price(cluster: &Cluster, loss: &Loss) -> String {
     )
 }
 
-/// Somebody is left, and may count on one of these: a master, or one that was detached and is on its way.
+/// Hosts remain that may rely on one of these: a master, or one that was detached and is still leaving.
 fn costs(cluster: &Cluster, leaving: &BTreeSet<HostId>, counted: &[Counted]) -> bool {
     let is_master = |host: &HostId| cluster.is_master(*host);
     let is_counted = |host: &HostId| counted.iter().any(|c| c.votes && c.host == Some(*host));
@@ -57,7 +56,7 @@ fn costs(cluster: &Cluster, leaving: &BTreeSet<HostId>, counted: &[Counted]) -> 
         && leaving.iter().any(|h| is_master(h) || is_counted(h))
 }
 
-/// How many would be left without a master: those that stay, where no master does.
+/// How many hosts would be left without a master: all that stay, if no master does.
 pub(crate) fn orphans(cluster: &Cluster, leaving: &BTreeSet<HostId>) -> usize {
     let stays = |host: &HostId| !leaving.contains(host);
     let mut masters = cluster.masters().map(|m| m.host).peekable();
@@ -67,8 +66,8 @@ pub(crate) fn orphans(cluster: &Cluster, leaving: &BTreeSet<HostId>) -> usize {
     cluster.members.iter().filter(|m| stays(&m.host)).count()
 }
 
-/// The last master leaves with everybody, or when somebody insists: whichever way it is asked for. Said again inside the
-/// change, for somebody may have been attached meanwhile.
+/// The last master may leave only with all others, or by force, whichever API is used. Checked again inside the
+/// transaction, because a host may have been attached meanwhile.
 pub(crate) fn require_master(
     cluster: &Cluster,
     leaving: &BTreeSet<HostId>,
@@ -92,9 +91,8 @@ pub(crate) fn require_master(
     ))
 }
 
-/// Whether these may leave a cluster: the one guard of every way out, for every caller. It refuses what etcd would not get over, unless `force`
-/// says that it is to be: then the answer is what is lost. Where no master would be left there is
-/// nobody to lose anything.
+/// Whether these may leave a cluster: one guard for every way out and every caller. It refuses what etcd would not
+/// survive, unless `force` is set: then it returns what is lost. If no master is left there is nobody to lose anything.
 pub(crate) async fn allow(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -123,7 +121,7 @@ fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusa
     let leave = masters
         .chain(on_their_way)
         .filter(|(h, _)| leaving.contains(h));
-    // Who left more than once has one name, mostly.
+    // A host that left several times usually has one name.
     let names: BTreeSet<String> = leave.map(|(_, name)| name.to_string()).collect();
     let names: Vec<String> = names.into_iter().collect();
     let what = format!(
@@ -140,7 +138,7 @@ fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusa
     Refusal::new(http::StatusCode::CONFLICT, fault)
 }
 
-/// What was judged is still so: nobody joined or left between the question and the change.
+/// Whether the checked cluster is unchanged: no host joined or left between the check and the transaction.
 pub(crate) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Cluster> {
     let now = state::cluster(rows, judged.id)?;
     let masters = |of: &Cluster| of.masters().map(|m| m.host).collect::<BTreeSet<_>>();
@@ -155,7 +153,7 @@ pub(crate) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Cluster> {
     .fix("try again"))
 }
 
-/// The cluster that a host was detached from, while its etcd may count on it.
+/// The cluster that a host was detached from, while its etcd may rely on it.
 pub(crate) fn left(rows: &impl Read, host: HostId) -> Answer<Option<Cluster>> {
     let counts = |c: &Cluster| is_on_its_way(c, host);
     Ok(rows
@@ -165,13 +163,13 @@ pub(crate) fn left(rows: &impl Read, host: HostId) -> Answer<Option<Cluster>> {
         .find(counts))
 }
 
-/// It was detached, and the others may count on its member yet.
+/// It was detached, and the others may still rely on its member.
 pub(crate) fn is_on_its_way(cluster: &Cluster, host: HostId) -> bool {
     let mut departed = cluster.departed.iter().filter(|d| d.host == host);
     cluster.member(host).is_none() && departed.any(seats::is_counted)
 }
 
-/// Those that were detached, and hold because etcd needs them, go whatever it loses: somebody insists.
+/// Forced: hosts that were detached, and are held back because etcd needs them, leave whatever it loses.
 pub(crate) async fn insist(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -194,8 +192,8 @@ pub(crate) async fn insist(
     Ok(told)
 }
 
-/// A host that has no role any more goes on with its removal, whatever etcd says to it. A host that is not
-/// trusted gets no answer to whether it may leave, and would wait for ever.
+/// A host without a role continues its removal whatever etcd answers. A host that is not trusted gets no answer to
+/// whether it may leave, and would wait for ever.
 pub(crate) fn waits_for_nobody(change: &mut Change<'_>, host: HostId) -> Answer<()> {
     let key = host.to_string();
     if let Some(mut row) = change.get(&HOSTS, &key)?
@@ -209,8 +207,7 @@ pub(crate) fn waits_for_nobody(change: &mut Change<'_>, host: HostId) -> Answer<
     Ok(())
 }
 
-/// Somebody insisted: it stands in the log, and in what happened on the masters that stay and on the
-/// hosts that left.
+/// Forced: recorded in the log, and in the events of the masters that stay and the hosts that left.
 pub(crate) fn audit(
     change: &mut Change<'_>,
     cluster: &Cluster,
@@ -221,9 +218,9 @@ pub(crate) fn audit(
     let told: BTreeSet<HostId> = masters.chain(left.iter().copied()).collect();
     let names = left.iter().map(HostId::to_string).collect::<Vec<_>>();
     let names = names.join(", ");
-    tracing::warn!(cluster = %cluster.id, hosts = names, lost, "taken out of the cluster by force");
+    tracing::warn!(cluster = %cluster.id, hosts = names, lost, "removed from the cluster by force");
     let said = format!(
-        "taken out of cluster {} by force: {names}; {lost}",
+        "removed from cluster {} by force: {names}; {lost}",
         cluster.name
     );
     for host in told {
@@ -250,7 +247,7 @@ mod tests {
             counted(Some(host(2)), true, true),
             counted(None, false, true),
             counted(Some(host(3)), false, true),
-            // It learns, and has no vote.
+            // A learner, without a vote.
             counted(Some(host(4)), false, false),
         ];
         let no = Err("RAFT NO LEADER".to_owned());
@@ -272,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_no_says_what_would_allow_it_and_what_insisting_costs() {
+    fn a_refusal_names_the_remedy_and_the_price_of_force() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, true)]).expect("attach");
         let vote = |name: &str, leaves, answers| Vote {

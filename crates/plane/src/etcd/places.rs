@@ -1,9 +1,8 @@
-//! What the members of a cluster's etcd are, and what each waits for: [`places`], pure; and as operators
-//! see it, with whether each is well right now.
+//! State of each member of a cluster's etcd and what it waits for: [`places`], pure; and the operators' view, with the
+//! present health of each.
 //!
-//! Masters join one at a time: etcd takes one learner, and none while a member that is listed does not
-//! answer. So one waits for a member to be taken out, or for the one that is catching up, or for the
-//! one that was attached before it; and it is said for whom.
+//! Masters join one at a time: etcd takes one learner, and none while a listed member does not answer. So a master
+//! waits for a member to be removed, for the current learner, or for a master attached earlier; the view names which.
 
 use std::sync::Arc;
 
@@ -24,39 +23,39 @@ use crate::zones;
 use pf9_hostagent::model::etcd::quorum::Tally;
 use pf9_hostagent::model::{HostId, Timestamp};
 
-/// How far a member is.
+/// State of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// It has a vote.
     Votes,
-    /// It receives everything and has no vote yet.
+    /// It replicates and has no vote yet.
     Learns,
-    /// It is a master and no member yet.
+    /// A master that is not a member yet.
     Waits(Waits),
-    /// It is no master any more and takes its own member out.
+    /// A former master that removes its own member.
     Leaves,
-    /// The others are to take it out.
+    /// The others have to remove it.
     IsTakenOut,
-    /// It is nobody's that the plane knows: left alone.
+    /// Unknown to the plane: left alone.
     Foreign,
     /// No master has reported its etcd's members yet.
     Untold,
 }
 
-/// What a master waits for that is no member yet.
+/// What a master waits for before it becomes a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     /// Nothing: it is its turn.
     Turn,
-    /// The member of this one is to be taken out first.
+    /// The member of this one has to be removed first.
     ForLeaver(String),
-    /// This one is catching up; there is one such at a time.
+    /// This one is catching up; there is one learner at a time.
     ForLearner(String),
     /// This one was attached before it.
     ForEarlier(String),
 }
 
-/// A member, or a master that is to be one.
+/// A member, or a master that will become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seated {
     pub(super) host: Option<HostId>,
@@ -66,8 +65,8 @@ pub(super) struct Seated {
     pub(super) place: Place,
 }
 
-/// Everybody that is listed, then the masters that are not, in the order they were attached. Without a
-/// list nothing is known of who waits.
+/// All listed members, then the masters that are not listed, in the order they were attached. Without a list it is
+/// unknown who waits.
 pub(super) fn places(cluster: &Cluster, listed: Option<&[Listed]>) -> Vec<Seated> {
     let counted = count(cluster, listed);
     let id = |i: usize| Some(listed?.get(i)?.id.clone());
@@ -315,7 +314,7 @@ mod tests {
         assert_eq!(all[2], is("node-3", Place::IsTakenOut));
         assert_eq!(all[3], waits("node-4", Waits::ForLeaver("node-3".into())));
         assert_eq!(said(&c, &[1, 2])[2], waits("node-4", Waits::Turn));
-        // A member that is nobody's is shown and named by its number.
+        // An unknown member is shown by its id.
         let mut strangers = listed(&[1, 2]);
         strangers[1].name = "theirs".into();
         let seated = places(&c, Some(&strangers));
@@ -323,7 +322,7 @@ mod tests {
             (seated[1].shown.as_str(), &seated[1].place),
             ("theirs", &Place::Foreign)
         );
-        // Before anybody told, nothing is said about anybody.
+        // Before the first report nothing is known about any of them.
         let untold = places(&c, None);
         assert!(untold.iter().all(|s| s.place == Place::Untold && s.votes));
     }

@@ -1,8 +1,8 @@
-//! A master that is gone is replaced by another one, in one request: `"replaces"` of an attach.
+//! Replaces a dead master with another one, in one request: `"replaces"` of an attach.
 //!
-//! A master that is replaced has to be gone: one that reports is detached, and leaves by itself. And the
-//! others have to get over it, as with every master that leaves. Then nothing of it is trusted any
-//! more, the others take its member out, and the new one joins.
+//! A replaced master has to be dead: one that reports is detached, and leaves on its own. And etcd has to survive its
+//! removal, as with every master that leaves. Then it is no longer trusted, the others remove its member, and the new
+//! one joins.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::state::{Change, Plane};
 use crate::store::Read;
 use pf9_hostagent::model::{FaultCode, HostId};
 
-/// Refuses unless all of these are masters that are gone, and etcd goes on without them.
+/// Refuses unless all of these are dead masters, and etcd works without them.
 pub(crate) async fn allow(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -26,7 +26,7 @@ pub(crate) async fn allow(
     let rows = plane.read()?;
     for host in replaced {
         let heard = rows.get(&STATUSES, &host.to_string())?;
-        // While the plane was away it got no reports.
+        // While the plane was down it received no reports.
         let heard = heard.map_or(plane.started, |h| h.received_at.max(plane.started));
         is_gone(cluster, *host, heard, pf9_hostagent::seam::clock::now())?;
     }
@@ -37,7 +37,7 @@ pub(crate) async fn allow(
         .map(drop)
 }
 
-/// Refuses unless a master stays, to remove their members and for the new one to join.
+/// Refuses unless a master remains to remove their members and for the new one to join.
 fn somebody_stays(cluster: &Cluster, replaced: &BTreeSet<HostId>) -> Answer<()> {
     if cluster.masters().all(|m| replaced.contains(&m.host)) {
         let what = format!("the masters of cluster {} cannot be replaced", cluster.name);
@@ -72,7 +72,7 @@ fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) ->
     ))
 }
 
-/// They are no members any more, and nothing of them is trusted.
+/// They are no longer members, and no longer trusted.
 pub(crate) fn take_out(
     change: &mut Change<'_>,
     cluster: &mut Cluster,
@@ -82,7 +82,7 @@ pub(crate) fn take_out(
         departures::leave(cluster, *host, change.now, true);
         let key = host.to_string();
         if let Some(mut row) = change.get(&HOSTS, &key)? {
-            // Should it come back, nobody tells it that it may go.
+            // If it comes back, nobody will tell it that it may leave.
             (row.cluster, row.forced) = (None, true);
             change.put(&HOSTS, &key, &row)?;
             change.touch(*host);
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(judge(2, now(), late), None);
         let soon = Some(FaultCode::MasterNotGone);
         assert_eq!(judge(2, late, late), soon);
-        // What it said before it was attached says nothing.
+        // A report from before it was attached does not count.
         assert_eq!(judge(2, now() - patience, now()), soon);
         let none = Some(FaultCode::HostNotAttached);
         assert_eq!(judge(3, now(), late), none, "a worker");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_has_to_stay_whom_the_new_ones_join() {
+    fn a_master_has_to_stay_for_new_ones_to_join() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
         let judge = |hosts: &[u8]| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_replaced_is_believed_no_more_and_the_others_take_its_member_out() {
+    fn a_replaced_master_is_no_longer_trusted_and_its_member_is_removed() {
         use crate::ca::Authority;
         use crate::compute::tests::host_row;
         use crate::etcd::seats;

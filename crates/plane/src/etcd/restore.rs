@@ -1,13 +1,13 @@
-//! `pf9-plane cluster restore`: a cluster starts over from a snapshot that one of its masters has.
+//! `pf9-plane cluster restore`: a cluster starts over from a snapshot on one of its masters.
 //!
 //! ```text
-//! ordered ──founder: the new data are made──► go ──every master of that time: done, or gone──► over
-//!    └──founder refuses──► still ordered: it is tried again, and the words are shown
+//! ordered ──founder: the new data are complete──► go ──every master ordered then: done, or gone──► over
+//!    └──founder refuses──► still ordered: it retries, and the reason is shown
 //! ```
 //!
-//! Nothing is stopped anywhere before the founder says that its data are whole: the order stands in the
-//! specs of all masters, and who does not found waits for `go`. What is said here decides by whom and
-//! when; each master looks at its neighbours itself before it moves a byte.
+//! Nothing is stopped anywhere before the founder reports that its data are complete: the order is in the specs of all
+//! masters, and every other master waits for `go`. The plane decides who and when; each master checks its peers itself
+//! before it moves a byte.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use pf9_hostagent::model::{
     Timestamp, is_backup_name,
 };
 
-/// What an operator asks for.
+/// An operator's request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct WantedRestore {
@@ -42,21 +42,21 @@ pub(crate) struct WantedRestore {
     /// absent: its newest.
     #[serde(default)]
     pub(crate) backup: Option<String>,
-    /// Who makes the data; absent: the master with the newest backup.
+    /// The master that prepares the data; absent: the one with the newest backup.
     #[serde(default)]
     pub(crate) founder: Option<HostId>,
     /// The path on the founder of the key that opens it.
     #[serde(default)]
     pub(crate) recovery_key: Option<String>,
-    /// It may be of another cluster.
+    /// The backup may be of another cluster.
     #[serde(default)]
     pub(crate) any_cluster: bool,
-    /// No master of this cluster has to have signed it.
+    /// It need not be signed by a master of this cluster.
     #[serde(default)]
     pub(crate) unsigned: bool,
 }
 
-/// What a master said last.
+/// A master's last report.
 #[derive(Clone, Debug, Default)]
 struct Said {
     /// Its newest backup.
@@ -75,13 +75,13 @@ fn said(rows: &impl Read, host: HostId) -> Answer<Said> {
     })
 }
 
-/// After a disk was lost, what is in the archive is all there is.
+/// After the loss of a disk the archive has the only backups.
 fn newest(backups: BackupsStatus) -> Option<String> {
     let last = backups.last.map(|last| last.name);
     last.or_else(|| backups.archive?.last)
 }
 
-/// Of several masters the one with the newest report: a silent one makes no data.
+/// Among several masters the one that reported last: a silent one prepares no data.
 fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
     let mut last = None;
     for host in hosts {
@@ -92,7 +92,7 @@ fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
     Ok(last.map(|(_, host)| host))
 }
 
-/// The order that a wish comes to.
+/// The order for a request.
 fn order(
     cluster: &Cluster,
     wanted: WantedRestore,
@@ -126,7 +126,7 @@ fn order(
             newest = newest.max(Some((name, *host)));
         }
     }
-    // A name that is nobody's newest may be in the archive, which every master reaches.
+    // A name that is not any master's newest may be in the archive, which every master reaches.
     let second = cluster.settings.etcd_backup.archive.is_some();
     let named = wanted.backup.as_deref().is_some_and(is_backup_name);
     let anybody = match second && named {
@@ -150,7 +150,7 @@ fn order(
     Ok(RestoreOrder {
         id: Uuid::new_v4(),
         founder,
-        // A lone master has nobody to be told.
+        // A lone master has no peers to wait for.
         go: masters.len() == 1,
         masters,
         snapshot,
@@ -160,7 +160,7 @@ fn order(
     })
 }
 
-/// A master says how far it is. True when the order changes by that.
+/// A master reports its progress. Returns what changes by it, if anything.
 fn advance(cluster: &mut Cluster, host: HostId, status: &RestoreStatus) -> Option<Step> {
     let order = cluster
         .etcd_restore
@@ -173,16 +173,16 @@ fn advance(cluster: &mut Cluster, host: HostId, status: &RestoreStatus) -> Optio
     (status.state == RestoreState::Done).then_some(Step::Done)
 }
 
-/// What a word of a master comes to.
+/// The effect of a master's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The others are told.
+    /// The others may go.
     Goes,
-    /// This one has followed it; perhaps all have.
+    /// This one is done; perhaps all are.
     Done,
 }
 
-/// Whether everybody has followed it who is still a master.
+/// Whether all hosts that are still masters are done.
 fn is_over(cluster: &Cluster, order: &RestoreOrder, done: impl Fn(HostId) -> bool) -> bool {
     let mut left = order
         .masters
@@ -191,7 +191,7 @@ fn is_over(cluster: &Cluster, order: &RestoreOrder, done: impl Fn(HostId) -> boo
     left.all(|host| done(*host))
 }
 
-/// A master's status may say that its part is done.
+/// A master's status may report that its part is done.
 pub(super) fn heard(
     change: &mut Change<'_>,
     cluster: &mut Cluster,
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_masters_are_told_to_go_by_the_founder_alone_and_once() {
+    fn only_the_founder_gives_the_go_and_once() {
         let mut c = ordered(&[1, 2, 3]);
         let ready = says(1, RestoreState::Ready);
         assert_eq!(advance(&mut c, host(2), &ready), None, "not the founder");
@@ -405,14 +405,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_every_master_of_that_time_has_followed_or_is_none_any_more() {
+    fn it_is_over_when_every_master_is_done_or_gone() {
         let mut c = ordered(&[1, 2, 3]);
         let order = c.etcd_restore.clone().expect("order");
         let two = |h: HostId| h != host(3);
         assert!(!is_over(&c, &order, two));
         crate::departures::leave(&mut c, host(3), crate::compute::tests::now(), true);
         assert!(is_over(&c, &order, two));
-        // Who came later was not told.
+        // A master that came later has no order.
         add(&mut c, &[(4, true)]).expect("attach");
         assert!(is_over(&c, &order, two));
     }

@@ -1,9 +1,8 @@
-//! The members of etcd of masters that left, until the others say that they are out. Pure.
+//! The etcd members of masters that left, until the others report that they are removed. Pure.
 //!
-//! A master that is detached takes its own member out. Where it cannot, because its host was removed
-//! or is silent, the others are told to (`gone` in their specs), and they are told until one of them
-//! says that it is not listed any more. What is listed is looked at with every status, so a member
-//! that shows up late is ordered out as well.
+//! A detached master removes its own member. If it cannot, because its host was removed or is silent, the others are
+//! ordered to (`gone` in their specs), until one of them reports that it is no longer listed. The list is checked with
+//! every status, so a member that appears late is removed as well.
 //!
 //! ```text
 //! leaves ──removed, or silent for long──► ordered ──not listed──► out
@@ -19,17 +18,16 @@ use crate::records::{Cluster, Departed, EtcdSeat, Member};
 use pf9_hostagent::host::etcd::peer_url;
 use pf9_hostagent::model::{EtcdGone, HostId, Role};
 
-/// What a host that is to leave has said.
+/// Last report of a host that should leave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Said {
     /// It has no role any more.
     pub(crate) done: bool,
-    /// When it last said, or could have said, anything.
+    /// When it last reported, or could have.
     pub(crate) at: Timestamp,
 }
 
-/// The seat of a master that leaves; `ended`: nothing of it is trusted any more, so the others are to
-/// act at once.
+/// The seat of a master that leaves; `ended`: it is no longer trusted, so the others have to act at once.
 pub(crate) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
     (member.role == Role::Master).then_some(EtcdSeat {
         ip: member.ip,
@@ -39,13 +37,13 @@ pub(crate) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
     })
 }
 
-/// Whether the others may still count on the member of this host.
+/// Whether the others may still rely on the member of this host.
 pub(crate) fn is_counted(departed: &Departed) -> bool {
     departed.etcd.as_ref().is_some_and(|seat| !seat.out)
 }
 
-/// Orders out those who are removed, or have been silent for `patience`. One that says that it is done
-/// has no more to say, so its time runs from when it left.
+/// Orders the removal of members whose hosts are removed or have been silent for `patience`. A host that reports that
+/// it is done sends nothing more, so its time runs from when it left.
 pub(crate) fn order(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) {
     let patience = SignedDuration::from_secs(cluster.settings.etcd_replace_after_s.into());
     for departed in &mut cluster.departed {
@@ -62,7 +60,7 @@ pub(crate) fn order(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId)
     }
 }
 
-/// A master reports etcd's members. True when that is news.
+/// A master reports etcd's members. True when that changes something.
 pub(crate) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool {
     let Cluster {
         members, departed, ..
@@ -94,8 +92,8 @@ pub(crate) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool {
     news
 }
 
-/// By its name, which is the host's id. One that was never started has none, and is known by its
-/// address, unless a master has that now.
+/// By name, which is the host's id. A member that was never started has none, and is known by its address, unless a
+/// master has that now.
 fn is_seat(listed: &Listed, host: HostId, seat: &EtcdSeat, is_taken: bool) -> bool {
     match listed.name.is_empty() {
         false => listed.name == host.to_string(),
@@ -103,7 +101,7 @@ fn is_seat(listed: &Listed, host: HostId, seat: &EtcdSeat, is_taken: bool) -> bo
     }
 }
 
-/// Whose members the masters are to take out.
+/// The members that the masters have to remove.
 pub(crate) fn gone(cluster: &Cluster) -> Vec<EtcdGone> {
     let is_gone = |d: &&Departed| {
         let ordered = d.etcd.as_ref().is_some_and(|s| s.ordered && !s.out);
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_removed_is_ordered_out_at_once_by_its_number_until_it_is_out() {
+    fn a_removed_masters_member_is_ordered_out_until_it_is_gone() {
         let mut c = masters(3);
         leave(&mut c, host(3), now(), true);
         assert_eq!(names(&c), [(host(3), None)]);
@@ -181,7 +179,7 @@ mod tests {
         assert!(!heard(&mut c, &listed(&[1, 2, 3])), "that is no news");
         assert!(heard(&mut c, &listed(&[1, 2])));
         assert_eq!(names(&c), []);
-        // A member that shows up late is none either.
+        // A member that appears late is removed as well.
         assert!(heard(&mut c, &listed(&[1, 2, 3])));
         assert_eq!(names(&c), [(host(3), Some("3".into()))]);
         // It comes back as a master: whatever it had is its own again.
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_detached_leaves_by_itself_while_it_is_heard_of() {
+    fn a_detached_master_leaves_on_its_own_while_it_reports() {
         let mut c = masters(3);
         let patience = patience(&c);
         detach(&mut c, &[host(3)], now()).expect("detach");
@@ -219,7 +217,7 @@ mod tests {
         );
         order(&mut c, now() + patience, silent);
         assert_eq!(names(&c), [(host(3), None)]);
-        // Removed while it is on its way: no more patience.
+        // Removed while it is leaving: no more patience.
         let mut c = masters(3);
         detach(&mut c, &[host(3)], now()).expect("detach");
         leave(&mut c, host(3), now(), true);
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_never_started_is_known_by_its_address_unless_a_master_has_that() {
+    fn a_member_never_started_is_known_by_its_address() {
         let mut c = masters(3);
         leave(&mut c, host(3), now(), true);
         let mut list = listed(&[1, 2, 3]);
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_etcd_of_masters_that_are_all_gone_is_nobodys() {
+    fn without_masters_nothing_is_ordered_out() {
         let mut c = masters(2);
         leave(&mut c, host(2), now(), true);
         leave(&mut c, host(1), now(), true);
@@ -249,10 +247,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, goes and is listed: no master is ordered out, no host that never was one
-        /// is, and every removed one that is listed is.
+        /// For any sequence of changes and lists: no master is removed, no host that never was one is, and every
+        /// removed one that is listed is.
         #[test]
-        fn only_members_of_who_left_are_ordered_out(
+        fn only_former_masters_members_are_ordered_out(
             steps in proptest::collection::vec((1u8..6, 0u8..5, any::<u8>()), 0..40),
         ) {
             let mut c = masters(3);

@@ -1,4 +1,4 @@
-//! So many in a time, each one by itself: buckets that are remembered while they matter.
+//! A rate limit per key: token buckets that are remembered while they matter.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use pf9_hostagent::app::Bucket;
 
-/// Shares that are remembered. One that is whole again need not be; so many that are not, within the
-/// time that one takes to fill, are a flood of origins, against which shares are of no use.
+/// Buckets remembered. A full bucket need not be; this many that are not full, within the time that one takes to fill,
+/// are a flood of origins, against which rate limits are of no use.
 const REMEMBERED_MAX: usize = 16 * 1024;
 
-/// A bucket for each one that asks.
+/// A bucket per key.
 #[derive(Clone, Debug)]
 pub(crate) struct Shares<K> {
     fresh: Bucket,
@@ -18,7 +18,7 @@ pub(crate) struct Shares<K> {
 }
 
 impl<K: Hash + Eq> Shares<K> {
-    /// Each has `burst` at once, and one more comes back in every `every`.
+    /// Each allows a burst of `burst`, and one more in every `every`.
     pub(crate) fn new(every: Duration, burst: u32) -> Self {
         Self {
             fresh: Bucket::every(every, burst),
@@ -26,15 +26,14 @@ impl<K: Hash + Eq> Shares<K> {
         }
     }
 
-    /// Takes one of this one's share, or says how long until there is one. `now` is measured from any
-    /// fixed moment.
+    /// Takes one from this key's bucket, or says how long until there is one. `now` is measured from any fixed moment.
     pub(crate) fn take(&mut self, who: K, now: Duration) -> Result<(), Duration> {
         self.make_room(&who, now);
         let fresh = self.fresh;
         self.of.entry(who).or_insert(fresh).take(now)
     }
 
-    /// Whether there is one, which stays.
+    /// Whether there is one, without taking it.
     pub(crate) fn has(&self, who: &K, now: Duration) -> Result<(), Duration> {
         self.of
             .get(who)
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_its_own_and_to_look_takes_nothing() {
+    fn each_key_has_its_own_bucket_and_a_check_takes_nothing() {
         let mut shares = Shares::new(Duration::from_secs(6), 2);
         let at = Duration::from_secs(100);
         assert_eq!(shares.has(&1, at), Ok(()));
@@ -70,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_buckets_are_bounded() {
         let mut shares = Shares::new(Duration::from_secs(60), 1);
         for who in 0..4 * REMEMBERED_MAX {
             assert_eq!(shares.take(who, Duration::from_secs(1)), Ok(()));
             assert!(shares.of.len() <= REMEMBERED_MAX);
         }
-        // Those that are whole again go first, and alone where that is enough.
+        // Full buckets are dropped first, and only those where that is enough.
         let mut shares = Shares::new(Duration::from_secs(60), 1);
         for who in 0..REMEMBERED_MAX {
             let at = if who == 7 { 1000 } else { 1 };

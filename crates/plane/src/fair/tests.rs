@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Looks at a future once, without a runtime.
+/// Polls a future once, without a runtime.
 mod looking {
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
@@ -27,7 +27,7 @@ fn origin(n: u8) -> Origin {
 fn asks(fair: &Fair, n: u8) -> Waiting {
     let fair = fair.clone();
     let mut waiting: Waiting = Box::pin(async move { fair.place(origin(n)).await });
-    // In the line from here on.
+    // From here on it is in the queue.
     match poll(&mut waiting) {
         Poll::Pending => waiting,
         Poll::Ready(done) => Box::pin(std::future::ready(done)),
@@ -45,7 +45,7 @@ fn an_origin_is_an_address_or_the_network_of_a_site() {
 }
 
 #[test]
-fn who_asks_often_waits_behind_who_asks_once() {
+fn a_frequent_caller_waits_behind_a_rare_one() {
     let fair = Fair::new(1, 100);
     let Poll::Ready(Ok(held)) = poll(&mut asks(&fair, 1)) else {
         panic!("the first one has it at once");
@@ -62,7 +62,7 @@ fn who_asks_often_waits_behind_who_asks_once() {
 }
 
 #[test]
-fn who_gives_up_gives_the_place_on() {
+fn a_waiter_that_gives_up_passes_its_slot_on() {
     let fair = Fair::new(1, 10);
     let Poll::Ready(Ok(held)) = poll(&mut asks(&fair, 1)) else {
         panic!("free");
@@ -70,7 +70,7 @@ fn who_gives_up_gives_the_place_on() {
     let (gone, given, mut last) = (asks(&fair, 1), asks(&fair, 2), asks(&fair, 3));
     drop(gone);
     drop(held);
-    // It was given to the second, who goes without having looked.
+    // It was given to the second, which is dropped without having been polled.
     drop(given);
     assert!(poll(&mut last).is_ready());
     drop(last);
@@ -89,7 +89,7 @@ fn a_full_queue_drops_the_last_entry_of_the_caller_with_the_most() {
     let mut other = asks(&fair, 2);
     assert!(matches!(poll(&mut third), Poll::Ready(Err(TooMany))));
     assert!(poll(&mut other).is_pending());
-    // Who gave up makes room first.
+    // Callers that gave up make room first.
     drop(second);
     let mut another = asks(&fair, 3);
     assert!(poll(&mut another).is_pending() && poll(&mut first).is_pending());
@@ -97,10 +97,10 @@ fn a_full_queue_drops_the_last_entry_of_the_caller_with_the_most() {
 }
 
 proptest! {
-    /// Whatever is asked, dropped and given up: there are never more places than there are, none is
-    /// lost, and between two places of one origin each other that waits has one.
+    /// For any sequence of asking, dropping and giving up: there are never too many slots, none is lost, and between
+    /// two slots of one origin every other waiting origin gets one.
     #[test]
-    fn no_place_is_lost_and_turns_are_taken(
+    fn no_slot_is_lost_and_turns_are_taken(
         places in 1usize..4,
         moves in prop::collection::vec((0u8..3, 0u8..5, 0usize..64), 1..200),
     ) {
@@ -124,7 +124,7 @@ proptest! {
             prop_assert_eq!(free + held.len(), places);
             prop_assert!(free == 0 || waiting.is_empty());
         }
-        // Turns: from now on each place that ends goes to another origin while one waits.
+        // Turns: from now on each freed slot goes to another origin while one waits.
         let mut behind: BTreeMap<u8, usize> = BTreeMap::new();
         while let Some(place) = held.pop() {
             let others: Vec<u8> = waiting.iter().map(|(who, _)| *who).collect();

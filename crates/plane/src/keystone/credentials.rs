@@ -1,4 +1,4 @@
-//! Application credentials: a program's own way in, with some of its user's roles in one project.
+//! Application credentials: a program's own login, with some of its user's roles in one project.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ struct SaidRole {
 }
 
 const WHAT: &str = "no application credential was made";
-/// Most roles that one names.
+/// Most roles of one credential.
 const ROLES_MAX: usize = 20;
 
 fn shown(rows: &impl Read, row: &Credential) -> Answer<Value> {
@@ -65,7 +65,7 @@ fn plural(user: &UserId) -> String {
     format!("users/{user}/application_credentials")
 }
 
-/// One that an application credential got may manage none, unless that was said.
+/// A token from an application credential may manage none, unless it is unrestricted.
 fn require_free(rows: &impl Read, who: &Who) -> Answer<()> {
     let of = match &who.login.credential {
         Some(id) => rows.get(&CREDENTIALS, id.as_str())?,
@@ -124,7 +124,8 @@ pub(crate) async fn get(
     ))
 }
 
-/// `POST /v3/users/{user_id}/application_credentials`: one's own, in the project of the token. The secret is said once.
+/// `POST /v3/users/{user_id}/application_credentials`: one's own, in the project of the token. The secret is shown
+/// once.
 pub(crate) async fn make(
     Person(who): Person,
     State(plane): ThePlane,
@@ -159,7 +160,7 @@ pub(crate) async fn make(
         .change(move |change| {
             require_free(&**change, &fresh)?;
             let place = Place::Project(project.clone());
-            // Those of the token, at present; by an unrestricted one no more than it has.
+            // The token's current roles; an unrestricted credential gives no more than it has.
             let mut has = find::roles(&**change, &place, &fresh.user.id)?;
             has.retain(|id| fresh.roles.iter().any(|role| role.id == *id));
             let roles = match named {
@@ -213,7 +214,7 @@ fn wanted_roles(rows: &impl Read, named: Vec<SaidRole>) -> Answer<Vec<RoleId>> {
     Ok(roles)
 }
 
-/// A time as Keystone's clients write it: with a zone or without one, which is UTC then.
+/// A time as Keystone's clients write it: with a time zone, or without one for UTC.
 fn moment(said: &str) -> Result<Timestamp, ()> {
     let zoned = said.parse().ok();
     zoned.or_else(|| format!("{said}Z").parse().ok()).ok_or(())

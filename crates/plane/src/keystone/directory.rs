@@ -14,8 +14,8 @@ use crate::people::{DOMAINS, Domain, DomainId, PROJECTS, Project, ProjectId, fin
 use crate::refusal::Answer;
 use crate::store::Read;
 
-/// What a body may say of any of them; what it does not say stays, or is the usual. What else Keystone's clients send
-/// means nothing here.
+/// Fields of a body for any of them; an absent one is unchanged, or the default. Other fields that Keystone's clients
+/// send have no meaning here.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Said {
     pub(super) name: Option<String>,
@@ -48,7 +48,7 @@ pub(super) fn project_json(row: &Project) -> Value {
     })
 }
 
-/// The domain that a body names; without one, the token's domain.
+/// The domain named in a body; without one, the token's domain.
 pub(super) fn domain_of(rows: &impl Read, who: &Who, said: Option<&str>) -> Answer<Domain> {
     let own = || match (&who.of_domain, &who.project) {
         (Some(of), _) => of.id.to_string(),

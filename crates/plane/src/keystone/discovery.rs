@@ -1,4 +1,4 @@
-//! What is spoken here, and what else there is: for clients that look before they ask.
+//! Version documents and the catalogue, for clients that discover before they call.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,10 +13,10 @@ use crate::refusal::Answer;
 use crate::state::Plane;
 
 const REGION: &str = "pf9";
-/// Which v3 it is: the one that has application credentials and system scope, and none of what came later.
+/// The v3 version reported: the one that has application credentials and system scope, and nothing later.
 const VERSION: &str = "v3.14";
 const UPDATED: &str = "2020-04-07T00:00:00Z";
-/// Interfaces that clients ask for; all lead to the same place.
+/// Interfaces that clients ask for; all have the same address.
 const INTERFACES: [&str; 3] = ["public", "internal", "admin"];
 
 fn version(plane: &Plane) -> Value {
@@ -32,7 +32,7 @@ fn version(plane: &Plane) -> Value {
     })
 }
 
-/// `GET /keystone`: which versions there are.
+/// `GET /keystone`: the versions.
 pub(crate) async fn versions(State(plane): ThePlane) -> Response {
     let body = json!({"versions": {"values": [version(&plane)]}});
     (StatusCode::MULTIPLE_CHOICES, Json(body)).into_response()

@@ -1,7 +1,7 @@
-//! Who somebody is, and the scope they ask for.
+//! Authentication, and the requested scope.
 //!
-//! What is wrong is said in the same words whatever it is: whether there is such a user nobody learns. A password that
-//! is tried costs a place in the line of its origin, and so many wrong ones an account (`passwords`).
+//! Every failure has the same words: nobody learns whether a user exists. A password attempt waits in the queue of its
+//! origin, and wrong ones count against the account (`passwords`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ struct CredentialMethod {
     user: Option<Named>,
     secret: Secret<String>,
 }
-/// A user or a project, as it is named: by an id, or by a name in a domain.
+/// A user or a project reference: an id, or a name in a domain.
 #[derive(Deserialize)]
 struct Named {
     id: Option<String>,
@@ -102,7 +102,7 @@ fn too_often(why: &str, wait: Duration) -> Refusal {
     }
 }
 
-/// The token that somebody is to get.
+/// The token that the caller gets.
 pub(super) async fn authenticate(plane: &Arc<Plane>, origin: Origin, auth: &Auth) -> Answer<Login> {
     let identity = &auth.identity;
     let [method] = &identity.methods[..] else {
@@ -159,7 +159,7 @@ async fn by_password(plane: &Arc<Plane>, origin: Origin, named: &Named) -> Answe
         .zip(kept)
         .map(|(u, kept)| (u.id.as_str(), kept));
     check(plane, origin, &account, asked, tried).await?;
-    // Looked up again: it took its time.
+    // Read again: hashing took its time.
     let user = user.ok_or_else(wrong)?;
     usable(&plane.read()?, user.id.as_str())
 }
@@ -174,7 +174,7 @@ fn usable(rows: &impl Read, id: &str) -> Answer<User> {
     }
 }
 
-/// What wrong ones are counted by: the same whether there is such a user or not.
+/// The key for counting wrong attempts: the same whether the user exists or not.
 fn account(named: &Named, user: Option<&User>) -> String {
     match (user, &named.id, &named.name) {
         (Some(user), _, _) => user.id.to_string(),
@@ -183,7 +183,7 @@ fn account(named: &Named, user: Option<&User>) -> String {
     }
 }
 
-/// Whether a secret is right; words that say so, if not.
+/// Whether a secret is right; the refusal if not.
 pub(crate) async fn check(
     plane: &Plane,
     origin: Origin,
@@ -200,7 +200,7 @@ pub(crate) async fn check(
     }
 }
 
-/// Come again.
+/// Refusal with Retry-After.
 pub(crate) fn too_soon(often: TooOften) -> Refusal {
     let (why, wait) = match often {
         TooOften::Wrong(wait) => ("too many wrong passwords came from this address", wait),
@@ -228,7 +228,7 @@ fn find_user(rows: &impl Read, named: &Named) -> Answer<Option<User>> {
     }
 }
 
-/// Who names none means the one that every plane has.
+/// Without one, the default domain.
 fn find_domain(rows: &impl Read, named: Option<&NamedDomain>) -> Answer<Option<DomainId>> {
     match named {
         None => Ok(DomainId::of(DEFAULT_DOMAIN)),
@@ -247,7 +247,7 @@ fn find_domain(rows: &impl Read, named: Option<&NamedDomain>) -> Answer<Option<D
     }
 }
 
-/// Another token for who has one: of another scope, and no longer than that one.
+/// Exchanges a token for one of another scope, with no later expiry.
 fn by_token(plane: &Plane, said: &TokenMethod, wanted: Option<&Value>) -> Answer<Login> {
     let rows = plane.read()?;
     let who = guard::who(&rows, said.id.expose())?;
@@ -291,7 +291,7 @@ async fn by_credential(
     }
     let rows = plane.read()?;
     let user = usable(&rows, credential.user.as_str())?;
-    // It is for one project. Clients may say which, if they say the right one.
+    // It is for one project. A client may name it, but no other.
     let scope = Scope::Project(credential.project.clone());
     if let Some(wanted) = wanted
         && self::scope(&rows, Some(wanted), &user)? != scope
@@ -331,7 +331,7 @@ fn find_credential(rows: &impl Read, said: &CredentialMethod) -> Answer<Option<C
     Ok(mine.into_iter().find(|c| c.name == *name))
 }
 
-/// The scope of a token; without one, the user's default project, if there is one with a role in it.
+/// The scope of a token; without one, the user's default project if the user has a role in it.
 fn scope(rows: &impl Read, wanted: Option<&Value>, user: &User) -> Answer<Scope> {
     let has = |place: &Place| Ok::<_, Refusal>(!find::roles(rows, place, &user.id)?.is_empty());
     let Some(wanted) = wanted.filter(|w| !w.is_null() && *w != "unscoped") else {

@@ -1,5 +1,5 @@
-//! Roles, and who has which where. `admin`, `member` and `reader` mean something here; others are kept for other users
-//! of Keystone, and allow nothing.
+//! Roles and role assignments. `admin`, `member` and `reader` mean something here; others are stored for other users of
+//! Keystone, and allow nothing.
 
 use std::collections::BTreeMap;
 
@@ -86,9 +86,9 @@ pub(crate) async fn delete_role(State(plane): ThePlane, Path(id): Id) -> Answer<
     .await
 }
 
-// === who has which where: the path says it all ===
+// === role assignments: the path names everything ===
 
-/// Where and who, as the path says: `/v3/{system | domains/… | projects/…}/{users/… | groups/…}/roles[/…]`.
+/// Place and actor of a path: `/v3/{system | domains/… | projects/…}/{users/… | groups/…}/roles[/…]`.
 fn said(rows: &impl Read, params: &RawPathParams) -> Answer<(Place, Actor, Option<RoleRow>)> {
     let (mut place, mut actor, mut role) = (Place::Plane, None, None);
     for (name, said) in params {
@@ -160,7 +160,7 @@ pub(crate) async fn take(State(plane): ThePlane, params: RawPathParams) -> Answe
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /v3/role_assignments`, of what the token sees. `effective` says what follows from groups instead of them.
+/// `GET /v3/role_assignments`, those visible to the token. `effective` resolves groups to their members.
 pub(crate) async fn assignments(
     Person(who): Person,
     State(plane): ThePlane,
@@ -204,7 +204,7 @@ fn users_in(rows: &impl Read, group: &crate::people::GroupId) -> Answer<Vec<Acto
     Ok(users)
 }
 
-/// A key without a value, or with one that is not no.
+/// A key without a value, or with one that is not false.
 fn is_said(query: &BTreeMap<String, String>, key: &str) -> bool {
     let said = query.get(key).map(|v| v.to_ascii_lowercase());
     said.is_some_and(|v| v != "0" && v != "false")
@@ -233,7 +233,7 @@ fn is_asked(query: &BTreeMap<String, String>, grant: &Grant) -> bool {
     !wrong && (!query.contains_key("scope.system") || system.is_some())
 }
 
-/// Whether both ends of it are to be seen.
+/// Whether both ends of it are visible.
 fn is_seen(rows: &impl Read, who: &Who, grant: &Grant) -> Answer<bool> {
     let actor = match &grant.actor {
         Actor::User(id) if *id == who.user.id => return Ok(true),
@@ -245,7 +245,7 @@ fn is_seen(rows: &impl Read, who: &Who, grant: &Grant) -> Answer<bool> {
         Place::Domain(id) => Some(crate::access::Owner::Domain(id.clone())),
         Place::Project(id) => find::owner_of_project(rows, id)?,
     };
-    // Who sees a project sees who is in it, wherever they are from.
+    // A caller who sees a project sees its members, wherever they are from.
     let sees = |owner: &crate::access::Owner| who.may(Action::SeeAssignments, owner);
     Ok(place.is_some_and(|place| sees(&place)) || sees(&actor))
 }

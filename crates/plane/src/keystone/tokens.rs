@@ -1,4 +1,4 @@
-//! Tokens: issued, looked at, taken back; what there is to be found; where somebody could count.
+//! Tokens: issue, show, revoke; the catalogue; possible scopes.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -96,12 +96,13 @@ fn describe(plane: &Plane, rows: &impl Read, who: &Who, catalog: bool) -> Answer
     Ok(token)
 }
 
-/// As Keystone writes times; its clients read no others.
+/// In Keystone's time format; its clients read no other.
 pub(super) fn micros(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-/// The token that the request is about; other people's are shown to those who may see role assignments of the whole plane.
+/// The token the request is about; those of other people only for callers who may see role assignments of the whole
+/// plane.
 fn subject(rows: &impl Read, who: &Who, headers: &HeaderMap) -> Answer<Who> {
     let said = headers.get(SUBJECT_TOKEN).and_then(|v| v.to_str().ok());
     let none = || find::none("token", "of X-Subject-Token");
@@ -161,7 +162,7 @@ pub(crate) async fn catalog(Person(who): Person, State(plane): ThePlane) -> Answ
     })))
 }
 
-/// `GET /v3/auth/projects`, and of a user: where that user has a role.
+/// `GET /v3/auth/projects`, and the same for a user: projects where that user has a role.
 pub(crate) async fn projects(
     Person(who): Person,
     State(plane): ThePlane,

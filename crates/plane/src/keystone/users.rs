@@ -66,7 +66,7 @@ fn group_json(row: &Group) -> Value {
     })
 }
 
-/// Hashed in its turn: it takes its time.
+/// Hashed in its turn: it is slow.
 pub(crate) async fn hashed(
     plane: &Plane,
     outside: &Outside,
@@ -78,7 +78,7 @@ pub(crate) async fn hashed(
     Ok(hash.map_err(login::too_soon)??)
 }
 
-/// A password of its own; nothing older is valid.
+/// Sets a password; invalidates everything older.
 pub(crate) fn set_password(change: &Change<'_>, user: &mut User, hash: PasswordHash) {
     user.password = Some(hash);
     user.since = change.now;
@@ -194,7 +194,7 @@ pub(crate) async fn delete_user(State(plane): ThePlane, Path(id): Id) -> Answer<
     .await
 }
 
-/// `POST /v3/users/{user_id}/password`: by anybody who knows the present one.
+/// `POST /v3/users/{user_id}/password`: by anybody who knows the current one.
 pub(crate) async fn change_password(
     Person(who): Person,
     State(plane): ThePlane,
@@ -203,7 +203,7 @@ pub(crate) async fn change_password(
     Doc(body): Doc<PasswordBody>,
 ) -> Answer<StatusCode> {
     if who.login.credential.is_some() {
-        let why = "an application credential changes no password";
+        let why = "an application credential cannot change a password";
         return Err(Refusal::forbidden(
             FaultCode::TokenScope,
             "request refused",

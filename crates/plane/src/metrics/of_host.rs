@@ -1,12 +1,12 @@
-//! How a machine and its node are, by its last status: what a page about one host shows. Pure.
+//! Health of a machine and its node, from its last status: for a dashboard of one host. Pure.
 //!
-//! A host says what it likes: so many file systems and programs are shown, and the state is one of ours.
+//! A host may report anything: the number of file systems and programs is bounded, and the state is one of ours.
 
 use crate::view::Known;
 use pf9_hostagent::model::NodeState;
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
-/// Most file systems and programs of a host that are shown: five and seven are looked at.
+/// Most file systems and programs per host that are exported: five and seven are watched.
 const PARTS_MAX: usize = 32;
 /// Longest name of one, in characters.
 const NAME_MAX: usize = 80;
@@ -19,7 +19,7 @@ const STATES: [NodeState; 5] = [
     NodeState::Maintenance,
 ];
 
-/// Nothing of a host that never reported.
+/// Empty for a host that never reported.
 pub(super) fn numbers(known: &Known) -> MetricsText {
     let mut text = MetricsText::default();
     let Some(received) = &known.status else {
@@ -123,7 +123,7 @@ mod tests {
     use pf9_hostagent::model::{DaemonHealth, DiskHealth, Timestamp};
 
     #[test]
-    fn a_host_is_what_it_said_last_and_how_long_ago_that_was() {
+    fn a_hosts_metrics_are_its_last_report_and_age() {
         let mut known = known(1);
         assert_eq!(String::from(numbers(&known)), "", "it never reported");
         let mut status = reports(1, None);

@@ -2,6 +2,7 @@
 // cookie that another site could make the browser send. It lives as long as the tab.
 
 const KEPT = "pf9-session";
+const AWAY = "the plane cannot be reached; look at the network, and at its service";
 let session = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
 
 export const who = () => session;
@@ -32,7 +33,7 @@ async function call(method, path, body) {
       credentials: "omit", redirect: "error", signal: AbortSignal.timeout(150_000),
     });
   } catch {
-    throw new Refused(0, "the plane cannot be reached; look at the network, and at its service");
+    throw new Refused(0, AWAY);
   }
   const text = await answer.text();
   let said = null;
@@ -40,6 +41,25 @@ async function call(method, path, body) {
   if (answer.ok) return { said, answer };
   if (answer.status === 401 && session) leave();
   throw new Refused(answer.status, reason(said, answer.status));
+}
+
+/** Asks, and calls `heard` with each event of the answer until it ends, or breaks off. */
+async function follow(path, body, heard, signal) {
+  const answer = await fetch(path, {
+    method: "POST", body: JSON.stringify(body), signal, credentials: "omit", redirect: "error",
+    headers: { "X-Auth-Token": session.token, "Content-Type": "application/json", Accept: "text/event-stream" },
+  }).catch(() => { throw new Refused(0, AWAY); });
+  if (answer.status === 401) leave();
+  if (!answer.ok) throw new Refused(answer.status, reason(await answer.json().catch(() => null), answer.status));
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) heard(JSON.parse(event.slice("data: ".length)));
+  }
 }
 
 const ask = async (method, path, body) => (await call(method, path, body)).said;
@@ -106,6 +126,7 @@ export const clusters = {
   detach: (cluster, list) => ask("POST", q(`/clusters/${id(cluster)}/detach`), list),
   addons: (cluster) => ask("GET", q(`/clusters/${id(cluster)}/addons`)),
   addon: (cluster, name, body) => ask("PUT", q(`/clusters/${id(cluster)}/addons/${id(name)}`), body),
+  command: (cluster, body, heard, signal) => follow(q(`/clusters/${id(cluster)}/kubectl`), body, heard, signal),
   roll: (cluster, kind) => ask("GET", q(`/clusters/${id(cluster)}/${kind}`)),
   plan: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}/plan`), body),
   begin: (cluster, kind, body) => ask("POST", q(`/clusters/${id(cluster)}/${kind}`), body),

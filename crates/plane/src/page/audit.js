@@ -17,7 +17,7 @@ export function auditList() {
     } }, name);
     return [
       h("h1", null, "Audit"),
-      h("p", { class: "hint" }, "Who changed what. What was done inside a cluster stands in the audit of its own API."),
+      h("p", { class: "hint" }, "Who changed what. What was done inside a cluster stands in the audit of its own API; commands typed on this page are here, too."),
       table("the newest first", [
         ["When", (e) => ago(e.at)], ["Who", (e) => e.who], ["Outcome", (e) => state(e.outcome)], ["What", (e) => e.says],
         ["Request", (e) => `${e.method} ${e.path}`], ["Answer", (e) => e.status === null ? "" : String(e.status)],

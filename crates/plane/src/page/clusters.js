@@ -55,6 +55,7 @@ export function cluster(id) {
     const own = nodes;
     return [
       h("div", { class: "bar" }, h("h1", null, it.name),
+        h("a", { class: "button", href: `#/clusters/${encodeURIComponent(id)}/kubectl` }, "kubectl"),
         api.mayChange() && own.length === 0 && asked("Delete this cluster", async () => {
           await api.clusters.remove(id);
           location.hash = "#/clusters";

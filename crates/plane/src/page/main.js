@@ -6,13 +6,15 @@ import { hostList, host, join } from "./hosts.js";
 import { alert, alertList } from "./alerts.js";
 import { auditList } from "./audit.js";
 import { clusterList, cluster } from "./clusters.js";
+import { terminal } from "./terminal.js";
 import { wizard } from "./wizard.js";
 
-/** [what the address begins with, its title, the view]; a view answers {title, draw, live}. */
+/** [what the address begins with, the view]; a view answers {title, draw, live}. What it began ends with the signal `draw` is given. */
 const VIEWS = [
   [/^#\/hosts$/, hostList], [/^#\/hosts\/join$/, join], [/^#\/hosts\/([^/]+)$/, host],
   [/^#\/alerts$/, alertList], [/^#\/alerts\/([^/]+)$/, alert],
   [/^#\/clusters$/, clusterList], [/^#\/clusters\/new$/, wizard], [/^#\/clusters\/([^/]+)$/, cluster],
+  [/^#\/clusters\/([^/]+)\/kubectl$/, terminal],
   [/^#\/audit$/, auditList],
 ];
 const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"], ["#/audit", "Audit", api.mayAudit]];
@@ -58,7 +60,7 @@ async function show() {
   document.title = `${made.title} · pf9 plane`;
   const draw = async (first) => {
     try {
-      const content = await made.draw();
+      const content = await made.draw(here.abort.signal);
       if (shown !== here) return;
       const kept = first ? () => {} : keep();
       place("view").replaceChildren(...[content].flat(9).filter(Boolean));

@@ -1,4 +1,4 @@
-//! People as they are now: who has which role where, and whose something is.
+//! People as they are now: role assignments and owners.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::refusal::{Answer, Refusal};
 use crate::store::Read;
 use pf9_hostagent::model::FaultCode;
 
-/// That there is no such thing, whether there is none or the caller may not see it.
+/// "No such thing", whether there is none or the caller may not see it.
 pub(crate) fn none(kind: &str, said: &str) -> Refusal {
     let said: String = said
         .chars()
@@ -92,7 +92,7 @@ pub(crate) fn granted(rows: &impl Read, place: &Place, actor: &Actor) -> Answer<
     Ok(found.into_iter().map(|(_, grant)| grant.role).collect())
 }
 
-/// Roles that a user has in a place, directly and by groups, at present.
+/// Current roles of a user in a place, directly and through groups.
 pub(crate) fn roles(rows: &impl Read, place: &Place, user: &UserId) -> Answer<BTreeSet<RoleId>> {
     let mut all = granted(rows, place, &Actor::User(user.clone()))?;
     for group in groups_of(rows, user)? {
@@ -119,24 +119,24 @@ pub(crate) fn places(rows: &impl Read, user: &UserId) -> Answer<BTreeMap<Place, 
     Ok(all)
 }
 
-/// All that was given.
+/// All role assignments.
 pub(crate) fn all_grants(rows: &impl Read) -> Answer<Vec<Grant>> {
     Ok(rows.all(&GRANTS)?.into_iter().map(|(_, g)| g).collect())
 }
 
-/// Whether tokens of this project may be good: it and its domain are enabled.
+/// Whether tokens of this project may be valid: it and its domain are enabled.
 pub(crate) fn is_open(rows: &impl Read, project: &Project) -> Answer<bool> {
     let domain = rows.get(&DOMAINS, project.domain.as_str())?;
     Ok(project.enabled && domain.is_some_and(|d| d.enabled))
 }
 
-/// Whose a project is.
+/// Owner of a project.
 pub(crate) fn owner_of_project(rows: &impl Read, id: &ProjectId) -> Answer<Option<Owner>> {
     let row = rows.get(&PROJECTS, id.as_str())?;
     Ok(row.map(|p| Owner::Project(p.id, p.domain)))
 }
 
-/// Whose a user is.
+/// Owner of a user.
 pub(crate) fn owner_of_user(rows: &impl Read, user: &User) -> Answer<Owner> {
     Ok(Owner::User {
         id: user.id.clone(),
@@ -145,7 +145,7 @@ pub(crate) fn owner_of_user(rows: &impl Read, user: &User) -> Answer<Owner> {
     })
 }
 
-/// Whose a group is.
+/// Owner of a group.
 pub(crate) fn owner_of_group(rows: &impl Read, group: &Group) -> Answer<Owner> {
     let actor = Actor::Group(group.id.clone());
     Ok(Owner::Group {

@@ -1,4 +1,4 @@
-//! Changing people: what may be called how, how many there may be, and what goes with what.
+//! Changing people: allowed names, bounds, and cascades.
 
 use std::collections::BTreeSet;
 
@@ -27,8 +27,8 @@ fn conflict(why: impl Into<String>) -> Refusal {
     Refusal::conflict(FaultCode::NotAllowed, WHAT, why)
 }
 
-/// A name is one line for people, goes into heads of requests, and separates nothing: a person is called
-/// `<domain>/<name>` in Kubernetes, where `:` marks what is Kubernetes' own.
+/// A name is one line for people, goes into request headers, and contains no separators: a user is called
+/// `<domain>/<name>` in Kubernetes, where `:` marks Kubernetes' own names.
 pub(crate) fn check_name(kind: &str, name: &str) -> Answer<()> {
     let plain = |b: u8| b.is_ascii_graphic() || b == b' ';
     let edges = name.starts_with(' ') || name.ends_with(' ');
@@ -75,7 +75,7 @@ fn require_free(kind: &str, name: &str, taken: bool) -> Answer<()> {
     Err(conflict(format!("there is a {kind} {name:?} already")))
 }
 
-/// Puts a domain, a new one or one that was changed.
+/// Stores a domain, new or changed.
 pub(crate) fn put_domain(change: &mut Change<'_>, row: &Domain) -> Answer<()> {
     check_name("domain", &row.name)?;
     check_description("domain", &row.description)?;
@@ -95,7 +95,7 @@ pub(crate) fn put_domain(change: &mut Change<'_>, row: &Domain) -> Answer<()> {
     Ok(change.put(&DOMAINS, row.id.as_str(), row)?)
 }
 
-/// Deletes a domain and the people in it; its projects have to be empty.
+/// Deletes a domain and its people; its projects have to be empty.
 pub(crate) fn delete_domain(change: &mut Change<'_>, id: &DomainId) -> Answer<()> {
     let row = find::domain(&**change, id.as_str())?;
     if row.enabled {
@@ -120,7 +120,7 @@ pub(crate) fn delete_domain(change: &mut Change<'_>, id: &DomainId) -> Answer<()
     Ok(change.remove(&DOMAINS, id.as_str())?)
 }
 
-/// Puts a project.
+/// Stores a project.
 pub(crate) fn put_project(change: &mut Change<'_>, row: &Project) -> Answer<()> {
     check_name("project", &row.name)?;
     check_description("project", &row.description)?;
@@ -136,7 +136,7 @@ pub(crate) fn put_project(change: &mut Change<'_>, row: &Project) -> Answer<()> 
     Ok(change.put(&PROJECTS, row.id.as_str(), row)?)
 }
 
-/// Deletes a project that has nothing any more.
+/// Deletes an empty project.
 pub(crate) fn delete_project(change: &mut Change<'_>, id: &ProjectId) -> Answer<()> {
     let row = find::project(&**change, id.as_str())?;
     let clusters = change.all(&CLUSTERS)?;
@@ -161,7 +161,7 @@ pub(crate) fn delete_project(change: &mut Change<'_>, id: &ProjectId) -> Answer<
     Ok(change.remove(&PROJECTS, id.as_str())?)
 }
 
-/// Puts a user.
+/// Stores a user.
 pub(crate) fn put_user(change: &mut Change<'_>, row: &User) -> Answer<()> {
     check_name("user", &row.name)?;
     check_description("user", &row.description)?;
@@ -199,7 +199,7 @@ pub(crate) fn delete_user(change: &mut Change<'_>, id: &UserId) -> Answer<()> {
     Ok(change.remove(&USERS, id.as_str())?)
 }
 
-/// Puts a group.
+/// Stores a group.
 pub(crate) fn put_group(change: &mut Change<'_>, row: &Group) -> Answer<()> {
     check_name("group", &row.name)?;
     check_description("group", &row.description)?;
@@ -215,7 +215,7 @@ pub(crate) fn put_group(change: &mut Change<'_>, row: &Group) -> Answer<()> {
     Ok(change.put(&GROUPS, row.id.as_str(), row)?)
 }
 
-/// Deletes a group; its people stay.
+/// Deletes a group; its members stay.
 pub(crate) fn delete_group(change: &mut Change<'_>, id: &GroupId) -> Answer<()> {
     let end = format!("/{id}");
     for (key, ()) in change.all(&MEMBERS)? {
@@ -227,7 +227,7 @@ pub(crate) fn delete_group(change: &mut Change<'_>, id: &GroupId) -> Answer<()> 
     Ok(change.remove(&GROUPS, id.as_str())?)
 }
 
-/// A user comes into a group.
+/// Adds a user to a group.
 pub(crate) fn join(change: &mut Change<'_>, user: &UserId, group: &GroupId) -> Answer<()> {
     let groups = find::groups_of(&**change, user)?;
     if !groups.contains(group) {
@@ -236,7 +236,7 @@ pub(crate) fn join(change: &mut Change<'_>, user: &UserId, group: &GroupId) -> A
     Ok(change.put(&MEMBERS, &format!("{user}/{group}"), &())?)
 }
 
-/// Puts a role that means something elsewhere.
+/// Stores a role that means something elsewhere.
 pub(crate) fn put_role(change: &mut Change<'_>, row: &RoleRow) -> Answer<()> {
     check_name("role", &row.name)?;
     check_description("role", &row.description)?;
@@ -266,12 +266,12 @@ pub(crate) fn delete_role(change: &mut Change<'_>, row: &RoleRow) -> Answer<()> 
     Ok(change.remove(&ROLES, row.id.as_str())?)
 }
 
-/// Gives a role.
+/// Assigns a role.
 pub(crate) fn grant(change: &mut Change<'_>, grant: &Grant) -> Answer<()> {
     Ok(change.put(&GRANTS, &grant.key(), grant)?)
 }
 
-/// Takes one. The administrator keeps the plane: nobody else could give it back.
+/// Revokes one. The administrator keeps the plane-wide role: nobody else could give it back.
 pub(crate) fn revoke(change: &mut Change<'_>, grant: &Grant) -> Answer<()> {
     let key = grant.key();
     let is_admins = matches!(&grant.actor, Actor::User(id) if id.as_str() == ADMIN_ROW);
@@ -307,7 +307,7 @@ pub(crate) fn credentials_of(rows: &impl Read, user: &UserId) -> Answer<Vec<Cred
     Ok(all)
 }
 
-/// Puts a new application credential.
+/// Stores a new application credential.
 pub(crate) fn put_credential(change: &mut Change<'_>, row: &Credential) -> Answer<()> {
     check_name("application_credential", &row.name)?;
     check_description("application_credential", &row.description)?;
@@ -323,7 +323,7 @@ pub(crate) fn put_credential(change: &mut Change<'_>, row: &Credential) -> Answe
     Ok(change.put(&CREDENTIALS_OF, &format!("{}/{}", row.user, row.id), &())?)
 }
 
-/// Deletes one, and the tokens that it got.
+/// Deletes one, and the tokens obtained with it.
 pub(crate) fn delete_credential(change: &mut Change<'_>, row: &Credential) -> Answer<()> {
     logins::forget(change, &row.user, |l| {
         l.credential.as_ref() == Some(&row.id)
@@ -332,7 +332,7 @@ pub(crate) fn delete_credential(change: &mut Change<'_>, row: &Credential) -> An
     Ok(change.remove(&CREDENTIALS_OF, &format!("{}/{}", row.user, row.id))?)
 }
 
-/// Whether somebody has each of these roles.
+/// Whether all of these roles are held.
 pub(crate) fn has_each(has: &BTreeSet<super::RoleId>, wanted: &[super::RoleId]) -> bool {
     wanted.iter().all(|role| has.contains(role))
 }

@@ -1,4 +1,4 @@
-//! The first people of a plane, and those of a store that knew one administrator and one project.
+//! The first people of a plane, and the upgrade of a store with one administrator and one project.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use crate::bootstrap::{ADMIN, ADMIN_ROW, PROJECT};
 use crate::secrets::PasswordHash;
 use crate::store::{Read, Rows, StoreError, Write};
 
-/// Makes the default domain, the project `service`, the roles, and the administrator, who has `admin` in the whole
-/// plane and in that project.
+/// Makes the default domain, the project `service`, the roles, and the administrator, who has `admin` plane-wide and in
+/// that project.
 pub(crate) fn first(
     write: &mut Write,
     project: ProjectId,
@@ -75,7 +75,7 @@ pub(crate) fn first(
     Ok(())
 }
 
-/// Rows from before the last schema, by the names that they had then.
+/// Rows of the previous schema, under their names of that time.
 const USERS_THEN: Rows<Value> = Rows::new("users");
 const LOGINS_THEN: Rows<Value> = Rows::new("logins");
 const OWNED_THEN: [Rows<Value>; 3] = [
@@ -84,11 +84,11 @@ const OWNED_THEN: [Rows<Value>; 3] = [
     Rows::new("tokens"),
 ];
 
-/// From the first schema: hosts, clusters and join tokens become those of the one project, tokens and kubeconfigs those of
-/// the administrator, whose password stays.
+/// From the first schema: hosts, clusters and join tokens move to the default project, tokens and kubeconfigs to the
+/// administrator, whose password stays.
 pub(crate) fn from_one(write: &mut Write) -> Result<(), StoreError> {
     let Some(admin) = write.get(&USERS_THEN, ADMIN_ROW)? else {
-        // It was made and never used: the plane ended before it had an administrator.
+        // A store that was made and never used: the plane ended before it had an administrator.
         return Ok(());
     };
     let field = |name: &str| admin.get(name).cloned().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! A new password for an administrator who lost theirs: set by those who may open the administrator's socket:
-//! the same who may read the store.
+//! A new password for an administrator who lost theirs: set through the administrator's socket, whose users could read
+//! the store anyway.
 //!
-//! The administrator's tokens, kubeconfigs and credentials end: more than the password may be lost. What belongs to
-//! others is not touched.
+//! The administrator's tokens, kubeconfigs and credentials end: more than the password may be lost. Other users' are
+//! not touched.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::secrets::{self, PasswordHash};
 use crate::state::{Change, Plane};
 use pf9_hostagent::host::fs::Attrs;
 
-/// Sets a new one, and writes it where the first one was.
+/// Sets a new one, and writes it to the file of the first one.
 pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
-    // It is slow on purpose, and the file waits for the disk: not on a thread that moves bytes.
+    // Hashing is slow on purpose, and the file waits for the disk: not on a thread that moves bytes.
     let made = tokio::task::spawn_blocking(move || -> Answer<PasswordHash> {
         let password = secrets::fresh()?;
         let hash = PasswordHash::of(password.expose())?;
-        // The file first: an administrator whose password nobody knows must not come to be.
+        // The file first: there must be no administrator whose password nobody knows.
         let text = format!("{}\n", password.expose());
         let attrs = Attrs::mode(0o600);
         let written = shared.files.write(ADMIN_PASSWORD, text.as_bytes(), &attrs);

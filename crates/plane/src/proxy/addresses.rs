@@ -1,25 +1,24 @@
-//! Addresses of the API server in its answers, turned round to how the client reaches it.
+//! Rewrites addresses of the API server in its answers to how the client reaches it.
 //!
 //! ```text
 //! client asks   /k8s/clusters/ID/api/v1/…/proxy        plane asks   /api/v1/…/proxy
 //! client reads  Location: proxy/                   ◄── answer says  Location: /api/v1/…/proxy/
 //! ```
-//! An address is read as browsers read one, so that what is judged is what is followed: dot segments,
-//! backslashes and missing slashes are resolved first. It is the API server's when its host is the
-//! name that the API server was asked by; the rest leads elsewhere and is left as it is. Where the
-//! client's path and the API server's agree, what is written is relative to the request, so that it
-//! is right behind one more proxy with a path of its own too; else it is the whole path. Neither can
-//! leave the cluster's path.
+//! An address is parsed the way browsers parse it, so that what is checked is what is followed: dot segments,
+//! backslashes and missing slashes are resolved first. It is the API server's if its host is the name the API server
+//! was called by; any other address is left as it is. If the client's path and the API server's agree, the result is
+//! relative to the request, so that it also works behind another proxy with a path of its own; otherwise it is the full
+//! path. Neither can leave the cluster's path.
 //!
-//! Browsers cannot show the bearer token, so dashboards are opened through `kubectl proxy --append-server-path`, on the
-//! person's own machine: its root is the cluster's path, and there whole paths and cookies are the API
-//! server's own. It says so by the loopback address it was asked from ([`is_behind_own_proxy`]). Links
-//! within a page are right there as the API server writes them: pages are passed on as they come, for
-//! everybody, because Kubernetes' conformance tests compare them byte for byte.
+//! Browsers cannot send the bearer token, so dashboards are opened through `kubectl proxy --append-server-path` on the
+//! person's own machine: its root is the cluster's path, and there full paths and cookies are the API server's own. It
+//! is recognised by the loopback address it was called from ([`is_behind_own_proxy`]). Links within a page work there
+//! as the API server writes them: pages are passed through unchanged, for everybody, because Kubernetes' conformance
+//! tests compare them byte for byte.
 //!
-//! The origin is the plane's, and every cluster's: cookies keep to the path of their cluster, and what
-//! speaks for an origin as a whole is not passed on ([`OF_THE_ORIGIN`]). Scripts in a page are not
-//! judged: a browser that was not told the bearer token gets no page from here.
+//! The plane and all clusters share one origin: cookies are limited to the path of their cluster, and headers that
+//! affect a whole origin are removed ([`OF_THE_ORIGIN`]). Scripts in a page are not filtered: a browser without the
+//! bearer token gets no page from here.
 
 #[cfg(test)]
 mod tests;
@@ -33,15 +32,14 @@ use reqwest::Url;
 use super::{PREFIX, SERVER_NAME};
 use pf9_hostagent::model::ClusterId;
 
-/// Longest address that is read: as long as servers take.
+/// Longest address that is parsed: as long as servers accept.
 const ADDRESS_MAX: usize = 8 * 1024;
 /// Most addresses of one `Link`: each grows by the cluster's path.
 const LINKS_MAX: usize = 64;
 /// Longest name a client may call the plane by: a DNS name and a port.
 const NAME_MAX: usize = 260;
 
-/// What an answer says about the whole origin, or to a proxy before the plane: not for a
-/// cluster to say.
+/// Response headers that affect the whole origin, or a proxy before the plane: not for a cluster to set.
 const OF_THE_ORIGIN: [&str; 13] = [
     "alt-svc",
     "clear-site-data",
@@ -59,7 +57,7 @@ const OF_THE_ORIGIN: [&str; 13] = [
 ];
 /// Headers that are one address.
 const ADDRESSES: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
-/// Attributes of a cookie that say nothing about where it is sent.
+/// Attributes of a cookie that do not affect where it is sent.
 const COOKIE_ATTRIBUTES: [&str; 7] = [
     "expires",
     "httponly",
@@ -70,32 +68,32 @@ const COOKIE_ATTRIBUTES: [&str; 7] = [
     "secure",
 ];
 
-/// Where one request went: what its answer is read by.
+/// Where one request went: needed to read its answer.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    /// The cluster's path on the plane, without a slash at its end.
+    /// The cluster's path on the plane, without a trailing slash.
     prefix: String,
     /// The same as the client sees it.
     root: String,
-    /// What the API server was asked, under the name it was asked by.
+    /// The URL on the API server, with the name it was called by.
     url: Url,
     /// The client's path below the prefix is that of `url`, and everybody resolves it alike.
     same: bool,
-    /// The client's path goes on below the prefix.
+    /// The client's path continues below the prefix.
     below: bool,
 }
 
-/// The request came through a proxy on the client's own machine, which put the cluster's path before
-/// what it was asked for. A client that claims it wrongly gets addresses that lead nowhere.
+/// The request came through a proxy on the client's own machine, which put the cluster's path before the requested one.
+/// A client that claims it wrongly gets addresses that lead nowhere.
 pub(super) fn is_behind_own_proxy(headers: &HeaderMap) -> bool {
     let said = headers.get("x-forwarded-for").and_then(text);
-    // The first is the one who asked first; others on the way add themselves behind.
+    // The first entry is the original client; proxies append themselves.
     let first = said.and_then(|list| list.split(',').next());
     let address = first.and_then(|ip| ip.trim_ascii().parse::<IpAddr>().ok());
     address.is_some_and(|ip| ip.is_loopback())
 }
 
-/// The name the client calls the plane by, as far as it is one.
+/// The name the client uses for the plane, if it is valid.
 pub(super) fn name_of(headers: &HeaderMap) -> Option<&str> {
     let name = headers.get(header::HOST)?.to_str().ok()?;
     let authority: Authority = name.parse().ok()?;
@@ -105,8 +103,8 @@ pub(super) fn name_of(headers: &HeaderMap) -> Option<&str> {
 // === impl Asked ===
 
 impl Asked {
-    /// A request for `path` (and query) below the path of a cluster, whose API server was asked by
-    /// `name`. `None`: that is no path.
+    /// A request for `path` (and query) below the path of a cluster, whose API server was called by `name`. `None`: not
+    /// a valid path.
     pub(super) fn new(
         cluster: ClusterId,
         name: &str,
@@ -114,7 +112,7 @@ impl Asked {
         query: Option<&str>,
     ) -> Option<Self> {
         let mut url = Url::parse(&format!("https://{name}/")).ok()?;
-        // Set, not parsed: a path that begins with two slashes is no host.
+        // Set, not parsed: a path that begins with two slashes must not become a host.
         url.set_path(path);
         url.set_query(query);
         Some(Self {
@@ -134,14 +132,13 @@ impl Asked {
         }
     }
 
-    /// Turns round everything in the head of an answer that is an address of the API server. What
-    /// cannot be read is left out.
+    /// Rewrites every address of the API server in the head of an answer. Unreadable ones are removed.
     pub(super) fn turn(&self, headers: &mut HeaderMap) {
         for name in OF_THE_ORIGIN {
             headers.remove(name);
         }
         for name in ADDRESSES {
-            // More than one is read differently by everybody: the first counts.
+            // With more than one, readers disagree: the first counts.
             let said = headers.remove(&name);
             put(headers, name, said.and_then(|v| self.address(text(&v)?)));
         }
@@ -152,7 +149,7 @@ impl Asked {
         each(headers, header::SET_COOKIE, |said| self.cookie(said));
     }
 
-    /// An address, as the client is to follow it. One of another host comes out as it was read.
+    /// An address for the client to follow. One of another host is returned as it was parsed.
     pub(super) fn address(&self, said: &str) -> Option<String> {
         if said.len() > ADDRESS_MAX {
             return None;
@@ -161,7 +158,7 @@ impl Asked {
         let path = match self.whose(&to) {
             Whose::Elsewhere => return Some(to.into()),
             Whose::ApiServer => to.path(),
-            // An API server that knows the address its client uses may say so.
+            // An API server that knows its client's address may use it.
             Whose::Plane => match to.path().strip_prefix(&self.prefix) {
                 Some("") => "/",
                 Some(path) if path.starts_with('/') => path,
@@ -187,7 +184,7 @@ impl Asked {
         let Some(named) = host(to) else {
             return Whose::Elsewhere;
         };
-        // Whatever the scheme: what is behind the API server is not told that the client speaks TLS.
+        // With any scheme: what is behind the API server does not know that the client uses TLS.
         let port = to.port() == self.url.port()
             || to.port_or_known_default() == self.url.port_or_known_default();
         if host(&self.url).as_deref() == Some(named.as_str()) && port {
@@ -250,12 +247,12 @@ impl Asked {
             .then(|| turned.join(", "))
     }
 
-    /// A cookie of this cluster's path, for the plane's host only. Only what is known to say nothing
-    /// about its path or its domain is kept of the rest.
+    /// Limits a cookie to this cluster's path and the plane's host. Only attributes known not to affect path or domain
+    /// are kept.
     fn cookie(&self, said: &str) -> Option<String> {
         let mut parts = said.split(';').map(str::trim_ascii);
         let pair = parts.next()?;
-        // A cookie without a name could look like any other where it is sent back.
+        // A cookie without a name could be mistaken for any other when it is sent back.
         if pair
             .split_once('=')
             .is_none_or(|(name, _)| name.trim_ascii().is_empty())
@@ -274,7 +271,7 @@ impl Asked {
                 let value = attribute
                     .split_once('=')
                     .map_or("", |(_, v)| v.trim_ascii());
-                // The last one counts, and one that is none is as if it were not said.
+                // The last one counts, and an invalid one is ignored.
                 path = value.starts_with('/').then_some(value);
             }
         }
@@ -283,7 +280,7 @@ impl Asked {
                 cookie.push_str(&format!("; Path={}{path}", self.root));
             }
             Some(_) => return None,
-            // The client's own rule: the directory of what it asked for.
+            // The client's default: the directory of the requested path.
             None if self.below => {}
             None => cookie.push_str(&format!("; Path={}/", self.root)),
         }
@@ -293,14 +290,14 @@ impl Asked {
 
 /// What an address leads to.
 enum Whose {
-    /// The API server, by the name the client has for the plane.
+    /// The API server, by the client's name for the plane.
     Plane,
     /// The API server, by the name in its certificate.
     ApiServer,
     Elsewhere,
 }
 
-/// Nobody reads another path in it.
+/// Every parser reads the same path in it.
 fn is_plain(path: &str) -> bool {
     let dots = |segment: &str| {
         let segment = segment.to_ascii_lowercase().replace("%2e", ".");
@@ -311,23 +308,23 @@ fn is_plain(path: &str) -> bool {
         && !path.split('/').any(dots)
 }
 
-/// `to` as it is seen from `from`; both are whole paths without dot segments or empty ones.
+/// `to` relative to `from`; both are full paths without dot segments or empty ones.
 fn relative(from: &str, to: &str) -> String {
     let from: Vec<&str> = from.split('/').collect();
     let to: Vec<&str> = to.split('/').collect();
-    // The last segment of each names a thing, not a directory.
+    // The last segment of each is a file, not a directory.
     let dirs = &from[..from.len() - 1];
     let both = dirs.iter().zip(&to[..to.len() - 1]);
     let common = both.take_while(|(a, b)| a == b).count();
     let up = "../".repeat(dirs.len() - common);
     let rest = to[common..].join("/");
-    // What could be read as a scheme, as a quote or as nothing begins with its directory.
+    // A result that could be read as a scheme, a quote or nothing begins with its directory.
     let plain = rest.starts_with(|c: char| c.is_ascii_alphanumeric()) && !rest.contains(':');
     let dot = if up.is_empty() && !plain { "./" } else { "" };
     format!("{dot}{up}{rest}")
 }
 
-/// Parts of a list; a separator inside `<…>` (where `open` says so) or `"…"` is none.
+/// Splits a list; a separator inside `<…>` (where `open` says so) or `"…"` does not count.
 fn outside(list: &str, separator: char, open: char) -> impl Iterator<Item = &str> {
     let (mut angle, mut quoted, mut escaped) = (false, false, false);
     list.split(move |c: char| {
@@ -353,7 +350,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<String>) {
     }
 }
 
-/// Turns every value of a header that may be said more than once.
+/// Rewrites every value of a header that may occur more than once.
 fn each(headers: &mut HeaderMap, name: HeaderName, turn: impl Fn(&str) -> Option<String>) {
     let said: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
     headers.remove(&name);

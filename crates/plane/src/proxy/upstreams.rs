@@ -1,4 +1,4 @@
-//! What the plane shows and trusts towards the API servers of a cluster, and which of them it asks first.
+//! What the plane presents to and trusts from the API servers of a cluster, and their order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +14,14 @@ use crate::refusal::{Answer, Refusal};
 use crate::{rolls, rotation};
 use pf9_hostagent::model::{Authority as Signer, ClusterId, Digest, HostId, PLANE_USER};
 
-/// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
-/// of it.
+/// Lifetime of the plane's own certificate, which cannot be revoked; a new one is signed after half of it.
 const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
-/// TLS configurations towards the clusters, made when first needed.
+/// TLS configurations for the clusters, made on first use.
 #[derive(Default)]
 pub(crate) struct Upstreams {
     // One entry per cluster.
     ready: Mutex<HashMap<ClusterId, Upstream>>,
-    /// The master that answered last: one that is away is asked again when that one fails. One entry per
-    /// cluster.
+    /// The master that answered last, preferred until it fails. One entry per cluster.
     answered: Mutex<HashMap<ClusterId, HostId>>,
 }
 
@@ -31,7 +29,7 @@ pub(crate) struct Upstreams {
 struct Upstream {
     config: Arc<ClientConfig>,
     renew_at: Timestamp,
-    /// Who signs and who is trusted, when it was made.
+    /// The issuing and trusted authorities when it was made.
     authorities: Digest,
 }
 
@@ -46,19 +44,19 @@ impl Upstreams {
         answered.remove(&cluster);
     }
 
-    /// This master answered.
+    /// Records that this master answered.
     pub(super) fn answers(&self, cluster: ClusterId, master: HostId) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         answered.insert(cluster, master);
     }
 
-    /// Its masters, in the order in which they are asked.
+    /// Its masters, in the order in which they are tried.
     pub(super) fn in_order<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Member> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         in_order(cluster, answered.get(&cluster.id).copied())
     }
 
-    /// What the plane shows and trusts there now.
+    /// What the plane currently presents and trusts there.
     pub(super) fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let authorities = authorities(cluster);
@@ -78,20 +76,20 @@ impl Upstreams {
     }
 }
 
-/// Its masters, the one that answered last first; but one that a roll has been told to change behind all the others. Its
-/// API server takes connections while the etcd of its machine is restarted, which is the only one that it asks, and
-/// then fails what it took. The plane knows it before the master does: by the order that it gives.
+/// Its masters, the one that answered last first; but one that a roll has ordered to change after all others. Its API
+/// server accepts connections while its machine's etcd is restarted, which is the only one it uses, and then fails the
+/// requests. The plane knows that before the master does, from its own order.
 ///
-/// Rejected: all etcds in each API server's arguments. Its client takes them in turn, whichever is near, each member that
-/// comes or goes would start every API server again, and other clients would be helped for the second of a restart only.
+/// Rejected: all etcds in each API server's arguments. Its client uses them in rotation, however near they are, each
+/// membership change would restart every API server, and other clients would only gain the second of a restart.
 fn in_order(cluster: &Cluster, last: Option<HostId>) -> Vec<&Member> {
     let mut masters: Vec<&Member> = cluster.masters().collect();
     masters.sort_by_key(|m| (rolls::is_changing(cluster, m.host), Some(m.host) != last));
     masters
 }
 
-/// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
-/// the plane signed by the one that signs.
+/// Trusts only the cluster's authority and its successor; presents a certificate of the plane signed by the one that
+/// currently signs.
 fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
     let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
     let (pem, key) = rotation::own_signer(cluster, Signer::Cluster);
@@ -117,7 +115,7 @@ fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
         .map_err(|e| failed(&e))
 }
 
-/// The cluster's authorities as the plane uses them, told apart.
+/// Digest of the cluster's authorities as the plane uses them.
 fn authorities(cluster: &Cluster) -> Digest {
     let signs = rotation::own_signer(cluster, Signer::Cluster).0;
     let believed = rotation::own_believed(cluster, Signer::Cluster);
@@ -137,10 +135,9 @@ mod tests {
     use super::*;
     use pf9_hostagent::model::UpgradeStage;
 
-    /// What the plane shows and trusts there is never older than half its life, nor of an authority
-    /// that gave way.
+    /// What the plane presents and trusts is never older than half its lifetime, nor from a replaced authority.
     #[test]
-    fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
+    fn the_planes_certificate_is_renewed_with_age_and_authorities() {
         let now = pf9_hostagent::seam::clock::now();
         let mut cluster = crate::compute::tests::cluster();
         let authority = |cluster: &mut Cluster, name| {
@@ -177,8 +174,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a roll told whom: all are asked, none that may be changing before one that is not, and of those that
-        /// are alike the one that answered last.
+        /// For any orders of a roll: all are tried, none that may be changing before one that is not, and among equals
+        /// the one that answered last first.
         #[test]
         fn a_master_that_a_roll_changes_is_asked_last(
             told in prop::collection::vec((prop::option::of(stages()), any::<bool>(), any::<bool>()), 1..6),

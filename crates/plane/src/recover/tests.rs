@@ -74,7 +74,7 @@ fn outcome(plane: u64, said: &HostStatus, next: &Assignment) -> Option<Outcome> 
 }
 
 #[test]
-fn only_who_is_ahead_is_listed() {
+fn only_hosts_ahead_of_the_plane_are_listed() {
     let none = Assignment::None;
     assert_eq!(outcome(5, &reports(5, None), &none), None);
     assert_eq!(outcome(6, &reports(5, None), &none), None);
@@ -83,7 +83,7 @@ fn only_who_is_ahead_is_listed() {
     conflict.refused = Some(Fault::new(FaultCode::SpecConflict, "a", "b"));
     assert_eq!(outcome(5, &conflict, &none), Some(Outcome::Obeys));
     assert_eq!(outcome(6, &conflict, &none), None, "it was before");
-    // What is installed counts, though the agent's own state was lost.
+    // What is installed counts, even if the agent's own state was lost.
     let (worker, cluster) = worker();
     let mut lost = reports(9, Some((Role::Worker, cluster)));
     lost.accepted_generation = Generation(2);
@@ -92,7 +92,7 @@ fn only_who_is_ahead_is_listed() {
 }
 
 #[test]
-fn who_was_told_more_is_told_again_with_greater_numbers() {
+fn hosts_with_newer_trust_documents_get_greater_numbers() {
     let version = |plane, serial, revision| TrustVersion {
         plane: uuid::Uuid::from_u128(plane),
         serial,
@@ -123,7 +123,7 @@ fn who_was_told_more_is_told_again_with_greater_numbers() {
 }
 
 #[test]
-fn who_believes_others_by_the_same_number_is_told_by_another() {
+fn hosts_with_other_anchors_of_the_same_version_get_a_new_one() {
     let ours = TrustVersion {
         plane: uuid::Uuid::from_u128(1),
         serial: 3,
@@ -158,7 +158,7 @@ fn who_believes_others_by_the_same_number_is_told_by_another() {
 }
 
 #[test]
-fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
+fn a_host_that_trusts_no_key_of_this_plane_is_named() {
     let trusting = |keys: &[&str]| {
         let mut said = reports(6, None);
         said.trust = Some(pf9_hostagent::model::TrustStatus {
@@ -176,7 +176,7 @@ fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
     let here = why_deaf(&trusting(&["b"]), &["a"], Some("b")).expect("named");
     assert!(here.contains("keys take-over signing"), "{here}");
     assert!(why_deaf(&trusting(&[]), &["a"], None).is_some());
-    // An agent that does not tell: its refusal does.
+    // An agent that does not report its anchors: its refusal shows it.
     let mut silent = reports(6, None);
     assert_eq!(why_deaf(&silent, &["a"], None), None);
     silent.refused = Some(Fault::new(FaultCode::DocumentUntrusted, "a", "b"));
@@ -200,7 +200,7 @@ fn a_node_is_never_removed_unasked() {
 }
 
 #[test]
-fn what_is_not_known_or_not_to_be_believed_is_left_out() {
+fn unknown_and_implausible_hosts_are_left_out() {
     let (worker, _) = worker();
     let mut starting = reports(9, None);
     starting.observed_generation = Generation(0);
@@ -220,7 +220,7 @@ fn what_is_not_known_or_not_to_be_believed_is_left_out() {
 }
 
 #[test]
-fn what_was_restored_says_nothing_of_now() {
+fn restored_reports_do_not_count() {
     let mut known = known(4);
     known.status = Some(ReceivedStatus {
         received_at: now(),

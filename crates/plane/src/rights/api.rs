@@ -1,8 +1,8 @@
 //! A cluster's API, through the tunnel of the first master that answers: one connection, one call
 //! after the other.
 //!
-//! What answers is a machine that may be anybody's by now: every answer is bounded, and of what it
-//! says only names of ours become part of a request.
+//! The other end is a machine that may be compromised: every answer is bounded, and only names of ours from it become
+//! part of a request.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use super::{Change, NODES, READY, RightsSeen};
 use pf9_hostagent::model::NodeName;
 use pf9_hostagent::telemetry::chain;
 
-/// One call: answered from memory or by etcd, or the API server is not well.
+/// One call: answered from memory or by etcd, or the API server is unhealthy.
 const CALL: Duration = Duration::from_secs(15);
-/// Objects of one answer. A node with the images it has is 10 to 20 KB.
+/// Objects per answer. A node with its images is 10 to 20 KB.
 const PAGE: usize = 250;
 /// Longest answer: such a page, four times over.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
 /// Most pages of a list: twice the largest cluster.
 const PAGES_MAX: usize = 40;
-/// Longest place in a list that is handed back; etcd's are under 200 bytes.
+/// Longest continue token that is sent back; etcd's are under 200 bytes.
 const CONTINUE_MAX: usize = 4096;
-/// Most of an answer that is repeated in words.
+/// How much of an answer is repeated in errors.
 const SAID_MAX: usize = 300;
 
-/// The API, reached.
+/// A connection to the API.
 pub(crate) struct Api(SendRequest<Body>);
 
 impl Api {
@@ -38,7 +38,7 @@ impl Api {
         Self(sender)
     }
 
-    /// What the API has of what concerns us.
+    /// Reads the objects we reconcile.
     pub(super) async fn look(&mut self) -> Result<RightsSeen, String> {
         let mut seen = RightsSeen::default();
         for collection in [OF_CLUSTER, OF_SYSTEM] {
@@ -52,7 +52,7 @@ impl Api {
         Ok(seen)
     }
 
-    /// A page that is no JSON.
+    /// A page that is not JSON.
     pub(crate) async fn text(&mut self, path: &str) -> Result<String, String> {
         match self.answer(&Method::GET, path, None).await? {
             (200..=299, bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -60,7 +60,7 @@ impl Api {
         }
     }
 
-    /// Everything of a collection that `keep` keeps, page by page.
+    /// Everything in a collection for which `keep` returns a value, page by page.
     pub(crate) async fn list<T>(
         &mut self,
         collection: &str,
@@ -69,7 +69,7 @@ impl Api {
         self.selected(collection, "", keep).await
     }
 
-    /// The same, of what has these labels; none: of all.
+    /// The same, restricted by labels; without any: all.
     pub(crate) async fn selected<T>(
         &mut self,
         collection: &str,
@@ -99,7 +99,7 @@ impl Api {
         Err(format!("its list of {collection} has too many pages"))
     }
 
-    /// Makes one change. One that is there or gone already is fine: the next look decides.
+    /// Makes one change. An object that already exists, or is already gone, is fine: the next pass decides.
     pub(super) async fn make(&mut self, change: &Change) -> Result<(), String> {
         let (method, path, body) = match change {
             Change::Create { collection, object } => {
@@ -169,13 +169,13 @@ impl Api {
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
-/// A binding's name that we made: else it is not looked at, and it stands in no path.
+/// The name of a binding that we made: others are ignored, and appear in no path.
 fn is_ours(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-".contains(&b);
     (name.starts_with(PREFIX) || name.starts_with(PEOPLE)) && name.bytes().all(plain)
 }
 
-/// As a query's value.
+/// Escaped as a query value.
 fn escaped(text: &str) -> String {
     let one = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
@@ -186,18 +186,18 @@ fn escaped(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
-/// A `Status` in words.
+/// A `Status` as a message.
 fn refused(method: &Method, path: &str, status: u16, said: &[u8]) -> String {
     let value: Value = serde_json::from_slice(said).unwrap_or_default();
     let message = value
         .get("message")
         .and_then(Value::as_str)
-        .unwrap_or("no words");
+        .unwrap_or("no message");
     let message: String = message.chars().take(SAID_MAX).collect();
     format!("{method} {path}: {status}, {message}")
 }
 
-/// What is looked at of a node. Nothing else of it is kept: there may be thousands.
+/// The fields of a node that we use. Nothing else is kept: there may be thousands.
 fn node(mut object: Value) -> Option<(String, Value)> {
     let name: NodeName = object.pointer("/metadata/name")?.as_str()?.parse().ok()?;
     let metadata = object["metadata"].take();
@@ -214,7 +214,7 @@ fn node(mut object: Value) -> Option<(String, Value)> {
     Some((name.to_string(), node))
 }
 
-/// Whether it is Ready; of one that says nothing, null. One whose kubelet is silent is not.
+/// Whether it is Ready; null if it has not reported. A node with a silent kubelet is not Ready.
 fn ready(object: &Value) -> Option<bool> {
     let conditions = object.pointer("/status/conditions")?.as_array()?;
     let mut ready = conditions.iter().filter(|c| c["type"] == "Ready");
@@ -228,9 +228,9 @@ mod tests {
     use super::super::marks::{Marks, patch};
     use super::*;
 
-    /// Else it would be marked again with every look.
+    /// Otherwise it would be marked again with every pass.
     #[test]
-    fn what_was_given_to_a_node_is_seen() {
+    fn marks_of_a_node_are_observed() {
         let marks = Marks {
             labels: &[("a".to_owned(), "b".to_owned())].into(),
             taints: &["key=:NoSchedule".to_owned()],
@@ -248,7 +248,7 @@ mod tests {
 
     type Says = fn(&str, &str) -> (u16, String);
 
-    /// An API server that answers a method and a path.
+    /// A fake API server that answers a method and a path.
     async fn api(says: Says) -> Api {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -272,7 +272,7 @@ mod tests {
         (200, page.to_string())
     }
 
-    /// Lists go on where the API server says, and what it says there is no part of the request.
+    /// Lists continue where the API server says, and its token is escaped in the request.
     #[tokio::test]
     async fn a_list_is_read_to_its_end() {
         let mut api = api(|_, path| match path.split_once('?') {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_gone_already_is_fine_and_a_refusal_is_none() {
+    async fn deleting_a_gone_object_succeeds_and_a_refusal_fails() {
         let mut api = api(|method, path| match (method, path) {
             ("DELETE", "/gone") => (404, String::new()),
             _ => (403, json!({"message": "not you"}).to_string()),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_answer_is_not_waited_for() {
+    async fn a_silent_api_is_not_waited_for() {
         let (near, _silent) = tokio::io::duplex(1024);
         let client = hyper::client::conn::http1::handshake(TokioIo::new(near));
         let (sender, connection) = client.await.expect("handshake");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_in_a_list_is_a_value_and_nothing_more() {
+    fn a_continue_token_is_escaped() {
         assert_eq!(escaped("aZ9-_.~"), "aZ9-_.~");
         assert_eq!(escaped("a&limit=1#%ä"), "a%26limit%3D1%23%25%C3%A4");
     }

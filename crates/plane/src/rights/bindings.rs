@@ -1,10 +1,9 @@
-//! Which bindings a cluster's members have, pure.
+//! The bindings of a cluster's members, pure.
 //!
-//! A master's bindings are its own: five for the cluster, three in `kube-system`, named by its host.
-//! kube-proxies share [`SHARDS`] bindings: one for all would be 450 KB at 5000 nodes, rewritten
-//! with every node; one for each would be 5000 objects, of which API servers look at every one for
-//! every request either way. (kube-proxy as the node itself would need none, but a node's name is
-//! the one right that cannot be taken away.)
+//! A master's bindings are its own: five for the cluster, three in `kube-system`, named after its host. kube-proxies
+//! share [`SHARDS`] bindings: a single one would be 450 KB at 5000 nodes, rewritten with every node; one per node would
+//! be 5000 objects, and API servers examine every one for every request either way. (kube-proxy with the node's
+//! identity would need none, but a node's name is the one right that cannot be revoked.)
 
 use std::collections::BTreeMap;
 
@@ -15,25 +14,24 @@ use crate::records::Member;
 use pf9_hostagent::model::{CertPurpose, HostId, Role};
 
 pub(super) const RBAC: &str = "rbac.authorization.k8s.io";
-/// Where bindings of the cluster are.
+/// The path of cluster role bindings.
 pub(super) const OF_CLUSTER: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
-/// Where those of the namespace `kube-system` are.
+/// The path of role bindings in the namespace `kube-system`.
 pub(super) const OF_SYSTEM: &str =
     "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings";
-/// What every binding of ours is called at the beginning: nothing else is touched, and nothing of
-/// this name that is not wanted stays.
+/// Prefix of our bindings' names: nothing else is touched, and one with this prefix that is not wanted is deleted.
 pub(super) const PREFIX: &str = "pf9:host:";
-/// The same of those that people have by their roles.
+/// The same for bindings of people by their roles.
 pub(super) const PEOPLE: &str = "pf9:role:";
 /// For people and selectors.
 const MANAGED: (&str, &str) = ("pf9.io/managed-by", "plane");
 /// Bindings that kube-proxies share: 160 names in each at 5000 nodes.
 const SHARDS: u128 = 32;
 
-/// A role, and whose users of a master have it.
+/// A role, and the purposes whose users have it on a master.
 type Grant = (&'static str, &'static str, &'static [CertPurpose]);
 
-/// Roles of the cluster that a master's programs have. Kubernetes makes them when it first starts.
+/// Cluster roles of a master's programs. Kubernetes creates them when it first starts.
 const MASTER_ROLES: [Grant; 5] = [
     ("admin", "cluster-admin", &[CertPurpose::Admin]),
     (
@@ -77,16 +75,16 @@ const SYSTEM_ROLES: [Grant; 3] = [
     ),
 ];
 
-/// A binding as it should be.
+/// A desired binding.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Binding {
-    /// Where its kind is.
+    /// The path of its kind.
     pub(super) collection: &'static str,
     pub(super) name: String,
     pub(super) object: Value,
 }
 
-/// All bindings of these members, and of the people who come through the plane.
+/// All bindings of these members, and of people with access through the plane.
 pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
     let mut all: Vec<Binding> = Person::ALL.into_iter().flat_map(of_people).collect();
     let mut proxies: BTreeMap<u128, Vec<String>> = BTreeMap::new();
@@ -106,8 +104,8 @@ pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
     all
 }
 
-/// People with this role in the cluster's project: the plane says of each request whether its person has it. A role of ours
-/// that the cluster's stack is too old to bring is nobody's until it is there.
+/// People with this role in the cluster's project: the plane adds the group to each request of theirs. A role of ours
+/// that the cluster's stack is too old to install grants nothing until it exists.
 fn of_people(role: Person) -> impl Iterator<Item = Binding> {
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": role.group()}]);
     let name = format!("{PEOPLE}{}", role.word());
@@ -155,7 +153,7 @@ fn binding(collection: &'static str, name: String, role: &str, users: &[String])
 }
 
 impl Binding {
-    /// Whether what the API has gives the same right to the same users, and says that it is ours.
+    /// Whether the observed object gives the same right to the same users, and carries our label.
     pub(super) fn is(&self, live: &Value) -> bool {
         let same = |path: &str| self.object.pointer(path) == live.pointer(path);
         same("/roleRef") && same("/subjects") && {
@@ -166,12 +164,12 @@ impl Binding {
         }
     }
 
-    /// Whether it is for the same role: that cannot be changed in an object that is there.
+    /// Whether it references the same role: that cannot be changed in an existing object.
     pub(super) fn is_for_role_of(&self, live: &Value) -> bool {
         self.object.pointer("/roleRef") == live.pointer("/roleRef")
     }
 
-    /// The merge patch that makes it so.
+    /// The merge patch to the desired state.
     pub(super) fn patch(&self) -> Value {
         json!({
             "metadata": {"labels": {MANAGED.0: MANAGED.1}},

@@ -1,6 +1,5 @@
-//! When a cluster's API is looked at: at once when its members change or one of its masters connects,
-//! often while something is not as it should be, and slowly for ever. One look at a time in a
-//! cluster, a few clusters at a time.
+//! When a cluster's API is reconciled: immediately when its members change or one of its masters connects, often while
+//! something differs, and slowly for ever. One pass at a time per cluster, a few clusters at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,55 +21,55 @@ use crate::trace::Trace;
 use crate::{departures, etcd, proxy};
 use pf9_hostagent::model::{ClusterId, Generation, HostId, NodeState, Role};
 
-/// Who asks, for the node's audit.
+/// The caller's name in the node's audit.
 const WHO: &str = "rights";
-/// Clusters that are looked at at the same time: each costs one stream and the largest answer.
+/// Concurrent passes: each costs one stream and the largest answer.
 const AT_ONCE: usize = 8;
-/// Between two looks at a cluster where all is well.
+/// Interval between passes over a cluster without differences.
 const SLOW: Duration = Duration::from_secs(60);
-/// Longest pause there, for clusters so large that a look takes long.
+/// Longest interval, for clusters so large that a pass takes long.
 const SLOWEST: Duration = Duration::from_secs(600);
-/// First pause after a look that did not end well: an API server that starts is up within the minute.
+/// First pause after an unsuccessful pass: an API server that starts is up within the minute.
 const SOON: Duration = Duration::from_secs(1);
 /// Longest pause while a master may be starting.
 const SOON_MAX: Duration = Duration::from_secs(8);
-/// Looks in a row that may fail before a cluster counts as broken: ten minutes.
+/// Failed passes in a row before a cluster counts as broken: ten minutes.
 const FAILS_MAX: u32 = 80;
-/// A look is no more than this part of a cluster's time, whatever wakes us.
+/// A pass takes at most this fraction of a cluster's time, whatever triggers it.
 const SHARE: u32 = 3;
-/// The same while something is not as it should be, however long that lasts.
+/// The same while something differs, however long that lasts.
 const SHARE_SOON: u32 = 10;
-/// The same where all is well.
+/// The same without differences.
 const SHARE_SLOW: u32 = 50;
-/// A look with all its changes: marking 5000 new nodes takes minutes. What was done stays done.
+/// A pass with all its changes: marking 5000 new nodes takes minutes. Changes made before the timeout remain.
 const LOOK_MAX: Duration = Duration::from_secs(600);
 
-/// Clusters that are to be looked at now.
+/// Clusters to reconcile now.
 #[derive(Default)]
 pub(crate) struct Rights {
     poked: Mutex<BTreeSet<ClusterId>>,
     wake: Notify,
 }
 
-/// How a look ended.
+/// Result of a pass.
 #[derive(Clone, Debug, PartialEq)]
 enum Ended {
-    /// All is as it should be.
+    /// Nothing differs.
     Well,
-    /// Something is not, and why.
+    /// Something differs, and why.
     NotYet(String),
-    /// There is no such cluster any more.
+    /// The cluster no longer exists.
     Gone,
 }
 
-/// Clusters that are being looked at: by which task, since when.
+/// Passes in progress: by which task, since when.
 type Busy = BTreeMap<ClusterId, (Id, Instant)>;
 
-/// When a cluster is looked at next, and what came before.
+/// When a cluster is due, and its history.
 #[derive(Clone, Debug)]
 struct Turn {
     due: Instant,
-    /// Not before: the last look took its share.
+    /// Not before: the last pass took its share of the time.
     rested: Instant,
     fails: u32,
     why: String,
@@ -87,7 +86,7 @@ impl Rights {
         self.wake.notify_one();
     }
 
-    /// This host connected: the way to its cluster's API, perhaps.
+    /// This host connected: perhaps the way to its cluster's API.
     pub(crate) fn connected(&self, rows: &impl Read, host: HostId) {
         match rows.get(&HOSTS, &host.to_string()) {
             Ok(row) => {
@@ -104,7 +103,7 @@ impl Rights {
     }
 }
 
-/// Keeps every cluster, until the plane stops.
+/// Reconciles every cluster, until the plane stops.
 pub(crate) async fn keep(plane: Arc<Plane>) {
     let clusters = match all(&plane) {
         Ok(clusters) => clusters,
@@ -118,13 +117,13 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
         async move { look(&plane, cluster).await }
     };
     tokio::select! {
-        // cancel-safe: looks that are under way end with it
+        // cancel-safe: passes in progress end with it
         () = plane.shutdown.cancelled() => {}
         () = rounds(&plane.rights, clusters, look) => {}
     }
 }
 
-/// Looks at these clusters, and at those that are poked, for ever.
+/// Runs passes over these clusters, and over those that are poked, for ever.
 async fn rounds<F>(rights: &Rights, clusters: Vec<ClusterId>, look: impl Fn(ClusterId) -> F)
 where
     F: Future<Output = Ended> + Send + 'static,
@@ -146,7 +145,7 @@ where
             && let Some(cluster) = first_due(&turns, &busy, now)
         {
             if let Some(turn) = turns.get_mut(&cluster) {
-                // A poke from now on concerns the look after this one.
+                // A poke from now on asks for another pass.
                 turn.due = now + SLOWEST;
             }
             let look = tokio::time::timeout(LOOK_MAX, look(cluster));
@@ -161,7 +160,7 @@ where
             false => None,
         };
         tokio::select! {
-            // cancel-safe: all are; looks that are under way end with this task
+            // cancel-safe: all are; passes in progress end with this task
             () = rights.wake.notified() => {}
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             Some(done) = looking.join_next_with_id() => {
@@ -177,7 +176,7 @@ where
     }
 }
 
-/// Who has waited longest of those that may be looked at.
+/// Among those that are due, the one waiting longest.
 fn first_due(turns: &BTreeMap<ClusterId, Turn>, busy: &Busy, now: Instant) -> Option<ClusterId> {
     let waiting = turns
         .iter()
@@ -249,7 +248,7 @@ impl Turn {
                 pause.max(took * (SHARE_SOON - 1))
             }
         };
-        // Sooner, if somebody poked meanwhile.
+        // Sooner, if it was poked meanwhile.
         self.due = self.due.min(now + pause);
     }
 }
@@ -260,7 +259,7 @@ fn all(plane: &Plane) -> Answer<Vec<ClusterId>> {
     Ok(clusters.into_iter().map(|(_, c)| c.id).collect())
 }
 
-/// One look at a cluster, and what follows from it.
+/// One pass over a cluster, and its consequences.
 async fn look(plane: &Arc<Plane>, id: ClusterId) -> Ended {
     match look_now(plane, id).await {
         Ok(Some(ended)) => ended,
@@ -292,7 +291,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     for change in &plan.changes {
         match api.make(change).await {
             Ok(()) => tracing::info!(cluster = %id, %change, "changed in the cluster's API"),
-            // The others do not wait for it.
+            // Continue with the other changes.
             Err(why) => drop(failed.get_or_insert(why)),
         }
     }
@@ -302,7 +301,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     let leaving = cluster.departed.iter().filter(|d| !d.ended).count();
     Ok(Some(match (plan.missing, leaving) {
         (0, 0) if plan.changes.is_empty() => Ended::Well,
-        // Looked at once more: that what was done is so.
+        // Verified with another pass.
         (0, 0) => Ended::NotYet("changes were made".into()),
         (missing, leaving) => Ended::NotYet(format!(
             "{missing} nodes have not registered, {leaving} are leaving"
@@ -310,7 +309,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     }))
 }
 
-/// Ends departures that are done or late; then the masters' specs say so.
+/// Ends departures that are done or late, and updates the masters' specs.
 async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
     let now = pf9_hostagent::seam::clock::now();
     let rows = plane.read()?;
@@ -347,9 +346,8 @@ async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
         .await
 }
 
-/// Whether a host says that it has no role any more, by the spec that took it away, and when it last
-/// said anything. One that is not known any more has nothing to say. While the plane was away nobody
-/// could say anything.
+/// Whether a host reports that it has no role any more, by the spec that removed it, and when it last reported. An
+/// unknown host has nothing to report. While the plane was down nobody could report.
 fn said(rows: &impl Read, host: HostId, started: Timestamp) -> Said {
     let key = host.to_string();
     let status = rows.get(&STATUSES, &key).ok().flatten();
@@ -368,7 +366,7 @@ fn said(rows: &impl Read, host: HostId, started: Timestamp) -> Said {
     Said { done, at }
 }
 
-/// Whether a host that has seen this generation, and whose node is so, is done with leaving.
+/// Whether a host that has seen this generation, with this node status, is done with leaving.
 fn has_left(
     issued: (Generation, Role),
     observed: Generation,

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde_json::Value;
 
-/// What a node's labels, taints and pods are to be.
+/// Desired labels, taints and pod network of a node.
 pub(super) struct Marks<'a> {
     pub(super) labels: &'a BTreeMap<String, String>,
     pub(super) taints: &'a [String],
-    /// Those with one of these keys that are not wanted go.
+    /// Those with one of these keys that are not desired are removed.
     pub(super) role_keys: &'a [&'a str],
-    /// The network of its pods, where a program in the cluster asks for it.
+    /// The network of its pods, if a program in the cluster reads it there.
     pub(super) pods: Option<IpNet>,
 }
 
-/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of others
-/// stay; those with one of the `role_keys` that is not wanted go. It holds the version that was seen:
-/// taints are one list, and another writer's must not be lost.
+/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of others stay; those with
+/// one of the `role_keys` that are not desired are removed. It contains the observed version: taints are one list, and
+/// another writer's must not be lost.
 pub(super) fn patch(node: &Value, marks: &Marks<'_>) -> Option<Value> {
     let Marks {
         labels,
@@ -77,7 +77,7 @@ pub(super) fn patch(node: &Value, marks: &Marks<'_>) -> Option<Value> {
     if list != live {
         spec.insert("taints".into(), list.into());
     }
-    // Kubernetes takes it once: the first writer wins.
+    // Kubernetes accepts it once: the first writer wins.
     let none = node.pointer("/spec/podCIDR").is_none_or(Value::is_null);
     if let Some(pods) = pods.filter(|_| none) {
         let pods = pods.trunc().to_string();
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(
             changed,
             json!({
-                // As it was seen: another writer's taints would be lost.
+                // The observed version: otherwise another writer's taints would be lost.
                 "metadata": {"labels": {"ours": "", "old": null}, "resourceVersion": "7"},
                 "spec": {"taints": [
                     {"key": "theirs", "effect": "NoSchedule"},
@@ -155,7 +155,7 @@ mod tests {
         let given = patch(&after, &marks(Some("10.20.3.0/24"))).expect("none has it");
         let pods = json!({"podCIDR": "10.20.3.0/24", "podCIDRs": ["10.20.3.0/24"]});
         assert_eq!(given["spec"], pods);
-        // Kubernetes lets nobody change it.
+        // Kubernetes does not allow it to change.
         after["spec"]["podCIDR"] = "10.20.9.0/24".into();
         assert_eq!(patch(&after, &marks(Some("10.20.3.0/24"))), None);
     }

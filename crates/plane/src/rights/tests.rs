@@ -1,4 +1,4 @@
-//! Whatever members do and whatever the API has: after the changes all is as it should be.
+//! Whatever members do and whatever the API has: after the changes the desired state is reached.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::departures::{self, tests::done_if};
 use crate::membership::detach;
 use pf9_hostagent::model::{CertPurpose, HostId, Role};
 
-/// An API server, as far as the changes of a plan go.
+/// An API server, as far as a plan's changes need it.
 #[derive(Clone, Debug, Default)]
 struct Fake(RightsSeen);
 
@@ -120,7 +120,8 @@ fn a_masters_rights_come_and_go_with_it() {
     assert!(every.into_iter().all(|b| !b.contains("system:masters")));
 }
 
-/// Nodes and what they use, and nothing else: the role is in the stack's add-ons, under the name that is bound.
+/// Nodes and their usage, and nothing else: the role is in the stack's add-ons, under the name that the binding
+/// references.
 #[test]
 fn readers_and_members_see_nodes_by_a_role_that_the_stack_brings() {
     let file = include_str!("../../../../scripts/addons/03-roles.yaml");
@@ -171,7 +172,7 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     let taint = |key: &str| json!({"key": format!("node-role.kubernetes.io/{key}"), "effect": "NoSchedule"});
     assert_eq!(master["spec"]["taints"], json!([taint("control-plane")]));
     assert!(api.0.nodes["node-3"]["spec"]["taints"].is_null());
-    // What an earlier release marked a master with goes, and so does what the other role left.
+    // Marks of an earlier release are removed, and so are those of the other role.
     let of_before =
         json!({"node-role.kubernetes.io/master": "", "node-role.kubernetes.io/worker": ""});
     let master = api.0.nodes.get_mut("node-1").expect("node");
@@ -183,18 +184,18 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     for key in of_before.as_object().expect("labels").keys() {
         assert!(master["metadata"]["labels"].get(key).is_none(), "{key}");
     }
-    // It moves its pods away, as the node it is; then it goes.
+    // It drains its pods, as the node it is; then it is removed.
     detach(&mut c, &[host(3)], now()).expect("detach");
     settled(&c, &mut api);
     assert!(api.0.nodes.contains_key("node-3"));
     departures::settle(&mut c, now(), done_if(|_| true));
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
-    // Its certificate registers it again, without any mark; and again it goes.
+    // Its certificate registers it again, without any mark; and again it is removed.
     api.register("node-3");
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
-    // One that bears our mark and that nobody remembers.
+    // One that has our mark and whose host is forgotten.
     api.register("left-over");
     let left = api.0.nodes.get_mut("left-over").expect("node");
     left["metadata"]["labels"] = json!({HOST_LABEL: host(9).to_string()});
@@ -203,7 +204,7 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     assert!(api.0.nodes.contains_key("somebody-elses"));
 }
 
-/// Who makes the network in the cluster asks there what each node's pods are.
+/// A network program in the cluster reads each node's pod network there.
 #[test]
 fn nodes_of_a_network_in_the_cluster_are_given_their_pods() {
     let mut c = cluster();
@@ -221,7 +222,7 @@ fn nodes_of_a_network_in_the_cluster_are_given_their_pods() {
     }
 }
 
-/// The order of members says nothing, and neither does how many share a binding.
+/// Neither the order of members nor how many share a binding causes a change.
 #[test]
 fn who_shares_a_binding_in_which_order_is_no_change() {
     let mut c = cluster();
@@ -240,7 +241,7 @@ fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
     let worker = c.members.iter().find(|m| m.role == Role::Worker);
     let first = worker.expect("it is there").clone();
     let member = |n: u128| Member {
-        // Ids are of chance; these are spread like some.
+        // Ids are random; these are spread alike.
         host: HostId(uuid::Uuid::from_u128(
             n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
         )),
@@ -257,7 +258,7 @@ fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
     let mut api = Fake::default();
     settled(&c, &mut api);
     assert_eq!(api.users().len(), 5000);
-    // One more is a change of one of them.
+    // One more member changes one of them.
     c.members.push(member(5001));
     let changes = plan(&c, &api.0).changes;
     assert!(
@@ -302,7 +303,7 @@ fn a_binding_that_was_changed_is_put_right_and_others_are_let_be() {
 }
 
 proptest! {
-    /// Members come and go, in any way; nodes register when they like, and also when they have left.
+    /// Members come and go in any way; nodes register whenever they like, also after they have left.
     #[test]
     fn rights_are_the_members_and_nobody_elses(ops in proptest::collection::vec(
         (0u8..5, 0u8..8, any::<bool>()), 1..40)

@@ -1,11 +1,11 @@
-//! What the cluster's own API is asked before the first step, and the findings that follow.
+//! What the cluster's own API is asked before the first step, and the resulting findings.
 //!
-//! | asked | found |
+//! | asked | finding |
 //! |---|---|
-//! | `/metrics`, which deprecated APIs were requested | those in use that the next release removes |
-//! | webhooks that must answer | without a ready backend; that intercept every pod |
-//! | disruption budgets | that never allow a drain |
-//! | pods (`pods`) | without a controller; with local data |
+//! | `/metrics`: requests of deprecated APIs | those in use that the next release removes |
+//! | webhooks that must answer | no ready backend; they intercept every pod |
+//! | disruption budgets | they never allow a drain |
+//! | pods (`pods`) | no controller; local data |
 //! | nodes | whether drained pods have another node |
 //!
 //! The API server may be compromised: lists are bounded where they are read, names become part of a request
@@ -27,11 +27,11 @@ use crate::state::Plane;
 use crate::trace::Trace;
 use pf9_hostagent::model::AfterDrain;
 
-/// Who asks, for the node's audit.
+/// The caller's name in the node's audit.
 const WHO: &str = "upgrade";
-/// Most findings of one kind: with more, these come first.
+/// Most findings of one kind; beyond that the first ones.
 const FOUND_MAX: usize = 50;
-/// Most services of webhooks that are asked about.
+/// Most webhook services that are checked.
 const SERVICES_MAX: usize = 100;
 /// Longest name that is repeated.
 const NAME_MAX: usize = 253;
@@ -48,23 +48,22 @@ const DEPRECATED: &str = "apiserver_requested_deprecated_apis";
 /// A service by namespace and name.
 type Service = (String, String);
 
-/// What the API said.
+/// The API's answers.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// Its numbers, as text.
+    /// Its metrics, as text.
     metrics: String,
     webhooks: Vec<Value>,
     budgets: Vec<Value>,
-    /// What a drain takes away, and about which there is something to say.
+    /// Pods that a drain evicts, as far as there is a finding about them.
     pods: Option<Result<Vec<pods::Pod>, String>>,
-    /// Nodes that pods of others may come up on.
+    /// Nodes on which evicted pods may start.
     taking: usize,
     /// Services of webhooks that must answer, and whether they have a ready backend.
     answered: BTreeMap<Service, bool>,
 }
 
-/// Asks a cluster's API; where it cannot be asked, that is what is found. `to`: the Kubernetes that it is to have
-/// then, if another.
+/// Asks a cluster's API; if it cannot be asked, that is the finding. `to`: its next Kubernetes version, if different.
 pub(super) async fn ask(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -77,7 +76,7 @@ pub(super) async fn ask(
     match said(plane, cluster).await {
         Ok(said) => findings(&said, to, then),
         Err(why) => {
-            let what = "the cluster's API could not be asked for blockers";
+            let what = "the cluster's API could not be checked for blockers";
             let fault =
                 blocked(what, why).fix("check that a master is connected and its API answers");
             vec![Finding {
@@ -95,7 +94,7 @@ async fn said(plane: &Arc<Plane>, cluster: &Cluster) -> Result<Said, String> {
     let mut said = Said {
         metrics: api.text("/metrics").await?,
         budgets: api.list(BUDGETS, Some).await?,
-        // A list longer than any that is read is no reason not to begin.
+        // A list too long to read is no reason not to start.
         pods: Some(api.list(PODS, pods::matters).await),
         taking: api
             .list(NODES, |node| pods::takes_pods(&node).then_some(()))
@@ -135,7 +134,7 @@ fn must_answer(hook: &Value) -> bool {
     text(hook, "/failurePolicy") != "Ignore"
 }
 
-/// The service that answers, if its names can stand in a request.
+/// The service that answers, if its names are valid in a request.
 fn service(hook: &Value) -> Option<Service> {
     let plain = |name: &str| {
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -166,7 +165,7 @@ fn findings(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding>
     let removed = to.into_iter().flat_map(|to| removed(&said.metrics, to));
     let mut found: Vec<Finding> = removed.take(FOUND_MAX).collect();
     let configurations = said.webhooks.iter().flat_map(hooks);
-    // What is evicted from the only node has nowhere to go until that node is back.
+    // What is evicted from the only node cannot start until that node is back.
     let nowhere = said.taking < 2;
     let of_hooks =
         configurations.filter_map(|(name, hook)| of_hook(name, hook, &said.answered, nowhere));
@@ -212,8 +211,8 @@ fn removed(metrics: &str, to: &Version) -> impl Iterator<Item = Finding> {
             group => format!("{group}/{version}/{resource}"),
         };
         let what = format!("{api} is in use, and Kubernetes {}.{} removed it", to.major, to.minor);
-        let why = format!("somebody asked for it since the API server started; it went with {gone}");
-        let fix = "find who asks (the API server's audit: k8s.io/deprecated), give it the newer version of the API";
+        let why = format!("it was requested since the API server started; it was removed in {gone}");
+        let fix = "find the client (the API server's audit: k8s.io/deprecated) and move it to the newer version of the API";
         Some(Finding {
             id: format!("removed-api/{api}"),
             weight: Weight::Blocks,
@@ -222,7 +221,7 @@ fn removed(metrics: &str, to: &Version) -> impl Iterator<Item = Finding> {
     })
 }
 
-/// A label's value; those of this metric have no quotes in them.
+/// A label's value; those of this metric contain no quotes.
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = labels.split_once(&format!("{name}=\""))?;
     let value = rest.split('"').next()?;
@@ -261,13 +260,13 @@ fn of_hook(
     let (weight, why, fix) = match nowhere {
         false => (
             Weight::Warns,
-            "while the node of its own pods is drained no pod may come up anywhere",
-            "give it two replicas on two nodes, or a namespaceSelector that leaves kube-system out",
+            "while the node of its own pods is drained no pod can start anywhere",
+            "give it two replicas on two nodes, or a namespaceSelector that excludes kube-system",
         ),
         true => (
             Weight::Blocks,
-            "its own pods are evicted from the only node that takes any, and then no pod may come up there",
-            "give it a namespaceSelector that leaves kube-system and its own namespace out, or add a node",
+            "its own pods are evicted from the only node that takes any, and then no pod can start there",
+            "give it a namespaceSelector that excludes kube-system and its own namespace, or add a node",
         ),
     };
     Some(Finding {
@@ -294,8 +293,8 @@ fn concerns_pods(hook: &Value) -> bool {
     })
 }
 
-/// A budget that allows no disruption, and never will: it wants as many pods as there are, or those that are evicted
-/// come up `nowhere`, so that it is used up by the first of them.
+/// A budget that allows no disruption, and never will: it wants as many pods as there are, or evicted ones cannot start
+/// (`nowhere`), so that the first eviction uses it up.
 fn of_budget(budget: &Value, then: AfterDrain, nowhere: bool) -> Option<Finding> {
     let number = |at: &str| {
         budget
@@ -321,16 +320,19 @@ fn of_budget(budget: &Value, then: AfterDrain, nowhere: bool) -> Option<Finding>
             "the drain does not finish, and the upgrade stops",
         ),
         AfterDrain::Wait => (Weight::Blocks, "the drain waits for ever"),
-        AfterDrain::Force => (Weight::Warns, "its pods are deleted when the drain is late"),
+        AfterDrain::Force => (
+            Weight::Warns,
+            "its pods are deleted when the drain times out",
+        ),
     };
     let (what, fix) = match never {
         true => (
-            format!("disruption budget {name} never lets a pod go: {then}"),
+            format!("disruption budget {name} never allows an eviction: {then}"),
             "allow one to be unavailable, or give it one more replica",
         ),
         false => (
             format!(
-                "disruption budget {name} does not let all pods go, and no other node takes them: {then}"
+                "disruption budget {name} does not allow all pods to be evicted, and no other node takes them: {then}"
             ),
             "allow all to be unavailable, or add a node that takes pods",
         ),
@@ -428,7 +430,7 @@ mod tests {
             ]
         };
         assert_eq!(ids(&said, AfterDrain::Stop), want(Weight::Warns));
-        // Of a node alone: it would wait for its own pods, that nobody lets come up.
+        // With a single node: the drain would wait for its own pods, which cannot start elsewhere.
         let said = Said { taking: 1, ..said };
         assert_eq!(ids(&said, AfterDrain::Stop), want(Weight::Blocks));
     }
@@ -472,7 +474,7 @@ mod tests {
         assert_eq!(ids(&said, AfterDrain::Stop), of(Weight::Blocks));
         assert_eq!(ids(&said, AfterDrain::Wait), of(Weight::Blocks));
         assert_eq!(ids(&said, AfterDrain::Force), of(Weight::Warns));
-        // On a node alone the second one is never let go, for the first comes up nowhere.
+        // With a single node the second one is never evicted, because the first cannot start.
         let said = Said { taking: 1, ..said };
         let found = ids(&said, AfterDrain::Stop);
         let found: Vec<&str> = found.iter().map(|(id, _)| id.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What nodes report, what follows from it, and nodes that join or leave meanwhile. Pure.
+//! What nodes report, its consequences, and nodes that join or leave meanwhile. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,22 +12,22 @@ use pf9_hostagent::model::{
     Fault, FaultCode, HostId, NodeName, StackRef, UpgradeStage, UpgradeState,
 };
 
-/// How long a node may report that it cannot get ready before the roll stops: it tries again every minute, and
-/// what is wrong right after a start or on a full disk is often over by then.
+/// How long a node may report that it cannot get ready before the roll stops: it retries every minute, and a problem
+/// right after a start or a full disk is often over by then.
 pub(super) const UNREADY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// What a node says of itself, as far as it matters here.
+/// The relevant part of a node's report.
 pub(crate) struct Report<'a> {
-    /// It speaks of the newest spec.
+    /// It is about the newest spec.
     pub(crate) newest: bool,
-    /// And is well.
+    /// And healthy.
     pub(crate) well: bool,
     pub(crate) upgrade: Option<&'a UpgradeStatus>,
     /// It refuses the newest spec.
     pub(crate) refused: Option<&'a Fault>,
 }
 
-/// A member reported. True when that changes the row.
+/// A member reported. True when the row changes.
 pub(crate) fn heard(
     cluster: &mut Cluster,
     host: HostId,
@@ -55,9 +55,9 @@ pub(crate) fn heard(
     let etcd = (part.told == Some(UpgradeStage::Etcd) && part.etcd).then(|| part.to.clone());
     let etcd = etcd.or(late);
     let had = match (&failed, part.told) {
-        // It looks again every minute, and is ready by itself once its machine is put right.
+        // It retries every minute, and becomes ready without a new order once its machine is repaired.
         (Some(_), Some(UpgradeStage::Prepare)) if under_way => None,
-        // A node that failed has what it had before: only there does it follow its spec again.
+        // A node that failed has what it had before: only then does it follow its spec again.
         (Some(_), Some(stage)) => {
             part.withdraw();
             (stage == UpgradeStage::Node).then(|| part.from.clone())
@@ -88,7 +88,7 @@ pub(crate) fn heard(
     changed
 }
 
-/// Takes in what a node reports of its order.
+/// Takes in a node's report about its order.
 fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     let Some(stage) = part.told.filter(|stage| !part.has(*stage)) else {
         return;
@@ -127,7 +127,7 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
             | UpgradeState::PuttingBack,
         ) => {}
         (_, UpgradeState::PutBack | UpgradeState::Refused) => {
-            // Words are not asked of it twice: what stops a roll always has a reason.
+            // A fault is always set: what stops a roll always has a reason.
             part.fault.get_or_insert_with(|| {
                 Fault::new(
                     FaultCode::RollStopped,
@@ -139,7 +139,7 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     }
 }
 
-/// A node failed. True when that is news.
+/// A node failed. True if that is new.
 fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
     match roll.state {
         State::Running | State::Paused => {}
@@ -157,7 +157,7 @@ fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
     true
 }
 
-/// Advances as far as it can; `open`: steps may begin now. Answers the nodes whose spec follows from it.
+/// Advances as far as possible; `open`: steps may begin now. Returns the nodes whose spec changes.
 pub(crate) fn advance(
     cluster: &mut Cluster,
     look: &Look<'_>,
@@ -190,7 +190,7 @@ pub(crate) fn advance(
         if let Some(member) = member_mut(cluster, host)
             && stage == UpgradeStage::Node
         {
-            // The stack goes on and etcd's stays, until a stage of its own.
+            // The stack advances and etcd stays, until a stage of its own.
             let had = member.stack.replace(to);
             let had = had.unwrap_or_else(|| cluster.stack.clone());
             keep_etcd(cluster, host, had);
@@ -200,7 +200,7 @@ pub(crate) fn advance(
     told
 }
 
-/// A master's etcd is of `had`, where nothing else was written down.
+/// Pins a master's etcd to `had`, unless it is pinned already.
 fn keep_etcd(cluster: &mut Cluster, host: HostId, had: StackRef) {
     let part = cluster.roll.as_ref().and_then(|r| r.parts.get(&host));
     let moves_along = part.is_none_or(|p| p.etcd);
@@ -230,8 +230,7 @@ fn finish(cluster: &mut Cluster, now: Timestamp) -> Vec<HostId> {
     cluster.members.iter().map(|m| m.host).collect()
 }
 
-/// Adds members that joined and drops those that left. A new one begins with the stack that fits what the
-/// others have by now.
+/// Adds members that joined and drops those that left. A new one starts with the stack that fits the others' progress.
 pub(crate) fn take_in(cluster: &mut Cluster) {
     let new: Vec<HostId> = match &mut cluster.roll {
         None => return,
@@ -250,7 +249,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
         let Some(roll) = &mut cluster.roll else {
             return;
         };
-        // A host that joins while others are updated begins with what its machine has.
+        // A host that joins during OS updates starts with what its machine has.
         let to = match roll.goal {
             Goal::Stack => roll.to.clone(),
             Goal::Os(_) => stack.clone(),
@@ -259,7 +258,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
         let over = !roll.is_under_way();
         let part = Part {
             node: done || over,
-            // Where it does not move its etcd apart, that goes along with the rest.
+            // Without a separate etcd step it moves with the rest.
             etcd: done || over || !roll.etcd_moves,
             ..Part::new(stack.clone(), to, new_id())
         };
@@ -272,8 +271,7 @@ pub(crate) fn take_in(cluster: &mut Cluster) {
     }
 }
 
-/// The stack that a new member begins with. A master joins an etcd; a worker's kubelet is no newer than
-/// any API server.
+/// The initial stack of a new member. A master joins an etcd; a worker's kubelet must not be newer than any API server.
 fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
     let roll = cluster.roll.as_ref()?;
     let master = cluster.member(host).is_some_and(is_master);
@@ -284,7 +282,7 @@ fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
     });
     let first = theirs.next()?;
     let same = theirs.all(|s| s == first);
-    // What a master was told, and has not confirmed, it may not be yet.
+    // A master with an unconfirmed order may not have changed yet.
     let between = others().any(|m| part(roll, m).is_some_and(Part::is_between));
     if same && !between {
         return Some(first.clone());
@@ -296,8 +294,8 @@ fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
 }
 
 impl Roll {
-    /// Hosts that have their distribution's updates are not told again: a reinstalled machine would install them
-    /// at a time that nobody chose. Answers the nodes whose spec follows from it.
+    /// Hosts that have installed their distribution's updates get no order again: a reinstalled machine would install
+    /// them at a time that nobody chose. Returns the nodes whose spec changes.
     pub(super) fn forget_done(&mut self) -> Vec<HostId> {
         let done = |p: &Part| p.told == Some(UpgradeStage::Os) && !p.os_due;
         let mut told = Vec::new();
@@ -310,7 +308,7 @@ impl Roll {
 }
 
 impl Part {
-    /// Of a node that was told of nothing yet.
+    /// For a node without an order.
     pub(super) fn new(from: StackRef, to: StackRef, roll: pf9_hostagent::model::RollId) -> Self {
         Self {
             roll,
@@ -332,8 +330,8 @@ impl Part {
         }
     }
 
-    /// Whether it knows that its order was taken back, and the stack of its etcd where it carried the order out
-    /// anyway: a spec without the order names no other stack, so a node that had begun goes on.
+    /// Whether it knows that its order was withdrawn, and its etcd's stack if it carried the order out anyway: a spec
+    /// without the order names no other stack, so a node that had started continues.
     fn hears(&mut self, report: &Report<'_>, settled: bool) -> Option<StackRef> {
         let late = report.upgrade.filter(|u| {
             let done = (u.stage, u.state) == (UpgradeStage::Etcd, UpgradeState::Done);
@@ -348,7 +346,7 @@ impl Part {
         late
     }
 
-    /// Notes since when it reports that it cannot get ready. True while that does not stop the roll yet.
+    /// Records since when it reports that it cannot get ready. True while that does not stop the roll yet.
     fn is_early(&mut self, now: Timestamp) -> bool {
         let told = self.told == Some(UpgradeStage::Prepare);
         let unready = told && self.state == Some(UpgradeState::Refused);
@@ -357,7 +355,7 @@ impl Part {
         self.unready_since.is_some_and(early)
     }
 
-    /// Its order is taken back: it is what it was, once it knows. Its report of it stays.
+    /// Its order is withdrawn: it returns to its previous state once it knows. Its report about it stays.
     fn withdraw(&mut self) {
         if self.told == Some(UpgradeStage::Etcd) && !self.etcd {
             self.late_etcd = Some(self.to.clone());

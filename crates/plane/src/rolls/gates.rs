@@ -1,4 +1,4 @@
-//! Findings before the first step. Pure, from the matrix of compatible versions and from what hosts reported.
+//! Findings before the first step. Pure, from the matrix of compatible versions and from host reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,18 +12,18 @@ use pf9_hostagent::model::{
     Digest, Fault, FaultCode, Fit, HostId, Inventory, Machine, Matrix, StackManifest,
 };
 
-/// How much a finding weighs.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Weight {
-    /// It would not work: it cannot be overruled.
+    /// It cannot work: not overrulable.
     Refuses,
-    /// It does not begin, unless the person who begins it names it (`--despite`).
+    /// It does not start, unless the operator names it (`--despite`).
     Blocks,
     Warns,
 }
 
-/// Something that was found.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Finding {
     /// The id by which it is overruled.
@@ -33,22 +33,22 @@ pub(crate) struct Finding {
     pub(crate) fault: Fault,
 }
 
-/// What is known of a host.
+/// What is known about a host.
 pub(super) struct Known<'a> {
     pub(super) seen: Condition,
     pub(super) inventory: Option<&'a Inventory>,
 }
 
-/// What is judged.
+/// The inputs.
 pub(super) struct Case<'a> {
     pub(super) cluster: &'a Cluster,
-    /// Manifests of the members' stacks and of the next one.
+    /// Manifests of the members' stacks and of the new one.
     pub(super) stacks: &'a BTreeMap<Digest, StackManifest>,
     pub(super) to: &'a StackManifest,
     pub(super) hosts: &'a BTreeMap<HostId, Known<'a>>,
 }
 
-/// All findings that need no answer of the cluster.
+/// All findings that do not need the cluster's API.
 pub(super) fn findings(case: &Case<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(other_walks(case.cluster));
@@ -70,7 +70,7 @@ pub(super) fn blocked(what: impl Into<String>, why: impl Into<String>) -> Fault 
     Fault::new(FaultCode::RollBlocked, what, why)
 }
 
-/// Two walks that restart masters do not run side by side.
+/// Two rolls that restart masters do not run side by side.
 pub(super) fn other_walks(cluster: &Cluster) -> Option<Finding> {
     let (what, fix) = if cluster.rotation.is_some() {
         (
@@ -90,7 +90,7 @@ pub(super) fn other_walks(cluster: &Cluster) -> Option<Finding> {
     Some(finding("other-work", Weight::Refuses, fault))
 }
 
-/// The manifests of the stacks that members have, each with one that has it.
+/// The manifests of members' present stacks, each with one member that has it.
 fn had<'a>(
     case: &'a Case<'_>,
     of: fn(&'a Cluster, &'a Member) -> Digest,
@@ -190,13 +190,13 @@ fn addons_left(case: &Case<'_>) -> Vec<Finding> {
     told.collect()
 }
 
-/// The stack and each machine that it is to run on.
+/// The stack and each machine it will run on.
 fn machines(case: &Case<'_>) -> Vec<Finding> {
     let matrix = Matrix::ours();
     let known = match matrix.fits(case.to, &Machine::default()) {
         Fit::Refused(fault) => return vec![finding("stack", Weight::Refuses, *fault)],
         Fit::Warned(words) => {
-            let what = format!("stack {}: this is known of its versions", case.to.version);
+            let what = format!("stack {}: known issues of its versions", case.to.version);
             let fault =
                 blocked(what, words.join("; ")).fix("choose another stack if it concerns you");
             Some(finding("stack", Weight::Warns, fault))
@@ -217,7 +217,7 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
     known.into_iter().chain(judged).collect()
 }
 
-/// Hosts that are away or not well. Workers catch up; a master is waited for, which is better known before.
+/// Hosts that are absent or unhealthy. Workers catch up; a master is waited for, which should be known before.
 pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
     let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
@@ -229,7 +229,7 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
                 "check that its agent runs and reaches the plane",
             ),
             Condition::Unwell => (
-                "it is not converged",
+                "it has not converged",
                 "see pf9-plane cluster show, and pf9ctl status on it",
             ),
             Condition::Changing => (
@@ -252,7 +252,7 @@ pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> 
     judged.collect()
 }
 
-/// The first finding that still stands against it once these ids are overruled.
+/// The first finding that still blocks it once these ids are overruled.
 pub(crate) fn stands<'a>(found: &'a [Finding], despite: &[String]) -> Option<&'a Finding> {
     found.iter().find(|f| match f.weight {
         Weight::Refuses => true,
@@ -261,7 +261,7 @@ pub(crate) fn stands<'a>(found: &'a [Finding], despite: &[String]) -> Option<&'a
     })
 }
 
-/// A part of a stack that is of another version in the next one.
+/// A component with another version in the new stack.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Changed {
     component: String,
@@ -279,7 +279,7 @@ const OF_MASTERS: [&str; 6] = [
     "kube-scheduler",
 ];
 
-/// Components that differ, and so are restarted.
+/// Components that differ, and are therefore restarted.
 pub(super) fn changes(from: &StackManifest, to: &StackManifest, master: bool) -> Vec<Changed> {
     let mut all: BTreeMap<&str, (Option<&str>, Option<&str>)> = BTreeMap::new();
     for c in &from.components {

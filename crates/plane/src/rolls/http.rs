@@ -1,13 +1,13 @@
-//! Rolls over HTTP: the administrator's socket by the cluster's name, qbert's API by its id; one body and one
-//! answer for both.
+//! Rolls over HTTP: the administrator's socket with the cluster's name, qbert's API with its id; the same bodies and
+//! answers for both.
 //!
 //! | path behind the cluster | does |
 //! |---|---|
-//! | `GET /upgrade`              | how far the newest roll is |
-//! | `POST /upgrade/plan`        | what an upgrade would do, and what stands against it |
-//! | `POST /upgrade`             | the same, and begins |
+//! | `GET /upgrade`              | progress of the newest roll |
+//! | `POST /upgrade/plan`        | what an upgrade would do, and what blocks it |
+//! | `POST /upgrade`             | the same, and starts it |
 //! | `POST /upgrade/{verb}`      | `pause`, `resume`, `cancel`, `back` |
-//! | `… /os-update…`             | the same of the distributions' updates; none goes `back` |
+//! | `… /os-update…`             | the same for the distributions' updates; without `back` |
 
 use std::sync::Arc;
 
@@ -38,22 +38,22 @@ const DESPITE_MAX: usize = 200;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(crate) struct Wanted {
-    /// Version of the stack; absent: the newest that may follow.
+    /// Version of the stack; absent: the newest possible one.
     pub(crate) to: Option<String>,
     pub(crate) max_unavailable: Option<MaxUnavailable>,
-    /// The same as a part of a hundred, as qbert's tools say it.
+    /// The same as a percentage, under the name that qbert's tools use.
     pub(crate) batch_upgrade_percent: Option<u8>,
     pub(crate) drain_timeout_seconds: Option<u32>,
     pub(crate) then: Option<AfterDrain>,
     pub(crate) prove_seconds: Option<u32>,
     pub(crate) any_time: bool,
-    /// The cluster's maintenance window from now on.
+    /// The cluster's new maintenance window.
     pub(crate) window: Option<Window>,
     /// Ids of findings to overrule.
     pub(crate) despite: Vec<String>,
-    /// Of the distributions' updates alone: whether machines may be restarted.
+    /// Only for the distributions' updates: whether machines may be rebooted.
     pub(crate) reboot: Option<OsReboot>,
-    /// The same: how long one run of a package manager may take.
+    /// Likewise: the time limit of one run of a package manager.
     pub(crate) within_seconds: Option<u32>,
 }
 
@@ -66,11 +66,11 @@ pub(crate) struct Which {
 }
 
 impl Wanted {
-    /// How the distributions are updated.
+    /// Options of the distributions' updates.
     fn os(&self) -> Answer<OsOrder> {
         if self.to.is_some() {
             return Err(refused(
-                "to: a distribution's updates are the newest that it has",
+                "to: updates of a distribution are always the newest it has",
             ));
         }
         let usual = OsOrder::default();
@@ -84,12 +84,12 @@ impl Wanted {
         }
     }
 
-    /// Nothing that is of the distributions' updates alone.
+    /// Refuses options that only the distributions' updates have.
     fn of_stack(&self) -> Answer<()> {
         match (self.reboot, self.within_seconds) {
             (None, None) => Ok(()),
             _ => Err(refused(
-                "reboot, withinSeconds: of updates of the distributions alone",
+                "reboot, withinSeconds: only for updates of the distributions",
             )),
         }
     }
@@ -123,7 +123,7 @@ fn refused(why: &str) -> Refusal {
     Refusal::bad(FaultCode::ClusterInvalid, "the upgrade is not started", why)
 }
 
-/// What was gathered before the change: the cluster's API is not asked inside a store transaction.
+/// Gathered before the transaction: the cluster's API is not called inside one.
 struct Asked {
     to: StackRef,
     found: Vec<Finding>,
@@ -162,7 +162,7 @@ async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Va
     Ok(plan.json(&cluster, &wanted.despite, &is_coming))
 }
 
-/// Begins an upgrade of a cluster.
+/// Starts an upgrade of a cluster.
 pub(crate) async fn start(
     plane: &Arc<Plane>,
     id: ClusterId,
@@ -171,7 +171,7 @@ pub(crate) async fn start(
 ) -> Answer<Value> {
     let policy = wanted.policy()?;
     wanted.of_stack()?;
-    // Before what stands against it: while one is under way that is mostly itself.
+    // Before the findings: with a roll running they are mostly about that roll.
     let what = "the upgrade is not started";
     super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
     let (_, asked) = ask(plane, id, &wanted, kind).await?;
@@ -211,7 +211,7 @@ async fn os_plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer
     Ok(plan.json(&cluster, &order, &wanted.despite))
 }
 
-/// Begins to update the distributions of a cluster's nodes.
+/// Starts the updates of the distributions of a cluster's nodes.
 async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
     let policy = wanted.policy()?;
     let order = wanted.os()?;
@@ -242,7 +242,7 @@ async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<V
         .await
 }
 
-/// The refusal that follows from the findings.
+/// The refusal for a finding.
 pub(crate) fn stands(finding: &Finding) -> Refusal {
     let mut fault = finding.fault.clone();
     if finding.weight == Weight::Blocks {
@@ -253,7 +253,7 @@ pub(crate) fn stands(finding: &Finding) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
 }
 
-/// Begins the roll that was checked, and stores it.
+/// Starts the checked roll, and stores it.
 pub(super) fn begun(change: &mut Change<'_>, cluster: &mut Cluster, wanted: Begin) -> Answer<()> {
     let before = cluster.roll.clone();
     let now = change.now;
@@ -276,7 +276,7 @@ fn settle(
     Ok(())
 }
 
-/// What a person does with a roll that is there.
+/// A verb on the existing roll.
 async fn turn(
     plane: &Arc<Plane>,
     id: ClusterId,
@@ -298,10 +298,10 @@ async fn turn(
                 "back" if kind == Kind::Os => {
                     let (what, why) = (
                         "not rolled back",
-                        "packages of a distribution have no way back",
+                        "packages of a distribution cannot be rolled back",
                     );
                     return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
-                        .fix("cancel it; put right on the machine what an update broke"));
+                        .fix("cancel it; fix on the machine what an update broke"));
                 }
                 "back" => {
                     plan::may_go_back(&**change, &cluster)?;
@@ -318,7 +318,7 @@ async fn turn(
         .await
 }
 
-/// How far the newest one of a kind is.
+/// Progress of the newest one of a kind.
 fn shown(plane: &Plane, id: ClusterId, kind: Kind) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let cluster = state::cluster(&rows, id)?;
@@ -392,7 +392,7 @@ pub(crate) async fn admin_os_turn(
 
 // === qbert ===
 
-/// What is wanted; without a body: nothing in particular.
+/// The request's options; an absent body has none.
 pub(crate) struct Told(Wanted);
 
 impl<S: Send + Sync> FromRequest<S> for Told {
@@ -413,7 +413,7 @@ pub(crate) async fn get(
     shown(&plane, cluster_id(&id)?, Kind::Stack)
 }
 
-/// Also without a body: to the newest that may follow, or of the kind that the query names.
+/// Also without a body: to the newest possible stack, or of the kind in the query.
 pub(crate) async fn post(
     _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,

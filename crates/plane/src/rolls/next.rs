@@ -1,18 +1,18 @@
-//! Which node to tell what next, and which is waited for. Pure: the caller supplies what is known of a host.
+//! Which node gets which order next, and which is waited for. Pure: the caller supplies what is known about a host.
 
 use super::{Kind, Part, Roll, Way, is_master};
 use crate::records::{Cluster, Member};
 use pf9_hostagent::model::{HostId, Role, UpgradeStage};
 
-/// Nodes that fetch and try a stack at the same time: their archives come through the plane's one line.
+/// Nodes that fetch and test a stack at the same time: their archives share the plane's network link.
 const PREPARED_AT_ONCE: usize = 25;
 
-/// How a host is, as far as the plane knows.
+/// Condition of a host, as far as the plane knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// It has been silent for longer than a healthy host ever is.
+    /// Silent for longer than a healthy host ever is.
     Away,
-    /// It reports, and is not as its newest spec says.
+    /// It reports, and has not converged to its newest spec.
     Unwell,
     /// Its agent is changing to another version.
     Changing,
@@ -21,10 +21,10 @@ pub(crate) enum Condition {
     Well,
 }
 
-/// The state of a host. Called only for those whose turn depends on it: a fleet's statuses are many.
+/// The condition of a host. Called only for those whose turn depends on it: a fleet has many statuses.
 pub(crate) type Look<'a> = dyn Fn(HostId) -> Condition + 'a;
 
-/// How far the whole is.
+/// Progress of the whole roll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
     #[default]
@@ -32,7 +32,7 @@ pub(crate) enum Phase {
     Etcd,
     Masters,
     Workers,
-    /// All nodes that are there are done.
+    /// All connected nodes are done.
     Finishing,
     Over,
 }
@@ -48,13 +48,13 @@ pub(crate) enum Wait {
     Changing,
     /// It is in maintenance.
     Resting,
-    /// It is its turn, and the maintenance window is not open.
+    /// It is its turn, and the maintenance window is closed.
     Window,
-    /// It is its turn, and the cluster's etcd is restored just now.
+    /// It is its turn, and the cluster's etcd is being restored.
     Restore,
 }
 
-/// What comes next.
+/// The next actions.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Next {
     pub(crate) phase: Phase,
@@ -62,7 +62,7 @@ pub(crate) struct Next {
     pub(crate) waits: Vec<(HostId, Wait)>,
 }
 
-/// A stage of the roll: which nodes, and which step.
+/// A stage of the roll: which role, and which step.
 type Step = (Role, UpgradeStage);
 
 const FORWARD: [Step; 3] = [
@@ -70,21 +70,21 @@ const FORWARD: [Step; 3] = [
     (Role::Master, UpgradeStage::Node),
     (Role::Worker, UpgradeStage::Node),
 ];
-/// A kubelet is never newer than an API server, and an API server works with a newer etcd.
+/// A kubelet must not be newer than an API server, and an API server works with a newer etcd.
 const BACK: [Step; 3] = [
     (Role::Worker, UpgradeStage::Node),
     (Role::Master, UpgradeStage::Node),
     (Role::Master, UpgradeStage::Etcd),
 ];
 
-/// The other way round nothing goes here.
+/// OS updates do not run in reverse.
 const OS: [Step; 2] = [
     (Role::Master, UpgradeStage::Os),
     (Role::Worker, UpgradeStage::Os),
 ];
 
 impl Condition {
-    /// Why a node in this state is waited for; `None` for one that is well.
+    /// Why a node in this condition is waited for; `None` for a healthy one.
     fn waits(self) -> Option<Wait> {
         match self {
             Self::Well => None,
@@ -96,7 +96,7 @@ impl Condition {
     }
 }
 
-/// Which nodes to tell what, and which are waited for, in a roll that no person holds up.
+/// Orders to send, and nodes waited for, in a roll that is not paused or stopped.
 pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Next {
     let mut next = Next::default();
     let over = |p: &Part| p.is_done() && !p.recalled;
@@ -112,7 +112,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
     if unready && !roll.begun {
         return next;
     }
-    // Either would cut the other one off.
+    // Each would interrupt the other.
     if cluster.etcd_restore.is_some() {
         let masters = cluster.masters().map(|m| (m.host, Wait::Restore));
         next.waits.extend(masters);
@@ -128,7 +128,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
         if roll.way == Way::Back {
             members.reverse();
         }
-        // A host that has not learned that it stays may have gone.
+        // A host that does not know of the withdrawal may have carried it out.
         let open_yet = |p: &Part| !p.has(stage) || p.recalled;
         let undone = |m: &&&Member| part(roll, m).is_some_and(open_yet);
         let left: Vec<&Member> = members.iter().filter(undone).copied().collect();
@@ -139,7 +139,7 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
             Role::Master => next.master(&members, &left, stage, (roll, look, open)),
             Role::Worker | Role::None => next.workers(&members, &left, stage, (roll, look, open)),
         }
-        // The next step is for when all of this one are done.
+        // The next step begins when all of this one are done.
         break;
     }
     next
@@ -149,14 +149,14 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
     roll.parts.get(&member.host)
 }
 
-/// It is done, and was unwell when it last reported, or is silent.
+/// It is done, and was unhealthy in its last report, or is silent.
 fn is_ill(part: &Part, seen: Condition) -> bool {
     part.is_done() && !part.recalled && (part.unwell || seen != Condition::Well)
 }
 
 impl Next {
-    /// Has every node that is there fetch and try what it will need. True while a node is not ready that
-    /// has to be before the first step.
+    /// Lets every connected node fetch and test what it will need. True while a node is not ready that has to be before
+    /// the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
             let works = !matches!(look(**host), Condition::Away | Condition::Resting);
@@ -172,8 +172,8 @@ impl Next {
             let skipped =
                 !is_master(member) && matches!(seen, Condition::Away | Condition::Resting);
             let told = part.told == Some(UpgradeStage::Prepare);
-            // What a master makes of a withdrawn order of etcd is awaited before it gets another one: the
-            // next order would be the last that it speaks of.
+            // The outcome of a master's withdrawn etcd order is awaited before it gets another one: it would report
+            // only about the newer order.
             let hears = part.late_etcd.is_some();
             if !skipped && !told && !hears && under_way < PREPARED_AT_ONCE {
                 self.tell.push((member.host, UpgradeStage::Prepare));
@@ -192,7 +192,7 @@ impl Next {
         unready
     }
 
-    /// One of them, while all the others are well.
+    /// One of them, while all the others are healthy.
     fn master(
         &mut self,
         masters: &[&Member],
@@ -213,7 +213,7 @@ impl Next {
             return;
         };
         if part(roll, first).is_some_and(|p| !p.is_prepared()) {
-            // Said by `prepare`.
+            // Shown by `prepare`.
             return;
         }
         for master in masters {
@@ -227,7 +227,7 @@ impl Next {
         }
     }
 
-    /// As many of one zone as may be away at a time. Absent nodes are left for later.
+    /// As many workers of one zone as may be unavailable at a time. Absent nodes are left for later.
     fn workers(
         &mut self,
         workers: &[&Member],
@@ -245,8 +245,8 @@ impl Next {
         self.waits.extend(busy);
         let most = roll.policy.max_unavailable.of(workers.len());
         let mut free = most.saturating_sub(between.len());
-        // What the stack did to one, also after it was proven, it does to the next. Who falls silent reports
-        // nothing, so it is looked at; no further than there is room, for a fleet has many.
+        // What the stack did to one, even after its proof, it may do to the next. A silent one reports nothing, so its
+        // condition is looked up; only while there is room, because a fleet has many.
         let ill = |m: &&&Member| part(roll, m).is_some_and(|p| is_ill(p, look(m.host)));
         let ill: Vec<HostId> = workers
             .iter()

@@ -1,11 +1,11 @@
-//! A roll as numbers, of one master: what an alert or a graph asks. By what the plane knows itself.
+//! A roll as metrics of one master for alerts and graphs, from what the plane itself knows.
 
 use super::{Kind, Part, Roll, State, newest};
 use crate::records::Cluster;
 use pf9_hostagent::model::HostId;
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
-/// Whether there is anything to say: a cluster's first master says it for all.
+/// Whether there are any: a cluster's first master has them for all.
 pub(crate) fn are_there(cluster: &Cluster, host: HostId) -> bool {
     let first = cluster.masters().next().map(|m| m.host);
     cluster.roll.is_some() && first == Some(host)

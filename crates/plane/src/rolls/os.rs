@@ -1,5 +1,5 @@
-//! The updates of the nodes' own distributions, node by node: what is found before it begins, the row, the plan.
-//! The walk itself is that of every roll.
+//! The updates of the nodes' own distributions, node by node: findings, the row, the plan. The walk itself is that of
+//! every roll.
 
 use std::collections::BTreeMap;
 
@@ -19,14 +19,14 @@ use pf9_hostagent::model::{FaultCode, HostId, OsOrder, OsReboot, PackageFormat};
 
 pub(super) const WHAT: &str = "the update of the distributions is not started";
 
-/// What is begun.
+/// Options of a start.
 pub(crate) struct BeginOs {
     pub(crate) os: OsOrder,
     pub(crate) policy: Policy,
     pub(crate) despite: Vec<String>,
 }
 
-/// Begins. Each node keeps the stack that it has, whichever.
+/// Starts it. Each node keeps its stack.
 pub(crate) fn begin(cluster: &mut Cluster, wanted: BeginOs, now: Timestamp) -> Answer<()> {
     require_free(cluster, WHAT)?;
     if cluster.members.is_empty() {
@@ -65,13 +65,13 @@ pub(crate) fn begin(cluster: &mut Cluster, wanted: BeginOs, now: Timestamp) -> A
     Ok(())
 }
 
-/// What was found, and what hosts said.
+/// The findings, and the host reports behind them.
 pub(super) struct Plan {
     said: BTreeMap<HostId, (Condition, Option<ReceivedStatus>)>,
     pub(super) found: Vec<Finding>,
 }
 
-/// Findings against it, as far as the store knows.
+/// Findings, as far as the store knows.
 pub(super) fn look(
     rows: &impl Read,
     cluster: &Cluster,
@@ -92,7 +92,7 @@ pub(super) fn look(
     Ok(Plan { said, found })
 }
 
-/// What is found without asking the cluster. Pure.
+/// Findings without the cluster's API. Pure.
 fn findings(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>, os: &OsOrder) -> Vec<Finding> {
     let mut found: Vec<Finding> = gates::other_walks(cluster).into_iter().collect();
     found.extend(unknown(cluster, hosts));
@@ -126,7 +126,7 @@ fn unknown(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Findin
     judged.collect()
 }
 
-/// While the only master reboots the API is away.
+/// While the only master reboots the API is down.
 fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     let may = match os.reboot {
         OsReboot::WhenNeeded => true,
@@ -134,9 +134,9 @@ fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
     };
     let mut masters = cluster.masters();
     let first = masters.next().filter(|_| may && masters.next().is_none())?;
-    let what = "the cluster's API is away while its master reboots";
+    let what = "the cluster's API is down while its master reboots";
     let why = format!(
-        "{} is the only one, and is restarted where it says that it needs to be",
+        "{} is the only one, and is rebooted if its updates require it",
         first.node_name
     );
     let fault = blocked(what, why)
@@ -145,7 +145,7 @@ fn lone_master(cluster: &Cluster, os: &OsOrder) -> Option<Finding> {
 }
 
 impl Plan {
-    /// As it is shown: nodes in the order of their turns.
+    /// As JSON: nodes in the order of their turns.
     pub(super) fn json(&self, cluster: &Cluster, os: &OsOrder, despite: &[String]) -> Value {
         let mut members: Vec<_> = cluster.members.iter().collect();
         members.sort_by_key(|m| !is_master(m));

@@ -1,8 +1,8 @@
-//! Patch releases that a cluster goes to by itself, as its policy says.
+//! Patch releases that a cluster takes automatically, by its policy.
 //!
-//! Evaluated when a stack is imported, when the policy changes and when a roll is over, not every minute: it
-//! changes a few times a month. The cluster's own API is not asked before: no API is removed within a minor,
-//! and a budget that never allows an eviction stops the roll at its node, with a reason.
+//! Evaluated when a stack is imported, when the policy changes and when a roll ends, not every minute: the input
+//! changes a few times a month. The cluster's own API is not asked before: no API is removed within a minor, and a
+//! budget that never allows an eviction stops the roll at its node, with a reason.
 
 use super::window::Patches;
 use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
@@ -13,15 +13,15 @@ use crate::state::Change;
 use crate::store::Read;
 use pf9_hostagent::model::StackRef;
 
-/// A patch that a cluster is to go to.
+/// A patch for a cluster to take.
 #[derive(Debug, PartialEq)]
 struct Patch {
     stack: StackRef,
-    /// Its steps wait for no window.
+    /// Its steps ignore the window.
     at_once: bool,
 }
 
-/// A stack was imported: clusters whose policy wants it begin.
+/// A stack was imported: starts it on clusters whose policy wants it.
 pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     for (_, mut cluster) in change.all(&CLUSTERS)? {
         consider(change, &mut cluster)?;
@@ -29,7 +29,7 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// Begins what the policy of this cluster wants, if anything, and stores it.
+/// Starts the roll that this cluster's policy asks for, if any, and stores it.
 pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
     if cluster.settings.upgrade.patches == Patches::Off
         || cluster.members.is_empty()
@@ -42,7 +42,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
         return Ok(());
     };
     let version = patch.stack.version.clone();
-    // A refusal is no failure of what led here, an import or a report.
+    // A refusal must not fail the import or report that triggered this.
     let plan = match plan::make(&**change, cluster, &patch.stack, change.now) {
         Ok(plan) => plan,
         Err(refusal) => {
@@ -67,7 +67,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
     let mut begun = cluster.clone();
     match http::begun(change, &mut begun, begin) {
         Ok(()) => *cluster = begun,
-        // Nobody has acknowledged yet how the previous one ended.
+        // The end of the previous one has not been acknowledged yet.
         Err(refusal) if refusal.status.is_client_error() => {
             tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
         }
@@ -76,12 +76,12 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
     Ok(())
 }
 
-/// The newest of its minor that came after what it has, and after it was last decided about.
+/// The newest of its minor that is newer than what it has, and than the last decision.
 fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     let own = all.iter().find(|s| s.reference == cluster.stack)?;
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
-    // What a person went back from, or cancelled, does not start over by itself.
+    // A roll that a person reverted or cancelled is not started again automatically.
     let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
     let newer = all.iter().filter_map(|stack| {
         let of = version(stack)?;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_the_minor_and_at_once_only_what_mends() {
+    fn the_newest_patch_of_the_minor_and_at_once_only_security_fixes() {
         let own = || stack("1.36.3-1", 0, false);
         let plain = [
             own(),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_went_back_from_does_not_begin_again() {
+    fn a_version_that_was_rolled_back_by_hand_is_not_restarted() {
         let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 1, false)];
         assert_eq!(of(Patches::Window, &all, Some(2)), None);
         assert!(of(Patches::Window, &all, Some(0)).is_some());

@@ -1,5 +1,4 @@
-//! What an upgrade would do, out of the store: which stack, every node in its order, what is restarted,
-//! and what stands against it.
+//! The plan of an upgrade, from the store: the stack, every node in its order, what is restarted, and what blocks it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,28 +17,28 @@ use pf9_hostagent::model::{Digest, FaultCode, HostId, Matrix, Role, StackManifes
 /// A plan.
 pub(super) struct Plan {
     to: StackRef,
-    /// Bytes of its archive.
+    /// Size of its archive in bytes.
     archive: u64,
-    /// What differs from stacks that nodes have, as far as it is there.
+    /// Sizes of existing deltas, by the stacks that nodes have.
     deltas: BTreeMap<Digest, u64>,
     stacks: BTreeMap<Digest, StackManifest>,
     pub(super) found: Vec<Finding>,
 }
 
-/// What a node fetches of the stack that it goes to.
+/// What a node downloads for the new stack.
 enum Fetched {
-    /// It has that one.
+    /// Nothing: it has that one.
     Nothing,
-    /// What differs from the one it has: so many bytes.
+    /// The delta from its present one: this many bytes.
     Delta(u64),
-    /// The same, when it is made.
+    /// The delta, which is still being made.
     Coming,
-    /// All of it.
+    /// The archive.
     Archive,
 }
 
-/// The stack of this version, whose import was the newest; without one, the newest release that may follow:
-/// of the same minor, or of the next (`patch`, `minor`: only such a one).
+/// The most recently imported stack of this version; without a version, the newest possible release: of the same minor,
+/// or of the next (`patch`, `minor`: only that).
 pub(super) fn choose(
     rows: &impl Read,
     cluster: &Cluster,
@@ -132,7 +131,7 @@ pub(super) fn make(
 }
 
 impl Plan {
-    /// What the nodes fetch that have this stack.
+    /// What nodes with this stack download.
     fn fetched(&self, from: &StackRef, is_coming: &dyn Fn(&Digest) -> bool) -> Fetched {
         let delta = self.deltas.get(&from.manifest).copied();
         match delta.filter(|bytes| *bytes < self.archive) {
@@ -143,7 +142,7 @@ impl Plan {
         }
     }
 
-    /// For each stack that nodes have: how many they are, and what each of them fetches.
+    /// For each stack that nodes have: their number, and what each of them downloads.
     fn transfers(&self, cluster: &Cluster, is_coming: &dyn Fn(&Digest) -> bool) -> Vec<Value> {
         let mut of: BTreeMap<Digest, (&StackRef, u64)> = BTreeMap::new();
         for member in &cluster.members {
@@ -168,7 +167,7 @@ impl Plan {
         shown.collect()
     }
 
-    /// As it is shown: nodes in the order of their turns. `is_coming`: what differs from a stack is being made.
+    /// As JSON: nodes in the order of their turns. `is_coming`: the delta from a stack is being made.
     pub(super) fn json(
         &self,
         cluster: &Cluster,
@@ -223,10 +222,10 @@ pub(super) fn role(role: Role) -> &'static str {
     }
 }
 
-/// Refuses a way back on which etcd's data would not come along.
+/// Refuses a revert with which etcd's data would not be compatible.
 pub(super) fn may_go_back(rows: &impl Read, cluster: &Cluster) -> Answer<()> {
     let Some(roll) = newest(cluster, Kind::Stack).filter(|r| r.way == Way::Forward) else {
-        // Refused with its own words.
+        // Refused elsewhere, with its own words.
         return Ok(());
     };
     for master in cluster.masters() {

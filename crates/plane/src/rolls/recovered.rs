@@ -1,6 +1,6 @@
-//! A plane that was restored from a backup taken before or during a roll: its rows name older stacks than its
-//! nodes have. From then on each node's spec names the stack that the node reports: no node goes to another stack
-//! because of an old row. A roll under way is stopped until a person says how it goes on. Pure.
+//! A plane that was restored from a backup taken before or during a roll: its rows name older stacks than its nodes
+//! have. From then on each node's spec names the stack that the node reports: no node changes its stack because of an
+//! old row. A running roll is stopped until a person decides. Pure.
 
 use semver::Version;
 
@@ -14,11 +14,11 @@ use pf9_hostagent::model::{
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Had {
     stack: StackRef,
-    /// Where its etcd is of another one.
+    /// The stack of its etcd, if it is another one.
     etcd: Option<StackRef>,
 }
 
-/// What a node that reports has; none installed: nothing. In words, why that cannot be taken over.
+/// What a reporting node has; `None` if nothing is installed. An error says why that cannot be adopted.
 pub(crate) fn had(node: &NodeStatus, known: &[Stack]) -> Result<Option<Had>, String> {
     let (Some(stack), Some(_)) = (&node.stack, &node.installed) else {
         return Ok(None);
@@ -46,7 +46,7 @@ pub(crate) fn had(node: &NodeStatus, known: &[Stack]) -> Result<Option<Had>, Str
     }))
 }
 
-/// The stack of an etcd that is not the node's own stack; the newest import where several have that etcd.
+/// The stack of an etcd that is not of the node's own stack; the newest import if several have that etcd.
 fn etcd_apart(runs: &Version, own: &Stack, known: &[Stack]) -> Option<StackRef> {
     let of = |stack: &Stack| stack.content().ok().as_ref().and_then(StackManifest::etcd);
     let has = |stack: &&Stack| runner::goes_along(Some(runs.clone()), of(stack));
@@ -57,7 +57,7 @@ fn etcd_apart(runs: &Version, own: &Stack, known: &[Stack]) -> Option<StackRef> 
     newest.map(|s| s.reference.clone())
 }
 
-/// A node of the restored rows has this.
+/// Adopts this for a node of the restored rows.
 pub(crate) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
     let usual = cluster.stack == had.stack;
     let Some(member) = member_mut(cluster, host) else {
@@ -80,7 +80,7 @@ pub(crate) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
         return;
     }
     if had.stack != part.from && had.stack != part.to {
-        // The rows know nothing of where it was taken since: neither on nor back follows from them.
+        // The rows do not know where it has gone since: neither resume nor revert is possible.
         cluster.roll = None;
         return;
     }
@@ -93,7 +93,7 @@ pub(crate) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
     };
 }
 
-/// After the last of them: what is under way stands, and where all have one stack, it is the cluster's.
+/// After the last of them: a running roll is stopped, and if all have one stack, it becomes the cluster's.
 pub(crate) fn hold(cluster: &mut Cluster) {
     if let Some(roll) = cluster.roll.as_mut().filter(|r| r.is_under_way()) {
         (roll.state, roll.unready) = (State::Stopped, None);
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// Two masters and a worker with stack 1; on the way to 2, if wanted.
+    /// Two masters and a worker with stack 1; optionally on the way to 2.
     fn restored(begun: bool) -> Cluster {
         let mut cluster = cluster();
         add(&mut cluster, &[(1, true), (2, true), (3, false)]).expect("attach");
@@ -204,7 +204,7 @@ mod tests {
             "what it says of the lost one is no answer"
         );
         assert_eq!(stacks(&cluster), [("2", "2"), ("1", "2"), ("1", "1")]);
-        // At a stack that these rows do not know: they say neither on nor back.
+        // At a stack these rows do not know: neither resume nor revert.
         take(&mut cluster, host(1), has("3", None));
         hold(&mut cluster);
         assert!(cluster.roll.is_none());

@@ -14,8 +14,7 @@ use crate::view;
 use crate::{agents, events};
 use pf9_hostagent::model::{HostId, HostStatus, NodeState, StackRef};
 
-/// A node's status, which was stored just now, may be what a roll waits for. A cluster without one costs a
-/// look at its row.
+/// A node's status, which was just stored, may be what a roll waits for. For a cluster without one this reads a row.
 pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
     let Some(node) = &status.node else {
         return Ok(());
@@ -47,7 +46,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     };
     let mut changed = engine_heard(&mut cluster, host, &report, change.now);
     if changed {
-        // An order that was taken back, if nothing else, is in its spec.
+        // Its spec has at least the withdrawn order.
         change.touch(host);
     }
     changed |= goes_on(change, &mut cluster)?;
@@ -59,7 +58,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     Ok(())
 }
 
-/// Advances as far as it can. True when the row changed; the caller stores it.
+/// Advances as far as possible. True when the row changed; the caller stores it.
 pub(crate) fn goes_on(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<bool> {
     let now = change.now;
     let open = cluster.settings.upgrade.window.as_ref();
@@ -86,7 +85,7 @@ pub(crate) fn goes_on(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<
     Ok(changed)
 }
 
-/// How a host is, by what it said last.
+/// A host's condition, by its last report.
 pub(super) fn seen(
     rows: &impl Read,
     host: HostId,
@@ -112,19 +111,18 @@ pub(super) fn seen(
     )
 }
 
-/// Whether a node's etcd goes along from one of these stacks to the other: both are of one minor. Where that is
-/// not known, it does not.
+/// Whether a node's etcd moves along between these stacks: both have the same minor. If that is unknown, it does not.
 pub(super) fn same_etcd(rows: &impl Read, a: &StackRef, b: &StackRef) -> bool {
     let version = |stack: &StackRef| stacks::content(rows, stack).ok().and_then(|c| c.etcd());
     a == b || goes_along(version(a), version(b))
 }
 
-/// A node keeps the etcd it has only across minors.
+/// A node keeps its etcd only across minors.
 pub(super) fn goes_along(a: Option<Version>, b: Option<Version>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if (a.major, a.minor) == (b.major, b.minor))
 }
 
-/// Logs what changed of a roll, and notes it in the masters' events.
+/// Logs changes of a roll, and records them in the masters' events.
 pub(super) fn tell(
     change: &mut Change<'_>,
     cluster: &Cluster,
@@ -140,7 +138,7 @@ pub(super) fn tell(
     }
     let (kind, verb) = match (roll.state, was) {
         (State::Running, None) => ("roll-begun", "begins"),
-        (State::Running, Some(_)) => ("roll-resumed", "goes on"),
+        (State::Running, Some(_)) => ("roll-resumed", "continues"),
         (State::Paused, _) => ("roll-paused", "is paused"),
         (State::Stopped, _) => ("roll-stopped", "is stopped"),
         (State::Cancelled, _) => ("roll-cancelled", "is cancelled"),

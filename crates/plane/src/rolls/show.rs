@@ -1,4 +1,4 @@
-//! How far a roll is, as JSON: one document for the API, the command line and the page.
+//! Progress of a roll as JSON: one document for the API, the command line and the page.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::refusal::Answer;
 use crate::store::Read;
 use pf9_hostagent::model::{Role, UpgradeStage};
 
-/// The newest roll of a cluster of this kind; `upgrade: null` (`osUpdate: null`) where there never was one.
+/// A cluster's newest roll of this kind; `upgrade: null` (`osUpdate: null`) if there never was one.
 pub(super) fn json_of(
     rows: &impl Read,
     cluster: &Cluster,
@@ -97,7 +97,7 @@ fn node_json(
     })
 }
 
-/// Where a node is, in words.
+/// A node's state in words.
 fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
     let Some(part) = part else {
         return "not part of it".into();
@@ -122,7 +122,7 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         (Some(stage), Some(state)) if !part.has(stage) => format!("{}: {state}", doing(stage)),
         (Some(stage), None) if !part.has(stage) => format!("{}: not reported yet", doing(stage)),
         (Some(_), _) => "ready for its turn".into(),
-        (None, _) => "not told yet".into(),
+        (None, _) => "no order yet".into(),
     };
     let waits = match waits {
         None | Some(Wait::Preparing | Wait::UnderWay) => return doing,

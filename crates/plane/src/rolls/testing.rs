@@ -10,7 +10,7 @@ use pf9_hostagent::model::{
     Digest, DocumentKind, HostId, RollId, SigningKey, StackRef, UpgradeStage,
 };
 
-/// One whose Kubernetes is what its version begins with, imported in that hour.
+/// One whose Kubernetes version is the beginning of its own, imported in that hour.
 pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
     let kubernetes = version.split('-').next().expect("a version");
     let manifest = json!({
@@ -35,7 +35,7 @@ pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
     }
 }
 
-/// One that is under way, of which nobody did anything yet.
+/// A running one, to which nobody has reacted yet.
 pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
     Roll {
         id: RollId(uuid::Uuid::nil()),
@@ -58,7 +58,7 @@ pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
     }
 }
 
-/// A roll that sent these hosts this; some have reported that they are done, or not yet that it was withdrawn.
+/// A roll with this order for these hosts; some have reported that they are done, or not yet that it was withdrawn.
 pub(crate) fn told(
     cluster: &mut Cluster,
     parts: impl IntoIterator<Item = (HostId, (Option<UpgradeStage>, bool, bool))>,

@@ -1,4 +1,4 @@
-//! Nodes that lag, fail, go away and come back in every way, and what must hold between any of them.
+//! Nodes that lag, fail, leave and return in every way, and the invariants between any two events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::membership::detach;
 use crate::sample;
 use pf9_hostagent::model::{Digest, FaultCode, UpgradeStatus};
 
-/// A stack of this number; so is its Kubernetes, and its etcd.
+/// The stack of this number; so are its Kubernetes and its etcd.
 fn stack(number: u8) -> StackRef {
     StackRef {
         name: "pf9-kube".into(),
@@ -28,7 +28,7 @@ fn same(a: &StackRef, b: &StackRef) -> bool {
     a == b
 }
 
-/// A node as it really is, whatever it was told since.
+/// A node's real state, whatever orders it has got since.
 #[derive(Clone, Debug)]
 struct Agent {
     host: HostId,
@@ -36,10 +36,10 @@ struct Agent {
     zone: Option<String>,
     stack: StackRef,
     etcd: StackRef,
-    /// The spec it works by, as far as it matters.
+    /// The spec it follows, as far as it matters.
     spec: (StackRef, Option<UpgradeOrder>),
     record: Option<UpgradeStatus>,
-    /// What it had before the stage that it is at.
+    /// What it had before its current stage.
     before: (StackRef, StackRef),
     away: bool,
     sick: bool,
@@ -76,7 +76,7 @@ impl Agent {
                 self.spec = spec;
                 self.goes_on(at, fails);
             }
-            // Its order is gone, and no spec names another stack for it.
+            // Its order is gone, and its spec names no other stack.
             Some(at @ (UpgradeStage::Etcd, UpgradeState::Switching | UpgradeState::Proving)) => {
                 self.goes_on(at, fails);
             }
@@ -87,7 +87,7 @@ impl Agent {
             )) => {
                 self.says(UpgradeState::PuttingBack);
             }
-            // A package manager that is at work goes on to its end.
+            // A running package manager runs to its end.
             Some(
                 at @ (
                     UpgradeStage::Os,
@@ -180,7 +180,7 @@ struct World {
     cluster: Cluster,
     agents: Vec<Agent>,
     most: MaxUnavailable,
-    /// Most workers there ever were: one may have gone since another one began.
+    /// Most workers there ever were: one may have left since another one started.
     workers: usize,
     now: Timestamp,
     open: bool,
@@ -337,7 +337,7 @@ impl World {
             Event::Report(i) => self.report(i % count),
             Event::Away(i, away) => self.agents[i % count].away = away,
             Event::Sick(i, sick) => self.agents[i % count].sick = sick,
-            // Not over a minor: what the gates see to.
+            // Not across a minor: the gates ensure that.
             Event::Begin => {
                 let all = self.cluster.members.iter();
                 let all: BTreeSet<u8> = all.map(|m| number(stack_of(&self.cluster, m))).collect();
@@ -355,7 +355,7 @@ impl World {
                     max_unavailable: self.most,
                     ..Policy::default()
                 };
-                // What is refused has changed nothing.
+                // A refusal changes nothing.
                 if back(&mut copy, policy, &same, self.now).is_ok() {
                     self.cluster = copy;
                 }
@@ -389,7 +389,7 @@ impl World {
             agents.filter(|a| a.is_between())
         };
         let masters: Vec<HostId> = between(true).map(|a| a.host).collect();
-        // The API proxy chooses its master by it.
+        // The API proxy orders its masters by it.
         for host in &masters {
             prop_assert!(
                 is_changing(&self.cluster, *host),
@@ -415,7 +415,7 @@ impl World {
         Ok(())
     }
 
-    /// Everybody is there and works; who is held up is let go on: what is under way ends.
+    /// Everybody is connected and healthy; what is held up is released: a running roll ends.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.open = true;
         for agent in &mut self.agents {
@@ -491,8 +491,8 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 proptest! {
     #![proptest_config(sample::cases(64, 2048))]
 
-    /// Whichever hosts lag, fail, go and come, whatever a person says: no two masters are between, no more
-    /// workers than allowed and of one zone, no kubelet is too new, and what was begun ends.
+    /// Whichever hosts lag, fail, leave and return, and whatever a person does: no two masters are between stacks,
+    /// never more workers than allowed and only of one zone, no kubelet is too new, and what has started ends.
     #[test]
     fn one_master_at_a_time_few_workers_and_an_end(
         story in story(), masters in 1u8..4, workers in 1u8..7,

@@ -1,5 +1,4 @@
-//! What a person does with a roll: begin, pause, resume, cancel, go back. Pure. Findings were checked
-//! before (`gates`).
+//! Operator verbs on a roll: begin, pause, resume, cancel, revert. Pure. Findings were checked before (`gates`).
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +15,7 @@ use pf9_hostagent::model::{FaultCode, HostId, StackRef, UpgradeStage, UpgradeSta
 /// more of them every day.
 const BACK_WITHIN: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// What is begun.
+/// Options of a start.
 pub(crate) struct Begin {
     pub(crate) to: StackRef,
     pub(crate) policy: Policy,
@@ -24,7 +23,7 @@ pub(crate) struct Begin {
     pub(crate) despite: Vec<String>,
 }
 
-/// Begins. `same_etcd`: whether the etcds of two stacks are of one minor, so that it goes along with the rest.
+/// Starts it. `same_etcd`: whether the etcds of two stacks have the same minor, so that etcd moves with the rest.
 pub(crate) fn begin(
     cluster: &mut Cluster,
     wanted: Begin,
@@ -125,8 +124,9 @@ pub(crate) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
     }
 }
 
-/// Refuses while a master is on its way to another stack and could still get there: a restore would cut it off. A
-/// master that is being put back may need the restore, and a silent one is not waited for: `there` says which ones report.
+/// Refuses while a master is on its way to another stack and could still get there: a restore would interrupt it. A
+/// master that is rolling back may need the restore, and a silent one is not waited for: `there` says which ones
+/// report.
 pub(crate) fn require_at_rest(
     cluster: &Cluster,
     what: &str,
@@ -178,7 +178,7 @@ fn under_way<'a>(cluster: &'a mut Cluster, kind: Kind, what: &str) -> Answer<&'a
     })
 }
 
-/// No more nodes are told; those that were go on. Idempotent.
+/// No more nodes get an order; those that have one continue. Idempotent.
 pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     let roll = under_way(cluster, kind, "not paused")?;
     if roll.state == State::Running {
@@ -187,12 +187,12 @@ pub(crate) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Goes on after a pause or a stop. Nodes that failed start over, as if they had not been told.
+/// Resumes after a pause or a stop. Nodes that failed start over, as if they never had an order.
 pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     let roll = under_way(cluster, kind, "not resumed")?;
     roll.state = State::Running;
     (roll.why, roll.unready) = (None, None);
-    // With an order of their own: what they say of the one before is no answer to it.
+    // With a new order: a report about the previous order does not count for it.
     let failed: Vec<HostId> = roll
         .parts
         .iter()
@@ -205,7 +205,7 @@ pub(crate) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
     Ok(())
 }
 
-/// Ends it where it is. A host that has not begun to change does not; one that has finishes on its own.
+/// Ends it as it stands. A host that has not started to change does not; one that has finishes on its own.
 pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answer<()> {
     let roll = under_way(cluster, kind, "not cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
@@ -218,8 +218,8 @@ pub(crate) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answe
     Ok(())
 }
 
-/// Back to the stack that the cluster had before, also in the middle, and for members that joined meanwhile. Not during
-/// a way back, and only for a time.
+/// Reverts to the cluster's previous stack, also in the middle of a roll, and for members that joined meanwhile. Not
+/// during a revert, and only for a limited time.
 pub(crate) fn back(
     cluster: &mut Cluster,
     wanted: Policy,
@@ -241,7 +241,7 @@ pub(crate) fn back(
         return Err(no(FaultCode::RollNotNow, why)
             .fix("resume it if it is stopped; start a new upgrade if it has ended"));
     }
-    // What begins asks for it among all that stands against it; a way back is not judged by those.
+    // A start checks this among all findings; a revert is not subject to the others.
     if let Some(other) = super::gates::other_walks(cluster) {
         let fault = super::Fault::new(FaultCode::RollNotNow, what, other.fault.what);
         return Err(Refusal::new(
@@ -275,14 +275,13 @@ pub(crate) fn back(
         despite: Vec::new(),
     };
     let mut roll = self::roll(cluster, Way::Back, wanted, now, same_etcd);
-    // Also where it moved for some masters only.
+    // Also if it moved for some masters only.
     roll.etcd_moves = roll.parts.values().any(|p| !p.etcd);
     cluster.roll = Some(roll);
     Ok(())
 }
 
-/// Hosts on their way back to the previous stack, for as long as that takes. Any other host that is changing
-/// is waited for.
+/// Hosts on their way back to the previous stack, while that takes. Any other changing host is waited for.
 fn returning(cluster: &Cluster, roll: &Roll, what: &str) -> Answer<Vec<HostId>> {
     let mut returning = Vec::new();
     for (host, part) in roll.parts.iter().filter(|(_, p)| p.is_between()) {
@@ -295,7 +294,7 @@ fn returning(cluster: &Cluster, roll: &Roll, what: &str) -> Answer<Vec<HostId>> 
     Ok(returning)
 }
 
-/// Takes a node's order back: it is what it was.
+/// Withdraws a node's order: it stays what it was.
 fn recall(cluster: &mut Cluster, host: HostId) {
     let part = cluster.roll.as_mut().and_then(|r| r.parts.get_mut(&host));
     let Some(part) = part else {
@@ -319,10 +318,10 @@ impl Part {
         )
     }
 
-    /// It was told, and nothing that runs is being changed for it.
+    /// It has an order, and has not started to change anything for it.
     fn may_be_recalled(&self) -> bool {
         let Some(stage) = self.told.filter(|stage| !self.has(*stage)) else {
-            // Prepared, or done and said so: an order of the first kind says nothing any more.
+            // Prepared, or done and reported: a prepare order is no longer active.
             return self.told == Some(UpgradeStage::Prepare);
         };
         match (stage, self.state) {

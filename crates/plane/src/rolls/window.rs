@@ -1,4 +1,4 @@
-//! When steps may begin, and what begins by itself: a cluster's settings of upgrades. Pure.
+//! When steps may begin, and which upgrades start automatically: a cluster's upgrade settings. Pure.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -20,7 +20,7 @@ pub(crate) struct UpgradeSettings {
     pub(crate) patches: Patches,
 }
 
-/// Which newer patch releases of its minor a cluster goes to by itself.
+/// Which newer patch releases of its minor a cluster takes automatically.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Patches {
@@ -28,11 +28,11 @@ pub(crate) enum Patches {
     Off,
     /// Each that is imported; its steps begin in the maintenance window.
     Window,
-    /// The same, and those that mend a security fault at once.
+    /// The same, and those that fix a security fault immediately.
     AtOnce,
 }
 
-/// `sat,sun 22:00 4h`: days (or `daily`), start (UTC), length. It may reach into the next day.
+/// `sat,sun 22:00 4h`: days (or `daily`), start (UTC), length. It may extend into the next day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Window {
@@ -45,14 +45,14 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whether it is open then.
+    /// Whether it is open at that time.
     pub(crate) fn is_open(&self, at: Timestamp) -> bool {
         let at = at.to_zoned(TimeZone::UTC);
         let number = |n: i8| u32::try_from(n).unwrap_or_default();
         let today = number(at.weekday().to_monday_zero_offset());
         let minute = number(at.hour()) * 60 + number(at.minute());
         (0..).zip(self.days).any(|(day, on): (u32, bool)| {
-            // How long ago it opened last on that day of the week.
+            // How long ago it last opened on that day of the week.
             let week = 7 * DAY_MIN;
             let since = (today * DAY_MIN + minute + week - day * DAY_MIN - self.start) % week;
             on && since < self.length
@@ -159,7 +159,7 @@ mod tests {
             ("2026-06-07T01:59:59Z", true),
             ("2026-06-07T02:00:00Z", false),
             ("2026-06-07T22:30:00Z", true),
-            // Sunday's reaches into Monday.
+            // Sunday's extends into Monday.
             ("2026-06-08T01:00:00Z", true),
             ("2026-06-08T22:30:00Z", false),
         ] {

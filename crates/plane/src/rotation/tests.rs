@@ -1,4 +1,4 @@
-//! Agents that lag behind in every way, and what must hold between any two of them.
+//! Agents that lag behind in every way, and the invariants between any two events.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -29,14 +29,14 @@ fn next(which: &[Authority], word: &str) -> BTreeMap<Authority, Successor> {
     made.collect()
 }
 
-/// A node as it really is: what it trusts and shows, whatever it was told since.
+/// A node's real state: what it trusts and presents, whatever orders it has got since.
 #[derive(Clone)]
 struct Agent {
     host: HostId,
     master: bool,
     /// The bundles it applied last.
     applied: Authorities,
-    /// Who signed its certificates.
+    /// Issuers of its certificates.
     shows: BTreeMap<Authority, Digest>,
 }
 
@@ -73,9 +73,9 @@ struct World {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// An agent applies the spec it has by now.
+    /// An agent applies the spec it has now.
     Apply(usize),
-    /// An agent asks for the certificates it wants.
+    /// An agent requests the certificates it wants.
     Renew(usize),
     /// An agent reports.
     Report(usize),
@@ -138,7 +138,7 @@ impl World {
                     let wants = first(agent.applied.of(*which)) != agent.shows[which];
                     let (pem, _) = signer(&self.cluster, agent.host, *which);
                     let by = first(pem);
-                    // A node takes what an authority signed that it trusts.
+                    // A node accepts certificates of an authority that it trusts.
                     if wants && agent.believes(*which).contains(&by) {
                         agent.shows.insert(*which, by);
                     }
@@ -217,7 +217,7 @@ impl World {
                 }
             }
         }
-        // What restarts a master's API server or etcd: other authorities to be trusted.
+        // What restarts a master's API server or etcd: a change of trusted authorities.
         let restarts = self.agents.iter().filter(|a| a.master).filter(|a| {
             let told = authorities(&self.cluster, a.host);
             KINDS.iter().any(|w| {
@@ -228,7 +228,7 @@ impl World {
         Ok(())
     }
 
-    /// Everybody works: what is under way ends.
+    /// Everybody works: a running rotation ends.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..400 {
             if self.cluster.rotation.is_none() {
@@ -274,8 +274,8 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 proptest! {
     #![proptest_config(sample::cases(32, 512))]
 
-    /// Whichever members lag, come and go, whatever is aborted: everybody trusts everybody at
-    /// every instant, no two masters are restarted at once, and what was begun ends.
+    /// Whichever members lag, come and go, and whatever is aborted: everybody trusts everybody at every instant, no two
+    /// masters are restarted at once, and what has started ends.
     #[test]
     fn everybody_believes_everybody_at_every_instant(story in story()) {
         let mut world = World::new();
@@ -298,7 +298,7 @@ fn stage(world: &World) -> Option<Stage> {
     world.cluster.rotation.as_ref().map(|r| r.stage)
 }
 
-/// Lets everybody work until the cluster is at this stage.
+/// Lets everybody work until the cluster reaches this stage.
 fn until(world: &mut World, wanted: Stage) {
     for _ in 0..1000 {
         for i in 0..world.agents.len() {
@@ -401,9 +401,8 @@ fn a_plane_that_is_started_again_goes_on() {
 proptest! {
     #![proptest_config(sample::cases(16, 256))]
 
-    /// Given up at any point, with any members away from then on: those that are there come to rest
-    /// by themselves, each is told of no more than it was told before, and once everybody is back
-    /// the cluster is as it was.
+    /// Aborted at any point, with any members away from then on: the others converge on their own, none is ordered
+    /// further than before, and once everybody is back the cluster is as it was.
     #[test]
     fn aborted_at_any_point_it_comes_to_rest_with_any_member_away(
         kinds in 1usize..8,

@@ -45,6 +45,7 @@ fn who_comes_without_a_token_is_let_to_these_alone() {
         "GET /ready",
         "POST /v1/enrol",
         "GET /v1/tunnel",
+        "GET /v1/planes/relay",
         "GET /keystone/",
         "GET /keystone/v3",
         "GET /keystone/v3/",

@@ -1,5 +1,4 @@
-//! Who may come to a cluster, and what its pods may be: settings of the API server, checked field by
-//! field.
+//! Users of a cluster, and its pods' privileges: settings of the API server, checked field by field.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +9,13 @@ use pf9_hostagent::model::{
     ClaimSpec, OidcIssuer, PodSecurity, PodSecurityLevel, oidc_fault, service_account_issuer,
 };
 
-/// An issuer of users.
+/// An OIDC issuer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct NewIssuer {
     url: String,
     audiences: Vec<String>,
-    // Their absence is told in words that say what to give.
+    // If absent, the error says what to give.
     #[serde(default)]
     authority: String,
     username: NewClaim,
@@ -49,7 +48,7 @@ pub(super) struct NewPodSecurity {
     exempt_namespaces: Vec<String>,
 }
 
-/// The issuers, if the API server of a cluster with this domain may trust all of them.
+/// The issuers, if the API server of a cluster with this domain can trust all of them.
 pub(super) fn issuers(told: &[NewIssuer], domain: &str) -> Answer<Vec<OidcIssuer>> {
     let issuers: Vec<OidcIssuer> = told.iter().cloned().map(NewIssuer::spec).collect();
     match oidc_fault(&issuers, &service_account_issuer(domain)) {
@@ -97,7 +96,7 @@ impl NewPodSecurity {
     }
 }
 
-/// A field of a spec as the API calls it.
+/// A spec's field under its name in the API.
 fn camel(field: &str) -> String {
     let mut words = field.split('_');
     let first = words.next().unwrap_or_default().to_owned();

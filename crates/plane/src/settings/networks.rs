@@ -1,9 +1,9 @@
-//! Networks and addresses of a cluster: all of one IP version.
+//! Networks and addresses of a cluster, all of one IP version.
 //!
-//! A cluster is one of IPv4 or one of IPv6. Two of a kind, or one of each (dual stack), are refused wherever
-//! they could be given: nodes have one address, one range of pods and one bridge, and a second family that
-//! is there for services and not for pods, or on some nodes only, is worse than none. A Service that asks
-//! for both families (`RequireDualStack`) is refused by the API server itself.
+//! A cluster is IPv4 or IPv6. Two networks of a kind, or one of each (dual stack), are refused wherever they could be
+//! given: nodes have one address, one pod range and one bridge, and a second family that works for services and not for
+//! pods, or on some nodes only, is worse than none. A Service that asks for both families (`RequireDualStack`) is
+//! refused by the API server itself.
 
 use std::net::IpAddr;
 
@@ -16,10 +16,10 @@ use pf9_hostagent::model::NodeName;
 
 /// The DNS service has the tenth address, so a services network needs a few bits.
 const SERVICE_HOST_BITS_MIN: u8 = 4;
-/// The refusal of a second network.
-const ONE_VERSION: &str = "a cluster is of IPv4 or of IPv6, dual stack is not supported";
+/// The refusal for a second network.
+const ONE_VERSION: &str = "a cluster is IPv4 or IPv6, dual stack is not supported";
 
-/// A network, and no second one.
+/// A network, but only one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OneNet(pub(super) IpNet);
 
@@ -109,7 +109,7 @@ impl NewCluster {
             let usable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
             let usable = usable && !is_broadcast_or_link_local(ip);
             require(usable && !inside, "masterIp", || {
-                format!("{ip} is no address that nodes can reach")
+                format!("{ip} is not an address that nodes can reach")
             })?;
         }
         let given = self.master_ip.is_some() || !self.master_vip_enabled;

@@ -1,4 +1,4 @@
-//! What settings are taken, and what each one that is not is told.
+//! Which settings are accepted, and the refusals of the others.
 
 use super::*;
 use crate::http::parse;
@@ -15,7 +15,7 @@ fn issuer(url: &str) -> Value {
            "username": {"claim": "sub", "prefix": "oidc:"}})
 }
 
-/// Prefixes are not optional, and none makes a name that Kubernetes or this software knows.
+/// Prefixes are mandatory, and none yields a name that Kubernetes or this software uses.
 #[test]
 fn issuers_name_nobody_that_means_something() {
     let mut body = good();
@@ -81,7 +81,7 @@ fn what_a_change_does_not_name_stays() {
         tune(&mut settings, &bad).expect_err("refused");
     }
     assert_eq!(settings, before);
-    // Of backups each field by itself: who changes how many are kept takes no key away.
+    // Backup settings are merged field by field: changing the number kept does not remove a key.
     let archive = json!({"kind": "dir", "path": "/mnt/nas"});
     let body = json!({"etcdBackup": {"archive": archive, "drillEveryDays": 30}});
     tune(&mut settings, &body).expect("good");
@@ -279,7 +279,7 @@ fn every_bad_field_is_named() {
     assert!(judge(&short).expect_err("short").contains("servicesCidr"));
 }
 
-/// The field, the range that is meant, and what is wrong with it.
+/// The field, the range, and what is wrong with it.
 #[test]
 fn a_pool_is_refused_in_words_and_taken_as_ranges() {
     let pool = |addresses: Value| {
@@ -318,7 +318,7 @@ fn a_pool_is_refused_in_words_and_taken_as_ranges() {
     assert!(said.contains("networkPolicies"), "{said}");
 }
 
-/// calico keeps policies itself: a second keeper is refused, when the cluster is made and later.
+/// calico enforces policies itself: a second enforcer is refused, at creation and later.
 #[test]
 fn policies_have_one_keeper() {
     let mut body = good();

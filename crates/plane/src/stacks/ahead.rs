@@ -1,16 +1,16 @@
-//! What differs between stacks, made before somebody asks for it: who does nothing gets the small transfer.
+//! Deltas between stacks, made before they are requested: operators get small downloads without doing anything.
 //!
-//! *For which:* from each stack that nodes run to where their cluster goes next: the stack of a roll that is under
-//! way, the newest of its minor, the newest of the next one. That are two or three ways for each stack in use,
-//! however many were imported.
+//! *Which:* from each stack that nodes run to where their cluster may go next: the stack of a running roll, the newest
+//! of its minor, the newest of the next one. These are two or three deltas for each stack in use, however many were
+//! imported.
 //!
-//! *When:* after an import, when a roll begins, and when the plane starts; once an hour for what could not be made.
-//! A host that asks for one that is on this list is told to come back instead of being given the archive, for a roll that
-//! begins with the import of its stack would be over before.
+//! *When:* after an import, when a roll starts, and when the plane starts; once an hour for those that could not be
+//! made. A host that asks for one on this list is told to retry instead of getting the archive, because otherwise a
+//! roll that starts with the import of its stack would be over first.
 //!
-//! *What it costs:* half a minute of one processor for each, one at a time; room on the disk for both stacks unpacked,
-//! and memory for two programs and twice the larger one, which are asked for first. What cannot be made costs nothing
-//! but the archive's bytes, as if there were no deltas: it is said, and left.
+//! *Cost:* half a minute of one processor for each, one at a time; disk space for both stacks unpacked, and memory for
+//! two programs and twice the larger one, both checked first. A delta that cannot be made only costs the archive's
+//! bytes, as if there were no deltas: it is logged and skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,31 +29,31 @@ use pf9_hostagent::host::facts;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{Digest, Fault, FaultCode, StackManifest};
 
-/// What could not be made (no room, no memory) is tried again after this.
+/// One that could not be made (no disk space, no memory) is retried after this.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// Memory that is left to the plane and to other programs of its machine.
+/// Memory reserved for the plane and for other programs of its machine.
 const RESERVE: u64 = 256 * 1024 * 1024;
-/// Memory for one, in sizes of the largest file: the old one, the new one, and the table of the old one's places.
+/// Memory for one delta, in sizes of the largest file: the old one, the new one, and the index of the old one.
 const SIZES: u64 = 4;
 
 /// From one manifest to another.
 type Pair = (Digest, Digest);
 
-/// What is on its way.
+/// Deltas to make.
 #[derive(Default)]
 pub(crate) struct Ahead {
     wake: Notify,
-    /// What is going to be made, the one that is being made included.
+    /// Those that will be made, including the one in progress.
     coming: Mutex<BTreeSet<Pair>>,
 }
 
 impl Ahead {
-    /// Something changed that one may be wanted for.
+    /// Something changed for which one may be wanted.
     pub(crate) fn poke(&self) {
         self.wake.notify_one();
     }
 
-    /// It is going to be here in minutes.
+    /// It will be available in minutes.
     pub(crate) fn is_coming(&self, from: &Digest, to: &Digest) -> bool {
         self.coming().contains(&(*from, *to))
     }
@@ -80,10 +80,10 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
         let mut making = std::pin::pin!(make(&plane, next));
         let made = loop {
             tokio::select! {
-                // What is left of one that was begun goes when the plane starts.
+                // The leftovers of an interrupted one are removed when the plane starts.
                 () = plane.shutdown.cancelled() => return,
                 made = &mut making => break made,
-                // Who asks for one that is behind this one is told to come back.
+                // A host that asks for a queued one is told to retry.
                 () = plane.ahead.wake.notified() => drop(look(&plane, &failed)),
             }
         };
@@ -97,7 +97,7 @@ pub(crate) async fn keep(plane: Arc<Plane>) {
     }
 }
 
-/// Notes what is going to be made; answers what is made now.
+/// Records what will be made; returns the next one.
 fn look(plane: &Plane, failed: &BTreeMap<Pair, Instant>) -> Option<Pair> {
     let mut pairs = pairs(plane).unwrap_or_else(|refusal| {
         tracing::warn!("no delta is built ahead: {}", refusal.fault);
@@ -138,7 +138,7 @@ fn largest(content: &StackManifest) -> u64 {
         .unwrap_or_default()
 }
 
-/// Where the kernel does not say what is left, nothing is asked for.
+/// If the kernel does not report available memory, no check is made.
 fn require_memory(available: Option<u64>, largest: u64) -> Answer<()> {
     let needed = largest.saturating_mul(SIZES).saturating_add(RESERVE);
     let Some(available) = available.filter(|available| *available < needed) else {
@@ -159,7 +159,7 @@ fn require_memory(available: Option<u64>, largest: u64) -> Answer<()> {
     ))
 }
 
-/// What is to be made, the most urgent first: what nodes are told to fetch, then patches, then the next minor.
+/// Deltas to make, the most urgent first: what nodes have orders to fetch, then patches, then the next minor.
 fn wanted(clusters: &[Cluster], stacks: &[Stack]) -> Vec<Pair> {
     let known: BTreeMap<Digest, &Stack> =
         stacks.iter().map(|s| (s.reference.manifest, s)).collect();
@@ -190,7 +190,7 @@ fn is_missing(from: &Stack, to: &Stack) -> bool {
     from != to.reference.manifest && deltas.iter().all(|delta| delta.from != from)
 }
 
-/// The newest of its minor that follows it, built again or of a later patch, and the newest of the next minor.
+/// The newest successor of its minor, a rebuild or a later patch, and the newest of the next minor.
 fn next_of<'a>(own: &Stack, all: &'a [Stack]) -> [Option<&'a Stack>; 2] {
     let version = |stack: &Stack| stack.kubernetes.parse::<Version>().ok();
     let Some(has) = version(own) else {
@@ -260,7 +260,7 @@ mod tests {
             "once for all"
         );
 
-        // Where the cluster is told to go comes first, whatever is newest; each stack that a node runs counts.
+        // A roll's stack comes first, whatever is newest; each stack that a node runs counts.
         one.roll = Some(roll_to(&one, &stacks[2].reference));
         one.members[0].stack = Some(stacks[1].reference.clone());
         let of_roll = of(&[one.clone()], &stacks);
@@ -274,7 +274,7 @@ mod tests {
         );
         assert!(of_roll.contains(&("1.36.3-1".into(), "1.37.2-1".into())));
 
-        // What is there is not made again, and nobody runs nothing.
+        // An existing one is not made again, and a stack that no node runs needs none.
         let mut stacks = stacks;
         let (from, offer) = (
             stacks[0].reference.manifest,

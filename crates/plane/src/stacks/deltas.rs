@@ -1,6 +1,6 @@
-//! What differs from one stack to another: made once, and served to hosts that have the first.
+//! Deltas from one stack to another: made once, and served to hosts that have the first.
 //!
-//! `ahead` has those made that nodes are about to need; any other one is made by order.
+//! `ahead` makes those that nodes are about to need; any other one is made on request.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use pf9_hostagent::model::{DeltaOffer, Digest, Fault, FaultCode, StackRef};
 use pf9_hostagent::stack::StackError;
 use pf9_hostagent::stack::delta::{Packed, make_of_archives};
 
-/// Both stacks lie unpacked beside it, and two programs are in memory: one is made at a time.
+/// Both stacks are unpacked on disk, and two programs are in memory: one is made at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
-/// Seconds after which a host asks again for one that is being made.
+/// Seconds after which a host asks again for one in progress.
 const SOON_S: u64 = 15;
 
-/// What a refusal is about.
+/// The subject of a refusal.
 const WHAT: &str = "the delta is not built";
 
-/// Makes what differs from one version to another, unless it is there.
+/// Makes the delta from one version to another, unless it exists.
 pub(crate) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> Answer<Made> {
     let (old, new) = {
         let rows = plane.read()?;
@@ -43,12 +43,12 @@ pub(crate) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> Answer<Mad
     make_of(plane, old, new).await
 }
 
-/// The same of two rows.
+/// The same for two rows.
 pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answer<Made> {
     if old.reference == new.reference {
         let why = "from and to are the same stack";
         return Err(Refusal::bad(FaultCode::StackUnknown, WHAT, why)
-            .fix("name the stack that nodes have, and the one that they are to have"));
+            .fix("name the nodes' present stack, and the next one"));
     }
     let one = ONE.acquire().await;
     let one = one.map_err(|e| Refusal::internal(WHAT, &e))?;
@@ -58,7 +58,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
     };
     let (key, from) = (new.reference.manifest.to_string(), old.reference.manifest);
     let path = plane.files.at(path_of(&from, &new.reference.manifest));
-    // Perhaps since it was waited for.
+    // It may have been made while waiting for the turn.
     let now = find(&plane.read()?, &key)?;
     if let Some(offer) = offer_of(&now, &from)
         && path.exists()
@@ -67,7 +67,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
     }
     let shared = Arc::clone(plane);
     let (before, after) = (old.clone(), new.clone());
-    // Who asked may go: nobody else begins before this has ended.
+    // The caller may go away: no other one starts before this has ended.
     let work = move || {
         let _one = one;
         work(&shared, &before, &after)
@@ -89,7 +89,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
     Ok(made(offer))
 }
 
-/// What was made, and instead of what.
+/// The delta, and the archive's size for comparison.
 pub(crate) struct Made {
     pub(crate) offer: DeltaOffer,
     /// Bytes of the whole archive.
@@ -127,12 +127,12 @@ fn work(plane: &Plane, old: &Stack, new: &Stack) -> Answer<DeltaOffer> {
     made.map_err(|e| refuse(&new.reference, &e))
 }
 
-/// What the plane has of the way from one stack to another.
+/// The plane's delta from one stack to another.
 pub(crate) fn offer(plane: &Plane, to: &str, from: &str) -> Answer<DeltaOffer> {
     offered(plane, to, from).map(|(offer, _)| offer)
 }
 
-/// The same, and where it is.
+/// The same, with its path.
 fn offered(plane: &Plane, to: &str, from: &str) -> Answer<(DeltaOffer, PathBuf)> {
     let from: Digest = from.parse().map_err(|e: pf9_hostagent::model::BadName| {
         Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
@@ -183,7 +183,7 @@ fn scratch(to: &Digest) -> String {
     format!("/stacks/.delta-{to}")
 }
 
-/// What a plane left that ended while it made one.
+/// Leftovers of a plane that ended while making one.
 pub(crate) fn sweep(fs: &HostFs) {
     let left = fs.list("/stacks").unwrap_or_default();
     for name in left.iter().filter(|name| name.starts_with(".delta-")) {

@@ -1,4 +1,4 @@
-//! The store's file, where a test may break it: what redb asks of the disk, with the seam's points before it.
+//! The store's file with fault injection for tests: redb's disk calls, each behind a point of the seam.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,7 @@
-//! Rows on their way from one place to another: out of etcd into the copy that is read from, and, by the operator's word
-//! alone, between the embedded store and etcd.
+//! Moving rows: from etcd into the local copy, and, only on the operator's order, between the embedded store and etcd.
 //!
-//! What was moved is never left behind to be served by mistake: an embedded store keeps its rows under another name
-//! ([`IN_ETCD`]), one in etcd is marked. A plane that is told to begin there says where the rows are.
+//! A source is never left behind to be served by mistake: an embedded store's file is renamed ([`IN_ETCD`]), one in
+//! etcd is marked. A plane that is started with it says where the rows are.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use pf9_hostagent::seam::disk;
 use super::remote::{Changes, Remote};
 use super::{Bytes, StoreError, redb_failed, schema};
 
-/// Behind the name of an embedded store whose rows are in etcd.
+/// Suffix of an embedded store whose rows are in etcd.
 const IN_ETCD: &str = ".in-etcd";
 
 /// Where an embedded store is once its rows are in etcd.
@@ -22,7 +21,7 @@ pub(super) fn in_etcd(store: &Path) -> PathBuf {
     beside(store, IN_ETCD)
 }
 
-/// An embedded store that was moved is no reason to make a new one.
+/// Refuses to create a new store where an embedded one was moved.
 pub(super) fn not_moved(store: &Path) -> Result<(), StoreError> {
     let moved = in_etcd(store);
     if !store.exists() && moved.exists() {
@@ -35,7 +34,7 @@ pub(super) fn not_moved(store: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Reads everything that is in etcd into a file that is made anew. Blocks.
+/// Reads everything in etcd into a file that is rebuilt. Blocks.
 pub(super) fn fill(remote: &Remote, copy: &Path) -> Result<usize, StoreError> {
     if let Some(to) = remote.moved()? {
         return Err(StoreError::Place(format!(
@@ -58,8 +57,8 @@ pub(super) fn fill(remote: &Remote, copy: &Path) -> Result<usize, StoreError> {
     Ok(count)
 }
 
-/// Reads everything for a plane that begins. With nothing there it would be a second one, with other keys, beside the one
-/// of an embedded store that hosts know.
+/// Reads everything for a plane that starts. An empty etcd would make it a second plane, with other keys, beside an
+/// embedded store that hosts know.
 pub(super) fn begins(remote: &Remote, copy: &Path, embedded: &Path) -> Result<(), StoreError> {
     if fill(remote, copy)? > 0 || !embedded.exists() {
         return Ok(());
@@ -71,8 +70,8 @@ pub(super) fn begins(remote: &Remote, copy: &Path, embedded: &Path) -> Result<()
     )))
 }
 
-/// Copies an embedded store's rows to etcd, where there are none, looks that they are the same there, and gives the file
-/// its other name. Answers how many, and where it is. Blocks.
+/// Copies an embedded store's rows to an empty place in etcd, verifies them there, and renames the file. Returns how
+/// many, and where it is. Blocks.
 pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf), StoreError> {
     if !store.exists() {
         return Err(StoreError::Place(format!(
@@ -80,7 +79,7 @@ pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf),
             store.display()
         )));
     }
-    // Held open to the end: a plane that runs has it.
+    // Held open to the end: a running plane would have it locked.
     let db = schema::open_file(store)?;
     let all = rows(&db)?;
     remote.read_all(|rows, key, _| {
@@ -116,7 +115,7 @@ pub(crate) fn to_etcd(store: &Path, remote: &Remote) -> Result<(usize, PathBuf),
     Ok((same, kept))
 }
 
-/// Copies etcd's rows to an embedded store, where there is none, and marks them there. Answers how many. Blocks.
+/// Copies etcd's rows to a new embedded store, and marks them in etcd. Returns how many. Blocks.
 pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreError> {
     if store.exists() {
         return Err(StoreError::Place(format!(
@@ -132,16 +131,16 @@ pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreE
             "etcd has no rows below this prefix".into(),
         ));
     }
-    // The mark first: at no instant may both be begun with.
+    // The mark first: at no instant may both be usable.
     remote.mark_moved(&store.display().to_string())?;
     renamed(&part, store)?;
     Ok(count)
 }
 
-/// A row as it is kept: of which kind, under which key.
+/// A stored row: its kind, key and value.
 type Row = (String, String, Vec<u8>);
 
-/// Every row of every kind, in the order in which etcd has them.
+/// Every row of every kind, in etcd's order.
 fn rows(db: &redb::Database) -> Result<Vec<Row>, StoreError> {
     let read = db.begin_read().map_err(redb_failed)?;
     let mut all = Vec::new();

@@ -1,28 +1,29 @@
-//! The store in an etcd that the operator names: the rows are there, and a copy of them is on this machine.
+//! The store in an etcd that the operator provides: the rows are there, and a copy of them is on this machine.
 //!
 //! ```text
-//!            ┌─ reads ──► the copy (redb, made anew at every start)
+//!            ┌─ reads ──► the copy (redb, rebuilt at every start)
 //! plane ─────┤                 ▲ committed once etcd has it
 //!            └─ a write: in the copy, then all its changes ─► etcd, in one transaction, if the seat is ours
 //!
-//! PREFIX/seat          who writes: a key under a lease         (seat)
-//! PREFIX/head          name of the last step that was made     (steps)
+//! PREFIX/seat          the writer: a key under a lease           (seat)
+//! PREFIX/head          name of the last step that was made       (steps)
 //! PREFIX/rows/KIND/KEY a row, JSON
-//! PREFIX/apply, redo/  a write that is too long for one transaction, on its way (steps)
-//! PREFIX/moved         the rows are elsewhere now, by the operator's word
+//! PREFIX/apply, redo/  a write too long for one transaction, in progress (steps)
+//! PREFIX/moved         the rows are elsewhere, by the operator's order
 //! ```
 //!
-//! One plane has the seat and writes; others wait for it. Every transaction compares the seat's revision, which is no
-//! other's ever, so a plane that lost it writes nothing, however late its request comes. Each names itself in `head`: one
-//! whose answer was lost is asked about and neither lost nor made twice. Nobody else writes while the seat is ours, so the
-//! copy is what etcd has and needs no watch; who takes the seat reads everything once.
+//! One plane has the seat (a lease) and writes; others wait for it. Every transaction compares the seat's revision,
+//! which is unique, so a plane that lost it writes nothing, however late its request arrives (fencing). Each
+//! transaction names itself in `head`: if its answer is lost it is looked up, and neither lost nor made twice. Nobody
+//! else writes while the seat is ours, so the copy equals etcd and needs no watch; a plane that takes the seat reads
+//! everything once.
 //!
-//! etcd is away: reads go on from the copy, writes are refused, and the one that was on its way waits for its end.
+//! While etcd is away, reads continue from the copy, writes are refused, and the one in progress waits for its outcome.
 //!
-//! | file | what |
+//! | file | holds |
 //! |---|---|
 //! | here      | the store's side: turns, commits, reading everything |
-//! | `ops`     | changes cut into what etcd takes at a time: pure |
+//! | `ops`     | changes split into transactions that etcd accepts: pure |
 //! | `gateway` | etcd's JSON gateway, by mutual TLS |
 //! | `seat`    | taking, keeping and losing the seat |
 //! | `steps`   | transactions under the seat, each made once |
@@ -38,59 +39,60 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::gateway::{CallError, Gateway};
 use self::seat::Sitting;
-use super::StoreError;
+use super::{Rows, StoreError};
 
 pub(super) use self::ops::Changes;
 pub(crate) use self::seat::Holder;
 
-/// How long a write waits for the one before it: longer than an election of etcd.
+/// How long a write waits for the previous one: longer than an election of etcd.
 const TURN: Duration = Duration::from_secs(5);
-/// How often it looks whether etcd is away meanwhile.
+/// How often it checks meanwhile whether etcd is away.
 const TURN_LOOK: Duration = Duration::from_millis(200);
-/// How long one who asks for a change waits for its end before hearing that it is not known. Longer than a turn and
+/// How long the caller of a change waits before the answer is that the outcome is unknown. Longer than a turn and
 /// etcd's election together; shorter than clients wait.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// How long a stop waits for the seat to be given back; else its lease ends by itself.
+/// How long a stop waits for the seat to be released; otherwise its lease expires.
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// Which etcd, and where in it.
+/// An etcd, and the place in it.
 #[derive(Clone, Debug)]
 pub struct EtcdPlace {
     /// `https://HOST:PORT` of its members.
     pub endpoints: Vec<String>,
-    /// The only authority that is believed, PEM.
+    /// The only trusted authority, PEM.
     pub authority: PathBuf,
     /// Client certificate, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// Keys begin with it.
+    /// Prefix of its keys.
     pub prefix: String,
 }
 
-/// The seat, taken; everything that goes to etcd.
+/// The held seat; every request to etcd.
 pub(crate) struct Remote {
     shared: Arc<Shared>,
-    /// A write is under way.
+    /// A write is in progress.
     busy: Mutex<bool>,
     freed: Condvar,
-    /// Its own, so that a lease is kept alive however busy the plane is, and writes can wait on any thread.
+    /// Its own, so that the lease is kept alive however busy the plane is, and writes can wait on any thread.
     runtime: Option<Runtime>,
 }
 
-/// What writes and the seat's keeper share.
+/// Shared between writes and the seat's keeper.
 struct Shared {
     gateway: Gateway,
     standing: watch::Sender<Standing>,
-    /// What the last step was called, and the one that is on its way.
+    /// Name of the last step, and of the one in progress.
     head: Mutex<Head>,
-    /// Asks the keeper to look at the seat now.
+    /// Tells the keeper to check the seat now.
     look: tokio::sync::Notify,
     stop: CancellationToken,
 }
@@ -101,21 +103,21 @@ struct Head {
     trying: Option<String>,
 }
 
-/// How it is between the plane and its store.
+/// State of the connection to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The seat is ours.
     Ours {
         /// Its revision.
         seat: i64,
-        /// etcd has not been heard for too long.
+        /// etcd has not answered for too long.
         away: Option<Away>,
     },
-    /// It is another's: this plane writes nothing any more.
+    /// Another plane has it: this one writes nothing any more.
     Lost(String),
 }
 
-/// Since when etcd is away, and what it is like.
+/// Since when etcd is away, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Away {
     pub(crate) since: Timestamp,
@@ -128,11 +130,12 @@ pub(super) struct Turn<'a>(&'a Remote);
 // === impl Remote ===
 
 impl Remote {
-    /// Takes the seat, for which it waits as long as another plane has it. `address` is where other planes may be told
-    /// that this one is; `waits` is told who has the seat.
+    /// Takes the seat, waiting as long as another plane has it. `address` is where this plane is reached, for other
+    /// planes; `waits` gets the present holder.
     pub(crate) async fn take(
         place: &EtcdPlace,
         address: &str,
+        peer: Option<&str>,
         waits: impl Fn(&Holder) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let gateway = Gateway::new(place.clone()).map_err(StoreError::Etcd)?;
@@ -142,7 +145,7 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|e| StoreError::Etcd(format!("cannot start a thread for it: {e}")))?;
-        // Held here already: whatever happens, the runtime is never dropped where that would wait.
+        // Held from here on: the runtime must never be dropped where that would block.
         let remote = Self {
             shared: Arc::new(Shared {
                 gateway,
@@ -155,7 +158,7 @@ impl Remote {
             freed: Condvar::new(),
             runtime: Some(runtime),
         };
-        let holder = Holder::new(address);
+        let holder = Holder::new(address, peer);
         let shared = Arc::clone(&remote.shared);
         let taking = async move {
             let sitting = seat::take(&shared, &holder, waits).await?;
@@ -182,7 +185,7 @@ impl Remote {
         }
     }
 
-    /// Every row, some at a time; what was left half written is finished first. Blocks.
+    /// Every row, page by page; an unfinished write is completed first. Blocks.
     pub(super) fn read_all(
         &self,
         mut row: impl FnMut(&str, &str, &[u8]) -> Result<(), StoreError>,
@@ -204,7 +207,7 @@ impl Remote {
                 break;
             }
         }
-        // Nobody else has written meanwhile: what was read at different moments is of one.
+        // Nobody else has written meanwhile: pages read at different times are consistent.
         let shared = Arc::clone(&self.shared);
         self.wait_for(async move { steps::still_ours(&shared).await })?
             .map_err(StoreError::from)
@@ -219,14 +222,14 @@ impl Remote {
         Ok(found.map(|kv| String::from_utf8_lossy(&kv.value).into_owned()))
     }
 
-    /// These rows are elsewhere from now on. Blocks.
+    /// Marks these rows as moved. Blocks.
     pub(super) fn mark_moved(&self, to: &str) -> Result<(), StoreError> {
         let (shared, to) = (Arc::clone(&self.shared), to.to_owned());
         self.wait_for(async move { steps::mark_moved(&shared, &to).await })?
             .map_err(StoreError::from)
     }
 
-    /// The turn of one write; they come one at a time. Refused at once while etcd is away.
+    /// The turn of one write; writes are serialised. Refused immediately while etcd is away.
     pub(super) fn turn(&self) -> Result<Turn<'_>, StoreError> {
         let until = Instant::now() + TURN;
         let mut busy = self.lock();
@@ -254,7 +257,7 @@ impl Remote {
         }
     }
 
-    /// Makes these durable, all or none. Blocks until that is known, however long etcd is away.
+    /// Makes these durable, all or none. Blocks until the outcome is known, however long etcd is away.
     pub(super) fn commit(&self, changes: Changes) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -265,7 +268,7 @@ impl Remote {
             .map_err(StoreError::from)
     }
 
-    /// The copy on this machine failed: what it has is not what etcd has.
+    /// The local copy failed: it no longer equals etcd.
     pub(super) fn give_up(&self, why: &str) {
         self.shared
             .standing
@@ -276,12 +279,12 @@ impl Remote {
         self.shared.standing.subscribe()
     }
 
-    /// How long one who asks for a change waits for its end.
+    /// How long the caller of a change waits for its outcome.
     pub(super) fn patience() -> Duration {
         PATIENCE
     }
 
-    /// Gives the seat back, so that another plane need not wait for the lease to end.
+    /// Releases the seat, so that another plane need not wait for the lease to expire.
     pub(crate) async fn leave(&self) {
         self.shared.stop.cancel();
         let shared = Arc::clone(&self.shared);
@@ -292,7 +295,7 @@ impl Remote {
         }
     }
 
-    /// The same for one who may block.
+    /// The same for a blocking caller.
     pub(super) fn leave_now(&self) {
         self.shared.stop.cancel();
         let shared = Arc::clone(&self.shared);
@@ -306,7 +309,7 @@ impl Remote {
         }
     }
 
-    /// Runs on the store's own threads; nothing: they are gone.
+    /// Runs on the store's own threads; `None`: they have ended.
     async fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -315,7 +318,7 @@ impl Remote {
         running.await.ok()
     }
 
-    /// The same for a caller that may block: never on a thread of its own runtime.
+    /// The same for a blocking caller: never on a thread of its own runtime.
     fn wait_for<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -323,7 +326,7 @@ impl Remote {
         let runtime = self.runtime.as_ref().ok_or(StoreError::Stopped)?;
         let (done, wait) = mpsc::sync_channel(1);
         runtime.spawn(async move {
-            // Who waited is gone: nobody wants to know.
+            // The receiver is gone: nobody needs the result.
             drop(done.send(work.await));
         });
         wait.recv().map_err(|_| StoreError::Stopped)
@@ -354,6 +357,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Head> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One row, by a plane that has not the seat: what it was at some moment.
+pub(crate) async fn glance<T: DeserializeOwned>(
+    place: &EtcdPlace,
+    rows: &Rows<T>,
+    key: &str,
+) -> Result<Option<T>, StoreError> {
+    let gateway = Gateway::new(place.clone()).map_err(StoreError::Etcd)?;
+    let name = gateway.row_key(rows.name, key);
+    let Some(found) = gateway.get(&name).await.map_err(refused)? else {
+        return Ok(None);
+    };
+    let row = serde_json::from_slice(&found.value);
+    row.map(Some)
+        .map_err(|e| super::unreadable(rows.name, key, e))
 }
 
 fn refused(e: CallError) -> StoreError {

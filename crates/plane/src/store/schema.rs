@@ -1,13 +1,13 @@
-//! The store between versions of the plane: forward in one transaction after a copy, back by the copy.
+//! The store across versions of the plane: upgraded in one transaction after a copy, downgraded by that copy.
 //!
 //! ```text
-//! plane.redb ──copy──► plane.redb.schema-1      (whole, on the disk, before anything is changed)
-//!     └─ one transaction: every step, and the new number ─► plane.redb is of schema 2
+//! plane.redb ──copy──► plane.redb.schema-1      (complete and durable, before anything is changed)
+//!     └─ one transaction: every step, and the new number ─► plane.redb has schema 2
 //! ```
 //!
-//! A plane that is cut off before the transaction is made has the old store, after it the new one. New kinds of rows
-//! and new fields with a default are no new schema: an older plane reads past them. It rises where rows of before
-//! have to be written anew, or where an older plane would do harm by reading them.
+//! A plane that is killed before the transaction commits has the old store, after it the new one. New kinds of rows and
+//! new fields with a default are no new schema: an older plane ignores them. The schema rises when existing rows have
+//! to be rewritten, or when an older plane would do harm by reading them.
 
 use std::fs::File;
 use std::io;
@@ -19,25 +19,25 @@ use pf9_hostagent::seam::disk::{self, Options};
 
 use super::{CACHE_BYTES, META, Read, Snapshot, StoreError, Write, redb_failed};
 
-/// One step: rows of a schema become those of the next.
+/// One step: converts rows of a schema to the next.
 pub(super) type Step = fn(&mut Write) -> Result<(), StoreError>;
 
-/// The steps from the first schema on; their number says which schema this program writes.
+/// All steps from the first schema on; their number is the schema that this version writes.
 pub(super) const STEPS: &[Step] = &[crate::people::make::from_one];
 
-/// The schema that these steps lead to.
+/// The schema after these steps.
 pub(super) fn schema(steps: &[Step]) -> u64 {
     1 + steps.len() as u64
 }
 
-/// Where the copy of a store of this schema is.
+/// Path of the copy of a store of this schema.
 pub(super) fn copy_of(store: &Path, schema: u64) -> PathBuf {
     let mut name = store.file_name().unwrap_or_default().to_owned();
     name.push(format!(".schema-{schema}"));
     store.with_file_name(name)
 }
 
-/// Opens or makes the file: 0600 from the first byte, for the clusters' authority keys are in it.
+/// Opens or creates the file: 0600 from the first byte, because the clusters' authority keys are in it.
 pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
     let open = |source: redb::Error| StoreError::Open {
         path: path.to_path_buf(),
@@ -47,7 +47,7 @@ pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
         let new = !path.exists();
         let file = Options::write().read().create(0o600).open(path)?;
         if new {
-            // What is acknowledged is durable, and so is the name of the file that it is in.
+            // What is acknowledged must be durable, including the file's name.
             disk::sync_dir(path.parent().unwrap_or(path))?;
         }
         Ok(file.into_std())
@@ -63,7 +63,7 @@ pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
     made.map_err(|e| open(e.into()))
 }
 
-/// The schema of a store that is there; none: it is new.
+/// The schema of an existing store; none: it is new.
 pub(super) fn found(db: &Database) -> Result<Option<u64>, StoreError> {
     let read = db.begin_read().map_err(redb_failed)?;
     match read.open_table(META.table()) {
@@ -74,8 +74,8 @@ pub(super) fn found(db: &Database) -> Result<Option<u64>, StoreError> {
     Snapshot(read).get(&META, "schema")
 }
 
-/// The store, of a schema that this program can work with: one that is older is copied first, for its steps run
-/// when it is opened.
+/// The store, in a schema that this version can use: an older one is copied first, because its steps run when it is
+/// opened.
 pub(super) fn ready(path: &Path, steps: &[Step]) -> Result<Database, StoreError> {
     let db = open_file(path)?;
     let (found, knows) = (found(&db)?, schema(steps));
@@ -85,7 +85,7 @@ pub(super) fn ready(path: &Path, steps: &[Step]) -> Result<Database, StoreError>
             Err(StoreError::Newer { found, knows, copy })
         }
         Some(found) if found < knows => {
-            // Closed: what is copied is whole, and nobody else had it open a moment ago.
+            // Closed: the file is complete, and nobody else had it open a moment ago.
             drop(db);
             let to = copy_of(path, found);
             copy(path, &to).map_err(|source| StoreError::Copy {
@@ -99,7 +99,7 @@ pub(super) fn ready(path: &Path, steps: &[Step]) -> Result<Database, StoreError>
     }
 }
 
-/// Does the steps that are missing, inside the transaction that opens the store.
+/// Runs the missing steps, inside the transaction that opens the store.
 pub(super) fn step_on(write: &mut Write, steps: &[Step]) -> Result<(), StoreError> {
     let knows = schema(steps);
     let Some(found) = write.get(&META, "schema")? else {
@@ -115,9 +115,9 @@ pub(super) fn step_on(write: &mut Write, steps: &[Step]) -> Result<(), StoreErro
     write.put(&META, "schema", &knows)
 }
 
-/// Puts the copy of this program's schema in the place of a newer store, which stays beside it. Answers where.
+/// Replaces a newer store with the copy of this version's schema; the newer one stays beside it. Returns where.
 ///
-/// What was acknowledged since the copy is not in it: hosts may be ahead of it then, as of any backup.
+/// What was acknowledged since the copy is not in it: hosts may then be ahead of it, as with any backup.
 pub(super) fn put_back(path: &Path, steps: &[Step]) -> Result<PathBuf, StoreError> {
     let knows = schema(steps);
     let copied = copy_of(path, knows);
@@ -126,7 +126,7 @@ pub(super) fn put_back(path: &Path, steps: &[Step]) -> Result<PathBuf, StoreErro
         source,
     };
     File::open(&copied).map_err(missing)?;
-    // Held open to the end: a plane that runs has it, and is not to lose it under its hands.
+    // Held open to the end: a running plane would have it locked, and must not lose it.
     let db = open_file(path)?;
     let found = match found(&db)? {
         Some(found) if found > knows => found,
@@ -137,7 +137,7 @@ pub(super) fn put_back(path: &Path, steps: &[Step]) -> Result<PathBuf, StoreErro
         let to = to.to_path_buf();
         move |source| StoreError::Copy { to, source }
     };
-    // A second name first, then one rename over the first: at no instant is there no store.
+    // A second name first, then one rename over the first: the store exists at every instant.
     match disk::remove_file(&kept) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -149,7 +149,7 @@ pub(super) fn put_back(path: &Path, steps: &[Step]) -> Result<PathBuf, StoreErro
     Ok(kept)
 }
 
-/// A whole copy under its name, or none.
+/// A complete copy under its name, or none.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut name = to.file_name().unwrap_or_default().to_owned();
     name.push(".part");
@@ -163,7 +163,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         disk::sync_dir(to.parent().unwrap_or(to))
     })();
     if done.is_err() {
-        // Ours alone; why it failed is what matters.
+        // The file is ours; the error matters more.
         drop(disk::remove_file(&temp));
     }
     done
@@ -196,7 +196,7 @@ pub(super) mod tests {
     }
 
     impl World {
-        /// A store of the first schema that says 7.
+        /// A store of the first schema that contains 7.
         fn new() -> Self {
             let world = Self {
                 dir: tempfile::tempdir().expect("tempdir"),
@@ -236,7 +236,7 @@ pub(super) mod tests {
     mod power {
         use super::*;
 
-        /// The file of a new store is there when its first row is acknowledged.
+        /// The file of a new store survives a power loss once its first row is acknowledged.
         #[test]
         fn what_a_new_store_acknowledged_outlives_the_power() {
             use pf9_hostagent::seam::fault::{PowerLoss, Scope};
@@ -267,7 +267,7 @@ pub(super) mod tests {
     #[test]
     fn without_a_copy_it_goes_nowhere() {
         let world = World::new();
-        // What cannot be written over stands in the copy's way.
+        // A directory in the copy's place.
         let in_the_way = copy_of(&world.path(), 1);
         fs::create_dir_all(in_the_way.join("x")).expect("dir");
         let refused = world.open(&[double]).err().expect("refused");
@@ -322,7 +322,7 @@ pub(super) mod tests {
         assert_eq!(world.says(&[double]), Some(14));
     }
 
-    /// A store that goes to the next schema and is written, broken at every point: see [`pf9_hostagent::seam::walk`].
+    /// An upgrade of a store and a write, broken at every point: see [`pf9_hostagent::seam::walk`].
     #[cfg(feature = "fault")]
     mod walk {
         use std::collections::BTreeMap;
@@ -370,7 +370,7 @@ pub(super) mod tests {
             }
         }
 
-        /// The points that stand in the seam for the store alone: nobody else comes to them.
+        /// Points of the seam that only the store passes.
         #[tokio::test]
         async fn the_stores_own_points_are_passed() {
             use pf9_hostagent::seam::fault::CallKind;

@@ -1,19 +1,19 @@
-//! What every store promises, whatever is below it: the same tests for each.
+//! The contract of every store, whatever is below it: the same tests for each.
 
 use std::collections::BTreeMap;
 
 use super::{Page, Read, Rows, Store, StoreError};
 
-/// Some of them.
+/// A kind of rows.
 pub(crate) const NUMBERS: Rows<u64> = Rows::new("numbers");
 const OTHERS: Rows<u64> = Rows::new("others");
 const TEXTS: Rows<String> = Rows::new("texts");
-/// The kinds of rows that these tests write.
+/// The kinds of rows in these tests.
 pub(crate) const TABLES: [&str; 3] = ["numbers", "others", "texts"];
 
-/// How many writes the store is compared with a map over.
+/// Writes over which the store is compared with a map.
 const COMPARED: usize = 60;
-/// Threads that count, and how far each does.
+/// Counting threads, and how far each counts.
 const COUNTERS: u64 = 3;
 const COUNTED: u64 = 10;
 
@@ -22,14 +22,14 @@ fn again(place: &mut impl Place, store: Store) -> Store {
     place.open()
 }
 
-/// A place where a store is, which can be closed and opened again.
+/// A location of a store, which can be closed and opened again.
 pub(crate) trait Place {
     fn open(&mut self) -> Store;
-    /// As a plane that stops does.
+    /// As a plane that stops closes it.
     fn close(&mut self, store: Store);
 }
 
-/// All of it.
+/// Runs all of them.
 pub(crate) fn keep(place: &mut impl Place) {
     let store = place.open();
     what_fails_leaves_nothing(&store);
@@ -123,7 +123,7 @@ fn pages(store: &Store) {
     assert!(page(Some("b/1"), true, 9).is_empty());
 }
 
-/// More rows, and more bytes, than go anywhere at once; strange keys among them.
+/// More rows, and more bytes, than any single transaction takes; with unusual keys.
 fn long_ones(store: Store, again: impl FnOnce(Store) -> Store) -> Store {
     emptied(&store);
     let text = |n: usize| "\u{fc}\"\\/".repeat(n);
@@ -155,7 +155,7 @@ fn long_ones(store: Store, again: impl FnOnce(Store) -> Store) -> Store {
     store
 }
 
-/// No update is lost while others write.
+/// No update is lost under concurrent writes.
 fn counting(store: &Store) {
     emptied(store);
     std::thread::scope(|scope| {
@@ -175,7 +175,7 @@ fn counting(store: &Store) {
     assert_eq!(counted, Some(COUNTERS * COUNTED));
 }
 
-/// Whatever is written in whatever order: it is what a map is, before and after it was closed.
+/// For any writes in any order: it equals a map, before and after it was closed.
 fn compared(store: Store, again: impl FnOnce(Store) -> Store) -> Store {
     emptied(&store);
     let mut random = fastrand::Rng::with_seed(11);

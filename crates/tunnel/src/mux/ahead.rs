@@ -1,9 +1,9 @@
 //! Read-ahead between TLS and its socket.
 //!
-//! TLS reads a record's worth at a time, which under load is 64 system calls for a mebibyte, each of them followed by what
-//! the kernel does after a read (it acknowledges, and opens its window). So as soon as one read fills the room it was given,
-//! further ones go into a block, and TLS takes its records from there: a copy of what is in the processor's cache, and a
-//! tenth of the calls. A connection that carries little never has a block.
+//! TLS reads a record at a time, which under load is 64 system calls per MiB, each followed by the kernel's work after
+//! a read (it acknowledges, and opens its window). So as soon as one read fills its buffer, further ones go into a
+//! block, and TLS takes its records from there: a copy within the processor's cache, and a tenth of the calls. A
+//! connection that carries little never has a block.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,25 +17,25 @@ use tokio_util::io::poll_read_buf;
 #[derive(Debug)]
 pub struct Ahead<S> {
     io: S,
-    /// Without memory while little comes.
+    /// Allocated only while much arrives.
     block: BytesMut,
-    /// The last read filled the buffer it was given.
+    /// The last read filled its buffer.
     more: bool,
-    /// Reads in a row that brought little.
+    /// Consecutive reads that brought little.
     little: u8,
 }
 
-/// What a peer writes at once, and what is on its way meanwhile.
+/// What a peer writes at once, and what arrives meanwhile.
 pub(super) const AHEAD: usize = 128 * 1024;
-/// A connection that reads less than one record so many times in a row is no longer busy: its block is
-/// given back. (After the first such read, it would be allocated again after every pause.)
+/// A connection that reads less than one record this many times in a row is no longer busy: its block is freed. (If
+/// freed after the first such read, it would be allocated again after every pause.)
 const LITTLE: usize = 16 * 1024;
 const LITTLE_RUN: u8 = 16;
 
 // === impl Ahead ===
 
 impl<S> Ahead<S> {
-    /// On a socket that nothing was read from, or all of it was handed on.
+    /// On a socket from which nothing was read yet, or everything was consumed.
     pub fn new(io: S) -> Self {
         Self {
             io,
@@ -56,7 +56,7 @@ impl<S> Ahead<S> {
         }
     }
 
-    /// The socket: for asking how it is.
+    /// The socket, to query its state.
     pub fn get_ref(&self) -> &S {
         &self.io
     }
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether it has memory: also a block that was handed on whole, which shows no room.
+    /// Whether it has memory: also a block that was consumed whole, which has no capacity left.
     fn holds<S>(io: &mut Ahead<S>) -> bool {
         io.block.try_reclaim(1)
     }
@@ -208,7 +208,7 @@ mod tests {
         assert!(!holds(&mut io), "and none is taken again");
     }
 
-    /// Each burst is more than was asked for and less than a record: the block is given back while they come.
+    /// Each burst is more than was requested and less than a record: the block is freed while they arrive.
     #[tokio::test]
     async fn what_is_ahead_is_not_given_back_with_its_block() {
         const BURST: usize = 4000;

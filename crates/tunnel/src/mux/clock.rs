@@ -1,9 +1,8 @@
-//! Time since something began (a connection, a program), with the time the machine slept.
+//! Time since the start of something (a connection, a program), including time the machine slept.
 //!
-//! The kernel's monotonic clock, and so tokio's, stands still while a machine is suspended. A peer
-//! that was silent for an hour of sleep would count as just heard, and a connection that every
-//! firewall on the way has forgotten as alive. Set clocks (`settimeofday`, NTP steps) change
-//! nothing here.
+//! The kernel's monotonic clock, and so tokio's, stops while a machine is suspended. A peer silent for an hour of sleep
+//! would count as just heard, and a connection that every firewall on the way has forgotten as alive. Changes of the
+//! wall clock (`settimeofday`, NTP steps) have no effect here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,18 +15,17 @@ use crate::wire::Time;
 /// Time since it was made.
 pub struct Clock {
     began: Instant,
-    /// How long the machine has slept since it was switched on; asked through here so that a test
-    /// can let it sleep.
+    /// How long the machine has slept since boot; a function so that a test can let it sleep.
     sleeps: fn() -> Duration,
     slept_before: Duration,
-    /// Microseconds asleep since the connection began, when last looked at.
+    /// Microseconds asleep since the connection began, as of the last update.
     slept: AtomicU64,
 }
 
 // === impl Clock ===
 
 impl Clock {
-    /// One that begins now.
+    /// One that starts now.
     #[expect(
         clippy::new_without_default,
         reason = "it begins when it is made: nothing about it is a default"
@@ -45,13 +43,13 @@ impl Clock {
         }
     }
 
-    /// Looks whether the machine has slept; once per turn of the driver is enough.
+    /// Updates the time asleep; once per turn of the driver is enough.
     pub fn look(&self) {
         let slept = (self.sleeps)().saturating_sub(self.slept_before);
         self.slept.store(Time::at(slept).0, Ordering::Relaxed);
     }
 
-    /// How long ago it was made, as last looked at.
+    /// Time since it was made, as of the last update.
     pub fn now(&self) -> Time {
         Time::at(self.began.elapsed() + self.slept())
     }
@@ -66,8 +64,8 @@ impl Clock {
     }
 }
 
-/// The boot-time clock counts sleep, the monotonic one does not. Read one after the other they
-/// differ by some nanoseconds more, never by less than the sleep.
+/// The boot-time clock counts sleep, the monotonic one does not. Read one after the other they differ by a few
+/// nanoseconds more, never by less than the sleep.
 fn slept() -> Duration {
     let read = |clock| clock_gettime(clock).map(Duration::from);
     match (

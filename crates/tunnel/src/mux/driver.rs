@@ -1,8 +1,7 @@
 //! Moves messages between a session and its websocket.
 //!
-//! One future does everything, so reading never waits for writing: each turn it reads what there
-//! is, writes what the socket takes, and looks at the time. The lock is taken per message and
-//! never held while anything is waited for.
+//! One future does everything, so reading never waits for writing: each turn reads what there is, writes what the
+//! socket accepts, and checks the time. The lock is taken per message and never held across a wait.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,7 +21,7 @@ use crate::wire::{Code, Config, Frame, Session, Side, Violation};
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// One side said farewell and no stream was left.
+    /// One side sent GOAWAY and no stream was left.
     Drained,
     /// This side asked for it.
     Asked(Code, String),
@@ -30,14 +29,14 @@ pub enum Closed {
     ByPeer,
     /// The transport broke.
     Transport(String),
-    /// What the peer sends is not the websocket that was agreed on.
+    /// The peer does not speak the agreed websocket.
     Websocket(&'static str),
     /// The peer broke the protocol, or is dead.
     Violation(Violation),
 }
 
-/// The future that drives a connection. Ends when the socket may be closed: a while after
-/// [`Handle::closed`], when the peer has all that was sent before, or its time for that is over.
+/// The future that drives a connection. Ends when the socket may be closed: a while after [`Handle::closed`], when the
+/// peer has received everything sent before, or its time for that is over.
 pub struct Driver {
     websocket: Websocket,
     shared: Arc<Shared>,
@@ -49,43 +48,43 @@ pub struct Driver {
     ending: Option<Ending>,
 }
 
-/// The socket takes nothing any more. What the peer sent before is read anyway: the answers
-/// of one that was killed, or its farewell.
+/// The socket accepts nothing any more. What the peer sent before is read anyway: answers of one that was killed, or
+/// its farewell.
 struct Unwritable {
     why: Closed,
-    /// It should have ended by then.
+    /// Deadline of the end.
     until: Instant,
 }
 
-/// What one run of reading brought.
+/// Result of one run of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     Nothing,
     Some,
-    /// There may be more, but those it is for come first.
+    /// There may be more, but the readers go first.
     Enough,
 }
 
-/// Most payload gathered before a flush: under load TLS records are full, when idle one frame
-/// leaves at once. Also what a key stroke may find ahead of itself in our own buffers.
+/// Most payload gathered before a flush: under load TLS records are full, when idle one frame leaves at once. It is
+/// also what a keystroke may find ahead of itself in our own buffers.
 const GATHER: usize = 96 * 1024;
-/// What TLS below a driver must take in one piece, beside what GATHER counts: headers of very many
-/// small frames, an answer of the websocket.
+/// What TLS below a driver must accept in one piece beyond GATHER: headers of very many small frames, an answer of the
+/// websocket.
 const GATHER_HEADERS: usize = 32 * 1024;
-/// Most bytes one write of a driver hands on. TLS that buffers less makes records and system calls
-/// of a few bytes out of what does not fit.
+/// Most bytes of one write of a driver. TLS that buffers less turns the rest into records and system calls of a few
+/// bytes.
 pub const WRITE_MAX: usize = GATHER + GATHER_HEADERS;
-/// Longest for what came before the socket broke: it is in the kernel already, and ends there.
+/// Time limit for reading what arrived before the socket broke: it is in the kernel already, and ends there.
 const LAST_READ: Duration = Duration::from_secs(1);
 /// Messages read in a row before frames are written.
 const READ_RUN: usize = 64;
-/// Bytes read in a row before those they are for get a turn: while all is still in the processor's
-/// cache, and before streams have to copy what waits in them.
+/// Bytes read in a row before their readers get a turn: while all is still in the processor's cache, and before streams
+/// have to copy waiting data.
 const READ_RUN_BYTES: usize = 4 * FRAME_FULL;
-/// Turns of the loop before others of this thread get one.
+/// Turns of the loop before other tasks of this thread get one.
 const TURNS: usize = 16;
 
-/// Begins a session on a websocket whose handshake is done. The driver must be run.
+/// Starts a session on a websocket whose handshake is done. The driver must be polled.
 pub fn session(websocket: Websocket, side: Side, config: Config) -> (Handle, Incoming, Driver) {
     session_on(Clock::new(), websocket, side, config)
 }
@@ -116,7 +115,7 @@ pub(super) fn session_on(
 // === impl Driver ===
 
 impl Driver {
-    /// Reads until nothing is there, or enough was. Its readers are woken once.
+    /// Reads until nothing is there, or enough was read. Its readers are woken once.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
         let taken = self.poll_take(cx);
         if taken != Ok(Taken::Nothing) {
@@ -133,7 +132,7 @@ impl Driver {
             }
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
-                // What else is to be written can wait until the waiting task has had its turn.
+                // Further writes can wait until the waiting task has had its turn.
                 Poll::Pending if urgent => return Ok(Taken::Enough),
                 Poll::Pending => return Ok(Taken::Some),
                 Poll::Ready(message) => message.map_err(Closed::from)?,
@@ -145,7 +144,7 @@ impl Driver {
                     let mut state = self.shared.lock();
                     let taken = state.session.receive(bytes, now);
                     if state.session.is_urgent() {
-                        // So is what may stand behind it. Where nothing does it costs nothing.
+                        // There may be more of it behind. If there is none this costs nothing.
                         taken_bytes = taken_bytes.max(READ_RUN_BYTES - 1);
                         urgent = state.session.has_bulk();
                     }
@@ -158,15 +157,15 @@ impl Driver {
         Ok(Taken::Some)
     }
 
-    /// Writes until the socket is full or nothing is left. True when something was written, or what
-    /// the socket had not taken before has left: either changes what the time is looked at for.
+    /// Writes until the socket is full or nothing is left. True when something was written, or a backlog has been
+    /// flushed: either changes the deadlines.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let mut wrote = false;
         if self.unwritable.is_some() {
             return Ok(wrote);
         }
         loop {
-            // Also writes what the websocket itself has to answer.
+            // Also writes the websocket's own answers.
             match self.websocket.poll_flush(cx) {
                 Poll::Pending => {
                     self.flushing = true;
@@ -182,9 +181,8 @@ impl Driver {
         }
     }
 
-    /// Queues what the session has to send, up to so many bytes. The lock is taken once, and a writer
-    /// that finds room again is woken once: waking per piece would run the writer, on another core, into
-    /// this very lock.
+    /// Queues what the session has to send, up to this many bytes. The lock is taken once, and a writer that has room
+    /// again is woken once: waking per piece would run the writer, on another core, into this very lock.
     fn gather(&mut self, most: usize) -> usize {
         let mut state = self.shared.lock();
         let now = self.shared.now();
@@ -203,7 +201,7 @@ impl Driver {
         self.shared.clock.look();
         let next = {
             let mut state = self.shared.lock();
-            // Whatever this turn waits for: the application can always be served.
+            // Whatever this turn waits for, the application can always wake it.
             state.driver = Some(cx.waker().clone());
             if let Some((code, words)) = state.close_asked.clone() {
                 return Err(Closed::Asked(code, words));
@@ -215,7 +213,7 @@ impl Driver {
             if state.session.is_drained() && !self.flushing {
                 return Err(Closed::Drained);
             }
-            // What is due to be sent is looked at again as soon as the socket takes bytes.
+            // Due frames are checked again as soon as the socket accepts bytes.
             let can_send = !self.flushing && self.unwritable.is_none();
             state.session.next_deadline(can_send)
         };
@@ -226,7 +224,7 @@ impl Driver {
             }
             next = next.min(*until);
         }
-        // One that comes too early looks again. To set it again each turn, for a later time, costs more.
+        // A timer that fires early just checks again. Resetting it to a later time on each turn costs more.
         if next < self.timer.deadline() || self.timer.is_elapsed() {
             self.timer.as_mut().reset(next);
         }
@@ -240,8 +238,8 @@ impl Driver {
 
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
         for _ in 0..TURNS {
-            // Time first: it registers the waker, so that what an application asks for while the
-            // socket is written is not missed.
+            // Time first: it registers the waker, so that requests of the application while the socket is written are
+            // not missed.
             self.poll_time(cx)?;
             // Then output, which a person may be waiting for: a run of reading takes a tenth of a millisecond.
             let wrote = self.poll_out(cx).unwrap_or_else(|why| {
@@ -260,11 +258,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells this side at once, and queues what the peer is to be told.
+    /// Informs this side immediately, and queues the message for the peer.
     fn begin_ending(&mut self, why: &Closed) {
         let farewell = {
             let mut state = self.shared.lock();
-            // What was looked at is not safe to repeat elsewhere, however this ends.
+            // Streams that were looked at are not safe to repeat elsewhere, however this ends.
             let last = state.session.last_stream();
             state.close(why.clone());
             match why {
@@ -276,7 +274,7 @@ impl Driver {
                 Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
             }
         };
-        // Whatever it says, HELLO goes first.
+        // HELLO goes first in any case.
         if !self.greeted {
             self.gather(DATA_MAX);
         }

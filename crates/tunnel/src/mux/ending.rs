@@ -1,9 +1,9 @@
-//! The end of a connection: what must still leave, and what the peer still sends meanwhile.
+//! The end of a connection: what must still be sent, and what the peer still sends meanwhile.
 //!
-//! Closing a socket while the peer still sends makes the kernel answer with a reset, which destroys
-//! what has not left yet and what the peer has not read yet: the tail of the last stream, or the
-//! reason of the end. So the end is announced, flushed and shut down, and then input is read and
-//! discarded until the peer has ended as well. Streams and handles do not wait for any of it.
+//! Closing a socket while the peer still sends makes the kernel answer with a reset, which destroys unsent data and
+//! what the peer has not read yet: the tail of the last stream, or the reason of the end. So the end is announced,
+//! flushed and shut down, and then input is read and discarded until the peer has ended as well. Streams and handles do
+//! not wait for any of it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,12 +16,12 @@ use super::websocket::{CloseStatus, Websocket};
 use crate::wire::limits::CONNECTION_WINDOW;
 use crate::wire::{Frame, Violation};
 
-/// What is left of a connection that is over.
+/// State of a connection that is ending.
 pub(super) struct Ending {
     pub(super) why: Closed,
-    /// Whatever is left then is lost.
+    /// Deadline; the rest is lost.
     until: Instant,
-    /// Silent until then: the peer is gone.
+    /// Without input until then the peer is dead.
     quiet_until: Instant,
     saying: Saying,
     peer: Peer,
@@ -35,7 +35,7 @@ enum Saying {
     Said,
 }
 
-/// Whether the peer's end is waited for.
+/// Whether to wait for the peer's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
     Talks,
@@ -43,21 +43,19 @@ enum Peer {
     Ended,
 }
 
-/// Longest a farewell may take to leave when no answer is expected: the peer has
-/// ended itself, or is dead.
+/// Longest a farewell may take when no answer is expected: the peer has ended itself, or is dead.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Longest for words about an end that cuts all streams: they stand behind what the kernel holds,
-/// and a peer that sends without reading must come to them first. Far below a daemon's own grace.
+/// Longest for the reason of an end that cuts all streams: it is queued behind the kernel's buffers, and a peer that
+/// sends without reading must get to it first. Far below a daemon's own grace.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Longest for the tail of streams that ended well: own buffers and the kernel's, a quarter of a
-/// mebibyte unsent and a window under way, on a long path that loses packets.
+/// Longest for the tail of streams that ended well: own buffers and the kernel's, a quarter of a MiB unsent and a
+/// window in flight, on a long lossy path.
 const LAST_BYTES: Duration = Duration::from_secs(30);
 /// A peer that is silent for this long is dead, as during the connection's life.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Most bytes discarded: what credit lets a peer have in flight. A peer that sends more does not
-/// read.
+/// Most bytes discarded: what credit lets a peer have in flight. A peer that sends more does not read.
 const DISCARD_MAX: u64 = CONNECTION_WINDOW;
-/// Reads in a row before others of this thread get a turn.
+/// Reads in a row before other tasks of this thread get a turn.
 const READ_RUN: usize = 64;
 
 // === impl Ending ===
@@ -95,7 +93,7 @@ impl Ending {
         })
     }
 
-    /// Ready when the socket may be given up.
+    /// Ready when the socket may be dropped.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -134,7 +132,7 @@ impl Ending {
         Poll::Ready(Ok(()))
     }
 
-    /// True when something came.
+    /// True when something arrived.
     fn poll_discard(&mut self, cx: &mut Context<'_>, websocket: &mut Websocket) -> bool {
         let before = self.discarded;
         for _ in 0..READ_RUN {

@@ -1,7 +1,7 @@
-//! From HTTP to a websocket, on the side that dials.
+//! From HTTP to a websocket, on the dialling side.
 //!
-//! HTTP is hyper's; only the websocket's own headers are looked at here. What the peer sent right
-//! after its answer is kept.
+//! HTTP is hyper's; only the websocket's own headers are checked here. Bytes that the peer sent right after its answer
+//! are kept.
 
 use std::time::Duration;
 
@@ -20,32 +20,32 @@ use super::websocket::{Role, Websocket};
 /// Why there is no websocket.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The plane said no.
+    /// The plane refused.
     #[error("the plane answered {status}")]
     Refused {
         /// HTTP status.
         status: StatusCode,
-        /// When to ask again.
+        /// When to retry.
         retry_after: Option<Duration>,
-        /// What it said besides, as it came; at most [`SAID_MAX`] bytes.
+        /// The body of the refusal; at most [`SAID_MAX`] bytes.
         said: Bytes,
     },
     /// The server does not speak our websocket.
-    #[error("the answer is no websocket handshake: {0}")]
+    #[error("the answer is not a websocket handshake: {0}")]
     Foreign(&'static str),
     /// The connection broke, or the answer is not HTTP.
     #[error("the handshake broke")]
     Http(#[source] hyper::Error),
-    /// Host or path cannot stand in a request.
+    /// Host or path are not valid in a request.
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
 
-/// Most bytes of a refusal that are read: words, and signed documents of a few KiB.
+/// Most bytes of a refusal that are read: a message, and signed documents of a few KiB.
 const SAID_MAX: usize = 256 * 1024;
 
-/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request. Answers
-/// the websocket, and the headers it was granted with.
+/// Requests a tunnel from the server at the other end of `io`. `more` are additional headers. Returns the websocket,
+/// and the headers of the answer.
 pub async fn connect<S>(
     io: S,
     host: &str,
@@ -70,8 +70,7 @@ where
         .await
         .map_err(HandshakeError::Http)?;
     let connection = connection.with_upgrades();
-    // Owns the sender: a refused handshake drops it, and the connection ends instead of waiting
-    // for another request.
+    // Owns the sender: a refused handshake drops it, and the connection ends instead of waiting for another request.
     let key = &key;
     let asked = async move {
         let answer = sender
@@ -83,7 +82,7 @@ where
         let upgraded = upgrade::on(answer).await.map_err(HandshakeError::Http)?;
         Ok((upgraded, headers))
     };
-    // The connection does the work of both; when the upgrade is there it has ended.
+    // The connection does the work of both; it ends with the upgrade.
     let (asked, _) = tokio::join!(asked, connection);
     let (upgraded, headers): (_, HeaderMap) = asked?;
     let parts = upgraded
@@ -94,8 +93,8 @@ where
     Ok((socket, headers))
 }
 
-/// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
-/// request without the upgrade: the server refuses it where it would refuse the tunnel.) `more` goes along.
+/// Asks the server at the other end of `io` whether it would accept a tunnel, without starting one. (The same request
+/// without the upgrade: the server refuses it where it would refuse the tunnel.) `more` are additional headers.
 pub async fn ask<S>(
     io: S,
     host: &str,
@@ -125,7 +124,7 @@ where
     match answer? {
         (StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_REQUEST, _, date) => Ok(date),
         (status, _, _) if status.is_success() || status.is_informational() => Err(
-            HandshakeError::Foreign("it answers a request that is no websocket's"),
+            HandshakeError::Foreign("it answers a request that is not for a websocket"),
         ),
         (status, retry_after, _) => Err(HandshakeError::Refused {
             status,
@@ -135,7 +134,7 @@ where
     }
 }
 
-/// What time it is there, as it says.
+/// The server's time, from its answer.
 fn date(answer: &Response<Incoming>) -> Option<String> {
     let value = answer.headers().get(header::DATE)?;
     value.to_str().ok().map(str::to_owned)
@@ -152,7 +151,7 @@ async fn check(
 ) -> Result<Response<Incoming>, HandshakeError> {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (status, retry_after) = (answer.status(), retry_after(&answer));
-        // Without its words a refusal is one anyway.
+        // Without its body it is still a refusal.
         let said = Limited::new(answer.into_body(), SAID_MAX).collect().await;
         return Err(HandshakeError::Refused {
             status,
@@ -172,7 +171,7 @@ async fn check(
     }
     if get(header::SEC_WEBSOCKET_EXTENSIONS).is_some() {
         return Err(HandshakeError::Foreign(
-            "it wants extensions nobody asked for",
+            "it uses extensions that were not requested",
         ));
     }
     Ok(answer)

@@ -1,4 +1,4 @@
-//! What the driver and the streams share.
+//! State shared by the driver and the streams.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -31,12 +31,12 @@ pub(super) struct State {
     /// The application asked to close.
     pub(super) close_asked: Option<(Code, String)>,
     peer_left: Option<GoAway>,
-    /// Tasks that wait for a farewell or the end.
+    /// Tasks that wait for a GOAWAY or the end.
     watchers: Watchers,
-    /// Tasks that wait for a pong. Apart from the others: while somebody types there are thousands a
-    /// second, and hardly ever a task that waits.
+    /// Tasks that wait for a pong. Separate from the others: while somebody types there are thousands per second, and
+    /// hardly ever a task that waits.
     pingers: Watchers,
-    /// Answered pings that they were told of.
+    /// Answered pings they were notified of.
     pings_told: u64,
 }
 
@@ -48,8 +48,8 @@ struct Watchers(Vec<Waker>);
 pub(super) struct StreamWakers {
     pub(super) read: Option<Waker>,
     pub(super) write: Option<Waker>,
-    /// This side ended it while its holder still had it. The session has forgotten it, and a forgotten
-    /// stream reads like one that the peer finished.
+    /// This side ended it while its holder still had it. The session has forgotten it, and a forgotten stream reads
+    /// like one that the peer finished.
     pub(super) ended: Option<Box<StreamEnd>>,
 }
 
@@ -66,7 +66,7 @@ pub struct Incoming {
 
 /// A stream the peer opened: accept or refuse it. Dropping it refuses it.
 pub struct Opened {
-    /// What the peer asks for.
+    /// The peer's request.
     pub open: Open,
     stream: Option<MuxStream>,
 }
@@ -94,8 +94,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock is held leaves a session that the driver ends; nobody is served
-        // by a second panic.
+        // A panic while the lock is held leaves a session that the driver ends; a second panic would help nobody.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,8 +186,8 @@ fn wake(waker: &mut Option<Waker>) {
 // === impl Handle ===
 
 impl Handle {
-    /// Opens a stream to a service of the peer. Returns at once; data may be written before the
-    /// peer answers, and a refusal is the stream's first read error.
+    /// Opens a stream to a service of the peer. Returns immediately; data may be written before the peer answers, and a
+    /// refusal is the stream's first read error.
     pub fn open(&self, service: &str, class: Class, meta: Meta) -> Result<MuxStream, OpenError> {
         let mut state = self.shared.lock();
         if state.closed.is_some() {
@@ -207,7 +206,7 @@ impl Handle {
         self.shared.lock().session.stats()
     }
 
-    /// Numbers of the streams that are open, at most `max` of them.
+    /// Numbers of open streams, at most `max` of them.
     pub fn streams(&self, max: usize) -> Vec<StreamStats> {
         self.shared.lock().session.streams().take(max).collect()
     }
@@ -218,18 +217,18 @@ impl Handle {
         self.shared.now().since(state.session.heard_at())
     }
 
-    /// No new stream can be opened: either side said farewell, or the connection is over.
+    /// No new stream can be opened: either side sent GOAWAY, or the connection is over.
     pub fn is_leaving(&self) -> bool {
         let state = self.shared.lock();
         state.session.is_leaving() || state.closed.is_some()
     }
 
-    /// Most bytes it can make this side hold from here on, when it leaves.
+    /// Most bytes this side may have to hold for it from here on, once it drains.
     pub fn bound(&self) -> u64 {
         self.shared.lock().session.bound()
     }
 
-    /// Measures one round trip with a PING of the protocol; `None` when the connection ends first.
+    /// Measures one round trip with a PING of the protocol; `None` if the connection ends first.
     pub async fn ping(&self) -> Option<Duration> {
         let before = {
             let mut state = self.shared.lock();
@@ -265,7 +264,7 @@ impl Handle {
         state.wake_driver();
     }
 
-    /// Says farewell: no new streams; the driver ends when the running ones have.
+    /// Sends GOAWAY: no new streams; the driver ends when the running ones have.
     pub fn leave(&self, code: Code, come_back_after: Duration, words: &str) {
         let mut state = self.shared.lock();
         state.session.leave(GoAway {
@@ -300,7 +299,7 @@ impl Handle {
         .await
     }
 
-    /// Waits until the peer says farewell; `None` when the connection ends without one.
+    /// Waits until the peer sends GOAWAY; `None` if the connection ends without one.
     pub async fn peer_leaves(&self) -> Option<GoAway> {
         poll_fn(|cx| {
             let mut state = self.shared.lock();
@@ -351,7 +350,7 @@ impl Opened {
         self.stream.as_ref().map_or(0, MuxStream::id)
     }
 
-    /// Takes the stream.
+    /// Accepts the stream.
     pub fn accept(mut self) -> io::Result<MuxStream> {
         let stream = self
             .stream
@@ -377,7 +376,10 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            stream.reset(StreamEnd::own(Code::Internal, "nobody took the stream"));
+            stream.reset(StreamEnd::own(
+                Code::Internal,
+                "the stream was not accepted",
+            ));
         }
     }
 }

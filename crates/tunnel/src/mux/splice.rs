@@ -1,4 +1,4 @@
-//! A stream and a socket, joined.
+//! A stream and a socket, spliced.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,7 +27,7 @@ pub struct Spliced {
     pub to_stream: u64,
 }
 
-/// A splice that runs.
+/// A running splice.
 pub type Splicing = Pin<Box<dyn Future<Output = (Spliced, io::Result<()>)> + Send>>;
 
 /// Which end of a splice broke.
@@ -39,16 +39,15 @@ enum Broke {
 type ToSocket = WriteHalf<Box<dyn Transport>>;
 type FromSocket = ReadHalf<Box<dyn Transport>>;
 
-/// Joins both directions with half-close until both ended, or one broke. A broken socket resets the
-/// stream, so that the peer does not take half an answer for a whole one.
+/// Joins both directions with half-close until both have ended, or one breaks. A broken socket resets the stream, so
+/// that the peer does not mistake half an answer for a complete one.
 ///
-/// A socket that takes no more bytes is broken only if it cannot be read either: an API server closes
-/// a connection while the last of its answer waits here to be read, and its client, who has not had
-/// it yet, goes on with pings.
+/// A socket that accepts no more bytes is broken only if it cannot be read either: an API server closes a connection
+/// while the last of its answer is still to be read here, and its client, which has not received it yet, keeps sending
+/// pings.
 ///
-/// From the stream, bytes go to the socket out of the buffer they were received in, and credit is
-/// returned after the socket took them. To the stream, bytes are read once, into the buffer that
-/// becomes the frame's payload.
+/// From the stream, bytes go to the socket out of the buffer they were received in, and credit is returned after the
+/// socket took them. To the stream, bytes are read once, into the buffer that becomes the frame's payload.
 pub fn splice(stream: MuxStream, socket: Box<dyn Transport>) -> Splicing {
     Box::pin(joined(stream, socket))
 }
@@ -64,7 +63,7 @@ async fn joined(stream: MuxStream, socket: Box<dyn Transport>) -> (Spliced, io::
             match down(&mut reader, to_socket, &mut passed.to_socket).await {
                 Err(Broke::Socket(e)) => {
                     tracing::debug!(why = %e, "the socket reads no more");
-                    // Taken and thrown away: a peer that waits for room would not read the answer.
+                    // Read and discarded: a peer that waits for credit would not read the answer.
                     tokio::select! {
                         () = said_all.notified() => Ok(()),
                         ended = discard(&mut reader) => ended,
@@ -86,8 +85,8 @@ async fn joined(stream: MuxStream, socket: Box<dyn Transport>) -> (Spliced, io::
         Ok(_) => Ok(()),
         Err(Broke::Stream(e)) => Err(e),
         Err(Broke::Socket(e)) => {
-            // One that said all it had to say is whole, and only reads no more: what is queued
-            // still leaves, and the peer is told to stop when the stream is let go.
+            // A socket that sent everything and only stopped reading is complete: queued data still leaves, and the
+            // peer is told to stop when the stream is dropped.
             if !answered {
                 writer.reset(broken(&e));
             }
@@ -120,7 +119,7 @@ async fn down(reader: &mut MuxReader, mut socket: ToSocket, passed: &mut u64) ->
         {
             Ok(written) => written,
             Err(e) => {
-                // Thrown away like what comes after them: the peer may be waiting for their room.
+                // Discarded like what follows them: the peer may be waiting for their credit.
                 reader.placed(held.iter().map(Bytes::len).sum());
                 return Err(Broke::Socket(e));
             }
@@ -189,16 +188,16 @@ async fn up(mut socket: FromSocket, writer: &mut MuxWriter, passed: &mut u64) ->
     }
 }
 
-/// Buffers that become frames' payloads, and are read into again once those have left.
+/// Buffers that become frames' payloads, and are reused once those have been sent.
 struct Blocks {
     current: BytesMut,
-    /// Bytes of the next block: a frame, or what a write of the tunnel takes once one read filled it.
+    /// Bytes of the next block: a frame, or, once a read filled one, what a write of the tunnel takes.
     size: usize,
-    /// In a box: most streams are never busy, and each keeps room for this as long as it lives.
+    /// Boxed: most streams are never busy, and each keeps this field as long as it lives.
     rest: Option<Box<Rest>>,
 }
 
-/// What a busy stream has more than others.
+/// Additional state of a busy stream.
 struct Rest {
     blocks: VecDeque<BytesMut>,
     /// Something was read since the timer was set.
@@ -235,9 +234,9 @@ impl Blocks {
         Poll::Ready(read.map(|_| self.current.split().freeze()))
     }
 
-    /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
-    /// little. Not at the first time nothing is there, which is after every few blocks of a busy
-    /// stream whose socket is slower than the tunnel: each would be allocated again.
+    /// While nothing arrives: an idle stream holds one block at most, so thousands of them cost little. Not on the
+    /// first empty read, which comes after every few blocks of a busy stream whose socket is slower than the tunnel:
+    /// each block would be allocated again.
     fn poll_rest(&mut self, cx: &mut Context<'_>) {
         while let Some(rest) = &mut self.rest
             && rest.idle.as_mut().poll(cx).is_ready()
@@ -260,32 +259,30 @@ impl Rest {
         })
     }
 
-    /// Lets a block rest that was read full, for one whose bytes have left; a new one if there is
-    /// none.
+    /// Sets aside a block that was filled, in exchange for one whose bytes have been sent; a new one if there is none.
     fn replace(&mut self, current: &mut BytesMut, size: usize) {
         let reclaimed = self.blocks.iter_mut().position(|b| b.try_reclaim(size));
         let block = reclaimed.and_then(|at| self.blocks.swap_remove_back(at));
         let block = block.unwrap_or_else(|| BytesMut::with_capacity(size));
         let full = std::mem::replace(current, block);
         if self.blocks.len() == RESTING_MAX {
-            // The oldest: it may be one of the smaller size, which is never taken again.
+            // The oldest: it may be one of the smaller size, which is never reused.
             self.blocks.pop_front();
         }
         self.blocks.push_back(full);
     }
 }
 
-/// Pieces of one write to the socket: what the driver takes of its own in one run.
+/// Pieces of one write to the socket: what the driver reads from its own in one run.
 const PIECES_MAX: usize = 4;
-/// A block of a busy stream: one read brings what one write of the tunnel takes.
+/// A block of a busy stream: one read fetches what one write of the tunnel takes.
 const BLOCK_BUSY: usize = 3 * DATA_FULL;
-/// Blocks of one stream that are on their way: in its queue, and in the websocket's.
+/// Blocks of one stream in flight: in its queue, and in the websocket's.
 const RESTING_MAX: usize = 2;
-/// A buffer with less room than this is replaced before the next read: many small reads would
-/// become many small frames.
+/// A buffer with less room than this is replaced before the next read: many small reads would become many small frames.
 const READ_MIN: usize = DATA_FULL / 4;
-/// A stream from whose socket nothing came for this long is idle. The timer moves at most once in
-/// this time, however many blocks pass.
+/// A stream whose socket sent nothing for this long is idle. The timer moves at most once in this time, however many
+/// blocks pass.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A stream as tokio knows them, whole or in halves.
+//! A stream as an async reader and writer, whole or in halves.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,15 +16,15 @@ use crate::wire::{Code, Read, StreamEnd, StreamId, WriteError};
 
 /// One stream of a connection. Shutting it down is a half-close; dropping it unfinished resets it.
 ///
-/// Credit goes back to the peer when bytes are *consumed* ([`AsyncBufRead::consume`]), so a reader
-/// that hands bytes on before consuming them keeps the whole path bounded.
+/// Credit goes back to the peer when bytes are *consumed* ([`AsyncBufRead::consume`]), so a reader that passes bytes on
+/// before consuming them keeps the whole path bounded.
 #[derive(Debug)]
 pub struct MuxStream {
     reader: MuxReader,
     writer: MuxWriter,
 }
 
-/// The half that reads. The stream lives until both halves are gone.
+/// The reading half. The stream lives until both halves are dropped.
 #[derive(Debug)]
 pub struct MuxReader {
     core: Arc<Core>,
@@ -32,13 +32,13 @@ pub struct MuxReader {
     chunk: Bytes,
 }
 
-/// The half that writes.
+/// The writing half.
 #[derive(Debug)]
 pub struct MuxWriter {
     core: Arc<Core>,
 }
 
-/// A stream's place in its connection; given back when dropped.
+/// A stream's entry in its connection; released when dropped.
 struct Core {
     shared: Arc<Shared>,
     id: StreamId,
@@ -141,8 +141,8 @@ impl MuxReader {
         }
     }
 
-    /// Takes what has arrived, in as few turns of the lock as there are calls: until `held` has so
-    /// many pieces, or nothing is left. Ready with pieces, or with none at the end.
+    /// Takes what has arrived, with as few acquisitions of the lock as possible: until `held` has this many pieces, or
+    /// nothing is left. Ready with pieces, or with none at the end.
     pub(super) fn poll_pieces(
         &mut self,
         cx: &Context<'_>,
@@ -156,7 +156,7 @@ impl MuxReader {
         while held.len() < most {
             match self.poll_next(&mut state, cx) {
                 Poll::Ready(Ok(bytes)) if !bytes.is_empty() => held.push_back(bytes),
-                // What is in hand comes first: the end is found again.
+                // Pieces in hand come first: the end is found again.
                 _ if !held.is_empty() => break,
                 Poll::Ready(end) => return Poll::Ready(end.map(drop)),
                 Poll::Pending => return Poll::Pending,
@@ -165,7 +165,7 @@ impl MuxReader {
         Poll::Ready(Ok(()))
     }
 
-    /// So many bytes of what was taken found their place: the peer may send as many again.
+    /// This many bytes have been written elsewhere: the peer may send as many again.
     pub(super) fn placed(&self, n: usize) {
         let Core { shared, id } = &*self.core;
         let mut state = shared.lock();
@@ -213,8 +213,8 @@ impl AsyncRead for MuxReader {
 // === impl MuxWriter ===
 
 impl MuxWriter {
-    /// Writes bytes without copying them. Waits until all of them are queued. A block goes whole as
-    /// soon as there is any room: cut to what is left, much of the traffic would be tiny frames.
+    /// Writes bytes without copying them. Waits until all of them are queued. A block goes as a whole as soon as there
+    /// is any room: cut to the room left, much of the traffic would be tiny frames.
     pub async fn send(&mut self, mut bytes: Bytes) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_queue(cx, &mut bytes)).await
     }
@@ -238,7 +238,7 @@ impl MuxWriter {
             }
             match poll_room(&mut state, *id, cx) {
                 Poll::Ready(Ok(())) => {
-                    // What fits into one frame is one; of more, each fills two records of TLS.
+                    // What fits into one frame becomes one; of more, each fills two TLS records.
                     let most = if bytes.len() <= DATA_MAX {
                         DATA_MAX
                     } else {
@@ -285,7 +285,7 @@ impl AsyncWrite for MuxWriter {
         Poll::Ready(self.queue(piece).map(|()| n))
     }
 
-    /// Nothing is held back: the driver sends as soon as the socket takes it.
+    /// Nothing is held back: the driver sends as soon as the socket accepts it.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -350,7 +350,7 @@ fn write_error(state: &State, e: WriteError) -> io::Error {
     }
 }
 
-/// A reset as an IO error whose kind callers can decide by.
+/// A reset as an IO error whose kind callers can act on.
 fn ended(end: &StreamEnd) -> io::Error {
     let kind = match end.code {
         Code::Cancelled | Code::Broken | Code::Replaced | Code::FlowControl | Code::Protocol => {

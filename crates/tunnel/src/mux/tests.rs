@@ -81,7 +81,7 @@ async fn half_close_brings_the_answer_after_the_request_ended() {
     assert_eq!(answer, b"hello");
 }
 
-/// Whatever room is left: a block is one frame, not one of a few bytes and the rest.
+/// Whatever room is left: a block is one frame, not a frame of a few bytes and another with the rest.
 #[tokio::test]
 async fn a_block_goes_whole_or_waits() {
     let (node, _plane) = pair(1024);
@@ -135,7 +135,7 @@ async fn a_stream_that_its_own_side_ended_does_not_look_finished() {
 
 #[tokio::test]
 async fn many_streams_through_a_narrow_pipe() {
-    // The echo side keeps each request whole, so requests stay below what fits.
+    // The echo side buffers each request as a whole, so requests stay below the window.
     let (node, _plane, _tasks) = echo_pair(100).await;
     let mut all = JoinSet::new();
     for i in 0..50u8 {
@@ -170,7 +170,7 @@ async fn many_streams_through_a_narrow_pipe() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_noticed_and_every_stream_hears_of_it() {
     let (node, plane) = pair(16 * 1024);
-    // The plane's driver is never run: the path takes bytes and gives none.
+    // The plane's driver is never polled: the path accepts bytes and delivers none.
     let _plane = plane;
     let began = tokio::time::Instant::now();
     let mut stream = node
@@ -187,7 +187,7 @@ async fn a_silent_peer_is_noticed_and_every_stream_hears_of_it() {
         "{:?}",
         began.elapsed()
     );
-    // Before that the open itself ran into its time-out.
+    // Before that the open itself timed out.
     assert_eq!(read.expect_err("no answer").kind(), io::ErrorKind::TimedOut);
 }
 
@@ -266,7 +266,7 @@ async fn splice_joins_a_socket_with_half_close_both_ways() {
     assert_eq!((passed.to_socket, passed.to_stream), (50_000, 50_000));
 }
 
-/// Takes nothing, and says when it was asked.
+/// Accepts nothing, and notifies when it was asked.
 struct TakesNothing(Arc<Notify>);
 
 impl AsyncWrite for TakesNothing {
@@ -284,8 +284,8 @@ impl AsyncWrite for TakesNothing {
     }
 }
 
-/// An API server that closed while its last bytes wait to be read; its client, who has not had them,
-/// goes on talking.
+/// An API server that closed while its last bytes are still to be read; its client, which has not received them, keeps
+/// sending.
 #[tokio::test]
 async fn a_socket_that_takes_no_more_still_says_all_it_has() {
     const ANSWER: usize = 4 << 20;
@@ -303,7 +303,7 @@ async fn a_socket_that_takes_no_more_still_says_all_it_has() {
     let (mut reader, mut writer) = opened.accept().expect("accept").into_split();
     writer.write_all(b"ping").await.expect("write");
     refused.notified().await;
-    // More than any buffer holds: who waits until it is taken reads nothing.
+    // More than any buffer holds: a client that waits until it is written reads nothing.
     let talk = tokio::spawn(async move {
         let more = vec![1; 64 * 1024];
         while writer.write_all(&more).await.is_ok() {}

@@ -1,8 +1,8 @@
-//! What a session runs on, and what a stream is joined with, whatever they are.
+//! What a session runs on, and what a stream is spliced with.
 //!
-//! Both are behind a pointer, because generic code is compiled where it is used: the driver, the splice and TLS below
-//! would be compiled with the programs, which are made small, and not with this crate, which is made fast. Beside a system
-//! call, a call through a table is nothing.
+//! Both are trait objects, because generic code is compiled where it is used: the driver, the splice and TLS below
+//! would be compiled with the programs, which are optimised for size, and not with this crate, which is optimised for
+//! speed. Beside a system call, a dynamic call is nothing.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -25,7 +25,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 pub struct Secured(TlsStream<Ahead<TcpStream>>);
 
 impl Secured {
-    /// Of a handshake that is done. It takes in one piece what a driver writes at once.
+    /// From a completed handshake. It accepts in one piece what a driver writes at once.
     pub fn new(tls: impl Into<TlsStream<Ahead<TcpStream>>>) -> Self {
         let mut tls = tls.into();
         match &mut tls {

@@ -1,9 +1,9 @@
-//! RFC 6455 framing, as little of it as the protocol uses: binary messages, each in one piece.
+//! RFC 6455 framing, only the part the protocol uses: binary messages, each in one piece.
 //!
-//! Our own, because here every copy counts. Received payloads are slices of the read buffer; sent
-//! ones are handed to TLS as they are, gathered with their headers into vectored writes. Under TLS
-//! masking protects nothing, so the node masks with a zero key, which is legal and costs nothing;
-//! other keys are honoured. (A general websocket library copies each message twice and masks it.)
+//! Our own, because here every copy counts. Received payloads are slices of the read buffer; sent ones are passed to
+//! TLS as they are, gathered with their headers into vectored writes. Under TLS masking protects nothing, so the node
+//! masks with a zero key, which is legal and costs nothing; other keys are honoured. (A general websocket library
+//! copies each message twice and masks it.)
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -23,25 +23,25 @@ pub struct Websocket {
     io: Box<dyn Transport>,
     role: Role,
     input: BytesMut,
-    /// Blocks that were read full, until nobody holds a slice of them any more.
+    /// Blocks that were filled, until nobody holds a slice of them any more.
     resting: VecDeque<BytesMut>,
     /// Ready to be written, in order.
     output: VecDeque<Bytes>,
     /// Headers and small frames after `output`.
     tail: BytesMut,
-    /// The head of the frame that is being queued; kept for its memory.
+    /// The head of the frame being queued; kept to reuse its memory.
     head: BytesMut,
     pong: Option<Bytes>,
-    /// The input was no websocket: where the next message begins is unknown.
+    /// The input was not a valid websocket: the start of the next message is unknown.
     lost: bool,
 }
 
 /// Which end of the handshake this was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Asked for the websocket: masks what it sends.
+    /// Sent the request: masks what it sends.
     Client,
-    /// Answered: does not mask, insists on masked frames.
+    /// Answered it: does not mask, insists on masked frames.
     Server,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Message {
     Close,
 }
 
-/// What the websocket's own farewell says (RFC 6455, 7.4.1).
+/// Status of the websocket's own close frame (RFC 6455, 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseStatus {
     Normal = 1000,
@@ -70,13 +70,13 @@ pub(super) enum WebsocketError {
     Protocol(&'static str),
 }
 
-/// Read at once: two full frames, so that none has to be moved to another block.
+/// Size of one read: two full frames, so that none has to be moved to another block.
 const READ: usize = 2 * FRAME_FULL;
-/// A message with a full DATA frame, its own header included: two full records of TLS.
+/// A message with a full DATA frame, its own header included: two full TLS records.
 pub(super) const FRAME_FULL: usize = DATA_MAX;
 /// Payload of such a frame.
 pub(super) const DATA_FULL: usize = FRAME_FULL - HEADER_MAX - HEADER;
-/// Most blocks kept to be read into again: about what the streams of a busy connection hold.
+/// Most blocks kept for reuse: about what the streams of a busy connection hold.
 const RESTING_MAX: usize = 16;
 /// Payloads up to this are copied beside their header: one slice less for TLS to gather.
 const COPY_MAX: usize = 1024;
@@ -84,7 +84,7 @@ const COPY_MAX: usize = 1024;
 const HEADERS: usize = 4096;
 /// Most slices of one write.
 const SLICES_MAX: usize = 32;
-/// Longest header of a message that is taken: two bytes, a length of two, a mask of four.
+/// Longest accepted header of a message: two bytes, a length of two, a mask of four.
 const HEADER_MAX: usize = 8;
 /// Largest payload of a control message (RFC 6455, 5.5).
 const CONTROL_MAX: usize = 125;
@@ -98,7 +98,7 @@ const OP_PONG: u8 = 0xa;
 const MASKED: u8 = 0x80;
 
 impl Websocket {
-    /// A websocket on `io`; `received` is what came right after the handshake.
+    /// A websocket on `io`; `received` is what arrived right after the handshake.
     pub fn new(io: Box<dyn Transport>, role: Role, received: Bytes) -> Self {
         Self {
             io,
@@ -135,8 +135,8 @@ impl Websocket {
         Ok(Some((header.opcode, payload.freeze())))
     }
 
-    /// Room for the next read. A message whose header is known has its room already: a block that
-    /// has little left is filled to its end, so that nothing is moved out of it.
+    /// Room for the next read. A message whose header is known already has its room: a block with little left is filled
+    /// to its end, so that nothing is moved out of it.
     fn make_room_to_read(&mut self) {
         let begun = self.input.len() >= HEADER_MAX;
         let room = self.input.capacity() - self.input.len();
@@ -145,9 +145,8 @@ impl Websocket {
         }
     }
 
-    /// Room to read `n` more bytes into. Under load blocks go round: a new one for each read would
-    /// make the allocator give pages back to the kernel and fetch them again, which costs as much
-    /// as the decryption.
+    /// Room to read `n` more bytes into. Under load blocks are recycled: a new one for each read would make the
+    /// allocator return pages to the kernel and fetch them again, which costs as much as the decryption.
     fn make_room(&mut self, n: usize) {
         if self.input.capacity() - self.input.len() >= n || self.input.try_reclaim(n) {
             return;
@@ -164,7 +163,7 @@ impl Websocket {
         }
     }
 
-    /// Gives back what a busy time left behind.
+    /// Frees what a busy time left behind.
     pub(super) fn rest(&mut self) {
         self.resting.clear();
     }
@@ -185,7 +184,7 @@ impl Websocket {
         size
     }
 
-    /// Queues the websocket's own farewell.
+    /// Queues the websocket's own close frame.
     pub(super) fn queue_close(&mut self, status: CloseStatus) {
         let status = (status as u16).to_be_bytes();
         self.put_header(OP_CLOSE, status.len());
@@ -245,7 +244,7 @@ impl Websocket {
         }
     }
 
-    /// Reads and throws away: how many bytes came. `None`: the peer closed, or nothing can come.
+    /// Reads and discards: how many bytes arrived. `None`: the peer closed, or nothing can arrive any more.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         loop {
             match self.parse() {
@@ -298,7 +297,7 @@ impl Websocket {
                 self.output.pop_front();
             }
         }
-        // Nobody holds a slice of it now: its room comes back, and no new block is needed.
+        // Nobody holds a slice of it now: its room is reclaimed, and no new block is needed.
         if (1..HEADERS / 2).contains(&self.tail.capacity()) {
             self.tail.reserve(HEADERS);
         }
@@ -309,7 +308,7 @@ impl Websocket {
 struct Header {
     opcode: u8,
     mask: [u8; 4],
-    /// Of the header itself.
+    /// Length of the header itself.
     len: usize,
     payload: usize,
 }
@@ -388,7 +387,7 @@ mod tests {
         ws.output.iter().flat_map(|b| b.to_vec()).collect()
     }
 
-    /// The other implementation is the judge of our bytes, and we of its.
+    /// Another implementation checks our bytes, and we check its.
     #[test]
     fn a_library_reads_what_we_write_and_we_what_it_writes() {
         for (role, their) in [
@@ -436,8 +435,8 @@ mod tests {
         }
     }
 
-    /// Two records of TLS hold it, and one block two of it: nothing is left over that would cost a
-    /// record, a system call or a copy of its own.
+    /// Two TLS records hold one, and one block two: nothing is left over that would cost a record, a system call or a
+    /// copy of its own.
     #[tokio::test]
     async fn full_frames_fill_records_and_blocks() {
         let frame = Frame::Data(crate::wire::StreamId(1), vec![7; DATA_FULL].into(), false);

@@ -2,7 +2,7 @@
 
 macro_rules! codes {
     ($( $(#[$doc:meta])* $id:ident = $code:literal, $word:literal; )*) => {
-        /// Reason in RESET and GOAWAY. Codes this program does not know read as [`Code::Other`].
+        /// Reason in RESET and GOAWAY. Codes unknown to this program decode as [`Code::Other`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code { $( $(#[$doc])* $id, )* /// A code of a newer version.
             Other(u16) }
@@ -12,7 +12,7 @@ macro_rules! codes {
             pub const ALL: &'static [Self] = &[ $( Self::$id, )* ];
             /// The number on the wire.
             pub fn number(self) -> u16 { match self { $( Self::$id => $code, )* Self::Other(n) => n } }
-            /// From the number on the wire.
+            /// Decodes the number on the wire.
             pub fn from_number(n: u16) -> Self { match n { $( $code => Self::$id, )* n => Self::Other(n) } }
             /// The word in logs.
             pub fn word(self) -> &'static str { match self { $( Self::$id => $word, )* Self::Other(_) => "other" } }
@@ -25,13 +25,13 @@ codes! {
     Cancelled = 0, "cancelled";
     /// Nobody has a service of that name.
     UnknownService = 1, "unknown-service";
-    /// The service exists, this caller may not have it.
+    /// The service exists, but not for this caller.
     NotAllowed = 2, "not-allowed";
     /// The service's address did not answer; detail is the errno.
     DialFailed = 3, "dial-failed";
     /// Limit on streams reached.
     TooMany = 4, "too-many";
-    /// The side is about to leave; try another connection.
+    /// The side is draining; try another connection.
     GoingAway = 5, "going-away";
     /// Not answered in time.
     TimedOut = 6, "timed-out";

@@ -10,8 +10,7 @@ use super::limits::{
     WORDS_MAX,
 };
 
-/// A stream of a connection. The node opens odd ones, the plane even ones, each rising; 0 is the
-/// connection itself.
+/// A stream of a connection. The node opens odd ids, the plane even ones, each rising; 0 is the connection itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
@@ -25,7 +24,7 @@ pub enum Class {
     Bulk,
 }
 
-/// Small facts about a stream: who asked, trace id.
+/// Annotations of a stream: who asked, trace id.
 pub type Meta = BTreeMap<String, String>;
 
 /// First frame of each side.
@@ -33,22 +32,22 @@ pub type Meta = BTreeMap<String, String>;
 pub struct Hello {
     /// Highest version the side speaks; the lower of both is used.
     pub version: u16,
-    /// Credit each new stream begins with, towards this side.
+    /// Initial credit of each new stream, towards this side.
     pub initial_window: u32,
-    /// Streams this side lets the other open.
+    /// Streams this side lets the peer open.
     pub max_streams: u32,
     /// Names of optional features; unknown ones are ignored.
     pub capabilities: Vec<String>,
 }
 
-/// A stream begins.
+/// Opens a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// Name of the service.
     pub service: String,
     /// How it is scheduled.
     pub class: Class,
-    /// Small facts.
+    /// Annotations.
     pub meta: Meta,
 }
 
@@ -57,29 +56,29 @@ pub struct Open {
 pub enum Frame {
     /// First frame of each side.
     Hello(Hello),
-    /// A stream begins; data may follow at once.
+    /// Opens a stream; data may follow immediately.
     Open(StreamId, Open),
-    /// The other side took the stream.
+    /// The other side accepted the stream.
     Accept(StreamId),
     /// Bytes of a stream; `fin`: no more will follow.
     Data(StreamId, Bytes, bool),
-    /// The peer may have sent this many bytes of the stream in all.
+    /// The peer may send this many bytes of the stream in total.
     Credit(StreamId, u64),
-    /// The sender knew that it may send so many bytes in all, and has no use for more than so many.
+    /// The sender knew that it may send this many bytes in total, and needs no more than that many.
     Return(StreamId, u64, u64),
     /// The stream is over in both directions.
     Reset(StreamId, Code, u32, String),
-    /// To be answered with a PONG of the same token.
+    /// Requests a PONG with the same token.
     Ping(u64),
     /// Answer to a PING.
     Pong(u64),
-    /// The side leaves: last stream of the peer it took, why, come back after (ms), words.
+    /// The side drains: last stream of the peer it accepted, why, come back after (ms), words.
     GoAway(StreamId, Code, u32, String),
     /// A kind (0x80 and above) that this version does not know and may skip.
     Skipped(u8),
 }
 
-/// Why a message is no frame. Ends the connection.
+/// Why a message is not a valid frame. Ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Shorter than its header or its fields.
@@ -95,7 +94,7 @@ pub enum Malformed {
     #[error("unknown flags {0:#04x}")]
     UnknownFlags(u8),
     /// Text that is not UTF-8 or has control characters, or a reserved field that is not zero.
-    #[error("a field holds what it may not")]
+    #[error("a field has an invalid value")]
     Field,
     /// A connection frame on a stream, or a stream frame on the connection.
     #[error("stream id does not fit the frame kind")]
@@ -122,7 +121,7 @@ const CONNECTION: StreamId = StreamId(0);
 // === impl Frame ===
 
 impl Frame {
-    /// Reads one message. Payloads are slices of it: nothing is copied but names.
+    /// Decodes one message. Payloads are slices of it: only names are copied.
     pub fn decode(mut message: Bytes) -> Result<Self, Malformed> {
         if message.len() < HEADER {
             return Err(Malformed::Short);
@@ -178,7 +177,7 @@ impl Frame {
         }
     }
 
-    /// Writes one message.
+    /// Encodes one message.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         let payload = self.clone().into_parts(&mut out);
@@ -186,8 +185,8 @@ impl Frame {
         out.freeze()
     }
 
-    /// Writes the message but for the payload of DATA, which is given back as it is: the message
-    /// is `head` and then that. Nothing large is copied.
+    /// Encodes the message except the payload of DATA, which is returned as it is: the message is `head` followed by
+    /// it. Nothing large is copied.
     pub fn into_parts(self, head: &mut BytesMut) -> Bytes {
         match self {
             Self::Hello(hello) => {
@@ -271,7 +270,7 @@ impl Hello {
         let capabilities = (0..count)
             .map(|_| body.text(CAPABILITY_MAX))
             .collect::<Result<_, _>>()?;
-        // Later versions may append fields: what is left of a HELLO is skipped.
+        // Later versions may append fields: the rest of a HELLO is skipped.
         body.0.clear();
         Ok(Self {
             version,
@@ -369,7 +368,7 @@ impl Reader {
     }
 }
 
-/// Text a log can show: UTF-8 without control characters.
+/// Text that is safe to log: UTF-8 without control characters.
 fn plain(bytes: &[u8]) -> Result<String, Malformed> {
     let text = std::str::from_utf8(bytes).map_err(|_| Malformed::Field)?;
     if text.chars().any(char::is_control) {
@@ -378,7 +377,7 @@ fn plain(bytes: &[u8]) -> Result<String, Malformed> {
     Ok(text.to_owned())
 }
 
-/// Own texts are made to fit rather than refused: they come from error messages.
+/// Our own texts are truncated rather than refused: they come from error messages.
 fn put_text(out: &mut BytesMut, text: &str, max: usize) {
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     let bytes = cut(&text, max).as_bytes();
@@ -486,7 +485,7 @@ mod tests {
         fn a_cut_frame_is_refused_or_a_shorter_one(frame in frames(), cut in 0usize..64) {
             let bytes = frame.encode();
             let cut = cut.min(bytes.len());
-            // Must not panic; DATA and words have no length of their own and may be shorter.
+            // Must not panic; DATA and words have no length field and may be shorter.
             drop(Frame::decode(bytes.slice(..bytes.len() - cut)));
         }
     }

@@ -1,23 +1,21 @@
-//! How many bulk bytes may be under way, so that a key stroke need not wait behind them.
+//! How many bulk bytes may be in flight, so that a keystroke need not wait behind them.
 //!
-//! A frame that left cannot be overtaken: it stands in the kernel's buffers of both ends and of
-//! everything between them, and whatever is sent next arrives after it. Credit does not bound that
-//! (windows grow to what the path carries, and a receiver that is short of CPU time lets megabytes
-//! pile up in its socket). So while somebody types, bulk streams stop at a limit on bytes that are
-//! sent and not known to have arrived. Pings tell what arrived: each stands at a place in the byte
+//! A sent frame cannot be overtaken: it is in the kernel's buffers of both ends and of everything between them, and
+//! whatever is sent next arrives after it. Credit does not bound that (windows grow to what the path carries, and a
+//! receiver short of CPU time lets megabytes pile up in its socket). So while somebody types, bulk streams stop at a
+//! limit on bytes that are sent and not known to have arrived. Pings tell what arrived: each has a position in the byte
 //! stream, and its pong proves that everything before it was read.
 //!
 //! ```text
-//!  sent ──────────┬─────── ping ──────┬───── ping ────► under way ≤ limit
+//!  sent ──────────┬─────── ping ──────┬───── ping ────► in flight ≤ limit
 //!              answered            answered
 //! ```
 //!
-//! The limit follows the delay those pings see over the round trip without load. Of each round the
-//! median counts: a queue delays all of them, a lost packet some. Above
-//! [`TARGET`] (or a part of the path's own length) the limit shrinks in proportion (bytes under way
-//! = rate × round trip); below half of it and in use it grows, at first twofold, after delay was
-//! seen by what adds a little delay, then by more from round to round. Nobody types: no limit, TCP
-//! alone decides. Interactive frames always pass.
+//! The limit follows the delay those pings see beyond the unloaded round trip. The median of each round counts: a queue
+//! delays all of them, a lost packet some. Above [`TARGET`] (or a fraction of the path's own length) the limit shrinks
+//! in proportion (bytes in flight = rate × round trip); below half of it and in use it grows, at first twofold, after
+//! delay was seen by what adds a little delay, then by more from round to round. While nobody types there is no limit,
+//! and TCP alone decides. Interactive frames always pass.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,10 +23,10 @@ use std::time::Duration;
 use super::Time;
 use super::limits::DATA_MAX;
 
-/// Bulk bytes under way, and how many may be.
+/// Bulk bytes in flight, and their limit.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// Payload bytes of all streams handed out so far.
+    /// Payload bytes of all streams sent so far.
     sent: u64,
     /// Of them, known to have been read by the peer.
     arrived: u64,
@@ -41,20 +39,20 @@ pub(super) struct InFlight {
     /// A bulk stream had to wait since the round began.
     in_use: bool,
     round: Round,
-    /// Rounds of growth in a row.
+    /// Consecutive rounds of growth.
     streak: u32,
     /// When the last trial began.
     tried: Time,
     trial: Trial,
 }
 
-/// A round with another limit, to see what it does.
+/// A round with another limit, to learn its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trial {
     No,
-    /// Half the limit: a delay that is always there must not be mistaken for the path's own.
+    /// Half the limit: a constant delay must not be mistaken for the path's own.
     Less {
-        /// The limit to go back to.
+        /// The limit to return to.
         limit: u64,
     },
     /// Twice the smallest limit: if that takes no longer, the delay is not ours.
@@ -79,8 +77,8 @@ struct Round {
     answers: usize,
 }
 
-/// The round trip without our bytes: the shortest of the last one to two windows, or what it takes
-/// even at the smallest limit.
+/// The round trip without our bytes: the shortest of the last one to two windows, or the time it takes even at the
+/// smallest limit.
 #[derive(Debug)]
 struct Base {
     shortest: Duration,
@@ -89,48 +87,46 @@ struct Base {
     unavoidable: Duration,
 }
 
-/// How long after its last byte an interactive stream counts as used: longer than a person thinks,
-/// shorter than a watch that has nothing to say.
+/// How long after its last byte an interactive stream counts as in use: longer than a person thinks, shorter than a
+/// quiet watch.
 const TYPING: Duration = Duration::from_secs(60);
-/// Delay that bulk bytes may add to a round trip: nobody feels it.
+/// Delay that bulk bytes may add to a round trip: imperceptible.
 const TARGET: Duration = Duration::from_micros(400);
-/// On a longer path they may add this part of the round trip: single frames take longer there, and
-/// the path's own delay varies by as much.
+/// On a longer path they may add this fraction of the round trip: single frames take longer there, and the path's own
+/// delay varies by as much.
 const TARGET_PART: u32 = 4;
-/// The first round of growth may add this part of the target; each further one in a row twice as
-/// much.
+/// The first round of growth may add this fraction of the target; each further one in a row twice as much.
 const STEP_PART: u32 = 4;
 /// Growth begins as if this many rounds had gone well: twofold on any path.
 const STREAK_FIRST: u32 = 12;
-/// The limit never shrinks below this: on a path whose delay has other causes bulk goes on. It is
-/// what TCP has under way on a path that loses one packet of a hundred (half a dozen packets): more
-/// would stand in the sender's kernel, where 64 KiB were six round trips.
+/// The limit never shrinks below this: on a path whose delay has other causes bulk must continue. It is what TCP has in
+/// flight on a path that loses one packet in a hundred (half a dozen packets): more would wait in the sender's kernel,
+/// where 64 KiB were six round trips.
 const LIMIT_MIN: u64 = 8 * 1024;
-/// Where it begins when somebody starts to type; a long fat path is full again after ten round
-/// trips.
+/// Initial limit when somebody starts to type; a long fat path is full again after ten round trips.
 const LIMIT_FIRST: u64 = 64 * 1024;
-/// So many frames are under way at the limit: one that stands before a key stroke is short.
+/// This many frames are in flight at the limit: one ahead of a keystroke is short.
 const FRAMES_PER_LIMIT: usize = 8;
-/// It grows no further: what the largest window of the protocol can hold.
+/// Upper bound: the largest window of the protocol.
 const LIMIT_MAX: u64 = 1 << 30;
 /// Answers that make a round.
 const ANSWERS: usize = 4;
-/// Answers of a round that count; a long one is known well enough by its first.
+/// Answers of a round that count; a long one is known well enough by its first ones.
 const ROUND_MAX: usize = 64;
-/// Pings per limit's worth of bytes at least.
+/// Least number of pings per limit's worth of bytes.
 const MARKS_MIN: u64 = 8;
-/// On a fast path pings are so far apart: closer ones would cost more than they tell.
+/// Distance of pings on a fast path: closer ones would cost more than they tell.
 const MARK_EVERY: u64 = 256 * 1024;
-/// On a long path there are so many per limit: what an answer lets go leaves in one burst.
+/// Pings per limit on a long path: what an answer releases leaves in one burst.
 const MARKS_PER_LIMIT: u64 = 32;
-/// Most pings that wait for an answer. One that is forgotten only makes a measurement coarser.
+/// Most pings waiting for an answer. A forgotten one only makes a measurement coarser.
 const MARKS_MAX: usize = 64;
 /// A round trip is forgotten after one to two of these: routes change.
 const FORGET: Duration = Duration::from_secs(30);
 /// Time between two trials.
 const TRIAL_EVERY: Duration = Duration::from_secs(10);
-/// The same at the smallest limit: a route that became longer looks like delay, and bulk should
-/// not crawl for long because of that.
+/// The same at the smallest limit: a route that became longer looks like delay, and bulk should not crawl for long
+/// because of that.
 const TRIAL_AT_LEAST: Duration = Duration::from_secs(1);
 
 // === impl InFlight ===
@@ -155,7 +151,7 @@ impl InFlight {
     /// Bytes of an interactive stream passed, in either direction.
     pub(super) fn typed(&mut self, now: Time) {
         if self.until.is_none() {
-            // What is under way already shows in the first answers.
+            // What is in flight already shows in the first answers.
             self.arrived = self.sent;
             self.limit = LIMIT_FIRST;
             self.round = Round::from(self.sent);
@@ -188,12 +184,12 @@ impl InFlight {
         usize::try_from(self.limit).map_or(DATA_MAX, |n| (n / FRAMES_PER_LIMIT).min(DATA_MAX))
     }
 
-    /// Payload bytes of a frame leave.
+    /// Payload bytes of a frame are sent.
     pub(super) fn sent(&mut self, n: usize) {
         self.sent += n as u64;
     }
 
-    /// Whether a ping should leave now to mark a place.
+    /// Whether a ping should be sent now to mark a position.
     pub(super) fn wants_mark(&self) -> bool {
         if self.until.is_none() {
             return false;
@@ -205,7 +201,7 @@ impl InFlight {
         unmarked >= every && self.marks.len() < MARKS_MAX
     }
 
-    /// A ping leaves.
+    /// A ping is sent.
     pub(super) fn mark(&mut self, token: u64, now: Time) {
         if self.marks.len() == MARKS_MAX {
             self.marks.pop_front();
@@ -217,10 +213,10 @@ impl InFlight {
         });
     }
 
-    /// A pong came. The round trip it measured, unless nothing asked for it.
+    /// A pong arrived. Returns the round trip it measured, if it was expected.
     pub(super) fn answered(&mut self, token: u64, now: Time) -> Option<Duration> {
         let at = self.marks.iter().position(|m| m.token == token)?;
-        // Only the newest ping is answered: the answer stands for those before it.
+        // Only the newest ping is answered: the answer covers those before it.
         let mark = self.marks.drain(..=at).next_back()?;
         let sample = now.since(mark.at);
         self.base.saw(sample, now);
@@ -280,7 +276,7 @@ impl InFlight {
 impl Round {
     fn from(sent: u64) -> Self {
         Self {
-            // The first mark after this place ends it.
+            // The first mark after this position ends it.
             ends_at: sent + 1,
             times: [Duration::ZERO; ROUND_MAX],
             answers: 0,
@@ -334,7 +330,7 @@ impl Base {
 mod tests {
     use super::*;
 
-    /// A path that takes `rate` bytes a second and is `base` long; bulk sends whatever it may.
+    /// A path with `rate` bytes per second and a round trip of `base`; bulk sends whatever it may.
     struct Path {
         control: InFlight,
         rate: f64,
@@ -342,9 +338,9 @@ mod tests {
         now: Time,
         /// When everything sent so far has left the bottleneck.
         free_at: f64,
-        /// Nothing arrives before: a lost packet comes a round trip later, and all behind it.
+        /// Nothing arrives before: a lost packet arrives a round trip later, and everything behind it.
         held_until: f64,
-        /// Part of the frames that are lost.
+        /// Fraction of frames that are lost.
         loss: f64,
         pongs: VecDeque<(Time, u64)>,
         token: u64,
@@ -387,7 +383,7 @@ mod tests {
             self.pongs.push_back((at, self.token));
         }
 
-        /// Runs for a while; the worst wait a key stroke would have seen in its second half.
+        /// Runs for a while; returns the worst wait of a keystroke in its second half.
         fn run(&mut self, length: Duration) -> Duration {
             let (began, end) = (self.now, self.now.plus(length));
             let mut worst = 0.0f64;
@@ -397,7 +393,7 @@ mod tests {
                 while let Some((_, token)) = self.pongs.pop_front_if(|(at, _)| *at <= self.now) {
                     self.control.answered(token, self.now);
                 }
-                // The sender has a socket's worth to say each time it is asked.
+                // The sender has a socket's worth of data each time it is asked.
                 for _ in 0..256 {
                     if !self.control.has_room(self.now) {
                         break;
@@ -429,7 +425,7 @@ mod tests {
             (600e6, 150_000, 100),
             (12e6, 20_000, 14),
             (1.25e6, 30_000, 40),
-            // TCP that loses one packet of a hundred.
+            // TCP that loses one packet in a hundred.
             (0.2e6, 80_000, 120),
         ] {
             let base = Duration::from_micros(base_us);

@@ -1,7 +1,6 @@
 //! Pings, round-trip time, dead peers.
 //!
-//! Any received byte counts as life. When nothing came for two and a half intervals the peer is
-//! dead, whatever TCP reports.
+//! Any received byte counts as life. Without one for two and a half intervals the peer is dead, whatever TCP reports.
 
 use std::time::Duration;
 
@@ -15,12 +14,12 @@ pub(super) struct Liveness {
     next_token: u64,
     smoothed: Option<Duration>,
     jitter: Duration,
-    /// Answers so far, and what the newest took.
+    /// Answers so far, and the newest round trip.
     answers: u64,
     newest: Duration,
 }
 
-/// Round-trip time before anything was measured.
+/// Round-trip time before the first measurement.
 const ASSUMED: Duration = Duration::from_millis(50);
 
 impl Liveness {
@@ -28,7 +27,7 @@ impl Liveness {
         Self {
             interval,
             heard_at: now,
-            // The first at once: windows grow by the round-trip time.
+            // The first immediately: windows grow by the round-trip time.
             next_ping: now,
             next_token: 1,
             smoothed: None,
@@ -54,12 +53,12 @@ impl Liveness {
         self.next_ping
     }
 
-    /// Somebody wants to know now: the next ping is due.
+    /// Somebody waits for the result: the next ping is due now.
     pub(super) fn hurry(&mut self, now: Time) {
         self.next_ping = now;
     }
 
-    /// How many pings were answered, and what the newest of them took.
+    /// How many pings were answered, and the newest round trip.
     pub(super) fn answered(&self) -> (u64, Duration) {
         (self.answers, self.newest)
     }

@@ -1,10 +1,9 @@
-//! Whose turn it is.
+//! Scheduling of streams.
 //!
-//! Deficit round robin, made simple by pieces that can be split: a turn is one quantum of bytes, in
-//! as many pieces as it takes, so streams that have more to send get the same share of bytes.
-//! Interactive streams go first, also in the middle of a bulk stream's turn, but after
-//! [`INTERACTIVE_RUN`] turns in a row a bulk stream gets one. While somebody types bulk streams also
-//! wait for `inflight`'s limit.
+//! Deficit round robin, simplified by pieces that can be split: a turn is one quantum of bytes, in as many pieces as it
+//! takes, so streams with more to send get equal shares of bytes. Interactive streams go first, even in the middle of a
+//! bulk stream's turn, but after [`INTERACTIVE_RUN`] turns in a row a bulk stream gets one. While somebody types bulk
+//! streams also wait for `inflight`'s limit.
 
 use std::collections::VecDeque;
 
@@ -19,7 +18,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Adds a stream at the end of its class. The caller makes sure that it is not in it yet.
+    /// Adds a stream at the end of its class. The caller ensures that it is not in it yet.
     pub(super) fn add(&mut self, stream: StreamId, class: Class) {
         match class {
             Class::Interactive => self.interactive.push_back(stream),
@@ -27,7 +26,7 @@ impl Schedule {
         }
     }
 
-    /// The stream that was just taken out goes on with its turn.
+    /// The stream that was just taken out continues its turn.
     pub(super) fn go_on(&mut self, stream: StreamId, class: Class) {
         match class {
             Class::Interactive => {
@@ -38,7 +37,7 @@ impl Schedule {
         }
     }
 
-    /// The stream whose turn it is, taken out. `bulk`: whether bulk streams may send now.
+    /// Takes out the stream whose turn it is. `bulk`: whether bulk streams may send now.
     pub(super) fn next(&mut self, bulk: bool) -> Option<StreamId> {
         let bulk_turn = bulk && self.run >= INTERACTIVE_RUN && !self.bulk.is_empty();
         if !bulk_turn && let Some(stream) = self.interactive.pop_front() {
@@ -57,7 +56,7 @@ impl Schedule {
         !self.bulk.is_empty()
     }
 
-    /// Nobody else waits: a stream may take more than its quantum.
+    /// Nobody else waits: a stream may exceed its quantum.
     pub(super) fn is_empty(&self) -> bool {
         self.interactive.is_empty() && self.bulk.is_empty()
     }

@@ -30,7 +30,7 @@ pub enum Side {
     Plane,
 }
 
-/// What an end may be told. The defaults are the documented ones.
+/// Configuration of an end. The defaults are the documented ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Most streams the peer may have open.
@@ -52,11 +52,11 @@ pub enum Event {
     Accepted(StreamId),
     /// There is something to read, or the end of it.
     Readable(StreamId),
-    /// A writer that found no room can go on.
+    /// A writer that had no room can continue.
     Writable(StreamId),
-    /// The stream is over in a way its reader and writer must be told of.
+    /// The stream ended in a way its reader and writer must learn of.
     Ended(StreamId, StreamEnd),
-    /// The peer is about to leave.
+    /// The peer drains.
     GoAway(GoAway),
 }
 
@@ -69,16 +69,16 @@ pub struct StreamEnd {
     pub detail: u32,
     /// In words.
     pub words: String,
-    /// The peer said so.
+    /// The peer ended it.
     pub by_peer: bool,
 }
 
-/// A side's farewell.
+/// A side's GOAWAY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoAway {
     /// Why.
     pub code: Code,
-    /// When to come back.
+    /// When to reconnect.
     pub come_back_after: Duration,
     /// In words.
     pub words: String,
@@ -87,22 +87,22 @@ pub struct GoAway {
 /// The peer broke the protocol; the connection must end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A message is no frame.
+    /// A message is not a valid frame.
     #[error("malformed frame")]
     Malformed(#[source] Malformed),
     /// Anything but HELLO came first, or a second HELLO.
     #[error("HELLO is missing or repeated")]
     Hello,
     /// The peer's version or window is not supported.
-    #[error("the peer's HELLO cannot be worked with")]
+    #[error("the peer's HELLO is incompatible")]
     Incompatible,
     /// A stream id of the wrong side, not rising, or never opened.
-    #[error("stream {0:?} may not be used like that")]
+    #[error("stream id {0:?} is not valid here")]
     StreamId(StreamId),
     /// Too many refusals wait for the peer to read them.
     #[error("the peer opens streams faster than it reads refusals")]
     Flood,
-    /// Nothing was heard for two and a half ping intervals.
+    /// No byte for two and a half ping intervals.
     #[error("nothing was heard from the peer for {0:?}")]
     Dead(Duration),
 }
@@ -113,13 +113,13 @@ pub enum OpenError {
     /// The peer's limit is reached.
     #[error("{0} streams are open, more are not allowed")]
     TooMany(u32),
-    /// This end or the peer is about to leave.
+    /// This end or the peer drains.
     #[error("the connection is about to end")]
     GoingAway,
     /// Service name empty or too long.
     #[error("service name {0:?} is empty or too long")]
     Name(String),
-    /// What the connection may hold is in use, to the last initial window.
+    /// The connection's memory is in use, to the last initial window.
     #[error("the connection's memory is in use")]
     Full,
     /// All stream ids of the connection were used.
@@ -135,10 +135,10 @@ pub enum WriteError {
     Closed(Option<StreamEnd>),
 }
 
-/// What [`Session::read`] found.
+/// Result of [`Session::read`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Bytes; tell [`Session::consumed`] when they found their place.
+    /// Bytes; call [`Session::consumed`] when they have been written elsewhere.
     Data(Bytes),
     /// Nothing yet.
     Pending,
@@ -159,8 +159,7 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Payload bytes sent.
     pub bytes_out: u64,
-    /// Streams of the peer that were refused before the application saw them: too many, or too
-    /// late.
+    /// Streams of the peer that were refused before the application saw them: too many, or too late.
     pub refused: u64,
     /// Smoothed round-trip time.
     pub round_trip: Option<Duration>,
@@ -177,9 +176,9 @@ pub struct StreamStats {
     pub local: bool,
     /// How it is scheduled.
     pub class: Class,
-    /// What the peer may have under way towards us, bytes.
+    /// What the peer may have in flight towards us, bytes.
     pub window: u64,
-    /// Bytes of ours that wait for credit or their turn.
+    /// Our bytes that wait for credit or their turn.
     pub queued: u64,
     /// Payload bytes received.
     pub bytes_in: u64,
@@ -205,9 +204,9 @@ pub struct Session {
     schedule: Schedule,
     pool: Pool,
     pinned: Pinned,
-    /// Bytes all streams hold to send.
+    /// Bytes all streams hold for sending.
     queued: usize,
-    /// When streams are looked at for what they no longer need.
+    /// When streams are next checked for what they no longer need.
     look_at: Time,
     liveness: Liveness,
     inflight: InFlight,
@@ -235,7 +234,7 @@ impl Default for Config {
 }
 
 impl StreamEnd {
-    /// An end this side decided on.
+    /// An end decided by this side.
     pub fn own(code: Code, words: &str) -> Self {
         Self {
             code,
@@ -259,7 +258,7 @@ impl std::fmt::Display for StreamEnd {
 // === impl Session: life ===
 
 impl Session {
-    /// A fresh end. Its HELLO is the first thing [`Session::transmit`] gives.
+    /// A new end. Its HELLO is the first frame from [`Session::transmit`].
     pub fn new(side: Side, config: Config, now: Time) -> Self {
         let guaranteed = u64::from(config.streams_max) * u64::from(INITIAL_WINDOW);
         Self {
@@ -296,8 +295,8 @@ impl Session {
         }
     }
 
-    /// When [`Session::tick`] must be called at the latest, and [`Session::transmit`] after it if
-    /// this side `can_send`: a PING that is due cannot leave while the socket takes nothing.
+    /// The latest time to call [`Session::tick`], and [`Session::transmit`] after it if this side `can_send`: a PING
+    /// that is due cannot be sent while the socket accepts nothing.
     pub fn next_deadline(&self, can_send: bool) -> Time {
         let mut at = self.liveness.dead_at();
         if can_send {
@@ -312,8 +311,7 @@ impl Session {
         at
     }
 
-    /// Looks at the time: dead peers, unanswered opens. Due pings leave with
-    /// [`Session::transmit`].
+    /// Checks the time: dead peers, unanswered opens. Due pings leave with [`Session::transmit`].
     pub fn tick(&mut self, now: Time) -> Result<(), Violation> {
         if now >= self.liveness.dead_at() {
             return Err(Violation::Dead(self.config.ping_interval * 5 / 2));
@@ -333,8 +331,8 @@ impl Session {
         Ok(())
     }
 
-    /// Once an interval: credit that idle streams have no use for goes back, and streams that are
-    /// only there to send their last bytes, and cannot, end.
+    /// Once per interval: idle streams return credit they have no use for, and streams that only exist to send their
+    /// last bytes, and cannot, are ended.
     fn look(&mut self, now: Time) {
         let mut stuck = Vec::new();
         for (id, s) in &mut self.streams {
@@ -348,7 +346,7 @@ impl Session {
             } else if s.ended.is_none()
                 && let Some(back) = s.sending.give_back()
             {
-                // An older one that has not left yet is of more: the peer never saw it.
+                // An older unsent one covers more: the peer never saw it.
                 let had = s.pending.back.map_or(back.0, |(had, _)| had);
                 s.pending.back = Some((had, back.1));
                 if !s.listed {
@@ -358,12 +356,12 @@ impl Session {
             }
         }
         for stream in stuck {
-            let words = "what was left to send found no taker";
+            let words = "the peer did not take the remaining data";
             self.end(stream, StreamEnd::own(Code::TimedOut, words));
         }
     }
 
-    /// Whether the next event is one that somebody waits for.
+    /// Whether somebody waits for the next event.
     pub fn is_urgent(&self) -> bool {
         let Some(Event::Readable(stream)) = self.events.front() else {
             return false;
@@ -383,7 +381,7 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Says farewell: no new streams from now on; running ones go on.
+    /// Sends GOAWAY: no new streams from now on; running ones continue.
     pub fn leave(&mut self, farewell: GoAway) {
         if self.leaving.is_none() {
             self.leaving = Some(farewell);
@@ -392,14 +390,14 @@ impl Session {
         }
     }
 
-    /// Either side said farewell: what the streams have is what they need, and no more are opened.
+    /// Either side sent GOAWAY: streams keep what they need, and no more are opened.
     fn settle_down(&mut self) {
         self.pool.leaves();
         self.pinned.close();
     }
 
-    /// Most bytes that a session that leaves can make this side hold from here on: received and not
-    /// read, and waiting to be sent.
+    /// Most bytes that a draining session can make this side hold from here on: received and unread, and waiting to be
+    /// sent.
     pub fn bound(&self) -> u64 {
         let (remote, local) = (u64::from(self.remote_open), u64::from(self.local_open));
         let streams = remote + local;
@@ -408,8 +406,7 @@ impl Session {
         received + self.pinned.bytes() + to_send
     }
 
-    /// One side leaves, no stream is left and the peer was told why the last ones ended: the
-    /// connection can be closed.
+    /// One side drains, no stream is left and the peer knows why the last ones ended: the connection can be closed.
     pub fn is_drained(&self) -> bool {
         let said = !self.leave_due && self.refusals.is_empty();
         self.is_leaving() && said && self.streams.is_empty()
@@ -442,12 +439,12 @@ impl Session {
         })
     }
 
-    /// Either side said farewell: no new streams.
+    /// Either side sent GOAWAY: no new streams.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_some() || self.peer_leaves
     }
 
-    /// The highest stream of the peer's that was looked at, for a farewell.
+    /// The peer's highest stream that was looked at, for a GOAWAY.
     pub fn last_stream(&self) -> StreamId {
         StreamId(self.highest_remote)
     }
@@ -457,12 +454,12 @@ impl Session {
         self.liveness.heard_at()
     }
 
-    /// Lets a PING leave at once.
+    /// Sends a PING at the next opportunity.
     pub fn hurry_ping(&mut self, now: Time) {
         self.liveness.hurry(now);
     }
 
-    /// How many PINGs were answered, and what the newest of them took.
+    /// How many PINGs were answered, and the newest round trip.
     pub fn pings_answered(&self) -> (u64, Duration) {
         self.liveness.answered()
     }
@@ -472,7 +469,7 @@ impl Session {
         self.streams.values().map(|s| s.arrived.len() as u64).sum()
     }
 
-    /// The peer's HELLO, once it came.
+    /// The peer's HELLO, once it arrived.
     pub fn peer(&self) -> Option<&Hello> {
         self.peer.as_ref()
     }
@@ -481,7 +478,7 @@ impl Session {
 // === impl Session: what both sides need ===
 
 impl Session {
-    /// Ends a stream from this side and tells the peer, unless it never saw it.
+    /// Ends a stream from this side and notifies the peer, unless it never saw it.
     fn end(&mut self, stream: StreamId, end: StreamEnd) {
         let Some(s) = self.streams.get_mut(&stream) else {
             return;
@@ -558,7 +555,7 @@ impl Session {
         }
     }
 
-    /// Without a stream all memory is where it was at the beginning.
+    /// Without streams all memory is back where it was at the beginning.
     fn debug_assert_nothing_is_lost(&self) {
         debug_assert!(self.pool.is_whole(), "{:?}", self.pool);
         debug_assert!(self.pinned.is_none(), "{:?}", self.pinned);

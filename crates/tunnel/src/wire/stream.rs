@@ -16,9 +16,9 @@ pub(super) struct Stream {
     thrift: Thrift,
     /// We opened it.
     pub(super) local: bool,
-    /// The opener knows that it was taken (we said so, or the peer did).
+    /// The opener knows that it was accepted (we sent it, or the peer did).
     pub(super) accepted: bool,
-    /// When the application let go of it; it lives on only to send what is queued.
+    /// When the application dropped it; it lives on only to send what is queued.
     pub(super) orphan_since: Option<Time>,
     pub(super) sending: Sending,
     pub(super) receiving: Receiving,
@@ -32,19 +32,17 @@ pub(super) struct Stream {
     pub(super) ended: Option<StreamEnd>,
 }
 
-/// Received bytes that nobody read yet.
+/// Received, unread bytes.
 ///
-/// A payload is a slice of the block it was read into, and keeps all of that block alive. A reader
-/// that keeps up gets such slices; behind one that does not, further bytes are copied together, so
-/// that what a stalled stream costs is its window and a few blocks; and all streams together keep
-/// no more blocks than [`Pinned`] lets them.
+/// A payload is a slice of the block it was read into, and keeps all of that block alive. A reader that keeps up gets
+/// such slices; behind one that does not, further bytes are copied together, so that a stalled stream costs its window
+/// and a few blocks; and all streams together keep no more blocks than [`Pinned`] allows.
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
     slices: VecDeque<Bytes>,
     /// How many of the slices, from the front, keep a block alive.
     pinned: usize,
-    /// Bytes that the reader has in its hands, and how many of its slices keep a block alive: they
-    /// count until it has none left.
+    /// Bytes in the reader's hands, and how many of its slices keep a block alive: they count until it has none left.
     in_hand: usize,
     pinned_in_hand: usize,
     copied: BytesMut,
@@ -55,27 +53,27 @@ pub(super) struct Arrived {
 #[derive(Debug, Default)]
 pub(super) struct Pinned {
     blocks: usize,
-    /// No more of them: what comes is copied out.
+    /// No more of them: payloads are copied out.
     closed: bool,
 }
 
-/// Slices kept as they are: what the driver takes of the socket in one run. Twice as many were 4 %
-/// less CPU time, and 15 MiB more for eight stalled readers.
+/// Slices kept as they are: what the driver reads from the socket in one run. Twice as many cost 4 % less CPU time, and
+/// 15 MiB more for eight stalled readers.
 const SLICES_MAX: usize = 4;
 
 /// Bytes copied together into one block.
 const COPIED_MAX: usize = 64 * 1024;
 
-/// What an interactive stream may send before it counts as bulk: a bucket that fills with time.
+/// What an interactive stream may send before it counts as bulk: a token bucket.
 #[derive(Clone, Copy, Debug)]
 struct Thrift {
     left: u64,
     at: Time,
 }
 
-/// A screen full of text in every colour, or the list of a large cluster's nodes, is still typing.
+/// A screen full of coloured text, or the list of a large cluster's nodes, is still interactive.
 const THRIFT_BURST: u64 = 256 * 1024;
-/// Bytes a second that the bucket gets back: more than any terminal shows.
+/// Refill rate in bytes per second: more than any terminal shows.
 const THRIFT_RATE: u64 = 1024 * 1024;
 
 #[derive(Debug)]
@@ -86,14 +84,14 @@ pub(super) struct Sending {
     credit: u64,
     /// What it began with, and keeps when it has no use for more.
     floor: u64,
-    /// `sent` when [`Sending::is_idle`] was last asked.
+    /// `sent` when [`Sending::is_idle`] was last called.
     looked: u64,
-    /// Bytes it may still send in this turn.
+    /// Bytes left in this turn.
     turn: usize,
     finish: Finish,
     /// In the schedule.
     pub(super) scheduled: bool,
-    /// The writer found no room and waits.
+    /// The writer had no room and waits.
     pub(super) writer_waits: bool,
 }
 
@@ -142,8 +140,8 @@ impl Stream {
         }
     }
 
-    /// How it is scheduled now: an interactive stream that sends like a bulk one (a copy by
-    /// `kubectl cp`, a log that is read to its end) is treated like one for as long as it does.
+    /// Its current class: an interactive stream that sends like a bulk one (`kubectl cp`, a log read to its end) is
+    /// treated like one as long as it does.
     pub(super) fn class_now(&self, now: Time) -> Class {
         match self.class {
             Class::Interactive if self.thrift.at(now) > 0 => Class::Interactive,
@@ -151,7 +149,7 @@ impl Stream {
         }
     }
 
-    /// Counts bytes that leave. How they were scheduled.
+    /// Counts sent bytes. Returns the class they were scheduled in.
     pub(super) fn spend(&mut self, n: usize, now: Time) -> Class {
         let class = self.class_now(now);
         let left = self.thrift.at(now).saturating_sub(n as u64);
@@ -159,7 +157,7 @@ impl Stream {
         class
     }
 
-    /// The application let go of it.
+    /// The application dropped it.
     pub(super) fn orphan(&self) -> bool {
         self.orphan_since.is_some()
     }
@@ -232,7 +230,7 @@ impl Arrived {
         self.len == 0
     }
 
-    /// So many bytes of what was popped found their place.
+    /// This many bytes of what was popped have been written elsewhere.
     pub(super) fn placed(&mut self, n: usize, pinned: &mut Pinned) {
         self.in_hand = self.in_hand.saturating_sub(n);
         if self.in_hand == 0 {
@@ -257,12 +255,12 @@ impl Pinned {
         !self.closed && self.blocks < PINNED_MAX
     }
 
-    /// The session leaves.
+    /// The session drains.
     pub(super) fn close(&mut self) {
         self.closed = true;
     }
 
-    /// What those that are pinned take.
+    /// Bytes of the pinned ones.
     pub(super) fn bytes(&self) -> u64 {
         (self.blocks * BLOCK) as u64
     }
@@ -299,7 +297,7 @@ impl Sending {
         }
     }
 
-    /// Bytes sent so far, and bytes that wait.
+    /// Bytes sent so far, and bytes waiting.
     pub(super) fn numbers(&self) -> (u64, u64) {
         (self.sent, self.queued as u64)
     }
@@ -323,26 +321,26 @@ impl Sending {
         }
     }
 
-    /// The stream is over: what is queued is dropped. How much that was.
+    /// The stream is over: drops what is queued, and returns how much that was.
     pub(super) fn cut(&mut self) -> usize {
         self.queue.clear();
         self.finish = Finish::Sent;
         std::mem::take(&mut self.queued)
     }
 
-    /// The peer's HELLO came later than our OPEN, and begins streams with more than was assumed.
+    /// The peer's HELLO came later than our OPEN, with a larger initial window than assumed.
     pub(super) fn begins_with(&mut self, window: u32) {
         self.floor = u64::from(window);
         self.credit(self.floor);
     }
 
-    /// Nothing was sent since this was asked last.
+    /// Nothing was sent since the last call.
     pub(super) fn is_idle(&mut self) -> bool {
         std::mem::replace(&mut self.looked, self.sent) == self.sent
     }
 
-    /// It is idle. If nothing waits to be sent, half of what credit is left is of no use, down to
-    /// what a stream begins with: what it had, and what it keeps.
+    /// It is idle. If nothing waits to be sent, half of the remaining credit is of no use, down to the initial window:
+    /// what it had, and what it keeps.
     pub(super) fn give_back(&mut self) -> Option<(u64, u64)> {
         let left = self.credit - self.sent;
         if self.queued > 0 || left <= self.floor || self.finished() {
@@ -364,7 +362,7 @@ impl Sending {
         data || self.queued == 0 && self.finish == Finish::Queued
     }
 
-    /// Something was sent; whether this turn goes on: many small pieces are worth one large one.
+    /// Something was sent; returns whether this turn continues: many small pieces are worth one large one.
     pub(super) fn goes_on(&mut self, n: usize) -> bool {
         if self.turn == 0 {
             self.turn = QUANTUM;

@@ -1,30 +1,28 @@
 //! How much a peer may send.
 //!
-//! Every stream begins with [`INITIAL_WINDOW`](super::limits::INITIAL_WINDOW), which is guaranteed to all
-//! `STREAMS_MAX` of them. What the connection's cap leaves over is a [`Pool`]: a stream whose
-//! reader keeps up doubles its window while half of it is used in less than two round trips, so a
-//! window grows to the bandwidth-delay product and no further. A stream may hold [`SHARE`] times
-//! what nobody holds: one stream alone gets most of the pool, and a later one finds
-//! something left, grows, and the others give back until all have the same. When the pool runs
-//! low, streams that do not need their window give half of it back, down to the initial one. Credit
-//! that a peer has no use for comes back by its own word ([`Receiving::returned`]).
+//! Every stream begins with [`INITIAL_WINDOW`](super::limits::INITIAL_WINDOW), which is guaranteed to all `STREAMS_MAX`
+//! of them. The rest of the connection's cap is a [`Pool`]: a stream whose reader keeps up doubles its window while
+//! half of it is used in less than two round trips, so a window grows to the bandwidth-delay product and no further. A
+//! stream may hold [`SHARE`] times what is free: one stream alone gets most of the pool, and a later one finds
+//! something left, grows, and the others give back until all have the same. When the pool runs low, streams that do not
+//! need their window return half of it, down to the initial one. A peer returns credit it has no use for
+//! ([`Receiving::returned`]).
 //!
-//! What a stream holds covers its window *and* all credit the peer has not used, so the sum of all
-//! grants never exceeds the cap: memory is bounded by construction, and no stream ever waits for
-//! another one's reader. The initial windows of streams that *this* side opens come out of the pool
-//! too: there is no second guarantee beside the peer's.
+//! A stream's holding covers its window *and* all credit the peer has not used, so the sum of all grants never exceeds
+//! the cap: memory is bounded by construction, and no stream ever waits for another one's reader. The initial windows
+//! of streams that *this* side opens come out of the pool too: only the peer's are guaranteed.
 
 use std::time::Duration;
 
 use super::Time;
 use super::limits::LEAVING_WINDOW;
 
-/// What is left to grow windows with.
+/// The rest of the cap, for growing windows.
 #[derive(Debug)]
 pub(super) struct Pool {
     free: u64,
     size: u64,
-    /// The session was told to leave: nothing grows beyond [`LEAVING_WINDOW`] any more.
+    /// The session drains: nothing grows beyond [`LEAVING_WINDOW`] any more.
     leaving: bool,
 }
 
@@ -33,19 +31,19 @@ pub(super) struct Pool {
 pub(super) struct Receiving {
     /// Bytes that arrived.
     received: u64,
-    /// Bytes the application took.
+    /// Bytes the application consumed.
     consumed: u64,
-    /// Bytes the peer may have sent in all.
+    /// Bytes the peer may send in total.
     granted: u64,
     /// Current window.
     window: u64,
-    /// What it began with and never goes below.
+    /// The initial window, below which it never goes.
     floor: u64,
-    /// What of it is paid for outside the pool.
+    /// The part of it that is guaranteed outside the pool.
     guaranteed: u64,
-    /// What this stream holds of the pool.
+    /// The part this stream holds of the pool.
     held: u64,
-    /// `consumed` when the window was last judged, and the time of it.
+    /// `consumed` when the window was last judged, and the time.
     judged: (u64, Time),
 }
 
@@ -53,20 +51,19 @@ pub(super) struct Receiving {
 const FAST_ROUND_TRIPS: u32 = 2;
 /// A window is "slow" (may be shrunk) when half of it lasted this many round trips.
 const SLOW_ROUND_TRIPS: u32 = 16;
-/// Below this part of the pool there is pressure.
+/// Below this fraction of the pool there is pressure.
 const PRESSURE: u64 = 2;
-/// How many times of what is free one stream may hold: one has 4/5 of the pool, `n` busy ones have
-/// 4/(4n+1) of it each. More would give one stream more on a very long path, and leave less to
-/// later ones while readers stall: what those hold comes back only when they read. (2, which was
-/// 2/3 for one, left it behind a connection of its own at 40 ms.)
+/// How many times the free amount one stream may hold: one has 4/5 of the pool, `n` busy ones have 4/(4n+1) of it each.
+/// More would give one stream more on a very long path, and leave less to later ones while readers stall: what those
+/// hold comes back only when they read. (2, which was 2/3 for one, left it behind a separate TCP connection at 40 ms.)
 const SHARE: u64 = 4;
-/// A round trip is taken to be at least this long: on loopback measured times are noise.
+/// A round trip counts as at least this long: on loopback measured times are noise.
 const ROUND_TRIP_MIN: Duration = Duration::from_micros(500);
-/// New credit is told when it is this part of the window: the rest is what a stream carries in a
-/// round trip. Halves, as in HTTP/2, would leave half of a capped window unused.
+/// New credit is sent when it is this fraction of the window: the rest is what a stream carries in a round trip.
+/// Halves, as in HTTP/2, would leave half of a capped window unused.
 const CREDIT_PART: u64 = 16;
-/// Less credit than this waits, unless it is half the window: a frame, a record and a wake-up on
-/// the other side for each 128 KiB are nothing, for each 4 KiB they would be felt.
+/// Less credit than this waits, unless it is half the window: a frame, a record and a wake-up at the other side per 128
+/// KiB are negligible, per 4 KiB they would not be.
 const CREDIT_WORTH: u64 = 128 * 1024;
 
 // === impl Pool ===
@@ -90,18 +87,18 @@ impl Pool {
         self.free = (self.free + back).min(self.size);
     }
 
-    /// From here on windows grow a little only.
+    /// From here on windows grow only a little.
     pub(super) fn leaves(&mut self) {
         self.leaving = true;
     }
 
-    /// Most that `streams` can hold of it, from here on, when it is leaving.
+    /// Most that `streams` can hold of it from here on, once it drains.
     pub(super) fn bound(&self, streams: u64) -> u64 {
         let grows = streams.saturating_mul(LEAVING_WINDOW);
         (self.size - self.free).saturating_add(grows).min(self.size)
     }
 
-    /// Nobody holds anything of it.
+    /// Nobody holds any of it.
     pub(super) fn is_whole(&self) -> bool {
         self.free == self.size
     }
@@ -110,7 +107,7 @@ impl Pool {
         self.free < self.size / PRESSURE
     }
 
-    /// What a stream that holds `held` may hold, when others hold what they do.
+    /// What a stream that holds `held` may hold in total, given what the others hold.
     fn share(&self, held: u64) -> u64 {
         let share = (self.free + held).saturating_mul(SHARE) / (SHARE + 1);
         match self.leaving {
@@ -123,7 +120,7 @@ impl Pool {
 // === impl Receiving ===
 
 impl Receiving {
-    /// Of a stream the peer opened: what it begins with is guaranteed.
+    /// For a stream the peer opened: its initial window is guaranteed.
     pub(super) fn of_peer(floor: u32, now: Time) -> Self {
         let floor = u64::from(floor);
         Self {
@@ -138,7 +135,7 @@ impl Receiving {
         }
     }
 
-    /// Of a stream this side opens: what it begins with comes out of the pool, if there is enough.
+    /// For a stream this side opens: its initial window comes out of the pool, if there is enough.
     pub(super) fn own(floor: u32, now: Time, pool: &mut Pool) -> Option<Self> {
         let held = u64::from(floor);
         if held > pool.free {
@@ -163,7 +160,7 @@ impl Receiving {
         self.received <= self.granted
     }
 
-    /// The application took `n` bytes. Returns new credit worth telling the peer.
+    /// The application consumed `n` bytes. Returns new credit worth sending to the peer.
     pub(super) fn consumed(
         &mut self,
         n: u64,
@@ -189,7 +186,7 @@ impl Receiving {
         Some(upto)
     }
 
-    /// Half the window was used, and it took so long.
+    /// Half the window was used, and it took this long.
     fn resize(&mut self, took: Duration, round_trip: Duration, pool: &Pool) {
         let round_trip = round_trip.max(ROUND_TRIP_MIN);
         let share = (self.guaranteed + pool.share(self.held)).max(self.floor);
@@ -200,9 +197,9 @@ impl Receiving {
         }
     }
 
-    /// The peer has no use for the credit beyond `keeps`. It knew of `had` when it said so: if more
-    /// was granted meanwhile, that is on its way and counts. False when it returns what it used or
-    /// never had, or keeps less than any stream begins with: it would wait for ever.
+    /// The peer has no use for the credit beyond `keeps`. It knew of `had` when it sent that: if more was granted
+    /// meanwhile, that is on its way and counts. False when it returns what it used or never had, or keeps less than
+    /// any stream begins with: it would wait for ever.
     pub(super) fn returned(&mut self, had: u64, keeps: u64, pool: &mut Pool) -> bool {
         if keeps < self.received + self.floor || keeps > had || had > self.granted {
             return false;
@@ -215,8 +212,8 @@ impl Receiving {
         true
     }
 
-    /// Holds of the pool what the window and the credit that is out need, no more and no less.
-    /// A window that shrank gives back as the peer uses up its credit, not before.
+    /// Holds exactly what the window and the outstanding credit need. A window that shrank releases as the peer uses up
+    /// its credit, not before.
     fn settle(&mut self, pool: &mut Pool) {
         let out = self.granted.saturating_sub(self.consumed);
         let needed = self.window.max(out).saturating_sub(self.guaranteed);
@@ -228,7 +225,7 @@ impl Receiving {
         self.held = needed;
     }
 
-    /// The stream is over: its part of the pool goes back.
+    /// The stream is over: returns its part of the pool.
     pub(super) fn release(&mut self, pool: &mut Pool) {
         pool.give(std::mem::take(&mut self.held));
     }
@@ -254,7 +251,7 @@ mod tests {
     fn grows_while_the_reader_keeps_up_and_stops_at_the_product() {
         let mut pool = Pool::new(1 << 30);
         let mut w = Receiving::of_peer(1000, Time(0));
-        // The path carries 100 000 bytes a round trip.
+        // The path carries 100 000 bytes per round trip.
         let (mut now, mut sent) = (Time(0), 0u64);
         for _ in 0..200 {
             let burst = (w.granted - sent).min(100_000);
@@ -266,7 +263,7 @@ mod tests {
         assert!((200_000..=800_000).contains(&w.window), "{}", w.window);
     }
 
-    /// Streams whose senders always have something, each on a path of its own.
+    /// Streams whose senders always have data, each on a path of its own.
     struct Path {
         pool: Pool,
         streams: Vec<Carried>,
@@ -275,15 +272,15 @@ mod tests {
 
     struct Carried {
         window: Receiving,
-        /// When how much arrives.
+        /// Arrival times and amounts.
         under_way: VecDeque<(Time, u64)>,
         sent: u64,
     }
 
     impl Path {
-        /// Of a round trip.
+        /// Per round trip.
         const STEPS: u32 = 100;
-        /// Bytes a path carries in a step: a little more than any window allows.
+        /// Bytes a path carries per step: a little more than any window allows.
         const WIDTH: u64 = (32 << 20) / 100;
 
         fn new(pool: u64) -> Self {
@@ -302,7 +299,7 @@ mod tests {
             });
         }
 
-        /// Bytes each stream carried in so many round trips.
+        /// Bytes each stream carried in this many round trips.
         fn run(&mut self, round_trips: u32) -> Vec<u64> {
             let consumed = |s: &Carried| s.window.consumed;
             let before: Vec<_> = self.streams.iter().map(consumed).collect();
@@ -378,7 +375,7 @@ mod tests {
         path.join();
         path.run(50);
         let w = &mut path.streams[0].window;
-        // All that is under way arrives, and nothing more is sent.
+        // Everything in flight arrives, and nothing more is sent.
         assert!(w.received(w.granted - w.received - 1_000_000));
         w.consumed(
             u64::MAX / 2,
@@ -405,7 +402,7 @@ mod tests {
         let upto = w.consumed(500, Time(1), RTT, &mut pool);
         assert!(upto.is_some_and(|upto| upto > known + 500));
         let before = (w.granted, w.window, w.held);
-        // It kept what any stream begins with, of what it knew of.
+        // It kept the initial window, of what it knew of.
         assert!(
             !w.returned(known, 1000, &mut pool),
             "less than it must keep"
@@ -438,8 +435,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is read when: what the peer may send is paid for, by the floor or the pool, and
-        /// when all was read it may send something.
+        /// For any order of reads: what the peer may send is covered by the floor or the pool, and when all was read it
+        /// may send something.
         #[test]
         fn the_cap_holds(steps in prop::collection::vec((0usize..4, 0u64..6000, 0u64..40_000), 1..400)) {
             let mut pool = Pool::new(20_000);

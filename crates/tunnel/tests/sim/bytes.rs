@@ -1,8 +1,7 @@
-//! Two drivers joined by a seeded connection: every byte of it may be the last that is taken for
-//! now, or for ever.
+//! Two drivers joined by a seeded connection: any byte of it may be the last that is accepted for now, or for ever.
 //!
-//! Nothing is taken apart here: websocket, session, streams and tasks are those of the programs,
-//! only the socket below is ours, and the clock is tokio's paused one.
+//! Nothing is mocked but the socket: websocket, session, streams and tasks are those of the programs, and the clock is
+//! tokio's paused one.
 
 mod socket;
 
@@ -29,17 +28,17 @@ use super::world::pattern;
 const SEEDS: Seeds = Seeds { of: 4000, few: 400 };
 /// Streams that one side opens, at most.
 const STREAMS: u32 = 6;
-/// Longest a run may take on its clock: a silent path is noticed after 20 s, an end takes at most
-/// 30 s, and all the rest is quick.
+/// Longest a run may take on its clock: a silent path is noticed after 20 s, an end takes at most 30 s, and all the
+/// rest is quick.
 const LONGEST: Duration = Duration::from_secs(120);
-/// Most polls of one driver: what the smallest pieces need, several times. One that wakes itself
-/// under the paused clock needs more than any number.
+/// Most polls of one driver: what the smallest pieces need, several times. One that wakes itself under the paused clock
+/// would exceed any number.
 const POLLS: u32 = 100_000;
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Farewells, at any time; streams go on.
+    /// GOAWAY at any time; streams continue.
     Drain,
     /// One side ends it while streams run.
     Close,
@@ -51,7 +50,7 @@ enum End {
 #[derive(Clone, Debug, Default)]
 struct Flow {
     want: usize,
-    /// Given to the stream, perhaps not taken.
+    /// Passed to the stream, perhaps not accepted.
     offered: usize,
     read: usize,
     /// The reader saw the writer's end.
@@ -64,15 +63,15 @@ struct Flow {
 struct Talk {
     /// Of side 0, of side 1.
     flows: [Flow; 2],
-    /// Reset by this side after so many of its bytes.
+    /// Reset by this side after this many of its bytes.
     reset: [Option<usize>; 2],
-    /// The other side took it.
+    /// The other side accepted it.
     taken: bool,
 }
 
 type Talks = Arc<Mutex<BTreeMap<u32, Talk>>>;
 
-/// A driver that may be polled so often.
+/// A driver with a limited number of polls.
 struct Counted(Box<Driver>, u32);
 
 impl Future for Counted {
@@ -112,7 +111,7 @@ impl Speaker {
         tokio::join!(read, self.write(writer));
     }
 
-    /// Writes what is wanted, or until it resets the stream, or cannot.
+    /// Writes the wanted bytes, or until it resets the stream, or cannot.
     async fn write(&mut self, mut writer: MuxWriter) {
         let (want, reset) = {
             let talks = self.talks.lock().expect("talks");
@@ -204,7 +203,7 @@ async fn open(side: usize, handle: Handle, mut rng: fastrand::Rng, talks: Talks,
             true => Class::Bulk,
             false => Class::Interactive,
         };
-        // Somebody leaves, or it is over.
+        // Somebody drains, or it is over.
         let Ok(stream) = handle.open("talk", class, Meta::new()) else {
             break;
         };
@@ -225,7 +224,7 @@ async fn open(side: usize, handle: Handle, mut rng: fastrand::Rng, talks: Talks,
     }
 }
 
-/// Takes what the other side opens, until the connection is over.
+/// Accepts what the other side opens, until the connection is over.
 async fn answer(
     side: usize,
     handle: Handle,
@@ -251,7 +250,7 @@ async fn answer(
     }
 }
 
-/// One run: how each driver ended, what was said, whether the connection was cut.
+/// One run: how each driver ended, what was sent, whether the connection was cut.
 struct Run {
     closed: [Closed; 2],
     handles: [Handle; 2],
@@ -265,7 +264,7 @@ async fn run(seed: u64, end: End) -> Run {
     let capacity = *rng
         .choice(&[1, 300, 5_000, 60_000, 1_000_000])
         .expect("one");
-    // The less passes at once, the less there is to say.
+    // The smaller the pieces, the less is sent.
     let want = (piece.min(capacity) * 100).clamp(500, 60_000);
     let cut = (end == End::Cut).then(|| {
         let at = match rng.bool() {
@@ -362,7 +361,7 @@ fn each(end: End, check: impl Fn(Run)) {
     });
 }
 
-/// Streams that nobody broke are whole.
+/// Streams that nobody broke are complete.
 fn assert_whole(run: &Run) {
     for (id, talk) in &run.talks {
         if talk.taken && talk.reset == [None, None] {

@@ -1,8 +1,8 @@
-//! Frames that no honest peer would send: the decoder and a session must take them without a
-//! panic and within their bounds.
+//! Frames that no honest peer would send: the decoder and a session must handle them without a panic and within their
+//! bounds.
 //!
-//! `scripts/fuzz SECONDS` runs this for as long as wanted (`FUZZ_SECONDS`); every seed is new then,
-//! and the one that failed is printed. `corpus.hex` holds messages to begin with.
+//! `scripts/fuzz SECONDS` runs this for as long as wanted (`FUZZ_SECONDS`); every seed is new then, and a failing one
+//! is printed. `corpus.hex` holds the initial messages.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,17 +16,17 @@ use pf9_tunnel::wire::{
 
 use super::{PrintSeed, Seeds, each_seed_of, sample};
 
-/// Attacks, each a seed; `scripts/fuzz` makes others.
+/// Attacks, each a seed; `scripts/fuzz` makes new ones.
 const SEEDS: Seeds = Seeds { of: 600, few: 60 };
-/// Messages of an attack. Most of its sessions keep to the protocol, or they would be over after a
-/// few messages and never reach a limit.
+/// Messages per attack. Most of its sessions follow the protocol, or they would be over after a few messages and never
+/// reach a limit.
 const STEPS: usize = 6_000;
-/// How far the clock goes between two steps, at most; far below what makes a peer dead.
+/// Most the clock advances between two steps; far below what makes a peer dead.
 const STEP_US: u64 = 3_000;
 /// Streams of the small session under attack: its limits are reached often.
 const STREAMS: u32 = 12;
 const WINDOW: u64 = 1 << 20;
-/// Frames a session may have to say at once: a few for each stream and each refusal.
+/// Frames a session may have to send at once: a few for each stream and each refusal.
 const SAYS_MAX: usize = limits::REFUSALS_MAX + 8 * (STREAMS as usize + 16) + 64 * 16;
 
 /// Runs seeds: a number of them, or new ones until the time is over.
@@ -35,7 +35,7 @@ fn each(run: impl Fn(u64)) {
     let Some(seconds) = seconds.and_then(|s| s.parse().ok()) else {
         return each_seed_of(SEEDS, run);
     };
-    // The same beginning again by the same seed; how far it comes is the machine's.
+    // The same seed starts the same sequence; how far it gets depends on the machine.
     let mut seeds = fastrand::Rng::with_seed(sample::seed());
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut done = 0u64;
@@ -49,7 +49,7 @@ fn each(run: impl Fn(u64)) {
     eprintln!("{done} seeds");
 }
 
-/// Messages to begin with: one of each kind, and some that were made to hurt.
+/// Initial messages: one of each kind, and some crafted to hurt.
 fn corpus() -> Vec<Bytes> {
     include_str!("corpus.hex")
         .lines()
@@ -70,9 +70,9 @@ struct Attacker {
     rng: fastrand::Rng,
     corpus: Vec<Bytes>,
     next_stream: u32,
-    /// In this session every message is a good frame about a stream that was opened.
+    /// In this session every message is a valid frame about an opened stream.
     clean: bool,
-    /// What it may send, of the streams it knows; all of it is used, no more, while `clean`.
+    /// Its credit on the streams it knows; while `clean` it uses all of that and no more.
     credit: BTreeMap<StreamId, u64>,
     /// What it has sent.
     sent: BTreeMap<StreamId, u64>,
@@ -90,7 +90,7 @@ impl Attacker {
         }
     }
 
-    /// Another session begins.
+    /// Starts another session.
     fn again(&mut self) {
         self.next_stream = 2;
         self.clean = self.rng.u32(0..10) > 0;
@@ -98,7 +98,7 @@ impl Attacker {
         self.sent.clear();
     }
 
-    /// What the victim says, for those who listen.
+    /// Processes the victim's frames, for attackers that listen.
     fn hears(&mut self, frame: &Frame) {
         match frame {
             Frame::Open(stream, _) => {
@@ -120,11 +120,11 @@ impl Attacker {
             return StreamId(self.rng.u32(1..self.next_stream + 3));
         }
         let known: Vec<_> = self.credit.keys().copied().collect();
-        // Known ones are open; ones of old are ignored.
+        // Known ones are open; old ones are ignored.
         self.rng.choice(known).unwrap_or(StreamId(2))
     }
 
-    /// As much as there is credit for, or a little, or nothing.
+    /// As much as credit allows, or a little, or nothing.
     fn allowed(&mut self, stream: StreamId, want: usize) -> usize {
         if !self.clean {
             return want;
@@ -212,7 +212,7 @@ impl Attacker {
         self.next_stream += 2;
         self.credit
             .insert(stream, u64::from(limits::INITIAL_WINDOW));
-        // It forgets the oldest: what counts is where it can still send.
+        // It forgets the oldest: what matters is where it can still send.
         while self.credit.len() > 2 * STREAMS as usize {
             self.credit.pop_first();
         }
@@ -251,7 +251,7 @@ fn what_decodes_encodes_to_the_same_frame() {
             let Ok(frame) = Frame::decode(message.clone()) else {
                 continue;
             };
-            // What may be skipped is not kept.
+            // Skippable frames leave no state.
             if matches!(frame, Frame::Skipped(_)) {
                 continue;
             }
@@ -261,7 +261,7 @@ fn what_decodes_encodes_to_the_same_frame() {
     });
 }
 
-/// A session under attack and an application that does its part, sometimes.
+/// A session under attack, and an application that cooperates sometimes.
 struct Victim {
     session: Session,
     now: Time,
@@ -342,7 +342,7 @@ impl Victim {
         assert!(streams <= 2 * STREAMS + 1, "{streams} streams");
     }
 
-    /// It has to say no more than its bounds allow, however long nobody listened.
+    /// Its pending output stays within its bounds, however long nobody read it.
     fn assert_says_little(&mut self) {
         let mut said = 0;
         while self.session.transmit(self.now).is_some() {
@@ -352,7 +352,7 @@ impl Victim {
     }
 }
 
-/// The most that a victim held, the most refusals and messages a session saw.
+/// Most bytes a victim held, and most refusals and messages a session saw.
 #[derive(Debug, Default)]
 struct Reached {
     held: AtomicU64,
@@ -391,7 +391,7 @@ fn attack(seed: u64, listens: bool, reached: &Reached) {
                 !attacker.clean || flood,
                 "a clean peer was refused: {violation}"
             );
-            // It ends, and says why in a frame that any peer can read.
+            // It ends, and gives the reason in a frame that any peer can read.
             let last = victim.session.farewell(&violation).encode();
             Frame::decode(last).expect("a farewell is a frame");
             victim.assert_says_little();
@@ -431,7 +431,7 @@ fn a_hostile_peer_that_never_reads_makes_no_session_panic_or_grow() {
 
 #[test]
 fn streams_broken_on_purpose_do_not_pile_up_answers_that_nobody_reads() {
-    // Opened, taken, over-filled, let go; again and again, and the answers are never read.
+    // Opened, accepted, over-filled, dropped; again and again, and the answers are never read.
     let mut victim = Victim::new();
     let mut flooded = false;
     for n in 1..=(4 * limits::REFUSALS_MAX as u32) {

@@ -13,7 +13,7 @@ use world::{Plan, World};
 
 /// Schedules of calls, capacities and stalls, each a seed.
 const SCHEDULES: Seeds = Seeds { of: 4000, few: 250 };
-/// Of those that take longer, each.
+/// The slower ones, each a seed.
 const LONG_SCHEDULES: Seeds = Seeds { of: 2000, few: 100 };
 
 /// The seeds of a test, and how many of them a sample has.
@@ -47,7 +47,7 @@ impl Drop for PrintSeed {
     }
 }
 
-/// A world after so many steps, and after everything that could still move.
+/// A world after this many steps, and after everything that could still move.
 fn settled(seed: u64, plan: Plan, steps: usize) -> World {
     let mut world = World::new(seed, plan);
     world.chaos(steps);

@@ -12,13 +12,13 @@ use pf9_tunnel::wire::{
 /// What the applications do.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Plan {
-    /// Of ten streams, how many have readers that never read.
+    /// Out of ten streams, how many have readers that never read.
     pub(crate) stalled_in_ten: u64,
     /// Streams are reset at random.
     pub(crate) resets: bool,
     /// Sometimes nothing happens for a whole ping interval.
     pub(crate) pauses: bool,
-    /// One end says farewell at some time.
+    /// One end sends GOAWAY at some time.
     pub(crate) leaves: bool,
 }
 
@@ -35,7 +35,7 @@ struct Flow {
 
 struct End {
     session: Session,
-    /// Bytes on their way to the other end.
+    /// Bytes in transit to the other end.
     pipe: VecDeque<Bytes>,
     piped: usize,
     open: BTreeMap<StreamId, bool>,
@@ -46,9 +46,9 @@ pub(crate) struct World {
     plan: Plan,
     now: Time,
     capacity: usize,
-    /// What an end may be made to hold.
+    /// Most bytes an end may be made to hold.
     cap: u64,
-    /// Who said farewell.
+    /// The end that sent GOAWAY.
     left: Option<usize>,
     delivered: usize,
     ends: [End; 2],
@@ -64,7 +64,7 @@ const STREAMS: u32 = 64;
 impl World {
     pub(crate) fn new(seed: u64, plan: Plan) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        // Small enough that windows fight for it.
+        // Small enough that windows compete for it.
         let pool = *rng
             .choice(&[256 << 10, 2 << 20, 32 << 20])
             .expect("a choice");
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// What is under way arrives; then nobody does anything for an interval, again and again.
+    /// Everything in flight arrives; then nothing happens for an interval, again and again.
     fn pause(&mut self) {
         for _ in 0..self.rng.u32(1..6) {
             loop {
@@ -148,8 +148,7 @@ impl World {
         }
     }
 
-    /// Lets everything that can move move, until nothing does. No step may depend on a stalled
-    /// reader.
+    /// Lets everything that can move move, until nothing does. No step may depend on a stalled reader.
     pub(crate) fn settle(&mut self) {
         let mut idle = 0;
         let mut rounds = 0;
@@ -230,7 +229,7 @@ impl World {
 
     fn transmit(&mut self, side: usize) {
         let end = &mut self.ends[side];
-        // Like a socket: a message is taken while there is any room.
+        // Like a socket: a message is accepted while there is any room.
         while end.piped < self.capacity {
             let Some(frame) = end.session.transmit(self.now) else {
                 break;
@@ -312,8 +311,8 @@ impl World {
                     self.ends[side].open.insert(stream, true);
                 }
                 Event::Ended(stream, end) => {
-                    // Only the opener of a stream learns that it came too late: at a peer that left, or
-                    // because its own farewell, which goes first, overtook it.
+                    // Only the opener of a stream learns that it came too late: at a peer that drained, or because its
+                    // own GOAWAY, which goes first, overtook it.
                     let late = self.left.is_some() && end.code == Code::GoingAway;
                     // Its last bytes waited for a reader that never reads.
                     let stuck = self.stalled[&stream] && end.code == Code::TimedOut;
@@ -364,8 +363,8 @@ impl World {
     }
 }
 
-/// `len` bytes of a flow from byte `from` on: a table of a prime length, so that a piece that is
-/// lost, doubled or moved never looks right.
+/// `len` bytes of a flow from byte `from` on: a table of prime length, so that a lost, duplicated or moved piece never
+/// looks right.
 pub(crate) fn pattern(stream: StreamId, direction: usize, from: usize, len: usize) -> Bytes {
     const PERIOD: usize = 65_521;
     static TABLE: LazyLock<Bytes> = LazyLock::new(|| {

@@ -31,7 +31,7 @@ pub(super) struct Asked<'a> {
     pub(super) now: Timestamp,
 }
 
-/// An upload that was begun.
+/// An upload in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Upload {
     pub(super) key: String,
@@ -233,7 +233,7 @@ mod tests {
                 None,
                 0,
                 error("NoSuchUpload", ""),
-                "does not know the upload",
+                "no longer knows the upload",
             ),
             (
                 301,

@@ -145,7 +145,7 @@ impl S3 {
         }
     }
 
-    /// Waits before the next try; answers `error` when there is to be none.
+    /// Waits before the next try; answers `error` when there is none left.
     pub(super) async fn pause(
         &self,
         error: ArchiveError,

@@ -292,7 +292,7 @@ impl Server {
         self.dir.path().join(BUCKET).join(key)
     }
 
-    /// Keys of the uploads that were begun and not ended.
+    /// Keys of the uploads that were started and not completed.
     pub(super) fn begun(&self) -> Vec<String> {
         lock(&self.store.seen).begun.values().cloned().collect()
     }

@@ -136,7 +136,7 @@ async fn what_breaks_off_is_sent_again_from_where_it_was() {
 async fn a_cut_upload_is_nothing_and_the_next_run_goes_on_with_it() {
     let server = Server::start().await;
     let local = local(LARGE);
-    // One piece comes through, then nothing any more.
+    // One piece gets through, then nothing.
     let broken = std::iter::once(Weather::CutUp(12_000_000)).chain([Weather::CutUp(0); 20]);
     let way = Way::to(server.at, broken).await;
     let s3 = at(way.at);
@@ -274,7 +274,7 @@ async fn what_only_large_services_say_has_its_words_too() {
         (
             "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nhey!",
             FaultCode::EtcdArchiveFailed,
-            "cannot be read",
+            "cannot be parsed",
         ),
     ] {
         let way = Way::to(server.at, [Weather::Says(says); 20]).await;

@@ -1,4 +1,4 @@
-//! A large file in pieces: begun, gone on with where an earlier run was cut, put together.
+//! Multipart upload of a large file: started, resumed where an earlier run was interrupted, completed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::{ArchiveError, Pieces, S3, UPLOADS_MAX, unread};
 use crate::model::Timestamp;
 
 impl S3 {
-    /// Gives up what earlier runs began, except an upload of `key` when that is to be gone on with.
+    /// Aborts what earlier runs started, except an upload of `key` when that one is to be resumed.
     pub(super) async fn take_up(
         &self,
         key: &str,
@@ -49,7 +49,7 @@ impl S3 {
         Ok(mine)
     }
 
-    /// Uploads of this host that were begun and not ended.
+    /// Uploads of this host that were started and not completed.
     async fn uploads(&self, until: Instant) -> Result<Vec<Upload>, ArchiveError> {
         let mut all: Vec<Upload> = Vec::new();
         let mut after: Option<Upload> = None;
@@ -104,7 +104,7 @@ impl S3 {
                     key,
                     there = tags.len(),
                     of = pieces.count(),
-                    "an upload goes on"
+                    "resuming an upload"
                 );
                 (id, tags)
             }

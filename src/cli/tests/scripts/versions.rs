@@ -102,7 +102,7 @@ fn an_upgrade_and_a_downgrade_by_hand_leave_no_moment_without_a_program() {
     assert_eq!(runs(&rig), ("0.1.0".into(), Some("0.1.0".into())));
 }
 
-/// What the switch has started already is not restarted when the package manager is told of it.
+/// What the switch has already started is not restarted when the package manager is told.
 #[test]
 fn the_package_manager_is_told_of_what_runs_without_a_restart() {
     let rig = bare();

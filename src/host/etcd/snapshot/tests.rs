@@ -23,7 +23,7 @@ fn number(mut n: u64) -> Vec<u8> {
     bytes
 }
 
-/// A message with its prefix, as etcd sends it; and a field that nobody knows.
+/// A message with its prefix, as etcd sends it; and an unknown field.
 fn message(remains: u64, blob: &[u8]) -> Vec<u8> {
     let mut inner = Vec::new();
     for (key, bytes) in [
@@ -166,14 +166,14 @@ async fn what_is_not_whole_or_not_what_etcd_read_is_none() {
             s.messages[2][last] ^= 1;
         }),
         ("bytes should remain", |s| drop(s.messages.remove(2))),
-        ("more than it promised", |s| {
+        ("more than announced", |s| {
             s.messages[1] = message(0, &[0; 9000])
         }),
         ("is empty", |s| s.messages.clear()),
         // What comes after the last promised byte is the checksum alone: not more data, with a checksum of
         // them all, however large their pieces are.
-        ("more than it promised", |s| after_the_end(s, &[9; 1000], 1)),
-        ("more than it promised", |s| after_the_end(s, &[9; 32], 3)),
+        ("more than announced", |s| after_the_end(s, &[9; 1000], 1)),
+        ("more than announced", |s| after_the_end(s, &[9; 32], 3)),
     ];
     for (words, change) in cases {
         let (file, mut script) = good();

@@ -263,7 +263,7 @@ async fn a_pod_that_cannot_be_asked_keeps_no_other_from_being_asked() {
     assert_eq!((pass.left, pass.kept), (2, 1), "c is gone");
     let failed = pass.failed.expect("it says why");
     assert!(failed.contains("a webhook does not answer"), "{failed}");
-    // Likewise where a node leaves for good.
+    // Likewise for a node that leaves permanently.
     cluster.lock().expect("state").pods.insert("d", None);
     let outcome = kube
         .drain("n1", Duration::from_millis(200))

@@ -121,7 +121,7 @@ fn whatever_else_an_archive_may_be_is_left_to_the_runtimes_tool() {
     assert!(open(b"").expect("read").is_none());
 }
 
-/// Between the look and the writing somebody took its end away: an image of half a program is none.
+/// The file was truncated between the look and the write: an image of half a program is no image.
 #[test]
 fn an_archive_that_shrinks_after_it_was_looked_at_fills_nothing_up() {
     let bytes = of_one(&GOOD);

@@ -39,7 +39,7 @@ pub(super) struct State {
     pub(super) leases: BTreeSet<String>,
     /// Name of a snapshot that is committed, and its number.
     pub(super) snapshots: BTreeMap<String, usize>,
-    /// Those that are begun, or looked at.
+    /// Those that were started or looked at.
     pub(super) active: BTreeMap<String, usize>,
     pub(super) content: BTreeMap<String, (Vec<u8>, BTreeMap<String, String>)>,
     pub(super) images: BTreeMap<String, String>,

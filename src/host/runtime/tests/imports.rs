@@ -1,4 +1,4 @@
-//! Images are imported into a containerd of our own, and by a tool that notes what it is told.
+//! Imports images into a containerd of our own, and by a tool that notes its input.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -166,7 +166,7 @@ async fn whatever_this_runtime_does_otherwise_is_done_by_its_own_tool_and_nothin
         );
         assert!(world.state().leases.is_empty(), "{refused}");
     }
-    // Its snapshots are where nobody may write, and an archive is no plain one.
+    // Its snapshots are unwritable, and an archive is not a plain one.
     let world = World::new();
     let outside = tempfile::tempdir().expect("tempdir");
     world.state().elsewhere = Some(outside.path().to_owned());
@@ -303,7 +303,7 @@ async fn a_disk_that_fills_while_an_image_is_written_is_named_and_nothing_is_lef
             .exists()
     );
     drop(daemon);
-    // Still full: nothing is begun.
+    // Still full: nothing starts.
     world.state().calls.clear();
     let daemon = world.daemon(|_, _| Does::Serves);
     names_disk(&world.import().await.expect_err("no room"), &disk);

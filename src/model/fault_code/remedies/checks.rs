@@ -2,7 +2,7 @@
 
 rows! {
     UnsupportedOs: "the packages are not made for this distribution or release",
-        "an old release, or a distribution that was never tried",
+        "an old release, or an untested distribution",
         "use a supported one (the README has the list); a close relative works, and the check warns only";
     UnsupportedArch: "there is no stack for this processor",
         "it is neither x86_64 nor aarch64",
@@ -12,7 +12,7 @@ rows! {
         "boot the machine with systemd";
     CheckTested: "systemd, control groups or kernel are not in the table of what was tested, or are refused there",
         "a very new or very old distribution, or control groups of version 1",
-        "the message names the part; use a release from the README's table, and boot with `systemd.unified_cgroup_hierarchy=1` where version 1 is the reason";
+        "the message names the part; use a release from the README's table, and boot with `systemd.unified_cgroup_hierarchy=1` if version 1 is the reason";
     CheckHostName: "the host name cannot be a node's name",
         "it is not a DNS name (capitals, underscores), is localhost, or is one that a cluster uses itself",
         "`hostnamectl set-hostname worker-1` before the host is enrolled";
@@ -24,18 +24,18 @@ rows! {
         "add a processor, or make it a worker";
     CheckSwap: "swap is on, and kubelet does not start with it unless the cluster allows it",
         "the distribution's installer made a swap partition or file, or zram is set up at boot",
-        "`swapoff -a`, and take it out of /etc/fstab (for /dev/zram: /etc/systemd/zram-generator.conf or the package zram-tools); `pf9ctl node prep --plane URL --token-file FILE --fix` does it; or allow it with kubelet.allowSwap of the cluster";
-    CheckPrograms: "programs cannot be run where the agent's, Kubernetes' or etcd's will lie",
-        "the file system is mounted noexec, as some hardening guides say",
+        "`swapoff -a`, and remove it from /etc/fstab (for /dev/zram: /etc/systemd/zram-generator.conf or the package zram-tools); `pf9ctl node prep --plane URL --token-file FILE --fix` does it; or allow it with kubelet.allowSwap of the cluster";
+    CheckPrograms: "programs cannot be run in the directories of the agent, Kubernetes or etcd",
+        "the file system is mounted noexec, as some hardening guides recommend",
         "`mount -o remount,exec` for the named mount, and the same in /etc/fstab";
-    CheckLinks: "a symbolic link is in the place of a directory of ours",
-        "somebody moved /var/lib/pf9 or a neighbour to a larger disk with a link; what is mounted or deleted below is known by its own name",
-        "take the link away, make a directory, and bind what it led to: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
+    CheckLinks: "a symbolic link is in place of one of the agent's directories",
+        "/var/lib/pf9 or a neighbour was moved to a larger disk with a link; mounts and deletions below need the real path",
+        "remove the link, make a directory, and bind the link's target to it: `mount --bind TARGET DIRECTORY`, with a line in /etc/fstab";
     CheckRuntimeStorage: "an overlay cannot be mounted where the container runtime would put images",
         "XFS without ftype=1, a network file system, an overlay on an overlay, or a quota",
         "mount a disk with ext4 or with XFS (ftype=1) at /var/lib/pf9, or raise the quota";
     CheckEtcdDisk: "writes are slow on the disk where etcd would be",
-        "a spinning disk, a throttled volume of a cloud, or a neighbour that writes much: etcd waits for each write",
+        "a spinning disk, a throttled volume of a cloud, or another program that writes a lot: etcd waits for each write",
         "for a master mount a faster disk (SSD) at /var/lib/pf9/etcd; a worker may have a slow one";
     CheckControlGroups: "control groups lack what kubelet needs",
         "the memory controller is off at boot (some ARM boards), or a container got no delegation",
@@ -44,19 +44,19 @@ rows! {
         "user.max_user_namespaces is 0, or the kernel is too old",
         "nothing, unless pods use hostUsers: false; else raise `user.max_user_namespaces`, or use a kernel of 6.3 or newer";
     CheckOverlay: "the kernel has no overlay file system",
-        "a kernel that was built without, or the module is not installed",
+        "a kernel built without it, or the module is not installed",
         "`modprobe overlay`, or use the distribution's own kernel";
-    CheckKernelLog: "the kernel's log cannot be read, and kubelet ends without it",
+    CheckKernelLog: "the kernel's log cannot be read, and kubelet exits without it",
         "/dev/kmsg is missing, mostly in a container",
         "give the container the device /dev/kmsg; on a machine `mknod -m 600 /dev/kmsg c 1 11`";
     CheckMountPropagation: "mounts are not shared; pods that mount for others (storage drivers) do not start",
-        "something made / private at boot",
-        "`mount --make-rshared /`, and let whatever made it private do without";
-    CheckBridgeFilter: "what passes a bridge is not filtered, so services may not be reached between pods of one node",
-        "the module br_netfilter is not there",
+        "something makes / private at boot",
+        "`mount --make-rshared /`, and disable whatever makes it private at boot";
+    CheckBridgeFilter: "bridged packets are not filtered, so services may be unreachable between pods of one node",
+        "the module br_netfilter is missing",
         "`modprobe br_netfilter`, or use a kernel that has it";
     CheckConnectionTracking: "the kernel tracks no connections; services cannot work",
-        "the module nf_conntrack is not there",
+        "the module nf_conntrack is missing",
         "`modprobe nf_conntrack`, or use a kernel that has it";
     CheckSelinux: "whether SELinux is there; never a failure",
         "information only",
@@ -64,39 +64,39 @@ rows! {
     CheckApparmor: "whether AppArmor is there; never a failure",
         "information only",
         "nothing: the agent works with each";
-    CheckLimits: "the kernel gives away too few processes, descriptors or file watches for a node with many pods",
-        "the distribution's defaults, or a container's bounds",
+    CheckLimits: "the kernel's limits on processes, descriptors or file watches are too low for a node with many pods",
+        "the distribution's defaults, or a container's limits",
         "`sysctl -w` with the values in the message, and the same in /etc/sysctl.d; `pf9ctl node prep --plane URL --token-file FILE --fix` does it";
-    CheckClock: "the clock is wrong, or nobody keeps it",
-        "no time service runs, or the machine's own clock lost its battery",
+    CheckClock: "the clock is wrong, or not synchronised",
+        "no time service runs, or the battery of the machine's clock is empty",
         "`timedatectl set-ntp true`, or install chrony";
     CheckClockOffset: "this machine's clock differs from the plane's",
         "no time service, or one that cannot reach its servers; rarely the plane's own clock",
         "`timedatectl status` here and at the plane; set the one that is wrong";
     CheckDns: "there is no name server that pods can use",
         "resolv.conf is empty or names only an address of this machine (127.0.0.53 without systemd-resolved's own list)",
-        "`resolvectl status` or /etc/resolv.conf: name a server that is reached from pods";
+        "`resolvectl status` or /etc/resolv.conf: name a server that pods can reach";
     CheckDefaultRoute: "there is no default route; kube-proxy and the node's address follow it",
         "a network without a gateway, or one that is not configured at boot",
         "`ip route add default via GATEWAY`, and the same in the network's configuration";
-    CheckMtu: "packets are small; little is left of one in an overlay network",
-        "a tunnel or VPN is the way out",
+    CheckMtu: "packets are small; an overlay network leaves little of one",
+        "the default route is a tunnel or VPN",
         "`ip link set dev NAME mtu 1500`, if the network carries it";
-    CheckNetworks: "what this machine reaches has addresses that a new cluster would have for pods or services",
+    CheckNetworks: "networks that this machine reaches overlap the pods or services of a new cluster",
         "a network of the site, a VPN or another container runtime uses the same private addresses",
         "make the cluster with other networks (`containersCidr`, `servicesCidr`), or give the machine others";
-    CheckFirewall: "a packet filter of this machine refuses what nodes or pods send each other",
-        "firewalld, ufw or own rules that drop what is forwarded",
-        "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes";
+    CheckFirewall: "a packet filter of this machine drops traffic between nodes or pods",
+        "firewalld, ufw or other rules that drop forwarded packets",
+        "allow the networks of nodes and pods there, and ports 6443, 2379, 2380 and 10250 between nodes";
     CheckTools: "programs of the distribution that a node calls are missing",
         "a minimal installation",
         "install the packages that the message names (apt or dnf)";
     CheckLibraries: "libraries of the distribution that a node needs are missing",
         "a minimal installation",
         "install the packages that the message names (apt or dnf)";
-    CheckPackageLocks: "somebody holds the package manager's locks",
+    CheckPackageLocks: "another process holds the package manager's locks",
         "unattended-upgrades or cloud-init at work, usual in the first minutes after a boot",
-        "let it end; `ps aux | grep -e apt -e dnf` shows who";
+        "let it finish; `ps aux | grep -e apt -e dnf` shows who";
     CheckPorts: "ports of the node are taken",
         "another program, or another Kubernetes, listens there",
         "stop the program that the message names, or give it another port";
@@ -105,7 +105,7 @@ rows! {
         "net.ipv4.ip_local_port_range begins very low",
         "`sysctl -w net.ipv4.ip_local_reserved_ports=` with the ports of the message, and the same in /etc/sysctl.d";
     CheckOtherKubelet: "another Kubernetes runs here; two kubelets fight over one machine",
-        "kubeadm, k3s, RKE or a like was installed before",
+        "kubeadm, k3s, RKE or the like was installed before",
         "remove it (kubeadm reset, k3s-uninstall.sh), or use another machine";
     CheckOtherAgent: "another agent manages this machine",
         "it was onboarded to another management plane before",
@@ -117,16 +117,16 @@ rows! {
         "it was removed incompletely",
         "let it remove itself (kubeadm reset, k3s-uninstall.sh), delete what is left, and reboot";
     CheckIdentity: "key, certificate and authorities of this host do not belong together, or not to this machine",
-        "a disk that was copied or set back, or files that were changed by hand",
-        "`pf9ctl identity show` says what does not fit; on a copy `pf9ctl identity reset`";
+        "a disk that was copied or reset, or files that were changed by hand",
+        "`pf9ctl identity show` shows what does not fit; on a copy `pf9ctl identity reset`";
     CheckCertificates: "a certificate of this host has expired, or is about to and is not renewed",
         "the host could not reach its plane for a long time, or the plane's authority is about to expire",
         "let the agent reach the plane: it renews them automatically (`pf9ctl status`); authorities on the plane: \
          `pf9-plane keys list`";
-    CheckConnection: "the tunnel is not up; the node goes on by its last orders, and new ones do not come",
+    CheckConnection: "the tunnel is not up; the node continues with its last orders, and gets no new ones",
         "network, proxy or plane",
-        "`pf9ctl status` says why and when the next try is; `pf9ctl proxy test` tries the way hop by hop";
+        "`pf9ctl status` says why and when the next try is; `pf9ctl proxy test` tests the way hop by hop";
     CheckOperators: "one of the operator's own checks fails",
-        "its words say what it found",
-        "do what it says; see `docs/extensions.md`";
+        "its message says what it found",
+        "follow its message; see `docs/extensions.md`";
 }

@@ -237,8 +237,8 @@ async fn says(
     assert!(seen.is_ok_and(|s| s.is_ok()), "it does not say so");
 }
 
-/// A master without such a network says so and writes nothing, not even where nobody has the address; who
-/// has it is seen anyway. A role that goes takes all of it along.
+/// A master without such a network says so and writes nothing, not even where the address is free; the holder is seen
+/// anyway. A role that goes takes all of it along.
 #[tokio::test]
 async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
     let World {
@@ -252,7 +252,7 @@ async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
         _dir,
     } = world(Some(lease(""))).await;
     let watched = async {
-        // It has nothing to give away: nobody waits for that.
+        // It has nothing to give away: no wait.
         handover.away().await;
         let off = |a: &ApiAddressStatus| {
             let code = a.fault.as_ref().map(|f| f.code);
@@ -263,7 +263,8 @@ async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
         let named = |a: &ApiAddressStatus| a.holder.as_deref() == Some("n2") && off(a);
         says(&mut status, |a| a.is_some_and(named)).await;
         assert_eq!(api.lock().expect("lock").writes, 0);
-        // Who is named writes it no more: nobody has it, and that is said beside what keeps this one from it.
+        // The named holder no longer writes it: the address is free, and the report says so beside what keeps this
+        // master from it.
         let nobodys = |a: &ApiAddressStatus| {
             let why = a.fault.as_ref().map(|f| f.why.as_str()).unwrap_or_default();
             a.holder.is_none() && off(a) && why.ends_with("no other master has it either")

@@ -30,7 +30,7 @@ fn the_holder_is_done_before_another_may_begin() {
     // takes whole seconds.
     let told = Duration::from_secs(HOLD.as_secs());
     assert!(RENEW + MS(2000) < told);
-    // Ten seconds, of which a moment is left for the write and the announcement.
+    // Ten seconds, minus a moment for the write and the announcement.
     assert!(LEASE + LOOK + MS(2000) < MS(10_000));
 }
 
@@ -179,7 +179,7 @@ fn who_leaves_says_so_first_goes_when_all_have_looked_and_stands_aside() {
     other.looked(MS(200), Some(said));
     assert_eq!(other.wakes(MS(200), true), MS(200) + LOOK_CLOSELY);
 
-    // Whose API server does not answer any more does not wait for it.
+    // A master whose API server stops answering does not wait for it.
     let mut deaf = Turn::new("a".into());
     deaf.written(MS(0), MS(10), record(1, Some("a")));
     deaf.leave(MS(100));
@@ -213,7 +213,7 @@ struct Machine {
     stopped: (u16, u16),
     /// Its API server does not answer in this time.
     deaf: (u16, u16),
-    /// Its API server is to be stopped then.
+    /// Its API server is about to be stopped.
     leaves: u16,
 }
 
@@ -398,8 +398,7 @@ proptest! {
         }
     }
 
-    /// While API servers answer a master has it, and when that one stops for good another has it within
-    /// ten seconds.
+    /// While API servers answer a master has it, and when that one stops permanently another has it within ten seconds.
     #[test]
     fn who_is_gone_is_followed_within_ten_seconds(
         machines in prop::collection::vec(machine(), 3), at in 12_000u64..20_000, late in 0u16..400,

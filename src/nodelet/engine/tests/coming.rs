@@ -14,7 +14,7 @@ use crate::stack;
 const CONTAINERD: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo containerd\ncat \"$2\"\n";
 /// Between two bytes.
 const BETWEEN: Duration = Duration::from_millis(20);
-/// Bytes that may come before certificates are asked for: six seconds of them, of which making four keys takes a part.
+/// Bytes that may come before certificates are asked for: six seconds of them, part of which four keys take.
 const WHILE_ASKING: usize = 300;
 
 /// A worker is ordered whose stack has come by half.
@@ -58,7 +58,7 @@ async fn comes(part: &Path, mut bytes: impl Iterator<Item = u8>) {
     }
 }
 
-/// How often the unpacking of the stack was begun, and how it ended each time, by the journal.
+/// How often unpacking the stack was started, and how it ended each time, by the journal.
 fn unpackings(machine: &Machine) -> Vec<String> {
     let path = format!("{}/journal.jsonl", paths::NODELET_STATE);
     let text = machine.fs.read_text(path, 1 << 20).expect("read");
@@ -98,7 +98,7 @@ async fn certificates_are_asked_for_and_come_while_the_stack_is_unpacked() {
     assert_eq!(unpackings(&machine), ["intent", "done"]);
 }
 
-/// A stack that is not wanted any more is left, however it comes on.
+/// A stack that is no longer wanted is left, however much of it is still coming.
 #[tokio::test]
 async fn a_stack_that_is_not_wanted_any_more_is_left() {
     let machine = Machine::new();

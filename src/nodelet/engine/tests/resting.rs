@@ -1,4 +1,4 @@
-//! In maintenance nothing is repaired or changed, at nobody's request; root's removal ends it.
+//! In maintenance nothing is repaired or changed, whatever the request; root's removal ends it.
 
 use super::*;
 use crate::model::{MaintenanceBy, MaintenanceOrder, MaintenanceRequest};

@@ -250,7 +250,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
         machine.stacks().contains(&new.dir_name()),
         "it is looked into"
     );
-    // Another life knows which way it was going, although the spec still asks for the other one.
+    // After a restart it knows which way it was going, although the spec still asks for the other version.
     drop(life);
     let mut life = machine.begin();
     life.engine.round().await;
@@ -286,7 +286,7 @@ async fn a_spec_with_another_stack_and_no_order_changes_nothing_but_what_else_it
     }
 }
 
-/// The record is written before the switch is begun, and one that is cut off is started over.
+/// The record is written before the switch starts, and an interrupted one is started over.
 #[tokio::test]
 async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
     let (machine, _) = Machine::running();

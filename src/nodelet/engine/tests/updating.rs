@@ -1,4 +1,4 @@
-//! The distribution's updates, with the whole loop: how a run is begun and found again, and that the machine is told
+//! The distribution's updates, with the whole loop: how a run is started and found again, and that the machine is told
 //! to restart once.
 
 use super::rolling::{order, put, upgrade};
@@ -133,7 +133,7 @@ async fn a_run_is_on_the_disk_before_it_begins_and_is_found_again_and_not_begun_
 async fn one_that_was_cut_off_is_a_try_and_says_so() {
     let mut world = World::updating();
     world.life.engine.round().await;
-    // The machine loses its power: nobody is at work, and nothing came of it.
+    // The machine loses power: no process is at work, and there is no result.
     world.machine.fs.remove_file(AT_WORK).expect("remove");
     let world = Box::pin(world.again()).await;
     let record = world.record();

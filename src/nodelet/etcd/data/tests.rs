@@ -179,12 +179,12 @@ fn a_past_that_cannot_be_read_is_one_all_the_same() {
     );
     let permit = (phase::layout::ETCD_BEGINS, "it may");
     assert_eq!(seen_of(&[]).verdict(), DataVerdict::Fresh);
-    // A note that is no note; no note, and the settings of one that has begun.
+    // An invalid note; no note, and the settings of a member that has started.
     for files in [&[(note, "half a no")][..], &[joins]] {
         let seen = seen_of(files);
         assert!(matches!(seen.known, Known::Lost { .. }), "{seen:?}");
         assert!(seen.is_gone() && seen.held().is_some());
     }
-    // The same settings, and it has not begun.
+    // The same settings, and it has not started.
     assert_eq!(seen_of(&[joins, permit]).verdict(), DataVerdict::Fresh);
 }

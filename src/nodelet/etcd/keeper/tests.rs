@@ -132,8 +132,8 @@ async fn a_worker_and_a_copy_that_holds_do_nothing() {
     }
 }
 
-/// A chore that waits for the plane for long ends when this host is to be another cluster's, or none's; news of
-/// the same node end nothing.
+/// A chore that waits long for the plane ends when this host is assigned to another cluster, or to none; news of the
+/// same node ends nothing.
 #[tokio::test]
 async fn a_chore_is_cut_off_by_another_job_and_not_by_news_of_the_same_one() {
     let mut other = node(Cas::new().authorities);

@@ -118,8 +118,8 @@ fn a_leader_that_is_to_go_is_taken_out_first() {
     assert!(held(&view).is_some(), "the rest of the plan takes it out");
 }
 
-/// Members in a world with a raft of its own: one leads, who is down does not, and what they are told of
-/// each other is some time old.
+/// Members in a world with a raft of its own: one leads, a dead one does not, and what they know of each other is
+/// stale.
 struct World {
     members: Vec<Sim>,
     leader: Option<usize>,

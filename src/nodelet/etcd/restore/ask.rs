@@ -86,7 +86,7 @@ fn ask(restores: &Restores, job: &Job, goal: RestoreGoal, now: Timestamp) -> Res
     if let Some(run) = restores.run().value {
         let why = format!("restore {} is under way since {}", run.id, run.asked_at);
         return Err(Fault::new(FaultCode::Busy, NOT_DONE, why)
-            .fix("pf9ctl etcd restore --show says how far it is, --withdraw ends it"));
+            .fix("pf9ctl etcd restore --show shows its progress, --withdraw cancels it"));
     }
     if let RestoreGoal::Restored(source) = &goal {
         let file = Some(&source.file).filter(|file| !shelf::is_name(file));
@@ -95,10 +95,10 @@ fn ask(restores: &Restores, job: &Job, goal: RestoreGoal, now: Timestamp) -> Res
         }
     }
     let run = RestoreRun::asked(Uuid::new_v4(), By::Root, work.node.cluster_id, goal, now);
-    tracing::warn!(id = %run.id, goal = ?run.goal, "root asks for a restore of etcd");
-    restores.save(&run).map_err(|e| {
-        Fault::new(FaultCode::EtcdRestore, NOT_DONE, chain(&e)).fix("look at the disk")
-    })
+    tracing::warn!(id = %run.id, goal = ?run.goal, "root requested a restore of etcd");
+    restores
+        .save(&run)
+        .map_err(|e| Fault::new(FaultCode::EtcdRestore, NOT_DONE, chain(&e)).fix("check the disk"))
 }
 
 fn absolute(path: &str) -> Result<(), Fault> {

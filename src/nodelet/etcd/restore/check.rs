@@ -65,11 +65,11 @@ pub(super) fn whose(of: ClusterId, here: ClusterId, any: bool) -> Result<(), Fau
         return Ok(());
     }
     let why = format!("it is of cluster {of}, this master is of {here}");
-    let fix = "use --any-cluster if it is the right one anyway";
+    let fix = "use --any-cluster if it is the right one all the same";
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
 }
 
-/// A plain snapshot says neither who made it nor of which cluster it is.
+/// A plain snapshot names neither its author nor its cluster.
 fn anybodys(unsigned: bool) -> Result<(), Fault> {
     if unsigned {
         return Ok(());

@@ -1,8 +1,8 @@
 //! A backup that only the archive has, brought here: beside etcd's data, where the room for what is
 //! made of it is, and never onto the shelf, where it could be pruned as too old. Nothing is stopped for it.
 //!
-//! It comes in turns of a few minutes, each of which goes on where the last one ended: between two the loop
-//! sees that somebody wants it to end, and shows how far it is.
+//! It downloads in turns of a few minutes, each of which resumes where the last one ended: in between the loop sees a
+//! request to stop, and reports progress.
 
 use std::path::PathBuf;
 use std::time::Duration;

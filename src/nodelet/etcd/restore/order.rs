@@ -7,7 +7,7 @@ use crate::model::{NodeSpec, RestoreOrder, RestoreState, RestoreStatus, Timestam
 /// What an order comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ordered {
-    /// Nothing is to be done by it, or it is under way.
+    /// It asks for nothing, or it is in progress.
     Nothing,
     /// This begins.
     Begin(Box<RestoreRun>),

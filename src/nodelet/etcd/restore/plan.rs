@@ -35,7 +35,7 @@ pub struct RestoreSeen {
     pub fresh: bool,
     /// Masters whose etcd still runs with the old data, in words.
     pub others: Vec<String>,
-    /// Who asked for it does not want it any more.
+    /// The order was withdrawn.
     pub withdrawn: bool,
     /// Programs may be stopped for it.
     pub may_go: bool,
@@ -80,13 +80,13 @@ fn ready(seen: &RestoreSeen) -> Next {
     if !seen.fresh {
         return Next::Stuck(
             "the new data that were prepared are gone",
-            "pf9ctl etcd restore --withdraw, then restore again; what was there before is where it \
-             was, or in the newest before-… directory beside it",
+            "pf9ctl etcd restore --withdraw, then restore again; the previous data are where they \
+             were, or in the newest before-… directory beside them",
         );
     }
     if !seen.may_go {
         return Next::Wait(
-            "the plane to tell the other masters; the new data are prepared, and nothing was stopped"
+            "the plane to notify the other masters; the new data are prepared, and nothing was stopped"
                 .into(),
         );
     }
@@ -116,7 +116,7 @@ fn placing(seen: &RestoreSeen) -> Next {
         (false, true) => Next::Do(Stage::End),
         (false, false) => Next::Stuck(
             "the new data are missing",
-            "look at the disk; then pf9ctl etcd restore --withdraw, and restore again",
+            "check the disk; then pf9ctl etcd restore --withdraw, and restore again",
         ),
     }
 }
@@ -128,7 +128,7 @@ fn rejoining(seen: &RestoreSeen) -> Next {
     match (seen.member, seen.aside, seen.restored_one) {
         (false, _, _) => Next::Do(Stage::End),
         (true, true, _) => TWICE,
-        // Until then the old data stay where they are: should the other one fail, they are needed.
+        // Until then the old data stays in place: if the other master fails, it is needed.
         (true, false, false) => Next::Wait(
             "another master's etcd to run with the restored data (pf9ctl etcd restore there)"
                 .into(),
@@ -137,7 +137,7 @@ fn rejoining(seen: &RestoreSeen) -> Next {
     }
 }
 
-/// The control plane first: nothing acts on stale data any more.
+/// The control plane first: nothing may act on stale data.
 fn stopped(seen: &RestoreSeen) -> Option<Next> {
     if seen.control_plane {
         Some(Next::Do(Stage::StopControlPlane))
@@ -151,7 +151,7 @@ fn stopped(seen: &RestoreSeen) -> Option<Next> {
 /// Somebody started etcd with nothing in its place. Which of the two to keep is a person's to say.
 const TWICE: Next = Next::Stuck(
     "the old data were moved aside, but new data appeared in their place",
-    "decide which are wanted: move /var/lib/pf9/etcd/member away if they are not",
+    "decide which ones to keep: move /var/lib/pf9/etcd/member away if not the new ones",
 );
 
 impl Stage {

@@ -24,7 +24,7 @@ use crate::telemetry::chain;
 /// Revisions that are left out: more than were given away after any snapshot that is of use. So no
 /// revision means two things, and a watch from an old one has to start over.
 const BUMP: &str = "1000000000";
-/// The largest database that etcd's makers speak of is 8 GiB: it is copied, and read once more.
+/// The largest database that etcd's makers mention is 8 GiB: it is copied, and read a second time.
 const MAKE: Duration = Duration::from_secs(1800);
 const PRIVATE: u32 = 0o700;
 
@@ -46,7 +46,7 @@ pub async fn prepare(
     let fs = &hands.host.fs;
     let failed = |e: &FsError| {
         let what = "cannot make etcd's data from the snapshot";
-        Fault::new(FaultCode::State, what, chain(e)).fix("look at the disk with etcd's data")
+        Fault::new(FaultCode::State, what, chain(e)).fix("check the disk with etcd's data")
     };
     if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
         return Ok(RestorePrepared::Whole(run.warnings.clone()));

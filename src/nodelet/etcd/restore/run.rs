@@ -118,5 +118,5 @@ fn ended(
 
 fn not_noted(e: &FsError) -> Went {
     let what = "cannot record the progress of the restore";
-    Went::Failed(Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix("look at the disk"))
+    Went::Failed(Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix("check the disk"))
 }

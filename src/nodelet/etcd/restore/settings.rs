@@ -16,7 +16,7 @@ use super::check::{WHAT, unusable};
 use crate::model::{BackupManifest, BackupSettings, Fault, FaultCode, NodeSpec, loose_version};
 
 /// What a person does where it was another cluster.
-const ELSEWHERE: &str = "make a cluster with the settings of that time (pf9ctl etcd verify shows them), and restore there";
+const ELSEWHERE: &str = "create a cluster with the settings of that time (pf9ctl etcd verify shows them), and restore there";
 
 /// Warnings; or why a cluster that is made like this one cannot have these data.
 pub fn compare(
@@ -37,7 +37,7 @@ pub fn compare(
     );
     if api != is {
         warnings.push(format!(
-            "the API was at {api} then and is at {is} now: kubeconfigs that people kept from then do not reach it"
+            "the API was at {api} then and is at {is} now: kubeconfigs from that time do not reach it"
         ));
     }
     if then.cluster_name != now.cluster_name {

@@ -50,14 +50,14 @@ pub enum NotOne {
     Empty,
     /// It does not end as a snapshot does.
     #[error(
-        "it has {0} bytes, which no snapshot has: it was cut off, or is a copy of a data directory's \
+        "it has {0} bytes, which no snapshot has: it is truncated, a copy of a data directory's \
          file, or something else"
     )]
     Size(u64),
     /// Its bytes are not those that etcd sent.
-    #[error("its bytes are not those that etcd sent: the digest at its end is another one")]
+    #[error("its bytes are not those that etcd sent: the digest at its end differs")]
     Damaged,
-    /// `etcdutl` does not open it, or says of it what nobody understands.
+    /// `etcdutl` does not open it, or answers in an unknown form.
     #[error("etcdutl does not open it: {0}")]
     Unopened(String),
 }
@@ -79,7 +79,7 @@ pub async fn release(etcdutl: &Path) -> Result<Version, String> {
         .lines()
         .find_map(|l| l.strip_prefix("etcdutl version:"));
     line.and_then(loose_version)
-        .ok_or_else(|| format!("etcdutl says no version: {said:?}"))
+        .ok_or_else(|| format!("etcdutl reports no version: {said:?}"))
 }
 
 fn read(opened: Opened) -> Result<Content, NotOne> {
@@ -87,7 +87,7 @@ fn read(opened: Opened) -> Result<Content, NotOne> {
         "" => None,
         text => {
             let version = loose_version(text).filter(|v| *v >= SAYS_ITS_RELEASE);
-            let why = || NotOne::Unopened(format!("it says that its data are of {text:?}"));
+            let why = || NotOne::Unopened(format!("it reports data of version {text:?}"));
             Some(version.ok_or_else(why)?)
         }
     };

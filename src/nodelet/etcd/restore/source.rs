@@ -24,7 +24,7 @@ const WHOLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// The look at a backup on this master. One that hangs is remembered from try to try.
 pub type Shelves = tokio::sync::Mutex<Looking<Result<(FoundManifest, PathBuf), Fault>>>;
 
-/// What is to be restored.
+/// What to restore.
 pub(super) enum Snapshot {
     /// A file as etcd sends it. It says nothing of its cluster.
     Plain(PathBuf),
@@ -131,7 +131,7 @@ fn seen(fs: &HostFs, dir: &str, name: &str) -> Result<(FoundManifest, PathBuf), 
         Ok(Found::File { size, .. }) if size == bytes => Ok((found, sealed)),
         Ok(Found::Nothing) => Err(unusable(format!("there is no {path}"), ANOTHER)),
         Ok(Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other) => {
-            let why = format!("{path} is cut off, or another file");
+            let why = format!("{path} is truncated, or a different file");
             Err(unusable(why, ANOTHER))
         }
         Err(e) => Err(unusable(chain(&e), ANOTHER)),

@@ -1,5 +1,5 @@
-//! What was seen of the machine, and doing one [`Stage`]. Thin: what is to be done was decided by
-//! [`plan`](super::plan), and each is harmless when it is done again.
+//! What was seen of the machine, and executing one [`Stage`]. Thin: [`plan`](super::plan) decides what to do, and each
+//! stage is idempotent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,7 +38,7 @@ const CONTROL_PLANE: [&str; 3] = [
 ];
 /// kubelet sees at once that a manifest is gone, and gives an API server 30 s to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(45);
-/// What was killed is gone, and nobody restarts it.
+/// A killed process is gone, and not restarted.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A machine that runs takes a connection at once, one that does not run never.
@@ -60,7 +60,7 @@ pub struct RestoreContext<'a> {
 }
 
 impl RestoreContext<'_> {
-    /// What is to be known before the next stage.
+    /// The facts needed before the next stage.
     pub async fn look(&self, run: &RestoreRun) -> Result<RestoreSeen, Fault> {
         let fs = &self.host.fs;
         let there = |path: &str| match fs.found(path) {
@@ -145,8 +145,8 @@ impl RestoreContext<'_> {
         Ok(names.into_iter().filter(ours))
     }
 
-    /// What of the control plane runs: containers of ours, on the ports of this node itself. (A pod
-    /// may run an API server of somebody's own: that has a network of its own.)
+    /// What runs of the control plane: containers of ours, on the ports of this node itself. (A pod may run an API
+    /// server of its own: it has its own network.)
     fn control_plane(&self) -> Vec<Listener> {
         let own = [
             self.node.api.port,
@@ -171,7 +171,7 @@ impl RestoreContext<'_> {
         if self.ends_within(ENDS_WITHIN).await {
             return Ok(());
         }
-        // kubelet does not run, or hangs: nobody restarts them.
+        // kubelet is down or hangs: nothing restarts them.
         for listener in self.control_plane() {
             if let Some(holder) = &listener.holder {
                 tracing::warn!(process = %holder, "did not stop, killing it");

@@ -26,7 +26,7 @@ pub(super) async fn plain(
     let manifest = believed.manifest();
     let dir = run.opening_dir();
     let place = fs.at(&dir);
-    let failed = |why: String| unusable(why, "look at the disk with etcd's data");
+    let failed = |why: String| unusable(why, "check the disk with etcd's data");
     // It, and what is made of it. Before anybody is asked for a key.
     let room = space::of(&place).map_err(|e| failed(e.to_string()))?;
     room.require(&place, manifest.plain_bytes.saturating_mul(2))

@@ -64,7 +64,7 @@ impl Upkeep {
         }
     }
 
-    /// Does what was found due at the last look; to what a full database is told, nothing may be.
+    /// Does what the last look found due; that may be nothing, even for a full database.
     pub(in crate::nodelet::etcd) async fn heal(
         &mut self,
         own: &Etcd,
@@ -165,7 +165,7 @@ pub(super) fn warnings(survey: &ClusterSurvey, etcd: &EtcdStatus) -> Vec<Fault> 
         let why = format!("{} MiB of {} MiB are in use", mib(most), mib(quota));
         all.push(
             Fault::new(FaultCode::EtcdNearlyFull, what, why)
-                .fix("delete what is not needed, or give the cluster a larger etcdQuotaBytes"),
+                .fix("delete what is not needed, or raise the cluster's etcdQuotaBytes"),
         );
     }
     all
@@ -177,7 +177,7 @@ fn micros(time: Duration) -> u64 {
 
 fn not_done(error: &EtcdError) -> Fault {
     let fault = Fault::new(FaultCode::EtcdNotTended, NOT_TENDED, chain(error));
-    fault.fix("it is tried again; see journalctl -u pf9-etcd")
+    fault.fix("it is retried automatically; see journalctl -u pf9-etcd")
 }
 
 fn answer(done: String) -> ChoreAnswer {

@@ -168,7 +168,7 @@ async fn without_data_all_may_come_and_within_a_minor_nothing_is_read() {
     std::fs::create_dir_all(etcd.join("member/snap")).expect("directory");
     std::fs::write(etcd.join("member/snap/db"), "not a database").expect("write");
     let said = refusal(look(&fs, Some(&v("3.6.16")), &v("3.7.3")).await);
-    assert!(said.contains("member/wal is not"), "{said}");
+    assert!(said.contains("member/wal does not"), "{said}");
     assert_eq!(look(&fs, Some(&v("3.7.1")), &v("3.7.3")).await, Gate::Open);
 }
 

@@ -1,5 +1,5 @@
-//! What the add-ons that are settings make in a cluster: names, in the order of their files. By these they are taken
-//! away where the stack has no file of theirs any more. A test compares them with the files.
+//! What the add-ons that are settings create in a cluster: names, in the order of their files. They are removed by
+//! these names once the stack has no file for them. A test compares the names with the files.
 
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ pub(super) fn of(addon: Addon) -> Vec<Value> {
             );
             all
         }
-        // A cluster has its network for good.
+        // A cluster keeps its network permanently.
         Addon::Flannel | Addon::Calico => Vec::new(),
     }
 }

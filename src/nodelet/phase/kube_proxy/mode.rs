@@ -11,11 +11,11 @@ use super::super::{PhaseContext, Wait};
 pub fn proxy_mode(ctx: &PhaseContext) -> Result<KubeProxyStatus, Wait> {
     let (mode, why) = match (ctx.node.kube_proxy.mode, &ctx.facts.nftables) {
         (ProxyModeChoice::Auto, Nftables::Works { kernel }) => {
-            let why = format!("chosen, for this machine has nft and kernel {kernel}");
+            let why = format!("chosen, because this machine has nft and kernel {kernel}");
             (ProxyMode::Nftables, why)
         }
         (ProxyModeChoice::Auto, Nftables::Lacking { why }) => {
-            let why = format!("chosen, for nftables cannot be used here: {why}");
+            let why = format!("chosen, because nftables cannot be used here: {why}");
             (ProxyMode::Iptables, why)
         }
         (ProxyModeChoice::Nftables, Nftables::Works { .. }) => {

@@ -9,11 +9,11 @@
 //! A setting that is the default of every one of these releases, and that a drop-in may want to
 //! change (`default_runtime_name`), is not written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{NetworkPlugin, paths};
-use crate::nodelet::step::trial::TRIAL_ROOT;
+use crate::nodelet::step::trial::{CONTAINERD_ASKS, NOBODY_READS, TRIAL_ROOT};
 use crate::nodelet::step::{Judge, Probe, TrialStep};
 
 use super::super::context::CgroupDriver;
@@ -21,7 +21,7 @@ use super::super::version::major_minor;
 use super::super::{PhaseContext, Wait, layout};
 use super::quoted;
 
-/// Snapshotters and extensions nobody uses here: each would make directories or sockets of its own.
+/// Unused snapshotters and extensions: each would make directories or sockets of its own.
 const DISABLED: [&str; 7] = [
     "io.containerd.internal.v1.opt",
     "io.containerd.snapshotter.v1.aufs",
@@ -71,6 +71,11 @@ impl Schema {
 
 /// The file.
 pub(super) fn config(ctx: &PhaseContext) -> Result<String, Wait> {
+    config_that_imports(ctx, &[])
+}
+
+/// The same, with these files of a trial after everything else.
+fn config_that_imports(ctx: &PhaseContext, more: &[&str]) -> Result<String, Wait> {
     let schema = Schema::of(ctx)?;
     let disabled: String = DISABLED
         .iter()
@@ -80,7 +85,9 @@ pub(super) fn config(ctx: &PhaseContext) -> Result<String, Wait> {
         .drop_ins
         .files
         .keys()
-        .map(|name| quoted(&format!("{}/{name}", layout::DROP_INS)))
+        .map(|name| format!("{}/{name}", layout::DROP_INS))
+        .chain(more.iter().map(|name| (*name).to_owned()))
+        .map(|path| quoted(&path))
         .collect();
     Ok(format!(
         "# Written by pf9-nodeletd; changes are undone.\n\
@@ -220,10 +227,13 @@ pub(super) fn as_meant(ctx: &PhaseContext) -> Probe {
 
 /// What containerd of the unpacked stack is asked about the files it is going to read.
 pub(in crate::nodelet::phase) fn trial(ctx: &PhaseContext) -> Result<TrialStep, Wait> {
-    let mut files = BTreeMap::from([(IN_TRIAL.to_owned(), config(ctx)?)]);
+    let ours = config_that_imports(ctx, &[CONTAINERD_ASKS])?;
+    let mut files = BTreeMap::from([(IN_TRIAL.to_owned(), ours)]);
     for (name, text) in &ctx.drop_ins.files {
         files.insert(format!("{}/{name}", layout::DROP_INS), text.clone());
     }
+    let asks = asks(Schema::of(ctx)?, files.values());
+    files.insert(CONTAINERD_ASKS.to_owned(), asks);
     let args = [
         "--config",
         &format!("{TRIAL_ROOT}/{IN_TRIAL}"),
@@ -244,6 +254,25 @@ pub(in crate::nodelet::phase) fn trial(ctx: &PhaseContext) -> Result<TrialStep, 
             unread: ctx.drop_ins.unread.clone(),
         },
     })
+}
+
+/// Asks of each plugin that these files name whether there is one: see [`CONTAINERD_ASKS`].
+fn asks<'a>(schema: Schema, files: impl Iterator<Item = &'a String>) -> String {
+    let named = |text: &String| -> Option<Vec<String>> {
+        // What is no TOML is refused by who judges.
+        let table: toml::Table = text.parse().ok()?;
+        let plugins = table.get("plugins")?.as_table()?;
+        Some(plugins.keys().cloned().collect())
+    };
+    let plugins: BTreeSet<String> = files.filter_map(named).flatten().collect();
+    let mut text = format!("version = {}\n", schema.number());
+    for plugin in plugins {
+        text.push_str(&format!(
+            "\n[plugins.{}]\n{NOBODY_READS} = true\n",
+            quoted(&plugin)
+        ));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -27,11 +27,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// What is done next for the distribution's updates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OsMove {
-    /// This run is begun, or looked after.
+    /// Start this run, or watch it.
     Run(OsRun),
     /// Nothing yet: it failed just now.
     Rest(Duration),
-    /// The machine is told to restart.
+    /// Tells the machine to restart.
     Reboot {
         /// The boot that is to end.
         boot: String,
@@ -45,7 +45,7 @@ pub enum OsSaid {
     Came {
         /// What it found and did.
         report: OsReport,
-        /// What somebody began is to be finished first.
+        /// An interrupted run has to be finished first.
         unfinished: bool,
         /// The boot that this is.
         boot: String,
@@ -123,12 +123,12 @@ pub(super) fn reboots(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let seconds = REBOOT_WITHIN.as_secs();
     let why = format!("the machine was told to reboot and did not within {seconds} s");
     let fault = Fault::new(FaultCode::OsUpdateFailed, not_switched(record), why).fix(
-        "see what keeps it (systemctl list-jobs, systemd-inhibit --list), and restart it by hand",
+        "see what blocks it (systemctl list-jobs, systemd-inhibit --list), and reboot it by hand",
     );
     again(record, At::PuttingBack, fault, seen)
 }
 
-/// A run is begun, and started over when it failed, a few times.
+/// A run is started, and restarted after a failure, a few times.
 fn tries(record: &RollRecord, goal: OsGoal, otherwise: At, seen: &RollSeen<'_>) -> Move {
     if let Said::Failed(fault) = &seen.said {
         return again(record, otherwise, fault.clone(), seen);

@@ -36,7 +36,7 @@ struct World {
     now: i64,
     /// When the record was written or taken up.
     taken: i64,
-    /// Switches that were begun, restarts counted.
+    /// Switches that were started, restarts counted.
     begun: u32,
     /// What was written, in order.
     written: Vec<At>,
@@ -88,7 +88,7 @@ impl World {
         world
     }
 
-    /// What is to be done; what is to be written on the way is.
+    /// What to do; writes on the way are done here.
     fn ask(&mut self, mut said: Said) -> Move {
         if said == Said::Anew {
             self.taken = self.now;
@@ -435,8 +435,8 @@ fn comes_to(step: &Move, which: u8) -> Said {
 }
 
 proptest! {
-    /// Whatever happens, in whatever order: a switch is begun at most so often, pods are moved only off the
-    /// stack that is left, who is over is wholly on one stack; and with nothing more in the way it ends.
+    /// Whatever happens, in whatever order: a switch is started at most so often, pods are moved only off the stack
+    /// that is left, and a finished roll is wholly on one stack; and with no more obstacles it ends.
     #[test]
     fn it_ends_on_one_of_the_two_and_never_between(
         then in policies(),

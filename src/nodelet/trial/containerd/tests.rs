@@ -122,6 +122,57 @@ fn a_section_that_is_printed_and_ignored_is_refused() {
     assert!(words.contains("ignores the section [grpc]"), "{words}");
 }
 
+/// What containerd prints of a plugin that it does not have: all that was written, the question as well.
+fn with_plugin_it_lacks(dump: &str, plugin: &str) -> String {
+    let mut table: Table = dump.parse().expect("TOML");
+    let plugins = table["plugins"].as_table_mut().expect("plugins");
+    let section = plugins.entry(plugin).or_insert(Value::Table(Table::new()));
+    let section = section.as_table_mut().expect("a section");
+    section.insert(NOBODY_READS.to_owned(), true.into());
+    table.to_string()
+}
+
+/// As `io.containerd.grpc.v1.cri` became two others in 2.0.
+#[test]
+fn each_plugin_of_ours_that_it_does_not_have_is_named() {
+    for (kubernetes, dump) in dumps() {
+        let trial = the_trial(kubernetes, &[]);
+        let asked: Table = trial.files[CONTAINERD_ASKS].parse().expect("TOML");
+        let ours: Table = trial.files[CONFIG].parse().expect("TOML");
+        let imports = ours["imports"].as_array().expect("imports");
+        assert_eq!(
+            imports.last().and_then(Value::as_str),
+            Some(CONTAINERD_ASKS)
+        );
+        let plugins = ours["plugins"].as_table().expect("plugins");
+        assert!(plugins.len() > 3, "{plugins:?}");
+        for plugin in plugins.keys() {
+            let question = &asked["plugins"][plugin][NOBODY_READS];
+            assert_eq!(question.as_bool(), Some(true), "{plugin} is asked about");
+            let words = refused(&trial, &said(&with_plugin_it_lacks(&dump, plugin)));
+            let lacks = format!("it has no plugin {plugin}: ");
+            assert_eq!(words.matches(&lacks).count(), 1, "{plugin}: {words}");
+            assert!(words.contains("a newer agent"), "{words}");
+        }
+    }
+}
+
+#[test]
+fn a_drop_in_for_a_plugin_that_it_does_not_have_is_refused() {
+    let (kubernetes, dump) = newest();
+    let plugin = "io.containerd.snapshotter.v1.devmaper";
+    let text =
+        format!("version = 4\n[plugins.\"{plugin}\"]\npool_name = \"a\"\nroot_path = \"/b\"\n");
+    let trial = the_trial(kubernetes, &[("50-x.toml", &text)]);
+    let printed = with_plugin_it_lacks(&joined(&dump, &text), plugin);
+    let words = refused(&trial, &said(&printed));
+    let lacks = format!("conf.d/50-x.toml: it has no plugin {plugin}: ");
+    assert_eq!(words.matches(&lacks).count(), 1, "{words}");
+    assert!(words.contains("correct the drop-in"), "{words}");
+    // One that it has does not print the question.
+    trial::verdict(&trial, &said(&joined(&dump, &text))).expect("it reads all of it");
+}
+
 #[test]
 fn a_program_of_another_schema_than_its_manifest_says_is_refused() {
     let (_, dump) = newest();
@@ -203,14 +254,14 @@ fn a_drop_in_that_would_break_the_runtime_is_refused_with_words() {
             "version = 2\n".to_owned(),
             "is of version 2; version 3 to 4",
         ),
-        (table.to_owned(), "says no version"),
+        (table.to_owned(), "names no version"),
         (
             format!("version = 4\n{table}snapshotter = \"a\"\n"),
-            "runtime x says no runtime_type",
+            "runtime x has no runtime_type",
         ),
         (
             format!("version = 4\n{table}runtime_type = \"\"\n"),
-            "runtime x says no runtime_type",
+            "runtime x has no runtime_type",
         ),
         (
             "version = 4\nimports = [\"/tmp/*\"]\n".to_owned(),
@@ -219,6 +270,10 @@ fn a_drop_in_that_would_break_the_runtime_is_refused_with_words() {
         (
             "version = 3\n[grpc]\naddress = \"/x\"\n".to_owned(),
             "has a section [grpc]",
+        ),
+        (
+            "version = 4\n[debug]\nlevel = \"debug\"\naddress = \"/x\"\n".to_owned(),
+            "has a section [debug]",
         ),
         ("version = \n".to_owned(), "is not valid TOML"),
     ] {

@@ -140,6 +140,12 @@ fn etcd_is_asked_about_variables_and_values() {
     );
     let said = why("etcd", STOP, &format!("{unknown}{note}{stop}"));
     assert_eq!(said, Err("it would ignore ETCD_ENABLE_V2".to_owned()));
+    let said = why(
+        "etcd",
+        STOP,
+        "flag provided but not defined: -enable-v2\nUsage:\n\n  etcd [flags]\n",
+    );
+    assert_eq!(said, Err("it knows no flag --enable-v2".to_owned()));
     let value = line(
         "warn",
         "failed to verify flags",

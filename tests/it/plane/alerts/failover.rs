@@ -1,4 +1,4 @@
-//! Alerts of a plane whose rows are in etcd, and of the one that takes over.
+//! Alerts of a plane whose rows are in etcd, and of its successor.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::super::bed::Bed;
 use super::{Hook, certificate, key, tell, within};
 use crate::planes::cluster::{Cluster, Mode, Way, free};
 
-/// Longer than the lease of the one before, on a busy machine.
+/// Longer than the lease of the previous one, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
@@ -17,7 +17,7 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
     done.expect("it takes too long")
 }
 
-/// Which plane told it.
+/// The plane that sent it.
 fn teller(told: &Value) -> String {
     told["externalURL"]
         .as_str()
@@ -25,10 +25,10 @@ fn teller(told: &Value) -> String {
         .to_owned()
 }
 
-/// An alert waits for somebody who does not take it. Its plane is cut off from etcd, and tells nothing from when it knows;
-/// the one that takes over tells the same alert, once.
+/// An alert waits for a target that does not accept it. Its plane is cut off from etcd, and sends nothing once it
+/// knows; its successor sends the same alert, once.
 #[tokio::test]
-async fn an_alert_that_waits_is_told_by_the_plane_that_takes_over() {
+async fn a_waiting_alert_is_sent_by_the_plane_that_takes_over() {
     let cluster = Cluster::start();
     let mut ways = Vec::new();
     for member in cluster.clients() {
@@ -53,7 +53,7 @@ async fn an_alert_that_waits_is_told_by_the_plane_that_takes_over() {
         }
     })
     .await;
-    // One that had begun may still be told.
+    // One in flight may still arrive.
     let known = ops.all().len() + 1;
     let dir = tempfile::tempdir().expect("tempdir");
     let config = ServeConfig {

@@ -4,7 +4,7 @@ use super::*;
 use crate::alerts::facts::tests::at;
 use crate::alerts::{Acknowledged, Names};
 
-/// Time between two looks.
+/// Time between two passes.
 const LOOK: i64 = 20;
 
 fn host(n: u8) -> HostId {
@@ -31,7 +31,7 @@ fn of_cluster(rule: Rule) -> Key {
     key(rule, Subject::Cluster(cluster()))
 }
 
-/// What is so, and what was told, over time.
+/// Current findings and sent notices, over time.
 struct Scene {
     now: i64,
     book: Book,
@@ -102,7 +102,7 @@ impl Scene {
         self.past.extend(led.past);
     }
 
-    /// Looks until then.
+    /// Runs passes until then.
     fn until(&mut self, s: i64) {
         while self.now < s {
             self.now += LOOK;
@@ -110,7 +110,7 @@ impl Scene {
         }
     }
 
-    /// The plane is restarted: what was kept is there.
+    /// The plane restarts with what was stored.
     fn restart(&mut self) {
         let kept = self.book.values().filter(|a| a.fired_at.is_some());
         let kept: Vec<String> = kept
@@ -136,7 +136,7 @@ impl Scene {
 }
 
 #[test]
-fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
+fn a_lasting_finding_is_sent_once_repeated_daily_and_resolved() {
     let (mut scene, disk) = (Scene::new(), of_host(Rule::DiskLow, 9));
     scene.set(&disk, true);
     scene.until(3 * 86_400);
@@ -159,9 +159,9 @@ fn what_lasts_is_told_once_and_again_every_day_and_its_end_is_told() {
     assert!(scene.book.is_empty());
 }
 
-/// The promise of damping: a websocket that comes back in its grace, a service that is restarted.
+/// What damping promises: no notice for a websocket that reconnects within its grace, or a service that is restarted.
 #[test]
-fn what_does_not_last_is_told_to_nobody() {
+fn a_short_finding_sends_no_notice() {
     for rule in Rule::ALL.iter().filter(|r| r.row().hold_s > 0) {
         let (mut scene, it) = (Scene::new(), of_host(*rule, 9));
         for round in 0..50 {
@@ -190,9 +190,9 @@ fn what_flaps_is_one_alert() {
     assert_eq!(scene.notices(&it), [Notice::Fired]);
 }
 
-/// A master is dead: its etcd, its node, its kubelet, a backup and the cluster's upgrade are told within one alert.
+/// A master is dead: its etcd, its node, its kubelet, a backup and the cluster's upgrade are reported within one alert.
 #[test]
-fn one_dead_master_is_one_alert_and_names_what_follows() {
+fn one_dead_master_is_one_alert_with_its_symptoms() {
     let mut scene = Scene::new();
     let dead = of_host(Rule::HostNotResponding, 1);
     let symptoms = [
@@ -220,7 +220,7 @@ fn one_dead_master_is_one_alert_and_names_what_follows() {
             "{symptom:?}"
         );
     }
-    // All of it is over: one end is told.
+    // All of it is over: one end is sent.
     scene.so.clear();
     scene.until(2000);
     assert_eq!(scene.told.len(), 2);
@@ -229,7 +229,7 @@ fn one_dead_master_is_one_alert_and_names_what_follows() {
 }
 
 #[test]
-fn the_first_cause_is_named_and_not_the_next_one_above() {
+fn the_root_cause_is_named_not_the_nearest_one() {
     let mut scene = Scene::new();
     let (etcd, api) = (
         of_cluster(Rule::EtcdNoQuorum),
@@ -250,7 +250,7 @@ fn the_first_cause_is_named_and_not_the_next_one_above() {
 }
 
 #[test]
-fn what_stays_when_its_cause_is_over_is_told_then() {
+fn a_symptom_that_outlasts_its_cause_is_sent() {
     let mut scene = Scene::new();
     let (dead, node) = (
         of_host(Rule::HostNotResponding, 1),
@@ -272,14 +272,14 @@ fn what_stays_when_its_cause_is_over_is_told_then() {
 }
 
 #[test]
-fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
+fn a_suspected_cause_hides_nothing_for_ever() {
     let mut scene = Scene::new();
     let (dead, node) = (
         of_host(Rule::HostNotResponding, 1),
         of_host(Rule::NodeNotReady, 1),
     );
     scene.set(&node, true);
-    // It reports every three minutes: it is silent whenever somebody looks, and never for long enough.
+    // It reports every three minutes: silent at each pass, and never for long enough.
     while scene.now < 1200 {
         scene.set(&dead, true);
         let heard = scene.now - 100;
@@ -294,7 +294,7 @@ fn a_cause_that_is_only_suspected_hides_nothing_for_ever() {
 }
 
 #[test]
-fn a_host_in_maintenance_is_not_told_of_and_says_so_and_the_end_of_what_was_told_is() {
+fn maintenance_holds_alerts_but_not_the_end_of_sent_ones() {
     let mut scene = Scene::new();
     let (before, during) = (of_host(Rule::DiskLow, 1), of_host(Rule::NodeNotReady, 1));
     let other = of_host(Rule::NodeNotReady, 2);
@@ -340,7 +340,7 @@ fn silence(rule: Option<Rule>, until: i64) -> Silence {
 }
 
 #[test]
-fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over() {
+fn a_silenced_alert_is_listed_and_sent_when_the_silence_ends() {
     let mut scene = Scene::new();
     let (disk, node) = (of_host(Rule::DiskLow, 9), of_host(Rule::NodeNotReady, 8));
     scene.silences.push(silence(Some(Rule::DiskLow), 5000));
@@ -356,7 +356,7 @@ fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over()
     );
     scene.until(6000);
     assert_eq!(scene.told_of(&disk), [(5000, Notice::Fired)]);
-    // One that was never told has no end that is told.
+    // An alert that was never sent sends no end.
     scene.silences = vec![silence(None, 90_000)];
     let clock = of_host(Rule::ClockSkew, 7);
     scene.set(&clock, true);
@@ -369,7 +369,7 @@ fn what_is_silenced_is_an_alert_that_nobody_hears_of_until_the_silence_is_over()
 }
 
 #[test]
-fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() {
+fn an_acknowledged_alert_is_sent_again_when_it_gets_worse_or_the_time_is_over() {
     let (mut scene, disk) = (Scene::new(), of_host(Rule::DiskLow, 9));
     scene.set(&disk, true);
     scene.until(400);
@@ -384,7 +384,7 @@ fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() 
     scene.set_urgent(&disk, true, Urgency::Critical);
     scene.until(100_100);
     assert_eq!(scene.notices(&disk), [Notice::Fired, Notice::Raised]);
-    // It gets better and worse again: that is no news.
+    // It gets better and worse again: no new notice.
     scene.set(&disk, true);
     scene.until(100_300);
     scene.set_urgent(&disk, true, Urgency::Critical);
@@ -398,7 +398,7 @@ fn what_somebody_sees_to_is_told_again_when_it_gets_worse_or_his_time_is_over() 
 }
 
 #[test]
-fn nobody_looked_is_not_over_and_what_is_gone_is() {
+fn unmeasured_is_not_resolved_and_a_gone_subject_is() {
     let (mut scene, node) = (Scene::new(), of_host(Rule::NodeNotReady, 9));
     scene.set(&node, true);
     scene.until(400);
@@ -411,7 +411,7 @@ fn nobody_looked_is_not_over_and_what_is_gone_is() {
     assert_eq!(scene.past[0].why, "it is gone");
 }
 
-/// What happens to the things of a fleet, one step after the other.
+/// Events of a fleet, one step after the other.
 #[derive(Clone, Debug)]
 enum Happens {
     Set(u8, bool),
@@ -445,11 +445,11 @@ fn things() -> [Key; 6] {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever happens, also when the plane is restarted at any instant: of one thing a beginning and an end are
-    /// told in turns, nothing more often than once a day unless it got worse, nothing of a host in maintenance but ends,
-    /// and no symptom beside an alert that it follows from.
+    /// Whatever happens, also when the plane restarts at any instant: for each key, beginnings and ends alternate, none
+    /// is sent more than once a day unless it got worse, a host in maintenance sends only ends, and no symptom is sent
+    /// beside its cause.
     #[test]
-    fn what_is_told_is_told_in_order_and_seldom(steps in prop::collection::vec(happens(), 1..60)) {
+    fn notices_alternate_and_are_rare(steps in prop::collection::vec(happens(), 1..60)) {
         let mut scene = Scene::new();
         let things = things();
         for step in steps {

@@ -13,7 +13,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Three masters and a worker, with fresh reports and well.
+    /// Three healthy masters and a worker, with fresh reports.
     fn new() -> Self {
         let mut c = cluster();
         c.settings.etcd_backup.every_minutes = 0;
@@ -66,7 +66,7 @@ impl Fleet {
         })
     }
 
-    /// Rule and host of everything that is wrong then.
+    /// Rule and host of all findings at that time.
     fn found(&self, now: i64) -> Vec<(Rule, Option<u8>)> {
         let number = |subject| match subject {
             Subject::Host(id) => (1..=4).find(|n| host(*n) == id),
@@ -85,7 +85,7 @@ impl Fleet {
     }
 }
 
-/// What a master says of three members, of which these do not answer.
+/// A master's report about three members, of which these do not answer.
 fn etcd(silent: &[u8]) -> EtcdStatus {
     let members = (1..=3).map(|n| EtcdMemberStatus {
         id: n.to_string(),
@@ -106,7 +106,7 @@ fn a_fleet_that_is_well_has_nothing() {
 }
 
 #[test]
-fn silence_is_since_the_last_report_and_longer_where_it_was_at_work() {
+fn silence_counts_from_the_last_report_and_a_converging_host_gets_longer() {
     let mut fleet = Fleet::new();
     for n in 1..=3 {
         fleet.say(n, 1000, |_| {});
@@ -120,12 +120,12 @@ fn silence_is_since_the_last_report_and_longer_where_it_was_at_work() {
         fleet.finding(1000, Rule::HostNotResponding).hold.as_secs(),
         300
     );
-    // A tunnel that is away for less is nothing at all.
+    // A tunnel that is away for less is no finding.
     assert_eq!(fleet.found(1000 + SUSPECT.as_secs() - 1).len(), 1);
 }
 
 #[test]
-fn a_plane_that_was_away_heard_nobody_and_accuses_nobody() {
+fn a_plane_that_was_down_blames_no_host() {
     let mut fleet = Fleet::new();
     fleet.started = at(100_000);
     assert_eq!(fleet.found(100_060), []);
@@ -139,7 +139,7 @@ fn a_plane_that_was_away_heard_nobody_and_accuses_nobody() {
 }
 
 #[test]
-fn a_host_that_does_not_converge_is_told_in_the_known_words() {
+fn a_host_that_does_not_converge_is_reported_in_the_known_words() {
     let mut fleet = Fleet::new();
     fleet.say(4, 0, |s| {
         s.state = NodeState::Retrying;
@@ -154,7 +154,7 @@ fn a_host_that_does_not_converge_is_told_in_the_known_words() {
 }
 
 #[test]
-fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
+fn a_dead_member_is_reported_by_the_others() {
     let mut fleet = Fleet::new();
     for n in [1, 2] {
         fleet.say(n, 500, |s| {
@@ -169,7 +169,7 @@ fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
             (Rule::EtcdUnhealthy, Some(3))
         ]
     );
-    // Nobody leads: the whole has no quorum. What the silent one said last is stale.
+    // No leader: the cluster has no quorum. The last report of the silent one is stale.
     for n in [1, 2] {
         fleet.say(n, 600, |s| {
             let mut said = etcd(&[2, 3]);
@@ -181,7 +181,7 @@ fn a_dead_members_illness_is_told_by_the_others_and_is_its_own() {
 }
 
 #[test]
-fn what_the_plane_saw_of_nodes_counts_while_it_is_fresh() {
+fn the_planes_observation_of_nodes_counts_while_fresh() {
     let mut fleet = Fleet::new();
     let id = fleet.cluster().id;
     let nodes: BTreeMap<String, Option<bool>> = [
@@ -242,9 +242,10 @@ fn clocks_addresses_certificates_and_backups_are_found() {
     assert!(fleet.found(day).contains(&(Rule::EtcdBackupStale, Some(1))));
 }
 
-/// As reported by masters that are not silent; a fault of one of them is listed although another one has the address.
+/// From the reports of masters that are not silent; a fault of one of them is listed although another one has the
+/// address.
 #[test]
-fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
+fn a_shared_address_without_a_holder_and_unable_masters_are_found() {
     use pf9_hostagent::model::{ApiAddressStatus, Fault, FaultCode};
     let mut fleet = Fleet::new();
     let id = fleet.cluster().id;
@@ -279,7 +280,7 @@ fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
         found.says.contains("node-2") && found.why.contains("52:54:00"),
         "{found:?}"
     );
-    // Its holder is silent: the last report counts for nothing.
+    // Its holder is silent: its last report does not count.
     for n in [2, 3] {
         say(
             &mut fleet,
@@ -293,7 +294,7 @@ fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
     assert_eq!((found.urgency, &*found.key.part), (Urgency::Critical, ""));
     let words = "no master that reports holds 10.1.0.250; node-2: it is taken: 52:54:00";
     assert!(found.why.starts_with(words), "{}", found.why);
-    // The first of them is being made: nobody could have it.
+    // The first masters are being set up: none could have it.
     for n in [1, 2, 3] {
         say(&mut fleet, n, 200, false, None);
         let facts = fleet.heard.get_mut(&host(n)).and_then(|h| h.facts.as_mut());
@@ -303,7 +304,7 @@ fn a_shared_address_that_nobody_has_is_found_and_who_could_not_take_it() {
 }
 
 #[test]
-fn a_fleet_that_is_silent_as_a_whole_is_one_matter() {
+fn a_silent_fleet_is_one_finding() {
     let mut fleet = Fleet::new();
     assert!(
         !fleet.found(500).contains(&(Rule::FleetNotResponding, None)),

@@ -7,14 +7,14 @@ use crate::compute::tests::{host, host_row};
 use crate::recover::tests::reports;
 
 #[test]
-fn only_alerts_are_written_and_only_when_something_of_them_changed() {
+fn only_changed_alerts_are_written() {
     let (mut before, mut now) = (Book::new(), Book::new());
     let mut alert = firing(1, 0);
     now.insert(alert.key.clone(), alert.clone());
     assert_eq!(changed(&before, &now).len(), 1);
     before = now.clone();
     assert_eq!(changed(&before, &now), []);
-    // That it is held is looked at again with every look, and is no write.
+    // The time it was last held changes with every pass, and causes no write.
     alert.held_at = Some(at(5));
     now.insert(alert.key.clone(), alert.clone());
     assert_eq!(changed(&before, &now), []);
@@ -34,9 +34,9 @@ fn only_alerts_are_written_and_only_when_something_of_them_changed() {
     );
 }
 
-/// A host in maintenance that dies in it is missed when that would be over by the plane's clock.
+/// A host that dies in maintenance is missed when the maintenance would be over by the plane's clock.
 #[test]
-fn what_a_host_says_of_its_maintenance_is_believed_for_as_long_as_one_may_last() {
+fn a_reported_maintenance_is_trusted_for_its_longest_duration() {
     let board = Board::default();
     let mut status = reports(
         1,
@@ -76,7 +76,7 @@ fn what_a_host_says_of_its_maintenance_is_believed_for_as_long_as_one_may_last()
     assert!(!rests(72 * hour), "no maintenance lasts longer");
 }
 
-/// What fired is there after a restart, with its id and what was told of it: nothing is told twice.
+/// A fired alert survives a restart with its id and its notices: none is sent twice.
 #[test]
 fn what_was_written_is_the_same_alert_after_a_restart() {
     let world = world();
@@ -95,9 +95,10 @@ fn what_was_written_is_the_same_alert_after_a_restart() {
     assert_eq!(kept[0].1.key.rule, Rule::DiskLow);
 }
 
-/// What twelve days of a host let foresee is known as soon as the plane is back, and not with its next slot in six hours.
+/// Forecasts from twelve days of a host are known as soon as the plane is back, not only with its next slot in six
+/// hours.
 #[test]
-fn what_was_foreseen_is_known_again_as_soon_as_the_plane_is_back() {
+fn forecasts_are_known_as_soon_as_the_plane_is_back() {
     let world = world();
     let row = host_row(1, None);
     world.at(0, |c| Ok(c.put(&HOSTS, &host(1).to_string(), &row)?));

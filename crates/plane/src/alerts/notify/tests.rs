@@ -26,7 +26,7 @@ fn notices(waiting: &Waiting) -> Vec<Notice> {
 }
 
 #[test]
-fn of_one_alert_two_things_wait_at_most_and_its_beginning_stays_one() {
+fn an_alert_has_at_most_two_outbox_entries() {
     let world = world();
     let alert = firing(1, 0);
     let tell = |s, notice| world.at(s, |c| enqueue(c, &[(notice, alert.clone())]));
@@ -50,14 +50,14 @@ fn of_one_alert_two_things_wait_at_most_and_its_beginning_stays_one() {
 }
 
 #[test]
-fn what_arrived_waits_no_more_and_what_came_meanwhile_does() {
+fn a_delivered_notice_is_removed_and_a_newer_one_stays() {
     let world = world();
     let alert = firing(1, 0);
     world.at(0, |c| add(c, target("a")));
     let tell = |s, notice| world.at(s, |c| enqueue(c, &[(notice, alert.clone())]));
     tell(1, Fired);
     let sent = waits(&world, "a")[0].begin.clone().expect("begin");
-    // It is on its way, and gets worse; then it is over.
+    // While it is in flight it gets worse; then it is over.
     tell(2, Raised);
     tell(3, Resolved);
     world.at(4, |c| arrived(c, "a", &sent));
@@ -76,7 +76,7 @@ fn what_arrived_waits_no_more_and_what_came_meanwhile_does() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_what_is_given_up_is_counted() {
+fn the_outbox_is_bounded_and_drops_are_counted() {
     let world = world();
     world.at(0, |c| add(c, target("a")));
     let many: Vec<(Notice, Alert)> = (0..100).map(|_| (Fired, firing(1, 0))).collect();
@@ -117,7 +117,7 @@ fn what_waits_is_bounded_and_what_is_given_up_is_counted() {
 }
 
 #[test]
-fn a_target_that_cannot_be_is_refused_and_a_secret_goes_over_no_open_line() {
+fn an_invalid_target_is_refused_and_a_secret_needs_tls() {
     let mut bad = vec![
         target(""),
         target("A"),

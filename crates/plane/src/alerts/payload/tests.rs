@@ -33,7 +33,7 @@ fn a_fingerprint_is_alertmanagers() {
 }
 
 #[test]
-fn a_receiver_of_alertmanager_reads_it() {
+fn an_alertmanager_receiver_can_read_it() {
     let firing = of(
         Kind::Alertmanager,
         "ops",
@@ -62,7 +62,7 @@ fn a_receiver_of_alertmanager_reads_it() {
 }
 
 #[test]
-fn a_ticket_is_made_changed_and_ended_by_one_key() {
+fn a_ticket_keeps_one_key_from_create_to_resolve() {
     for (notice, action) in [
         (Notice::Fired, "create"),
         (Notice::Raised, "update"),

@@ -1,15 +1,15 @@
-//! The line through a few values, if there is one: Theil's and Sen's (the median of all slopes), which one outlier does
-//! not bend. Pure.
+//! The line through a few values, if there is one: Theil-Sen (the median of all slopes), which one outlier does not
+//! bend. Pure.
 
-/// Of all pairs without the worst value, in a hundred, so many more have to rise than fall (Kendall's tau): noise does so
-/// once in a million times with the fewest values that are looked at.
+/// By how many percent of all pairs, without the worst value, rising ones must outnumber falling ones (Kendall's tau):
+/// noise does so once in a million times with the fewest values that are accepted.
 const RISES: f64 = 0.8;
-/// What it grows by has to be so many times what it strays from its line.
+/// The growth must be this many times the deviation from the line.
 const CLEAR: f64 = 3.0;
-/// Newest values that have to go on rising, at half the pace: what was laid down once, or has come to its end, does not.
+/// Newest values that must keep rising, at half the pace: one deposit, or growth that has stopped, does not.
 const LATELY: usize = 5;
 
-/// Where it is and goes, by the distance from the newest slot.
+/// Level and slope, by the distance from the newest slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) slope: f64,
@@ -17,7 +17,7 @@ pub(super) struct Line {
     pub(super) level: f64,
 }
 
-/// The line of what rises; none of fewer values than `least`, of noise, of what goes up and down, of what has stopped.
+/// The line of a rising series; none for fewer values than `least`, noise, oscillation, or growth that has stopped.
 /// `points`: by time, the newest at 0.
 pub(super) fn line(points: &[(f64, f64)], least: usize) -> Option<Line> {
     if points.len() < least {
@@ -34,7 +34,7 @@ pub(super) fn line(points: &[(f64, f64)], least: usize) -> Option<Line> {
         .map(|p| (p.1 - line.level - line.slope * p.0).abs());
     let grows = line.slope * (good.last()?.0 - good.first()?.0);
     let lately = through(&good[good.len().saturating_sub(LATELY)..])?;
-    // The newest may be the worst one: then it was emptied just now.
+    // The newest may be the outlier: then it was emptied just now.
     let newest = points.last()?;
     let lost = line.level + line.slope * newest.0 - newest.1;
     let is_one = line.slope > 0.0
@@ -52,7 +52,7 @@ fn through(points: &[(f64, f64)]) -> Option<Line> {
     Some(Line { slope, level })
 }
 
-/// From -1, all fall, to 1, all rise.
+/// From -1, all pairs fall, to 1, all rise.
 fn rises(points: &[(f64, f64)]) -> f64 {
     let (mut sum, mut all) = (0.0, 0.0);
     for (a, b) in pairs(points) {
@@ -97,17 +97,17 @@ mod tests {
         super::tests::at(&(0..n).map(value).collect::<Vec<_>>())
     }
 
-    /// Most of it lies on a line, of which it leaves again and again: the line is found, and is none.
+    /// Most of it lies on a line, from which it keeps dropping: the line is found and must be rejected.
     #[test]
-    fn what_falls_as_often_as_every_third_time_is_no_line() {
+    fn a_series_that_drops_every_third_time_is_no_line() {
         let emptied = |every: usize| rising(24, move |i| i % every == 0 && i < 20, 0.0);
         assert_eq!(line(&emptied(3), LEAST), None);
         assert!(line(&emptied(5), LEAST).is_some(), "so seldom it is one");
     }
 
-    /// Of sixteen values one alone makes a quarter of all pairs fall.
+    /// One value of sixteen makes a quarter of all pairs fall.
     #[test]
-    fn one_value_that_is_nonsense_costs_no_line_wherever_it_is() {
+    fn one_outlier_does_not_hide_a_line() {
         for wrong in 0..11 {
             for nonsense in [0.0, 1.2] {
                 let points = rising(16, |i| i == wrong, nonsense);
@@ -118,9 +118,9 @@ mod tests {
         }
     }
 
-    /// It rises all the time, and in three steps: the line between them is nowhere near any of it.
+    /// It rises all the time, but in three steps: the line between them is close to none of its values.
     #[test]
-    fn what_came_in_steps_is_no_line() {
+    fn a_staircase_is_no_line() {
         for steps in [
             [
                 0.10, 0.53, 0.54, 0.55, 0.54, 0.53, 0.54, 0.56, 0.55, 0.56, 0.56, 0.95, 0.95, 1.00,

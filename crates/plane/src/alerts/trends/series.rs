@@ -1,4 +1,4 @@
-//! One share over time: twelve days in 96 bytes, and from where it came back by itself.
+//! One share over time: twelve days in 96 bytes, and the levels from which it dropped on its own.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -6,20 +6,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{AHEAD, Foreseen, Of, WHOLE, fit};
 
-/// Slots that are kept: twelve days.
+/// Slots kept: twelve days.
 pub(super) const SLOTS: usize = 48;
-/// Of a slot in which nothing was said.
+/// Value of a slot without a report.
 pub(super) const NONE: u16 = u16::MAX;
-/// Slots that are looked at, the newest: four days for what has just begun to grow, all for what is slow. Fewer values
-/// than the first number let nothing foresee.
+/// Windows that are fitted, in newest slots: four days for growth that has just started, all for slow growth. Fewer
+/// values than the first number give no forecast.
 pub(super) const WINDOWS: [usize; 2] = [16, SLOTS];
-/// It was emptied when it has lost so much of its highest, in a hundred, and of all there is.
+/// It counts as emptied when it lost this percentage of its peak, and this share of the total.
 const EMPTIED: (u32, u16) = (15, WHOLE / 50);
-/// Times that it was emptied which are remembered, for so many slots: two months, so that what a month's end cleans up
-/// counts.
+/// How many drops are remembered, and for how many slots: two months, so that a cleanup at the end of a month counts.
 const FALLS: usize = 2;
 const REMEMBERED: u32 = 240;
-/// What is let come again is let be a little more.
+/// A level it dropped from before is expected again, with this margin.
 const MARGIN: u16 = WHOLE / 25;
 
 /// One share over time.
@@ -28,15 +27,15 @@ pub(super) struct Series {
     pub(super) of: Of,
     /// The slot of the newest value.
     last: u32,
-    /// One a slot, the newest last.
+    /// One per slot, the newest last.
     #[serde(serialize_with = "packed", deserialize_with = "unpacked")]
     values: Vec<u16>,
-    /// The highest since it was emptied last.
+    /// The peak since it was last emptied.
     peak: u16,
-    /// When it was emptied, and from where.
+    /// When it was emptied, and from which level.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     falls: Vec<(u32, u16)>,
-    /// Fitted when a value comes, for a look has no time for it.
+    /// Fitted when a value arrives; a pass has no time for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     foreseen: Option<Foreseen>,
 }
@@ -61,7 +60,7 @@ impl Series {
         self.foreseen
     }
 
-    /// Nothing of it would be looked at any more; or it is of a time that has not come: a clock was wrong.
+    /// None of its values counts any more; or it lies in the future because a clock was wrong.
     pub(super) fn is_old(&self, now: u32) -> bool {
         now.abs_diff(self.last) >= SLOTS as u32
     }
@@ -71,7 +70,7 @@ impl Series {
         if self.values.is_empty() || self.is_old(slot) {
             (self.values, self.peak) = (Vec::new(), share);
         } else if slot <= self.last {
-            // The plane's clock went back: what was said then stands.
+            // The plane's clock went back: the earlier value stands.
             return;
         } else {
             let silent = (slot - self.last - 1) as usize;
@@ -92,7 +91,7 @@ impl Series {
         self.foreseen = self.foresee();
     }
 
-    /// When all of it is used, at the earliest that one of the windows says.
+    /// When it is used up, by the earliest of the windows.
     fn foresee(&self) -> Option<Foreseen> {
         let lines = WINDOWS.iter().filter_map(|window| {
             let line = fit::line(&self.newest(*window), WINDOWS[0])?;
@@ -123,7 +122,7 @@ impl Series {
         all
     }
 
-    /// It was emptied twice lately: from where at least.
+    /// If it was emptied twice recently: the lower of the two levels.
     fn comes_back_from(&self) -> Option<u16> {
         let lately = |(slot, _): &&(u32, u16)| self.last - slot.min(&self.last) < REMEMBERED;
         let falls = self.falls.iter().filter(lately);

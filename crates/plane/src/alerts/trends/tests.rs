@@ -17,7 +17,7 @@ fn of(kind: Kind) -> Of {
     Of { kind, part }
 }
 
-/// One share after the other, a slot each; what is foreseen after each of them.
+/// One share per slot; the forecast after each of them.
 fn follow(kind: Kind, shares: impl IntoIterator<Item = f64>) -> Vec<Option<Foreseen>> {
     let mut series = Series::new(of(kind));
     let mut all = Vec::new();
@@ -33,12 +33,12 @@ fn last(kind: Kind, shares: impl IntoIterator<Item = f64>) -> Option<Foreseen> {
 }
 
 proptest! {
-    // Each is a few hundred fits.
+    // Each case is a few hundred fits.
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// What grows steadily is foreseen to the day, though it strays a little and one value is nonsense.
+    /// Steady growth is forecast to the day, although it strays a little and one value is wrong.
     #[test]
-    fn what_grows_is_foreseen_to_the_day(
+    fn steady_growth_is_forecast_to_the_day(
         n in FEWEST..80,
         a_day in 0.02f64..0.2,
         days_left in 0.5f64..6.0,
@@ -49,7 +49,7 @@ proptest! {
         let begin = 1.0 - slope * (days_left * 4.0 + n as f64 - 1.0);
         prop_assume!(begin >= 0.0);
         let mut shares: Vec<f64> = (0..n).map(|i| begin + slope * (i as f64 + strays[i])).collect();
-        // The newest one as well; that costs a slot.
+        // The newest may be the wrong one as well; that costs a slot.
         if let Some(share) = shares.get_mut(wrong).filter(|_| wrong + 5 < n || wrong >= n) {
             *share = nonsense;
         }
@@ -60,9 +60,9 @@ proptest! {
         prop_assert!((f64::from(foreseen.a_day) / f64::from(WHOLE) / a_day - 1.0).abs() < 0.2);
     }
 
-    /// Noise around a level, large as it may be, is no trend; nor is what falls.
+    /// Noise around a level, however large, is no trend; nor is a falling series.
     #[test]
-    fn noise_and_what_falls_foresee_nothing(
+    fn noise_and_falling_series_give_no_forecast(
         level in 0.1f64..0.8,
         a_day in -0.1f64..0.0,
         noise in prop::collection::vec(-0.1f64..0.1, 100),
@@ -72,9 +72,9 @@ proptest! {
         prop_assert!(follow(Kind::Inodes, shares).iter().all(Option::is_none));
     }
 
-    /// What is emptied again and again is left alone from the second time on, however long it takes to fill.
+    /// What is emptied regularly gives no forecast from the second time on, however long it takes to fill.
     #[test]
-    fn what_is_emptied_regularly_foresees_nothing(
+    fn what_is_emptied_regularly_gives_no_forecast(
         (bottom, top) in (0.0f64..0.4, 0.6f64..0.95),
         every in 2usize..80,
         phase in 0usize..80,
@@ -84,14 +84,13 @@ proptest! {
             let up = ((i + phase) % every) as f64 / every as f64;
             (bottom + (top - bottom) * up + strays[i]).max(0.0)
         };
-        // Two whole times of filling, and what was under way at the beginning.
+        // Two whole cycles of filling, and the one in progress at the beginning.
         let learned = every * 3;
         let all = follow(Kind::Bytes, (0..320).map(share));
         prop_assert!(all.iter().skip(learned).all(Option::is_none));
     }
 
-    /// A host reports anything at any time, or nothing: what is kept stays small, and comes back
-    /// as it was.
+    /// A host may report anything at any time, or nothing: what is kept stays small, and survives storing and reading.
     #[test]
     fn what_is_kept_of_a_host_is_bounded(
         said in prop::collection::vec((0u32..60, prop::collection::vec((".{0,300}", any::<u16>()), 0..40)), 0..60),
@@ -110,11 +109,11 @@ proptest! {
 }
 
 #[test]
-fn fewer_values_than_are_named_foresee_nothing() {
+fn too_few_values_give_no_forecast() {
     let rising = |n: usize| (0..n).map(|i| 0.6 + 0.01 * i as f64);
     assert_eq!(last(Kind::Etcd, rising(FEWEST - 1)), None);
     assert!(last(Kind::Etcd, rising(FEWEST)).is_some());
-    // Nor as many in a time of which most is not known.
+    // Nor as many over a time of which most is unknown.
     let mut series = Series::new(of(Kind::Etcd));
     for (n, share) in rising(FEWEST - 1).enumerate() {
         series.push(1000 + n as u32 * 3, (share * f64::from(WHOLE)) as u16);
@@ -123,8 +122,8 @@ fn fewer_values_than_are_named_foresee_nothing() {
 }
 
 #[test]
-fn what_was_laid_down_once_and_what_has_come_to_its_end_foresee_nothing() {
-    // An upgrade brings a fifth more, over a day, on a level that creeps.
+fn one_deposit_and_growth_that_stopped_give_no_forecast() {
+    // An upgrade adds a fifth within a day, on a level that creeps.
     let once = |i: usize| 0.4 + 0.0001 * i as f64 + if i >= 10 { 0.3 } else { 0.0 };
     let all = follow(Kind::Bytes, (0..48).map(once));
     assert!(all.iter().all(Option::is_none));
@@ -136,7 +135,7 @@ fn what_was_laid_down_once_and_what_has_come_to_its_end_foresee_nothing() {
 }
 
 #[test]
-fn what_begins_to_grow_after_it_was_level_is_foreseen_after_four_days() {
+fn growth_after_a_level_time_is_forecast_after_four_days() {
     let begins = |i: usize| 0.3 + 0.02 * i.saturating_sub(40) as f64;
     let all = follow(Kind::Bytes, (0..60).map(begins));
     assert!(all[..40].iter().all(Option::is_none));
@@ -151,7 +150,7 @@ fn what_begins_to_grow_after_it_was_level_is_foreseen_after_four_days() {
 }
 
 #[test]
-fn memory_that_only_a_restart_gives_back_is_told_of_each_time() {
+fn memory_that_only_a_restart_frees_is_reported_each_time() {
     let grows = |i: usize| 0.1 + 0.02 * (i % 40) as f64;
     let all = follow(Kind::Memory, (0..160).map(grows));
     assert!(all[130..].iter().any(Option::is_some));
@@ -160,7 +159,7 @@ fn memory_that_only_a_restart_gives_back_is_told_of_each_time() {
 }
 
 #[test]
-fn a_clock_that_went_wrong_costs_what_was_kept_and_nothing_else() {
+fn a_wrong_clock_costs_only_the_stored_series() {
     let mut kept = Kept::default();
     let closed = |slot: u32| Closed {
         slot,
@@ -175,14 +174,14 @@ fn a_clock_that_went_wrong_costs_what_was_kept_and_nothing_else() {
         });
     }
     assert_eq!(kept.foreseen().len(), 1);
-    // Back by an hour: nothing is taken twice.
+    // Back by an hour: nothing is counted twice.
     let before = kept.clone();
     kept.take(closed(1003));
     assert_eq!(kept, before);
 }
 
 #[test]
-fn what_a_host_tells_no_more_foresees_nothing() {
+fn what_a_host_no_longer_reports_gives_no_forecast() {
     let mut kept = Kept::default();
     let said = |kind, slot: u32| (of(kind), 30_000 + (slot - 1000) as u16 * 800);
     for slot in 1000..1020 {
@@ -268,9 +267,9 @@ fn shares_are_of_what_there_is() {
     );
 }
 
-/// From reports to what is foreseen, with the plane restarted in the middle, and gone with the host.
+/// From reports to forecasts, with the plane restarted in the middle, and removed with the host.
 #[test]
-fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
+fn trends_outlive_the_plane_and_are_removed_with_the_host() {
     let world = world();
     let row = host_row(1, None);
     world.at(0, |c| Ok(c.put(&HOSTS, &host(1).to_string(), &row)?));
@@ -299,7 +298,7 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
         if slot == 15 {
             board = Board::default();
         }
-        // It is emptied each time before it is looked at last: the highest counts.
+        // It is emptied each time before the last report of a slot: the maximum counts.
         report(&board, slot, 400 + slot.unsigned_abs() * 15);
         report(&board, slot, 10);
     }
@@ -315,11 +314,11 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
         .to_string();
     assert_eq!(
         why,
-        format!("82 % of its bytes are used, and 6.0 % more every day: all on {day}")
+        format!("82 % of its bytes are used, growing by 6.0 % a day: 100 % on {day}")
     );
     let soon = end_of(host(1), all[0].1.slot) - SignedDuration::from_hours(47);
     assert_eq!(told(host(1), &all[0].0, &all[0].1, soon).2, Urgency::High);
-    // What was kept is what the next life of the plane begins with.
+    // The next run of the plane begins with what was stored.
     let read = world.store.read().expect("read");
     let kept = read
         .get(&TRENDS, &host(1).to_string())
@@ -329,7 +328,7 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
     world.at(0, |c| forget(c, host(1)));
     let read = world.store.read().expect("read");
     assert_eq!(read.get(&TRENDS, &host(1).to_string()).expect("row"), None);
-    // Of one that is gone nothing is kept.
+    // Nothing is kept for a host that is gone.
     let closed = Closed {
         slot: 1,
         highest: vec![(of(Kind::Bytes), 1)],
@@ -340,9 +339,9 @@ fn what_was_learned_outlives_the_plane_and_goes_with_the_host() {
     assert_eq!(json!(Kept::default()), json!({"series": []}));
 }
 
-/// A host says what it likes: of each of the three places where that could become more, no more comes out.
+/// A host may report anything: none of the three places where that could grow does.
 #[test]
-fn so_many_series_are_followed_of_a_host_and_the_newest_stay() {
+fn series_per_host_are_bounded_and_the_newest_stay() {
     let mut status = reports(1, None);
     status.health.disks = (0..SERIES_MAX)
         .map(|n| DiskHealth {

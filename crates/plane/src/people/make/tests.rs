@@ -1,4 +1,4 @@
-//! A store from before there were people keeps what it has.
+//! An upgraded store keeps its content.
 
 use super::*;
 use crate::access::Role;
@@ -15,7 +15,7 @@ fn without_project(row: impl serde::Serialize) -> Value {
     row
 }
 
-/// Rows as the program before wrote them, of a plane with one of each; then the step.
+/// Rows as the previous version wrote them, one of each; then the upgrade.
 fn stepped(dir: &std::path::Path) -> Store {
     let store = Store::open(&dir.join("s"), &tables()).expect("store");
     let ends = Timestamp::now() + jiff::SignedDuration::from_hours(1);
@@ -52,7 +52,7 @@ fn stepped(dir: &std::path::Path) -> Store {
 }
 
 #[test]
-fn what_was_there_is_the_first_projects_and_the_administrator_is_who_he_was() {
+fn an_upgraded_store_keeps_its_content_in_the_first_project() {
     let dir = tempfile::tempdir().expect("tempdir");
     let store = stepped(dir.path());
     let rows = store.read().expect("read");

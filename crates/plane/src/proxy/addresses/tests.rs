@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// As the client of these tests calls the plane.
+/// The name that the client of these tests uses for the plane.
 const PLANE: &str = "plane.example:8443";
 
 fn cluster() -> ClusterId {
@@ -18,7 +18,7 @@ fn asked(path: &str) -> Asked {
 }
 
 #[test]
-fn behind_a_proxy_of_ones_own_the_clusters_path_is_the_root() {
+fn behind_kubectl_proxy_the_clusters_path_is_the_root() {
     let from = |said: &'static str| {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static(said));
@@ -34,7 +34,7 @@ fn behind_a_proxy_of_ones_own_the_clusters_path_is_the_root() {
     assert_eq!(cookie.as_deref(), Some("s=1; Path=/"));
 }
 
-/// Where a client ends that asked for `path` below the cluster and follows `said`: a browser's rule.
+/// Where a client arrives that requested `path` below the cluster and follows `said`: by a browser's rules.
 fn followed(path: &str, said: &str) -> Url {
     let base = format!("https://{PLANE}{}{path}", prefix());
     Url::parse(&base)
@@ -43,8 +43,7 @@ fn followed(path: &str, said: &str) -> Url {
         .expect("address")
 }
 
-/// The same by the rule of RFC 3986, section 5.2, as far as a client of the plane ends at the plane:
-/// the path there.
+/// The same by RFC 3986, section 5.2, if the client stays on the plane: the path there.
 fn followed_by_the_book(path: &str, said: &str) -> Option<String> {
     let said = said.split(['?', '#']).next().unwrap_or_default();
     let first = said.split('/').next().unwrap_or_default();
@@ -88,7 +87,7 @@ fn is_inside(path: &str) -> bool {
 fn addresses_of_the_api_server_lead_back_to_it() {
     let pod = "/api/v1/namespaces/n/pods/p/proxy";
     for (path, said, shown) in [
-        // What the API server says of a proxy without a slash at its end.
+        // The API server's redirect for a proxy path without a trailing slash.
         (pod, "/api/v1/namespaces/n/pods/p/proxy/", "proxy/"),
         (pod, "/api/v1/namespaces/n/pods/p/proxy/?a=b", "proxy/?a=b"),
         (
@@ -96,7 +95,7 @@ fn addresses_of_the_api_server_lead_back_to_it() {
             "/api/v1/a/proxy/login#top",
             "../login#top",
         ),
-        // What it makes of an absolute address of what is behind it.
+        // Its rewrite of an absolute address of what is behind it.
         (
             "/api/v1/a/proxy/",
             "http://plane.example:8443/api/v1/a/proxy/x",
@@ -112,10 +111,10 @@ fn addresses_of_the_api_server_lead_back_to_it() {
         ("/a/b", "./c:d", "./c:d"),
         ("/a/b", "", "b"),
         ("/a/b", ".", "./"),
-        // One that knows where the client sees it.
+        // An API server that knows its client's address.
         ("/a/b", &format!("https://{PLANE}{}/a/c", prefix()), "c"),
         ("/a/b", &format!("https://{PLANE}{}", prefix()), "../"),
-        // The name only begins so.
+        // The name is only a prefix.
         (
             "/a/b",
             &format!("https://{PLANE}{}x/c", prefix()),
@@ -155,7 +154,7 @@ fn addresses_of_the_api_server_lead_back_to_it() {
             "{path} {said}"
         );
     }
-    // Where the client's path is not read by everybody as it is here, the whole path is said.
+    // Where parsers disagree about the client's path, the full path is used.
     let whole = format!("{}/c", prefix());
     for path in ["", "/a//b", "/a/../b", "/a/%2e%2E/b"] {
         assert_eq!(
@@ -209,7 +208,7 @@ fn cookies_keep_to_their_cluster() {
 }
 
 #[test]
-fn a_head_is_turned_as_a_whole() {
+fn all_headers_of_an_answer_are_rewritten() {
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("location", "/a/c"),
@@ -299,9 +298,9 @@ fn is_a_drive(segment: &str) -> bool {
 }
 
 proptest! {
-    /// What the client follows comes back to the address that the API server named.
+    /// What the client follows leads back to the address that the API server named.
     #[test]
-    fn what_is_followed_comes_back(
+    fn what_is_followed_leads_back(
         path in path(),
         to in "/?([a-z0-9:.'|~-]{0,5}/){0,5}[a-z0-9:.'-]{0,5}(\\?[a-z=&/]{0,6})?(#[a-z]{0,4})?",
         host in prop_oneof![
@@ -324,7 +323,7 @@ proptest! {
         }
     }
 
-    /// Whatever is said, nobody is led out of the cluster's path and stays at the plane.
+    /// For any answer: nobody is led out of the cluster's path to another path of the plane.
     #[test]
     fn nothing_leads_to_another_path_of_the_plane(
         path in path(),
@@ -344,7 +343,7 @@ proptest! {
         }
     }
 
-    /// Whatever a cookie says, it is sent below the cluster's path only, and to the plane's host only.
+    /// For any cookie: it is sent only below the cluster's path, and only to the plane's host.
     #[test]
     fn no_cookie_leaves_its_cluster(
         path in path(),
@@ -357,7 +356,7 @@ proptest! {
             prop_assert!(!attributes.iter().any(|a| lower(a).starts_with("domain")));
             let paths: Vec<&String> = attributes.iter()
                 .filter(|a| lower(a).starts_with("path")).collect();
-            // Where none is said, it is the directory of what was asked for.
+            // Without a path it is the directory of the requested path.
             prop_assert!(paths.len() <= 1 && (paths.len() == 1 || path.starts_with('/')));
             for path in paths {
                 let value = path.strip_prefix("Path=").expect("said once, so");
@@ -368,7 +367,7 @@ proptest! {
         }
     }
 
-    /// No head can end the plane's work, and what grows is bounded.
+    /// No header can crash the plane, and growth is bounded.
     #[test]
     fn any_link_and_refresh_is_read(said in "[<>\",;=a-z /\\\\]{0,60}") {
         let asked = asked("/a/b");

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// The looks that were begun, and how many there were at the same time.
+/// Passes that were started, and how many ran concurrently.
 #[derive(Default)]
 struct Looks {
     began: Mutex<Vec<(ClusterId, Instant)>>,
@@ -10,7 +10,7 @@ struct Looks {
     most: AtomicUsize,
 }
 
-/// One that is under way.
+/// A pass in progress.
 struct UnderWay(Arc<Looks>);
 
 impl Drop for UnderWay {
@@ -28,7 +28,7 @@ impl Looks {
         UnderWay(Arc::clone(self))
     }
 
-    /// Seconds after `start` at which looks at this cluster began.
+    /// Seconds after `start` at which passes over this cluster started.
     fn of(&self, cluster: ClusterId, start: Instant) -> Vec<u64> {
         let began = self.began.lock().expect("looks");
         let own = began.iter().filter(|(c, _)| *c == cluster);
@@ -36,10 +36,10 @@ impl Looks {
     }
 }
 
-/// How a look goes: how long it takes, then how it ends; `None`: it is lost.
+/// A pass: how long it takes, then its result; `None`: it is lost.
 type Way = (Duration, Option<Ended>);
 
-/// The rounds, for so long, with looks that go that way; `meanwhile` may poke.
+/// Runs the rounds for so long, with passes of that kind; `meanwhile` may poke.
 async fn rounds_for(
     time: Duration,
     clusters: Vec<ClusterId>,
@@ -88,7 +88,7 @@ async fn a_look_that_does_not_end_is_given_up_and_made_again() {
         true => (100 * LOOK_MAX, None),
         false => (SECOND, Some(Ended::Well)),
     };
-    // A look is a third of a cluster's time, whatever it is.
+    // A pass takes a third of a cluster's time at most.
     let again = LOOK_MAX * SHARE;
     let looks = rounds_for(again + SLOW / 2, vec![stuck, other], way, async |_| ()).await;
     assert_eq!(looks.of(stuck, start), [0, again.as_secs()]);
@@ -119,7 +119,7 @@ async fn a_poke_is_answered_at_once_and_not_by_two_looks_at_the_same_time() {
     };
     let looks = rounds_for(SLOW / 2, vec![known], way, meanwhile).await;
     assert_eq!(looks.of(new, start), [2]);
-    // It was under way: once more when that look is over and has taken its third of the time.
+    // Poked during a pass: another one after that pass and its share of the time.
     assert_eq!(looks.of(known, start), [0, 12]);
 }
 
@@ -152,7 +152,7 @@ fn a_cluster_is_looked_at_soon_then_slowly_and_at_once_when_poked() {
     assert_eq!(pauses[FAILS_MAX as usize], SLOW);
     turn.poked(start);
     assert!(turn.at() - start < SOON);
-    // A poke while it was looked at is not lost.
+    // A poke during a pass is not lost.
     turn.ended(start, took, Ended::Well);
     assert!(turn.at() - start < SOON);
     turn.due = start + SLOWEST;

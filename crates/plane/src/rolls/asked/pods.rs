@@ -6,20 +6,20 @@ use serde_json::Value;
 use super::super::gates::{Finding, Weight, blocked};
 use super::text;
 
-/// Most pods that are named: with more, these come first.
+/// Most pods that are named; beyond that the first ones.
 const NAMED_MAX: usize = 10;
 
-/// What a drain does to a pod that is no static one.
+/// What a drain does to a pod, static ones excluded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     name: String,
-    /// A controller makes it again.
+    /// A controller recreates it.
     owned: bool,
-    /// It keeps files in a directory that ends with it.
+    /// It keeps files in a directory that is deleted with it.
     keeps_files: bool,
 }
 
-/// A pod that a drain takes away, and about which there is something to say.
+/// A pod that a drain evicts, if there is a finding about it.
 pub(super) fn matters(pod: Value) -> Option<Pod> {
     let phase = text(&pod, "/status/phase");
     let mirror = "/metadata/annotations/kubernetes.io~1config.mirror";
@@ -28,7 +28,7 @@ pub(super) fn matters(pod: Value) -> Option<Pod> {
     }
     let owners = pod.pointer("/metadata/ownerReferences");
     let owners = || owners.and_then(Value::as_array).into_iter().flatten();
-    // They stay where they are.
+    // They stay on the node.
     if owners().any(|o| text(o, "/kind") == "DaemonSet") {
         return None;
     }
@@ -36,7 +36,7 @@ pub(super) fn matters(pod: Value) -> Option<Pod> {
     let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
     let files = |v: &Value| {
         let directory = v.get("emptyDir");
-        // One in memory is a place to hand things over, not to keep them.
+        // One in memory is for handing data over, not for keeping it.
         directory.is_some_and(|d| text(d, "/medium") != "Memory")
     };
     let found = Pod {
@@ -51,7 +51,7 @@ pub(super) fn matters(pod: Value) -> Option<Pod> {
     (!found.owned || found.keeps_files).then_some(found)
 }
 
-/// A node that pods of others may come up on.
+/// A node on which evicted pods may start.
 pub(super) fn takes_pods(node: &Value) -> bool {
     let cordoned = node.pointer("/spec/unschedulable") == Some(&Value::Bool(true));
     let taints = node.pointer("/spec/taints").and_then(Value::as_array);
@@ -60,7 +60,7 @@ pub(super) fn takes_pods(node: &Value) -> bool {
 }
 
 pub(super) fn findings(pods: &[Pod]) -> impl Iterator<Item = Finding> {
-    // Of those that somebody makes again only such with files were kept.
+    // Pods with a controller are only kept here if they have files.
     let (emptied, lost): (Vec<&Pod>, Vec<&Pod>) = pods.iter().partition(|p| p.owned);
     let lost = (!lost.is_empty()).then(|| {
         let what = format!("{} without a controller: {}", count(&lost), names(&lost));

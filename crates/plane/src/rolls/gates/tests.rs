@@ -16,7 +16,7 @@ fn manifest(kubernetes: &str, parts: &[(&str, &str)]) -> StackManifest {
     .expect("manifest")
 }
 
-/// What is found on the way from one stack to another, of a cluster of two masters and two workers.
+/// Findings of a roll from one stack to another, in a cluster of two masters and two workers.
 fn all_found(from: StackManifest, to: &StackManifest, seen: [Condition; 4]) -> Vec<Finding> {
     let mut cluster = cluster();
     add(
@@ -40,7 +40,7 @@ fn all_found(from: StackManifest, to: &StackManifest, seen: [Condition; 4]) -> V
     })
 }
 
-/// The same by id, without what is only known of the versions: no test ran a stack of so few parts.
+/// The same by id, without findings about known versions: no test ran a stack of so few components.
 fn found(from: StackManifest, to: &StackManifest, seen: [Condition; 4]) -> Vec<(String, Weight)> {
     let all = all_found(from, to, seen)
         .into_iter()
@@ -99,8 +99,7 @@ fn a_stack_that_goes_with_nothing_here_is_refused() {
     assert_eq!(of, [("stack".to_owned(), Weight::Refuses)]);
 }
 
-/// A version that is known to be bad is refused with the reason and the report that it comes from; what is only to be
-/// known is said.
+/// A version known to be bad is refused with the reason and its source; a mere note is shown.
 #[test]
 fn a_version_that_is_known_is_said_with_the_report_it_comes_from() {
     for (kubernetes, etcd, weight, words) in [
@@ -118,7 +117,7 @@ fn a_version_that_is_known_is_said_with_the_report_it_comes_from() {
             "3.6.16",
             Weight::Warns,
             [
-                "StatefulSets",
+                "StatefulSet controller",
                 "https://github.com/kubernetes/kubernetes/issues/137409",
             ],
         ),

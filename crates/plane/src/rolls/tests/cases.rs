@@ -181,7 +181,7 @@ fn a_worker_that_is_done_and_not_well_holds_the_next_one_up() {
     world.happens(Event::Sick(1, false));
     world.happens(Event::Report(1));
     assert!(done(&world));
-    // The next one is on its way, and the first falls ill again: no third one.
+    // The next one is changing, and the first fails again: no third one.
     world.happens(Event::Sick(1, true));
     for _ in 0..20 {
         round(&mut world);
@@ -209,7 +209,7 @@ fn an_order_of_etcd_that_was_not_begun_is_taken_back_and_one_that_was_is_known()
     while told(&world) != Some(UpgradeStage::Etcd) {
         round(&mut world);
     }
-    // It waits for something for as long as it takes.
+    // It waits for something, for as long as it takes.
     let mut waits = world.cluster.clone();
     let part = |c: &mut Cluster, change: &dyn Fn(&mut Part)| {
         change(
@@ -222,7 +222,7 @@ fn an_order_of_etcd_that_was_not_begun_is_taken_back_and_one_that_was_is_known()
     part(&mut waits, &|p| p.state = Some(UpgradeState::Checking));
     cancel(&mut waits, Kind::Stack, world.now).expect("cancelled");
     assert_eq!(order(&waits, host(1)), None);
-    // It began, and the plane did not know when it took the order back.
+    // It had started, and the plane did not know when it withdrew the order.
     part(&mut world.cluster, &|p| p.state = None);
     until(&mut world, 0, (UpgradeStage::Etcd, UpgradeState::Switching));
     part(&mut world.cluster, &|p| p.state = None);
@@ -264,7 +264,7 @@ fn other_work_on_masters_and_a_way_back_do_not_meet() {
     crate::rotation::begin(&mut cluster, BTreeMap::new(), 0, world.now).expect("begun");
     let refused = back(&mut cluster, Policy::default(), &same, world.now).expect_err("not now");
     assert!(refused.fault.why.contains("rotation"), "{}", refused.fault);
-    // Of a roll that is over, with a node that does not know of its end yet.
+    // From a roll that is over, with a node that does not know of its end yet.
     let mut cluster = world.cluster.clone();
     let parts = cluster.roll.as_mut().map(|r| r.parts.values_mut());
     parts.expect("parts").for_each(|p| p.recalled = true);
@@ -287,7 +287,7 @@ fn a_restore_and_a_master_on_its_way_do_not_meet() {
     world.happens(Event::Fail(0));
     world.happens(Event::Report(0));
     may(&world, true).expect("who is rolled back may need it");
-    // The other way round nobody is told of a step.
+    // In the other direction no node gets a step.
     let mut world = World::new(1, 1, "1", 0);
     world.cluster.etcd_restore = Some(RestoreOrder {
         id: uuid::Uuid::nil(),
@@ -334,7 +334,7 @@ fn a_node_that_is_not_ready_yet_is_given_time_and_all_goes_on_when_it_is() {
     assert_eq!(stacks(&world), [2, 2]);
 }
 
-/// Whose add-ons are in the cluster: at every instant masters agree on it, and who applies them is of that stack.
+/// Which add-ons are in the cluster: at every instant masters agree, and the one that applies them runs that stack.
 #[test]
 fn the_add_ons_go_on_with_the_last_master_and_back_with_the_first() {
     let mut world = World::new(3, 1, "1", 0);
@@ -361,7 +361,7 @@ fn the_add_ons_go_on_with_the_last_master_and_back_with_the_first() {
     seen.dedup();
     assert_eq!(seen, forth);
     assert_eq!(stacks(&world), [1; 4]);
-    // Who is alone has nobody to disagree with.
+    // A single master has nobody to disagree with.
     let mut world = World::new(1, 1, "1", 0);
     while state(&world) == State::Running {
         assert_eq!(told(&world), None);
@@ -369,7 +369,7 @@ fn the_add_ons_go_on_with_the_last_master_and_back_with_the_first() {
     }
 }
 
-/// A stack may kill a machine that was proven well on it, and who is dead reports nothing.
+/// A stack may break a machine that was proven healthy on it, and a dead one reports nothing.
 #[test]
 fn a_worker_in_maintenance_is_left_for_later_and_a_master_holds_the_masters_up() {
     let world = World::new(2, 2, "1", 0);
@@ -415,7 +415,7 @@ fn a_worker_that_is_done_and_falls_silent_holds_the_next_one_up() {
     for _ in 0..40 {
         round(&mut world);
     }
-    // The one that was told when the first said that it is done goes on.
+    // The one that got its order when the first reported that it is done continues.
     assert_eq!(stacks(&world), [2, 2, 2, 1]);
     let look = |h| match h == host(2) {
         true => Condition::Away,
@@ -436,7 +436,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
     while at(&world) != Some((UpgradeStage::Node, UpgradeState::Draining)) {
         round(&mut world);
     }
-    // It goes on, and the plane does not know.
+    // It continues, and the plane does not know.
     let spec = world.spec(host(2));
     world.agents[1].work(spec, false);
     assert_eq!(
@@ -454,7 +454,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
     let refused = begin(&mut cancelled, wanted, &same, world.now).expect_err("not yet");
     assert_eq!(refused.fault.code, FaultCode::RollNotNow);
     assert!(refused.fault.why.contains("node-2"), "{}", refused.fault);
-    // Told to go back instead, no other node starts before it has said so.
+    // Ordered back instead, no other node starts before it has reported.
     world.happens(Event::Back);
     let look = |_| Condition::Well;
     let roll = world.cluster.roll.as_mut().expect("roll");
@@ -513,7 +513,7 @@ fn back_is_workers_then_masters_then_etcd() {
         (state(&world), &world.cluster.stack),
         (State::Done, &stack(1))
     );
-    // Once more is no way back to the newer one.
+    // A second revert does not lead back to the newer one.
     let policy = Policy::default();
     let again = back(&mut world.cluster, policy, &same, world.now).expect_err("refused");
     assert_eq!(again.fault.code, FaultCode::RollNotNow);

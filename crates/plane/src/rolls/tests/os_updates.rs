@@ -78,7 +78,7 @@ fn it_and_a_way_to_another_stack_exclude_each_other_and_the_way_back_stays_open(
     let now = world.now;
     let refused = back(&mut world.cluster, Policy::default(), &same, now).expect_err("under way");
     assert_eq!(refused.fault.code, FaultCode::RollUnderWay);
-    // Verbs of the other kind do not touch it.
+    // Verbs of the other kind do not affect it.
     for refused in [
         pause(&mut world.cluster, Kind::Stack),
         resume(&mut world.cluster, Kind::Stack),
@@ -97,7 +97,7 @@ fn it_and_a_way_to_another_stack_exclude_each_other_and_the_way_back_stays_open(
     );
     to_the_end(&mut world);
     assert!(world.agents.iter().all(|a| a.stack == stack(1)));
-    // While a stack is on its way no distribution is updated.
+    // While a stack is rolled out no distribution is updated.
     world.begin(2);
     let wanted = os::BeginOs {
         os: OsOrder::default(),

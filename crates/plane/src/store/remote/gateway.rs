@@ -1,7 +1,7 @@
-//! etcd's own JSON gateway, by mutual TLS: the few calls that a store needs.
+//! etcd's JSON gateway, by mutual TLS: the few calls that a store needs.
 //!
-//! A call goes to one member. Which one is asked next changes when one is silent; whether a silent one has done what it
-//! was asked is not known, and the caller's to find out (`steps`).
+//! A call goes to one member. After a silence the next one is used; whether the silent one has executed the call is
+//! unknown, and for the caller to find out (`steps`).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,16 +19,16 @@ use super::ops::{BYTES_MAX, Name, Op};
 use pf9_hostagent::host::tls::{self, ClientIdentity};
 use pf9_hostagent::telemetry::chain;
 
-/// How long one member may take: it writes to its disk and to a second one.
+/// Timeout for one member: it writes to its own disk and one more.
 const ASK: Duration = Duration::from_secs(3);
-/// Rows of a page at first; fewer where they are long.
+/// Initial page size in rows; fewer where they are long.
 const PAGE: usize = 512;
-/// Longest answer: a page of long rows is asked for again as a shorter one.
+/// Longest answer: a page that exceeds it is requested again with fewer rows.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
-/// A page of one row always fits: base64 makes it a third longer.
+/// A page of one row always fits: base64 adds a third.
 const _: () = assert!(ANSWER_MAX > 2 * BYTES_MAX);
 
-/// Names of gRPC's numbers that say that nobody knows.
+/// gRPC codes that leave the outcome unknown.
 const CANCELLED: u32 = 1;
 const UNKNOWN: u32 = 2;
 const DEADLINE: u32 = 4;
@@ -40,7 +40,7 @@ const UNAVAILABLE: u32 = 14;
 /// A client of a cluster.
 pub(super) struct Gateway {
     place: EtcdPlace,
-    /// Which endpoint is asked.
+    /// Index of the endpoint in use.
     at: AtomicUsize,
     client: RwLock<Loaded>,
 }
@@ -50,21 +50,21 @@ struct Loaded {
     client: reqwest::Client,
 }
 
-/// Why a call brought nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// It may have been done.
+    /// It may have been executed.
     #[error("etcd at {at} does not answer: {why}")]
     Silent { at: String, why: String },
-    /// It was not done.
+    /// It was not executed.
     #[error("etcd at {at} refuses: {why}")]
     Refused { at: String, code: u32, why: String },
-    /// What it says is not understood.
+    /// The answer cannot be parsed.
     #[error("an answer of etcd at {at} cannot be read: {why}")]
     Garbled { at: String, why: String },
 }
 
-/// A key of etcd.
+/// A key and its value.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Kv {
     #[serde(deserialize_with = "bytes")]
@@ -91,12 +91,12 @@ struct Ranged {
     more: bool,
 }
 
-/// What a transaction came to.
+/// Result of a transaction.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) made: bool,
     pub(super) revision: i64,
-    /// What was read in it, in order.
+    /// The values read in it, in order.
     pub(super) read: Vec<Option<Kv>>,
 }
 
@@ -123,10 +123,10 @@ pub(super) struct Txn {
     failure: Vec<Value>,
 }
 
-/// Some rows, in order of their names.
+/// Some rows, in order of their keys.
 pub(super) struct RowsPage {
     pub(super) rows: Vec<(Name, Vec<u8>)>,
-    /// The key that the next ones begin at.
+    /// Start key of the next page.
     pub(super) next: Option<Vec<u8>>,
 }
 
@@ -156,7 +156,7 @@ impl Gateway {
         })
     }
 
-    /// Reads the files of the certificate again: it may have been renewed.
+    /// Reads the certificate files again: they may have been renewed.
     pub(super) fn reload(&self) {
         let loaded = match Loaded::of(&self.place) {
             Ok(loaded) => loaded,
@@ -180,11 +180,12 @@ impl Gateway {
         format!("{}{name}", self.place.prefix).into_bytes()
     }
 
-    fn row_key(&self, rows: &str, key: &str) -> Vec<u8> {
+    /// A row's.
+    pub(super) fn row_key(&self, rows: &str, key: &str) -> Vec<u8> {
         self.key(&format!("rows/{rows}/{key}"))
     }
 
-    /// One row of a transaction.
+    /// One row's operation in a transaction.
     pub(super) fn op(&self, op: &Op) -> Value {
         let key = self.row_key(&op.rows, &op.key);
         match &op.row {
@@ -193,7 +194,7 @@ impl Gateway {
         }
     }
 
-    /// One try at one member.
+    /// One attempt at one member.
     pub(super) async fn txn(&self, txn: &Txn) -> Result<Done, CallError> {
         let answer: TxnAnswer = self.once("/v3/kv/txn", txn).await?;
         let read = answer.responses.into_iter();
@@ -205,7 +206,7 @@ impl Gateway {
         })
     }
 
-    /// What a key is now, by the quorum.
+    /// A key's present value, by the quorum.
     pub(super) async fn get(&self, key: &[u8]) -> Result<Option<Kv>, CallError> {
         let body = json!({"key": BASE64.encode(key)});
         let answer: Ranged = self.everywhere("/v3/kv/range", &body).await?;
@@ -274,7 +275,7 @@ impl Gateway {
         Ok(granted.id)
     }
 
-    /// Keeps a lease alive; false: it has ended.
+    /// Keeps a lease alive; false: it has expired.
     pub(super) async fn keep_alive(&self, lease: i64) -> Result<bool, CallError> {
         #[derive(Deserialize)]
         struct Kept {
@@ -293,7 +294,7 @@ impl Gateway {
         }
     }
 
-    /// Ends a lease; one that is over is fine.
+    /// Revokes a lease; an expired one is fine.
     pub(super) async fn revoke(&self, lease: i64) -> Result<(), CallError> {
         let body = json!({"ID": lease.to_string()});
         match self.everywhere::<Value>("/v3/lease/revoke", &body).await {
@@ -303,7 +304,7 @@ impl Gateway {
         }
     }
 
-    /// What may be done twice: each member is asked until one answers.
+    /// For idempotent calls: each member is tried until one answers.
     async fn everywhere<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -397,7 +398,7 @@ impl Loaded {
     }
 }
 
-/// A no, or that nobody knows.
+/// A refusal, or an unknown outcome.
 fn no(at: &str, status: u16, said: Said) -> CallError {
     let Said { code, message } = said;
     let (at, why) = (
@@ -409,14 +410,14 @@ fn no(at: &str, status: u16, said: Said) -> CallError {
     );
     match code {
         CANCELLED | UNKNOWN | DEADLINE | INTERNAL | UNAVAILABLE => CallError::Silent { at, why },
-        // Not etcd's words: of something between.
+        // Not from etcd but from something in between.
         0 => CallError::Silent { at, why },
         _ => CallError::Refused { at, code, why },
     }
 }
 
 impl Txn {
-    /// It is made only if this holds.
+    /// Executed only if this holds.
     pub(super) fn when(mut self, compare: Value) -> Self {
         self.compare.push(compare);
         self
@@ -441,7 +442,7 @@ impl Txn {
     }
 }
 
-/// A key was made at this revision; 0: there is none.
+/// A key was created at this revision; 0: it does not exist.
 pub(super) fn made_at(key: &[u8], revision: i64) -> Value {
     json!({"key": BASE64.encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": revision.to_string()})
 }
@@ -461,7 +462,7 @@ pub(super) fn delete(key: &[u8]) -> Value {
     json!({"request_delete_range": {"key": BASE64.encode(key)}})
 }
 
-/// Everything that begins with it.
+/// Deletes everything with this prefix.
 pub(super) fn delete_below(key: &[u8]) -> Value {
     json!({"request_delete_range": {"key": BASE64.encode(key), "range_end": BASE64.encode(after(key))}})
 }
@@ -502,7 +503,8 @@ mod tests {
         for code in [0, CANCELLED, UNKNOWN, DEADLINE, INTERNAL, UNAVAILABLE] {
             assert!(matches!(of(code), CallError::Silent { .. }), "{code}");
         }
-        // Wrong, not there, not allowed, no room, not now, out of range, who are you.
+        // InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, FailedPrecondition, OutOfRange,
+        // Unauthenticated.
         for code in [3, NOT_FOUND, 7, EXHAUSTED, 9, 11, 16] {
             assert!(matches!(of(code), CallError::Refused { .. }), "{code}");
         }
@@ -510,7 +512,7 @@ mod tests {
 
     #[test]
     fn answers_are_read_as_etcd_gives_them() {
-        // What is zero, empty or false is not said.
+        // Zero, empty and false values are omitted.
         let text = r#"{"header":{"cluster_id":"324952591200643719", "revision":"2"}, "responses":[{"response_range":
             {"header":{"revision":"2"}, "kvs":[{"key":"c2VhdA==", "create_revision":"2", "mod_revision":"2",
             "version":"1", "lease":"2324035711296626179"}], "count":"1"}}, {"response_range":{"header":{"revision":"2"}}},

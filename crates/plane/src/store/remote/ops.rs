@@ -1,4 +1,4 @@
-//! What a write changed, cut into what etcd takes at a time. Pure.
+//! A write's changes, split into transactions that etcd accepts. Pure.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ pub(super) const OPS_MAX: usize = 100;
 /// Bytes of one transaction: etcd's `--max-request-bytes` is 1.5 MiB.
 pub(super) const BYTES_MAX: usize = 1024 * 1024;
 
-/// What a write changed, the last of each row; nothing: it was removed.
+/// Changes of a write, the last for each row; `None`: removed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes(BTreeMap<Name, Option<Vec<u8>>>);
 
-/// Which row.
+/// Identifies a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
     pub(super) rows: String,
     pub(super) key: String,
 }
 
-/// One row as it is to be. As JSON: a part of a long write.
+/// The new value of one row. As JSON: an entry of a long write.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Op {
     pub(super) rows: String,
@@ -51,14 +51,14 @@ impl Changes {
 }
 
 impl Op {
-    /// What it takes of a transaction.
+    /// Its size in a transaction.
     fn bytes(&self) -> usize {
         let row = self.row.as_ref().map_or(0, |row| row.get().len());
         self.rows.len() + self.key.len() + row
     }
 }
 
-/// They are in the order of their names.
+/// Sorted by name.
 pub(super) fn of(changes: Changes) -> Result<Vec<Op>, StoreError> {
     let op = |(name, row): (Name, Option<Vec<u8>>)| {
         let row = row.map(|bytes| serde_json::from_slice(&bytes)).transpose();
@@ -77,7 +77,7 @@ pub(super) fn of(changes: Changes) -> Result<Vec<Op>, StoreError> {
     changes.0.into_iter().map(op).collect()
 }
 
-/// As few as there can be in this order, each of which etcd takes.
+/// As few as possible in this order, each within etcd's limits.
 pub(super) fn batches(ops: Vec<Op>) -> Result<Vec<Vec<Op>>, StoreError> {
     let mut all: Vec<Vec<Op>> = Vec::new();
     let mut bytes = 0;
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever is written: nothing is lost or said twice, in order, and etcd takes each part.
+        /// For any write: nothing is lost or duplicated, the order is kept, and etcd accepts each part.
         #[test]
         fn every_change_is_in_one_part_that_etcd_takes(
             rows in prop::collection::vec((0u32..400, prop::option::of(0usize..300_000)), 0..260),

@@ -1,10 +1,10 @@
-//! The seat: who of several planes writes. A key under a lease, which ends by itself when its holder dies.
+//! The seat: which of several planes writes. A key under a lease, which expires when its holder dies.
 //!
 //! ```text
 //!            free           lease kept alive            etcd silent for long
 //! waiting ─────────► ours ◄──────────────────► ours ◄───────────────────────► ours, away
-//!    ▲                                           │ the lease ended meanwhile
-//!    └── another start of it ── lost ◄───────────┤
+//!    ▲                                           │ the lease expired meanwhile
+//!    └── the next start ──────── lost ◄──────────┤
 //!                                another wrote   └──► taken again, if nobody has written since
 //! ```
 
@@ -18,57 +18,61 @@ use uuid::Uuid;
 use super::gateway::{self, CallError, Kv, Txn};
 use super::{Away, Shared, Standing};
 
-/// Life of the lease: the seat of a plane that dies is free after it. Longer than a member's death and an election.
+/// Lifetime of the lease: the seat of a plane that dies is free after it. Longer than a member's death and an election.
 const LIFE: Duration = Duration::from_secs(15);
-/// How often it is kept alive.
+/// Interval of keep-alives.
 const KEEP: Duration = Duration::from_secs(3);
-/// etcd counts as away that was not heard for so long: an election takes one or two seconds.
+/// etcd counts as away after this long without an answer: an election takes one or two seconds.
 const AWAY_AFTER: Duration = Duration::from_secs(6);
-/// Pause after a silence.
+/// Pause after a failed call.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
-/// How often who waits looks whether the seat is free.
+/// How often a waiting plane checks whether the seat is free.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often one transaction that takes the seat is sent before a new one is made.
+/// How often a transaction that takes the seat is repeated before a new one is made.
 const TRIES: u32 = 5;
 
-/// Who has the seat: one life of a plane.
+/// The holder of the seat: one run of a plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     life: Uuid,
-    /// Where it is reached, for people.
+    /// Its address, for people.
     pub(crate) at: String,
+    /// `HOST:PORT` where other planes reach it; nothing: they do not.
+    #[serde(default)]
+    pub(crate) peer: Option<String>,
 }
 
-/// Ours.
+/// Our seat.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seat {
     pub(super) revision: i64,
     lease: i64,
 }
 
-/// The seat, and the last step that was made before.
+/// The seat, and the last step before it.
 pub(super) struct Sitting {
     pub(super) seat: Seat,
     pub(super) head: String,
 }
 
-/// What trying to sit came to.
+/// Result of an attempt to take the seat.
 enum Tried {
     Ours(Seat, Option<String>),
     Anothers(Holder),
 }
 
-/// What a look at the seat came to.
+/// Result of a check of the seat.
 enum Look {
     Ours(Seat),
     Lost(String),
 }
 
 impl Holder {
-    pub(super) fn new(at: &str) -> Self {
+    pub(super) fn new(at: &str, peer: Option<&str>) -> Self {
         Self {
             life: Uuid::new_v4(),
             at: at.to_owned(),
+            peer: peer.map(str::to_owned),
         }
     }
 
@@ -76,6 +80,7 @@ impl Holder {
         serde_json::from_slice(&kv.value).unwrap_or_else(|_| Self {
             life: Uuid::nil(),
             at: "an unknown place".into(),
+            peer: None,
         })
     }
 }
@@ -122,7 +127,7 @@ pub(super) async fn take(
     }
 }
 
-/// Nobody ever wrote here.
+/// Nothing was ever written here.
 async fn first(shared: &Shared, seat: Seat) -> Result<Sitting, CallError> {
     let (key, head) = (shared.gateway.key("head"), Uuid::new_v4().to_string());
     let txn = Txn::default()
@@ -137,7 +142,7 @@ async fn first(shared: &Shared, seat: Seat) -> Result<Sitting, CallError> {
             Ok(done) if done.made => return Ok(Sitting { seat, head }),
             Ok(done) => {
                 let now = done.read.into_iter().next().flatten();
-                // Our own, whose answer was lost; of another's the steps will hear.
+                // Our own, whose answer was lost; if it is another's, the steps will find out.
                 let head = now.map_or(head, |kv| text(&kv));
                 return Ok(Sitting { seat, head });
             }
@@ -147,7 +152,7 @@ async fn first(shared: &Shared, seat: Seat) -> Result<Sitting, CallError> {
     }
 }
 
-/// Sits down, if the seat is free.
+/// Takes the seat, if it is free.
 async fn sit(shared: &Shared, holder: &Holder) -> Result<Tried, CallError> {
     let lease = shared.gateway.grant(LIFE).await?;
     let (seat, head) = (shared.gateway.key("seat"), shared.gateway.key("head"));
@@ -175,24 +180,24 @@ async fn sit(shared: &Shared, holder: &Holder) -> Result<Tried, CallError> {
     }
     let (now, head) = (read.next().flatten(), read.next().flatten());
     match now {
-        // An earlier try, whose answer was lost.
+        // From an earlier attempt, whose answer was lost.
         Some(kv) if kv.lease == lease => {
             let revision = kv.create_revision;
             let seat = Seat { revision, lease };
             Ok(Tried::Ours(seat, head.map(|kv| text(&kv))))
         }
         now => {
-            // It ends by itself if this does not arrive.
+            // If this does not arrive, it expires.
             drop(shared.gateway.revoke(lease).await);
             Ok(Tried::Anothers(now.as_ref().map_or_else(
-                || Holder::new("a plane that left"),
+                || Holder::new("a plane that left", None),
                 Holder::of,
             )))
         }
     }
 }
 
-/// Keeps it for as long as the plane runs, or until it is another's.
+/// Keeps it while the plane runs, or until another plane has it.
 pub(super) async fn keep(shared: Arc<Shared>, holder: Holder, mut seat: Seat) {
     let mut heard = (Instant::now(), pf9_hostagent::seam::clock::now());
     let mut pause = KEEP;
@@ -224,13 +229,13 @@ pub(super) async fn keep(shared: Arc<Shared>, holder: Holder, mut seat: Seat) {
             }
         }
     }
-    // A clean end: the next holder need not wait for the lease to run out.
+    // A clean end: the next holder need not wait for the lease to expire.
     drop(shared.gateway.revoke(seat.lease).await);
     let stops = Standing::Lost("nobody: the plane stops".into());
     shared.standing.send_replace(stops);
 }
 
-/// Waits until the seat is given back, which its keeper does when it is told to stop.
+/// Waits until the seat is released, which its keeper does when it is told to stop.
 pub(super) async fn leave(shared: &Shared) {
     let mut standing = shared.standing.subscribe();
     let over = standing.wait_for(|s| matches!(s, Standing::Lost(_)));
@@ -270,7 +275,7 @@ fn away(shared: &Shared, seat: Seat, since: Timestamp, e: &CallError) {
     });
 }
 
-/// Looks whether it is ours, keeps it alive, and takes it again where it ended and nobody has written since.
+/// Checks that it is ours, keeps it alive, and takes it again if it expired and nobody has written since.
 async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, CallError> {
     let key = shared.gateway.key("seat");
     let now = shared.gateway.get(&key).await?;
@@ -280,7 +285,7 @@ async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, Call
     }
     let (seat, head) = match sit(shared, holder).await? {
         Tried::Ours(seat, head) => (seat, head.unwrap_or_default()),
-        // The end of our own lease, which etcd has not come to yet.
+        // Our own expired lease, which etcd has not removed yet.
         Tried::Anothers(other) if other == *holder => {
             return Err(CallError::Silent {
                 at: "the seat".into(),
@@ -294,10 +299,12 @@ async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, Call
         head == ours.known || ours.trying.as_ref() == Some(&head)
     };
     if nobody_wrote {
-        tracing::warn!("the seat's lease had expired; the seat is taken again, nobody wrote since");
+        tracing::warn!(
+            "the seat's lease had expired; the seat is taken again, without writes in between"
+        );
         return Ok(Look::Ours(seat));
     }
-    // What another wrote and left is not in this plane's memory.
+    // What another plane wrote is not in this plane's memory.
     drop(shared.gateway.revoke(seat.lease).await);
     Ok(Look::Lost("a plane that wrote and left".into()))
 }

@@ -1,12 +1,12 @@
 //! Transactions under the seat, each made exactly once, whatever is lost on the way.
 //!
-//! A step is made only while the seat has our revision and `head` names the step before it, and puts its own name there.
-//! So one that comes late, or twice, does nothing; and if its answer was lost, `head` says whether it was made.
+//! A step is made only while the seat has our revision and `head` names the previous step, and sets its own name there.
+//! So one that arrives late, or twice, does nothing; and if its answer is lost, `head` tells whether it was made.
 //!
 //! ```text
 //! a short write    [rows, head]                                   one step
-//! a long one       [redo/ID/0] [redo/ID/1] … [apply]              from `apply` on it is made, also by the next holder of the seat
-//!                  [rows of 0] [rows of 1] … [apply, redo gone]   and is brought to its end before anything else is
+//! a long one       [redo/ID/0] [redo/ID/1] … [apply]              from `apply` on it is made, also for the next holder of the seat
+//!                  [rows of 0] [rows of 1] … [apply, redo gone]   and is completed before anything else
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -19,18 +19,18 @@ use super::seat::AGAIN;
 use super::{Shared, Standing};
 use crate::store::StoreError;
 
-/// Why a step was not made; it never will be, but where it is said otherwise.
+/// Why a step was not made; unless noted otherwise it never will be.
 #[derive(Debug)]
 pub(super) enum StepError {
-    /// The seat is another's.
+    /// Another plane has the seat.
     Lost(String),
-    /// etcd says no.
+    /// etcd refuses.
     Refused(String),
-    /// The plane stops; whether it was made is not known.
+    /// The plane stops; the outcome is unknown.
     Stopped,
 }
 
-/// What a long write is made of.
+/// Content of `apply`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Apply {
     id: Uuid,
@@ -65,8 +65,8 @@ pub(super) async fn commit(shared: &Shared, mut batches: Vec<Vec<Op>>) -> Result
     let text = serde_json::to_vec(&apply).map_err(unsayable)?;
     let key = shared.gateway.key("apply");
     step(shared, vec![gateway::put(&key, &text, None)]).await?;
-    // It is made. Its end comes before any other write, however long etcd says no; who loses the seat meanwhile leaves
-    // it to the next.
+    // It is made. It is completed before any other write, however long etcd refuses; if the seat is lost meanwhile, the
+    // next holder completes it.
     loop {
         let ended = async {
             for part in &batches {
@@ -84,7 +84,7 @@ pub(super) async fn commit(shared: &Shared, mut batches: Vec<Vec<Op>>) -> Result
     }
 }
 
-/// Finishes a long write that the previous holder of the seat made and did not finish.
+/// Completes a long write that the previous holder of the seat made and did not finish.
 pub(super) async fn finish(shared: &Shared) -> Result<(), StepError> {
     let said = |e: CallError| StepError::Refused(e.to_string());
     let found = shared.gateway.get(&shared.gateway.key("apply")).await;
@@ -103,16 +103,16 @@ pub(super) async fn finish(shared: &Shared) -> Result<(), StepError> {
             step(shared, rows(shared, &ops)).await?;
         }
     }
-    // Parts of one that was never made go as well.
+    // Parts of one that was never made are removed as well.
     step(shared, over(shared)).await
 }
 
-/// Nobody else has had the seat since it is ours.
+/// Checks that nobody else has had the seat since it is ours.
 pub(super) async fn still_ours(shared: &Shared) -> Result<(), StepError> {
     step(shared, Vec::new()).await
 }
 
-/// The rows are elsewhere from now on.
+/// Marks the rows as moved.
 pub(super) async fn mark_moved(shared: &Shared, to: &str) -> Result<(), StepError> {
     let key = shared.gateway.key("moved");
     step(shared, vec![gateway::put(&key, to.as_bytes(), None)]).await
@@ -131,7 +131,7 @@ fn part_name(id: Uuid, n: usize) -> String {
     format!("redo/{id}/{n:06}")
 }
 
-/// One step, until it is known whether it was made.
+/// One step, until its outcome is known.
 async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
     let name = Uuid::new_v4().to_string();
     let (seat_key, head_key) = (shared.gateway.key("seat"), shared.gateway.key("head"));
@@ -144,7 +144,7 @@ async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
     let mut txn = Txn::default()
         .then(ops)
         .otherwise([gateway::read(&seat_key), gateway::read(&head_key)]);
-    // A try may have been made whose answer did not come.
+    // An earlier attempt may have been made, and its answer lost.
     let mut doubtful = false;
     loop {
         let seat = ours(shared)?;
@@ -153,7 +153,7 @@ async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
             gateway::holds(&head_key, &known),
         ]);
         let tried = tokio::select! {
-            // cancel-safe: it is not known then, and said so
+            // cancel-safe: the outcome is then unknown, and reported as such
             tried = shared.gateway.txn(&txn) => tried,
             () = shared.stop.cancelled() => return Err(StepError::Stopped),
         };
@@ -196,7 +196,7 @@ fn ours(shared: &Shared) -> Result<i64, StepError> {
     }
 }
 
-/// The seat of this revision is gone: waits until it was taken again, or is another's.
+/// The seat of this revision is gone: waits until it is taken again, or another plane has it.
 async fn another_seat(shared: &Shared, gone: i64) -> Result<(), StepError> {
     shared.look.notify_one();
     let mut standing = shared.standing.subscribe();

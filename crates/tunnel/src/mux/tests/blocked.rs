@@ -1,4 +1,4 @@
-//! A socket that takes nothing: the driver waits for it, and for nothing that it cannot do.
+//! A socket that accepts nothing: the driver waits for it, and never spins.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::super::*;
 use super::byhand::{self, Peer};
 use crate::wire::{Class, Config, Frame, Meta, Side, StreamId, Violation};
 
-/// A driver that may be polled so often.
+/// A driver with a limited number of polls.
 struct Counted {
     driver: Driver,
     left: u32,
@@ -32,7 +32,7 @@ impl Future for Counted {
 /// A socket whose peer is gone: what it sent can be read, nothing can be written.
 struct Broken(std::io::Cursor<Vec<u8>>, Ends);
 
-/// How the reading of a broken socket ends.
+/// How reading from a broken socket ends.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
     Eof,
@@ -65,7 +65,7 @@ impl AsyncWrite for Broken {
     }
 }
 
-/// A node of which the peer has room for a kilobyte.
+/// A node whose peer has room for a kilobyte.
 async fn node() -> (Handle, Driver, Peer<DuplexStream>) {
     let (near, far) = tokio::io::duplex(1024);
     let socket = Websocket::new(Box::new(near), Role::Client, bytes::Bytes::new());
@@ -94,7 +94,7 @@ async fn a_peer_that_speaks_and_does_not_read_costs_nothing_and_gets_its_ping_wh
     let (handle, driver, mut peer) = node().await;
     let _stream = open_bulk(&handle, 64 * 1024).await;
     let mut tasks = JoinSet::new();
-    // A poll for each message, few for all the rest.
+    // A poll for each message, and few others.
     let left = 2 * TIMES + 200;
     tasks.spawn(async move { drop(Counted { driver, left }.await) });
     peer.hello().await;
@@ -111,7 +111,7 @@ async fn a_peer_that_speaks_and_does_not_read_costs_nothing_and_gets_its_ping_wh
 #[tokio::test(start_paused = true)]
 async fn a_ping_is_not_forgotten_when_the_socket_takes_bytes_again_before_it_is_due() {
     let (handle, driver, mut peer) = node().await;
-    // One gathering: nothing is left to be written when the last of it has left.
+    // One gathering: nothing is left to write when the last of it has been sent.
     let _stream = open_bulk(&handle, 16 * 1024).await;
     let began = Instant::now();
     let mut tasks = JoinSet::new();

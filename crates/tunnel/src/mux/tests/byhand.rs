@@ -1,4 +1,4 @@
-//! A peer that is moved by hand, frame by frame, on another implementation of websockets.
+//! A peer driven by hand, frame by frame, on another implementation of websockets.
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -24,12 +24,12 @@ pub(super) fn hello() -> Frame {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
-    /// The end that answers handshakes.
+    /// The server end of handshakes.
     pub(super) async fn server(io: S) -> Self {
         Self(WebSocketStream::from_raw_socket(io, TheirRole::Server, None).await)
     }
 
-    /// The end that asks for them.
+    /// The client end.
     pub(super) async fn client(io: S) -> Self {
         Self(WebSocketStream::from_raw_socket(io, TheirRole::Client, None).await)
     }
@@ -43,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.0.send(message).await.expect("send");
     }
 
-    /// The next frame; `None` at the end, whatever it is.
+    /// The next frame; `None` at the end, however it ends.
     pub(super) async fn frame(&mut self) -> Option<Frame> {
         while let Some(Ok(message)) = self.0.next().await {
             if message.is_binary() {
@@ -54,7 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
-/// A node's session whose peer is moved by hand, and which was asked for this stream.
+/// A node's session with a peer driven by hand, which has opened this stream.
 pub(super) async fn asked(
     stream: StreamId,
     tasks: &mut JoinSet<()>,

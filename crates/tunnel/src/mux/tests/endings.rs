@@ -15,7 +15,7 @@ use super::pair;
 use crate::wire::limits::{DATA_MAX, INITIAL_WINDOW};
 use crate::wire::{Class, Code, Config, Frame, Meta, Side, StreamEnd, StreamId, Violation};
 
-/// A connection whose dialling end takes next to nothing that it does not read.
+/// A connection whose dialling end buffers almost nothing unread.
 async fn tcp() -> (TcpStream, TcpStream) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("listen");
@@ -46,7 +46,7 @@ async fn a_hard_close_does_not_say_that_what_was_looked_at_may_be_repeated() {
         closed = plane_driver.as_mut() => panic!("{closed}"),
     };
     let _at_work = opened.accept().expect("accept");
-    // The plane's driver does not run meanwhile: it does not look at this one.
+    // The plane's driver is not polled meanwhile: it does not look at this one.
     let mut unseen = node
         .handle
         .open("s", Class::Bulk, Meta::new())
@@ -77,7 +77,7 @@ async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
     };
 }
 
-/// The reset of the last stream and the end of the drain fall together.
+/// The reset of the last stream and the end of the drain coincide.
 #[tokio::test]
 async fn a_drain_does_not_swallow_why_its_last_stream_ended() {
     let mut tasks = JoinSet::new();
@@ -116,7 +116,7 @@ async fn the_tail_of_the_last_streams_arrives_after_a_drain() {
             opened = incoming.next() => opened.expect("opened").accept().expect("accept"),
             closed = &mut node_driver => panic!("{closed}"),
         };
-        // Its end stands behind its beginning.
+        // Its end is queued behind its beginning.
         let end = tokio::select! {
             end = opened.read_u8() => end.expect_err("end"),
             closed = &mut node_driver => panic!("{closed}"),
@@ -174,7 +174,7 @@ async fn the_words_of_a_violation_reach_a_peer_that_is_still_sending() {
     assert_eq!((code, words), (Code::Protocol, violation.to_string()));
 }
 
-/// Those that wait for the end of a session are woken at once; the socket is kept for a bounded time.
+/// Waiters for the end of a session are woken immediately; the socket is kept for a bounded time.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_peer_that_does_not_end() {
     let silent = Duration::from_secs(25);
@@ -233,7 +233,7 @@ async fn what_is_no_websocket_of_ours_is_answered_with_words() {
         let near = Websocket::new(Box::new(near), Role::Server, Bytes::new());
         let (_handle, _incoming, driver) = session(near, Side::Plane, Config::default());
         far.write_all(bytes).await.expect("write");
-        // Not the websocket's close, although it looks like one: nobody knows what it is.
+        // Not the websocket's close, although it looks like one: it cannot be parsed.
         far.write_all(&[0x88, 0x80, 0, 0, 0, 0])
             .await
             .expect("write");

@@ -18,8 +18,8 @@ use crate::wire::{Code, Frame, StreamId};
 
 const STREAM: StreamId = StreamId(2);
 
-/// A stream of the peer's that is joined with a service, and the service's end of it. `speaks`: what
-/// it says before it is joined.
+/// A stream of the peer, spliced with a service, and the service's end of it. `speaks`: what it sends before the
+/// splice.
 async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, Handle, TcpStream) {
     let (peer, handle, mut incoming) = asked(STREAM, tasks).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
@@ -36,7 +36,7 @@ async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, 
     (peer, handle, service)
 }
 
-/// Ends a connection as a program does that crashes: without FIN, with a reset.
+/// Ends a connection like a crashing program: without FIN, with a reset.
 fn break_off(service: TcpStream) {
     let socket = socket2::SockRef::from(&service);
     socket.set_linger(Some(Duration::ZERO)).expect("linger");
@@ -65,13 +65,13 @@ async fn what_a_service_said_to_its_end_arrives_whole_although_it_broke_then() {
     let answer = vec![7; 2 * INITIAL_WINDOW as usize];
     let mut tasks = JoinSet::new();
     let (mut peer, handle, service) = joined(&answer, &mut tasks).await;
-    // Half of it may be sent, half of it waits for credit.
+    // Part of it may be sent, the rest waits for credit.
     let waits = || handle.streams(1).first().is_some_and(|s| s.queued > 0);
     while !(waits() && handle.stats().bytes_out == u64::from(INITIAL_WINDOW)) {
         tokio::task::yield_now().await;
     }
     break_off(service);
-    // Enough that the socket says that it is broken.
+    // Enough for the socket to report that it is broken.
     for _ in 0..4 {
         let more = Bytes::from(vec![0; 1024]);
         peer.send(Frame::Data(STREAM, more, false)).await;
@@ -97,7 +97,7 @@ async fn what_a_service_said_to_its_end_arrives_whole_although_it_broke_then() {
     assert_eq!((got, finished, code), (answer.len(), true, Code::Cancelled));
 }
 
-/// Takes nothing, and has more to say some time.
+/// Accepts nothing, and may still send.
 struct Deaf;
 
 impl AsyncRead for Deaf {
@@ -122,7 +122,7 @@ impl AsyncWrite for Deaf {
     }
 }
 
-/// Also what was in hand when it broke is thrown away, and its room is the peer's again.
+/// What was in hand when it broke is discarded as well, and its credit returned to the peer.
 #[tokio::test]
 async fn a_service_that_takes_no_more_costs_its_peer_no_room() {
     let mut tasks = JoinSet::new();

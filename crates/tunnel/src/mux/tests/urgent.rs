@@ -17,7 +17,7 @@ use crate::wire::{Class, Config, Frame, Meta, Open, Side, StreamId};
 const TYPED: StreamId = StreamId(2);
 const FULL: usize = INITIAL_WINDOW as usize;
 
-/// A pipe that notes what is asked of it: `r`, `w`.
+/// A pipe that records the calls: `r`, `w`.
 struct Noted(DuplexStream, Arc<Mutex<String>>);
 
 impl Noted {
@@ -81,7 +81,7 @@ impl Turns {
         }
     }
 
-    /// The driver runs once; what it asked of its socket.
+    /// Polls the driver once; returns its calls to the socket.
     async fn turn(&mut self) -> String {
         self.notes.lock().expect("notes").clear();
         std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut self.driver).poll(cx).is_ready()))
@@ -108,8 +108,8 @@ impl Turns {
     }
 }
 
-/// So many interactive bytes stand between bulk that came at once. Which stream is woken first, and what had been read
-/// by then.
+/// This many interactive bytes arrive between bulk in one read. Returns which stream is woken first, and what had been
+/// read by then.
 async fn first_to_hear(typed: usize) -> (StreamId, u64) {
     const BULK: [StreamId; 4] = [StreamId(4), StreamId(6), StreamId(8), StreamId(10)];
     let mut turns = Turns::begin().await;
@@ -144,7 +144,7 @@ async fn who_waits_for_a_byte_has_it_before_bulk_is_read() {
     let (stream, read) = first_to_hear(1).await;
     assert_eq!(stream, TYPED);
     assert!(read <= 2 * FULL as u64 + 1, "{read}");
-    // A flood is nobody's key stroke: it is read with all the rest.
+    // A flood is not a keystroke: it is read with all the rest.
     let (_, read) = first_to_hear(2048).await;
     assert!(read >= 4 * FULL as u64, "{read}");
 }
@@ -160,7 +160,7 @@ async fn what_somebody_said_leaves_before_more_is_read() {
     assert!(asked.starts_with('w'), "{asked}");
 }
 
-/// Bulk that may go on because of what came with the byte goes on once the task that waits for it has run.
+/// Bulk that may continue because of what came with the byte continues once the waiting task has run.
 #[tokio::test]
 async fn bulk_goes_on_after_a_reader_that_waited_for_a_byte() {
     let mut turns = Turns::begin().await;
@@ -168,7 +168,7 @@ async fn bulk_goes_on_after_a_reader_that_waited_for_a_byte() {
     let (_, bulk) = turns.opened(StreamId(4), Class::Bulk).await.into_split();
     turns.peer.send(Frame::Credit(StreamId(4), 1 << 30)).await;
     typed.write_all(b"x").await.expect("room");
-    // More than may be under way while somebody types.
+    // More than may be in flight while somebody types.
     let mut bulk = bulk;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {

@@ -1,4 +1,4 @@
-//! What the application asks of a session: open, accept, write, read, let go.
+//! The application's calls to a session: open, accept, write, read, release.
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::super::window::Receiving;
 use super::{OpenError, Read, Session, StreamEnd, WriteError};
 
 impl Session {
-    /// Opens a stream. Data may be written at once.
+    /// Opens a stream. Data may be written immediately.
     pub fn open(
         &mut self,
         service: &str,
@@ -48,7 +48,7 @@ impl Session {
         self.local_open += 1;
         self.stats.opened += 1;
         self.list(stream);
-        // Answered opens leave from the front, so the queue is as long as the unanswered ones.
+        // Answered opens are removed from the front, so the queue is as long as the unanswered ones.
         while let Some((_, first)) = self.open_deadlines.front()
             && self.streams.get(first).is_none_or(|s| s.accepted)
         {
@@ -59,7 +59,7 @@ impl Session {
         Ok(stream)
     }
 
-    /// Takes a stream the peer opened.
+    /// Accepts a stream the peer opened.
     pub fn accept(&mut self, stream: StreamId) {
         if let Some(s) = self.streams.get_mut(&stream)
             && !s.local
@@ -129,8 +129,8 @@ impl Session {
         }
     }
 
-    /// Bytes that were read have found their place: the peer may send as many again. True when
-    /// that is worth a frame.
+    /// Bytes that were read have been written elsewhere: the peer may send as many again. True when that is worth a
+    /// frame.
     pub fn consumed(&mut self, stream: StreamId, n: usize, now: Time) -> bool {
         let round_trip = self.liveness.round_trip_or_assumed();
         let Some(s) = self.streams.get_mut(&stream) else {
@@ -156,16 +156,15 @@ impl Session {
         self.release(stream);
     }
 
-    /// The application lets go of a stream. What is queued before a FIN is still sent; anything
-    /// else is cut.
+    /// The application drops a stream. Data queued before a FIN is still sent; anything else is cut.
     pub fn release(&mut self, stream: StreamId) {
         let Some(s) = self.streams.get_mut(&stream) else {
             return;
         };
         s.orphan_since.get_or_insert(self.now);
         s.arrived.clear(&mut self.pinned);
-        // Not finished, or finished and sent while the peer still talks: tell it to stop. What is
-        // queued before a FIN is sent first, see `transmit_data`.
+        // Not finished, or finished and sent while the peer still sends: tell it to stop. Data queued before a FIN is
+        // sent first, see `transmit_data`.
         let unfinished = s.sending.is_open() || s.sending.finished() && !s.peer_finished;
         if unfinished && s.ended.is_none() {
             self.end(stream, StreamEnd::own(Code::Cancelled, ""));

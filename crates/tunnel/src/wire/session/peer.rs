@@ -1,4 +1,4 @@
-//! What the peer says to a session, and what the session has to say.
+//! What the peer sends to a session, and what the session has to send.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use super::super::stream::{Pending, Stream};
 use super::super::window::Receiving;
 use super::{Event, GoAway, Session, Side, StreamEnd, Violation};
 
-/// An interactive frame up to this is what somebody waits for: a key stroke, its echo. Longer ones are a flood's.
+/// An interactive frame up to this size is one that somebody waits for: a keystroke, its echo. Longer ones belong to a
+/// flood.
 pub(super) const URGENT_MAX: usize = 1024;
 
 impl Session {
@@ -49,7 +50,7 @@ impl Session {
                     && let Some(s) = self.streams.get_mut(&stream)
                 {
                     s.sending.credit(upto);
-                    // What was to go back is part of it again.
+                    // A pending return is part of the credit again.
                     s.pending.back = None;
                     self.plan(stream);
                 }
@@ -61,7 +62,7 @@ impl Session {
                     && s.ended.is_none()
                     && !s.receiving.returned(had, keeps, &mut self.pool)
                 {
-                    let words = "credit was returned that was not there";
+                    let words = "credit was returned that was never granted";
                     self.end(stream, StreamEnd::own(Code::FlowControl, words));
                 }
                 Ok(())
@@ -105,7 +106,7 @@ impl Session {
         }
     }
 
-    /// The next frame to send; `None` when there is nothing. Control frames come first.
+    /// The next frame to send, if any. Control frames come first.
     pub fn transmit(&mut self, now: Time) -> Option<Frame> {
         self.now = now;
         if std::mem::take(&mut self.hello_due) {
@@ -144,7 +145,7 @@ impl Session {
         self.transmit_data(now)
     }
 
-    /// The frame with which a broken connection says why it ends.
+    /// The frame with which a broken connection gives its reason.
     pub fn farewell(&self, violation: &Violation) -> Frame {
         let code = match violation {
             Violation::Dead(_) => Code::TimedOut,
@@ -189,7 +190,7 @@ impl Session {
     }
 
     fn transmit_data(&mut self, now: Time) -> Option<Frame> {
-        // Asked only when it matters: a limit that nobody ran into is not in use.
+        // Only asked when it matters: a limit that nobody ran into is not in use.
         let bulk = self.schedule.has_bulk() && self.inflight.has_room(now);
         while let Some(stream) = self.schedule.next(bulk) {
             let alone = self.schedule.is_empty();
@@ -238,7 +239,7 @@ impl Session {
         if hello.version < VERSION || hello.initial_window < INITIAL_WINDOW {
             return Err(Violation::Incompatible);
         }
-        // Streams that were opened before it came began with what was assumed.
+        // Streams opened before it arrived began with the assumed window.
         let window = hello.initial_window;
         self.peer = Some(hello);
         let open: Vec<_> = self.streams.keys().copied().collect();
@@ -256,13 +257,13 @@ impl Session {
             return Err(Violation::StreamId(stream));
         }
         self.highest_remote = stream.0;
-        // Resets of streams that were taken wait in the same queue: a peer that breaks its streams
-        // and never reads that they are over floods as well.
+        // Resets of accepted streams wait in the same queue: a peer that breaks its streams and never reads their
+        // resets floods as well.
         if self.refusals.len() >= REFUSALS_MAX {
             return Err(Violation::Flood);
         }
         let refusal = if self.is_leaving() {
-            // The side that said farewell opens nothing either: what is left of a session only shrinks.
+            // The side that sent GOAWAY opens nothing either: a draining session only shrinks.
             Some(StreamEnd::own(
                 Code::GoingAway,
                 "this session is about to end",
@@ -310,7 +311,7 @@ impl Session {
             return Ok(());
         }
         if s.peer_finished || !s.receiving.received(len as u64) {
-            let words = "more was sent than there was credit for";
+            let words = "more was sent than credit allowed";
             self.end(stream, StreamEnd::own(Code::FlowControl, words));
             return Ok(());
         }
@@ -340,12 +341,12 @@ impl Session {
             return;
         }
         self.queued -= s.sending.cut();
-        // What arrived before a FIN is whole and stays readable; a direction that was cut is not.
+        // Data that arrived before a FIN is complete and stays readable; a direction that was cut is not.
         if !s.peer_finished {
             s.arrived.clear(&mut self.pinned);
         }
         s.ended = Some(end.clone());
-        // An OPEN that has not left yet never will: the peer goes.
+        // An unsent OPEN never will be sent: the peer drains.
         s.pending = Pending::default();
         if !s.orphan() {
             self.events.push_back(Event::Ended(stream, end));
@@ -364,7 +365,7 @@ impl Session {
             .map(|(id, _)| *id)
             .collect();
         for stream in lost {
-            // The peer never saw these: safe to try again elsewhere.
+            // The peer never looked at these: safe to retry elsewhere.
             let end = StreamEnd {
                 code: Code::GoingAway,
                 detail: 0,

@@ -1,4 +1,4 @@
-//! What the page says a session does, said to it frame by frame.
+//! What the page specifies of a session, exercised frame by frame.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Plane {
         self.session.tick(self.now).expect("the peer lives");
     }
 
-    /// A stream of the node that was taken.
+    /// An accepted stream of the node.
     fn taken(&mut self, stream: u32) {
         self.hears(open(stream)).expect("a good OPEN");
         self.session.accept(StreamId(stream));
@@ -167,7 +167,7 @@ fn stream_ids_are_of_the_right_side_rising_and_opened() {
             assert_eq!(broken, n == last, "{said}: {told:?}");
         }
     }
-    // Gaps are allowed, and frames for what is over are ignored.
+    // Gaps are allowed, and frames for ended streams are ignored.
     let mut plane = Plane::new();
     plane.hears(open(1001)).expect("a gap");
     plane
@@ -366,7 +366,7 @@ fn the_peers_farewell_gives_back_what_it_did_not_look_at() {
         ended,
         [(unseen, Code::GoingAway), (unsaid, Code::GoingAway)]
     );
-    // Nothing is opened at a peer that leaves, not even what was on its way; nor by it.
+    // Nothing is opened at a draining peer, not even what was on its way; nor by it.
     assert_eq!(plane.answers(), []);
     plane.hears(open(9)).expect("refused");
     assert!(reset_code(&plane.answers()).is_some());
@@ -395,7 +395,7 @@ fn what_an_idle_stream_does_not_need_goes_back_by_halves() {
         }
     }
     assert_eq!(kept, u64::from(INITIAL_WINDOW));
-    // Credit that crossed the last one is whole.
+    // Credit that crossed the last one counts in full.
     plane.hears(Frame::Credit(stream, large)).expect("credit");
     let block = Bytes::from(vec![1; SEND_BUFFER]);
     plane.session.write(stream, block).expect("open");
@@ -478,7 +478,7 @@ fn what_waits_to_be_sent_is_bounded_for_all_streams_together() {
     let most = SEND_TOTAL + SEND_BUFFER + STREAMS_MAX as usize * (SEND_FLOOR + DATA_MAX);
     for _ in 0..STREAMS_MAX {
         let stream = plane.opens().expect("room");
-        // As a writer does that never stops: whole blocks while there is any room.
+        // Like a writer that never stops: whole blocks while there is any room.
         let before = plane.session.queued;
         while plane.session.room(stream).expect("open") > 0 {
             let block = Bytes::from(vec![1; DATA_MAX]);
@@ -538,8 +538,8 @@ fn payloads_of_one_byte_do_not_keep_a_block_each() {
     assert!(plane.session.pinned.is_none());
 }
 
-/// A peer that said farewell and then sends all it may, to readers that take it as fast as it comes
-/// and then not at all: no more is held than was foretold.
+/// A peer that sent GOAWAY and then sends all it may, to readers that read at once and then not at all: no more is held
+/// than predicted.
 #[test]
 fn what_leaves_stays_within_its_bound() {
     let mut plane = Plane::new();

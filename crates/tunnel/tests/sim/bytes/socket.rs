@@ -1,5 +1,5 @@
-//! A connection as a kernel gives it, from a seed: it takes and gives a few bytes at a time, or
-//! none for now, and what a broken one had under way is lost.
+//! A connection as a kernel provides it, from a seed: it accepts and delivers a few bytes at a time, or none for now,
+//! and a broken one loses what was in flight.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -14,22 +14,22 @@ use tokio::time::Sleep;
 /// How a connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// Both ends are told.
+    /// Both ends see it.
     Reset,
     /// Something in between ends both directions in order.
     Eof,
-    /// Nothing arrives any more, and nobody is told.
+    /// Nothing arrives any more, and nobody is notified.
     Silence,
 }
 
 /// Both directions.
 pub(super) struct Path {
     rng: fastrand::Rng,
-    /// Most bytes taken or given at once.
+    /// Most bytes accepted or delivered at once.
     piece: usize,
-    /// Most bytes under way in one direction.
+    /// Most bytes in flight in one direction.
     capacity: usize,
-    /// Bytes still to be taken before it is cut, and how.
+    /// Bytes until it is cut, and how.
     cut: Option<(u64, Cut)>,
     state: State,
     /// What side 0 wrote, what side 1 wrote.
@@ -61,7 +61,7 @@ pub(super) struct Socket {
     writes_at: Pause,
 }
 
-/// Until when nothing is taken or given.
+/// Until when nothing is accepted or delivered.
 #[derive(Default)]
 struct Pause(Option<Pin<Box<Sleep>>>);
 
@@ -249,7 +249,7 @@ impl AsyncWrite for Socket {
         }
         let n = path.some(whole.min(room));
         if path.gone[1 - side] && path.state == State::Whole {
-            // Taken by this kernel, and answered by the other with a reset.
+            // Accepted by this kernel, and answered by the other with a reset.
             path.reset();
             return Poll::Ready(Ok(n));
         }

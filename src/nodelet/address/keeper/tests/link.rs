@@ -114,7 +114,7 @@ async fn an_address_that_another_machine_answers_for_is_left_to_it_and_the_machi
         late = late.or(asked.expect("asked"));
     }
     assert_eq!(late.map(|mac| mac[5]), Some(7));
-    // Nobody has had the address before: the lease was just begun, by others who are gone.
+    // Nobody has held the address before: the lease was just created, by others who are gone.
     let mut begun = lease::begun(Timestamp::UNIX_EPOCH);
     begun["metadata"]["resourceVersion"] = "1".into();
     let mut w = world_of(SHARED, Some(OWN), Some(begun)).await;
@@ -211,7 +211,7 @@ async fn who_is_about_to_stop_its_api_server_gives_it_to_another_master_first() 
         assert_eq!(lease().holder.as_deref(), Some("n2"));
         assert!(!has_it());
 
-        // Given back to it, and nobody is there to have it next.
+        // Given back to it, with no other master to take it next.
         api.lock().expect("lock").lease = Some(lease_of(SHARED, ""));
         says(&mut w.status, |a| a.is_some_and(|a| a.here)).await;
         w.handover.away().await;

@@ -321,7 +321,7 @@ fn what_was_brought_is_gone_on_with_and_goes_with_the_restore() {
             .len(),
         good.sealed_bytes
     );
-    // The archive is gone meanwhile: it is not needed any more.
+    // The archive is gone meanwhile: it is no longer needed.
     let place = stem.replace(NAME, "");
     machine.host.fs.remove_tree(&place).expect("gone");
     let Went::Failed(fault) = machine.step() else {

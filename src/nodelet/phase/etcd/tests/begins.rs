@@ -115,7 +115,7 @@ fn with_others_it_joins_them_and_with_a_disk_that_is_missing_it_waits() {
     ctx.etcd.mount = Some(mount("/"));
     assert!(!joins(&ctx) && !permits(&ctx));
     assert!(start(&ctx).expect("steps").is_empty());
-    // The others expect it, under the id that it has not begun with.
+    // The others expect it, under an id that it did not start with.
     let mut ctx = was_a_member(false, false);
     let Known::Member(record) = &mut ctx.etcd.known else {
         panic!("a member");

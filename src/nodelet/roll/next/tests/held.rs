@@ -102,7 +102,7 @@ fn a_drain_by_force_has_an_end() {
     assert!(fault.fix.contains("finalizers"), "{fault}");
 }
 
-/// It was proven: the roll is told, also of what is wrong, instead of waiting for ever.
+/// It was proven: the roll ends, and names the fault, instead of waiting for ever.
 #[test]
 fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
     for (said, words) in [
@@ -139,7 +139,7 @@ fn a_drain_and_a_backup_have_their_time_after_a_restart() {
     }
 }
 
-/// What it would go back to is not known: nothing is begun, least of all without a drain.
+/// The version to roll back to is unknown: nothing starts, least of all without a drain.
 #[test]
 fn while_the_ledger_is_in_doubt_no_switch_is_begun() {
     let mut world = World::new(AfterDrain::Stop);

@@ -76,7 +76,7 @@ impl Machine {
         (self.boot, self.told) = (self.boot + 1, false);
     }
 
-    /// What the engine does, and what it is told.
+    /// What the engine does, and what it hears back.
     fn does(&mut self, step: &Move) -> Said {
         match step {
             Move::Os(OsMove::Run(run)) => self.runs(run),
@@ -201,7 +201,7 @@ fn where_nothing_is_to_be_done_nothing_is_drained() {
     idle.ask(Said::Ready);
     assert_eq!(idle.ask(came(0, false, false)), Move::Uncordon);
     assert_eq!(idle.written, [At::Fetching, At::Uncordoning]);
-    // A restart that is due may not be, or what somebody left is to be finished.
+    // A due restart may be forbidden, or an interrupted run has to be finished.
     let mut never = ordered(OsReboot::Never);
     never.ask(Said::Ready);
     assert_eq!(never.ask(came(0, false, true)), Move::Uncordon);
@@ -337,7 +337,7 @@ enum Event {
     PowerLoss,
     /// The package manager comes to its end.
     Ends(bool),
-    /// What the node is told of its actions.
+    /// What the node hears of its actions.
     Goes {
         said: u8,
         seconds: i64,
@@ -355,7 +355,7 @@ fn events() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the node is told: the truth about the package manager, the rest at random.
+/// What the node hears: the truth about the package manager, the rest at random.
 fn hears(machine: &mut Machine, step: &Move, which: u8) -> Said {
     match step {
         Move::Os(_) => machine.does(step),
@@ -375,7 +375,7 @@ proptest! {
         let (mut world, mut machine) = (ordered(reboot), Machine::new(wants_reboot));
         let (mut said, mut drained) = (Said::Nothing, false);
         let last = story.len();
-        // Then nothing is in the way any more.
+        // Then nothing blocks it.
         let quiet = (0..60).map(|n| match n % 2 {
             0 => Event::Ends(true),
             _ => Event::Goes { said: 0, seconds: 200 },

@@ -24,15 +24,15 @@ table() { table=$1; shift; "$iptables" -w 30 -t "$table" "$@"; }
 jump() { table "$1" "$2" "$3" ${5:-} -m comment --comment "pf9 pod network" -j "$4"; }
 
 # Where in a built-in chain our jump belongs, if it is not at the end: at the first rule that refuses all that comes to
-# it, unless the jump is before that.
+# it, unless the jump is before that. A comment is no condition.
 place() {
-  table "$1" -S "$2" | {
+  table "$1" -S "$2" | sed -E -e 's/\\"//g' -e 's/-m comment --comment ("[^"]*"|[^ ]*) //' | {
     n=0
     while read -r verb _ rule; do
       [ "$verb" = -A ] || continue
       n=$((n + 1))
       case $rule in
-        *" -j $3") break ;;
+        *"-j $3") break ;;
         "-j REJECT"* | "-j DROP"*) echo "$n"; break ;;
       esac
     done

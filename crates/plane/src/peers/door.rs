@@ -1,0 +1,200 @@
+//! The door of a plane that stands by: who connects is passed on to the plane with the seat.
+//!
+//! Where that is not reached (it died, and its seat's lease has not ended yet), who connects waits in the kernel's queue.
+//! The port stays the same: with the seat this plane serves it, and those who waited.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use http::{StatusCode, header};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{FROM, PATH, PROTOCOL, PeerAddress, credential, pass_on};
+use crate::bootstrap::{self, BootError, Started};
+use crate::keys::{IDENTITY, IDENTITY_ROW, Ring};
+use crate::refusal::chain;
+use crate::serve::{ACCEPT_PAUSE, CONNECTIONS_MAX, ServeConfig};
+use crate::store::{EtcdPlace, Holder, Remote, StoreError, glance};
+use pf9_hostagent::app::tune;
+use pf9_hostagent::host::tls::{self, ClientIdentity};
+
+/// How long the way to the plane with the seat may take to open: its handshake, and its answer.
+const OPEN: Duration = Duration::from_secs(5);
+/// Pause after a way that did not open.
+const REST: Duration = Duration::from_secs(1);
+/// After so long the fleet's keys are read again: they may have been replaced, and the own certificate has an end.
+const FRESH: Duration = Duration::from_secs(3600);
+
+/// Passes connections on while it is polled.
+pub(crate) struct Door<'a> {
+    place: &'a EtcdPlace,
+    /// Who has the seat, as far as it is known.
+    holder: watch::Receiver<Option<Holder>>,
+}
+
+/// How the plane with the seat is reached.
+#[derive(Clone)]
+struct Way {
+    /// `https://HOST:PORT`.
+    to: String,
+    client: reqwest::Client,
+    made: Instant,
+}
+
+/// Why a connection was not passed on.
+#[derive(Debug, thiserror::Error)]
+enum Unreached {
+    #[error("etcd has no keys of a fleet")]
+    NoKeys,
+    #[error("the fleet's keys cannot be used: {0}")]
+    Keys(String),
+    #[error("it does not answer: {0}")]
+    Silent(String),
+    #[error("it answers {0}")]
+    Refused(StatusCode),
+}
+
+/// Waits for the seat, and passes connections on meanwhile; then everything of the store is read.
+pub(crate) async fn stand_by(
+    config: &ServeConfig,
+    place: &EtcdPlace,
+    listener: &TcpListener,
+    reached_at: &str,
+    peer: Option<&PeerAddress>,
+) -> Result<Started, BootError> {
+    let (told, holder) = watch::channel(None);
+    let waits = move |holder: &Holder| {
+        tracing::info!(at = holder.at, "another plane has the store: standing by");
+        told.send_replace(Some(holder.clone()));
+    };
+    let mut door = Door { place, holder };
+    let remote = tokio::select! {
+        // cancel-safe: a connection that is lost with the door comes again
+        taken = Remote::take(place, reached_at, peer.map(|p| p.at.as_str()), waits) => taken?,
+        never = door.serve(listener) => match never {},
+    };
+    let (dir, now) = (config.state_dir.clone(), pf9_hostagent::seam::clock::now());
+    let opening =
+        tokio::task::spawn_blocking(move || bootstrap::start_with(&dir, Some(remote), now));
+    opening.await.map_err(|_| StoreError::Stopped)?
+}
+
+impl Door<'_> {
+    async fn serve(&mut self, listener: &TcpListener) -> Infallible {
+        let mut passing = JoinSet::new();
+        let mut way: Option<Way> = None;
+        loop {
+            let now = match way.take().filter(|w| self.leads(w)) {
+                Some(now) => now,
+                None => self.find().await,
+            };
+            way = Some(now.clone());
+            tokio::select! {
+                // cancel-safe: all are; a connection is accepted or it is not
+                accepted = listener.accept(), if passing.len() < CONNECTIONS_MAX => match accepted {
+                    Ok((client, _)) => drop(passing.spawn(pass(now, client))),
+                    Err(e) => {
+                        tracing::warn!(why = %e, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(passed) = passing.join_next(), if !passing.is_empty() => {
+                    if let Ok(Err(e)) = passed {
+                        // No connection is accepted until the way is made again.
+                        tracing::warn!(to = now.to, why = chain(&e), "the plane that has the store is not reached");
+                        way = None;
+                        tokio::time::sleep(REST).await;
+                    }
+                }
+                // Another one has it, if any.
+                changed = self.holder.changed() => if changed.is_err() {
+                    std::future::pending().await
+                },
+            }
+        }
+    }
+
+    /// Whether this is still the way to the one that has the seat.
+    fn leads(&self, way: &Way) -> bool {
+        let holder = self.holder.borrow();
+        let at = holder.as_ref().and_then(|h| h.peer.as_deref());
+        at == Some(&way.to) && way.made.elapsed() < FRESH
+    }
+
+    /// The way to the holder of the seat. Waits while there is none, or its address is unknown.
+    async fn find(&mut self) -> Way {
+        let mut told = None;
+        loop {
+            let holder = self.holder.borrow_and_update().clone();
+            match holder.and_then(|h| h.peer) {
+                Some(to) => match self.way(&to).await {
+                    Ok(way) => return way,
+                    Err(e) => {
+                        let why = chain(&e);
+                        if told.as_ref() != Some(&why) {
+                            tracing::warn!(to, why, "no connection can be passed on");
+                            told = Some(why);
+                        }
+                        tokio::time::sleep(REST).await;
+                    }
+                },
+                None => drop(self.holder.changed().await),
+            }
+        }
+    }
+
+    async fn way(&self, to: &str) -> Result<Way, Unreached> {
+        let bad = |why: String| Unreached::Keys(why);
+        let row = glance(self.place, &IDENTITY, IDENTITY_ROW).await;
+        let row = row.map_err(|e| bad(chain(&e)))?.ok_or(Unreached::NoKeys)?;
+        let ring = Ring::load(row).map_err(|e| bad(chain(&e)))?;
+        let shown = credential(&ring, pf9_hostagent::seam::clock::now());
+        let shown = shown.map_err(|e| bad(chain(&e)))?;
+        let client = tls::client(ClientIdentity {
+            authority: ring.bundle().as_bytes(),
+            certificate: shown.certificate.as_bytes(),
+            key: shown.key.as_bytes(),
+        });
+        Ok(Way {
+            to: to.to_owned(),
+            client: client.map_err(|e| bad(e.to_string()))?,
+            made: Instant::now(),
+        })
+    }
+}
+
+impl Way {
+    /// Opens it for one client.
+    async fn open(&self, client: String) -> Result<reqwest::Upgraded, Unreached> {
+        let silent = |e: reqwest::Error| Unreached::Silent(chain(&e));
+        let asked = self.client.get(format!("https://{}{PATH}", self.to));
+        let asked = asked
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, PROTOCOL)
+            .header(FROM, client);
+        let opening = async {
+            let answer = asked.send().await.map_err(silent)?;
+            match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => answer.upgrade().await.map_err(silent),
+                other => Err(Unreached::Refused(other)),
+            }
+        };
+        let late = |_| Unreached::Silent(format!("not within {} s", OPEN.as_secs()));
+        tokio::time::timeout(OPEN, opening).await.map_err(late)?
+    }
+}
+
+/// One connection, until it ends.
+async fn pass(way: Way, client: TcpStream) -> Result<(), Unreached> {
+    // Who has gone already cannot be tuned, and is nowhere.
+    let (Ok(()), Ok(from)) = (tune(&client), client.peer_addr()) else {
+        return Ok(());
+    };
+    let plane = way.open(from.to_string()).await?;
+    if let Err(e) = pass_on(client, plane).await {
+        tracing::debug!(%from, why = %e, "a passed connection ended");
+    }
+    Ok(())
+}
