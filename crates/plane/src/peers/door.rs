@@ -26,6 +26,8 @@ const OPEN: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_secs(1);
 /// After so long the fleet's keys are read again: they may have been replaced, and the own certificate has an end.
 const FRESH: Duration = Duration::from_secs(3600);
+/// A way whose keys cannot be read again is used for so long until the next try: etcd may be away from this plane alone.
+const STALE: Duration = Duration::from_secs(60);
 
 /// Passes connections on while it is polled.
 pub(crate) struct Door<'a> {
@@ -40,7 +42,8 @@ struct Way {
     /// `https://HOST:PORT`.
     to: String,
     client: reqwest::Client,
-    made: Instant,
+    /// It is made again after that.
+    until: Instant,
 }
 
 /// Why a connection was not passed on.
@@ -86,9 +89,9 @@ impl Door<'_> {
         let mut passing = JoinSet::new();
         let mut way: Option<Way> = None;
         loop {
-            let now = match way.take().filter(|w| self.leads(w)) {
-                Some(now) => now,
-                None => self.find().await,
+            let now = match way.take() {
+                Some(now) if self.leads(&now) => now,
+                before => self.find(before).await,
             };
             way = Some(now.clone());
             tokio::select! {
@@ -104,7 +107,7 @@ impl Door<'_> {
                     if let Ok(Err(e)) = passed {
                         // No connection is accepted until the way is made again.
                         tracing::warn!(to = now.to, why = chain(&e), "the plane that has the store is not reached");
-                        way = None;
+                        way = Some(Way { until: Instant::now(), ..now });
                         tokio::time::sleep(REST).await;
                     }
                 }
@@ -120,11 +123,12 @@ impl Door<'_> {
     fn leads(&self, way: &Way) -> bool {
         let holder = self.holder.borrow();
         let at = holder.as_ref().and_then(|h| h.peer.as_deref());
-        at == Some(&way.to) && way.made.elapsed() < FRESH
+        at == Some(&way.to) && Instant::now() < way.until
     }
 
-    /// The way to the holder of the seat. Waits while there is none, or its address is unknown.
-    async fn find(&mut self) -> Way {
+    /// The way to the holder of the seat, or the one `before` where that leads to it and the keys cannot be read. Waits
+    /// while there is no holder, or its address is unknown.
+    async fn find(&mut self, before: Option<Way>) -> Way {
         let mut told = None;
         loop {
             let holder = self.holder.borrow_and_update().clone();
@@ -132,6 +136,10 @@ impl Door<'_> {
                 Some(to) => match self.way(&to).await {
                     Ok(way) => return way,
                     Err(e) => {
+                        if let Some(before) = before.clone().filter(|b| b.to == to) {
+                            let until = Instant::now() + STALE;
+                            return Way { until, ..before };
+                        }
                         let why = chain(&e);
                         if told.as_ref() != Some(&why) {
                             tracing::warn!(to, why, "no connection can be passed on");
@@ -140,7 +148,12 @@ impl Door<'_> {
                         tokio::time::sleep(REST).await;
                     }
                 },
-                None => drop(self.holder.changed().await),
+                // Nobody tells any more: the seat is this plane's, and the door is about to go.
+                None => {
+                    if self.holder.changed().await.is_err() {
+                        std::future::pending().await
+                    }
+                }
             }
         }
     }
@@ -160,7 +173,7 @@ impl Door<'_> {
         Ok(Way {
             to: to.to_owned(),
             client: client.map_err(|e| bad(e.to_string()))?,
-            made: Instant::now(),
+            until: Instant::now() + FRESH,
         })
     }
 }
@@ -197,4 +210,63 @@ async fn pass(way: Way, client: TcpStream) -> Result<(), Unreached> {
         tracing::debug!(%from, why = %e, "a passed connection ended");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An etcd that cannot be asked: its files are missing.
+    fn nowhere() -> EtcdPlace {
+        EtcdPlace {
+            endpoints: vec!["https://127.0.0.1:1".into()],
+            authority: "/nowhere/ca.pem".into(),
+            certificate: "/nowhere/cert.pem".into(),
+            key: "/nowhere/key.pem".into(),
+            prefix: "/fleet/".into(),
+        }
+    }
+
+    fn holder(peer: &str) -> Holder {
+        let text = serde_json::json!({"life": uuid::Uuid::nil(), "at": "https://a", "peer": peer});
+        serde_json::from_value(text).expect("a holder")
+    }
+
+    #[tokio::test]
+    async fn a_way_whose_keys_cannot_be_read_again_is_kept_while_its_plane_has_the_seat() {
+        let place = nowhere();
+        let (told, holder_now) = watch::channel(Some(holder("10.0.0.1:8443")));
+        let mut door = Door {
+            place: &place,
+            holder: holder_now,
+        };
+        let way = Way {
+            to: "10.0.0.1:8443".into(),
+            client: tls::plain().expect("client"),
+            until: Instant::now(),
+        };
+        assert!(!door.leads(&way), "it is due");
+        let kept = door.find(Some(way)).await;
+        assert!(door.leads(&kept));
+        told.send_replace(Some(holder("10.0.0.2:8443")));
+        assert!(!door.leads(&kept), "another plane has the seat");
+        let finding = door.find(Some(kept));
+        let found = tokio::time::timeout(Duration::from_millis(50), finding).await;
+        assert!(found.is_err(), "and a way to it needs the keys");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_can_tell_of_a_holder_any_more_the_door_waits_without_turning() {
+        let place = nowhere();
+        let (told, holder_now) = watch::channel(None);
+        drop(told);
+        let mut door = Door {
+            place: &place,
+            holder: holder_now,
+        };
+        let mut finding = std::pin::pin!(door.find(None));
+        let once = std::future::poll_fn(|cx| std::task::Poll::Ready(finding.as_mut().poll(cx)));
+        // Polled outside of the scheduler's budget, a loop would not come back.
+        assert!(tokio::task::unconstrained(once).await.is_pending());
+    }
 }
