@@ -96,6 +96,11 @@ class Runner(unittest.TestCase):
         self.assertTrue(all(any(f"{name}" in line and "--full" in line for line in left_out) for name in long))
         self.assertEqual({name for draw in draws for name in draw} | long, set(MACHINES), "each has its turn")
 
+    def test_every_name_with_a_deadline_or_a_length_of_its_own_is_a_test(self):
+        code = "".join(path.read_text(encoding="utf-8") for top in ("src", "crates", "tests") for path in (tests.REPO / top).rglob("*.rs"))
+        for name in [*tests.LONGER, *(name for table in tests.TAKES.values() for name in table)]:
+            self.assertIn(f"fn {name}", code)
+
     def test_of_etcd_s_tests_the_core_always_runs_and_the_others_are_drawn(self):
         core = ["x::the_data_of_all_three_x", "x::the_newest_backup_x"]
         short = [f"x::a_new_one_{number}" for number in range(30)]
