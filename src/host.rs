@@ -1,8 +1,8 @@
 //! The host seam: every effect on the machine goes through here.
 //!
 //! Concrete on purpose: tests point the same code at a temporary root (files, `/proc`, `/sys` and
-//! the programs are looked up below it) or at a peer of their own (see "fake the peer, not the
-//! client" in `docs/architecture.md`).
+//! the programs are looked up below it) or at a peer of their own (see "Tests at real boundaries" in
+//! `docs/architecture.md`).
 //!
 //! | file | effect |
 //! |---|---|
@@ -18,7 +18,6 @@
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
 //! | `protobuf` | fields of a protobuf message: etcd's own formats, the runtime's answer |
-//! | `cri`     | what the container runtime says of itself |
 //! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work; an address that is lent |
 //! | `neighbours` | what machines on the same link are told and asked about an address |
@@ -46,7 +45,6 @@
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod address_changes;
-pub mod cri;
 pub mod deadlines;
 pub mod disks;
 pub mod documents;

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::archive::Plain;
-use super::grpc::{CallError, Client};
+use super::grpc::{ANSWER, CallError, Client};
 use crate::host::fs::HostFs;
 use crate::host::protobuf::{Message, Value, fields};
 use crate::host::space::{self, NoSpace};
@@ -70,7 +70,7 @@ impl ImportError {
             Self::Call(
                 CallError::Nobody { .. }
                 | CallError::Broken(_)
-                | CallError::Late
+                | CallError::Late(_)
                 | CallError::Answer(_),
             )
             | Self::Place(_)
@@ -96,7 +96,7 @@ pub(super) async fn import(
     let Some(plain) = on_a_thread(move || Plain::open(&archive)).await? else {
         return Ok(false);
     };
-    let mut client = Client::connect(socket, NAMESPACE).await?;
+    let mut client = Client::connect(socket, NAMESPACE, ANSWER).await?;
     let lease = format!("pf9-{}", Uuid::new_v4());
     lend(&mut client, &lease).await?;
     client.under(lease.clone());

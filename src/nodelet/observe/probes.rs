@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Sweep, differs};
-use crate::host::cri;
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
+use crate::host::runtime::cri;
 use crate::nodelet::step::{Observed, Probe};
 use crate::telemetry::chain;
 
@@ -126,7 +126,7 @@ impl Sweep<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::cri::{Condition, Status};
+    use crate::host::runtime::cri::{Condition, Status};
     use crate::model::PhaseId;
     use crate::nodelet::phase::{self, samples};
     use crate::nodelet::step::Step;

@@ -6,9 +6,9 @@ use reqwest::{Client, StatusCode};
 
 use super::verdict::{Said, Service};
 use crate::host::Host;
-use crate::host::cri::CriError;
 use crate::host::kube::root_cause;
 use crate::host::ours::ports::{ETCD_METRICS, KUBE_PROXY_HEALTH, KUBELET_HEALTH};
+use crate::host::runtime::CallError;
 use crate::host::tls;
 use crate::model::{NodeSpec, Role};
 use crate::nodelet::observe::unheard;
@@ -149,8 +149,10 @@ async fn runtime(host: &Host) -> Said {
     match host.runtime.says().await {
         // What it says of itself is looked at in every sweep.
         Ok(_) => Said::Well,
-        Err(e @ (CriError::Late | CriError::Io(_))) => Said::Silent(chain(&e)),
-        Err(e @ CriError::Answer(_)) => Said::Ill(chain(&e)),
+        Err(e @ (CallError::Nobody { .. } | CallError::Broken(_) | CallError::Late(_))) => {
+            Said::Silent(chain(&e))
+        }
+        Err(e @ (CallError::Refused { .. } | CallError::Answer(_))) => Said::Ill(chain(&e)),
     }
 }
 
