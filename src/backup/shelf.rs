@@ -171,7 +171,7 @@ impl Shelf {
         let mut clusters = BTreeSet::new();
         for manifest in self.manifests().rev() {
             let newest = clusters.insert(manifest.cluster_id);
-            // Of those that are kept the oldest is not older than one that goes.
+            // The oldest that is kept is newer than every one that is pruned.
             bytes = bytes.saturating_add(manifest.sealed_bytes);
             kept += 1;
             if !newest && (kept > keep || bytes > policy.max_bytes) {

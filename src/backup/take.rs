@@ -6,8 +6,8 @@
 //!                                                 └─► plain, without a name ─► etcdutl ─► gone
 //! ```
 //!
-//! What is cut off at any byte leaves files without names (`host::temps` takes them away), or a sealed
-//! file without a manifest, which is no backup (`shelf`). Memory is a few pieces of 32 KiB.
+//! What is interrupted at any byte leaves files without names (`host::temps` takes them away), or a sealed file without
+//! a manifest, which is no backup (`shelf`). Memory is a few pieces of 32 KiB.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;

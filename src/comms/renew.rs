@@ -118,7 +118,7 @@ impl Renewal {
     /// Renews for as long as comms runs.
     pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         tokio::select! {
-            // cancel-safe: every file is written whole, and what is cut off is taken up again
+            // cancel-safe: every file is written whole, and what is interrupted is taken up again
             () = shutdown.cancelled() => {}
             () = self.keep() => {}
         }

@@ -19,7 +19,7 @@ pub struct Service {
     pub target: Target,
     /// Streams at once.
     pub max_streams: u32,
-    /// Who may ask, in the plane's names; empty: everybody the plane admits.
+    /// Callers that are let in, by the plane's names; empty: all that the plane admits.
     pub who: Vec<String>,
     /// Streams opened a second, and as many at once.
     pub opens_per_s: Option<u32>,

@@ -47,7 +47,7 @@ pub struct Store {
 pub struct Loaded<T> {
     /// The newest that can be used.
     pub value: Option<T>,
-    /// Why that is not the newest there ever was, in words for people. `None` without a value: there
+    /// Why that is not the newest there ever was, as text for people. `None` without a value: there
     /// never was one.
     pub fault: Option<Fault>,
     /// The newest is at its place, for another program.

@@ -151,10 +151,10 @@ struct MembersAnswer {
     members: Vec<Member>,
 }
 
-/// Who answered; numbers in decimal.
+/// The member that answered; numbers in decimal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Answerer {
-    /// Of its cluster.
+    /// Its cluster's id.
     #[serde(default)]
     pub cluster_id: String,
     /// Its own.

@@ -71,11 +71,11 @@ pub enum ImageError {
     Tool(#[from] ExecError),
 }
 
-/// What could not be taken away.
+/// What could not be removed.
 #[derive(Debug, thiserror::Error)]
 #[error("{} left: {}", left.len(), left.iter().take(5).cloned().collect::<Vec<_>>().join(", "))]
 pub struct Leftovers {
-    /// Mounts and processes, in words.
+    /// Mounts and processes, as text.
     pub left: Vec<String>,
 }
 
@@ -257,7 +257,7 @@ fn listed(message: &[u8]) -> Option<BTreeMap<String, String>> {
     Some(images)
 }
 
-/// Of a `Descriptor`.
+/// The digest of a `Descriptor`.
 fn digest_of(target: &[u8]) -> Option<String> {
     for field in fields(target) {
         if let (2, Value::Bytes(text)) = field.ok()? {

@@ -13,7 +13,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A connection lives through the pause between two sweeps (servers close after 90 s).
 const KEEP_IDLE: Duration = Duration::from_secs(80);
 
-/// Who is trusted, and who we are; all PEM.
+/// Trusted authorities, and our own identity; all PEM.
 #[derive(Clone, Copy)]
 pub struct ClientIdentity<'a> {
     /// The only authority trusted.

@@ -181,7 +181,7 @@ impl Spool {
         numbers.sort_unstable();
         for number in numbers {
             if number <= self.head.delivered {
-                // The plane has it; its removal was cut off.
+                // The plane has it; its removal was interrupted.
                 drop(disk::remove_file(&self.fs.at(path_of(number))));
                 continue;
             }

@@ -43,7 +43,7 @@ pub enum NodeState {
 pub struct HostStatus {
     /// [`STATUS_SCHEMA`].
     pub schema: u32,
-    /// Who reports.
+    /// The reporting host.
     pub host_id: HostId,
     /// Version of the agent package.
     pub agent_version: String,
@@ -135,7 +135,7 @@ pub struct NodeStatus {
     pub attempts: u32,
     /// Every phase of the role, in order.
     pub phases: Vec<PhaseStatus>,
-    /// The step that runs now, in words.
+    /// The step that runs now, as text.
     pub current_step: Option<String>,
     /// When the last full sweep ended.
     pub last_sweep_at: Option<Timestamp>,
@@ -177,7 +177,7 @@ pub struct NodeStatus {
     pub certificates: Vec<CertificateStatus>,
 }
 
-/// Of a nodelet that has looked at nothing yet.
+/// The status before the first look.
 impl Default for NodeStatus {
     fn default() -> Self {
         Self {
@@ -224,7 +224,7 @@ pub struct RepairStatus {
     pub number: u64,
     /// When it was done.
     pub at: Timestamp,
-    /// The step, in words.
+    /// The step, as text.
     pub what: String,
     /// What was found.
     pub why: String,
@@ -274,7 +274,7 @@ pub enum ServiceState {
 pub struct InstalledStatus {
     /// Master or worker.
     pub role: Role,
-    /// Of which cluster.
+    /// The cluster.
     pub cluster_id: ClusterId,
     /// The newest spec that it was worked on by; what takes it away must be newer.
     pub generation: Generation,
@@ -330,7 +330,7 @@ pub struct CertificateStatus {
     /// Its directory below `/etc/pf9/kube.d/certs`, e.g. `kubelet/server`; of an authority, e.g.
     /// `etcd authority`.
     pub name: String,
-    /// Of which authority.
+    /// The authority.
     pub authority: Authority,
     /// When its life began.
     pub not_before: Timestamp,

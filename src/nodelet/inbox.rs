@@ -35,8 +35,8 @@ struct LocalOrder {
     /// Whose specs: the key that signed the newest one then.
     #[serde(default)]
     key_id: Option<String>,
-    /// Which node was taken away, by the newest spec then: specs that ask for it again ask for
-    /// nothing new.
+    /// Which node was removed, by the newest spec then: specs that ask for it again ask for nothing
+    /// new.
     #[serde(default)]
     uid: Option<NodeUid>,
     /// Whatever others lose by it.

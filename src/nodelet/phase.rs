@@ -251,7 +251,7 @@ pub struct PhaseSteps {
 /// The steps of one phase on this host, in order.
 pub fn steps(id: PhaseId, ctx: &PhaseContext) -> Steps {
     match id {
-        // Of a node that is taken away: see `nodelet::removal`.
+        // Only of a removed node: see `nodelet::removal`.
         PhaseId::Cleanup => Ok(removal(ctx, false)),
         PhaseId::Stack => stack::steps(ctx),
         PhaseId::Certs => certs::steps(ctx),

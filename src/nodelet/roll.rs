@@ -112,7 +112,7 @@ impl Document for RollRecord {
 }
 
 impl RollRecord {
-    /// Of a stage that begins.
+    /// The record of a stage that begins.
     pub fn new(
         order: &UpgradeOrder,
         at: At,

@@ -43,7 +43,7 @@ const ASK_CAP: Duration = Duration::from_millis(500);
 /// Steps that are done side by side: a small machine has two processors.
 const AT_ONCE: usize = 2;
 
-/// A wait is left after this long, so that everything before it is looked at again; it goes on
+/// A wait is left after this long, so that everything before it is looked at again; it continues
 /// where it was.
 const LOOK_AROUND: Duration = Duration::from_secs(20);
 

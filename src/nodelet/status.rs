@@ -323,8 +323,7 @@ impl NodeBoard {
         }
     }
 
-    /// Of what is done at once the phase with the smallest number is shown; who feeds the watchdog waits for
-    /// the last to end.
+    /// Of parallel phases the one with the smallest number is shown; the watchdog waits for the last to end.
     fn shows_what_runs(&mut self) {
         let first = self.running.iter().min_by_key(|r| r.phase);
         self.status.current_step = first.map(|r| r.what.clone());

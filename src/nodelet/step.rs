@@ -214,7 +214,7 @@ pub enum Step {
         /// Where the plugins are.
         plugins: String,
     },
-    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the previous one where
+    /// flannel tunnels by the node's address. It reads that when it starts, and continues with the previous one where
     /// the machine's changed; kubelet restarts it.
     TunnelledBy {
         /// The node's address.
@@ -382,7 +382,7 @@ pub enum Observed {
     Same,
     /// It is not there at all.
     Missing,
-    /// It is otherwise; says how, in words.
+    /// It is otherwise; says how, as text.
     Differs {
         /// e.g. `mode is 0600, not 0644`.
         how: String,

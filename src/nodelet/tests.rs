@@ -260,7 +260,7 @@ async fn appears(path: &std::path::Path) {
     }
 }
 
-/// A step that does not end is cut off at its deadline, and that is said.
+/// A step that does not end is interrupted at its deadline, and that is said.
 #[tokio::test]
 async fn a_step_that_hangs_is_cut_off() {
     let mut rig = Rig::new();

@@ -8,7 +8,7 @@ use crate::model::{Expiry, Fault, FaultCode, HostId, Timestamp};
 pub struct AgentSeen {
     /// The clock.
     pub now: Timestamp,
-    /// Who it is to the plane; none: no host of any.
+    /// Its host id; none: it is not enrolled.
     pub host_id: Option<HostId>,
     /// What of the identity cannot be used.
     pub identity: Option<Fault>,

@@ -39,7 +39,7 @@ pub struct NetworkSeen {
 /// A foreign packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketFilter {
-    /// Who made it: `firewalld`, `ufw`, or a table of nftables.
+    /// Its owner: `firewalld`, `ufw`, or a table of nftables.
     pub name: String,
     /// What it refuses.
     pub refuses: String,

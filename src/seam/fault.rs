@@ -53,7 +53,7 @@ pub enum CallKind {
     Rename,
     /// A name is added.
     Link,
-    /// A name is taken away.
+    /// A name is removed.
     Remove,
     /// A directory is made.
     MakeDir,
@@ -70,7 +70,7 @@ pub enum CallKind {
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// The process ends, a write half done; the machine goes on.
+    /// The process ends, a write half done; the machine continues.
     Kill,
     /// The machine does.
     Power(PowerLoss),

@@ -120,7 +120,7 @@ pub(super) fn sync_directories(manifest: &StackManifest, of: &Path) -> Result<()
     sync_dir(of)
 }
 
-/// Begins to write it to the disk: the memory that is left for it is small against a stack.
+/// Begins to write it to the disk: free memory is small compared to a stack.
 fn on_its_way(path: &Path) -> Result<(), StackError> {
     let advised = File::open(path).and_then(|f| {
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
@@ -300,7 +300,7 @@ fn make_directories(into: &Path, dirs: &BTreeSet<PathBuf>) -> Result<(), StackEr
 
 fn make_directory(dir: &Path) -> Result<(), StackError> {
     match disk::make_dir(dir, 0o755) {
-        // Of an earlier try; what else it might be fails with what is put into it.
+        // From an earlier try; anything else fails when files are put into it.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(io_error("make directory", dir)),
     }

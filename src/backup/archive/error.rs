@@ -1,4 +1,4 @@
-//! [`ArchiveError`]: each way in which an archive does not do what it should, in words.
+//! [`ArchiveError`]: each way in which an archive does not do what it should, as text.
 
 use std::path::PathBuf;
 

@@ -36,7 +36,7 @@ pub(super) struct Span {
     pub(super) since: Timestamp,
     /// None: up to now.
     pub(super) until: Option<Timestamp>,
-    /// Of each at most so many lines, the newest.
+    /// At most so many lines of each, the newest.
     pub(super) lines: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Collector<'a> {
     ctx: &'a CommandContext,
     redactor: &'a Redactor,
     span: Span,
-    /// What the journals so far have against the node's programs, in words.
+    /// What the journals so far have against the node's programs, as text.
     complaints: String,
 }
 
@@ -207,7 +207,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Who is called at night reads this before the journal, which has dozens of errors after a good start as well.
+/// Read first by an operator on call: the journal has dozens of errors after a good start as well.
 fn complaints_of(unit: &str, journal: &str) -> String {
     let found = noise::complaints(unit, journal);
     if found == noise::Complaints::default() {

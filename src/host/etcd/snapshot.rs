@@ -62,7 +62,7 @@ pub struct SnapshotStream {
 
 /// What was promised and what came.
 struct Check {
-    /// Of all blobs but the last.
+    /// Checksum of all blobs but the last.
     sum: Hasher,
     /// The newest blob, not yet known to be the last.
     held: Option<Bytes>,
@@ -239,7 +239,7 @@ impl Check {
         let promised = match self.remains {
             // The first says how much there is.
             None => remains,
-            // Of the checksum nothing was promised; after it there is nothing.
+            // The last blob is the checksum, which no count covers; nothing follows it.
             Some(0) if self.at_end || blob.len() > SUM => {
                 return Err("it sends more than announced".to_owned());
             }

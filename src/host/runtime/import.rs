@@ -28,7 +28,7 @@ use crate::model::{Digest, paths};
 
 /// Where images are unpacked; the only one that our configuration of containerd names.
 const SNAPSHOTTER: &str = "overlayfs";
-/// What an import that was cut off leaves is collected after this long.
+/// What an import that was interrupted leaves is collected after this long.
 const LEASE: Duration = Duration::from_secs(3600);
 const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar";
@@ -145,7 +145,7 @@ async fn under_lease(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(
 /// The layer's files are where the runtime looks for them.
 async fn snapshot(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(), ImportError> {
     let key = format!("pf9-import-{}", Uuid::new_v4());
-    // Of one layer, so its chain is itself.
+    // The image has one layer, so its chain id is the layer's.
     let chain = plain.layer.clone();
     let of = |field: u32, name: &str| Message::default().text(1, SNAPSHOTTER).text(field, name);
     let known = match client.call(&snapshots("Stat"), of(2, &chain)).await {
@@ -243,7 +243,7 @@ async fn content(
         Err(e) if e.is_there() => {}
         Err(e) => return Err(e),
     }
-    // Of an earlier import, perhaps by another way.
+    // From an earlier import, perhaps by another tool.
     let info = Message::default().text(1, digest).entry(5, label, to);
     let mask = Message::default().text(1, &format!("labels.{label}"));
     let update = Message::default().inside(1, &info).inside(2, &mask);

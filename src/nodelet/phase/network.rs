@@ -6,8 +6,8 @@
 //! for good reason, and network policies.) Routes carry a protocol number of our own. So all can be found and removed
 //! again, whatever else is on the machine.
 //!
-//! Whether they are still there is asked in every sweep: of the rules the script (`check`), for it knows what it wrote;
-//! of the routes the kernel. What is missing is put back by the script, and what is there stays in force meanwhile.
+//! Whether they are still there is asked in every sweep: the script (`check`) knows the rules that it wrote, the kernel
+//! the routes. What is missing is restored by the script, and what is there stays in force meanwhile.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What each service is asked. Any answer in time is one; what it means is said in the words of who asked.
+//! What each service is asked. Any answer in time counts; the caller judges it.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) struct Heard {
     missed: Option<String>,
 }
 
-/// Who asks.
+/// What the probes need.
 pub(super) struct Asks<'a> {
     pub(super) host: &'a Host,
     pub(super) peers: &'a mut Peers,
@@ -69,7 +69,7 @@ impl Asks<'_> {
         all
     }
 
-    /// Its loop stops while the runtime does. It may answer probes and no longer renew its lease.
+    /// kubelet's loop stops while the runtime does. It may answer probes and no longer renew its lease.
     async fn kubelet(&mut self, said: Answer, runtime_is_well: bool) -> Said {
         match said {
             Err(why) => Said::Silent(why),
@@ -98,8 +98,8 @@ impl Asks<'_> {
         }
     }
 
-    /// Why the API server, which answers us, takes kubelet for gone. What wrote that into the node object could write,
-    /// so it is not etcd that keeps kubelet's own words out.
+    /// Why the API server, which answers us, takes kubelet for gone. The controller could write that into the node
+    /// object, so it is not etcd that keeps kubelet's writes out.
     async fn missed(&mut self) -> Option<String> {
         let soon = |at: Duration| self.now.saturating_sub(at) < HEARD_EVERY;
         if self.heard.asked.is_some_and(soon) {

@@ -1,12 +1,12 @@
-//! A typed line as words. There is no shell: what one would act on is refused, not passed on as text: who types it
-//! means something by it. Quotes are a shell's: `'…'` as it stands, `"…"` with `\"` and `\\`.
+//! A typed line as words. There is no shell: what a shell would act on is refused, not passed on as text: the person
+//! meant it. Quotes are a shell's: `'…'` as it stands, `"…"` with `\"` and `\\`.
 
 /// Longest line: four times the longest that people type.
 pub(super) const LINE_MAX: usize = 4096;
 /// Most words of it.
 pub(super) const WORDS_MAX: usize = 64;
 
-/// A line that is none.
+/// Why a line is no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoLine {
     #[error("the line is empty")]
