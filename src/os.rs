@@ -81,7 +81,7 @@ pub enum OsGoal {
     Install,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OsOutcome {
     /// What was found and done.
@@ -100,7 +100,7 @@ struct Ordered {
     run: OsRun,
 }
 
-/// What came of it, on the disk.
+/// Its result, on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ended {
@@ -152,7 +152,7 @@ pub fn begun(fs: &HostFs) -> Option<OsRun> {
     ordered(fs).look(|o: Ordered| Ok(o.run)).value
 }
 
-/// What came of this run, if it came to its end.
+/// The result of this run, if it ended.
 fn outcome(fs: &HostFs, run: &OsRun) -> Option<OsOutcome> {
     let ended = ended(fs).look(Ok::<Ended, _>).value?;
     (ended.run == *run).then_some(ended.outcome)

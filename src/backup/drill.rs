@@ -66,7 +66,7 @@ pub struct Drill<'a> {
     pub bin: &'a str,
     /// The sealed file, of the machine.
     pub sealed: &'a str,
-    /// What stands beside it.
+    /// Its manifest.
     pub manifest: &'a BackupManifest,
     /// What can open it.
     pub keys: Vec<Opener>,
@@ -74,7 +74,7 @@ pub struct Drill<'a> {
     pub live: Option<&'a Etcd>,
 }
 
-/// What a drill may take.
+/// Limits of a drill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bounds {
     /// Without this much the drill does not start: enough for the running node.

@@ -20,7 +20,7 @@ pub const MANIFEST_MAX: u64 = SIGNED_MANIFEST_MAX as u64;
 /// Most backups that are looked at, newest first: more than a policy may keep.
 const LOOKED_AT_MAX: usize = 2000;
 
-/// What lies in the directory.
+/// Content of the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shelf {
     /// What counts, oldest first.

@@ -31,10 +31,10 @@ use crate::telemetry::chain;
 
 /// Pieces of the stream that wait for the disk: two MiB.
 pub const WAITING: usize = 64;
-/// What every failure begins with.
+/// How every failure begins.
 const WHAT: &str = "etcd has no new backup";
 
-/// What a backup is taken of, and its recipients.
+/// The source of a backup, and its recipients.
 pub struct Taking<'a> {
     /// The machine.
     pub fs: &'a HostFs,

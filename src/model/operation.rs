@@ -200,7 +200,7 @@ fn loud_fault(for_s: u32) -> Option<String> {
 pub enum Outcome {
     /// It was done.
     Done {
-        /// What came of it.
+        /// Its result.
         said: String,
     },
     /// It did not start.

@@ -224,7 +224,7 @@ impl UpgradeStatus {
         }
     }
 
-    /// What came of it and why not more, as text.
+    /// Its result and its limits, as text.
     pub fn outcome(&self) -> String {
         let os = self.os.filter(|_| self.state.is_over());
         let os = os.map_or_else(String::new, |os| format!(": {}", os.words()));

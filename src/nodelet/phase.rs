@@ -276,7 +276,7 @@ pub fn steps(id: PhaseId, ctx: &PhaseContext) -> Steps {
     }
 }
 
-/// What can be had and tried of the context's stack while another one is active.
+/// What can be prepared and tried of the context's stack while another one is active.
 pub fn beside(ctx: &PhaseContext) -> PhaseSteps {
     PhaseSteps {
         id: PhaseId::Stack,

@@ -1,4 +1,4 @@
-//! What a spec allows and this machine cannot give: pods run without it, and that is said.
+//! What a spec allows and this machine lacks: pods run without it, and a warning says so.
 
 use ipnet::IpNet;
 
@@ -43,7 +43,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     said
 }
 
-/// What has become of the machine's DNS file. A cluster that knows no other names is intended.
+/// The state of the machine's DNS file. A cluster that knows no other names is intended.
 fn no_dns(fs: &HostFs) -> Option<Fault> {
     let no_dns = Resolver::of(fs).ok()?.no_dns()?;
     let what = "pods of this node get no DNS";

@@ -331,7 +331,7 @@ pub enum Probe {
     EtcdHealthy,
     /// The data of etcd are where they should be. Asked only where they are not: it holds etcd back.
     EtcdData {
-        /// What is so, and the ways out.
+        /// The problem and its remedies.
         held: Held,
     },
     /// `http://127.0.0.1:10248/healthz`.

@@ -43,7 +43,7 @@ impl Document for Held {
     const SCHEMA: u32 = 1;
 }
 
-/// What becomes of a document.
+/// The result for a document.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Apply,

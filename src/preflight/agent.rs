@@ -10,7 +10,7 @@ pub struct AgentSeen {
     pub now: Timestamp,
     /// Its host id; none: it is not enrolled.
     pub host_id: Option<HostId>,
-    /// What of the identity cannot be used.
+    /// The unusable part of the identity.
     pub identity: Option<Fault>,
     /// Why not all of it could be read.
     pub not_read: Option<String>,

@@ -28,7 +28,7 @@ pub struct NetworkSeen {
     pub mtu: Vec<(String, u32)>,
     /// It is a node already, and its networks are known.
     pub is_node: bool,
-    /// What of this machine a new cluster's networks would meet.
+    /// The part of this machine's networks that a new cluster's networks would overlap.
     pub meets: Option<String>,
     /// Packet filters that may refuse what a node's own rules let through.
     pub filters: Vec<PacketFilter>,

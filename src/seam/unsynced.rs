@@ -1,4 +1,4 @@
-//! What a power cut takes along: changes since the last sync, and how each is undone.
+//! What a power cut loses: changes since the last sync, and how each is undone.
 //!
 //! Two machines lose power here. One lost everything that no sync promised ([`PowerLoss::Everything`]); the other had
 //! written its names and not the bytes ([`PowerLoss::Bytes`]): the file that is there and is empty. What a real disk keeps

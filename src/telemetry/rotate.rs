@@ -23,7 +23,7 @@ pub struct RotatingFile {
     dropped: u64,
 }
 
-/// What becomes of a file that is full.
+/// What is done with a full file.
 #[derive(Clone, Copy)]
 enum Full {
     /// It is the newest of the older ones.

@@ -24,7 +24,7 @@ const RESERVE: u64 = 256 * 1024;
 /// Longest line about what is not in it.
 const WORDS_MAX: usize = 300;
 
-/// What a bundle says of itself.
+/// The manifest of a bundle.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct About {
     schema: u32,
@@ -59,7 +59,7 @@ struct Entry {
     bytes: u64,
     sha256: Option<Digest>,
     redactions: u64,
-    /// What of it is not there.
+    /// The missing part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<String>,
     /// Why it is not there.

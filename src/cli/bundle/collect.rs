@@ -30,7 +30,7 @@ const JOURNAL: Duration = Duration::from_secs(15);
 /// Daemons that are dead, a plane that is away: each has its own bound within this one.
 const DOCUMENT: Duration = Duration::from_secs(30);
 
-/// What of logs is wanted.
+/// Which part of the logs is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) since: Timestamp,
@@ -44,7 +44,7 @@ pub(super) struct Span {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) cleaned: Cleaned,
-    /// What of it is not there.
+    /// The missing part of it.
     pub(super) cut: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What may not leave a machine in a support bundle, taken out of text.
+//! Removes from text what may not leave a machine in a support bundle.
 //!
 //! ```text
 //! line ─ blocks (PEM) ─ words (password=…, Bearer …, //user:pass@) ─ shapes (long random text) ─ known secrets ─► line

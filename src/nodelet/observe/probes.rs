@@ -1,4 +1,4 @@
-//! What must answer. Each question is asked once; waiting is the runner's business.
+//! Probes. Each is asked once; the runner does the waiting.
 
 use std::collections::BTreeMap;
 
@@ -131,7 +131,7 @@ mod tests {
     use crate::nodelet::phase::{self, samples};
     use crate::nodelet::step::Step;
 
-    /// What a runtime says that works by the configuration of `samples`.
+    /// The status of a runtime with the configuration of `samples`.
     fn says(config: &str, holds: bool) -> Status {
         let condition = Condition {
             kind: "RuntimeReady".into(),

@@ -75,11 +75,11 @@ pub struct RollSeen<'a> {
     pub active: Option<&'a StackRef>,
     /// The stack that etcd is of.
     pub etcd: Option<&'a StackRef>,
-    /// What came of what was done last.
+    /// The result of the last action.
     pub said: Said,
 }
 
-/// What came of a move.
+/// The result of a move.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Said {
     /// Nothing yet.

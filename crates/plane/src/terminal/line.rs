@@ -23,7 +23,7 @@ pub(super) enum NoLine {
     Shell(char),
 }
 
-/// What is not seen where it stands: control characters, and those that turn or hide what is around them.
+/// Invisible characters: control characters, and those that reverse or hide text around them.
 pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -28,7 +28,7 @@ const BUMP: &str = "1000000000";
 const MAKE: Duration = Duration::from_secs(1800);
 const PRIVATE: u32 = 0o700;
 
-/// What came of it.
+/// Its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestorePrepared {
     /// The data are whole, and on the disk. What differs and is restored anyway, as text.

@@ -9,7 +9,7 @@ use crate::host::fs::FsError;
 use crate::model::{Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Went {
     /// None is under way.
