@@ -115,7 +115,7 @@ pub enum Group {
     Identity,
     /// The agent that runs.
     Agent,
-    /// What operators' own programs say: a warning at most, for a machine can become a node anyway.
+    /// What operators' own programs say: a warning at most, because a machine can become a node anyway.
     Operators,
 }
 

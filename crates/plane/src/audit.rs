@@ -123,8 +123,8 @@ impl Asked {
         )
     }
 
-    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's API.
-    /// Kept whole, for its end may be what matters; `terminal` refuses those that are too long for it.
+    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's
+    /// API. Kept whole, because its end may be what matters; `terminal` refuses those that are too long for it.
     pub(super) fn ran(plane: &Arc<Plane>, who: &Who, cluster: &Cluster, did: &str) -> Self {
         let row = Row {
             at: pf9_hostagent::seam::clock::now(),

@@ -1,5 +1,5 @@
-//! A snapshot of a member, as a stream: by etcd's own protocol (gRPC on HTTP/2), for its JSON gateway
-//! writes every byte as text and takes several times as long for it.
+//! A snapshot of a member, as a stream: by etcd's own protocol (gRPC on HTTP/2), because its JSON
+//! gateway writes every byte as text and takes several times as long.
 //!
 //! ```text
 //! message ─► DATA: 0x00, length (4 bytes), SnapshotResponse { 2: bytes that remain, 3: blob, 4: version }

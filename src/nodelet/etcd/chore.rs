@@ -363,7 +363,7 @@ mod tests {
         let now = at(1_000_000);
         seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
         assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
-        // What was made is pruned at once, for those of the future are newer by their names.
+        // A new one may be pruned at once: those with a future date in their names count as newer.
         seen.made = Some(now);
         seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
         assert!(matches!(next(now, host(1), &policy, &seen), Next::At(_)));

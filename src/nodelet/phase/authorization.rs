@@ -12,7 +12,7 @@
 //!
 //! Rejected: a webhook that answers, because every request of a node would depend on it; names of
 //! nodes instead of UIDs, because a host may be attached again under its name; digests of
-//! certificates (`credential-id`), for each renewal makes one more that has to be remembered.
+//! certificates (`credential-id`), because each renewal adds one that has to be remembered.
 
 use serde_json::json;
 
