@@ -16,7 +16,7 @@ async fn a_runtime_reports_its_status_and_refuses_in_its_own_words() {
     let runtime = Runtime::new(fs.clone());
     let silent = runtime.says().await.expect_err("no listener");
     assert!(matches!(silent, CallError::Nobody { .. }), "{silent}");
-    let script = |n, _: &str| match n {
+    let script = |n: usize, _: &str| match n {
         0 => Does::Serves,
         _ => Does::Refuses(14, "server is not initialized yet"),
     };
