@@ -262,9 +262,9 @@ impl Kube {
         let Some(list) = self.get(&api_root(api)).await? else {
             return Ok(None);
         };
-        let learnt = resources(api, &list);
+        let listed = resources(api, &list);
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        kinds.extend(learnt);
+        kinds.extend(listed);
         Ok(known(&kinds))
     }
 
