@@ -9,7 +9,7 @@ use super::routes::routes;
 use super::tunnel_ends::tunnel_ends;
 use crate::model::Ground;
 
-/// Most networks, routes and addresses that are compared; a machine with more gets them from a routing protocol.
+/// Most networks, routes and addresses that are compared; who has more has them from a routing protocol.
 pub const GROUNDS_MAX: usize = 65_536;
 
 /// What stands whatever the cluster: addresses, the networks of interfaces, the plane, DNS servers.
@@ -18,7 +18,7 @@ pub fn standing(fs: &HostFs) -> Vec<Ground> {
     for ip in plane_addresses(fs) {
         all.push(Ground::address(ip, "where the plane is"));
     }
-    // The plane's address if it is known by a name, or is behind a proxy.
+    // Of a plane that has a name, or is behind a proxy.
     for ip in tunnel_ends(fs) {
         all.push(Ground::address(ip, "where the tunnel to the plane goes"));
     }

@@ -41,14 +41,14 @@ pub(super) use relay::{Relayed, accept};
 pub(super) const PATH: &str = "/v1/planes/relay";
 /// What the connection is upgraded to.
 const PROTOCOL: &str = "pf9-relay";
-/// Names the client's address, `IP:PORT`. Trusted from a plane only.
+/// Names the client's address, `IP:PORT`. Believed of a plane only.
 const FROM: &str = "x-pf9-from";
 /// Bytes that are held for each direction of a passed connection: twenty thousand of them are 640 MiB.
 const BUFFER: usize = 16 * 1024;
 /// How long a client may go on sending to a plane that has ended its side. One that says nothing and stays must not hold its
 /// place: longer than the last words of a tunnel.
 const LINGER: Duration = Duration::from_secs(30);
-/// Life of the certificate by which planes know one another; it is renewed long before.
+/// Life of the certificate by which planes know one another; it is made anew long before.
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where other planes of the fleet reach this one.
@@ -60,8 +60,8 @@ pub(super) struct PeerAddress {
     pub(super) host: String,
 }
 
-/// What the operator named, or the address that is listened at. None where others could not connect to it: then planes
-/// that stand by let clients wait.
+/// What the operator named, or the address that is listened at. Nothing where that is none that others could connect to:
+/// then planes that stand by let clients wait.
 pub(super) fn own_address(
     named: Option<&str>,
     listening: SocketAddr,

@@ -85,7 +85,7 @@ pub struct Server {
 /// drains and its replacement) and four thousand for operators. One that waits for its handshake
 /// costs a socket and a kilobyte; `command` sees that there are descriptors for them.
 pub(super) const CONNECTIONS_MAX: usize = 24_576;
-/// How long a newcomer waits for the place of a stranger that was disconnected for it.
+/// How long a newcomer waits for the place of a stranger who was cut off for it.
 const ROOM: Duration = Duration::from_secs(1);
 /// How long a connection may be silent between requests, or dribble a header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(60);
@@ -377,8 +377,8 @@ async fn accept_tls(
                 continue;
             }
         };
-        // Full: a stranger is disconnected, known clients stay. One goes for each that comes, so no
-        // more wait for a place than have left one.
+        // Full: a stranger is cut off, who is known stays. One goes for each that comes, so no more
+        // wait for a place than have left one.
         let free = Arc::clone(&connections).try_acquire_owned().ok();
         if free.is_none() && !strangers.make_room() {
             tracing::warn!("connection refused: too many connections");
@@ -401,7 +401,7 @@ async fn accept_tls(
     }
 }
 
-/// The place of a disconnected client.
+/// The place of somebody who was cut off.
 async fn vacated(connections: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     let place = tokio::time::timeout(ROOM, connections.acquire_owned());
     place.await.ok()?.ok()
@@ -418,7 +418,7 @@ async fn serve_tls(
     let accepted = tokio::select! {
         accepted = handshakes.accept_of(stranger.origin(), stream, acceptor) => accepted,
         () = until.cut.cancelled() => return,
-        // A client that is not connected yet finds another plane, or this one later.
+        // Who is not connected yet finds another plane, or this one later.
         () = until.shutdown.cancelled() => return,
     };
     let Some(stream) = accepted else {
@@ -458,7 +458,7 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
 pub(super) struct Until {
     /// No further request is read.
     shutdown: CancellationToken,
-    /// Ends everything.
+    /// Nothing goes on.
     cut: CancellationToken,
 }
 

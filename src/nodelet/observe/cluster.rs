@@ -34,9 +34,8 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whether all of them are gone, or about to. Each is asked for: a removal that was interrupted may have left any
-    /// of them, and an object without a field of ours (see [`ADDON_LABEL`](crate::model::ADDON_LABEL)) says nothing of
-    /// the others.
+    /// Whether all of them are gone, or about to. Each is asked for: a removal that was cut off may have left any of them,
+    /// and an object without a field of ours (see [`ADDON_LABEL`](crate::model::ADDON_LABEL)) says nothing of the others.
     pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Observed {
         let kube = match self.admin() {
             Ok(kube) => kube,

@@ -17,7 +17,7 @@ use crate::nodelet::step::Observed;
 const CHECK: Duration = Duration::from_secs(60);
 
 impl Sweep<'_> {
-    /// The script that made the rules checks them.
+    /// Of rules the script that made them knows.
     pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Observed {
         let cmd = Cmd::new(self.host.fs.at(script), CHECK).arg("check");
         match exec::ask(cmd).await {

@@ -1,7 +1,7 @@
-//! The door of a plane that stands by: it passes connections on to the plane with the seat.
+//! The door of a plane that stands by: who connects is passed on to the plane with the seat.
 //!
-//! Where that is not reached (it died, and its seat's lease has not ended yet), clients wait in the kernel's queue. The
-//! port stays the same: with the seat this plane serves it, and those who waited.
+//! Where that is not reached (it died, and its seat's lease has not ended yet), who connects waits in the kernel's queue.
+//! The port stays the same: with the seat this plane serves it, and those who waited.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ const STALE: Duration = Duration::from_secs(60);
 /// Passes connections on while it is polled.
 pub(crate) struct Door<'a> {
     place: &'a EtcdPlace,
-    /// The holder of the seat, if known.
+    /// Who has the seat, as far as it is known.
     holder: watch::Receiver<Option<Holder>>,
 }
 
@@ -201,7 +201,7 @@ impl Way {
 
 /// One connection, until it ends.
 async fn pass(way: Way, client: TcpStream) -> Result<(), Unreached> {
-    // A client that has gone already cannot be tuned and has no address.
+    // Who has gone already cannot be tuned, and is nowhere.
     let (Ok(()), Ok(from)) = (tune(&client), client.peer_addr()) else {
         return Ok(());
     };

@@ -5,9 +5,9 @@
 //! jail:  /api.sock ◄── 127.0.0.1:port ◄── /kubectl        (nothing else is there, and all of it is read-only)
 //! ```
 //!
-//! kubectl has namespaces of its own (mounts, network, processes, names, IPC; of users too, where the plane is not
-//! root), an empty root, no environment, no credential and no way out but the plane's socket, which asks the cluster's
-//! API as the person: there is nothing to steal. It is nobody, cannot become anybody, writes no file, and has bounds of
+//! kubectl has namespaces of its own (mounts, network, processes, names, IPC; of users too, where the plane is not root), an
+//! empty root, no environment, no credential and no way out but the plane's socket, which asks the cluster's API as the
+//! person: there is nothing in here to take along. It is nobody, cannot become anybody, writes no file, and has bounds of
 //! memory, files and processor time. Rejected: `systemd-run`, which an unprivileged plane may not call, and a container
 //! runtime, which the plane's machine need not have.
 //!
@@ -37,7 +37,7 @@ use pf9_hostagent::seam::disk::Options;
 
 /// The first argument.
 pub(crate) const NAME: &str = "kubectl-jail";
-/// The user and group it runs as.
+/// Whom it runs as.
 const NOBODY: u32 = 65_534;
 /// In DIR: the socket, and where the root is made.
 pub(super) const SOCKET: &str = "api.sock";
@@ -97,7 +97,7 @@ fn own_namespaces(is_root: bool) -> io::Result<()> {
     }
     unshare(own)?;
     if !is_root {
-        // It gives up all groups but its own before it may map that one.
+        // Of groups it has its own alone, before it may say which that is.
         say("/proc/self/setgroups", "deny")?;
         say("/proc/self/uid_map", &format!("{NOBODY} {uid} 1"))?;
         say("/proc/self/gid_map", &format!("{NOBODY} {gid} 1"))?;
@@ -138,7 +138,7 @@ fn own_root(dir: &Path, program: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// By netlink (RTM_NEWLINK): the jail has no program for it.
+/// By netlink (RTM_NEWLINK): no program for it is in here.
 fn loopback_up() -> io::Result<()> {
     const NEWLINK: u16 = 16;
     const REQUEST_ACK: u16 = 0x1 | 0x4;
@@ -184,7 +184,7 @@ fn loopback_up() -> io::Result<()> {
 fn bounds() -> io::Result<()> {
     for (what, most) in [
         (Resource::RLIMIT_CORE, 0),
-        // Sockets do not count as files.
+        // Sockets are none.
         (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_NOFILE, FILES_MAX),
         (Resource::RLIMIT_DATA, MEMORY_MAX),
