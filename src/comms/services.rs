@@ -54,13 +54,6 @@ struct Entry {
     connect: String,
     #[serde(default = "default_streams")]
     max_streams: u32,
-    /// In files of older versions; how a stream is scheduled is its opener's choice.
-    #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "read, so that an older file is still accepted; no longer documented"
-    )]
-    class: EntryClass,
     #[serde(default)]
     who: Vec<String>,
     opens_per_s: Option<u32>,
@@ -72,14 +65,6 @@ struct Entry {
     /// The target is where clouds keep their metadata services: in so many words as well.
     #[serde(default)]
     allow_link_local: bool,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum EntryClass {
-    #[default]
-    Interactive,
-    Bulk,
 }
 
 /// Largest file of the list.
