@@ -152,7 +152,7 @@ impl Begun {
         eventually("the service answers", SOON, ask)?;
         let asked = Asked::begin();
         nobody_makes_them_again(&cluster, &to)?;
-        let last = plan(&cluster, &to)?;
+        let last = turns(&cluster, &to)?.pop().ok_or("no node")?;
         Ok(Self {
             cluster,
             to,
@@ -278,8 +278,8 @@ fn nobody_makes_them_again(cluster: &str, to: &str) -> Outcome {
     kubectl(&["delete", "pod", "hello-worker-1", "hello-worker-2", "--now"]).map(drop)
 }
 
-/// Nothing blocks it; returns the node whose turn is last.
-fn plan(cluster: &str, to: &str) -> Outcome<String> {
+/// Nothing blocks it; returns the nodes in the order of their turns.
+pub(crate) fn turns(cluster: &str, to: &str) -> Outcome<Vec<String>> {
     println!(
         "{}",
         plane(&["cluster", "upgrade", cluster, "--to", to, "--plan"])?
@@ -289,10 +289,12 @@ fn plan(cluster: &str, to: &str) -> Outcome<String> {
     ])?;
     let plan: Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
     assert_eq!(plan["begins"], true, "{said}");
-    let nodes = plan["nodes"].as_array().cloned().unwrap_or_default();
-    let last = nodes.iter().max_by_key(|node| node["turn"].as_u64());
-    let last = last.and_then(|node| node["node"].as_str());
-    last.map(str::to_owned).ok_or(said)
+    let mut nodes = plan["nodes"].as_array().cloned().unwrap_or_default();
+    nodes.sort_by_key(|node| node["turn"].as_u64());
+    let names = nodes
+        .iter()
+        .map(|node| node["node"].as_str().map(str::to_owned));
+    names.collect::<Option<_>>().ok_or(said)
 }
 
 /// Every node runs it and is healthy, and the plane says so.
