@@ -26,6 +26,11 @@ import tools
 from common import REPO, Fail, Stopwatch, need_packages, say, tail
 
 
+# What judges packages, by program. A machine that lacks one would skip a part of their check.
+JUDGES = {"systemd-analyze": "systemd", "rpm": "rpm", "rpmbuild": "rpm", "dpkg-deb": "dpkg", "lintian": "lintian",
+          "rpmlint": "rpmlint", "dnf": "dnf", "createrepo_c": "createrepo-c", "gpg": "gpg"}
+
+
 class Beside:
     def __init__(self, title, words, log=None):
         self.title = title
@@ -79,7 +84,8 @@ def make_machines(kubernetes, tests):
 
 def make_released():
     tools.release()
-    done = subprocess.run([REPO / "scripts/package", "--no-build", "--check"], cwd=REPO, timeout=2700, check=False)
+    done = subprocess.run([REPO / "scripts/package", "--no-build", "--check"], cwd=REPO, timeout=2700, check=False,
+                          env=dict(os.environ, PF9_NO_SKIP="1"))
     if done.returncode != 0:
         raise Fail(f"packages: failed with exit code {done.returncode}", "their own words are above")
 

@@ -112,8 +112,7 @@ def main(argv):
     if skipped:
         return check(args, skipped)
     need_packages(up.PACKAGES)
-    # Without these, parts of the package checks would be skipped.
-    need_packages({"systemd-analyze": "systemd", "rpm": "rpm", "dpkg-deb": "dpkg"})
+    need_packages(beside.JUDGES)
     with beside.machines(*matrix.minors(), tests=True) as machines, beside.released() as released:
         return check(args, skipped, [released, machines])
 

@@ -29,7 +29,7 @@ DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
-          "kb_a_step": 2700,
+          "kb_a_step": 2700, "kc_an_upgrade": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
           # Six minutes of accidents in full, and the end of the last one.
@@ -59,7 +59,8 @@ TAKES = {
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 70, "ea_certificates": 300,
         "eb_a_drop_in": 120, "ga_machines_of": 110, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
-        "k_a_cluster_goes": 600, "ka_three_masters": 900, "kb_a_step": 600, "l_the_agent": 600, "m_the_machines_patches": 900,
+        "k_a_cluster_goes": 600, "ka_three_masters": 900, "kb_a_step": 600, "kc_an_upgrade": 500, "l_the_agent": 600,
+        "m_the_machines_patches": 900,
         "n_accidents": 290,
     },
     "etcd": {

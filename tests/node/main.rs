@@ -29,6 +29,7 @@
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service requested all the time; a node that cannot is rolled back
 //! kb_a_step     etcd, then all of the master fail on the way and roll back, with the same service requested
+//! kc_an_upgrade a master without power in its switch, a worker without its path, one without the plane: all upgraded
 //! ka_three      three masters to the next minor: how long the API is down, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; bad ones roll back
 //!                 and stop the fleet
@@ -48,6 +49,7 @@ mod bent;
 mod breaks;
 mod broken;
 mod certificates;
+mod cut;
 mod debian;
 mod demo;
 mod hangs;

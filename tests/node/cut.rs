@@ -1,0 +1,135 @@
+//! A cluster goes to the next minor while its nodes lose power, their path to the plane, and the plane itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::demo::{Outcome, cluster, demo, eventually, kubectl, plane, shell};
+use crate::upgrade::{FROM, PROVE_S, TO, imported, over, turns};
+
+const MASTER: &str = "master-1";
+const NODES: [&str; 3] = [MASTER, "worker-1", "worker-2"];
+/// Three machines that unpack a stack, and those whose turn is earlier.
+const ITS_TURN: Duration = Duration::from_secs(600);
+/// A drain, a switch and a proof.
+const ITS_PART: Duration = Duration::from_secs(420);
+const SOON: Duration = Duration::from_secs(120);
+
+/// A drain leaves pods of daemon sets where they are, and nothing of an upgrade restarts them.
+const STAYS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: stays}
+spec:
+  selector: {matchLabels: {app: stays}}
+  template:
+    metadata: {labels: {app: stays}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: stays, image: 'pf9.local/busybox:1', imagePullPolicy: Never, command: [sleep, '100000']}
+";
+
+/// The master loses power in the middle of its switch. One worker does its part while no packet passes between it and the
+/// plane, the other while the plane is stopped: both have the signed order, and need nobody to go on.
+#[test]
+fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outcome {
+    demo(&["down"])?;
+    let up = [
+        "up",
+        "--kubernetes",
+        FROM,
+        "--masters",
+        "1",
+        "--workers",
+        "2",
+    ];
+    demo(&up)?;
+    let to = imported(TO)?;
+    let cluster = cluster()?;
+    // Pods without a controller: the upgrade would not start.
+    kubectl(&["delete", "pod", "hello-worker-1", "hello-worker-2", "--now"])?;
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), STAYS).map_err(|e| e.to_string())?;
+    kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+    kubectl(&["rollout", "status", "daemonset/stays", "--timeout=120s"])?;
+    let before = containers()?;
+    assert_eq!(before.len(), 2, "{before:?}");
+    let turns = turns(&cluster, &to)?;
+    let [first, second, third] = turns.as_slice() else {
+        return Err(format!("not three turns: {turns:?}"));
+    };
+    assert_eq!(first, MASTER);
+
+    let start = [
+        "cluster", "upgrade", &cluster, "--to", &to, "--prove", PROVE_S,
+    ];
+    plane(&start)?;
+    reaches(MASTER, &["switching"], ITS_TURN)?;
+    demo(&["crash", MASTER])?;
+
+    reaches(second, BEGUN, ITS_TURN)?;
+    demo(&["path", second, "--blackhole"])?;
+    eventually("the plane misses it", SOON, || is_connected(second, false))?;
+    reaches(second, &["done"], ITS_PART)?;
+    demo(&["path", second])?;
+
+    reaches(third, BEGUN, ITS_TURN)?;
+    demo(&["plane", "stop"])?;
+    reaches(third, &["done"], ITS_PART)?;
+    demo(&["plane", "start"])?;
+
+    over(&cluster, "v1.37.", &NODES)?;
+    assert_eq!(containers()?, before, "pods that nobody moved");
+    for worker in [second, third] {
+        assert_eq!(record(worker)?["attempts"], 1, "{worker} switched once");
+    }
+    demo(&["down"]).map(drop)
+}
+
+/// It has started its part, and is not through with it.
+const BEGUN: &[&str] = &["draining", "switching", "proving"];
+
+/// The node is at one of these points of the stage that changes all of it.
+fn reaches(node: &str, points: &[&str], limit: Duration) -> Outcome {
+    eventually(&format!("{node} is at {points:?}"), limit, || {
+        let record = record(node)?;
+        let at = record["at"].as_str().unwrap_or_default();
+        match record["order"]["stage"] == "node" && points.contains(&at) {
+            true => Ok(()),
+            false => Err(record.to_string()),
+        }
+    })
+}
+
+/// The node's record of the upgrade; `null` before the first one.
+fn record(node: &str) -> Outcome<Value> {
+    let text = shell(
+        node,
+        "cat /var/opt/pf9/nodelet/roll.json 2>/dev/null || echo null",
+    )?;
+    serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))
+}
+
+fn is_connected(node: &str, wanted: bool) -> Outcome {
+    let hosts = plane(&["host", "list", "--json"])?;
+    let hosts: Value = serde_json::from_str(&hosts).map_err(|e| e.to_string())?;
+    let mut hosts = hosts.as_array().into_iter().flatten();
+    let found = hosts.find(|host| host["info"]["hostname"] == node);
+    let found = found.and_then(|host| host["pf9"]["connected"].as_bool());
+    match found == Some(wanted) {
+        true => Ok(()),
+        false => Err(format!("{node}: connected: {found:?}")),
+    }
+}
+
+/// The containers of the daemon set, by node.
+fn containers() -> Outcome<BTreeMap<String, String>> {
+    let path = "jsonpath={range .items[*]}{.spec.nodeName} {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
+    let said = kubectl(&["get", "pods", "-l", "app=stays", "-o", path])?;
+    let lines = said.lines().filter_map(|line| line.split_once(' '));
+    Ok(lines
+        .map(|(node, id)| (node.to_owned(), id.to_owned()))
+        .collect())
+}
