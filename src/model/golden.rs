@@ -247,6 +247,11 @@ fn inventory() -> Inventory {
             addresses: vec![ip()],
             networks: vec!["10.1.0.0/16".parse().expect("net")],
         }],
+        dns_servers: vec![ip()],
+        routes: vec![RouteTo {
+            net: "172.17.0.0/16".parse().expect("net"),
+            on_link: true,
+        }],
         extensions: facts_of_operators(),
     }
 }
