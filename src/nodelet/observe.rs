@@ -18,7 +18,7 @@ mod images;
 mod network;
 mod probes;
 
-pub(super) use cluster::{digest, ready, unheard, version_of};
+pub(super) use cluster::{digest, ready, ready_since, unheard, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
