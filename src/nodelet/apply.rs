@@ -9,7 +9,9 @@
 //! | `etcd`  | who is a member of etcd, and what was noted of this one |
 //! | `restart` | a member of etcd waits for its turn to be restarted |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
+//! | `early` | trials of configurations, while a stack is unpacked |
 
+mod early;
 mod etcd;
 mod restart;
 mod stack;

@@ -78,6 +78,7 @@ pub(super) use removal::member as etcd_member;
 pub use removal::removal;
 pub use renewal::next_change;
 pub use shared_address::stops_api;
+pub(super) use trials::trials as trials_of;
 
 /// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

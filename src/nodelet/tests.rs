@@ -253,7 +253,7 @@ async fn a_start_that_was_cut_off_is_not_done_again() {
     assert!(rig.calls().is_empty());
 }
 
-async fn appears(path: &std::path::Path) {
+pub(crate) async fn appears(path: &std::path::Path) {
     // There before its number is written, it says nothing yet.
     while std::fs::read(path).unwrap_or_default().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
