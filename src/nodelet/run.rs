@@ -8,8 +8,12 @@
 //! A step that fails ends its phase; phases that wait for it do not start, the others finish. Told to stop, each phase
 //! ends between two steps; a wait for an answer ends at once when there is news. Steps that need nothing but the
 //! machine ([`Traits::beside`](super::step::table::Traits)) and are adjacent in a phase run a few at a time.
+//!
+//! Steps that write wait for the disk, and nothing else is done meanwhile. After each of them the phase with the smallest
+//! number that can go on does (`turns`): what others wait for longest has the smallest.
 
 mod schedule;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +38,7 @@ use crate::stack::Stops;
 use crate::telemetry::chain;
 
 use schedule::Schedule;
+use turns::Turns;
 
 /// First pause between two questions of a probe: most answer within a second of their start.
 const ASK_FIRST: Duration = Duration::from_millis(50);
@@ -148,12 +153,12 @@ impl Run<'_, '_> {
             phases.entry(planned.phase).or_default().push(planned);
         }
         let mut schedule = Schedule::of(phases.keys().copied(), plan.order);
-        let mut at_work = FuturesUnordered::new();
+        let mut at_work = Turns::default();
         let mut ends = BTreeMap::new();
         loop {
             for id in schedule.begin() {
                 let steps = phases.remove(&id).unwrap_or_default();
-                at_work.push(async move { (id, self.phase(&steps).await) });
+                at_work.begin(id, async move { self.phase(&steps).await });
             }
             match at_work.next().await {
                 None => break,
@@ -203,6 +208,7 @@ impl Run<'_, '_> {
                 return end;
             }
             rest = then;
+            tokio::task::yield_now().await;
         }
         RunEnd::Done
     }
