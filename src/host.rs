@@ -12,6 +12,7 @@
 //! | `package` | a package of ours, read: what it is, and its files |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
+//! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
@@ -73,6 +74,7 @@ pub mod part;
 pub mod proc;
 mod protobuf;
 pub mod resolver;
+pub mod room;
 pub mod rooted;
 pub mod routes;
 pub mod runtime;

@@ -37,6 +37,8 @@ mod maintenance;
 mod metrics;
 mod moved;
 mod snapshot;
+#[cfg(all(test, feature = "fault"))]
+pub(crate) use snapshot::tests::whole as whole_snapshot;
 mod turn;
 mod who;
 

@@ -383,7 +383,7 @@ fn report() -> FactsReport {
     }
 }
 
-pub(in crate::model) fn backup_manifest() -> BackupManifest {
+pub(crate) fn backup_manifest() -> BackupManifest {
     BackupManifest {
         schema: BACKUP_SCHEMA,
         name: "19700101T000000Z-r3".into(),

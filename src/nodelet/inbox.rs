@@ -79,8 +79,8 @@ impl Inbox {
         let at = |name: &str| format!("{}/{name}", paths::NODELET_STATE);
         let (orders, rx) = watch::channel(Orders::default());
         let inbox = Self {
-            spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE),
-            local: Store::new(fs.clone(), paths::LOCAL_ORDER, MODE, LOCAL_MAX),
+            spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE).at_all_costs(),
+            local: Store::new(fs.clone(), paths::LOCAL_ORDER, MODE, LOCAL_MAX).at_all_costs(),
             fs,
             state: Mutex::default(),
             orders,

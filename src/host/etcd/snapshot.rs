@@ -346,4 +346,4 @@ fn broken(url: &str, why: impl Into<String>) -> EtcdError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

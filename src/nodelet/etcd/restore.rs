@@ -62,7 +62,7 @@ use crate::telemetry::chain;
 pub use plan::Stage;
 
 /// The restore that is under way.
-const RUN: &str = "/var/opt/pf9/nodelet/etcd-restore.json";
+const RUN: &str = paths::RESTORE_RUN;
 /// How the last one ended.
 const LAST: &str = "/var/opt/pf9/nodelet/etcd-restored.json";
 /// Which one is to end before its time.
