@@ -258,3 +258,6 @@ fn fault(error: &io::Error, why: String) -> Fault {
     };
     Fault::new(code, WHAT, why).fix(space::FIX)
 }
+
+#[cfg(all(test, feature = "fault"))]
+mod tests;
