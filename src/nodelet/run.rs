@@ -294,18 +294,15 @@ impl Run<'_, '_> {
             Observed::Missing | Observed::Differs { .. } | Observed::Unknown { .. } => {}
         }
         let began = Instant::now();
-        let result = match self.note(planned, &key, JournalEvent::Intent) {
-            Ok(()) => self.do_and_look(step).await,
-            Err(fault) => Err(fault),
-        };
+        self.note(planned, &key, JournalEvent::Intent);
+        let result = self.do_and_look(step).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = match &result {
             Ok(StepEnd::Done) => JournalEvent::Done { took_ms },
             Ok(StepEnd::Left) => JournalEvent::Left { took_ms },
             Err(fault) => JournalEvent::Failed { why: &fault.why },
         };
-        // The outcome is for people; without it the intent still tells what was tried.
-        drop(self.note(planned, &key, outcome));
+        self.note(planned, &key, outcome);
         match result {
             Ok(StepEnd::Done) => RunEnd::Done,
             Ok(StepEnd::Left) => RunEnd::Interrupted,
@@ -393,7 +390,9 @@ impl Run<'_, '_> {
         sweep.look(step).await
     }
 
-    fn note(&self, planned: &Planned, key: &str, what: JournalEvent<'_>) -> Result<(), Fault> {
+    /// For people: what a later life needs is in the ledger, and nothing is decided by the journal. So a disk that takes
+    /// no line of it stops no repair.
+    fn note(&self, planned: &Planned, key: &str, what: JournalEvent<'_>) {
         let entry = JournalEntry {
             at: crate::seam::clock::now(),
             generation: self.generation,
@@ -401,9 +400,10 @@ impl Run<'_, '_> {
             step: key,
             what,
         };
-        self.journal
-            .add(&entry)
-            .map_err(|e| fault_of(&planned.step, chain(&e)))
+        if let Err(e) = self.journal.add(&entry) {
+            let error = chain(&e);
+            tracing::warn!(step = key, error, "the journal of steps cannot be written");
+        }
     }
 }
 

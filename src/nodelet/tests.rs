@@ -2,6 +2,8 @@
 
 mod at_once;
 mod coming;
+#[cfg(feature = "fault")]
+mod exhausted;
 mod full_disk;
 mod pod_network;
 mod proxy_rules;
