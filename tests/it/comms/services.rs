@@ -28,7 +28,7 @@ pub(super) async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> Str
     format!("[[service]]\nname = \"{name}\"\nconnect = \"{address}\"\n{more}\n")
 }
 
-async fn ask(tunnel: &Handle, service: &str, who: &str) -> Result<(), String> {
+pub(super) async fn ask(tunnel: &Handle, service: &str, who: &str) -> Result<(), String> {
     let meta = Meta::from([("who".to_owned(), who.to_owned())]);
     let mut stream = tunnel
         .open(service, Class::Interactive, meta)
