@@ -231,6 +231,13 @@ impl Soak {
                 grown.push(format!("{name}: {week} after a week, {end} in the end"));
             }
         }
+        let months = self.days.chunks(4 * WEEK);
+        let most = |days: &[Kept]| days.iter().map(|k| k.memory / 1024).max().expect("a day");
+        let months: Vec<u64> = months.map(most).collect();
+        println!(
+            "soak: {}: KiB of memory by four weeks: {months:?}",
+            self.what
+        );
         assert!(grown.is_empty(), "{} grows: {grown:#?}", self.what);
     }
 }

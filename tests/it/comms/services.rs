@@ -19,6 +19,7 @@ pub(super) async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> Str
     tasks.spawn(async move {
         let mut running = JoinSet::new();
         while let Ok((mut socket, _)) = listener.accept().await {
+            while running.try_join_next().is_some() {}
             running.spawn(async move {
                 let (mut from, mut to) = socket.split();
                 drop(tokio::io::copy(&mut from, &mut to).await);
