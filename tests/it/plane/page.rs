@@ -309,6 +309,7 @@ async fn everybody_can_use_it() {
             format!("#/clusters/{cluster}/kubectl"),
         ),
         ("audit", "Audit", "#/audit".into()),
+        ("plane", "Plane", "#/plane".into()),
     ];
     for (n, (name, heading, at)) in views.iter().enumerate() {
         if n == 1 {
