@@ -183,14 +183,16 @@ impl<K: Ord + Copy> Drop for Place<K> {
             return;
         };
         let mut line = inner.line();
-        let given = line.turn(|sender| match sender.send(Place(Some(Arc::clone(&inner)))) {
-            Ok(()) => true,
-            // It gave up. Dropping the returned slot must not re-enter this code while the queue is locked.
-            Err(mut place) => {
-                drop(place.0.take());
-                false
-            }
-        });
+        let given = line.turn(
+            |sender| match sender.send(Place(Some(Arc::clone(&inner)))) {
+                Ok(()) => true,
+                // It gave up. Dropping the returned slot must not re-enter this code while the queue is locked.
+                Err(mut place) => {
+                    drop(place.0.take());
+                    false
+                }
+            },
+        );
         if !given {
             line.free += 1;
         }
