@@ -1,5 +1,6 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
+pub(crate) mod api;
 mod at_once;
 mod coming;
 mod full_disk;

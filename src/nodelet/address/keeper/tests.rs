@@ -8,26 +8,18 @@ use std::sync::Mutex;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::app::TaskGroup;
-use crate::host::fs::{Attrs, HostFs};
-use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
-use crate::nodelet::certs;
+use crate::host::fs::HostFs;
+use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus};
 use crate::nodelet::job::Work;
 use crate::nodelet::status::NodeBoard;
 use crate::nodelet::testing::{Cas, node};
+use crate::nodelet::tests::api;
 
 /// No machine has a network with it: it is of those that are kept for the future.
 const NOWHERE: &str = "240.0.0.250";
@@ -93,48 +85,6 @@ async fn answer(
         .expect("answer"))
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
-    let mut all = JoinSet::new();
-    while let Ok((tcp, _)) = listener.accept().await {
-        let (tls, api) = (tls.clone(), Arc::clone(&api));
-        all.spawn(async move {
-            let Ok(stream) = tls.accept(tcp).await else {
-                return;
-            };
-            let service = service_fn(|request| answer(Arc::clone(&api), request));
-            let connection = hyper::server::conn::http1::Builder::new();
-            drop(
-                connection
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await,
-            );
-        });
-    }
-}
-
-/// A certificate of this purpose, and its key.
-fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String, String) {
-    let key = KeyPair::generate().expect("key");
-    let request = CertificateParams::default().serialize_request(&key);
-    let request = request.expect("request").pem().expect("pem");
-    (
-        cas.sign(&request, purpose, node, |_| {}),
-        key.serialize_pem(),
-    )
-}
-
-fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("key");
-    let config = ServerConfig::builder_with_provider(crate::tls::provider())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("configuration");
-    TlsAcceptor::from(Arc::new(config))
-}
-
 struct World {
     api: Shared,
     job: watch::Sender<Job>,
@@ -166,12 +116,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     node.etcd.members.extend(node.etcd.members.clone());
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
-    let (certificate, key) = pair(&cas, CertPurpose::Admin, &node);
-    for (file, text) in [(paths::CERT_FILE, certificate), (paths::CERT_KEY_FILE, key)] {
-        let path = certs::path_of(CertPurpose::Admin, file);
-        fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
-            .expect("write");
-    }
+    api::put_pair(&fs, &cas, CertPurpose::Admin, &node);
     // The machine's own tool, below the root that everything is looked up in.
     for program in ["/usr/bin/ip", "/sbin/ip"]
         .iter()
@@ -179,12 +124,14 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     {
         fs.link("/usr/bin/ip", program).expect("link");
     }
-    let server = acceptor(pair(&cas, CertPurpose::ApiServer, &node));
-    let api = Shared::default();
-    api.lock().expect("lock").lease = lease;
+    let server = api::acceptor(&cas, &node);
+    let shared = Shared::default();
+    shared.lock().expect("lock").lease = lease;
     let stop = CancellationToken::new();
     let mut group = TaskGroup::new(stop.clone());
-    group.finite("API server", serve(listener, server, Arc::clone(&api)));
+    let asked = Arc::clone(&shared);
+    let answer = move |request| answer(Arc::clone(&asked), request);
+    group.finite("API server", api::serve(listener, server, answer));
     let (job, working) = watch::channel(Job::Node(Work {
         generation: Generation(1),
         role: Role::Master,
@@ -203,7 +150,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     );
     group.finite("api address", keeper.run());
     World {
-        api,
+        api: shared,
         job,
         status,
         stop,
