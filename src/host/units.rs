@@ -1,4 +1,7 @@
-//! systemd units, through `systemctl`. One `show` answers for all units of ours.
+//! systemd units, through `systemctl`. One `show` answers for all units of ours, and while they run as they did the
+//! answer before it does (`lately`).
+
+mod lately;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use super::deadlines::{UNIT_CALL, UNIT_STOP_CALL};
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
 use super::ours::units::CONTAINERD;
+use lately::Lately;
 
 /// Questions are answered by systemd from memory.
 const ASK: Duration = Duration::from_secs(15);
@@ -22,6 +26,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDa
 #[derive(Clone, Debug)]
 pub struct Units {
     fs: HostFs,
+    lately: Lately,
 }
 
 /// `ActiveState` of a unit.
@@ -80,7 +85,8 @@ impl UnitState {
 impl Units {
     /// The systemd whose `systemctl` is below this root.
     pub fn new(fs: HostFs) -> Self {
-        Self { fs }
+        let lately = Lately::default();
+        Self { fs, lately }
     }
 
     /// The state of each of these units, in one question.

@@ -133,7 +133,7 @@ impl<'a> Sweep<'a> {
         memory: &'a mut Memory,
         units: &[String],
     ) -> Self {
-        let units = match host.units.show(units).await {
+        let units = match host.units.show_lately(units).await {
             Ok(units) => units,
             Err(e) => {
                 tracing::warn!(error = %e, "systemd does not answer");
