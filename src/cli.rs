@@ -220,7 +220,7 @@ async fn run(ctx: &CommandContext, verb: &Verb) -> Exit {
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
 }
 
-/// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
+/// Brings in the distribution's updates, as ordered. Told to end it continues: see its unit.
 async fn os_update(ctx: &CommandContext) -> Result<Exit, Fault> {
     ctx.need_root("install the distribution's updates")?;
     logs_as_daemons_do(ctx, "pf9-os-update");

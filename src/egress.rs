@@ -18,7 +18,7 @@
 //! | `race`        | several addresses, each with a head start over the next |
 //! | `connect`     | HTTP CONNECT; the answer is hostile input |
 //! | `journey`     | [`Journey`]: hops and their times |
-//! | `error`       | [`ReachError`]: each hop that can fail, in words |
+//! | `error`       | [`ReachError`]: each hop that can fail, as text |
 
 mod bypass;
 mod config;

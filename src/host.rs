@@ -1,8 +1,8 @@
 //! The host seam: every effect on the machine goes through here.
 //!
 //! Concrete on purpose: tests point the same code at a temporary root (files, `/proc`, `/sys` and
-//! the programs are looked up below it) or at a peer of their own (see "fake the peer, not the
-//! client" in `docs/architecture.md`).
+//! the programs are looked up below it) or at a peer of their own (see "Tests at real boundaries" in
+//! `docs/architecture.md`).
 //!
 //! | file | effect |
 //! |---|---|
@@ -12,13 +12,13 @@
 //! | `package` | a package of ours, read: what it is, and its files |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
+//! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
 //! | `protobuf` | fields of a protobuf message: etcd's own formats, the runtime's answer |
-//! | `cri`     | what the container runtime says of itself |
 //! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work; an address that is lent |
 //! | `neighbours` | what machines on the same link are told and asked about an address |
@@ -46,7 +46,6 @@
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod address_changes;
-pub mod cri;
 pub mod deadlines;
 pub mod disks;
 pub mod documents;
@@ -73,6 +72,7 @@ pub mod part;
 pub mod proc;
 mod protobuf;
 pub mod resolver;
+pub mod room;
 pub mod rooted;
 pub mod routes;
 pub mod runtime;

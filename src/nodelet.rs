@@ -227,7 +227,7 @@ pub(crate) fn memory_most() -> u64 {
     let socket = server::policy(crate::local::Callers::ByMode);
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
     let documents = DOCUMENT_COPIES * socket.bodies as u64;
-    let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
+    let unpacking = crate::stack::unpack::MEMORY as u64;
     // A backup: what is on its way, one piece that is put together, and what waits for the disk.
     let pieces = (crate::backup::take::WAITING + 2) * etcd::MESSAGE_MAX;
     let backup = (u64::from(etcd::WINDOW) + pieces as u64).max(ARCHIVE);

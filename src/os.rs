@@ -4,9 +4,9 @@
 //! nodelet: Run on the disk ─► pf9-os-update.service (root): perform ─► Outcome on the disk ─► nodelet
 //! ```
 //!
-//! In a unit of its own, for two reasons: nodelet's bounds (no new privileges, few capabilities, little memory) are
-//! not what maintainer scripts can work in, and a package manager goes on when nodelet is restarted. What it does
-//! is fixed here: an order names no program, no package and no argument.
+//! In a unit of its own, for two reasons: nodelet's bounds (no new privileges, few capabilities, little memory) are not
+//! what maintainer scripts can work in, and a package manager continues when nodelet is restarted. What it does is
+//! fixed here: an order names no program, no package and no argument.
 //!
 //! | file | what |
 //! |---|---|
@@ -15,9 +15,10 @@
 //! | `apt`, `dnf` | the calls, and how their answers are read: pure |
 //! | `words`   | why a call failed: pure |
 //!
-//! What holds: nothing is removed (by dnf: but what the update of another package takes the place of); a file that a person edited stays; the agent and what has the name of a part of
-//! the node stay what they are ([`KEPT`]); what was cut off is finished before anything else. Everything the package
-//! managers say is in one bounded log on the machine. What leaves it is numbers, and reasons in our own words.
+//! What holds: nothing is removed (by dnf: but what the update of another package takes the place of); a file that a
+//! person edited stays; the agent and what has the name of a part of the node stay what they are ([`KEPT`]); what was
+//! interrupted is finished before anything else. Everything the package managers say is in one bounded log on the
+//! machine. What leaves it is numbers, and reasons in our own words.
 
 mod apt;
 mod dnf;
@@ -80,7 +81,7 @@ pub enum OsGoal {
     Install,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OsOutcome {
     /// What was found and done.
@@ -99,7 +100,7 @@ struct Ordered {
     run: OsRun,
 }
 
-/// What came of it, on the disk.
+/// Its result, on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ended {
@@ -151,7 +152,7 @@ pub fn begun(fs: &HostFs) -> Option<OsRun> {
     ordered(fs).look(|o: Ordered| Ok(o.run)).value
 }
 
-/// What came of this run, if it came to its end.
+/// The result of this run, if it ended.
 fn outcome(fs: &HostFs, run: &OsRun) -> Option<OsOutcome> {
     let ended = ended(fs).look(Ok::<Ended, _>).value?;
     (ended.run == *run).then_some(ended.outcome)

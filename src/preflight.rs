@@ -1,5 +1,5 @@
 //! Can this machine become a node, and is the one that it is well? Checks that only look; two try, each in a scratch
-//! place that it takes away again.
+//! place that it removes again.
 //!
 //! ```text
 //! MachineFacts  ─► Machine ─┐
@@ -111,11 +111,11 @@ pub enum Group {
     Conflicts,
     /// The management plane, as the tunnel connects.
     Plane,
-    /// Who it is to the plane.
+    /// Its identity.
     Identity,
     /// The agent that runs.
     Agent,
-    /// What operators' own programs say: a warning at most, for a machine can become a node anyway.
+    /// What operators' own programs say: a warning at most, because a machine can become a node anyway.
     Operators,
 }
 

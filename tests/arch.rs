@@ -423,6 +423,7 @@ fn is_a_test(text: &str, name: &str) -> bool {
 fn pages_name_files_that_are_there() {
     let roots = [
         "src/",
+        "crates/",
         "tests/",
         "scripts/",
         "docs/",

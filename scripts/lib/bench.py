@@ -13,6 +13,7 @@
   upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; creates
                                   its own machine; needs no demo
   etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores, compared with etcd's own tools; needs no demo
+  soak [--json] [--days 365] [--only PART]   disk and memory after a simulated year, compared with the first week; needs no demo
 
 Each result is one line: name, ours, goal, met. With --json one object per line:
 {"name","unit","ours","target","met"}, with "peers" for the tunnel. Results are reported, never asserted: this
@@ -28,6 +29,7 @@ from pathlib import Path
 import bench_agent
 import bench_etcd
 import bench_join
+import bench_soak
 import bench_tunnel
 import bench_upgrade
 import up
@@ -242,7 +244,12 @@ def main(argv):
                                                  formatter_class=argparse.RawDescriptionHelpFormatter))
     bench_agent.add_arguments(verbs.add_parser("agent", description=bench_agent.__doc__,
                                                formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_soak.add_arguments(verbs.add_parser("soak", description=bench_soak.__doc__,
+                                              formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
+    if args.verb == "soak":
+        bench_soak.soak(args, Report(args.json))
+        return
     if args.verb == "agent":
         need_root("scripts/bench")
         bench_agent.agent(args, Report(args.json), (pids, settled, sys.modules[__name__]))

@@ -188,9 +188,11 @@ class Bench:
         return figures
 
     def take_log(self, machine, role):
-        log = machine.root / "var/log/pf9/kube/kube.log"
-        if log.exists():
-            shutil.copy(log, self.demo.logs / f"kube-{role}.log")
+        """Where the time went: the node's story, and each step with its duration."""
+        for path, name in (("var/log/pf9/kube/kube.log", f"kube-{role}.log"),
+                           ("var/opt/pf9/nodelet/journal.jsonl", f"journal-{role}.jsonl")):
+            if (machine.root / path).exists():
+                shutil.copy(machine.root / path, self.demo.logs / name)
 
     @staticmethod
     def disk(machine, before):

@@ -17,6 +17,9 @@ Only ssh has one connection that can die like ours; others have one per stream. 
 ServerAliveCountMax=2 and the same for ClientAlive (ours: a ping every 8 s, by default), ssh restarted after 5 s; "cut":
 restarted after 0.1 s, as systemd would. Our node waits a random time before it reconnects, so that a fleet spreads.
 
+"calls" counts system calls with strace, which slows both ends: compare its columns with each other only. docs/protocol.md, 11,
+has what was tried to make them fewer, also what did not help.
+
 "allocations" counts what both ends allocate, in one thread and without the load tool: 64 MiB in frames of 32 KiB (16
 for the protocol alone) after as many uncounted ones, without TLS unless a row says so.
 """
@@ -33,9 +36,9 @@ from pathlib import Path
 from statistics import median
 from subprocess import PIPE
 
-from bench_parts import (MIB, PEERS, Ours, Peers, Running, Tool, allocations, free, line_with, memory_kib, reader,
-                         ticks)
-from common import Fail, run, say, tail, warn
+from bench_parts import (MIB, PEERS, Ours, Peers, Running, Tool, allocations, free, installed, line_with, memory_kib,
+                         reader, ticks)
+from common import Fail, run, say, tail, wait_for, warn
 
 SETTLE = 0.1
 SWARM_SECONDS = 240
@@ -74,8 +77,15 @@ RATIOS = {
     "1 stream": ((">", 1.2, ("haproxy",)), (">", 0.9, ("bore (plain)",))), "8 streams": ((">", 1.1, TLS),),
     "cpu": (("<", 0.75, ("haproxy",)),), "echo": (("<", 0.85, ("haproxy",)),), "40 ms": ((">", 1.0, ("haproxy",)),),
 }
-# Groups that need much of a machine, or a build: the other rows are useful without them, and no peer has any.
-MAY_FAIL = WITHOUT_PEERS = {"allocations", "swarm"}
+# Groups that need much of a machine, a build or a tracer: the other rows are useful without them. No peer has the first.
+WITHOUT_PEERS = {"allocations", "swarm"}
+MAY_FAIL = WITHOUT_PEERS | {"calls"}
+# Whose system calls are counted beside ours, and their kinds.
+TRACED = ("haproxy", "stunnel")
+CALLS = {
+    "reads": ("read", "readv", "recvfrom", "recvmsg"), "writes": ("write", "writev", "sendto", "sendmsg"),
+    "waits": ("epoll_wait", "epoll_pwait", "poll", "ppoll"), "wake-ups": ("futex",),
+}
 # A directory in memory, if there is one.
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Open files of a process besides the sockets of its nodes.
@@ -219,6 +229,36 @@ def latency(b):
         b.row(f"  {what} beside the echo, part of alone", "ratio", ours and alone and ours / alone, goal="beside share")
         same = b.all("echo", *bulk(way, streams), only=["ours"], picks=(P99_MS,))[0]
         b.row(f"  same, echo and {what} of one class: p99", "ms", same.get("ours"))
+
+
+def calls(b):
+    """A call that found nothing counts, too."""
+    installed("strace")
+    for way, streams in itertools.product(WAYS, (1, 8)):
+        what = f"{counted(streams, 'stream')} {way}"
+        got = {name: traced(b.tool, b.paths[name], way, streams) for name in ("ours", *TRACED) if name in b.paths}
+        b.put(f"system calls for a MiB, both ends, {what}", "1/MiB", {
+            name: sum(sum(end.values()) for end in ends) for name, ends in got.items()}, digits=0)
+        for end, made in zip(("plane", "node"), got["ours"]):
+            kinds = {kind: sum(made[call] for call in names if call in made) for kind, names in CALLS.items()}
+            kinds["others"] = sum(made.values()) - sum(kinds.values())
+            b.row(f"  {end}: " + ", ".join(f"{number:.0f} {kind}" for kind, number in kinds.items()), "1/MiB",
+                  sum(made.values()), digits=0)
+
+
+def traced(tool, path, way, streams):
+    """{call: times for a MiB} of each process of a path while bulk moves."""
+    with tempfile.TemporaryDirectory(dir=tool.folder) as folder:
+        files = {pid: Path(folder) / str(pid) for pid in path.pids()}
+        with Running(folder) as running:
+            for pid, file in files.items():
+                running.start(["strace", "-c", "-f", "-U", "name,calls", "-o", file, "-p", pid], "strace")
+            for pid in files:
+                wait_for(f"strace of {pid}", lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), 10, 0.01)
+            mib = tool.load("bulk", path, *bulk(way, streams), to=path.bulk_to, warm=0)["bytes"] / 2**20
+        rows = [[line.split() for line in file.read_text().splitlines()] for file in files.values()]
+        return [{row[0]: int(row[1]) / mib for row in found if len(row) == 2 and row[1].isdigit() and row[0] != "total"}
+                for found in rows]
 
 
 def opens(b):
@@ -458,8 +498,8 @@ def busy_cores(seconds=0.5):
 
 # Rows that belong together, in order: a function of the run's parts.
 GROUPS = {
-    "throughput": lambda r: throughput(r.bench), "latency": lambda r: latency(r.bench), "opens": lambda r: opens(r.bench),
-    "half-close": lambda r: half_close(r.bench), "memory": lambda r: memory(r.bench, r.running),
+    "throughput": lambda r: throughput(r.bench), "latency": lambda r: latency(r.bench), "calls": lambda r: calls(r.bench),
+    "opens": lambda r: opens(r.bench), "half-close": lambda r: half_close(r.bench), "memory": lambda r: memory(r.bench, r.running),
     "round-trips": lambda r: round_trips(r.bench, r.running, r.peers), "dead-path": lambda r: r.dead.rows(r.bench),
     "cut": lambda r: cuts(r.bench, r.peers), "allocations": lambda r: per_frame(r.bench),
     "swarm": lambda r: swarm(r.bench, r.running, r.count),

@@ -67,6 +67,8 @@ def figures(demo, old, new, report, pids):
                      demo.plane.log)
     report.row("the plane makes what differs in", "s", round(time.monotonic() - began, 1))
     plan = json.loads(demo.plane.admin("cluster", "upgrade", CLUSTER, "--to", version, "--plan", "--json"))
+    if not plan["begins"]:
+        raise Fail("something stands against the upgrade", json.dumps(plan["findings"]))
     said = {(t["by"], t["bytes"]) for t in plan["transfers"]}
     if said != {("delta", delta)}:
         raise Fail("the plan does not say what the node fetches", json.dumps(plan["transfers"]))

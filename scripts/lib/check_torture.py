@@ -51,6 +51,7 @@ class Schedule(unittest.TestCase):
             self.assertIn(e.variant, schedule.variants(kind, e.machine), e)
             self.assertTrue(kind.lasts[0] <= e.lasts <= kind.lasts[1], e)
         self.assertEqual({e.kind for e in first(50, names=("upgrade", "kill"))}, {"upgrade", "kill"})
+        self.assertEqual({e.kind for e in first(9, names=("agent-upgrade",))}, {"agent-upgrade"})
 
     def test_what_cannot_be_drawn_is_said(self):
         with self.assertRaisesRegex(ValueError, "no such kind: earthquake"):
@@ -70,7 +71,8 @@ class Schedule(unittest.TestCase):
 
 class Touch(unittest.TestCase):
     def test_nothing_of_ours_that_is_killed_or_changed_touches_a_pod(self):
-        quiet = [(kind, variant) for kind in ("kill", "hang", "restart", "rotate", "order", "disk-full", "plane-killed")
+        quiet = [(kind, variant) for kind in ("kill", "hang", "restart", "rotate", "short-lives", "order", "disk-full", "plane-killed",
+                                                     "agent-upgrade")
                  for variant in KINDS[kind].variants]
         for kind, variant in quiet:
             for where in MACHINES:
@@ -161,6 +163,8 @@ class Kept(unittest.TestCase):
         self.assertEqual([line["result"] for line in later.events()], ["ok", "failed"])
         self.assertIn("because", later.events()[1]["what"])
         later.begin(8, MACHINES, (), False)
+        self.now += 1200  # machines are made
+        later.counts_from_here()
         self.now += 3600
         later.tick()
         self.assertEqual((later.done, later.hours()), (0, 2.0))

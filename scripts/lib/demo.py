@@ -3,7 +3,8 @@
   up [--masters 1] [--workers 1] [--kubernetes 1.37]
                                    build everything, boot the machines, enrol them, create a cluster, prove that it works; without
                                    --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one;
-                                   --debian trixie creates new machines of that release
+                                   --debian trixie creates new machines of that release, --rhel-like ones called Rocky
+                                   Linux, with the .rpm and a firewalld that does not run; the rest is Debian's
   status                           what runs, the state of every host, the nodes
   kubectl ARGS…                    Kubernetes, through the plane and the tunnel
   shell NODE [CMD…]                a shell or command on a machine
@@ -21,6 +22,7 @@
   down                             remove everything this created
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
+$PF9_DEMO_PLANE_NAME: the machines know the plane by this name (/etc/hosts), e.g. plane.demo.
 $PF9_DEMO_PLANE_OPTIONS: additional options of pf9-plane serve, e.g. --node-certificate-seconds 180.
 """
 import argparse
@@ -47,6 +49,7 @@ def parse(argv):
     verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
     verb.add_argument("--kubernetes", default="", help="a minor or a version of src/stack/matrix.toml")
     verb.add_argument("--debian", default=roots.SUITE, choices=roots.SUITES, help="what new machines run (%(default)s)")
+    verb.add_argument("--rhel-like", action="store_true", help="what new machines are called, and which package they get")
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
     verb.add_argument("--api-address", default=None, metavar="ADDRESS", nargs="?", const=up.API_ADDRESS,
                       help="masters share this address (a new cluster only; without a value: %(const)s)")

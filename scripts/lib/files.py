@@ -11,7 +11,7 @@ import sys
 
 # The system's own bookkeeping. Nothing of the product lives below these names.
 OTHERS = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root/.bash_history", "/var/cache/apt", "/var/cache/ldconfig",
-          "/var/lib/apt", "/var/lib/dpkg", "/var/log/apt", "/var/log/dpkg.log", "/var/log/alternatives.log",
+          "/var/lib/apt", "/var/lib/dpkg", "/var/lib/rpm", "/var/log/apt", "/var/log/dpkg.log", "/var/log/alternatives.log",
           "/var/log/journal", "/var/log/wtmp", "/var/log/btmp", "/var/log/lastlog", "/var/log/faillog",
           "/var/lib/systemd/timers", "/var/lib/systemd/random-seed", "/var/lib/systemd/catalog",
           "/var/lib/systemd/credential.secret", "/var/lib/systemd/coredump", "/var/lib/logrotate", "/var/lib/private",

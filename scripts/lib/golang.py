@@ -103,7 +103,7 @@ def workshop():
                 WORKSHOP.rename(Path(tempfile.mkdtemp(dir=CACHE, prefix=RUBBISH)) / WORKSHOP.name)
                 # Some hundred thousand small files: nobody waits for their deletion. If interrupted, the next run continues.
                 subprocess.Popen(["nice", "-n", "19", "rm", "-rf", *CACHE.glob(f"{RUBBISH}*")], start_new_session=True,
-                                 stdin=subprocess.DEVNULL)
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def outside():

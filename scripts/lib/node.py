@@ -21,6 +21,8 @@ from common import Fail, out, run, tail, wait_for
 BRIDGE = "pf9demo0"
 NETWORK = "10.99.0"
 HOST = f"{NETWORK}.1"
+# The machines know the plane by this name; without one by its address.
+PLANE_NAME = os.environ.get("PF9_DEMO_PLANE_NAME", "")
 BOOT_SECONDS = 60
 FIRST_ADDRESS = {"master": 11, "worker": 51}
 
@@ -68,15 +70,16 @@ class Node:
 
     # -- life
 
-    def create(self, suite=roots.SUITE):
-        """A bare machine of this Debian release; an existing one is unchanged."""
+    def create(self, base=roots.base):
+        """A bare machine with the root file system of `base`; an existing one is unchanged."""
         if self.root.exists():
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         tmp = self.dir / "root.new"
-        roots.copy(roots.base(suite), tmp)
+        roots.copy(base(), tmp)
         (tmp / "etc/hostname").write_text(self.name + "\n")
-        (tmp / "etc/hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        plane = f"{HOST} {PLANE_NAME}\n" if PLANE_NAME else ""
+        (tmp / "etc/hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n{plane}")
         # Nobody answers there, but a machine has a resolver: the cluster's DNS does not start without one.
         (tmp / "etc/resolv.conf").write_text(f"nameserver {HOST}\n")
         setup = tmp / "usr/local/sbin/machine-setup"

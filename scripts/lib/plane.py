@@ -29,6 +29,8 @@ class Plane:
         self.pidfile = Path(state) / "plane.pid"
         self.log = Path(state) / "logs/plane.log"
         self.url = f"https://{node.HOST}:{PORT}"
+        # As the machines know it.
+        self.host_url = f"https://{node.PLANE_NAME}:{PORT}" if node.PLANE_NAME else self.url
         self.token = self.project = None
         # Additional options of the plane, e.g. lifetimes of seconds.
         self.extra = os.environ.get("PF9_DEMO_PLANE_OPTIONS", "").split()
@@ -55,7 +57,8 @@ class Plane:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         proc.start([self.binary, "serve", "--state-dir", self.dir, "--listen", f"{node.HOST}:{PORT}",
-                    "--public-url", self.url, *self.extra], self.pidfile, self.log, {"RUST_BACKTRACE": "1"})
+                    "--public-url", self.url, "--endpoint", self.host_url.replace("https://", "wss://", 1), *self.extra],
+                   self.pidfile, self.log, {"RUST_BACKTRACE": "1"})
 
         def healthy():
             if not self.running():

@@ -2,6 +2,7 @@
 
   bootstrap()   debootstrap --variant=minbase
   base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
+  rhel_like()   the same as on RHEL and its relatives, as far as Debian's packages allow
   builder()     the distribution's Go and C compiler, so that the release of this machine does not matter
   netfilter()   its packet filter tools, for an image
   newest()      systemd of the distribution's next release, to check units that no machine here can boot with it
@@ -17,6 +18,15 @@ SUITES = [SUITE, "trixie"]  # that machines may have
 NEXT_SUITE = "forky"
 BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
+# The package manager and the firewall of RHEL and its relatives, and a clock for single programs.
+RHEL_PACKAGES = ["rpm", "firewalld", "libfaketime"]
+RHEL_RELEASE = r"""NAME="Rocky Linux"
+VERSION="9.6 (Blue Onyx)"
+ID="rocky"
+ID_LIKE="rhel centos fedora"
+VERSION_ID="9.6"
+PRETTY_NAME="Rocky Linux 9.6 (Blue Onyx)"
+"""
 BUILDER_PACKAGES = "golang-1.19-go gcc libc6-dev libseccomp-dev pkg-config busybox-static ca-certificates".split()
 NETFILTER_PACKAGES = ["iptables", "ipset"]
 RECIPE = 3  # raise when the steps below change
@@ -56,13 +66,30 @@ def derived(name, packages, finish, suite=SUITE):
     return cache.artefact(name, cache.key_of(RECIPE, suite, packages, finish), make) / "root"
 
 
+# A new machine: package lists dropped, no machine id.
+AS_NEW = (" && rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt"
+          " && rm -rf /usr/share/doc /usr/share/man /usr/share/locale"
+          " && rm -f /etc/apt/apt.conf.d/90pf9-build /etc/hostname && : > /etc/machine-id"
+          " && : > /etc/resolv.conf")
+
+
 def base(suite=SUITE):
-    """A new machine: package lists dropped, no machine id, nothing of ours."""
-    return derived("base", BASE_PACKAGES,
-                   " && rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt"
-                   " && rm -rf /usr/share/doc /usr/share/man /usr/share/locale"
-                   " && rm -f /etc/apt/apt.conf.d/90pf9-build /etc/hostname && : > /etc/machine-id"
-                   " && : > /etc/resolv.conf", suite)
+    """A new machine, with nothing of ours."""
+    return derived("base", BASE_PACKAGES, AS_NEW, suite)
+
+
+def rhel_like():
+    """A machine called Rocky Linux, with rpm and its database in their usual places, and with firewalld, which does not
+    run. The rest is Debian's: no other distribution's packages are available where these machines are made."""
+    release = RHEL_RELEASE.replace("\n", "\\n")
+    return derived("rhel-like", BASE_PACKAGES + RHEL_PACKAGES,
+                   f" && printf '{release}' > /usr/lib/os-release && mkdir -p /etc/rpm /var/lib/rpm"
+                   " && echo '%_dbpath /var/lib/rpm' > /etc/rpm/macros && rpm --initdb && systemctl disable -q firewalld"
+                   + AS_NEW)
+
+
+def is_rhel_like(root):
+    return (root / "etc/rpm/macros").exists()
 
 
 def builder():

@@ -4,8 +4,8 @@
   --seed S        the schedule: the same seed, the same events (without one: a new seed each time, printed)
   --nodes N       machines: the first is the master, the others are workers (2); from 4 on three of them are masters
   --resume        continue the last run where it was, with its seed and machines
-  --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, is
-                  drawn only when it is named
+  --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, and
+                  `agent-upgrade`, which builds the agent once more under another version, are drawn only when named
   --schedule      print the events and do nothing
   --go-on         after a failure continue as soon as all is well again: the end says how many there were
   --shrink        a failure is repeated, on new machines, with fewer and fewer events: the fewest that show it
@@ -21,7 +21,7 @@ A failure prints the seed and the number of events that show it.
 
 State is in the demo's ($PF9_DEMO_STATE, here /var/lib/pf9-torture), below torture/: run.json (seed, how many events are
 done, seconds of every seed), events.jsonl, samples.jsonl. Clock steps are left out: what a release takes its time from is
-the machine's clock, and these machines share it; the walk through the seam's points steps it (docs/torture.md).
+the machine's clock, and these machines share it; tests through the seam step it (docs/torture.md).
 """
 import argparse
 import json
@@ -34,11 +34,13 @@ import time
 from contextlib import contextmanager
 
 import matrix
+import packager
 import stack
+import tools
 import torture_events
 import torture_judge
 import up
-from common import Fail, Stopwatch, need_root, say, wait_for
+from common import REPO, Fail, Stopwatch, need_root, run, say, wait_for
 from lifecycle import CLUSTER, Demo
 from torture_journal import Journal
 from torture_observer import Observer, says
@@ -82,6 +84,31 @@ class Torture:
             raise Stop("the upgrade stopped", said)
         if ": done;" not in said:
             raise Fail("the upgrade goes on", said)
+        return True
+
+    def agents(self):
+        """The agent's version, and another one, both imported into the plane. The other is built once."""
+        now, demo = packager.version(), self.demo
+        *front, last = now.split(".")
+        other = ".".join((*front, str(int(last) + 1)))
+        folder = demo.dir / "other-version"
+        if not list(folder.glob("*.deb")):
+            built = tools.target_dir() / "other-version"
+            run([REPO / "scripts/package", "--deb-only", folder], timeout=tools.BUILD_SECONDS,
+                env={"PF9_AGENT_VERSION": other, "CARGO_TARGET_DIR": str(built)})
+        listed = demo.plane.admin("agent", "list").split()
+        for version, place in ((now, demo.dir / "package"), (other, folder)):
+            if version not in listed:
+                demo.plane.admin("agent", "import", next(place.glob("*.deb")))
+        return now, other
+
+    def agents_are(self, version):
+        said = self.demo.plane.admin("agent", "upgrade", "status", "--json")
+        upgrade = json.loads(said)["upgrade"]
+        if upgrade["state"] == "stopped":
+            raise Stop("the agents' upgrade stopped", said)
+        if upgrade["state"] != "done" or any(host["runs"] != version for host in upgrade["hosts"]):
+            raise Fail("the agents' upgrade goes on", said)
         return True
 
     def stands(self):
@@ -184,6 +211,7 @@ class Torture:
     def run(self, seconds, count, go_on=False):
         """The failures, all of them; without `go_on` the first ends it."""
         failures = []
+        self.journal.counts_from_here()
         self.observer.start()
         begun = time.monotonic()
         try:

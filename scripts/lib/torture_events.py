@@ -23,6 +23,9 @@ from node import HOST
 from torture_schedule import NODE, OURS, PODS, SMALL
 
 ROLL_SECONDS = 900
+# Of a certificate, where lives are minutes; half a minute of its last third is what a component takes to restart.
+LIFE_SECONDS = 180
+DAY_SECONDS = 24 * 3600
 SMALL_BYTES = {"/var/log/pf9": 768 * 2**20, "/var/opt/pf9": 3 * 2**30}
 SMALL_INODES = 4096
 FILLER = ".torture"
@@ -332,6 +335,44 @@ def rotated(torture, machine, event):
     yield Seen(healed=renewed)
 
 
+@contextmanager
+def plane_with(plane, *options):
+    """The plane restarted with these options, and without them at the end."""
+    usual = plane.extra
+    try:
+        plane.stop()
+        plane.extra = [*usual, *options]
+        plane.start()
+        yield
+    finally:
+        plane.stop()
+        plane.extra = usual
+        plane.start()
+
+
+@effect("short-lives")
+def short_lives(torture, machine, event):
+    """A certificate that lives for minutes: it is renewed before it ends, by itself, and again to one of a year."""
+    path = machine.root / CERTS / event.variant / "request.crt"
+
+    def another(than):
+        if path.read_bytes() == than:
+            raise Fail(f"{event.variant} was not renewed")
+        return True
+
+    def long_lived():
+        run(["openssl", "x509", "-noout", "-checkend", DAY_SECONDS, "-in", path])
+        return True
+    with plane_with(torture.demo.plane, "--node-certificate-seconds", LIFE_SECONDS):
+        before = path.read_bytes()
+        order(torture, machine, "rotate", event.variant)
+        wait_for(f"{event.variant} of minutes", lambda: another(before), LIFE_SECONDS, 1)
+        short = path.read_bytes()
+        wait_for(f"{event.variant} to be renewed before it ends", lambda: another(short), LIFE_SECONDS, 1)
+        run(["openssl", "x509", "-noout", "-checkend", 0, "-in", path])
+    yield Seen(healed=long_lived)
+
+
 @effect("order")
 def ordered(torture, machine, event):
     order(torture, machine, "restart", event.variant)
@@ -379,4 +420,14 @@ def upgraded(torture, _machine, _event):
     wait_for("the upgrade", lambda: torture.rolled(), ROLL_SECONDS, 2, torture.demo.logs)
     plane.admin("cluster", "upgrade", CLUSTER, "back")
     wait_for("the way back", lambda: torture.rolled(), ROLL_SECONDS, 2, torture.demo.logs)
+    yield Seen()
+
+
+@effect("agent-upgrade")
+def agent_upgraded(torture, _machine, _event):
+    now, other = torture.agents()
+    for version in (other, now):
+        torture.demo.plane.admin("agent", "upgrade", "--to", version, "--percent", "100", "--max-unavailable", "1",
+                                 "--prove", "60")
+        wait_for(f"the agents to be {version}", lambda: torture.agents_are(version), ROLL_SECONDS, 2, torture.demo.logs)
     yield Seen()

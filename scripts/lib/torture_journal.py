@@ -32,6 +32,10 @@ class Journal:
         self.last = self.clock()
         self.save()
 
+    def counts_from_here(self):
+        """The machines are there: what it took to make them is no hour of torture."""
+        self.last = self.clock()
+
     @property
     def done(self):
         return self.run["done"]

@@ -69,14 +69,17 @@ KINDS = {
     "rotate": Kind(3, ("kubelet/apiserver", "kubelet/server", "kube-proxy/apiserver", "nodelet/apiserver"),
                    masters=("apiserver", "apiserver/etcd", "apiserver/kubelet", "etcd/client", "etcd/peer", "admin",
                             "kube-scheduler/apiserver")),
+    "short-lives": Kind(2, ("kubelet/apiserver", "kube-proxy/apiserver", "nodelet/apiserver"), within=420),
     "order": Kind(2, ("kubelet", "kube-proxy", "containerd", "comms", "hostagent")),
     "backup": Kind(2, ("backup", "drill"), on=MASTER, within=300),
     "restore": Kind(1, ("newest",), on=MASTER, within=420, may=API_GOES),
     "detach": Kind(1, ("and-back",), on=WORKER, within=420, may=MACHINE_GOES),
     "upgrade": Kind(1, ("and-back",), on=MASTER, within=900, may=API_GOES),
+    "agent-upgrade": Kind(1, ("and-back",), on=MASTER, within=600),
 }
-# Only where the machines were made for it: with the older of two stacks, and without pods that a drain would end.
-ONLY_WHEN_NAMED = ("upgrade",)
+# Only where it was made ready: machines with the older of two stacks, and without pods that a drain would end; a second
+# build of the agent, under another version.
+ONLY_WHEN_NAMED = ("upgrade", "agent-upgrade")
 # How a file is edited.
 EDITS = ("a-line-more", "emptied", "removed")
 # In this percentage of events something else is killed while the first is still in progress.

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import beside
 import files
@@ -45,12 +45,22 @@ class Wanted:
     kubernetes: str = ""  # the newest of the matrix
     api_address: str | None = None
     debian: str = roots.SUITE
+    rhel_like: bool = False
     timeout: int = READY_SECONDS
     machines_only: bool = False
 
     @classmethod
     def of(cls, flags):
         return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
+
+    def of_one_kind(self, demo):
+        """As the existing machines are, which decide the package."""
+        there = any(roots.is_rhel_like(demo.node(name).root) for name in demo.names())
+        return replace(self, rhel_like=self.rhel_like or there)
+
+    def base(self):
+        """The root file system of new machines."""
+        return roots.rhel_like() if self.rhel_like else roots.base(self.debian)
 
 
 def up(demo, args):
@@ -77,12 +87,14 @@ def run_all(demo, args):
     watch = Stopwatch()
     need_packages(PACKAGES)
     names = wanted(demo, args)
+    args = args.of_one_kind(demo)
     demo.dir.mkdir(parents=True, exist_ok=True)
     demo.logs.mkdir(exist_ok=True)
     kubernetes = which(demo, args)
     with beside.machines(kubernetes) as rest:
         binaries = tools.release(demo.logs / "cargo.log")
-        package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
+        pack = packager.rpm if args.rhel_like else packager.deb
+        package = pack(binaries, demo.dir / "package", demo.logs / "package.log")
         rest.wait()
     made = stack.build(kubernetes)
     demo.take_kubectl(made)
@@ -91,7 +103,7 @@ def run_all(demo, args):
     say(f"built after {watch}; the plane is at {demo.plane.url}")
     board = Board(names)
     machines = [Node(demo.dir, name) for name in names]
-    each(machines, board, "booting", lambda machine: (machine.create(args.debian), machine.boot()))
+    each(machines, board, "booting", lambda machine: (machine.create(args.base), machine.boot()))
     if args.machines_only:
         board.close()
         return
@@ -160,9 +172,15 @@ def start_plane(demo, binaries, made):
 
 
 def install(demo, machine, package):
-    """What an operator does: copy the package, apt install it."""
+    """What an operator does: copy the package, have the package manager install it."""
     mark = machine.dir / "package.sha256"
-    installed = (machine.root / f"var/lib/dpkg/info/{PACKAGE}.list").exists()
+    if package.suffix == ".rpm":
+        # What it needs is installed, by packages that its database does not know.
+        words = ["rpm", "-U", "--nodeps", "--replacepkgs", "--oldpackage"]
+        installed = machine.run(["rpm", "-q", PACKAGE], check=False, timeout=60).returncode == 0
+    else:
+        words = ["apt-get", "install", "-y", "--reinstall", "--allow-downgrades"]
+        installed = (machine.root / f"var/lib/dpkg/info/{PACKAGE}.list").exists()
     if installed and mark.exists() and mark.read_text() == digest(package):
         return
     listing = machine.dir / "files-before.json"
@@ -170,8 +188,7 @@ def install(demo, machine, package):
         listing.write_text(json.dumps(files.listing(machine.root)))
     machine.copy_in(package, f"/root/{package.name}")
     log = demo.logs / f"{machine.name}-install.log"
-    machine.run(["apt-get", "install", "-y", "--reinstall", "--allow-downgrades", f"/root/{package.name}"],
-                log=log, timeout=180)
+    machine.run([*words, f"/root/{package.name}"], log=log, timeout=180)
     mark.write_text(digest(package))
 
 
@@ -185,8 +202,10 @@ def enrol(demo, machine, timings, board):
     token.write_text(demo.plane.admin("token", "create") + "\n")
     token.chmod(0o600)
     try:
-        machine.run(["pf9ctl", "prep-node", "--plane", demo.plane.url, "--token-file", "/root/token"],
-                    log=log, timeout=180)
+        # Workers' operators have a shell that lets nobody else read new files.
+        umask = "077" if machine.role == "worker" else "022"
+        machine.run(["sh", "-c", f'umask {umask}; exec "$@"', "sh", "pf9ctl", "prep-node", "--plane", demo.plane.host_url,
+                     "--token-file", "/root/token"], log=log, timeout=180)
     finally:
         token.unlink(missing_ok=True)
     board.set(machine.name, "enrolled", f"{time.monotonic() - timings.prep[machine.name]:.1f} s")

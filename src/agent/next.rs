@@ -16,7 +16,7 @@ use super::links::Name;
 use super::record::{ATTEMPTS_MAX, Database, Record, Stage};
 use crate::model::{Fault, FaultCode, Timestamp};
 
-/// Pause before an order that was cut off is started over: long enough for a machine that has just started.
+/// Pause before an order that was interrupted is started over: long enough for a machine that has just started.
 pub(super) const AGAIN: Duration = Duration::from_secs(60);
 
 /// What is seen of the machine.
@@ -76,7 +76,7 @@ pub(super) fn next(record: &Record, seen: &SwitchSeen) -> Move {
         Stage::Refused | Stage::PutBack => Move::Rest,
         Stage::Proven => proven(record, seen, &to, moved),
         Stage::PuttingBack if seen.back => Move::Write(Box::new(put_back(record, seen.now))),
-        // Of links that a person's installation moved, `current` is already as `last-good`.
+        // If a person's installation moved the links, `current` already equals `last-good`.
         Stage::PuttingBack => Move::Back,
         Stage::Ready | Stage::Switching | Stage::Proving if moved => {
             write(record, Stage::Refused, overtaken(&to))
@@ -130,7 +130,7 @@ fn proven(record: &Record, seen: &SwitchSeen, to: &Name, moved: bool) -> Move {
     }
 }
 
-/// Back; started over only where it was cut off, for what failed once fails again.
+/// Back; started over only where it was interrupted, for what failed once fails again.
 fn put_back(record: &Record, now: Timestamp) -> Record {
     let cut = record
         .why
@@ -186,7 +186,7 @@ fn overtaken(to: &Name) -> Fault {
         .fix("nothing, if that was intended; else order this version again")
 }
 
-/// Whether the change has to be gone on with now.
+/// Whether the change has to be continued now.
 pub(super) fn is_due(record: &Record, now: Timestamp) -> bool {
     let time = |at: &Option<Timestamp>| at.is_some_and(|at| at <= now || is_far(at, now));
     match record.stage {

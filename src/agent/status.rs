@@ -1,4 +1,4 @@
-//! What a host says of the version of its agent: pure, from what is on its disk.
+//! A host's report on its agent's version: pure, from what is on its disk.
 
 use semver::Version;
 

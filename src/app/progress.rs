@@ -230,8 +230,8 @@ mod tests {
         }
     }
 
-    /// The runtime turns, another task goes on, and one waits for what never comes: the watchdog
-    /// starves. It is fed again when that one goes on.
+    /// The runtime turns, another task continues, and one waits for what never comes: the watchdog
+    /// starves. It is fed again when that one continues.
     #[tokio::test(start_paused = true)]
     async fn a_blocked_task_starves_the_watchdog_and_the_runtime_does_not_feed_it() {
         const PERIOD: Duration = Duration::from_secs(60);

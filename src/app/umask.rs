@@ -1,4 +1,4 @@
-//! What a shell takes from the modes of new files (`umask`) is not its programs' affair.
+//! Resets the shell's `umask`: modes of new files are explicit here.
 
 use nix::sys::stat::{Mode, umask};
 

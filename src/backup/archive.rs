@@ -5,8 +5,8 @@
 //! PLACE/<host id>/NAME.json      its manifest, last: the backup counts from here on
 //! ```
 //!
-//! Each host has a place of its own and changes nothing outside of it. What a copy that was cut off left
-//! is never a backup: it is gone on with, or taken away by [`Archive::prune`].
+//! Each host has a place of its own and changes nothing outside of it. What a copy that was interrupted left is never a
+//! backup: it is continued, or taken away by [`Archive::prune`].
 //!
 //! | file | holds |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `s3`          | a bucket |
 //! | `find`        | backups in the places of all hosts |
 //! | `credentials` | the one file that a bucket's key may be in |
-//! | `error`       | [`ArchiveError`]: what can go wrong, in words |
+//! | `error`       | [`ArchiveError`]: what can go wrong, as text |
 
 mod credentials;
 mod dir;
@@ -109,7 +109,7 @@ impl Archive {
         &self.policy.target
     }
 
-    /// Copies a backup there. The manifest goes last, so that a copy that was cut off is none.
+    /// Copies a backup there. The manifest goes last, so that an interrupted copy does not count.
     pub async fn put(
         &self,
         name: &str,
@@ -167,8 +167,8 @@ impl Archive {
         }
     }
 
-    /// Brings the sealed file of a backup to `into`. It goes on after what an earlier try brought there,
-    /// and what is there in the end is what `sealed` says, or it is gone.
+    /// Brings the sealed file of a backup to `into`. It continues after what an earlier try brought there, and what is
+    /// there in the end is what `sealed` says, or it is gone.
     pub async fn get(&self, name: &str, sealed: Sealed, into: &Path) -> Result<(), ArchiveError> {
         let [_, file] = plan::files(named(name)?);
         match &self.place {
@@ -196,8 +196,8 @@ impl Archive {
         })
     }
 
-    /// Takes away what is too much by count or bytes, oldest first, and what copies that were cut off
-    /// left. Answers the names of the backups that went.
+    /// Takes away what is too much by count or bytes, oldest first, and what copies that were
+    /// interrupted left. Answers the names of the backups that went.
     pub async fn prune(&self) -> Result<Vec<String>, ArchiveError> {
         let shelf = self.shelf().await?;
         let goes = plan::surplus(&shelf.backups, self.policy.keep, self.policy.max_bytes);

@@ -1,5 +1,5 @@
-//! A fire drill: a backup is opened, restored into an etcd of its own, started and counted, and all of
-//! it is taken away again. What was never restored is no backup.
+//! A fire drill: a backup is opened, restored into an etcd of its own, started and counted, and all of it is removed
+//! again. What was never restored is no backup.
 //!
 //! ```text
 //! room and memory ─► open the seal ─► etcdutl opens it ─► etcdutl restores it ─► etcd starts on a
@@ -66,24 +66,24 @@ pub struct Drill<'a> {
     pub bin: &'a str,
     /// The sealed file, of the machine.
     pub sealed: &'a str,
-    /// What stands beside it.
+    /// Its manifest.
     pub manifest: &'a BackupManifest,
-    /// Who opens it.
+    /// What can open it.
     pub keys: Vec<Opener>,
     /// The member that has the live data, if it is of the same cluster and answers.
     pub live: Option<&'a Etcd>,
 }
 
-/// What a drill may take.
+/// Limits of a drill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bounds {
     /// Without this much the drill does not start: enough for the running node.
     memory: u64,
     /// With old revisions of small objects alone in the file, as much as the machine can spare.
     memory_most: u64,
-    /// Of one file.
+    /// Of one file, in bytes.
     file: u64,
-    /// Of all files at once.
+    /// Of all files together, in bytes.
     room: u64,
 }
 
@@ -103,8 +103,8 @@ pub struct Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A program that was killed a moment ago may be at its last write. What is left after all is taken
-        // away by the next look.
+        // A program that was killed a moment ago may be at its last write. What is left after all is removed by the
+        // next look.
         for _ in 0..REMOVALS {
             match disk::remove_dir_all(&self.at) {
                 Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {

@@ -166,7 +166,7 @@ pub fn open(sealed: &Path, keys: &[Opener]) -> Result<StreamReader<BufReader<Fil
     })
 }
 
-/// What a person does about a backup that is none.
+/// The remedy for an unusable backup.
 pub const ANOTHER: &str = "use another one: pf9ctl etcd list";
 
 /// The SHA-256 and the size of a file.

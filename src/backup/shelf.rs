@@ -20,7 +20,7 @@ pub const MANIFEST_MAX: u64 = SIGNED_MANIFEST_MAX as u64;
 /// Most backups that are looked at, newest first: more than a policy may keep.
 const LOOKED_AT_MAX: usize = 2000;
 
-/// What lies in the directory.
+/// Content of the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shelf {
     /// What counts, oldest first.
@@ -171,7 +171,7 @@ impl Shelf {
         let mut clusters = BTreeSet::new();
         for manifest in self.manifests().rev() {
             let newest = clusters.insert(manifest.cluster_id);
-            // Of those that are kept the oldest is not older than one that goes.
+            // The oldest that is kept is newer than every one that is pruned.
             bytes = bytes.saturating_add(manifest.sealed_bytes);
             kept += 1;
             if !newest && (kept > keep || bytes > policy.max_bytes) {

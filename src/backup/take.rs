@@ -6,8 +6,8 @@
 //!                                                 └─► plain, without a name ─► etcdutl ─► gone
 //! ```
 //!
-//! What is cut off at any byte leaves files without names (`host::temps` takes them away), or a sealed
-//! file without a manifest, which is no backup (`shelf`). Memory is a few pieces of 32 KiB.
+//! What is interrupted at any byte leaves files without names (`host::temps` takes them away), or a sealed file without
+//! a manifest, which is no backup (`shelf`). Memory is a few pieces of 32 KiB.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -31,10 +31,10 @@ use crate::telemetry::chain;
 
 /// Pieces of the stream that wait for the disk: two MiB.
 pub const WAITING: usize = 64;
-/// What every failure begins with.
+/// How every failure begins.
 const WHAT: &str = "etcd has no new backup";
 
-/// What a backup is taken of, and its recipients.
+/// The source of a backup, and its recipients.
 pub struct Taking<'a> {
     /// The machine.
     pub fs: &'a HostFs,
@@ -258,3 +258,6 @@ fn fault(error: &io::Error, why: String) -> Fault {
     };
     Fault::new(code, WHAT, why).fix(space::FIX)
 }
+
+#[cfg(all(test, feature = "fault"))]
+mod tests;

@@ -7,8 +7,8 @@
 //! | `pf9-nodeletd` | EFFECTS: makes this machine a Kubernetes node, and undoes it |
 //! | `pf9ctl` | the operator's hand |
 //!
-//! One file, for the four share most of what they are made of: it is downloaded, kept and held in memory once. What each
-//! may do on a machine is its unit's to say (user, sandbox), as it was when they were four.
+//! One file, because the four share most of what they are made of: it is downloaded, kept and held in memory once. What
+//! each may do on a machine is its unit's to say (user, sandbox), as it was when they were four.
 
 use std::ffi::OsStr;
 use std::io::Write;

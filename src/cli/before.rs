@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::fs::{FsError, HostFs};
+use crate::host::fs::{FsError, HostFs, fail};
 use crate::identity::order_key::{self, Had};
 use crate::model::paths;
 
@@ -88,8 +88,8 @@ impl Before {
         remove_dir(&host.at(MAKING))
     }
 
-    /// What a run that was cut off left: an identity that was not written to its end is undone, one
-    /// that was stays. So does an order key that was replaced for nothing.
+    /// What a run that was interrupted left: an identity that was not written to its end is undone,
+    /// one that was stays. So does an order key that was replaced for nothing.
     pub(super) fn recover(host: &HostFs) -> Result<(), FsError> {
         Self::recover_identity(host)?;
         order_key::put_back(host)
@@ -208,14 +208,6 @@ fn remove_dir(path: &Path) -> Result<(), FsError> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail("remove", path, e)),
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn fail(action: &'static str, path: &Path, source: io::Error) -> FsError {
-    FsError {
-        action,
-        path: path.to_path_buf(),
-        source,
     }
 }
 

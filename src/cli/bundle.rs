@@ -198,7 +198,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &BundleArgs) -> Result<Exit,
     Ok(Exit::Ok)
 }
 
-/// What goes into one.
+/// Input of a bundle.
 struct Making {
     items: Vec<plan::Item>,
     redactor: Redactor,

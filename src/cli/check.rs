@@ -34,7 +34,7 @@ pub(super) async fn run(ctx: &CommandContext, args: &CheckArgs) -> Result<Exit, 
         .waiting("checking the machine, its network and its plane");
     let looking = all(ctx, args, &skips, stream);
     let report = tokio::select! {
-        // cancel-safe: what was tried is taken away by who tried, and nothing else was done
+        // cancel-safe: what was tried is removed by who tried, and nothing else was done
         report = looking => report?,
         () = ctx.stop.cancelled() => return Err(ctx.interrupted("the check did not finish")),
     };

@@ -338,7 +338,7 @@ fn back(ctx: &CommandContext, before: Option<String>) -> Result<(), FsError> {
     }
 }
 
-/// Who reads a section.
+/// What to restart after a change of a section.
 fn restart(key: &str) -> String {
     let units = match key.split('.').next().unwrap_or_default() {
         "comms" => "pf9-comms",

@@ -31,7 +31,7 @@ use crate::telemetry::chain;
 
 /// nodelet takes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
-/// Of an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
+/// For an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
 const GOES_ON: &str = "nodelet continues until the role is gone (pf9ctl status shows it); then run pf9ctl \
     node decommission again for the rest, which was not touched";
 /// How long nodelet may hold a question for the next change.
@@ -144,7 +144,7 @@ async fn remove_role(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Op
     }
     let work = order_removal(ctx, args, hostagent_ran);
     let result = tokio::select! {
-        // cancel-safe: nodelet goes on by itself; it is only not waited for
+        // cancel-safe: nodelet continues by itself; it is only not waited for
         result = work => result,
         () = ctx.stop.cancelled() => Err(ctx.interrupted("the role is not removed")),
     };

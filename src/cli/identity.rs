@@ -42,7 +42,7 @@ pub(super) struct ResetReport {
     was: Option<HostId>,
     /// Units that were stopped.
     stopped: Vec<&'static str>,
-    /// What was taken away.
+    /// What was removed.
     removed: Vec<String>,
     next: Vec<&'static str>,
 }
@@ -225,7 +225,7 @@ fn forget(ctx: &CommandContext) -> Result<Vec<String>, Fault> {
             Ok(_) | Err(_) => remove(path.to_owned()).map_err(|e| fault(&e))?,
         }
     }
-    // What a prep-node that was cut off kept is the other machine's as well, and would come back.
+    // What a prep-node that was interrupted kept is the other machine's as well, and would come back.
     Before::forget(host).map_err(|e| fault(&e))?;
     identity::remove(host).map_err(|e| fault(&e))?;
     removed.push("/etc/pf9: key, certificate, host id, trust".to_owned());

@@ -35,7 +35,7 @@ pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
             .map(|(entry, _)| entry)
             .filter(|e| !is_mask(host, e)),
     );
-    // Of writes that were cut off; those in directories of ours go with them.
+    // Temporary files of interrupted writes; those in our directories are removed with them.
     let mut temps = temps::abandoned(host, paths::WRITTEN_BY_ROOT);
     temps.retain(|t| !all.iter().any(|tree| paths::below(tree, t)));
     all.extend(temps);

@@ -216,7 +216,7 @@ fn tail(
     Ok(())
 }
 
-/// What comes, also when the file is turned over to a new one.
+/// Follows a log, also across its rotation.
 async fn follow(ctx: &CommandContext, path: &str, mut file: Option<File>) -> Result<(), Fault> {
     loop {
         if let Some(file) = &mut file {

@@ -53,7 +53,7 @@ pub(super) struct Output {
     colour: bool,
     terminal: bool,
     width: usize,
-    /// A progress line stands on the terminal and must be taken away before the next line.
+    /// A progress line stands on the terminal and must be removed before the next line.
     standing: Mutex<bool>,
     sink: Sink,
     /// What is printed goes here as well.
@@ -280,7 +280,7 @@ impl Output {
         self.print(text);
     }
 
-    /// Lines of a verb that goes on. Not part of the JSON value.
+    /// Lines of a verb that continues. Not part of the JSON value.
     pub(super) fn part(&self, screen: &Screen) {
         self.sweep();
         if !self.json {
@@ -472,7 +472,7 @@ fn frame(text: &str, rows: usize) -> String {
         lines.push(&cut);
     }
     let body = lines.join("\x1b[K\r\n");
-    // 2026: what comes is one change. 7: a line that is too long is cut off, and moves nothing.
+    // 2026: what comes is one change. 7: a line that is too long is truncated, and moves nothing.
     format!("\x1b[?2026h\x1b[?7l\x1b[H{body}\x1b[K\x1b[J\x1b[?7h\x1b[?2026l")
 }
 
@@ -513,7 +513,7 @@ mod tests {
         assert!(text.contains("good and plain\n"), "{text}");
         assert!(text.contains("the token was used"), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
-        // Another run goes on below, and no link is followed.
+        // Another run continues below, and no link is followed.
         Output::memory(false).also_to(&at).expect("again");
         std::fs::rename(&file, at.join("elsewhere")).expect("rename");
         std::os::unix::fs::symlink(at.join("elsewhere"), &file).expect("link");

@@ -120,8 +120,8 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
         .fix("install it again"));
     }
     directories(ctx).await?;
-    // Only what a run that was cut off left is gone back to here: while nothing is enrolled comms
-    // may renew its pair, and an older one must not take its place.
+    // Only what a run that was interrupted left is gone back to here: while nothing is enrolled
+    // comms may renew its pair, and an older one must not take its place.
     Before::recover(&ctx.host).map_err(|e| fs_fault(&e))?;
     let ran = running(ctx).await?;
     let stage = Cell::new(Stage::Nothing);

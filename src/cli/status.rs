@@ -94,7 +94,7 @@ pub(super) enum Overall {
     NotPrepared,
     /// A daemon of ours does not run.
     AgentDown,
-    /// The plane cannot be reached; the node goes on by itself.
+    /// The plane cannot be reached; the node continues by itself.
     Offline,
     /// A host without a role.
     Idle,
@@ -110,7 +110,7 @@ pub(super) enum Overall {
     Maintenance,
 }
 
-/// One unit, in words.
+/// One unit, as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct UnitReport {
     /// e.g. `comms`.
@@ -448,7 +448,7 @@ fn down(unit: &UnitReport) -> Fault {
     ))
 }
 
-/// `decommission-node` stops hostagent, and was cut off before its end.
+/// `decommission-node` stops hostagent, and was interrupted before its end.
 fn unfinished(unit: &UnitReport) -> Fault {
     Fault::new(
         FaultCode::DecommissionUnfinished,

@@ -78,7 +78,7 @@ fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
         screen.row("what to do", Ink::Plain, &fault.fix, width);
     }
     let attempts = report.node.as_ref().map_or(0, |n| n.attempts);
-    // Of a maintenance its end is a row of its own.
+    // The end of a maintenance is a row of its own.
     let maintenance = report.state == Overall::Maintenance;
     if let Some(at) = fault.next_try.filter(|_| !maintenance) {
         let times = match attempts {

@@ -11,7 +11,7 @@ use crate::model::{Fault, HostStatus, NodeStatus, StackRef, document, paths};
 /// Versions of everything of ours.
 #[derive(Debug, Serialize)]
 pub(super) struct VersionReport {
-    /// Of this program.
+    /// This program's version.
     client: &'static str,
     /// The one that `current` leads to.
     installed: Option<String>,

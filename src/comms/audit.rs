@@ -35,7 +35,7 @@ struct Log {
 /// What refusals have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
-    /// Who asked, as the plane says.
+    /// The caller, as the plane names it.
     who: String,
     service: String,
     /// The word of the code.
@@ -52,7 +52,7 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stream: Option<u32>,
     pub(super) service: &'a str,
-    /// Who asked, as the plane says.
+    /// The caller, as the plane names it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) who: &'a str,
     /// Which of their requests it belongs to, as the plane says.

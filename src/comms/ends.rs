@@ -21,7 +21,7 @@ pub(super) async fn keep(fs: HostFs, sessions: Arc<Sessions>, shutdown: Cancella
             false => ends_of(&changes.borrow_and_update()),
         };
         if told.as_ref() != Some(&ends) {
-            // A few bytes in memory (/run); who reads them can do without.
+            // A few bytes in memory (/run); readers can do without them.
             if let Err(e) = tell_tunnel_ends(&fs, &ends) {
                 tracing::warn!(error = %chain(&e), "cannot determine where the tunnel goes");
             }

@@ -4,7 +4,7 @@
 //! answers the next byte for that connection with a reset and throws the queue away. Over a slow tunnel that queue
 //! stands for seconds, and clients that send pings (kubectl from 1.31 on, by websockets) lose the end of their answer.
 //! So before something is said to a service of which unread bytes are here, its end is looked up in the kernel's table:
-//! where the program has let go, nobody would read it, and the write fails here instead of there. The splice goes on
+//! where the program has let go, nobody would read it, and the write fails here instead of there. The splice continues
 //! reading then.
 //!
 //! Rejected: to hold back what comes from the client until all is read (a person's Ctrl-C would wait for the flood that
@@ -91,7 +91,7 @@ impl LocalTcp {
         let mut peek = || SockRef::from(&self.tcp).peek(&mut byte);
         let now = Instant::now();
         // So soon after the last time it is asked only where it has said that something came: most writes of a flood
-        // cost no call more. Not always, for nobody may have listened to it since.
+        // cost no call more. Not always, because nobody may have listened to it since.
         let found = if self.asked.is_some_and(|at| now < at + FLOOD) {
             self.tcp.try_io(Interest::READABLE, peek)
         } else {

@@ -38,7 +38,7 @@ impl Own {
         }
     }
 
-    /// The same holder, who trusts the plane's present authorities: when they were replaced the next
+    /// The same holder, trusting the plane's present authorities: when they were replaced the next
     /// connection goes by the new ones, and those that run are not touched. Dials are rare, so
     /// looking at the file each time needs nobody who tells. The pair is not looked for there: who
     /// renews it says when it is to be shown.

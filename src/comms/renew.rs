@@ -118,7 +118,7 @@ impl Renewal {
     /// Renews for as long as comms runs.
     pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         tokio::select! {
-            // cancel-safe: every file is written whole, and what is cut off is taken up again
+            // cancel-safe: every file is written whole, and what is interrupted is taken up again
             () = shutdown.cancelled() => {}
             () = self.keep() => {}
         }
@@ -152,6 +152,7 @@ impl Renewal {
                     backoff = Backoff::full(FIRST, self.pace().pause);
                     renewed_under = Some(self.link.route().identity().bundle);
                     self.tell(None);
+                    self.rest_if_due_again().await;
                 }
                 Err(fault) => {
                     let wait = backoff.failed();
@@ -162,6 +163,15 @@ impl Renewal {
                     tokio::time::sleep(wait).await;
                 }
             }
+        }
+    }
+
+    /// By a clock that is far ahead what the plane has just issued is due again, and so would be the next one.
+    async fn rest_if_due_again(&self) {
+        let renew_at = self.link.route().identity().renew_at();
+        if renew_at <= crate::seam::clock::now() {
+            tracing::warn!(%renew_at, "the renewed host certificate is due again: this machine's clock is wrong");
+            tokio::time::sleep(self.pace().pause).await;
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Service {
     pub target: Target,
     /// Streams at once.
     pub max_streams: u32,
-    /// Who may ask, in the plane's names; empty: everybody the plane admits.
+    /// Callers that are let in, by the plane's names; empty: all that the plane admits.
     pub who: Vec<String>,
     /// Streams opened a second, and as many at once.
     pub opens_per_s: Option<u32>,
@@ -54,13 +54,6 @@ struct Entry {
     connect: String,
     #[serde(default = "default_streams")]
     max_streams: u32,
-    /// In files of older versions; how a stream is scheduled is its opener's choice.
-    #[serde(default)]
-    #[expect(
-        dead_code,
-        reason = "read, so that an older file is still accepted; no longer documented"
-    )]
-    class: EntryClass,
     #[serde(default)]
     who: Vec<String>,
     opens_per_s: Option<u32>,
@@ -72,14 +65,6 @@ struct Entry {
     /// The target is where clouds keep their metadata services: in so many words as well.
     #[serde(default)]
     allow_link_local: bool,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum EntryClass {
-    #[default]
-    Interactive,
-    Bulk,
 }
 
 /// Largest file of the list.

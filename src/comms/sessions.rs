@@ -69,9 +69,9 @@ pub(super) struct NewSession {
 pub(super) struct Sessions {
     live: watch::Sender<Vec<Arc<Live>>>,
     next: AtomicU64,
-    /// Who took the last stream.
+    /// The session that took the last stream.
     chosen: AtomicU64,
-    /// Of sessions that are over.
+    /// Totals of ended sessions.
     past: Mutex<Totals>,
     progress: Progress,
 }
@@ -157,7 +157,7 @@ impl Sessions {
         self.live.borrow().clone()
     }
 
-    /// Of all sessions there ever were.
+    /// Totals of all sessions, ended ones included.
     pub(super) fn totals(&self) -> Totals {
         // A session that ends meanwhile is in one of the two: `over` moves it under this lock.
         let all = self.live.borrow();

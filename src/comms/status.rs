@@ -16,7 +16,7 @@ use crate::wire::Class;
 /// What changes with the connections; the numbers come from the sessions when asked.
 pub(super) struct StatusBoard {
     known: Mutex<Known>,
-    /// Of the tunnel itself.
+    /// Certificates of the tunnel itself.
     certificates: Mutex<Vec<Expiry>>,
     sessions: Arc<Sessions>,
 }

@@ -260,7 +260,7 @@ mod tests {
             }
 
             async fn end(&self, (_, fs): &mut Self::World) -> BTreeMap<String, String> {
-                // Of a write that never came back the next start takes it.
+                // The next start removes that of a write that never returned.
                 temps::collect(fs, WRITTEN_BY_COMMS);
                 files(fs, |_| false)
             }

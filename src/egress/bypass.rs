@@ -1,4 +1,4 @@
-//! Who is reached without the proxy, as people know it from `NO_PROXY`. Pure.
+//! Destinations that are reached without the proxy, as in `NO_PROXY`. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

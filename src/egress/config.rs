@@ -15,7 +15,7 @@ pub struct ProxyConfig {
     /// The proxy; absent or empty: connections go straight.
     #[serde(deserialize_with = "url_or_none")]
     pub url: Option<ProxyUrl>,
-    /// Who is reached without it.
+    /// Destinations that are reached without it.
     pub no_proxy: NoProxy,
     /// The names under which people look for a place for the password.
     #[serde(

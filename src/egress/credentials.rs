@@ -59,7 +59,7 @@ impl Credentials {
         Secret::new(format!("{}:{}\n", self.user, self.password.expose()))
     }
 
-    /// Who.
+    /// The user name.
     pub fn user(&self) -> &str {
         &self.user
     }

@@ -1,4 +1,4 @@
-//! Each way not to get out, by hop, in words a person can act on.
+//! Each way not to get out, by hop, as text a person can act on.
 
 use std::io;
 
@@ -58,7 +58,7 @@ pub enum ReachError {
     ProxyRejects {
         /// Which proxy.
         proxy: String,
-        /// Who.
+        /// The user name.
         user: String,
     },
     /// The proxy wants a kind of credentials that cannot be given.

@@ -25,7 +25,7 @@ pub struct AddressChanges {
 }
 
 impl AddressChanges {
-    /// Of the network that the caller is in.
+    /// Listens in the caller's network namespace.
     pub fn listen() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (family, kind) = (AddressFamily::Netlink, SockType::Datagram);

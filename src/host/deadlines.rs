@@ -77,7 +77,7 @@ pub const DECOMMISSION: Duration = sum(&[ROLE_REMOVAL, SYSTEMD]);
 
 /// The plane answers at once or is not there.
 pub const LEAVE: Duration = secs(10);
-/// Longest a daemon of ours drains after a signal; its tasks are cut off then.
+/// Longest a daemon of ours drains after a signal; its tasks are interrupted then.
 pub const GRACE: Duration = secs(20);
 /// `TimeoutStopSec` of the two unprivileged daemons.
 pub const AGENT_STOP: Duration = secs(30);

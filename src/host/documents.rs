@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fs::{Attrs, FsError, HostFs};
+use super::{room, space};
 use crate::model::{
     Accepted, Because, Envelope, Fault, FaultCode, HostId, PAYLOAD_MAX, Timestamp, TrustStore,
     Verdict, accept,
@@ -40,6 +41,7 @@ pub struct Store {
     path: String,
     mode: u32,
     max: u64,
+    at_all_costs: bool,
 }
 
 /// What was read.
@@ -47,7 +49,7 @@ pub struct Store {
 pub struct Loaded<T> {
     /// The newest that can be used.
     pub value: Option<T>,
-    /// Why that is not the newest there ever was, in words for people. `None` without a value: there
+    /// Why that is not the newest there ever was, as text for people. `None` without a value: there
     /// never was one.
     pub fault: Option<Fault>,
     /// The newest is at its place, for another program.
@@ -121,6 +123,16 @@ impl Store {
             path: path.into(),
             mode,
             max,
+            at_all_costs: false,
+        }
+    }
+
+    /// On a full file system something that is worth less goes for it ([`room`]).
+    #[must_use]
+    pub fn at_all_costs(self) -> Self {
+        Self {
+            at_all_costs: true,
+            ..self
         }
     }
 
@@ -203,17 +215,30 @@ impl Store {
 
     /// Replaces it, durably; the old one is kept beside it.
     pub fn save<T: Document>(&self, value: &T) -> Result<(), FsError> {
-        let fail = |action, source| FsError {
-            action,
+        let fail = |source| FsError {
+            action: "write",
             path: self.fs.at(&self.path),
             source,
         };
-        let bytes = serde_json::to_vec_pretty(value).map_err(|e| fail("write", e.into()))?;
+        let bytes = serde_json::to_vec_pretty(value).map_err(|e| fail(e.into()))?;
         if bytes.len() as u64 > self.max {
             // It could never be read again.
             let why = format!("it would be larger than {} bytes", self.max);
-            return Err(fail("write", std::io::Error::other(why)));
+            return Err(fail(std::io::Error::other(why)));
         }
+        match self.replace(&bytes) {
+            Err(e)
+                if self.at_all_costs
+                    && space::is_full(&e.source)
+                    && room::make(&self.fs, &self.fs.at(&self.path), bytes.len() as u64) =>
+            {
+                self.replace(&bytes)
+            }
+            done => done,
+        }
+    }
+
+    fn replace(&self, bytes: &[u8]) -> Result<(), FsError> {
         let (at, previous) = (self.fs.at(&self.path), self.fs.at(self.previous()));
         if at.exists() {
             let keep = || -> std::io::Result<()> {
@@ -224,9 +249,13 @@ impl Store {
                 // A second name, not a rename: the document is at its path at every instant.
                 disk::hard_link(&at, &previous)
             };
-            keep().map_err(|e| fail("keep the old", e))?;
+            keep().map_err(|source| FsError {
+                action: "keep the old",
+                path: at.clone(),
+                source,
+            })?;
         }
-        self.fs.write(&self.path, &bytes, &Attrs::mode(self.mode))
+        self.fs.write(&self.path, bytes, &Attrs::mode(self.mode))
     }
 
     /// Takes it away, with everything that tells of it.

@@ -37,6 +37,8 @@ mod maintenance;
 mod metrics;
 mod moved;
 mod snapshot;
+#[cfg(all(test, feature = "fault"))]
+pub(crate) use snapshot::tests::whole as whole_snapshot;
 mod turn;
 mod who;
 
@@ -151,10 +153,10 @@ struct MembersAnswer {
     members: Vec<Member>,
 }
 
-/// Who answered; numbers in decimal.
+/// The member that answered; numbers in decimal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Answerer {
-    /// Of its cluster.
+    /// Its cluster's id.
     #[serde(default)]
     pub cluster_id: String,
     /// Its own.

@@ -190,7 +190,7 @@ impl DataSeen {
         self.storage.as_ref().or(self.cluster.as_ref())
     }
 
-    /// Where what the database remembers is not what the log counts, in words.
+    /// Where what the database remembers is not what the log counts, as text.
     pub fn disagreement(&self) -> Option<String> {
         let counted = self.counted.as_ref()?;
         self.members.iter().find_map(|member| {

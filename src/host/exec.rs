@@ -279,6 +279,20 @@ pub fn program(root: &super::fs::HostFs, name: &str) -> PathBuf {
         .unwrap_or_else(|| root.at(Path::new("/usr/bin").join(name)))
 }
 
+/// Arguments of `systemd-run`: a program that is waited for, in a unit of its own with these properties.
+pub fn in_unit<'a>(properties: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let begin = [
+        "--quiet",
+        "--wait",
+        "--collect",
+        "--pipe",
+        "--service-type=exec",
+    ];
+    let properties = properties.into_iter().flat_map(|property| ["-p", property]);
+    let words = begin.into_iter().chain(properties);
+    words.map(str::to_owned).collect()
+}
+
 async fn talk(
     child: &mut Child,
     cmd: &Cmd,

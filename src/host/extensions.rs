@@ -207,24 +207,15 @@ async fn one(fs: &HostFs, program: &Program) -> Result<Vec<u8>, String> {
 
 /// Arguments of `systemd-run`: the bounds of one program.
 fn sandbox() -> Vec<String> {
-    let mut words: Vec<String> = [
-        "--quiet",
-        "--wait",
-        "--collect",
-        "--pipe",
-        "--service-type=exec",
-    ]
-    .map(str::to_owned)
-    .to_vec();
     let run_max = format!("RuntimeMaxSec={}", RUN_MAX.as_secs());
     let (memory, tasks) = (
         format!("MemoryMax={MEMORY_MIB}M"),
         format!("TasksMax={TASKS}"),
     );
-    let properties: [&str; 27] = [
-        &run_max,
-        &memory,
-        &tasks,
+    exec::in_unit([
+        run_max.as_str(),
+        memory.as_str(),
+        tasks.as_str(),
         "MemorySwapMax=0",
         "CPUQuota=50%",
         "TimeoutStopSec=2",
@@ -250,12 +241,7 @@ fn sandbox() -> Vec<String> {
         "InaccessiblePaths=-/run/pf9",
         "UMask=0077",
         "OOMScoreAdjust=900",
-    ];
-    for property in properties {
-        words.push("-p".to_owned());
-        words.push(property.to_owned());
-    }
-    words
+    ])
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub struct HostFs {
     root: PathBuf,
 }
 
-/// Who may do what with a file.
+/// Owner and permissions of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attrs {
     /// Permission bits.
@@ -369,7 +369,7 @@ fn sync_dir(dir: &Path) -> Result<(), FsError> {
     disk::sync_dir(dir).map_err(|e| fail("sync", dir, e))
 }
 
-/// Who writes a temporary file: a process id and when that process started name one process for
+/// The writer of a temporary file: a process id and when that process started name one process for
 /// ever (of one boot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Writer {
@@ -412,7 +412,7 @@ pub(super) fn temp_name(writer: Writer, n: u32, name: &str) -> String {
     format!("{TEMP_PREFIX}{pid}-{start}-{n}-{name}{TEMP_SUFFIX}")
 }
 
-/// Who made the temporary file of this name; `None` for every other name.
+/// The writer of the temporary file of this name; `None` for every other name.
 pub(super) fn writer_of(name: &str) -> Option<Writer> {
     let rest = name.strip_prefix(TEMP_PREFIX)?.strip_suffix(TEMP_SUFFIX)?;
     let mut parts = rest.splitn(4, '-');
@@ -438,7 +438,8 @@ fn absent(e: &io::Error) -> bool {
     )
 }
 
-fn fail(action: &'static str, path: &Path, source: io::Error) -> FsError {
+/// What failed, on what, and why.
+pub(crate) fn fail(action: &'static str, path: &Path, source: io::Error) -> FsError {
     FsError {
         action,
         path: path.to_path_buf(),

@@ -27,7 +27,7 @@ const CALL: Duration = Duration::from_secs(10);
 pub(crate) const ANSWER_MAX: usize = 32 * 1024 * 1024;
 /// Tries of a read-change-write that met another writer.
 const CONFLICT_TRIES: usize = 5;
-/// Who we are in `managedFields`.
+/// Our name in `managedFields`.
 const FIELD_MANAGER: &str = "pf9-nodelet";
 
 /// A client of one API server.
@@ -262,9 +262,9 @@ impl Kube {
         let Some(list) = self.get(&api_root(api)).await? else {
             return Ok(None);
         };
-        let learnt = resources(api, &list);
+        let listed = resources(api, &list);
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        kinds.extend(learnt);
+        kinds.extend(listed);
         Ok(known(&kinds))
     }
 

@@ -152,7 +152,7 @@ impl Span {
 }
 
 impl MaintenanceRecord {
-    /// Of nothing.
+    /// An empty one.
     pub fn none() -> Self {
         Self {
             schema: Self::SCHEMA,

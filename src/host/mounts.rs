@@ -100,7 +100,7 @@ pub fn is_shared(fs: &HostFs, path: &str) -> Result<Option<bool>, FsError> {
     Ok(shared_in(&text, &mount.point))
 }
 
-/// Of the last one at this point: it hides those before it.
+/// Whether the last mount at this point is shared: it hides those before it.
 fn shared_in(mountinfo: &str, point: &str) -> Option<bool> {
     let mut lines = mountinfo.lines().rev();
     lines.find_map(|line| {
@@ -121,7 +121,7 @@ fn under_in(mountinfo: &str, path: &Path) -> Option<Mount> {
             continue;
         };
         let longest = found.as_ref().map_or(0, |f| f.point.len());
-        // Of several on top of each other the last one counts.
+        // Of several stacked mounts the last one counts.
         if path.starts_with(&point) && point.len() >= longest {
             let mut fields = source.split(' ').map(unescape);
             found = Some(Mount {
@@ -138,7 +138,7 @@ fn under_in(mountinfo: &str, path: &Path) -> Option<Mount> {
 /// and the paths in its options (the layers of an overlay). Only of `/`: what else is mounted there
 /// says nothing of where the process itself lives. Paths that are no more than `/` are left out.
 pub(super) fn root_sources(mountinfo: &str) -> Vec<String> {
-    // Of several on top of each other the last one counts.
+    // Of several stacked mounts the last one counts.
     let root = mountinfo
         .lines()
         .rfind(|l| l.split(' ').nth(4) == Some("/"));

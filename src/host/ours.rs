@@ -1,6 +1,6 @@
 //! What on this machine is ours, and by what rule. The one place that answers: checks before
 //! enrolment, observation, removal, the proof of removal and the package's maintainer scripts ask
-//! here, so that what one of them takes away is what another one looks for.
+//! here, so that what one of them removes is what another one looks for.
 //!
 //! Pure: a rule judges what was seen, and seeing is [`super::proc`], [`super::mounts`] and [`super::net`]. Where a
 //! caller must be stricter (what may be killed, what may be deleted without a ledger) the rule has a name of its own

@@ -20,7 +20,7 @@ pub enum Begin {
 /// What the server's answer means for the bytes that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeAnswer {
-    /// The body goes on where we are.
+    /// The body continues where we are.
     GoesOn,
     /// The body is the whole file: the server knows no ranges.
     Whole,

@@ -43,8 +43,8 @@ pub struct Proc {
 pub struct Listener {
     /// Where.
     pub port: u16,
-    /// Who; `None` where that cannot be seen: a process of another namespace, or of another user
-    /// for who is not root.
+    /// The holder; `None` where it cannot be seen: a process of another namespace, or, unless we
+    /// are root, of another user.
     pub holder: Option<Process>,
 }
 
@@ -124,7 +124,7 @@ impl Proc {
         worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
-    /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
+    /// Listeners on the TCP ports that `wanted` picks; each holder of a port once.
     pub fn listeners(&self, wanted: impl Fn(u16) -> bool) -> Vec<Listener> {
         let mut sockets = BTreeMap::new();
         for table in TCP {
@@ -182,7 +182,7 @@ impl Proc {
         if lock.l_type == nix::libc::F_UNLCK as i16 {
             return None;
         }
-        // Of another namespace it has no number here.
+        // A process of another namespace has no number here.
         let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0);
         Some(pid.map(|pid| self.look(pid)))
     }
@@ -249,7 +249,7 @@ pub(super) fn start_of(stat: &str) -> Option<u64> {
 
 /// `utime` and `stime` of `/proc/<pid>/stat`.
 fn worked_of(stat: &str) -> Option<Duration> {
-    /// Of the kernel's clock for programs, on every processor that is supported.
+    /// Of the kernel's process clock, on every supported processor.
     const TICK: Duration = Duration::from_millis(10);
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     // Fields 14 and 15; the state is field 3.

@@ -4,11 +4,11 @@
 /// A field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
-    /// Of wire type 0.
+    /// Wire type 0.
     Number(u64),
-    /// Of wire type 2.
+    /// Wire type 2.
     Bytes(&'a [u8]),
-    /// Of fixed size: nothing here has one, others may.
+    /// Of fixed size: nothing here uses one; other messages may.
     Fixed,
 }
 

@@ -13,7 +13,7 @@ const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 /// A few lines.
 const FILE_MAX: u64 = 256 * 1024;
 
-/// Who answers DNS, by the file that pods get.
+/// The DNS servers, by the file that pods get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolver {
     /// The file.

@@ -38,7 +38,7 @@ fn own_fault(fs: &HostFs, path: &Path) -> Option<String> {
         }
         Err(e) => return Some(crate::telemetry::chain(&e)),
     };
-    // Who runs this: root on a host, a person in a test.
+    // The user that runs this: root on a host, a person in a test.
     if uid != 0 && uid != geteuid().as_raw() {
         return Some(format!(
             "{} belongs to user id {uid}, not to root",

@@ -1,4 +1,4 @@
-//! The kernel's routes, from its own lists. No packet is sent and no socket is opened: who asks may be confined to
+//! The kernel's routes, from its own lists. No packet is sent and no socket is opened: callers may be confined to
 //! files.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,7 +27,7 @@ pub struct Route {
     pub interface: String,
     /// Through another machine; else who is there is a neighbour.
     pub gateway: bool,
-    /// Of two for the same network the lower one counts.
+    /// Of two routes to the same network the one with the lower metric counts.
     pub metric: u64,
 }
 

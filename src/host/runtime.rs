@@ -3,11 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | here | questions; clearing away what it left |
+//! | `cri` | its status, by the CRI |
 //! | `import` | an image of the stack, written once |
 //! | `archive` | what is in the archive of one |
-//! | `grpc` | calls of containerd's services |
+//! | `grpc` | calls on its socket |
 
 mod archive;
+pub mod cri;
 mod grpc;
 mod import;
 
@@ -25,9 +27,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 
-use grpc::Client;
+use grpc::{ANSWER, Client};
 
-use super::cri;
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
 use super::mounts;
@@ -70,11 +71,11 @@ pub enum ImageError {
     Tool(#[from] ExecError),
 }
 
-/// What could not be taken away.
+/// What could not be removed.
 #[derive(Debug, thiserror::Error)]
 #[error("{} left: {}", left.len(), left.iter().take(5).cloned().collect::<Vec<_>>().join(", "))]
 pub struct Leftovers {
-    /// Mounts and processes, in words.
+    /// Mounts and processes, as text.
     pub left: Vec<String>,
 }
 
@@ -84,14 +85,14 @@ impl Runtime {
         Self { fs }
     }
 
-    /// What it says of itself, by the CRI: as kubelet would ask.
-    pub async fn says(&self) -> Result<cri::Status, cri::CriError> {
-        cri::status(&self.fs.at(paths::CONTAINERD_SOCKET)).await
+    /// Its status, by the CRI: as kubelet would ask.
+    pub async fn says(&self) -> Result<cri::Status, CallError> {
+        cri::status(&self.socket()).await
     }
 
     /// All images: reference and digest of what it stands for.
     pub async fn images(&self) -> Result<BTreeMap<String, String>, CallError> {
-        let mut client = Client::connect(&self.socket(), NAMESPACE).await?;
+        let mut client = Client::connect(&self.socket(), NAMESPACE, ANSWER).await?;
         let all = client.call(
             "containerd.services.images.v1.Images/List",
             Message::default(),
@@ -256,7 +257,7 @@ fn listed(message: &[u8]) -> Option<BTreeMap<String, String>> {
     Some(images)
 }
 
-/// Of a `Descriptor`.
+/// The digest of a `Descriptor`.
 fn digest_of(target: &[u8]) -> Option<String> {
     for field in fields(target) {
         if let (2, Value::Bytes(text)) = field.ok()? {

@@ -1,4 +1,4 @@
-//! Temporary files of writes that were cut off: found, and taken away.
+//! Temporary files of writes that were interrupted: found, and taken away.
 //!
 //! [`super::fs`] names a temporary file after the process that writes it and its start time, so no guess is needed:
 //! either the writer lives, and the write is in progress, or it does not, and the file is abandoned. A daemon removes

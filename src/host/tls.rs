@@ -13,7 +13,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A connection lives through the pause between two sweeps (servers close after 90 s).
 const KEEP_IDLE: Duration = Duration::from_secs(80);
 
-/// Who is trusted, and who we are; all PEM.
+/// Trusted authorities, and our own identity; all PEM.
 #[derive(Clone, Copy)]
 pub struct ClientIdentity<'a> {
     /// The only authority trusted.
@@ -34,8 +34,18 @@ pub struct TlsError {
 
 /// A client that trusts one authority and shows one certificate.
 pub fn client(identity: ClientIdentity<'_>) -> Result<reqwest::Client, TlsError> {
+    client_naming(identity, &[])
+}
+
+/// The same, whose hello names these protocols (ALPN). The other end takes one of them: HTTP/1.1 must be there.
+pub fn client_naming(
+    identity: ClientIdentity<'_>,
+    protocols: &[&str],
+) -> Result<reqwest::Client, TlsError> {
+    let mut config = config(identity)?;
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
     base()
-        .tls_backend_preconfigured(config(identity)?)
+        .tls_backend_preconfigured(config)
         .build()
         .map_err(|e| TlsError {
             what: "client",

@@ -1,10 +1,10 @@
 //! Where the tunnel goes now: of a plane that is known by a name, or by a proxy on the way to it, nothing else on this
 //! machine says an address. Nobody is asked, least of all DNS.
 //!
-//! Comms writes it (`comms::ends`) and it is comms' word: good enough to say what must not be cut off, and which of several
-//! interfaces is the way out where no route says that. It is no proof of anything. The kernel's own list of connections was
-//! rejected: reading it walks a table that grows with the machine's memory, and cost a quarter of the processor time of
-//! all daemons on an idle node.
+//! Comms writes it (`comms::ends`) and it is comms' word: good enough to say what must not be cut off, and which of
+//! several interfaces is the way out where no route says that. It is no proof of anything. The kernel's own list of
+//! connections was rejected: reading it walks a table that grows with the machine's memory, and cost a quarter of the
+//! processor time of all daemons on an idle node.
 
 use std::io::Read;
 use std::net::IpAddr;

@@ -63,7 +63,7 @@ pub(super) async fn watch(agent: Agent) {
 pub(super) fn is_busy(status: &AgentStatus) -> bool {
     let over = match status.stage {
         AgentStage::Idle | AgentStage::Proven => true,
-        // What was cut off, or refused for want of room, is tried again.
+        // What was interrupted, or refused for want of room, is tried again.
         AgentStage::PutBack | AgentStage::Refused => {
             status.why.as_ref().is_none_or(|w| w.next_try.is_none())
         }

@@ -109,8 +109,8 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
             wake_nodelet(agent).await;
-            // The rest is nodelet's; when it goes on asking, all is looked at again, ever more rarely.
-            // (That a stack which it repairs is the active one says nothing.)
+            // The rest is nodelet's; when it continues asking, all is looked at again, ever more rarely. (That a stack
+            // which it repairs is the active one says nothing.)
             let done = || {
                 agent
                     .board

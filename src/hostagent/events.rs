@@ -149,7 +149,7 @@ async fn beside_storing<T>(
     let mut stored = false;
     loop {
         tokio::select! {
-            // cancel-safe: `work` may be cut off at shutdown (a delivery is repeated then), recv is
+            // cancel-safe: `work` may be interrupted at shutdown (a delivery is repeated then), recv is
             () = agent.stop.cancelled() => return None,
             done = &mut work => return Some((done, stored)),
             Some(draft) = queue.drafts.recv() => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::host::facts::meminfo;
 use crate::host::fs::HostFs;
 use crate::host::kernel::Kernel;
-use crate::host::{facts, interfaces};
+use crate::host::{facts, grounds, interfaces};
 use crate::model::Inventory;
 
 /// Largest file of `/proc` that is read: `/proc/cpuinfo` of a machine with hundreds of processors.
@@ -48,6 +48,8 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
         cpu_model: cpu_model(&cpuinfo),
         memory_bytes: meminfo(&proc_text(fs, "/proc/meminfo"), "MemTotal").unwrap_or(0),
         addresses: interfaces::addresses(fs, &interfaces),
+        dns_servers: grounds::dns_servers(fs),
+        routes: grounds::routes_of_no_node(fs, &interfaces),
         interfaces,
         // nodelet has them run.
         extensions: Default::default(),

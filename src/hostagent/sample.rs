@@ -9,6 +9,8 @@ use super::spec_store::SpecStore;
 use super::{Agent, blocking, health, inventory};
 use crate::host::address_changes::AddressChanges;
 use crate::host::maintenance;
+use crate::host::room;
+use crate::telemetry::chain;
 
 /// A disk does not fill up so fast that more is worth its cost.
 const EVERY: Duration = Duration::from_secs(60);
@@ -26,7 +28,14 @@ pub(super) async fn run(agent: Agent) {
         let next = Instant::now() + EVERY;
         let fs = agent.fs.clone();
         // Beside the event loop: `statvfs` of a dead network file system may hang.
-        let (inventory, health) = blocking(move || (inventory::read(&fs), health::read(&fs))).await;
+        let (inventory, health) = blocking(move || {
+            if let Err(e) = room::keep(&fs) {
+                // Seen again in a minute; what is wrong with the disk is said by what needs it.
+                tracing::debug!(error = chain(&e), "there is no reserve of disk space");
+            }
+            (inventory::read(&fs), health::read(&fs))
+        })
+        .await;
         agent.board.set(|f| &mut f.inventory, inventory);
         agent.board.set(|f| &mut f.health, health);
         ask_nodelet_in_maintenance(&agent).await;

@@ -60,8 +60,8 @@ impl Loaded {
 impl SpecStore {
     pub(super) fn new(fs: HostFs) -> Self {
         Self {
-            spec: Store::of_envelope(fs.clone(), SPEC, MODE),
-            needed: Store::new(fs.clone(), NEEDED, MODE, NOTE_MAX),
+            spec: Store::of_envelope(fs.clone(), SPEC, MODE).at_all_costs(),
+            needed: Store::new(fs.clone(), NEEDED, MODE, NOTE_MAX).at_all_costs(),
             fs,
         }
     }

@@ -181,7 +181,7 @@ impl Spool {
         numbers.sort_unstable();
         for number in numbers {
             if number <= self.head.delivered {
-                // The plane has it; its removal was cut off.
+                // The plane has it; its removal was interrupted.
                 drop(disk::remove_file(&self.fs.at(path_of(number))));
                 continue;
             }
@@ -200,7 +200,7 @@ impl Spool {
         }
     }
 
-    /// Which one it is, for the head is written with the first delivery only.
+    /// Which one it is: the head is written with the first delivery only.
     fn learn(&mut self, topic: Option<&Topic>) {
         if let Some(Topic { name, value, .. }) = topic
             && (self.told.contains_key(name) || self.told.len() < TOPICS_MAX)

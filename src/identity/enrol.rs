@@ -305,7 +305,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 pub enum Distrust {
     /// It begins so much later than this machine's clock says: the clock is behind.
     Early(Duration),
-    /// Whatever else, in words.
+    /// Whatever else, as text.
     Foreign(String),
 }
 

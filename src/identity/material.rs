@@ -12,7 +12,7 @@ use crate::model::{
 /// Everything enrolment yields; checked to belong together.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Who the host is.
+    /// The host's id.
     pub host_id: HostId,
     /// Private key, PKCS#8 PEM. Made here, never sent.
     pub key: Secret<String>,

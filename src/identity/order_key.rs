@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::store::IdentityError;
-use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::fs::{Attrs, Found, FsError, HostFs, fail};
 use crate::model::{DocumentKind, Fault, FaultCode, HostId, Secret, SigningKey, TrustedKey, paths};
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -58,7 +58,7 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
             return Err(bad("it is not a file".to_owned()));
         }
     };
-    // Who could read it could have ordered with it.
+    // Any reader of it could have signed orders.
     if mode & 0o077 != 0 {
         return Err(bad(format!("others than root may read it (mode {mode:o})")));
     }
@@ -109,11 +109,9 @@ pub fn host_id(fs: &HostFs) -> Option<HostId> {
 pub fn put_back(fs: &HostFs) -> Result<(), FsError> {
     let (from, to) = (fs.at(paths::ORDER_KEY_REPLACED), fs.at(paths::ORDER_KEY));
     match disk::rename(&from, &to) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(FsError {
-            action: "put back",
-            path: to,
-            source,
-        }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(fail("put back", &to, source))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -156,11 +154,9 @@ pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
 fn keep(fs: &HostFs) -> Result<(), FsError> {
     let (from, to) = (fs.at(paths::ORDER_KEY), fs.at(paths::ORDER_KEY_REPLACED));
     match disk::hard_link(&from, &to) {
-        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => Err(FsError {
-            action: "keep the old",
-            path: to,
-            source,
-        }),
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(fail("keep the old", &to, source))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

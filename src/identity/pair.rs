@@ -7,7 +7,7 @@
 //!
 //! The next pair is one file, so it is there whole or not at all. Taking it over replaces two files,
 //! and a crash between them leaves the key of one pair with the certificate of the other: then the
-//! next pair is the one that counts, for it is taken over only after the plane has seen it.
+//! next pair is the one that counts, because it is taken over only after the plane has seen it.
 
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
@@ -118,7 +118,7 @@ const READS_MAX: usize = 5;
 ///
 /// A reader beside comms may find the old certificate, and then the key that has followed it: a
 /// certificate that is another one by now is no damage, and the pair is read again. A lock was
-/// rejected: who may only look must not be able to hold up a renewal.
+/// rejected: a reader must not be able to hold up a renewal.
 pub(super) fn present(fs: &HostFs) -> Result<Option<Pair>, IdentityError> {
     let mut certificate = fs.read_text(paths::HOST_CERT, FILE_MAX)?;
     let mut reads = 1;

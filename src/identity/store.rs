@@ -14,14 +14,14 @@ use super::pair::{self, Pair};
 use super::policy::TlsPolicy;
 use super::trust::note_version;
 use super::verify::believing;
-use crate::host::fs::{Attrs, FsError, HostFs};
+use crate::host::fs::{Attrs, FsError, HostFs, fail};
 use crate::model::{
     Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
 };
 use crate::seam::disk;
 use crate::tls::TlsConfig;
 
-/// Who owns the files of the tunnel identity.
+/// Owners of the files of the tunnel identity.
 #[derive(Clone, Debug)]
 pub struct Owners {
     comms: Option<String>,
@@ -30,7 +30,7 @@ pub struct Owners {
 /// What comms needs to dial the plane.
 #[derive(Clone)]
 pub struct TunnelIdentity {
-    /// Who this host is.
+    /// The host's id.
     pub host_id: HostId,
     /// The plane's authorities, the host's certificate and key. One for all connections: it keeps
     /// the tickets with which the next handshake is a short one.
@@ -85,7 +85,7 @@ const HOST_CERTS: &str = "/etc/pf9/certs/hostagent";
 // === impl Owners ===
 
 impl Owners {
-    /// Of an installed host.
+    /// The owners on an installed host.
     pub fn system() -> Self {
         Self {
             comms: Some(format!("{}:{}", paths::USER_COMMS, paths::GROUP)),
@@ -97,7 +97,7 @@ impl Owners {
         Self { comms: None }
     }
 
-    /// Of the file with the proxy's credentials: only the tunnel's user reads it.
+    /// Attributes of the file with the proxy's credentials: only the tunnel's user reads it.
     pub fn proxy_credentials(&self) -> Attrs {
         self.comms(0o600)
     }
@@ -295,11 +295,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
                 // Foreign files stay, and so does their directory.
                 io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {}
                 _ => {
-                    return Err(IdentityError::Fs(FsError {
-                        action: "remove",
-                        path: fs.at(dir),
-                        source: e,
-                    }));
+                    return Err(fail("remove", &fs.at(dir), e).into());
                 }
             },
         }

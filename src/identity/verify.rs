@@ -1,4 +1,4 @@
-//! Who this host takes for its plane: the verifiers of TLS, one type.
+//! How this host recognises its plane: the TLS verifiers, one type.
 //!
 //! ```text
 //! look    any         nothing is sent over it

@@ -1,4 +1,4 @@
-//! The door of a local socket: who comes in.
+//! The door of a local socket: which callers come in.
 //!
 //! The kernel says who called when the connection is made, and that is when it is judged: a caller that
 //! may not call, or has its share of connections, gets the reason in one write and is closed before a byte
@@ -27,7 +27,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Out of file descriptors: a pause lets some close; without it the door would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who called, as the kernel says.
+/// The caller, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// User id.
@@ -44,7 +44,7 @@ pub enum Callers {
     /// Whomever the socket's owner and mode let in.
     #[default]
     ByMode,
-    /// Of those, the ones it says yes to.
+    /// Those of them for which it returns true.
     Only(Arc<dyn Fn(Peer) -> bool + Send + Sync>),
 }
 
@@ -60,7 +60,7 @@ pub struct Door {
 pub struct Caller {
     /// The connection.
     pub stream: UnixStream,
-    /// Who it is.
+    /// The caller.
     pub peer: Peer,
     /// Its place, given back when dropped.
     pub place: Place,

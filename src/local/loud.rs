@@ -6,7 +6,8 @@
 //! | `POST` a [`LogLevelRequest`]    | 200 likewise, from now on; 403 not root; 422 no such level or time |
 //! | `DELETE`                        | 200 likewise: as configured again; 403 not root |
 //!
-//! Every admitted caller may read it; only root changes it, for a verbose log may say more than its readers should know.
+//! Every admitted caller may read it; only root changes it, because a verbose log may say more than its readers should
+//! know.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use super::{Reply, StatusCode};
 
-/// What a program is not ready for, in words; `None`: it is.
+/// What a program is not ready for, as text; `None`: it is.
 pub type NotReady = Option<String>;
 
 /// `GET /healthz`: nothing that it does hangs. As the watchdog of its unit judges.

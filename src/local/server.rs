@@ -64,7 +64,7 @@ pub struct Head<'a> {
     pub method: &'a Method,
     /// e.g. `/v1/status`.
     pub path: &'a str,
-    /// Who calls.
+    /// The caller.
     pub peer: Peer,
 }
 
@@ -79,7 +79,7 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     /// The body, whole.
     pub body: Bytes,
-    /// Who called.
+    /// The caller.
     pub peer: Peer,
 }
 
@@ -345,7 +345,7 @@ impl Room {
         bound: usize,
         peer: Peer,
     ) -> Result<(Bytes, SemaphorePermit<'_>), Reply> {
-        // Of one whose length is not said, as much as it may be.
+        // Without a stated length, its bound counts.
         let said = body.size_hint().exact().map(usize::try_from);
         let size = said.unwrap_or(Ok(bound)).unwrap_or(usize::MAX);
         if size > bound {

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 /// Places of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Of all users that are not root, together.
+    /// Connections of all users but root, together.
     pub all: usize,
-    /// Of each such user.
+    /// Connections of each such user.
     pub each: usize,
-    /// Of root, beside those.
+    /// Connections of root, beside those.
     pub root: usize,
 }
 

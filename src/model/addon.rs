@@ -27,7 +27,7 @@ pub const ADDON_LABEL: &str = "pf9.io/addon";
 /// Whether a cluster wants an add-on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// No: it is taken away where it is.
+    /// No: it is removed where it is.
     No,
     /// Where the stack has it.
     IfThere,
@@ -101,7 +101,7 @@ impl Addon {
         }
     }
 
-    /// What this stack lacks of it, in words: every image, and which one an operator has to supply.
+    /// What this stack lacks of it, as text: every image, and which one an operator has to supply.
     pub fn lacking(self, manifest: &StackManifest) -> Option<String> {
         let lacks = |name: &&&str| !manifest.images.iter().any(|i| i.component == ***name);
         let named = |name: &&str| match Matrix::ours().supplied(name) {

@@ -57,7 +57,7 @@ pub struct PackageFile {
     pub format: PackageFormat,
     /// For which machines: `amd64`, `arm64` (in these words for both formats).
     pub arch: String,
-    /// Of the whole file.
+    /// SHA-256 of the whole file.
     pub sha256: Digest,
     /// Size of the file.
     pub bytes: u64,

@@ -13,7 +13,7 @@ use super::Fault;
 /// machine in it, is refused.
 pub fn a_machines_own(net: IpNet, ip: IpAddr) -> bool {
     let whole = match net {
-        // Of two or one there is none of these (RFC 3021, RFC 6164).
+        // A network of two addresses or one has neither (RFC 3021, RFC 6164).
         _ if net.max_prefix_len() - net.prefix_len() < 2 => false,
         IpNet::V4(net) => ip == net.network() || ip == net.broadcast(),
         IpNet::V6(net) => ip == net.network(),

@@ -62,7 +62,7 @@ impl Authorities {
         all.into_iter().map(|c| format!("{c}\n")).collect()
     }
 
-    /// What is wrong with one of them, in words.
+    /// What is wrong with one of them, as text.
     pub(super) fn fault(&self, which: Authority) -> Option<String> {
         let text = self.of(which);
         if text.len() > AUTHORITY_MAX {

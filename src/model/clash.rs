@@ -19,7 +19,7 @@ pub struct Ground {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
-    /// Who has an address in it is a neighbour.
+    /// Addresses in it are neighbours.
     Network(IpNet),
     /// Others are reached by it. One that is wider than the cluster's network is no harm: the narrower one wins.
     Route(IpNet),
@@ -57,8 +57,8 @@ impl Ground {
     }
 }
 
-/// The first that cannot be beside these networks of a cluster, in words: the setting with its value, and what it
-/// meets with its own.
+/// The first that cannot be beside these networks of a cluster, as text: the setting with its value, and what it meets
+/// with its own.
 pub fn clash(pods: IpNet, services: IpNet, grounds: &[Ground]) -> Option<String> {
     let both = [("containersCidr", pods), ("servicesCidr", services)];
     grounds.iter().find_map(|ground| {

@@ -104,7 +104,7 @@ pub struct EtcdStatus {
     /// The restore that is under way, or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreStatus>,
-    /// The chore that is done now, in words.
+    /// The chore that is done now, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chore: Option<String>,
 }
@@ -234,7 +234,7 @@ pub struct DrillOrder {
 /// What a chore answers to who ordered it: `POST /v1/etcd/…`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChoreAnswer {
-    /// What was done, in words.
+    /// What was done, as text.
     pub done: String,
     /// The backup that was made, if that was the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -248,7 +248,7 @@ pub struct ChoreAnswer {
 /// second etcd itself advises against it.
 const QUOTA: std::ops::RangeInclusive<u64> = 16 << 20..=8 << 30;
 
-/// What is wrong with a quota, in words.
+/// What is wrong with a quota, as text.
 pub fn quota_fault(bytes: Option<u64>) -> Option<String> {
     let bytes = bytes.filter(|bytes| !QUOTA.contains(bytes))?;
     let (least, most) = (QUOTA.start(), QUOTA.end());

@@ -247,6 +247,11 @@ fn inventory() -> Inventory {
             addresses: vec![ip()],
             networks: vec!["10.1.0.0/16".parse().expect("net")],
         }],
+        dns_servers: vec![ip()],
+        routes: vec![RouteTo {
+            net: "172.17.0.0/16".parse().expect("net"),
+            on_link: true,
+        }],
         extensions: facts_of_operators(),
     }
 }
@@ -383,7 +388,7 @@ fn report() -> FactsReport {
     }
 }
 
-pub(in crate::model) fn backup_manifest() -> BackupManifest {
+pub(crate) fn backup_manifest() -> BackupManifest {
     BackupManifest {
         schema: BACKUP_SCHEMA,
         name: "19700101T000000Z-r3".into(),

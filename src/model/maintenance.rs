@@ -31,7 +31,7 @@ pub struct MaintenanceOrder {
     pub reason: String,
 }
 
-/// Who ordered a maintenance.
+/// The issuer of a maintenance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaintenanceBy {
@@ -44,7 +44,7 @@ pub enum MaintenanceBy {
 /// The maintenance that a host is in; of two the one that lasts longer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MaintenanceStatus {
-    /// Who ordered it.
+    /// Its issuer.
     pub by: MaintenanceBy,
     /// Why.
     pub reason: String,

@@ -13,8 +13,8 @@ use super::{CertPurpose, Fault, HostId};
 
 /// Version of the operation's document.
 pub const OPERATION_SCHEMA: u32 = 1;
-/// Longest time from an operation to its end: who orders one waits for it. A host that was away for longer does not
-/// wake up to orders of yesterday.
+/// Longest time from an operation to its end: the operator waits for it. A host that was away for longer does not
+/// execute yesterday's orders.
 pub const OPERATION_LIFE_MAX: Duration = Duration::from_secs(3600);
 /// Longest that a log may be louder by an operation: a day of debugging; the log itself is bounded in bytes.
 pub const LOUD_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -87,23 +87,23 @@ pub enum OperationKind {
         since_s: u32,
         /// At most so large.
         max_bytes: u64,
-        /// Who can open it: a public key of age. It is signed with the rest, so the carrier of the bundle cannot
+        /// The public key of age that it is sealed for. It is signed with the rest, so the carrier of the bundle cannot
         /// have it sealed for another key.
         seal_for: String,
     },
     /// Send the components' own logs of a time and nothing else, sealed, where the host's own operator has agreed to
     /// that. A word of its own: an agent that does not know it sends nothing, rather than all that a bundle has.
     Logs {
-        /// Of the last so many seconds,
+        /// From so many seconds ago,
         since_s: u32,
         /// but not of the last so many.
         #[serde(default)]
         until_s: u32,
-        /// Of each log at most so many lines, the newest.
+        /// At most so many lines of each log, the newest.
         lines: u32,
         /// At most so large.
         max_bytes: u64,
-        /// Who can open them: a public key of age.
+        /// The public key of age that they are sealed for.
         seal_for: String,
     },
 }
@@ -200,7 +200,7 @@ fn loud_fault(for_s: u32) -> Option<String> {
 pub enum Outcome {
     /// It was done.
     Done {
-        /// What came of it.
+        /// Its result.
         said: String,
     },
     /// It did not start.

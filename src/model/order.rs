@@ -51,7 +51,7 @@ pub struct NodeFacts {
 pub struct Enrolment {
     /// [`ORDER_SCHEMA`].
     pub schema: u32,
-    /// Who enrols.
+    /// The host that enrols.
     pub host_id: HostId,
     /// SHA-256 of the token's secret half: the statement is good with that token only.
     pub token: Digest,
@@ -66,7 +66,7 @@ pub struct Enrolment {
 pub struct FactsReport {
     /// [`ORDER_SCHEMA`].
     pub schema: u32,
-    /// Who says it.
+    /// The host that reports them.
     pub host_id: HostId,
     /// What it answers.
     pub nonce: Nonce,
@@ -79,7 +79,7 @@ pub struct FactsReport {
 pub struct CertificateOrder {
     /// [`ORDER_SCHEMA`].
     pub schema: u32,
-    /// Who orders.
+    /// The host that orders.
     pub host_id: HostId,
     /// The cluster they are for; refused unless the host is in it.
     pub cluster_id: ClusterId,

@@ -71,6 +71,8 @@ pub const HOLD: &str = "/var/opt/pf9/nodelet/hold.json";
 pub const LOCAL_ORDER: &str = "/var/opt/pf9/nodelet/local-none.json";
 /// Plain snapshots of etcd while they are looked at; 0700, and empty between.
 pub const ETCD_SCRATCH: &str = "/var/opt/pf9/nodelet/etcd-scratch";
+/// The restore of etcd that is under way.
+pub const RESTORE_RUN: &str = "/var/opt/pf9/nodelet/etcd-restore.json";
 /// Sealed backups of etcd, unless the spec names another directory; 0700.
 pub const ETCD_BACKUPS: &str = "/var/opt/pf9/etcd-backups";
 /// JSON status with the keys operators' tools know.

@@ -1,4 +1,4 @@
-//! Who may have which certificate.
+//! Which certificate is issued for which purpose.
 //!
 //! The table is shared: the plane signs by it (it never copies a subject out of a request) and the
 //! node checks by it what it was given. Names and directories are those of the certificate tree
@@ -6,7 +6,7 @@
 //!
 //! The API server knows no revocation list. So no certificate says `system:masters`, and none has a
 //! name that Kubernetes itself gives rights to, but for nodes' own ([`CertPurpose::bound_user`]):
-//! what such a certificate may do is bindings of that one host, which the plane takes away with it.
+//! what such a certificate may do is bindings of that one host, which the plane removes with it.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ pub enum Authority {
 /// What a certificate must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertProfile {
-    /// Who signs.
+    /// The issuing authority.
     pub authority: Authority,
     /// Common name.
     pub common_name: String,
@@ -191,7 +191,7 @@ impl CertPurpose {
     }
 
     /// The user that a certificate of this purpose makes of `host`, where that user's rights are
-    /// bindings which the plane makes and takes away. By the host's id, not the node's name: a name
+    /// bindings which the plane makes and removes. By the host's id, not the node's name: a name
     /// may be another host's one day, and a certificate of its past must not come to life with it.
     pub fn bound_user(self, host: HostId) -> Option<String> {
         let what = match self {

@@ -154,7 +154,7 @@ pub struct NodeSpec {
 /// Pod and service network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetworkSpec {
-    /// Who makes the pod network.
+    /// What provides the pod network.
     pub plugin: NetworkPlugin,
     /// All pods of the cluster.
     pub pods_cidr: IpNet,
@@ -177,7 +177,7 @@ pub struct NetworkSpec {
     pub load_balancer: Vec<AddressRange>,
 }
 
-/// Who makes the pod network.
+/// What provides the pod network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkPlugin {

@@ -21,6 +21,11 @@ const RENEWED_BY: f64 = 0.7;
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
+/// Most DNS servers of an inventory: C libraries ask three at most, whatever their file lists.
+pub const INVENTORY_DNS_MAX: usize = 8;
+/// Most routes of an inventory. A machine with more has them from a routing protocol: it compares all of them itself before
+/// it becomes a node, and a status is sent every minute.
+pub const INVENTORY_ROUTES_MAX: usize = 64;
 
 /// The state of a host, in the words operators of such agents know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,7 +48,7 @@ pub enum NodeState {
 pub struct HostStatus {
     /// [`STATUS_SCHEMA`].
     pub schema: u32,
-    /// Who reports.
+    /// The reporting host.
     pub host_id: HostId,
     /// Version of the agent package.
     pub agent_version: String,
@@ -135,7 +140,7 @@ pub struct NodeStatus {
     pub attempts: u32,
     /// Every phase of the role, in order.
     pub phases: Vec<PhaseStatus>,
-    /// The step that runs now, in words.
+    /// The step that runs now, as text.
     pub current_step: Option<String>,
     /// When the last full sweep ended.
     pub last_sweep_at: Option<Timestamp>,
@@ -177,7 +182,7 @@ pub struct NodeStatus {
     pub certificates: Vec<CertificateStatus>,
 }
 
-/// Of a nodelet that has looked at nothing yet.
+/// The status before the first look.
 impl Default for NodeStatus {
     fn default() -> Self {
         Self {
@@ -224,7 +229,7 @@ pub struct RepairStatus {
     pub number: u64,
     /// When it was done.
     pub at: Timestamp,
-    /// The step, in words.
+    /// The step, as text.
     pub what: String,
     /// What was found.
     pub why: String,
@@ -274,7 +279,7 @@ pub enum ServiceState {
 pub struct InstalledStatus {
     /// Master or worker.
     pub role: Role,
-    /// Of which cluster.
+    /// The cluster.
     pub cluster_id: ClusterId,
     /// The newest spec that it was worked on by; what takes it away must be newer.
     pub generation: Generation,
@@ -330,7 +335,7 @@ pub struct CertificateStatus {
     /// Its directory below `/etc/pf9/kube.d/certs`, e.g. `kubelet/server`; of an authority, e.g.
     /// `etcd authority`.
     pub name: String,
-    /// Of which authority.
+    /// The authority.
     pub authority: Authority,
     /// When its life began.
     pub not_before: Timestamp,
@@ -373,6 +378,13 @@ pub struct Inventory {
     pub addresses: Vec<IpAddr>,
     /// Network interfaces.
     pub interfaces: Vec<Interface>,
+    /// DNS servers that it asks, but for itself, at most [`INVENTORY_DNS_MAX`]; absent: none, or the agent reports none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_servers: Vec<IpAddr>,
+    /// Where its routes lead, beside the default route and its interfaces' own networks, at most [`INVENTORY_ROUTES_MAX`];
+    /// absent: nowhere, it is a node, or the agent reports none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteTo>,
     /// What operators' own programs say of the machine, by program and name: what they chose to tell.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extensions: BTreeMap<String, BTreeMap<String, FactValue>>,
@@ -390,6 +402,16 @@ pub struct Interface {
     /// The networks they are in; absent: it has none, or the agent tells of none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
+}
+
+/// A network that a machine's routes lead to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouteTo {
+    /// Which.
+    pub net: IpNet,
+    /// Who is in it is a neighbour; else a router leads to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_link: bool,
 }
 
 /// How the machine is.

@@ -182,9 +182,9 @@ pub struct StreamStatus {
     pub endpoint: String,
     /// Its service.
     pub service: String,
-    /// Who asked, as the plane says; empty for our own.
+    /// The caller, as the plane names it; empty for our own streams.
     pub who: String,
-    /// Who opened it.
+    /// Its opener.
     pub direction: StreamDirection,
     /// How it is scheduled.
     pub class: StreamClass,
@@ -200,7 +200,7 @@ pub struct StreamStatus {
     pub bytes_out: u64,
 }
 
-/// Who opened a stream.
+/// Which side opened a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamDirection {

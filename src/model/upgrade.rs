@@ -1,7 +1,7 @@
 //! One node's part in a roll: what it is ordered to do, and how far it says it is.
 //!
 //! A roll takes the nodes of a cluster from one stack to another. Each node gets its part in three
-//! stages, one after the other, and goes on only when the plane tells it:
+//! stages, one after the other, and continues only when the plane tells it:
 //!
 //! | stage | what the node does | `NodeSpec.stack` | ends as |
 //! |---|---|---|---|
@@ -88,7 +88,7 @@ pub enum AfterDrain {
     /// The node stays as it is, uncordoned.
     #[default]
     Stop,
-    /// It goes on waiting, and says for what.
+    /// It continues waiting, and says for what.
     Wait,
     /// What is left is deleted, disruption budgets or not.
     Force,
@@ -213,7 +213,7 @@ impl DrainPolicy {
 // === impl UpgradeStatus ===
 
 impl UpgradeStatus {
-    /// What it is about, in words: for logs and events.
+    /// What it is about, as text: for logs and events.
     pub fn title(&self) -> String {
         let (stack, stage) = (&self.stack, self.stage);
         match stage {
@@ -224,7 +224,7 @@ impl UpgradeStatus {
         }
     }
 
-    /// What came of it and why not more, in words.
+    /// Its result and its limits, as text.
     pub fn outcome(&self) -> String {
         let os = self.os.filter(|_| self.state.is_over());
         let os = os.map_or_else(String::new, |os| format!(": {}", os.words()));

@@ -1,7 +1,7 @@
 //! Doing a step. Thin: what to do was decided by the plan, whether it helped is asked afterwards.
 //!
-//! Every step has a deadline of its kind; a step that is cut off is simply tried again. Steps of phases that do
-//! not wait for each other are done at once ([`Shared`]).
+//! Every step has a deadline of its kind; a step that is interrupted is simply tried again. Steps of phases that do not
+//! wait for each other are done at once ([`Shared`]).
 //!
 //! | file | what |
 //! |---|---|
@@ -9,7 +9,9 @@
 //! | `etcd`  | who is a member of etcd, and what was noted of this one |
 //! | `restart` | a member of etcd waits for its turn to be restarted |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
+//! | `early` | trials of configurations, while a stack is unpacked |
 
+mod early;
 mod etcd;
 mod restart;
 mod stack;
@@ -456,7 +458,7 @@ impl Effects<'_> {
     }
 }
 
-/// A link in place of a directory was made by an operator, who has to say what is meant.
+/// An operator made a link in place of a directory, and has to resolve it.
 fn no_link(fs: &HostFs, path: &str) -> Result<(), Failed> {
     match fs.found(path)? {
         Found::Link(target) => {

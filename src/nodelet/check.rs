@@ -54,7 +54,7 @@ pub async fn check(
             waits.what, fault.why
         );
     }
-    board.planned(&plan, context::learnt(&host.fs, ctx, stack));
+    board.planned(&plan, context::findings(&host.fs, ctx, stack));
     board.checked(crate::seam::clock::now(), &plan, began.elapsed());
     Checked { plan, main_pids }
 }

@@ -106,8 +106,8 @@ pub async fn look_further(host: &Host, ctx: &mut PhaseContext) {
     ctx.facts.nftables = host.net.nftables().await;
 }
 
-/// What goes up beside the plan.
-pub fn learnt(fs: &HostFs, ctx: &PhaseContext, seen: &StackSeen) -> SweepFindings {
+/// What the status shows beside the plan.
+pub fn findings(fs: &HostFs, ctx: &PhaseContext, seen: &StackSeen) -> SweepFindings {
     let leaves = ctx.material.iter().filter_map(|(purpose, m)| {
         let seen = m.certificate.as_ref()?;
         Some(CertificateStatus {

@@ -12,9 +12,9 @@
 //! one more look after it, however often it comes, and such looks are rate-limited. So no
 //! caller keeps the loop from its work.
 //!
-//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
-//! with a restore of etcd `restoring`, one that does its part in a roll `rolling` (with `preparing`), one in
-//! maintenance `resting`, one that only looks `dry_run`.
+//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that continues with a
+//! restore of etcd `restoring`, one that does its part in a roll `rolling` (with `preparing`), one in maintenance
+//! `resting`, one that only looks `dry_run`.
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 

@@ -8,8 +8,8 @@
 //!     ─► else ─────────────────────────────────────────────────► job
 //! ```
 //!
-//! A hold keeps the node that is installed in repair, by the copy of its spec in the ledger; so the
-//! ledger goes on saying what is installed until the new stack is the active one (see the engine).
+//! A hold repairs the installed node by the ledger's copy of its spec; so the ledger describes what
+//! is installed until the new stack is active (see the engine).
 
 use tokio::time::{Duration, Instant};
 

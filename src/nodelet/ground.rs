@@ -1,7 +1,7 @@
 //! Whether the cluster's networks can be beside what this machine has to reach: its own networks and addresses, its
 //! routes, its DNS servers, the plane.
 //!
-//! A node whose pods have the plane's address is cut off with its first pod, and cannot be repaired remotely. So no
+//! A node whose pods have the plane's address loses the plane with its first pod, and cannot be repaired remotely. So no
 //! node starts on such a machine ([`refusal`]). An existing one is kept, whatever happens to its machine: the finding
 //! is reported ([`warning`]) until it is gone.
 

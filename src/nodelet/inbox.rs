@@ -35,8 +35,8 @@ struct LocalOrder {
     /// Whose specs: the key that signed the newest one then.
     #[serde(default)]
     key_id: Option<String>,
-    /// Which node was taken away, by the newest spec then: specs that ask for it again ask for
-    /// nothing new.
+    /// Which node was removed, by the newest spec then: specs that ask for it again ask for nothing
+    /// new.
     #[serde(default)]
     uid: Option<NodeUid>,
     /// Whatever others lose by it.
@@ -74,19 +74,20 @@ struct State {
 }
 
 impl Inbox {
-    /// Takes up what was stored; works on it at once, whether anybody calls or not.
+    /// Takes up what was stored; works on it at once, whether anybody calls or not. To who receives only what comes after
+    /// that is news.
     pub fn open(fs: HostFs, now: Timestamp) -> (Arc<Self>, watch::Receiver<Orders>) {
         let at = |name: &str| format!("{}/{name}", paths::NODELET_STATE);
-        let (orders, rx) = watch::channel(Orders::default());
         let inbox = Self {
-            spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE),
-            local: Store::new(fs.clone(), paths::LOCAL_ORDER, MODE, LOCAL_MAX),
+            spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE).at_all_costs(),
+            local: Store::new(fs.clone(), paths::LOCAL_ORDER, MODE, LOCAL_MAX).at_all_costs(),
             fs,
             state: Mutex::default(),
-            orders,
+            orders: watch::Sender::default(),
         };
         inbox.take_up(now);
-        (Arc::new(inbox), rx)
+        let received = inbox.orders.subscribe();
+        (Arc::new(inbox), received)
     }
 
     /// A spec arrived. It is on the disk when this returns.

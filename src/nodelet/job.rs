@@ -333,7 +333,7 @@ impl Orders {
             .map_or(Generation::default(), |s| s.generation)
     }
 
-    /// A removal goes on whatever others lose by it: root says so, or the newest spec does.
+    /// A removal continues whatever others lose by it: root says so, or the newest spec does.
     pub fn force(&self) -> bool {
         let by_spec = match &self.spec {
             SpecSeen::Newest(spec) => spec.force,

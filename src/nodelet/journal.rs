@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::host::fs::{FsError, HostFs};
+use crate::host::fs::{FsError, HostFs, fail};
 use crate::model::{Generation, PhaseId, Timestamp, paths};
 use crate::seam::disk::{self, Options};
 
@@ -70,11 +70,7 @@ impl Journal {
 
     /// Adds a line; an intent is on the disk when this returns.
     pub fn add(&self, entry: &JournalEntry<'_>) -> Result<(), FsError> {
-        let fail = |source| FsError {
-            action: "append to",
-            path: self.path.clone(),
-            source,
-        };
+        let fail = |source| fail("append to", &self.path, source);
         let mut line = serde_json::to_vec(entry).map_err(|e| fail(e.into()))?;
         line.push(b'\n');
         let durable = match entry.what {

@@ -283,7 +283,7 @@ impl LedgerFile {
 
     fn read(fs: &HostFs, now: Option<Timestamp>) -> (Self, Option<Fault>) {
         let path = format!("{}/ledger.json", paths::NODELET_STATE);
-        let store = Store::new(fs.clone(), path, 0o600, LEDGER_MAX);
+        let store = Store::new(fs.clone(), path, 0o600, LEDGER_MAX).at_all_costs();
         let loaded = match now {
             Some(now) => store.load(now, Ok::<Ledger, _>),
             None => store.look(Ok::<Ledger, _>),

@@ -87,7 +87,7 @@ pub enum Happened {
     Settled,
     /// The node was looked at, and nothing is done, by order.
     Rests {
-        /// Who, until when, and what differs.
+        /// The issuer, the end, and the drift.
         why: Fault,
     },
 }

@@ -1,5 +1,5 @@
-//! What the machine does to a node that is as it should be: pods are cut off, or soon will be, and no step of ours mends
-//! it. Each is said in one sentence with what helps, and is over when its cause is.
+//! What the machine does to a converged node: pods lose their network, or soon will, and no step of ours repairs it.
+//! Each is one sentence with its remedy, and ends with its cause.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ const FULL_PERCENT: u64 = 90;
 /// What the kernel says of one thing in one file; a routing table has a line per route.
 const TEXT_MAX: u64 = 4 * 1024 * 1024;
 
-/// Of a machine that is this node.
+/// The warnings of this node's machine.
 pub(super) async fn warnings(
     host: &Host,
     role: Role,
@@ -117,8 +117,8 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
 }
 
-/// Of `/proc/net/route` the destination and the mask are zero, of `/proc/net/ipv6_route` the prefix' length (and the
-/// route is none that refuses).
+/// In `/proc/net/route` destination and mask are zero, in `/proc/net/ipv6_route` the prefix' length (and the route does
+/// not reject).
 fn no_way_out(table: &str, v6: bool) -> Option<Fault> {
     let leads = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -254,7 +254,7 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
         NetworkPlugin::None => return None,
     }
     let pods = node.network.pods_cidr.trunc();
-    // Who cannot look says so where the packet filter is looked after.
+    // A failure to look is reported where the packet filter is reconciled.
     let tables = host.net.foreign_tables().await.ok()?;
     let (table, chain) = tables
         .iter()

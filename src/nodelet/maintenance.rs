@@ -8,7 +8,7 @@
 //! | in maintenance | |
 //! |---|---|
 //! | not done | steps of phases, rolls, restores of etcd, the plane's removals, changes of the agent's version, the upkeep of etcd, killing what hangs |
-//! | goes on | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
+//! | continues | the look at the host, and what it shows; the tunnel and its certificate; certificates of the node that are due; backups of etcd; the lease of the address that masters share |
 //! | ends it | its time, its issuer (root or plane), root in any case; root's order that the role goes |
 //!
 //! *Certificates continue*: a new one is a file beside an old one, and no program is restarted for it (what would have

@@ -18,7 +18,7 @@ mod images;
 mod network;
 mod probes;
 
-pub(super) use cluster::{digest, ready, unheard, version_of};
+pub(super) use cluster::{digest, ready, ready_since, unheard, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -68,7 +68,7 @@ pub struct Memory {
     pub unfit: Option<Unfit>,
     /// One whose programs do.
     pub ran: Option<Ran>,
-    /// Since when each probe is waited for: a wait goes on across runs that were interrupted.
+    /// Since when each probe is waited for: a wait continues across runs that were interrupted.
     pub waiting_since: HashMap<String, Instant>,
     /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
     /// before are looked at by turns.
@@ -438,7 +438,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Of a stack that is not whole it is not asked: it is unpacked again first.
+    /// Not asked of an incomplete stack: that is unpacked again first.
     fn stack_on_disk(&self, want: &StackRef) -> Observed {
         let content = self.ctx.manifest.as_ref();
         let now = content.and_then(|content| record_of(self.host, want, content).ok());

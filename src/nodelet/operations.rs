@@ -15,7 +15,7 @@
 //! | `act` | what each one does |
 //! | `bundle` | a support bundle for the plane, or logs alone: the program that makes it |
 //!
-//! Who brings an operation chooses nothing but the moment, within its life: a stolen hostagent can hold one back, or
+//! The carrier of an operation chooses only the moment, within its life: a compromised hostagent can hold one back, or
 //! have nodelet look at it, and that is all.
 
 mod act;
@@ -60,7 +60,7 @@ pub struct OperationsHandle {
 }
 
 impl OperationsHandle {
-    /// A desk of this host; what was cut off is noted as such.
+    /// A desk of this host; what was interrupted is noted as such.
     pub fn open(fs: HostFs, log: KubeLogLine) -> Self {
         Book::of(&fs).note_cut_off(crate::seam::clock::now());
         Self {

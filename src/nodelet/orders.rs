@@ -26,7 +26,7 @@ const NO_FACTS: &str = "cannot report this machine's name and addresses";
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     requests: Vec<CertificateRequest>,
-    /// Of a master.
+    /// For a master.
     service_account_key: Option<String>,
 }
 

@@ -78,6 +78,7 @@ pub(super) use removal::member as etcd_member;
 pub use removal::removal;
 pub use renewal::next_change;
 pub use shared_address::stops_api;
+pub(super) use trials::trials as trials_of;
 
 /// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -251,7 +252,7 @@ pub struct PhaseSteps {
 /// The steps of one phase on this host, in order.
 pub fn steps(id: PhaseId, ctx: &PhaseContext) -> Steps {
     match id {
-        // Of a node that is taken away: see `nodelet::removal`.
+        // Only of a removed node: see `nodelet::removal`.
         PhaseId::Cleanup => Ok(removal(ctx, false)),
         PhaseId::Stack => stack::steps(ctx),
         PhaseId::Certs => certs::steps(ctx),
@@ -276,7 +277,7 @@ pub fn steps(id: PhaseId, ctx: &PhaseContext) -> Steps {
     }
 }
 
-/// What can be had and tried of the context's stack while another one is active.
+/// What can be prepared and tried of the context's stack while another one is active.
 pub fn beside(ctx: &PhaseContext) -> PhaseSteps {
     PhaseSteps {
         id: PhaseId::Stack,

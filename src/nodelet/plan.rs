@@ -42,11 +42,11 @@ pub struct Plan {
 /// One remaining step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
-    /// Of which phase.
+    /// The phase.
     pub phase: PhaseId,
     /// What.
     pub step: Step,
-    /// Why, in words.
+    /// Why, as text.
     pub why: String,
     /// A unit that must be restarted although its inputs are the same.
     #[serde(default)]
@@ -80,7 +80,7 @@ pub struct PlanWords {
 /// A remaining step for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepWords {
-    /// Of which phase.
+    /// The phase.
     pub phase: PhaseId,
     /// What will be done.
     pub what: String,

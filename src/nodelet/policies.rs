@@ -1,4 +1,4 @@
-//! What a spec allows and this machine cannot give: pods run without it, and that is said.
+//! What a spec allows and this machine lacks: pods run without it, and a warning says so.
 
 use ipnet::IpNet;
 
@@ -13,7 +13,7 @@ use crate::host::ours::network::{POLICY_ENTRY, policy_chain_prefixes};
 use crate::host::resolver::Resolver;
 use crate::model::{Addon, AddressRange, Fault, FaultCode, NodeSpec, StackManifest, Want, paths};
 
-/// Of the node that is worked on, or kept in repair.
+/// The warnings of the node that is reconciled or held.
 pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     let node = match job {
         Job::Node(work) => Some(&work.node),
@@ -43,7 +43,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     said
 }
 
-/// What has become of the machine's DNS file. A cluster that knows no other names is intended.
+/// The state of the machine's DNS file. A cluster that knows no other names is intended.
 fn no_dns(fs: &HostFs) -> Option<Fault> {
     let no_dns = Resolver::of(fs).ok()?.no_dns()?;
     let what = "pods of this node get no DNS";
@@ -68,7 +68,7 @@ fn csi_elsewhere(fs: &HostFs) -> Option<Fault> {
     Some(Fault::new(FaultCode::CsiElsewhere, what, why).fix(fix))
 }
 
-/// Who asks for a service's address asks in the network that the address is in.
+/// A client resolves a service's address in the network that the address is in.
 fn pool_elsewhere(node: &NodeSpec, networks: &[IpNet]) -> Option<Fault> {
     let here = |range: &&AddressRange| networks.iter().any(|net| range.is_within(*net));
     let mut pool = node.network.load_balancer.iter();
@@ -102,7 +102,7 @@ fn addons_lacking(node: &NodeSpec, manifest: &StackManifest) -> Vec<Fault> {
 
 /// Where all that pods send goes by their rules, they are kept; what the kernel lacks is asked where not.
 async fn policies(host: &Host) -> Option<Fault> {
-    // Who cannot look says so where the packet filter is looked after.
+    // A failure to look is reported where the packet filter is reconciled.
     let chains = host.net.chains(&policy_chain_prefixes()).await.ok()?;
     let kept = chains.iter().any(|chain| chain == POLICY_ENTRY);
     not_kept(kept, || host.net.lacking_for_policies())

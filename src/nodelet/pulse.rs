@@ -177,7 +177,7 @@ impl PulseKeeper {
         let pid = state.and_then(|s| s.main_pid);
         let up = state.zip(pid).map(|(state, pid)| Up {
             invocation: state.invocation.clone(),
-            // Of a systemd that does not say it: long enough.
+            // Where systemd does not say it: long enough.
             age: state.active_for().unwrap_or(Duration::MAX),
             worked: self.host.proc.worked(pid),
         });

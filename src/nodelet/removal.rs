@@ -1,6 +1,6 @@
 //! Taking everything away again: what runs and is in the kernel, then the artefacts backwards.
 //!
-//! Works without the plane and without the API server. Errors are collected and the rest goes on;
+//! Works without the plane and without the API server. Errors are collected and the rest continues;
 //! what could not be removed stays in the ledger and is tried again.
 //!
 //! A master that etcd cannot do without is not removed: nothing is done, and that is said ([`RemovalEnd::Held`]).
@@ -21,7 +21,7 @@ use super::status::NodeBoard;
 use super::step::Step;
 use crate::host::Host;
 use crate::host::deadlines::CALLS;
-use crate::host::fs::{Attrs, FsError};
+use crate::host::fs::{Attrs, FsError, fail};
 use crate::host::kernel::KernelError;
 use crate::host::ours;
 use crate::model::{Fault, FaultCode, Generation, PhaseId};
@@ -33,11 +33,11 @@ use crate::telemetry::chain;
 pub enum RemovalEnd {
     /// Nothing of ours is left.
     Done,
-    /// The process ends; goes on at the next start.
+    /// The process ends; continues at the next start.
     Interrupted,
     /// The order was withdrawn, and nothing was destroyed.
     Withdrawn,
-    /// Others need what would go, and nothing was destroyed: it goes on when that changes.
+    /// Others need what would go, and nothing was destroyed: it continues when that changes.
     Held(Fault),
     /// These are left.
     Left(Vec<Fault>),
@@ -251,13 +251,13 @@ impl Removal<'_> {
     }
 }
 
-/// Whether the node is less than before when this step of a removal was done. Only a drain is made
-/// good by a repair alone: the node is schedulable again, and its pods come back.
+/// Whether the node is less than before when this step of a removal was done. Only a drain is
+/// repaired by a repair alone: the node is schedulable again, and its pods come back.
 fn destroys(step: &Step) -> bool {
     !step.traits().repaired
 }
 
-/// What removal would do, in words.
+/// What removal would do, as text.
 pub fn words(ledger: &Ledger) -> PlanWords {
     let step = |what: String| StepWords {
         phase: PhaseId::Cleanup,
@@ -369,12 +369,7 @@ fn put_back(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
             };
             host.fs.write(path, &bytes, &Attrs::mode(*mode))?;
             let at = host.fs.at(path);
-            disk::chown(&at, *uid, *gid).map_err(|source| FsError {
-                action: "own",
-                path: at,
-                source,
-            })?;
-            Ok(())
+            disk::chown(&at, *uid, *gid).map_err(|e| fail("own", &at, e))
         }
         Before::Nothing => host.fs.remove_file(path),
         Before::Foreign | Before::Value { .. } => Ok(()),

@@ -69,7 +69,7 @@ pub struct RollRecord {
     /// Why it goes back, or was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-    /// What came of the distribution's updates.
+    /// The result of the distribution's updates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsReport>,
     /// The boot that was told to end for them.
@@ -112,7 +112,7 @@ impl Document for RollRecord {
 }
 
 impl RollRecord {
-    /// Of a stage that begins.
+    /// The record of a stage that begins.
     pub fn new(
         order: &UpgradeOrder,
         at: At,

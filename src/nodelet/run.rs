@@ -8,8 +8,12 @@
 //! A step that fails ends its phase; phases that wait for it do not start, the others finish. Told to stop, each phase
 //! ends between two steps; a wait for an answer ends at once when there is news. Steps that need nothing but the
 //! machine ([`Traits::beside`](super::step::table::Traits)) and are adjacent in a phase run a few at a time.
+//!
+//! Steps that write wait for the disk, and nothing else is done meanwhile. After each of them the phase with the smallest
+//! number that can go on does (`turns`): what others wait for longest has the smallest.
 
 mod schedule;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +38,7 @@ use crate::stack::Stops;
 use crate::telemetry::chain;
 
 use schedule::Schedule;
+use turns::Turns;
 
 /// First pause between two questions of a probe: most answer within a second of their start.
 const ASK_FIRST: Duration = Duration::from_millis(50);
@@ -43,7 +48,7 @@ const ASK_CAP: Duration = Duration::from_millis(500);
 /// Steps that are done side by side: a small machine has two processors.
 const AT_ONCE: usize = 2;
 
-/// A wait is left after this long, so that everything before it is looked at again; it goes on
+/// A wait is left after this long, so that everything before it is looked at again; it continues
 /// where it was.
 const LOOK_AROUND: Duration = Duration::from_secs(20);
 
@@ -148,12 +153,12 @@ impl Run<'_, '_> {
             phases.entry(planned.phase).or_default().push(planned);
         }
         let mut schedule = Schedule::of(phases.keys().copied(), plan.order);
-        let mut at_work = FuturesUnordered::new();
+        let mut at_work = Turns::default();
         let mut ends = BTreeMap::new();
         loop {
             for id in schedule.begin() {
                 let steps = phases.remove(&id).unwrap_or_default();
-                at_work.push(async move { (id, self.phase(&steps).await) });
+                at_work.begin(id, async move { self.phase(&steps).await });
             }
             match at_work.next().await {
                 None => break,
@@ -203,6 +208,7 @@ impl Run<'_, '_> {
                 return end;
             }
             rest = then;
+            tokio::task::yield_now().await;
         }
         RunEnd::Done
     }
@@ -294,18 +300,15 @@ impl Run<'_, '_> {
             Observed::Missing | Observed::Differs { .. } | Observed::Unknown { .. } => {}
         }
         let began = Instant::now();
-        let result = match self.note(planned, &key, JournalEvent::Intent) {
-            Ok(()) => self.do_and_look(step).await,
-            Err(fault) => Err(fault),
-        };
+        self.note(planned, &key, JournalEvent::Intent);
+        let result = self.do_and_look(step).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = match &result {
             Ok(StepEnd::Done) => JournalEvent::Done { took_ms },
             Ok(StepEnd::Left) => JournalEvent::Left { took_ms },
             Err(fault) => JournalEvent::Failed { why: &fault.why },
         };
-        // The outcome is for people; without it the intent still tells what was tried.
-        drop(self.note(planned, &key, outcome));
+        self.note(planned, &key, outcome);
         match result {
             Ok(StepEnd::Done) => RunEnd::Done,
             Ok(StepEnd::Left) => RunEnd::Interrupted,
@@ -393,7 +396,9 @@ impl Run<'_, '_> {
         sweep.look(step).await
     }
 
-    fn note(&self, planned: &Planned, key: &str, what: JournalEvent<'_>) -> Result<(), Fault> {
+    /// For people: what a later life needs is in the ledger, and nothing is decided by the journal. So a disk that takes
+    /// no line of it stops no repair.
+    fn note(&self, planned: &Planned, key: &str, what: JournalEvent<'_>) {
         let entry = JournalEntry {
             at: crate::seam::clock::now(),
             generation: self.generation,
@@ -401,9 +406,10 @@ impl Run<'_, '_> {
             step: key,
             what,
         };
-        self.journal
-            .add(&entry)
-            .map_err(|e| fault_of(&planned.step, chain(&e)))
+        if let Err(e) = self.journal.add(&entry) {
+            let error = chain(&e);
+            tracing::warn!(step = key, error, "the journal of steps cannot be written");
+        }
     }
 }
 

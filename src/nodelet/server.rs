@@ -19,9 +19,9 @@
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
 //! | `…/v1/etcd…`                          | the cluster's memory: see [`EtcdHandle`] |
 //!
-//! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
-//! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
-//! was taken over keeps nodelet neither from its steps nor from root.
+//! Root and hostagent's user may call; the [`door`](crate::local::Door) refuses everybody else.
+//! Calls that cause work (documents, a plan) are rate-limited except for root: a compromised
+//! hostagent keeps nodelet neither from its steps nor from root.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub struct Server {
     pub maintenance: maintenance::MaintenanceHandle,
     /// Operations of the plane.
     pub operations: operations::OperationsHandle,
-    /// Who is late.
+    /// Progress of the loops: which one is late.
     pub progress: Progress,
 }
 

@@ -192,7 +192,7 @@ impl NodeBoard {
     }
 
     /// What the plan says about every phase, and what was found beside it.
-    pub fn planned(&mut self, plan: &Plan, learnt: SweepFindings) {
+    pub fn planned(&mut self, plan: &Plan, findings: SweepFindings) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
             // What holds a phase is said of it before what it postpones.
@@ -214,19 +214,19 @@ impl NodeBoard {
                 PhaseState::NotStarted | PhaseState::Executing | PhaseState::Running => None,
             };
         }
-        if let Some(chosen) = &learnt.kube_proxy
+        if let Some(chosen) = &findings.kube_proxy
             && self.status.kube_proxy.as_ref() != Some(chosen)
         {
             self.say(&format!("kube-proxy uses {chosen}"));
             tracing::info!(mode = %chosen.mode, why = chosen.why, "kube-proxy's mode is chosen");
         }
         let s = &mut self.status;
-        s.stack = learnt.stack;
-        s.wants_stack = learnt.wants_stack.or_else(|| self.beside.clone());
-        s.certificate_requests = learnt.requests;
-        s.certificates = learnt.certificates;
-        s.service_account_key = learnt.service_account_key;
-        s.kube_proxy = learnt.kube_proxy;
+        s.stack = findings.stack;
+        s.wants_stack = findings.wants_stack.or_else(|| self.beside.clone());
+        s.certificate_requests = findings.requests;
+        s.certificates = findings.certificates;
+        s.service_account_key = findings.service_account_key;
+        s.kube_proxy = findings.kube_proxy;
         self.publish();
     }
 
@@ -323,8 +323,7 @@ impl NodeBoard {
         }
     }
 
-    /// Of what is done at once the phase with the smallest number is shown; who feeds the watchdog waits for
-    /// the last to end.
+    /// Of parallel phases the one with the smallest number is shown; the watchdog waits for the last to end.
     fn shows_what_runs(&mut self) {
         let first = self.running.iter().min_by_key(|r| r.phase);
         self.status.current_step = first.map(|r| r.what.clone());

@@ -214,7 +214,7 @@ pub enum Step {
         /// Where the plugins are.
         plugins: String,
     },
-    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the previous one where
+    /// flannel tunnels by the node's address. It reads that when it starts, and continues with the previous one where
     /// the machine's changed; kubelet restarts it.
     TunnelledBy {
         /// The node's address.
@@ -331,7 +331,7 @@ pub enum Probe {
     EtcdHealthy,
     /// The data of etcd are where they should be. Asked only where they are not: it holds etcd back.
     EtcdData {
-        /// What is so, and the ways out.
+        /// The problem and its remedies.
         held: Held,
     },
     /// `http://127.0.0.1:10248/healthz`.
@@ -382,7 +382,7 @@ pub enum Observed {
     Same,
     /// It is not there at all.
     Missing,
-    /// It is otherwise; says how, in words.
+    /// It is otherwise; says how, as text.
     Differs {
         /// e.g. `mode is 0600, not 0644`.
         how: String,

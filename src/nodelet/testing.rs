@@ -1,11 +1,16 @@
 //! What the tests of this module share: a node, its authorities, a way to sign.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
 
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
@@ -194,4 +199,28 @@ pub(crate) fn enrolled(fs: &HostFs) -> SigningKey {
         .expect("id");
     crate::identity::order_key::ensure(fs, host_id()).expect("order key");
     key
+}
+
+/// A certificate of this purpose, and its key.
+pub(crate) fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String, String) {
+    let key = KeyPair::generate().expect("key");
+    let request = CertificateParams::default().serialize_request(&key);
+    let request = request.expect("request").pem().expect("pem");
+    (
+        cas.sign(&request, purpose, node, |_| {}),
+        key.serialize_pem(),
+    )
+}
+
+/// A server with this certificate and key.
+pub(crate) fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("key");
+    let config = ServerConfig::builder_with_provider(crate::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("configuration");
+    TlsAcceptor::from(Arc::new(config))
 }

@@ -2,6 +2,8 @@
 
 mod at_once;
 mod coming;
+#[cfg(feature = "fault")]
+mod exhausted;
 mod full_disk;
 mod pod_network;
 mod proxy_rules;
@@ -253,14 +255,14 @@ async fn a_start_that_was_cut_off_is_not_done_again() {
     assert!(rig.calls().is_empty());
 }
 
-async fn appears(path: &std::path::Path) {
+pub(crate) async fn appears(path: &std::path::Path) {
     // There before its number is written, it says nothing yet.
     while std::fs::read(path).unwrap_or_default().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// A step that does not end is cut off at its deadline, and that is said.
+/// A step that does not end is interrupted at its deadline, and that is said.
 #[tokio::test]
 async fn a_step_that_hangs_is_cut_off() {
     let mut rig = Rig::new();

@@ -43,7 +43,7 @@ impl Document for Held {
     const SCHEMA: u32 = 1;
 }
 
-/// What becomes of a document.
+/// The result for a document.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Apply,
@@ -161,7 +161,7 @@ fn verdict(
         ));
     }
     if let Some(hold) = &document.hold {
-        // Of another machine: the same identity, other marks.
+        // It is for another machine: the same identity, other marks.
         if hold.boot_id != boot_id {
             let why = "its hold is for another machine".to_owned();
             return Err(refused(

@@ -2,7 +2,7 @@
 
 use super::{Call, Found, KEPT};
 
-/// Of every call of `apt-get`.
+/// Options of every call of `apt-get`.
 const OPTIONS: [&str; 15] = [
     "-q",
     "-y",
@@ -74,7 +74,7 @@ pub(super) fn audit() -> Call {
     }
 }
 
-/// What was cut off is configured.
+/// Configures what was interrupted.
 pub(super) fn configure() -> Call {
     let args = ["--force-confdef", "--force-confold", "--configure", "-a"];
     Call::new("dpkg", &args)
@@ -85,8 +85,8 @@ pub(super) fn fix(pins: &str) -> Call {
     apt(pins, &["-f", "install"])
 }
 
-/// Pins that keep [`KEPT`] as it is, before the person's own of the same file: the first that names a package
-/// counts. Given with the call, so that a run which is cut off leaves no hold behind (`apt-mark hold` would).
+/// Pins that keep [`KEPT`] as it is, before the person's own of the same file: the first that names a package counts.
+/// Given with the call, so that a run which is interrupted leaves no hold behind (`apt-mark hold` would).
 pub(super) fn pins(own: &str) -> String {
     let mut text = String::new();
     for package in KEPT {
@@ -116,7 +116,7 @@ pub(super) fn read(stdout: &str) -> Found {
     found
 }
 
-/// Of `1 upgraded, 0 newly installed, 0 to remove and 2 not upgraded.`
+/// The last number of `1 upgraded, 0 newly installed, 0 to remove and 2 not upgraded.`
 fn held(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once(" to remove and ")?;
     rest.strip_suffix(" not upgraded.")?.parse().ok()

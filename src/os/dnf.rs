@@ -4,8 +4,8 @@ use super::{Call, Found, KEPT};
 
 /// Most packages that are named in one call: a whole installation of a server has a thousand.
 const NAMES_MAX: usize = 5000;
-/// Of every call. Unneeded packages stay. Obsolete ones are not replaced; `upgrade` alone would do it anyway (dnf
-/// 4.14), so the packages are named.
+/// Options of every call. Unneeded packages stay. Obsolete ones are not replaced; `upgrade` alone would do it anyway
+/// (dnf 4.14), so the packages are named.
 const OPTIONS: [&str; 5] = [
     "-q",
     "-y",
@@ -118,7 +118,7 @@ fn count(said: &str) -> u32 {
     u32::try_from(names(said).len()).unwrap_or(u32::MAX)
 }
 
-/// Packages that have an update, as `name.arch`; a name that could be an option is none.
+/// Packages that have an update, as `name.arch`; a name that could be an option is skipped.
 pub(super) fn names(check: &str) -> Vec<String> {
     let lines = check.lines().take_while(|l| !l.starts_with("Obsoleting"));
     let name = |l: &str| {

@@ -8,9 +8,9 @@ use crate::model::{Expiry, Fault, FaultCode, HostId, Timestamp};
 pub struct AgentSeen {
     /// The clock.
     pub now: Timestamp,
-    /// Who it is to the plane; none: no host of any.
+    /// Its host id; none: it is not enrolled.
     pub host_id: Option<HostId>,
-    /// What of the identity cannot be used.
+    /// The unusable part of the identity.
     pub identity: Option<Fault>,
     /// Why not all of it could be read.
     pub not_read: Option<String>,

@@ -112,8 +112,8 @@ pub(super) const LEFT_DIRS: [&str; 11] = [
 pub(super) const LEFT_LINKS: [&str; 5] =
     ["cni0", "flannel.1", "cilium_host", "vxlan.calico", "weave"];
 
-/// Whether another Kubernetes was here. None of it is used, and none taken away; but a bridge with the pods' addresses,
-/// or rules for earlier services, are in the way of the new ones.
+/// Whether another Kubernetes was here. None of it is used or removed; but a bridge with the pods' addresses, or rules
+/// for earlier services, are in the way of the new ones.
 pub(super) fn leftovers(facts: &MachineFacts) -> Finding {
     let found = match facts.leftovers.as_slice() {
         [] => "none".to_owned(),

@@ -56,7 +56,7 @@ pub struct MachineFacts {
     pub links: Vec<(&'static str, String)>,
     /// Whether an overlay works where the runtime will have them.
     pub overlay_trial: OverlayTrial,
-    /// Who answers DNS.
+    /// The DNS servers.
     pub resolver: Resolver,
     /// There is a log of the kernel to be read.
     pub kernel_log: bool,
@@ -81,7 +81,7 @@ pub struct MachineFacts {
     pub programs: BTreeSet<String>,
     /// Files that were found, of those in [`super::software::LIBRARIES`].
     pub libraries: BTreeSet<String>,
-    /// Who listens on the ports we want.
+    /// Listeners on the ports we need.
     pub listeners: Vec<TakenPort>,
     /// Processes whose names mean another Kubernetes.
     pub kubernetes: Vec<ProcessInfo>,
@@ -128,7 +128,7 @@ pub struct Limits {
 pub struct PackageLock {
     /// Its file.
     pub path: &'static str,
-    /// Who; `None` where that cannot be seen.
+    /// The holder; `None` where it cannot be seen.
     pub holder: Option<ProcessInfo>,
 }
 
@@ -150,7 +150,7 @@ pub struct Disk {
 pub struct TakenPort {
     /// TCP port.
     pub port: u16,
-    /// Who, if that can be seen.
+    /// The process, if it can be seen.
     pub process: Option<ProcessInfo>,
 }
 

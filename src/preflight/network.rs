@@ -28,7 +28,7 @@ pub struct NetworkSeen {
     pub mtu: Vec<(String, u32)>,
     /// It is a node already, and its networks are known.
     pub is_node: bool,
-    /// What of this machine a new cluster's networks would meet.
+    /// The part of this machine's networks that a new cluster's networks would overlap.
     pub meets: Option<String>,
     /// Packet filters that may refuse what a node's own rules let through.
     pub filters: Vec<PacketFilter>,
@@ -39,7 +39,7 @@ pub struct NetworkSeen {
 /// A foreign packet filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PacketFilter {
-    /// Who made it: `firewalld`, `ufw`, or a table of nftables.
+    /// Its owner: `firewalld`, `ufw`, or a table of nftables.
     pub name: String,
     /// What it refuses.
     pub refuses: String,

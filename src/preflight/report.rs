@@ -166,7 +166,7 @@ pub fn of_operators(said: &ExtensionsStatus) -> Vec<Check> {
 // === impl Report ===
 
 impl Report {
-    /// Of these checks; they come in any order.
+    /// A report of these checks, which come in any order.
     pub fn new(mut checks: Vec<Check>) -> Self {
         let place = |id: &str| TABLE.iter().position(|e| e.id == id);
         checks.sort_by_key(|c| place(&c.id).unwrap_or(TABLE.len()));
@@ -178,7 +178,7 @@ impl Report {
         }
     }
 
-    /// Of the machine alone.
+    /// A report on the machine alone.
     pub fn of_machine(facts: &MachineFacts, skips: &Skips) -> Self {
         Self::new(evaluate(
             CheckInput::Machine(facts),

@@ -55,7 +55,7 @@ fn tried(there: &Path) -> io::Result<Vec<u64>> {
     let limits = &Thresholds::ours().storage;
     let longest = Duration::from_millis(limits.fsync_try_ms);
     let path = there.join(FILE);
-    // What a try that was cut off left. A new file: whatever is there by this name is not written to.
+    // What a try that was interrupted left. A new file: whatever is there by this name is not written to.
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}

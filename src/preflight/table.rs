@@ -17,7 +17,7 @@ pub struct CheckEntry {
     pub severity: Severity,
     /// What it looks at.
     pub what: &'static str,
-    /// Who judges, and by what.
+    /// Its judge, and the facts that it reads.
     pub rule: CheckRule,
 }
 

@@ -76,7 +76,7 @@ pub(super) struct Network {
     pub(super) services: Option<IpNet>,
 }
 
-/// Of the plane's endpoints.
+/// Thresholds for the plane's endpoints.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plane {
@@ -121,7 +121,7 @@ impl Storage {
             .map_or(0, |mib| mib.saturating_mul(MIB))
     }
 
-    /// Of all together.
+    /// Bytes of all together.
     pub(super) fn all(&self) -> u64 {
         self.needs_mib.values().sum::<u64>().saturating_mul(MIB)
     }

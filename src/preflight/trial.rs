@@ -1,10 +1,10 @@
 //! Whether the runtime can work where its data will be: an overlay is mounted there, once, and used.
 //!
 //! Whatever carries the directory may refuse: another overlay, a network file system, one without the types of its
-//! entries (`ftype=0`), one without the attributes that deleted directories need. No list of names says that as
-//! well as a try at the very place. All of it is in one directory ([`SCRATCH`]) that goes again; the mount is in a
-//! namespace of one thread, which ends with it, so nobody sees it and nothing is left when this program is killed
-//! in the middle but an empty tree, which the next one takes away.
+//! entries (`ftype=0`), one without the attributes that deleted directories need. No list of names says that as well as
+//! a try at the very place. All of it is in one directory ([`SCRATCH`]) that goes again; the mount is in a namespace of
+//! one thread, which ends with it, so nobody sees it and nothing is left when this program is killed in the middle but
+//! an empty tree, which the next one removes.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

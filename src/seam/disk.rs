@@ -264,7 +264,7 @@ impl Others {
     }
 }
 
-/// What a write that is cut off gets to.
+/// What a write that is interrupted gets to.
 fn half(bytes: &[u8]) -> &[u8] {
     bytes.get(..bytes.len() / 2).unwrap_or_default()
 }

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::panic::{Location, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
@@ -53,7 +53,7 @@ pub enum CallKind {
     Rename,
     /// A name is added.
     Link,
-    /// A name is taken away.
+    /// A name is removed.
     Remove,
     /// A directory is made.
     MakeDir,
@@ -70,7 +70,7 @@ pub enum CallKind {
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// The process ends, a write half done; the machine goes on.
+    /// The process ends, a write half done; the machine continues.
     Kill,
     /// The machine does.
     Power(PowerLoss),
@@ -106,6 +106,8 @@ pub struct Scope {
     freed: Condvar,
     /// The thread of the event loop: where that stops, the watchdog ends the process.
     home: Option<ThreadId>,
+    /// It notes neither points nor what was not synced: it may go on for years.
+    only_a_clock: bool,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +118,8 @@ struct State {
     stopped: bool,
     unsynced: Unsynced,
     clock: Clock,
+    /// Every change below it is refused.
+    refused: Option<(PathBuf, Errno)>,
 }
 
 /// A clock that is not the machine's.
@@ -169,20 +173,44 @@ impl CallKind {
     }
 }
 
+impl CallKind {
+    /// Whether it changes a file system.
+    fn is_of_a_disk(self) -> bool {
+        match self {
+            Self::Open
+            | Self::Write
+            | Self::Length
+            | Self::Attributes
+            | Self::Sync
+            | Self::SyncDir
+            | Self::Rename
+            | Self::Link
+            | Self::Remove
+            | Self::MakeDir => true,
+            Self::Spawn | Self::Exit | Self::Reply | Self::Clock => false,
+        }
+    }
+}
+
 // === impl Scope ===
 
 impl Scope {
     /// A life in which nothing breaks.
     pub fn whole() -> Arc<Self> {
-        Self::new(None, true)
+        Self::new(None, true, false)
+    }
+
+    /// One in which nothing is noted, so that it may go on for years: it has a clock of its own, and what a test refuses.
+    pub fn with_a_clock() -> Arc<Self> {
+        Self::new(None, true, true)
     }
 
     /// One in which this happens at the point of this number, the first one being 0.
     pub fn breaking(point: usize, fault: InjectedFault) -> Arc<Self> {
-        Self::new(Some((point, fault)), true)
+        Self::new(Some((point, fault)), true, false)
     }
 
-    fn new(breaks: Option<(usize, InjectedFault)>, here: bool) -> Arc<Self> {
+    fn new(breaks: Option<(usize, InjectedFault)>, here: bool, only_a_clock: bool) -> Arc<Self> {
         static LIVES: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             number: LIVES.fetch_add(1, Ordering::Relaxed),
@@ -193,6 +221,7 @@ impl Scope {
             over: AtomicBool::new(false),
             freed: Condvar::new(),
             home: here.then(|| std::thread::current().id()),
+            only_a_clock,
         })
     }
 
@@ -230,6 +259,17 @@ impl Scope {
     /// Its clock.
     pub fn set_clock(&self, clock: Clock) {
         self.state().clock = clock;
+    }
+
+    /// From now on every change below this directory fails like that; `None`: no longer.
+    pub fn refuse(&self, what: Option<(&Path, Errno)>) {
+        self.state().refused = what.map(|(dir, errno)| (dir.to_path_buf(), errno));
+    }
+
+    fn refuses(&self, kind: CallKind, about: &Path) -> Option<InjectedFault> {
+        let state = self.state();
+        let (dir, errno) = state.refused.as_ref()?;
+        (kind.is_of_a_disk() && about.starts_with(dir)).then_some(InjectedFault::Fail(*errno))
     }
 
     /// It is over, and the machine lost power: what was not synced is lost.
@@ -366,6 +406,12 @@ impl Verdict {
 pub(crate) fn verdict(kind: CallKind, place: &'static str, about: &Path) -> Verdict {
     let caller = Location::caller();
     Verdict(current().0.and_then(|scope| {
+        if let Some(fault) = scope.refuses(kind, about) {
+            return Some((scope, fault));
+        }
+        if scope.only_a_clock {
+            return None;
+        }
         let fault = scope.pass(kind, place, caller, about)?;
         Some((scope, fault))
     }))
@@ -386,7 +432,7 @@ fn from_environment() -> &'static Option<Arc<Scope>> {
         if told.is_none() && clock.is_none() {
             return None;
         }
-        let scope = Scope::new(told.as_deref().and_then(read), false);
+        let scope = Scope::new(told.as_deref().and_then(read), false, false);
         if let Some(clock) = clock {
             scope.set_clock(match clock.parse() {
                 Ok(seconds) => Clock::Off(SignedDuration::from_secs(seconds)),
@@ -426,7 +472,8 @@ pub(crate) fn life() -> Option<u64> {
 }
 
 fn note<T>(what: impl FnOnce(&mut Unsynced) -> T) -> Option<T> {
-    current().0.map(|scope| what(&mut scope.state().unsynced))
+    let noting = current().0.filter(|scope| !scope.only_a_clock);
+    noting.map(|scope| what(&mut scope.state().unsynced))
 }
 
 pub(crate) fn made(at: &Path) {

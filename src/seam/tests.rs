@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::fault::{CallKind, InjectedFault, PowerLoss, Scope};
+use super::fault::{CallKind, Clock, InjectedFault, PowerLoss, Scope};
 use super::walk::reference;
 use crate::host::fs::{Attrs, Found, HostFs};
 
@@ -90,6 +90,34 @@ fn what_the_host_seam_calls_done_outlives_the_power() {
         ));
         assert_eq!(fs.list("/there").expect("list"), ["moved"], "{loss:?}");
     }
+}
+
+/// It goes through years: what it noted would be more than it had made.
+#[test]
+fn a_life_with_only_a_clock_notes_nothing() {
+    let (_dir, fs) = machine();
+    let year = jiff::SignedDuration::from_hours(365 * 24);
+    let scope = Scope::with_a_clock();
+    scope.set_clock(Clock::Off(year));
+    let here = scope.enter();
+    let real = jiff::Timestamp::now();
+    fs.write("/file", b"text", &Attrs::mode(0o644))
+        .expect("write");
+    fs.remove_file("/file").expect("remove");
+    assert!(super::clock::now() >= real + year);
+    // A disk that fails, and is well again.
+    let bad = fs.at("/bad");
+    scope.refuse(Some((bad.as_path(), nix::errno::Errno::EIO)));
+    let write = |path: &str| fs.write(path, b"text", &Attrs::mode(0o644));
+    write("/bad/file").expect_err("refused");
+    write("/good").expect("elsewhere");
+    scope.refuse(None);
+    write("/bad/file").expect("well");
+    std::fs::remove_dir_all(fs.at("/bad")).expect("remove");
+    fs.remove_file("/good").expect("remove");
+    drop(here);
+    assert!(scope.points().is_empty());
+    assert_eq!(std::fs::read_dir(fs.at("/")).expect("list").count(), 0);
 }
 
 #[test]

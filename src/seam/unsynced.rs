@@ -1,4 +1,4 @@
-//! What a power cut takes along: changes since the last sync, and how each is undone.
+//! What a power cut loses: changes since the last sync, and how each is undone.
 //!
 //! Two machines lose power here. One lost everything that no sync promised ([`PowerLoss::Everything`]); the other had
 //! written its names and not the bytes ([`PowerLoss::Bytes`]): the file that is there and is empty. What a real disk keeps
@@ -21,7 +21,7 @@ pub enum PowerLoss {
     Bytes,
 }
 
-/// What had a name that is taken away.
+/// The file that had a removed name.
 #[derive(Debug, Default)]
 pub struct Stash(Option<Was>);
 
@@ -38,7 +38,7 @@ enum Was {
 pub(super) struct Unsynced {
     /// Oldest first.
     names: Vec<Name>,
-    /// Of each file that was changed since: what it was.
+    /// The former content of each file changed since.
     bytes: BTreeMap<(u64, u64), Saved>,
     stash: Option<tempfile::TempDir>,
     stashed: u64,
@@ -106,7 +106,7 @@ impl Unsynced {
         self.names.retain(|name| !name.is_in(dir));
     }
 
-    /// What has this name gets a second one, for it is about to lose it.
+    /// The file of this name gets a second name, because it is about to lose this one.
     pub(super) fn kept(&mut self, at: &Path) -> Stash {
         let Ok(meta) = fs::symlink_metadata(at) else {
             return Stash(None);

@@ -1,4 +1,4 @@
-//! The walk: a scenario broken at every point that it passes, in every way, and gone on with.
+//! The walk: a scenario broken at every point that it passes, in every way, and continued.
 //!
 //! ```text
 //! reference:  begin ─► lives until it is done                    = points, end, calls
@@ -19,7 +19,7 @@ use super::fault::{InjectedFault, LifeEnded, Point, PowerLoss, Scope};
 use crate::host::fs::HostFs;
 use crate::sample;
 
-/// Lives after the one that broke: what was cut off is made good, and what that shows.
+/// Lives after the one that broke: what was interrupted is repaired, and what that shows.
 const LIVES_MAX: usize = 4;
 /// Nothing of ours waits longer for what stands still.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -100,7 +100,7 @@ pub async fn walk<S: Scenario>(scenario: &S, few: usize) {
         reference.points.len(),
         cases.len()
     );
-    // Work that goes on beside each other passes a point more or less.
+    // Work that continues beside each other passes a point more or less.
     assert!(missed <= 2 + cases.len() / 20, "{missed} were not reached");
     let told = wrong.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>();
     assert!(

@@ -36,9 +36,9 @@ pub struct PreparedStack {
     incoming: Option<PathBuf>,
 }
 
-/// Unpacks the archive of a stack beside its place, as far as it is staged, and goes on while more of it comes,
-/// until `stops`. Each file that is whole is passed to `seen`. Without a stack that is active the files are on
-/// their way to the disk when it has its place ([`keep_on_disk`] waits for that). A stack that is installed and whole is left alone;
+/// Unpacks the archive of a stack beside its place, as far as it is staged, and continues while more of it comes, until
+/// `stops`. Each file that is whole is passed to `seen`. Without a stack that is active the files are on their way to
+/// the disk when it has its place ([`keep_on_disk`] waits for that). A stack that is installed and whole is left alone;
 /// what an earlier try left of another stack is removed.
 pub fn prepare(
     fs: &HostFs,
@@ -200,7 +200,7 @@ fn unpack_beside(
     };
     match done.and_then(|()| write_inside(fs, &incoming, manifest)) {
         Ok(()) => Ok(incoming),
-        // Each file that is whole is a verified one: the next try goes on with them.
+        // Each file that is whole is a verified one: the next try continues with them.
         Err(e @ StackError::NotWhole) => Err(e),
         Err(e) if e.lacks_room().is_some() => Err(e),
         Err(e) => {
@@ -343,7 +343,7 @@ pub fn current(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
     linked(fs, paths::STACK_CURRENT)
 }
 
-/// Of which stack etcd's programs are; `None` as with [`current`].
+/// The stack of etcd's programs; `None` as with [`current`].
 pub fn current_etcd(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
     linked(fs, paths::STACK_ETCD)
 }

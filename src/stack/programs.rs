@@ -16,6 +16,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -59,15 +60,17 @@ pub async fn check(fs: &HostFs, dir: &Path, stack: &StackManifest) -> Result<(),
         tell.try_send(file.clone()).ok();
     }
     drop(tell);
-    check_as_they_come(fs, dir, stack, files).await
+    check_as_they_come(fs, dir, stack, files, &|_| async {}.boxed()).await
 }
 
-/// The same, for programs that come when they are whole.
+/// The same, for files that come when they are whole. `then` is done with each one, with a program once it is known to run,
+/// and takes its place among those that are asked at once.
 pub async fn check_as_they_come(
     fs: &HostFs,
     dir: &Path,
     stack: &StackManifest,
-    mut programs: mpsc::Receiver<StackFile>,
+    mut files: mpsc::Receiver<StackFile>,
+    then: &(dyn Fn(&StackFile) -> BoxFuture<'static, ()> + Sync),
 ) -> Result<(), Fault> {
     let place = Place::of(fs, dir);
     let mut running = JoinSet::new();
@@ -76,22 +79,23 @@ pub async fn check_as_they_come(
         // Those that still run end with the set.
         let answer = tokio::select! {
             // cancel-safe: both are
-            file = programs.recv(), if more && running.len() < AT_ONCE => {
+            file = files.recv(), if more && running.len() < AT_ONCE => {
                 match file {
                     None => more = false,
                     Some(file) => {
                         let wanted = stack.component(&file.component).map(str::to_owned);
-                        running.spawn(ask(fs.at(dir).join(&file.path), file, wanted));
+                        let path = fs.at(dir).join(&file.path);
+                        running.spawn(look_at(path, file.clone(), wanted, place, then(&file)));
                     }
                 }
                 continue;
             }
             Some(answer) = running.join_next(), if !running.is_empty() => answer,
         };
-        let asked = answer.map_err(|e| failed_to_ask(stack, &e))?;
-        if let Some(Bad { why, fix }) = unfit(&asked, &place) {
+        let answer = answer.map_err(|e| failed_to_ask(stack, &e))?;
+        if let Err((path, Bad { why, fix })) = answer {
             let what = format!("stack {} {} is refused", stack.name, stack.version);
-            let why = format!("{} does not run on this machine: {why}", asked.file.path);
+            let why = format!("{path} does not run on this machine: {why}");
             return Err(Fault::new(FaultCode::StackProgram, what, why).fix(fix));
         }
     }
@@ -197,6 +201,24 @@ fn question(file: &StackFile) -> (&'static [&'static str], bool) {
         _ if file.path.starts_with("cni/") => (&[], true),
         _ => (&["--version"], false),
     }
+}
+
+/// A program says its version; what runs, or is none, is what the rest is done with.
+async fn look_at(
+    path: std::path::PathBuf,
+    file: StackFile,
+    wanted: Option<String>,
+    place: Place,
+    then: BoxFuture<'static, ()>,
+) -> Result<(), (String, Bad)> {
+    if is_program(&file) {
+        let asked = ask(path, file, wanted).await;
+        if let Some(bad) = unfit(&asked, &place) {
+            return Err((asked.file.path, bad));
+        }
+    }
+    then.await;
+    Ok(())
 }
 
 async fn ask(path: std::path::PathBuf, file: StackFile, wanted: Option<String>) -> Asked {

@@ -395,7 +395,7 @@ fn what_a_crash_left_is_removed() {
     assert_eq!(node.fs.list(paths::STACKS).expect("list"), ["pf9-kube-1"]);
 }
 
-/// A download that is cut off, a crash, more of it, the rest: nothing is used that was not verified, and what was
+/// A download that is interrupted, a crash, more of it, the rest: nothing is used that was not verified, and what was
 /// verified is not rewritten.
 #[test]
 fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {

@@ -1,5 +1,8 @@
-//! One pass over the archive: hash what is read, decompress, check every entry, write; another thread sees to
-//! it that what was written is on the disk.
+//! One pass over the archive, by three threads:
+//!
+//! ```text
+//! hash what is read, decompress ─► check every entry, write ─► see to it that what was written is on the disk
+//! ```
 //!
 //! The archive is opened once and read once, so what was checked is what was written, also when
 //! the staged file changes meanwhile.
@@ -30,6 +33,13 @@ pub(crate) const WINDOW_LOG_MAX: u32 = 25;
 /// Read at once: large enough that the system call is cheap.
 const CHUNK: usize = 128 * 1024;
 
+/// So many of them may be decompressed and not yet written: one is no more than a moment's work of either side.
+const CHUNKS_AHEAD: usize = 8;
+
+/// What unpacking holds: the window, and what is between decompressing and writing, with one at each end.
+#[cfg(test)]
+pub(crate) const MEMORY: usize = (1 << WINDOW_LOG_MAX) + (CHUNKS_AHEAD + 2) * CHUNK;
+
 /// Bytes of tar framing that one entry may cost: header, padding, its directory's header.
 const ENTRY_OVERHEAD: u64 = 4 * 512;
 
@@ -58,24 +68,31 @@ pub(super) fn unpack(
     decoder
         .window_log_max(WINDOW_LOG_MAX)
         .map_err(io_error("set up decompression of", into))?;
-    let mut capped = decoder.take(cap(manifest, dirs.len()));
+    let capped = decoder.take(cap(manifest, dirs.len()));
     let (to_sync, written) = mpsc::sync_channel(AHEAD);
-    let done = thread::scope(|s| {
+    let (mut plain, decompressed) = Plain::new();
+    let (done, capped) = thread::scope(|s| {
+        let reader = s.spawn(move || decompressed.all_of(capped));
         let kept = move |path: PathBuf| match on_disk {
             // Not on the disk, and nothing that is read of it from memory says so.
             OnDisk::Now => sync(&path).inspect_err(|_| drop(disk::remove_file(&path))),
             OnDisk::Later => on_its_way(&path),
         };
         let synced = s.spawn(carried(move || written.iter().try_for_each(kept)));
-        let done = write_entries(&mut capped, manifest, &dirs, into, &mut |file, path| {
+        let done = write_entries(&mut plain, manifest, &dirs, into, &mut |file, path| {
             seen(file);
             // Its end without ours is its failure, which is asked below.
             to_sync.send(path).ok();
         });
         drop(to_sync);
+        // What was not asked for is not decompressed.
+        drop(plain);
         let gone = |_| io_error("sync", into)(io::Error::other("the writer ended"));
-        done.and(synced.join().map_err(gone).flatten())
+        let done = done.and(synced.join().map_err(gone).flatten());
+        (done, reader.join())
     });
+    let gone = |_| io_error("unpack", into)(io::Error::other("the reader ended"));
+    let capped = capped.map_err(gone)?;
     // A damaged archive often shows up as a strange entry first; the digest says which it is.
     let mut rest = capped.into_inner().finish();
     let drained = io::copy(&mut rest, &mut io::sink());
@@ -120,7 +137,7 @@ pub(super) fn sync_directories(manifest: &StackManifest, of: &Path) -> Result<()
     sync_dir(of)
 }
 
-/// Begins to write it to the disk: the memory that is left for it is small against a stack.
+/// Begins to write it to the disk: free memory is small compared to a stack.
 fn on_its_way(path: &Path) -> Result<(), StackError> {
     let advised = File::open(path).and_then(|f| {
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
@@ -137,6 +154,85 @@ pub(super) fn sync(path: &Path) -> Result<(), StackError> {
 /// Flushes a directory's entries to disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StackError> {
     disk::sync_dir(dir).map_err(io_error("sync", dir))
+}
+
+/// Where decompressed bytes come from, while another thread goes on decompressing.
+struct Plain {
+    chunks: mpsc::Receiver<io::Result<Chunk>>,
+    /// Where those go back to that were read.
+    free: mpsc::SyncSender<Vec<u8>>,
+    now: Chunk,
+    at: usize,
+}
+
+/// The other end of it.
+struct Decompressed {
+    chunks: mpsc::SyncSender<io::Result<Chunk>>,
+    free: mpsc::Receiver<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    /// So many of them were read.
+    len: usize,
+}
+
+impl Plain {
+    fn new() -> (Self, Decompressed) {
+        let (chunks, received) = mpsc::sync_channel(CHUNKS_AHEAD);
+        let (free, again) = mpsc::sync_channel(CHUNKS_AHEAD);
+        let plain = Self {
+            chunks: received,
+            free,
+            now: Chunk::default(),
+            at: 0,
+        };
+        let other = Decompressed {
+            chunks,
+            free: again,
+        };
+        (plain, other)
+    }
+}
+
+impl Read for Plain {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.now.len {
+            // Its end without a word is the end of the archive.
+            let Ok(next) = self.chunks.recv() else {
+                return Ok(0);
+            };
+            let read = std::mem::replace(&mut self.now, next?);
+            self.at = 0;
+            // No room for it, or nobody there: it is not needed.
+            self.free.try_send(read.bytes).ok();
+        }
+        let left = self.now.bytes.get(self.at..self.now.len);
+        let n = left.unwrap_or_default().read(buf)?;
+        self.at += n;
+        Ok(n)
+    }
+}
+
+impl Decompressed {
+    /// Passes on everything that comes, as it comes, for as long as somebody reads. Returns the source: what is left of it
+    /// belongs to the digest.
+    fn all_of<R: Read>(self, mut source: R) -> R {
+        loop {
+            let used = self.free.try_recv().ok().filter(|b| b.len() == CHUNK);
+            let mut bytes = used.unwrap_or_else(|| vec![0; CHUNK]);
+            let chunk = match source.read(&mut bytes) {
+                Ok(0) => return source,
+                Ok(len) => Ok(Chunk { bytes, len }),
+                Err(e) => Err(e),
+            };
+            let last = chunk.is_err();
+            if self.chunks.send(chunk).is_err() || last {
+                return source;
+            }
+        }
+    }
 }
 
 fn write_entries(
@@ -300,7 +396,7 @@ fn make_directories(into: &Path, dirs: &BTreeSet<PathBuf>) -> Result<(), StackEr
 
 fn make_directory(dir: &Path) -> Result<(), StackError> {
     match disk::make_dir(dir, 0o755) {
-        // Of an earlier try; what else it might be fails with what is put into it.
+        // From an earlier try; anything else fails when files are put into it.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(io_error("make directory", dir)),
     }
@@ -317,4 +413,85 @@ fn cap(manifest: &StackManifest, dirs: usize) -> u64 {
 
 fn damaged(e: io::Error) -> StackError {
     StackError::Damaged(e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Gives its bytes in reads of at most so many, and then an error.
+    struct Source {
+        bytes: Vec<u8>,
+        at: usize,
+        most: usize,
+        fails: bool,
+    }
+
+    impl Read for Source {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let left = self.bytes.get(self.at..).unwrap_or_default();
+            if left.is_empty() && self.fails {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let most = buf.len().min(self.most);
+            let n = left.take(most as u64).read(buf)?;
+            self.at += n;
+            Ok(n)
+        }
+    }
+
+    /// What is read of it, by reads of this size, and the error after that, if one comes.
+    fn read_all(source: Source, by: usize) -> (Vec<u8>, Option<io::ErrorKind>) {
+        let (mut plain, decompressed) = Plain::new();
+        thread::scope(|s| {
+            s.spawn(move || decompressed.all_of(source));
+            let (mut all, mut buf) = (Vec::new(), vec![0; by]);
+            loop {
+                match plain.read(&mut buf) {
+                    Ok(0) => return (all, None),
+                    Ok(n) => all.extend(buf.iter().take(n)),
+                    Err(e) => return (all, Some(e.kind())),
+                }
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_comes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..3000), most in 1usize..900, by in 1usize..900,
+            fails in any::<bool>(),
+        ) {
+            let source = Source { bytes: bytes.clone(), at: 0, most, fails };
+            let (read, error) = read_all(source, by);
+            prop_assert_eq!(read, bytes);
+            prop_assert_eq!(error, fails.then_some(io::ErrorKind::TimedOut));
+        }
+    }
+
+    /// More than fits between the two, and one chunk after the other used again.
+    #[test]
+    fn much_more_comes_than_is_held() {
+        let bytes: Vec<u8> = (0..40 * CHUNK).map(|i| (i / 7).to_le_bytes()[0]).collect();
+        let source = Source {
+            bytes: bytes.clone(),
+            at: 0,
+            most: CHUNK,
+            fails: false,
+        };
+        assert!(read_all(source, 70_000) == (bytes, None), "other bytes");
+    }
+
+    #[test]
+    fn what_nobody_reads_is_not_decompressed() {
+        let (mut plain, decompressed) = Plain::new();
+        thread::scope(|s| {
+            let source = s.spawn(move || decompressed.all_of(io::repeat(7)));
+            plain.read_exact(&mut [0; 10]).expect("some of it");
+            drop(plain);
+            source.join().expect("it ends");
+        });
+    }
 }

@@ -64,7 +64,7 @@ impl LogConfig {
         files.saturating_mul(each).saturating_add(KUBE_LOG_MOST)
     }
 
-    /// What is wrong with it beside its numbers, in words.
+    /// What is wrong with it beside its numbers, as text.
     pub fn check(&self) -> Result<(), String> {
         self.filter()?;
         // The filter would take any word as a program, log all of it, and nothing of the rest.

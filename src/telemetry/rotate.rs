@@ -2,7 +2,7 @@
 //!
 //! Rotation is by size, here and not in logrotate: the bound must hold on a machine without cron,
 //! and between two of its runs. When the disk is full, lines are dropped and counted; the program
-//! goes on.
+//! continues.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ pub struct RotatingFile {
     dropped: u64,
 }
 
-/// What becomes of a file that is full.
+/// What is done with a full file.
 #[derive(Clone, Copy)]
 enum Full {
     /// It is the newest of the older ones.
@@ -168,7 +168,7 @@ const KUBE_LOG_BYTES: u64 = 10 * 1024 * 1024;
 const KUBE_LOG_KEEP: u32 = 9;
 /// All of it.
 pub(super) const KUBE_LOG_MOST: u64 = KUBE_LOG_BYTES * (KUBE_LOG_KEEP as u64 + 1);
-/// Of its newest file, which alone has a line for each look that found nothing to do: those of a week or so, one a minute.
+/// Size of its newest file, which alone has a line for each sweep without drift: a week or so of them, one a minute.
 /// They are the most of it on a node that is well, and who looks for what happened last month has no use for them.
 const KUBE_LOG_NEWEST: u64 = 768 * 1024;
 /// What such a line has in it.

@@ -1,4 +1,4 @@
-//! What every daemon says of itself: the process as client libraries of Prometheus name it, and which build it is.
+//! Metrics of every daemon: the process, as Prometheus client libraries name it, and its build.
 
 use std::time::Duration;
 

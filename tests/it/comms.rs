@@ -1,9 +1,11 @@
 //! comms against peers at the other end of real sockets: planes that go down and come back, that are busy, that ask for
 //! more than they may.
 
+mod exhausted;
 mod peer;
 mod renewal;
 mod services;
+mod soak;
 
 use std::time::Duration;
 
@@ -37,9 +39,13 @@ pub(crate) struct Comms {
 
 impl Comms {
     pub(crate) async fn start(fs: &HostFs) -> Self {
+        Self::start_with(fs, Config::default()).await
+    }
+
+    pub(crate) async fn start_with(fs: &HostFs, config: Config) -> Self {
         let stop = CancellationToken::new();
         let mut group = TaskGroup::new(stop.clone());
-        comms::start(fs.clone(), Config::default(), &mut group)
+        comms::start(fs.clone(), config, &mut group)
             .await
             .expect("comms");
         Self {

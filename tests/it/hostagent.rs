@@ -3,11 +3,14 @@
 mod beside;
 mod coming;
 mod delta;
+mod exhausted;
 mod fixture;
+mod life;
 mod operations;
 mod plane;
 mod published;
 mod said_by_root;
+mod soak;
 mod version;
 mod versions;
 mod words;

@@ -14,6 +14,7 @@ mod plane;
 mod planes;
 mod remote;
 mod renewal;
+mod soak;
 mod spool;
 mod support;
 mod two_planes;

@@ -36,6 +36,7 @@ mod rights;
 mod roster;
 mod stacks;
 mod stop;
+mod store;
 mod strangers;
 mod takeover;
 mod tenants;

@@ -1,6 +1,8 @@
 //! Shared by several tests: patience, a nodelet, a stack.
 
 pub(crate) mod full;
+#[path = "../../src/host/testing.rs"]
+pub(crate) mod namespaces;
 pub(crate) mod newer;
 pub(crate) mod node;
 #[path = "../../src/egress/testing.rs"]

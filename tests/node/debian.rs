@@ -4,7 +4,7 @@ use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane, shell,
 };
 use crate::matrix;
-use crate::scenario::{READY_AGAIN, leaves_no_trace};
+use crate::scenario::{READY_AGAIN, is_purged_once_its_pods_may, leaves_no_trace};
 
 #[test]
 fn ga_machines_of_the_next_debian_become_nodes_and_are_as_before() -> Outcome {
@@ -29,8 +29,7 @@ fn ga_machines_of_the_next_debian_become_nodes_and_are_as_before() -> Outcome {
     let hello = kubectl(&["logs", "hello-worker-1"])?;
     assert_eq!(hello.trim(), "hello from worker-1");
     matrix::all_ran("ga_machines_of_the_next_debian_become_nodes_and_are_as_before")?;
-    for node in [NODES[1], NODES[0]] {
-        leaves_no_trace(node)?;
-    }
+    is_purged_once_its_pods_may(NODES[1])?;
+    leaves_no_trace(NODES[0])?;
     demo(&["down"]).map(drop)
 }

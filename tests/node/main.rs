@@ -6,6 +6,7 @@
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! ac_a_broken   machines that are broken in one way: the check for it reports it, its remedy helps; another address → the node follows
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
+//! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed; each program of each node names a
@@ -23,7 +24,8 @@
 //! eb_a_drop_in  a drop-in with a typo refused, the runtime keeps running across a reboot; fixed
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
-//! ga_machines_of  machines of Debian 13 → Ready, and as they were before
+//! ga_machines_of  machines of Debian 13 → Ready; the package purged alone once the pods may go → as they were before
+//! gb_machines_that  machines called Rocky Linux, with firewalld, a plane by name, a bridge, a clock that is behind
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods kept running, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
@@ -54,6 +56,7 @@ mod debian;
 mod demo;
 mod hangs;
 mod issuer;
+mod likes;
 mod masters;
 mod matrix;
 mod members;
@@ -62,6 +65,7 @@ mod network;
 mod os_update;
 mod pages;
 mod policies;
+mod proxied;
 mod reach;
 mod refused;
 mod restore;

@@ -301,10 +301,7 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     shell(node, "pf9ctl node decommission --yes")?;
     let theirs = format!("if [ -e /srv/theirs ]; then {THEIRS_BELOW}; fi");
     shell(node, &theirs)?;
-    shell(
-        node,
-        "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",
-    )?;
+    shell(node, TAKE_AWAY)?;
     let stay = format!("if [ -e /srv/theirs ]; then {THEIRS_STAY}; else echo theirs; fi");
     let kept = shell(node, &stay)?;
     assert_eq!(
@@ -312,6 +309,11 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
         "theirs",
         "what was mounted below our directory"
     );
+    is_as_before(node)
+}
+
+/// Nothing of the product is left, and the machine's files are what they were.
+fn is_as_before(node: &str) -> Outcome {
     nothing_runs(
         node,
         &[
@@ -328,6 +330,9 @@ pub(crate) fn leaves_no_trace(node: &str) -> Outcome {
     same_files(node)
 }
 
+/// With the package manager that installed it.
+const TAKE_AWAY: &str = "if [ -e /etc/rpm/macros ]; then rpm -e pf9-hostagent; else apt-get purge -y pf9-hostagent; fi && \
+                         rm -f /root/pf9-hostagent[_-]*";
 /// People's files on machines: a drop-in for a unit of ours, and a directory of their own.
 const THEIRS: &str = "mkdir -p /etc/systemd/system/pf9-kubelet.service.d /srv/theirs && \
                       printf '[Service]\\nNice=1\\n' >/etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
@@ -335,6 +340,9 @@ const THEIRS: &str = "mkdir -p /etc/systemd/system/pf9-kubelet.service.d /srv/th
 /// A file of theirs below a directory of ours, while only the package is installed.
 const THEIRS_BELOW: &str =
     "mkdir -p /var/log/pf9/theirs && mount --bind /srv/theirs /var/log/pf9/theirs";
+/// The same where kubelet mounts volumes.
+const THEIRS_AS_KUBELETS: &str = "mkdir -p /var/lib/pf9/kubelet/plugins/theirs && \
+                                  mount --bind /srv/theirs /var/lib/pf9/kubelet/plugins/theirs";
 /// It is all there; then it is removed, by its owners.
 const THEIRS_STAY: &str = "test -e /etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
                            mountpoint -q /var/log/pf9/theirs && cat /srv/theirs/file && \
@@ -344,6 +352,48 @@ const THEIRS_STAY: &str = "test -e /etc/systemd/system/pf9-kubelet.service.d/50-
 /// A disruption budget that allows no eviction holds a decommission up for as long as a drain may take. It says so,
 /// nothing else is touched meanwhile, and it continues when the budget allows it.
 fn leaves_when_its_pods_may(node: &str) -> Outcome {
+    let said = once_its_pods_may(node, &["pf9ctl", "decommission-node", "--yes"], || {
+        let status = shell(node, "pf9ctl status --json || :")?;
+        assert!(status.contains("drain"), "{node}: {status}");
+        Ok(())
+    })?;
+    println!("{node}: {}", said.trim());
+    Ok(())
+}
+
+/// The same for a package that is purged from a node that nobody decommissioned: the node is whole until its pods may go,
+/// with its configuration, and then the package and the machine are clean. People's files that are mounted below our
+/// directories stay: what kubelet might have mounted is unmounted, the rest is left and named.
+pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
+    for script in [THEIRS, THEIRS_BELOW, THEIRS_AS_KUBELETS] {
+        shell(node, script)?;
+    }
+    let purge = format!("{{ {TAKE_AWAY}; }} 2>&1");
+    let said = once_its_pods_may(node, &["sh", "-c", &purge], || {
+        let whole =
+            "test -d /etc/pf9/kube.d && test -e /etc/pf9/host_id.conf && ! test -e /usr/bin/pf9ctl";
+        shell(node, whole).map(drop)
+    })?;
+    for words in ["removing the role", "/var/log/pf9/theirs"] {
+        assert!(said.contains(words), "{node}: no {words:?} in {said}");
+    }
+    let state =
+        "dpkg --audit; dpkg-query -W -f '${db:Status-Status}' pf9-hostagent 2>/dev/null || :";
+    let left = shell(node, state)?;
+    assert!(
+        ["", "not-installed"].contains(&left.trim()),
+        "{node}: {left}"
+    );
+    assert_eq!(shell(node, THEIRS_STAY)?.trim(), "theirs", "{node}: {said}");
+    is_as_before(node)
+}
+
+/// What such a command prints. `meanwhile` looks while it waits for the pods of the node.
+fn once_its_pods_may(
+    node: &str,
+    words: &[&str],
+    meanwhile: impl FnOnce() -> Outcome,
+) -> Outcome<String> {
     let budget = "keep-them";
     kubectl(&[
         "create",
@@ -355,8 +405,7 @@ fn leaves_when_its_pods_may(node: &str) -> Outcome {
     let services =
         "systemctl show -p Id,ActiveState,InvocationID pf9-kubelet pf9-containerd pf9-kube-proxy";
     let before = shell(node, services)?;
-    let words = ["pf9ctl", "decommission-node", "--yes"];
-    let leaving = crate::demo::start(&[&["shell", node][..], &words].concat())?;
+    let leaving = start(&[&["shell", node][..], words].concat())?;
     let cordoned = "jsonpath={.spec.unschedulable}";
     eventually("the drain", READY_AGAIN, || {
         let now = kubectl(&["get", "node", node, "-o", cordoned])?;
@@ -365,8 +414,7 @@ fn leaves_when_its_pods_may(node: &str) -> Outcome {
             other => Err(format!("unschedulable: {other:?}")),
         }
     })?;
-    let status = shell(node, "pf9ctl status --json || :")?;
-    assert!(status.contains("drain"), "{node}: {status}");
+    meanwhile()?;
     assert_eq!(
         shell(node, services)?,
         before,
@@ -375,9 +423,7 @@ fn leaves_when_its_pods_may(node: &str) -> Outcome {
     kubectl(&["get", "pod", &format!("hello-{node}")])?;
     kubectl(&["delete", "poddisruptionbudget", budget])?;
     let ended = leaving.wait_with_output().map_err(|e| e.to_string())?;
-    let said = crate::demo::said(ended, &words)?;
-    println!("{node}: {}", said.trim());
-    Ok(())
+    said(ended, words)
 }
 
 /// No process, mount, link, rule or directory of ours.

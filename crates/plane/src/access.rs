@@ -93,7 +93,7 @@ actions! {
         SeeAudit = "see-audit", Admin, "the audit; of all projects only with a plane-wide role";
     }
     Plane {
-        SeeFleet = "see-fleet", Reader, "versions of the agent, and rollouts to the fleet";
+        SeeFleet = "see-fleet", Reader, "versions of the agent, rollouts to the fleet, the plane's store";
         ChangeFleet = "change-fleet", Admin, "roll the fleet to another version of the agent; its policy";
         ChangeDomains = "change-domains", Admin, "make, change, delete domains";
         ChangeRoles = "change-roles", Admin, "make, change, delete roles that mean something elsewhere";

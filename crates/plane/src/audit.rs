@@ -42,7 +42,7 @@ const NEXT: Rows<u64> = Rows::new("audit-next");
 pub(super) const TABLES: [&str; 3] = ["audit", "audit-of", "audit-next"];
 /// Kept per project, and for the plane: months of a team, and half a megabyte.
 const KEPT: u64 = 2000;
-/// Most rows waiting for the disk: those being answered, and room for some that were cut off; two megabytes.
+/// Most rows waiting for the disk: those being answered, and room for some that were interrupted; two megabytes.
 const WAITING_MAX: usize = 4096;
 /// Rows without a project are the plane's. No project has this name.
 const PLANES: &str = "-";
@@ -73,7 +73,7 @@ struct Row {
     project: Option<ProjectId>,
 }
 
-/// Rows waiting for the disk: of requests being answered, and of some that were cut off.
+/// Rows waiting for the disk: of requests being answered, and of some that were interrupted.
 #[derive(Default)]
 pub(super) struct Ledger {
     waiting: Mutex<Vec<Row>>,
@@ -123,8 +123,8 @@ impl Asked {
         )
     }
 
-    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's API.
-    /// Kept whole, for its end may be what matters; `terminal` refuses those that are too long for it.
+    /// A command of the page's terminal: a person typed it, so it is kept, unlike what other clients ask a cluster's
+    /// API. Kept whole, because its end may be what matters; `terminal` refuses those that are too long for it.
     pub(super) fn ran(plane: &Arc<Plane>, who: &Who, cluster: &Cluster, did: &str) -> Self {
         let row = Row {
             at: pf9_hostagent::seam::clock::now(),
@@ -360,7 +360,7 @@ pub(super) async fn get(
     State(plane): State<Arc<Plane>>,
     Query(which): Query<Which>,
 ) -> Answer<Json<Value>> {
-    // Rows that were cut off are written now.
+    // Rows that were interrupted are written now.
     write(&plane).await;
     let own = who.rights.project.as_ref().map(|(id, _)| id);
     let project = match who.rights.plane {

@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use super::records::{Cluster, Host, Settings};
 use super::refusal::{Answer, Refusal};
 use pf9_hostagent::model::{
-    ClusterId, FaultCode, Ground, HostId, Interface, NodeFacts, NodeName, Taken, clash,
+    ClusterId, FaultCode, Ground, HostId, INVENTORY_DNS_MAX, INVENTORY_ROUTES_MAX, Interface,
+    Inventory, NodeFacts, NodeName, Taken, clash,
 };
 
 const API: &str = "the Kubernetes API";
+/// Of a refusal that names the host before.
+pub(super) const THIS_HOST: &str = "this host";
 
 /// Names and addresses of a cluster, except those of its node `me`.
 pub(super) fn of_cluster(cluster: &Cluster, me: Option<HostId>) -> Taken {
@@ -111,18 +114,36 @@ pub(super) fn check_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()>
     })
 }
 
-/// The networks a host is attached to. They are not signed facts: a host that reports wrong ones finds out itself.
-pub(super) fn grounds(facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground> {
+/// The addresses of a host (`whose`), and the networks it is attached to. The networks are not signed facts: a host that
+/// reports wrong ones finds out itself.
+pub(super) fn grounds(whose: &str, facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground> {
     let mut all: Vec<Ground> = facts
         .addresses
         .iter()
-        .map(|ip| Ground::address(*ip, "an address of this host"))
+        .map(|ip| Ground::address(*ip, format!("an address of {whose}")))
         .collect();
     for interface in interfaces {
-        let name = format!("a network of this host ({})", interface.name);
+        let name = format!("a network of {whose} ({})", interface.name);
         let networks = interface.networks.iter();
         all.extend(networks.map(|net| Ground::network(*net, &name)));
     }
+    all
+}
+
+/// The same of a host that may become a node, and what it reaches beside: its DNS servers, and where its routes lead. Not
+/// of one that is a node: it is kept, whatever its machine has met since, and follows its machine's address.
+pub(super) fn grounds_before(whose: &str, facts: &NodeFacts, seen: &Inventory) -> Vec<Ground> {
+    let mut all = grounds(whose, facts, &seen.interfaces);
+    let servers = seen.dns_servers.iter().take(INVENTORY_DNS_MAX);
+    all.extend(servers.map(|ip| Ground::address(*ip, format!("a DNS server of {whose}"))));
+    let routes = seen.routes.iter().take(INVENTORY_ROUTES_MAX);
+    all.extend(routes.map(|route| {
+        let name = format!("a route of {whose}");
+        match route.on_link {
+            true => Ground::network(route.net, name),
+            false => Ground::route(route.net, name),
+        }
+    }));
     all
 }
 
@@ -142,6 +163,8 @@ fn own(facts: &NodeFacts, shared: Option<IpAddr>) -> [Option<IpAddr>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::compute::tests::{add as attach, cluster, facts, host, host_row};
     use pf9_hostagent::model::ClusterId;
@@ -225,5 +248,76 @@ mod tests {
         };
         assert_eq!(judged(None), [false, true, true]);
         assert_eq!(judged(Some(here)), [false, false, true]);
+    }
+
+    fn met(seen: &Inventory) -> Option<String> {
+        let grounds = grounds_before(THIS_HOST, &facts(7), seen);
+        let said = require_apart("x", &cluster().settings, &grounds).map_err(|r| r.fault);
+        let fault = said.err()?;
+        assert!(fault.code == FaultCode::NetworksMeet && !fault.fix.is_empty());
+        Some(fault.why)
+    }
+
+    #[test]
+    fn what_a_host_has_or_reaches_is_compared_and_both_are_named() {
+        let seen = |interfaces: Value, dns_servers: Value, routes: Value| Inventory {
+            interfaces: serde_json::from_value(interfaces).expect("interfaces"),
+            dns_servers: serde_json::from_value(dns_servers).expect("servers"),
+            routes: serde_json::from_value(routes).expect("routes"),
+            ..Inventory::default()
+        };
+        let eth1 = |net: &str| {
+            let eth1 = json!([{"name": "eth1", "mac": "", "addresses": [], "networks": [net]}]);
+            seen(eth1, json!([]), json!([]))
+        };
+        let dns = |ip: &str| seen(json!([]), json!(["10.1.0.53", ip]), json!([]));
+        let route = |net: &str| seen(json!([]), json!([]), json!([{"net": net}]));
+        let link = |net: &str| seen(json!([]), json!([]), json!([{"net": net, "on_link": true}]));
+        for (seen, words) in [
+            (
+                eth1("10.21.2.0/24"),
+                "servicesCidr: 10.21.0.0/22 overlaps 10.21.2.0/24, a network of this host (eth1)",
+            ),
+            (
+                eth1("10.0.0.0/8"),
+                "containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8, a network of this host (eth1)",
+            ),
+            (
+                dns("10.21.0.10"),
+                "servicesCidr: 10.21.0.0/22 contains 10.21.0.10, a DNS server of this host",
+            ),
+            (
+                route("10.20.7.0/24"),
+                "containersCidr: 10.20.0.0/16 contains 10.20.7.0/24, a route of this host",
+            ),
+            (
+                link("10.16.0.0/12"),
+                "containersCidr: 10.20.0.0/16 overlaps 10.16.0.0/12, a route of this host",
+            ),
+        ] {
+            assert_eq!(met(&seen).as_deref(), Some(words));
+        }
+        for apart in [
+            eth1("10.1.0.0/16"),
+            dns("10.1.0.54"),
+            // The narrower one wins.
+            route("10.0.0.0/8"),
+            link("172.17.0.0/16"),
+            // Of an agent that reports neither.
+            Inventory::default(),
+        ] {
+            assert_eq!(met(&apart), None, "{apart:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_a_host_reports_only_as_much_counts_as_an_agent_may_report() {
+        let mut seen = Inventory::default();
+        let away = "10.1.0.53".parse().expect("ip");
+        seen.dns_servers = vec![away; INVENTORY_DNS_MAX];
+        seen.dns_servers.push("10.20.0.53".parse().expect("ip"));
+        assert_eq!(met(&seen), None);
+        seen.dns_servers.remove(0);
+        assert!(met(&seen).is_some());
     }
 }

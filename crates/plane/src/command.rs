@@ -91,7 +91,8 @@ enum Verb {
               value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
         host_certificate_seconds: i64,
         /// With --store etcd: where the other planes of the fleet reach this one. A plane that stands by passes its
-        /// clients on to the plane that serves, by mutual TLS. Absent: the listen address.
+        /// clients on to the plane that serves, by mutual TLS. It must lead to this plane alone, as a load balancer's
+        /// does not. Absent: the listen address.
         #[arg(long, value_name = "HOST:PORT")]
         peer_address: Option<String>,
         #[command(flatten)]

@@ -194,8 +194,8 @@ pub(super) mod tests {
     use crate::people::ProjectId;
     use crate::records::{AuthorityKeys, Host, Settings};
     use pf9_hostagent::model::{
-        Authorities, ClusterId, Digest, FaultCode, Generation, Interface, KubeletSpec, NodeFacts,
-        RuntimeSpec, SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
+        Authorities, ClusterId, Digest, FaultCode, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
+        SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
 
     pub(crate) fn now() -> Timestamp {
@@ -316,7 +316,7 @@ pub(super) mod tests {
                 zone: None,
                 region: None,
                 facts: Some(facts),
-                interfaces: &[],
+                seen: None,
             })
             .collect();
         attach(cluster, &candidates, [], at).map_err(|r| r.fault.code.to_string())
@@ -399,7 +399,7 @@ pub(super) mod tests {
                 zone: None,
                 region: None,
                 facts,
-                interfaces: &[],
+                seen: None,
             };
             code(attach(c, &[candidate], [&taken], now()))
         };
@@ -431,50 +431,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_host_in_a_network_of_the_cluster_is_not_attached_and_both_are_named() {
-        let mut c = cluster();
-        add(&mut c, &[(1, true)]).expect("attach");
-        let facts = facts(7);
-        for (net, words) in [
-            (
-                "10.21.2.0/24",
-                Some("servicesCidr: 10.21.0.0/22 overlaps 10.21.2.0/24"),
-            ),
-            (
-                "10.0.0.0/8",
-                Some("containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8"),
-            ),
-            ("10.1.0.0/16", None),
-        ] {
-            let interface = Interface {
-                name: "eth1".into(),
-                mac: String::new(),
-                addresses: Vec::new(),
-                networks: vec![net.parse().expect("net")],
-            };
-            let candidate = Candidate {
-                host: host(7),
-                master: false,
-                zone: None,
-                region: None,
-                facts: Some(&facts),
-                interfaces: &[interface],
-            };
-            let said = attach(&mut c.clone(), &[candidate], [], now()).map_err(|r| r.fault);
-            match (said, words) {
-                (Ok(()), None) => {}
-                (Err(fault), Some(words)) => {
-                    assert!(
-                        fault.why.starts_with(words) && !fault.fix.is_empty(),
-                        "{fault}"
-                    );
-                }
-                (said, _) => panic!("{net}: {said:?}"),
-            }
-        }
-    }
-
-    #[test]
     fn the_last_pod_network_is_assigned_and_no_more() {
         let mut c = cluster();
         c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
@@ -495,7 +451,7 @@ pub(super) mod tests {
                 zone: *zone,
                 region: zone.map(|_| "north"),
                 facts: Some(&all[usize::from(*n) - 1]),
-                interfaces: &[],
+                seen: None,
             };
             let candidates: Vec<_> = hosts.iter().map(candidate).collect();
             attach(c, &candidates, [], now()).map_err(|r| r.fault)

@@ -153,17 +153,27 @@ impl<K: Ord + Copy> Line<K> {
         self.count = self.waiting.values().map(VecDeque::len).sum();
     }
 
-    /// The next caller.
-    fn next(&mut self) -> Option<oneshot::Sender<Place<K>>> {
-        let origin = self.turns.pop_front()?;
-        let queue = self.waiting.get_mut(&origin)?;
-        let sender = queue.pop_front()?;
-        self.count -= 1;
-        match queue.is_empty() {
-            true => drop(self.waiting.remove(&origin)),
-            false => self.turns.push_back(origin),
+    /// The next origin's turn: `gives` is asked of each of its callers until one takes the slot. A caller that gave up
+    /// costs its origin no turn. False when nobody takes it.
+    fn turn(&mut self, mut gives: impl FnMut(oneshot::Sender<Place<K>>) -> bool) -> bool {
+        while let Some(origin) = self.turns.pop_front() {
+            let Some(queue) = self.waiting.get_mut(&origin) else {
+                continue;
+            };
+            let mut given = false;
+            while !given && let Some(sender) = queue.pop_front() {
+                self.count -= 1;
+                given = gives(sender);
+            }
+            match queue.is_empty() {
+                true => drop(self.waiting.remove(&origin)),
+                false => self.turns.push_back(origin),
+            }
+            if given {
+                return true;
+            }
         }
-        Some(sender)
+        false
     }
 }
 
@@ -173,14 +183,19 @@ impl<K: Ord + Copy> Drop for Place<K> {
             return;
         };
         let mut line = inner.line();
-        while let Some(sender) = line.next() {
-            match sender.send(Place(Some(Arc::clone(&inner)))) {
-                Ok(()) => return,
+        let given = line.turn(
+            |sender| match sender.send(Place(Some(Arc::clone(&inner)))) {
+                Ok(()) => true,
                 // It gave up. Dropping the returned slot must not re-enter this code while the queue is locked.
-                Err(mut place) => drop(place.0.take()),
-            }
+                Err(mut place) => {
+                    drop(place.0.take());
+                    false
+                }
+            },
+        );
+        if !given {
+            line.free += 1;
         }
-        line.free += 1;
     }
 }
 

@@ -62,7 +62,7 @@ impl Handshakes {
         stream: TcpStream,
         acceptor: &TlsAcceptor,
     ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
-        // Who has gone already cannot be tuned, and is nowhere.
+        // A client that has gone already cannot be tuned and has no address.
         tune(&stream)
             .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
             .ok()?;

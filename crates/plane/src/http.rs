@@ -165,6 +165,17 @@ pub(super) fn shaped(
     move |response| std::future::ready(reshape(shape, response))
 }
 
+/// Text as a query value.
+pub(crate) fn escaped(text: &str) -> String {
+    let one = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(b).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +183,12 @@ mod tests {
     fn parts(uri: &str) -> Parts {
         let request = http::Request::builder().uri(uri).body(());
         request.expect("request").into_parts().0
+    }
+
+    #[test]
+    fn a_query_value_is_escaped() {
+        assert_eq!(escaped("aZ9-_.~"), "aZ9-_.~");
+        assert_eq!(escaped("a&limit=1#%ä"), "a%26limit%3D1%23%25%C3%A4");
     }
 
     #[tokio::test]

@@ -198,7 +198,7 @@ impl NoTurn {
 // === impl Identity ===
 
 impl Identity {
-    /// Of a new plane.
+    /// The keys of a new plane.
     pub(super) fn make(now: Timestamp) -> Result<Self, BootError> {
         let tickets = secrets::random::<32>()?;
         Ok(Self {

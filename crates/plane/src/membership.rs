@@ -15,7 +15,7 @@ use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
 use super::shared_address;
 use super::zones;
-use pf9_hostagent::model::{FaultCode, HostId, Interface, NodeFacts, Role, Taken};
+use pf9_hostagent::model::{FaultCode, HostId, Inventory, NodeFacts, Role, Taken};
 
 /// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
 const NODE_PREFIX_V4: u8 = 24;
@@ -34,8 +34,8 @@ pub(super) struct Candidate<'a> {
     pub(super) region: Option<&'a str>,
     /// Its name and addresses, signed by root; none if it has none that it may use.
     pub(super) facts: Option<&'a NodeFacts>,
-    /// The interfaces that it reported.
-    pub(super) interfaces: &'a [Interface],
+    /// What it reported of its machine; none if it did not yet.
+    pub(super) seen: Option<&'a Inventory>,
 }
 
 /// Adds nodes to a cluster. `others`: all other hosts, whose names and addresses are taken.
@@ -169,7 +169,9 @@ fn admit(
         )
     })?;
     claims::check_address(&what(), ip, taken)?;
-    let grounds = claims::grounds(facts, candidate.interfaces);
+    let unseen = Inventory::default();
+    let seen = candidate.seen.unwrap_or(&unseen);
+    let grounds = claims::grounds_before(claims::THIS_HOST, facts, seen);
     claims::require_apart(&what(), &cluster.settings, &grounds)?;
     let member = |pod_cidr| Member {
         host,
@@ -200,7 +202,7 @@ fn admit(
     })?;
     let member = member(pod_cidr);
     if let Some(shared) = shared_address::of(cluster).filter(|_| candidate.master)
-        && let Some(why) = shared_address::off_link(shared, &member, candidate.interfaces)
+        && let Some(why) = shared_address::off_link(shared, &member, &seen.interfaces)
     {
         let fix =
             "give it an interface in that network, or create the cluster with another masterIp";

@@ -62,7 +62,7 @@ pub(super) fn follow(change: &mut Change<'_>, me: &Host, facts: &NodeFacts) -> A
     let status = change.get(&STATUSES, &me.id.to_string())?;
     let interfaces = status.map(|s| s.status.inventory.interfaces);
     let interfaces = interfaces.unwrap_or_default();
-    let grounds = claims::grounds(facts, &interfaces);
+    let grounds = claims::grounds(claims::THIS_HOST, facts, &interfaces);
     claims::require_apart(NO_FACTS, &cluster.settings, &grounds)?;
     let beside = beside(&**change, &cluster, me.id, change.now)?;
     let from = moves(&mut cluster, me.id, to, &interfaces, &beside)?;

@@ -5,7 +5,7 @@
 //! | `main.js`                     | which view is shown, and when it is drawn again |
 //! | `api.js`                      | the plane's API, as everybody else calls it; the stream of changes |
 //! | `dom.js`                      | elements, tables, states, moments: text is never markup |
-//! | `sign-in.js`, `hosts.js`, `clusters.js`, `wizard.js`, `alerts.js`, `audit.js`, `terminal.js` | the views |
+//! | `sign-in.js`, `hosts.js`, `clusters.js`, `wizard.js`, `alerts.js`, `audit.js`, `terminal.js`, `plane.js` | the views |
 //! | `networks.js`                 | whether two networks have an address in common |
 //! | `style.css`, `index.html`     | how it looks, and the frame |
 //!
@@ -71,6 +71,7 @@ const FILES: &[File] = files! {
     "audit.js": "text/javascript; charset=utf-8",
     "terminal.js": "text/javascript; charset=utf-8",
     "networks.js": "text/javascript; charset=utf-8",
+    "plane.js": "text/javascript; charset=utf-8",
 };
 
 /// Tells listeners that something changed on the plane.

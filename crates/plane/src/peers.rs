@@ -15,19 +15,21 @@
 //! |---|---|
 //! | here     | what both ends know: path, header, certificate |
 //! | `door`   | of the plane that stands by: connections in, by the seat's holder out |
+//! | `hello`  | what a connection begins with: a client's, or another door's |
 //! | `relay`  | of the plane with the seat: what a door passes on becomes a connection of its own |
 
 mod door;
+mod hello;
 mod relay;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::uri::Authority;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf};
 
 use super::ca::{self, CaError, Leaf};
 use super::keys::Ring;
@@ -39,14 +41,14 @@ pub(super) use relay::{Relayed, accept};
 
 /// Where a plane takes what another passes on.
 pub(super) const PATH: &str = "/v1/planes/relay";
-/// What the connection is upgraded to.
+/// What the connection is upgraded to. A door's hello names it, too.
 const PROTOCOL: &str = "pf9-relay";
 /// Names the client's address, `IP:PORT`. Believed of a plane only.
 const FROM: &str = "x-pf9-from";
 /// Bytes that are held for each direction of a passed connection: twenty thousand of them are 640 MiB.
 const BUFFER: usize = 16 * 1024;
-/// How long a client may go on sending to a plane that has ended its side. One that says nothing and stays must not hold its
-/// place: longer than the last words of a tunnel.
+/// How long a client may take to end after the plane has ended its side: it may still read what is on its way, and would lose
+/// that by a reset. As long as the last bytes of a tunnel may take.
 const LINGER: Duration = Duration::from_secs(30);
 /// Life of the certificate by which planes know one another; it is made anew long before.
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
@@ -73,16 +75,22 @@ pub(super) fn own_address(
             host: listening.ip().to_string(),
         }));
     };
-    let parsed = named.parse::<Authority>().ok();
-    let parsed = parsed.filter(|a| a.port_u16().is_some() && !named.contains('@'));
-    let Some(parsed) = parsed else {
-        let why = format!("--peer-address: {named:?} is not HOST:PORT");
+    let bad = |why: &str| {
+        let why = format!("--peer-address: {named:?} {why}");
         let fault = Fault::new(FaultCode::Usage, "cannot start the plane", why);
-        return Err(fault.fix("name the address at which the other planes reach this one"));
+        fault.fix("name the address at which the other planes reach this one, and no other")
     };
+    let parsed = named.parse::<Authority>().ok();
+    let parsed = parsed.filter(|a| a.port_u16().is_some_and(|p| p > 0) && !named.contains('@'));
+    let parsed = parsed.ok_or_else(|| bad("is not HOST:PORT"))?;
+    let host = parsed.host().trim_matches(['[', ']']).to_owned();
+    // Who connects there connects to itself.
+    if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(bad("is no single address"));
+    }
     Ok(Some(PeerAddress {
         at: parsed.to_string(),
-        host: parsed.host().trim_matches(['[', ']']).to_owned(),
+        host,
     }))
 }
 
@@ -115,36 +123,47 @@ fn is_plane(ring: &Ring, shown: &Shown, now: Timestamp) -> bool {
     lives && ca::common_name(&shown.0).is_some_and(|n| n == name(ring))
 }
 
-/// Bytes both ways, until both sides have ended, or the plane's has and the client does not follow.
-async fn pass_on<C, P>(client: C, plane: P) -> io::Result<()>
+/// Bytes both ways, until both sides have ended, or the plane's has: then what the client may still say is left, which
+/// nobody reads. The plane's side is ended in either case.
+async fn pass_on<C, P>(client: C, plane: P) -> io::Result<Option<ReadHalf<C>>>
 where
     C: AsyncRead + AsyncWrite,
     P: AsyncRead + AsyncWrite,
 {
-    let (from_client, to_client) = tokio::io::split(client);
-    let (from_plane, to_plane) = tokio::io::split(plane);
-    let mut up = std::pin::pin!(one_way(from_client, to_plane));
-    let mut down = std::pin::pin!(one_way(from_plane, to_client));
-    tokio::select! {
-        // cancel-safe: both are kept
-        ended = &mut up => {
-            ended?;
-            down.await
-        }
-        ended = &mut down => {
-            ended?;
-            // Timed out: nothing reads what the client still sends.
-            tokio::time::timeout(LINGER, up).await.unwrap_or(Ok(()))
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_plane, mut to_plane) = tokio::io::split(plane);
+    {
+        let mut up = std::pin::pin!(one_way(&mut from_client, &mut to_plane));
+        let mut down = std::pin::pin!(one_way(&mut from_plane, &mut to_client));
+        tokio::select! {
+            // cancel-safe: `down` is kept, and what `up` has read nobody would take any more
+            ended = &mut up => {
+                ended?;
+                down.await?;
+                return Ok(None);
+            }
+            ended = &mut down => ended?,
         }
     }
+    // Not its client's to delay: the plane keeps nothing for a connection that it has ended.
+    to_plane.shutdown().await?;
+    Ok(Some(from_client))
 }
 
-async fn one_way<R: AsyncRead, W: AsyncWrite>(
-    from: ReadHalf<R>,
-    mut to: WriteHalf<W>,
+/// Waits until this client has ended, too.
+async fn linger(mut client: impl AsyncRead + Unpin) {
+    let mut nowhere = tokio::io::sink();
+    let rest = tokio::io::copy(&mut client, &mut nowhere);
+    // Timed out or broken: either way it is over.
+    drop(tokio::time::timeout(LINGER, rest).await);
+}
+
+async fn one_way(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER, from);
-    tokio::io::copy_buf(&mut from, &mut to).await?;
+    tokio::io::copy_buf(&mut from, to).await?;
     to.shutdown().await
 }
 
@@ -178,6 +197,9 @@ mod tests {
             "me@a.plane:443",
             "",
             ":443:",
+            "a.plane:0",
+            "0.0.0.0:443",
+            "[::]:443",
         ] {
             let why = at(Some(wrong), any).expect_err(wrong);
             assert!(why.contains("--peer-address"), "{why}");
@@ -185,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stays_silent_goes_when_the_plane_has_ended() {
+    async fn a_plane_that_has_ended_waits_for_no_client() {
         use tokio::io::{AsyncReadExt, duplex};
         let (mut client, door) = duplex(64);
         let (holder, mut plane) = duplex(64);
@@ -205,15 +227,25 @@ mod tests {
             .await
             .expect("all of it");
         assert_eq!((asked.as_str(), answered.as_str()), ("asks", "answers"));
-        passing.await.expect("no panic").expect("both ended");
+        let rest = passing.await.expect("no panic").expect("both ended");
+        assert!(rest.is_none());
 
-        let (_client, door) = duplex(64);
-        let (holder, plane) = duplex(64);
+        let (mut client, door) = duplex(64);
+        let (holder, mut plane) = duplex(64);
         let began = tokio::time::Instant::now();
         let passing = tokio::spawn(pass_on(door, holder));
-        drop(plane);
-        passing.await.expect("no panic").expect("it is given up");
-        assert_eq!(began.elapsed(), LINGER);
+        plane.write_all(b"last").await.expect("written");
+        plane.shutdown().await.expect("ended");
+        let mut last = String::new();
+        client.read_to_string(&mut last).await.expect("all of it");
+        let mut none = String::new();
+        plane.read_to_string(&mut none).await.expect("its end");
+        assert_eq!((last.as_str(), none.as_str()), ("last", ""));
+        assert_eq!(began.elapsed(), Duration::ZERO, "the plane has it at once");
+        let rest = passing.await.expect("no panic").expect("it is over");
+        client.write_all(b"to nobody").await.expect("written");
+        linger(rest.expect("the client's side")).await;
+        assert_eq!(began.elapsed(), LINGER, "the client has its time");
     }
 
     #[test]

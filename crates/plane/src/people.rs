@@ -205,7 +205,7 @@ pub(super) enum Place {
     Project(ProjectId),
 }
 
-/// Who has it.
+/// The holder of a role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Actor {
     User(UserId),

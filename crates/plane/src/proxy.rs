@@ -408,7 +408,7 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
             .any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Removes hop-by-hop headers, and those that speak for somebody else.
+/// Removes hop-by-hop headers, and those that claim another identity.
 fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     let protocol = headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
     strip_hop_by_hop(headers);
@@ -433,7 +433,7 @@ fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// A token for the plane is nobody's behind it.
+/// The plane's token is not passed on to what is behind it.
 fn without_token_protocols(headers: &mut HeaderMap) {
     let said = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let protocols = said.iter().filter_map(|v| v.to_str().ok());

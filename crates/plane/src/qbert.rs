@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -127,6 +128,7 @@ pub(super) async fn create(
                 ));
             }
             require_nobodys(&**change, &project, &settings)?;
+            require_ground(&**change, &project, &settings, change.now)?;
             let stack = stacks::choose(&**change, "cluster refused", body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
             stacks::require_new(&**change, &stack)?;
@@ -184,6 +186,46 @@ fn require_nobodys(rows: &impl Read, project: &ProjectId, settings: &Settings) -
 /// Nodes have to reach the plane, whatever addresses their pods have.
 fn require_apart(plane: &Plane, settings: &Settings) -> Answer<()> {
     claims::require_apart("cluster refused", settings, &plane.whereabouts.grounds())
+}
+
+/// A cluster that none of the hosts could join that are free now is refused. If one could it is created, and the others are
+/// refused when they are attached: what a host reaches is its own word, which keeps no other host out of a cluster.
+fn require_ground(
+    rows: &impl Read,
+    project: &ProjectId,
+    settings: &Settings,
+    now: Timestamp,
+) -> Answer<()> {
+    let hosts = rows.all(&HOSTS)?;
+    let near = hosts.iter().map(|(_, h)| h);
+    let free = near.filter(|h| h.project == *project && h.cluster.is_none());
+    let mut first = None;
+    let mut others = 0;
+    for host in free {
+        let said = rows.get(&STATUSES, &host.id.to_string())?;
+        let said = said.filter(|said| view::is_responding(said, now));
+        let (Some(said), Some(facts)) = (said, &host.facts) else {
+            continue;
+        };
+        let whose = format!("host {}", facts.hostname);
+        let grounds = claims::grounds_before(&whose, facts, &said.status.inventory);
+        let Err(refusal) = claims::require_apart("cluster refused", settings, &grounds) else {
+            return Ok(());
+        };
+        match first {
+            None => first = Some(refusal),
+            Some(_) => others += 1,
+        }
+    }
+    let Some(mut refusal) = first else {
+        return Ok(());
+    };
+    if others > 0 {
+        let more =
+            format!("; {others} more of the hosts that are in no cluster could not join it either");
+        refusal.fault.why.push_str(&more);
+    }
+    Err(refusal)
 }
 
 /// Suffix of an authority's name, after its cluster's name.
@@ -335,22 +377,22 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         }
         rows.push(host);
     }
-    let mut interfaces = Vec::new();
+    let mut seen = Vec::new();
     for wanted in hosts {
         let said = change.get(&STATUSES, &wanted.uuid.to_string())?;
-        interfaces.push(said.map_or_else(Vec::new, |s| s.status.inventory.interfaces));
+        seen.push(said.map(|s| s.status.inventory));
     }
     let candidates: Vec<Candidate<'_>> = hosts
         .iter()
         .zip(&rows)
-        .zip(&interfaces)
-        .map(|((wanted, row), interfaces)| Candidate {
+        .zip(&seen)
+        .map(|((wanted, row), seen)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
             zone: wanted.zone.as_deref(),
             region: wanted.region.as_deref(),
             facts: row.facts.as_ref(),
-            interfaces,
+            seen: seen.as_ref(),
         })
         .collect();
     let all = change.all(&HOSTS)?;

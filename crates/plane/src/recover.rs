@@ -55,7 +55,7 @@ pub(super) struct Row {
     pub(super) plane_generation: Generation,
     pub(super) host_generation: Generation,
     pub(super) outcome: Outcome,
-    /// What changes for it, in words.
+    /// What changes for it, as text.
     pub(super) change: String,
 }
 

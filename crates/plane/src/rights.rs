@@ -26,7 +26,7 @@ use super::compute;
 use super::records::{Cluster, Member};
 use pf9_hostagent::model::{HOST_LABEL, NetworkPlugin, NodeName, ROLE_KEYS, role_key, role_taints};
 
-pub(super) use api::Api;
+pub(super) use api::{Api, NAME_MAX, text};
 pub(super) use keep::{Rights, keep};
 
 /// The path of nodes.

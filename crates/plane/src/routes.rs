@@ -98,6 +98,7 @@ fn ours() -> Vec<Route> {
         open("POST", "/v1/enrol", token, post(enrol::post)),
         open("GET", "/v1/tunnel", certificate, get(tunnel::accept)),
         open("GET", peers::PATH, plane, get(peers::accept)),
+        may("GET", "/v1/store", SeeFleet, get(standing::seen)),
     ]
 }
 

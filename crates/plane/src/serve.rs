@@ -37,7 +37,7 @@ use super::strangers::{Outside, Stranger, Strangers};
 use super::terminal::{Terminal, TerminalConfig};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks, terminal};
+use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks, standing, terminal};
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
@@ -182,6 +182,7 @@ impl Server {
                 .unwrap_or(LEAF_LIFE),
             host_life: config.host_certificate,
             relayed: Relayed::new(address),
+            peer: peer.as_ref().map(|p| p.at.clone()),
             terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
         }));
         terminal::tidy(&plane.files);
@@ -212,6 +213,7 @@ impl Server {
         tasks.spawn(alerts::deliver(Arc::clone(&plane)));
         tasks.spawn(alerts::probe(Arc::clone(&plane), config.probe_every));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
+        tasks.spawn(standing::tell(Arc::clone(&plane)));
         tasks.spawn(keep_whereabouts(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Files that hosts fetch: whole, or the part that `Range` asks for, so that who broke off goes on there.
+//! Files that hosts fetch: whole, or the part that `Range` asks for, so that an interrupted download continues.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub(super) struct Served {
     pub(super) path: PathBuf,
     /// Its size.
     pub(super) bytes: u64,
-    /// Its tag: who goes on, goes on with the same content.
+    /// Its tag: a continued download is of the same content.
     pub(super) sha256: Digest,
     /// Its media type.
     pub(super) media: &'static str,

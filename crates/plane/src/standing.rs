@@ -1,4 +1,5 @@
-//! Whether the plane's store answers, as shown by `/ready`, `/metrics/plane`, `pf9-plane store show`.
+//! Whether the plane's store answers, and where it is: as shown by `/ready`, `/metrics/plane`, `/v1/store` (the page) and
+//! `pf9-plane store show`.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::guard::Person;
 use super::state::Plane;
-use super::store::Standing;
+use super::store::{EtcdPlace, Standing};
 use pf9_hostagent::telemetry::{METRICS_TYPE, MetricKind, MetricsText};
 
 /// The store's condition.
@@ -76,27 +77,86 @@ pub(super) async fn numbers(_: Person, State(plane): State<Arc<Plane>>) -> Respo
     ([(header::CONTENT_TYPE, METRICS_TYPE)], String::from(text)).into_response()
 }
 
+/// Tells pages when it is another.
+pub(super) async fn tell(plane: Arc<Plane>) {
+    let Some(mut standing) = plane.store.standing() else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            // cancel-safe: both are
+            changed = standing.changed() => match changed {
+                Ok(()) => plane.changes.tell(),
+                Err(_) => return,
+            },
+            () = plane.shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// `GET /v1/store`.
+pub(super) async fn seen(_: Person, plane: State<Arc<Plane>>) -> Json<Value> {
+    show(plane).await
+}
+
 /// `GET /store` of the administrator's socket.
 pub(super) async fn show(State(plane): State<Arc<Plane>>) -> Json<Value> {
-    let store = match plane.store.standing() {
-        Some(_) => "etcd",
-        None => "embedded",
+    let own = plane.peer.as_ref().unwrap_or(&plane.public_url);
+    Json(shown(Said::now(&plane), plane.store.place(), own))
+}
+
+/// `own`: where this plane is.
+fn shown(said: Said, place: Option<&EtcdPlace>, own: &str) -> Value {
+    let Some(place) = place else {
+        return json!({"store": "embedded", "answers": "yes"});
     };
-    Json(match Said::now(&plane) {
-        Said::Answers => json!({"store": store, "answers": "yes"}),
+    let mut shown = json!({"store": "etcd", "answers": "no", "at": place.endpoints, "prefix": place.prefix, "seat": own});
+    match said {
+        Said::Answers => shown["answers"] = "yes".into(),
         Said::Away(since, why) => {
-            json!({"store": store, "answers": "no", "since": since, "why": why})
+            shown["since"] = since.into();
+            shown["why"] = why.into();
         }
         Said::Anothers(to) => {
-            json!({"store": store, "answers": "no", "why": format!("another plane has it: {to}")})
+            shown["why"] = format!("another plane has it: {to}").into();
+            shown["seat"] = to.into();
         }
-    })
+    }
+    shown
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::Away;
+
+    #[test]
+    fn where_the_seat_is_stands_beside_what_the_store_says() {
+        let of = |said| {
+            let place = EtcdPlace {
+                endpoints: vec!["https://e1:2379".into(), "https://e2:2379".into()],
+                authority: "/ca".into(),
+                certificate: "/cert".into(),
+                key: "/key".into(),
+                prefix: "/fleet/".into(),
+            };
+            let shown = shown(said, Some(&place), "a.plane:8443");
+            assert!(!shown.to_string().contains("/key"), "{shown}");
+            let text = |field: &str| shown[field].as_str().map(str::to_owned);
+            (text("answers"), text("seat"), text("since"), text("why"))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let here = some("a.plane:8443");
+        assert_eq!(of(Said::Answers), (some("yes"), here.clone(), None, None));
+        let away = Said::Away("1970".into(), "it is cut".into());
+        let (since, why) = (some("1970"), some("it is cut"));
+        assert_eq!(of(away), (some("no"), here, since, why));
+        let why = some("another plane has it: b.plane");
+        let anothers = Said::Anothers("b.plane".into());
+        assert_eq!(of(anothers), (some("no"), some("b.plane"), None, why));
+        let embedded = shown(Said::Answers, None, "a.plane:8443");
+        assert_eq!(embedded, json!({"store": "embedded", "answers": "yes"}));
+    }
 
     #[test]
     fn who_is_not_ready_says_why_and_strangers_hear_no_address() {

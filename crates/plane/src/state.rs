@@ -87,6 +87,8 @@ pub(super) struct Plane {
     pub(super) passwords: Passwords,
     /// Connections that other planes pass on.
     pub(super) relayed: Relayed,
+    /// `HOST:PORT` at which other planes reach it, if any do.
+    pub(super) peer: Option<String>,
     pub(super) terminal: Arc<Terminal>,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
@@ -110,6 +112,7 @@ pub(super) struct Parts {
     pub(super) certificate_life: SignedDuration,
     pub(super) host_life: SignedDuration,
     pub(super) relayed: Relayed,
+    pub(super) peer: Option<String>,
     pub(super) terminal: Terminal,
 }
 
@@ -165,6 +168,7 @@ impl Plane {
             changes: Changes::default(),
             passwords: parts.passwords,
             relayed: parts.relayed,
+            peer: parts.peer,
             terminal: Arc::new(parts.terminal),
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),

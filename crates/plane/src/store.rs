@@ -301,6 +301,11 @@ impl Store {
         self.remote.as_ref().map(Remote::standing)
     }
 
+    /// Where the rows are; none: they are embedded.
+    pub(super) fn place(&self) -> Option<&EtcdPlace> {
+        self.remote.as_ref().map(Remote::place)
+    }
+
     /// Whether a write is possible now, as far as is known.
     pub(super) fn answers(&self) -> bool {
         let Some(standing) = self.standing() else {

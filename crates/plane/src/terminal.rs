@@ -16,11 +16,11 @@
 //! | `run`     | one command, from its start to its end |
 //! | `output`  | what it writes, as text |
 //!
-//! The box has no credential: its socket is the plane's, which looks with each request whether the login that the command was
-//! typed with is still good and what the person may. So a reader changes nothing by this either; nobody is `system:masters`;
-//! and to sign out ends it. Bounds: [`EACH_MAX`], [`PROJECT_MAX`], [`ALL_MAX`], [`TIME`], [`TIME_LONG`], [`OUTPUT_MAX`], [`KEPT_MAX`].
-//! Rejected: to speak the API ourselves, which would be another kubectl with other words; a shell, which nobody could bound;
-//! and a token for each command, which is a write for what the login says already.
+//! The box has no credential: its socket is the plane's, which looks with each request whether the login that the
+//! command was typed with is still good and what the person may. So a reader changes nothing by this either; nobody is
+//! `system:masters`; and to sign out ends it. Bounds: [`EACH_MAX`], [`PROJECT_MAX`], [`ALL_MAX`], [`TIME`],
+//! [`TIME_LONG`], [`OUTPUT_MAX`], [`KEPT_MAX`]. Rejected: to call the API ourselves, which would be another kubectl; a
+//! shell, which cannot be bounded; and a token for each command, a write for what the login says already.
 
 mod allowed;
 pub(crate) mod jail;
@@ -57,9 +57,9 @@ use run::Run;
 
 /// Commands of one person at a time: one that follows, and one beside it.
 const EACH_MAX: usize = 2;
-/// Of one project: others have a half whatever it does.
+/// Commands of one project at once: half stays for others.
 const PROJECT_MAX: usize = 8;
-/// Of all: each is a process of some 60 MiB.
+/// Commands of all at once: each is a process of some 60 MiB.
 const ALL_MAX: usize = 16;
 /// How long one may take.
 const TIME: Duration = Duration::from_secs(60);
@@ -67,13 +67,13 @@ const TIME: Duration = Duration::from_secs(60);
 const TIME_LONG: Duration = Duration::from_secs(600);
 /// How long a page may take to read how it ended.
 const LAST: Duration = Duration::from_secs(5);
-/// Most that one may say: more nobody reads on a page.
+/// Most output of a command: nobody reads more on a page.
 const OUTPUT_MAX: usize = 1024 * 1024;
 /// Longest command: the audit keeps it whole, and two megabytes of those of a project.
 const KEPT_MAX: usize = 1000;
 /// Longest text to be applied.
 const TEXT_MAX: usize = 256 * 1024;
-/// Of a request: the text and the line, escaped.
+/// Bytes of a request: the text and the line, escaped.
 const BODY_MAX: usize = 2 * 1024 * 1024;
 /// Pieces of output that wait for a slow page.
 const AHEAD: usize = 8;
@@ -109,7 +109,7 @@ impl Default for TerminalConfig {
     }
 }
 
-/// Who runs how much, and by which program.
+/// Running commands, and their programs.
 pub(crate) struct Terminal {
     jail: PathBuf,
     time: Duration,
@@ -127,7 +127,7 @@ struct Seat {
     _all: OwnedSemaphorePermit,
 }
 
-/// Who has a share of the places.
+/// The owner of a share of the places.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Whose {
     Person(UserId),
@@ -233,7 +233,7 @@ pub(crate) async fn post(
     let command = match judged(&wanted) {
         Ok(command) => command,
         Err(why) => {
-            // Not the line: what somebody typed that is no command may be a password.
+            // Not the line: one that is no command may be a password.
             let asked = Asked::ran(&plane, &who, &cluster, "a line that is no command here");
             asked.answered(StatusCode::BAD_REQUEST.as_u16()).await;
             return Err(Refusal::bad(

@@ -1,8 +1,8 @@
 //! Where this plane is: the addresses in its URLs, and those that the names in them have. Every node has to reach them, so
 //! no cluster may have them among its own.
 //!
-//! Names are looked up beside requests and never for one: a resolver that hangs holds one thread and nobody who makes a
-//! cluster. What is not known here a node finds out: it knows where its tunnel goes.
+//! Names are looked up in the background, never for a request: a hanging resolver holds one thread, and no request.
+//! What is not known here a node finds out: it knows where its tunnel goes.
 
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use pf9_hostagent::host::looking::Looking;
 use pf9_hostagent::model::{Ground, addresses_of, names_of};
 
-/// Between two looks: who moves a plane's name waits for hosts to follow for longer.
+/// Between two lookups: a plane's name moves less often, and hosts take longer to follow.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Longest that a look is waited for. It goes on, and the next one has its answer.
+/// Longest wait for a lookup. It continues, and the next caller has its answer.
 const LOOK: Duration = Duration::from_secs(2);
 /// Most addresses of all names together; a name of a plane has a few.
 const ADDRESSES_MAX: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// Of a plane that is reached by these URLs.
+    /// For a plane that is reached by these URLs.
     pub(super) fn new(urls: &[String]) -> Self {
         let mut names = names_of(urls);
         names.sort_unstable();
@@ -62,7 +62,7 @@ impl Whereabouts {
         loop {
             let names = self.names.clone();
             let answer = tokio::select! {
-                // cancel-safe: a look that is left goes on by itself
+                // cancel-safe: a look that is left continues by itself
                 () = shutdown.cancelled() => return,
                 answer = looking.at("names", LOOK, move || addresses(&names)) => answer,
             };
@@ -86,7 +86,7 @@ impl Whereabouts {
     }
 }
 
-/// Of each name that has some.
+/// The addresses of each name.
 fn addresses(names: &[String]) -> Vec<(String, IpAddr)> {
     let mut all = Vec::new();
     for name in names {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_is_no_error() {
-        // Longer than a name can be: nobody is asked for it.
+        // Longer than a name can be: no resolver is asked.
         let names = ["localhost".to_owned(), "x".repeat(300)];
         let found = addresses(&names);
         let own = |(name, ip): &(String, IpAddr)| name == "localhost" && ip.is_loopback();

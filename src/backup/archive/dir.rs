@@ -33,9 +33,9 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Dir {
     host: HostFs,
-    /// Of all hosts.
+    /// The directory of all hosts.
     all: String,
-    /// Of this host.
+    /// The directory of this host.
     path: String,
     mount: Option<String>,
 }
@@ -154,7 +154,7 @@ impl Dir {
         self.at_work(total, move |dir| {
             dir.mounted()?;
             let have = fs::metadata(&into).map_or(0, |m| m.len());
-            // Of an earlier try; whether it is the right one its digest says.
+            // From an earlier try; its digest says whether it is the right one.
             if have == total && total > 0 {
                 return Ok(());
             }
@@ -193,7 +193,7 @@ impl Dir {
         .await
     }
 
-    /// Takes away what copies that were cut off left.
+    /// Takes away what copies that were interrupted left.
     pub(super) async fn sweep(&self) -> Result<(), ArchiveError> {
         self.at_work(0, |dir| {
             dir.mounted()?;

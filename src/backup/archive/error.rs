@@ -1,4 +1,4 @@
-//! [`ArchiveError`]: each way in which an archive does not do what it should, in words.
+//! [`ArchiveError`]: each way in which an archive does not do what it should, as text.
 
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ pub enum ArchiveError {
     /// A started upload is no longer known.
     #[error("the service no longer knows the upload")]
     UploadGone,
-    /// What is there is not what was put there.
+    /// The file differs from the one that was written.
     #[error("{file} is invalid: {why}")]
     Damaged {
         /// Its name.

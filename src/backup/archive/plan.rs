@@ -38,7 +38,7 @@ pub struct Stored {
 pub(super) struct Shelf {
     /// Whole backups, oldest first.
     pub(super) backups: Vec<Stored>,
-    /// Files of ours that are no part of one: what an upload or a removal that was cut off left.
+    /// Files of ours that are no part of one: what an upload or a removal that was interrupted left.
     pub(super) litter: Vec<String>,
 }
 
@@ -289,8 +289,8 @@ mod tests {
             prop_assert_eq!(at, total);
         }
 
-        /// Whatever was cut off, and whatever else the service lists: what is taken for there is right,
-        /// and the rest is sent.
+        /// Whatever was interrupted, and whatever else the service lists: what is taken for there is right, and the
+        /// rest is sent.
         #[test]
         fn only_right_pieces_are_not_sent_again(
             total in 1u64..200_000_000,

@@ -12,9 +12,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `answer` | what answers mean, in words; pure |
+//! | `answer` | what answers mean, as text; pure |
 //! | `call`   | one question, tried again while that can help |
-//! | `upload` | a large file in pieces, gone on with where it was cut |
+//! | `upload` | a large file in pieces, continued where it was cut |
 
 mod answer;
 mod call;
@@ -56,7 +56,7 @@ const QUESTION: Duration = Duration::from_secs(5 * 60);
 const FILE: Duration = Duration::from_secs(10 * 60);
 /// The slowest way that is of any use: a gigabyte in two hours and a half.
 const PACE_BYTES_PER_SECOND: u64 = 128 * 1024;
-/// However large: the next backup is due, and an upload goes on where it was cut.
+/// However large: the next backup is due, and an upload continues where it was cut.
 const FILE_LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// Longest words of a refusal.
 const REFUSAL_MAX: usize = 64 * 1024;

@@ -19,12 +19,12 @@ use crate::model::{Digest, HostId, Timestamp, document};
 const SCHEMA: u32 = 1;
 /// Fast, and a fifth of a log's size; a higher level takes more memory.
 const LEVEL: i32 = 3;
-/// Of the bound, for the manifest, the archive's end and what compression makes of what does not compress.
+/// Part of the bound that is kept for the manifest, the archive's end and incompressible data.
 const RESERVE: u64 = 256 * 1024;
 /// Longest line about what is not in it.
 const WORDS_MAX: usize = 300;
 
-/// What a bundle says of itself.
+/// The manifest of a bundle.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct About {
     schema: u32,
@@ -59,7 +59,7 @@ struct Entry {
     bytes: u64,
     sha256: Option<Digest>,
     redactions: u64,
-    /// What of it is not there.
+    /// The missing part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<String>,
     /// Why it is not there.

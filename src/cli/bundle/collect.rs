@@ -30,13 +30,13 @@ const JOURNAL: Duration = Duration::from_secs(15);
 /// Daemons that are dead, a plane that is away: each has its own bound within this one.
 const DOCUMENT: Duration = Duration::from_secs(30);
 
-/// What of logs is wanted.
+/// Which part of the logs is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) since: Timestamp,
     /// None: up to now.
     pub(super) until: Option<Timestamp>,
-    /// Of each at most so many lines, the newest.
+    /// At most so many lines of each, the newest.
     pub(super) lines: Option<u32>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Span {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) cleaned: Cleaned,
-    /// What of it is not there.
+    /// The missing part of it.
     pub(super) cut: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Collector<'a> {
     ctx: &'a CommandContext,
     redactor: &'a Redactor,
     span: Span,
-    /// What the journals so far have against the node's programs, in words.
+    /// What the journals so far have against the node's programs, as text.
     complaints: String,
 }
 
@@ -207,7 +207,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Who is called at night reads this before the journal, which has dozens of errors after a good start as well.
+/// Read first by an operator on call: the journal has dozens of errors after a good start as well.
 fn complaints_of(unit: &str, journal: &str) -> String {
     let found = noise::complaints(unit, journal);
     if found == noise::Complaints::default() {

@@ -13,7 +13,7 @@ use crate::model::paths;
 
 use super::redact::{is_run_char, looks_random};
 
-/// Of a long secret; what is random repeats no piece of this length by accident.
+/// Length of the pieces of a long secret that are looked for; random text repeats none of this length by accident.
 const PIECE: usize = 16;
 /// A shorter one is looked for only where a name says what it is: it would be found everywhere.
 const SHORT_MIN: usize = 5;

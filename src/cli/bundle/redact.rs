@@ -1,4 +1,4 @@
-//! What may not leave a machine in a support bundle, taken out of text.
+//! Removes from text what may not leave a machine in a support bundle.
 //!
 //! ```text
 //! line ─ blocks (PEM) ─ words (password=…, Bearer …, //user:pass@) ─ shapes (long random text) ─ known secrets ─► line
@@ -16,7 +16,7 @@ use crate::model::Digest;
 
 use super::known::Known;
 
-/// Longest line that is looked at as one; the rest is cut off.
+/// Longest line that is looked at as one; the rest is dropped.
 const LINE_MAX: usize = 64 * 1024;
 /// Random text of this length is a secret until proven otherwise; a UUID and a name are shorter or look otherwise.
 const RANDOM_MIN: usize = 32;
@@ -231,7 +231,7 @@ fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.'
 }
 
-/// Of base64 in both alphabets; names and paths are made of the same.
+/// A character of base64 in either alphabet; names and paths consist of the same.
 pub(super) fn is_run_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '_' | '-')
 }
@@ -404,7 +404,7 @@ mod tests {
         let block =
             format!("-----BEGIN PRIVATE KEY-----\n{body}\nshort==\n-----END PRIVATE KEY-----");
         let one_line = block.replace('\n', "\\n");
-        // The end of one whose beginning was cut off with the older part of a log.
+        // The end of one whose beginning was truncated with the older part of a log.
         let tail = format!("{body}\n-----END PRIVATE KEY-----\nkept");
         for text in [
             format!("a {block} kept\nb"),

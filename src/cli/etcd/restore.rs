@@ -1,6 +1,5 @@
-//! `etcd restore`: the cluster starts over from a snapshot, on this master. `etcd rejoin`: this master
-//! puts its data aside and joins the one that was restored. nodelet does it, and goes on with it
-//! whatever becomes of this program.
+//! `etcd restore`: the cluster starts over from a snapshot, on this master. `etcd rejoin`: this master puts its data
+//! aside and joins the one that was restored. nodelet does it, and continues with it whatever becomes of this program.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -40,7 +40,7 @@ pub(super) async fn list(ctx: &CommandContext, plane: &Plane) -> Result<(), Faul
         };
         let part: Part = serde_json::from_value(answer)
             .map_err(|_| garbage("its answer is not a page of a list of hosts"))?;
-        // Of the first part: those that follow stand below it.
+        // The widths of the first part: those that follow stand below it.
         let (mut screen, widths) = match &widths {
             Some(widths) => (Screen::default(), widths),
             None => {

@@ -93,7 +93,7 @@ impl Fix {
         }
     }
 
-    /// What is done, in words.
+    /// What is done, as text.
     pub(super) fn does(&self) -> String {
         match self {
             Self::Swap { areas } => {
@@ -138,7 +138,7 @@ impl Fix {
         let tool = |name: &str, deadline| Cmd::new(exec::program(&ctx.host, name), deadline);
         match self {
             Self::Swap { areas } => {
-                // The file first: what is cut off between the two comes again and is done again.
+                // The file first: what is interrupted between the two comes again and is done again.
                 without_swap(ctx).map_err(|e| fault(chain(&e)))?;
                 for area in areas {
                     let done = exec::run(tool("swapoff", SWAP_OFF).arg(area)).await;

@@ -6,13 +6,17 @@ use crate::cli::context::CommandContext;
 use crate::cli::output::Ink;
 use crate::model::{Fault, FaultCode, HostStatus, Timestamp, TunnelState, TunnelStatus, paths};
 
+/// A plane that is near has heard of the host by then: until then it is asked more often.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Waits until the tunnel is up and the plane has taken a status that was sent after `since`.
 pub(super) async fn heard(
     ctx: &CommandContext,
     longest: Duration,
     since: Timestamp,
 ) -> Result<Option<u64>, Fault> {
-    let deadline = tokio::time::Instant::now() + longest;
+    let began = tokio::time::Instant::now();
+    let deadline = began + longest;
     let mut up = false;
     let mut rtt = None;
     let mut last: Option<Fault> = None;
@@ -55,7 +59,11 @@ pub(super) async fn heard(
             true => "waiting until the plane accepts the first status",
             false => "waiting for the tunnel",
         });
-        tokio::time::sleep(ctx.pause).await;
+        let pause = match began.elapsed() < SOON {
+            true => ctx.pause / 5,
+            false => ctx.pause,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -84,7 +84,7 @@ fn taken(root: PathBuf, others: &[PathBuf]) -> Option<(u64, bool)> {
             if seen > ENTRIES_MAX {
                 return Some((bytes, true));
             }
-            // Of the entry, from its directory: no path is walked for it, and no link followed.
+            // From the directory entry: no path is walked for it, and no link followed.
             let Ok(meta) = entry.metadata() else {
                 continue;
             };

@@ -10,7 +10,7 @@ fn copied() -> (Rig, HostId) {
         paths::HOST_KEY,
         paths::HOST_CERT,
         paths::TICKETS,
-        // Of a prep-node that was cut off before the disk was copied.
+        // Of a prep-node that was interrupted before the disk was copied.
         "/etc/pf9/.before/etc/pf9/host_id.conf",
         paths::ORDER_KEY_REPLACED,
         "/etc/pf9/kube.d/certs/apiserver/request.key",

@@ -37,7 +37,7 @@ unmount_ours() {
 
 /// A directory that is mounted twice is of the same file system: `rm --one-file-system` goes through it. The kernel's
 /// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is reported,
-/// and the rest goes on: a package that is half removed helps nobody.
+/// and the rest continues: a package that is half removed helps nobody.
 const REMOVE: &str = r#"remove_tree() (
     # Never everything, whatever a mistake of ours makes of a name.
     case "$1" in /*/*) ;; *) exit 0 ;; esac

@@ -14,7 +14,7 @@ const WELL: Duration = Duration::from_secs(3);
 /// Most members that are asked: etcd's own advice is seven.
 const ASKED_MAX: usize = 16;
 
-/// Who is a member, and who of them is well.
+/// The members, and which of them are healthy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
     /// As etcd lists them.

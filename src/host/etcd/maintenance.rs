@@ -19,7 +19,7 @@ const COMPACT: Duration = Duration::from_secs(300);
 /// What a member says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct MemberStatus {
-    /// Who answered, and at which revision.
+    /// The member that answered, and its revision.
     pub header: Header,
     /// Version of the program.
     #[serde(default)]

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::{Etcd, EtcdError, Member, Who, peer_url};
 
 /// Where this host's member is expected, if that is not where it is. A host that has no member among them is expected
-/// nowhere. Any member's list may say that it is expected here; that it is expected elsewhere only one with a
-/// quorum, for nobody else could change the list: where the member that moved is what the quorum lacks, it is started
+/// nowhere. Any member's list may say that it is expected here; that it is expected elsewhere only one with a quorum,
+/// because nobody else could change the list: where the member that moved is what the quorum lacks, it is started
 /// first. It reaches the others where they are, and that is enough for them to count it again.
 pub async fn expected_elsewhere(
     endpoints: &[Etcd],

@@ -1,5 +1,5 @@
-//! A snapshot of a member, as a stream: by etcd's own protocol (gRPC on HTTP/2), for its JSON gateway
-//! writes every byte as text and takes several times as long for it.
+//! A snapshot of a member, as a stream: by etcd's own protocol (gRPC on HTTP/2), because its JSON
+//! gateway writes every byte as text and takes several times as long.
 //!
 //! ```text
 //! message ─► DATA: 0x00, length (4 bytes), SnapshotResponse { 2: bytes that remain, 3: blob, 4: version }
@@ -62,7 +62,7 @@ pub struct SnapshotStream {
 
 /// What was promised and what came.
 struct Check {
-    /// Of all blobs but the last.
+    /// Checksum of all blobs but the last.
     sum: Hasher,
     /// The newest blob, not yet known to be the last.
     held: Option<Bytes>,
@@ -239,7 +239,7 @@ impl Check {
         let promised = match self.remains {
             // The first says how much there is.
             None => remains,
-            // Of the checksum nothing was promised; after it there is nothing.
+            // The last blob is the checksum, which no count covers; nothing follows it.
             Some(0) if self.at_end || blob.len() > SUM => {
                 return Err("it sends more than announced".to_owned());
             }
@@ -346,4 +346,4 @@ fn broken(url: &str, why: impl Into<String>) -> EtcdError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -24,8 +24,8 @@ const ELEMENT: usize = 16;
 const BUCKET_HEAD: usize = 16;
 /// Deepest tree: with four elements a page that is more than any disk holds.
 const DEPTH_MAX: usize = 32;
-/// Most bytes of one page and those that it goes on in. What is read here are small buckets, and a
-/// value of etcd has 1.5 MiB.
+/// Most bytes of one page and those that it continues in. What is read here are small buckets, and
+/// a value of etcd has 1.5 MiB.
 const PAGE_MAX: usize = 16 * 1024 * 1024;
 /// Most keys of a bucket: there are a handful of members and versions.
 const KEYS_MAX: usize = 10_000;

@@ -1,4 +1,4 @@
-//! What was written is read; what is cut off or odd is said and never trusted.
+//! What was written is read; what is truncated or odd is reported and never trusted.
 
 use proptest::prelude::*;
 
@@ -111,7 +111,7 @@ fn half_of_the_files_and_what_is_no_database_are_faults() {
 
 const PAGE: usize = 4096;
 
-/// A commit that was cut off left its beginning damaged: the one before it counts.
+/// A commit that was interrupted left its beginning damaged: the one before it counts.
 #[test]
 fn a_damaged_beginning_leaves_the_one_before_it() {
     let dir = tempfile::tempdir().expect("directory");

@@ -123,7 +123,7 @@ pub(super) enum Bad {
 pub(super) const METADATA: u64 = 1;
 const ENTRY: u64 = 2;
 const STATE: u64 = 3;
-/// Of all before it.
+/// Checksum of all records before it.
 pub(super) const SUM: u64 = 4;
 const SNAPSHOT: u64 = 5;
 

@@ -102,8 +102,11 @@ impl Write for Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         if !self.placed {
-            // The temporary file is ours alone; what went wrong before is what matters.
-            drop(disk::remove_file(&self.temp));
+            // The temporary file is ours alone; what went wrong before is what matters. It may be a snapshot of etcd as
+            // it is, so one error does not leave it there until the next start.
+            if disk::remove_file(&self.temp).is_err() {
+                drop(disk::remove_file(&self.temp));
+            }
         }
     }
 }

@@ -45,8 +45,8 @@ pub struct DrainPass {
     pub failed: Option<String>,
 }
 
-/// Who was there when a drain began. What tolerates the cordon is made again on this very node, again and
-/// again: of those only the first ones are moved.
+/// The pods at the start of a drain. One that tolerates the cordon is recreated on this node, again and again: only
+/// those present at the start are moved.
 #[derive(Clone, Debug, Default)]
 pub struct DrainBegan(Option<BTreeSet<String>>);
 

@@ -29,7 +29,7 @@ pub enum Nftables {
     },
     /// It cannot.
     Lacking {
-        /// What is lacking, in words.
+        /// What is lacking, as text.
         why: String,
     },
 }

@@ -9,7 +9,7 @@
 use super::units;
 use crate::model::paths;
 
-/// Who takes something away.
+/// What removes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remover {
     /// The node role made it; it goes with the role.

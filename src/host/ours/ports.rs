@@ -32,7 +32,7 @@ pub const API_SERVER_TRIAL: u16 = 10241;
 pub struct Port {
     /// Its number.
     pub port: u16,
-    /// Who of ours listens there.
+    /// The program of ours that listens there.
     pub what: &'static str,
     /// The unit that starts it; kubelet starts the static pods.
     pub unit: &'static str,

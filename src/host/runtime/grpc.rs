@@ -1,4 +1,4 @@
-//! Calls of containerd's own services: gRPC on its socket, each call with one message and one answer.
+//! gRPC calls on containerd's socket, each with one message and one answer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use crate::host::protobuf::Message;
 
-/// Answers come from containerd's database; a commit waits for its disk.
-const ANSWER: Duration = Duration::from_secs(20);
+/// Calls that containerd answers from its database; a commit waits for its disk.
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// Longest answer: the list of a few hundred images.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 /// Before each message: whether it is compressed, and its length.
@@ -29,6 +29,7 @@ pub(super) struct Client {
     sender: SendRequest<Full<Bytes>>,
     namespace: &'static str,
     lease: Option<String>,
+    within: Duration,
     _connection: JoinSet<()>,
 }
 
@@ -47,8 +48,8 @@ pub enum CallError {
     #[error("the container runtime's socket does not answer")]
     Broken(#[from] hyper::Error),
     /// In time.
-    #[error("the container runtime did not answer within {} s", ANSWER.as_secs())]
-    Late,
+    #[error("the container runtime did not answer within {} s", .0.as_secs())]
+    Late(Duration),
     /// In its own words.
     #[error("the container runtime says: {message} ({code})")]
     Refused {
@@ -75,16 +76,20 @@ impl CallError {
 }
 
 impl Client {
-    /// Connects; calls are about this namespace.
-    pub(super) async fn connect(socket: &Path, namespace: &'static str) -> Result<Self, CallError> {
+    /// Connects; calls are about this namespace, each answered within this time.
+    pub(super) async fn connect(
+        socket: &Path,
+        namespace: &'static str,
+        within: Duration,
+    ) -> Result<Self, CallError> {
         let nobody = |source| CallError::Nobody {
             socket: socket.display().to_string(),
             source,
         };
         let stream = UnixStream::connect(socket).await.map_err(nobody)?;
         let hello = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-        let hello = timeout(ANSWER, hello).await.map_err(|_| CallError::Late)?;
-        let (sender, work) = hello?;
+        let late = |_| CallError::Late(within);
+        let (sender, work) = timeout(within, hello).await.map_err(late)??;
         let mut connection = JoinSet::new();
         connection.spawn(async move {
             // The caller sees the error.
@@ -94,6 +99,7 @@ impl Client {
             sender,
             namespace,
             lease: None,
+            within,
             _connection: connection,
         })
     }
@@ -105,9 +111,10 @@ impl Client {
 
     /// Asks, e.g. `containerd.services.images.v1.Images/List`.
     pub(super) async fn call(&mut self, what: &str, message: Message) -> Result<Bytes, CallError> {
-        timeout(ANSWER, self.exchange(what, message))
+        let within = self.within;
+        timeout(within, self.exchange(what, message))
             .await
-            .map_err(|_| CallError::Late)?
+            .map_err(|_| CallError::Late(within))?
     }
 
     async fn exchange(&mut self, what: &str, message: Message) -> Result<Bytes, CallError> {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::NAMESPACE;
 use super::archive::Plain;
-use super::grpc::{CallError, Client};
+use super::grpc::{ANSWER, CallError, Client};
 use crate::host::fs::HostFs;
 use crate::host::protobuf::{Message, Value, fields};
 use crate::host::space::{self, NoSpace};
@@ -28,7 +28,7 @@ use crate::model::{Digest, paths};
 
 /// Where images are unpacked; the only one that our configuration of containerd names.
 const SNAPSHOTTER: &str = "overlayfs";
-/// What an import that was cut off leaves is collected after this long.
+/// What an import that was interrupted leaves is collected after this long.
 const LEASE: Duration = Duration::from_secs(3600);
 const CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar";
@@ -70,7 +70,7 @@ impl ImportError {
             Self::Call(
                 CallError::Nobody { .. }
                 | CallError::Broken(_)
-                | CallError::Late
+                | CallError::Late(_)
                 | CallError::Answer(_),
             )
             | Self::Place(_)
@@ -96,7 +96,7 @@ pub(super) async fn import(
     let Some(plain) = on_a_thread(move || Plain::open(&archive)).await? else {
         return Ok(false);
     };
-    let mut client = Client::connect(socket, NAMESPACE).await?;
+    let mut client = Client::connect(socket, NAMESPACE, ANSWER).await?;
     let lease = format!("pf9-{}", Uuid::new_v4());
     lend(&mut client, &lease).await?;
     client.under(lease.clone());
@@ -145,7 +145,7 @@ async fn under_lease(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(
 /// The layer's files are where the runtime looks for them.
 async fn snapshot(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(), ImportError> {
     let key = format!("pf9-import-{}", Uuid::new_v4());
-    // Of one layer, so its chain is itself.
+    // The image has one layer, so its chain id is the layer's.
     let chain = plain.layer.clone();
     let of = |field: u32, name: &str| Message::default().text(1, SNAPSHOTTER).text(field, name);
     let known = match client.call(&snapshots("Stat"), of(2, &chain)).await {
@@ -243,7 +243,7 @@ async fn content(
         Err(e) if e.is_there() => {}
         Err(e) => return Err(e),
     }
-    // Of an earlier import, perhaps by another way.
+    // From an earlier import, perhaps by another tool.
     let info = Message::default().text(1, digest).entry(5, label, to);
     let mask = Message::default().text(1, &format!("labels.{label}"));
     let update = Message::default().inside(1, &info).inside(2, &mask);

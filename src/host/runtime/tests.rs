@@ -3,8 +3,32 @@
 mod containerd;
 mod imports;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::host::fs::Attrs;
+use containerd::{Does, daemon};
+
+#[tokio::test]
+async fn a_runtime_reports_its_status_and_refuses_in_its_own_words() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let runtime = Runtime::new(fs.clone());
+    let silent = runtime.says().await.expect_err("no listener");
+    assert!(matches!(silent, CallError::Nobody { .. }), "{silent}");
+    let script = |n: usize, _: &str| match n {
+        0 => Does::Serves,
+        _ => Does::Refuses(14, "server is not initialized yet"),
+    };
+    let _daemon = daemon(&fs, Arc::default(), Box::new(script));
+    let status = runtime.says().await.expect("a status");
+    assert!(status.condition("RuntimeReady").is_some_and(|c| c.holds));
+    let network = status.condition("NetworkReady").expect("reported");
+    assert!(!network.holds && network.message == "no plugin");
+    assert_eq!(status.info["config"], "{}");
+    let refused = runtime.says().await.expect_err("a refusal").to_string();
+    assert!(refused.contains("not initialized yet"), "{refused}");
+}
 
 #[test]
 fn images_are_told_by_what_their_names_stand_for() {

@@ -81,7 +81,7 @@ fn a_crash_between_any_two_writes_leaves_a_pair_that_works() {
         let wanted = if writes == 0 { old } else { next.digest };
         assert_eq!(world.shows(), wanted, "after {writes} writes");
 
-        // The next start takes up what was cut off.
+        // The next start takes up what was interrupted.
         let waits = settle(&world.fs).expect("settle").map(|p| p.digest);
         assert_eq!(
             waits,

@@ -105,7 +105,7 @@ pub struct BackupManifest {
     pub storage_version: Option<String>,
     /// Version of Kubernetes, e.g. `1.37.2`.
     pub kubernetes_version: String,
-    /// Who can open it (`age1…`).
+    /// Keys that open it (`age1…`).
     pub recipients: Vec<String>,
     /// What a restore needs beside the data. No secret.
     pub settings: BackupSettings,
@@ -189,7 +189,7 @@ impl BackupPolicy {
         *self == Self::default()
     }
 
-    /// Who can open a backup. Without anybody none is made.
+    /// Keys that open a backup. Without one no backup is made.
     pub fn recipients(&self) -> Vec<String> {
         let both = [&self.plane_recipient, &self.recovery_recipient];
         both.into_iter().flatten().cloned().collect()

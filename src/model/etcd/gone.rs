@@ -10,8 +10,8 @@ use crate::model::HostId;
 pub struct EtcdGone {
     /// The host; its member's name.
     pub host_id: HostId,
-    /// The member's id in hexadecimal digits, as the host's last status said it; then only this member
-    /// goes, for the host may have come back as another one. Absent where it was never reported to the plane.
+    /// The member's id in hexadecimal digits, as the host's last status said it; then only this member goes, because
+    /// the host may have come back as another one. Absent where it was never reported to the plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_id: Option<String>,
 }

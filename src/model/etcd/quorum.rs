@@ -1,11 +1,9 @@
-//! May members leave etcd without it losing its quorum by that, and whose is taken out next. Pure: asked by
-//! the plane before it lets a master go, by a master before it goes, and by the leader's master before it
-//! takes one out.
+//! Whether members may leave etcd without costing it its quorum, and which is taken out next. Pure: asked by the plane
+//! before it lets a master go, by a master before it goes, and by the leader's master before it takes one out.
 //!
-//! A change of membership is agreed on by those who are members before it, and those who are left go on.
-//! etcd itself looks too (`--strict-reconfig-check`), and by the same rule where a member that runs leaves;
-//! it is asked in vain then, and its words name nobody. So who is to be blamed, and what would help, is said
-//! here, before anything is touched.
+//! A change of membership is agreed on by those who are members before it, and those who are left go on. etcd itself
+//! looks too (`--strict-reconfig-check`), and by the same rule where a member that runs leaves; its refusal then names
+//! no member. So the members at fault and the remedy are named here, before anything is touched.
 
 use super::EtcdGone;
 use crate::model::HostId;
@@ -38,7 +36,7 @@ pub struct Loss {
     pub now: Tally,
     /// With those gone that can leave.
     pub then: Tally,
-    /// Who does not answer.
+    /// Members that do not answer.
     pub silent: Vec<String>,
 }
 
@@ -239,7 +237,7 @@ impl Tally {
 // === impl Loss ===
 
 impl Loss {
-    /// What is so, in words.
+    /// What is so, as text.
     pub fn why(&self) -> String {
         let (now, then) = (self.now, self.then);
         let members = match now.votes {

@@ -16,7 +16,7 @@ const MASTERS_MAX: usize = 64;
 pub struct RestoreOrder {
     /// Which; a master obeys it once.
     pub id: Uuid,
-    /// Who makes the data.
+    /// The master that makes the data.
     pub founder: HostId,
     /// The masters of that time. Who became one since has nothing to put aside.
     pub masters: Vec<HostId>,

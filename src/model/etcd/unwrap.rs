@@ -17,7 +17,7 @@ pub const STANZA_TEXT_MAX: usize = 512;
 pub struct UnwrapOrder {
     /// [`ORDER_SCHEMA`](crate::model::ORDER_SCHEMA).
     pub schema: u32,
-    /// Who orders; refused unless it is a master of the cluster.
+    /// The host that orders; refused unless it is a master of the cluster.
     pub host_id: HostId,
     /// Whose backup it is.
     pub cluster_id: ClusterId,

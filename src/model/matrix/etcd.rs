@@ -18,7 +18,7 @@ pub(super) struct EtcdStep {
     pub(super) source: String,
 }
 
-/// Who may restore the backups of a minor.
+/// Versions that may restore the backups of a minor.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EtcdRestore {
@@ -170,7 +170,7 @@ impl Matrix {
 }
 
 impl EtcdDemand {
-    /// What the data show then, in words.
+    /// What the data show then, as text.
     pub fn words(self) -> &'static str {
         match self {
             Self::MembersAgree => {

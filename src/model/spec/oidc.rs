@@ -40,7 +40,7 @@ pub struct OidcIssuer {
     pub url: String,
     /// A token must be for one of these.
     pub audiences: Vec<String>,
-    /// Who may speak for it: certificates in PEM.
+    /// Authorities of its own certificate, in PEM.
     pub authority: String,
     /// The user's name.
     pub username: ClaimSpec,

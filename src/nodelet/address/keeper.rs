@@ -69,7 +69,7 @@ impl Handover {
     pub async fn away(&self) {
         let (done, over) = oneshot::channel();
         if self.0.try_send(done).is_ok() {
-            // Who answers and who is gone mean the same here.
+            // An answer and a closed channel mean the same here.
             drop(tokio::time::timeout(HANDOVER, over).await);
         }
     }
@@ -87,7 +87,7 @@ pub struct AddressKeeper {
     sharing: Option<Sharing>,
 }
 
-/// What is shared, and among which masters.
+/// The shared address, and its masters.
 #[derive(Clone)]
 struct Wanted {
     ip: IpAddr,
@@ -113,7 +113,7 @@ struct Sharing {
     checked: Option<Duration>,
     /// This machine is a copy, and does nothing in the original's name.
     held: bool,
-    /// Who waits until another master has it.
+    /// Waits until another master has it.
     waits: Option<oneshot::Sender<()>>,
 }
 
@@ -211,7 +211,7 @@ impl AddressKeeper {
 
     async fn begun(&self, wanted: Wanted) -> Sharing {
         let name = wanted.node.node_name.to_string();
-        // What a run before this one had: the lease may still name us, and then it goes on.
+        // What a run before this one had: the lease may still name us, and then it continues.
         let there = self.host.net.lent(wanted.ip).await.ok().flatten();
         Sharing {
             turn: Turn::new(name),
@@ -415,7 +415,7 @@ impl AddressKeeper {
         };
         let free = lease::written(&record, None, false, s.wanted.ip, crate::seam::clock::now());
         let path = lease::path();
-        // Who could not say it is followed when its time is over.
+        // If that fails, the next master takes over when the time is over.
         drop(tokio::time::timeout(GIVE_BACK, kube.replace(&path, free)).await);
     }
 }

@@ -8,7 +8,7 @@
 //!     └── gone ◄── NOTICE later ── the lease says that it leaves ◄──┘ its API server is about to stop
 //! ```
 //!
-//! Who leaves says so in the lease first: the others look more often from then on, so that one of them
+//! A master that leaves announces it in the lease first: the others look more often from then on, so that one of them
 //! has the address a moment after it is free. It does not take it back for a lease's time.
 //!
 //! No clock is compared with another one. The holder counts from the moment *before* it sent the write; a waiter counts
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// The lease was not renewed for so long: its holder no longer has the address.
 pub(super) const LEASE: Duration = Duration::from_secs(6);
-/// Who wrote the lease may have the address for so long from then on.
+/// How long the writer of the lease may have the address from then on.
 pub(super) const HOLD: Duration = Duration::from_millis(4500);
 /// How much later than the lifetime the kernel may take an address away: it looks once a second at most, and
 /// the program that tells it takes a moment to start.

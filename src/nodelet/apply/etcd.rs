@@ -1,4 +1,4 @@
-//! Who is a member of etcd, and what is noted of this master's one.
+//! Changes etcd's members and the record of this master's own.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::telemetry::chain;
 const LEAVE_PAUSE: Duration = Duration::from_secs(2);
 /// Between two questions whether a new member has caught up.
 const VOTE_PAUSE: Duration = Duration::from_secs(1);
-/// What stays of data that no etcd can use, with the time; beside where they were, for that may be a mount.
+/// What stays of data that no etcd can use, with the time; beside where they were, because that may be a mount.
 const PIECES: &str = "member.before-";
 
 impl Effects<'_> {

@@ -14,7 +14,7 @@ use crate::nodelet::etcd::restart::{
 use crate::telemetry::chain;
 
 /// While another one restarts the others cannot do without this one; for longer than that, because
-/// somebody is away. Then the restart is postponed, and the rest of the node looked after.
+/// one of them is away. Then the restart is postponed, and the rest of the node looked after.
 const HELD: Duration = Duration::from_secs(20);
 
 /// What was seen since the waiting began.
@@ -28,7 +28,7 @@ struct TurnSeen {
 }
 
 impl Shared<'_, '_> {
-    /// Ends when this member may be stopped, at once. What else is done meanwhile goes on.
+    /// Ends when this member may be stopped, at once. What else is done meanwhile continues.
     pub(super) async fn etcd_turn(&self) -> Result<(), Failed> {
         let node = &self.ctx.node;
         if node.etcd.members.len() <= 1 {

@@ -3,10 +3,13 @@
 //! ```text
 //! prepare (beside its place) ────────► put in place ─► collect garbage
 //!     └► each program: runs here? ─────┘
-//!             └ no: what was unpacked goes, the active stack stays
+//!             ├ no: what was unpacked goes, the active stack stays
+//!             └ yes: its trial, and what passes is remembered (`early`)
 //! ```
 //!
-//! Trials of configurations come after it, then the step that makes the stack the active one.
+//! Trials of configurations that did not pass then come after it, then the step that makes the stack the active one.
+
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -14,6 +17,7 @@ use super::super::context::RefusedStack;
 use super::super::fit::{Ran, Unfit};
 use super::super::observe::record_of;
 use super::super::roll;
+use super::early::EarlyTrials;
 use super::{Failed, Shared};
 use crate::host::fs::HostFs;
 use crate::model::{Fault, NodeSpec, STACK_FILES_MAX, StackFile, StackRef};
@@ -22,12 +26,21 @@ use crate::telemetry::chain;
 
 impl Shared<'_, '_> {
     pub(super) async fn unpacked(&self, want: &StackRef) -> Result<(), Failed> {
-        let (tell, programs) = mpsc::channel(STACK_FILES_MAX);
+        let (tell, files) = mpsc::channel(STACK_FILES_MAX);
+        let trials = {
+            let all = self.alone().await;
+            Arc::new(EarlyTrials::of(
+                self.host,
+                self.ctx,
+                want,
+                &all.ledger.ledger,
+            ))
+        };
         let unpacked = {
             let (fs, trust, stack) = (self.host.fs.clone(), self.trust.clone(), want.clone());
-            let stops = self.stops.clone();
+            let (stops, trials) = (self.stops.clone(), Arc::clone(&trials));
             let mut seen = move |file: &StackFile| {
-                if programs::is_program(file) {
+                if programs::is_program(file) || trials.is_about(file) {
                     // Room for as many as a manifest may list; there is no receiver once the answer is known.
                     tell.try_send(file.clone()).ok();
                 }
@@ -35,7 +48,7 @@ impl Shared<'_, '_> {
             // Reads and writes GiB: not on the thread that serves the socket.
             blocking(move || stack::prepare(&fs, &stack, &trust, stops, &mut seen))
         };
-        let (prepared, run) = tokio::join!(unpacked, self.run_here(want, programs));
+        let (prepared, run) = tokio::join!(unpacked, self.run_here(want, files, &trials));
         let prepared = match prepared {
             Ok(prepared) => self.runs_here(want, prepared, run).await?,
             Err(e) => return Err(self.not_prepared(want, e).await),
@@ -45,12 +58,20 @@ impl Shared<'_, '_> {
         if let Err(e) = blocking(move || put_in_place(&fs, &keep, prepared)).await {
             return Err(self.not_prepared(want, e).await);
         }
+        let mut all = self.alone().await;
         // Each byte was compared with the manifest on its way to the disk: once is enough.
         match record_of(self.host, want, &content) {
-            Ok(record) => self.alone().await.memory.is_whole(record),
+            Ok(record) => all.memory.is_whole(record),
             Err(e) => tracing::debug!(error = %chain(&e), "the stack is verified again"),
         }
-        Ok(())
+        let passed = trials.passed();
+        if passed.is_empty() {
+            return Ok(());
+        }
+        for (program, trial) in passed {
+            all.ledger.ledger.pass(&program, trial);
+        }
+        Ok(all.ledger.save()?)
     }
 
     /// Stacks that stay, beside the active one and the one before it: those that this node is to have, and
@@ -103,11 +124,12 @@ impl Shared<'_, '_> {
             || self.alone().await.memory.ran.as_ref() == Some(&Ran::now(fs, want))
     }
 
-    /// Asks programs as they come, while the rest is unpacked.
+    /// Asks programs as they come, while the rest is unpacked, and has them read their configuration.
     async fn run_here(
         &self,
         want: &StackRef,
-        programs: mpsc::Receiver<StackFile>,
+        files: mpsc::Receiver<StackFile>,
+        trials: &Arc<EarlyTrials>,
     ) -> Result<(), Fault> {
         let Some(content) = &self.ctx.manifest else {
             return Ok(());
@@ -116,7 +138,8 @@ impl Shared<'_, '_> {
             return Ok(());
         }
         let fs = &self.host.fs;
-        programs::check_as_they_come(fs, &stack::incoming_of(want), content, programs).await
+        let then = |file: &StackFile| trials.make(file);
+        programs::check_as_they_come(fs, &stack::incoming_of(want), content, files, &then).await
     }
 
     /// The stack when its programs run on this machine; `run`: what those said that came.

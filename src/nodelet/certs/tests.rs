@@ -1,3 +1,6 @@
+#[cfg(feature = "fault")]
+mod walk;
+
 use super::*;
 use crate::model::IssuedCertificate;
 use crate::nodelet::testing::{Cas, node};

@@ -15,8 +15,8 @@ pub(super) fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default()
 }
 
-/// Sleeps; a machine that slept meanwhile goes on when the time has come by its clock, and not when
-/// the kernel has counted as many waking seconds.
+/// Sleeps; a machine that slept meanwhile continues when the time has come by its clock, and not
+/// when the kernel has counted as many waking seconds.
 pub(super) async fn sleep_by_the_clock(pause: Duration) {
     let (began, at) = (Instant::now(), crate::seam::clock::now());
     loop {

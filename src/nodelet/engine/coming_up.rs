@@ -1,15 +1,17 @@
 //! A machine that starts: what is installed comes up by itself, and a look at all of it takes the
-//! processors from what it waits for (on two cores a master is Ready a second later by it).
+//! processors from what it waits for (on two cores a node is Ready a second later by it).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
+use super::super::observe::ready_since;
 use super::{Engine, LOOK_MAX};
 use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
-use crate::model::Role;
+use crate::seam::clock;
 
 /// How long what comes up is left alone: several times what it takes. What does not come up by then
 /// needs a look.
@@ -22,7 +24,7 @@ const EVERY: Duration = Duration::from_millis(500);
 enum Comes {
     /// Something is on its way up.
     Up,
-    /// kubelet was started so long ago; on a master the API server follows.
+    /// kubelet was started so long ago; what it says of the node follows, on a master after the API server.
     Kubelet(Duration),
     /// Nothing does: it is up, or does not come.
     No,
@@ -43,18 +45,16 @@ impl Engine {
             };
             match comes(&seen) {
                 Comes::Up => {}
-                Comes::Kubelet(since) if installed.role == Role::Master && since < LEFT_ALONE => {
-                    let fs = &self.host.fs;
-                    let api = self.memory.peers.kube(fs, installed.role, &installed.node);
-                    match api {
-                        // One that hangs is no reason to wait longer than for one that is not there.
-                        Ok(api) => {
-                            let asked = tokio::time::timeout_at(end, api.ready()).await;
-                            if asked.is_ok_and(|said| said.is_ok()) {
-                                return;
-                            }
-                        }
-                        Err(_) => return,
+                Comes::Kubelet(since) if since < LEFT_ALONE => {
+                    let (fs, node) = (&self.host.fs, &installed.node);
+                    let api = self.memory.peers.kube(fs, installed.role, node);
+                    // Whom nobody can ask needs a look.
+                    let Ok(api) = api else { return };
+                    // One that hangs is no reason to wait longer than for one that is not there.
+                    let asked = api.node(node.node_name.as_str());
+                    let said = tokio::time::timeout_at(end, asked).await;
+                    if said.is_ok_and(|said| is_ready(said.ok().flatten().as_ref(), since)) {
+                        return;
                     }
                 }
                 Comes::Kubelet(_) | Comes::No => return,
@@ -71,6 +71,13 @@ impl Engine {
             "the node's services are not up yet: reconciling anyway"
         );
     }
+}
+
+/// Whether the cluster has heard from the kubelet that was started so long ago that its node is Ready.
+fn is_ready(node: Option<&Value>, kubelet_for: Duration) -> bool {
+    let now = clock::now();
+    let started = now.checked_sub(kubelet_for).unwrap_or(now);
+    node.is_some_and(|node| ready_since(node, started))
 }
 
 /// Whether the node is coming up.

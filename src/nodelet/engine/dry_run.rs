@@ -1,4 +1,4 @@
-//! What would be done, in words.
+//! What would be done, as text.
 
 use std::time::Duration;
 

@@ -17,8 +17,8 @@ use super::converging::{Node, WAIT_SWEEP};
 use super::next::Next;
 use crate::model::{Fault, UpgradeOrder, UpgradeState, UpgradeStatus};
 
-/// Looks in a row that found something to do: the stack, and then nothing. More means that something takes
-/// away what was made.
+/// Looks in a row that found something to do: the stack, and then nothing. More means that something removes what was
+/// made.
 const LOOKS_MAX: u32 = 3;
 /// A refused preparation is checked again after this long: an operator may have made room, or installed a package.
 const AGAIN: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! What happens when a program refuses its configuration: the node is kept as it was.
 //!
 //! A refusal must not stop the repair of what runs, nor the renewal of its certificates: it may last
-//! for weeks. So a round that ends with one goes on with the previous node (the spec that is
+//! for weeks. So a round that ends with one continues with the previous node (the spec that is
 //! installed, the drop-ins that the runtime has), as when a spec is lost, and says why.
 
 use super::super::context::{self, StackSeen};

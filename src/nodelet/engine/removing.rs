@@ -1,5 +1,5 @@
-//! A round that takes away what is installed. While that is held the node is kept in repair: what holds
-//! it may be a master that needs this one.
+//! A round that removes what is installed. While that is held the node is kept in repair: what holds it may be a master
+//! that needs this one.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Engine {
         self.removal_ended(end, &installed).await
     }
 
-    /// Nothing was destroyed: the node goes on as it is installed, and the removal is asked for again.
+    /// Nothing was destroyed: the node continues as it is installed, and the removal is asked for again.
     async fn keep_meanwhile(&mut self, installed: &Installed, fault: Fault) -> Next {
         if self.held.as_ref().is_none_or(|held| held.why != fault.why) {
             self.board.say(&format!("  held: {fault}"));

@@ -81,7 +81,7 @@ impl Engine {
         }
     }
 
-    /// What is not as it should be, in words.
+    /// What is not as it should be, as text.
     async fn differs(&mut self, work: Work) -> Option<String> {
         let look = match inbox::trust_anchors(&self.host.fs) {
             Ok((trust, host_id)) => {

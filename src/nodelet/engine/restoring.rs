@@ -75,7 +75,7 @@ impl Engine {
                 shelves: &self.shelves,
             };
             let went = tokio::select! {
-                // A step that is cut off is started over.
+                // A step that is interrupted is started over.
                 went = step(hands, crate::seam::clock::now()) => went,
                 () = self.told.shutdown.cancelled() => return Some(Next::now()),
             };

@@ -157,7 +157,7 @@ impl Engine {
                 self.works(by, turn).await
             }
             (Move::Back, Some(record)) => {
-                // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
+                // A node that rolls back keeps its etcd: see `context::other_etcd`.
                 let of_etcd = record.order.stage == UpgradeStage::Etcd;
                 turn.etcd = record.etcd.clone().filter(|_| of_etcd);
                 turn.newest = Some(work.with_stack(&by.node.stack).node);

@@ -6,6 +6,7 @@ mod held;
 mod refused;
 mod resting;
 mod rolling;
+mod starting;
 mod unfit;
 mod updating;
 mod walking;

@@ -1,5 +1,5 @@
-//! The chores of the archive: copies there what is missing, newest first, and takes away what is
-//! too much; and looks what all hosts have there.
+//! The chores of the archive: copies there what is missing, newest first, and removes what is too
+//! much; and looks what all hosts have there.
 
 use super::keeper::Master;
 use super::trust;

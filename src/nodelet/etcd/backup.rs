@@ -55,7 +55,7 @@ pub(super) async fn look(
         etcd.backups.failing = found.as_ref().err().cloned();
     }
     let shelf = found.unwrap_or_default();
-    // Of the look before.
+    // From the look before.
     etcd.warnings
         .retain(|w| w.code != FaultCode::BackupUntrusted);
     etcd.warnings.extend(unbelieved(&shelf));
@@ -78,7 +78,7 @@ pub(super) async fn look(
     backups
 }
 
-/// What lies there and counts for nothing, in words: a restore would refuse it.
+/// What lies there and counts for nothing, as text: a restore would refuse it.
 fn unbelieved(shelf: &Shelf) -> Option<Fault> {
     let first = shelf.unbelieved.first()?;
     let what = "there are unsigned backups of etcd here";

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::host::etcd::DEFRAGMENT;
 use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
-/// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
+/// Less than a backup's period: what was interrupted is continued the next time, and backups are not kept waiting.
 const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
 /// A few hundred listings, each of which answers within a second on a healthy service.
 const LIST_MAX: Duration = Duration::from_secs(5 * 60);
@@ -44,7 +44,7 @@ pub(super) enum Chore {
     List,
     /// Restores the newest backup into a scratch etcd.
     Drill,
-    /// Takes backups away that are too many, and what a backup that was cut off left.
+    /// Takes backups away that are too many, and what a backup that was interrupted left.
     Prune,
     /// Does the next thing that brings a full database out of that.
     Heal,
@@ -79,9 +79,9 @@ pub(super) struct ChoreSeen {
     pub(super) archive_failed: Option<Timestamp>,
     /// When the last fire drill began, however it ended.
     pub(super) last_drill: Option<Timestamp>,
-    /// When one that was due could not be tried, or was cut off.
+    /// When one that was due could not be tried, or was interrupted.
     pub(super) drill_failed: Option<Timestamp>,
-    /// There is something to be taken away from the shelf.
+    /// There is something to be removed from the shelf.
     pub(super) to_prune: bool,
     /// When that last failed.
     pub(super) prune_failed: Option<Timestamp>,
@@ -126,7 +126,7 @@ impl Chore {
         }
     }
 
-    /// Longest it may take; it is cut off then.
+    /// Longest it may take; it is interrupted then.
     pub(super) fn deadline(self) -> Duration {
         match self {
             Self::Backup => BACKUP_MAX,
@@ -363,7 +363,7 @@ mod tests {
         let now = at(1_000_000);
         seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
         assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
-        // What was made is pruned at once, for those of the future are newer by their names.
+        // A new one may be pruned at once: those with a future date in their names count as newer.
         seen.made = Some(now);
         seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
         assert!(matches!(next(now, host(1), &policy, &seen), Next::At(_)));
@@ -392,7 +392,7 @@ mod tests {
             ..policy.clone()
         };
         assert_eq!(next_of(&never, &seen), Next::Never);
-        // The member does not answer: later, and pruning goes on.
+        // The member does not answer: later, and pruning continues.
         let mut seen = ChoreSeen {
             to_prune: true,
             ..ChoreSeen::default()

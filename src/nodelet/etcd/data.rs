@@ -33,7 +33,7 @@ const SETTINGS_MAX: u64 = 64 * 1024;
 pub struct EtcdSeen {
     /// What this member is.
     pub known: Known,
-    /// What lies in the data directory.
+    /// Content of the data directory.
     pub found: DataDirContent,
     /// What the directory is on; `None`: unknown.
     pub mount: Option<Mount>,
@@ -57,7 +57,7 @@ pub enum Known {
     },
 }
 
-/// What lies in the data directory.
+/// Content of the data directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "found", rename_all = "kebab-case")]
 pub enum DataDirContent {

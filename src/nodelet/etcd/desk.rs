@@ -95,7 +95,7 @@ impl EtcdHandle {
         self.ordered(order).await
     }
 
-    /// A backup, by an operation of the plane that root allows: how it went, in words.
+    /// A backup, by an operation of the plane that root allows: how it went, as text.
     pub async fn back_up(&self) -> (StatusCode, String) {
         match self.done(Order::Backup).await {
             Ok(Some(answer)) => (StatusCode::OK, answer.done),

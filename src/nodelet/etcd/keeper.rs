@@ -141,7 +141,7 @@ impl EtcdKeeper {
         };
         self.beat.within(pause);
         tokio::select! {
-            // cancel-safe: all are. In this order: what is ordered is ordered of the node that is.
+            // cancel-safe: all are. In this order: an order is for the present node.
             biased;
             () = self.shutdown.cancelled() => {}
             changed = self.job.changed() => if changed.is_err() {
@@ -159,7 +159,7 @@ impl EtcdKeeper {
                     Order::Heal => Chore::Heal,
                 };
                 let done = self.work_on(master, chore).await;
-                // Who asked sees what came of it.
+                // The caller sees the result.
                 self.beat.within(LOOK_MAX);
                 self.look(master).await;
                 answer(ordered, done);
@@ -393,7 +393,7 @@ async fn another(mut job: watch::Receiver<Job>, is: &Master) {
 }
 
 fn answer(ordered: Ordered, done: Result<ChoreAnswer, Fault>) {
-    // Who asked may have gone.
+    // The caller may have gone.
     drop(ordered.answer.send(done));
 }
 

@@ -26,7 +26,7 @@ const ASK: Duration = Duration::from_secs(30);
 const WHAT: &str = "the plane did not open the backup";
 const NO_KEY: &str = "the backup is not opened";
 
-/// Who is to open it.
+/// Which key opens it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key<'a> {
     /// A file that a person names for this once, with one private key a line. It may be on a stick whose

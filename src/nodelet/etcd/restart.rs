@@ -12,12 +12,12 @@
 //!     └──────────────────────────────────────────────────────────────does not stop ◄─────────────┘
 //! ```
 //!
-//! Who stops has led up to [`FRESH`] before; who comes after it leads for `settled`, which is longer, before
-//! it looks at the others, and so sees that the one before is down, or up again. No clocks are compared.
+//! A member that stops has led until at most [`FRESH`] before; its successor leads for `settled`, which is longer,
+//! before it looks at the others, and so sees that its predecessor is down, or up again. No clocks are compared.
 //!
-//! Not a lock among etcd's keys: a full database takes none, and one that is left over stops everybody. Not
-//! the order of the ids: who comes second would have to know whether the first one has to be restarted at all.
-//! Not the plane's word: it may be away, and a stack or a repaired file needs none.
+//! Not a lock among etcd's keys: a full database takes none, and one that is left over stops everybody. Not the order
+//! of the ids: the second one would have to know whether the first has to be restarted at all. Not the plane's word: it
+//! may be away, and a stack or a repaired file needs none.
 //!
 //! A master whose etcd is down, or has not answered for [`UNWELL`], asks nobody: the others do not count on it.
 
@@ -42,14 +42,14 @@ pub const PAUSE: Duration = Duration::from_millis(500);
 pub const TURN_WITHIN: Duration = Duration::from_secs(180);
 /// etcd's own time after which a silent leader is replaced.
 const ELECTION_MS: u64 = 1000;
-/// Longer ones are not waited for: who leads and is well has asked a majority just now anyway.
+/// Longer ones are not waited for: a healthy leader has just asked a majority anyway.
 const ELECTION_MS_MAX: u64 = 20_000;
 
 /// How long something has to be so before it is relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Who leads so long looks whether the others are well: longer than [`FRESH`], and than a leader that
-    /// is cut off can take itself for the leader.
+    /// How long a member leads before it looks whether the others are healthy: longer than [`FRESH`], and than a
+    /// partitioned leader believes that it leads.
     pub settled: Duration,
     /// A leader that is seen so long does not have to be restarted, or cannot be.
     pub patience: Duration,
@@ -66,7 +66,7 @@ pub struct RestartView<'a> {
     pub unwell_for: Duration,
     /// How long another voter has not answered; zero where all do.
     pub silent_for: Duration,
-    /// Who is a member, and who answers.
+    /// The members, and which of them answer.
     pub listed: &'a [Listed],
     /// The leader is about to be removed: it may get no more specs.
     pub leader_goes: bool,

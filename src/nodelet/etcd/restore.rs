@@ -16,8 +16,9 @@
 //! within a file system.
 //!
 //! What comes next is decided by looking ([`plan::next`]), never by what was done before: a restore
-//! that was cut off goes on, at whatever point. Two things the machine does not show are on the disk
-//! ([`RestoreRun`]): what was asked for, and that the new data are about to be given their place.
+//! that was interrupted continues, at whatever point. Two things the machine does not show are on
+//! the disk ([`RestoreRun`]): what was asked for, and that the new data are about to be given their
+//! place.
 //!
 //! The engine does it, in the place of its rounds: a reconcile round would otherwise restart
 //! what a restore stops. [`Stage`] is the closed list of what a restore does to a machine.
@@ -62,7 +63,7 @@ use crate::telemetry::chain;
 pub use plan::Stage;
 
 /// The restore that is under way.
-const RUN: &str = "/var/opt/pf9/nodelet/etcd-restore.json";
+const RUN: &str = paths::RESTORE_RUN;
 /// How the last one ended.
 const LAST: &str = "/var/opt/pf9/nodelet/etcd-restored.json";
 /// Which one is to end before its time.
@@ -82,7 +83,7 @@ pub struct RestoreRun {
     pub id: Uuid,
     /// Since when.
     pub asked_at: Timestamp,
-    /// Who wants it.
+    /// Its issuer.
     pub by: By,
     /// The node it is for: one of another cluster has nothing to do with it.
     pub cluster: ClusterId,
@@ -95,7 +96,7 @@ pub struct RestoreRun {
     pub warnings: Vec<String>,
 }
 
-/// Who wants a restore.
+/// The issuer of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {
@@ -131,7 +132,7 @@ pub struct Source {
     /// A file with public keys whose signature is trusted beside those that this master knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signers: Option<String>,
-    /// Nobody has to have signed it: who asks knows where it comes from. A plain snapshot is never signed, and says
+    /// No signature is needed: the operator knows where it comes from. A plain snapshot is never signed, and says
     /// nothing of its cluster.
     #[serde(default)]
     pub unsigned: bool,
@@ -205,8 +206,8 @@ impl RestoreRun {
         format!("{}/opening-{}", paths::ETCD_DATA, self.id.simple())
     }
 
-    /// Where a backup of the archive is brought. It stays until the restore ends: what was cut off is
-    /// gone on with.
+    /// Where a backup of the archive is brought. It stays until the restore ends: what was
+    /// interrupted is continued.
     pub fn fetching_dir(&self) -> String {
         format!("{}/fetching-{}", paths::ETCD_DATA, self.id.simple())
     }

@@ -165,7 +165,7 @@ pub(crate) fn backup(
     manifest
 }
 
-/// What stands beside it, signed by root of this machine.
+/// Its manifest, signed by root of this machine.
 pub(crate) fn note(fs: &HostFs, stem: &str, manifest: &BackupManifest) {
     let (own, _) = order_key::ensure(fs, host_id()).expect("order key");
     let signed = own.sign(DocumentKind::Backup, manifest).expect("signed");

@@ -1,5 +1,4 @@
-//! Who makes backups of this master's etcd, and so whose are trusted: those that the signed spec names, and root of
-//! this machine itself.
+//! Whose backups of this master's etcd are trusted: those that the signed spec names, and root of this machine itself.
 
 use crate::host::fs::HostFs;
 use crate::identity::order_key::{self, OrderKey};

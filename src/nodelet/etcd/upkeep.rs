@@ -266,7 +266,7 @@ fn corrupt(survey: &ClusterSurvey, alarm: Alarm) -> Fault {
     Fault::new(FaultCode::EtcdCorrupt, what, why).fix(fix)
 }
 
-/// The fullest member, in words.
+/// The fullest member, as text.
 fn used(survey: &ClusterSurvey) -> String {
     let statuses = survey.members.iter().filter_map(|m| m.status.as_ref());
     let largest = statuses.map(|s| s.db_bytes).max().unwrap_or(0);

@@ -159,8 +159,8 @@ fn unreadable(wants: &Version, e: &DataError) -> Box<Fault> {
     Box::new(fault.fix("check whether etcd is healthy with the active stack"))
 }
 
-/// Lets the etcd that runs make its data ready, and looks until they are. Cut off anywhere, it goes
-/// on from what the files say.
+/// Lets the etcd that runs make its data ready, and looks until they are. Cut off anywhere, it
+/// continues from what the files say.
 pub async fn prepare(
     etcd: &Etcd,
     fs: &HostFs,

@@ -1,5 +1,5 @@
-//! Which images of a stack the runtime has: names do not say it, for a stack that was built again may call another image
-//! the same, and anybody may give a name to something else.
+//! Which images of a stack the runtime has: names do not say it, because a stack that was built again may call another
+//! image the same, and anybody may give a name to something else.
 
 use std::collections::BTreeMap;
 

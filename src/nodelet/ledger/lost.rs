@@ -16,8 +16,8 @@ use crate::nodelet::phase::layout;
 
 impl LedgerFile {
     /// Adopts for removal whatever on the machine is ours by its name ([`ours::paths`]), because the ledger is lost.
-    /// What was there before us is unknown: a system file that we replaced, or a kernel parameter that we set, stays as
-    /// it is.
+    /// What was there before is unknown: a system file that we replaced, or a kernel parameter that we set, stays as it
+    /// is.
     pub fn assume(&mut self, known: Option<Installed>, last: Generation) -> Result<(), FsError> {
         let exists = |path: &str| !matches!(self.fs.found(path), Ok(Found::Nothing));
         let made = |path: &str| match self.fs.found(path) {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Sweep, differs};
 use crate::host::kube::{self, Kube, KubeError};
-use crate::model::Digest;
+use crate::model::{Digest, Timestamp};
 use crate::nodelet::step::Observed;
 
 /// The annotation with the digest of what a static pod is restarted for.
@@ -193,6 +193,14 @@ pub(in crate::nodelet) fn ready(object: &Value) -> Result<(), String> {
     }
 }
 
+/// Whether kubelet has said since then that its node is Ready. What it says has whole seconds.
+pub(in crate::nodelet) fn ready_since(node: &Value, since: Timestamp) -> bool {
+    let said = ready_condition(node).and_then(|c| c.get("lastHeartbeatTime"));
+    let said = said.and_then(Value::as_str);
+    let said = said.and_then(|at| at.parse::<Timestamp>().ok());
+    ready(node).is_ok() && said.is_some_and(|at| at.as_second() >= since.as_second())
+}
+
 pub(in crate::nodelet) fn digest(object: &Value) -> Digest {
     Digest::of(object.to_string().as_bytes())
 }
@@ -314,6 +322,24 @@ mod tests {
         assert_eq!(ready(&node("True")), Ok(()));
         assert_eq!(ready(&node("False")), Err("no network".into()));
         assert!(ready(&json!({})).is_err());
+    }
+
+    #[test]
+    fn what_kubelet_said_before_it_was_started_says_nothing_of_the_node_now() {
+        let node = |status: &str, at: &str| {
+            json!({"status": {"conditions": [
+                {"type": "Ready", "status": status, "lastHeartbeatTime": at}]}})
+        };
+        let started: Timestamp = "2026-01-01T10:00:05.9Z".parse().expect("time");
+        let ready = |status, at| ready_since(&node(status, at), started);
+        assert!(!ready("True", "2026-01-01T10:00:04Z"));
+        assert!(
+            ready("True", "2026-01-01T10:00:05Z"),
+            "it says whole seconds"
+        );
+        assert!(ready("True", "2026-01-01T10:00:06Z"));
+        assert!(!ready("False", "2026-01-01T10:00:06Z"));
+        assert!(!ready("True", "soon") && !ready_since(&json!({}), started));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who is a member of etcd, and what was noted of this master's one.
+//! Observes etcd's members and the record of this master's own.
 
 use std::time::Duration;
 

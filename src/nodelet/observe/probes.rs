@@ -1,13 +1,13 @@
-//! What must answer. Each question is asked once; waiting is the runner's business.
+//! Probes. Each is asked once; the runner does the waiting.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::{Sweep, differs};
-use crate::host::cri;
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
+use crate::host::runtime::cri;
 use crate::nodelet::step::{Observed, Probe};
 use crate::telemetry::chain;
 
@@ -126,12 +126,12 @@ impl Sweep<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::cri::{Condition, Status};
+    use crate::host::runtime::cri::{Condition, Status};
     use crate::model::PhaseId;
     use crate::nodelet::phase::{self, samples};
     use crate::nodelet::step::Step;
 
-    /// What a runtime says that works by the configuration of `samples`.
+    /// The status of a runtime with the configuration of `samples`.
     fn says(config: &str, holds: bool) -> Status {
         let condition = Condition {
             kind: "RuntimeReady".into(),

@@ -1,4 +1,4 @@
-//! What each operation does: the closed list, without a wildcard.
+//! The effect of each operation: the closed list, without a wildcard.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Without the file the harmless ones are allowed. One that is wrong, or that others than root could have written,
-//! allows nothing, in words: it may have been meant to allow less.
+//! allows nothing, with the reason: it may have been meant to allow less.
 
 use serde::Deserialize;
 

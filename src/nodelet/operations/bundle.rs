@@ -16,7 +16,7 @@ use crate::host::ours::units;
 use crate::model::{Fault, FaultCode, Outcome, paths};
 use crate::telemetry::chain;
 
-/// How long the end is waited for: less than who asks does. One that takes longer goes on.
+/// How long the end is waited for: less than the plane waits. One that takes longer continues.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Longest that one may take, a slow line included.
 const RUN_MAX_S: u32 = 1800;
@@ -24,7 +24,7 @@ const RUN_MAX_S: u32 = 1800;
 const MEMORY_MIB: u32 = 64;
 /// What the program says of it when it ended, and words of an error.
 const ANSWER_MAX: usize = 64 * 1024;
-/// Of an error.
+/// Longest text of an error.
 const WORDS_MAX: usize = 600;
 
 const WHAT: &str = "no support bundle was sent";
@@ -40,7 +40,7 @@ pub(super) struct Order<'a> {
     pub(super) seal_for: &'a str,
 }
 
-/// What of logs.
+/// Which part of the logs.
 pub(super) struct OnlyLogs {
     pub(super) until_s: u32,
     pub(super) lines: u32,
@@ -54,7 +54,7 @@ enum Said {
     Failed { fault: Fault },
 }
 
-/// Of one that is with the plane.
+/// The summary of a bundle that the plane has.
 #[derive(Deserialize)]
 struct Made {
     bytes: u64,
@@ -106,8 +106,8 @@ pub(super) async fn make(host: &Host, order: &Order<'_>) -> Outcome {
     }
 }
 
-/// Says so where one is being made: one that takes longer than its order is waited for goes on, and the next order comes
-/// while it does. Where systemd does not say whether, it is tried.
+/// Says so where one is being made: one that takes longer than its order is waited for continues, and the next order
+/// comes while it does. Where systemd does not say whether, it is tried.
 pub(super) async fn under_way(host: &Host) -> Option<Fault> {
     let unit = units::BUNDLE.to_owned();
     let shown = host.units.show(std::slice::from_ref(&unit)).await.ok()?;
@@ -177,20 +177,8 @@ fn unit() -> Vec<String> {
         "NoNewPrivileges=yes",
         "UMask=0077",
     ];
-    let mut all: Vec<String> = [
-        "--quiet",
-        "--wait",
-        "--collect",
-        "--pipe",
-        "--service-type=exec",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let mut all = exec::in_unit(properties);
     // One at a time: memory, processor and disk of a machine are not for bundles.
     all.push(format!("--unit={}", units::BUNDLE));
-    for property in properties {
-        all.push("-p".to_owned());
-        all.push(property.to_owned());
-    }
     all
 }

@@ -451,7 +451,7 @@ async fn while_one_is_made_the_next_order_is_told_so_and_what_to_do() {
     fs.write(paths::CONFIG, yes, &attrs).expect("agreed");
     fs.write(&unit, b"1", &attrs).expect("runs");
     is_ours(take(3, bundle()).await);
-    // It began after the look: systemd refuses, in words of its own.
+    // It began after the look: systemd refuses, in its own words.
     fs.remove_file(&unit).expect("ended");
     let begins = format!(
         "#!/bin/sh\necho 1 > {}\necho 'Failed to start transient service unit: already loaded' >&2\nexit 1\n",

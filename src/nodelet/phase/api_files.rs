@@ -1,15 +1,15 @@
 //! The trial of the files that the API server reads after it has checked its flags: which issuers it trusts, who may do
 //! what, and its admission.
 //!
-//! With a wrong flag it would not come to them (`control_plane`'s trial), so this one lets it begin: at
-//! an address of the loopback interface that is nobody's, with an etcd that is not there, with
-//! authorities and clients' certificates left out, and with a key that it makes for itself in the
-//! trial's directory. It goes through these files in the order of their use and ends at the last: at
-//! the settings of a plugin that are no settings (`admission::config_that_stops`). It asks nobody for
-//! anything. Observed with Kubernetes 1.36.3 and 1.37.2; it takes a third of a second of a processor.
+//! With a wrong flag it would not come to them (`control_plane`'s trial), so this one lets it begin: at an address of
+//! the loopback interface that is nobody's, with an etcd that is not there, with authorities and clients' certificates
+//! left out, and with a key that it makes for itself in the trial's directory. It goes through these files in the order
+//! of their use and ends at the last: at the settings of a plugin that are no settings
+//! (`admission::config_that_stops`). It sends no request. Observed with Kubernetes 1.36.3 and 1.37.2; it takes a third
+//! of a second of a processor.
 //!
-//! Without issuers and level there is nothing in these files that an operator wrote, and no trial: a
-//! new master has better things to do.
+//! Without issuers and level nothing in these files comes from an operator, and there is no trial:
+//! it would only delay a new master.
 
 use std::collections::BTreeMap;
 

@@ -10,9 +10,9 @@
 //! address, not 403; it reads this file again within seconds of a change, at the latest after a
 //! minute, and keeps what it has where it cannot read it.
 //!
-//! Rejected: a webhook that answers, for it were one more thing that every request of a node hangs
-//! on; names of nodes instead of UIDs, for a host may be attached again under its name; digests of
-//! certificates (`credential-id`), for each renewal makes one more that has to be remembered.
+//! Rejected: a webhook that answers, because every request of a node would depend on it; names of
+//! nodes instead of UIDs, because a host may be attached again under its name; digests of
+//! certificates (`credential-id`), because each renewal adds one that has to be remembered.
 
 use serde_json::json;
 

@@ -101,7 +101,7 @@ fn trusted_service_accounts(ctx: &PhaseContext) -> Option<Step> {
     Some(file(layout::SERVICE_ACCOUNT_TRUSTED, text, PUBLIC))
 }
 
-/// What is missing, in words.
+/// What is missing, as text.
 fn missing(ctx: &PhaseContext) -> Option<String> {
     if let Some(what) = named(ctx, Standing::Missing) {
         return Some(what);
@@ -118,7 +118,7 @@ fn missing(ctx: &PhaseContext) -> Option<String> {
         .then(|| "the service-account key of this master".into())
 }
 
-/// Certificates whose life is over, in words; they are asked for.
+/// Certificates whose life is over, as text; they are asked for.
 pub(super) fn over(ctx: &PhaseContext) -> Option<String> {
     let what = named(ctx, Standing::Over)?;
     Some(format!("{what}: the current one has expired"))

@@ -140,7 +140,7 @@ impl PhaseContext {
 }
 
 impl EtcdOf {
-    /// Of this stack.
+    /// From this stack.
     pub fn of(stack: StackRef, content: &StackManifest) -> Self {
         let mut files = content.files.iter();
         Self {

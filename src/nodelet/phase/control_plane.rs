@@ -68,10 +68,10 @@ pub(super) fn clients(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     Ok(steps)
 }
 
-/// Whether the three programs take what they are going to be started with. The first two end at a port
-/// that is none, the scheduler at a number of its file: it looks at its flags before, and at a wrong
-/// flag it would not come to the file. The keys are not there yet on a new node, and no secret is
-/// shown to a trial: without them the API server has one more complaint.
+/// Whether the three programs take what they are going to be started with. The first two end at an invalid port, the
+/// scheduler at a number of its file: it looks at its flags before, and at a wrong flag it would not come to the file.
+/// The keys are not there yet on a new node, and no secret is shown to a trial: without them the API server has one
+/// more complaint.
 pub(super) fn trials(ctx: &PhaseContext) -> Result<Vec<TrialStep>, Wait> {
     const PORT: &str =
         "--secure-port -1 must be between 1 and 65535, inclusive. It cannot be turned off with 0";
@@ -471,8 +471,8 @@ fn serving_args(ctx: &PhaseContext, kubeconfig: Kubeconfig, port: u16) -> Vec<St
     ]
 }
 
-/// Who may assert others' identity to API servers: the present masters, by name. The certificate of a removed one
-/// carries a name that is not among them, and asserts nothing.
+/// Which clients may assert others' identity to API servers: the present masters, by name. The certificate of a removed
+/// one carries a name that is not among them, and asserts nothing.
 fn aggregators(ctx: &PhaseContext) -> String {
     let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();
     hosts.sort_unstable();

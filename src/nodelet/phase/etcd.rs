@@ -2,8 +2,8 @@
 //!
 //! Settings are environment variables in two files. The second holds what etcd reads only when it
 //! founds or joins a cluster. Masters that were attached together found it, and each knows all of
-//! them. Where one came later, who is a member only the others know, so the file is written from
-//! their answer ([`joining_settings`]). Neither restarts anything.
+//! them. Where one came later, only the others know the members, so the file is written from their
+//! answer ([`joining_settings`]). Neither restarts anything.
 //!
 //! An etcd without data begins: it founds, or takes up a name with which it may have voted. So it starts
 //! without data only where that is meant ([`Begin`], by what is known of this master: `nodelet::etcd::data`).
@@ -49,7 +49,7 @@ enum Begin<'a> {
     /// It joins those who are there. That holds for founders as well: one that lost its data must come back
     /// to the others. Founding again, alone, would put an empty cluster in the place of the real one.
     Joins(&'a EtcdMember),
-    /// It goes on with its data.
+    /// It keeps its data.
     GoesOn,
     /// It must not start.
     Held(Held),

@@ -118,7 +118,7 @@ fn plugins(ctx: &PhaseContext) -> Value {
     })
 }
 
-/// Of this boot: while it is not there no pod gets an address.
+/// The daemon's state of this boot: without it no pod gets an address.
 fn state() -> String {
     format!("{CONTAINERD_STATE}/flannel")
 }

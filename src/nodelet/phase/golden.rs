@@ -382,7 +382,7 @@ fn path(step: &Step) -> Option<&str> {
 }
 
 /// Everything a phase writes is known to those who take it away: as ours, or as a directory of
-/// others that is taken away only where the ledger says that we made it.
+/// others that is removed only where the ledger says that we made it.
 fn may_write(path: &str) -> bool {
     // Parents of such directories.
     const SHARED: [&str; 2] = ["/var/lib/kubelet", "/var/lib/cni"];

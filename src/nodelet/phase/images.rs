@@ -34,7 +34,7 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     of(ctx, Needed::First)
 }
 
-/// Of the controller manager and the scheduler.
+/// Images of the controller manager and the scheduler.
 pub(super) fn of_clients(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
     of(ctx, Needed::ByClients)
 }

@@ -32,8 +32,8 @@ pub(super) fn steps(ctx: &PhaseContext) -> Steps {
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx))
-        // Who is a node again, and was not away for it to be taken down, shows a refused certificate
-        // until it starts over: client-go holds on to it for five minutes.
+        // A node that was attached again without a removal shows a refused certificate until kubelet
+        // restarts: client-go keeps it for five minutes.
         .add("uid", &ctx.node.uid.map_or_else(String::new, String::from));
     let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
     let inputs = reload::inputs(inputs, ctx, &shown);
@@ -104,8 +104,8 @@ fn unit_text(ctx: &PhaseContext) -> String {
         .wanted_at_boot()
 }
 
-/// Whether kubelet takes what it is going to be started with. It ends at a port that is none, before
-/// it asks anybody for anything.
+/// Whether kubelet takes what it is going to be started with. It ends at an invalid port, before it
+/// sends any request.
 pub(super) fn trial(ctx: &PhaseContext) -> TrialStep {
     const PORT: &str = "invalid configuration: healthzPort (--healthz-port) -1 must be between 1 and \
                         65535, inclusive";
@@ -149,7 +149,7 @@ fn config(ctx: &PhaseContext) -> Value {
             "webhook": {"enabled": true},
             "x509": {"clientCAFile": layout::ca(serving)},
         },
-        // A caller keeps its access for this long after the right was taken away.
+        // A caller keeps its access for this long after the right was removed.
         "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": AUTHORIZED_FOR}},
         "tlsCertFile": layout::cert(serving),
         "tlsPrivateKeyFile": layout::key(serving),

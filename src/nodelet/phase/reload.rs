@@ -41,7 +41,7 @@ pub(super) enum Reload {
 
 /// `FileRefreshDuration` of dynamically read certificates.
 const SERVING: Reload = Reload::Within(SignedDuration::from_mins(1));
-/// `CertCallbackRefreshDuration` of client-go: until then an open connection goes on with the old
+/// `CertCallbackRefreshDuration` of client-go: until then an open connection continues with the old
 /// certificate, and the API server looks at its end with every request.
 const CLIENT: Reload = Reload::Within(SignedDuration::from_mins(5));
 /// The certificate reaches its file this much later than it was asked for, on a bad day.

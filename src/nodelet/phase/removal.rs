@@ -1,4 +1,4 @@
-//! What is taken away when a role ends, beside the artefacts that the ledger knows.
+//! What is removed when a role ends, beside the artefacts that the ledger knows.
 
 use crate::host::ours::network;
 use crate::model::{EtcdMember, NetworkPlugin};

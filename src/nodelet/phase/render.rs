@@ -223,7 +223,7 @@ fn node(out: &mut String, value: &Value, indent: usize, in_list: bool) {
     }
 }
 
-/// What stands behind a key.
+/// The value of a key.
 fn below(out: &mut String, item: &Value, indent: usize) {
     match item {
         Value::Object(map) if !map.is_empty() => {

@@ -141,14 +141,14 @@ fn addon(path: &str, text: &str) -> AddonFile {
     }
 }
 
-/// Of a cluster whose network is flannel, and whose stack has it.
+/// The context of a cluster whose network is flannel, and whose stack has it.
 pub(in crate::nodelet) fn with_flannel(ctx: PhaseContext) -> PhaseContext {
     let mut ctx = with_addons(ctx);
     ctx.node.network.plugin = NetworkPlugin::Flannel;
     ctx
 }
 
-/// Of a cluster whose network is calico, and whose stack has it.
+/// The context of a cluster whose network is calico, and whose stack has it.
 pub(in crate::nodelet) fn with_calico(ctx: PhaseContext) -> PhaseContext {
     let mut ctx = with_addons(ctx);
     ctx.node.network.plugin = NetworkPlugin::Calico;

@@ -41,7 +41,7 @@ fn tried(ctx: &PhaseContext) -> Steps {
     }
     let stack = ctx.node.stack.clone();
     steps.push(Step::Unpacked { stack });
-    steps.extend(trials::trials(ctx)?);
+    steps.extend(trials::trials(ctx)?.into_iter().map(Step::Tried));
     Ok(steps)
 }
 

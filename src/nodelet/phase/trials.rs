@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::nodelet::step::{Judge, Step, TrialStep};
+use crate::nodelet::step::{Judge, TrialStep};
 
 use super::{PhaseContext, Wait, control_plane, etcd, kube_proxy, kubelet, runtime};
 
@@ -12,7 +12,7 @@ use super::{PhaseContext, Wait, control_plane, etcd, kube_proxy, kubelet, runtim
 const WITHIN: Duration = Duration::from_secs(15);
 
 /// All trials of this node, in the order its programs start.
-pub(super) fn trials(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
+pub(in crate::nodelet) fn trials(ctx: &PhaseContext) -> Result<Vec<TrialStep>, Wait> {
     let mut all = vec![runtime::trial(ctx)?];
     if ctx.is_master() {
         all.push(etcd::trial(ctx));
@@ -22,7 +22,7 @@ pub(super) fn trials(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
         all.extend(control_plane::trials(ctx)?);
     }
     all.push(kube_proxy::trial(ctx)?);
-    Ok(all.into_iter().map(Step::Tried).collect())
+    Ok(all)
 }
 
 /// The trial of a program that has no verb for it: it is given one value that it must refuse, with

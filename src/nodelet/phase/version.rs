@@ -2,7 +2,7 @@
 //! in a function named after the difference (`runtime::config` has one for containerd).
 //!
 //! No setting differs between the supported releases of Kubernetes (1.35 to 1.37, and 1.34 to upgrade from) at present.
-//! What a release rejects is found by asking its programs (`trials`), not by a table of numbers.
+//! What a release rejects is found by running its programs (`trials`), not by a table.
 
 /// `major.minor` of a component such as `3.6.16`; zero where it is no number.
 pub(super) fn major_minor(version: &str) -> (u64, u64) {

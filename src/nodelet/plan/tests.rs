@@ -10,7 +10,7 @@ use crate::model::Digest;
 use crate::nodelet::phase::Wait;
 use crate::nodelet::step::{FileStep, Judge, Probe, ProbeStep, TrialStep, UnitStep};
 
-/// A host as the engine sees it: facts by key, and what is none of our business.
+/// A host as the engine sees it: facts by key, and what does not concern us.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ModelHost {
     facts: BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! What each service is asked. Any answer in time is one; what it means is said in the words of who asked.
+//! What each service is asked. Any answer in time counts; the caller judges it.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use reqwest::{Client, StatusCode};
 
 use super::verdict::{Said, Service};
 use crate::host::Host;
-use crate::host::cri::CriError;
 use crate::host::kube::root_cause;
 use crate::host::ours::ports::{ETCD_METRICS, KUBE_PROXY_HEALTH, KUBELET_HEALTH};
+use crate::host::runtime::CallError;
 use crate::host::tls;
 use crate::model::{NodeSpec, Role};
 use crate::nodelet::observe::unheard;
@@ -30,7 +30,7 @@ pub(super) struct Heard {
     missed: Option<String>,
 }
 
-/// Who asks.
+/// What the probes need.
 pub(super) struct Asks<'a> {
     pub(super) host: &'a Host,
     pub(super) peers: &'a mut Peers,
@@ -69,7 +69,7 @@ impl Asks<'_> {
         all
     }
 
-    /// Its loop stops while the runtime does. It may answer probes and no longer renew its lease.
+    /// kubelet's loop stops while the runtime does. It may answer probes and no longer renew its lease.
     async fn kubelet(&mut self, said: Answer, runtime_is_well: bool) -> Said {
         match said {
             Err(why) => Said::Silent(why),
@@ -98,8 +98,8 @@ impl Asks<'_> {
         }
     }
 
-    /// Why the API server, which answers us, takes kubelet for gone. What wrote that into the node object could write,
-    /// so it is not etcd that keeps kubelet's own words out.
+    /// Why the API server, which answers us, takes kubelet for gone. The controller could write that into the node
+    /// object, so it is not etcd that keeps kubelet's writes out.
     async fn missed(&mut self) -> Option<String> {
         let soon = |at: Duration| self.now.saturating_sub(at) < HEARD_EVERY;
         if self.heard.asked.is_some_and(soon) {
@@ -149,8 +149,10 @@ async fn runtime(host: &Host) -> Said {
     match host.runtime.says().await {
         // What it says of itself is looked at in every sweep.
         Ok(_) => Said::Well,
-        Err(e @ (CriError::Late | CriError::Io(_))) => Said::Silent(chain(&e)),
-        Err(e @ CriError::Answer(_)) => Said::Ill(chain(&e)),
+        Err(e @ (CallError::Nobody { .. } | CallError::Broken(_) | CallError::Late(_))) => {
+            Said::Silent(chain(&e))
+        }
+        Err(e @ (CallError::Refused { .. } | CallError::Answer(_))) => Said::Ill(chain(&e)),
     }
 }
 

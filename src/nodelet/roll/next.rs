@@ -25,8 +25,8 @@ const SWITCH_WITHIN: Duration = Duration::from_secs(600);
 /// Longest until there is a fresh backup: two tries of the largest database, with the pause between them.
 const BACKUP_WITHIN: Duration = Duration::from_secs(2 * BACKUP_MAX.as_secs() + 600);
 
-/// Longest that pods take which were deleted: more than any grace that is meant for a drain. What is there
-/// after that is kept by a finalizer, which no waiting takes away.
+/// Longest that pods take which were deleted: more than any grace that is meant for a drain. What is there after that
+/// is kept by a finalizer, which no waiting removes.
 const FORCE_WITHIN: Duration = Duration::from_secs(900);
 
 /// What is done next.
@@ -75,11 +75,11 @@ pub struct RollSeen<'a> {
     pub active: Option<&'a StackRef>,
     /// The stack that etcd is of.
     pub etcd: Option<&'a StackRef>,
-    /// What came of what was done last.
+    /// The result of the last action.
     pub said: Said,
 }
 
-/// What came of a move.
+/// The result of a move.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Said {
     /// Nothing yet.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::model::PhaseId;
 use crate::nodelet::phase::PhaseOrder;
 
-/// What is left of a plan, by phases.
+/// The rest of a plan, by phases.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     order: PhaseOrder,

@@ -98,7 +98,7 @@ impl NodeBoard {
     }
 }
 
-/// The first steps that remain, in words; the rest is counted.
+/// The first steps that remain, as text; the rest is counted.
 pub fn named(plan: &Plan) -> Option<String> {
     let named = plan.todo.iter().take(NAMED_STEPS);
     let mut steps: Vec<String> = named

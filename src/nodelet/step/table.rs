@@ -51,7 +51,7 @@ pub struct Traits<'a> {
     pub polite: Option<&'static str>,
     /// Where it cannot be done, a removal that has destroyed nothing yet waits with it.
     pub holds: bool,
-    /// A repair makes good what its doing takes away: a removal can still be taken back after it.
+    /// A repair makes good what its doing removes: a removal can still be taken back after it.
     pub repaired: bool,
 }
 

@@ -48,11 +48,11 @@ pub struct TrialStep {
     pub files: BTreeMap<String, String>,
     /// How long it may take. Bounded by [`TRIAL_WAIT_MAX`].
     pub within: Duration,
-    /// Who compares what it says with what was meant.
+    /// The judge that compares its output with the desired configuration.
     pub judge: Judge,
 }
 
-/// Who judges, with what only that judge needs to know of what was meant.
+/// The judges, each with its part of the desired configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "judge", rename_all = "kebab-case")]
 pub enum Judge {
@@ -60,7 +60,7 @@ pub enum Judge {
     Containerd {
         /// The schema that this containerd reads.
         schema: i64,
-        /// Drop-ins that could not be taken over, in words.
+        /// Drop-ins that could not be taken over, as text.
         unread: Vec<String>,
     },
     /// A program that ends at one value that it must refuse.

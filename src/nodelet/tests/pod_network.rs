@@ -119,6 +119,17 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
                 "TOOL -I FORWARD 1 -m comment --comment closed -j DROP",
                 "refuses everything before",
             ),
+            // As firewalld has it by iptables: every zone ends like that. And as ufw has it.
+            (
+                "TOOL -N PUBLIC && TOOL -A PUBLIC -p icmp -j ACCEPT && TOOL -A PUBLIC -j REJECT && TOOL -N ZONES && \
+                 TOOL -A ZONES -s 10.1.0.0/16 -j ACCEPT && TOOL -A ZONES -g PUBLIC && TOOL -I FORWARD 1 -j ZONES",
+                "refuses everything before",
+            ),
+            (
+                "TOOL -N UFW && TOOL -A UFW -j LOG && TOOL -A UFW -j REJECT && \
+                 TOOL -I FORWARD 1 -m comment --comment ufw -j UFW",
+                "refuses everything before",
+            ),
             ("ip route flush proto 159", "no route to 10.96.2.0/24"),
             ("ip route del 10.96.3.0/24", "no route to 10.96.3.0/24"),
             ("ip link set e0 down && ip link set e0 up", "no route to"),
@@ -151,6 +162,9 @@ async fn what_refuses_some_stays_before_ours() {
         && ip addr add 10.99.0.1/24 dev e0 && ip link set e0 up \
         && iptables -N KUBE-ROUTER-FORWARD && iptables -A FORWARD -j KUBE-ROUTER-FORWARD \
         && iptables -A FORWARD -d 169.254.169.254 -j DROP && iptables -A FORWARD -i e9 -j REJECT \
+        && iptables -N OPEN && iptables -A OPEN -s 10.3.0.0/16 -j DROP && iptables -A OPEN -j RETURN \
+        && iptables -A OPEN -j DROP && iptables -N AWAY && iptables -A AWAY -g OPEN && iptables -A AWAY -j DROP \
+        && iptables -A FORWARD -j AWAY \
         && iptables -A FORWARD -j REJECT && iptables -A FORWARD -s 10.1.1.1 -j ACCEPT",
     );
     let (mut rig, phases) = machine();
@@ -161,6 +175,7 @@ async fn what_refuses_some_stays_before_ours() {
         "KUBE-ROUTER-FORWARD",
         "169.254.169.254",
         "-i e9",
+        "-j AWAY",
         "PF9-FORWARD",
         "-A FORWARD -j REJECT",
         "10.1.1.1",

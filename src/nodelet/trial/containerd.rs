@@ -35,7 +35,7 @@ const RUNTIMES: [&str; 4] = [
 /// Sections that a file for a reader of schema 4 must not have: they became plugins, are ignored in
 /// silence, and are printed anyway.
 const MOVED_IN_4: [&str; 3] = ["grpc", "ttrpc", "metrics"];
-/// Of this section a part became a plugin; its level and format count as ever.
+/// Part of this section became a plugin; its level and format still count.
 const DEBUG: &str = "debug";
 const DEBUG_MOVED_IN_4: [&str; 3] = ["address", "uid", "gid"];
 /// Most keys that a refusal names.
@@ -217,7 +217,7 @@ fn ignored(table: &Table, schema: i64) -> Option<&'static str> {
     section.or_else(|| debug.map(|_| DEBUG))
 }
 
-/// Plugins that are named and that it does not have, in words.
+/// Plugins that are named and that it does not have, as text.
 fn absent(dump: &Table) -> BTreeMap<String, String> {
     let plugins = dump.get(PLUGINS).and_then(Value::as_table);
     let printed = |(name, section): (&String, &Value)| {

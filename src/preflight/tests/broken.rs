@@ -207,10 +207,10 @@ fn a_file_system_without_types_of_entries_or_inodes_is_found() {
     );
 }
 
-/// A file system with a quota, which the superuser has as well: `mkfs.btrfs --mixed` of 2 GiB, one subvolume as the default
-/// one, `btrfs qgroup limit 1M`. Packed twice, for it is all zeros. (The test machines' kernel has no quota of XFS, and
-/// does not read the formats of ext4's: what those say is the same error. XFS with `ftype=0` it does not mount; what is
-/// wrong with that, ext4 without `filetype` has too.)
+/// A file system with a quota, which the superuser has as well: `mkfs.btrfs --mixed` of 2 GiB, one subvolume as the
+/// default one, `btrfs qgroup limit 1M`. Packed twice, because it is all zeros. (The test machines' kernel has no quota
+/// of XFS, and does not read the formats of ext4's: what those say is the same error. XFS with `ftype=0` it does not
+/// mount; what is wrong with that, ext4 without `filetype` has too.)
 const WITH_QUOTA: &[u8] = include_bytes!("quota.btrfs.zst.zst");
 
 /// Commits of a file system after which the quota has its bytes again.

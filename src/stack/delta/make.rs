@@ -15,7 +15,7 @@ use crate::stack::install::OnDisk;
 use crate::stack::unpack::{self, WINDOW_LOG_MAX};
 use crate::stack::{StackError, io_error};
 
-/// Of zstd's: a higher one saves two hundredths and takes five times as long.
+/// zstd's level: a higher one saves two hundredths and takes five times as long.
 const LEVEL: i32 = 9;
 
 /// One of the two stacks: its manifest, that one's digest, and where its files are.

@@ -1,9 +1,9 @@
 //! How a new file is made of an old one: as bsdiff does it (Percival 2003), but for how a match is found.
 //!
-//! bsdiff sorts all suffixes of the old file, which takes minutes and seventeen times its size for a program of
-//! 100 MB. Here every fourth place of the old file is in a table by the hash of its next bytes: seconds, and once its
-//! size. What is found is not always the longest match; what goes on where the last one was is taken by its
-//! merits either way, and that is nearly all of a program that was built again.
+//! bsdiff sorts all suffixes of the old file, which takes minutes and seventeen times its size for a program of 100 MB.
+//! Here every fourth place of the old file is in a table by the hash of its next bytes: seconds, and once its size.
+//! What is found is not always the longest match; what continues where the last one was is taken by its merits either
+//! way, and that is nearly all of a program that was built again.
 
 use super::Piece;
 
@@ -174,7 +174,7 @@ fn best(right: impl Iterator<Item = bool>) -> usize {
     length
 }
 
-/// Of `both` bytes from `begin` on, which the two could have, how many the first one keeps.
+/// How many of the `both` bytes from `begin` on, which either piece could have, the first one keeps.
 fn shared(old: &[u8], new: &[u8], last: Place, next: Place, begin: usize, both: usize) -> usize {
     let (mut now, mut most, mut keep) = (0i64, 0, 0);
     for n in 0..both {

@@ -68,7 +68,7 @@ impl<const AFTER: bool> Scenario for Comes<AFTER> {
             comes(&first).expect("the first");
             let (next, listed) = staged(&first.node, b"another");
             (stack, content) = (next, listed);
-            // As an earlier try left it that was cut off.
+            // As an earlier try left it that was interrupted.
             let half = first
                 .node
                 .fs

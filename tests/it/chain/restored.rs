@@ -74,7 +74,6 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     // The backup knows the host without a role. Operation continues.
     let backup = tempfile::tempdir().expect("tempdir");
     let plane = plane.restart_after(|dir| copy(dir, backup.path())).await;
-    plane.until(host, |s| s.acknowledged_at.is_some()).await;
     plane.operator(Method::POST, &attach, Some(&member)).await;
     plane
         .operator(Method::POST, &detach, Some(&json!([{"uuid": host}])))

@@ -178,7 +178,7 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
     plane.enrol_and_save(host, &fs).await;
     // What systemd and the kernel would provide: the tunnel's own metrics, and cgroups.
     let service = format!(
-        "[[service]]\nname = \"agent-metrics\"\nconnect = \"unix:{}\"\nclass = \"bulk\"\n",
+        "[[service]]\nname = \"agent-metrics\"\nconnect = \"unix:{}\"\n",
         fs.at("/run/pf9/comms.sock").display()
     );
     for (path, text) in [

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -54,10 +54,14 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        pf9_hostagent::tls::install();
         drop(tracing_subscriber::fmt().with_test_writer().try_init());
+        Self::at(tempfile::tempdir().expect("tempdir"))
+    }
+
+    /// With this root for the host.
+    pub(super) fn at(dir: tempfile::TempDir) -> Self {
+        pf9_hostagent::tls::install();
         let ca = Arc::new(authority());
-        let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         for made in ["/run/pf9", "/var/log/pf9/comms"] {
             std::fs::create_dir_all(fs.at(made)).expect("mkdir");
@@ -133,6 +137,8 @@ pub(super) struct State {
     pub(super) refused: u64,
     pub(super) muted: u64,
     pub(super) renewals: u64,
+    /// Sessions that were and are over.
+    pub(super) ended: u64,
 }
 
 struct Shared {
@@ -145,6 +151,10 @@ struct Shared {
     mute: Mutex<bool>,
     /// The authority that signs renewals.
     signer: Mutex<Option<Arc<Authority>>>,
+    /// How long from now on what it signs is valid; as long as certificates can be, if not told.
+    life: Mutex<Option<Duration>>,
+    /// Of each session.
+    config: Config,
 }
 
 pub(super) struct Peer {
@@ -156,6 +166,11 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) async fn start(world: &World) -> Self {
+        Self::start_with(world, Config::default()).await
+    }
+
+    /// With these bounds of its sessions.
+    pub(super) async fn start_with(world: &World, config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let mut peer = Self {
             address: listener.local_addr().expect("address"),
@@ -166,6 +181,8 @@ impl Peer {
                 refuse: Mutex::new(None),
                 mute: Mutex::new(false),
                 signer: Mutex::new(None),
+                life: Mutex::new(None),
+                config,
             }),
             listening: None,
         };
@@ -238,6 +255,19 @@ impl Peer {
     /// From now on renewals are signed, by this authority.
     pub(super) fn renew_by(&self, authority: &Arc<Authority>) {
         *self.shared.signer.lock().expect("lock") = Some(Arc::clone(authority));
+    }
+
+    /// What it signs from now on is valid for so long.
+    pub(super) fn renew_for(&self, life: Duration) {
+        *self.shared.life.lock().expect("lock") = Some(life);
+    }
+
+    /// Sessions that ended count no more.
+    pub(super) fn forget_all_but_newest(&self) {
+        self.shared.state.send_modify(|s| {
+            let old = s.sessions.len().saturating_sub(1);
+            s.sessions.drain(..old);
+        });
     }
 
     pub(super) fn release(&self, chunks: u64) {
@@ -331,7 +361,7 @@ async fn session(
     asked: &HeaderMap,
 ) {
     let socket = Websocket::new(Box::new(upgraded), Role::Server, Bytes::new());
-    let (handle, mut incoming, driver) = mux::session(socket, Side::Plane, Config::default());
+    let (handle, mut incoming, driver) = mux::session(socket, Side::Plane, shared.config);
     let text = |name| {
         let value = asked.get(name).and_then(|v| v.to_str().ok());
         value.unwrap_or_default().to_owned()
@@ -342,6 +372,7 @@ async fn session(
         slot: text(mux::SLOT_HEADER),
     };
     shared.state.send_modify(|s| s.sessions.push(seen));
+    let of_all = Arc::clone(&shared);
     let streams = async {
         let mut running = JoinSet::new();
         while let Some(opened) = incoming.next().await {
@@ -368,6 +399,7 @@ async fn session(
         while running.join_next().await.is_some() {}
     };
     tokio::join!(driver, streams);
+    of_all.state.send_modify(|s| s.ended += 1);
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -394,6 +426,14 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
     }
 }
 
+/// From a moment ago until so much later than now, by the machine's own clock: TLS knows no other.
+pub(super) fn valid_for(params: &mut CertificateParams, life: Duration) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = rcgen::date_time_ymd(1970, 1, 1) + now.expect("after 1970");
+    params.not_before = now - Duration::from_secs(300);
+    params.not_after = now + life;
+}
+
 async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let signer = shared.signer.lock().expect("lock").clone();
     let body = request
@@ -410,7 +450,10 @@ async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     };
     let asked: RenewRequest = serde_json::from_slice(&body).expect("request");
     // A requesting host names itself, and this peer trusts it.
-    let csr = rcgen::CertificateSigningRequestParams::from_pem(&asked.csr).expect("csr");
+    let mut csr = rcgen::CertificateSigningRequestParams::from_pem(&asked.csr).expect("csr");
+    if let Some(life) = *shared.life.lock().expect("lock") {
+        valid_for(&mut csr.params, life);
+    }
     let answer = RenewAnswer {
         schema: 1,
         certificate: csr.signed_by(&*signer).expect("signed").pem(),

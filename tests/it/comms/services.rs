@@ -19,6 +19,7 @@ pub(super) async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> Str
     tasks.spawn(async move {
         let mut running = JoinSet::new();
         while let Ok((mut socket, _)) = listener.accept().await {
+            while running.try_join_next().is_some() {}
             running.spawn(async move {
                 let (mut from, mut to) = socket.split();
                 drop(tokio::io::copy(&mut from, &mut to).await);
@@ -28,7 +29,7 @@ pub(super) async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> Str
     format!("[[service]]\nname = \"{name}\"\nconnect = \"{address}\"\n{more}\n")
 }
 
-async fn ask(tunnel: &Handle, service: &str, who: &str) -> Result<(), String> {
+pub(super) async fn ask(tunnel: &Handle, service: &str, who: &str) -> Result<(), String> {
     let meta = Meta::from([("who".to_owned(), who.to_owned())]);
     let mut stream = tunnel
         .open(service, Class::Interactive, meta)

@@ -25,7 +25,7 @@ pub(crate) struct Bed {
     pub(crate) key: SigningKey,
     pub(crate) plane: FakePlane,
     pub(crate) node: FakeNode,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 pub(crate) struct Agent {
@@ -45,8 +45,20 @@ impl Bed {
     pub(crate) fn new() -> Self {
         // Shown when a test fails; a second test of the process finds it installed.
         drop(tracing_subscriber::fmt().with_test_writer().try_init());
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fs = HostFs::new(dir.path());
+        Self::at(tempfile::tempdir().expect("tempdir"))
+    }
+
+    /// With this root, which goes with it.
+    pub(crate) fn at(dir: tempfile::TempDir) -> Self {
+        let bed = Self::on(HostFs::new(dir.path()));
+        Self {
+            _dir: Some(dir),
+            ..bed
+        }
+    }
+
+    /// With this root.
+    pub(crate) fn on(fs: HostFs) -> Self {
         let host = HostId::random();
         let key = SigningKey::generate().expect("key").0;
         identity::write_host_id(&fs, host).expect("host id");
@@ -70,7 +82,7 @@ impl Bed {
             fs,
             host,
             key,
-            _dir: dir,
+            _dir: None,
         }
     }
 

@@ -116,6 +116,7 @@ impl FakePlane {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("accept");
+                while connections.try_join_next().is_some() {}
                 let side = Arc::clone(&side);
                 connections.spawn(async move {
                     let service = service_fn(move |r| serve(Arc::clone(&side), r));
@@ -154,6 +155,20 @@ impl FakePlane {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut PlaneSide)) {
         self.side.send_modify(change);
+    }
+
+    /// What came so far counts no more: a test that goes through years keeps it nowhere.
+    pub(crate) fn forget(&self) {
+        self.change(|p| {
+            p.statuses.clear();
+            p.events.clear();
+            p.came.clear();
+            p.orders.clear();
+            p.reports.clear();
+            p.results.clear();
+            p.ranges.clear();
+            p.asked.clear();
+        });
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&PlaneSide) -> T) -> T {

@@ -366,3 +366,60 @@ async fn an_impossible_shared_address_is_refused_with_the_request() {
     let (status, said) = bed.attach(cluster, &[(&master, true)]).await;
     assert_eq!(status, 200, "{said}");
 }
+
+/// What a host reaches, by its own word: where a cluster would cover it, the cluster is refused while no host could join it,
+/// and the host when it is attached. An agent that reports nothing of it is attached as before.
+#[tokio::test]
+async fn a_cluster_that_would_cover_what_hosts_reach_is_refused_when_it_is_made_and_joined() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let make = async |name: &str| {
+        let body = json!({"name": name, "containersCidr": "10.20.0.0/16", "servicesCidr": "10.21.0.0/22",
+                          "networkPlugin": "bridge"});
+        bed.ask(Method::POST, "/qbert/v4/{project}/clusters", body)
+            .await
+    };
+    let report = async |node: &Node, name: &str, ip: &str, field: &str, value: Value| {
+        let mut status = node.status(name, ip);
+        status["inventory"][field] = value;
+        let path = "/v1/hosts/self/status";
+        let (code, said) = node.call(Method::POST, path, &status).await;
+        assert_eq!(code, 204, "{said}");
+    };
+    let refused = |(status, said): (u16, Value), words: &str| {
+        assert_eq!(status, 409, "{said}");
+        let fault = &said["error"]["fault"];
+        assert_eq!(fault["code"], "networks-meet", "{said}");
+        assert_eq!(fault["why"], words, "{said}");
+    };
+    let dns = "servicesCidr: 10.21.0.0/22 contains 10.21.0.10, a DNS server of";
+    let m1 = bed.host("m1", "10.1.0.1").await;
+    report(&m1, "m1", "10.1.0.1", "dns_servers", json!(["10.21.0.10"])).await;
+    refused(make("c").await, &format!("{dns} host m1"));
+    let w1 = bed.host("w1", "10.1.0.2").await;
+    let routes = json!([{"net": "10.20.4.0/24"}]);
+    report(&w1, "w1", "10.1.0.2", "routes", routes.clone()).await;
+    let (status, said) = make("c").await;
+    assert_eq!(status, 409, "{said}");
+    let why = said["error"]["fault"]["why"].as_str().expect("why");
+    let all = "; 1 more of the hosts that are in no cluster could not join it either";
+    assert!(why.ends_with(all), "{why}");
+    // An agent that reports neither could join.
+    let old = bed.host("old", "10.1.0.3").await;
+    let (status, said) = make("c").await;
+    assert_eq!(status, 200, "{said}");
+    let cluster = said["uuid"].as_str().expect("uuid").parse().expect("uuid");
+    let said = bed.attach(cluster, &[(&old, true), (&m1, false)]).await;
+    refused(said, &format!("{dns} this host"));
+    assert_eq!(bed.attach(cluster, &[(&old, true)]).await.0, 200);
+    let route = "containersCidr: 10.20.0.0/16 contains 10.20.4.0/24, a route of this host";
+    refused(bed.attach(cluster, &[(&w1, false)]).await, route);
+    // What it has met since it became a node is no reason to lose it.
+    report(&w1, "w1", "10.1.0.2", "routes", json!([])).await;
+    assert_eq!(bed.attach(cluster, &[(&w1, false)]).await.0, 200);
+    report(&w1, "w1", "10.1.0.2", "routes", routes).await;
+    assert_eq!(w1.say("w1", "10.1.0.99").await.0, 204);
+    let spec = w1.current().await;
+    let node = spec.assignment.node().expect("it is a node");
+    assert_eq!(node.node_ip.to_string(), "10.1.0.99");
+}

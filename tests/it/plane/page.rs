@@ -50,6 +50,14 @@ async fn a_cluster_is_made_by_clicking_and_becomes_ready() {
         bed.host("m1", "10.1.0.1").await,
         bed.host("w1", "10.1.0.2").await,
     );
+    let mut status = worker.status("w1", "10.1.0.2");
+    status["inventory"]["dns_servers"] = json!(["10.30.0.53"]);
+    // The second one is wider than what is tried: no harm.
+    status["inventory"]["routes"] = json!([{"net": "10.30.4.0/24"}, {"net": "10.0.0.0/8"}]);
+    let (code, said) = worker
+        .call(Method::POST, "/v1/hosts/self/status", &status)
+        .await;
+    assert_eq!(code, 204, "{said}");
     let browser = Browser::new().await;
     signed_in(&bed, &browser).await;
     browser.sees("m1").await;
@@ -61,8 +69,16 @@ async fn a_cluster_is_made_by_clicking_and_becomes_ready() {
     // A host has an address in it: said before anything is made.
     browser.fill("Pod network", "10.1.0.0/16").await;
     browser.press("Next: hosts").await;
-    browser.sees("belong to m1 (10.1.0.1), w1 (10.1.0.2)").await;
+    browser
+        .sees("addresses in it: m1 (10.1.0.1), w1 (10.1.0.2)")
+        .await;
     browser.picture("wizard-refused").await;
+    // So is what a host reaches.
+    browser.fill("Pod network", "10.30.0.0/16").await;
+    browser.press("Next: hosts").await;
+    browser
+        .sees("addresses in it: w1 (DNS server 10.30.0.53), w1 (route 10.30.4.0/24)")
+        .await;
     browser.fill("Pod network", "10.20.0.0/16").await;
     browser.press("Next: hosts").await;
     browser
@@ -309,6 +325,7 @@ async fn everybody_can_use_it() {
             format!("#/clusters/{cluster}/kubectl"),
         ),
         ("audit", "Audit", "#/audit".into()),
+        ("plane", "Plane", "#/plane".into()),
     ];
     for (n, (name, heading, at)) in views.iter().enumerate() {
         if n == 1 {

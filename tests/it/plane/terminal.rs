@@ -178,6 +178,10 @@ fn what_a_thief_would_find(process: &Path, plane: &Path) {
     assert_eq!(field("CapPrm:"), "0000000000000000");
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("NSpid:").split_whitespace().last(), Some("1"));
+    let stat = std::fs::read_to_string(process.join("stat")).expect("stat");
+    // The nineteenth, counted from behind the name.
+    let (_, behind) = stat.rsplit_once(") ").expect("a name");
+    assert_eq!(behind.split(' ').nth(16), Some("19"), "nice: {stat}");
     let score = std::fs::read_to_string(process.join("oom_score_adj")).expect("score");
     assert_eq!(score.trim(), "1000");
     let environment = std::fs::read(process.join("environ")).expect("environ");
@@ -304,43 +308,98 @@ async fn what_a_killed_plane_left_of_commands_goes_when_it_starts() {
     drop(bed);
 }
 
-/// The jail by itself, with a program that would: nothing of the machine is there, and no way out but the socket.
-#[tokio::test]
-async fn in_the_jail_nothing_is_there_and_nobody_can_be_reached() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    std::fs::create_dir(dir.path().join("root")).expect("mkdir");
-    let socket = tokio::net::UnixListener::bind(dir.path().join("api.sock")).expect("bind");
-    let outside = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("bind");
-    let address = outside.local_addr().expect("address");
-    let program = dir.path().join("kubectl");
-    std::fs::copy(kubectl(), &program).expect("copy");
-    let run = async |args: &[&str]| {
-        let mut command = tokio::process::Command::new(jail());
+/// The jail by itself, as a plane of this user has it.
+struct Cage {
+    dir: tempfile::TempDir,
+    jail: PathBuf,
+    user: Option<u32>,
+    /// The plane's socket, at which nobody answers.
+    _socket: tokio::net::UnixListener,
+}
+
+impl Cage {
+    /// `user`: whom it is run as where these tests are root.
+    fn new(user: u32) -> Self {
+        use std::os::unix::fs::chown;
+        let user = Some(user).filter(|_| nix::unistd::geteuid().is_root());
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("root")).expect("mkdir");
+        let socket = tokio::net::UnixListener::bind(at("api.sock")).expect("bind");
+        std::fs::copy(kubectl(), at("kubectl")).expect("copy");
+        let mut program = jail();
+        if let Some(user) = user.filter(|user| *user != 0) {
+            // Where it is built that user may not go.
+            program = at("jail");
+            std::fs::copy(jail(), &program).expect("copy");
+            for of in ["", "root", "api.sock", "kubectl", "jail"] {
+                chown(at(of), Some(user), Some(user)).expect("chown");
+            }
+        }
+        Self {
+            dir,
+            jail: program,
+            user,
+            _socket: socket,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.jail);
         command
             .arg("kubectl-jail")
-            .arg(dir.path())
-            .arg(&program)
+            .arg(self.dir.path())
+            .arg(self.dir.path().join("kubectl"))
             .arg("--")
-            .args(args);
-        let done = within(command.output()).await.expect("runs");
+            .args(args)
+            .stdin(std::process::Stdio::null())
+            .process_group(0);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    async fn run(&self, args: &[&str]) -> (Option<i32>, String) {
+        let done = within(self.command(args).output()).await.expect("runs");
         let said = [done.stdout, done.stderr].concat();
         (
             done.status.code(),
             String::from_utf8_lossy(&said).into_owned(),
         )
-    };
-    let (code, said) = run(&["version", "--client=true"]).await;
+    }
+
+    /// Whether this user may have namespaces at all: some distributions forbid it to all but root.
+    async fn may_have_namespaces(&self) -> bool {
+        let mut probe = tokio::process::Command::new("unshare");
+        probe.args(["--user", "--mount", "--net", "true"]);
+        if let Some(user) = self.user {
+            probe.uid(user).gid(user);
+        }
+        within(probe.output())
+            .await
+            .expect("unshare")
+            .status
+            .success()
+    }
+}
+
+/// With a program that would: nothing of the machine is there, and no way out but the socket.
+async fn nothing_is_there(cage: &Cage) {
+    let outside = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("bind");
+    let address = outside.local_addr().expect("address");
+    let (code, said) = cage.run(&["version", "--client=true"]).await;
     assert_eq!(code, Some(0), "{said}");
     // Its own flags, which the plane lets nobody give, reach nobody.
     let server = format!("--server=http://{address}");
-    let (code, said) = run(&[&server, "get", "--raw=/"]).await;
+    let (code, said) = cage.run(&[&server, "get", "--raw=/"]).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("refused"), "{said}");
     let reached = tokio::time::timeout(std::time::Duration::from_millis(1), outside.accept()).await;
     assert!(reached.is_err(), "somebody came out");
-    let store = dir.path().join("store.redb");
+    let store = cage.dir.path().join("store.redb");
     std::fs::write(&store, "{}").expect("write");
     let store = store.to_str().expect("text");
     for file in [
@@ -350,10 +409,55 @@ async fn in_the_jail_nothing_is_there_and_nobody_can_be_reached() {
         "/root",
         store,
     ] {
-        let (_, said) = run(&["create", "--dry-run=client", "--validate=false", "-f", file]).await;
+        let line = ["create", "--dry-run=client", "--validate=false", "-f", file];
+        let (_, said) = cage.run(&line).await;
         assert!(said.contains("does not exist"), "{file}: {said}");
     }
-    drop(socket);
+}
+
+#[tokio::test]
+async fn in_the_jail_nothing_is_there_and_nobody_can_be_reached() {
+    nothing_is_there(&Cage::new(0)).await;
+}
+
+/// A plane that is not root has the same jail by a namespace of users, or none, and says so: never kubectl without one.
+#[tokio::test]
+async fn the_jail_of_a_plane_that_is_not_root_is_no_weaker() {
+    const USER: u32 = 12_345;
+    let cage = Cage::new(USER);
+    if !cage.may_have_namespaces().await {
+        let (code, said) = cage.run(&["version", "--client=true"]).await;
+        assert_ne!(code, Some(0), "{said}");
+        assert!(said.contains("cannot have namespaces of its own"), "{said}");
+        assert!(!said.contains("Client Version"), "{said}");
+        return;
+    }
+    nothing_is_there(&cage).await;
+    // Nobody answers it: it is there to be looked at.
+    let mut asks = cage.command(&["get", "--raw=/of-a-plane-that-is-not-root"]);
+    let mut asks = asks.kill_on_drop(true).spawn().expect("runs");
+    let group = asks.id().and_then(|id| i32::try_from(id).ok());
+    let group = nix::unistd::Pid::from_raw(group.expect("it runs"));
+    let seen = until(|| async { processes("of-a-plane-that-is-not-root").pop() }).await;
+    what_a_thief_would_find(&seen, cage.dir.path());
+    let status = std::fs::read_to_string(seen.join("status")).expect("status");
+    let outside = nix::unistd::geteuid().as_raw();
+    let outside = if outside == 0 { USER } else { outside };
+    for field in ["Uid:", "Gid:"] {
+        let line = status.lines().find_map(|l| l.strip_prefix(field));
+        let all: Vec<&str> = line.expect(field).split_whitespace().collect();
+        assert_ne!(all, ["0"; 4]);
+        let is_planes = all.iter().all(|id| *id == outside.to_string());
+        assert!(field == "Gid:" || is_planes, "{all:?}");
+    }
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    within(asks.wait()).await.expect("it ends");
+    let ended = || async {
+        processes("of-a-plane-that-is-not-root")
+            .is_empty()
+            .then_some(())
+    };
+    until(ended).await;
 }
 
 #[tokio::test]

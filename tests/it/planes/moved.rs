@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use pf9_hostagent::local::Method;
-use pf9_plane::{ServeConfig, Server};
+use pf9_plane::{EtcdPlace, ServeConfig, Server};
 use serde_json::Value;
 
 use super::cluster::{Cluster, free};
@@ -94,4 +94,62 @@ async fn rows_move_to_etcd_and_back_and_no_plane_starts_on_the_old_copy() {
         authority
     );
     within(plane.stop()).await;
+}
+
+/// Another prefix is named, or etcd has lost everything: where a fleet was none begins anew, which no host would know.
+#[tokio::test]
+async fn an_empty_etcd_is_refused_where_a_fleet_was() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path();
+    let plane = soon(Server::start(config(Some(&cluster), path)))
+        .await
+        .expect("a new fleet");
+    admin(path, Method::POST, "/silences", &silence("one"))
+        .await
+        .expect("a change");
+    within(plane.stop()).await;
+    let authority = || std::fs::read(path.join("ca.pem")).expect("authority");
+    let ours = authority();
+
+    let elsewhere = || EtcdPlace {
+        prefix: "/elsewhere/".into(),
+        ..cluster.place()
+    };
+    let said = refused(ServeConfig {
+        etcd: Some(elsewhere()),
+        ..ServeConfig::new(path, free())
+    })
+    .await;
+    assert!(said.contains("restore etcd from its snapshot"), "{said}");
+    assert!(said.contains("plane-copy.redb"), "{said}");
+    assert_eq!(cluster.ctl(&["get", "--prefix", "/elsewhere/rows/"]), "");
+    // The right one is served as before.
+    let plane = soon(Server::start(config(Some(&cluster), path)))
+        .await
+        .expect("the fleet");
+    let listed = admin(path, Method::GET, "/silences", &Value::Null).await;
+    assert_eq!(whys(&listed.expect("a list")), ["one"]);
+    within(plane.stop()).await;
+
+    let lose = || drop(cluster.ctl(&["del", "--prefix", &Cluster::key("")]));
+    lose();
+    for _ in 0..2 {
+        let said = refused(config(Some(&cluster), path)).await;
+        assert!(said.contains("restore etcd from its snapshot"), "{said}");
+        assert_eq!(authority(), ours, "nothing here is another fleet's");
+    }
+    // One whose rows were only ever copied there has the file that they are from.
+    let copied = tempfile::tempdir().expect("tempdir");
+    let plane = soon(Server::start(config(None, copied.path()))).await;
+    within(plane.expect("embedded").stop()).await;
+    lose();
+    copy(&cluster, copied.path(), "etcd").await.expect("copied");
+    lose();
+    let said = refused(config(Some(&cluster), copied.path())).await;
+    assert!(said.contains(".in-etcd is a copy"), "{said}");
+    // Where none was one begins.
+    let new = tempfile::tempdir().expect("tempdir");
+    let plane = soon(Server::start(config(Some(&cluster), new.path()))).await;
+    within(plane.expect("a new fleet").stop()).await;
 }

@@ -98,12 +98,12 @@ struct Entry {
     needs: Option<&'static str>,
 }
 
-/// What somebody wants of one.
+/// A wanted state of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Switch {
     pub(crate) on: bool,
-    /// Of the load balancer.
+    /// The load balancer's addresses.
     #[serde(default)]
     pub(crate) addresses: Vec<String>,
     /// Off, also where something uses it.
@@ -203,7 +203,7 @@ fn why(
     }
 }
 
-/// Of the first image that it runs; what runs none is the stack's own.
+/// The version of the first image that it runs; without one, the stack's own.
 fn version(manifest: &StackManifest, is_its: impl Fn(&str) -> bool) -> String {
     let image = manifest.images.iter().find(|i| is_its(&i.component));
     let tag = image.and_then(|i| i.reference.rsplit_once(':'));
@@ -309,7 +309,7 @@ fn is_wanted(cluster: &Cluster, name: &str) -> bool {
     })
 }
 
-/// Turns one on, or off where nobody uses it or somebody insists.
+/// Turns one on, or off if it is unused or the caller insists.
 async fn switch(plane: &Arc<Plane>, id: ClusterId, name: &str, wanted: &Switch) -> Answer<()> {
     let (cluster, has) = {
         let rows = plane.read()?;

@@ -9,7 +9,7 @@
 //! | load-balancer | a service with an address of it |
 //! | roles | always: people see nodes by it |
 //!
-//! Nothing is known of an add-on that somebody's own stack brings: it is turned off unasked.
+//! Add-ons of an operator's own stack are unknown here: they are turned off without a check.
 
 use std::sync::Arc;
 
@@ -18,17 +18,15 @@ use serde_json::Value;
 use crate::proxy;
 use crate::records::Cluster;
 use crate::refusal::{Answer, Refusal};
-use crate::rights::Api;
+use crate::rights::{Api, text};
 use crate::state::Plane;
 use crate::trace::Trace;
 use pf9_hostagent::model::{Addon, FaultCode};
 
-/// Who asks, for the node's audit.
+/// The caller's name in the node's audit.
 const WHO: &str = "addons";
 /// Objects that are named; the others are counted.
 const NAMED: usize = 3;
-/// Longest name that is repeated.
-const NAME_MAX: usize = 253;
 /// Namespaces of the stack's own add-ons.
 const OWN: [&str; 4] = [
     "kube-system",
@@ -37,7 +35,7 @@ const OWN: [&str; 4] = [
     "pf9-info",
 ];
 
-/// Who uses one: what to ask for, which of it counts, by which field it is seen, and what happens without the add-on.
+/// Users of an add-on: which objects to list, which of them count, and what happens to them without it.
 struct Use {
     collection: &'static str,
     counts: fn(&Value) -> bool,
@@ -123,8 +121,7 @@ fn takes_names(pod: &Value) -> bool {
     asks && !ended && !OWN.contains(&text(pod, "/metadata/namespace"))
 }
 
-/// Refuses to take an add-on from who uses it, and also where nobody can say whether anybody does. A cluster without a
-/// master has nobody.
+/// Refuses to remove an add-on that is in use, or whose use is unknown. In a cluster without a master nothing uses it.
 pub(super) async fn require_unused(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -188,15 +185,6 @@ fn in_use(name: &str, why: String) -> Refusal {
         why,
     )
     .fix("change what uses it, or turn it off all the same: --force (\"force\": true)")
-}
-
-fn text<'a>(value: &'a Value, at: &str) -> &'a str {
-    let text = value
-        .pointer(at)
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    text.get(..text.floor_char_boundary(NAME_MAX))
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

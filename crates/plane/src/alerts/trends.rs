@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | here     | what is followed, as a table; one host's row, and its forecasts, in words |
+//! | here     | what is followed, as a table; one host's row, and its forecasts, as text |
 //! | `series` | one number over time, in 96 bytes |
 //! | `fit`    | the line through it, and whether there is one |
 //!

@@ -1,4 +1,4 @@
-//! Acknowledge and silence: somebody works on one alert, or some alerts send no notices for a time.
+//! Acknowledge and silence: one alert is being worked on, or some alerts send no notices for a time.
 
 use std::sync::Arc;
 

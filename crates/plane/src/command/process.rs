@@ -56,9 +56,13 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
     }
 }
 
-/// One descriptor per connection: the usual soft limit of 1024 is for programs that use select(2).
+/// Descriptors of one connection: its own; and of one that another plane passes on, also that plane's and the near end.
+const DESCRIPTORS_EACH: usize = 3;
+
+/// The usual soft limit of 1024 is for programs that use select(2).
 fn allow_descriptors() {
-    let want = u64::try_from(CONNECTIONS_MAX + OTHER_DESCRIPTORS).unwrap_or(u64::MAX);
+    let want = CONNECTIONS_MAX * DESCRIPTORS_EACH + OTHER_DESCRIPTORS;
+    let want = u64::try_from(want).unwrap_or(u64::MAX);
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         let to = want.min(hard).max(soft);
         setrlimit(Resource::RLIMIT_NOFILE, to, hard).map(|()| to)

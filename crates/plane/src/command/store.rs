@@ -57,7 +57,7 @@ pub(super) struct EtcdArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreVerb {
-    /// Show where the running plane's rows are, and whether the store answers.
+    /// Show where the running plane's rows are, whether the store answers, and which plane has the seat.
     Show {
         #[command(flatten)]
         state: State,
@@ -120,7 +120,7 @@ pub(super) async fn run(verb: StoreVerb) -> Result<(), Fault> {
         StoreVerb::Show { state } => {
             let answer =
                 crate::admin::ask(&state.state_dir, Method::GET, "/store", &Value::Null).await?;
-            let rows = ["store", "answers", "since", "why"];
+            let rows = ["store", "answers", "since", "why", "at", "prefix", "seat"];
             let rows = rows.map(|name| vec![name.to_owned(), cell(&answer, name)]);
             put(None, &align(&rows))
         }

@@ -9,12 +9,12 @@ use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::http::Path;
+use crate::http::{Path, escaped};
 use crate::refusal::{Answer, Refusal};
 use crate::state::{Change, Plane};
 use pf9_hostagent::model::FaultCode;
 
-/// What stands behind the question mark.
+/// The query string.
 pub(crate) type Query = crate::http::Query<BTreeMap<String, String>>;
 
 /// The plane, as a handler is given it.
@@ -127,16 +127,6 @@ fn filtered(query: &BTreeMap<String, String>, rows: Vec<Value>) -> Vec<Value> {
         !wrong
     };
     rows.into_iter().filter(fits).collect()
-}
-
-fn escaped(text: &str) -> String {
-    let one = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(b).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(one).collect()
 }
 
 #[cfg(test)]

@@ -78,6 +78,9 @@ export async function signIn(name, password, project) {
     token: answer.headers.get("X-Subject-Token"), name: token.user.name, project: token.project.id,
     projectName: token.project.name, roles: token.roles.map((role) => role.name), ends: token.expires_at,
   };
+  // A role in the plane counts in its own project alone.
+  session.plane = project === "service"
+    && await ask("GET", "/keystone/v3/auth/system").then(({ system }) => system.length > 0, () => false);
   sessionStorage.setItem(KEPT, JSON.stringify(session));
 }
 
@@ -97,6 +100,9 @@ export async function signOut() {
     leave();
   }
 }
+
+export const maySeePlane = () => session?.plane ?? false;
+export const store = () => ask("GET", "/v1/store");
 
 export const mayAudit = () => session?.roles.includes("admin") ?? false;
 export const audit = (limit, beyond) =>

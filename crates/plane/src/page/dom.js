@@ -42,7 +42,7 @@ const STATES = {
   running: ["busy", "…"], paused: ["busy", "‖"], stopped: ["bad", "✗"], cancelled: ["bad", "✗"], done: ["ok", "✓"],
   acknowledged: ["busy", "☑"], silenced: ["busy", "‖"],
   on: ["ok", "✓"], off: ["", "·"], coming: ["busy", "…"], going: ["busy", "…"], missing: ["bad", "!"],
-  refused: ["bad", "✗"], "cut off": ["bad", "?"],
+  refused: ["bad", "✗"], "cut off": ["bad", "?"], answers: ["ok", "✓"], "does not answer": ["bad", "!"],
 };
 
 /** A state as a sign and its word: colour says nothing that they do not. */

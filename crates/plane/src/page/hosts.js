@@ -104,7 +104,9 @@ export function host(id) {
       facts([
         ["State", state(word(it))], ["Why", why(it)], ["Doing", phase(it)], ["Last contact", ago(pf9.received_at)],
         ["Tunnel", pf9.connected ? "connected" : "not connected"], ["Agent", pf9.agent_version], ["System", it.info.os_info],
-        ["Addresses", (it.extensions.ip_address ?? []).join(", ")], ["Enrolled", ago(it.enrolled_at)],
+        ["Addresses", (it.extensions.ip_address ?? []).join(", ")],
+        ["DNS servers", (pf9.inventory?.dns_servers ?? []).join(", ")],
+        ["Routes to", (pf9.inventory?.routes ?? []).map((route) => route.net).join(", ")], ["Enrolled", ago(it.enrolled_at)],
         ["Certificate ends", it.certificate_not_after && ago(it.certificate_not_after)],
         ["Maintenance", rest && "ordered by the plane"], ["Id", it.id],
       ]),

@@ -6,6 +6,7 @@ import { hostList, host, join } from "./hosts.js";
 import { alert, alertList } from "./alerts.js";
 import { auditList } from "./audit.js";
 import { clusterList, cluster } from "./clusters.js";
+import { plane } from "./plane.js";
 import { terminal } from "./terminal.js";
 import { wizard } from "./wizard.js";
 
@@ -15,9 +16,10 @@ const VIEWS = [
   [/^#\/alerts$/, alertList], [/^#\/alerts\/([^/]+)$/, alert],
   [/^#\/clusters$/, clusterList], [/^#\/clusters\/new$/, wizard], [/^#\/clusters\/([^/]+)$/, cluster],
   [/^#\/clusters\/([^/]+)\/kubectl$/, terminal],
-  [/^#\/audit$/, auditList],
+  [/^#\/audit$/, auditList], [/^#\/plane$/, plane],
 ];
-const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"], ["#/audit", "Audit", api.mayAudit]];
+const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"], ["#/audit", "Audit", api.mayAudit],
+  ["#/plane", "Plane", api.maySeePlane]];
 /** A fleet says something all the time: so often is it asked again, at most. */
 const PACE = 2000;
 

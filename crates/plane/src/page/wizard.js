@@ -54,18 +54,28 @@ function networks(made, hosts, go) {
 /** Hosts that are named; the others are alike. */
 const NAMED = 3;
 
-/** Why these cannot be a cluster's addresses: which hosts have some of them. The plane asks once more when it is made. */
+/**
+ * What a host has or reaches, as [network, words]: its addresses, its DNS servers, where its routes lead. A route through a
+ * router that is wider than the cluster's network is no harm: the narrower one wins.
+ */
+function reached(it, wanted) {
+  const alone = (address) => network(`${address}/${address.includes(":") ? 128 : 32}`);
+  const { dns_servers = [], routes = [] } = it.pf9?.inventory ?? {};
+  return [
+    ...(it.extensions.ip_address ?? []).map((address) => [alone(address), address]),
+    ...dns_servers.map((address) => [alone(address), `DNS server ${address}`]),
+    ...routes.map((route) => [network(route.net), `route ${route.net}`, route.on_link])
+      .filter(([net, , link]) => link || (net && wanted.from <= net.from && net.to <= wanted.to)),
+  ].filter(([net]) => net && overlap(wanted, net));
+}
+
+/** Why these cannot be a cluster's addresses: which hosts have or reach some of them. The plane asks once more when it is made. */
 function clash(text, hosts) {
   const wanted = network(text);
   if (!wanted) return "it has to be a network, e.g. 10.20.0.0/16";
-  const within = (address) => {
-    const own = network(`${address}/${address.includes(":") ? 128 : 32}`);
-    return own && overlap(wanted, own);
-  };
-  const found = hosts.flatMap((it) => (it.extensions.ip_address ?? []).filter(within)
-    .map((address) => `${it.info.hostname} (${address})`)).sort();
+  const found = hosts.flatMap((it) => reached(it, wanted).map(([, words]) => `${it.info.hostname} (${words})`)).sort();
   const more = found.length > NAMED ? ` and ${found.length - NAMED} more` : "";
-  return found.length === 0 ? "" : `addresses in it belong to ${found.slice(0, NAMED).join(", ")}${more}`;
+  return found.length === 0 ? "" : `these have or reach addresses in it: ${found.slice(0, NAMED).join(", ")}${more}`;
 }
 
 function members(made, hosts, go) {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::bindings::{OF_CLUSTER, OF_SYSTEM, PEOPLE, PREFIX};
 use super::{Change, NODES, READY, RightsSeen};
+use crate::http::escaped;
 use pf9_hostagent::model::NodeName;
 use pf9_hostagent::telemetry::chain;
 
@@ -27,6 +28,8 @@ const ANSWER_MAX: usize = 16 * 1024 * 1024;
 const PAGES_MAX: usize = 40;
 /// Longest continue token that is sent back; etcd's are under 200 bytes.
 const CONTINUE_MAX: usize = 4096;
+/// Longest name that is repeated.
+pub(crate) const NAME_MAX: usize = 253;
 /// How much of an answer is repeated in errors.
 const SAID_MAX: usize = 300;
 
@@ -169,21 +172,20 @@ impl Api {
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
+/// A text in an object, by its JSON pointer; as much of it as a name may have.
+pub(crate) fn text<'a>(value: &'a Value, at: &str) -> &'a str {
+    let text = value
+        .pointer(at)
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    text.get(..text.floor_char_boundary(NAME_MAX))
+        .unwrap_or_default()
+}
+
 /// The name of a binding that we made: others are ignored, and appear in no path.
 fn is_ours(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-".contains(&b);
     (name.starts_with(PREFIX) || name.starts_with(PEOPLE)) && name.bytes().all(plain)
-}
-
-/// Escaped as a query value.
-fn escaped(text: &str) -> String {
-    let one = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(b).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(one).collect()
 }
 
 /// A `Status` as a message.
@@ -353,12 +355,6 @@ mod tests {
         ] {
             assert!(!is_ours(theirs), "{theirs}");
         }
-    }
-
-    #[test]
-    fn a_continue_token_is_escaped() {
-        assert_eq!(escaped("aZ9-_.~"), "aZ9-_.~");
-        assert_eq!(escaped("a&limit=1#%ä"), "a%26limit%3D1%23%25%C3%A4");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::gates::{Finding, Weight, blocked};
 use crate::proxy;
 use crate::records::Cluster;
-use crate::rights::Api;
+use crate::rights::{Api, NAME_MAX, text};
 use crate::state::Plane;
 use crate::trace::Trace;
 use pf9_hostagent::model::AfterDrain;
@@ -33,8 +33,6 @@ const WHO: &str = "upgrade";
 const FOUND_MAX: usize = 50;
 /// Most webhook services that are checked.
 const SERVICES_MAX: usize = 100;
-/// Longest name that is repeated.
-const NAME_MAX: usize = 253;
 
 const WEBHOOKS: [&str; 2] = [
     "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
@@ -149,15 +147,6 @@ fn is_answered(slice: &Value) -> bool {
     let endpoints = slice.get("endpoints").and_then(Value::as_array);
     let ready = |e: &Value| e.pointer("/conditions/ready") != Some(&Value::Bool(false));
     endpoints.into_iter().flatten().any(ready)
-}
-
-fn text<'a>(value: &'a Value, at: &str) -> &'a str {
-    let text = value
-        .pointer(at)
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    text.get(..text.floor_char_boundary(NAME_MAX))
-        .unwrap_or_default()
 }
 
 /// The findings.

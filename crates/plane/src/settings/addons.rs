@@ -20,7 +20,7 @@ pub(super) fn check_policies(plugin: NetworkPlugin, policies: NetworkPolicies) -
 
 const FIELD: &str = "loadBalancer.addresses";
 
-/// Who gives services of type LoadBalancer their addresses, and which.
+/// Addresses of services of type LoadBalancer.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewLoadBalancer {

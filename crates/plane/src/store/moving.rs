@@ -11,10 +11,13 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use pf9_hostagent::seam::disk;
 
 use super::remote::{Changes, Remote};
-use super::{Bytes, StoreError, redb_failed, schema};
+use super::{Bytes, META, StoreError, redb_failed, schema};
 
 /// Suffix of an embedded store whose rows are in etcd.
 const IN_ETCD: &str = ".in-etcd";
+
+/// Suffix of a file that is not whole yet.
+const PART: &str = ".part";
 
 /// Where an embedded store is once its rows are in etcd.
 pub(super) fn in_etcd(store: &Path) -> PathBuf {
@@ -57,17 +60,44 @@ pub(super) fn fill(remote: &Remote, copy: &Path) -> Result<usize, StoreError> {
     Ok(count)
 }
 
-/// Reads everything for a plane that starts. An empty etcd would make it a second plane, with other keys, beside an
-/// embedded store that hosts know.
+/// Reads everything for a plane that starts. An empty etcd would make it a new plane, with other keys, beside an embedded
+/// store that hosts know, or in place of the fleet whose rows were in etcd when this directory's copy was made.
 pub(super) fn begins(remote: &Remote, copy: &Path, embedded: &Path) -> Result<(), StoreError> {
-    if fill(remote, copy)? > 0 || !embedded.exists() {
-        return Ok(());
+    let part = beside(copy, PART);
+    if fill(remote, &part)? == 0 {
+        let was = match embedded.exists() {
+            true => Some(format!(
+                "and there is an embedded store, {}: copy it with pf9-plane store copy --to etcd, or move it away",
+                embedded.display()
+            )),
+            false => had_fleet(copy, embedded)?.map(|file| {
+                format!(
+                    "and had some, of which {} is a copy: restore etcd from its snapshot, or correct --etcd-endpoint and \
+                     --etcd-prefix; to begin a new fleet, move that file away",
+                    file.display()
+                )
+            }),
+        };
+        if let Some(was) = was {
+            gone(&part)?;
+            return Err(StoreError::Place(format!(
+                "etcd has no rows of a plane, {was}"
+            )));
+        }
     }
-    Err(StoreError::Place(format!(
-        "etcd has no rows of a plane, and there is an embedded store, {}: copy it with pf9-plane store copy --to etcd, or \
-         move it away",
-        embedded.display()
-    )))
+    renamed(&part, copy)
+}
+
+/// The file that shows that etcd had the rows of a fleet: the copy with more than what every new store begins with, or what
+/// was copied there.
+fn had_fleet(copy: &Path, embedded: &Path) -> Result<Option<PathBuf>, StoreError> {
+    if copy.exists() {
+        let all = rows(&schema::open_file(copy)?)?;
+        if all.iter().any(|(rows, ..)| rows != META.name) {
+            return Ok(Some(copy.to_owned()));
+        }
+    }
+    Ok(Some(in_etcd(embedded)).filter(|kept| kept.exists()))
 }
 
 /// Copies an embedded store's rows to an empty place in etcd, verifies them there, and renames the file. Returns how
@@ -123,7 +153,7 @@ pub(crate) fn to_embedded(remote: &Remote, store: &Path) -> Result<usize, StoreE
             store.display()
         )));
     }
-    let part = beside(store, ".part");
+    let part = beside(store, PART);
     let count = fill(remote, &part)?;
     if count == 0 {
         gone(&part)?;

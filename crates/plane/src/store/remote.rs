@@ -275,6 +275,11 @@ impl Remote {
             .send_replace(Standing::Lost(format!("nobody: {why}")));
     }
 
+    /// Where its etcd is.
+    pub(super) fn place(&self) -> &EtcdPlace {
+        self.shared.gateway.place()
+    }
+
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.shared.standing.subscribe()
     }

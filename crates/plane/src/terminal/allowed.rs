@@ -13,9 +13,9 @@
 /// A command as it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Command {
-    /// Of kubectl.
+    /// kubectl's arguments.
     pub(super) argv: Vec<String>,
-    /// It goes on until somebody ends it, or waits until something is done.
+    /// It runs until it is ended, or waits until something is done.
     pub(super) lasts: bool,
     /// It reads the pasted text.
     pub(super) reads_text: bool,
@@ -42,7 +42,7 @@ impl Command {
 enum Takes {
     Nothing,
     Value,
-    /// Of `--output`: those that name a file are none.
+    /// A format of `--output`; none that names a file.
     Output,
 }
 
@@ -314,7 +314,7 @@ const NOT_HERE: [(&[&str], &str); 3] = [
     ),
 ];
 
-/// Flags that are nobody's here, whatever the command.
+/// Flags that no command may have.
 const NOBODYS: [&str; 24] = [
     "as",
     "as-group",

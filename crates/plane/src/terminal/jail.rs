@@ -8,8 +8,8 @@
 //! kubectl has namespaces of its own (mounts, network, processes, names, IPC; of users too, where the plane is not root), an
 //! empty root, no environment, no credential and no way out but the plane's socket, which asks the cluster's API as the
 //! person: there is nothing in here to take along. It is nobody, cannot become anybody, writes no file, and has bounds of
-//! memory, files and processor time. Rejected: `systemd-run`, which an unprivileged plane may not call, and a container
-//! runtime, which the plane's machine need not have.
+//! memory, files and processor time, of which the plane takes what it needs first. Rejected: `systemd-run`, which an
+//! unprivileged plane may not call, and a container runtime, which the plane's machine need not have.
 //!
 //! Everything here happens before a second thread is there: the kernel gives a process with several no namespace of users.
 
@@ -46,6 +46,8 @@ pub(super) const ROOT: &str = "root";
 pub(super) const CONNECTIONS_MAX: usize = 32;
 /// kubectl needs some 60 MiB; a list of a large cluster several times that.
 const MEMORY_MAX: u64 = 1024 * 1024 * 1024;
+/// The kernel's word for it: after everything else of the plane, which serves others meanwhile.
+const NICE: i32 = 19;
 /// The kernel's word for it.
 const OOM_FIRST: &str = "1000";
 const FILES_MAX: u64 = 256;
@@ -75,6 +77,8 @@ fn enter(dir: &Path, program: &Path) -> Entered {
     let is_root = geteuid().is_root();
     // Where the machine's memory ends, this ends before the plane does.
     say("/proc/self/oom_score_adj", OOM_FIRST).map_err(|e| ("be the first to go", e))?;
+    rustix::process::setpriority_process(None, NICE)
+        .map_err(|e| ("run behind others", io::Error::from(e)))?;
     own_namespaces(is_root).map_err(|e| ("have namespaces of its own", e))?;
     own_root(dir, program).map_err(|e| ("have a root of its own", e))?;
     loopback_up().map_err(|e| ("have a loopback interface", e))?;

@@ -1,12 +1,12 @@
-//! A typed line as words. There is no shell: what one would act on is refused, not passed on as text: who types it
-//! means something by it. Quotes are a shell's: `'…'` as it stands, `"…"` with `\"` and `\\`.
+//! A typed line as words. There is no shell: what a shell would act on is refused, not passed on as text: the person
+//! meant it. Quotes are a shell's: `'…'` as it stands, `"…"` with `\"` and `\\`.
 
 /// Longest line: four times the longest that people type.
 pub(super) const LINE_MAX: usize = 4096;
 /// Most words of it.
 pub(super) const WORDS_MAX: usize = 64;
 
-/// A line that is none.
+/// Why a line is no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoLine {
     #[error("the line is empty")]
@@ -23,7 +23,7 @@ pub(super) enum NoLine {
     Shell(char),
 }
 
-/// What is not seen where it stands: control characters, and those that turn or hide what is around them.
+/// Invisible characters: control characters, and those that reverse or hide text around them.
 pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -1,5 +1,5 @@
-//! What a command writes, as text that a page can show: pieces of bytes become whole characters, and what would move, hide or
-//! colour something becomes a sign that stands where it was.
+//! A command's output as text that a page can show: pieces of bytes become whole characters, and what would move, hide
+//! or colour something becomes a sign that stands where it was.
 
 use super::line::is_hidden;
 

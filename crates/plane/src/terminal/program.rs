@@ -70,7 +70,7 @@ fn keep(plane: &Plane, at: &str, bytes: &[u8]) -> Answer<()> {
     files.make_dir(DIR, &Attrs::mode(0o700)).map_err(io)?;
     let there = files.list(DIR).map_err(io)?;
     if there.len() >= KEPT_MAX {
-        // One that runs goes on: what is deleted is its name.
+        // A running one continues: only its name is deleted.
         for name in there {
             files.remove_file(format!("{DIR}/{name}")).map_err(io)?;
         }

@@ -144,7 +144,7 @@ impl Run {
         let dir = self.plane.files.at(&place.path);
         let socket = dir.join(jail::SOCKET);
         let listener = UnixListener::bind(&socket)?;
-        // In the jail nobody asks; the directory around it is ours alone.
+        // In the jail permissions do not matter; only we can enter its directory.
         disk::set_permissions(&socket, std::fs::Permissions::from_mode(0o666))?;
         let mut command = Command::new(&self.plane.terminal.jail);
         command
@@ -288,7 +288,7 @@ fn event(told: &Value) -> Bytes {
     Bytes::from(format!("data: {told}\n\n"))
 }
 
-/// The last word of a command. A page that does not read waits in nobody's memory for longer than this.
+/// The last event of a command. For a page that does not read it is held in memory no longer than this.
 async fn last(events: &mpsc::Sender<Bytes>, event: Bytes) {
     match timeout(LAST, events.send(event)).await {
         Ok(_) | Err(_) => {}
@@ -307,7 +307,7 @@ async fn answer(
     }
 }
 
-/// As the guard of the proxy's route does it: each request anew, for rights that are taken away end at once.
+/// As the guard of the proxy's route does it: with each request, because revoked rights end at once.
 async fn as_the_person(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -330,7 +330,7 @@ async fn as_the_person(
     head.uri = path
         .parse()
         .map_err(|e| Refusal::internal("a command's request has no path", &e))?;
-    // Who asks is said by the login alone, and nothing is carried but requests and answers.
+    // The login alone says who asks, and only requests and answers are passed on.
     for name in [header::AUTHORIZATION, header::UPGRADE, header::CONNECTION] {
         head.headers.remove(name);
     }

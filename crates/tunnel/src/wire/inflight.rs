@@ -28,7 +28,7 @@ use super::limits::DATA_MAX;
 pub(super) struct InFlight {
     /// Payload bytes of all streams sent so far.
     sent: u64,
-    /// Of them, known to have been read by the peer.
+    /// Those of them that the peer is known to have read.
     arrived: u64,
     /// Pings that wait for their answer, with the bytes sent before each.
     marks: VecDeque<Mark>,

@@ -101,6 +101,12 @@ async fn peer(script: Script) -> (Etcd, JoinSet<()>) {
     (client(&base), tasks)
 }
 
+/// One that sends a whole snapshot, once.
+#[cfg(feature = "fault")]
+pub(crate) async fn whole() -> (Etcd, JoinSet<()>) {
+    peer(good().1).await
+}
+
 fn client(base: &str) -> Etcd {
     crate::tls::install();
     let key = rcgen::KeyPair::generate().expect("key");

@@ -188,6 +188,17 @@ fn serve(fs: &HostFs, state: &mut State, what: &str, message: &[u8]) -> Served {
     let missing = || Err((5, "not found".to_owned()));
     let done = Ok(Message::default());
     match what {
+        "RuntimeService/Status" => {
+            let verbose: Result<Vec<_>, _> = fields(message).collect();
+            assert_eq!(verbose, Ok(vec![(1, Value::Number(1))]));
+            let ready = Message::default().text(1, "RuntimeReady").number(2, 1);
+            let network = Message::default().text(1, "NetworkReady");
+            let conditions = Message::default()
+                .inside(1, &ready)
+                .inside(1, &network.text(4, "no plugin"));
+            let status = Message::default().inside(1, &conditions);
+            Ok(status.entry(2, "config", "{}"))
+        }
         "Leases/Create" => {
             assert!(map(&asked, 3).contains_key("containerd.io/gc.expire"));
             state.leases.insert(text(&asked, 1));

@@ -11,10 +11,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -27,7 +23,7 @@ use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
 use crate::nodelet::certs;
 use crate::nodelet::job::Work;
 use crate::nodelet::status::NodeBoard;
-use crate::nodelet::testing::{Cas, node};
+use crate::nodelet::testing::{Cas, acceptor, node, pair};
 
 /// No machine has a network with it: it is of those that are kept for the future.
 const NOWHERE: &str = "240.0.0.250";
@@ -110,29 +106,6 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
             );
         });
     }
-}
-
-/// A certificate of this purpose, and its key.
-fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String, String) {
-    let key = KeyPair::generate().expect("key");
-    let request = CertificateParams::default().serialize_request(&key);
-    let request = request.expect("request").pem().expect("pem");
-    (
-        cas.sign(&request, purpose, node, |_| {}),
-        key.serialize_pem(),
-    )
-}
-
-fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("key");
-    let config = ServerConfig::builder_with_provider(crate::tls::provider())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("configuration");
-    TlsAcceptor::from(Arc::new(config))
 }
 
 struct World {

@@ -209,7 +209,7 @@ struct Machine {
     /// Its clock's rate, in hundredths of a per cent from the true one.
     rate: i16,
     offset: u32,
-    /// Its program is stopped in this time, and goes on where it was.
+    /// Its program is stopped in this time, and continues where it was.
     stopped: (u16, u16),
     /// Its API server does not answer in this time.
     deaf: (u16, u16),

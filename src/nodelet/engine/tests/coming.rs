@@ -8,8 +8,12 @@ use std::time::Duration;
 use super::*;
 use crate::model::StackRef;
 use crate::nodelet::testing;
+use crate::nodelet::tests::appears;
 use crate::stack;
 
+/// Notes whenever it is given a configuration, and by which path it was started.
+const NOTES: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo containerd\n\
+                     echo \"$0\" >> \"${0%/opt/pf9/*}/tried\"\ncat \"$2\"\n";
 /// It runs, and prints the configuration it is given.
 const CONTAINERD: &str = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo containerd\ncat \"$2\"\n";
 /// Between two bytes.
@@ -28,7 +32,11 @@ struct Coming {
 
 impl Coming {
     fn begin(machine: &Machine) -> Self {
-        let (stack, mut archive) = machine.packed("1", CONTAINERD);
+        let (stack, archive) = machine.packed("1", CONTAINERD);
+        Self::begin_with(machine, stack, archive)
+    }
+
+    fn begin_with(machine: &Machine, stack: StackRef, mut archive: Vec<u8>) -> Self {
         let rest = archive.split_off(archive.len() / 2);
         let path = stack::staged_part(&stack.manifest);
         let put = machine.fs.write(&path, &archive, &Attrs::mode(0o644));
@@ -60,6 +68,11 @@ async fn comes(part: &Path, mut bytes: impl Iterator<Item = u8>) {
 
 /// How often unpacking the stack was started, and how it ended each time, by the journal.
 fn unpackings(machine: &Machine) -> Vec<String> {
+    journaled(machine, "unpacked")
+}
+
+/// The same of any step.
+fn journaled(machine: &Machine, step: &str) -> Vec<String> {
     let path = format!("{}/journal.jsonl", paths::NODELET_STATE);
     let text = machine.fs.read_text(path, 1 << 20).expect("read");
     let text = text.unwrap_or_default();
@@ -67,7 +80,7 @@ fn unpackings(machine: &Machine) -> Vec<String> {
         let line: serde_json::Value = serde_json::from_str(l).expect("a line");
         (line["step"].clone(), line["is"].clone())
     });
-    let of_it = lines.filter(|(step, _)| step == "unpacked");
+    let of_it = lines.filter(|(this, _)| this == step);
     of_it
         .map(|(_, is)| is.as_str().unwrap_or_default().to_owned())
         .collect()
@@ -96,6 +109,50 @@ async fn certificates_are_asked_for_and_come_while_the_stack_is_unpacked() {
     };
     let (_, ()) = tokio::join!(life.engine.round(), plane);
     assert_eq!(unpackings(&machine), ["intent", "done"]);
+}
+
+/// Programs come before images: they read their configuration while the rest is on its way, once.
+#[tokio::test]
+async fn configurations_are_tried_while_the_stack_is_unpacked() {
+    let machine = Machine::new();
+    // Nothing that could be made smaller: what is before it does not wait for its end.
+    let mut state = 1_u32;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    let image: Vec<u8> = noise.take(1 << 20).collect();
+    let (stack, archive) = machine.packed_with("1", NOTES, &image);
+    let Coming {
+        mut life,
+        part,
+        mut rest,
+        ..
+    } = Coming::begin_with(&machine, stack, archive);
+    let noted = machine.fs.at("/tried");
+    let plane = async {
+        tokio::select! {
+            () = appears(&noted) => {}
+            () = comes(&part, rest.by_ref().take(WHILE_ASKING)) => panic!("nothing is tried"),
+        }
+        assert_eq!(unpackings(&machine), ["intent"], "it is being unpacked");
+        let mut file = OpenOptions::new().append(true).open(&part).expect("open");
+        file.write_all(rest.as_slice()).expect("the rest");
+    };
+    let (_, ()) = tokio::join!(life.engine.round(), plane);
+    assert_eq!(unpackings(&machine), ["intent", "done"]);
+    let tried = life.engine.ledger.ledger.tried.keys();
+    assert_eq!(
+        tried.collect::<Vec<_>>(),
+        ["containerd", "kube-proxy", "kubelet"]
+    );
+    let noted = std::fs::read_to_string(noted).expect("read");
+    assert_eq!(noted.lines().count(), 1, "{noted}");
+    assert!(noted.contains("/.incoming-"), "{noted}");
+    assert_eq!(
+        journaled(&machine, "tried:containerd"),
+        Vec::<String>::new()
+    );
 }
 
 /// A stack that is no longer wanted is left, however much of it is still coming.

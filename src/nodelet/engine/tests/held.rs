@@ -48,7 +48,7 @@ async fn while_a_removal_is_held_what_drifts_is_repaired_and_the_status_says_bot
     assert_eq!(reason.code, FaultCode::EtcdQuorum, "{reason}");
     assert_eq!(status.role, Role::None, "what it is to be");
     assert_eq!(status.installed.map(|i| i.role), Some(Role::Master));
-    // The keeper of a master's etcd goes on.
+    // The keeper of a master's etcd continues.
     let job = others.borrow().clone();
     assert!(
         matches!(&job, Job::Hold(hold) if matches!(**hold, Hold { keeps: Some(_), .. })),

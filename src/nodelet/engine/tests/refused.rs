@@ -19,11 +19,21 @@ const LOSES: &str = "#!/bin/sh\ngrep -v bin_dirs \"$2\"\n";
 impl Machine {
     /// A stack whose containerd is this script: what it is called, and its archive. Its manifest is staged.
     pub(super) fn packed(&self, version: &str, containerd: &str) -> (StackRef, Vec<u8>) {
+        self.packed_with(version, containerd, PAUSE)
+    }
+
+    /// The same, with this image at its end.
+    pub(super) fn packed_with(
+        &self,
+        version: &str,
+        containerd: &str,
+        image: &[u8],
+    ) -> (StackRef, Vec<u8>) {
         let files = [
             ("bin/containerd", 0o755, containerd.as_bytes()),
             ("bin/kubelet", 0o755, KUBELET),
             ("bin/kube-proxy", 0o755, KUBE_PROXY),
-            ("images/pause.tar", 0o644, PAUSE),
+            ("images/pause.tar", 0o644, image),
         ];
         let mut tar = tar::Builder::new(Vec::new());
         for (path, mode, bytes) in files {

@@ -188,7 +188,7 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_the_node_stays_what_it
     }
 }
 
-/// Neither a repair of the active one nor a third one takes away what is ready.
+/// Neither a repair of the active one nor a third one removes what is ready.
 #[tokio::test]
 async fn what_is_ready_is_not_collected() {
     let (machine, old) = Machine::running();
@@ -305,7 +305,7 @@ async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
     assert_eq!((record.at, record.attempts), (At::Proving, 2));
     assert_eq!(record.from, from, "where it goes back to");
     assert_eq!(upgrade(&life).attempts, 2);
-    // This process goes on with what it began itself.
+    // This process continues with what it began itself.
     life.engine.round().await;
     assert_eq!(roll::look(&machine.fs).map(|r| r.attempts), Some(2));
 }

@@ -33,7 +33,7 @@ pub struct RestoreSeen {
     pub aside: bool,
     /// The new data are whole, and not at their place yet.
     pub fresh: bool,
-    /// Masters whose etcd still runs with the old data, in words.
+    /// Masters whose etcd still runs with the old data, as text.
     pub others: Vec<String>,
     /// The order was withdrawn.
     pub withdrawn: bool,
@@ -52,13 +52,13 @@ pub enum Next {
     Do(Stage),
     /// It ends: it was cancelled, and nothing was moved.
     Withdraw,
-    /// Something from elsewhere is missing, in words.
+    /// Something from elsewhere is missing, as text.
     Wait(String),
     /// A person has to look: why, and what helps.
     Stuck(&'static str, &'static str),
 }
 
-/// What comes next. Whatever was cut off, the answer is safe to be done again.
+/// What comes next. Whatever was interrupted, the answer is safe to be done again.
 pub fn next(run: &RestoreRun, seen: &RestoreSeen) -> Next {
     let next = match (&run.goal, run.state) {
         (RestoreGoal::Restored(_), State::Asked) => Next::Prepare,

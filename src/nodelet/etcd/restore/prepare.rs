@@ -1,5 +1,5 @@
 //! New data, made beside the old ones while the cluster still runs. Nothing is stopped or moved here;
-//! what was cut off is started over.
+//! what was interrupted is started over.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,10 +28,10 @@ const BUMP: &str = "1000000000";
 const MAKE: Duration = Duration::from_secs(1800);
 const PRIVATE: u32 = 0o700;
 
-/// What came of it.
+/// Its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestorePrepared {
-    /// The data are whole, and on the disk. What differs and is restored anyway, in words.
+    /// The data are whole, and on the disk. What differs and is restored anyway, as text.
     Whole(Vec<String>),
     /// The backup comes from the archive; how far it is.
     Coming(String),

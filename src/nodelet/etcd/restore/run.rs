@@ -1,5 +1,5 @@
-//! One step of the restore that is under way: look, decide, do. What was cut off goes on with the
-//! next one.
+//! One step of the restore that is under way: look, decide, do. What was interrupted continues with
+//! the next one.
 
 use super::plan::{self, Next};
 use super::prepare::{RestorePrepared, clear, prepare};
@@ -9,16 +9,16 @@ use crate::host::fs::FsError;
 use crate::model::{Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Went {
     /// None is under way.
     Nothing,
-    /// It was done, in words; there is more to do.
+    /// It was done, as text; there is more to do.
     On(String),
     /// The restore has ended, one way or the other: phases go on. A refusal says why.
     Ended(Option<Fault>),
-    /// Something from elsewhere is missing, in words.
+    /// Something from elsewhere is missing, as text.
     Waits(String),
     /// It is tried again.
     Failed(Fault),

@@ -35,7 +35,7 @@ pub(super) enum Snapshot {
 }
 
 impl Snapshot {
-    /// What stands beside it.
+    /// Its manifest.
     pub(super) fn manifest(&self) -> Option<&BelievedManifest> {
         match self {
             Self::Plain(_) => None,

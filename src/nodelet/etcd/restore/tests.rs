@@ -323,8 +323,8 @@ enum Cut {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// At whatever points it is cut off, and however often: it goes on, ends with the snapshot's data
-    /// in place, and etcd never runs with anything but the old data or these.
+    /// At whatever points it is interrupted, and however often: it continues, ends with the
+    /// snapshot's data in place, and etcd never runs with anything but the old data or these.
     #[test]
     fn a_restore_that_is_cut_off_goes_on(cuts in prop::collection::vec(
         (0..9_usize, prop_oneof![Just(Cut::Killed), Just(Cut::Power), Just(Cut::Damaged)]), 0..5)) {

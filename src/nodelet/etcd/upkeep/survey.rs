@@ -1,4 +1,4 @@
-//! What all members say of themselves, asked by one of them.
+//! The state of all members, asked by one of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -38,7 +38,7 @@ pub enum OsMove {
     },
 }
 
-/// What came of that.
+/// Its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OsSaid {
     /// A run came to its end, well.

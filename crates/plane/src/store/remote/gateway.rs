@@ -156,6 +156,11 @@ impl Gateway {
         })
     }
 
+    /// Where its etcd is.
+    pub(super) fn place(&self) -> &EtcdPlace {
+        &self.place
+    }
+
     /// Reads the certificate files again: they may have been renewed.
     pub(super) fn reload(&self) {
         let loaded = match Loaded::of(&self.place) {

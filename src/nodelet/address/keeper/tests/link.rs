@@ -12,7 +12,7 @@ const OWN: &str = "10.9.0.1";
 const SHARED: &str = "10.9.0.250";
 const NEIGHBOUR: &str = "02:00:00:00:00:07";
 
-/// The API server here ends by being cut off.
+/// The API server here ends by being interrupted.
 const ENDS: Duration = Duration::from_secs(2);
 
 /// Another machine on the link: a network namespace that a program keeps.
@@ -175,8 +175,8 @@ async fn who_has_it_and_hears_nothing_of_the_api_any_more_has_it_no_more_in_time
     tokio::join!(w.group.run(ENDS), watched);
 }
 
-/// Its API server is about to stop: it says so while it has the address, gives it back, and the waiting caller goes on
-/// when another master has it; where none wants it, this one takes it again.
+/// Its API server is about to stop: it says so while it has the address, gives it back, and the waiting caller
+/// continues when another master has it; where none wants it, this one takes it again.
 #[tokio::test]
 async fn who_is_about_to_stop_its_api_server_gives_it_to_another_master_first() {
     const NAME: &str = "who_is_about_to_stop_its_api_server_gives_it_to_another_master_first";

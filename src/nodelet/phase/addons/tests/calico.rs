@@ -233,8 +233,8 @@ fn a_cluster_with_it_has_its_objects_and_nothing_that_it_does_itself() {
     assert_eq!((images(&ctx), images(&worker)), (3, 3));
 }
 
-/// What pods have their addresses of is not taken out from under them, whatever becomes of the stack; and of other
-/// clusters it is none of our business.
+/// What pods have their addresses of is not taken out from under them, whatever becomes of the stack; and those of
+/// other clusters do not concern us.
 #[test]
 fn it_is_never_taken_out_of_a_cluster() {
     let says_calico = |ctx: &PhaseContext| {

@@ -1,4 +1,4 @@
-//! What a master begins with, by what is known of its member and what lies in its place.
+//! How a master starts, by what is known of its member and its data directory.
 
 use super::super::super::samples;
 use super::super::*;

@@ -81,7 +81,7 @@ fn what_goes_back_takes_pods_again_once_the_node_itself_is_well() {
     let cordoned = |step: Move, ready| worked_by(&step, Some(record), &newest, None, ready).1;
     assert!(cordoned(Move::Back, false));
     assert!(!cordoned(Move::Back, true));
-    // What goes on is proven first.
+    // What continues is proven first.
     assert!(cordoned(Move::Switch, true));
 }
 

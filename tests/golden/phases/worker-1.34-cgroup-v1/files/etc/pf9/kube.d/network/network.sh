@@ -23,10 +23,33 @@ table() { table=$1; shift; "$iptables" -w 30 -t "$table" "$@"; }
 
 jump() { table "$1" "$2" "$3" ${5:-} -m comment --comment "pf9 pod network" -j "$4"; }
 
+# The rules of a chain without their comments, which are no condition.
+rules_of() {
+  table "$1" -S "$2" 2>/dev/null | sed -E -e 's/\\"//g' -e 's/-m comment --comment ("[^"]*"|[^ ]*) //'
+}
+
+# Whether a chain refuses all that comes to it, by a rule of its own or by a chain that it hands everything to ($3: how
+# many chains that is from the built-in one).
+closed() {
+  [ "$3" -le 4 ] || return 1
+  rules_of "$1" "$2" | {
+    while read -r verb _ rule; do
+      [ "$verb" = -A ] || continue
+      case $rule in
+        "-j REJECT"* | "-j DROP"*) exit 0 ;;
+        "-j ACCEPT" | "-j RETURN") exit 1 ;;
+        "-j "* | "-g "*) closed "$1" "${rule#-? }" $(($3 + 1)) && exit 0 ;;
+      esac
+      case $rule in "-g "*) exit 1 ;; esac
+    done
+    exit 1
+  }
+}
+
 # Where in a built-in chain our jump belongs, if it is not at the end: at the first rule that refuses all that comes to
-# it, unless the jump is before that. A comment is no condition.
+# it, unless the jump is before that.
 place() {
-  table "$1" -S "$2" | sed -E -e 's/\\"//g' -e 's/-m comment --comment ("[^"]*"|[^ ]*) //' | {
+  rules_of "$1" "$2" | {
     n=0
     while read -r verb _ rule; do
       [ "$verb" = -A ] || continue
@@ -34,6 +57,7 @@ place() {
       case $rule in
         *"-j $3") break ;;
         "-j REJECT"* | "-j DROP"*) echo "$n"; break ;;
+        "-j "* | "-g "*) if closed "$1" "${rule#-? }" 1; then echo "$n"; break; fi ;;
       esac
     done
   }
