@@ -249,7 +249,10 @@ impl Driver {
             });
             let read = self.poll_in(cx)?;
             match read {
-                Taken::Nothing if !wrote => return Ok(()),
+                Taken::Nothing if !wrote => {
+                    self.websocket.wait();
+                    return Ok(());
+                }
                 Taken::Nothing | Taken::Some => {}
                 Taken::Enough => break,
             }
