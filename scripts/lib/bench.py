@@ -8,6 +8,8 @@
   agent [--json] [--rounds 3] [--idle 300] [--against COMMIT]   the daemons on an idle node, pf9ctl's check and status, the
                                   package, compared with an older commit in the same run; creates its own machines; needs no demo
   tunnel [--json] [--quick] [--only GROUP,...]   the tunnel on loopback, compared with its peers; needs no demo
+  plane [--json] [--counts 10000] [--against COMMIT]   pf9-plane with a fleet of this many hosts, compared with an older
+                                  commit in the same run; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready, compared with an older commit and a start by hand; creates
                                   its own machines; needs no demo
   upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; creates
@@ -30,6 +32,7 @@ import bench_agent
 import bench_etcd
 import bench_join
 import bench_soak
+import bench_plane
 import bench_tunnel
 import bench_upgrade
 import up
@@ -246,6 +249,8 @@ def main(argv):
                                                formatter_class=argparse.RawDescriptionHelpFormatter))
     bench_soak.add_arguments(verbs.add_parser("soak", description=bench_soak.__doc__,
                                               formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_plane.add_arguments(verbs.add_parser("plane", description=bench_plane.__doc__,
+                                               formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
     if args.verb == "soak":
         bench_soak.soak(args, Report(args.json))
@@ -264,6 +269,9 @@ def main(argv):
         return
     if args.verb == "etcd":
         bench_etcd.etcd(args, Report(args.json))
+        return
+    if args.verb == "plane":
+        bench_plane.plane(args)
         return
     if args.verb == "tunnel":
         bench_tunnel.tunnel(args)

@@ -43,7 +43,7 @@ from common import Fail, run, say, tail, wait_for, warn
 SETTLE = 0.1
 SWARM_SECONDS = 240
 NOTICE_SECONDS = 45
-# Hosts of the real plane: each has to be enrolled first, and that time grows with the square of their number.
+# Hosts of the real plane, each of which has to be enrolled first; scripts/bench plane has more of them, and what they cost.
 REAL_SWARM = 2000
 # docs/protocol.md, 5 and 7: what an end may hold for one session: initial windows reduce the pool,
 # and one stream alone gets 4/5 of that; data queued per stream. And the program itself.
