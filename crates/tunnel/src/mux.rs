@@ -41,7 +41,7 @@ pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, Splicing, splice};
 pub use stream::{MuxReader, MuxStream, MuxWriter};
-pub use transport::{Secured, Transport};
+pub use transport::{Secured, Transport, poll_write_slices};
 pub use websocket::{Role, Websocket};
 
 /// Tasks that a single-threaded runtime with sessions runs before it polls the kernel for events again (tokio's event
