@@ -1,7 +1,7 @@
 //! A stream as an async reader and writer, whole or in halves.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -107,6 +107,16 @@ impl AsyncWrite for MuxStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.writer).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write_vectored(cx, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.writer.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_flush(cx)
@@ -275,14 +285,32 @@ impl AsyncWrite for MuxWriter {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if buf.is_empty() {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    /// All slices into one frame: hyper would copy the body of an answer behind its head first, and this again.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: usize = slices.iter().map(|slice| slice.len()).sum();
+        if all == 0 {
             return Poll::Ready(Ok(0));
         }
         let Core { shared, id } = &*self.core;
         ready!(poll_room(&mut shared.lock(), *id, cx))?;
-        let n = buf.len().min(DATA_FULL);
-        let piece = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
-        Poll::Ready(self.queue(piece).map(|()| n))
+        let n = all.min(DATA_FULL);
+        let mut piece = Vec::with_capacity(n);
+        for slice in slices {
+            let fits = slice.len().min(n - piece.len());
+            piece.extend_from_slice(slice.get(..fits).unwrap_or_default());
+        }
+        Poll::Ready(self.queue(piece.into()).map(|()| n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Nothing is held back: the driver sends as soon as the socket accepts it.
