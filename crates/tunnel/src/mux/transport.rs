@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::ahead::Ahead;
-use super::driver::WRITE_MAX;
+use super::connection::WRITE_MAX;
 
 /// A connection, or something that behaves like one.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -176,6 +176,11 @@ impl InFlight {
         room
     }
 
+    /// Somebody types, or did a moment ago.
+    pub(super) fn is_limited(&self) -> bool {
+        self.until.is_some()
+    }
+
     /// Longest payload of a bulk stream's frame now.
     pub(super) fn frame_max(&self) -> usize {
         if self.until.is_none() {

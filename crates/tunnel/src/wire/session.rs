@@ -373,6 +373,18 @@ impl Session {
         self.streams.get(stream).is_some_and(|s| waits(s))
     }
 
+    /// Bytes of a stream that are queued and have credit.
+    pub fn sendable(&self, stream: StreamId) -> usize {
+        self.streams
+            .get(&stream)
+            .map_or(0, |s| s.sending.sendable())
+    }
+
+    /// Somebody types: bulk streams are limited.
+    pub fn is_typed_on(&self) -> bool {
+        self.inflight.is_limited()
+    }
+
     /// Bulk bytes wait for their turn.
     pub fn has_bulk(&self) -> bool {
         self.schedule.has_bulk()

@@ -359,6 +359,12 @@ impl Sending {
         self.credit = self.credit.max(upto);
     }
 
+    /// Queued bytes that may be sent now.
+    pub(super) fn sendable(&self) -> usize {
+        let allowed = usize::try_from(self.credit - self.sent).unwrap_or(usize::MAX);
+        self.queued.min(allowed)
+    }
+
     /// There is something that may be sent now.
     pub(super) fn ready(&self) -> bool {
         let data = self.queued > 0 && self.credit > self.sent;
