@@ -44,6 +44,7 @@
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
+//! | `unchanged` | [`unchanged::Unchanged`]: what was made of files, kept until one of them is another |
 
 pub mod address_changes;
 pub mod deadlines;
@@ -83,6 +84,7 @@ pub(crate) mod testing;
 pub mod tls;
 pub mod tools;
 pub mod tunnel_ends;
+pub mod unchanged;
 pub mod units;
 
 use fs::HostFs;

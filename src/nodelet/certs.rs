@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::unchanged::Unchanged;
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
     FaultCode, NodeSpec, Role, Timestamp, UID_ATTRIBUTE, paths,
@@ -26,6 +27,11 @@ const PEM_MAX: u64 = 256 * 1024;
 /// A certificate whose life begins this much later than our clock says is still trusted: clocks
 /// of two machines differ.
 const CLOCK_SLACK_S: i64 = 600;
+
+/// Each sweep asks for all of them, and they change a few times a year. What is kept holds no private key.
+static MATERIAL: Unchanged<Material> = Unchanged::new();
+static HAS_KEY: Unchanged<bool> = Unchanged::new();
+static SERVICE_ACCOUNT: Unchanged<Option<String>> = Unchanged::new();
 
 /// Why a certificate is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -72,10 +78,19 @@ pub fn material(
     role: Role,
     node: &NodeSpec,
 ) -> Result<BTreeMap<CertPurpose, Material>, FsError> {
+    let spec = serde_json::to_vec(node).map(|spec| Digest::of(&spec)).ok();
+    let seen = |purpose: CertPurpose| {
+        let Some(spec) = spec else {
+            return material_of(fs, purpose, node);
+        };
+        let files = [paths::CERT_KEY_FILE, paths::CERT_CSR_FILE, paths::CERT_FILE];
+        let files = files.map(|file| fs.at(path_of(purpose, file)));
+        MATERIAL.get(&files, Some(spec), || material_of(fs, purpose, node))
+    };
     CertPurpose::ALL
         .iter()
         .filter(|p| p.applies_to(role))
-        .map(|p| Ok((*p, material_of(fs, *p, node)?)))
+        .map(|p| Ok((*p, seen(*p)?)))
         .collect()
 }
 
@@ -125,13 +140,16 @@ pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<()
 /// True when key and request are there and belong together.
 pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
     let path = path_of(purpose, paths::CERT_KEY_FILE);
-    if !matches!(fs.found(&path)?, Found::File { mode: 0o600, .. }) {
-        return Ok(false);
-    }
-    let Some(key) = read_key(fs, &path)? else {
-        return Ok(false);
-    };
-    Ok(request_of(fs, purpose, &key)?.is_some())
+    let files = [&path, &path_of(purpose, paths::CERT_CSR_FILE)].map(|file| fs.at(file));
+    HAS_KEY.get(&files, None, || {
+        if !matches!(fs.found(&path)?, Found::File { mode: 0o600, .. }) {
+            return Ok(false);
+        }
+        let Some(key) = read_key(fs, &path)? else {
+            return Ok(false);
+        };
+        Ok(request_of(fs, purpose, &key)?.is_some())
+    })
 }
 
 /// Makes the service-account key pair where there is none.
@@ -167,11 +185,14 @@ pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
 
 /// The public service-account key (PEM), if the pair is whole.
 pub fn service_account_key(fs: &HostFs) -> Result<Option<String>, FsError> {
-    let Some(key) = read_key(fs, paths::SERVICE_ACCOUNT_KEY)? else {
-        return Ok(None);
-    };
-    let public = fs.read_text(paths::SERVICE_ACCOUNT_PUBLIC, PEM_MAX)?;
-    Ok(public.filter(|p| *p == key.public_key_pem()))
+    let files = [paths::SERVICE_ACCOUNT_KEY, paths::SERVICE_ACCOUNT_PUBLIC].map(|file| fs.at(file));
+    SERVICE_ACCOUNT.get(&files, None, || {
+        let Some(key) = read_key(fs, paths::SERVICE_ACCOUNT_KEY)? else {
+            return Ok(None);
+        };
+        let public = fs.read_text(paths::SERVICE_ACCOUNT_PUBLIC, PEM_MAX)?;
+        Ok(public.filter(|p| *p == key.public_key_pem()))
+    })
 }
 
 /// Verifies certificates from the plane and stores the good ones. All are looked at; the fault
