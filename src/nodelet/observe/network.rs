@@ -6,7 +6,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Sweep, differs};
-use crate::host::exec::{self, Cmd, ProgramEnd};
 use crate::host::host_ports;
 use crate::host::ours;
 use crate::host::proc::Proc;
@@ -19,16 +18,21 @@ const CHECK: Duration = Duration::from_secs(60);
 impl Sweep<'_> {
     /// Of rules the script that made them knows.
     pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Observed {
-        let cmd = Cmd::new(self.host.fs.at(script), CHECK).arg("check");
-        match exec::ask(cmd).await {
-            Ok(answer) if answer.ended == ProgramEnd::Code(0) => {}
-            Ok(answer) => {
-                let last = answer.stderr.lines().last().unwrap_or("its check failed");
+        match self.host.net.lacks(script, CHECK).await {
+            Ok(None) => {}
+            Ok(Some(said)) => {
+                let last = said.lines().last().unwrap_or("its check failed");
                 return differs(last.trim_start_matches("pf9-network: "));
             }
             Err(e) => return Observed::Unknown { why: e.to_string() },
         }
-        let there = match self.host.net.routes(ours::network::ROUTE_PROTOCOL).await {
+        // Of a node that is alone none is asked for; and all of them are of one family.
+        let Some((pods, _)) = routes.first() else {
+            return Observed::Same;
+        };
+        let family = if pods.addr().is_ipv6() { "-6" } else { "-4" };
+        let number = ours::network::ROUTE_PROTOCOL;
+        let there = match self.host.net.routes_of(family, number).await {
             Ok(there) => there,
             Err(e) => return Observed::Unknown { why: e.to_string() },
         };
