@@ -6,16 +6,18 @@
 //! | file | what |
 //! |---|---|
 //! | here      | the sweep, units, stack, images, files |
-//! | `cluster` | objects, the node |
+//! | `cluster` | pods, the node |
 //! | `etcd`    | members of etcd |
 //! | `images`  | whether an image is the one that the stack has |
 //! | `network` | rules, routes and links in the kernel |
+//! | `objects` | of the stack's manifests |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod etcd;
 mod images;
 mod network;
+mod objects;
 mod probes;
 
 pub(super) use cluster::{digest, ready, ready_since, unheard, version_of};
@@ -36,6 +38,7 @@ use super::step::{DirStep, FileStep, Observed, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
+use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
@@ -60,6 +63,8 @@ pub struct Memory {
     pub peers: Peers,
     /// Objects as they were when our apply was accepted: the server may write them differently.
     pub applied: HashMap<String, Applied>,
+    /// Objects that were as they should be.
+    pub objects: objects::Objects,
     /// Optional steps that cannot be done on this machine; asked again after a restart.
     pub given_up: BTreeSet<String>,
     /// What is staged and turned out to be of no use.
@@ -113,6 +118,9 @@ pub struct Sweep<'a> {
     units: BTreeMap<String, UnitState>,
     images: Option<Result<BTreeMap<String, String>, String>>,
     api: Option<Result<(), String>>,
+    kube: Option<Kube>,
+    admin: Option<Kube>,
+    listed: objects::Listed,
 }
 
 impl<'a> Sweep<'a> {
@@ -141,6 +149,9 @@ impl<'a> Sweep<'a> {
             units,
             images: None,
             api: None,
+            kube: None,
+            admin: None,
+            listed: objects::Listed::default(),
         }
     }
 
@@ -221,7 +232,7 @@ impl<'a> Sweep<'a> {
             Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::AddonGone { objects, .. } => self.addon_gone(objects).await,
+            Step::AddonGone { objects, .. } => self.addon_gone(&step.key(), objects).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } => Observed::Missing,
