@@ -28,6 +28,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// Time between two questions for the document because of a lost note of the machine.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the files are as they were, which somebody may have changed or taken away.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How often comms is asked for an order while the plane does not answer: it tries that rarely, too.
 const ASK_COMMS: Duration = Duration::from_secs(5);
 /// comms answers from memory.
@@ -72,10 +74,15 @@ pub(super) async fn run(agent: Agent) {
         let news = agent
             .board
             .wait(|f| (signed(f) != seen || self::wanted(f).is_some()).then_some(()));
+        let away = async {
+            agent.plane.until_away().await;
+            tokio::time::sleep(ASK_COMMS).await;
+        };
         tokio::select! {
-            // cancel-safe: both are
+            // cancel-safe: all are
             () = news => {}
-            () = tokio::time::sleep(ASK_COMMS) => orders(&agent, &mut obeyed).await,
+            () = away => orders(&agent, &mut obeyed).await,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
 }
