@@ -75,6 +75,8 @@ pub(crate) fn alone(test: &str) -> bool {
         // As the units have it.
         .env("MALLOC_ARENA_MAX", "1")
         .env("MALLOC_TRIM_THRESHOLD_", "131072")
+        // As that of comms has it.
+        .env("MALLOC_MMAP_THRESHOLD_", "65536")
         // The log goes there as well: a year of it.
         .stderr(std::process::Stdio::null())
         .output()
