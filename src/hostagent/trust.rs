@@ -104,26 +104,24 @@ fn signed(facts: &Gathered) -> Signed {
 /// Reads what is trusted now, and whether it is known which machine the host is.
 async fn look(agent: &Agent) {
     let fs = agent.fs.clone();
-    let machine = blocking(move || identity::machine_fault(&fs)).await;
+    let spec_key = agent
+        .board
+        .read(|f| f.spec.as_ref().map(|s| s.envelope.key_id.clone()));
+    let (machine, found) = blocking(move || {
+        let trusted = identity::trust_status(&fs).map(|status| TrustStatus {
+            spec_key,
+            stack_key: stack::signer(&fs),
+            ..status
+        });
+        (identity::machine_fault(&fs), trusted)
+    })
+    .await;
     if let Some(fault) = &machine
         && agent.board.read(|f| f.machine_fault.is_none())
     {
         tracing::warn!(code = fault.code.word(), "{fault}");
     }
     agent.board.set(|f| &mut f.machine_fault, machine);
-    let fs = agent.fs.clone();
-    let spec_key = agent
-        .board
-        .read(|f| f.spec.as_ref().map(|s| s.envelope.key_id.clone()));
-    let found = blocking(move || {
-        let status = identity::trust_status(&fs)?;
-        Ok::<_, identity::IdentityError>(TrustStatus {
-            spec_key,
-            stack_key: stack::signer(&fs),
-            ..status
-        })
-    })
-    .await;
     match found {
         Ok(status) => agent.board.set(|f| &mut f.trust, Some(status)),
         Err(e) => tell(agent, e.fault("cannot tell which keys this host trusts")),
