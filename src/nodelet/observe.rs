@@ -1,6 +1,6 @@
 //! Asking the host: what does it say about each step?
 //!
-//! One [`Sweep`] shares what is expensive among the steps: one `systemctl show` for all units, one
+//! One [`Sweep`] shares what is expensive among the steps: one question to systemd for all units, one
 //! image list, one verdict about the API server. A sweep that finds nothing to do writes nothing.
 //!
 //! | file | what |
