@@ -1,6 +1,4 @@
-//! systemd units: asked by D-Bus (`bus`), changed through `systemctl`. One question is for all units of ours.
-
-mod bus;
+//! systemd units, through `systemctl`. One `show` answers for all units of ours.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,26 +69,6 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    /// From properties as `systemctl show` writes them; empty is what is not there.
-    fn read<'a>(get: impl Fn(&str) -> &'a str) -> Self {
-        Self {
-            loaded: get("LoadState") == "loaded",
-            active: Active::from_word(get("ActiveState")),
-            sub: get("SubState").to_owned(),
-            enabled: get("UnitFileState") == "enabled",
-            need_reload: get("NeedDaemonReload") == "yes",
-            main_pid: get("MainPID").parse().ok().filter(|pid| *pid != 0),
-            invocation: get("InvocationID").to_owned(),
-            restarts: get("NRestarts").parse().unwrap_or(0),
-            result: get("Result").to_owned(),
-            active_at: get("ActiveEnterTimestampMonotonic")
-                .parse()
-                .ok()
-                .filter(|us| *us != 0)
-                .map(Duration::from_micros),
-        }
-    }
-
     /// How long it has been up.
     pub fn active_for(&self) -> Option<Duration> {
         // systemd's clock.
@@ -109,9 +87,6 @@ impl Units {
     pub async fn show(&self, units: &[String]) -> Result<BTreeMap<String, UnitState>, ExecError> {
         if units.is_empty() {
             return Ok(BTreeMap::new());
-        }
-        if let Some(states) = self.ask(units).await {
-            return Ok(states);
         }
         let cmd = self
             .systemctl(ASK)
@@ -249,7 +224,23 @@ fn parse(text: &str) -> BTreeMap<String, UnitState> {
         if id.is_empty() {
             continue;
         }
-        all.insert(id.to_owned(), UnitState::read(get));
+        let state = UnitState {
+            loaded: get("LoadState") == "loaded",
+            active: Active::from_word(get("ActiveState")),
+            sub: get("SubState").to_owned(),
+            enabled: get("UnitFileState") == "enabled",
+            need_reload: get("NeedDaemonReload") == "yes",
+            main_pid: get("MainPID").parse().ok().filter(|pid| *pid != 0),
+            invocation: get("InvocationID").to_owned(),
+            restarts: get("NRestarts").parse().unwrap_or(0),
+            result: get("Result").to_owned(),
+            active_at: get("ActiveEnterTimestampMonotonic")
+                .parse()
+                .ok()
+                .filter(|us| *us != 0)
+                .map(Duration::from_micros),
+        };
+        all.insert(id.to_owned(), state);
     }
     all
 }
