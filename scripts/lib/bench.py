@@ -18,7 +18,7 @@
   soak [--json] [--days 365] [--only PART]   disk and memory after a simulated year, compared with the first week; needs no demo
 
 Each result is one line: name, ours, goal, met. With --json one object per line:
-{"name","unit","ours","target","met"}, with "peers" for the tunnel. Results are reported, never asserted: this
+{"name","unit","ours","target","met"}, with "peers" for the tunnel and the plane. Results are reported, never asserted: this
 machine may be busy. Only `tunnel --gate` fails, on the few that hold on any machine.
 """
 import argparse

@@ -20,8 +20,8 @@ from subprocess import PIPE
 
 import bench_join
 import tools
-from bench_parts import Running, free, line_with, memory_kib, reader, ticks
-from common import Fail, run, say, tail, wait_for, warn
+from bench_parts import Columns, Running, free, line_with, memory_kib, reader, ticks
+from common import Fail, run, say, tail, wait_for
 
 # Seconds to wait for a fleet, and the seconds it has to spread its first reports over (benches/tunnel/agent.rs).
 FLEET_SECONDS, FIRST_REPORTS = 240, 30
@@ -45,6 +45,8 @@ WORDS = {
     "busy memory": ("memory of a host with its polls and reports", "KiB", 1),
     "busy cpu": ("processor, the fleet with its polls and reports", "% core", 1),
     "back": ("killed and started: all back after", "s", 1),
+    "back cpu": ("  plane's processor for it, a host", "ms", 2),
+    "back peak": ("  memory of a host at most, while they came", "KiB", 1),
     "resident": ("resident in the end, all of it", "MiB", 0),
 }
 # What is counted by host when fleets of several sizes are compared.
@@ -74,6 +76,7 @@ class Fleet:
         self.running, self.program, self.tool, self.state, self.is_old = running, program, tool, Path(state), is_old
         self.address = "{}:{}".format(*free())
         self.hosts = self.state / "bench-hosts"
+        self.whose = ["--hosts", self.hosts]
         self.plane = self.nodes = self.lines = None
 
     def start(self):
@@ -101,10 +104,19 @@ class Fleet:
     def come(self, count, *more):
         """All hosts connect. Seconds, and the plane's processor seconds."""
         cpu, began = ticks(self.plane.pid), time.monotonic()
-        self.nodes = self.running.start([self.tool, "swarm", "--dir", self.state, "--plane", self.address, "--hosts",
-                                         self.hosts, *more], "swarm", stdout=PIPE)
+        self.nodes = self.running.start([self.tool, "swarm", "--dir", self.state, "--plane", self.address, *self.whose,
+                                         *more], "swarm", stdout=PIPE)
         self.lines = reader(self.nodes.stdout)
         return self.all_in(count) - began, (ticks(self.plane.pid) - cpu) / 100
+
+    def come_back(self, count):
+        """The plane is killed and started. The same of it."""
+        began = time.monotonic()
+        self.stop(self.plane, hard=True)
+        # All know it before they come to the next one.
+        line_with(self.lines, ["up 0"], FLEET_SECONDS)
+        self.start()
+        return self.all_in(count) - began, ticks(self.plane.pid) / 100
 
     def all_in(self, count):
         seen = line_with(self.lines, [f"up {count}"], FLEET_SECONDS)
@@ -157,38 +169,12 @@ def one(fleet, count, idle):
     found["busy cpu each"] = found["busy cpu"] * 1e4 / count
     found["busy memory"] = (memory_kib(fleet.plane.pid) - before) / count
     found["resident"] = memory_kib(fleet.plane.pid) / 1024
-    began = time.monotonic()
-    fleet.stop(fleet.plane, hard=True)
-    # All know it before they come to the next one.
-    line_with(fleet.lines, ["up 0"], FLEET_SECONDS)
-    fleet.start()
-    found["back"] = fleet.all_in(count) - began
-    found["back each"] = found["back"] * 1000 / count
+    found["back"], cpu = fleet.come_back(count)
+    found["back each"], found["back cpu"] = found["back"] * 1000 / count, cpu * 1000 / count
+    found["back peak"] = (memory_kib(fleet.plane.pid, "VmHWM") - before) / count
     fleet.stop(fleet.nodes, hard=True)
     fleet.stop(fleet.plane, hard=True)
     return found
-
-
-class Told:
-    """Columns for people, or one JSON object a row."""
-
-    def __init__(self, as_json):
-        self.as_json, self.titled, self.unmet = as_json, False, []
-
-    def row(self, name, unit, ours, old, goal=None, digits=1):
-        met = None if goal is None or ours is None else ours <= goal
-        ours, old = (value if value is None else round(value, digits) for value in (ours, old))
-        if met is False:
-            self.unmet.append(name)
-        if self.as_json:
-            say(json.dumps({"name": name, "unit": unit, "ours": ours, "old": old, "target": goal, "met": met}))
-            return
-        if not self.titled:
-            self.titled = True
-            say(f"{'':<58}{'ours':>9}{'older':>9} {'unit':<7} goal")
-        mark = {True: "met", False: "NOT MET", None: ""}[met]
-        shown = ["-" if value is None else value for value in (ours, old)]
-        say(f"{name:<58}{shown[0]:>9}{shown[1]:>9} {unit:<7} {'' if goal is None else f'<= {goal:g}':<8}{mark}")
 
 
 def tell(told, figures):
@@ -202,16 +188,16 @@ def tell(told, figures):
             ours, old = of("new", count, key), of("old", count, key)
             if ours is None and old is None:
                 continue
-            told.row(f"{count} hosts: {words}" if not words.startswith(" ") else words, unit, ours, old,
-                     GOALS.get(key) if count == GOALS_AT else None, digits)
+            goal = ("<", GOALS[key]) if count == GOALS_AT and key in GOALS else None
+            told.row(f"{count} hosts: {words}" if not words.startswith(" ") else words, unit, ours, {"older": old}, goal, digits)
     if len(sizes) < 2:
         return
     for key, (words, unit) in CURVE.items():
         for count in sizes:
-            told.row(f"curve, {words}, of {count}", unit, of("new", count, key), of("old", count, key), digits=2)
+            told.row(f"curve, {words}, of {count}", unit, of("new", count, key), {"older": of("old", count, key)})
         few, many = (of("new", count, key) for count in (sizes[0], sizes[-1]))
         if few and many:
-            told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", many / few, None, GROWTH, 2)
+            told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", many / few, goal=("<", GROWTH))
 
 
 def allow_files(number):
@@ -242,7 +228,6 @@ def plane(args):
                 + ", ".join(f"{key} {value:.2f}" for key, value in figures[-1].items() if isinstance(value, float)))
             if args.save:
                 args.save.write_text(json.dumps(figures, indent=1))
-    told = Told(args.json)
+    told = Columns(args.json, ["older"])
     tell(told, figures)
-    if told.unmet:
-        warn(f"{len(told.unmet)} goals not met: " + "; ".join(told.unmet))
+    told.say_unmet()
