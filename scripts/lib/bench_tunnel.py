@@ -100,6 +100,10 @@ def medians(answers):
     return {key: one(key) for key in answers[-1]}
 
 
+def ours_of(got):
+    return {name: answer for name, answer in got.items() if name == "ours"}
+
+
 class Bench(Columns):
     """Runs the load tool on each path in turn, and tells a row of what came of it."""
 
@@ -231,8 +235,8 @@ def memory(b):
     b.own("size of pf9-comms on disk", "MiB", b.tool.comms.stat().st_size / MIB**2)
     got = b.measure("idle", "--count", streams, on=here, rounds=1, seconds=1)
     b.put(f"RSS of both ends, {streams} idle streams", "MiB", got, lambda r: sum(r["rss_kib"]) / MIB, "idle all", 1)
-    b.put("  memory of an idle stream and side", "KiB", {"ours": got["ours"]} if "ours" in got else {}, lambda r: max(
-        now - then for then, now in zip(r["before_kib"], r["rss_kib"])) / streams, "idle stream")
+    b.put("  memory of an idle stream and side", "KiB", ours_of(got),
+          lambda r: max(now - then for then, now in zip(r["before_kib"], r["rss_kib"])) / streams, "idle stream")
     got = b.measure("stalled", on=here, rounds=1, seconds=max(1.0, b.seconds))
     for end, at in (("plane", 0), ("node", -1)):
         b.put(f"50 + 50 stalled readers: RSS, {end}'s end", "MiB", got, lambda r, at=at: r["rss_kib"][at] / MIB, "stalled", 1)
@@ -275,8 +279,7 @@ def round_trips(b):
                   "150 ms" if (ms, way, streams) == (150, "up", 1) else None, ratio=f"{ms} ms" if streams == 1 else None)
             if ms == 150 and way == "down":
                 allowed = (CAP_MIB - FLOORS_MIB) * SHARE * 2**20 * 8 / 0.150 / 1e9
-                b.put("  part of what the default cap allows", "ratio", {"ours": got["ours"]} if "ours" in got else {}, "gbit",
-                      "150 ms cap", per=allowed)
+                b.put("  part of what the default cap allows", "ratio", ours_of(got), "gbit", "150 ms cap", per=allowed)
             time.sleep(ms / 1000)
         got = b.measure("opens", "--callers", 16, on=here, rounds=1, seconds=max(1.5, b.seconds),
                         only=["ours"] if b.quick and ms == 150 else None)
