@@ -37,7 +37,7 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           # Six minutes of accidents in full, and the end of the last one.
           "n_accidents": 1800,
           # Leases expire in them, with an etcd of three members each.
-          "a_plane_without_the_seat": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
+          "a_plane_without_the_seat": 300, "a_seat_that_was": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
           "dying_etcd_members": 300, "any_plane_answers": 300,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
