@@ -166,7 +166,7 @@ impl Begun {
 
     fn start(&self) -> Outcome {
         let (cluster, to) = (self.cluster.as_str(), self.to.as_str());
-        let how = ["--prove", PROVE_S, "--drain-timeout", "180"];
+        let how = ["--prove", PROVE_S, "--drain-timeout", "180", "--probe"];
         let start = [&["cluster", "upgrade", cluster, "--to", to], &how[..]].concat();
         plane(&start).map(drop)
     }

@@ -298,6 +298,11 @@ impl<'a> Change<'a> {
         self.raised.insert(host, above);
     }
 
+    /// Reconciles the API of this cluster.
+    pub(super) fn reconcile(&mut self, cluster: ClusterId) {
+        self.clusters.insert(cluster);
+    }
+
     /// Recomputes the specs of all nodes of this cluster, and reconciles its API.
     pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
         self.touched.extend(cluster.members.iter().map(|m| m.host));
