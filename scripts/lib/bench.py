@@ -12,8 +12,8 @@
                                   commit in the same run; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready, compared with an older commit and a start by hand; creates
                                   its own machines; needs no demo
-  upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; creates
-                                  its own machine; needs no demo
+  upgrade [--json] [--from 1.36.1] [--to 1.36.3] [--workloads]   a node between two patch releases: bytes on the wire,
+                                  memory; creates its own machine; needs no demo
   etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores, compared with etcd's own tools; needs no demo
   soak [--json] [--days 365] [--only PART]   disk and memory after a simulated year, compared with the first week; needs no demo
 

@@ -41,6 +41,7 @@ def add_arguments(verb):
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--from", dest="old", default="1.36.1", help="a version of src/stack/matrix.toml")
     verb.add_argument("--to", dest="new", default="1.36.3", help="another patch release of the same minor")
+    verb.add_argument("--workloads", action="store_true", help="the machine is master and worker in one")
 
 
 def upgrade(args, report, pids):
@@ -53,7 +54,7 @@ def upgrade(args, report, pids):
         try:
             # First: beside another demo this is refused at once, not after a Kubernetes was compiled.
             demo.network()
-            figures(demo, stack.build(args.old), stack.build(args.new), report, pids)
+            figures(demo, stack.build(args.old), stack.build(args.new), args.workloads, report, pids)
         finally:
             keep_logs(demo)
             demo.remove_all()
@@ -69,10 +70,10 @@ def keep_logs(demo):
             shutil.copy(path, LOGS)
 
 
-def figures(demo, old, new, report, pids):
+def figures(demo, old, new, workloads, report, pids):
     manifests = {made: json.loads((made / "manifest.json").read_text()) for made in (old, new)}
     archives = {made: (made / "stack.tar.zst").stat().st_size for made in (old, new)}
-    machine = joined(demo, old, manifests[old]["version"])
+    machine = joined(demo, old, manifests[old]["version"], workloads)
     took = received(machine)
     report.row("join: on the wire", "MB", mega(took))
     report.row("join: the stack's archive", "MB", mega(archives[old]))
@@ -119,7 +120,7 @@ def figures(demo, old, new, report, pids):
                count == len(manifests[new]["files"]))
 
 
-def joined(demo, made, version):
+def joined(demo, made, version, workloads):
     """A Ready master of this stack."""
     binaries = tools.release(demo.logs / "cargo.log")
     package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
@@ -130,7 +131,7 @@ def joined(demo, made, version):
     machine.boot()
     up.install(demo, machine, package)
     up.enrol(demo, machine, timings, board)
-    up.write_kubeconfig(demo, up.attach(demo, [machine], version, None))
+    up.write_kubeconfig(demo, up.attach(demo, [machine], version, None, workloads))
     up.follow(demo, [machine], board, timings, up.READY_SECONDS)
     board.close()
     return machine
