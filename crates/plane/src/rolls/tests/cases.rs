@@ -560,37 +560,6 @@ fn cancelled_in_the_middle_it_stays_as_it_is_and_the_same_upgrade_goes_on_from_t
 }
 
 #[test]
-fn a_probe_pod_is_for_a_node_that_proves_itself_and_for_no_other() {
-    let mut world = World::new(1, 1, "1", 0);
-    let asks = |world: &mut World, probe| {
-        world.cluster.roll.as_mut().expect("roll").policy.probe = probe;
-        has_probes(&world.cluster)
-    };
-    assert!(!asks(&mut world, false));
-    assert!(asks(&mut world, true));
-    let mut seen = Vec::new();
-    for _ in 0..200 {
-        round(&mut world);
-        for order in [1, 2].map(|n| order(&world.cluster, host(n))) {
-            let probe = order.as_ref().is_some_and(|o| o.probe);
-            let of_node = order.is_some_and(|o| o.stage == UpgradeStage::Node);
-            assert_eq!(probe, of_node);
-        }
-        let nodes = probed(&world.cluster).into_iter();
-        seen.push(
-            nodes
-                .map(|(node, stack)| format!("{node} {}", number(&stack)))
-                .collect::<Vec<_>>(),
-        );
-    }
-    seen.dedup();
-    let one = |text: &str| vec![text.to_owned()];
-    let want = [vec![], one("node-1 2"), vec![], one("node-2 2"), vec![]];
-    assert_eq!(seen, want, "etcd alone is proven by its own answers");
-    assert_eq!(state(&world), State::Done);
-}
-
-#[test]
 fn steps_begin_in_the_window_only_and_what_began_goes_on() {
     let mut world = World::new(1, 2, "1", 0);
     world.happens(Event::Window(false));
