@@ -10,6 +10,7 @@
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `package` | a package of ours, read: what it is, and its files |
+//! | `backups` | one backup of etcd in its directory: whether both its files are there and whole |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
 //! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
@@ -46,6 +47,7 @@
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod address_changes;
+pub mod backups;
 pub mod deadlines;
 pub mod disks;
 pub mod documents;
