@@ -14,6 +14,7 @@
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
 //! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
+//! | `refusals` | what the kernel refuses whatever is tried (a disk that fails, no more processes), and what helps |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
@@ -73,6 +74,7 @@ pub mod package;
 pub mod part;
 pub mod proc;
 mod protobuf;
+pub mod refusals;
 pub mod resolver;
 pub mod room;
 pub mod rooted;
@@ -86,6 +88,9 @@ pub mod tls;
 pub mod tools;
 pub mod tunnel_ends;
 pub mod units;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fs::HostFs;
 
@@ -127,18 +132,37 @@ impl Host {
     }
 }
 
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
+/// Runs blocking file work beside the event loop; a panic in it is this task's panic. Where the kernel gives no thread for
+/// it (no more processes, or no memory), it is done here and the event loop waits: status and repair go on.
 pub async fn blocking<T, F>(work: F) -> T
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    match tokio::task::spawn_blocking(seam::carried(work)).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: no caller is left to answer.
-            Err(_) => std::future::pending().await,
-        },
+    let work = Arc::new(Mutex::new(Some(seam::carried(work))));
+    let beside = {
+        let work = Arc::clone(&work);
+        move || take(&work).map(|work| work())
+    };
+    // tokio panics where it has no thread at all, and keeps the work in its queue: who comes first takes it.
+    let begun = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(beside)));
+    let done = match begun {
+        Ok(task) => task.await,
+        Err(_) => {
+            tracing::warn!(
+                "no thread can be started: files are read and written by the event loop"
+            );
+            Ok(take(&work).map(|work| work()))
+        }
+    };
+    match done {
+        Ok(Some(value)) => value,
+        Err(e) if e.is_panic() => resume_unwind(e.into_panic()),
+        // Only at shutdown of the runtime: no caller is left to answer.
+        Ok(None) | Err(_) => std::future::pending().await,
     }
+}
+
+fn take<W>(work: &Mutex<Option<W>>) -> Option<W> {
+    work.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
