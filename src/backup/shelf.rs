@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::host::backups::{BackupFiles, look};
 pub use crate::host::backups::{MANIFEST, MANIFEST_MAX, SEALED};
-use crate::host::backups::{Pair, look};
 use crate::host::fs::{Found, FsError, HostFs};
 use crate::model::{
     BackupManifest, BackupPolicy, BackupTrust, BelievedManifest, ClusterId, Timestamp, paths,
@@ -85,9 +85,9 @@ impl Shelf {
         let skipped = names.len().saturating_sub(LOOKED_AT_MAX);
         for name in names.into_iter().skip(skipped) {
             match look(fs, dir, &name)? {
-                Pair::Broken => shelf.broken.push(name),
-                Pair::Foreign => shelf.foreign.push(name),
-                Pair::Whole(found) => match found.believed(trust) {
+                BackupFiles::Broken => shelf.broken.push(name),
+                BackupFiles::Foreign => shelf.foreign.push(name),
+                BackupFiles::Whole(found) => match found.believed(trust) {
                     Ok(manifest) => shelf.good.push(manifest),
                     Err(_) => shelf.unbelieved.push(name),
                 },

@@ -12,7 +12,7 @@ pub const MANIFEST_MAX: u64 = SIGNED_MANIFEST_MAX as u64;
 
 /// What is found below one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pair {
+pub enum BackupFiles {
     /// Both files, and the sealed one has the size that the manifest says. Who signed it is not looked at.
     Whole(Box<FoundManifest>),
     /// One of both is missing, is no file, or is not what belongs to the other.
@@ -22,7 +22,7 @@ pub enum Pair {
 }
 
 /// Looks at both files of this name. A file that cannot be read is an error: it may be a good one.
-pub fn look(fs: &HostFs, dir: &str, name: &str) -> Result<Pair, FsError> {
+pub fn look(fs: &HostFs, dir: &str, name: &str) -> Result<BackupFiles, FsError> {
     let beside = format!("{dir}/{name}{MANIFEST}");
     let sealed = fs.found(format!("{dir}/{name}{SEALED}"))?;
     // A pipe is waited for.
@@ -33,13 +33,13 @@ pub fn look(fs: &HostFs, dir: &str, name: &str) -> Result<Pair, FsError> {
     };
     let found = match bytes.map(|bytes| FoundManifest::read(&bytes)) {
         Some(Ok(found)) => found,
-        Some(Err(NoManifest::Later)) => return Ok(Pair::Foreign),
-        Some(Err(NoManifest::Malformed(_))) | None => return Ok(Pair::Broken),
+        Some(Err(NoManifest::Later)) => return Ok(BackupFiles::Foreign),
+        Some(Err(NoManifest::Malformed(_))) | None => return Ok(BackupFiles::Broken),
     };
     let says = found.says();
     let of_its_size = matches!(sealed, Found::File { size, .. } if size == says.sealed_bytes);
     match says.name == name && of_its_size {
-        true => Ok(Pair::Whole(Box::new(found))),
-        false => Ok(Pair::Broken),
+        true => Ok(BackupFiles::Whole(Box::new(found))),
+        false => Ok(BackupFiles::Broken),
     }
 }

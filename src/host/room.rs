@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::backups::{self, MANIFEST, Pair, SEALED};
+use super::backups::{self, BackupFiles, MANIFEST, SEALED};
 use super::fs::{Attrs, FsError, HostFs};
 use super::space;
 use crate::model::{is_backup_name, paths};
@@ -187,7 +187,7 @@ fn older_backups(fs: &HostFs) -> Vec<Surplus> {
     let mut older = Vec::new();
     for name in names.into_iter().rev() {
         // What cannot be read may be worth more than it seems.
-        let Ok(Pair::Whole(found)) = backups::look(fs, paths::ETCD_BACKUPS, name) else {
+        let Ok(BackupFiles::Whole(found)) = backups::look(fs, paths::ETCD_BACKUPS, name) else {
             continue;
         };
         if !seen.insert((found.says().cluster_id, found.key_id().to_owned())) {
