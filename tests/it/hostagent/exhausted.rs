@@ -227,7 +227,7 @@ fn without_another_thread_files_are_read_all_the_same_and_once() {
         return;
     }
     // The runtime says by a panic that it has no thread; a backtrace of it takes memory.
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(|said| println!("{said}")));
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime").block_on(async {
         let status = std::fs::read_to_string("/proc/self/status").expect("status");
