@@ -166,3 +166,42 @@ where
 fn take<W>(work: &Mutex<Option<W>>) -> Option<W> {
     work.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::testing::{NoThreads, in_namespaces};
+    use super::*;
+
+    /// As where there are no more processes.
+    #[test]
+    fn without_another_thread_files_are_read_all_the_same_and_once() {
+        let test = "host::tests::without_another_thread_files_are_read_all_the_same_and_once";
+        // The bound is the process's.
+        if in_namespaces(test, &["--mount"], ":").is_none() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            let times = Arc::new(AtomicU32::new(0));
+            let read = || {
+                let times = Arc::clone(&times);
+                blocking(move || {
+                    times.fetch_add(1, Ordering::SeqCst);
+                    std::fs::read("/proc/self/comm").expect("read");
+                    std::thread::current().id()
+                })
+            };
+            let here = std::thread::current().id();
+            let none = NoThreads::begin();
+            for _ in 0..3 {
+                assert_eq!(read().await, here);
+            }
+            drop(none);
+            // The queue of the runtime still has what it could not begin.
+            assert_ne!(read().await, here, "by itself");
+            assert_eq!(times.load(Ordering::SeqCst), 4);
+        });
+    }
+}

@@ -2,15 +2,12 @@
 //! and what helps, events reach the plane, the spec in force stays, and all is well again by itself.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pf9_hostagent::host::blocking;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{Fault, Generation, HostStatus, NodeState, Timestamp};
 
@@ -216,45 +213,6 @@ fn without_descriptors_it_waits_and_goes_on() {
         life.spec(2).await;
         has_it_now(&mut life, 2).await;
         agent.stop().await;
-    });
-}
-
-/// There is memory for small things, and none for the stack of another thread: as where there are no more processes.
-#[test]
-fn without_another_thread_files_are_read_all_the_same_and_once() {
-    // The bound is the process's.
-    if !alone("hostagent::exhausted::without_another_thread_files_are_read_all_the_same_and_once") {
-        return;
-    }
-    // The runtime says by a panic that it has no thread; a backtrace of it takes memory.
-    std::panic::set_hook(Box::new(|said| println!("{said}")));
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    runtime.expect("a runtime").block_on(async {
-        let status = std::fs::read_to_string("/proc/self/status").expect("status");
-        let size = status.lines().find_map(|l| l.strip_prefix("VmSize:"));
-        let size = size.and_then(|l| l.trim().strip_suffix(" kB"));
-        let kib: u64 = size.expect("its size").parse().expect("a number");
-        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).expect("limit");
-        setrlimit(Resource::RLIMIT_AS, (kib + 1024) * 1024, hard).expect("a limit");
-        let thread = std::thread::Builder::new().spawn(|| ());
-        thread.expect_err("there is no room for its stack");
-        let times = Arc::new(AtomicU32::new(0));
-        let read = || {
-            let times = Arc::clone(&times);
-            blocking(move || {
-                times.fetch_add(1, Ordering::SeqCst);
-                std::fs::read("/proc/self/comm").expect("read");
-                std::thread::current().id()
-            })
-        };
-        let here = std::thread::current().id();
-        for _ in 0..3 {
-            assert_eq!(read().await, here);
-        }
-        setrlimit(Resource::RLIMIT_AS, soft, hard).expect("as before");
-        // The queue of the runtime still has what it could not begin.
-        assert_ne!(read().await, here, "by itself");
-        assert_eq!(times.load(Ordering::SeqCst), 4);
     });
 }
 
