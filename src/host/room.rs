@@ -9,7 +9,7 @@
 //! once, when [`make`] has made some. Only what is on the same file system goes, and no more than is needed; what this
 //! process may not delete stays. An event that goes is missing in the numbers, by which the plane counts it.
 //!
-//! The audit and its older files stay: they are evidence, and whoever can fill a disk (a pod, on many nodes) must not be
+//! The audit and its older files stay: they are evidence, and one who can fill a disk (with a pod, on many nodes) must not be
 //! able to have it deleted by that. It is bounded by its own rotation.
 
 use std::collections::BTreeSet;

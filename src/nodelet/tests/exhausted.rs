@@ -101,6 +101,27 @@ async fn while_nothing_can_be_started_files_are_repaired_and_the_rest_follows_by
     }
 }
 
+/// A refusal would end an upgrade for good.
+#[tokio::test]
+async fn a_trial_that_no_process_can_be_started_for_is_made_later_and_refuses_nothing() {
+    let mut rig = Rig::new();
+    let script = b"#!/bin/sh\ncat \"$2\"\n";
+    let written = rig.fs.write(TRIED, script, &Attrs::mode(0o755));
+    written.expect("write");
+    let phases = [phase(
+        PhaseId::Stack,
+        vec![tried("version = 4\n", "/dev/null")],
+    )];
+    let scope = Scope::with_a_clock();
+    let _here = scope.enter();
+    scope.refuse_starts(Some(Errno::EAGAIN));
+    let (key, fault) = stopped(rig.converge(&phases).await);
+    assert_eq!(key, "tried:containerd");
+    assert_eq!(fault.code, FaultCode::ProcessesFull, "{fault}");
+    scope.refuse_starts(None);
+    assert_eq!(rig.converge(&phases).await, RunEnd::Done);
+}
+
 /// Nothing is decided by it.
 #[tokio::test]
 async fn a_journal_that_cannot_be_written_stops_no_repair() {
