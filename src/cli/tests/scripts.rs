@@ -475,6 +475,8 @@ fn a_package_whose_role_stays_stays() {
         ("exit 1", true),
         ("exit 0", true),
         ("rm -f \"$UNIT\"", false),
+        // Something else is left.
+        ("rm -f \"$UNIT\"; exit 1", false),
     ] {
         let rig = machine();
         let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
@@ -493,6 +495,40 @@ fn a_package_whose_role_stays_stays() {
         let said = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.success(), !stays, "{removed}: {said}");
         assert_eq!(said.contains("the package stays"), stays, "{said}");
+    }
+}
+
+/// A decommission fails where something is left that is not the role's: a purge goes on, for nothing needs it any more.
+#[test]
+fn a_purge_goes_on_when_the_role_is_gone() {
+    for (removed, stays) in [("exit 1", true), ("rm -f \"$UNIT\"; exit 1", false)] {
+        let rig = machine();
+        let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
+        rig.file(&unit, "ours");
+        rig.file("/run/systemd/system/x", "");
+        let path = tools(rig.dir.path());
+        for (program, text) in [
+            ("/var/opt/pf9/removal/pf9-nodeletd", "exit 0"),
+            ("/var/opt/pf9/removal/pf9ctl", removed),
+            ("/tools/systemd-run", "exit 0"),
+        ] {
+            rig.file(program, &format!("#!/bin/sh\n{text}\n"));
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(rig.host.at(program), mode).expect("mode");
+        }
+        let text = std::fs::read_to_string(path_of("deb/postrm")).expect("script");
+        let out = Command::new("/bin/sh")
+            .args(["-c", &below_root(&text, rig.dir.path()), "postrm", "purge"])
+            .env("PATH", path)
+            .env("UNIT", rig.host.at(&unit))
+            .output()
+            .expect("sh");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{removed}: {said}");
+        assert_eq!(said.contains("could not be removed"), stays, "{said}");
+        let whole = rig.host.at("/etc/pf9/kube.d/x").exists();
+        let removal = rig.host.at("/var/opt/pf9").exists();
+        assert_eq!((whole, removal), (stays, stays), "{removed}: {said}");
     }
 }
 
