@@ -12,7 +12,7 @@ use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
 use crate::host::fs::{Attrs, FsError};
-use crate::host::ours::units::COMMS;
+use crate::host::ours::units::{COMMS, NODELET};
 use crate::host::space;
 use crate::host::units::Active;
 use crate::model::{Fault, FaultCode, Secret, paths};
@@ -187,21 +187,34 @@ fn in_force(ctx: &CommandContext, wanted: &ProxyConfig) -> Result<(), Fault> {
     )
 }
 
-/// A tunnel that runs, or would if it could, takes the new way now.
+/// A tunnel that runs, or would if it could, takes the new way now; so does nodelet.
 async fn restart(ctx: &CommandContext) -> Result<&'static str, Fault> {
     let fault = |e| {
         Fault::new(
             FaultCode::Units,
-            "the proxy is set, but the tunnel does not run",
+            "the proxy is set, but the agent does not run with it",
             chain(&e),
         )
-        .fix("see systemctl status pf9-comms and journalctl -u pf9-comms")
+        .fix("see systemctl status pf9-comms pf9-nodeletd and journalctl -u pf9-comms -u pf9-nodeletd")
     };
-    let units = ctx.units.show(&[COMMS.to_owned()]).await.map_err(fault)?;
-    match units.get(COMMS).map(|state| state.active) {
+    let names = [COMMS, NODELET].map(str::to_owned);
+    let units = ctx.units.show(&names).await.map_err(fault)?;
+    let active = |unit: &str| units.get(unit).map(|state| state.active);
+    // Backups leave by it, and the container runtime's proxy is compared with it.
+    let told = matches!(
+        active(NODELET),
+        Some(Active::Active | Active::Reloading | Active::Activating)
+    );
+    if told {
+        ctx.units.restart(NODELET).await.map_err(fault)?;
+    }
+    match active(COMMS) {
         Some(Active::Active | Active::Reloading | Active::Activating | Active::Failed) => {
             ctx.units.restart(COMMS).await.map_err(fault)?;
-            Ok("pf9-comms was restarted with this proxy; test it: pf9ctl proxy test")
+            Ok(match told {
+                true => "pf9-comms and pf9-nodeletd were restarted with this proxy; test it: pf9ctl proxy test",
+                false => "pf9-comms was restarted with this proxy; test it: pf9ctl proxy test",
+            })
         }
         Some(Active::Deactivating | Active::Inactive | Active::Other) | None => {
             Ok("pf9-comms does not run; it and pf9ctl node prep use this proxy when they start")

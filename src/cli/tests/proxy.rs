@@ -76,6 +76,26 @@ async fn a_proxy_is_set_shown_and_taken_away_again() {
     assert_eq!(rig.files(), before);
 }
 
+/// Its backups leave by it, and it compares the container runtime's proxy with it.
+#[tokio::test]
+async fn nodelet_has_the_new_proxy_too_if_it_runs() {
+    let rig = Rig::new();
+    rig.unit(COMMS, &["enabled", "active"]);
+    let line = ["proxy", "set", "http://proxy.corp:3128"];
+    let ran = rig.run(&line).await;
+    let calls = rig.calls();
+    assert!(!calls.contains("restart pf9-nodeletd"), "{calls}");
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    rig.unit("pf9-nodeletd.service", &["active"]);
+    let ran = rig.run(&line).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert!(ran.text.contains("pf9-nodeletd were"), "{}", ran.text);
+    for unit in [COMMS, "pf9-nodeletd.service"] {
+        let call = format!("restart {unit}");
+        assert!(rig.calls().contains(&call), "{}", rig.calls());
+    }
+}
+
 #[tokio::test]
 async fn a_tunnel_that_is_stopped_stays_stopped() {
     let rig = Rig::new();
