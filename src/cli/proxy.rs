@@ -212,7 +212,9 @@ async fn restart(ctx: &CommandContext) -> Result<&'static str, Fault> {
         Some(Active::Active | Active::Reloading | Active::Activating | Active::Failed) => {
             ctx.units.restart(COMMS).await.map_err(fault)?;
             Ok(match told {
-                true => "pf9-comms and pf9-nodeletd were restarted with this proxy; test it: pf9ctl proxy test",
+                true => {
+                    "pf9-comms and pf9-nodeletd were restarted with this proxy; test it: pf9ctl proxy test"
+                }
                 false => "pf9-comms was restarted with this proxy; test it: pf9ctl proxy test",
             })
         }
