@@ -10,9 +10,11 @@
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `package` | a package of ours, read: what it is, and its files |
+//! | `backups` | one backup of etcd in its directory: whether both its files are there and whole |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
 //! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
+//! | `refusals` | what the kernel refuses whatever is tried (a disk that fails, no more processes), and what helps |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
@@ -46,6 +48,7 @@
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod address_changes;
+pub mod backups;
 pub mod deadlines;
 pub mod disks;
 pub mod documents;
@@ -71,6 +74,7 @@ pub mod package;
 pub mod part;
 pub mod proc;
 mod protobuf;
+pub mod refusals;
 pub mod resolver;
 pub mod room;
 pub mod rooted;
@@ -84,6 +88,9 @@ pub mod tls;
 pub mod tools;
 pub mod tunnel_ends;
 pub mod units;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fs::HostFs;
 
@@ -125,18 +132,76 @@ impl Host {
     }
 }
 
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
+/// Runs blocking file work beside the event loop; a panic in it is this task's panic. Where the kernel gives no thread for
+/// it (no more processes, or no memory), it is done here and the event loop waits: status and repair go on.
 pub async fn blocking<T, F>(work: F) -> T
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    match tokio::task::spawn_blocking(seam::carried(work)).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: no caller is left to answer.
-            Err(_) => std::future::pending().await,
-        },
+    let work = Arc::new(Mutex::new(Some(seam::carried(work))));
+    let beside = {
+        let work = Arc::clone(&work);
+        move || take(&work).map(|work| work())
+    };
+    // tokio panics where it has no thread at all, and keeps the work in its queue: who comes first takes it.
+    let begun = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(beside)));
+    let done = match begun {
+        Ok(task) => task.await,
+        Err(_) => {
+            tracing::warn!(
+                "no thread can be started: files are read and written by the event loop"
+            );
+            Ok(take(&work).map(|work| work()))
+        }
+    };
+    match done {
+        Ok(Some(value)) => value,
+        Err(e) if e.is_panic() => resume_unwind(e.into_panic()),
+        // Only at shutdown of the runtime: no caller is left to answer.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+fn take<W>(work: &Mutex<Option<W>>) -> Option<W> {
+    work.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::testing::{NoThreads, in_namespaces};
+    use super::*;
+
+    /// As where there are no more processes.
+    #[test]
+    fn without_another_thread_files_are_read_all_the_same_and_once() {
+        let test = "host::tests::without_another_thread_files_are_read_all_the_same_and_once";
+        // The bound is the process's.
+        if in_namespaces(test, &["--mount"], ":").is_none() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            let times = Arc::new(AtomicU32::new(0));
+            let read = || {
+                let times = Arc::clone(&times);
+                blocking(move || {
+                    times.fetch_add(1, Ordering::SeqCst);
+                    std::fs::read("/proc/self/comm").expect("read");
+                    std::thread::current().id()
+                })
+            };
+            let here = std::thread::current().id();
+            let none = NoThreads::begin();
+            for _ in 0..3 {
+                assert_eq!(read().await, here);
+            }
+            drop(none);
+            // The queue of the runtime still has what it could not begin.
+            assert_ne!(read().await, here, "by itself");
+            assert_eq!(times.load(Ordering::SeqCst), 4);
+        });
     }
 }

@@ -220,14 +220,14 @@ def host_id(machine):
     return None
 
 
-def attach(demo, machines, stack_version, api_address):
-    """The plane's operator creates a cluster and gives every host its role."""
+def attach(demo, machines, stack_version, api_address, workloads=False):
+    """The plane's operator creates a cluster and gives every host its role. `workloads`: masters are workers, too."""
     plane = demo.plane
     cluster = plane.cluster(CLUSTER)
     if not cluster:
         made = plane.post("/qbert/v4/{project}/clusters", {
             "name": CLUSTER, "containersCidr": PODS_CIDR, "servicesCidr": SERVICES_CIDR, "networkPlugin": "bridge",
-            "stack": stack_version, "runtime": RUNTIME,
+            "stack": stack_version, "runtime": RUNTIME, "allowWorkloadsOnMaster": workloads,
             "masterIp": api_address, "masterVipEnabled": api_address is not None})
         cluster = {"uuid": made["uuid"], "name": CLUSTER}
     ids = {machine.name: host_id(machine) for machine in machines}

@@ -21,7 +21,7 @@ use super::shelf;
 use super::verify::{self, Opened};
 use crate::host::etcd::{Etcd, EtcdError};
 use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
-use crate::host::{space, temps};
+use crate::host::{refusals, space, temps};
 use crate::model::{
     BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Envelope, Fault, FaultCode, HostId,
     Timestamp, paths,
@@ -244,19 +244,20 @@ fn unasked(error: &EtcdError) -> Fault {
 }
 
 fn failed(error: &FsError) -> Fault {
-    fault(&error.source, chain(error))
+    fault(refusals::of(error), chain(error))
 }
 
 fn unwritten(error: &io::Error) -> Fault {
-    fault(error, format!("its file cannot be written: {error}"))
+    let why = format!("its file cannot be written: {error}");
+    fault(refusals::of(error), why)
 }
 
-fn fault(error: &io::Error, why: String) -> Fault {
-    let code = match space::is_full(error) {
-        true => FaultCode::DiskFull,
-        false => FaultCode::BackupFailed,
-    };
-    Fault::new(code, WHAT, why).fix(space::FIX)
+fn fault(of_the_machine: Option<(FaultCode, String)>, why: String) -> Fault {
+    let (code, fix) = of_the_machine.unwrap_or_else(|| {
+        let fix = "check the disk of the backups; it is retried automatically";
+        (FaultCode::BackupFailed, fix.to_owned())
+    });
+    Fault::new(code, WHAT, why).fix(fix)
 }
 
 #[cfg(all(test, feature = "fault"))]

@@ -128,7 +128,7 @@ impl<'a> Sweep<'a> {
         let units = match host.units.show(units).await {
             Ok(units) => units,
             Err(e) => {
-                tracing::warn!(error = %e, "systemd does not answer");
+                tracing::warn!(error = %chain(&e), "systemd does not answer");
                 BTreeMap::new()
             }
         };
@@ -330,7 +330,7 @@ impl<'a> Sweep<'a> {
             Ok(ModuleState::Present) => Observed::Same,
             Ok(ModuleState::Unknown) if optional => Observed::Same,
             Ok(ModuleState::Loadable | ModuleState::Unknown) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -340,7 +340,7 @@ impl<'a> Sweep<'a> {
             Ok(Some(value)) if value == want => Observed::Same,
             Ok(Some(value)) => differs(&format!("it is {value}")),
             Ok(None) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -416,7 +416,7 @@ impl<'a> Sweep<'a> {
         };
         let record = match record_of(self.host, want, manifest.content()) {
             Ok(record) => record,
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         };
         let whole = self.memory.whole.get(&want.dir_name());
         let known = [self.ledger.stack.as_ref(), whole];
@@ -434,7 +434,7 @@ impl<'a> Sweep<'a> {
                 Observed::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -467,7 +467,7 @@ fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Obs
         Ok(Some(now)) if now == *stack => Observed::Same,
         Ok(Some(now)) => differs(&format!("{now} is active")),
         Ok(None) => Observed::Missing,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 
@@ -513,7 +513,7 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> O
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Observed::Same,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 

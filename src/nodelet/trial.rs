@@ -20,6 +20,7 @@ use super::step::{Judge, TrialStep};
 use crate::host::Host;
 use crate::host::exec::{self, Cmd, ExecError, ProgramOutput};
 use crate::host::fs::{Attrs, FsError};
+use crate::host::refusals;
 use crate::model::{Fault, FaultCode, paths};
 use crate::seam::carried;
 use crate::stack::image;
@@ -76,6 +77,10 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
         taken.flatten().map_err(|e| on_disk(trial, chain(&e)))?;
     }
     answer(host, root, trial).await.map_err(|e| {
+        // It says nothing of the program: the trial is made again.
+        if let Some((code, fix)) = refusals::of(&e) {
+            return not_tried(trial, code, chain(&e)).fix(fix);
+        }
         let what = format!(
             "{} of the stack does not run on this machine",
             trial.program
@@ -89,8 +94,12 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
 }
 
 fn on_disk(trial: &TrialStep, why: String) -> Fault {
+    not_tried(trial, FaultCode::File, why).fix("check the disk that holds /var/opt/pf9/nodelet")
+}
+
+fn not_tried(trial: &TrialStep, code: FaultCode, why: String) -> Fault {
     let what = format!("cannot test the configuration of {}", trial.program);
-    Fault::new(FaultCode::File, what, why).fix("check the disk that holds /var/opt/pf9/nodelet")
+    Fault::new(code, what, why)
 }
 
 /// A program that was written a moment ago may be open for writing in a child that another thread

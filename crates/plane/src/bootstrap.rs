@@ -27,7 +27,7 @@ pub(super) const ADMIN_ROW: &str = "admin";
 /// The administrator's password until it is changed, below the state directory.
 pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
-const STORE_FILE: &str = "plane.redb";
+pub(super) const STORE_FILE: &str = "plane.redb";
 /// Local copy for reads while the rows are in etcd; rebuilt at every start.
 const COPY_FILE: &str = "plane-copy.redb";
 /// Result of a start.

@@ -539,7 +539,11 @@ pub(super) fn router(plane: &Arc<Plane>) -> Router {
             prefix => whole.nest(prefix, routes),
         };
     }
-    whole.with_state(Arc::clone(plane))
+    // Made once, and not with each tunnel: its table of routes is larger than all else of an idle session.
+    let hosts = tunnel::HostApi::of(plane);
+    whole
+        .with_state(Arc::clone(plane))
+        .layer(axum::Extension(hosts))
 }
 
 fn built(plane: &Arc<Plane>, prefix: &'static str, routes: Vec<Route>) -> Router<Arc<Plane>> {

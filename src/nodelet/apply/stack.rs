@@ -105,8 +105,8 @@ impl Shared<'_, '_> {
         }
         // With its images, as the runtime has them: see `Memory::imported`.
         let images = self.host.runtime.keep_on_disk().await;
-        images.map_err(|e| Failed::Why(chain(&e)))?;
-        let record = record_of(self.host, want, &content).map_err(|e| Failed::Why(chain(&e)))?;
+        images.map_err(|e| Failed::of(&e))?;
+        let record = record_of(self.host, want, &content).map_err(|e| Failed::of(&e))?;
         let mut all = self.alone().await;
         if all.memory.whole.get(&want.dir_name()) != Some(&record) {
             return Err(Failed::Why("it changed meanwhile".into()));

@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::engine::{self, Book, Led, Look};
-use super::found::{self, World};
+use super::found::{self, GLANCES, Glance, World};
 use super::shelf::{self, OPEN, SILENCES};
 use super::trends::{self, TRENDS};
 use super::{Alert, Board, notify, report, verbs};
 use crate::agents;
-use crate::records::{CLUSTERS, Cluster, HOSTS, Host, STATUSES};
+use crate::records::{CLUSTERS, Cluster, STATUSES};
 use crate::refusal::Answer;
 use crate::state::Plane;
 use crate::store::Read;
@@ -88,7 +88,7 @@ fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
         open.insert(alert.key.clone(), alert);
     }
     board.inner().book = open;
-    for (_, host) in rows.all(&HOSTS)? {
+    for (_, host) in rows.all(&GLANCES)? {
         if let Some(said) = rows.get(&STATUSES, &host.id.to_string())? {
             board.recall(host.id, &said.status, said.received_at);
         }
@@ -101,7 +101,7 @@ fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
 
 /// The rows that one pass reads.
 struct Rows {
-    hosts: Vec<Host>,
+    hosts: Vec<Glance>,
     clusters: BTreeMap<ClusterId, Cluster>,
     silences: Vec<super::Silence>,
     agents_stopped: Option<String>,
@@ -110,7 +110,7 @@ struct Rows {
 fn rows(plane: &Plane) -> Answer<Rows> {
     let rows = plane.read()?;
     Ok(Rows {
-        hosts: rows.all(&HOSTS)?.into_iter().map(|(_, h)| h).collect(),
+        hosts: rows.all(&GLANCES)?.into_iter().map(|(_, h)| h).collect(),
         clusters: rows
             .all(&CLUSTERS)?
             .into_iter()
