@@ -29,12 +29,13 @@ use super::status::StatusBoard;
 use crate::app::Backoff;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
+use crate::host::unchanged::FileMark;
+use crate::host::work::brief;
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
 use crate::model::{
-    Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind,
+    Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind, paths,
 };
 use crate::mux::{self, MuxStream};
-use crate::seam::carried;
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
 
@@ -191,7 +192,9 @@ impl Renewal {
     async fn until_due(&self, renewed_under: Option<Digest>) {
         let mut changes = self.sessions.changes();
         let mut told = self.link.route().identity().bundle;
+        let bundle = self.fs.at(paths::PLANE_CA);
         loop {
+            let mark = FileMark::of(&bundle);
             let identity = self.link.route().identity();
             if identity.bundle != told {
                 told = identity.bundle;
@@ -208,16 +211,23 @@ impl Renewal {
             {
                 return;
             }
-            let left = identity
-                .renew_at()
-                .duration_since(crate::seam::clock::now());
-            let left = Duration::try_from(left).unwrap_or_default();
-            if left.is_zero() {
+            let due = identity.renew_at();
+            let left = || Duration::try_from(due.duration_since(crate::seam::clock::now()));
+            let news = async {
+                loop {
+                    let left = left().unwrap_or_default();
+                    tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                    if left.is_zero() || FileMark::of(&bundle) != mark {
+                        return;
+                    }
+                }
+            };
+            if left().unwrap_or_default().is_zero() {
                 return;
             }
             tokio::select! {
                 // cancel-safe: both are
-                () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
+                () = news => {}
                 changed = changes.changed() => {
                     if changed.is_err() {
                         // The sender is ours: it cannot be gone while this runs.
@@ -342,12 +352,12 @@ impl Renewal {
         F: FnOnce(&HostFs) -> Result<T, IdentityError> + Send + 'static,
     {
         let fs = self.fs.clone();
-        let done = tokio::task::spawn_blocking(carried(move || work(&fs))).await;
+        let done = brief(move || work(&fs)).await;
         done.unwrap_or_else(|e| {
             Err(IdentityError::Fs(FsError {
                 action: "write",
                 path: self.fs.at(crate::model::paths::HOST_NEXT),
-                source: std::io::Error::other(e.to_string()),
+                source: e.into(),
             }))
         })
     }
