@@ -58,6 +58,13 @@ pub mod tls;
 
 pub use pf9_tunnel::{mux, wire};
 
+/// Whether the guard of this name is taken out: the environment says it, once.
+pub fn mutant(name: &str) -> bool {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let chosen = NAME.get_or_init(|| std::env::var("PF9_MUTANT").ok());
+    chosen.as_deref() == Some(name)
+}
+
 #[cfg(any(test, feature = "fault"))]
 #[path = "../tests/support/sample.rs"]
 mod sample;

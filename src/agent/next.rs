@@ -78,17 +78,19 @@ pub(super) fn next(record: &Record, seen: &SwitchSeen) -> Move {
         Stage::PuttingBack if seen.back => Move::Write(Box::new(put_back(record, seen.now))),
         // If a person's installation moved the links, `current` already equals `last-good`.
         Stage::PuttingBack => Move::Back,
-        Stage::Ready | Stage::Switching | Stage::Proving if moved => {
+        Stage::Ready | Stage::Switching | Stage::Proving
+            if moved && !crate::mutant("agent-overtaken") =>
+        {
             write(record, Stage::Refused, overtaken(&to))
         }
-        Stage::Ready if record.attempts >= ATTEMPTS_MAX => {
+        Stage::Ready if record.attempts >= ATTEMPTS_MAX && !crate::mutant("agent-attempts") => {
             write(record, Stage::PutBack, too_often(record))
         }
         Stage::Ready => Move::Write(Box::new(Record {
             attempts: record.attempts + 1,
             ..record.at(Stage::Switching, None)
         })),
-        Stage::Switching | Stage::Proving if !seen.own => {
+        Stage::Switching | Stage::Proving if !seen.own && !crate::mutant("agent-cut-off") => {
             write(record, Stage::PuttingBack, cut_off(&to))
         }
         Stage::Switching | Stage::Proving => begun(record, seen, &to),
@@ -136,7 +138,7 @@ fn put_back(record: &Record, now: Timestamp) -> Record {
         .why
         .as_ref()
         .is_some_and(|w| w.code == FaultCode::Interrupted);
-    let again = (cut && record.attempts < ATTEMPTS_MAX)
+    let again = ((cut || crate::mutant("agent-failed-again")) && record.attempts < ATTEMPTS_MAX)
         .then(|| now.checked_add(AGAIN).unwrap_or(Timestamp::MAX));
     let why = match again {
         Some(at) => record.why.clone().map(|why| why.next_try(at)),

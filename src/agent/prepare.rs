@@ -172,7 +172,7 @@ fn copy(from: File, to: &Path, file: &PackageFile) -> io::Result<()> {
         .flags(O_NOFOLLOW)
         .open(to)?;
     let digest = hashed(from, file.bytes, &mut |bytes| target.write_all(bytes))?;
-    if digest != file.sha256 {
+    if digest != file.sha256 && !crate::mutant("agent-digest") {
         return Err(io::Error::other(
             "the staged package does not have the SHA-256 that the plane signed",
         ));

@@ -84,15 +84,16 @@ pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
             return Proof::Failed(format!("{unit} does not run: {}", state.result));
         }
         // A counter that systemd began again is below the one before.
-        if more > RESTARTS {
+        if more > RESTARTS && !crate::mutant("agent-proof-restarts") {
             return Proof::Failed(format!("{unit} exited and was restarted {more} times"));
         }
-        if exe.as_deref() != Some(&to.program(PROGRAM)) {
+        if !crate::mutant("agent-proof-program") && exe.as_deref() != Some(&to.program(PROGRAM)) {
             return Proof::Missing(format!("{unit} does not run version {to} yet"));
         }
     }
     match &looked.tunnel {
         Some(tunnel) if matches!(tunnel.state, TunnelState::Connected { .. }) => {}
+        Some(_) if crate::mutant("agent-proof-tunnel") => {}
         Some(_) => return Proof::Missing("the tunnel is not up".into()),
         None => return Proof::Missing("comms does not answer".into()),
     }
@@ -102,6 +103,7 @@ pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         }
         // It begins without one: this is its own.
         Some(host) if host.acknowledged_at.is_some() => {}
+        Some(_) if crate::mutant("agent-proof-receipt") => {}
         Some(_) => return Proof::Missing("the plane has not accepted a status from it yet".into()),
         None => return Proof::Missing("hostagent does not answer".into()),
     }
@@ -116,6 +118,7 @@ pub(super) fn proof(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         NodeState::Ok if node.last_sweep_at.is_some() => Proof::Well,
         // Nothing is done to the node, whatever it lacks: it proves nothing against the version.
         NodeState::Maintenance => Proof::Well,
+        NodeState::Ok if crate::mutant("agent-proof-sweep") => Proof::Well,
         NodeState::Ok => Proof::Missing("no sweep has finished yet".into()),
         NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
             let why = node

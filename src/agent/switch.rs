@@ -99,7 +99,7 @@ pub async fn at_boot(host: &Host) -> Result<(), Fault> {
     // Whatever the record says, or where it is lost: only what was proven runs after a boot.
     let [current, last_good] = links_of(&host.fs);
     match last_good {
-        Some(good) if current.as_ref() != Some(&good) => {
+        Some(good) if current.as_ref() != Some(&good) && !crate::mutant("agent-boot") => {
             point_back(&host.fs, &good).map_err(|e| broken(&e))
         }
         Some(_) | None => Ok(()),
@@ -245,7 +245,9 @@ impl<'a> Run<'a> {
             }
             (Stage::Proving | Stage::Proven, Err(error)) => {
                 let why = broken(&error);
-                self.proof = Proof::Failed(format!("it could not be recorded: {}", why.why));
+                if !crate::mutant("agent-noted") {
+                    self.proof = Proof::Failed(format!("it could not be recorded: {}", why.why));
+                }
                 Ok(Record {
                     stage: Stage::Proving,
                     ..record
@@ -321,7 +323,7 @@ impl<'a> Run<'a> {
         let look = prove::look(self.host).await;
         self.proof = prove::proof(&look, &record.to(), record.was_well, &self.restarts);
         if let Proof::Missing(what) = &self.proof {
-            if since.elapsed() >= within {
+            if since.elapsed() >= within && !crate::mutant("agent-deadline") {
                 self.proof = Proof::Failed(format!(
                     "{what}, {} s after it was switched to",
                     within.as_secs()

@@ -77,7 +77,9 @@ pub fn dns_servers(fs: &HostFs) -> Vec<IpAddr> {
 /// other nodes' pods would be taken for its own when it is a machine again, in the minute before the next look. So it is
 /// asked first: what a node has in the kernel goes before its directory.
 pub fn routes_of_no_node(fs: &HostFs, interfaces: &[Interface]) -> Vec<RouteTo> {
-    if !matches!(fs.found(paths::KUBE_DIR), Ok(Found::Nothing)) {
+    if !crate::mutant("routes-of-no-node")
+        && !matches!(fs.found(paths::KUBE_DIR), Ok(Found::Nothing))
+    {
         return Vec::new();
     }
     let is_known = |net: IpNet| interfaces.iter().any(|i| i.networks.contains(&net));

@@ -211,7 +211,7 @@ pub fn worked_by(
         (Move::Back, _) if of_os => (kept(), !ready),
         (Move::Os(_), record) => (kept(), record.is_none_or(|r| r.at != At::Fetching)),
         (Move::Uncordon, _) => (work.clone(), false),
-        (Move::Switch, _) => (work.clone(), true),
+        (Move::Switch, _) => (work.clone(), !crate::mutant("roll-cordoned")),
         (Move::Back, Some(record)) => {
             let of_node = record.order.stage == UpgradeStage::Node;
             (Work::kept(&record.from), of_node && !ready)

@@ -143,3 +143,5 @@ pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};
 pub use store::EtcdPlace;
 pub use terminal::TerminalConfig;
+
+pub(crate) use pf9_hostagent::mutant;

@@ -157,10 +157,15 @@ fn is_what_lacks(beside: &[Beside]) -> bool {
     let listed = beside.iter().map(|b| b.votes).max().unwrap_or_default();
     let leaderless = |b: &&Beside| b.etcd == Etcd::Leaderless;
     let tally = Tally {
-        votes: listed.max(beside.len() + 1),
+        votes: if crate::mutant("moved-votes") {
+            beside.len() + 1
+        } else {
+            listed.max(beside.len() + 1)
+        },
         answer: beside.iter().filter(leaderless).count() + 1,
     };
-    beside.iter().all(|b| b.etcd != Etcd::Led) && tally.is_enough()
+    let none_led = crate::mutant("moved-led") || beside.iter().all(|b| b.etcd != Etcd::Led);
+    crate::mutant("moved-lacks") || none_led && tally.is_enough()
 }
 
 /// The masters other than this host. A worker needs none of them.

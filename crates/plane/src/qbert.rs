@@ -196,6 +196,9 @@ fn require_ground(
     settings: &Settings,
     now: Timestamp,
 ) -> Answer<()> {
+    if crate::mutant("require-ground") {
+        return Ok(());
+    }
     let hosts = rows.all(&HOSTS)?;
     let near = hosts.iter().map(|(_, h)| h);
     let free = near.filter(|h| h.project == *project && h.cluster.is_none());

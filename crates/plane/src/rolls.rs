@@ -327,7 +327,7 @@ impl Part {
     fn proves(&self) -> bool {
         let stage = self.told.filter(|stage| !self.has(*stage));
         matches!(stage, Some(UpgradeStage::Node | UpgradeStage::Os))
-            && self.state == Some(UpgradeState::Proving)
+            && (crate::mutant("probe-proves") || self.state == Some(UpgradeState::Proving))
     }
 
     /// It may be between two stacks.

@@ -389,7 +389,10 @@ async fn accept_tls(
             continue;
         }
         let until = Until::of(&plane).or_cut();
-        let address = plane.relayed.client(address);
+        let address = match crate::mutant("relay-client") {
+            true => address,
+            false => plane.relayed.client(address),
+        };
         let stranger = Arc::new(strangers.enter(Origin::of(address), until.cut.clone()));
         let (acceptor, router) = (tls.acceptor(), router.clone());
         let (handshakes, connections) = (Arc::clone(&handshakes), Arc::clone(&connections));

@@ -78,7 +78,7 @@ impl Kube {
     pub async fn uncordon(&self, node: &str) -> Result<(), KubeError> {
         self.change_node(node, |live| {
             let (_, ours) = Self::cordoned(live);
-            ours.then(|| {
+            (ours || crate::mutant("uncordon-persons")).then(|| {
                 json!({
                     "metadata": {"annotations": {DRAIN_MARK: null}},
                     "spec": {"unschedulable": null},
@@ -92,7 +92,7 @@ impl Kube {
     pub async fn cordon(&self, node: &str) -> Result<(), KubeError> {
         self.change_node(node, |live| {
             let (off, _) = Self::cordoned(live);
-            (!off).then(|| {
+            (!off || crate::mutant("cordon-persons")).then(|| {
                 json!({
                     "metadata": {"annotations": {DRAIN_MARK: "true"}},
                     "spec": {"unschedulable": true},
@@ -117,11 +117,11 @@ impl Kube {
             ..DrainPass::default()
         };
         for pod in &pods {
-            if pod.alone && !force {
+            if pod.alone && !force && !crate::mutant("drain-alone") {
                 pass.alone += 1;
                 continue;
             }
-            let asked = match force {
+            let asked = match force || crate::mutant("drain-budget") {
                 true => self.delete(pod).await.map(|()| None),
                 false => self.evict(pod).await,
             };

@@ -85,6 +85,19 @@ fn script(ctx: &PhaseContext) -> String {
         );
         routes.push_str(&line);
     }
+    let mut program = PROGRAM_TEXT.to_owned();
+    if crate::mutant("forward-closed") {
+        program = program.replace("\nclosed() {\n", "\nclosed() {\n  return 1\n");
+    }
+    if crate::mutant("forward-closed-returns") {
+        program = program.replace(
+            "\"-j ACCEPT\" | \"-j RETURN\") exit 1 ;;",
+            "\"-j NOBODY\") exit 1 ;;",
+        );
+    }
+    if crate::mutant("forward-place") {
+        program = program.replace("\nplace() {\n", "\nplace() {\n  return 0\n");
+    }
     format!(
         "#!/bin/sh\n\
          # Written by pf9-nodeletd; changes are undone.\n\
@@ -102,7 +115,7 @@ fn script(ctx: &PhaseContext) -> String {
          ip $family -force -batch - <<'END'\n\
          {routes}END\n\
          }}\n\
-         {PROGRAM_TEXT}",
+         {program}",
         all = node.network.pods_cidr.trunc(),
         own = node.pod_cidr.trunc(),
     )

@@ -6,7 +6,7 @@ use super::{PhaseContext, Steps, services};
 
 pub(super) fn steps(ctx: &PhaseContext) -> Steps {
     let node = ctx.node.node_name.to_string();
-    let mut steps: Vec<Step> = match ctx.cordoned {
+    let mut steps: Vec<Step> = match ctx.cordoned && !crate::mutant("uncordon-proven") {
         // It is made schedulable when it is proven.
         true => Vec::new(),
         false => vec![Step::Uncordon { node }],

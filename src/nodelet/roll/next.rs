@@ -117,13 +117,17 @@ pub fn what_next(record: Option<&RollRecord>, node: &NodeSpec, seen: &RollSeen<'
         (Some(order), true) => order,
         (Some(order), false) if order.stage == UpgradeStage::Node => order,
         (None, true) => return Move::Follow,
+        (Some(_) | None, false) if crate::mutant("roll-not-ordered") => return Move::Follow,
         (Some(_) | None, false) => return Move::Keep(Box::new(not_ordered(own, &node.stack))),
     };
     match order.stage {
         UpgradeStage::Prepare => return Move::Prepare,
         UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os => {}
     }
-    let Some(record) = record.filter(|r| r.is_of(order)) else {
+    let again = |r: &RollRecord| -> bool {
+        crate::mutant("roll-again") && matches!(r.at, At::PutBack | At::Refused)
+    };
+    let Some(record) = record.filter(|r| r.is_of(order) && !again(*r)) else {
         return begins(order, own, seen);
     };
     match record.at {
@@ -167,8 +171,10 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &RollSeen<'_>) -> Move {
         return begin(At::Uncordoning);
     }
     match &seen.said {
+        Said::Ready if etcd && crate::mutant("roll-backup") => begin(At::Switching),
         Said::Ready if etcd => begin(At::BackingUp),
         Said::Ready if os => begin(At::Fetching),
+        Said::Ready if crate::mutant("roll-drain") => begin(At::Switching),
         Said::Ready => begin(At::Draining),
         Said::Nothing
         | Said::Anew
@@ -192,10 +198,13 @@ fn goes_on(record: &RollRecord, node: &NodeSpec, seen: &RollSeen<'_>) -> Move {
     };
     let ordered = node.upgrade.as_ref();
     let withdrawn_in_time = !ordered.is_some_and(|order| record.is_of(order));
-    if withdrawn_in_time && matches!(record.at, At::BackingUp | At::Fetching | At::Draining) {
+    if !crate::mutant("roll-withdrawn")
+        && withdrawn_in_time
+        && matches!(record.at, At::BackingUp | At::Fetching | At::Draining)
+    {
         return to(At::Refused, Some(withdrawn(record)));
     }
-    if node.stack != *wants {
+    if !crate::mutant("roll-withdrawn-late") && node.stack != *wants {
         match record.at {
             At::Switching | At::Proving => return to(At::PuttingBack, Some(withdrawn(record))),
             // It is proven: what the spec asks for now begins from there.
@@ -240,7 +249,13 @@ fn drains(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let timeout = Duration::from_secs(policy.timeout_s.into());
     let late = seen.spent >= timeout;
     let too_late = seen.spent >= timeout.saturating_add(FORCE_WITHIN);
-    match (&seen.said, policy.then) {
+    // What did not finish is taken for drained.
+    let drained = Said::Drained;
+    let said = match &seen.said {
+        Said::Left(_) if late && crate::mutant("roll-drain-left") => &drained,
+        said => said,
+    };
+    match (said, policy.then) {
         (Said::Drained, _) => {
             let mut next = record.clone();
             next.attempts = 1;
@@ -250,11 +265,11 @@ fn drains(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
             };
             note(&next, at, None, seen.now)
         }
-        (Said::Left(why), AfterDrain::Stop) if late => {
+        (Said::Left(why), AfterDrain::Stop) if late && !crate::mutant("roll-drain-stop") => {
             let fault = not_drained(record, why);
             note(record, At::Refused, Some(fault), seen.now)
         }
-        (Said::Left(why), AfterDrain::Force) if too_late => {
+        (Said::Left(why), AfterDrain::Force) if too_late && !crate::mutant("roll-force-end") => {
             let fault = not_deleted(record, why);
             note(record, At::Refused, Some(fault), seen.now)
         }
@@ -279,7 +294,7 @@ fn backs_up(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
         next.attempts = 1;
         return note(&next, At::Switching, None, seen.now);
     }
-    if seen.spent < BACKUP_WITHIN {
+    if seen.spent < BACKUP_WITHIN || crate::mutant("roll-backup-late") {
         return Move::BackUp;
     }
     let why = match &seen.said {
@@ -305,8 +320,13 @@ fn switches(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let etcd = record.order.stage == UpgradeStage::Etcd;
     let now = if etcd { seen.etcd } else { seen.active };
     let active = now == Some(&record.order.stack);
+    if crate::mutant("roll-proof") && active && record.at == At::Proving {
+        return note(record, At::Uncordoning, None, seen.now);
+    }
     match &seen.said {
-        Said::Anew if record.attempts >= ATTEMPTS_MAX => return back(too_often(record)),
+        Said::Anew if record.attempts >= ATTEMPTS_MAX && !crate::mutant("roll-attempts") => {
+            return back(too_often(record));
+        }
         Said::Anew => {
             let mut again = record.clone();
             again.attempts += 1;
@@ -328,7 +348,7 @@ fn switches(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     if active && record.at == At::Switching {
         return note(record, At::Proving, None, seen.now);
     }
-    match seen.spent >= within(record) {
+    match seen.spent >= within(record) && !crate::mutant("roll-deadline") {
         true => back(late(record)),
         false if etcd => Move::TakeEtcd,
         false => Move::Switch,

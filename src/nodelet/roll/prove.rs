@@ -21,7 +21,7 @@ pub fn node(node: &Value, stack: &StackManifest) -> Result<(), String> {
     let text = |pointer: &str| node.pointer(pointer).and_then(Value::as_str);
     let kubelet = text("/status/nodeInfo/kubeletVersion").unwrap_or_default();
     let wants = format!("v{}", stack.kubernetes);
-    if !is_release(kubelet, &wants) {
+    if !crate::mutant("prove-version") && !is_release(kubelet, &wants) {
         return Err(format!("the cluster sees a kubelet {kubelet}, not {wants}"));
     }
     let runtime = text("/status/nodeInfo/containerRuntimeVersion").unwrap_or_default();
@@ -42,7 +42,9 @@ pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(
     let has = pod
         .pointer("/spec/containers/0/image")
         .and_then(Value::as_str);
-    if has != Some(image) || pod.pointer("/metadata/deletionTimestamp").is_some() {
+    if !crate::mutant("prove-pod") && has != Some(image)
+        || pod.pointer("/metadata/deletionTimestamp").is_some()
+    {
         return Err(format!(
             "{component} runs from {}, not {image}",
             has.unwrap_or("nothing")
@@ -64,7 +66,10 @@ pub fn probe_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
         return Err("an earlier probe pod is still ending".into());
     }
-    ready(pod).map_err(|why| format!("the probe pod is not Ready: {why}"))
+    match crate::mutant("prove-probe") {
+        true => Ok(()),
+        false => ready(pod).map_err(|why| format!("the probe pod is not Ready: {why}")),
+    }
 }
 
 /// A program may say more of itself than its release, e.g. `v1.37.2-1+pf9`.

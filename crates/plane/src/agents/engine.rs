@@ -130,7 +130,9 @@ fn stop(roll: &mut AgentRoll, host: HostId, why: Option<Fault>, now: Timestamp) 
         State::Running | State::Paused => {}
         State::Stopped | State::Cancelled | State::Done => return,
     }
-    roll.state = State::Stopped;
+    if !crate::mutant("agents-stop") {
+        roll.state = State::Stopped;
+    }
     let what = format!("the rollout of agent {} is stopped", roll.to);
     let why = format!(
         "host {host}: {}",
@@ -170,7 +172,7 @@ fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Ti
     }
     let since = *roll.passed_at.get_or_insert(now);
     let pause = SignedDuration::from_secs(roll.policy.pause_s.into());
-    if now.duration_since(since) >= pause {
+    if now.duration_since(since) >= pause || crate::mutant("agents-pause") {
         roll.share += 1;
         roll.passed_at = None;
         let of = roll.policy.shares.get(roll.share).copied().unwrap_or(100);
@@ -190,6 +192,7 @@ fn tell(
     now: Timestamp,
     moves: &mut Moves,
 ) {
+    let open = open || crate::mutant("agents-window");
     if roll.passed_at.is_some() || !(open || roll.policy.any_time) {
         return;
     }
@@ -224,7 +227,7 @@ fn tell(
             continue;
         };
         if let Some(cluster) = look.master_of {
-            if busy.contains(&cluster) {
+            if busy.contains(&cluster) && !crate::mutant("agents-masters") {
                 continue;
             }
             busy.push(cluster);
@@ -329,7 +332,8 @@ impl Part {
                 let bound = SignedDuration::from_secs(roll.policy.report_s.into());
                 let over = self
                     .told_at
-                    .is_none_or(|at| now.duration_since(at) >= bound);
+                    .is_none_or(|at| now.duration_since(at) >= bound)
+                    && !crate::mutant("agents-late");
                 if over {
                     let said = self.said.map_or("nothing", AgentStage::as_str);
                     let still = if look.there {

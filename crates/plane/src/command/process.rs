@@ -40,7 +40,7 @@ pub(super) async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let lost = tokio::select! {
         // cancel-safe: waits for signals only
         () = asked() => None,
-        to = server.lost() => Some(to),
+        to = server.lost(), if !crate::mutant("seat-ends") => Some(to),
     };
     tracing::info!("stopping");
     notify(sd_notify::NotifyState::Stopping);

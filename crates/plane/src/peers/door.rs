@@ -312,6 +312,7 @@ impl Guest {
         }
         let begun = match hello::read(&mut self.client).await {
             Some(Hello::Client(bytes)) => bytes,
+            Some(Hello::Plane) if crate::mutant("door-plane") => return Ok(End::Over),
             Some(Hello::Plane) => return Ok(End::Plane),
             None => return Ok(End::Over),
         };
@@ -334,7 +335,7 @@ impl Guest {
             // cancel-safe: nothing is kept of a connection that ends
             passed = passing => passed,
             // Its plane may be gone without a word; one that still runs ends, too.
-            _ = self.holder.wait_for(|now| now.as_ref() != Some(&way.holder)) => return Ok(End::Over),
+            _ = self.holder.wait_for(|now| !crate::mutant("door-let-go") && now.as_ref() != Some(&way.holder)) => return Ok(End::Over),
         };
         match passed {
             Ok(None) => {}

@@ -107,7 +107,9 @@ pub(crate) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let outside = parts.extensions.remove::<Outside>();
     let now = pf9_hostagent::seam::clock::now();
     let ring = plane.keys.ring();
-    let outside = outside.filter(|o| o.shown.as_ref().is_some_and(|s| is_plane(&ring, s, now)));
+    let anybody = crate::mutant("relay-plane");
+    let outside =
+        outside.filter(|o| anybody || o.shown.as_ref().is_some_and(|s| is_plane(&ring, s, now)));
     let Some(outside) = outside else {
         let why = "the connection showed no certificate of a plane of this fleet";
         return Err(Refusal::forbidden(

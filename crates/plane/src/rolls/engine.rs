@@ -109,7 +109,9 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     match (stage, said.state) {
         (UpgradeStage::Prepare, UpgradeState::Ready | UpgradeState::Done) => part.ready = true,
         (UpgradeStage::Etcd, UpgradeState::Done) if settled => part.etcd = true,
-        (UpgradeStage::Node, UpgradeState::Done) if settled => part.node = true,
+        (UpgradeStage::Node, UpgradeState::Done) if settled || crate::mutant("plane-settled") => {
+            part.node = true;
+        }
         (UpgradeStage::Os, UpgradeState::Done) if settled => part.os_due = false,
         (
             UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os,
@@ -145,7 +147,9 @@ fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
         State::Running | State::Paused => {}
         State::Stopped | State::Cancelled | State::Done => return false,
     }
-    roll.state = State::Stopped;
+    if !crate::mutant("plane-stop") {
+        roll.state = State::Stopped;
+    }
     let what = format!("{} is stopped", roll.what());
     let why = format!("node {name}: {fault}");
     let fix = match (roll.goal, roll.way) {
@@ -169,6 +173,7 @@ pub(crate) fn advance(
     };
     match roll.state {
         State::Running => {}
+        State::Paused if crate::mutant("plane-paused") => {}
         State::Paused | State::Stopped | State::Cancelled | State::Done => return Vec::new(),
     }
     let next = next(cluster, roll, look, open || roll.policy.any_time);

@@ -98,6 +98,7 @@ impl Condition {
 
 /// Orders to send, and nodes waited for, in a roll that is not paused or stopped.
 pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Next {
+    let open = open || crate::mutant("plane-window");
     let mut next = Next::default();
     let over = |p: &Part| p.is_done() && !p.recalled;
     let all = cluster
@@ -109,11 +110,11 @@ pub(crate) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) 
         return next;
     }
     let unready = next.prepare(cluster, roll, look);
-    if unready && !roll.begun {
+    if unready && !roll.begun && !crate::mutant("plane-prepared") {
         return next;
     }
     // Each would interrupt the other.
-    if cluster.etcd_restore.is_some() {
+    if cluster.etcd_restore.is_some() && !crate::mutant("plane-restore") {
         let masters = cluster.masters().map(|m| (m.host, Wait::Restore));
         next.waits.extend(masters);
         return next;
@@ -151,7 +152,10 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
 
 /// It is done, and was unhealthy in its last report, or is silent.
 fn is_ill(part: &Part, seen: Condition) -> bool {
-    part.is_done() && !part.recalled && (part.unwell || seen != Condition::Well)
+    !crate::mutant("plane-ill")
+        && part.is_done()
+        && !part.recalled
+        && (part.unwell || seen != Condition::Well)
 }
 
 impl Next {
@@ -217,7 +221,9 @@ impl Next {
             return;
         }
         for master in masters {
-            if let Some(wait) = look(master.host).waits() {
+            if let Some(wait) = look(master.host).waits()
+                && !crate::mutant("plane-masters-well")
+            {
                 return self.waits.push((master.host, wait));
             }
         }
@@ -269,13 +275,16 @@ impl Next {
                 skipped += 1;
                 continue;
             }
-            if free == 0 || zone.is_some_and(|z| z != worker.zone.as_deref()) {
+            if (free == 0 && !crate::mutant("plane-most"))
+                || (!crate::mutant("plane-zone")
+                    && zone.is_some_and(|z| z != worker.zone.as_deref()))
+            {
                 continue;
             }
             let wait = match look(worker.host).waits() {
                 None if open => {
                     self.tell.push((worker.host, stage));
-                    (free, zone) = (free - 1, Some(worker.zone.as_deref()));
+                    (free, zone) = (free.saturating_sub(1), Some(worker.zone.as_deref()));
                     continue;
                 }
                 None => Wait::Window,

@@ -87,12 +87,14 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
         let of = version(stack)?;
         let follows = (of.major, of.minor) == (has.major, has.minor)
             && (of > has || (of == has && stack.imported_at > own.imported_at))
-            && since.is_none_or(|since| stack.imported_at > since);
+            && (crate::mutant("patch-by-hand")
+                || since.is_none_or(|since| stack.imported_at > since));
         follows.then_some((of, stack.imported_at, stack))
     });
     let newer: Vec<_> = newer.collect();
     let (_, _, newest) = newer.iter().max_by_key(|(of, at, _)| (of.clone(), *at))?;
-    let mends = |s: &Stack| s.content().is_ok_and(|c| c.security);
+    let mends =
+        |s: &Stack| crate::mutant("patch-security") || s.content().is_ok_and(|c| c.security);
     let at_once = match cluster.settings.upgrade.patches {
         Patches::AtOnce => newer.iter().any(|(_, _, s)| mends(s)),
         Patches::Window | Patches::Off => false,

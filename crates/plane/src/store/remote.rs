@@ -238,7 +238,8 @@ impl Remote {
                 Standing::Lost(to) => return Err(StoreError::Lost(to.clone())),
                 Standing::Ours {
                     away: Some(away), ..
-                } => return Err(StoreError::Away(away.clone())),
+                } if !crate::mutant("store-away") => return Err(StoreError::Away(away.clone())),
+                Standing::Ours { away: Some(_), .. } => {}
                 Standing::Ours { away: None, .. } => {}
             }
             if !*busy {

@@ -93,7 +93,7 @@ pub(super) fn updates(record: &RollRecord, seen: &RollSeen<'_>) -> Move {
     let mut next = record.clone();
     let report = together(record.os.unwrap_or_default(), *report);
     (next.os, next.attempts) = (Some(report), 1);
-    let at = match order(record).restarts(&report) {
+    let at = match order(record).restarts(&report) || crate::mutant("os-reboot") {
         true => {
             next.boot = Some(boot.clone());
             At::Rebooting
@@ -152,7 +152,7 @@ fn tries(record: &RollRecord, goal: OsGoal, otherwise: At, seen: &RollSeen<'_>) 
 }
 
 fn again(record: &RollRecord, otherwise: At, fault: Fault, seen: &RollSeen<'_>) -> Move {
-    if record.attempts >= ATTEMPTS_MAX {
+    if record.attempts >= ATTEMPTS_MAX && !crate::mutant("os-attempts") {
         return note(record, otherwise, Some(fault), seen.now);
     }
     let mut next = record.clone();

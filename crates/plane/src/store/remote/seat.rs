@@ -97,6 +97,7 @@ pub(super) async fn take(
     loop {
         let tried = match shared.gateway.get(&key).await {
             Ok(None) => sit(shared, holder).await,
+            Ok(Some(_)) if crate::mutant("seat-waits") => sit(shared, holder).await,
             Ok(Some(kv)) => Ok(Tried::Anothers(Holder::of(&kv))),
             Err(e) => Err(e),
         };
@@ -157,10 +158,15 @@ async fn sit(shared: &Shared, holder: &Holder) -> Result<Tried, CallError> {
     let lease = shared.gateway.grant(LIFE).await?;
     let (seat, head) = (shared.gateway.key("seat"), shared.gateway.key("head"));
     let said = serde_json::to_vec(holder).unwrap_or_default();
+    let free = (!crate::mutant("seat-waits")).then(|| gateway::made_at(&seat, 0));
     let txn = Txn::default()
-        .when(gateway::made_at(&seat, 0))
+        .only_when(free)
         .then([
-            gateway::put(&seat, &said, Some(lease)),
+            gateway::put(
+                &seat,
+                &said,
+                (!crate::mutant("seat-lease")).then_some(lease),
+            ),
             gateway::read(&head),
         ])
         .otherwise([gateway::read(&seat), gateway::read(&head)]);
@@ -298,7 +304,7 @@ async fn look(shared: &Shared, holder: &Holder, seat: Seat) -> Result<Look, Call
         let ours = shared.lock();
         head == ours.known || ours.trying.as_ref() == Some(&head)
     };
-    if nobody_wrote {
+    if nobody_wrote || crate::mutant("seat-nobody-wrote") {
         tracing::warn!(
             "the seat's lease had expired; the seat is taken again, without writes in between"
         );

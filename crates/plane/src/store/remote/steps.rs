@@ -88,7 +88,9 @@ pub(super) async fn commit(shared: &Shared, mut batches: Vec<Vec<Op>>) -> Result
 pub(super) async fn finish(shared: &Shared) -> Result<(), StepError> {
     let said = |e: CallError| StepError::Refused(e.to_string());
     let found = shared.gateway.get(&shared.gateway.key("apply")).await;
-    if let Some(kv) = found.map_err(said)? {
+    if let Some(kv) = found.map_err(said)?
+        && !crate::mutant("seat-apply")
+    {
         let apply: Apply = serde_json::from_slice(&kv.value).map_err(unsayable)?;
         tracing::warn!(
             parts = apply.parts,
@@ -148,10 +150,12 @@ async fn step(shared: &Shared, mut ops: Vec<Value>) -> Result<(), StepError> {
     let mut doubtful = false;
     loop {
         let seat = ours(shared)?;
-        txn = txn.only_when([
-            gateway::made_at(&seat_key, seat),
-            gateway::holds(&head_key, &known),
-        ]);
+        let fence = crate::mutant("seat-fence");
+        let by_seat = gateway::made_at(&seat_key, seat);
+        let by_head = gateway::holds(&head_key, &known);
+        let by_seat = (!fence && !crate::mutant("seat-compare")).then_some(by_seat);
+        let by_head = (!fence && !crate::mutant("seat-head")).then_some(by_head);
+        txn = txn.only_when(by_seat.into_iter().chain(by_head));
         let tried = tokio::select! {
             // cancel-safe: the outcome is then unknown, and reported as such
             tried = shared.gateway.txn(&txn) => tried,
