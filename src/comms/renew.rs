@@ -29,12 +29,12 @@ use super::status::StatusBoard;
 use crate::app::Backoff;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
+use crate::host::work::brief;
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
 use crate::model::{
     Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind,
 };
 use crate::mux::{self, MuxStream};
-use crate::seam::carried;
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
 
@@ -342,12 +342,12 @@ impl Renewal {
         F: FnOnce(&HostFs) -> Result<T, IdentityError> + Send + 'static,
     {
         let fs = self.fs.clone();
-        let done = tokio::task::spawn_blocking(carried(move || work(&fs))).await;
+        let done = brief(move || work(&fs)).await;
         done.unwrap_or_else(|e| {
             Err(IdentityError::Fs(FsError {
                 action: "write",
                 path: self.fs.at(crate::model::paths::HOST_NEXT),
-                source: std::io::Error::other(e.to_string()),
+                source: e.into(),
             }))
         })
     }

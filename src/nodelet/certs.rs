@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::refusals;
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
     FaultCode, NodeSpec, Role, Timestamp, UID_ATTRIBUTE, paths,
@@ -91,8 +92,7 @@ pub fn in_use(
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());
-    let fail =
-        |e: &(dyn std::error::Error + 'static)| Fault::new(FaultCode::Key, what.clone(), chain(e));
+    let fail = |e: &(dyn std::error::Error + 'static)| refusals::fault(FaultCode::Key, &what, e);
     let key_path = path_of(purpose, paths::CERT_KEY_FILE);
     let key = match read_key(fs, &key_path).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -137,11 +137,7 @@ pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
 /// Makes the service-account key pair where there is none.
 pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
     let fail = |e: &(dyn std::error::Error + 'static)| {
-        Fault::new(
-            FaultCode::Key,
-            "cannot generate the service-account key",
-            chain(e),
-        )
+        refusals::fault(FaultCode::Key, "cannot generate the service-account key", e)
     };
     let key = match read_key(fs, paths::SERVICE_ACCOUNT_KEY).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -238,8 +234,14 @@ fn accept_one(
     let believed = believed.as_str();
     // The authority first: a certificate never stands beside another's authority.
     for (file, text) in [(paths::CERT_CA_FILE, believed), (paths::CERT_FILE, pem)] {
-        fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644))
-            .map_err(|e| refuse(chain(&e)))?;
+        let written = fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644));
+        written.map_err(|e| match refusals::of(&e) {
+            Some((code, fix)) => Fault {
+                code,
+                ..refuse(chain(&e)).fix(fix)
+            },
+            None => refuse(chain(&e)),
+        })?;
     }
     Ok(())
 }

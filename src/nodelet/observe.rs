@@ -38,6 +38,7 @@ use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::ours;
 use crate::host::units::UnitState;
+use crate::host::work::long;
 use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
 use crate::os;
 use crate::stack::{self, Depth, StackError};
@@ -128,7 +129,7 @@ impl<'a> Sweep<'a> {
         let units = match host.units.show(units).await {
             Ok(units) => units,
             Err(e) => {
-                tracing::warn!(error = %e, "systemd does not answer");
+                tracing::warn!(error = %chain(&e), "systemd does not answer");
                 BTreeMap::new()
             }
         };
@@ -330,7 +331,7 @@ impl<'a> Sweep<'a> {
             Ok(ModuleState::Present) => Observed::Same,
             Ok(ModuleState::Unknown) if optional => Observed::Same,
             Ok(ModuleState::Loadable | ModuleState::Unknown) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -340,7 +341,7 @@ impl<'a> Sweep<'a> {
             Ok(Some(value)) if value == want => Observed::Same,
             Ok(Some(value)) => differs(&format!("it is {value}")),
             Ok(None) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -416,7 +417,7 @@ impl<'a> Sweep<'a> {
         };
         let record = match record_of(self.host, want, manifest.content()) {
             Ok(record) => record,
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         };
         let whole = self.memory.whole.get(&want.dir_name());
         let known = [self.ledger.stack.as_ref(), whole];
@@ -425,16 +426,15 @@ impl<'a> Sweep<'a> {
         }
         let (trust, stack) = (self.trust.clone(), want.clone());
         // Hundreds of MiB are read: not on the thread that serves the socket.
-        let read = tokio::task::spawn_blocking(move || {
-            stack::verify_installed(&fs, &stack, &trust, Depth::Full).map(drop)
-        });
+        let read =
+            long(move || stack::verify_installed(&fs, &stack, &trust, Depth::Full).map(drop));
         match read.await {
             Ok(Ok(())) => {
                 self.memory.is_whole(record);
                 Observed::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -467,7 +467,7 @@ fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Obs
         Ok(Some(now)) if now == *stack => Observed::Same,
         Ok(Some(now)) => differs(&format!("{now} is active")),
         Ok(None) => Observed::Missing,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 
@@ -513,7 +513,7 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> O
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Observed::Same,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 

@@ -29,9 +29,11 @@
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods kept running, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
-//! k_a_cluster_goes  1.36 to 1.37 and back with a service requested all the time; a node that cannot is rolled back
+//! k_a_cluster_goes  1.36 to 1.37 and back with a service requested all the time; a node that cannot is rolled back; an
+//!                 image that was built again by the same name comes and goes with its stack
 //! kb_a_step     etcd, then all of the master fail on the way and roll back, with the same service requested
-//! kc_an_upgrade a master without power in its switch, a worker without its path, one without the plane: all upgraded
+//! kc_an_upgrade a master that is a worker as well without power in its switch, a worker without its path, one without the
+//!               plane: all upgraded
 //! ka_three      three masters to the next minor: how long the API is down, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; bad ones roll back
 //!                 and stop the fleet
@@ -45,6 +47,7 @@
 
 mod addons;
 mod address;
+mod again;
 #[path = "../support/bent.rs"]
 mod bent;
 #[path = "../support/breaks.rs"]

@@ -12,6 +12,7 @@ use crate::host::ours;
 use crate::host::proc::Proc;
 use crate::model::ProxyMode;
 use crate::nodelet::step::Observed;
+use crate::telemetry::chain;
 
 /// The script asks the packet filter half a dozen times, and waits for others who change it.
 const CHECK: Duration = Duration::from_secs(60);
@@ -26,11 +27,11 @@ impl Sweep<'_> {
                 let last = answer.stderr.lines().last().unwrap_or("its check failed");
                 return differs(last.trim_start_matches("pf9-network: "));
             }
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         }
         let there = match self.host.net.routes(ours::network::ROUTE_PROTOCOL).await {
             Ok(there) => there,
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         };
         match missing_route(&there, routes) {
             None => Observed::Same,
@@ -42,7 +43,7 @@ impl Sweep<'_> {
         match self.host.net.leads_to_services(by, v6).await {
             Ok(true) => Observed::Same,
             Ok(false) => differs("the packet filter has no rules for services"),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -51,7 +52,7 @@ impl Sweep<'_> {
         match host_ports::lost(&self.host.fs, network, plugins).await {
             Ok(lost) if lost.is_empty() => Observed::Same,
             Ok(lost) => differs(&format!("the ones of {} pods are missing", lost.len())),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -82,7 +83,7 @@ impl Sweep<'_> {
         match self.host.net.routes(routes).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => return differs(&format!("{} routes are there", left.len())),
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         }
         let seen = left_of(self.host.net.chains(chains).await, "chains");
         if seen != Observed::Same {
@@ -144,11 +145,11 @@ fn missing_route<'a>(
 }
 
 /// Whether nothing was found of what should not be there.
-fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Observed {
+fn left_of<E: std::error::Error + 'static>(found: Result<Vec<String>, E>, what: &str) -> Observed {
     match found {
         Ok(left) if left.is_empty() => Observed::Same,
         Ok(left) => differs(&format!("{} {what} are there", left.len())),
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 

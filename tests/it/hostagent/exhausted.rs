@@ -167,13 +167,16 @@ fn a_disk_that_fails_and_a_process_without_descriptors_stop_no_report() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (mut life, agent) = begin(Bed::at(dir)).await;
         let disk = life.bed.fs.at(DISK);
-        let causes = [(Errno::EIO, "nput/output"), (Errno::EMFILE, "open files")];
-        for (generation, (errno, words)) in (2..).zip(causes) {
+        let causes = [
+            (Errno::EIO, "nput/output", "repair or replace the disk"),
+            (Errno::EMFILE, "open files", "LimitNOFILE"),
+        ];
+        for (generation, (errno, words, helps)) in (2..).zip(causes) {
             life.clock.scope().refuse(Some((disk.as_path(), errno)));
             tells_of_it(&mut life).await;
             life.until("what cannot be kept", |bed| {
                 let kept = warned(bed, "events are kept in memory");
-                kept.is_some_and(|w| w.why.contains(words) && !w.fix.is_empty())
+                kept.is_some_and(|w| w.why.contains(words) && w.fix.contains(helps))
             })
             .await;
             keeps_its_spec(&mut life, generation, words).await;
@@ -209,6 +212,24 @@ fn without_descriptors_it_waits_and_goes_on() {
         tells_of_it(&mut life).await;
         life.spec(2).await;
         has_it_now(&mut life, 2).await;
+        agent.stop().await;
+    });
+}
+
+/// hostagent has no need of a program: what it says goes on, and so does what it is told.
+#[test]
+fn without_another_process_no_report_and_no_spec_stops() {
+    simulated(async {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (mut life, agent) = begin(Bed::at(dir)).await;
+        for (generation, errno) in (2..).zip([Errno::EAGAIN, Errno::ENOMEM]) {
+            life.clock.scope().refuse_starts(Some(errno));
+            life.goes(A_LOOK).await;
+            tells_of_it(&mut life).await;
+            life.spec(generation).await;
+            has_it_now(&mut life, generation).await;
+            life.clock.scope().refuse_starts(None);
+        }
         agent.stop().await;
     });
 }

@@ -112,6 +112,32 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
             daemon.limit_bytes as f64,
         );
     }
+    let name = "pf9_host_pressure_percent";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "Part of the last minute in which some programs waited for a resource.",
+    );
+    let pressure = health.pressure.unwrap_or_default();
+    let all = [
+        ("cpu", pressure.cpu),
+        ("memory", pressure.memory),
+        ("io", pressure.io),
+    ];
+    for (resource, stall) in all {
+        if let Some(stall) = stall {
+            text.row(name, &[("resource", resource)], stall.some60);
+        }
+    }
+    let name = "pf9_host_time_kept";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "1 while a time service keeps its clock.",
+    );
+    if let Some(time) = &health.time {
+        text.row(name, &[], f64::from(u8::from(time.keeper.is_some())));
+    }
     text
 }
 
@@ -120,7 +146,7 @@ mod tests {
     use super::*;
     use crate::records::ReceivedStatus;
     use crate::recover::tests::{known, reports};
-    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Timestamp};
+    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Pressure, Stall, TimeKeeping, Timestamp};
 
     #[test]
     fn a_hosts_metrics_are_its_last_report_and_age() {
@@ -144,6 +170,14 @@ mod tests {
             limit_bytes,
         };
         status.health.daemons = vec![daemon("pf9-comms.service", 9), daemon(&"u".repeat(200), 0)];
+        status.health.pressure = Some(Pressure {
+            io: Some(Stall {
+                some60: 12.5,
+                ..Stall::default()
+            }),
+            ..Pressure::default()
+        });
+        status.health.time = Some(TimeKeeping::default());
         known.connected = false;
         known.now = Timestamp::from_second(100).expect("time");
         known.status = Some(ReceivedStatus {
@@ -158,6 +192,8 @@ mod tests {
             "pf9_host_connected 0",
             "pf9_host_disk_available_bytes{path=\"/\"} 3",
             "pf9_host_disk_free_inodes{path=\"/\"} 5",
+            "pf9_host_pressure_percent{resource=\"io\"} 12.5",
+            "pf9_host_time_kept 0",
             "pf9_host_daemon_memory_bytes{unit=\"pf9-comms.service\"} 7",
             "pf9_host_daemon_memory_limit_bytes{unit=\"pf9-comms.service\"} 9",
         ] {

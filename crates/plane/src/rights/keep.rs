@@ -11,15 +11,15 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
-use super::plan;
+use super::{plan, probes};
 use crate::etcd::seats::Said;
 use crate::records::{CLUSTERS, Cluster, HOSTS, SPECS, STATUSES};
 use crate::refusal::Answer;
 use crate::state::{self, Plane};
 use crate::store::Read;
 use crate::trace::Trace;
-use crate::{departures, etcd, proxy};
-use pf9_hostagent::model::{ClusterId, Generation, HostId, NodeState, Role};
+use crate::{departures, etcd, proxy, rolls};
+use pf9_hostagent::model::{ClusterId, Generation, HostId, NodeState, PROBE_PODS, Role};
 
 /// The caller's name in the node's audit.
 const WHO: &str = "rights";
@@ -279,6 +279,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     if cluster.masters().next().is_none() {
         return Ok(Some(Ended::Well));
     }
+    let probes = probes::wanted(&rows, &cluster);
     drop(rows);
     let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
     let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
@@ -286,7 +287,13 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     plane
         .alerts
         .nodes(id, seen.ready(), pf9_hostagent::seam::clock::now());
-    let plan = plan(&cluster, &seen);
+    let mut plan = plan(&cluster, &seen);
+    if rolls::has_probes(&cluster) {
+        let labels = format!("{}=true", probes::LABEL);
+        let there = api.selected(PROBE_PODS, &labels, probes::node_of).await?;
+        let there = there.into_iter().collect();
+        plan.changes.extend(probes::changes(&probes, &there));
+    }
     let mut failed = None;
     for change in &plan.changes {
         match api.make(change).await {

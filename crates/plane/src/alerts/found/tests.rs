@@ -4,8 +4,14 @@ use crate::compute::tests::{add, cluster, host, host_row};
 use crate::recover::tests::reports;
 use pf9_hostagent::model::{EtcdMemberStatus, EtcdStatus, HostStatus};
 
+/// As it is read of a host's row.
+pub(in crate::alerts) fn glance(n: u8, cluster: Option<ClusterId>) -> Glance {
+    let row = serde_json::to_value(host_row(n, cluster)).expect("a row");
+    serde_json::from_value(row).expect("a glance at it")
+}
+
 struct Fleet {
-    hosts: Vec<Host>,
+    hosts: Vec<Glance>,
     clusters: BTreeMap<ClusterId, Cluster>,
     heard: BTreeMap<HostId, Heard>,
     seen: BTreeMap<ClusterId, ClusterSeen>,
@@ -18,7 +24,7 @@ impl Fleet {
         let mut c = cluster();
         c.settings.etcd_backup.every_minutes = 0;
         add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
-        let hosts: Vec<Host> = (1..=4).map(|n| host_row(n, Some(c.id))).collect();
+        let hosts = (1..=4).map(|n| glance(n, Some(c.id))).collect();
         let mut fleet = Self {
             hosts,
             clusters: [(c.id, c)].into(),
@@ -311,7 +317,7 @@ fn a_silent_fleet_is_one_finding() {
         "four are no fleet"
     );
     for n in 10..20 {
-        fleet.hosts.push(host_row(n, None));
+        fleet.hosts.push(glance(n, None));
         let facts = fleet.heard[&host(4)].facts.clone();
         fleet.heard.entry(host(n)).or_default().facts = facts;
     }
