@@ -6,13 +6,16 @@
 //!
 //! | file | effect |
 //! |---|---|
-//! | here      | [`Host`], and [`blocking`] work beside the event loop |
+//! | here      | [`Host`] |
+//! | `work`    | [`blocking`] work, beside the event loop |
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `package` | a package of ours, read: what it is, and its files |
+//! | `backups` | one backup of etcd in its directory: whether both its files are there and whole |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `disks`   | file systems that a node writes to: how full, whether they take anything |
 //! | `room`    | on a full file system, for what is never given up: what goes for it, in which order |
+//! | `refusals` | what the kernel refuses whatever is tried (a disk that fails, no more processes), and what helps |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
@@ -44,8 +47,10 @@
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
+//! | `unchanged` | [`unchanged::Unchanged`]: what was made of files, kept until one of them is another |
 
 pub mod address_changes;
+pub mod backups;
 pub mod deadlines;
 pub mod disks;
 pub mod documents;
@@ -65,12 +70,15 @@ pub mod maintenance;
 pub mod mounts;
 pub mod neighbours;
 pub mod net;
+#[cfg(test)]
+pub(crate) mod no_threads;
 pub mod noise;
 pub mod ours;
 pub mod package;
 pub mod part;
 pub mod proc;
 mod protobuf;
+pub mod refusals;
 pub mod resolver;
 pub mod room;
 pub mod rooted;
@@ -83,11 +91,12 @@ pub(crate) mod testing;
 pub mod tls;
 pub mod tools;
 pub mod tunnel_ends;
+pub mod unchanged;
 pub mod units;
+pub mod work;
 
 use fs::HostFs;
-
-use crate::seam;
+pub use work::{Lost, blocking};
 
 /// One machine.
 #[derive(Clone, Debug)]
@@ -122,21 +131,5 @@ impl Host {
     /// This machine.
     pub fn real() -> Self {
         Self::new(HostFs::real())
-    }
-}
-
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
-pub async fn blocking<T, F>(work: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::task::spawn_blocking(seam::carried(work)).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: no caller is left to answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

@@ -32,7 +32,7 @@
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period (`hostagent.status_s`: `app/config`) |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
-//! | `sample`     | task: samples the machine; `inventory`, `health`, `daemons` read it |
+//! | `sample`     | task: samples the machine; `inventory`, `health`, `daemons` read it, `links` compares two looks |
 //! | `api`        | `GET /v1/status` on the local socket |
 
 mod agent;
@@ -46,6 +46,7 @@ mod facts;
 mod fetch;
 mod health;
 mod inventory;
+mod links;
 mod metrics;
 mod operations;
 mod order;

@@ -31,11 +31,11 @@
 //! | to change | begin at |
 //! |---|---|
 //! | a flag or setting of kubelet, for all releases or one | `nodelet::phase` (`kubelet`, `version`) |
-//! | a phase | `model::phase`, then `nodelet::phase` |
-//! | how often the status is sent | `hostagent` (`report`) |
+//! | a phase | `model::phase`, then `nodelet::phase`, and what it waits for: `nodelet::phase::order` |
+//! | how often the status is sent | `hostagent` (`report`), `app` (`config`) |
 //! | the reconnect back-off | `comms` (`endpoints`), `app` (`backoff`) |
-//! | a check of the machine | `preflight` (`table`) |
-//! | an API call for operators | `crates/plane` (`routes`, `access`) |
+//! | a check of the machine, e.g. of its resources | `preflight` (`table`, `resources`), its code and remedy: `model::fault_code::remedies` (`checks`) |
+//! | an API call for operators, e.g. of clusters | `crates/plane` (`routes`, `access`, `qbert`) |
 
 pub mod agent;
 pub mod app;

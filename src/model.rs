@@ -18,6 +18,7 @@
 //! | `accept`     | [`accept()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
+//! | `health`    | [`Health`]: how a machine is |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `os`        | [`OsOrder`], [`OsReport`]: the updates of a node's distribution |
@@ -51,6 +52,7 @@ mod fault;
 mod fault_code;
 #[cfg(test)]
 pub(crate) mod golden;
+mod health;
 mod ids;
 mod kube_proxy;
 mod machine;
@@ -87,6 +89,7 @@ pub use etcd::*;
 pub use extension::*;
 pub use fault::*;
 pub use fault_code::*;
+pub use health::*;
 pub use ids::*;
 pub use kube_proxy::*;
 pub use machine::*;

@@ -50,7 +50,7 @@ pub use manifest::{
 pub use one::file_of;
 
 use crate::host::fs::FsError;
-use crate::host::space;
+use crate::host::{refusals, space};
 use crate::model::{Digest, Fault, FaultCode, StackRef, Untrusted};
 
 /// Why a stack could not be installed, or is not what it should be.
@@ -127,6 +127,11 @@ impl StackError {
         let why = crate::telemetry::chain(self);
         if let Some(path) = self.lacks_room() {
             return Fault::new(FaultCode::DiskFull, what, why).fix(space::fix(path));
+        }
+        if let Self::Fs(FsError { source, path, .. }) | Self::Io { source, path, .. } = self
+            && let Some((code, fix)) = refusals::of_call(source, Some(path))
+        {
+            return Fault::new(code, what, why).fix(fix);
         }
         let (code, fix) = match self {
             Self::Untrusted(untrusted) => {

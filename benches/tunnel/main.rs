@@ -1,4 +1,4 @@
-//! The load tool of `scripts/bench tunnel`: one program, a subcommand per role.
+//! The load tool of `scripts/bench tunnel` and `scripts/bench plane`: one program, a subcommand per role.
 //!
 //! ```text
 //!  load ──TCP──► plane ══TLS 1.3 + websocket══ pf9-comms ──TCP──► target
@@ -16,11 +16,13 @@
 //! | `tls`     | the baseline: one rustls stream, nothing else |
 //! | `swarm`   | very many idle nodes, which come back when their plane does |
 //! | `enrol`   | those nodes become hosts of a real plane |
+//! | `agent`   | what such a node says when nothing happens |
 //! | `procs`   | CPU time and memory of the processes under test |
 //!
 //! Load and target are plain threads with blocking sockets: their own cost must be small and the
 //! same for everything that is measured.
 
+mod agent;
 mod client;
 mod enrol;
 mod load;
@@ -59,7 +61,7 @@ enum Role {
     Tls(tls::Args),
     /// Enrol very many nodes at a real plane.
     Enrol(enrol::Args),
-    /// Very many nodes that do nothing.
+    /// Very many nodes that do nothing, or only what their agents do then.
     Swarm(swarm::Args),
 }
 

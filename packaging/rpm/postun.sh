@@ -1,5 +1,6 @@
 # >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
 ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service"
+LEDGER="/var/opt/pf9/nodelet/ledger.json"
 ROLE_TREES="/opt/pf9/cni /opt/pf9/stacks /var/lib/pf9 /run/pf9-containerd"
 ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service /etc/systemd/system/multi-user.target.wants/pf9-pods.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
 AGENT_TREES="/var/opt/pf9 /run/pf9 /run/pf9-machine.json /var/log/pf9"
@@ -61,7 +62,8 @@ role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi
     done
-    return 1
+    # The units go before the network and before what is put back: the ledger says until when it is being removed.
+    grep -qs '"removing": true' "$LEDGER"
 }
 config_is_kept() {
     case "$1" in

@@ -2,12 +2,14 @@
 # while the programs that know how are still here.
 # >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
 ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service"
+LEDGER="/var/opt/pf9/nodelet/ledger.json"
 REMOVAL_SECONDS="2540"
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi
     done
-    return 1
+    # The units go before the network and before what is put back: the ledger says until when it is being removed.
+    grep -qs '"removing": true' "$LEDGER"
 }
 # <<<
 

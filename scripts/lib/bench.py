@@ -8,15 +8,17 @@
   agent [--json] [--rounds 3] [--idle 300] [--against COMMIT]   the daemons on an idle node, pf9ctl's check and status, the
                                   package, compared with an older commit in the same run; creates its own machines; needs no demo
   tunnel [--json] [--quick] [--only GROUP,...]   the tunnel on loopback, compared with its peers; needs no demo
+  plane [--json] [--counts 10000] [--against COMMIT]   pf9-plane with a fleet of this many hosts, compared with an older
+                                  commit in the same run; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready, compared with an older commit and a start by hand; creates
                                   its own machines; needs no demo
-  upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; creates
-                                  its own machine; needs no demo
+  upgrade [--json] [--from 1.36.1] [--to 1.36.3] [--workloads]   a node between two patch releases: bytes on the wire,
+                                  memory; creates its own machine; needs no demo
   etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores, compared with etcd's own tools; needs no demo
-  soak [--json] [--days 365] [--only PART]   disk and memory after a simulated year, compared with the first week; needs no demo
+  soak [--json] [--days 365] [--only PART]   disk and memory after a simulated year, compared with that after a week; needs no demo
 
 Each result is one line: name, ours, goal, met. With --json one object per line:
-{"name","unit","ours","target","met"}, with "peers" for the tunnel. Results are reported, never asserted: this
+{"name","unit","ours","target","met"}, with "peers" for the tunnel and the plane. Results are reported, never asserted: this
 machine may be busy. Only `tunnel --gate` fails, on the few that hold on any machine.
 """
 import argparse
@@ -30,6 +32,7 @@ import bench_agent
 import bench_etcd
 import bench_join
 import bench_soak
+import bench_plane
 import bench_tunnel
 import bench_upgrade
 import up
@@ -227,49 +230,37 @@ def trials(machine, report):
                seconds <= TRIALS_GOAL)
 
 
-def main(argv):
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("node")
+def add_arguments(verb):
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--idle", type=int, default=120, help="seconds of watching an idle node")
-    bench_tunnel.add_arguments(verbs.add_parser("tunnel", description=bench_tunnel.__doc__,
-                                                formatter_class=argparse.RawDescriptionHelpFormatter))
-    bench_etcd.add_arguments(verbs.add_parser("etcd", description=bench_etcd.__doc__,
-                                              formatter_class=argparse.RawDescriptionHelpFormatter))
-    bench_join.add_arguments(verbs.add_parser("join", description=bench_join.__doc__,
-                                              formatter_class=argparse.RawDescriptionHelpFormatter))
-    bench_upgrade.add_arguments(verbs.add_parser("upgrade", description=bench_upgrade.__doc__,
-                                                 formatter_class=argparse.RawDescriptionHelpFormatter))
-    bench_agent.add_arguments(verbs.add_parser("agent", description=bench_agent.__doc__,
-                                               formatter_class=argparse.RawDescriptionHelpFormatter))
-    bench_soak.add_arguments(verbs.add_parser("soak", description=bench_soak.__doc__,
-                                              formatter_class=argparse.RawDescriptionHelpFormatter))
+
+
+# verb: (what adds its arguments, whether it makes machines and so needs root, how it begins).
+VERBS = {
+    "node": (add_arguments, True, lambda args, report: node_figures(Demo(), args, report)),
+    "tunnel": (bench_tunnel.add_arguments, False, lambda args, report: bench_tunnel.tunnel(args)),
+    "etcd": (bench_etcd.add_arguments, False, bench_etcd.etcd),
+    "join": (bench_join.add_arguments, True, bench_join.join),
+    "upgrade": (bench_upgrade.add_arguments, True, lambda args, report: bench_upgrade.upgrade(args, report, pids)),
+    "agent": (bench_agent.add_arguments, True,
+              lambda args, report: bench_agent.agent(args, report, (pids, settled, sys.modules[__name__]))),
+    "soak": (bench_soak.add_arguments, False, bench_soak.soak),
+    "plane": (bench_plane.add_arguments, False, lambda args, report: bench_plane.plane(args)),
+}
+
+
+def main(argv):
+    how = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, **how)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, (arguments, _, _) in VERBS.items():
+        module = sys.modules[arguments.__module__]
+        arguments(verbs.add_parser(name, description=None if name == "node" else module.__doc__, **how))
     args = parser.parse_args(argv)
-    if args.verb == "soak":
-        bench_soak.soak(args, Report(args.json))
-        return
-    if args.verb == "agent":
+    _, as_root, begin = VERBS[args.verb]
+    if as_root:
         need_root("scripts/bench")
-        bench_agent.agent(args, Report(args.json), (pids, settled, sys.modules[__name__]))
-        return
-    if args.verb == "upgrade":
-        need_root("scripts/bench")
-        bench_upgrade.upgrade(args, Report(args.json), pids)
-        return
-    if args.verb == "join":
-        need_root("scripts/bench")
-        bench_join.join(args, Report(args.json))
-        return
-    if args.verb == "etcd":
-        bench_etcd.etcd(args, Report(args.json))
-        return
-    if args.verb == "tunnel":
-        bench_tunnel.tunnel(args)
-        return
-    need_root("scripts/bench")
-    node_figures(Demo(), args, Report(args.json))
+    begin(args, Report(args.json))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Memory is the proportional set of all daemons of a machine together, ten times a
 disk" is the machine's additional disk usage. "power loss" goes from the end of every process to a new Ready from
 kubelet. The older commit is built once, in a temporary worktree; its target directory stays in the cache.
 """
+import contextlib
 import json
 import os
 import shutil
@@ -67,25 +68,42 @@ def own():
     return Side("new", binaries, packager.deb(binaries, Path(tempfile.mkdtemp(prefix="pf9-package-"))))
 
 
+@contextlib.contextmanager
+def building(commit, *wanted):
+    """Programs of the older commit, built; its sources while they are needed."""
+    folder = CACHE / f"release-{commit}"
+    tree = folder / "tree"
+    folder.mkdir(parents=True, exist_ok=True)
+    run(["git", "-C", REPO, "worktree", "add", "--force", "--detach", tree, commit])
+    try:
+        env = {"CARGO_TARGET_DIR": str(folder / "target")}
+        say(f"building {commit} (once; log: {folder / 'build.log'})")
+        run(["cargo", "build", "--release", "--locked", "--features", "plane", *wanted], cwd=tree, env=env,
+            log=folder / "build.log", timeout=tools.BUILD_SECONDS)
+        yield tree, env
+    finally:
+        run(["git", "-C", REPO, "worktree", "remove", "--force", tree], check=False)
+
+
+def binary_of(commit, name):
+    """One program of the older commit."""
+    binary = CACHE / f"release-{commit}/target/release" / name
+    if not binary.exists():
+        with building(commit, "--bin", name):
+            pass
+    return binary
+
+
 def of_commit(commit):
     folder = CACHE / f"release-{commit}"
     package = folder / "package"
     if not (folder / "is-made").exists():
-        tree = folder / "tree"
-        folder.mkdir(parents=True, exist_ok=True)
-        run(["git", "-C", REPO, "worktree", "add", "--force", "--detach", tree, commit])
-        try:
-            env = {"CARGO_TARGET_DIR": str(folder / "target")}
-            say(f"building {commit} (once; log: {folder / 'build.log'})")
-            run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bins"], cwd=tree, env=env,
-                log=folder / "build.log", timeout=tools.BUILD_SECONDS)
+        with building(commit, "--bins") as (tree, env):
             # With its own scripts: the package's content has changed, too.
             make = "import sys; sys.path.insert(0, 'scripts/lib'); import tools; from pathlib import Path; " \
                    "tools.package(Path(sys.argv[1]))"
             run([sys.executable, "-c", make, package], cwd=tree, env=env, log=folder / "build.log",
                 timeout=tools.BUILD_SECONDS)
-        finally:
-            run(["git", "-C", REPO, "worktree", "remove", "--force", tree], check=False)
         (folder / "is-made").write_text("")
     return Side("old", folder / "target/release", next(package.glob("*.deb")))
 

@@ -5,6 +5,7 @@
   Way       from a local address to the target; Ours: a plane, a pf9-comms and (if wanted) a delay between them
   Delay     a round trip between the two ends of a path; can be frozen and cut
   PEERS     name -> function that starts the same path through that peer, or Fail with the reason why it cannot
+  Columns   rows of figures, for people or as JSON, and the goals that were not met
 """
 import contextlib
 import getpass
@@ -21,12 +22,48 @@ import time
 from pathlib import Path
 
 import tools
-from common import REPO, Fail, need_packages, run, tail, wait_for, warn
+from common import REPO, Fail, need_packages, run, say, tail, wait_for, warn
 
 BORE, BORE_CONTROL = "0.6.0", 7835  # the port is fixed in bore
 START_SECONDS = 20
 MIB = 1024  # of KiB
 LOOPBACK = "127.0.0.1"
+
+
+class Columns:
+    """Rows in columns for people, or one JSON object a row."""
+
+    def __init__(self, as_json, others):
+        self.as_json, self.others, self.titled, self.unmet = as_json, others, False, []
+
+    @staticmethod
+    def short(value, digits=2):
+        if value is None or isinstance(value, int):
+            return value
+        return round(value) if digits == 0 or abs(value) >= 1000 else round(value, digits)
+
+    def row(self, name, unit, ours, others=None, goal=None, digits=2):
+        """`goal`: `<` (at most) or `>` (at least), and a number."""
+        better, target = goal or (None, None)
+        others = {key: self.short(value, digits) for key, value in (others or {}).items() if value is not None}
+        ours = self.short(ours, digits)
+        met = None if target is None or ours is None else (ours <= target if better == "<" else ours >= target)
+        if met is False:
+            self.unmet.append(name)
+        if self.as_json:
+            say(json.dumps({"name": name, "unit": unit, "ours": ours, "peers": others, "target": target, "met": met}))
+            return
+        if not self.titled:
+            self.titled = True
+            say(f"{'':<64}{'ours':>9} {'unit':<9} {'goal':<10}{'':<9}" + "".join(f"{name:>13}" for name in self.others))
+        aim = "" if target is None else f"{better}= {target:g}"
+        mark = {True: "met", False: "NOT MET", None: ""}[met]
+        beside = "".join(f"{others.get(name, '-'):>13}" for name in self.others)
+        say(f"{name:<64}{'-' if ours is None else ours:>9} {unit:<9} {aim:<10}{mark:<9}{beside}")
+
+    def say_unmet(self):
+        if self.unmet:
+            warn(f"{len(self.unmet)} goals not met: " + "; ".join(self.unmet))
 
 
 def allocations(log):

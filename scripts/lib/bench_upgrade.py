@@ -7,11 +7,12 @@ stack is imported on its plane, and nothing else is done: the plane makes the de
 the upgrade is done; for comparison, the size of the newer stack's archive. The same device
 at the join shows that the counter sees an archive. Memory is each daemon's peak resident memory (VmHWM, reset
 before the order), compared with its unit's limit; a daemon that restarted meanwhile is a failure. At the end every file
-of the new stack on the machine is compared with the manifest.
+of the new stack on the machine is compared with the manifest. Logs are kept beside the stacks, in `bench-upgrade-logs`.
 """
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -19,41 +20,60 @@ import packager
 import stack
 import tools
 import up
-from common import Fail, need_packages, wait_for
+from common import CACHE, Fail, need_packages, wait_for
 from lifecycle import CLUSTER, Demo
 from node import Node
 from progress import Board
 
 BYTES_GOAL = 0.40
 MACHINE = "master-1"
+DAEMONS = 3
 DELTA_SECONDS = 900  # half a minute of a processor that nobody else wants
 ROLL_SECONDS = 900
 STACKS = "opt/pf9/stacks"
 MIB = 2**20
+LOGS = CACHE / "bench-upgrade-logs"
+# Of the machine, for whoever reads why it failed.
+TOLD = ["var/log/pf9/kube/kube.log", "var/log/pf9/hostagent/hostagent.log", "var/opt/pf9/nodelet/journal.jsonl"]
 
 
 def add_arguments(verb):
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--from", dest="old", default="1.36.1", help="a version of src/stack/matrix.toml")
     verb.add_argument("--to", dest="new", default="1.36.3", help="another patch release of the same minor")
+    verb.add_argument("--workloads", action="store_true", help="the machine is master and worker in one")
 
 
 def upgrade(args, report, pids):
     need_packages(up.PACKAGES)
-    old, new = stack.build(args.old), stack.build(args.new)
     os.environ["PF9_DEMO_STATE"] = os.environ.get("PF9_BENCH_STATE", "/var/lib/pf9-bench-upgrade")
     demo = Demo()
     with demo.lock():
+        if demo.dir.exists():
+            demo.remove_all()  # of a run that was killed
         try:
-            figures(demo, old, new, report, pids)
+            # First: beside another demo this is refused at once, not after a Kubernetes was compiled.
+            demo.network()
+            figures(demo, stack.build(args.old), stack.build(args.new), args.workloads, report, pids)
         finally:
+            keep_logs(demo)
             demo.remove_all()
 
 
-def figures(demo, old, new, report, pids):
+def keep_logs(demo):
+    shutil.rmtree(LOGS, ignore_errors=True)
+    if demo.logs.exists():
+        shutil.copytree(demo.logs, LOGS)
+    for told in TOLD:
+        path = Node(demo.dir, MACHINE).root / told
+        if LOGS.exists() and path.exists():
+            shutil.copy(path, LOGS)
+
+
+def figures(demo, old, new, workloads, report, pids):
     manifests = {made: json.loads((made / "manifest.json").read_text()) for made in (old, new)}
     archives = {made: (made / "stack.tar.zst").stat().st_size for made in (old, new)}
-    machine = joined(demo, old, manifests[old]["version"])
+    machine = joined(demo, old, manifests[old]["version"], workloads)
     took = received(machine)
     report.row("join: on the wire", "MB", mega(took))
     report.row("join: the stack's archive", "MB", mega(archives[old]))
@@ -74,6 +94,8 @@ def figures(demo, old, new, report, pids):
         raise Fail("the plan does not say what the node fetches", json.dumps(plan["transfers"]))
 
     daemons = pids(machine)
+    if len(daemons) < DAEMONS:
+        raise Fail("not every daemon runs", f"found: {', '.join(daemons) or 'none'}")
     for pid in daemons.values():
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     before, began = received(machine), time.monotonic()
@@ -98,21 +120,18 @@ def figures(demo, old, new, report, pids):
                count == len(manifests[new]["files"]))
 
 
-def joined(demo, made, version):
+def joined(demo, made, version, workloads):
     """A Ready master of this stack."""
-    demo.dir.mkdir(parents=True, exist_ok=True)
-    demo.logs.mkdir(exist_ok=True)
     binaries = tools.release(demo.logs / "cargo.log")
     package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
     demo.take_kubectl(made)
-    demo.network()
     up.start_plane(demo, binaries, made)
     machine, board, timings = Node(demo.dir, MACHINE), Board([MACHINE]), up.Timings()
     machine.create()
     machine.boot()
     up.install(demo, machine, package)
     up.enrol(demo, machine, timings, board)
-    up.write_kubeconfig(demo, up.attach(demo, [machine], version, None))
+    up.write_kubeconfig(demo, up.attach(demo, [machine], version, None, workloads))
     up.follow(demo, [machine], board, timings, up.READY_SECONDS)
     board.close()
     return machine

@@ -101,7 +101,11 @@ class Checkout(unittest.TestCase):
 
         self.assertFalse(kept())
         put(1000)
-        self.assertTrue(kept())
+        grown = target / "debug/incremental/of-an-old-commit"
+        grown.mkdir(parents=True)
+        (grown / "x").write_bytes(b"x" * 2**21)
+        self.assertTrue(kept(), "without what grows with each commit")
+        self.assertFalse(grown.exists())
         (target / crates.COMPILER).write_text("rustc 1.0")
         self.assertFalse(kept())
         put(2**21)

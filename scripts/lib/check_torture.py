@@ -1,11 +1,14 @@
 """A torture's schedule follows from its seed; its cost from the table; and the observer finds violations of
 the promises."""
+import io
 import json
 import random
 import tempfile
 import unittest
+from contextlib import redirect_stderr
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import torture
 import torture_events
@@ -62,11 +65,76 @@ class Schedule(unittest.TestCase):
     def test_each_kind_is_something_that_can_be_done(self):
         self.assertEqual(set(torture_events.EFFECTS), set(KINDS))
 
+    def test_a_brief_run_draws_what_takes_no_minutes_and_begins_nothing_that_would_not_end(self):
+        names = schedule.brief(MACHINES)
+        self.assertIn("kill", names)
+        self.assertIn("cut-off", names)
+        for long in ("short-lives", "hang", "restore", "detach", *schedule.ONLY_WHEN_NAMED):
+            self.assertNotIn(long, names)
+        args = torture.parse(["--minutes", "2", "--brief"])
+        self.assertEqual(args.names, schedule.brief(torture.machines_of(args.nodes)))
+        self.assertEqual(torture.parse(["--minutes", "2"]).names, [])
+        for bad in (["--minutes", "1", "--brief"], ["--minutes", "2", "--brief", "--only", "kill"]):
+            with self.assertRaises(SystemExit), redirect_stderr(io.StringIO()):
+                torture.parse(bad)
+
+    def test_a_brief_run_ends_in_its_time_whatever_is_drawn(self):
+        names = tuple(schedule.brief(torture.machines_of(2)))
+        for seed in range(50):
+            ran, over = brief_run(seed, names, 120)
+            self.assertTrue(ran, seed)
+            self.assertLessEqual(over, 0, (seed, [e.line() for e in ran]))
+
     def test_machines(self):
         self.assertEqual(torture.machines_of(2), ["master-1", "worker-1"])
         self.assertEqual(torture.machines_of(4), ["master-1", "master-2", "master-3", "worker-1"])
         with self.assertRaises(Fail):
             torture.machines_of(1)
+
+
+class Clock:
+    """Time that passes as events say."""
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Quiet:
+    """A journal and an observer that note nothing."""
+    done = 0
+
+    def __init__(self, seed):
+        self.run = {"seed": seed}
+
+    def counts_from_here(self):
+        pass
+
+    start = stop = tick = counts_from_here
+
+    def ended_well(self, *_args, **_more):
+        pass
+
+
+def brief_run(seed, names, seconds):
+    """What the run's own loop begins in that time, and by how much its last event ends late."""
+    clock, ran = Clock(), []
+    run = object.__new__(torture.Torture)
+    run.journal, run.machines, run.names = Quiet(seed), torture.machines_of(2), names
+    run.observer = Quiet(seed)
+
+    def pass_by(seconds):
+        clock.now += seconds
+
+    def one(happened):
+        ran.append(happened)
+        pass_by(happened.needs - happened.pause)
+        return {"well_after": 0, "writes_there": 0}
+    run.run_one = one
+    with mock.patch.object(torture, "time", clock), mock.patch.object(torture, "hold", pass_by), \
+            mock.patch.object(torture, "say"):
+        run.run(seconds, 10**6, in_time=True)
+    return ran, clock.now - seconds
 
 
 class Touch(unittest.TestCase):

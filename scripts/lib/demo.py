@@ -3,6 +3,7 @@
   up [--masters 1] [--workers 1] [--kubernetes 1.37]
                                    build everything, boot the machines, enrol them, create a cluster, prove that it works; without
                                    --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one;
+                                   with --workloads masters are workers as well;
                                    --debian trixie creates new machines of that release, --rhel-like ones called Rocky
                                    Linux, with the .rpm and a firewalld that does not run; the rest is Debian's
   status                           what runs, the state of every host, the nodes
@@ -53,6 +54,7 @@ def parse(argv):
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
     verb.add_argument("--api-address", default=None, metavar="ADDRESS", nargs="?", const=up.API_ADDRESS,
                       help="masters share this address (a new cluster only; without a value: %(const)s)")
+    verb.add_argument("--workloads", action="store_true", help="masters are workers as well (a new cluster only)")
     verb.add_argument("--machines-only", action="store_true", help="plane and bare booted machines, nothing installed")
     verb = verbs.add_parser("status")
     verb.add_argument("--json", action="store_true")

@@ -6,7 +6,8 @@
 
 A program is built as a dependency of a module made from its own go.mod, so it gets exactly the versions that its project
 released it with, and every module is checked against the public sum database. Common dependencies are
-compiled once: programs share a build cache, which lives as long as somebody builds.
+compiled once: programs share a build cache, which lives as long as somebody builds. A program with `beside` gets at least
+the versions of that release of Kubernetes, whose libraries are then compiled for both.
 """
 import contextlib
 import fcntl
@@ -57,12 +58,20 @@ go mod edit -json | sed -n '/"Tool": \\[/,/\\]/s/.*"Path": "\\(.*\\)".*/\\1/p' |
   go mod edit -droptool="$tool"
 done
 cp "$from/go.sum" .
-go mod edit @REQUIRE@
+go mod edit @REQUIRE@@BESIDE@
 @SOURCE@
 go build -o ../out/ -tags '@TAGS@' -gcflags=all=-dwarf=false -ldflags '-s -w @LDFLAGS@' @PACKAGES@
 cd ..
 @RENAME@
 rm -rf src
+"""
+
+# It and the modules of its own repository, which it names by directory; `go` takes the higher version of each module.
+BESIDE = """
+go mod download -json k8s.io/kubernetes@v@VERSION@ > beside.json || { cat beside.json; exit 1; }
+go mod edit -require=k8s.io/kubernetes@v@VERSION@ $(sed -n 's,^[ \\t]*\\(k8s.io/[^ ]*\\) => \\./.*,-replace=\\1=\\1@v@SIBLINGS@,p' \\
+  "$(sed -n 's/^\\t"GoMod": "\\(.*\\)",$/\\1/p' beside.json)")
+go get k8s.io/kubernetes@v@VERSION@  # requirements of what is required count only once somebody asks for them
 """
 
 
@@ -79,6 +88,7 @@ class Program:
     cgo: bool = False
     siblings: str = ""                             # version of the modules that its go.mod names by directory
     without: str = ""                              # lines of its go.mod that are not taken over: a regular expression
+    beside: str = ""                               # the Kubernetes whose libraries it is compiled with
     more: dict = field(default_factory=dict)       # further modules: path → version
     instead: dict = field(default_factory=dict)    # modules of its go.mod in a version that it does not name
     rename: dict = field(default_factory=dict)
@@ -138,7 +148,7 @@ def script_of(program):
     mod += "".join(f" -replace={path}={path}@v{version}" for path, version in program.instead.items())
     without = f" -e '/{program.without}/d'" if program.without else ""
     fill = {"WITHOUT": without, "MODULE": program.module, "VERSION": program.version, "SIBLINGS": program.siblings or program.version,
-            "REQUIRE": mod.strip(), "TAGS": program.tags, "LDFLAGS": program.ldflags,
+            "REQUIRE": mod.strip(), "BESIDE": beside(program.beside), "TAGS": program.tags, "LDFLAGS": program.ldflags,
             "SOURCE": f"cat > main.go <<'END'\n{program.source}END" if program.source else "",
             "PACKAGES": " ".join(program.packages),
             "RENAME": "\n".join(finish(program))}
@@ -146,6 +156,17 @@ def script_of(program):
     for word, value in fill.items():
         text = text.replace(f"@{word}@", value)
     return text
+
+
+def beside(kubernetes):
+    if not kubernetes:
+        return ""
+    return BESIDE.replace("@VERSION@", kubernetes).replace("@SIBLINGS@", siblings(kubernetes)).rstrip()
+
+
+def siblings(kubernetes):
+    """The version of what Kubernetes publishes of its own repository with a release."""
+    return "0." + kubernetes.split(".", 1)[1]
 
 
 def finish(program):

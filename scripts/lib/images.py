@@ -3,6 +3,7 @@
   image(path, reference, files, links, config)   writes one archive
   busybox_image / pause_image / component_image / policy_image  the images of the offline stack
   python3 images.py DIR      pause.tar and busybox.tar with the tag `tests`, for tests of a runtime without a stack
+  python3 images.py again ARCHIVE   built again by the same name with one more file, for tests of names that prove nothing
 """
 import hashlib
 import io
@@ -88,8 +89,26 @@ def policy_image(path, reference, binary, busybox, tools):
           {"Entrypoint": [f"/usr/local/bin/{binary.name}"]})
 
 
-if __name__ == "__main__":
+def again(path):
+    with tarfile.open(path) as archive:
+        about = json.load(archive.extractfile("manifest.json"))[0]
+        document = json.load(archive.extractfile(about["Config"]))
+        with tarfile.open(fileobj=archive.extractfile(about["Layers"][0])) as inner:
+            members = list(inner)
+            files = {member.name: (inner.extractfile(member).read(), member.mode) for member in members if member.isfile()}
+            links = {member.name: member.linkname for member in members if member.issym()}
+    image(path, about["RepoTags"][0], {**files, "built-again": (b"yes\n", 0o644)}, links, document["config"])
+
+
+def main(argv):
+    if argv[0] == "again":
+        again(Path(argv[1]))
+        return
     program, _ = parts.busybox()
     pause = golang.build(parts.pause(matrix.stack()["pause"])) / "pause"
-    pause_image(Path(sys.argv[1]) / "pause.tar", "pf9.local/pause:tests", pause)
-    busybox_image(Path(sys.argv[1]) / "busybox.tar", "pf9.local/busybox:tests", program)
+    pause_image(Path(argv[0]) / "pause.tar", "pf9.local/pause:tests", pause)
+    busybox_image(Path(argv[0]) / "busybox.tar", "pf9.local/busybox:tests", program)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -48,7 +48,7 @@ def version_flags(version):
 
 def of_kubernetes(name, version, packages, cpu_minutes, **more):
     return Program(name, version, "k8s.io/kubernetes", packages, cpu_minutes, ldflags=version_flags(version),
-                   siblings="0." + version.split(".", 1)[1], **more)
+                   siblings=golang.siblings(version), **more)
 
 
 ASSETS = """\

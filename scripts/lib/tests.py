@@ -37,7 +37,7 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           # Six minutes of accidents in full, and the end of the last one.
           "n_accidents": 1800,
           # Leases expire in them, with an etcd of three members each.
-          "a_plane_without_the_seat": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
+          "a_plane_without_the_seat": 300, "a_seat_that_was": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
           "dying_etcd_members": 300, "any_plane_answers": 300,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
@@ -59,10 +59,10 @@ TAKES = {
         "a_up": None, "f_decommission": None, "g_each_minor": None,
         "ab_services": 110, "ac_a_broken": 150, "ad_what_hangs": 560, "ae_a_proxy": 150, "b_reboot": 60, "c_killed": 95, "ca_what": 70,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
-        "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 70, "ea_certificates": 300,
+        "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 85, "ea_certificates": 300,
         "eb_a_drop_in": 120, "ga_machines_of": 110, "gb_machines_that": 420, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
-        "k_a_cluster_goes": 600, "ka_three_masters": 900, "kb_a_step": 600, "kc_an_upgrade": 500, "l_the_agent": 600,
+        "k_a_cluster_goes": 660, "ka_three_masters": 900, "kb_a_step": 600, "kc_an_upgrade": 500, "l_the_agent": 600,
         "m_the_machines_patches": 900,
         "n_accidents": 290,
     },

@@ -6,6 +6,7 @@
   --resume        continue the last run where it was, with its seed and machines
   --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, and
                   `agent-upgrade`, which builds the agent once more under another version, are drawn only when named
+  --brief         only kinds that take no minutes by their nature, and no event that would not end in the time given
   --schedule      print the events and do nothing
   --go-on         after a failure continue as soon as all is well again: the end says how many there were
   --shrink        a failure is repeated, on new machines, with fewer and fewer events: the fewest that show it
@@ -44,7 +45,7 @@ from common import REPO, Fail, Stopwatch, need_root, run, say, wait_for
 from lifecycle import CLUSTER, Demo
 from torture_journal import Journal
 from torture_observer import Observer, says
-from torture_schedule import STEADY, events, may_touch
+from torture_schedule import STEADY, WELL_SECONDS, brief, events, may_touch
 
 STATE = "/var/lib/pf9-torture"
 BEGIN_SECONDS = 300
@@ -208,16 +209,21 @@ class Torture:
 
     # -- the run
 
-    def run(self, seconds, count, go_on=False):
-        """The failures, all of them; without `go_on` the first ends it."""
+    def run(self, seconds, count, go_on=False, in_time=False):
+        """The failures, all of them; without `go_on` the first ends it. With `in_time` no event that would not end in time."""
         failures = []
         self.journal.counts_from_here()
         self.observer.start()
-        begun = time.monotonic()
+        begun, ran = time.monotonic(), False
         try:
             for event in events(self.journal.run["seed"], self.machines, self.names, self.journal.done):
                 if time.monotonic() - begun >= seconds or event.number >= count:
                     return failures
+                if in_time and time.monotonic() - begun + event.needs > seconds:
+                    if ran:
+                        return failures
+                    continue
+                ran = True
                 hold(event.pause)
                 say(f"{clock(begun)} {event.line()}")
                 try:
@@ -307,6 +313,7 @@ def parse(argv):
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", default="", metavar="KIND,…")
+    parser.add_argument("--brief", action="store_true")
     parser.add_argument("--schedule", action="store_true")
     last = parser.add_mutually_exclusive_group()
     last.add_argument("--go-on", action="store_true")
@@ -319,6 +326,11 @@ def parse(argv):
         parser.error("say for how long: --hours, --minutes or --events")
     args.seconds = args.seconds or float("inf")
     args.count = args.events if args.events is not None else sys.maxsize
+    if args.brief and args.names:
+        parser.error("--brief chooses the kinds itself")
+    if args.brief and args.seconds < 2 * WELL_SECONDS:
+        parser.error(f"--brief needs {2 * WELL_SECONDS} seconds: nothing would be begun")
+    args.names = args.names or (brief(machines_of(args.nodes)) if args.brief else [])
     return args
 
 
@@ -346,7 +358,7 @@ def one_run(args, demo, journal):
     """The events that failed."""
     torture = Torture(demo, journal, journal.run["machines"], journal.run["kinds"])
     torture.make(args.resume)
-    failures = torture.run(args.seconds, args.count, args.go_on)
+    failures = torture.run(args.seconds, args.count, args.go_on, args.brief)
     summary(journal, failures)
     return failures
 

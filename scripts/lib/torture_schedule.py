@@ -85,6 +85,11 @@ EDITS = ("a-line-more", "emptied", "removed")
 # In this percentage of events something else is killed while the first is still in progress.
 ALSO = 35
 PAUSE = (0, 25)
+# A kind whose end is waited for longer than this takes minutes by its nature (half the life of a certificate, twice; a
+# watchdog; a role made anew): no part of a run of two minutes.
+BRIEF_SECONDS = 300
+# After an event of another kind all is mostly well within this.
+WELL_SECONDS = 40
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,11 @@ class Event:
     @property
     def within(self):
         return KINDS[self.kind].within
+
+    @property
+    def needs(self):
+        """Seconds that it mostly takes, from its pause to the end."""
+        return self.pause + self.lasts + (self.also[2] if self.also else 0) + WELL_SECONDS
 
     def line(self):
         also = f", and {self.also[1]} of {self.also[0]} killed after {self.also[2]} s" if self.also else ""
@@ -130,6 +140,11 @@ def drawable(machines, names=()):
         raise ValueError(f"no such kind: {', '.join(unknown)}; there are {', '.join(KINDS)}")
     wanted = names or [name for name in KINDS if name not in ONLY_WHEN_NAMED]
     return [name for name in KINDS if name in wanted and fits(KINDS[name], machines)]
+
+
+def brief(machines):
+    """The kinds of a run of a few minutes."""
+    return [name for name in drawable(machines) if KINDS[name].within <= BRIEF_SECONDS]
 
 
 def event(seed, number, machines, names=()):

@@ -48,6 +48,7 @@ class Wanted:
     rhel_like: bool = False
     timeout: int = READY_SECONDS
     machines_only: bool = False
+    workloads: bool = False
 
     @classmethod
     def of(cls, flags):
@@ -111,7 +112,7 @@ def run_all(demo, args):
     each(machines, board, "installing", lambda machine: install(demo, machine, package))
     each(machines, board, "enrolling", lambda machine: enrol(demo, machine, timings, board))
     version = json.loads((made / "manifest.json").read_text())["version"]
-    cluster = attach(demo, machines, version, args.api_address)
+    cluster = attach(demo, machines, version, args.api_address, args.workloads)
     write_kubeconfig(demo, cluster)
     follow(demo, machines, board, timings, args.timeout)
     prove(demo, machines, board)
@@ -220,14 +221,14 @@ def host_id(machine):
     return None
 
 
-def attach(demo, machines, stack_version, api_address):
-    """The plane's operator creates a cluster and gives every host its role."""
+def attach(demo, machines, stack_version, api_address, workloads=False):
+    """The plane's operator creates a cluster and gives every host its role. `workloads`: masters are workers, too."""
     plane = demo.plane
     cluster = plane.cluster(CLUSTER)
     if not cluster:
         made = plane.post("/qbert/v4/{project}/clusters", {
             "name": CLUSTER, "containersCidr": PODS_CIDR, "servicesCidr": SERVICES_CIDR, "networkPlugin": "bridge",
-            "stack": stack_version, "runtime": RUNTIME,
+            "stack": stack_version, "runtime": RUNTIME, "allowWorkloadsOnMaster": workloads,
             "masterIp": api_address, "masterVipEnabled": api_address is not None})
         cluster = {"uuid": made["uuid"], "name": CLUSTER}
     ids = {machine.name: host_id(machine) for machine in machines}

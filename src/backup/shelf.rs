@@ -3,20 +3,15 @@
 //! A backup is two files: `NAME.db.age`, and `NAME.json`, which is written after it and makes it count. A sealed file
 //! without one is what an interrupted backup left. Files with other names are foreign and stay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use crate::host::backups::{BackupFiles, look};
+pub use crate::host::backups::{MANIFEST, MANIFEST_MAX, SEALED};
 use crate::host::fs::{Found, FsError, HostFs};
 use crate::model::{
-    BackupManifest, BackupPolicy, BackupTrust, BelievedManifest, ClusterId, FoundManifest,
-    NoManifest, SIGNED_MANIFEST_MAX, Timestamp, paths,
+    BackupManifest, BackupPolicy, BackupTrust, BelievedManifest, ClusterId, Timestamp, paths,
 };
 
-/// End of the sealed file's name.
-pub const SEALED: &str = ".db.age";
-/// End of the manifest's name.
-pub const MANIFEST: &str = ".json";
-/// So a broken one fills no memory.
-pub const MANIFEST_MAX: u64 = SIGNED_MANIFEST_MAX as u64;
 /// Most backups that are looked at, newest first: more than a policy may keep.
 const LOOKED_AT_MAX: usize = 2000;
 
@@ -80,68 +75,25 @@ pub use crate::model::is_backup_name as is_name;
 impl Shelf {
     /// Looks at the directory. One that is not there is an empty one.
     pub fn look(fs: &HostFs, dir: &str, trust: &BackupTrust) -> Result<Self, FsError> {
-        let mut names: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+        let mut names: BTreeSet<String> = BTreeSet::new();
         for file in fs.list(dir)? {
             let sealed = file.strip_suffix(SEALED);
-            let Some(name) = sealed.or_else(|| file.strip_suffix(MANIFEST)) else {
-                continue;
-            };
-            if is_name(name) {
-                let seen = names.entry(name.to_owned()).or_default();
-                *if sealed.is_some() {
-                    &mut seen.0
-                } else {
-                    &mut seen.1
-                } = true;
-            }
+            let name = sealed.or_else(|| file.strip_suffix(MANIFEST));
+            names.extend(name.filter(|name| is_name(name)).map(str::to_owned));
         }
         let mut shelf = Self::default();
         let skipped = names.len().saturating_sub(LOOKED_AT_MAX);
-        for (name, both) in names.into_iter().skip(skipped) {
-            shelf.put(fs, (dir, name), both == (true, true), trust)?;
+        for name in names.into_iter().skip(skipped) {
+            match look(fs, dir, &name)? {
+                BackupFiles::Broken => shelf.broken.push(name),
+                BackupFiles::Foreign => shelf.foreign.push(name),
+                BackupFiles::Whole(found) => match found.believed(trust) {
+                    Ok(manifest) => shelf.good.push(manifest),
+                    Err(_) => shelf.unbelieved.push(name),
+                },
+            }
         }
         Ok(shelf)
-    }
-
-    fn put(
-        &mut self,
-        fs: &HostFs,
-        (dir, name): (&str, String),
-        whole: bool,
-        trust: &BackupTrust,
-    ) -> Result<(), FsError> {
-        let beside = format!("{dir}/{name}{MANIFEST}");
-        // A pipe is waited for.
-        let is_file = matches!(fs.found(&beside)?, Found::File { .. });
-        let bytes = match whole && is_file {
-            true => fs.read(&beside, MANIFEST_MAX)?,
-            false => None,
-        };
-        let found = match bytes.map(|bytes| FoundManifest::read(&bytes)) {
-            Some(Ok(found)) => found,
-            Some(Err(NoManifest::Later)) => {
-                self.foreign.push(name);
-                return Ok(());
-            }
-            Some(Err(NoManifest::Malformed(_))) | None => {
-                self.broken.push(name);
-                return Ok(());
-            }
-        };
-        let size = match fs.found(format!("{dir}/{name}{SEALED}"))? {
-            Found::File { size, .. } => Some(size),
-            Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => None,
-        };
-        let says = found.says();
-        if says.name != name || size != Some(says.sealed_bytes) {
-            self.broken.push(name);
-            return Ok(());
-        }
-        match found.believed(trust) {
-            Ok(manifest) => self.good.push(manifest),
-            Err(_) => self.unbelieved.push(name),
-        }
-        Ok(())
     }
 
     /// Bytes of all that counts.
@@ -196,7 +148,8 @@ pub(crate) mod tests {
     use crate::host::fs::Attrs;
     use crate::model::etcd::signed::tests::signed;
     use crate::model::{
-        BACKUP_SCHEMA, BackupSettings, BackupSigner, Digest, HostId, SigningKey, StackRef,
+        BACKUP_SCHEMA, BackupSettings, BackupSigner, Digest, FoundManifest, HostId, SigningKey,
+        StackRef,
     };
 
     /// The one that signs, and who trusts it.

@@ -21,12 +21,12 @@ use super::shelf;
 use super::verify::{self, Opened};
 use crate::host::etcd::{Etcd, EtcdError};
 use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
-use crate::host::{space, temps};
+use crate::host::work::long;
+use crate::host::{refusals, space, temps};
 use crate::model::{
     BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Envelope, Fault, FaultCode, HostId,
     Timestamp, paths,
 };
-use crate::seam::carried;
 use crate::telemetry::chain;
 
 /// Pieces of the stream that wait for the disk: two MiB.
@@ -136,8 +136,8 @@ fn room(fs: &HostFs, dir: &str, bytes: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads the stream to its end, and writes it. The writer has a thread of its own: sealing and writing
-/// wait for a disk. When this is dropped the stream ends for the writer, and with it its files.
+/// Reads the stream to its end, and writes it. The writer has a thread of its own, or there is no backup: sealing and
+/// writing wait for a disk. When this is dropped the stream ends for the writer, and with it its files.
 async fn stream(
     etcd: &Etcd,
     sealer: Sealer,
@@ -145,24 +145,21 @@ async fn stream(
 ) -> Result<(Written, Option<String>), Fault> {
     let mut snapshot = etcd.snapshot().await.map_err(|e| unasked(&e))?;
     let (to, from) = mpsc::channel(WAITING);
-    let writer = tokio::task::spawn_blocking(carried(move || write(from, sealer, plain)));
-    let read = async {
+    let written = long(move || write(from, sealer, plain));
+    let read = async move {
         while let Some(piece) = snapshot.next().await? {
             if to.send(piece).await.is_err() {
                 // The writer says why.
                 break;
             }
         }
-        Ok(())
+        Ok::<_, EtcdError>(snapshot)
     };
-    let read: Result<(), EtcdError> = read.await;
-    drop(to);
-    let written = writer.await;
+    let (read, written) = tokio::join!(read, written);
     // A stream that is not whole is no backup, however well it was written.
-    read.map_err(|e| unasked(&e))?;
-    let written = written
-        .map_err(|e| Fault::new(FaultCode::Internal, WHAT, e.to_string()))?
-        .map_err(|e| unwritten(&e))?;
+    let snapshot = read.map_err(|e| unasked(&e))?;
+    let written = written.map_err(io::Error::from).flatten();
+    let written = written.map_err(|e| unwritten(&e))?;
     Ok((written, snapshot.storage_version().map(str::to_owned)))
 }
 
@@ -228,15 +225,13 @@ async fn put(
     let beside = format!("{dir}/{name}{}", shelf::MANIFEST);
     let fs = fs.clone();
     // A disk takes its time to make a large file durable.
-    let placing = tokio::task::spawn_blocking(carried(move || {
+    let placed = long(move || {
         drop(written.plain);
         written.sealed.named(&sealed).place()?;
         fs.write(&beside, &text, &Attrs::mode(0o600))
-    }));
-    match placing.await {
-        Ok(placed) => placed.map_err(|e| failed(&e)),
-        Err(e) => Err(Fault::new(FaultCode::Internal, WHAT, e.to_string())),
-    }
+    });
+    let placed = placed.await.map_err(|e| unwritten(&e.into()))?;
+    placed.map_err(|e| failed(&e))
 }
 
 fn unasked(error: &EtcdError) -> Fault {
@@ -244,19 +239,20 @@ fn unasked(error: &EtcdError) -> Fault {
 }
 
 fn failed(error: &FsError) -> Fault {
-    fault(&error.source, chain(error))
+    fault(refusals::of(error), chain(error))
 }
 
 fn unwritten(error: &io::Error) -> Fault {
-    fault(error, format!("its file cannot be written: {error}"))
+    let why = format!("its file cannot be written: {error}");
+    fault(refusals::of(error), why)
 }
 
-fn fault(error: &io::Error, why: String) -> Fault {
-    let code = match space::is_full(error) {
-        true => FaultCode::DiskFull,
-        false => FaultCode::BackupFailed,
-    };
-    Fault::new(code, WHAT, why).fix(space::FIX)
+fn fault(of_the_machine: Option<(FaultCode, String)>, why: String) -> Fault {
+    let (code, fix) = of_the_machine.unwrap_or_else(|| {
+        let fix = "check the disk of the backups; it is retried automatically";
+        (FaultCode::BackupFailed, fix.to_owned())
+    });
+    Fault::new(code, WHAT, why).fix(fix)
 }
 
 #[cfg(all(test, feature = "fault"))]

@@ -205,23 +205,25 @@ async fn restart(ctx: &CommandContext) -> Result<&'static str, Fault> {
         active(NODELET),
         Some(Active::Active | Active::Reloading | Active::Activating)
     );
-    if told {
-        ctx.units.restart(NODELET).await.map_err(fault)?;
-    }
-    match active(COMMS) {
+    // The tunnel first: it is the way back to the plane, and nodelet may take minutes to end, or not come up.
+    let effect = match active(COMMS) {
         Some(Active::Active | Active::Reloading | Active::Activating | Active::Failed) => {
             ctx.units.restart(COMMS).await.map_err(fault)?;
-            Ok(match told {
+            match told {
                 true => {
                     "pf9-comms and pf9-nodeletd were restarted with this proxy; test it: pf9ctl proxy test"
                 }
                 false => "pf9-comms was restarted with this proxy; test it: pf9ctl proxy test",
-            })
+            }
         }
         Some(Active::Deactivating | Active::Inactive | Active::Other) | None => {
-            Ok("pf9-comms does not run; it and pf9ctl node prep use this proxy when they start")
+            "pf9-comms does not run; it and pf9ctl node prep use this proxy when they start"
         }
+    };
+    if told {
+        ctx.units.restart(NODELET).await.map_err(fault)?;
     }
+    Ok(effect)
 }
 
 /// The two files as they were.

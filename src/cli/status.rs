@@ -26,8 +26,8 @@ use crate::host::units::{Active, UnitState};
 use crate::identity;
 use crate::local::LocalError;
 use crate::model::{
-    AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
-    Role, Timestamp, TunnelState, TunnelStatus, paths,
+    AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, LinkChange, NodeState,
+    NodeStatus, Pressure, Role, TimeKeeping, Timestamp, TunnelState, TunnelStatus, paths,
 };
 use crate::nodelet::plan::{PlanWords, StepWords};
 
@@ -75,6 +75,12 @@ pub(super) struct StatusReport {
     pub(super) services: Vec<UnitReport>,
     /// File systems that matter.
     pub(super) disks: Vec<crate::model::DiskHealth>,
+    /// How long programs waited for what is scarce, if hostagent answers.
+    pub(super) pressure: Option<Pressure>,
+    /// What keeps the clock, if hostagent answers.
+    pub(super) time: Option<TimeKeeping>,
+    /// What changed of the machine's interfaces lately.
+    pub(super) link_changes: Vec<LinkChange>,
     /// What is ours on them.
     pub(super) used: Vec<used::Used>,
     /// What is not as it should be, where `--drift` asked for it.
@@ -223,6 +229,9 @@ pub(super) async fn gather(ctx: &CommandContext) -> StatusReport {
         node,
         services,
         disks: Vec::new(),
+        pressure: None,
+        time: None,
+        link_changes: Vec::new(),
         used: files.used,
         drift: None,
         certificates: Vec::new(),
@@ -234,6 +243,9 @@ pub(super) async fn gather(ctx: &CommandContext) -> StatusReport {
         report.refused.clone_from(&status.refused);
         report.download.clone_from(&status.download);
         report.disks.clone_from(&status.health.disks);
+        report.pressure = status.health.pressure;
+        report.time.clone_from(&status.health.time);
+        report.link_changes.clone_from(&status.health.link_changes);
         report.warnings.clone_from(&status.health.warnings);
     }
     certificates(&mut report, status.as_ref().ok());

@@ -296,6 +296,7 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     if !disks.is_empty() {
         screen.row("disk", Ink::Plain, &disks.join(" · "), width);
     }
+    rows::of_the_machine(screen, report, width);
     if let Some(text) = rows::used(&report.used) {
         screen.row("ours on it", Ink::Plain, &text, width);
     }

@@ -6,10 +6,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +18,12 @@ use crate::telemetry::{Fold, More, RotatingFile, WINDOW};
 /// Bounds of the audit log: 5 × 10 MiB are about a quarter of a million streams.
 const AUDIT_BYTES: u64 = 10 * 1024 * 1024;
 const AUDIT_KEEP: u32 = 4;
-/// How often is looked for refusals whose number is due; so much later than it could be one is
-/// written.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 pub(super) struct Audit {
     log: Mutex<Log>,
     began: Instant,
+    /// The first refusal since there was none: its number will be due.
+    counts: Notify,
 }
 
 struct Log {
@@ -79,6 +78,7 @@ impl Audit {
                 refusals: Fold::default(),
             }),
             began: Instant::now(),
+            counts: Notify::new(),
         }
     }
 
@@ -97,6 +97,9 @@ impl Audit {
         let mut log = self.lock();
         let due = log.refusals.due(now);
         log.count(due);
+        if log.refusals.next().is_none() {
+            self.counts.notify_one();
+        }
         if log.refusals.note(kind, now) {
             log.write(line);
         }
@@ -105,9 +108,16 @@ impl Audit {
     /// Writes the numbers when they are due, until `shutdown`.
     pub(super) async fn keep(&self, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
+            let next = self.lock().refusals.next();
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(self.began + next).await,
+                    None => self.counts.notified().await,
+                }
+            };
             tokio::select! {
                 // cancel-safe: both only wait
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = due => {}
                 () = shutdown.cancelled() => {}
             }
             let now = self.began.elapsed();
@@ -165,6 +175,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn refused(who: &str) -> Line<'_> {
@@ -182,6 +194,8 @@ mod tests {
         }
     }
 
+    const SOON: Duration = Duration::from_secs(1);
+
     #[tokio::test(start_paused = true)]
     async fn the_number_is_written_when_its_time_has_come_or_at_the_end() {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -198,14 +212,26 @@ mod tests {
         }
         let first = ["\"a\" \"may not\"", "\"b\" \"may not\""];
         assert_eq!(whys(), first);
+        // It wakes when there is something to write, and not before.
         let keep = audit.keep(CancellationToken::new());
-        drop(tokio::time::timeout(WINDOW + LOOK_EVERY, keep).await);
+        drop(tokio::time::timeout(WINDOW + SOON, keep).await);
         let counted = "\"a\" \"not-allowed: and 2 more like it within 60 s\"";
         assert_eq!(whys(), [first[0], first[1], counted]);
+        // Refused while nothing is due: it is woken by that.
+        let refuse = async {
+            tokio::time::sleep(SOON).await;
+            for _ in 0..3 {
+                audit.refuse(&refused("a"), "not-allowed");
+            }
+        };
+        let keep = audit.keep(CancellationToken::new());
+        let keep = tokio::time::timeout(SOON + WINDOW + SOON, keep);
+        drop(tokio::join!(refuse, keep));
+        assert_eq!(whys()[3..], [first[0], counted]);
         for _ in 0..3 {
             audit.refuse(&refused("a"), "not-allowed");
         }
         drop(audit);
-        assert_eq!(whys()[3..], [first[0], counted]);
+        assert_eq!(whys()[5..], [first[0], counted]);
     }
 }

@@ -22,6 +22,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::mux;
+
 /// The tables of connections, of our own network namespace: the services are in it. (`/proc/net` is the
 /// same and is hidden by `ProcSubset=pid`; the socket for such questions, by `RestrictAddressFamilies`.)
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
@@ -171,7 +173,7 @@ impl AsyncWrite for LocalTcp {
         if self.speaks_no_more() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        mux::poll_write_slices(&self.tcp, cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

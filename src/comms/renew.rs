@@ -29,18 +29,21 @@ use super::status::StatusBoard;
 use crate::app::Backoff;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
+use crate::host::unchanged::FileMark;
+use crate::host::work::brief;
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
 use crate::model::{
-    Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind,
+    Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind, paths,
 };
 use crate::mux::{self, MuxStream};
-use crate::seam::carried;
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
 
 /// Longest wait without a look at the clock, which may be set while the machine may sleep, and at the
 /// plane's authorities: a small file, that root replaces while an administrator waits for the hosts.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// After so many looks the authorities are read again, whatever the file system says of their file: one may have failed.
+const LOOKS_MAX: u32 = 12;
 /// Longest a session and then its answer are waited for.
 const ASK: Duration = Duration::from_secs(30);
 /// Largest answer: one certificate, or a fault.
@@ -191,7 +194,9 @@ impl Renewal {
     async fn until_due(&self, renewed_under: Option<Digest>) {
         let mut changes = self.sessions.changes();
         let mut told = self.link.route().identity().bundle;
+        let bundle = self.fs.at(paths::PLANE_CA);
         loop {
+            let mark = FileMark::of(&bundle);
             let identity = self.link.route().identity();
             if identity.bundle != told {
                 told = identity.bundle;
@@ -208,16 +213,23 @@ impl Renewal {
             {
                 return;
             }
-            let left = identity
-                .renew_at()
-                .duration_since(crate::seam::clock::now());
-            let left = Duration::try_from(left).unwrap_or_default();
-            if left.is_zero() {
+            let due = identity.renew_at();
+            let left = || Duration::try_from(due.duration_since(crate::seam::clock::now()));
+            let news = async {
+                for _ in 0..LOOKS_MAX {
+                    let left = left().unwrap_or_default();
+                    tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+                    if left.is_zero() || FileMark::of(&bundle) != mark {
+                        return;
+                    }
+                }
+            };
+            if left().unwrap_or_default().is_zero() {
                 return;
             }
             tokio::select! {
                 // cancel-safe: both are
-                () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
+                () = news => {}
                 changed = changes.changed() => {
                     if changed.is_err() {
                         // The sender is ours: it cannot be gone while this runs.
@@ -342,12 +354,12 @@ impl Renewal {
         F: FnOnce(&HostFs) -> Result<T, IdentityError> + Send + 'static,
     {
         let fs = self.fs.clone();
-        let done = tokio::task::spawn_blocking(carried(move || work(&fs))).await;
+        let done = brief(move || work(&fs)).await;
         done.unwrap_or_else(|e| {
             Err(IdentityError::Fs(FsError {
                 action: "write",
                 path: self.fs.at(crate::model::paths::HOST_NEXT),
-                source: std::io::Error::other(e.to_string()),
+                source: e.into(),
             }))
         })
     }

@@ -12,9 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use crate::host::fs::{Attrs, HostFs};
+use crate::host::work::brief;
 use crate::model::{Digest, Secret, paths};
 use crate::mux;
-use crate::seam::carried;
 use crate::telemetry::chain;
 
 /// Version of the file.
@@ -101,7 +101,7 @@ impl Tickets {
         // The disk is waited for on another thread: this one moves bytes.
         let stored = async {
             let turn = Arc::clone(&self.writes).lock_owned().await;
-            let work = carried(move || {
+            let work = move || {
                 let _turn = turn;
                 let next = locked(&all).with(&name, ticket);
                 let bytes = serde_json::to_vec(&next).map_err(|e| e.to_string())?;
@@ -109,8 +109,8 @@ impl Tickets {
                     .map_err(|e| chain(&e))?;
                 *locked(&all) = next;
                 Ok::<_, String>(())
-            });
-            tokio::task::spawn_blocking(work).await
+            };
+            brief(work).await
         };
         let failed = match tokio::time::timeout(STORED_WITHIN, stored).await {
             Ok(Ok(Ok(()))) => return,

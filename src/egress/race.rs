@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 
@@ -21,8 +22,14 @@ pub(super) struct Lost {
 
 /// The addresses of a name, in the order they are tried; at least one. DNS is asked again each time.
 pub(super) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let found = lookup_host((host, port)).await?;
-    let addresses = in_turns(found);
+    let name = (host.to_owned(), port);
+    // In a task of its own: tokio panics where the kernel gives no thread for the question.
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { lookup_host(name).await.map(in_turns) });
+    let addresses = match asking.join_next().await {
+        Some(Ok(found)) => found?,
+        Some(Err(_)) | None => return Err(Errno::EAGAIN.into()),
+    };
     match addresses.is_empty() {
         true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
         false => Ok(addresses),
@@ -95,6 +102,27 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
+    use crate::host::no_threads::NoThreads;
+    use crate::host::testing::in_namespaces;
+
+    /// The tunnel is made again later, and what holds it does not end.
+    #[test]
+    fn a_name_is_a_failure_while_no_thread_can_ask_for_it_and_an_address_needs_none() {
+        let test = "egress::race::tests::a_name_is_a_failure_while_no_thread_can_ask_for_it_and_an_address_needs_none";
+        // The bound is the process's.
+        if in_namespaces(test, &["--mount"], ":").is_none() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            let none = NoThreads::begin();
+            let failed = lookup("localhost", 1).await.expect_err("no thread");
+            assert_eq!(failed.raw_os_error(), Some(Errno::EAGAIN as i32));
+            lookup("127.0.0.1", 1).await.expect("it is its own answer");
+            drop(none);
+            lookup("localhost", 1).await.expect("by itself");
+        });
+    }
 
     #[test]
     fn families_take_turns() {

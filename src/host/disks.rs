@@ -41,9 +41,6 @@ const PARTS: u64 = 256;
 
 const MIB: u64 = 1024 * 1024;
 
-const READ_ONLY_FIX: &str = "see dmesg for the cause, repair the disk, and make it writable (mount \
-     -o remount,rw); the agent continues automatically";
-
 /// Those that everybody sees, and what is wrong with them.
 pub fn open(fs: &HostFs) -> (Vec<DiskHealth>, Vec<Fault>) {
     looked_at(fs, OPEN, &[])
@@ -112,7 +109,8 @@ fn read_only(fs: &HostFs, paths: &[&str], told: &[u64]) -> Vec<Fault> {
         seen.push(device);
         let what = format!("the file system of {path} is read-only");
         let why = "nothing can be written there; the kernel remounts a file system read-only after an error";
-        Some(Fault::new(FaultCode::File, what, why).fix(READ_ONLY_FIX))
+        let fix = space::writable(&fs.at(path));
+        Some(Fault::new(FaultCode::DiskFailed, what, why).fix(fix))
     })
     .collect()
 }
@@ -211,7 +209,7 @@ mod tests {
         assert_eq!(list("ro", "rw"), Vec::new(), "a view of its own");
         let told = list("rw", "ro");
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].code, FaultCode::File);
+        assert_eq!(told[0].code, FaultCode::DiskFailed);
         assert!(
             told[0].what.contains("/opt/pf9 is read-only"),
             "{}",

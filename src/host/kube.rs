@@ -5,9 +5,11 @@
 //! | here    | the client: get, apply (server side), patch, list, evict, delete; every call bounded |
 //! | `drain` | moving pods away, on top of it |
 //! | `others` | a namespace of ours that holds a foreign object |
+//! | `versions` | what the server counts changes by, of all objects of one kind |
 
 mod drain;
 mod others;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,7 @@ use super::tls::{self, ClientIdentity, TlsError};
 use crate::telemetry::causes;
 
 pub use drain::{DRAIN_MARK, DrainBegan, DrainOutcome, DrainPass};
+pub use versions::{Versions, version};
 
 /// One call: the API server answers from memory or etcd, or it is not well.
 const CALL: Duration = Duration::from_secs(10);
@@ -288,6 +291,17 @@ impl Kube {
         path: &str,
         body: Option<(&'static str, Value)>,
     ) -> Result<Vec<u8>, KubeError> {
+        self.accepted(PLAIN_JSON, method, path, body).await
+    }
+
+    /// The answer in one of these forms.
+    async fn accepted(
+        &self,
+        forms: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Value)>,
+    ) -> Result<Vec<u8>, KubeError> {
         let call = format!("{method} {path}");
         let lost = |source| KubeError::Unreachable {
             base: self.base.clone(),
@@ -297,7 +311,7 @@ impl Kube {
             .client
             .request(method, format!("{}{path}", self.base))
             .timeout(CALL)
-            .header("accept", "application/json");
+            .header("accept", forms);
         if let Some((kind, value)) = body {
             request = request.header("content-type", kind).body(value.to_string());
         }

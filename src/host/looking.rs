@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use super::work::{self, Coming, Lost};
+use crate::seam;
 
 /// One at a time.
 #[derive(Debug)]
-pub struct Looking<T>(Option<(String, JoinHandle<T>)>);
+pub struct Looking<T>(Option<(String, Coming<T>)>);
 
 impl<T> Default for Looking<T> {
     fn default() -> Self {
@@ -18,25 +19,26 @@ impl<T> Default for Looking<T> {
 
 impl<T: Send + 'static> Looking<T> {
     /// The result of `work`, which looks at `what`; or that of an earlier look at the same, still running. `None`: it
-    /// did not finish within `limit`, and keeps running.
+    /// did not finish within `limit`, and keeps running. Without a thread nothing is looked at: the event loop would hang.
     pub async fn at(
         &mut self,
         what: &str,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> Result<Option<T>, Lost> {
         // A look at something else is no longer waited for.
         let begun = self.0.take().filter(|(of, _)| of == what);
-        let mut look = begun.map_or_else(|| tokio::task::spawn_blocking(work), |(_, look)| look);
+        let mut look = match begun {
+            Some((_, look)) => look,
+            None => work::begin(seam::carried(work)).map_err(|_| Lost::NoThread)?,
+        };
         match tokio::time::timeout(limit, &mut look).await {
-            Ok(Ok(seen)) => Some(seen),
-            Ok(Err(e)) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => None,
-            },
+            Ok(Ok(Ok(seen))) => Ok(Some(seen)),
+            Ok(Ok(Err(panic))) => std::panic::resume_unwind(panic),
+            Ok(Err(_)) => Err(Lost::Ending),
             Err(_) => {
                 self.0 = Some((what.to_owned(), look));
-                None
+                Ok(None)
             }
         }
     }
@@ -53,6 +55,10 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(30);
 
+    fn seen<T>(looked: Result<Option<T>, Lost>) -> Option<T> {
+        looked.expect("a thread")
+    }
+
     #[tokio::test]
     async fn what_hangs_is_begun_once_and_its_answer_is_had_when_it_comes() {
         let begun = Arc::new(AtomicUsize::new(0));
@@ -67,14 +73,14 @@ mod tests {
         };
         let mut looking = Looking::default();
         for _ in 0..3 {
-            assert_eq!(looking.at("/mnt/a", SHORT, work()).await, None);
+            assert_eq!(seen(looking.at("/mnt/a", SHORT, work()).await), None);
         }
         release.send(7).expect("sent");
-        assert_eq!(looking.at("/mnt/a", LONG, work()).await, Some(7));
+        assert_eq!(seen(looking.at("/mnt/a", LONG, work()).await), Some(7));
         assert_eq!(begun.load(Ordering::SeqCst), 1);
         // Another place is another look.
-        assert_eq!(looking.at("/mnt/a", SHORT, work()).await, None);
-        assert_eq!(looking.at("/mnt/b", LONG, || 9).await, Some(9));
+        assert_eq!(seen(looking.at("/mnt/a", SHORT, work()).await), None);
+        assert_eq!(seen(looking.at("/mnt/b", LONG, || 9).await), Some(9));
         release.send(0).expect("sent");
     }
 }

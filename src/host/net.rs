@@ -2,8 +2,12 @@
 //! ([`super::ours::network`]): at removal, and what kube-proxy left of another mode, or network policies of
 //! before they were turned off. Making the network is the work of a unit. And one address that a machine has
 //! for seconds at a time (`lent`).
+//!
+//! What the packet filter's tools say is kept until the kernel counts a change (`answers`).
 
+mod answers;
 mod lent;
+mod netlink;
 mod nft;
 mod sets;
 
@@ -13,10 +17,12 @@ pub use nft::Nftables;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::exec::{self, Cmd, ExecError};
+use answers::Answers;
+
+use super::exec::{self, Cmd, ExecError, ProgramEnd};
 use super::fs::{Found, HostFs};
 use super::ours::network::{PROXY_TABLE, rule_goes};
-use crate::model::ProxyMode;
+use crate::model::{Digest, ProxyMode};
 
 /// The tools wait for each other's lock at most this long.
 const RUN: Duration = Duration::from_secs(30);
@@ -41,12 +47,14 @@ const LEGACY_MAX: u64 = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Net {
     fs: HostFs,
+    answers: Answers,
 }
 
 impl Net {
     /// The network whose tools and `/sys` are below this root.
     pub fn new(fs: HostFs) -> Self {
-        Self { fs }
+        let answers = Answers::default();
+        Self { fs, answers }
     }
 
     /// Which of these links exist.
@@ -69,12 +77,15 @@ impl Net {
 
     /// Routes with this protocol number, both families, one a line.
     pub async fn routes(&self, protocol: u8) -> Result<Vec<String>, ExecError> {
-        let mut found = Vec::new();
-        for family in ["-4", "-6"] {
-            let text = self.ip_route(family, "show", protocol).await?;
-            found.extend(text.lines().map(|l| l.trim().to_owned()));
-        }
+        let mut found = self.routes_of("-4", protocol).await?;
+        found.extend(self.routes_of("-6", protocol).await?);
         Ok(found)
+    }
+
+    /// The same of one family, by the tool's option.
+    pub async fn routes_of(&self, family: &str, protocol: u8) -> Result<Vec<String>, ExecError> {
+        let text = self.ip_route(family, "show", protocol).await?;
+        Ok(text.lines().map(|l| l.trim().to_owned()).collect())
     }
 
     /// Removes the routes with this protocol number.
@@ -103,45 +114,70 @@ impl Net {
 
     /// Names of chains (any table, both families) that start with one of `prefixes`.
     pub async fn chains(&self, prefixes: &[String]) -> Result<Vec<String>, ExecError> {
-        let mut names = BTreeSet::new();
-        for (save, _) in self.savers() {
-            let text = self.save(save).await?;
-            names.extend(text.lines().filter_map(|l| ours(l, prefixes)));
-        }
-        Ok(names.into_iter().collect())
+        let ask = async {
+            let mut names = BTreeSet::new();
+            for (save, _) in self.savers() {
+                let text = self.save(save).await?;
+                names.extend(text.lines().filter_map(|l| ours(l, prefixes)));
+            }
+            Ok::<Vec<String>, ExecError>(names.into_iter().collect())
+        };
+        self.answered(&format!("chains {prefixes:?}"), ask).await
+    }
+
+    /// What the script that makes the pod network's rules misses of them, in its words; nothing where all are there.
+    pub async fn lacks(&self, script: &str, within: Duration) -> Result<Option<String>, ExecError> {
+        let at = self.fs.at(script);
+        let text = std::fs::read(&at).unwrap_or_default();
+        let ask = async {
+            let said = exec::ask(Cmd::new(at.clone(), within).arg("check")).await?;
+            Ok::<_, ExecError>(match said.ended {
+                ProgramEnd::Code(0) => Vec::new(),
+                ProgramEnd::Code(_) | ProgramEnd::Signal(_) | ProgramEnd::Late => {
+                    vec![said.stderr]
+                }
+            })
+        };
+        let question = format!("script {} {}", at.display(), Digest::of(&text));
+        Ok(self.lost(&question, ask).await?.pop())
     }
 
     /// Whether the packet filter leads to what kube-proxy makes of services. It looks for its tables and chains now and
     /// then, but not for the rules that lead to them.
     pub async fn leads_to_services(&self, by: ProxyMode, v6: bool) -> Result<bool, ExecError> {
+        let ask = self.ways_lost(by, v6);
+        let lost = self.lost(&format!("services {by:?} {v6}"), ask).await?;
+        Ok(lost.is_empty())
+    }
+
+    async fn ways_lost(&self, by: ProxyMode, v6: bool) -> Result<Vec<String>, ExecError> {
         const IPTABLES: [(&str, &str, &str); 2] = [
             ("nat", "PREROUTING", "-j KUBE-SERVICES"),
             ("filter", "FORWARD", "-j KUBE-FORWARD"),
         ];
+        let lost = |way: &str| Ok(vec![way.to_owned()]);
         match by {
             ProxyMode::Nftables => {
                 let family = if v6 { "ip6" } else { "ip" };
                 let chain = ["list", "chain", family, PROXY_TABLE, "nat-prerouting"];
                 let cmd = Cmd::new(exec::program(&self.fs, "nft"), RUN).args(chain);
-                Ok(exec::ask(cmd).await?.stdout.contains("jump services"))
+                if !exec::ask(cmd).await?.stdout.contains("jump services") {
+                    return lost("jump services");
+                }
             }
             ProxyMode::Iptables => {
                 let tool = if v6 { "ip6tables" } else { "iptables" };
                 for (table, chain, leads) in IPTABLES {
                     let cmd = Cmd::new(exec::program(&self.fs, tool), RUN)
                         .args(["-w", "10", "-t", table, "-S", chain]);
-                    if !exec::run(cmd)
-                        .await?
-                        .text()
-                        .lines()
-                        .any(|l| l.ends_with(leads))
-                    {
-                        return Ok(false);
+                    let said = exec::run(cmd).await?.text();
+                    if !said.lines().any(|l| l.ends_with(leads)) {
+                        return lost(leads);
                     }
                 }
-                Ok(true)
             }
         }
+        Ok(Vec::new())
     }
 
     /// Removes chains that start with one of `prefixes`, and the rules elsewhere that jump to them.
@@ -164,15 +200,24 @@ impl Net {
     /// Both back ends are asked where the older one has tables at all: else what the tools mean by themselves is all
     /// there is, and asking the older one would not even be free of change.
     fn savers(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = FAMILIES.to_vec();
+        if self.has_legacy() {
+            all.extend(BACK_ENDS);
+        }
+        all
+    }
+
+    /// The older back end has tables.
+    fn has_legacy(&self) -> bool {
         let has = |path: &&str| {
             let names = self.fs.read_text(path, LEGACY_MAX).ok().flatten();
             names.is_some_and(|names| !names.trim().is_empty())
         };
-        let mut all = FAMILIES.to_vec();
-        if LEGACY.iter().any(has) {
-            all.extend(BACK_ENDS);
-        }
-        all
+        LEGACY.iter().any(has)
+    }
+
+    fn without(&self, path: &str) -> bool {
+        matches!(self.fs.found(path), Ok(Found::Nothing))
     }
 
     /// A host without the tool has no such chains.

@@ -1,21 +1,25 @@
 //! Room for what is never given up, on a file system that is full: what of ours goes for it, and in which order.
 //!
 //! ```text
-//! the reserve ─► older logs ─► events that wait ─► backups, but the newest of each cluster
-//! never: identity, spec, ledger
+//! the reserve ─► older logs ─► events that wait ─► backups, but the newest whole one of each cluster and signer
+//! never: identity, spec, ledger, the audit of the tunnel's streams
 //! ```
 //!
 //! A document that is needed at all costs ([`super::documents::Store::at_all_costs`]) and finds no room is written again,
 //! once, when [`make`] has made some. Only what is on the same file system goes, and no more than is needed; what this
 //! process may not delete stays. An event that goes is missing in the numbers, by which the plane counts it.
+//!
+//! The audit and its older files stay: they are evidence, and one who can fill a disk (with a pod, on many nodes) must not be
+//! able to have it deleted by that. It is bounded by its own rotation.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::backups::{self, BackupFiles, MANIFEST, SEALED};
 use super::fs::{Attrs, FsError, HostFs};
-use super::space;
-use crate::model::{FoundManifest, SIGNED_MANIFEST_MAX, paths};
+use super::{mounts, space};
+use crate::model::{is_backup_name, paths};
 use crate::seam::disk;
 
 /// A file of no use but its size: one that does without room elsewhere has it here.
@@ -26,6 +30,8 @@ const RESERVE_BYTES: usize = 1 << 20;
 const BESIDE: u64 = 64 * 1024;
 /// Files that a document and its temporary one need, and a few others.
 const FILES: u64 = 8;
+/// What the names of the audit's older files begin with: see above.
+const AUDIT: &str = "audit.log.";
 const EVENTS: &str = "/var/opt/pf9/hostagent/events";
 
 /// In the order in which they go.
@@ -85,8 +91,14 @@ pub(super) fn make(fs: &HostFs, at: &Path, bytes: u64) -> bool {
         let Some(meta) = meta.filter(|m| m.is_file() && m.dev() == device) else {
             continue;
         };
-        // What somebody has open gives no room when its name goes: then enough has gone all the same.
-        if is_enough(at, need) || (freed >= need && files >= FILES) {
+        // What somebody has open gives no room when its name goes: then enough has gone all the same. The second half of a
+        // backup goes with its first: alone it is of no use, and nobody would find it.
+        let is_half = one.kind == Kind::Backup
+            && one
+                .path
+                .strip_suffix(SEALED)
+                .is_some_and(|name| !fs.at(format!("{name}{MANIFEST}")).exists());
+        if !is_half && (is_enough(at, need) || (freed >= need && files >= FILES)) {
             break;
         }
         if disk::remove_file(&path).is_ok() {
@@ -136,7 +148,8 @@ fn older_logs(fs: &HostFs) -> impl Iterator<Item = Surplus> {
         .map(|name| format!("{}/{name}", paths::LOG_DIR))
         .flat_map(|dir| {
             let logs = names(&dir);
-            logs.into_iter().map(move |name| format!("{dir}/{name}"))
+            let logs = logs.into_iter().filter(|name| !name.starts_with(AUDIT));
+            logs.map(move |name| format!("{dir}/{name}"))
         })
         .filter_map(|path| {
             let (_, number) = path.rsplit_once(".log.")?;
@@ -162,36 +175,42 @@ fn events(fs: &HostFs) -> impl Iterator<Item = Surplus> {
     })
 }
 
-/// Each with its manifest, which goes first: without it the rest counts for nothing. While a restore is under way none
-/// goes: it may be the one that is restored.
+/// Each with its manifest, which goes first: without it the rest counts for nothing. Only what is whole has a turn or
+/// counts as the newest: beside a newest one that is broken the last good one would go. Which signer is trusted is not
+/// known here: the newest of each stays. While a restore is under way none goes: it may be the one that is restored.
 fn older_backups(fs: &HostFs) -> Vec<Surplus> {
     if fs.at(paths::RESTORE_RUN).exists() {
         return Vec::new();
     }
-    let mut names = fs.list(paths::ETCD_BACKUPS).unwrap_or_default();
-    names.sort();
+    // What is mounted there is another file system: it makes no room here, and where its server is gone the event loop
+    // would hang. The kernel's list is asked, not the mount.
+    if matches!(mounts::at_or_below(fs, paths::ETCD_BACKUPS), Ok((true, _))) {
+        return Vec::new();
+    }
+    let files = fs.list(paths::ETCD_BACKUPS).unwrap_or_default();
+    let mut names: Vec<&str> = files
+        .iter()
+        .filter_map(|file| file.strip_suffix(MANIFEST))
+        .filter(|name| is_backup_name(name))
+        .collect();
+    names.sort_unstable();
     let mut seen = BTreeSet::new();
     let mut older = Vec::new();
-    for manifest in names.iter().rev().filter(|n| n.ends_with(".json")) {
-        let path = format!("{}/{manifest}", paths::ETCD_BACKUPS);
-        let text = fs.read(&path, SIGNED_MANIFEST_MAX as u64).ok().flatten();
+    for name in names.into_iter().rev() {
         // What cannot be read may be worth more than it seems.
-        let Some(found) = text.and_then(|text| FoundManifest::read(&text).ok()) else {
+        let Ok(BackupFiles::Whole(found)) = backups::look(fs, paths::ETCD_BACKUPS, name) else {
             continue;
         };
-        if !seen.insert(found.says().cluster_id) {
-            older.push(path);
+        if !seen.insert((found.says().cluster_id, found.key_id().to_owned())) {
+            older.push(name);
         }
     }
     let pairs = (0..).step_by(2).zip(older.into_iter().rev());
-    let both = pairs.flat_map(|(turn, path)| {
-        let sealed = path.replace(".json", ".db.age");
-        [(turn, path), (turn + 1, sealed)]
-    });
-    both.map(|(turn, path)| Surplus {
+    let both = pairs.flat_map(|(turn, name)| [(turn, name, MANIFEST), (turn + 1, name, SEALED)]);
+    both.map(|(turn, name, end)| Surplus {
         kind: Kind::Backup,
         turn,
-        path,
+        path: format!("{}/{name}{end}", paths::ETCD_BACKUPS),
     })
     .collect()
 }
@@ -215,6 +234,7 @@ mod tests {
     }
 
     const LOG: &str = "/var/log/pf9/nodelet/nodelet.log";
+    const AUDITED: &str = "/var/log/pf9/comms/audit.log";
     const STATE: &str = "/var/opt/pf9/nodelet/ledger.json";
 
     fn backup(name: &str) -> [String; 2] {
@@ -228,30 +248,83 @@ mod tests {
         ("20260103T000000Z-r3", 1),
     ];
 
-    fn furnish(fs: &HostFs) {
-        let put = |path: &str, bytes: &[u8]| {
-            let written = fs.write(path, bytes, &Attrs::mode(0o600));
-            written.expect("room");
+    const SEALED_BYTES: usize = 100_000;
+
+    /// Lays one down, as it is taken.
+    fn lay(fs: &HostFs, key: &SigningKey, (name, cluster): (&str, u128)) {
+        let manifest = BackupManifest {
+            name: name.to_owned(),
+            cluster_id: crate::model::ClusterId(uuid::Uuid::from_u128(cluster)),
+            sealed_bytes: SEALED_BYTES as u64,
+            ..crate::model::golden::backup_manifest()
         };
+        let text = serde_json::to_vec(&signed(key, &manifest)).expect("json");
+        let [says, sealed] = backup(name);
+        put(fs, &says, &text);
+        put(fs, &sealed, &vec![7; SEALED_BYTES]);
+    }
+
+    fn put(fs: &HostFs, path: &str, bytes: &[u8]) {
+        let written = fs.write(path, bytes, &Attrs::mode(0o600));
+        written.expect("room");
+    }
+
+    fn furnish(fs: &HostFs) {
         let some = vec![7; 100_000];
-        put(RESERVE, &some);
-        put(LOG, &some);
+        put(fs, RESERVE, &some);
+        put(fs, LOG, &some);
         for n in [1, 2] {
-            put(&format!("{LOG}.{n}"), &some);
-            put(&format!("{EVENTS}/{n:020}.json"), &some);
+            put(fs, &format!("{LOG}.{n}"), &some);
+            put(fs, &format!("{AUDITED}.{n}"), &some);
+            put(fs, &format!("{EVENTS}/{n:020}.json"), &some);
         }
         let (key, _) = SigningKey::generate().expect("key");
-        for (name, cluster) in BACKUPS {
-            let manifest = BackupManifest {
-                name: name.to_owned(),
-                cluster_id: crate::model::ClusterId(uuid::Uuid::from_u128(cluster)),
-                ..crate::model::golden::backup_manifest()
-            };
-            let text = serde_json::to_vec(&signed(&key, &manifest)).expect("json");
-            let [says, sealed] = backup(name);
-            put(&says, &text);
-            put(&sealed, &some);
+        BACKUPS.into_iter().for_each(|one| lay(fs, &key, one));
+    }
+
+    /// Which backups could go, the first to go in front.
+    fn to_go(fs: &HostFs) -> Vec<String> {
+        let all = surplus(fs).into_iter().filter(|s| s.kind == Kind::Backup);
+        all.map(|s| s.path).collect()
+    }
+
+    #[test]
+    fn beside_newer_ones_that_are_broken_the_newest_whole_one_stays() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let (key, _) = SigningKey::generate().expect("key");
+        BACKUPS.into_iter().for_each(|one| lay(&fs, &key, one));
+        assert_eq!(to_go(&fs), backup(BACKUPS[0].0));
+        // A sealed file that is gone, one that is cut off, and a manifest that was renamed.
+        let broken = [
+            "20260104T000000Z-r4",
+            "20260105T000000Z-r5",
+            "20260106T000000Z-r6",
+        ];
+        for name in broken {
+            lay(&fs, &key, (name, 1));
         }
+        let [gone, cut, renamed] = broken.map(backup);
+        fs.remove_file(&gone[1]).expect("gone");
+        put(&fs, &cut[1], b"half");
+        let other = std::fs::read(fs.at(&backup(BACKUPS[2].0)[0])).expect("manifest");
+        put(&fs, &renamed[0], &other);
+        assert_eq!(to_go(&fs), backup(BACKUPS[0].0));
+        // A stranger's takes no good one's place.
+        let (stranger, _) = SigningKey::generate().expect("key");
+        lay(&fs, &stranger, ("20260107T000000Z-r7", 1));
+        assert_eq!(to_go(&fs), backup(BACKUPS[0].0));
+        // The next good one does.
+        lay(&fs, &key, ("20260108T000000Z-r8", 1));
+        assert_eq!(
+            to_go(&fs),
+            [backup(BACKUPS[0].0), backup(BACKUPS[2].0)].concat()
+        );
+        // On a file system of their own they make no room, and are not looked at.
+        let mount = format!("36 35 98:0 / {} rw - nfs4 far:/ rw\n", paths::ETCD_BACKUPS);
+        std::fs::create_dir_all(fs.at("/proc/self")).expect("directory");
+        std::fs::write(fs.at("/proc/self/mountinfo"), mount).expect("mounts");
+        assert_eq!(to_go(&fs), [""; 0]);
     }
 
     #[test]
@@ -323,7 +396,13 @@ mod tests {
         for path in backup(BACKUPS[1].0).into_iter().chain(backup(BACKUPS[2].0)) {
             assert!(fs.at(&path).exists(), "{path}");
         }
-        assert!(fs.at(LOG).exists());
+        for path in [
+            LOG.to_owned(),
+            format!("{AUDITED}.1"),
+            format!("{AUDITED}.2"),
+        ] {
+            assert!(fs.at(&path).exists(), "{path}");
+        }
         let kept = store.look(|p: Paper| Ok(p.text)).value.expect("whole");
         assert!(kept.starts_with('6'));
     }

@@ -36,6 +36,7 @@ use super::ours::{self, processes::Process};
 use super::proc::Proc;
 use super::protobuf::{Message, Value, fields};
 use super::space;
+use super::work::long;
 use crate::model::paths;
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -139,8 +140,7 @@ impl Runtime {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
         };
-        let done = tokio::task::spawn_blocking(sync).await;
-        done.map_err(std::io::Error::other)?
+        long(sync).await?
     }
 
     fn socket(&self) -> PathBuf {

@@ -122,6 +122,29 @@ pub fn fix(path: &Path) -> String {
     }
 }
 
+/// What a person does about a file system that became read-only.
+pub fn writable(path: &Path) -> String {
+    let mount = mount_or(path);
+    format!(
+        "see dmesg for the cause, repair the disk, and make it writable (mount -o remount,rw {mount}); it is retried \
+         automatically"
+    )
+}
+
+/// What a person does about a disk that answers with errors.
+pub fn repair(path: &Path) -> String {
+    let mount = mount_or(path);
+    format!(
+        "see dmesg for the cause, and repair or replace the disk that holds {mount}; it is retried automatically"
+    )
+}
+
+/// Where its file system is mounted; the path itself where that cannot be told.
+fn mount_or(path: &Path) -> String {
+    let mount = mount_point(path).unwrap_or_else(|_| path.to_owned());
+    mount.display().to_string()
+}
+
 fn mount_point(path: &Path) -> io::Result<PathBuf> {
     let there = |at: &&Path| fs::symlink_metadata(at).is_ok();
     let nearest = path.ancestors().find(there).ok_or(io::ErrorKind::NotFound);

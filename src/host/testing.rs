@@ -34,11 +34,16 @@ pub(crate) fn in_namespaces(test: &str, kinds: &[&str], before: &str) -> Option<
 
 /// Fills a file system until it takes nothing more; dropping the file makes room again.
 pub(crate) fn fill_up(dir: &std::path::Path) -> tempfile::NamedTempFile {
-    use std::io::Write;
     let mut ballast = tempfile::NamedTempFile::new_in(dir).expect("ballast");
+    fill_more(&mut ballast);
+    ballast
+}
+
+/// The same where something was removed since.
+pub(crate) fn fill_more(ballast: &mut tempfile::NamedTempFile) {
+    use std::io::Write;
     for size in [1024 * 1024, 4096, 1] {
         let bytes = vec![7; size];
         while ballast.write_all(&bytes).is_ok() {}
     }
-    ballast
 }

@@ -1,12 +1,17 @@
 //! HTTPS clients: for the node's own services (one authority, one client certificate) and for services
 //! outside. HTTP/1.1 with connections kept, every answer bounded.
 
+use std::error::Error;
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use super::work::long;
 
 /// Longest a connection to a service on this node, or on its master, may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -156,10 +161,24 @@ pub fn outside(
 fn base() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
+        .dns_resolver(Arc::new(Names))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)
         .pool_idle_timeout(KEEP_IDLE)
         .pool_max_idle_per_host(4)
+}
+
+/// Asks the machine for addresses. The library's own question is a panic where no thread can be started for it.
+struct Names;
+
+impl Resolve for Names {
+    fn resolve(&self, name: Name) -> Resolving {
+        let name = name.as_str().to_owned();
+        Box::pin(async move {
+            let found = long(move || (name, 0).to_socket_addrs()).await??;
+            Ok::<_, Box<dyn Error + Send + Sync>>(Box::new(found) as Addrs)
+        })
+    }
 }
 
 /// Reads a whole answer of at most `max` bytes; `None` when it is longer.
@@ -175,4 +194,36 @@ pub async fn body(
         bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::no_threads::NoThreads;
+    use crate::host::refusals;
+    use crate::host::testing::in_namespaces;
+    use crate::model::FaultCode;
+
+    /// Who makes the request goes on, and makes it again later.
+    #[test]
+    fn a_name_is_a_failure_of_the_request_while_no_thread_can_ask_for_it() {
+        let test =
+            "host::tls::tests::a_name_is_a_failure_of_the_request_while_no_thread_can_ask_for_it";
+        // The bound is the process's.
+        if in_namespaces(test, &["--mount"], ":").is_none() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let client = plain().expect("client");
+            let none = NoThreads::begin();
+            let asked = client.get("http://localhost:1/").send().await;
+            drop(none);
+            let failed = asked.expect_err("no thread");
+            let (code, _) = refusals::of(&failed).expect("the machine's");
+            assert_eq!(code, FaultCode::ProcessesFull, "{failed:?}");
+        });
+    }
 }

@@ -138,10 +138,15 @@ impl<W: Wanted> Target<W> {
     }
 
     pub(super) async fn receive(&self, agent: &Agent, mut part: Part) -> Result<(), Fault> {
-        let path = self.part_path();
         if part.have < self.total {
             self.receive_rest(agent, &mut part).await?;
         }
+        self.place(part).await
+    }
+
+    /// All of it is there: it is the file, or nothing.
+    async fn place(&self, part: Part) -> Result<(), Fault> {
+        let path = self.part_path();
         if part.hasher.finish() != self.sha256 {
             disk::remove_file(&path).map_err(self.io("remove", &path))?;
             return Err(self.damaged("its SHA-256 is not the one that is signed".to_owned()));
@@ -241,3 +246,6 @@ pub(super) fn keep_on_disk(fs: &HostFs, file: &Path, dir: &str) -> io::Result<()
     disk::sync_file(file)?;
     disk::sync_dir(&fs.at(dir))
 }
+
+#[cfg(all(test, feature = "fault"))]
+mod tests;

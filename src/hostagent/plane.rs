@@ -71,6 +71,13 @@ impl Plane {
         *self.link.borrow() == Link::Up
     }
 
+    /// Waits until it does not answer. At the start it does not.
+    pub(super) async fn until_away(&self) {
+        let mut link = self.link.subscribe();
+        // The sender is in this: it cannot be gone.
+        drop(link.wait_for(|l| *l != Link::Up).await);
+    }
+
     /// Waits for the next try; less when the plane comes back in between.
     pub(super) async fn pause(&self, wait: Duration) {
         let mut link = self.link.subscribe();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::links::{self, Links};
 use super::spec_store::SpecStore;
 use super::{Agent, blocking, health, inventory};
 use crate::host::address_changes::AddressChanges;
@@ -24,25 +25,36 @@ pub(super) async fn run(agent: Agent) {
             tracing::warn!(%error, "the kernel sends no address notifications; addresses are read once a minute");
         })
         .ok();
+    let mut links = Links::default();
     loop {
         let next = Instant::now() + EVERY;
         let fs = agent.fs.clone();
         // Beside the event loop: `statvfs` of a dead network file system may hang.
-        let (inventory, health) = blocking(move || {
+        let (inventory, states, mut health) = blocking(move || {
             if let Err(e) = room::keep(&fs) {
                 // Seen again in a minute; what is wrong with the disk is said by what needs it.
                 tracing::debug!(error = chain(&e), "there is no reserve of disk space");
             }
-            (inventory::read(&fs), health::read(&fs))
+            let inventory = inventory::read(&fs);
+            let states = links::states(&fs, &inventory.interfaces);
+            (inventory, states, health::read(&fs))
         })
         .await;
+        health.link_changes = links.see(states, agent.now());
         agent.board.set(|f| &mut f.inventory, inventory);
         agent.board.set(|f| &mut f.health, health);
         ask_nodelet_in_maintenance(&agent).await;
         while changed_before(next, &mut changes).await {
             let fs = agent.fs.clone();
-            let inventory = blocking(move || inventory::read(&fs)).await;
+            let (inventory, states) = blocking(move || {
+                let inventory = inventory::read(&fs);
+                let states = links::states(&fs, &inventory.interfaces);
+                (inventory, states)
+            })
+            .await;
+            let seen = links.see(states, agent.now());
             agent.board.set(|f| &mut f.inventory, inventory);
+            agent.board.set(|f| &mut f.health.link_changes, seen);
         }
     }
 }

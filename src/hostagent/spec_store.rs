@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::documents::{Document, Store, stored_spec};
 use crate::host::fs::{Found, FsError, HostFs};
-use crate::host::space;
+use crate::host::refusals;
 use crate::model::{Accepted, Envelope, Fault, FaultCode, HostId, Timestamp, TrustStore, paths};
 
 /// The accepted spec.
@@ -105,13 +105,11 @@ impl SpecStore {
 }
 
 fn store_fault(error: &FsError) -> Fault {
-    let (code, fix) = if space::is_full(&error.source) {
-        (FaultCode::DiskFull, space::FIX)
-    } else {
-        (FaultCode::StateIo, "check the disk and the named path")
-    };
-    let why = crate::telemetry::chain(error);
-    Fault::new(code, "cannot store the spec", why).fix(fix)
+    let fault = refusals::fault(FaultCode::StateIo, "cannot store the spec", error);
+    match fault.fix.is_empty() {
+        true => fault.fix("check the disk and the named path"),
+        false => fault,
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::host::documents::{Document, Store};
-use crate::host::fs::{Attrs, HostFs};
+use crate::host::fs::{Attrs, FsError, HostFs};
+use crate::host::refusals;
 use crate::model::{Event, Fault, FaultCode, Timestamp};
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -245,7 +246,7 @@ impl Spool {
                 None
             }
             Err(e) => {
-                self.note = Some(memory_only(&chain(&e)));
+                self.note = Some(memory_only(&e));
                 Some(stored.event)
             }
         };
@@ -308,7 +309,7 @@ impl Spool {
     fn save_head(&mut self) {
         if let Err(e) = self.store.save(&self.head) {
             // Without it the next start delivers again what is left, and the plane knows it by its ids.
-            self.note = Some(memory_only(&chain(&e)));
+            self.note = Some(memory_only(&e));
         }
     }
 
@@ -387,13 +388,13 @@ fn path_of(number: u64) -> PathBuf {
     Path::new(DIR).join(format!("{number:020}.json"))
 }
 
-fn memory_only(why: &str) -> Fault {
-    Fault::new(
-        FaultCode::EventsInMemory,
-        "events are kept in memory only",
-        why.to_owned(),
-    )
-    .fix(crate::host::space::FIX)
+fn memory_only(error: &FsError) -> Fault {
+    let what = "events are kept in memory only";
+    let fix = refusals::of(error).map_or_else(
+        || "check the disk and the named path; it is retried automatically".to_owned(),
+        |(_, fix)| fix,
+    );
+    Fault::new(FaultCode::EventsInMemory, what, chain(error)).fix(fix)
 }
 
 #[cfg(any(test, feature = "fault"))]

@@ -121,6 +121,7 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
     essence.uptime_s = 0;
     essence.health.load1 = 0.0;
     essence.health.memory_available_bytes = 0;
+    essence.health.pressure = None;
     for disk in &mut essence.health.disks {
         disk.available_bytes = 0;
     }
@@ -228,7 +229,7 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{
         Accepted, Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind,
-        DownloadStatus, SigningKey, Spec, StackRef,
+        DownloadStatus, LinkChange, LinkEvent, Pressure, SigningKey, Spec, StackRef,
     };
 
     fn origin() -> Origin {
@@ -462,6 +463,7 @@ pub(super) mod tests {
         let before = assemble(&origin, &f, &moment(1));
         f.health.load1 = 7.5;
         f.health.daemons[0].memory_bytes = 99;
+        f.health.pressure = Some(Pressure::default());
         f.acknowledged_at = Some(Timestamp::MAX);
         let after = assemble(&origin, &f, &moment(99));
         assert_ne!(before, after);
@@ -469,5 +471,12 @@ pub(super) mod tests {
         f.health.warnings.push(fault(FaultCode::DiskFull));
         let news = assemble(&origin, &f, &moment(99));
         assert_ne!(essence(&after), essence(&news));
+        f.health.link_changes.push(LinkChange {
+            at: Timestamp::UNIX_EPOCH,
+            name: "eth0".into(),
+            what: LinkEvent::Down,
+        });
+        let more = assemble(&origin, &f, &moment(99));
+        assert_ne!(essence(&news), essence(&more), "a link that is down is");
     }
 }

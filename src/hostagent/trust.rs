@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use super::board::Gathered;
 use super::{Agent, blocking, download, plane};
 use crate::app::Backoff;
+use crate::host::fs::HostFs;
+use crate::host::unchanged::FileMark;
 use crate::identity;
 use crate::local::{Client, LocalError, Method};
 use crate::model::{
@@ -28,6 +30,10 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// Time between two questions for the document because of a lost note of the machine.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the files are the ones that were read: root may replace one or take it away.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// They are read again after so many looks, whatever the file system says of them.
+const LOOKS_MAX: u32 = 12;
 /// How often comms is asked for an order while the plane does not answer: it tries that rarely, too.
 const ASK_COMMS: Duration = Duration::from_secs(5);
 /// comms answers from memory.
@@ -41,6 +47,7 @@ pub(super) async fn run(agent: Agent) {
     let mut obeyed: Vec<Envelope> = Vec::new();
     let mut asked_again: Option<Instant> = None;
     loop {
+        let files = marks(&agent.fs);
         look(&agent).await;
         let seen = agent.board.read(signed);
         let wanted = agent.board.read(wanted);
@@ -72,10 +79,23 @@ pub(super) async fn run(agent: Agent) {
         let news = agent
             .board
             .wait(|f| (signed(f) != seen || self::wanted(f).is_some()).then_some(()));
+        let away = async {
+            agent.plane.until_away().await;
+            tokio::time::sleep(ASK_COMMS).await;
+        };
+        let others = async {
+            for _ in 0..LOOKS_MAX {
+                tokio::time::sleep(LOOK_EVERY).await;
+                if lost || marks(&agent.fs) != files {
+                    break;
+                }
+            }
+        };
         tokio::select! {
-            // cancel-safe: both are
+            // cancel-safe: all are
             () = news => {}
-            () = tokio::time::sleep(ASK_COMMS) => orders(&agent, &mut obeyed).await,
+            () = away => orders(&agent, &mut obeyed).await,
+            () = others => {}
         }
     }
 }
@@ -94,29 +114,45 @@ fn signed(facts: &Gathered) -> Signed {
     )
 }
 
+/// What tells the files that [`look`] reads from those that were there before.
+fn marks(fs: &HostFs) -> Vec<Option<FileMark>> {
+    let keys = fs.list(paths::TRUST_DIR).unwrap_or_default();
+    let keys = keys
+        .iter()
+        .map(|name| format!("{}/{name}", paths::TRUST_DIR));
+    let others = [
+        paths::TRUST_DIR,
+        paths::TRUST_VERSION,
+        paths::PLANE_CA,
+        paths::MACHINE,
+        paths::STACK_CURRENT,
+    ];
+    keys.chain(others.map(str::to_owned))
+        .map(|path| FileMark::of(&fs.at(path)))
+        .collect()
+}
+
 /// Reads what is trusted now, and whether it is known which machine the host is.
 async fn look(agent: &Agent) {
     let fs = agent.fs.clone();
-    let machine = blocking(move || identity::machine_fault(&fs)).await;
+    let spec_key = agent
+        .board
+        .read(|f| f.spec.as_ref().map(|s| s.envelope.key_id.clone()));
+    let (machine, found) = blocking(move || {
+        let trusted = identity::trust_status(&fs).map(|status| TrustStatus {
+            spec_key,
+            stack_key: stack::signer(&fs),
+            ..status
+        });
+        (identity::machine_fault(&fs), trusted)
+    })
+    .await;
     if let Some(fault) = &machine
         && agent.board.read(|f| f.machine_fault.is_none())
     {
         tracing::warn!(code = fault.code.word(), "{fault}");
     }
     agent.board.set(|f| &mut f.machine_fault, machine);
-    let fs = agent.fs.clone();
-    let spec_key = agent
-        .board
-        .read(|f| f.spec.as_ref().map(|s| s.envelope.key_id.clone()));
-    let found = blocking(move || {
-        let status = identity::trust_status(&fs)?;
-        Ok::<_, identity::IdentityError>(TrustStatus {
-            spec_key,
-            stack_key: stack::signer(&fs),
-            ..status
-        })
-    })
-    .await;
     match found {
         Ok(status) => agent.board.set(|f| &mut f.trust, Some(status)),
         Err(e) => tell(agent, e.fault("cannot tell which keys this host trusts")),
@@ -194,5 +230,41 @@ fn tell(agent: &Agent, fault: Fault) {
     if !known {
         tracing::warn!(code = fault.code.word(), "{fault}");
         agent.board.set(|f| &mut f.trust_fault, Some(fault));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+
+    #[test]
+    fn each_file_that_is_replaced_is_noticed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let mut before = marks(&fs);
+        assert_eq!(marks(&fs), before);
+        let mut is_other = |what: &str| {
+            let now = marks(&fs);
+            assert_ne!(now, before, "{what}");
+            before = now;
+        };
+        let key = format!("{}/a.json", paths::TRUST_DIR);
+        let others = [paths::TRUST_VERSION, paths::PLANE_CA, paths::MACHINE];
+        for path in [key.as_str()].into_iter().chain(others) {
+            for text in ["1", "2"] {
+                fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
+                    .expect("write");
+                is_other(path);
+            }
+        }
+        fs.remove_file(&key).expect("remove");
+        is_other("a key is gone");
+        for stack in ["a", "b"] {
+            let at = format!("{}/{stack}", paths::STACKS);
+            fs.make_dir(at, &Attrs::mode(0o755)).expect("directory");
+            fs.link(paths::STACK_CURRENT, stack).expect("link");
+            is_other(stack);
+        }
     }
 }

@@ -126,4 +126,66 @@ mod tests {
         assert_eq!(trust_status(&fs).expect("status").keys, [b.id]);
         assert_eq!(seen(3), (1, 1));
     }
+
+    /// New anchors in place of the old ones, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    mod walk {
+        use std::collections::BTreeMap;
+
+        use super::*;
+        use crate::host::ours::paths::WRITTEN_BY_ROOT;
+        use crate::host::temps;
+        use crate::seam::walk::{Scenario, files, walk};
+
+        struct NextAnchors {
+            keys: [TrustedKey; 2],
+            authorities: [String; 2],
+        }
+
+        impl NextAnchors {
+            fn document(&self, which: usize) -> TrustDocument {
+                let serial = u64::try_from(which).expect("small") + 1;
+                document(serial, &[&self.keys[which]], &[&self.authorities[which]])
+            }
+        }
+
+        impl Scenario for NextAnchors {
+            const NAME: &'static str = "trust anchors";
+            type World = (tempfile::TempDir, HostFs);
+
+            async fn begin(&self) -> Self::World {
+                let dir = tempfile::tempdir().expect("tempdir");
+                let fs = HostFs::new(dir.path());
+                apply_trust(&fs, &self.document(0)).expect("the first");
+                (dir, fs)
+            }
+
+            async fn life(&self, (_, fs): &mut Self::World, starts: bool) -> bool {
+                if starts {
+                    temps::collect(fs, WRITTEN_BY_ROOT);
+                }
+                let status = trust_status(fs).expect("status");
+                // Whichever signer the plane has, it can send the document again.
+                assert!(!status.keys.is_empty() && !status.authorities.is_empty());
+                if status.version.is_some_and(|v| v.serial == 2) {
+                    assert_eq!(status.keys, [self.keys[1].id.clone()]);
+                }
+                apply_trust(fs, &self.document(1)).is_ok()
+            }
+
+            async fn end(&self, (_, fs): &mut Self::World) -> BTreeMap<String, String> {
+                temps::collect(fs, WRITTEN_BY_ROOT);
+                files(fs, |_| false)
+            }
+        }
+
+        #[tokio::test]
+        async fn anchors_broken_anywhere_are_the_next_ones_and_never_none() {
+            let anchors = NextAnchors {
+                keys: [(); 2].map(|()| SigningKey::generate().expect("key").0.trusted()),
+                authorities: [(); 2].map(|()| authority()),
+            };
+            walk(&anchors, 60).await;
+        }
+    }
 }

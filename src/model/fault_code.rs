@@ -3,8 +3,9 @@
 //! A row is a variant, the word that programs read, and its [`FaultKind`]: what the failure means to
 //! the caller. Exit codes and retries follow from the kind, so a new code cannot be forgotten
 //! anywhere: it does not compile without one. Nor do tests without its meaning, how it comes about and what to do, which
-//! is a row in `remedies`: `docs/troubleshooting.md`.
+//! is a row in `remedies`: `docs/troubleshooting.md`. The code of a check is in the row of its remedy, `remedies/checks`.
 
+#[macro_use]
 pub(crate) mod remedies;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -37,38 +38,54 @@ pub enum FaultKind {
 }
 
 macro_rules! codes {
-    ($( $kind:ident { $( $id:ident = $word:literal, )* } )*) => {
+    (
+        [ $( $kind:ident { $( $id:ident = $word:literal, )* } )* ]
+        $( $check:ident = $of_check:literal: $( $remedy:literal ),*; )*
+    ) => {
         /// A stable word for programs; see the module.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum FaultCode {
             $($( #[doc = concat!("`", $word, "`")] $id, )*)*
+            $( #[doc = concat!("`", $of_check, "`")] $check, )*
             /// A word of a newer program; its fault is shown by its sentences.
             Newer,
         }
 
         impl FaultCode {
             /// Every row.
-            pub const ALL: &'static [Self] = &[ $($( Self::$id, )*)* ];
+            pub const ALL: &'static [Self] = &[ $($( Self::$id, )*)* $( Self::$check, )* ];
 
             /// The word, kebab-case.
             pub const fn word(self) -> &'static str {
-                match self { $($( Self::$id => $word, )*)* Self::Newer => "newer" }
+                match self {
+                    $($( Self::$id => $word, )*)*
+                    $( Self::$check => $of_check, )*
+                    Self::Newer => "newer",
+                }
             }
 
             /// Its kind.
             pub fn kind(self) -> FaultKind {
-                match self { $($( Self::$id => FaultKind::$kind, )*)* Self::Newer => FaultKind::Failed }
+                match self {
+                    $($( Self::$id => FaultKind::$kind, )*)*
+                    $( Self::$check => FaultKind::NotReady, )*
+                    Self::Newer => FaultKind::Failed,
+                }
             }
 
             /// The code of a word; [`Self::Newer`] where this program knows none.
             pub fn of(word: &str) -> Self {
-                match word { $($( $word => Self::$id, )*)* _ => Self::Newer }
+                match word {
+                    $($( $word => Self::$id, )*)*
+                    $( $of_check => Self::$check, )*
+                    _ => Self::Newer,
+                }
             }
         }
     };
 }
 
-codes! {
+with_checks! { codes {
     Failed {
         Addon = "addon",
         AddonInUse = "addon-in-use",
@@ -132,8 +149,10 @@ codes! {
         Deadline = "deadline",
         DecommissionUnfinished = "decommission-unfinished",
         DetachEmpty = "detach-empty",
+        DescriptorsFull = "descriptors-full",
         DigestInvalid = "digest-invalid",
         Directories = "directories",
+        DiskFailed = "disk-failed",
         DiskNearlyFull = "disk-nearly-full",
         Drain = "drain",
         EtcdArchiveClock = "etcd-archive-clock",
@@ -387,48 +406,6 @@ codes! {
         DiskFull = "disk-full",
         EtcdArchiveFull = "etcd-archive-full",
     }
-    NotReady {
-        CheckApparmor = "check-apparmor",
-        CheckBridgeFilter = "check-bridge-filter",
-        CheckCertificates = "check-certificates",
-        CheckClock = "check-clock",
-        CheckClockOffset = "check-clock-offset",
-        CheckConnection = "check-connection",
-        CheckConnectionTracking = "check-connection-tracking",
-        CheckControlGroups = "check-control-groups",
-        CheckDefaultRoute = "check-default-route",
-        CheckDns = "check-dns",
-        CheckEtcdDisk = "check-etcd-disk",
-        CheckFirewall = "check-firewall",
-        CheckHostName = "check-host-name",
-        CheckIdentity = "check-identity",
-        CheckInit = "check-init",
-        CheckKernelLog = "check-kernel-log",
-        CheckLeftovers = "check-leftovers",
-        CheckLibraries = "check-libraries",
-        CheckLimits = "check-limits",
-        CheckLinks = "check-links",
-        CheckMemory = "check-memory",
-        CheckMountPropagation = "check-mount-propagation",
-        CheckMtu = "check-mtu",
-        CheckNetworks = "check-networks",
-        CheckOperators = "check-operators",
-        CheckOtherAgent = "check-other-agent",
-        CheckOtherKubelet = "check-other-kubelet",
-        CheckOtherRuntime = "check-other-runtime",
-        CheckOverlay = "check-overlay",
-        CheckPackageLocks = "check-package-locks",
-        CheckPorts = "check-ports",
-        CheckPortsGivenAway = "check-ports-given-away",
-        CheckProcessors = "check-processors",
-        CheckPrograms = "check-programs",
-        CheckRuntimeStorage = "check-runtime-storage",
-        CheckSelinux = "check-selinux",
-        CheckSwap = "check-swap",
-        CheckTested = "check-tested",
-        CheckTools = "check-tools",
-        CheckUserNamespaces = "check-user-namespaces",
-    }
     Untrusted {
         BackupUntrusted = "backup-untrusted",
         DocumentUntrusted = "document-untrusted",
@@ -461,7 +438,7 @@ codes! {
     Interrupted {
         Interrupted = "interrupted",
     }
-}
+} }
 
 impl FaultCode {
     /// A refusal that ends when the plane raises the generation: what `pf9-plane recover` does.

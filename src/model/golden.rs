@@ -135,7 +135,7 @@ pub(crate) fn node_status() -> NodeStatus {
         current_step: Some("step".into()),
         last_sweep_at: Some(at()),
         warnings: vec![fault()],
-        disks: super::status::tests::health(fault()).disks,
+        disks: super::health::tests::health(fault()).disks,
         maintenance: Some(MaintenanceStatus {
             by: MaintenanceBy::Plane,
             reason: "reason".into(),
@@ -284,7 +284,7 @@ pub(crate) fn status() -> HostStatus {
             fault: Some(fault()),
         }],
         inventory: inventory(),
-        health: super::status::tests::health(fault()),
+        health: super::health::tests::health(fault()),
         trust: Some(TrustStatus {
             version: Some(version()),
             keys: vec![key().id],

@@ -86,6 +86,7 @@ const FIELDS: &[Field] = &[
     ("assignment.upgrade.drain.timeout_s", FIRST, Old::Refuses),
     ("assignment.upgrade.drain.then", FIRST, Old::Refuses),
     ("assignment.upgrade.prove_s", FIRST, Old::Refuses),
+    ("assignment.upgrade.probe", FIRST, Old::Refuses),
     ("assignment.upgrade.os", FIRST, Old::Refuses),
     ("assignment.upgrade.os.reboot", FIRST, Old::Refuses),
     ("assignment.upgrade.os.within_s", FIRST, Old::Refuses),
@@ -392,6 +393,7 @@ pub(super) mod tests {
                         then: AfterDrain::Force,
                     },
                     prove_s: 120,
+                    probe: true,
                     os: Some(OsOrder {
                         reboot: OsReboot::Never,
                         within_s: 600,

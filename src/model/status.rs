@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentStatus, ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry,
-    ExtensionsStatus, FactValue, Fault, Generation, HostId, KubeProxyStatus, Life,
-    MaintenanceStatus, PhaseId, Role, StackRef, TrustStatus, UpgradeStatus,
+    AgentStatus, ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, DiskHealth,
+    EtcdStatus, Expiry, ExtensionsStatus, FactValue, Fault, Generation, Health, HostId,
+    KubeProxyStatus, Life, MaintenanceStatus, PhaseId, Role, StackRef, TrustStatus, UpgradeStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -414,51 +414,6 @@ pub struct RouteTo {
     pub on_link: bool,
 }
 
-/// How the machine is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Health {
-    /// Load average of one minute.
-    pub load1: f64,
-    /// Bytes of memory available.
-    pub memory_available_bytes: u64,
-    /// File systems that matter to us.
-    pub disks: Vec<DiskHealth>,
-    /// What is wrong with the machine itself, e.g. a full disk.
-    pub warnings: Vec<Fault>,
-    /// Programs of ours and of the node, those that run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub daemons: Vec<DaemonHealth>,
-}
-
-/// What one program holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DaemonHealth {
-    /// Its unit.
-    pub unit: String,
-    /// Bytes of memory that are its own: no file would give them back.
-    pub memory_bytes: u64,
-    /// Bytes at which it is ended; 0: what the machine has.
-    #[serde(default)]
-    pub limit_bytes: u64,
-}
-
-/// One file system.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskHealth {
-    /// The path we care for, e.g. `/var/opt/pf9`.
-    pub path: String,
-    /// Bytes in all.
-    pub total_bytes: u64,
-    /// Bytes that may be used.
-    pub available_bytes: u64,
-    /// Inodes in all; 0 where the file system has no such number, or the agent does not tell.
-    #[serde(default)]
-    pub total_inodes: u64,
-    /// Inodes that may be used.
-    #[serde(default)]
-    pub free_inodes: u64,
-}
-
 // === impl CertificateStatus ===
 
 impl CertificateStatus {
@@ -509,31 +464,5 @@ impl NodeState {
 impl std::fmt::Display for NodeState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// With all that it can say.
-    pub(in crate::model) fn health(fault: Fault) -> Health {
-        Health {
-            load1: 0.5,
-            memory_available_bytes: 1,
-            disks: vec![DiskHealth {
-                path: "/".into(),
-                total_bytes: 2,
-                available_bytes: 1,
-                total_inodes: 4,
-                free_inodes: 3,
-            }],
-            warnings: vec![fault],
-            daemons: vec![DaemonHealth {
-                unit: "pf9-comms.service".into(),
-                memory_bytes: 1,
-                limit_bytes: 2,
-            }],
-        }
     }
 }

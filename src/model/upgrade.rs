@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Fault, OsOrder, OsReport, StackRef};
+use super::{Fault, NodeName, OsOrder, OsReport, StackRef};
 
 /// Seconds that a drain may take: an hour is more than any pod's grace period that is meant.
 const DRAIN_S: std::ops::RangeInclusive<u32> = 1..=3600;
@@ -30,6 +30,15 @@ const DRAIN_S: std::ops::RangeInclusive<u32> = 1..=3600;
 const PROVE_S: std::ops::RangeInclusive<u32> = 30..=3600;
 /// What neither says.
 const DEFAULT_S: u32 = 300;
+
+/// Where probe pods are, in the cluster's API.
+pub const PROBE_PODS: &str = "/api/v1/namespaces/kube-system/pods";
+
+/// The pod with which a node shows that it runs pods, where a roll asks for that: the plane makes it while the node proves
+/// itself, and the node waits until it is Ready.
+pub fn probe_pod(node: &NodeName) -> String {
+    format!("pf9-probe-{node}")
+}
 
 /// Which roll. A new one, also one back, has a new id, for a node remembers what it gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +60,9 @@ pub struct UpgradeOrder {
     /// Seconds that the node has, once it is switched, to be proven well.
     #[serde(default = "default_s")]
     pub prove_s: u32,
+    /// A probe pod has to be Ready on it before it is proven.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
     /// How its distribution's updates are brought in: of the stage that does, and of no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsOrder>,
@@ -325,6 +337,7 @@ mod tests {
             stack: stack(version),
             drain: DrainPolicy::default(),
             prove_s: DEFAULT_S,
+            probe: false,
             os: (stage == UpgradeStage::Os).then(OsOrder::default),
         }
     }

@@ -16,7 +16,6 @@ mod etcd;
 mod restart;
 mod stack;
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +37,7 @@ use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::host_ports;
 use crate::host::kube::Kube;
 use crate::host::ours;
+use crate::host::refusals;
 use crate::host::runtime::ImageError;
 use crate::host::space;
 use crate::host::units::{Active, UnitState};
@@ -123,9 +123,9 @@ impl<'s, 'a> Shared<'s, 'a> {
             Ok(Ok(())) => return Ok(StepEnd::Done),
             Ok(Err(Failed::Left)) => return Ok(StepEnd::Left),
             Ok(Err(Failed::Fault(fault))) => return Err(fault),
-            Ok(Err(Failed::Full { why, fix })) => {
+            Ok(Err(Failed::Machine { code, why, fix })) => {
                 let what = format!("cannot {}", words::doing(step));
-                return Err(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
+                return Err(Fault::new(code, what, why).fix(fix));
             }
             Ok(Err(Failed::Why(why))) => why,
             Err(_) => format!("it did not finish within {} s", deadline.as_secs()),
@@ -167,7 +167,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 .host
                 .kernel
                 .set_sysctl(key, value)
-                .map_err(|e| Failed::Why(chain(&e))),
+                .map_err(|e| Failed::of(&e)),
             Step::Image {
                 reference,
                 archive,
@@ -214,9 +214,9 @@ impl<'s, 'a> Shared<'s, 'a> {
             Step::HostPorts { network, plugins } => {
                 let fs = &self.host.fs;
                 let lost = host_ports::lost(fs, network, plugins).await;
-                let lost = lost.map_err(|e| Failed::Why(chain(&e)))?;
+                let lost = lost.map_err(|e| Failed::of(&e))?;
                 let made = host_ports::put_back(fs, &lost, plugins).await;
-                made.map_err(|e| Failed::Why(chain(&e)))
+                made.map_err(|e| Failed::of(&e))
             }
             Step::TunnelledBy { ip } => {
                 for process in self.host.proc.tunnels_elsewhere(*ip) {
@@ -278,7 +278,7 @@ impl<'s, 'a> Shared<'s, 'a> {
     ) -> Result<(), Failed> {
         self.host.runtime.import(archive).await?;
         let there = self.host.runtime.images().await;
-        let there = there.map_err(|e| Failed::Why(chain(&e)))?;
+        let there = there.map_err(|e| Failed::of(&e))?;
         let mut all = self.alone().await;
         all.memory.imported.insert(reference.to_owned());
         all.ledger.ledger.note_image(reference, bytes, &there);
@@ -289,7 +289,7 @@ impl<'s, 'a> Shared<'s, 'a> {
         drop(all);
         // The ledger calls the stack whole, and nothing that comes later will.
         let kept = self.host.runtime.keep_on_disk().await;
-        kept.map_err(|e| Failed::Why(chain(&e)))
+        kept.map_err(|e| Failed::of(&e))
     }
 
     async fn module(&self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {
@@ -301,7 +301,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 self.alone().await.memory.given_up.insert(step.key());
                 Ok(())
             }
-            Err(e) => Err(Failed::Why(chain(&e))),
+            Err(e) => Err(Failed::of(&e)),
         }
     }
 
@@ -476,8 +476,12 @@ enum Failed {
     Fault(Fault),
     /// See [`StepEnd::Left`].
     Left,
-    /// A file system is full: why, and what to do.
-    Full { why: String, fix: String },
+    /// The machine is the cause, e.g. a file system that accepts no writes: why, and what to do.
+    Machine {
+        code: FaultCode,
+        why: String,
+        fix: String,
+    },
     /// The cause; what was tried is known from the step.
     Why(String),
 }
@@ -492,40 +496,39 @@ macro_rules! failed_from {
     ($($error:ty),*) => { $(
         impl From<$error> for Failed {
             fn from(e: $error) -> Self {
-                Self::Why(chain(&e))
+                Self::of(&e)
             }
         }
     )* };
 }
 failed_from!(
+    FsError,
     crate::host::exec::ExecError,
     crate::host::kube::KubeError,
     std::io::Error,
     crate::host::runtime::Leftovers
 );
 
-impl From<FsError> for Failed {
-    fn from(e: FsError) -> Self {
-        match space::is_full(&e.source) {
-            true => Self::full(&e, &e.path),
-            false => Self::Why(chain(&e)),
-        }
-    }
-}
-
 impl From<ImageError> for Failed {
     fn from(e: ImageError) -> Self {
         match &e {
-            ImageError::Full { at, .. } => Self::full(&e, at),
-            ImageError::Tool(_) => Self::Why(chain(&e)),
+            ImageError::Full { at, .. } => Self::Machine {
+                code: FaultCode::DiskFull,
+                why: chain(&e),
+                fix: space::fix(at),
+            },
+            ImageError::Tool(tool) => Self::of(tool),
         }
     }
 }
 
 impl Failed {
-    fn full(e: &(dyn std::error::Error + 'static), at: &Path) -> Self {
-        let (why, fix) = (chain(e), space::fix(at));
-        Self::Full { why, fix }
+    fn of(e: &(dyn std::error::Error + 'static)) -> Self {
+        let why = chain(e);
+        match refusals::of(e) {
+            Some((code, fix)) => Self::Machine { code, why, fix },
+            None => Self::Why(why),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::refusals;
+use crate::host::unchanged::Unchanged;
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
     FaultCode, NodeSpec, Role, Timestamp, UID_ATTRIBUTE, paths,
@@ -26,6 +28,11 @@ const PEM_MAX: u64 = 256 * 1024;
 /// A certificate whose life begins this much later than our clock says is still trusted: clocks
 /// of two machines differ.
 const CLOCK_SLACK_S: i64 = 600;
+
+/// Each sweep asks for all of them, and they change a few times a year. What is kept holds no private key.
+static MATERIAL: Unchanged<Material> = Unchanged::new();
+static HAS_KEY: Unchanged<bool> = Unchanged::new();
+static SERVICE_ACCOUNT: Unchanged<Option<String>> = Unchanged::new();
 
 /// Why a certificate is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -72,10 +79,19 @@ pub fn material(
     role: Role,
     node: &NodeSpec,
 ) -> Result<BTreeMap<CertPurpose, Material>, FsError> {
+    let spec = serde_json::to_vec(node).map(|spec| Digest::of(&spec)).ok();
+    let seen = |purpose: CertPurpose| {
+        let Some(spec) = spec else {
+            return material_of(fs, purpose, node);
+        };
+        let files = [paths::CERT_KEY_FILE, paths::CERT_CSR_FILE, paths::CERT_FILE];
+        let files = files.map(|file| fs.at(path_of(purpose, file)));
+        MATERIAL.get(&files, Some(spec), || material_of(fs, purpose, node))
+    };
     CertPurpose::ALL
         .iter()
         .filter(|p| p.applies_to(role))
-        .map(|p| Ok((*p, material_of(fs, *p, node)?)))
+        .map(|p| Ok((*p, seen(*p)?)))
         .collect()
 }
 
@@ -91,8 +107,7 @@ pub fn in_use(
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());
-    let fail =
-        |e: &(dyn std::error::Error + 'static)| Fault::new(FaultCode::Key, what.clone(), chain(e));
+    let fail = |e: &(dyn std::error::Error + 'static)| refusals::fault(FaultCode::Key, &what, e);
     let key_path = path_of(purpose, paths::CERT_KEY_FILE);
     let key = match read_key(fs, &key_path).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -125,23 +140,22 @@ pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<()
 /// True when key and request are there and belong together.
 pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
     let path = path_of(purpose, paths::CERT_KEY_FILE);
-    if !matches!(fs.found(&path)?, Found::File { mode: 0o600, .. }) {
-        return Ok(false);
-    }
-    let Some(key) = read_key(fs, &path)? else {
-        return Ok(false);
-    };
-    Ok(request_of(fs, purpose, &key)?.is_some())
+    let files = [&path, &path_of(purpose, paths::CERT_CSR_FILE)].map(|file| fs.at(file));
+    HAS_KEY.get(&files, None, || {
+        if !matches!(fs.found(&path)?, Found::File { mode: 0o600, .. }) {
+            return Ok(false);
+        }
+        let Some(key) = read_key(fs, &path)? else {
+            return Ok(false);
+        };
+        Ok(request_of(fs, purpose, &key)?.is_some())
+    })
 }
 
 /// Makes the service-account key pair where there is none.
 pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
     let fail = |e: &(dyn std::error::Error + 'static)| {
-        Fault::new(
-            FaultCode::Key,
-            "cannot generate the service-account key",
-            chain(e),
-        )
+        refusals::fault(FaultCode::Key, "cannot generate the service-account key", e)
     };
     let key = match read_key(fs, paths::SERVICE_ACCOUNT_KEY).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -167,11 +181,14 @@ pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
 
 /// The public service-account key (PEM), if the pair is whole.
 pub fn service_account_key(fs: &HostFs) -> Result<Option<String>, FsError> {
-    let Some(key) = read_key(fs, paths::SERVICE_ACCOUNT_KEY)? else {
-        return Ok(None);
-    };
-    let public = fs.read_text(paths::SERVICE_ACCOUNT_PUBLIC, PEM_MAX)?;
-    Ok(public.filter(|p| *p == key.public_key_pem()))
+    let files = [paths::SERVICE_ACCOUNT_KEY, paths::SERVICE_ACCOUNT_PUBLIC].map(|file| fs.at(file));
+    SERVICE_ACCOUNT.get(&files, None, || {
+        let Some(key) = read_key(fs, paths::SERVICE_ACCOUNT_KEY)? else {
+            return Ok(None);
+        };
+        let public = fs.read_text(paths::SERVICE_ACCOUNT_PUBLIC, PEM_MAX)?;
+        Ok(public.filter(|p| *p == key.public_key_pem()))
+    })
 }
 
 /// Verifies certificates from the plane and stores the good ones. All are looked at; the fault
@@ -238,8 +255,14 @@ fn accept_one(
     let believed = believed.as_str();
     // The authority first: a certificate never stands beside another's authority.
     for (file, text) in [(paths::CERT_CA_FILE, believed), (paths::CERT_FILE, pem)] {
-        fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644))
-            .map_err(|e| refuse(chain(&e)))?;
+        let written = fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644));
+        written.map_err(|e| match refusals::of(&e) {
+            Some((code, fix)) => Fault {
+                code,
+                ..refuse(chain(&e)).fix(fix)
+            },
+            None => refuse(chain(&e)),
+        })?;
     }
     Ok(())
 }

@@ -471,6 +471,26 @@ mod tests {
     use super::*;
     use crate::nodelet::step::FileStep;
 
+    /// The packages' scripts look for this line.
+    #[test]
+    fn a_removal_is_written_as_packages_look_for_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let (mut book, _) = LedgerFile::load(&fs, Timestamp::UNIX_EPOCH);
+        let path = format!("{}/ledger.json", paths::NODELET_STATE);
+        let text = || {
+            fs.read_text(&path, 1 << 16)
+                .expect("read")
+                .unwrap_or_default()
+        };
+        book.ledger.must_restart("pf9-kubelet.service");
+        book.save().expect("saved");
+        assert!(!text().contains("removing"), "{}", text());
+        book.ledger.removing = true;
+        book.save().expect("saved");
+        assert!(text().contains("\"removing\": true"), "{}", text());
+    }
+
     fn file(path: &str) -> Step {
         Step::File(FileStep {
             path: path.into(),

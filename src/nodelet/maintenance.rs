@@ -295,4 +295,75 @@ mod tests {
         assert!(desk.now().is_some());
         assert!(desk.warning().is_some());
     }
+
+    /// One that root begins or ends, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    mod walk {
+        use std::collections::BTreeMap;
+
+        use super::*;
+        use crate::host::ours::paths::WRITTEN_BY_ROOT;
+        use crate::host::temps;
+        use crate::seam::walk::{Scenario, files, walk};
+
+        /// Another one begins in place of one that there is, or (`ENDS`) that one ends.
+        struct Roots<const ENDS: bool>;
+
+        const ANOTHER: &str = "another disk is replaced";
+
+        impl<const ENDS: bool> Scenario for Roots<ENDS> {
+            const NAME: &'static str = if ENDS {
+                "maintenance that ends"
+            } else {
+                "maintenance"
+            };
+            type World = (tempfile::TempDir, Host);
+
+            async fn begin(&self) -> Self::World {
+                let (dir, host) = host();
+                // Twice: the record has one before it.
+                for _ in 0..2 {
+                    open(&host).begin(&two_hours()).expect("begins");
+                }
+                (dir, host)
+            }
+
+            async fn life(&self, (_, host): &mut Self::World, starts: bool) -> bool {
+                if starts {
+                    temps::collect(&host.fs, WRITTEN_BY_ROOT);
+                }
+                let desk = open(host);
+                if ENDS {
+                    return desk.end().is_ok();
+                }
+                let now = desk.now().expect("there is one at every instant");
+                let wanted = MaintenanceRequest {
+                    reason: ANOTHER.into(),
+                    ..two_hours()
+                };
+                now.reason == ANOTHER || desk.begin(&wanted).is_ok()
+            }
+
+            async fn end(&self, (_, host): &mut Self::World) -> BTreeMap<String, String> {
+                let now = open(host).now().map(|now| now.reason);
+                assert_eq!(now.as_deref(), (!ENDS).then_some(ANOTHER));
+                temps::collect(&host.fs, WRITTEN_BY_ROOT);
+                // It has times in it.
+                let mut end = files(&host.fs, |path| path.contains("maintenance"));
+                // A spare copy: a disk that refuses it refuses nothing else.
+                end.retain(|path, _| !path.ends_with(".prev"));
+                end
+            }
+        }
+
+        #[tokio::test]
+        async fn a_maintenance_broken_anywhere_is_the_one_before_or_the_next() {
+            walk(&Roots::<false>, 60).await;
+        }
+
+        #[tokio::test]
+        async fn the_end_of_a_maintenance_broken_anywhere_leaves_nothing_of_it() {
+            walk(&Roots::<true>, 60).await;
+        }
+    }
 }

@@ -1,21 +1,23 @@
 //! Asking the host: what does it say about each step?
 //!
-//! One [`Sweep`] shares what is expensive among the steps: one `systemctl show` for all units, one
+//! One [`Sweep`] shares what is expensive among the steps: one question to systemd for all units, one
 //! image list, one verdict about the API server. A sweep that finds nothing to do writes nothing.
 //!
 //! | file | what |
 //! |---|---|
 //! | here      | the sweep, units, stack, images, files |
-//! | `cluster` | objects, the node |
+//! | `cluster` | pods, the node |
 //! | `etcd`    | members of etcd |
 //! | `images`  | whether an image is the one that the stack has |
 //! | `network` | rules, routes and links in the kernel |
+//! | `objects` | of the stack's manifests |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod etcd;
 mod images;
 mod network;
+mod objects;
 mod probes;
 
 pub(super) use cluster::{digest, ready, ready_since, unheard, version_of};
@@ -36,8 +38,10 @@ use super::step::{DirStep, FileStep, Observed, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
+use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::units::UnitState;
+use crate::host::work::long;
 use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
 use crate::os;
 use crate::stack::{self, Depth, StackError};
@@ -60,6 +64,8 @@ pub struct Memory {
     pub peers: Peers,
     /// Objects as they were when our apply was accepted: the server may write them differently.
     pub applied: HashMap<String, Applied>,
+    /// Objects that were as they should be.
+    pub objects: objects::Objects,
     /// Optional steps that cannot be done on this machine; asked again after a restart.
     pub given_up: BTreeSet<String>,
     /// What is staged and turned out to be of no use.
@@ -113,6 +119,9 @@ pub struct Sweep<'a> {
     units: BTreeMap<String, UnitState>,
     images: Option<Result<BTreeMap<String, String>, String>>,
     api: Option<Result<(), String>>,
+    kube: Option<Kube>,
+    admin: Option<Kube>,
+    listed: objects::Listed,
 }
 
 impl<'a> Sweep<'a> {
@@ -128,7 +137,7 @@ impl<'a> Sweep<'a> {
         let units = match host.units.show(units).await {
             Ok(units) => units,
             Err(e) => {
-                tracing::warn!(error = %e, "systemd does not answer");
+                tracing::warn!(error = %chain(&e), "systemd does not answer");
                 BTreeMap::new()
             }
         };
@@ -141,6 +150,9 @@ impl<'a> Sweep<'a> {
             units,
             images: None,
             api: None,
+            kube: None,
+            admin: None,
+            listed: objects::Listed::default(),
         }
     }
 
@@ -221,7 +233,7 @@ impl<'a> Sweep<'a> {
             Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::AddonGone { objects, .. } => self.addon_gone(objects).await,
+            Step::AddonGone { objects, .. } => self.addon_gone(&step.key(), objects).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } => Observed::Missing,
@@ -330,7 +342,7 @@ impl<'a> Sweep<'a> {
             Ok(ModuleState::Present) => Observed::Same,
             Ok(ModuleState::Unknown) if optional => Observed::Same,
             Ok(ModuleState::Loadable | ModuleState::Unknown) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -340,7 +352,7 @@ impl<'a> Sweep<'a> {
             Ok(Some(value)) if value == want => Observed::Same,
             Ok(Some(value)) => differs(&format!("it is {value}")),
             Ok(None) => Observed::Missing,
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -416,7 +428,7 @@ impl<'a> Sweep<'a> {
         };
         let record = match record_of(self.host, want, manifest.content()) {
             Ok(record) => record,
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         };
         let whole = self.memory.whole.get(&want.dir_name());
         let known = [self.ledger.stack.as_ref(), whole];
@@ -425,16 +437,15 @@ impl<'a> Sweep<'a> {
         }
         let (trust, stack) = (self.trust.clone(), want.clone());
         // Hundreds of MiB are read: not on the thread that serves the socket.
-        let read = tokio::task::spawn_blocking(move || {
-            stack::verify_installed(&fs, &stack, &trust, Depth::Full).map(drop)
-        });
+        let read =
+            long(move || stack::verify_installed(&fs, &stack, &trust, Depth::Full).map(drop));
         match read.await {
             Ok(Ok(())) => {
                 self.memory.is_whole(record);
                 Observed::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -467,7 +478,7 @@ fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Obs
         Ok(Some(now)) if now == *stack => Observed::Same,
         Ok(Some(now)) => differs(&format!("{now} is active")),
         Ok(None) => Observed::Missing,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 
@@ -513,7 +524,7 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> O
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Observed::Same,
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 

@@ -1,8 +1,14 @@
 //! What the tests of this module share: a node, its authorities, a way to sign.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -10,8 +16,11 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::certs;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
     ApiSpec, Assignment, Authorities, Authority, CertPurpose, ClusterId, Digest, EtcdMember,
@@ -212,6 +221,16 @@ pub(crate) fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String,
     )
 }
 
+/// The node has a pair of this purpose.
+pub(crate) fn put_pair(fs: &HostFs, cas: &Cas, purpose: CertPurpose, node: &NodeSpec) {
+    let (certificate, key) = pair(cas, purpose, node);
+    for (file, text) in [(paths::CERT_FILE, certificate), (paths::CERT_KEY_FILE, key)] {
+        let path = certs::path_of(purpose, file);
+        fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
+            .expect("write");
+    }
+}
+
 /// A server with this certificate and key.
 pub(crate) fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
@@ -223,4 +242,27 @@ pub(crate) fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
         .with_single_cert(vec![certificate], key)
         .expect("configuration");
     TlsAcceptor::from(Arc::new(config))
+}
+
+/// Answers every caller, until it is dropped.
+pub(crate) async fn serve<F, R>(listener: TcpListener, tls: TlsAcceptor, answer: F)
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    let mut all = JoinSet::new();
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (tls, answer) = (tls.clone(), answer.clone());
+        all.spawn(async move {
+            let Ok(stream) = tls.accept(tcp).await else {
+                return;
+            };
+            let connection = hyper::server::conn::http1::Builder::new();
+            drop(
+                connection
+                    .serve_connection(TokioIo::new(stream), service_fn(answer))
+                    .await,
+            );
+        });
+    }
 }

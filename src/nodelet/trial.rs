@@ -20,8 +20,9 @@ use super::step::{Judge, TrialStep};
 use crate::host::Host;
 use crate::host::exec::{self, Cmd, ExecError, ProgramOutput};
 use crate::host::fs::{Attrs, FsError};
+use crate::host::refusals;
+use crate::host::work::long;
 use crate::model::{Fault, FaultCode, paths};
-use crate::seam::carried;
 use crate::stack::image;
 use crate::telemetry::chain;
 
@@ -70,12 +71,18 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
     put(host, root, trial).map_err(|e| on_disk(trial, chain(&e)))?;
     if let Some(inside) = trial.inside.clone() {
         let (archive, to) = (host.fs.at(&trial.path), host.fs.at(program_of(root)));
-        let taken =
-            tokio::task::spawn_blocking(carried(move || image::take_out(&archive, &inside, &to)));
-        let taken = taken.await.map_err(std::io::Error::other);
-        taken.flatten().map_err(|e| on_disk(trial, chain(&e)))?;
+        let taken = long(move || image::take_out(&archive, &inside, &to)).await;
+        let taken = taken.map_err(std::io::Error::from).flatten();
+        taken.map_err(|e| match refusals::of(&e) {
+            Some((code, fix)) => not_tried(trial, code, chain(&e)).fix(fix),
+            None => on_disk(trial, chain(&e)),
+        })?;
     }
     answer(host, root, trial).await.map_err(|e| {
+        // It says nothing of the program: the trial is made again.
+        if let Some((code, fix)) = refusals::of(&e) {
+            return not_tried(trial, code, chain(&e)).fix(fix);
+        }
         let what = format!(
             "{} of the stack does not run on this machine",
             trial.program
@@ -89,8 +96,12 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<ProgramOutp
 }
 
 fn on_disk(trial: &TrialStep, why: String) -> Fault {
+    not_tried(trial, FaultCode::File, why).fix("check the disk that holds /var/opt/pf9/nodelet")
+}
+
+fn not_tried(trial: &TrialStep, code: FaultCode, why: String) -> Fault {
     let what = format!("cannot test the configuration of {}", trial.program);
-    Fault::new(FaultCode::File, what, why).fix("check the disk that holds /var/opt/pf9/nodelet")
+    Fault::new(code, what, why)
 }
 
 /// A program that was written a moment ago may be open for writing in a child that another thread

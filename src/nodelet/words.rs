@@ -1,6 +1,6 @@
 //! Steps in plain words: for the log, the status, `kube.log` and the dry run.
 
-use super::step::{Probe, Step};
+use super::step::{DirStep, FileStep, Probe, Step};
 use crate::host::ours::units;
 use crate::model::{ADDON_LABEL, FaultCode};
 use crate::os::OsGoal;
@@ -184,11 +184,13 @@ pub fn remedy(step: &Step) -> String {
         Step::EtcdMemberOut { .. } | Step::EtcdAddress { .. } => {
             "check that etcd is healthy on every master".into()
         }
-        Step::File(_)
-        | Step::Dir(_)
-        | Step::Link { .. }
-        | Step::Absent { .. }
-        | Step::Key { .. }
+        Step::File(FileStep { path, .. })
+        | Step::Dir(DirStep { path, .. })
+        | Step::Link { path, .. }
+        | Step::Absent { path } => {
+            format!("check {path} (ls -ld, findmnt -T, dmesg); it is retried automatically")
+        }
+        Step::Key { .. }
         | Step::ServiceAccountKey
         | Step::Unpacked { .. }
         | Step::Tried(_)

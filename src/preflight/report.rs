@@ -227,7 +227,7 @@ impl Report {
     }
 }
 
-/// Some checks have a kind of their own; the others are `check-` and their name.
+/// Some checks have the code of another fault; the others are `check-` and their name.
 pub(super) fn fault_code(id: &str) -> FaultCode {
     match id {
         "root" => FaultCode::NotRoot,

@@ -1,4 +1,6 @@
-//! Every check. A row more is a check more: `--list`, the documents and `docs/checks.md` follow.
+//! Every check. A new one is a row here, its function in the file of its group, and its code and remedy in
+//! `model/fault_code/remedies/checks.rs`: `--list`, the documents and `docs/checks.md` follow. A fact that no check has
+//! needed yet is a field of `facts`.
 
 use super::Severity::{Info, Recommended, Required};
 use super::{

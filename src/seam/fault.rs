@@ -120,6 +120,8 @@ struct State {
     clock: Clock,
     /// Every change below it is refused.
     refused: Option<(PathBuf, Errno)>,
+    /// No program can be started.
+    no_starts: Option<Errno>,
 }
 
 /// A clock that is not the machine's.
@@ -266,8 +268,16 @@ impl Scope {
         self.state().refused = what.map(|(dir, errno)| (dir.to_path_buf(), errno));
     }
 
+    /// From now on no program can be started, as where there are no more processes; `None`: they can.
+    pub fn refuse_starts(&self, errno: Option<Errno>) {
+        self.state().no_starts = errno;
+    }
+
     fn refuses(&self, kind: CallKind, about: &Path) -> Option<InjectedFault> {
         let state = self.state();
+        if kind == CallKind::Spawn {
+            return state.no_starts.map(InjectedFault::Fail);
+        }
         let (dir, errno) = state.refused.as_ref()?;
         (kind.is_of_a_disk() && about.starts_with(dir)).then_some(InjectedFault::Fail(*errno))
     }

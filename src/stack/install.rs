@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::coming::{Coming, STANDS_STILL, Stops};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
 use super::{StackError, delta, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::host::space;
+use crate::host::unchanged::Unchanged;
 use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
 use crate::seam::disk;
 
@@ -17,6 +19,11 @@ const INCOMING: &str = ".incoming-";
 
 /// Symlink to the stack that was active before.
 const PREVIOUS: &str = "previous";
+
+/// Which stack an installed manifest names, and by whom it is signed: asked a dozen times in each sweep.
+static LINKED: Unchanged<(Option<StackRef>, String)> = Unchanged::new();
+/// Installed manifests that were verified, by the keys that are trusted. Of their files nothing is kept.
+static VERIFIED: Unchanged<Arc<Manifest>> = Unchanged::new();
 
 /// How closely an installed stack is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,12 +359,20 @@ fn linked(fs: &HostFs, link: &str) -> Result<Option<StackRef>, StackError> {
     let Found::Link(target) = fs.found(link)? else {
         return Ok(None);
     };
-    let inside = fs.at(Path::new(paths::STACKS).join(target).join(INSIDE));
-    match read_envelope(&inside) {
-        Ok(envelope) => Ok(manifest::reference_of(&envelope)),
+    match named(fs, &target) {
+        Ok((stack, _)) => Ok(stack),
         Err(StackError::NotStaged { .. }) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// What the manifest in a directory of stacks says of itself.
+fn named(fs: &HostFs, dir: &Path) -> Result<(Option<StackRef>, String), StackError> {
+    let inside = fs.at(Path::new(paths::STACKS).join(dir).join(INSIDE));
+    LINKED.get(std::slice::from_ref(&inside), None, || {
+        let envelope = read_envelope(&inside)?;
+        Ok((manifest::reference_of(&envelope), envelope.key_id))
+    })
 }
 
 /// What the active stack consists of, as it says: for people. To trust it see
@@ -387,20 +402,27 @@ pub fn verify_installed(
     depth: Depth,
 ) -> Result<Manifest, StackError> {
     let inside = fs.at(dir_of(stack)).join(INSIDE);
-    let envelope = match read_envelope(&inside) {
-        Err(StackError::NotStaged { .. }) => return Err(StackError::NotInstalled),
-        other => other?,
+    let open = || match read_envelope(&inside) {
+        Err(StackError::NotStaged { .. }) => Err(StackError::NotInstalled),
+        envelope => Manifest::open(envelope?, stack, trust),
     };
-    let manifest = Manifest::open(envelope, stack, trust)?;
+    let manifest = match depth {
+        Depth::Cheap => {
+            let by = Digest::of(format!("{stack:?} {trust:?}").as_bytes());
+            let files = std::slice::from_ref(&inside);
+            VERIFIED.get(files, Some(by), || open().map(Arc::new))?
+        }
+        Depth::Full => Arc::new(open()?),
+    };
     check_files(fs, &manifest, depth)?;
-    Ok(manifest)
+    Ok(Arc::unwrap_or_clone(manifest))
 }
 
 /// Which key signed the manifest of the active stack, as it says; for people and the plane.
 pub fn signer(fs: &HostFs) -> Option<String> {
     let stack = current(fs).ok().flatten()?;
-    let envelope = read_envelope(&fs.at(dir_of(&stack)).join(INSIDE)).ok()?;
-    Some(envelope.key_id)
+    let (_, key) = named(fs, stack.dir_name().as_ref()).ok()?;
+    Some(key)
 }
 
 /// Gives the active stack's manifest the signature of the staged one, when that is of the same
@@ -451,11 +473,6 @@ pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, St
 
 fn check_files(fs: &HostFs, manifest: &Manifest, depth: Depth) -> Result<(), StackError> {
     let dir = dir_of(manifest.reference());
-    let inside = fs.at(&dir).join(INSIDE);
-    let installed = read_envelope(&inside).map_err(|_| StackError::NotInstalled)?;
-    if &installed != manifest.envelope() {
-        return Err(StackError::NotInstalled);
-    }
     manifest
         .content()
         .files

@@ -23,6 +23,7 @@ use nix::libc::O_NOFOLLOW;
 use super::coming::Coming;
 use super::install::OnDisk;
 use super::{StackError, io_error};
+use crate::host::Lost;
 use crate::model::{Hasher, Hashing, StackFile, StackManifest};
 use crate::seam::carried;
 use crate::seam::disk::{self, Options};
@@ -71,14 +72,16 @@ pub(super) fn unpack(
     let capped = decoder.take(cap(manifest, dirs.len()));
     let (to_sync, written) = mpsc::sync_channel(AHEAD);
     let (mut plain, decompressed) = Plain::new();
-    let (done, capped) = thread::scope(|s| {
-        let reader = s.spawn(move || decompressed.all_of(capped));
+    let (done, capped) = thread::scope(|s| -> Result<_, StackError> {
+        let reader = begin(s, move || decompressed.all_of(capped));
+        let reader = reader.map_err(io_error("unpack", into))?;
         let kept = move |path: PathBuf| match on_disk {
             // Not on the disk, and nothing that is read of it from memory says so.
             OnDisk::Now => sync(&path).inspect_err(|_| drop(disk::remove_file(&path))),
             OnDisk::Later => on_its_way(&path),
         };
-        let synced = s.spawn(carried(move || written.iter().try_for_each(kept)));
+        let synced = begin(s, carried(move || written.iter().try_for_each(kept)));
+        let synced = synced.map_err(io_error("unpack", into))?;
         let done = write_entries(&mut plain, manifest, &dirs, into, &mut |file, path| {
             seen(file);
             // Its end without ours is its failure, which is asked below.
@@ -89,8 +92,8 @@ pub(super) fn unpack(
         drop(plain);
         let gone = |_| io_error("sync", into)(io::Error::other("the writer ended"));
         let done = done.and(synced.join().map_err(gone).flatten());
-        (done, reader.join())
-    });
+        Ok((done, reader.join()))
+    })?;
     let gone = |_| io_error("unpack", into)(io::Error::other("the reader ended"));
     let capped = capped.map_err(gone)?;
     // A damaged archive often shows up as a strange entry first; the digest says which it is.
@@ -117,6 +120,15 @@ pub(super) fn unpack(
         OnDisk::Now => sync_directories(manifest, into),
         OnDisk::Later => Ok(()),
     }
+}
+
+/// A thread of its own, or the error that the machine has none.
+fn begin<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    let begun = thread::Builder::new().spawn_scoped(scope, work);
+    begun.map_err(|_| Lost::NoThread.into())
 }
 
 /// Makes `into` and what the files of a stack are in.

@@ -66,6 +66,11 @@ impl<Kind: Ord> Fold<Kind> {
         rows.filter_map(|(kind, row)| row.told(kind)).collect()
     }
 
+    /// When the next window is over; none while there is none.
+    pub fn next(&self) -> Option<Duration> {
+        self.rows.values().map(|row| row.began + WINDOW).min()
+    }
+
     /// Ends all windows.
     pub fn rest(&mut self) -> Vec<More<Kind>> {
         let rows = std::mem::take(&mut self.rows).into_iter();
@@ -98,6 +103,7 @@ mod tests {
             assert!(!fold.note(kind(1), now + WINDOW / 2));
         }
         assert!(fold.note(kind(2), now + WINDOW / 2), "of another kind");
+        assert_eq!(fold.next(), Some(now + WINDOW));
         assert_eq!(fold.due(now + WINDOW * 99 / 100), []);
         let more = More {
             kind: Some(kind(1)),
@@ -106,6 +112,7 @@ mod tests {
         assert_eq!(fold.due(now + WINDOW), [more]);
         assert!(fold.note(kind(1), now + WINDOW), "a new window");
         assert_eq!(fold.rest(), [], "none beyond those that were written");
+        assert_eq!(fold.next(), None);
     }
 
     proptest! {

@@ -36,7 +36,10 @@ fn answer(cell: &str) -> Vec<(String, Vec<String>)> {
     let mut inside = false;
     for (at, piece) in cell.split('`').enumerate() {
         if at % 2 == 0 {
-            inside = inside && !piece.contains(')') || piece.contains('(');
+            let last = piece.rfind(['(', ')']);
+            inside = last.map_or(inside, |at| {
+                piece.get(at..).is_some_and(|p| p.starts_with('('))
+            });
         } else if let (true, Some((_, files))) = (inside, found.last_mut()) {
             files.push(piece.to_owned());
         } else {
@@ -50,10 +53,11 @@ fn answer(cell: &str) -> Vec<(String, Vec<String>)> {
 #[test]
 fn questions_lead_to_files_that_heads_name() {
     assert_eq!(
-        answer("`a` (`b`, `c`), then `d`"),
+        answer("`a` (`b`, `c`), then `d` (a row), `e`"),
         [
             ("a".to_owned(), vec!["b".to_owned(), "c".to_owned()]),
-            ("d".to_owned(), vec![])
+            ("d".to_owned(), vec![]),
+            ("e".to_owned(), vec![])
         ]
     );
     let lib = fs::read_to_string("src/lib.rs").expect("the map");
@@ -86,6 +90,48 @@ fn questions_lead_to_files_that_heads_name() {
             (1..=FILES_MAX).contains(&files),
             "{question}: {files} files"
         );
+    }
+}
+
+/// A function, or a field as a configuration names it (`section.field`).
+fn has(text: &str, name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    text.contains(&format!("fn {last}(")) || text.contains(&format!("pub {last}:"))
+}
+
+fn is_path(word: &str) -> bool {
+    word.contains('/') && !word.contains(' ')
+}
+
+/// Each row of the page for a first change names at most three files to open, and they have what it names in them.
+#[test]
+fn a_first_change_opens_few_files() {
+    let page = fs::read_to_string("CONTRIBUTING.md").expect("the page");
+    let (_, table) = page
+        .split_once("| … | open | then |\n|---|---|---|\n")
+        .expect("the table");
+    let rows: Vec<_> = table.lines().map_while(|l| l.strip_prefix("| ")).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let mut files = 0;
+        for (place, named) in answer(row.split(" | ").nth(1).expect("what to open")) {
+            if !is_path(&place) {
+                continue;
+            }
+            files += 1 + named.iter().filter(|name| is_path(name)).count();
+            let text = match Path::new(&place).is_dir() {
+                true => String::new(),
+                false => fs::read_to_string(&place).unwrap_or_else(|e| panic!("{place}: {e}")),
+            };
+            for name in named {
+                let there = match is_path(&name) {
+                    true => Path::new(&name).exists(),
+                    false => has(&text, &name),
+                };
+                assert!(there, "{row}: {place} has no {name}");
+            }
+        }
+        assert!(files <= FILES_MAX, "{row}: {files} files");
     }
 }
 

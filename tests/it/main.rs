@@ -12,6 +12,7 @@ mod local;
 mod loud;
 mod plane;
 mod planes;
+mod put_back;
 mod remote;
 mod renewal;
 mod soak;

@@ -35,6 +35,7 @@ mod restore;
 mod rights;
 mod roster;
 mod stacks;
+mod standby;
 mod stop;
 mod store;
 mod strangers;

@@ -6,7 +6,7 @@
 
 pub(crate) mod cluster;
 mod door;
-mod killed;
+pub(crate) mod killed;
 mod moved;
 
 use std::path::Path;
@@ -120,6 +120,90 @@ async fn a_plane_without_the_seat_writes_nothing_however_late() {
     let third = open(&cluster.place(), dirs[0].path()).await;
     assert_eq!((third.get("a"), third.get("b")), (Some(1), Some(2)));
     third.leave().await;
+}
+
+/// Another plane has taken the seat and written nothing yet: what it is about to read stays as it is.
+#[tokio::test]
+async fn a_plane_that_has_just_taken_the_seat_is_the_only_one_that_writes() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let rows = open(&cluster.place(), dir.path()).await;
+    rows.set("a", 1).await.expect("set");
+    let seat = Cluster::key("seat");
+    let life = "0190163d-8694-739b-aea5-966c26f8ad90";
+    let other = json!({"life": life, "at": "https://10.0.0.2"}).to_string();
+    loop {
+        cluster.ctl(&["del", &seat]);
+        cluster.ctl(&["put", &seat, &other]);
+        let found = cluster.ctl(&["get", "--write-out=json", &seat]);
+        let found: Value = serde_json::from_str(&found).expect("JSON");
+        // Else the first one has taken it again between the two.
+        if found["kvs"][0]["version"] == 1 {
+            break;
+        }
+    }
+    let said = soon(rows.set("a", 2)).await.expect_err("it is another's");
+    assert!(said.contains("https://10.0.0.2"), "{said}");
+    let kept = cluster.ctl(&["get", "--print-value-only", &Cluster::key("rows/numbers/a")]);
+    assert_eq!(kept.trim(), "1");
+}
+
+/// Somebody writes below the prefix without the seat: the copy here is no longer what etcd has, and nothing is built on it.
+#[tokio::test]
+async fn a_writer_without_the_seat_is_noticed_and_not_written_over() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let rows = open(&cluster.place(), dir.path()).await;
+    rows.set("a", 1).await.expect("set");
+    cluster.ctl(&["put", &Cluster::key("head"), "somebody's"]);
+    let said = soon(rows.set("a", 2))
+        .await
+        .expect_err("it is not the last");
+    assert!(said.contains("a writer without the seat"), "{said}");
+    let kept = cluster.ctl(&["get", "--print-value-only", &Cluster::key("rows/numbers/a")]);
+    assert_eq!(kept.trim(), "1");
+    assert!(rows.set("a", 3).await.is_err(), "nor later");
+}
+
+/// The seat expired, another plane had it, wrote, and left: it is free again, and what the first one has in memory is old.
+#[tokio::test]
+async fn a_seat_that_was_anothers_meanwhile_is_not_taken_again() {
+    let cluster = Cluster::start();
+    let mut ways = Vec::new();
+    for member in cluster.clients() {
+        ways.push(Way::to(member).await);
+    }
+    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("tempdir"));
+    let first = open(&cluster.place_by(&by), dirs[0].path()).await;
+    first.set("a", 1).await.expect("set");
+    for way in &ways {
+        way.set(Mode::Cut);
+    }
+    let second = open(&cluster.place(), dirs[1].path()).await;
+    second.set("a", 2).await.expect("set");
+    second.leave().await;
+    for way in &ways {
+        way.set(Mode::Open);
+    }
+    let said = soon(async {
+        loop {
+            // Away until its keeper has looked again.
+            let said = first.set("b", 1).await.expect_err("its copy is old");
+            if said.contains("another plane has the store") {
+                break said;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(said.contains("wrote and left"), "{said}");
+    assert_eq!(
+        first.get("a"),
+        Some(1),
+        "it has not seen what the other wrote"
+    );
+    assert_eq!(cluster.ctl(&["get", &Cluster::key("rows/numbers/b")]), "");
 }
 
 /// etcd makes a write, and its answer is lost: the write is looked up, and made once.

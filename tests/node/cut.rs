@@ -16,8 +16,9 @@ const ITS_TURN: Duration = Duration::from_secs(600);
 const ITS_PART: Duration = Duration::from_secs(420);
 const SOON: Duration = Duration::from_secs(120);
 
-/// A drain leaves pods of daemon sets where they are, and nothing of an upgrade restarts them.
-const STAYS: &str = "
+/// A drain leaves pods of daemon sets where they are, and nothing of an upgrade restarts them. The other one may run on the
+/// master alone: it is evicted there, and waits until the master takes workloads again.
+const PODS: &str = "
 apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: stays}
@@ -29,10 +30,24 @@ spec:
       terminationGracePeriodSeconds: 0
       containers:
       - {name: stays, image: 'pf9.local/busybox:1', imagePullPolicy: Never, command: [sleep, '100000']}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: returns}
+spec:
+  selector: {matchLabels: {app: returns}}
+  template:
+    metadata: {labels: {app: returns}}
+    spec:
+      nodeSelector: {node-role.kubernetes.io/control-plane: ''}
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: returns, image: 'pf9.local/busybox:1', imagePullPolicy: Never, command: [sleep, '100000']}
 ";
 
-/// The master loses power in the middle of its switch. One worker does its part while no packet passes between it and the
-/// plane, the other while the plane is stopped: both have the signed order, and need nobody to go on.
+/// The master, which is a worker as well, loses power in the middle of its switch. One worker does its part while no packet
+/// passes between it and the plane, the other while the plane is stopped: both have the signed order, and need nobody to go
+/// on.
 #[test]
 fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outcome {
     demo(&["down"])?;
@@ -44,6 +59,7 @@ fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outco
         "1",
         "--workers",
         "2",
+        "--workloads",
     ];
     demo(&up)?;
     let to = imported(TO)?;
@@ -51,10 +67,14 @@ fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outco
     // Pods without a controller: the upgrade would not start.
     kubectl(&["delete", "pod", "hello-worker-1", "hello-worker-2", "--now"])?;
     let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-    std::fs::write(file.path(), STAYS).map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), PODS).map_err(|e| e.to_string())?;
     kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
-    kubectl(&["rollout", "status", "daemonset/stays", "--timeout=120s"])?;
-    let before = containers()?;
+    all_run()?;
+    let mut before = of_pods("stays", CONTAINER)?;
+    let on_the_master = of_pods("returns", NAME)?;
+    assert!(on_the_master.contains_key(MASTER), "{on_the_master:?}");
+    // Its power takes the master's own along.
+    assert!(before.remove(MASTER).is_some(), "{before:?}");
     assert_eq!(before.len(), 2, "{before:?}");
     let turns = turns(&cluster, &to)?;
     let [first, second, third] = turns.as_slice() else {
@@ -81,7 +101,13 @@ fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outco
     demo(&["plane", "start"])?;
 
     over(&cluster, "v1.37.", &NODES)?;
-    assert_eq!(containers()?, before, "pods that nobody moved");
+    let mut after = of_pods("stays", CONTAINER)?;
+    after.remove(MASTER);
+    assert_eq!(after, before, "pods that nobody moved");
+    all_run()?;
+    let now = of_pods("returns", NAME)?;
+    assert!(now.contains_key(MASTER), "{now:?}");
+    assert_ne!(now, on_the_master, "it was evicted");
     for worker in [second, third] {
         assert_eq!(record(worker)?["attempts"], 1, "{worker} switched once");
     }
@@ -124,10 +150,23 @@ fn is_connected(node: &str, wanted: bool) -> Outcome {
     }
 }
 
-/// The containers of the daemon set, by node.
-fn containers() -> Outcome<BTreeMap<String, String>> {
-    let path = "jsonpath={range .items[*]}{.spec.nodeName} {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
-    let said = kubectl(&["get", "pods", "-l", "app=stays", "-o", path])?;
+/// All of them, on the master as well.
+fn all_run() -> Outcome {
+    for what in ["daemonset/stays", "deployment/returns"] {
+        kubectl(&["rollout", "status", what, "--timeout=120s"])?;
+    }
+    Ok(())
+}
+
+const NAME: &str = ".metadata.name";
+const CONTAINER: &str = ".status.containerStatuses[0].containerID";
+
+/// What Kubernetes says there of the pods of this application, by node.
+fn of_pods(app: &str, what: &str) -> Outcome<BTreeMap<String, String>> {
+    let label = format!("app={app}");
+    let path =
+        format!("jsonpath={{range .items[*]}}{{.spec.nodeName}} {{{what}}}{{\"\\n\"}}{{end}}");
+    let said = kubectl(&["get", "pods", "-l", &label, "-o", &path])?;
     let lines = said.lines().filter_map(|line| line.split_once(' '));
     Ok(lines
         .map(|(node, id)| (node.to_owned(), id.to_owned()))

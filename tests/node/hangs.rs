@@ -122,6 +122,12 @@ const CTR: &str =
 /// One that a pod of the demo uses, and another one of the stack.
 const IMAGES: [&str; 2] = ["busybox", "pause"];
 
+/// What a node's runtime has by this name.
+pub(crate) fn content(node: &str, name: &str) -> Outcome<String> {
+    let ask = format!("{CTR} images ls name=={name} | awk 'NR==2 {{print $3}}'");
+    shell(node, &ask)
+}
+
 /// The name of an image of the stack is given to another image: the name proves nothing, and the right image is
 /// restored.
 pub(crate) fn what_is_replaced_comes_back() -> Outcome {
@@ -135,12 +141,7 @@ pub(crate) fn what_is_replaced_comes_back() -> Outcome {
             .ok_or(format!("no {part}: {all:?}"))
     };
     let (ours, other) = (named(IMAGES[0])?, named(IMAGES[1])?);
-    let content = || {
-        shell(
-            node,
-            &format!("{CTR} images ls name=={ours} | awk 'NR==2 {{print $3}}'"),
-        )
-    };
+    let content = || content(node, &ours);
     let before = content()?;
     shell(node, &format!("{CTR} images tag --force {other} {ours}"))?;
     assert_ne!(content()?, before, "{other} has the name {ours}");

@@ -19,7 +19,8 @@
 //! dc_unfit      a stack that does not fit: nothing changes, the right one repairs it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
-//! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
+//! e_people      the page's terminal as a reader; kubectl in all its ways through delay, loss, full lines, a restart, far
+//!               away, a black hole
 //! ea_certificates  lifetimes of minutes renewed, new authorities, all expired while machines and plane were off → Ready
 //! eb_a_drop_in  a drop-in with a typo refused, the runtime keeps running across a reboot; fixed
 //! f_decommission  the agent removed → the machine's files are what they were before
@@ -29,9 +30,11 @@
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods kept running, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
-//! k_a_cluster_goes  1.36 to 1.37 and back with a service requested all the time; a node that cannot is rolled back
+//! k_a_cluster_goes  1.36 to 1.37 and back with a service requested all the time; a node that cannot is rolled back; an
+//!                 image that was built again by the same name comes and goes with its stack
 //! kb_a_step     etcd, then all of the master fail on the way and roll back, with the same service requested
-//! kc_an_upgrade a master without power in its switch, a worker without its path, one without the plane: all upgraded
+//! kc_an_upgrade a master that is a worker as well without power in its switch, a worker without its path, one without the
+//!               plane: all upgraded
 //! ka_three      three masters to the next minor: how long the API is down, at their address and through the plane
 //! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; bad ones roll back
 //!                 and stop the fleet
@@ -45,6 +48,7 @@
 
 mod addons;
 mod address;
+mod again;
 #[path = "../support/bent.rs"]
 mod bent;
 #[path = "../support/breaks.rs"]
@@ -77,6 +81,7 @@ mod scenario;
 mod services;
 mod settings;
 mod takeover;
+mod terminal;
 mod theirs;
 mod torture;
 mod trials;

@@ -16,6 +16,7 @@ use crate::pages;
 use crate::rights;
 use crate::sample;
 use crate::services;
+use crate::terminal;
 
 /// A node that was Ready is Ready again this long after its machine came back.
 pub(crate) const READY_AGAIN: Duration = Duration::from_secs(150);
@@ -271,6 +272,7 @@ fn e_files_of_a_node_are_good_for_that_node() -> Outcome {
 #[test]
 fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
     up()?;
+    terminal::is_who_is_signed_in()?;
     let networks: [fn() -> Outcome; 3] = [
         || network::people_work_beside_downloads(&NODES),
         || network::people_work_from_far(&NODES),

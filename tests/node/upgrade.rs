@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::again;
 use crate::demo::{Outcome, agent_is_ok, cluster, demo, eventually, kubectl, plane, shell};
 
 pub(crate) const FROM: &str = "1.36";
@@ -119,7 +120,8 @@ struct Begun {
 }
 
 impl Begun {
-    fn new() -> Outcome<Self> {
+    /// `newer`: brings the stack of the newer minor.
+    fn new(newer: fn(&str) -> Outcome<String>) -> Outcome<Self> {
         demo(&["down"])?;
         let up = [
             "up",
@@ -132,7 +134,7 @@ impl Begun {
         ];
         demo(&up)?;
         let before = versions()?;
-        let to = imported(TO)?;
+        let to = newer(TO)?;
         let cluster = cluster()?;
         let path = "jsonpath={.spec.template.spec.containers[0].image}";
         let image = kubectl(&[
@@ -164,7 +166,7 @@ impl Begun {
 
     fn start(&self) -> Outcome {
         let (cluster, to) = (self.cluster.as_str(), self.to.as_str());
-        let how = ["--prove", PROVE_S, "--drain-timeout", "180"];
+        let how = ["--prove", PROVE_S, "--drain-timeout", "180", "--probe"];
         let start = [&["cluster", "upgrade", cluster, "--to", to], &how[..]].concat();
         plane(&start).map(drop)
     }
@@ -196,7 +198,8 @@ impl Begun {
 
 #[test]
 fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() -> Outcome {
-    let begun = Begun::new()?;
+    let begun = Begun::new(again::imported)?;
+    let images = again::contents(&MACHINES)?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
     let last = begun.last.as_str();
     KUBELET.put(last)?;
@@ -209,15 +212,26 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
             versions()?
         );
     }
+    for ((node, before), now) in MACHINES
+        .iter()
+        .zip(&images)
+        .zip(again::contents(&MACHINES)?)
+    {
+        assert_eq!(now == *before, *node == last, "{node}: {now}");
+    }
 
     KUBELET.remove(last)?;
     begun.goes("resume")?;
     over(&begun.cluster, "v1.37.", &MACHINES)?;
     begun.asked.saw_nothing("upgraded")?;
+    for (now, before) in again::contents(&MACHINES)?.iter().zip(&images) {
+        assert_ne!(now, before, "built again, and it did not come");
+    }
 
     begun.goes("back")?;
     over(&begun.cluster, "v1.36.", &MACHINES)?;
     assert_eq!(versions()?, begun.before);
+    assert_eq!(again::contents(&MACHINES)?, images, "and back");
     begun.asked.saw_nothing("and back")?;
     begun.asked.end();
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
@@ -228,7 +242,7 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
 /// The steps of the master that roll back automatically: etcd, and all the rest. While they fail its API is down.
 #[test]
 fn kb_a_step_of_the_master_that_fails_goes_back_and_who_asks_the_service_sees_nothing() -> Outcome {
-    let begun = Begun::new()?;
+    let begun = Begun::new(imported)?;
     let master = MACHINES[0];
     ETCD.put(master)?;
     begun.start()?;
@@ -248,6 +262,16 @@ fn kb_a_step_of_the_master_that_fails_goes_back_and_who_asks_the_service_sees_no
 
 /// The stack of a minor, imported; returns its version.
 pub(crate) fn imported(minor: &str) -> Outcome<String> {
+    let (made, manifest) = built(minor)?;
+    plane(&["stack", "import", &made.to_string_lossy()])?;
+    manifest["version"]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| "no version".into())
+}
+
+/// The stack of a minor: its directory, and its manifest.
+pub(crate) fn built(minor: &str) -> Outcome<(PathBuf, Value)> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
     let output = Command::new(script)
         .args(["build", "--kubernetes", minor])
@@ -257,12 +281,8 @@ pub(crate) fn imported(minor: &str) -> Outcome<String> {
     let made = PathBuf::from(text.lines().last().unwrap_or_default());
     let manifest = std::fs::read_to_string(made.join("manifest.json"));
     let manifest = manifest.map_err(|e| format!("{}: {e}: {output:?}", made.display()))?;
-    let manifest: Value = serde_json::from_str(&manifest).map_err(|e| e.to_string())?;
-    plane(&["stack", "import", &made.to_string_lossy()])?;
-    manifest["version"]
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| "no version".into())
+    let manifest = serde_json::from_str(&manifest).map_err(|e| e.to_string())?;
+    Ok((made, manifest))
 }
 
 /// The demo's own pods have no controller: a drain would end them, so the upgrade does not start.

@@ -16,6 +16,7 @@ use super::secrets::{self, NoRandomness, PasswordHash};
 use super::stacks;
 use super::store::{self, EtcdPlace, Read, Remote, Store, StoreError};
 use pf9_hostagent::host::fs::{Attrs, FsError, HostFs};
+use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::Fault;
 
 /// Name of the administrator.
@@ -27,7 +28,7 @@ pub(super) const ADMIN_ROW: &str = "admin";
 /// The administrator's password until it is changed, below the state directory.
 pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
-const STORE_FILE: &str = "plane.redb";
+pub(super) const STORE_FILE: &str = "plane.redb";
 /// Local copy for reads while the rows are in etcd; rebuilt at every start.
 const COPY_FILE: &str = "plane-copy.redb";
 /// Result of a start.
@@ -97,7 +98,7 @@ async fn with_seat<T: Send + 'static>(
             return Err(StoreError::Place(format!("the plane at {at} has the store: stop it first")));
         }
     };
-    let done = tokio::task::spawn_blocking(move || {
+    let done = long(move || {
         let done = work(&remote);
         (done, remote)
     });

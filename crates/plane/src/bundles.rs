@@ -45,8 +45,8 @@ use super::store::{Read, Rows};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::space;
 use pf9_hostagent::model::{
-    BUNDLE_BYTES_MAX, Digest, Fault, FaultCode, Generation, HostId, LOG_LINES_MAX, OperationKind,
-    Secret, SigningKey,
+    BUNDLE_BYTES_MAX, Digest, Fault, FaultCode, HostId, LOG_LINES_MAX, OperationKind, Secret,
+    SigningKey,
 };
 
 pub(super) use files::{fetch, fetch_here, take};
@@ -236,7 +236,7 @@ fn order(
     host: HostId,
     wanted: &Wanted,
     by: &str,
-) -> Answer<(Row, Generation)> {
+) -> Answer<Row> {
     let what = "the support bundle is not ordered";
     let now = change.now;
     if wanted.keep_seconds == 0 || wanted.keep_seconds > KEEP_MAX {
@@ -325,7 +325,7 @@ fn order(
         arrived: None,
     };
     change.put(&BUNDLES, &at(host, row.id), &row)?;
-    Ok((row, Generation(ordered.number)))
+    Ok(row)
 }
 
 /// A project's quota, given the usage of the others.
@@ -487,11 +487,11 @@ pub(super) async fn order_on(
 ) -> Answer<Value> {
     let ring = plane.keys.ring();
     let who = by.clone();
-    let (row, number) = plane
+    let row = plane
         .change(move |change| order(change, &ring.signing.current, host, &wanted, &by))
         .await?;
     tracing::info!(%host, id = %row.id, by = who, "support bundle ordered");
-    plane.operations.announce(&[(host, number)]);
+    plane.operations.announce([host]);
     Ok(row.shown(pf9_hostagent::seam::clock::now()))
 }
 

@@ -1,8 +1,11 @@
-//! Which names and addresses are taken, as far as the plane knows: pure.
+//! Which names and addresses are taken, as far as the plane knows: pure. Only `index` reads and writes rows: who stated
+//! what.
 //!
 //! A certificate is valid in one cluster, so a host is checked against that cluster's API, services, pods and nodes,
 //! and against hosts that may still join it. Hosts of other clusters may have the same names and addresses: sites often
 //! use the same private networks.
+
+pub(super) mod index;
 
 use std::net::IpAddr;
 

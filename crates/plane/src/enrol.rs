@@ -7,6 +7,7 @@ use axum::extract::State;
 
 use super::backups;
 use super::ca::ProvenKey;
+use super::claims;
 use super::hostkey::{self, Entry};
 use super::http::{Doc, STRANGER_MAX};
 use super::orders;
@@ -108,6 +109,7 @@ fn enrol(
         ))
     })?;
     let order_key = order_key(before.as_ref(), entry, request)?;
+    let stated = before.as_ref().and_then(|b| b.facts.clone());
     let (new, pem) = hostkey::issue(&plane.ca, id, &key, plane.host_life, change.now)?;
     let mut host = before.unwrap_or(Host {
         id,
@@ -141,6 +143,7 @@ fn enrol(
         }
         Err(refusal) => return Err(refusal),
     }
+    claims::index::note(change, id, stated.as_ref(), host.facts.as_ref())?;
     change.put(&HOSTS, &row, &host)?;
     if let Some(cluster) = host.cluster.filter(|_| !same_order_key) {
         // Backups it signed before stay trusted, and those signed with the new key are.

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 
 use super::alerts;
 use super::bundles;
+use super::claims;
 use super::departures;
 use super::etcd::{self, leave::Forced};
 use super::machines::MACHINES;
@@ -171,6 +172,7 @@ fn take_out(change: &mut Change<'_>, row: &Host, of: Option<ClusterId>) -> Answe
     if let Some(cluster) = of.or(row.cluster) {
         leave_cluster(change, host, cluster)?;
     }
+    claims::index::note(change, host, row.facts.as_ref(), None)?;
     change.remove(&HOSTS, &id)?;
     change.remove(&STATUSES, &id)?;
     change.remove(&MACHINES, &id)?;

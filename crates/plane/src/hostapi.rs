@@ -4,6 +4,7 @@
 //! as [`Peer`]; nothing in a request can change them. What each kind of session allows is one table, [`may`]: a handler
 //! that takes a [`Caller`] is for full sessions only, the others take a [`Peer`] and name their call.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ use pf9_hostagent::model::{
 
 /// Longest wait of a long poll; below the idle timeouts of middleboxes.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Paths of the calls that wait for news.
+pub(super) const SPEC: &str = "/v1/hosts/self/spec";
+pub(super) const OPERATIONS: &str = "/v1/hosts/self/operations";
 
 /// Version of the renewal documents.
 const RENEW_SCHEMA: u32 = 1;
@@ -95,14 +100,11 @@ pub(super) struct SpecQuery {
 /// The routes; requests need a [`Peer`] in their extensions.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
-        .route("/v1/hosts/self/spec", get(spec))
+        .route(SPEC, get(spec))
         .route("/v1/hosts/self/status", post(status))
         .route("/v1/hosts/self/trust", get(trust::get))
         .route("/v1/hosts/self/events", post(take_events))
-        .route(
-            "/v1/hosts/self/operations",
-            get(operations::wait).post(operations::take),
-        )
+        .route(OPERATIONS, get(operations::wait).post(operations::take))
         .route("/v1/hosts/self/renew", post(renew))
         .route("/v1/hosts/self/nonce", post(orders::nonce))
         .route("/v1/hosts/self/certificates", post(orders::certificates))
@@ -134,15 +136,16 @@ async fn spec(
     let host = peer.may(&plane, Call::Spec)?;
     let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
     let end = tokio::time::Instant::now() + wait;
-    // Subscribed before the first read: a spec signed between the two is not missed.
-    let mut news = plane.specs.subscribe(host);
+    let news = plane.specs.subscribe(host);
     loop {
-        news.mark_unchanged();
+        // Before the rows are read: a spec signed between the two is not missed.
+        let mut changed = pin!(news.notified());
+        changed.as_mut().enable();
         if let Some(envelope) = unseen(&plane, host, &query)? {
             return Ok(Json(envelope).into_response());
         }
         let changed = tokio::select! {
-            changed = news.changed() => changed.is_ok(),
+            () = changed => true,
             () = tokio::time::sleep_until(end) => false,
             () = plane.shutdown.cancelled() => false,
         };
@@ -204,21 +207,20 @@ async fn status(
     plane
         .alerts
         .heard(host, &status, pf9_hostagent::seam::clock::now());
-    let news = plane
-        .change(move |change| {
-            authorities::heard(change, host, &status)?;
-            etcd::heard(change, host, &status)?;
-            let received_at = change.now;
-            let row = ReceivedStatus {
-                received_at,
-                status,
-            };
-            change.put(&STATUSES, &host.to_string(), &row)?;
-            // It judges the neighbours' statuses together with this one.
-            rolls::heard_of(change, host, &row.status)?;
-            agents::runner::heard(change, host, &row.status)
-        })
-        .await?;
+    let change = plane.change(move |change| {
+        authorities::heard(change, host, &status)?;
+        etcd::heard(change, host, &status)?;
+        let received_at = change.now;
+        let row = ReceivedStatus {
+            received_at,
+            status,
+        };
+        change.put(&STATUSES, &host.to_string(), &row)?;
+        // It judges the neighbours' statuses together with this one.
+        rolls::heard_of(change, host, &row.status)?;
+        agents::runner::heard(change, host, &row.status)
+    });
+    let news = Box::pin(change).await?;
     if news {
         plane.agents.notify_one();
     }

@@ -18,7 +18,7 @@
 //! | `people`, `logins`, `keystone`               | users, groups, projects; tokens; Keystone's REST API |
 //! | `resmgr`, `qbert`, `settings`, `view`, `fleet`, `roster` | the operators' REST APIs; hosts page by page |
 //! | `membership`, `compute`, `specs`             | members of a cluster, desired state of hosts (pure), signing |
-//! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, their rate limit, and what nodes send through them |
+//! | `tunnel`, `sessions`, `budget`, `hostapi`, `polls` | tunnels, their rate limit, and what nodes send through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | root's signed orders, each once; claims of names and addresses; refusals in the log |
 //! | `clocks`                                     | hosts with a wrong clock |
 //! | `moved`                                      | nodes whose machine changed its address |
@@ -92,6 +92,7 @@ mod page;
 mod passwords;
 mod peers;
 mod people;
+mod polls;
 mod proxy;
 mod qbert;
 mod records;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::events;
 use super::records::{HOSTS, Host, Resting};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change, Plane};
-use super::store::Read;
+use super::store::{Read, Rows};
 use pf9_hostagent::model::{
     FaultCode, HostId, MaintenanceOrder, MaintenanceRequest, maintenance_fault,
 };
@@ -67,13 +68,23 @@ fn put(change: &mut Change<'_>, host: &Host) -> Answer<()> {
     Ok(())
 }
 
+/// The fields of a host that are read to find expired ones.
+#[derive(Deserialize)]
+struct Rests {
+    id: HostId,
+    #[serde(default)]
+    maintenance: Option<Resting>,
+}
+
+const RESTS: Rows<Rests> = HOSTS.as_type();
+
 /// Expired ones. A clock of this plane that was set back extends none.
 fn over(rows: &impl Read, now: Timestamp) -> Answer<Vec<HostId>> {
     let is_over = |r: &Resting| {
         let length = SignedDuration::from_secs(r.order.for_s.into());
         now >= r.until || r.until.duration_since(now) > length
     };
-    let hosts = rows.all(&HOSTS)?.into_iter();
+    let hosts = rows.all(&RESTS)?.into_iter();
     let over = hosts.filter(|(_, h)| h.maintenance.as_ref().is_some_and(is_over));
     Ok(over.map(|(_, h)| h.id).collect())
 }

@@ -7,6 +7,7 @@
 //!
 //! One without an answer is sent again until it expires: the host runs each once, and repeats the same answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use super::resmgr::host_id;
 use super::state::{self, Change, Plane};
 use super::store::{Read, Rows};
 use pf9_hostagent::model::{
-    DocumentKind, Envelope, FaultCode, Generation, HostId, OPERATION_LIFE_MAX, OPERATION_SCHEMA,
+    DocumentKind, Envelope, FaultCode, HostId, OPERATION_LIFE_MAX, OPERATION_SCHEMA,
     OPERATIONS_PENDING_MAX, Operation, OperationKind, OperationResult, Outcome, PendingOperation,
     PendingOperations, SAID_MAX, SigningKey,
 };
@@ -232,9 +233,7 @@ pub(super) async fn order_on(
         .await?;
     let (id, what) = (row.operation.id, row.operation.what.to_string());
     tracing::info!(%host, %id, what, by = row.by, "operation ordered");
-    plane
-        .operations
-        .announce(&[(host, Generation(row.operation.number))]);
+    plane.operations.announce([host]);
     Ok(shown(&row, pf9_hostagent::seam::clock::now()))
 }
 
@@ -281,17 +280,18 @@ pub(super) async fn wait(
 ) -> Answer<Response> {
     let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
     let end = tokio::time::Instant::now() + wait;
-    // Subscribed before the first read: one ordered between the two is not missed.
-    let mut news = plane.operations.subscribe(host);
+    let news = plane.operations.subscribe(host);
     loop {
-        news.mark_unchanged();
+        // Before the rows are read: one ordered between the two is not missed.
+        let mut changed = pin!(news.notified());
+        changed.as_mut().enable();
         let pending = pending(&plane.read()?, host, pf9_hostagent::seam::clock::now())?;
         if !pending.operations.is_empty() {
             return Ok(Json(pending).into_response());
         }
         let changed = tokio::select! {
             // cancel-safe: all are
-            changed = news.changed() => changed.is_ok(),
+            () = changed => true,
             () = tokio::time::sleep_until(end) => false,
             () = plane.shutdown.cancelled() => false,
         };

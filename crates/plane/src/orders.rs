@@ -98,6 +98,7 @@ pub(super) async fn facts(
         answers(NO_FACTS, &shared, host, report.nonce)?;
         check_claims(&**change, &row, &report.facts)?;
         moved::follow(change, &row, &report.facts)?;
+        claims::index::note(change, host, row.facts.as_ref(), Some(&report.facts))?;
         row.facts = Some(report.facts);
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
     };
@@ -118,10 +119,11 @@ pub(super) fn check_claims(rows: &impl Read, me: &Host, facts: &NodeFacts) -> An
         Some(cluster) => claims::of_cluster(cluster, Some(me.id)),
         None => Taken::default(),
     };
-    let hosts = rows.all(&HOSTS)?;
-    let others = hosts.iter().map(|(_, h)| h);
+    let rivals = claims::index::rivals(rows, facts)?;
     // It never meets hosts of another project.
-    let others = others.filter(|h| h.id != me.id && h.project == me.project);
+    let others = rivals
+        .iter()
+        .filter(|h| h.id != me.id && h.project == me.project);
     claims::add_hosts(&mut taken, others, me.cluster, shared);
     claims::check(NO_FACTS, facts, &taken, shared)
 }

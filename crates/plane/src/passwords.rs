@@ -16,6 +16,7 @@ use aws_lc_rs::rand::SystemRandom;
 
 use super::fair::{Fair, Origin, Shares};
 use super::secrets::{NoRandomness, PasswordHash};
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{Digest, Secret};
 
 /// Concurrent slow checks: the rest of two cores moves bytes.
@@ -104,8 +105,8 @@ impl Passwords {
         self.may_try(&here)?;
         let hash = user.map_or(decoy, |(_, kept)| kept).clone();
         let secret = tried.clone();
-        let matches = tokio::task::spawn_blocking(move || hash.matches(secret.expose()));
-        let matches = matches.await.unwrap_or(false);
+        let matches = brief(move || hash.matches(secret.expose())).await;
+        let matches = matches.unwrap_or(false);
         match user.filter(|_| matches) {
             Some((name, kept)) => {
                 self.recognise(name, kept, tried);
@@ -138,8 +139,8 @@ impl Passwords {
     ) -> Result<Result<PasswordHash, NoRandomness>, TooOften> {
         let turn = self.turns.place(origin).await;
         let _turn = turn.map_err(|_| TooOften::Busy(BUSY))?;
-        let hash = tokio::task::spawn_blocking(move || PasswordHash::of(secret.expose()));
-        Ok(hash.await.unwrap_or(Err(NoRandomness)))
+        let hash = brief(move || PasswordHash::of(secret.expose())).await;
+        Ok(hash.unwrap_or(Err(NoRandomness)))
     }
 
     fn may_try(&self, here: &(Origin, Digest)) -> Result<(), TooOften> {

@@ -32,7 +32,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_rustls::TlsConnector;
 
 use addresses::Asked;
@@ -49,7 +49,7 @@ use pf9_hostagent::wire::{Class, Meta};
 
 /// The node's service for its API server.
 const SERVICE: &str = "kube-apiserver";
-/// Bytes read at once from a client's upgraded connection.
+/// Bytes read at once from an upgraded connection: a TLS record, which would be two with Tokio's own buffer.
 const PIECE: usize = 16 * 1024;
 /// Largest head of an answer: four times what most servers accept, so that large cookies pass.
 const HEAD_MAX: usize = 64 * 1024;
@@ -196,7 +196,8 @@ where
     N: AsyncRead + AsyncWrite,
 {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_node, mut to_node) = tokio::io::split(node);
+    let (from_node, mut to_node) = tokio::io::split(node);
+    let mut from_node = BufReader::with_capacity(PIECE, from_node);
     let asks = async {
         let mut piece = vec![0; PIECE];
         loop {
@@ -213,7 +214,7 @@ where
         }
     };
     let answers = async {
-        tokio::io::copy(&mut from_node, &mut to_client).await?;
+        tokio::io::copy_buf(&mut from_node, &mut to_client).await?;
         to_client.shutdown().await
     };
     tokio::try_join!(asks, answers).map(drop)

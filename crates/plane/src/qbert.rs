@@ -259,7 +259,7 @@ fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, Aut
     ))
 }
 
-/// `PATCH …/clusters/{uuid}`: its nodes get the change.
+/// `PATCH …/clusters/{uuid}`, and `PUT` as qbert's tools have it: its nodes get the change, what is not named stays.
 pub(super) async fn tune(
     _: Person,
     State(plane): State<Arc<Plane>>,

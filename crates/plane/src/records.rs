@@ -66,6 +66,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "operations",
         "bundles",
         "machines",
+        "claims",
     ]
     .into_iter()
     .chain(agents::TABLES)

@@ -18,6 +18,7 @@ use super::refusal::{Answer, Refusal};
 use super::roster;
 use super::state::{self, Plane};
 use super::view::ROLE;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{FaultCode, HostId, MaintenanceRequest};
 
 /// `GET /resmgr/v1/hosts`; `?limit=&continue=&search=&free=`: a page of them, hosts with faults first.
@@ -28,7 +29,7 @@ pub(super) async fn list(
 ) -> Answer<Json<Value>> {
     // Reads thousands of rows: not on a thread that moves bytes.
     let work = move || roster::list(&plane, &plane.read()?, &who.rights, &which);
-    let listed = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work)).await;
+    let listed = brief(work).await;
     listed
         .map_err(|e| Refusal::internal("the list was lost", &e))?
         .map(Json)

@@ -6,6 +6,7 @@
 //! | here       | desired against observed: the list of changes (pure) |
 //! | `bindings` | the members' bindings (pure) |
 //! | `marks`    | labels and taints of a node (pure) |
+//! | `probes`   | pods of nodes that prove themselves in a roll (pure) |
 //! | `api`      | the API, through the tunnel of a master |
 //! | `keep`     | when clusters are reconciled, and how many at a time |
 //!
@@ -17,6 +18,7 @@ mod api;
 mod bindings;
 mod keep;
 mod marks;
+mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -56,7 +56,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Cluster, Member};
 use pf9_hostagent::model::{
-    DrainPolicy, Fault, HostId, OsOrder, OsReport, Role, RollId, StackRef, UpgradeOrder,
+    DrainPolicy, Fault, HostId, NodeName, OsOrder, OsReport, Role, RollId, StackRef, UpgradeOrder,
     UpgradeStage, UpgradeState,
 };
 
@@ -70,6 +70,9 @@ pub(super) use http::stands as refused_by;
 pub(super) use runner::heard as heard_of;
 pub(super) use verbs::{require_at_rest, require_free};
 pub(super) use window::{Patches, UpgradeSettings, Window};
+
+/// The component of a stack whose image probe pods are of: a shell that serves a page.
+pub(super) const PROBE: &str = "busybox";
 
 /// Default seconds to prove itself healthy.
 const PROVE_S: u32 = 300;
@@ -100,6 +103,9 @@ pub(super) struct Roll {
     pub(super) policy: Policy,
     #[serde(default)]
     pub(super) by: By,
+    /// One before it asked for probe pods: those of its last nodes may still be there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) probed: bool,
     /// Findings that the operator overruled at the start.
     #[serde(default)]
     pub(super) despite: Vec<String>,
@@ -179,6 +185,9 @@ pub(super) struct Policy {
     /// Ignores the cluster's maintenance window.
     #[serde(default)]
     pub(super) any_time: bool,
+    /// Each node has to run a probe pod before it is proven.
+    #[serde(default)]
+    pub(super) probe: bool,
 }
 
 /// A number, or a percentage.
@@ -317,6 +326,13 @@ impl Part {
         }
     }
 
+    /// It says that it proves itself, after what was ordered.
+    fn proves(&self) -> bool {
+        let stage = self.told.filter(|stage| !self.has(*stage));
+        matches!(stage, Some(UpgradeStage::Node | UpgradeStage::Os))
+            && self.state == Some(UpgradeState::Proving)
+    }
+
     /// It may be between two stacks.
     pub(super) fn is_between(&self) -> bool {
         let under_way = match self.told {
@@ -345,7 +361,25 @@ pub(super) fn order(cluster: &Cluster, host: HostId) -> Option<UpgradeOrder> {
         stack: part.to.clone(),
         drain: roll.policy.drain,
         prove_s: roll.policy.prove_s,
+        probe: roll.policy.probe && matches!(stage, UpgradeStage::Node | UpgradeStage::Os),
     })
+}
+
+/// The newest roll asks for probe pods, or one before it did, so that there may be some.
+pub(super) fn has_probes(cluster: &Cluster) -> bool {
+    let roll = cluster.roll.as_ref();
+    roll.is_some_and(|roll| roll.policy.probe || roll.probed)
+}
+
+/// Nodes that prove themselves and have to run a probe pod for it, each with its stack.
+pub(super) fn probed(cluster: &Cluster) -> Vec<(NodeName, StackRef)> {
+    let Some(roll) = cluster.roll.as_ref().filter(|roll| roll.policy.probe) else {
+        return Vec::new();
+    };
+    let proves = |m: &&Member| roll.parts.get(&m.host).is_some_and(Part::proves);
+    let members = cluster.members.iter().filter(proves);
+    let each = members.map(|m| (m.node_name.clone(), stack_of(cluster, m).clone()));
+    each.collect()
 }
 
 /// The stack in this member's spec.
@@ -412,6 +446,7 @@ impl Default for Policy {
             drain: DrainPolicy::default(),
             prove_s: PROVE_S,
             any_time: false,
+            probe: false,
         }
     }
 }

@@ -3,6 +3,13 @@
 //! A route names the permission that it needs (`access`), or why it needs none; it cannot do without. Its handler is in the
 //! file of its API. The tables in `docs/roles.md` are made of these and of `access`, and the test that walks them asks
 //! [`listed`].
+//!
+//! | file | routes |
+//! |---|---|
+//! | `keystone` | those of the people, their projects and roles |
+//! | here | all others |
+
+mod keystone;
 
 use std::sync::Arc;
 
@@ -13,7 +20,6 @@ use super::access::Action::{self, *};
 use super::addons::catalogue;
 use super::guard::{Guard, Needs, guard};
 use super::http::{deadline, no_such_method, no_such_path, shaped};
-use super::keystone::{credentials, directory, discovery, roles, tokens as logged, users};
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
@@ -71,7 +77,7 @@ fn all() -> Vec<Api> {
         api(metrics::PREFIX, Shape::Fault, numbers()),
         api("/alerts", Shape::Fault, alerts()),
         api("/audit", Shape::Fault, audit()),
-        api("/keystone", Shape::Keystone, keystone()),
+        api("/keystone", Shape::Keystone, keystone::routes()),
         api("/resmgr", Shape::Resmgr, hosts()),
         api("/qbert", Shape::Qbert, clusters()),
         Api {
@@ -244,6 +250,7 @@ fn clusters() -> Vec<Route> {
         may("POST", all, MakeClusters, post(qbert::create)),
         may("GET", one, SeeClusters, get(qbert::get)),
         may("PATCH", one, ChangeClusters, patch(qbert::tune)),
+        may("PUT", one, ChangeClusters, put(qbert::tune)),
         may("DELETE", one, DeleteClusters, delete(qbert::delete)),
         may("GET", places, SeeClusters, get(etcd::places::get)),
         may("POST", kubectl, UseKubernetes, post(terminal::post)),
@@ -297,228 +304,6 @@ fn clusters() -> Vec<Route> {
     ]
 }
 
-fn keystone() -> Vec<Route> {
-    let says = "it says what is spoken here";
-    let mut all = vec![
-        open("GET", "/", says, get(discovery::versions)),
-        open("GET", "/v3", says, get(discovery::v3)),
-        open("GET", "/v3/", says, get(discovery::v3)),
-        open(
-            "POST",
-            "/v3/auth/tokens",
-            "it gets one",
-            post(logged::issue),
-        ),
-        may("GET", "/v3/auth/tokens", SeeOneself, get(logged::show)),
-        may(
-            "DELETE",
-            "/v3/auth/tokens",
-            SeeOneself,
-            delete(logged::revoke),
-        ),
-        may("GET", "/v3/auth/catalog", SeeOneself, get(logged::catalog)),
-        may(
-            "GET",
-            "/v3/auth/projects",
-            SeeOneself,
-            get(logged::projects),
-        ),
-        may("GET", "/v3/auth/domains", SeeOneself, get(logged::domains)),
-        may("GET", "/v3/auth/system", SeeOneself, get(logged::system)),
-        may("GET", "/v3/services", SeeOneself, get(discovery::services)),
-        may(
-            "GET",
-            "/v3/services/{service_id}",
-            SeeOneself,
-            get(discovery::service),
-        ),
-        may(
-            "GET",
-            "/v3/endpoints",
-            SeeOneself,
-            get(discovery::endpoints),
-        ),
-        may("GET", "/v3/regions", SeeOneself, get(discovery::regions)),
-        may("GET", "/v3/domains", SeeDomains, get(directory::domains)),
-        may(
-            "POST",
-            "/v3/domains",
-            ChangeDomains,
-            post(directory::make_domain),
-        ),
-        may(
-            "GET",
-            "/v3/domains/{domain_id}",
-            SeeDomains,
-            get(directory::domain),
-        ),
-        may(
-            "PATCH",
-            "/v3/domains/{domain_id}",
-            ChangeDomains,
-            patch(directory::change_domain),
-        ),
-        may(
-            "DELETE",
-            "/v3/domains/{domain_id}",
-            ChangeDomains,
-            delete(directory::delete_domain),
-        ),
-        may("GET", "/v3/projects", SeeProjects, get(directory::projects)),
-        may(
-            "POST",
-            "/v3/projects",
-            ChangeProjects,
-            post(directory::make_project),
-        ),
-        may(
-            "GET",
-            "/v3/projects/{project_id}",
-            SeeProjects,
-            get(directory::project),
-        ),
-        may(
-            "PATCH",
-            "/v3/projects/{project_id}",
-            ChangeProjects,
-            patch(directory::change_project),
-        ),
-        may(
-            "DELETE",
-            "/v3/projects/{project_id}",
-            ChangeProjects,
-            delete(directory::delete_project),
-        ),
-        may("GET", "/v3/roles", SeeOneself, get(roles::roles)),
-        may("POST", "/v3/roles", ChangeRoles, post(roles::make_role)),
-        may("GET", "/v3/roles/{role_id}", SeeOneself, get(roles::role)),
-        may(
-            "PATCH",
-            "/v3/roles/{role_id}",
-            ChangeRoles,
-            patch(roles::change_role),
-        ),
-        may(
-            "DELETE",
-            "/v3/roles/{role_id}",
-            ChangeRoles,
-            delete(roles::delete_role),
-        ),
-        may(
-            "GET",
-            "/v3/role_assignments",
-            SeeOneself,
-            get(roles::assignments),
-        ),
-    ];
-    all.extend(people());
-    all.extend(grants(
-        "/v3/system/users/{user_id}/roles",
-        "/v3/system/users/{user_id}/roles/{role_id}",
-        SeeGrants,
-        GrantPlane,
-    ));
-    all.extend(grants(
-        "/v3/system/groups/{group_id}/roles",
-        "/v3/system/groups/{group_id}/roles/{role_id}",
-        SeeGrants,
-        GrantPlane,
-    ));
-    for (many, one) in [
-        (
-            "/v3/domains/{domain_id}/users/{user_id}/roles",
-            "/v3/domains/{domain_id}/users/{user_id}/roles/{role_id}",
-        ),
-        (
-            "/v3/domains/{domain_id}/groups/{group_id}/roles",
-            "/v3/domains/{domain_id}/groups/{group_id}/roles/{role_id}",
-        ),
-        (
-            "/v3/projects/{project_id}/users/{user_id}/roles",
-            "/v3/projects/{project_id}/users/{user_id}/roles/{role_id}",
-        ),
-        (
-            "/v3/projects/{project_id}/groups/{group_id}/roles",
-            "/v3/projects/{project_id}/groups/{group_id}/roles/{role_id}",
-        ),
-    ] {
-        all.extend(grants(many, one, SeeAssignments, Grant));
-    }
-    all
-}
-
-fn people() -> Vec<Route> {
-    let user = "/v3/users/{user_id}";
-    let password = "/v3/users/{user_id}/password";
-    let credentials = "/v3/users/{user_id}/application_credentials";
-    let credential = "/v3/users/{user_id}/application_credentials/{credential_id}";
-    let group = "/v3/groups/{group_id}";
-    let member = "/v3/groups/{group_id}/users/{user_id}";
-    vec![
-        may("GET", "/v3/users", SeeUsers, get(users::users)),
-        may("POST", "/v3/users", ChangeUsers, post(users::make_user)),
-        may("GET", user, SeeUsers, get(users::user)),
-        may("PATCH", user, ChangeUsers, patch(users::change_user)),
-        may("DELETE", user, ChangeUsers, delete(users::delete_user)),
-        may(
-            "POST",
-            password,
-            ChangePassword,
-            post(users::change_password),
-        ),
-        may(
-            "GET",
-            "/v3/users/{user_id}/groups",
-            SeeUsers,
-            get(users::groups_of),
-        ),
-        may(
-            "GET",
-            "/v3/users/{user_id}/projects",
-            SeeUsers,
-            get(users::projects_of),
-        ),
-        may("GET", credentials, SeeCredentials, get(credentials::list)),
-        may(
-            "POST",
-            credentials,
-            ChangeCredentials,
-            post(credentials::make),
-        ),
-        may("GET", credential, SeeCredentials, get(credentials::get)),
-        may(
-            "DELETE",
-            credential,
-            ChangeCredentials,
-            delete(credentials::delete),
-        ),
-        may("GET", "/v3/groups", SeeGroups, get(users::groups)),
-        may("POST", "/v3/groups", ChangeGroups, post(users::make_group)),
-        may("GET", group, SeeGroups, get(users::group)),
-        may("PATCH", group, ChangeGroups, patch(users::change_group)),
-        may("DELETE", group, ChangeGroups, delete(users::delete_group)),
-        may(
-            "GET",
-            "/v3/groups/{group_id}/users",
-            SeeGroups,
-            get(users::members),
-        ),
-        may("GET", member, SeeGroups, get(users::is_member)),
-        may("PUT", member, ChangeGroups, put(users::join)),
-        may("DELETE", member, ChangeGroups, delete(users::part)),
-    ]
-}
-
-/// Roles that somebody has somewhere: the same wherever that is.
-fn grants(many: &'static str, one: &'static str, see: Action, change: Action) -> Vec<Route> {
-    vec![
-        may("GET", many, see, get(roles::of_one)),
-        may("GET", one, see, get(roles::has)),
-        may("PUT", one, change, put(roles::give)),
-        may("DELETE", one, change, delete(roles::take)),
-    ]
-}
-
 /// The router of the HTTPS port.
 pub(super) fn router(plane: &Arc<Plane>) -> Router {
     let mut whole = Router::new();
@@ -539,7 +324,11 @@ pub(super) fn router(plane: &Arc<Plane>) -> Router {
             prefix => whole.nest(prefix, routes),
         };
     }
-    whole.with_state(Arc::clone(plane))
+    // Made once, and not with each tunnel: its table of routes is larger than all else of an idle session.
+    let hosts = tunnel::HostApi::of(plane);
+    whole
+        .with_state(Arc::clone(plane))
+        .layer(axum::Extension(hosts))
 }
 
 fn built(plane: &Arc<Plane>, prefix: &'static str, routes: Vec<Route>) -> Router<Arc<Plane>> {

@@ -26,6 +26,7 @@ use super::alerts;
 use super::budget::TUNNELS_PER_S;
 use super::bundles;
 use super::ca::LEAF_LIFE;
+use super::claims;
 use super::fair::Origin;
 use super::handshakes::Handshakes;
 use super::passwords::Passwords;
@@ -88,7 +89,7 @@ pub(super) const CONNECTIONS_MAX: usize = 24_576;
 /// How long a newcomer waits for the place of a stranger who was cut off for it.
 const ROOM: Duration = Duration::from_secs(1);
 /// How long a connection may be silent between requests, or dribble a header.
-const HEADER_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest header block; kubectl's longest is 8 KiB.
 const HEADER_MAX: usize = 64 * 1024;
 /// After a failed accept (no file descriptors): do not spin.
@@ -186,6 +187,7 @@ impl Server {
             terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
         }));
         terminal::tidy(&plane.files);
+        claims::index::settle(&plane.store).map_err(|e| with_fix(chain(&e), e.fix()))?;
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.
         names.extend(endpoints.hosts);
@@ -459,9 +461,9 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
 #[derive(Clone)]
 pub(super) struct Until {
     /// No further request is read.
-    shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
     /// Nothing goes on.
-    cut: CancellationToken,
+    pub(super) cut: CancellationToken,
 }
 
 impl Until {

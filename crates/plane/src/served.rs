@@ -1,14 +1,14 @@
 //! Files that hosts fetch: whole, or the part that `Range` asks for, so that an interrupted download continues.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 
 use super::refusal::{Answer, Refusal};
+use pf9_hostagent::host::work::{blocking, pieces};
 use pf9_hostagent::model::{Digest, Fault, FaultCode};
 
 /// Bytes of a file that are held at a time: a stream's window is of this order.
@@ -33,11 +33,9 @@ impl Served {
         let range = wanted_range(headers, &etag, total)?;
         let (from, len) = range.unwrap_or((0, total));
         let gone = |e: std::io::Error| Refusal::internal("cannot read the file to serve", &e);
-        let mut file = tokio::fs::File::open(&self.path).await.map_err(gone)?;
-        file.seek(std::io::SeekFrom::Start(from))
-            .await
-            .map_err(gone)?;
-        let body = Body::from_stream(ReaderStream::with_capacity(file.take(len), CHUNK));
+        let path = self.path.clone();
+        let file = blocking(move || File::open(path)).await.map_err(gone)?;
+        let body = Body::from_stream(pieces(file, from, len, CHUNK));
         let status = match range {
             Some(_) => StatusCode::PARTIAL_CONTENT,
             None => StatusCode::OK,

@@ -143,6 +143,8 @@ impl Sessions {
         let known: Vec<_> = all.iter().map(Session::known).collect();
         let ended = fenced(&known, place);
         let over: Vec<_> = all.extract_if(.., |s| ended.contains(&s.number)).collect();
+        // Mostly the only one: a vector that grows takes four at once.
+        all.reserve_exact(1);
         all.push(Session {
             number,
             place,

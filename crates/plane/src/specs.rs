@@ -1,10 +1,10 @@
 //! Specs: when a new one is needed, signing it, and waking the long polls that wait for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::compute;
 use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, REMOVED, SPECS};
@@ -189,26 +189,23 @@ fn sign(
 /// Notifies waiting requests of a host's new spec.
 #[derive(Default)]
 pub(super) struct Announcer {
-    // One entry per host that ever asked: bounded by the number of hosts.
-    hosts: Mutex<HashMap<HostId, watch::Sender<Generation>>>,
+    // One entry per host that ever asked: bounded by the number of hosts. A `watch` would be ten times the size.
+    hosts: Mutex<HashMap<HostId, Arc<Notify>>>,
 }
 
 impl Announcer {
-    /// Is woken by every later [`Self::announce`] for this host.
-    pub(super) fn subscribe(&self, host: HostId) -> watch::Receiver<Generation> {
+    /// Every later [`Self::announce`] for this host notifies those that wait for it.
+    pub(super) fn subscribe(&self, host: HostId) -> Arc<Notify> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts
-            .entry(host)
-            .or_insert_with(|| watch::Sender::new(Generation::default()))
-            .subscribe()
+        Arc::clone(hosts.entry(host).or_default())
     }
 
     /// Wakes the waiters for these hosts. Called after the specs are durable.
-    pub(super) fn announce(&self, changed: &[(HostId, Generation)]) {
+    pub(super) fn announce(&self, changed: impl IntoIterator<Item = HostId>) {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (host, generation) in changed {
-            if let Some(sender) = hosts.get(host) {
-                sender.send_replace(*generation);
+        for host in changed {
+            if let Some(waiting) = hosts.get(&host) {
+                waiting.notify_waiters();
             }
         }
     }
@@ -216,6 +213,8 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
     use crate::compute::tests::{add, cluster, host, host_row, now};
     use crate::records::tables;
@@ -328,11 +327,11 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_woken_and_nobody_else() {
         let announcer = Announcer::default();
-        let mut one = announcer.subscribe(host(1));
-        let two = announcer.subscribe(host(2));
-        announcer.announce(&[(host(1), Generation(7))]);
-        one.changed().await.expect("woken");
-        assert_eq!(*one.borrow(), Generation(7));
-        assert!(!two.has_changed().expect("open"));
+        let (one, two) = (announcer.subscribe(host(1)), announcer.subscribe(host(2)));
+        let (mut one, mut two) = (pin!(one.notified()), pin!(two.notified()));
+        assert!(!one.as_mut().enable() && !two.as_mut().enable());
+        announcer.announce([host(1)]);
+        assert!(one.as_mut().enable() && !two.as_mut().enable());
+        one.await;
     }
 }

@@ -18,6 +18,7 @@ use super::state::Plane;
 use super::store::Read;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::space;
+use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::{
     Digest, DocumentKind, Envelope, Fault, FaultCode, Fit, Hasher, HostId, Inventory, Machine,
     Matrix, PAYLOAD_MAX, StackManifest, StackRef,
@@ -31,7 +32,7 @@ const ARCHIVE: &str = "stack.tar.zst";
 pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
     let shared = Arc::clone(plane);
     let work = move || verify_and_keep(&shared, &dir);
-    let stack = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work))
+    let stack = long(work)
         .await
         .map_err(|e| Refusal::internal("the import task failed", &e))??;
     let row = stack.clone();

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +39,7 @@ use super::store::{Read, Snapshot, Store, StoreError, Write};
 use super::terminal::Terminal;
 use super::whereabouts::Whereabouts;
 use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
 /// Everything the plane's parts share.
@@ -98,6 +99,9 @@ pub(super) struct Plane {
     pub(super) cut: CancellationToken,
     /// Every task of the plane; finished before it exits.
     pub(super) tasks: TaskTracker,
+    /// Turns of changes: the store takes one at a time, and each that waited for it on a thread would hold the memory of
+    /// one.
+    turns: Arc<Semaphore>,
 }
 
 /// What [`Plane::new`] needs.
@@ -115,6 +119,9 @@ pub(super) struct Parts {
     pub(super) peer: Option<String>,
     pub(super) terminal: Terminal,
 }
+
+/// Changes that are on a thread: one that is being written, and the next.
+const TURNS: usize = 2;
 
 /// Retry-After while the store is away, seconds: an election of etcd is over by then.
 const AWAY_RETRY_S: u64 = 5;
@@ -174,6 +181,7 @@ impl Plane {
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            turns: Arc::new(Semaphore::new(TURNS)),
         }
     }
 
@@ -196,8 +204,17 @@ impl Plane {
     ) -> Answer<T> {
         let plane = Arc::clone(self);
         let now = pf9_hostagent::seam::clock::now();
-        // A commit waits for the disk: not on a thread that moves bytes.
-        let making = tokio::task::spawn_blocking(move || plane.change_now(now, work));
+        let turns = Arc::clone(&self.turns);
+        let making = async move {
+            // Nobody closes it.
+            let turn = turns.acquire_owned().await.ok();
+            // A commit waits for the disk: not on a thread that moves bytes.
+            let change = move || {
+                let _turn = turn;
+                plane.change_now(now, work)
+            };
+            brief(change).await
+        };
         let done = match self.store.patience() {
             None => making.await,
             Some(patience) => match tokio::time::timeout(patience, making).await {
@@ -237,7 +254,8 @@ impl Plane {
         for (host, generation) in &changed {
             tracing::info!(%host, %generation, "spec signed");
         }
-        self.specs.announce(&changed);
+        let hosts = changed.iter().map(|(host, _)| *host);
+        self.specs.announce(hosts);
         self.changes.tell();
         for cluster in clusters {
             self.rights.poke(cluster);
@@ -279,6 +297,11 @@ impl<'a> Change<'a> {
     /// Gives this host a spec beyond this generation, whether its content changed or not.
     pub(super) fn raise(&mut self, host: HostId, above: Generation) {
         self.raised.insert(host, above);
+    }
+
+    /// Reconciles the API of this cluster.
+    pub(super) fn reconcile(&mut self, cluster: ClusterId) {
+        self.clusters.insert(cluster);
     }
 
     /// Recomputes the specs of all nodes of this cluster, and reconciles its API.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bootstrap::STORE_FILE;
 use super::events;
 use super::records::tables;
 use super::refusal::{Answer, chain};
@@ -40,6 +41,12 @@ impl Shelf {
         let all = all.as_array().expect("list").iter();
         all.filter_map(message).collect()
     }
+}
+
+/// Leaves the store in this directory as the next version of the plane would: of a schema further, with a copy of this one's
+/// beside it.
+pub fn step_ahead(dir: &Path) {
+    contract::ahead(&dir.join(STORE_FILE), &tables());
 }
 
 /// The contract of every store, for this etcd. Blocks.

@@ -66,8 +66,11 @@ impl Whereabouts {
                 () = shutdown.cancelled() => return,
                 answer = looking.at("names", LOOK, move || addresses(&names)) => answer,
             };
-            if let Some(answer) = answer {
-                self.learn(answer);
+            match answer {
+                Ok(Some(answer)) => self.learn(answer),
+                // It goes on, and the next look has its answer.
+                Ok(None) => {}
+                Err(e) => tracing::debug!(why = %e, "the plane's names were not looked up"),
             }
             tokio::select! {
                 // cancel-safe: both only wait

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `ahead` | [`Ahead`]: below TLS, so that it reads much at once |
 //! | `clock` | time since something began, sleep included |
+//! | `connection` | the websocket below a session, and which task writes to it |
 //! | `driver` | [`Driver`]: moves messages between the session and the websocket |
 //! | `ending` | the end of a connection: what must still be sent, what still arrives |
 //! | `shared` | state shared by driver and streams; [`Handle`], [`Incoming`], [`Opened`] |
@@ -23,6 +24,7 @@
 
 mod ahead;
 mod clock;
+mod connection;
 mod driver;
 mod ending;
 mod handshake;
@@ -36,12 +38,13 @@ mod websocket;
 
 pub use ahead::Ahead;
 pub use clock::Clock;
-pub use driver::{Closed, Driver, WRITE_MAX, session};
+pub use connection::WRITE_MAX;
+pub use driver::{Closed, Driver, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, Splicing, splice};
 pub use stream::{MuxReader, MuxStream, MuxWriter};
-pub use transport::{Secured, Transport};
+pub use transport::{Secured, Transport, poll_write_slices};
 pub use websocket::{Role, Websocket};
 
 /// Tasks that a single-threaded runtime with sessions runs before it polls the kernel for events again (tokio's event

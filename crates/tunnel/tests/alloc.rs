@@ -261,6 +261,38 @@ fn through_a_session(tls: bool) -> (AllocationInfo, usize) {
     (counted, frames)
 }
 
+/// Most bytes that both ends of a session hold together while nothing happens, drivers included: no buffers.
+const IDLE_BYTES: i64 = 8 * 1024;
+
+#[test]
+fn an_idle_session_holds_no_buffers() {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (near, far) = runtime.block_on(sockets());
+    let mut ends = None;
+    let counted = allocation_counter::measure(|| {
+        ends = Some(runtime.block_on(async {
+            let begin = |socket: TcpStream, role, side| {
+                let websocket = Websocket::new(Box::new(socket), role, Bytes::new());
+                let (handle, incoming, driver) = mux::session(websocket, side, Config::default());
+                tokio::spawn(driver);
+                (handle, incoming)
+            };
+            let ends = [
+                begin(near, Role::Client, Side::Node),
+                begin(far, Role::Server, Side::Plane),
+            ];
+            for (handle, _) in &ends {
+                handle.ping().await.expect("an answer");
+            }
+            ends
+        }));
+    });
+    let held = counted.bytes_current;
+    println!("\nbytes held by both ends of an idle session: {held}");
+    assert!(held <= IDLE_BYTES, "{held} bytes");
+}
+
 #[test]
 fn a_frame_of_a_session_allocates_nothing() {
     let (counted, frames) = through_a_session(false);

@@ -282,7 +282,7 @@ fn numbers_in_sentences_are_those_of_the_code() {
         format!("not answered within {} s", OPEN_TIMEOUT.as_secs()),
         format!("With the default cap of {}", sized(CONNECTION_WINDOW)),
         format!(
-            "{} a turn while others wait and up to {} when alone",
+            "{} a turn, in frames of up to {}",
             sized(QUANTUM),
             sized(DATA_MAX),
         ),

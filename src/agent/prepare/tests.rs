@@ -130,3 +130,58 @@ fn the_package_manager_is_known_by_what_it_keeps() {
     put(&fs, "/usr/bin/rpm", b"");
     assert_eq!(format(&fs), Some(PackageFormat::Rpm));
 }
+
+/// A staged package that root takes in, broken at every point: see [`crate::seam::walk`].
+#[cfg(feature = "fault")]
+mod walk {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::ours::paths::WRITTEN_BY_ROOT;
+    use crate::host::temps;
+    use crate::seam::walk::{Scenario, files, walk};
+
+    const BYTES: &[u8] = b"package";
+
+    struct TakenIn;
+
+    impl Scenario for TakenIn {
+        const NAME: &'static str = "package of the agent";
+        type World = (tempfile::TempDir, HostFs);
+
+        async fn begin(&self) -> Self::World {
+            let (dir, fs) = fixture();
+            put(&fs, &staged(&file(BYTES)), BYTES);
+            // Of an order before this one.
+            put(&fs, &kept(&file(b"older")), b"older");
+            (dir, fs)
+        }
+
+        async fn life(&self, (_, fs): &mut Self::World, starts: bool) -> bool {
+            if starts {
+                temps::collect(fs, WRITTEN_BY_ROOT);
+            }
+            let wanted = file(BYTES);
+            if take_in(fs, &wanted).is_err() {
+                return false;
+            }
+            let mut order = order(1, "0.2.0");
+            order.target.packages = vec![wanted.clone()];
+            order.previous = None;
+            keep_only(fs, &order);
+            let there = fs.list(paths::AGENT_STATE).expect("list");
+            let whole = is_it(&fs.at(kept(&wanted)), &wanted);
+            assert!(whole.expect("read"), "what was taken in is whole");
+            there.len() == 1
+        }
+
+        async fn end(&self, (_, fs): &mut Self::World) -> BTreeMap<String, String> {
+            files(fs, |_| false)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_package_broken_anywhere_is_taken_in_whole_and_alone() {
+        walk(&TakenIn, 60).await;
+    }
+}

@@ -492,7 +492,8 @@ async fn open_at(path: &Path, from: u64) -> Result<Arc<disk::File>, ArchiveError
 }
 
 async fn length(path: &Path) -> Result<u64, ArchiveError> {
-    let meta = tokio::fs::metadata(path).await;
+    let at = path.to_path_buf();
+    let meta = blocking(move || std::fs::metadata(at)).await;
     meta.map(|m| m.len()).map_err(|source| ArchiveError::Io {
         action: "look at",
         path: path.to_path_buf(),

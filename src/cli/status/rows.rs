@@ -4,11 +4,15 @@ use super::StatusReport;
 use super::used::Used;
 use crate::cli::output::{Ink, Screen};
 use crate::cli::words::{ago, size, span};
-use crate::model::{Expiry, NodeStatus, Timestamp};
+use crate::model::{Expiry, LinkChange, LinkEvent, NodeStatus, Pressure, TimeKeeping, Timestamp};
 use crate::nodelet::plan::StepWords;
 
 /// Repairs that are shown; the document has more of them.
 const REPAIRS_SHOWN: usize = 3;
+/// Changes of interfaces that are shown; the document has more of them.
+const LINKS_SHOWN: usize = 3;
+/// Percent of a minute from which waiting is felt.
+const PRESSURE_FELT: f64 = 10.0;
 /// Steps that are shown; `pf9ctl plan` has all.
 const DRIFT_SHOWN: usize = 4;
 
@@ -38,6 +42,58 @@ pub(in crate::cli) fn used(all: &[Used]) -> Option<String> {
     });
     let text = each.collect::<Vec<_>>().join(" · ");
     (!text.is_empty()).then_some(text)
+}
+
+/// What it is short of, a clock that nothing keeps, and interfaces that changed: nothing while all is well.
+pub(in crate::cli) fn of_the_machine(screen: &mut Screen, report: &StatusReport, width: usize) {
+    if let Some(text) = report.pressure.as_ref().and_then(pressure) {
+        screen.row("pressure", Ink::Plain, &text, width);
+    }
+    if let Some(text) = report.time.as_ref().and_then(clock) {
+        screen.row("clock", Ink::Warn, &text, width);
+    }
+    let newest = report.link_changes.iter().rev().take(LINKS_SHOWN);
+    for (n, change) in newest.enumerate() {
+        let head = if n == 0 { "interfaces" } else { "" };
+        screen.row(head, Ink::Plain, &link(change, report.taken_at), width);
+    }
+}
+
+fn link(change: &LinkChange, now: Timestamp) -> String {
+    let what = match change.what {
+        LinkEvent::Came => "was added",
+        LinkEvent::Went => "is gone",
+        LinkEvent::Up => "is up again",
+        LinkEvent::Down => "went down",
+    };
+    format!("{}: {} {what}", ago(now, change.at), change.name)
+}
+
+/// `programs waited for cpu 84 %, io 12 % of the last minute`; nothing below what is felt.
+fn pressure(pressure: &Pressure) -> Option<String> {
+    let all = [
+        ("cpu", pressure.cpu),
+        ("memory", pressure.memory),
+        ("io", pressure.io),
+    ];
+    if all.iter().all(|(_, stall)| stall.is_none()) {
+        return Some("not measured by this kernel (boot it with psi=1)".to_owned());
+    }
+    let felt = all.into_iter().filter_map(|(what, stall)| {
+        let percent = stall?.some60;
+        (percent >= PRESSURE_FELT).then(|| format!("{what} {percent:.0} %"))
+    });
+    let text = felt.collect::<Vec<_>>().join(", ");
+    (!text.is_empty()).then(|| format!("programs waited for {text} of the last minute"))
+}
+
+fn clock(time: &TimeKeeping) -> Option<String> {
+    let fix = "timedatectl set-ntp true, or install chrony";
+    match (&time.keeper, time.synchronised) {
+        (None, _) => Some(format!("no time service runs: {fix}")),
+        (Some(keeper), Some(false)) => Some(format!("{keeper} has not synchronised it since boot")),
+        (Some(_), Some(true) | None) => None,
+    }
 }
 
 /// What was put right lately, and what was restarted.
@@ -94,5 +150,59 @@ pub(in crate::cli) fn drift(screen: &mut Screen, report: &StatusReport, width: u
             &format!("and {more} more: pf9ctl plan"),
             width,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Stall;
+
+    #[test]
+    fn pressure_is_shown_where_it_is_felt_and_where_the_kernel_measures_none() {
+        let stall = |some60: f64| {
+            Some(Stall {
+                some60,
+                ..Stall::default()
+            })
+        };
+        let with = |cpu: f64, io: f64| Pressure {
+            cpu: stall(cpu),
+            memory: stall(0.2),
+            io: stall(io),
+        };
+        assert_eq!(pressure(&with(9.9, 0.0)), None);
+        let felt = "programs waited for cpu 84 %, io 12 % of the last minute";
+        assert_eq!(pressure(&with(84.4, 12.0)).as_deref(), Some(felt));
+        let none = pressure(&Pressure::default()).expect("a row");
+        assert!(none.contains("psi=1"), "{none}");
+    }
+
+    #[test]
+    fn a_clock_is_shown_that_nothing_keeps_or_sets() {
+        let with = |keeper: Option<&str>, synchronised| {
+            clock(&TimeKeeping {
+                keeper: keeper.map(str::to_owned),
+                synchronised,
+            })
+        };
+        assert_eq!(with(Some("chrony"), None), None);
+        assert_eq!(with(Some("systemd-timesyncd"), Some(true)), None);
+        let never = with(Some("systemd-timesyncd"), Some(false)).expect("a row");
+        assert!(never.contains("has not synchronised"), "{never}");
+        let nobody = with(None, None).expect("a row");
+        assert!(nobody.contains("install chrony"), "{nobody}");
+    }
+
+    #[test]
+    fn a_change_of_an_interface_is_one_line() {
+        let at = |second| Timestamp::from_second(second).expect("time");
+        let change = LinkChange {
+            at: at(100),
+            name: "eth1".into(),
+            what: LinkEvent::Down,
+        };
+        let text = link(&change, at(160));
+        assert!(text.ends_with(": eth1 went down"), "{text}");
     }
 }

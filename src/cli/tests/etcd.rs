@@ -1,12 +1,20 @@
-//! `etcd verify`: whose backup it is, whole or not, here or in the archive only.
+//! `etcd verify`: whose backup it is, whole or not, here or in the archive only. `etcd status` and `etcd restore --show`:
+//! the screens.
+
+use jiff::SignedDuration;
+use uuid::Uuid;
 
 use super::*;
 use crate::backup::seal::{self, Sealer};
 use crate::backup::shelf::tests::manifest;
 use crate::model::etcd::signed::tests::signed;
 use crate::model::{
-    ArchivePolicy, ArchiveTarget, BackupManifest, BackupSigner, EtcdView, SigningKey, paths,
+    ArchivePolicy, ArchiveStatus, ArchiveTarget, BackupInfo, BackupManifest, BackupSigner,
+    BackupsStatus, ClusterId, Digest, DrillReport, EtcdMemberStatus, EtcdStatus, EtcdView,
+    SigningKey, Timestamp, paths,
 };
+use crate::nodelet::etcd::restore::ask::RestoreView;
+use crate::nodelet::etcd::restore::{By, RestoreGoal, RestoreRun, Source};
 
 const NAS: &str = "/mnt/nas/etcd";
 
@@ -147,4 +155,105 @@ async fn without_nodelet_the_keys_have_to_be_named() {
     let named = ["etcd", "verify", &path, "--signers", "/root/signers"];
     let ran = world.rig.run(&named).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+}
+
+const NEWEST: &str = "20261128T143000Z-r48213";
+
+/// A master whose etcd, backups and drills are as they should be. Ages are in the middle of what the screen rounds to.
+fn healthy(now: Timestamp) -> EtcdStatus {
+    let ago = |seconds| now - SignedDuration::from_secs(seconds);
+    let member = |id: &str, name: &str| EtcdMemberStatus {
+        id: id.into(),
+        name: name.into(),
+        ..EtcdMemberStatus::default()
+    };
+    let backups = BackupsStatus {
+        last: Some(BackupInfo {
+            name: NEWEST.into(),
+            taken_at: ago(12 * 60 + 30),
+            revision: 48_213,
+            keys: 4127,
+            sealed_bytes: 13 << 19,
+            sealed_sha256: Digest::of(b"x"),
+            etcd_version: "3.6.16".into(),
+        }),
+        count: 48,
+        bytes: 310 << 20,
+        next_at: Some(ago(-(17 * 60 + 30))),
+        archive: Some(ArchiveStatus {
+            place: NAS.into(),
+            last: Some(NEWEST.into()),
+            count: 48,
+            bytes: 310 << 20,
+            ..ArchiveStatus::default()
+        }),
+        ..BackupsStatus::default()
+    };
+    EtcdStatus {
+        cluster_id: "cdf818194e3a8c32".into(),
+        member_id: "8e9e05c52164694d".into(),
+        leader: Some("8e9e05c52164694d".into()),
+        term: 3,
+        version: "3.6.16".into(),
+        storage_version: Some("3.6.0".into()),
+        db_bytes: 48 << 20,
+        db_in_use_bytes: 31 << 20,
+        quota_bytes: 2 << 30,
+        fsync_p99_us: Some(2100),
+        members: vec![
+            member("8e9e05c52164694d", "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11"),
+            member("91bc3c398fb3c146", "0b5f6f3a-1c1d-4c55-8d2f-6f2f9b7a1e02"),
+            member("fd422379fda50e48", "2f9d7c64-90b7-4e0b-a6c1-5d4c3b2a1f03"),
+        ],
+        backups,
+        drill: Some(DrillReport {
+            backup: NEWEST.into(),
+            at: ago(3 * 86_400 + 3600),
+            took_ms: 9000,
+            keys: 4127,
+            behind: 0,
+            fault: None,
+        }),
+        ..EtcdStatus::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_shown_of_etcd_and_of_a_restore_is_the_reviewed_screen() {
+    let rig = Rig::new();
+    let view = EtcdView {
+        etcd: Some(healthy(Timestamp::now())),
+        ..EtcdView::default()
+    };
+    let served = rig.serve(paths::NODELET_SOCKET, move |_| ok_json(&view));
+    let ran = rig.run(&["etcd", "status"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    golden("etcd-status.txt", &ran.text);
+    served.abort();
+
+    let rig = Rig::new();
+    let goal = RestoreGoal::Restored(Source {
+        file: NEWEST.into(),
+        recovery_key: None,
+        any_cluster: false,
+        signers: None,
+        unsigned: false,
+    });
+    let asked = "2026-11-28T14:52:07Z".parse().expect("a time");
+    let cluster = ClusterId(Uuid::nil());
+    let mut run = RestoreRun::asked(Uuid::nil(), By::Root, cluster, goal, asked);
+    // As `restore::settings` says it.
+    run.warnings = vec![
+        "the API was at 10.9.9.9:6443 then and is at 10.20.0.9:6443 now: kubeconfigs from that time do \
+         not reach it"
+            .into(),
+    ];
+    let view = RestoreView {
+        run: Some(run),
+        last: None,
+    };
+    let _served = rig.serve(paths::NODELET_SOCKET, move |_| ok_json(&view));
+    let ran = rig.run(&["etcd", "restore", "--show"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    golden("etcd-restore.txt", &ran.text);
 }

@@ -149,6 +149,12 @@ fn good(role: Role) -> StatusReport {
             total_inodes: 0,
             free_inodes: 0,
         }],
+        pressure: Some(crate::model::Pressure {
+            io: Some(crate::model::Stall::default()),
+            ..Default::default()
+        }),
+        time: None,
+        link_changes: Vec::new(),
         used: [
             ("logs", 12, Some(350)),
             ("stacks", 640, None),

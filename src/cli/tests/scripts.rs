@@ -107,6 +107,7 @@ fn known() -> Vec<(&'static str, String)> {
     let variable = |name, value: String| (name, format!("{name}=\"{value}\"\n"));
     vec![
         variable("ROLE_UNITS", role_units),
+        variable("LEDGER", format!("{}/ledger.json", paths::NODELET_STATE)),
         variable("ROLE_TREES", trees(role)),
         variable("ROLE_ENTRIES", entries(Remover::Role)),
         variable("AGENT_TREES", trees(|k| k != Remover::Role)),
@@ -125,7 +126,8 @@ fn known() -> Vec<(&'static str, String)> {
         (
             "role_is_left",
             "role_is_left() {\n    for unit in $ROLE_UNITS; do\n        if [ -e \"$unit\" ]; then return 0; fi\n    \
-             done\n    return 1\n}\n"
+             done\n    # The units go before the network and before what is put back: the ledger says until when it is \
+             being removed.\n    grep -qs '\"removing\": true' \"$LEDGER\"\n}\n"
                 .into(),
         ),
         (
@@ -143,7 +145,7 @@ fn wanted(rest: &str) -> String {
     let uses_tree = rest.contains("remove_tree");
     let used = |name: &str| {
         rest.contains(name)
-            || name == "ROLE_UNITS" && uses_role
+            || ["ROLE_UNITS", "LEDGER"].contains(&name) && uses_role
             || name == "MOUNTED" && rest.contains("unmount_ours")
             || name == "DISKS" && uses_tree
             || name == "SHARED_DIRS" && rest.contains("tell_drop_ins")
@@ -501,10 +503,20 @@ fn a_package_whose_role_stays_stays() {
 /// A decommission fails where something is left that is not the role's: a purge goes on, for nothing needs it any more.
 #[test]
 fn a_purge_goes_on_when_the_role_is_gone() {
-    for (removed, stays) in [("exit 1", true), ("rm -f \"$UNIT\"; exit 1", false)] {
+    for (removed, ledger, stays) in [
+        ("exit 1", "{}", true),
+        ("rm -f \"$UNIT\"; exit 1", "{}", false),
+        // The network could not be removed.
+        (
+            "rm -f \"$UNIT\"; exit 1",
+            "{\n  \"removing\": true\n}",
+            true,
+        ),
+    ] {
         let rig = machine();
         let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
         rig.file(&unit, "ours");
+        rig.file(&format!("{}/ledger.json", paths::NODELET_STATE), ledger);
         rig.file("/run/systemd/system/x", "");
         let path = tools(rig.dir.path());
         for (program, text) in [

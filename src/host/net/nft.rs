@@ -1,5 +1,7 @@
 //! nftables: whether this machine has it, and tables taken away by name.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Net, RUN};
@@ -63,8 +65,11 @@ impl Net {
             let (major, minor) = KERNEL_MIN;
             return Nftables::lacking(format!("kernel {release:?} is older than {major}.{minor}"));
         }
-        let check = Cmd::new(program, RUN).args(["--check", "add", "table", "ip", PROXY_TABLE]);
-        match exec::run(check).await {
+        let ask = async {
+            let check = Cmd::new(program, RUN).args(["--check", "add", "table", "ip", PROXY_TABLE]);
+            exec::run(check).await.map(|_| Vec::new())
+        };
+        match self.answered(&format!("works {release}"), ask).await {
             Ok(_) => Nftables::Works {
                 kernel: release.to_owned(),
             },
@@ -79,8 +84,17 @@ impl Net {
         if !program.is_file() {
             return Ok(Vec::new());
         }
-        let listed = exec::run(Cmd::new(program, RUN).args(["list", "tables"])).await?;
-        Ok(named(&listed.text(), names))
+        Ok(named(&self.listed(&program).await?, names))
+    }
+
+    /// All tables, as the tool shows them.
+    async fn listed(&self, program: &Path) -> Result<String, ExecError> {
+        let ask = async {
+            let listed = exec::run(Cmd::new(program, RUN).args(["list", "tables"])).await?;
+            Ok::<_, ExecError>(vec![listed.text()])
+        };
+        let said = self.answered("tables", ask).await?;
+        Ok(said.concat())
     }
 
     /// Tables that neither we nor the tools of iptables made, as the tool shows them: `family name` and text, without what
@@ -90,13 +104,18 @@ impl Net {
         if !program.is_file() {
             return Ok(Vec::new());
         }
-        let listed = exec::run(Cmd::new(&program, RUN).args(["list", "tables"])).await?;
+        let listed = self.listed(&program).await?;
         let mut found = Vec::new();
-        for (family, name) in foreign(&listed.text()).into_iter().take(FOREIGN_MAX) {
-            let show = ["--terse", "list", "table", &family, &name];
+        for (family, name) in foreign(&listed).into_iter().take(FOREIGN_MAX) {
+            let ask = async {
+                let show = ["--terse", "list", "table", &family, &name];
+                let said = exec::run(Cmd::new(&program, RUN).args(show)).await?;
+                Ok::<_, ExecError>(vec![said.text()])
+            };
             // One that is gone by now is no table.
-            if let Ok(said) = exec::run(Cmd::new(&program, RUN).args(show)).await {
-                found.push((format!("{family} {name}"), said.text()));
+            let table = format!("{family} {name}");
+            if let Ok(said) = self.answered(&format!("table {table}"), ask).await {
+                found.push((table, said.concat()));
             }
         }
         Ok(found)

@@ -24,6 +24,7 @@ use super::grpc::{ANSWER, CallError, Client};
 use crate::host::fs::HostFs;
 use crate::host::protobuf::{Message, Value, fields};
 use crate::host::space::{self, NoSpace};
+use crate::host::work::long;
 use crate::model::{Digest, paths};
 
 /// Where images are unpacked; the only one that our configuration of containerd names.
@@ -55,9 +56,6 @@ pub(super) enum ImportError {
     /// Nothing was started.
     #[error(transparent)]
     Space(#[from] NoSpace),
-    /// The task that writes was lost.
-    #[error("the files' writer ended: {0}")]
-    Task(String),
 }
 
 impl ImportError {
@@ -73,8 +71,7 @@ impl ImportError {
                 | CallError::Late(_)
                 | CallError::Answer(_),
             )
-            | Self::Place(_)
-            | Self::Task(_) => false,
+            | Self::Place(_) => false,
         }
     }
 }
@@ -300,10 +297,7 @@ fn digest(bytes: &[u8]) -> String {
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImportError> {
-    match tokio::task::spawn_blocking(crate::seam::carried(work)).await {
-        Ok(done) => Ok(done?),
-        Err(e) => Err(ImportError::Task(e.to_string())),
-    }
+    Ok(long(work).await.map_err(std::io::Error::from)??)
 }
 
 #[cfg(test)]

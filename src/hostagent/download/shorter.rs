@@ -54,7 +54,15 @@ pub(super) fn after(shorter: Shorter, failed: Option<FaultCode>, more: bool) -> 
     };
     match (code, shorter) {
         // The archive would have it no better.
-        (FaultCode::PlaneAway | FaultCode::DiskFull | FaultCode::StackIo, _) => shorter,
+        (
+            FaultCode::PlaneAway
+            | FaultCode::DiskFull
+            | FaultCode::DiskFailed
+            | FaultCode::DescriptorsFull
+            | FaultCode::MemoryLow
+            | FaultCode::StackIo,
+            _,
+        ) => shorter,
         (FaultCode::StackFetch, Shorter::Open { awaited, .. }) if more => {
             Shorter::Open { barren: 0, awaited }
         }
@@ -134,14 +142,14 @@ mod tests {
 
     #[test]
     fn bytes_that_come_are_gone_on_with_and_a_file_that_never_does_is_given_up() {
-        use FaultCode::{DiskFull, PlaneAway, StackDamaged, StackFetch, StackIo};
+        use FaultCode::{DiskFailed, DiskFull, PlaneAway, StackDamaged, StackFetch, StackIo};
         let open = |barren| Shorter::Open { barren, awaited: 0 };
         let (slow, dead) = ((StackFetch, true), (StackFetch, false));
         assert_eq!(walk(&[slow; 50]), open(0), "a bad line");
         assert_eq!(walk(&[dead, dead]), open(2));
         assert_eq!(walk(&[dead, dead, slow]), open(0), "it comes after all");
         assert_eq!(walk(&[dead; 3]), Shorter::Closed);
-        for code in [PlaneAway, DiskFull, StackIo] {
+        for code in [PlaneAway, DiskFull, DiskFailed, StackIo] {
             assert_eq!(walk(&[(code, false); 50]), open(0), "{code:?}");
         }
         for code in [StackDamaged, FaultCode::StackUnknown, FaultCode::NotFound] {

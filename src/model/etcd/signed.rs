@@ -126,6 +126,11 @@ impl FoundManifest {
         &self.0.manifest
     }
 
+    /// The key that is said to have signed it, unverified.
+    pub fn key_id(&self) -> &str {
+        &self.0.envelope.key_id
+    }
+
     /// Looks who signed it.
     pub fn believed(self, trust: &BackupTrust) -> Result<BelievedManifest, Fault> {
         match trust {

@@ -8,7 +8,7 @@
 //! | file | room |
 //! |---|---|
 //! | `hand`         | `pf9ctl`, configuration, daemons, disk |
-//! | `checks`       | `pf9ctl node check` |
+//! | `checks`       | `pf9ctl node check`; the codes of checks |
 //! | `enrolment`    | tokens, identity, names |
 //! | `tunnel`       | the way to the plane, proxies, clocks |
 //! | `documents`    | specs, trust, orders, operations |
@@ -49,7 +49,8 @@ pub(crate) struct Room {
 }
 
 macro_rules! rows {
-    ($( $id:ident: $means:literal, $why:literal, $what_to_do:literal; )*) => {
+    ([ $($rows:tt)* ] $($checks:tt)*) => { rows! { $($rows)* $($checks)* } };
+    ($( $id:ident $(= $word:literal)?: $means:literal, $why:literal, $what_to_do:literal; )*) => {
         pub(super) const ROWS: &[super::Remedy] = &[ $( super::Remedy {
             code: super::FaultCode::$id,
             means: $means,
@@ -60,6 +61,7 @@ macro_rules! rows {
 }
 
 mod certificates;
+#[macro_use]
 mod checks;
 mod cluster;
 mod documents;

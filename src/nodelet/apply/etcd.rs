@@ -89,7 +89,7 @@ impl Effects<'_> {
         }
         let who = who(&seen, member);
         let all = etcd::join(&endpoints, &who, present).await;
-        let all = all.map_err(|e| Failed::Why(chain(&e)))?;
+        let all = all.map_err(|e| Failed::of(&e))?;
         if !present {
             put_pieces_aside(fs, crate::seam::clock::now())?;
             // Before the settings: with them alone it would not be known that having no data is right.
@@ -118,7 +118,7 @@ impl Effects<'_> {
         endpoints.push(self.memory.peers.etcd(fs, node).map_err(Failed::Why)?);
         let who = who(&data::look(fs)?, member);
         let told = etcd::expect_here(&endpoints, &who).await;
-        told.map_err(|e| Failed::Why(chain(&e)))
+        told.map_err(|e| Failed::of(&e))
     }
 
     pub(super) fn etcd_noted(&mut self) -> Result<(), Failed> {
@@ -133,7 +133,7 @@ impl Effects<'_> {
     pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Result<(), Failed> {
         let own = self.memory.peers.etcd(&self.host.fs, &self.ctx.node);
         let endpoints = [own.map_err(Failed::Why)?];
-        let fail = |e: etcd::EtcdError| Failed::Why(chain(&e));
+        let fail = |e: etcd::EtcdError| Failed::of(&e);
         for _ in 0..=gone.len() {
             let (own, survey) = etcd::survey(&endpoints).await.map_err(fail)?;
             let me = own.standpoint().await.map_err(fail)?;
@@ -174,9 +174,7 @@ fn expected(
         name: member.host_id.to_string(),
         ip: member.ip,
     };
-    let own = who
-        .among(&all.members)
-        .map_err(|e| Failed::Why(chain(&e)))?;
+    let own = who.among(&all.members).map_err(|e| Failed::of(&e))?;
     let own = own.ok_or_else(|| Failed::Why("etcd does not list the member it added".into()))?;
     Ok(EtcdRecord {
         schema: EtcdRecord::SCHEMA,

@@ -20,7 +20,8 @@ use super::super::roll;
 use super::early::EarlyTrials;
 use super::{Failed, Shared};
 use crate::host::fs::HostFs;
-use crate::model::{Fault, NodeSpec, STACK_FILES_MAX, StackFile, StackRef};
+use crate::host::work::long;
+use crate::model::{Fault, NodeSpec, STACK_FILES_MAX, StackFile, StackRef, paths};
 use crate::stack::{self, PreparedStack, StackError, programs};
 use crate::telemetry::chain;
 
@@ -46,7 +47,7 @@ impl Shared<'_, '_> {
                 }
             };
             // Reads and writes GiB: not on the thread that serves the socket.
-            blocking(move || stack::prepare(&fs, &stack, &trust, stops, &mut seen))
+            beside(move || stack::prepare(&fs, &stack, &trust, stops, &mut seen))
         };
         let (prepared, run) = tokio::join!(unpacked, self.run_here(want, files, &trials));
         let prepared = match prepared {
@@ -55,7 +56,7 @@ impl Shared<'_, '_> {
         };
         let content = prepared.content().clone();
         let (fs, keep) = (self.host.fs.clone(), self.kept(want).await);
-        if let Err(e) = blocking(move || put_in_place(&fs, &keep, prepared)).await {
+        if let Err(e) = beside(move || put_in_place(&fs, &keep, prepared)).await {
             return Err(self.not_prepared(want, e).await);
         }
         let mut all = self.alone().await;
@@ -100,13 +101,13 @@ impl Shared<'_, '_> {
             return Err(Failed::Why("its manifest is missing".into()));
         };
         let (fs, stack, files) = (self.host.fs.clone(), want.clone(), content.clone());
-        if let Err(e) = blocking(move || stack::keep_on_disk(&fs, &stack, &files)).await {
+        if let Err(e) = beside(move || stack::keep_on_disk(&fs, &stack, &files)).await {
             return Err(self.not_prepared(want, e).await);
         }
         // With its images, as the runtime has them: see `Memory::imported`.
         let images = self.host.runtime.keep_on_disk().await;
-        images.map_err(|e| Failed::Why(chain(&e)))?;
-        let record = record_of(self.host, want, &content).map_err(|e| Failed::Why(chain(&e)))?;
+        images.map_err(|e| Failed::of(&e))?;
+        let record = record_of(self.host, want, &content).map_err(|e| Failed::of(&e))?;
         let mut all = self.alone().await;
         if all.memory.whole.get(&want.dir_name()) != Some(&record) {
             return Err(Failed::Why("it changed meanwhile".into()));
@@ -167,44 +168,39 @@ impl Shared<'_, '_> {
             prepared.discard(&fs);
             Ok(())
         };
-        match blocking(gone).await {
+        match beside(gone).await {
             Ok(()) => Err(Failed::Fault(fault)),
             Err(e) => Err(self.not_prepared(want, e).await),
         }
     }
 
-    async fn not_prepared(&self, want: &StackRef, e: Lost) -> Failed {
-        match e {
-            // It has to come on: a wait, and no fault.
-            Lost::Stack(StackError::NotWhole) => Failed::Left,
-            Lost::Stack(e) => {
-                let fault = e.fault(want);
-                if is_bad_staging(&e) {
-                    self.alone().await.memory.refused_stack = Some(RefusedStack {
-                        stack: want.clone(),
-                        fault: fault.clone(),
-                    });
-                }
-                Failed::Fault(fault)
-            }
-            Lost::Task(why) => Failed::Why(why),
+    async fn not_prepared(&self, want: &StackRef, e: StackError) -> Failed {
+        // It has to come on: a wait, and no fault.
+        if matches!(e, StackError::NotWhole) {
+            return Failed::Left;
         }
+        let fault = e.fault(want);
+        if is_bad_staging(&e) {
+            self.alone().await.memory.refused_stack = Some(RefusedStack {
+                stack: want.clone(),
+                fault: fault.clone(),
+            });
+        }
+        Failed::Fault(fault)
     }
 }
 
-/// Why the work on the disk did not end well.
-enum Lost {
-    Stack(StackError),
-    Task(String),
-}
-
-async fn blocking<T: Send + 'static>(
+/// Minutes of work: on a machine without another thread it waits.
+async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StackError> + Send + 'static,
-) -> Result<T, Lost> {
-    match tokio::task::spawn_blocking(crate::seam::carried(work)).await {
-        Ok(done) => done.map_err(Lost::Stack),
-        Err(e) => Err(Lost::Task(e.to_string())),
-    }
+) -> Result<T, StackError> {
+    long(work).await.unwrap_or_else(|lost| {
+        Err(StackError::Io {
+            action: "unpack it below",
+            path: paths::STACKS.into(),
+            source: lost.into(),
+        })
+    })
 }
 
 fn put_in_place(fs: &HostFs, keep: &[StackRef], prepared: PreparedStack) -> Result<(), StackError> {

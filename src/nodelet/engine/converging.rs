@@ -76,6 +76,8 @@ pub(super) struct Turn {
     pub(super) newest: Option<Arc<NodeSpec>>,
     /// A sweep that finds nothing to do does not make it `ok`: the cluster has to show it first.
     pub(super) proves: bool,
+    /// And a probe pod has to be Ready on it.
+    pub(super) probe: bool,
     /// What is done before anything else.
     pub(super) does: Option<Step>,
 }

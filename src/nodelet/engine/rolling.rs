@@ -21,7 +21,8 @@ use super::next::{Next, failed};
 use super::preparing::Had;
 use crate::host::kube::{DrainBegan, DrainPass};
 use crate::model::{
-    Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
+    Fault, FaultCode, NodeState, PROBE_PODS, Role, Timestamp, UpgradeStage, UpgradeState,
+    UpgradeStatus, probe_pod,
 };
 use crate::stack;
 use crate::telemetry::chain;
@@ -144,6 +145,7 @@ impl Engine {
             until: record.and_then(|record| self.until(record)),
             shown: Some(work.generation),
             proves: true,
+            probe: record.is_some_and(|r| r.order.probe && r.at == roll::At::Proving),
             ..Turn::default()
         };
         match (step, record) {
@@ -340,7 +342,7 @@ impl Engine {
 
     /// Works by this; whether it is well then, and shows it.
     async fn works(&mut self, work: Work, turn: Turn) -> (Said, Next) {
-        let late = turn.until;
+        let (late, probe) = (turn.until, turn.probe);
         let mut next = self.node(work.clone(), None, turn).await;
         if let Some(at) = late {
             next.after = next.after.min(at.saturating_duration_since(Instant::now()));
@@ -361,7 +363,7 @@ impl Engine {
         if !self.clean {
             return (Said::Nothing, next);
         }
-        match self.proof(&work).await {
+        match self.proof(&work, probe).await {
             Ok(()) => (Said::Well, next),
             Err(why) => {
                 let what = format!("the cluster to show this node's current state: {why}");
@@ -373,7 +375,7 @@ impl Engine {
     }
 
     /// Whether the cluster shows the desired node.
-    async fn proof(&mut self, work: &Work) -> Result<(), String> {
+    async fn proof(&mut self, work: &Work, probe: bool) -> Result<(), String> {
         let fs = &self.host.fs;
         let (trust, _) = inbox::trust_anchors(fs).map_err(|e| e.to_string())?;
         let seen = context::stack_of(fs, &trust, &work.node.stack);
@@ -384,6 +386,11 @@ impl Engine {
         prove::node(&node.unwrap_or_default(), &stack)?;
         if let Some(stage) = &mut self.stage {
             stage.ready = true;
+        }
+        if probe {
+            let path = format!("{PROBE_PODS}/{}", probe_pod(name));
+            let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
+            prove::probe_pod(pod.as_ref(), name.as_str())?;
         }
         if work.role != Role::Master {
             return Ok(());

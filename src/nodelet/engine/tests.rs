@@ -333,7 +333,7 @@ async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_the
 #[tokio::test]
 async fn a_missing_spec_removes_nothing() {
     let machine = Machine::node();
-    let status = machine.keeps_it().await;
+    let status = Box::pin(machine.keeps_it()).await;
     says(
         &status,
         FaultCode::SpecLost,
@@ -351,7 +351,7 @@ async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     life.inbox.put(machine.worker(7)).expect("put");
     drop(life);
     machine.damage(SPEC, b"{\"schema\": 1,");
-    let status = machine.keeps_it().await;
+    let status = Box::pin(machine.keeps_it()).await;
     says(&status, FaultCode::SpecLost, "the previous one is used");
     assert!(status.wants_spec);
     // Handed over again, it is worked by, and noted.
@@ -369,7 +369,7 @@ async fn a_spec_of_another_version_removes_nothing_and_stays() {
     let machine = Machine::node();
     let later = br#"{"schema": 2, "sealed": "by a later program"}"#;
     machine.damage(SPEC, later);
-    let status = machine.keeps_it().await;
+    let status = Box::pin(machine.keeps_it()).await;
     says(&status, FaultCode::SpecLost, "this program knows schema 1");
     let kept = machine.fs.read(SPEC, 1000).expect("read");
     assert_eq!(kept.as_deref(), Some(&later[..]));
@@ -380,7 +380,7 @@ async fn a_spec_nobody_believes_any_more_removes_nothing() {
     let machine = Machine::node();
     machine.begin().inbox.put(machine.none(6)).expect("put");
     enrolled(&machine.fs);
-    let status = machine.keeps_it().await;
+    let status = Box::pin(machine.keeps_it()).await;
     says(
         &status,
         FaultCode::SpecLost,
@@ -393,7 +393,7 @@ async fn another_plane_that_knows_no_role_removes_nothing() {
     let mut machine = Machine::node();
     machine.key = enrolled(&machine.fs);
     machine.begin().inbox.put(machine.none(1)).expect("put");
-    let status = machine.keeps_it().await;
+    let status = Box::pin(machine.keeps_it()).await;
     says(
         &status,
         FaultCode::RoleKept,
@@ -411,7 +411,7 @@ async fn a_ledger_of_another_version_or_a_lost_one_removes_nothing() {
             None => machine.fs.remove_file(LEDGER).expect("remove"),
             Some(text) => machine.damage(LEDGER, text),
         }
-        let status = machine.keeps_it().await;
+        let status = Box::pin(machine.keeps_it()).await;
         let reason = status.reason.expect("it says why");
         assert_eq!(reason.code, FaultCode::LedgerLost, "{reason}");
         if ledger.is_some_and(|l| l.len() > 1) {

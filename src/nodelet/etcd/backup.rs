@@ -7,9 +7,10 @@ use super::keeper::Master;
 use super::trust;
 use crate::backup::shelf::{self, Shelf};
 use crate::backup::take::{self, BackupOrigin, Taking};
-use crate::host::Host;
 use crate::host::fs::{FsError, HostFs};
 use crate::host::looking::Looking;
+use crate::host::work::brief;
+use crate::host::{Host, refusals};
 use crate::model::{
     BackupInfo, BackupManifest, BackupSettings, ChoreAnswer, EtcdStatus, EtcdView, Fault,
     FaultCode, Timestamp,
@@ -32,8 +33,9 @@ async fn shelf(looking: &mut Shelves, fs: &HostFs, master: &Master) -> Result<Sh
     let (fs, of, trust) = (fs.clone(), dir.clone(), trust::of(fs, node));
     let look = move || Shelf::look(&fs, &of, &trust);
     match looking.at(&dir, SHELF_MAX, look).await {
-        Some(shelf) => shelf.map_err(|e| unread(&e)),
-        None => {
+        Ok(Some(shelf)) => shelf.map_err(|e| unread(&e)),
+        Err(lost) => Err(refusals::fault(FaultCode::BackupFailed, UNREAD, &lost)),
+        Ok(None) => {
             let why = format!("{dir} does not answer; is its mount stale?");
             Err(Fault::new(FaultCode::BackupFailed, UNREAD, why).fix(UNREAD_FIX))
         }
@@ -156,7 +158,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
         }
         Ok(go.len())
     };
-    let gone = tokio::task::spawn_blocking(crate::seam::carried(work)).await;
+    let gone = brief(work).await;
     let gone = gone.map_err(|e| Fault::new(FaultCode::Internal, UNREAD, e.to_string()))?;
     let gone = gone.map_err(|e| unread(&e))?;
     Ok(ChoreAnswer {

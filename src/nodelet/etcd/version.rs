@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::host::etcd::{Etcd, Lowering};
 use crate::host::etcd_data::{self, DataError, DataSeen};
 use crate::host::fs::HostFs;
+use crate::host::work::brief;
 use crate::model::{EtcdDemand, EtcdWay, Fault, FaultCode, Matrix, newest_of, paths};
 use crate::stack;
 use crate::telemetry::chain;
@@ -145,7 +146,7 @@ pub async fn look(fs: &HostFs, has: Option<&Version>, wants: &Version) -> Gate {
     }
     let fs = fs.clone();
     let read = move || etcd_data::look(&fs, paths::ETCD_DATA);
-    match tokio::task::spawn_blocking(read).await {
+    match brief(read).await {
         Ok(Ok(None)) => Gate::Open,
         Ok(Ok(Some(data))) => gate(matrix, has, &data, wants),
         Ok(Err(e)) => Gate::Refused(unreadable(wants, &e)),

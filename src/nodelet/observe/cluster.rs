@@ -1,10 +1,10 @@
-//! What the cluster says: objects, readiness.
+//! What the cluster says: readiness, and whether an object is as it should be.
 
 use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::{Sweep, differs};
-use crate::host::kube::{self, Kube, KubeError};
+use crate::host::kube::{Kube, KubeError};
 use crate::model::{Digest, Timestamp};
 use crate::nodelet::step::Observed;
 
@@ -12,45 +12,6 @@ use crate::nodelet::step::Observed;
 const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
 
 impl Sweep<'_> {
-    pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Observed {
-        let kube = match self.admin() {
-            Ok(kube) => kube,
-            Err(why) => return Observed::Unknown { why },
-        };
-        match kube.live(desired).await {
-            Ok(None) => Observed::Missing,
-            Ok(Some(live)) => {
-                let known = self.memory.applied.get(key);
-                let untouched = known.is_some_and(|k| {
-                    k.desired == digest(desired) && k.version == version_of(&live)
-                });
-                if untouched || covers(desired, &live) {
-                    Observed::Same
-                } else {
-                    differs("its content differs")
-                }
-            }
-            Err(e) => not_shown(&e),
-        }
-    }
-
-    /// Whether all of them are gone, or about to. Each is asked for: a removal that was cut off may have left any of them,
-    /// and an object without a field of ours (see [`ADDON_LABEL`](crate::model::ADDON_LABEL)) says nothing of the others.
-    pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Observed {
-        let kube = match self.admin() {
-            Ok(kube) => kube,
-            Err(why) => return Observed::Unknown { why },
-        };
-        for object in objects.iter().rev() {
-            match kube.live(object).await {
-                Ok(Some(live)) if kube::is_ours(&live) => return differs("it is in the cluster"),
-                Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => {}
-                Err(e) => return not_shown(&e),
-            }
-        }
-        Observed::Same
-    }
-
     pub(super) async fn node_ready(&mut self, name: &str) -> Observed {
         match self.node(name).await {
             Err(why) => Observed::Unknown { why },
@@ -105,18 +66,26 @@ impl Sweep<'_> {
 
     /// The client. That the API server answers was asked before ([`Sweep::look`]).
     fn kube(&mut self) -> Result<Kube, String> {
+        if let Some(kube) = &self.kube {
+            return Ok(kube.clone());
+        }
         let fs = &self.host.fs;
-        self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)
+        let kube = self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)?;
+        Ok(self.kube.insert(kube).clone())
     }
 
     /// The same as this master's administrator.
-    fn admin(&mut self) -> Result<Kube, String> {
-        self.memory.peers.admin(&self.host.fs, &self.ctx.node)
+    pub(super) fn admin(&mut self) -> Result<Kube, String> {
+        if let Some(admin) = &self.admin {
+            return Ok(admin.clone());
+        }
+        let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node)?;
+        Ok(self.admin.insert(admin).clone())
     }
 }
 
 /// An object that the API server did not show.
-fn not_shown(error: &KubeError) -> Observed {
+pub(super) fn not_shown(error: &KubeError) -> Observed {
     match error {
         KubeError::NoSuchKind(_) => differs(&error.to_string()),
         // A new master has no rights before the plane knows it and reaches its API server; a removed one no longer has

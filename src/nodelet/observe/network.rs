@@ -6,12 +6,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{Sweep, differs};
-use crate::host::exec::{self, Cmd, ProgramEnd};
 use crate::host::host_ports;
 use crate::host::ours;
 use crate::host::proc::Proc;
 use crate::model::ProxyMode;
 use crate::nodelet::step::Observed;
+use crate::telemetry::chain;
 
 /// The script asks the packet filter half a dozen times, and waits for others who change it.
 const CHECK: Duration = Duration::from_secs(60);
@@ -19,18 +19,23 @@ const CHECK: Duration = Duration::from_secs(60);
 impl Sweep<'_> {
     /// Of rules the script that made them knows.
     pub(super) async fn pod_network(&self, script: &str, routes: &[(IpNet, IpAddr)]) -> Observed {
-        let cmd = Cmd::new(self.host.fs.at(script), CHECK).arg("check");
-        match exec::ask(cmd).await {
-            Ok(answer) if answer.ended == ProgramEnd::Code(0) => {}
-            Ok(answer) => {
-                let last = answer.stderr.lines().last().unwrap_or("its check failed");
+        match self.host.net.lacks(script, CHECK).await {
+            Ok(None) => {}
+            Ok(Some(said)) => {
+                let last = said.lines().last().unwrap_or("its check failed");
                 return differs(last.trim_start_matches("pf9-network: "));
             }
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         }
-        let there = match self.host.net.routes(ours::network::ROUTE_PROTOCOL).await {
+        // Of a node that is alone none is asked for; and all of them are of one family.
+        let Some((pods, _)) = routes.first() else {
+            return Observed::Same;
+        };
+        let family = if pods.addr().is_ipv6() { "-6" } else { "-4" };
+        let number = ours::network::ROUTE_PROTOCOL;
+        let there = match self.host.net.routes_of(family, number).await {
             Ok(there) => there,
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         };
         match missing_route(&there, routes) {
             None => Observed::Same,
@@ -42,7 +47,7 @@ impl Sweep<'_> {
         match self.host.net.leads_to_services(by, v6).await {
             Ok(true) => Observed::Same,
             Ok(false) => differs("the packet filter has no rules for services"),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -51,7 +56,7 @@ impl Sweep<'_> {
         match host_ports::lost(&self.host.fs, network, plugins).await {
             Ok(lost) if lost.is_empty() => Observed::Same,
             Ok(lost) => differs(&format!("the ones of {} pods are missing", lost.len())),
-            Err(e) => Observed::Unknown { why: e.to_string() },
+            Err(e) => Observed::Unknown { why: chain(&e) },
         }
     }
 
@@ -82,7 +87,7 @@ impl Sweep<'_> {
         match self.host.net.routes(routes).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => return differs(&format!("{} routes are there", left.len())),
-            Err(e) => return Observed::Unknown { why: e.to_string() },
+            Err(e) => return Observed::Unknown { why: chain(&e) },
         }
         let seen = left_of(self.host.net.chains(chains).await, "chains");
         if seen != Observed::Same {
@@ -144,11 +149,11 @@ fn missing_route<'a>(
 }
 
 /// Whether nothing was found of what should not be there.
-fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Observed {
+fn left_of<E: std::error::Error + 'static>(found: Result<Vec<String>, E>, what: &str) -> Observed {
     match found {
         Ok(left) if left.is_empty() => Observed::Same,
         Ok(left) => differs(&format!("{} {what} are there", left.len())),
-        Err(e) => Observed::Unknown { why: e.to_string() },
+        Err(e) => Observed::Unknown { why: chain(&e) },
     }
 }
 

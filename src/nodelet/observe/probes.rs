@@ -59,7 +59,7 @@ impl Sweep<'_> {
             Probe::SwapOff => match self.host.kernel.swaps() {
                 Ok(on) if on.is_empty() => Ok(()),
                 Ok(on) => Err(format!("swap is on: {}", on.join(", "))),
-                Err(e) => return Observed::Unknown { why: e.to_string() },
+                Err(e) => return Observed::Unknown { why: chain(&e) },
             },
             Probe::PortFree { port, unit } => self.port_free(*port, unit),
             Probe::AnyPath { package, paths } => {

@@ -132,3 +132,6 @@ fn cut_off(id: Uuid, at: Timestamp) -> OperationResult {
         },
     }
 }
+
+#[cfg(all(test, feature = "fault"))]
+mod tests;

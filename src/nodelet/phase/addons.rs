@@ -26,6 +26,8 @@ use super::{PhaseContext, Steps, Wait, flannel, services, shared_address};
 
 /// The namespace of the load balancer's file.
 const LOAD_BALANCER: &str = "metallb-system";
+/// In each placeholder, and in few other texts.
+const TO_FILL: &str = "__";
 /// Says in a pod's template which builds its images are of.
 const BUILDS: &str = "pf9.io/images";
 
@@ -182,6 +184,10 @@ fn filled(value: &Value, ctx: &PhaseContext) -> Result<Value, Wait> {
 }
 
 fn text_of(text: &str, ctx: &PhaseContext) -> Result<String, Wait> {
+    // Of thousands of texts a dozen has something to fill in, and all are made in every sweep.
+    if !text.contains(TO_FILL) {
+        return Ok(text.to_owned());
+    }
     let network = &ctx.node.network;
     let v4 = network.pods_cidr.addr().is_ipv4();
     let pods = network.pods_cidr.trunc().to_string();
@@ -252,6 +258,29 @@ mod tests {
         assert!(has(&ctx, POLICIES));
         // CoreDNS is no setting.
         assert!(has(&ctx, "object:v1/Service/kube-system/kube-dns"));
+    }
+
+    #[test]
+    fn a_text_without_their_mark_has_no_placeholder() {
+        let all = [
+            ADDON_DNS_DOMAIN,
+            ADDON_DNS_SERVER,
+            ADDON_IPV4,
+            ADDON_IPV6,
+            ADDON_MTU,
+            ADDON_NODE_V4,
+            ADDON_NODE_V6,
+            ADDON_PODS_V4,
+            ADDON_PODS_V6,
+            ADDON_SERVICES,
+        ];
+        let ctx = master();
+        for placeholder in all {
+            assert!(placeholder.contains(TO_FILL), "{placeholder}");
+            let text = text_of(&format!("a {placeholder} b"), &ctx).expect("filled");
+            assert!(!text.contains(placeholder), "{text}");
+        }
+        assert_eq!(text_of("a_b", &ctx).expect("as it is"), "a_b");
     }
 
     /// Masters of two stacks would write over each other's add-ons at every sweep.

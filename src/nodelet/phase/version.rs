@@ -1,5 +1,6 @@
-//! What differs between releases of components: `major_minor(ctx.stack()?.component("kubelet")…)` against a release,
-//! in a function named after the difference (`runtime::config` has one for containerd).
+//! What differs between releases of components, in a function named after the difference. Of Kubernetes, where no manifest
+//! is no difference: `ctx.manifest.as_ref().is_some_and(|m| m.kubernetes >= Version::new(1, 38, 0))`. Of another component
+//! `major_minor(ctx.stack()?.component("containerd")…)` against a release; `runtime::config` has one.
 //!
 //! No setting differs between the supported releases of Kubernetes (1.35 to 1.37, and 1.34 to upgrade from) at present.
 //! What a release rejects is found by running its programs (`trials`), not by a table.

@@ -69,19 +69,13 @@ impl Asks<'_> {
         all
     }
 
-    /// kubelet's loop stops while the runtime does. It may answer probes and no longer renew its lease.
+    /// It may answer probes and no longer renew its lease.
     async fn kubelet(&mut self, said: Answer, runtime_is_well: bool) -> Said {
-        match said {
-            Err(why) => Said::Silent(why),
-            Ok(status) if !status.is_success() && runtime_is_well => {
-                Said::Ill(format!("its health check answers {status}"))
-            }
-            Ok(status) if !status.is_success() => Said::Nothing,
-            Ok(_) => match self.missed().await {
-                Some(why) => Said::Ill(format!("the cluster does not hear from it: {why}")),
-                None => Said::Well,
-            },
-        }
+        let missed = match &said {
+            Ok(status) if status.is_success() => self.missed().await,
+            Ok(_) | Err(_) => None,
+        };
+        kubelet_of(said, runtime_is_well, missed)
     }
 
     /// It is not well before it has reached the API server.
@@ -136,6 +130,22 @@ async fn answers(client: &Client, port: u16, path: &str, within: Duration) -> An
     Ok(status)
 }
 
+/// A live process is not health: its loop may have stopped, or the cluster no longer hears from it (`missed`: why).
+fn kubelet_of(said: Answer, runtime_is_well: bool, missed: Option<String>) -> Said {
+    match said {
+        Err(why) => Said::Silent(why),
+        Ok(status) if !status.is_success() && runtime_is_well => {
+            Said::Ill(format!("its health check answers {status}"))
+        }
+        // Its loop stops while the runtime does.
+        Ok(status) if !status.is_success() => Said::Nothing,
+        Ok(_) => match missed {
+            Some(why) => Said::Ill(format!("the cluster does not hear from it: {why}")),
+            None => Said::Well,
+        },
+    }
+}
+
 /// One that answers that it is not well waits for its disk or for the others: to end it would take the rest away.
 /// (Releases that do not know the question say so, which is an answer.)
 fn etcd_of(said: Answer) -> Said {
@@ -158,10 +168,41 @@ async fn runtime(host: &Host) -> Said {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_kubelet_that_answers_is_well_only_if_its_loop_runs_and_the_cluster_hears_it() {
+        let of = |status: StatusCode, runtime_is_well: bool, missed: Option<String>| {
+            kubelet_of(Ok(status), runtime_is_well, missed)
+        };
+        let says = |status: &str| {
+            let ready = json!({"type": "Ready", "status": status, "message": "why"});
+            unheard(&json!({"status": {"conditions": [ready]}}))
+        };
+        let (good, bad) = (StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(of(good, true, says("True")), Said::Well);
+        assert_eq!(
+            of(good, true, says("False")),
+            Said::Well,
+            "it says so itself"
+        );
+        let missed = "the cluster does not hear from it: why";
+        assert_eq!(of(good, true, says("Unknown")), Said::Ill(missed.into()));
+        assert_eq!(
+            of(good, true, unheard(&json!({}))),
+            Said::Well,
+            "a new node"
+        );
+        let stands = of(bad, true, None);
+        assert!(matches!(stands, Said::Ill(_)), "{stands:?}");
+        assert_eq!(of(bad, false, None), Said::Nothing, "the runtime hangs");
+        let silent = kubelet_of(Err("x".into()), true, None);
+        assert_eq!(silent, Said::Silent("x".into()));
+    }
 
     /// The kernel accepts the connection of a process that hangs.
     #[tokio::test]

@@ -51,6 +51,22 @@ pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(
     ready(pod).map_err(|why| format!("{component} is not Ready: {why}"))
 }
 
+/// What the pod lacks, if something, that this node has to run before it is proven: Ready, and here.
+pub fn probe_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
+    let pod = pod.ok_or("the plane has not made the probe pod yet")?;
+    let on = pod.pointer("/spec/nodeName").and_then(Value::as_str);
+    if on != Some(node) {
+        return Err(format!(
+            "the probe pod is on {}",
+            on.unwrap_or("no node yet")
+        ));
+    }
+    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err("an earlier probe pod is still ending".into());
+    }
+    ready(pod).map_err(|why| format!("the probe pod is not Ready: {why}"))
+}
+
 /// A program may say more of itself than its release, e.g. `v1.37.2-1+pf9`.
 fn is_release(says: &str, wants: &str) -> bool {
     let bare = |text: &str| text.trim_start_matches('v').to_owned();
@@ -95,6 +111,30 @@ mod tests {
         let why = said("v1.37.2", &runtime, "False").expect_err("not ready");
         assert!(why.contains("no network"), "{why}");
         assert!(node(&json!({}), &stack).is_err(), "nothing is said");
+    }
+
+    #[test]
+    fn only_a_probe_pod_that_is_ready_here_proves_that_pods_run() {
+        let pod = |node: &str, ready: &str| {
+            json!({
+                "spec": {"nodeName": node},
+                "status": {"conditions": [{"type": "Ready", "status": ready, "message": "no address"}]},
+            })
+        };
+        let said = |pod: Option<&Value>| probe_pod(pod, "n1");
+        assert_eq!(said(Some(&pod("n1", "True"))), Ok(()));
+        let mut ends = pod("n1", "True");
+        ends["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        for (pod, words) in [
+            (None, "not made"),
+            (Some(pod("n2", "True")), "is on n2"),
+            (Some(pod("n1", "False")), "no address"),
+            (Some(json!({})), "no node yet"),
+            (Some(ends), "still ending"),
+        ] {
+            let why = said(pod.as_ref()).expect_err(words);
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     #[test]

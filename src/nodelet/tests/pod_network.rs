@@ -33,6 +33,8 @@ fn machine() -> (Rig, Vec<phase::PhaseSteps>) {
     let steps = phase::steps(PhaseId::Network, &ctx).expect("steps");
     let rig = Rig::new();
     rig.fs.link("/usr/sbin/ip", "/usr/sbin/ip").expect("link");
+    // The kernel says when rules changed: what was found before counts until then, and not longer.
+    rig.fs.link("/proc/net", "/proc/net").expect("link");
     let network = steps.iter().find(|s| matches!(s, Step::PodNetwork { .. }));
     (
         rig,

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::host::no_threads::NoThreads;
 use crate::host::testing::{fill_up, in_namespaces};
 
 /// Bytes that do not pack.
@@ -182,4 +183,22 @@ fn a_disk_that_fills_in_the_middle_loses_nothing_and_goes_on_when_there_is_room(
         let damaged = node.fs.at("/opt/pf9/stacks/pf9-kube-1/bin/kubelet");
         std::fs::write(damaged, "x").expect("damage");
     }
+}
+
+/// As where there are no more processes: nothing is wrong with the stack, and nobody ends for it.
+#[test]
+fn without_another_thread_a_stack_waits() {
+    let test = "stack::tests::interrupted::without_another_thread_a_stack_waits";
+    // The bound is the process's.
+    if in_namespaces(test, &["--mount"], ":").is_none() {
+        return;
+    }
+    let node = node();
+    let stack = recipe("1").stage(&node);
+    let none = NoThreads::begin();
+    let tried = try_install(&node, &stack);
+    drop(none);
+    let fault = tried.expect_err("no thread").fault(&stack);
+    assert_eq!(fault.code, FaultCode::ProcessesFull, "{fault}");
+    try_install(&node, &stack).expect("by itself");
 }

@@ -25,7 +25,7 @@ const DASHBOARDS: [(&str, &str); 3] = [
 ];
 const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../../packaging/prometheus/pf9-etcd.rules.yml"
+    "/../../packaging/prometheus/*.rules.yml"
 );
 /// Metrics that do not exist in this setup, why, and who exports them: their names must start accordingly.
 const ABSENT: [(&str, &str, &str); 3] = [
@@ -191,6 +191,11 @@ async fn every_query_of_the_dashboards_and_rules_has_data_in_a_real_prometheus()
             "/sys/fs/cgroup/system.slice/pf9-comms.service/memory.max",
             "603979776\n",
         ),
+        (
+            "/sys/fs/cgroup/system.slice/systemd-timesyncd.service/memory.stat",
+            "anon 1000000\n",
+        ),
+        ("/run/systemd/timesync/synchronized", ""),
     ] {
         let attrs = pf9_hostagent::host::fs::Attrs::mode(0o644);
         fs.write(path, text.as_bytes(), &attrs).expect(path);

@@ -96,6 +96,21 @@ async fn a_disk_that_refuses_everything_stops_no_tunnel_and_the_audit_goes_on_af
     assert!(log.contains("lines lost"), "{log}");
 }
 
+/// The tunnel needs no program, on this session or on the next one.
+#[tokio::test]
+async fn without_another_process_the_tunnel_goes_on_and_is_made_again() {
+    let scope = Scope::with_a_clock();
+    let _here = scope.enter();
+    let tunnel = tunnel().await;
+    for errno in [Errno::EAGAIN, Errno::ENOMEM] {
+        scope.refuse_starts(Some(errno));
+        let before = tunnel.audited();
+        tunnel.works().await;
+        assert!(tunnel.audited() > before, "{errno}");
+    }
+    tunnel.comms.stop().await;
+}
+
 #[tokio::test]
 async fn a_clock_that_is_years_off_or_stands_stops_no_tunnel_and_asks_for_no_certificate_over_and_over()
  {

@@ -21,7 +21,7 @@ use pf9_hostagent::wire::{self, Code, Config, Side};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,6 +34,9 @@ use crate::support::within;
 /// Chunks of the long answer, and the size of each.
 pub(super) const CHUNKS: u64 = 40;
 const CHUNK: usize = 1000;
+/// TLS sessions that it can take up again: a few days of a long run fill them, so that they do not pass for growth of the
+/// host in the same process.
+const TICKETS: usize = 32;
 
 pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -110,12 +113,13 @@ impl World {
                 .build()
                 .expect("verifier");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("tls 1.3")
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("identity");
+        config.session_storage = ServerSessionMemoryCache::new(TICKETS);
         TlsAcceptor::from(Arc::new(config))
     }
 }

@@ -20,6 +20,7 @@ async fn the_stack_of_a_roll_is_fetched_beside_the_nodes_own() {
         stack: other.clone(),
         drain: Default::default(),
         prove_s: 300,
+        probe: false,
         os: None,
     };
     let mut wanted = bed.worker(&own);

@@ -14,11 +14,13 @@ use pf9_hostagent::model::{Fault, Generation, HostStatus, NodeState, Timestamp};
 use super::fixture::{Agent, Bed};
 use super::life::Life;
 use crate::soak::{Simulated, alone, simulated};
-use crate::support::namespaces::{fill_up, in_namespaces};
+use crate::support::namespaces::{fill_more, fill_up, in_namespaces};
 
 /// The machine is looked at, and a status follows.
 const A_LOOK: Duration = Duration::from_secs(61);
 const DISK: &str = "/var/opt/pf9";
+/// How often a disk is filled again.
+const REFILLS: u32 = 10;
 
 /// What the newest status says of its file systems, or of what it could not keep there.
 fn warned(bed: &Bed, words: &str) -> Option<Fault> {
@@ -102,10 +104,17 @@ fn a_file_system_that_takes_nothing_is_named_and_heals_by_itself() {
             fs.at("/var/opt/pf9/hostagent/reserve").exists()
         })
         .await;
-        let full = fill_up(&disk);
-        tells_of_it(&mut life).await;
-        life.goes(A_LOOK).await;
+        let mut full = fill_up(&disk);
         let kept = "events are kept in memory".to_owned();
+        // An event that was delivered makes room for the next one.
+        for _ in 0..REFILLS {
+            tells_of_it(&mut life).await;
+            life.goes(A_LOOK).await;
+            if warned(&life.bed, &kept).is_some() {
+                break;
+            }
+            fill_more(&mut full);
+        }
         for words in [named("is full"), kept] {
             life.until(&words, |bed| {
                 warned(bed, &words).is_some_and(|w| !w.fix.is_empty())
@@ -167,13 +176,16 @@ fn a_disk_that_fails_and_a_process_without_descriptors_stop_no_report() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (mut life, agent) = begin(Bed::at(dir)).await;
         let disk = life.bed.fs.at(DISK);
-        let causes = [(Errno::EIO, "nput/output"), (Errno::EMFILE, "open files")];
-        for (generation, (errno, words)) in (2..).zip(causes) {
+        let causes = [
+            (Errno::EIO, "nput/output", "repair or replace the disk"),
+            (Errno::EMFILE, "open files", "LimitNOFILE"),
+        ];
+        for (generation, (errno, words, helps)) in (2..).zip(causes) {
             life.clock.scope().refuse(Some((disk.as_path(), errno)));
             tells_of_it(&mut life).await;
             life.until("what cannot be kept", |bed| {
                 let kept = warned(bed, "events are kept in memory");
-                kept.is_some_and(|w| w.why.contains(words) && !w.fix.is_empty())
+                kept.is_some_and(|w| w.why.contains(words) && w.fix.contains(helps))
             })
             .await;
             keeps_its_spec(&mut life, generation, words).await;
@@ -209,6 +221,24 @@ fn without_descriptors_it_waits_and_goes_on() {
         tells_of_it(&mut life).await;
         life.spec(2).await;
         has_it_now(&mut life, 2).await;
+        agent.stop().await;
+    });
+}
+
+/// hostagent has no need of a program: what it says goes on, and so does what it is told.
+#[test]
+fn without_another_process_no_report_and_no_spec_stops() {
+    simulated(async {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (mut life, agent) = begin(Bed::at(dir)).await;
+        for (generation, errno) in (2..).zip([Errno::EAGAIN, Errno::ENOMEM]) {
+            life.clock.scope().refuse_starts(Some(errno));
+            life.goes(A_LOOK).await;
+            tells_of_it(&mut life).await;
+            life.spec(generation).await;
+            has_it_now(&mut life, generation).await;
+            life.clock.scope().refuse_starts(None);
+        }
         agent.stop().await;
     });
 }

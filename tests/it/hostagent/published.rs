@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use pf9_hostagent::backup::seal::{self, Sealer};
 use pf9_hostagent::backup::unwrap::Asking;
-use pf9_hostagent::host::fs::Attrs;
+use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{
     BackupTrust, Digest, DocumentKind, Envelope, Fault, FaultCode, FoundManifest, HostId,
     NodeState, Nonce, OperationKind, SigningKey, paths,
@@ -82,7 +82,7 @@ fn unwrap_order(bed: &Bed) -> Value {
 }
 
 /// Every place of a node with something confidential.
-const PLACES: [&str; 20] = [
+const PLACES: [&str; 23] = [
     paths::HOST_KEY,
     paths::PROXY_CREDENTIALS,
     "/etc/pf9/certs/hostagent/next.pem",
@@ -96,7 +96,10 @@ const PLACES: [&str; 20] = [
     "/etc/pf9/root/order-key.json",
     "/etc/pf9/root/recovery.key",
     "/etc/pf9/containerd/conf.d/registry.toml",
+    "/proc/pressure/memory",
     "/run/pf9/environment",
+    "/run/systemd/timesync/synchronized",
+    "/sys/fs/cgroup/system.slice/systemd-timesyncd.service/cgroup.procs",
     "/var/lib/pf9/etcd/member/snap/db",
     "/var/lib/pf9/kubelet/pods/x/volumes/secret/token",
     "/var/log/pods/default_x/app/0.log",
@@ -146,12 +149,38 @@ async fn a_leak_would_be_caught() {
     assert_eq!(leaks(&[("/facts".into(), body.into())]), ["/facts"]);
 }
 
+/// The machine's own `/proc`, but for the pressure.
+fn own_pressure(fs: &HostFs) {
+    let proc = fs.at("/proc");
+    std::fs::remove_file(&proc).expect("the link to the machine's");
+    std::fs::create_dir_all(proc.join("pressure")).expect("directory");
+    for entry in std::fs::read_dir("/proc").expect("list") {
+        let entry = entry.expect("entry");
+        if entry.file_name() != "pressure" {
+            let at = proc.join(entry.file_name());
+            std::os::unix::fs::symlink(entry.path(), at).expect("link");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_leaves_the_host_is_what_is_published() {
     let bed = Bed::new();
+    own_pressure(&bed.fs);
     for path in PLACES {
+        // The seam creates no file there.
+        if path.starts_with("/proc/") {
+            std::fs::write(bed.fs.at(path), SECRET).expect(path);
+            continue;
+        }
         let attrs = Attrs::mode(0o600);
         bed.fs.write(path, SECRET.as_bytes(), &attrs).expect(path);
+    }
+    // Numbers are taken out of it, and nothing beside them.
+    let pressure = format!("some avg10=1.50 avg60=0.50 avg300=0.00 total=7\n{SECRET}\n");
+    for what in ["cpu", "io"] {
+        let path = format!("/proc/pressure/{what}");
+        std::fs::write(bed.fs.at(path), &pressure).expect("write");
     }
     let known = bed.plane.read(|p| p.facts.clone()).expect("as enrolled");
     let mut other = known.clone();
@@ -183,6 +212,15 @@ async fn what_leaves_the_host_is_what_is_published() {
     for (path, body) in &came {
         let document = path.rsplit('/').next().unwrap_or_default();
         fields(&format!("{document}: "), &opened(body), &mut left);
+    }
+    for told in [
+        "pressure.cpu.some10",
+        "pressure.io.some60",
+        "time.keeper",
+        "time.synchronised",
+    ] {
+        let field = format!("status: health.{told}");
+        assert!(left.contains(&field), "{field} was not told");
     }
     let order = unwrap_order(&bed);
     assert!(!order.to_string().contains("AGE-SECRET"), "{order}");

@@ -180,17 +180,20 @@ impl Browser {
 
     /// Types into the field of this label.
     pub(super) async fn fill(&self, label: &str, text: &str) {
-        let id = self
-            .find(&format!(
-                "//*[self::input or self::textarea][@id=//label[normalize-space()='{label}']/@for]"
-            ))
-            .await;
+        let of = format!("//label[normalize-space()='{label}']/@for");
+        let path = format!("//*[self::input or self::textarea][@id={of}]");
+        self.fill_at(&path, text).await;
+    }
+
+    /// Types into the field of this XPath.
+    pub(super) async fn fill_at(&self, path: &str, text: &str) {
+        let id = self.find(path).await;
         let cleared = self.post(&format!("element/{id}/clear"), json!({})).await;
-        cleared.unwrap_or_else(|why| panic!("{label}: {why}"));
+        cleared.unwrap_or_else(|why| panic!("{path}: {why}"));
         let typed = self
             .post(&format!("element/{id}/value"), json!({"text": text}))
             .await;
-        typed.unwrap_or_else(|why| panic!("{label}: {why}"));
+        typed.unwrap_or_else(|why| panic!("{path}: {why}"));
     }
 
     /// Chooses an option of an element.

@@ -161,7 +161,12 @@ impl Desk {
             config.terminal.jail = Some(jail());
             change(&mut config.terminal);
         });
-        let world = World::of(bed.await).await;
+        Self::on(bed.await).await
+    }
+
+    /// On a plane that is there, and has the jail.
+    pub(super) async fn on(bed: Bed) -> Self {
+        let world = World::of(bed).await;
         stack(&world.bed).await;
         let mut master = world.bed.host("m1", "10.1.0.1").await;
         let cluster = world.bed.cluster("c").await;

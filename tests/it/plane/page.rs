@@ -80,7 +80,13 @@ async fn a_cluster_is_made_by_clicking_and_becomes_ready() {
         .sees("addresses in it: w1 (DNS server 10.30.0.53), w1 (route 10.30.4.0/24)")
         .await;
     browser.fill("Pod network", "10.20.0.0/16").await;
+    let masters = "//label[normalize-space()='Workloads are allowed on masters']";
+    browser.click(masters).await;
     browser.press("Next: hosts").await;
+    for (host, zone) in [("m1", "north"), ("w1", "south")] {
+        let field = format!("//input[@aria-label='zone of {host}']");
+        browser.fill_at(&field, zone).await;
+    }
     browser
         .choose("//select[@aria-label='role of m1']", "worker")
         .await;
@@ -98,6 +104,13 @@ async fn a_cluster_is_made_by_clicking_and_becomes_ready() {
     browser.press("Make the cluster").await;
     browser.sees("2 nodes").await;
     browser.sees("converging").await;
+    let made = bed.get("/qbert/v4/{project}/clusters").await;
+    assert_eq!(made[0]["allowWorkloadsOnMaster"], true, "{made}");
+    let nodes = bed.get("/qbert/v4/{project}/nodes").await;
+    let nodes = nodes.as_array().expect("nodes").iter();
+    let mut zones: Vec<_> = nodes.map(|n| n["zone"].as_str()).collect();
+    zones.sort_unstable();
+    assert_eq!(zones, [Some("north"), Some("south")]);
     obeys(&master, "m1", "10.1.0.1").await;
     obeys(&worker, "w1", "10.1.0.2").await;
     // Nobody touches the page: it updates itself.

@@ -21,10 +21,33 @@ pub(super) fn write_of(
     kubernetes: &str,
     components: Value,
 ) {
+    write_with(dir, version, archive, kubernetes, components, &[]);
+}
+
+/// And with images of these components.
+pub(super) fn write_with(
+    dir: &Path,
+    version: &str,
+    archive: &[u8],
+    kubernetes: &str,
+    components: Value,
+    images: &[&str],
+) {
+    let path = |name: &&str| format!("images/{name}.tar");
+    let file = |name: &&str| {
+        json!({"path": path(name), "mode": "0644", "sha256": Digest::of(name.as_bytes()), "size": 1,
+               "component": name})
+    };
+    let image = |name: &&str| {
+        json!({"reference": format!("pf9.local/{name}:1"), "path": path(name), "component": name,
+               "roles": ["master", "worker"]})
+    };
+    let files: Vec<Value> = images.iter().map(file).collect();
+    let images: Vec<Value> = images.iter().map(image).collect();
     let manifest = json!({
         "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": kubernetes,
         "arch": "amd64", "archive": {"sha256": Digest::of(archive), "size": archive.len()},
-        "components": components, "files": [], "images": [],
+        "components": components, "files": files, "images": images,
     });
     std::fs::write(dir.join("manifest.json"), manifest.to_string()).expect("write");
     std::fs::write(dir.join("stack.tar.zst"), archive).expect("write");

@@ -4,10 +4,10 @@ use http::Method;
 use pf9_hostagent::model::{CertPurpose, ClusterId, Spec, UpgradeStage};
 use serde_json::{Value, json};
 
-use super::bed::Bed;
+use super::bed::{Bed, until};
 use super::kube;
 use super::node::Node;
-use super::stacks::write_of;
+use super::stacks::{write_of, write_with};
 
 const AT: &str = "/clusters/c/upgrade";
 /// The finding for clusters whose masters have no API server here.
@@ -43,12 +43,12 @@ pub(super) fn code(said: &Value) -> &str {
 
 impl World {
     pub(super) async fn new() -> Self {
-        Self::of(["1.36.3", "3.6.16"], ["1.37.2", "3.7.3"]).await
+        let bed = Bed::new().await;
+        Self::of(bed, ["1.36.3", "3.6.16"], ["1.37.2", "3.7.3"]).await
     }
 
     /// Stacks of these releases of Kubernetes and etcd.
-    async fn of(a: [&str; 2], b: [&str; 2]) -> Self {
-        let bed = Bed::new().await;
+    pub(super) async fn of(bed: Bed, a: [&str; 2], b: [&str; 2]) -> Self {
         assert_eq!(import(&bed, "a", a[0], a[1]).await.0, 200);
         let cluster = bed.cluster("c").await;
         assert_eq!(import(&bed, "b", b[0], b[1]).await.0, 200);
@@ -321,7 +321,7 @@ async fn a_rolled_back_node_stops_it_until_resume_or_back() {
 /// decision.
 #[tokio::test]
 async fn if_etcds_data_cannot_go_back_a_restore_is_offered() {
-    let world = World::of(["1.35.5", "3.5.35"], ["1.36.3", "3.6.5"]).await;
+    let world = World::of(Bed::new().await, ["1.35.5", "3.5.35"], ["1.36.3", "3.6.5"]).await;
     world.begin().await;
     world.prepared().await;
     // etcd of the master, the master, the workers.
@@ -377,16 +377,21 @@ async fn an_impossible_stack_is_refused_whatever_is_overruled() {
 async fn qberts_own_call_starts_the_same() {
     let world = World::new().await;
     let cluster = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
-    let patch = async |body: Value| world.bed.ask(Method::PATCH, &cluster, body).await;
-    let (status, said) = patch(json!({"stack": "b", "networkPolicies": "off"})).await;
-    assert_eq!(status, 400, "{said}");
-    assert!(
-        said.to_string().contains("cluster upgrade NAME --to"),
-        "{said}"
-    );
-    let (status, said) = patch(json!({"kubeRoleVersion": "b"})).await;
-    assert_eq!(status, 422, "{said}");
-    assert!(said.to_string().contains("could not be checked"), "{said}");
+    for method in [Method::PATCH, Method::PUT] {
+        let ask = async |body: Value| world.bed.ask(method.clone(), &cluster, body).await;
+        let (status, said) = ask(json!({"stack": "b", "networkPolicies": "off"})).await;
+        assert_eq!(status, 400, "{method}: {said}");
+        assert!(
+            said.to_string().contains("cluster upgrade NAME --to"),
+            "{method}: {said}"
+        );
+        let (status, said) = ask(json!({"kubeRoleVersion": "b"})).await;
+        assert_eq!(status, 422, "{method}: {said}");
+        assert!(
+            said.to_string().contains("could not be checked"),
+            "{method}: {said}"
+        );
+    }
 
     let at = format!("{cluster}/upgrade");
     let ask = async |path: &str, body: Value| world.bed.ask(Method::POST, path, body).await;
@@ -529,6 +534,56 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
     // The policy for a drain that times out decides the severity of a budget.
     let wanted = json!({"to": "b", "despite": known, "then": "force"});
     assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
+}
+
+/// Where it is asked for, a node that proves itself has to run a pod: the plane makes it on that node, and takes it away when
+/// the node is proven.
+#[tokio::test]
+async fn a_node_that_proves_itself_runs_a_probe_pod_where_that_is_asked_for() {
+    let mut world = World::new().await;
+    let cluster = world.cluster;
+    let api = kube::master(cluster, &mut world.nodes[0].0, CertPurpose::ApiServer).await;
+    let wanted = json!({"to": "b", "probe": true});
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 400, "{said}");
+    assert!(said.to_string().contains("no image of busybox"), "{said}");
+
+    let dir = tempfile::tempdir().expect("tempdir");
+    let components = json!([
+        {"name": "etcd", "version": "3.7.3"}, {"name": "kubelet", "version": "1.37.2"},
+    ]);
+    write_with(dir.path(), "p", b"p", "1.37.2", components, &["busybox"]);
+    let (status, said) = world
+        .bed
+        .admin("/stacks", json!({"path": dir.path()}))
+        .await;
+    assert_eq!(status, 200, "{said}");
+    let wanted = json!({"to": "p", "probe": true});
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    world.prepared().await;
+    world.report(0, Some("done")).await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "p".into()));
+    let spec = world.spec(0).await;
+    let order = spec.assignment.node().and_then(|n| n.upgrade.as_ref());
+    assert!(order.expect("order").probe);
+
+    let pod = || {
+        api.objects
+            .get("/api/v1/namespaces/kube-system/pods/pf9-probe-m1")
+    };
+    world.report(0, Some("draining")).await;
+    assert_eq!(pod(), None);
+    world.report(0, Some("proving")).await;
+    let made = until(|| async { pod() }).await;
+    assert_eq!(made["spec"]["nodeName"], "m1");
+    assert_eq!(
+        made["spec"]["containers"][0]["image"],
+        "pf9.local/busybox:1"
+    );
+    world.report(0, Some("done")).await;
+    until(|| async { pod().is_none().then_some(()) }).await;
+    assert_eq!(world.told(1).await, (Some(UpgradeStage::Node), "p".into()));
 }
 
 /// A node keeps its old etcd only across minors: for the same one there is no separate stage.

@@ -16,7 +16,7 @@ use super::{admin, silence, soon, whys};
 const KILLS: usize = 3;
 
 /// A plane of its own process.
-pub(super) struct Process {
+pub(crate) struct Process {
     pub(super) dir: PathBuf,
     child: Child,
     ready: tokio::sync::oneshot::Receiver<()>,
@@ -29,7 +29,7 @@ impl Process {
     }
 
     /// With endpoints that hosts are told of.
-    pub(super) fn start_at(
+    pub(crate) fn start_at(
         cluster: &Cluster,
         dir: &Path,
         listen: SocketAddr,
@@ -77,7 +77,7 @@ impl Process {
         }
     }
 
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
         self.reader.join().expect("its output ends");
@@ -91,11 +91,11 @@ impl Process {
     }
 
     /// What it has logged until now.
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log/plane/plane.log")).unwrap_or_default()
     }
 
-    pub(super) async fn serves(&mut self) {
+    pub(crate) async fn serves(&mut self) {
         soon(&mut self.ready).await.expect("it serves");
     }
 }

@@ -20,6 +20,7 @@ use crate::state::{Change, Plane};
 use crate::store::{Read, Rows};
 use pf9_hostagent::host::package::{self, Label};
 use pf9_hostagent::host::space;
+use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::{
     AGENT_PACKAGE_BYTES_MAX, AgentPackage, Digest, DocumentKind, Envelope, Fault, FaultCode,
     Hasher, PackageFile, SigningKey, TrustStore,
@@ -119,10 +120,9 @@ pub(crate) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answer<Value> 
     }
     let (shared, paths) = (Arc::clone(plane), wanted.paths);
     let work = move || paths.iter().map(|path| keep(&shared, path)).collect();
-    let kept: Answer<Vec<(Version, PackageFile)>> =
-        tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work))
-            .await
-            .map_err(|e| Refusal::internal("the import task failed", &e))?;
+    let kept: Answer<Vec<(Version, PackageFile)>> = long(work)
+        .await
+        .map_err(|e| Refusal::internal("the import task failed", &e))?;
     let kept = kept?;
     let (security, files) = (wanted.security, plane.files.clone());
     let key = plane.signing.clone();

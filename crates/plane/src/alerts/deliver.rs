@@ -2,6 +2,8 @@
 //! time, retried with backoff until it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use super::notify::{self, OUTBOX, TARGETS, Target, Told};
 use super::payload;
 use crate::state::Plane;
 use crate::store::{Read, Standing};
+use pf9_hostagent::host::blocking;
 use pf9_hostagent::host::tls;
 use pf9_hostagent::telemetry::chain;
 
@@ -241,15 +244,15 @@ async fn secret(file: &Path) -> Result<String, String> {
 }
 
 async fn read(file: &Path, max: u64) -> Result<Vec<u8>, String> {
-    use tokio::io::AsyncReadExt;
     let bad = |why: String| format!("{}: {why}", file.display());
-    let open = tokio::fs::File::open(file);
-    let open = open.await.map_err(|e| bad(e.to_string()))?;
-    let mut bytes = Vec::new();
-    let mut open = open.take(max + 1);
-    let read = open.read_to_end(&mut bytes).await;
-    let read = read.map_err(|e| bad(e.to_string()))?;
-    match read as u64 > max {
+    let path = file.to_path_buf();
+    let read = blocking(move || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    });
+    let bytes = read.await.map_err(|e| bad(e.to_string()))?;
+    match bytes.len() as u64 > max {
         true => Err(bad(format!("more than {max} bytes"))),
         false => Ok(bytes),
     }

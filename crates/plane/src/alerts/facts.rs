@@ -1,7 +1,10 @@
 //! The parts of a status that matter to the rules: pure, and small, because they are kept in memory for every host.
 //!
 //! A status is reduced when it arrives and not again with every pass. What depends on time or other rows (silence,
-//! expiring certificates, which hosts are masters) is left to `found`.
+//! expiring certificates, which hosts are masters) is left to `found`. What the machine is short of, and who keeps its
+//! clock: `machine`.
+
+mod machine;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -31,8 +34,6 @@ const MEMBERS_MAX: usize = 16;
 /// Percent: kubelet evicts pods below 10 % of bytes and 5 % of inodes; below the second number programs fail.
 const BYTES_LOW: (u64, u64) = (10, 3);
 const INODES_LOW: (u64, u64) = (5, 1);
-/// Percent of memory: below it the kernel kills processes.
-const MEMORY_LOW: u64 = 5;
 /// Percent of etcd's quota.
 const ETCD_LOW: u64 = 80;
 
@@ -141,7 +142,7 @@ pub(super) fn of(
         n => format!("nodelet tried it {n} times, and continues"),
     };
     let mut local = disks(&status.health.disks, &tried);
-    local.extend(memory(status));
+    local.extend(machine::said(status));
     local.extend(node.iter().flat_map(|n| n.services.iter()).filter_map(|s| {
         let revived = node.into_iter().flat_map(|n| &n.revived);
         let revived = revived.filter(|r| r.unit == s.unit).map(|r| r.times).sum();
@@ -203,21 +204,6 @@ fn disks(disks: &[DiskHealth], tried: &str) -> Vec<Local> {
         ]
     });
     each.flatten().collect()
-}
-
-fn memory(status: &HostStatus) -> Option<Local> {
-    let left = percent(
-        status.health.memory_available_bytes,
-        status.inventory.memory_bytes,
-    );
-    let left = left.filter(|left| *left < MEMORY_LOW)?;
-    Some(Local {
-        rule: Rule::MemoryLow,
-        part: String::new(),
-        urgency: Rule::MemoryLow.row().urgency,
-        why: format!("{left} % of its memory are available"),
-        tried: String::new(),
-    })
 }
 
 /// An unhealthy service of the node; `revived`: how often it was killed and restarted.

@@ -8,15 +8,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::engine::{self, Book, Led, Look};
-use super::found::{self, World};
+use super::found::{self, GLANCES, Glance, World};
 use super::shelf::{self, OPEN, SILENCES};
 use super::trends::{self, TRENDS};
 use super::{Alert, Board, notify, report, verbs};
 use crate::agents;
-use crate::records::{CLUSTERS, Cluster, HOSTS, Host, STATUSES};
+use crate::records::{CLUSTERS, Cluster, STATUSES};
 use crate::refusal::Answer;
 use crate::state::Plane;
 use crate::store::Read;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{ClusterId, HostId};
 
 /// Interval for what no report triggers: silence, and times that are over.
@@ -75,9 +76,8 @@ async fn rest(plane: &Plane, time: Duration) -> bool {
 async fn recall(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
     // Ten thousand statuses take half a second: not on a thread that moves bytes.
-    let done = tokio::task::spawn_blocking(move || read_back(&shared.read()?, &shared.alerts));
-    done.await
-        .map_err(|e| crate::refusal::Refusal::internal("alerts were not read", &e))??;
+    let done = brief(move || read_back(&shared.read()?, &shared.alerts)).await;
+    done.map_err(|e| crate::refusal::Refusal::internal("alerts were not read", &e))??;
     plane.change(shelf::note_places).await
 }
 
@@ -88,7 +88,7 @@ fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
         open.insert(alert.key.clone(), alert);
     }
     board.inner().book = open;
-    for (_, host) in rows.all(&HOSTS)? {
+    for (_, host) in rows.all(&GLANCES)? {
         if let Some(said) = rows.get(&STATUSES, &host.id.to_string())? {
             board.recall(host.id, &said.status, said.received_at);
         }
@@ -101,7 +101,7 @@ fn read_back(rows: &impl Read, board: &Board) -> Answer<()> {
 
 /// The rows that one pass reads.
 struct Rows {
-    hosts: Vec<Host>,
+    hosts: Vec<Glance>,
     clusters: BTreeMap<ClusterId, Cluster>,
     silences: Vec<super::Silence>,
     agents_stopped: Option<String>,
@@ -110,7 +110,7 @@ struct Rows {
 fn rows(plane: &Plane) -> Answer<Rows> {
     let rows = plane.read()?;
     Ok(Rows {
-        hosts: rows.all(&HOSTS)?.into_iter().map(|(_, h)| h).collect(),
+        hosts: rows.all(&GLANCES)?.into_iter().map(|(_, h)| h).collect(),
         clusters: rows
             .all(&CLUSTERS)?
             .into_iter()
@@ -127,7 +127,7 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
     let now = pf9_hostagent::seam::clock::now();
     let shared = Arc::clone(plane);
     // Rows of ten thousand hosts take a tenth of a second: not on a thread that moves bytes.
-    let looked = tokio::task::spawn_blocking(move || -> Answer<_> {
+    let looked = brief(move || -> Answer<_> {
         let rows = rows(&shared)?;
         let hosts = rows.hosts.iter().map(|h| h.id).collect();
         let clusters = rows.clusters.keys().copied().collect();

@@ -13,6 +13,7 @@ use crate::refusal::Answer;
 use crate::state::Plane;
 use crate::store::{Read, Rows};
 use crate::view::Known;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{HostId, NodeState, Role};
 
 /// Reports by `<cluster>/<YYYY-MM-DD>`.
@@ -150,7 +151,7 @@ pub(super) fn now(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> Answer<
 pub(super) async fn make_todays(plane: &Arc<Plane>, now_at: Timestamp) -> Answer<()> {
     let shared = Arc::clone(plane);
     let day = day_of(now_at);
-    let made = tokio::task::spawn_blocking(move || -> Answer<Vec<(String, String, Value)>> {
+    let made = brief(move || -> Answer<Vec<(String, String, Value)>> {
         let rows = shared.read()?;
         let mut made = Vec::new();
         for (_, cluster) in rows.all(&CLUSTERS)? {

@@ -139,6 +139,27 @@ rules! {
         fix: "stop some programs, or give the machine more memory",
         causes: &[(Rule::HostNotResponding, Same)],
     }
+    MemoryStalled {
+        urgency: High, hold_s: 300, clear_s: 300,
+        what: "has programs that wait for memory",
+        fix: "on it: pf9ctl status, and what uses memory (ps, pods without limits); stop some programs, or give the \
+            machine more memory",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::MemoryLow, Same)],
+    }
+    DiskStalled {
+        urgency: Low, hold_s: 900, clear_s: 300,
+        what: "has programs that wait for its disks",
+        fix: "find what reads and writes (iotop, a backup, pods), and whether a disk is failing (dmesg, smartctl); \
+            give /var/lib/pf9/etcd a disk of its own",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::MemoryLow, Same), (Rule::MemoryStalled, Same)],
+    }
+    ClockNotSynchronised {
+        urgency: Low, hold_s: 900, clear_s: 120,
+        what: "has a clock that no time service keeps",
+        fix: "timedatectl set-ntp true there, or install chrony; does it reach its servers (UDP 123)? \
+            timedatectl timesync-status, chronyc sources",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::ClockSkew, Same)],
+    }
     EtcdNoQuorum {
         urgency: Critical, hold_s: 60, clear_s: 60,
         what: "has an etcd without quorum: nothing can be written",
@@ -181,14 +202,15 @@ rules! {
         urgency: High, hold_s: 300, clear_s: 60,
         what: "has a service that runs but does not work",
         fix: "journalctl -u UNIT there; it is restarted automatically, at growing intervals",
-        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same), (Rule::MemoryLow, Same)],
+        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same), (Rule::MemoryLow, Same),
+                  (Rule::MemoryStalled, Same)],
     }
     KubeletStalled {
         urgency: High, hold_s: 180, clear_s: 60,
         what: "has a kubelet that runs but does not work",
         fix: "journalctl -u pf9-kubelet there; it is restarted automatically, at growing intervals",
         causes: &[(Rule::HostNotResponding, Same), (Rule::ServiceStalled, Same), (Rule::DiskLow, Same),
-                  (Rule::MemoryLow, Same)],
+                  (Rule::MemoryLow, Same), (Rule::MemoryStalled, Same)],
     }
     CertificateExpiring {
         urgency: High, hold_s: 0, clear_s: 0,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::fair::Fair;
 use crate::people::UserId;
 use crate::refusal::{Answer, Refusal};
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::Digest;
 
 /// Walks at a time: the rest of the machine is for everything else.
@@ -37,9 +38,8 @@ impl Walks {
             return Err(Refusal::busy("list refused", why, AGAIN_S));
         };
         // The turn is held by the work: a client that hangs up does not start the next one beside it.
-        let done = tokio::task::spawn_blocking(move || (work(), turn).0);
-        done.await
-            .map_err(|e| Refusal::internal("a list was lost", &e))?
+        let done = brief(move || (work(), turn).0).await;
+        done.map_err(|e| Refusal::internal("a list was lost", &e))?
     }
 }
 

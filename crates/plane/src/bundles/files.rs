@@ -26,6 +26,7 @@ use crate::resmgr::host_id;
 use crate::served::CHUNK;
 use crate::state::Plane;
 use pf9_hostagent::host::fs::{Attrs, Begun, HostFs};
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{Digest, Fault, FaultCode, Hasher, HostId, Secret};
 
 /// Longest silence of a sending host: it prepares the next entry meanwhile, each within a shorter bound.
@@ -100,7 +101,7 @@ fn open(path: &FsPath, key: &Secret<String>) -> Result<StreamReader<BufReader<Fi
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Answer<T> + Send + 'static,
 ) -> Answer<T> {
-    let done = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work)).await;
+    let done = brief(work).await;
     done.map_err(|e| Refusal::internal("the bundle was lost", &e))?
 }
 
@@ -235,13 +236,13 @@ pub(crate) async fn fetch_here(
         .change(move |change| events::note(change, host, "bundle-read", &said))
         .await?;
     let body = stream::unfold(Some(reader), |reader| async move {
-        let read = tokio::task::spawn_blocking(move || reader.map(Plain::piece)).await;
+        let read = brief(move || reader.map(Plain::piece)).await;
         match read {
             Ok(Some(Ok((piece, _)))) if piece.is_empty() => None,
             Ok(Some(Ok((piece, rest)))) => Some((Ok(piece), Some(rest))),
             Ok(Some(Err(e))) => Some((Err(e), None)),
             Ok(None) => None,
-            Err(e) => Some((Err(io::Error::other(e)), None)),
+            Err(e) => Some((Err(e.into()), None)),
         }
     });
     let end = if wanted.key.is_some() { "" } else { ".age" };

@@ -50,7 +50,6 @@ impl World {
 
     fn order(&self, s: i64, of: u8, wanted: &Wanted) -> Answer<Row> {
         self.at(s, |c| order(c, &self.key, host(of), wanted, "somebody"))
-            .map(|(row, _)| row)
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -144,7 +143,7 @@ fn a_project_cannot_use_up_anothers_quota() {
     let world = World::new();
     let filled = |s, of, bytes| {
         let done = world.at(s, |c| {
-            let mut row = order(c, &world.key, host(of), &wanted(), "x")?.0;
+            let mut row = order(c, &world.key, host(of), &wanted(), "x")?;
             row.arrived = Some(Arrived {
                 at: c.now,
                 bytes,

@@ -41,6 +41,9 @@ pub(super) struct How {
     /// What to do with a node whose pods are not evicted in time.
     #[arg(long, value_enum)]
     then: Option<Then>,
+    /// Before a node is proven a pod of the stack's busybox has to be Ready on it.
+    #[arg(long)]
+    probe: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -86,6 +89,7 @@ impl How {
             then,
             prove_seconds: self.pace.prove,
             any_time: self.pace.any_time,
+            probe: self.probe,
             window: self.pace.window,
             despite: self.pace.despite,
             ..Wanted::default()

@@ -112,6 +112,42 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
             daemon.limit_bytes as f64,
         );
     }
+    let name = "pf9_host_pressure_percent";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "Part of the last minute in which some programs (some) or all of them (full) waited for a resource.",
+    );
+    let pressure = health.pressure.unwrap_or_default();
+    let all = [
+        ("cpu", pressure.cpu),
+        ("memory", pressure.memory),
+        ("io", pressure.io),
+    ];
+    for (resource, stall) in all {
+        let Some(stall) = stall else { continue };
+        for (who, percent) in [("some", stall.some60), ("full", stall.full60)] {
+            text.row(name, &[("resource", resource), ("who", who)], percent);
+        }
+    }
+    let name = "pf9_host_time_kept";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "1 while a time service keeps its clock.",
+    );
+    if let Some(time) = &health.time {
+        text.row(name, &[], f64::from(u8::from(time.keeper.is_some())));
+    }
+    let name = "pf9_host_time_synchronised";
+    text.head(
+        name,
+        MetricKind::Gauge,
+        "1 once its time service has synchronised the clock since boot.",
+    );
+    if let Some(yes) = health.time.as_ref().and_then(|time| time.synchronised) {
+        text.row(name, &[], f64::from(u8::from(yes)));
+    }
     text
 }
 
@@ -120,7 +156,7 @@ mod tests {
     use super::*;
     use crate::records::ReceivedStatus;
     use crate::recover::tests::{known, reports};
-    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Timestamp};
+    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Pressure, Stall, TimeKeeping, Timestamp};
 
     #[test]
     fn a_hosts_metrics_are_its_last_report_and_age() {
@@ -144,6 +180,15 @@ mod tests {
             limit_bytes,
         };
         status.health.daemons = vec![daemon("pf9-comms.service", 9), daemon(&"u".repeat(200), 0)];
+        status.health.pressure = Some(Pressure {
+            io: Some(Stall {
+                some60: 12.5,
+                full60: 7.5,
+                ..Stall::default()
+            }),
+            ..Pressure::default()
+        });
+        status.health.time = Some(TimeKeeping::default());
         known.connected = false;
         known.now = Timestamp::from_second(100).expect("time");
         known.status = Some(ReceivedStatus {
@@ -158,6 +203,9 @@ mod tests {
             "pf9_host_connected 0",
             "pf9_host_disk_available_bytes{path=\"/\"} 3",
             "pf9_host_disk_free_inodes{path=\"/\"} 5",
+            "pf9_host_pressure_percent{resource=\"io\",who=\"some\"} 12.5",
+            "pf9_host_pressure_percent{resource=\"io\",who=\"full\"} 7.5",
+            "pf9_host_time_kept 0",
             "pf9_host_daemon_memory_bytes{unit=\"pf9-comms.service\"} 7",
             "pf9_host_daemon_memory_limit_bytes{unit=\"pf9-comms.service\"} 9",
         ] {
@@ -169,5 +217,48 @@ mod tests {
             1
         );
         assert!(!text.contains(&"u".repeat(NAME_MAX + 1)));
+        assert!(
+            !text.contains("pf9_host_time_synchronised 0"),
+            "it does not say"
+        );
+    }
+
+    /// Every metric that a rule about machines uses is exported, and every rule has a section on the page.
+    #[test]
+    fn every_rule_uses_exported_metrics_and_has_its_section() {
+        const RULES: &str = include_str!("../../../../packaging/prometheus/pf9-host.rules.yml");
+        const PAGE: &str = include_str!("../../../../docs/alerts.md");
+        let mut known = known(1);
+        known.status = Some(ReceivedStatus {
+            received_at: known.now,
+            status: reports(1, None),
+        });
+        let text = String::from(numbers(&known));
+        let file: serde_json::Value = serde_saphyr::from_str(RULES).expect("YAML");
+        let rules = file.pointer("/groups/0/rules").and_then(|r| r.as_array());
+        let (_, page) = PAGE
+            .split_once("\n# Rules about machines\n")
+            .expect("a part");
+        let (page, _) = page.split_once("\n# ").expect("its end");
+        let titles = page.lines().filter_map(|l| l.strip_prefix("## "));
+        let mut alerts = Vec::new();
+        for rule in rules.expect("rules") {
+            let said = |at: &str| {
+                let value = rule.pointer(at).and_then(|v| v.as_str());
+                value.unwrap_or_default()
+            };
+            let alert = said("/alert");
+            let words = said("/expr").split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            let asked: Vec<&str> = words.filter(|w| w.starts_with("pf9_")).collect();
+            assert!(!asked.is_empty(), "{alert} asks for nothing");
+            for name in asked {
+                let head = format!("# TYPE {name} gauge");
+                assert!(text.lines().any(|l| l == head), "{alert}: {name}\n{text}");
+            }
+            let page = format!("docs/alerts.md#{}", alert.to_lowercase());
+            assert_eq!(said("/annotations/runbook"), page);
+            alerts.push(alert);
+        }
+        assert_eq!(alerts, titles.collect::<Vec<_>>());
     }
 }

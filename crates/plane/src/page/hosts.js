@@ -105,6 +105,9 @@ export function host(id) {
         ["State", state(word(it))], ["Why", why(it)], ["Doing", phase(it)], ["Last contact", ago(pf9.received_at)],
         ["Tunnel", pf9.connected ? "connected" : "not connected"], ["Agent", pf9.agent_version], ["System", it.info.os_info],
         ["Addresses", (it.extensions.ip_address ?? []).join(", ")],
+        ["Waited for in the last minute", Object.entries(pf9.health?.pressure ?? {})
+          .map(([what, stall]) => `${what} ${stall.some60.toFixed(0)} %`).join(", ")],
+        ["Clock kept by", pf9.health?.time && (pf9.health.time.keeper ?? "nothing")],
         ["DNS servers", (pf9.inventory?.dns_servers ?? []).join(", ")],
         ["Routes to", (pf9.inventory?.routes ?? []).map((route) => route.net).join(", ")], ["Enrolled", ago(it.enrolled_at)],
         ["Certificate ends", it.certificate_not_after && ago(it.certificate_not_after)],

@@ -30,6 +30,7 @@ use crate::store::{EtcdPlace, Holder, Remote, StoreError, glance};
 use crate::strangers::{Stranger, Strangers};
 use pf9_hostagent::app::tune;
 use pf9_hostagent::host::tls::{self, ClientIdentity};
+use pf9_hostagent::host::work::long;
 
 /// How long the way to the plane with the seat may take to open: its handshake, and its answer.
 const OPEN: Duration = Duration::from_secs(5);
@@ -130,8 +131,7 @@ pub(crate) async fn stand_by(
         never = door.serve(listener) => match never {},
     };
     let (dir, now) = (config.state_dir.clone(), pf9_hostagent::seam::clock::now());
-    let opening =
-        tokio::task::spawn_blocking(move || bootstrap::start_with(&dir, Some(remote), now));
+    let opening = long(move || bootstrap::start_with(&dir, Some(remote), now));
     opening.await.map_err(|_| StoreError::Stopped)?
 }
 

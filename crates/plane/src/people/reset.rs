@@ -14,12 +14,13 @@ use crate::refusal::{Answer, Refusal};
 use crate::secrets::{self, PasswordHash};
 use crate::state::{Change, Plane};
 use pf9_hostagent::host::fs::Attrs;
+use pf9_hostagent::host::work::brief;
 
 /// Sets a new one, and writes it to the file of the first one.
 pub(crate) async fn administrator(plane: &Arc<Plane>) -> Answer<()> {
     let shared = Arc::clone(plane);
     // Hashing is slow on purpose, and the file waits for the disk: not on a thread that moves bytes.
-    let made = tokio::task::spawn_blocking(move || -> Answer<PasswordHash> {
+    let made = brief(move || -> Answer<PasswordHash> {
         let password = secrets::fresh()?;
         let hash = PasswordHash::of(password.expose())?;
         // The file first: there must be no administrator whose password nobody knows.

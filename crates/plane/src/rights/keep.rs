@@ -11,15 +11,15 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
-use super::plan;
+use super::{plan, probes};
 use crate::etcd::seats::Said;
 use crate::records::{CLUSTERS, Cluster, HOSTS, SPECS, STATUSES};
 use crate::refusal::Answer;
 use crate::state::{self, Plane};
 use crate::store::Read;
 use crate::trace::Trace;
-use crate::{departures, etcd, proxy};
-use pf9_hostagent::model::{ClusterId, Generation, HostId, NodeState, Role};
+use crate::{departures, etcd, proxy, rolls};
+use pf9_hostagent::model::{ClusterId, Generation, HostId, NodeState, PROBE_PODS, Role};
 
 /// The caller's name in the node's audit.
 const WHO: &str = "rights";
@@ -43,6 +43,8 @@ const SHARE_SOON: u32 = 10;
 const SHARE_SLOW: u32 = 50;
 /// A pass with all its changes: marking 5000 new nodes takes minutes. Changes made before the timeout remain.
 const LOOK_MAX: Duration = Duration::from_secs(600);
+/// Reading what is there: seconds for a large cluster. Other clusters' nodes wait meanwhile, some for their probe pods.
+const READ_MAX: Duration = Duration::from_secs(60);
 
 /// Clusters to reconcile now.
 #[derive(Default)]
@@ -279,14 +281,22 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     if cluster.masters().next().is_none() {
         return Ok(Some(Ended::Well));
     }
+    let probes = probes::wanted(&rows, &cluster);
     drop(rows);
     let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
     let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
-    let seen = api.look().await?;
+    let seen = tokio::time::timeout(READ_MAX, api.look()).await;
+    let seen = seen.map_err(|_| "its API takes too long to list what it has".to_owned())??;
     plane
         .alerts
         .nodes(id, seen.ready(), pf9_hostagent::seam::clock::now());
-    let plan = plan(&cluster, &seen);
+    let mut plan = plan(&cluster, &seen);
+    if rolls::has_probes(&cluster) {
+        let labels = format!("{}=true", probes::LABEL);
+        let there = api.selected(PROBE_PODS, &labels, probes::node_of).await?;
+        let there = there.into_iter().collect();
+        plan.changes.extend(probes::changes(&probes, &there));
+    }
     let mut failed = None;
     for change in &plan.changes {
         match api.make(change).await {

@@ -26,6 +26,7 @@ use crate::qbert::cluster_id;
 use crate::records::{CLUSTERS, Cluster};
 use crate::refusal::{Answer, Refusal};
 use crate::state::{self, Change, Plane};
+use crate::store::Read;
 use crate::{kubeconfig, stacks};
 use pf9_hostagent::model::{
     AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
@@ -47,6 +48,8 @@ pub(crate) struct Wanted {
     pub(crate) then: Option<AfterDrain>,
     pub(crate) prove_seconds: Option<u32>,
     pub(crate) any_time: bool,
+    /// A probe pod has to be Ready on each node before it is proven.
+    pub(crate) probe: bool,
     /// The cluster's new maintenance window.
     pub(crate) window: Option<Window>,
     /// Ids of findings to overrule.
@@ -108,6 +111,7 @@ impl Wanted {
             drain,
             prove_s: self.prove_seconds.unwrap_or(usual.prove_s),
             any_time: self.any_time,
+            probe: self.probe,
         };
         if let Some((field, why)) = policy.fault() {
             return Err(refused(&format!("{field}: {why}")));
@@ -121,6 +125,17 @@ impl Wanted {
 
 fn refused(why: &str) -> Refusal {
     Refusal::bad(FaultCode::ClusterInvalid, "the upgrade is not started", why)
+}
+
+/// Probe pods are of a program of the stack.
+fn require_probe(rows: &impl Read, policy: &Policy, stack: &StackRef) -> Answer<()> {
+    if !policy.probe || stacks::content(rows, stack)?.image(super::PROBE).is_some() {
+        return Ok(());
+    }
+    let (version, program) = (&stack.version, super::PROBE);
+    Err(refused(&format!(
+        "probe: stack {version} has no image of {program}"
+    )))
 }
 
 /// Gathered before the transaction: the cluster's API is not called inside one.
@@ -178,6 +193,7 @@ pub(crate) async fn start(
     let shown = plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
+            require_probe(&**change, &policy, &asked.to)?;
             let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
             plan.found.extend(asked.found);
             if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
@@ -221,6 +237,7 @@ async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<V
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
+            require_probe(&**change, &policy, &cluster.stack)?;
             let mut plan = os::look(&**change, &cluster, &order, change.now)?;
             plan.found.extend(asked);
             if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
@@ -305,6 +322,9 @@ async fn turn(
                 }
                 "back" => {
                     plan::may_go_back(&**change, &cluster)?;
+                    if let Some(roll) = super::newest(&cluster, Kind::Stack) {
+                        require_probe(&**change, &policy, &roll.from)?;
+                    }
                     super::back(&mut cluster, policy, &same, now)?;
                 }
                 _ => {

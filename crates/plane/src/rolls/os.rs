@@ -43,6 +43,7 @@ pub(crate) fn begin(cluster: &mut Cluster, wanted: BeginOs, now: Timestamp) -> A
         (member.host, part)
     });
     let parts = parts.collect();
+    let probed = super::has_probes(cluster);
     cluster.roll = Some(Roll {
         id: new_id(),
         goal: Goal::Os(wanted.os),
@@ -60,6 +61,7 @@ pub(crate) fn begin(cluster: &mut Cluster, wanted: BeginOs, now: Timestamp) -> A
         ended_at: None,
         etcd_moves: false,
         begun: false,
+        probed,
         parts,
     });
     Ok(())

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 
 use semver::Version;
 
-use super::{Condition, Part, Report, Roll, State, advance, heard as engine_heard, patches};
+use super::{
+    Condition, Part, Report, Roll, State, advance, has_probes, heard as engine_heard, patches,
+};
 use crate::records::{CLUSTERS, Cluster, SPECS, STATUSES};
 use crate::refusal::Answer;
 use crate::stacks;
@@ -54,6 +56,9 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
         tell(change, &cluster, Some(&before))?;
         change.put(&CLUSTERS, &id.to_string(), &cluster)?;
         patches::consider(change, &mut cluster)?;
+        if has_probes(&cluster) {
+            change.reconcile(id);
+        }
     }
     Ok(())
 }

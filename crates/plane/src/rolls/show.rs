@@ -65,6 +65,7 @@ fn roll_json(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Val
         "drain": roll.policy.drain,
         "proveSeconds": roll.policy.prove_s,
         "anyTime": roll.policy.any_time,
+        "probe": roll.policy.probe,
         "beganAt": roll.began_at,
         "endedAt": roll.ended_at,
         "done": done,

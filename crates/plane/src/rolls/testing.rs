@@ -54,6 +54,7 @@ pub(crate) fn roll_to(cluster: &Cluster, to: &StackRef) -> Roll {
         ended_at: None,
         etcd_moves: false,
         begun: true,
+        probed: false,
         parts: Default::default(),
     }
 }

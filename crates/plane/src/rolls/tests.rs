@@ -517,3 +517,4 @@ proptest! {
 
 mod cases;
 mod os_updates;
+mod probes;

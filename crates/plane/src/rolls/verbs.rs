@@ -85,6 +85,7 @@ fn roll(
         began_at: now,
         ended_at: None,
         begun: false,
+        probed: super::has_probes(cluster),
         parts,
     }
 }

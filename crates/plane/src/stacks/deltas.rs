@@ -16,6 +16,7 @@ use crate::served::Served;
 use crate::state::Plane;
 use crate::store::Read;
 use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::{DeltaOffer, Digest, Fault, FaultCode, StackRef};
 use pf9_hostagent::stack::StackError;
 use pf9_hostagent::stack::delta::{Packed, make_of_archives};
@@ -72,7 +73,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
         let _one = one;
         work(&shared, &before, &after)
     };
-    let offer = tokio::task::spawn_blocking(pf9_hostagent::seam::carried(work))
+    let offer = long(work)
         .await
         .map_err(|e| Refusal::internal(WHAT, &e))??;
     plane

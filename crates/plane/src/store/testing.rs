@@ -1,8 +1,9 @@
 //! The contract of every store, whatever is below it: the same tests for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use super::{Page, Read, Rows, Store, StoreError};
+use super::{Page, Read, Rows, Store, StoreError, schema};
 
 /// A kind of rows.
 pub(crate) const NUMBERS: Rows<u64> = Rows::new("numbers");
@@ -20,6 +21,13 @@ const COUNTED: u64 = 10;
 fn again(place: &mut impl Place, store: Store) -> Store {
     place.close(store);
     place.open()
+}
+
+/// Opens a store as a version that has one more step, which changes nothing.
+pub(crate) fn ahead(path: &Path, tables: &BTreeSet<&'static str>) {
+    let nothing: schema::Step = |_| Ok(());
+    let steps = [schema::STEPS, &[nothing][..]].concat();
+    drop(Store::open_as(path, tables, &steps).expect("the next schema"));
 }
 
 /// A location of a store, which can be closed and opened again.

@@ -8,6 +8,7 @@ use crate::refusal::{Answer, Refusal};
 use crate::stacks;
 use crate::state::Plane;
 use pf9_hostagent::host::fs::Attrs;
+use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::FaultCode;
 use pf9_hostagent::stack;
 
@@ -50,7 +51,7 @@ pub(super) async fn of(plane: &Arc<Plane>, cluster: &Cluster) -> Answer<PathBuf>
     let turn = Arc::clone(&plane.terminal.turn).lock_owned().await;
     let plane = Arc::clone(plane);
     let archive = plane.files.at(plane.archive_path(&cluster.stack.manifest));
-    let taken = tokio::task::spawn_blocking(move || {
+    let taken = long(move || {
         let _turn = turn;
         if plane.files.at(&at).is_file() {
             return Ok(());

@@ -11,7 +11,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
+
+use super::transport::poll_write_slices;
 
 /// What is between TLS and its socket.
 #[derive(Debug)]
@@ -93,33 +96,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+impl AsyncWrite for Ahead<TcpStream> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        poll_write_slices(&self.get_mut().io, cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 
@@ -234,5 +237,45 @@ mod tests {
         assert_eq!(io.read(&mut []).await.expect("nothing"), 0);
         little(&mut io, &mut there).await;
         assert!(!holds(&mut io));
+    }
+
+    /// A socket that takes a part is waited for; an event that was missed would be waited for for ever.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_socket_takes_in_parts_arrives_whole() {
+        const ALL: usize = 32 << 20;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("listen");
+        let to = listener.local_addr().expect("an address");
+        let (here, there) = tokio::join!(TcpStream::connect(to), listener.accept());
+        let (here, mut there) = (here.expect("connected"), there.expect("accepted").0);
+        let block: Vec<u8> = (0..100_003_u32).map(|n| (n % 251) as u8).collect();
+        let writes = tokio::spawn(async move {
+            let (mut io, mut sent, mut parts) = (Ahead::new(here), 0, 0);
+            while sent < ALL {
+                let from = sent % block.len();
+                let (a, b) = block[from..].split_at((block.len() - from) / 2);
+                let slices = [IoSlice::new(a), IoSlice::new(b)];
+                let write =
+                    |cx: &mut Context<'_>| Pin::new(&mut io).poll_write_vectored(cx, &slices);
+                let n = std::future::poll_fn(write).await.expect("written");
+                parts += usize::from(n < a.len() + b.len());
+                sent += n;
+            }
+            (sent, parts)
+        });
+        let (mut got, mut buf) = (0, vec![0; 50_000]);
+        loop {
+            let n = there.read(&mut buf).await.expect("bytes");
+            if n == 0 {
+                break;
+            }
+            for (at, byte) in buf[..n].iter().enumerate() {
+                assert_eq!(*byte, ((got + at) % 100_003 % 251) as u8);
+            }
+            got += n;
+        }
+        let (sent, parts) = writes.await.expect("a task");
+        assert_eq!(got, sent);
+        assert!(parts > 0, "it was never full");
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::connection::{Connection, WORTH_A_WRITE};
 use super::driver::Closed;
 use super::stream::MuxStream;
 use crate::wire::{
@@ -17,6 +18,8 @@ use crate::wire::{
 
 pub(super) struct Shared {
     state: Mutex<State>,
+    /// As long as the driver lives. A task that holds it may take the lock of `state`, never the other way round.
+    connection: Mutex<Option<Connection>>,
     pub(super) clock: Clock,
 }
 
@@ -25,7 +28,16 @@ pub(super) struct State {
     pub(super) wakers: BTreeMap<StreamId, StreamWakers>,
     incoming: VecDeque<(StreamId, Open)>,
     incoming_waker: Option<Waker>,
-    pub(super) driver: Option<Waker>,
+    /// The driver sleeps.
+    driver: Option<Waker>,
+    /// It was called while it was awake.
+    called: bool,
+    /// It found a stream's task at the connection.
+    wanted: bool,
+    /// The socket accepts nothing, and wakes the driver when it does.
+    pub(super) blocked: bool,
+    /// Writes of streams' tasks since the driver's last turn.
+    in_a_row: u32,
     /// The connection is over, and why.
     pub(super) closed: Option<Closed>,
     /// The application asked to close.
@@ -71,17 +83,31 @@ pub struct Opened {
     stream: Option<MuxStream>,
 }
 
+/// Writes that streams' tasks do before it is the driver's turn again: a task whose socket always has more would keep
+/// its thread from all others. Fewer while somebody types.
+const IN_A_ROW: u32 = 4;
+const IN_A_ROW_TYPED: u32 = 1;
+
 // === impl Shared, State ===
 
 impl Shared {
-    pub(super) fn new(clock: Clock, make: impl FnOnce(Time) -> Session) -> Arc<Self> {
+    pub(super) fn new(
+        clock: Clock,
+        connection: Connection,
+        make: impl FnOnce(Time) -> Session,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            connection: Mutex::new(Some(connection)),
             state: Mutex::new(State {
                 session: make(Time::default()),
                 wakers: BTreeMap::new(),
                 incoming: VecDeque::new(),
                 incoming_waker: None,
                 driver: None,
+                called: false,
+                wanted: false,
+                blocked: false,
+                in_a_row: 0,
                 closed: None,
                 close_asked: None,
                 peer_left: None,
@@ -101,13 +127,91 @@ impl Shared {
     pub(super) fn now(&self) -> Time {
         self.clock.now()
     }
+
+    /// The connection, for its driver. `None`: a stream's task has it, and wakes the driver when it is done.
+    pub(super) fn hold(&self, driver: &Waker) -> Option<MutexGuard<'_, Option<Connection>>> {
+        self.try_hold().or_else(|| {
+            let mut state = self.lock();
+            state.driver = Some(driver.clone());
+            state.wanted = true;
+            drop(state);
+            // It may have been done before it could know.
+            self.try_hold()
+        })
+    }
+
+    fn try_hold(&self) -> Option<MutexGuard<'_, Option<Connection>>> {
+        match self.connection.try_lock() {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(held)) => Some(held.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The driver is dropped. Waits for a stream's task that is writing, for one write.
+    pub(super) fn take_connection(&self) -> Option<Connection> {
+        let held = self.connection.lock();
+        held.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A stream's task has queued something: it sends what is worth a write; less, or what it cannot, the driver does.
+    pub(super) fn send(&self, mut state: MutexGuard<'_, State>, stream: StreamId) {
+        if !state.is_worth_a_write(stream) {
+            return state.wake_to_send();
+        }
+        state.in_a_row += 1;
+        drop(state);
+        let sent = match self.try_hold() {
+            Some(mut held) => held.as_mut().is_some_and(|c| c.send_now(self)),
+            None => false,
+        };
+        let mut state = self.lock();
+        if std::mem::take(&mut state.wanted) || !sent {
+            state.wake_driver();
+        }
+    }
 }
 
 impl State {
     pub(super) fn wake_driver(&mut self) {
-        if let Some(waker) = self.driver.take() {
-            waker.wake();
+        match self.driver.take() {
+            Some(waker) => waker.wake(),
+            None => self.called = true,
         }
+    }
+
+    /// The stream's task may send what is queued, and has enough of its own.
+    pub(super) fn is_worth_a_write(&self, stream: StreamId) -> bool {
+        let most = match self.session.is_typed_on() {
+            true => IN_A_ROW_TYPED,
+            false => IN_A_ROW,
+        };
+        // That a session has drained only its driver notices.
+        let may = !self.blocked && self.in_a_row < most && !self.session.is_leaving();
+        may && self.session.sendable(stream) >= WORTH_A_WRITE
+    }
+
+    /// There is something to send, and nothing else to do: useless to say so while the socket accepts nothing.
+    pub(super) fn wake_to_send(&mut self) {
+        if !self.blocked {
+            self.wake_driver();
+        }
+    }
+
+    /// The driver begins a turn: it finds whatever it would be called for.
+    pub(super) fn driver_wakes(&mut self) {
+        self.driver = None;
+        (self.called, self.wanted) = (false, false);
+        self.in_a_row = 0;
+    }
+
+    /// The driver found nothing to do. False: it was called meanwhile, and looks again.
+    pub(super) fn driver_sleeps(&mut self, driver: &Waker) -> bool {
+        let called = std::mem::take(&mut self.called);
+        if !called {
+            self.driver = Some(driver.clone());
+        }
+        !called
     }
 
     /// Wakes the tasks that the session's events concern.

@@ -1,7 +1,7 @@
 //! A stream as an async reader and writer, whole or in halves.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -62,7 +62,7 @@ impl MuxStream {
         let core = &self.writer.core;
         let mut state = core.shared.lock();
         state.session.accept(core.id);
-        state.wake_driver();
+        state.wake_to_send();
     }
 
     /// Ends the stream in both directions; the peer sees the reason.
@@ -107,6 +107,16 @@ impl AsyncWrite for MuxStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.writer).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write_vectored(cx, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.writer.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_flush(cx)
@@ -171,7 +181,7 @@ impl MuxReader {
         let mut state = shared.lock();
         let now = shared.now();
         if n > 0 && state.session.consumed(*id, n, now) {
-            state.wake_driver();
+            state.wake_to_send();
         }
     }
 }
@@ -192,6 +202,10 @@ impl AsyncBufRead for MuxReader {
         let this = self.get_mut();
         let n = n.min(this.chunk.len());
         this.chunk.advance(n);
+        if this.chunk.is_empty() {
+            // An empty slice keeps its block alive as well.
+            this.chunk = Bytes::new();
+        }
         this.placed(n);
     }
 }
@@ -230,33 +244,28 @@ impl MuxWriter {
     /// Queues as much as there is room for, in whole pieces; ready when nothing is left.
     fn poll_queue(&self, cx: &Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>> {
         let Core { shared, id } = &*self.core;
-        let mut state = shared.lock();
-        let before = bytes.len();
-        let queued = loop {
-            if bytes.is_empty() {
-                break Poll::Ready(Ok(()));
-            }
-            match poll_room(&mut state, *id, cx) {
-                Poll::Ready(Ok(())) => {
-                    // What fits into one frame becomes one; of more, each fills two TLS records.
-                    let most = if bytes.len() <= DATA_MAX {
-                        DATA_MAX
-                    } else {
-                        DATA_FULL
-                    };
-                    let piece = bytes.split_to(bytes.len().min(most));
-                    if let Err(e) = state.session.write(*id, piece) {
-                        break Poll::Ready(Err(write_error(&state, e)));
-                    }
+        loop {
+            let mut state = shared.lock();
+            let before = bytes.len();
+            let all = fill(&mut state, *id, bytes);
+            let queued = bytes.len() < before;
+            // Registered only when it has to wait: sending makes room, and would wake this very task.
+            if all.as_ref().is_ok_and(|all| !all) && !(queued && state.is_worth_a_write(*id)) {
+                if let Some(w) = state.wakers.get_mut(id) {
+                    w.write = Some(cx.waker().clone());
                 }
-                Poll::Ready(Err(e)) => break Poll::Ready(Err(e)),
-                Poll::Pending => break Poll::Pending,
+                if queued {
+                    state.wake_to_send();
+                }
+                return Poll::Pending;
             }
-        };
-        if bytes.len() < before {
-            state.wake_driver();
+            if queued {
+                shared.send(state, *id);
+            }
+            if all? {
+                return Poll::Ready(Ok(()));
+            }
         }
-        queued
     }
 
     fn queue(&self, piece: Bytes) -> io::Result<()> {
@@ -264,7 +273,7 @@ impl MuxWriter {
         let mut state = shared.lock();
         let written = state.session.write(*id, piece);
         written.map_err(|e| write_error(&state, e))?;
-        state.wake_driver();
+        shared.send(state, *id);
         Ok(())
     }
 }
@@ -275,14 +284,32 @@ impl AsyncWrite for MuxWriter {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if buf.is_empty() {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    /// All slices into one frame: hyper would copy the body of an answer behind its head first, and this again.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: usize = slices.iter().map(|slice| slice.len()).sum();
+        if all == 0 {
             return Poll::Ready(Ok(0));
         }
         let Core { shared, id } = &*self.core;
         ready!(poll_room(&mut shared.lock(), *id, cx))?;
-        let n = buf.len().min(DATA_FULL);
-        let piece = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
-        Poll::Ready(self.queue(piece).map(|()| n))
+        let n = all.min(DATA_FULL);
+        let mut piece = Vec::with_capacity(n);
+        for slice in slices {
+            let fits = slice.len().min(n - piece.len());
+            piece.extend_from_slice(slice.get(..fits).unwrap_or_default());
+        }
+        Poll::Ready(self.queue(piece.into()).map(|()| n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Nothing is held back: the driver sends as soon as the socket accepts it.
@@ -294,7 +321,7 @@ impl AsyncWrite for MuxWriter {
         let Core { shared, id } = &*self.core;
         let mut state = shared.lock();
         state.session.finish(*id);
-        state.wake_driver();
+        state.wake_to_send();
         Poll::Ready(Ok(()))
     }
 }
@@ -306,7 +333,7 @@ impl Drop for Core {
         let mut state = self.shared.lock();
         state.session.release(self.id);
         state.wakers.remove(&self.id);
-        state.wake_driver();
+        state.wake_to_send();
     }
 }
 
@@ -314,6 +341,31 @@ impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "stream {}", self.id.0)
     }
+}
+
+/// Queues whole pieces while there is room. True when nothing is left.
+fn fill(state: &mut State, id: StreamId, bytes: &mut Bytes) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        if let Some(e) = over(state) {
+            return Err(e);
+        }
+        match state.session.room(id) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(e) => return Err(write_error(state, e)),
+        }
+        // What fits into one frame becomes one; of more, each fills two TLS records.
+        let most = if bytes.len() <= DATA_MAX {
+            DATA_MAX
+        } else {
+            DATA_FULL
+        };
+        let piece = bytes.split_to(bytes.len().min(most));
+        if let Err(e) = state.session.write(id, piece) {
+            return Err(write_error(state, e));
+        }
+    }
+    Ok(true)
 }
 
 /// Ready when anything may be queued.

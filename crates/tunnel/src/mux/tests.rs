@@ -18,6 +18,7 @@ use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 mod blocked;
 mod byhand;
 mod endings;
+mod sending;
 mod services;
 mod urgent;
 

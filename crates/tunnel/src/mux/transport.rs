@@ -6,19 +6,47 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::ahead::Ahead;
-use super::driver::WRITE_MAX;
+use super::connection::WRITE_MAX;
 
 /// A connection, or something that behaves like one.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// One vectored write. A socket that took a part takes nothing more for now: it is not asked again, which would be one
+/// call in vain for each buffer that is full. (Tokio does the same for writes of one slice.)
+pub fn poll_write_slices(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let all: usize = slices.iter().map(|slice| slice.len()).sum();
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        let mut part = None;
+        // After "would block" the next event is waited for. One that comes after this write began counts.
+        let written = tcp.try_io(Interest::WRITABLE, || {
+            let n = tcp.try_write_vectored(slices)?;
+            if (1..all).contains(&n) {
+                part = Some(n);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(n)
+        });
+        match (written, part) {
+            (_, Some(n)) => return Poll::Ready(Ok(n)),
+            (Err(e), None) if e.kind() == io::ErrorKind::WouldBlock => {}
+            (written, None) => return Poll::Ready(written),
+        }
+    }
+}
 
 /// TLS as a session's transport.
 #[derive(Debug)]

@@ -32,6 +32,8 @@ pub struct Websocket {
     /// The head of the frame being queued; kept to reuse its memory.
     head: BytesMut,
     pong: Option<Bytes>,
+    /// Bytes both ways since it last rested.
+    carried: usize,
     /// The input was not a valid websocket: the start of the next message is unknown.
     lost: bool,
 }
@@ -76,6 +78,11 @@ const READ: usize = 2 * FRAME_FULL;
 pub(super) const FRAME_FULL: usize = DATA_MAX;
 /// Payload of such a frame.
 pub(super) const DATA_FULL: usize = FRAME_FULL - HEADER_MAX - HEADER;
+/// Up to this much from one [`Websocket::rest`] to the next, a connection is quiet: it reads into blocks of
+/// [`QUIET_READ`], and holds none while it waits. A plane has thousands that carry pings, and a document a minute.
+const QUIET: usize = READ;
+/// A ping, or the head of a request; what is longer says so in its header, and gets its room then.
+const QUIET_READ: usize = 1024;
 /// Most blocks kept for reuse: about what the streams of a busy connection hold.
 const RESTING_MAX: usize = 16;
 /// Payloads up to this are copied beside their header: one slice less for TLS to gather.
@@ -109,6 +116,7 @@ impl Websocket {
             tail: BytesMut::new(),
             head: BytesMut::new(),
             pong: None,
+            carried: 0,
             lost: false,
         }
     }
@@ -140,9 +148,19 @@ impl Websocket {
     fn make_room_to_read(&mut self) {
         let begun = self.input.len() >= HEADER_MAX;
         let room = self.input.capacity() - self.input.len();
-        if room == 0 || !begun && room < READ / 2 {
-            self.make_room(READ / 2);
+        let enough = self.block() / 2;
+        if room == 0 || !begun && room < enough {
+            self.make_room(enough);
         }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.carried <= QUIET
+    }
+
+    /// Size of the next block.
+    fn block(&self) -> usize {
+        if self.is_quiet() { QUIET_READ } else { READ }
     }
 
     /// Room to read `n` more bytes into. Under load blocks are recycled: a new one for each read would make the
@@ -151,14 +169,14 @@ impl Websocket {
         if self.input.capacity() - self.input.len() >= n || self.input.try_reclaim(n) {
             return;
         }
-        let size = READ.max(self.input.len() + n);
+        let size = self.block().max(self.input.len() + n);
         let reclaimed = self.resting.iter_mut().position(|b| b.try_reclaim(size));
         let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
         let mut block = block.unwrap_or_else(|| BytesMut::with_capacity(size));
         block.extend_from_slice(&self.input);
         let mut old = std::mem::replace(&mut self.input, block);
         old.clear();
-        if self.resting.len() < RESTING_MAX {
+        if !self.is_quiet() && self.resting.len() < RESTING_MAX {
             self.resting.push_back(old);
         }
     }
@@ -166,6 +184,22 @@ impl Websocket {
     /// Frees what a busy time left behind.
     pub(super) fn rest(&mut self) {
         self.resting.clear();
+        self.carried = 0;
+    }
+
+    /// Nothing is left to do until something comes.
+    pub(super) fn wait(&mut self) {
+        if self.is_quiet()
+            && self.input.is_empty()
+            && self.output.is_empty()
+            && self.tail.is_empty()
+        {
+            self.input = BytesMut::new();
+            self.resting = VecDeque::new();
+            self.output = VecDeque::new();
+            self.tail = BytesMut::new();
+            self.head = BytesMut::new();
+        }
     }
 
     /// Queues a frame as one message. Returns its size.
@@ -173,6 +207,7 @@ impl Websocket {
         self.head.clear();
         let payload = frame.into_parts(&mut self.head);
         let size = self.head.len() + payload.len();
+        self.carried = self.carried.saturating_add(size);
         self.put_header(OP_BINARY, size);
         self.tail.extend_from_slice(&self.head);
         if payload.len() <= COPY_MAX {
@@ -192,8 +227,10 @@ impl Websocket {
     }
 
     fn put_header(&mut self, opcode: u8, size: usize) {
-        if self.tail.capacity() - self.tail.len() < CONTROL_MAX + COPY_MAX {
-            self.tail.reserve(HEADERS);
+        const ONE: usize = CONTROL_MAX + COPY_MAX;
+        if self.tail.capacity() - self.tail.len() < ONE {
+            self.tail
+                .reserve(if self.is_quiet() { ONE } else { HEADERS });
         }
         let mask = match self.role {
             Role::Client => MASKED,
@@ -234,7 +271,7 @@ impl Websocket {
             let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
             match ready!(read) {
                 Ok(0) => return Poll::Ready(Err(WebsocketError::Eof)),
-                Ok(_) => {}
+                Ok(n) => self.carried = self.carried.saturating_add(n),
                 // TLS reports the same with an error of its own, meant for programmers.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     return Poll::Ready(Err(WebsocketError::Eof));
@@ -298,7 +335,7 @@ impl Websocket {
             }
         }
         // Nobody holds a slice of it now: its room is reclaimed, and no new block is needed.
-        if (1..HEADERS / 2).contains(&self.tail.capacity()) {
+        if !self.is_quiet() && (1..HEADERS / 2).contains(&self.tail.capacity()) {
             self.tail.reserve(HEADERS);
         }
         Pin::new(&mut self.io).poll_flush(cx)
@@ -448,6 +485,8 @@ mod tests {
 
             let (here, mut there) = tokio::io::duplex(FRAME_FULL);
             let mut receiver = Websocket::new(Box::new(here), their, Bytes::new());
+            // As one that carries much.
+            receiver.carried = QUIET + 1;
             let feed = async {
                 for _ in 0..2 {
                     there.write_all(&bytes).await.expect("write");

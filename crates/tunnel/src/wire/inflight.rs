@@ -70,11 +70,11 @@ struct Mark {
 }
 
 /// From one correction of the limit to the next: one round trip, and enough answers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Round {
     ends_at: u64,
-    times: [Duration; ROUND_MAX],
-    answers: usize,
+    /// No memory until somebody types: most sessions of a fleet never carry a keystroke.
+    times: Vec<Duration>,
 }
 
 /// The round trip without our bytes: the shortest of the last one to two windows, or the time it takes even at the
@@ -141,7 +141,7 @@ impl InFlight {
             until: None,
             limit: LIMIT_FIRST,
             in_use: false,
-            round: Round::from(0),
+            round: Round::default(),
             streak: STREAK_FIRST,
             tried: now,
             trial: Trial::No,
@@ -154,7 +154,7 @@ impl InFlight {
             // What is in flight already shows in the first answers.
             self.arrived = self.sent;
             self.limit = LIMIT_FIRST;
-            self.round = Round::from(self.sent);
+            self.round.begin(self.sent);
             self.streak = STREAK_FIRST;
             self.tried = now;
             self.trial = Trial::No;
@@ -174,6 +174,11 @@ impl InFlight {
         let room = self.sent - self.arrived < self.limit;
         self.in_use |= !room;
         room
+    }
+
+    /// Somebody types, or did a moment ago.
+    pub(super) fn is_limited(&self) -> bool {
+        self.until.is_some()
     }
 
     /// Longest payload of a bulk stream's frame now.
@@ -221,10 +226,11 @@ impl InFlight {
         let sample = now.since(mark.at);
         self.base.saw(sample, now);
         self.arrived = self.arrived.max(mark.sent);
-        self.round.add(sample);
-        let whole = mark.sent >= self.round.ends_at;
-        if self.until.is_some() && whole && self.round.answers >= ANSWERS {
-            self.correct(now);
+        if self.until.is_some() {
+            self.round.add(sample);
+            if mark.sent >= self.round.ends_at && self.round.times.len() >= ANSWERS {
+                self.correct(now);
+            }
         }
         Some(sample)
     }
@@ -269,34 +275,30 @@ impl InFlight {
         };
         self.limit = limit.clamp(LIMIT_MIN, LIMIT_MAX);
         self.in_use = false;
-        self.round = Round::from(self.sent);
+        self.round.begin(self.sent);
     }
 }
 
 impl Round {
-    fn from(sent: u64) -> Self {
-        Self {
-            // The first mark after this position ends it.
-            ends_at: sent + 1,
-            times: [Duration::ZERO; ROUND_MAX],
-            answers: 0,
-        }
+    /// The first mark after this position ends it.
+    fn begin(&mut self, sent: u64) {
+        self.ends_at = sent + 1;
+        self.times.clear();
     }
 
     fn add(&mut self, took: Duration) {
-        if let Some(place) = self.times.get_mut(self.answers) {
-            *place = took;
-            self.answers += 1;
+        if self.times.len() < ROUND_MAX {
+            self.times.reserve_exact(ROUND_MAX - self.times.len());
+            self.times.push(took);
         }
     }
 
     fn median(&mut self) -> Duration {
-        let times = self.times.get_mut(..self.answers).unwrap_or_default();
-        let middle = times.len() / 2;
-        if times.is_empty() {
+        let middle = self.times.len() / 2;
+        if self.times.is_empty() {
             return Duration::ZERO;
         }
-        *times.select_nth_unstable(middle).1
+        *self.times.select_nth_unstable(middle).1
     }
 }
 

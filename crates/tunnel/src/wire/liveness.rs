@@ -1,16 +1,26 @@
 //! Pings, round-trip time, dead peers.
 //!
 //! Any received byte counts as life. Without one for two and a half intervals the peer is dead, whatever TCP reports.
+//!
+//! A node pings every interval. Its plane has thousands of nodes and hears those pings: it sends one of its own only
+//! where data passes (round trips are what windows grow by), and where it heard nothing for two intervals.
 
 use std::time::Duration;
 
 use super::Time;
+use super::session::Side;
 
 #[derive(Debug)]
 pub(super) struct Liveness {
     interval: Duration,
+    /// The peer pings: this side need not, while nothing else happens.
+    watches: bool,
     heard_at: Time,
     next_ping: Time,
+    /// The next one is wanted whatever happens.
+    hurried: bool,
+    /// Payload bytes, both ways, before the last ping.
+    carried: u64,
     next_token: u64,
     smoothed: Option<Duration>,
     jitter: Duration,
@@ -23,12 +33,15 @@ pub(super) struct Liveness {
 const ASSUMED: Duration = Duration::from_millis(50);
 
 impl Liveness {
-    pub(super) fn new(interval: Duration, now: Time) -> Self {
+    pub(super) fn new(side: Side, interval: Duration, now: Time) -> Self {
         Self {
             interval,
+            watches: side == Side::Plane,
             heard_at: now,
             // The first immediately: windows grow by the round-trip time.
             next_ping: now,
+            hurried: true,
+            carried: 0,
             next_token: 1,
             smoothed: None,
             jitter: Duration::ZERO,
@@ -56,6 +69,18 @@ impl Liveness {
     /// Somebody waits for the result: the next ping is due now.
     pub(super) fn hurry(&mut self, now: Time) {
         self.next_ping = now;
+        self.hurried = true;
+    }
+
+    /// Puts a ping off that is due and not needed. `carried`: payload bytes so far, both ways.
+    pub(super) fn look(&mut self, carried: u64, now: Time) {
+        if now < self.next_ping || self.hurried {
+            return;
+        }
+        if self.watches && carried == self.carried {
+            self.next_ping = self.heard_at.plus(self.interval * 2);
+        }
+        self.carried = carried;
     }
 
     /// How many pings were answered, and the newest round trip.
@@ -71,6 +96,7 @@ impl Liveness {
         let token = self.next_token;
         self.next_token += 1;
         self.next_ping = now.plus(self.interval);
+        self.hurried = false;
         Some(token)
     }
 
@@ -110,7 +136,7 @@ mod tests {
 
     #[test]
     fn pings_are_due_by_time_or_wanted() {
-        let mut l = Liveness::new(Duration::from_secs(8), Time(0));
+        let mut l = Liveness::new(Side::Node, Duration::from_secs(8), Time(0));
         assert_eq!(l.ping(false, Time(0)), Some(1));
         assert_eq!(l.ping(false, Time(1)), None);
         assert_eq!(l.ping(true, Time(1)), Some(2));
@@ -122,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_mean_follows_slowly() {
-        let mut l = Liveness::new(Duration::from_secs(8), Time(0));
+        let mut l = Liveness::new(Side::Node, Duration::from_secs(8), Time(0));
         assert_eq!(l.round_trip(), None);
         l.measured(Duration::from_micros(100));
         l.measured(Duration::from_micros(900));
@@ -132,10 +158,63 @@ mod tests {
 
     #[test]
     fn a_hurried_ping_is_due_at_once_and_the_next_as_ever() {
-        let mut l = Liveness::new(Duration::from_secs(8), Time(0));
+        let mut l = Liveness::new(Side::Node, Duration::from_secs(8), Time(0));
         l.ping(false, Time(0)).expect("due");
         l.hurry(Time(5));
         assert!(l.ping(false, Time(5)).is_some());
         assert_eq!(l.next_ping(), Time(8_000_005));
+    }
+
+    /// At this second: what passed so far, whether it was heard, whether it pings.
+    fn pings(side: Side, story: &[(u64, u64, bool, bool)]) {
+        let mut l = Liveness::new(side, Duration::from_secs(8), Time(0));
+        for (second, carried, heard, pings) in story {
+            let now = Time(second * 1_000_000);
+            if *heard {
+                l.heard(now);
+            }
+            l.look(*carried, now);
+            assert_eq!(
+                l.ping(false, now).is_some(),
+                *pings,
+                "{side:?} at {second} s"
+            );
+        }
+    }
+
+    #[test]
+    fn a_plane_that_hears_its_node_sends_no_pings_of_its_own() {
+        // The first at once; then the node's pings are life enough.
+        let quiet = [
+            (0, 0, true, true),
+            (8, 0, true, false),
+            (16, 0, true, false),
+        ];
+        pings(Side::Plane, &quiet);
+        pings(
+            Side::Node,
+            &quiet.map(|(at, n, heard, _)| (at, n, heard, true)),
+        );
+        // Data passes: the round trip is of interest.
+        pings(
+            Side::Plane,
+            &[(0, 0, true, true), (8, 9, true, true), (16, 9, true, false)],
+        );
+        // Silence is asked about before it counts as death.
+        let silent = [
+            (0, 0, true, true),
+            (8, 0, false, false),
+            (16, 0, false, true),
+        ];
+        pings(Side::Plane, &silent);
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_sent_by_a_plane_as_well() {
+        let mut l = Liveness::new(Side::Plane, Duration::from_secs(8), Time(0));
+        l.ping(false, Time(0)).expect("the first");
+        l.hurry(Time(5));
+        l.look(0, Time(5));
+        assert!(l.ping(false, Time(5)).is_some());
     }
 }

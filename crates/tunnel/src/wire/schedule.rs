@@ -56,11 +56,6 @@ impl Schedule {
         !self.bulk.is_empty()
     }
 
-    /// Nobody else waits: a stream may exceed its quantum.
-    pub(super) fn is_empty(&self) -> bool {
-        self.interactive.is_empty() && self.bulk.is_empty()
-    }
-
     pub(super) fn remove(&mut self, stream: StreamId) {
         self.interactive.retain(|s| *s != stream);
         self.bulk.retain(|s| *s != stream);

@@ -281,7 +281,7 @@ impl Session {
             pinned: Pinned::default(),
             queued: 0,
             look_at: now.plus(config.ping_interval),
-            liveness: Liveness::new(config.ping_interval, now),
+            liveness: Liveness::new(side, config.ping_interval, now),
             inflight: InFlight::new(now),
             now,
             listed: VecDeque::new(),
@@ -316,6 +316,8 @@ impl Session {
         if now >= self.liveness.dead_at() {
             return Err(Violation::Dead(self.config.ping_interval * 5 / 2));
         }
+        self.liveness
+            .look(self.stats.bytes_in + self.stats.bytes_out, now);
         while let Some((_, stream)) = self.open_deadlines.pop_front_if(|(at, _)| *at <= now) {
             if self.streams.get(&stream).is_some_and(|s| !s.accepted) {
                 self.end(
@@ -369,6 +371,18 @@ impl Session {
         let waits =
             |s: &Stream| s.class == Class::Interactive && s.arrived.len() <= peer::URGENT_MAX;
         self.streams.get(stream).is_some_and(|s| waits(s))
+    }
+
+    /// Bytes of a stream that are queued and have credit.
+    pub fn sendable(&self, stream: StreamId) -> usize {
+        self.streams
+            .get(&stream)
+            .map_or(0, |s| s.sending.sendable())
+    }
+
+    /// Somebody types: bulk streams are limited.
+    pub fn is_typed_on(&self) -> bool {
+        self.inflight.is_limited()
     }
 
     /// Bulk bytes wait for their turn.

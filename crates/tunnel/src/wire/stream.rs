@@ -76,6 +76,9 @@ const THRIFT_BURST: u64 = 256 * 1024;
 /// Refill rate in bytes per second: more than any terminal shows.
 const THRIFT_RATE: u64 = 1024 * 1024;
 
+/// Less than this left of a turn goes to the next one: it is not worth a frame.
+const TURN_REST: i64 = QUANTUM as i64 / 16;
+
 #[derive(Debug)]
 pub(super) struct Sending {
     queue: VecDeque<Bytes>,
@@ -86,8 +89,8 @@ pub(super) struct Sending {
     floor: u64,
     /// `sent` when [`Sending::is_idle`] was last called.
     looked: u64,
-    /// Bytes left in this turn.
-    turn: usize,
+    /// Bytes left in this turn; between turns what the last one left, or took too much.
+    turn: i64,
     finish: Finish,
     /// In the schedule.
     pub(super) scheduled: bool,
@@ -356,22 +359,29 @@ impl Sending {
         self.credit = self.credit.max(upto);
     }
 
+    /// Queued bytes that may be sent now.
+    pub(super) fn sendable(&self) -> usize {
+        let allowed = usize::try_from(self.credit - self.sent).unwrap_or(usize::MAX);
+        self.queued.min(allowed)
+    }
+
     /// There is something that may be sent now.
     pub(super) fn ready(&self) -> bool {
         let data = self.queued > 0 && self.credit > self.sent;
         data || self.queued == 0 && self.finish == Finish::Queued
     }
 
-    /// Something was sent; returns whether this turn continues: many small pieces are worth one large one.
+    /// Something was sent; returns whether this turn continues: many small pieces are worth one large one. What a turn
+    /// took beyond the quantum is missing in the next one, so pieces of any size come to the same.
     pub(super) fn goes_on(&mut self, n: usize) -> bool {
-        if self.turn == 0 {
-            self.turn = QUANTUM;
+        if self.turn < TURN_REST {
+            self.turn += QUANTUM as i64;
         }
-        self.turn = self.turn.saturating_sub(n);
+        self.turn -= n as i64;
         if !self.ready() {
             self.turn = 0;
         }
-        self.turn > 0
+        self.turn >= TURN_REST
     }
 
     /// At most `max` bytes that may be sent now, and whether they are the last.

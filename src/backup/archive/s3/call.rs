@@ -1,5 +1,6 @@
 //! One question to the service, and the same question again while that can help.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,13 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Body, Response, Url};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
-use tokio_util::io::ReaderStream;
 
 use super::answer::{self, Asked, Head};
 use super::{ArchiveError, S3};
 use crate::host::tls;
+use crate::host::work::{blocking, pieces};
 use crate::model::{Timestamp, doubled, jittered};
 use crate::telemetry::{causes, chain};
 
@@ -110,18 +110,14 @@ impl Payload {
             Self::Text(text) => return Ok(Body::from(text.clone())),
             Self::Piece { file, from, len } => (file, *from, *len),
         };
-        let opened = async {
-            let mut opened = tokio::fs::File::open(file).await?;
-            opened.seek(io::SeekFrom::Start(from)).await?;
-            Ok(opened)
-        };
-        let opened = opened.await.map_err(|source| ArchiveError::Io {
+        let at = file.clone();
+        let opened = blocking(move || File::open(at)).await;
+        let opened = opened.map_err(|source| ArchiveError::Io {
             action: "read",
             path: file.clone(),
             source,
         })?;
-        let stream = ReaderStream::with_capacity(opened.take(len), CHUNK);
-        Ok(Body::wrap_stream(stream))
+        Ok(Body::wrap_stream(pieces(opened, from, len, CHUNK)))
     }
 }
 

@@ -126,6 +126,10 @@ rows! {
         "images, logs of pods, backups of etcd, or something else on the same disk",
         "`df -h` and `df -i` for the named path, then free some space or enlarge the file system; it is retried \
          automatically. The agent's own share: `pf9ctl status`";
+    DiskFailed: "a file system that the agent or the node needs became read-only, or its disk answers with errors",
+        "a failing disk, cable or storage network; the kernel remounts a file system read-only after an error",
+        "`dmesg` names the device; repair or replace it, `fsck` what it holds, and make it writable \
+         (`mount -o remount,rw` with the mount point that the message names); it is retried automatically";
     DiskNearlyFull: "a file system that the node needs is nearly full; kubelet evicts pods soon",
         "images, logs of pods, backups, or other data on the same disk",
         "free some space or enlarge the file system before it is full";

@@ -127,9 +127,12 @@ rows! {
     ConntrackFull: "the table of tracked connections is nearly full; new ones of pods will be dropped",
         "many short connections, or a table that is too small for this node",
         "`conntrack -L` shows what has so many; or raise `net.netfilter.nf_conntrack_max`";
-    ProcessesFull: "the machine can hardly start another process",
-        "a pod that keeps creating threads",
-        "`ps -eLf` shows which one; or raise `kernel.pid_max` and `kernel.threads-max`";
+    ProcessesFull: "the machine, or a unit of the agent, can hardly start another process",
+        "a pod that keeps creating threads, or a limit on processes that is too low",
+        "`ps -eLf` shows which one; or raise `kernel.pid_max`, `kernel.threads-max` and TasksMax of the unit";
+    DescriptorsFull: "no more files or sockets can be opened by the agent, or on this machine",
+        "a program that keeps files open, or a limit that is too low",
+        "`lsof` shows which one; or raise `fs.file-max` and LimitNOFILE of the unit; it is retried automatically";
     PortsGivenAway: "ports of this node are in the kernel's ephemeral range and may be in use when its services \
         start",
         "net.ipv4.ip_local_port_range holds them",

@@ -8,22 +8,17 @@ use std::sync::Mutex;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::app::TaskGroup;
-use crate::host::fs::{Attrs, HostFs};
-use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
-use crate::nodelet::certs;
+use crate::host::fs::HostFs;
+use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus};
 use crate::nodelet::job::Work;
 use crate::nodelet::status::NodeBoard;
-use crate::nodelet::testing::{Cas, acceptor, node, pair};
+use crate::nodelet::testing::{Cas, acceptor, node, pair, put_pair, serve};
 
 /// No machine has a network with it: it is of those that are kept for the future.
 const NOWHERE: &str = "240.0.0.250";
@@ -89,25 +84,6 @@ async fn answer(
         .expect("answer"))
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
-    let mut all = JoinSet::new();
-    while let Ok((tcp, _)) = listener.accept().await {
-        let (tls, api) = (tls.clone(), Arc::clone(&api));
-        all.spawn(async move {
-            let Ok(stream) = tls.accept(tcp).await else {
-                return;
-            };
-            let service = service_fn(|request| answer(Arc::clone(&api), request));
-            let connection = hyper::server::conn::http1::Builder::new();
-            drop(
-                connection
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await,
-            );
-        });
-    }
-}
-
 struct World {
     api: Shared,
     job: watch::Sender<Job>,
@@ -139,12 +115,7 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     node.etcd.members.extend(node.etcd.members.clone());
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
-    let (certificate, key) = pair(&cas, CertPurpose::Admin, &node);
-    for (file, text) in [(paths::CERT_FILE, certificate), (paths::CERT_KEY_FILE, key)] {
-        let path = certs::path_of(CertPurpose::Admin, file);
-        fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
-            .expect("write");
-    }
+    put_pair(&fs, &cas, CertPurpose::Admin, &node);
     // The machine's own tool, below the root that everything is looked up in.
     for program in ["/usr/bin/ip", "/sbin/ip"]
         .iter()
@@ -157,7 +128,9 @@ async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> Worl
     api.lock().expect("lock").lease = lease;
     let stop = CancellationToken::new();
     let mut group = TaskGroup::new(stop.clone());
-    group.finite("API server", serve(listener, server, Arc::clone(&api)));
+    let asked = Arc::clone(&api);
+    let answers = move |request| answer(Arc::clone(&asked), request);
+    group.finite("API server", serve(listener, server, answers));
     let (job, working) = watch::channel(Job::Node(Work {
         generation: Generation(1),
         role: Role::Master,

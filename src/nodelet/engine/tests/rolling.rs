@@ -70,6 +70,7 @@ pub(super) fn order(stage: UpgradeStage, stack: &StackRef) -> UpgradeOrder {
         stack: stack.clone(),
         drain: Default::default(),
         prove_s: 300,
+        probe: false,
         os: (stage == UpgradeStage::Os).then(OsOrder::default),
     }
 }

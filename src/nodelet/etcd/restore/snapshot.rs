@@ -10,6 +10,7 @@ use semver::Version;
 
 use crate::backup::verify::{Opened, test_open};
 use crate::host::exec::{self, Cmd};
+use crate::host::work::long;
 use crate::model::{Digest, Hasher, loose_version};
 use crate::telemetry::chain;
 
@@ -65,7 +66,7 @@ pub enum NotOne {
 /// Looks at the whole file: its end, its digest, then a test-open.
 pub async fn look(etcdutl: &Path, file: &Path) -> Result<Content, NotOne> {
     let at = file.to_owned();
-    let whole = tokio::task::spawn_blocking(move || whole(&at)).await;
+    let whole = long(move || whole(&at)).await;
     whole.map_err(|e| NotOne::Unread(e.to_string()))??;
     let opened = test_open(etcdutl, file).await;
     read(opened.map_err(|fault| NotOne::Unopened(fault.why))?)

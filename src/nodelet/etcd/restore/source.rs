@@ -12,6 +12,7 @@ use crate::backup::shelf::{self, MANIFEST, SEALED};
 use crate::backup::verify;
 use crate::host::fs::{Found, HostFs};
 use crate::host::looking::Looking;
+use crate::host::{Lost, refusals};
 use crate::model::{BackupTrust, BelievedManifest, Fault, FaultCode, FoundManifest};
 use crate::nodelet::etcd::trust;
 use crate::telemetry::chain;
@@ -106,9 +107,10 @@ async fn on_the_shelf(
         let why = format!("{dir} does not answer; is its mount stale?");
         Fault::new(FaultCode::EtcdRestore, WHAT, why).fix("unmount it, or remount it")
     };
+    let lost = |lost: Lost| refusals::fault(FaultCode::EtcdRestore, WHAT, &lost);
     let mut shelves = hands.shelves.lock().await;
     let path = format!("{dir}/{name}");
-    let looked = shelves.at(&path, SHELF_MAX, look).await;
+    let looked = shelves.at(&path, SHELF_MAX, look).await.map_err(lost)?;
     let (mut found, mut sealed) = looked.ok_or_else(silent)??;
     if or_elsewhere {
         let whole = move || {
@@ -116,7 +118,7 @@ async fn on_the_shelf(
             Ok((found, sealed))
         };
         let path = format!("{path}{SEALED}");
-        let whole = shelves.at(&path, WHOLE_MAX, whole).await;
+        let whole = shelves.at(&path, WHOLE_MAX, whole).await.map_err(lost)?;
         (found, sealed) = whole.ok_or_else(silent)??;
     }
     Ok((found.believed(trust)?, sealed))

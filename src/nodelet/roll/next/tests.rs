@@ -57,6 +57,7 @@ impl World {
                 then,
             },
             prove_s: 120,
+            probe: false,
             os: None,
         });
         Self {

@@ -4,8 +4,14 @@ use crate::compute::tests::{add, cluster, host, host_row};
 use crate::recover::tests::reports;
 use pf9_hostagent::model::{EtcdMemberStatus, EtcdStatus, HostStatus};
 
+/// As it is read of a host's row.
+pub(in crate::alerts) fn glance(n: u8, cluster: Option<ClusterId>) -> Glance {
+    let row = serde_json::to_value(host_row(n, cluster)).expect("a row");
+    serde_json::from_value(row).expect("a glance at it")
+}
+
 struct Fleet {
-    hosts: Vec<Host>,
+    hosts: Vec<Glance>,
     clusters: BTreeMap<ClusterId, Cluster>,
     heard: BTreeMap<HostId, Heard>,
     seen: BTreeMap<ClusterId, ClusterSeen>,
@@ -18,7 +24,7 @@ impl Fleet {
         let mut c = cluster();
         c.settings.etcd_backup.every_minutes = 0;
         add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
-        let hosts: Vec<Host> = (1..=4).map(|n| host_row(n, Some(c.id))).collect();
+        let hosts = (1..=4).map(|n| glance(n, Some(c.id))).collect();
         let mut fleet = Self {
             hosts,
             clusters: [(c.id, c)].into(),
@@ -311,9 +317,101 @@ fn a_silent_fleet_is_one_finding() {
         "four are no fleet"
     );
     for n in 10..20 {
-        fleet.hosts.push(host_row(n, None));
+        fleet.hosts.push(glance(n, None));
         let facts = fleet.heard[&host(4)].facts.clone();
         fleet.heard.entry(host(n)).or_default().facts = facts;
     }
     assert!(fleet.found(500).contains(&(Rule::FleetNotResponding, None)));
+}
+
+#[test]
+fn what_hosts_say_of_themselves_and_a_stopped_upgrade_are_found() {
+    use crate::rolls::{State, testing::roll_to};
+    use pf9_hostagent::host::ours::units;
+    use pf9_hostagent::model::{
+        EtcdAlarm, Event, Pressure, ServiceState, ServiceStatus, Stall, TimeKeeping,
+    };
+    let mut fleet = Fleet::new();
+    let full = |fleet: &mut Fleet, used: u64, alarm: Option<&str>| {
+        fleet.say(1, 0, |s| {
+            let etcd = s.node.as_mut().and_then(|n| n.etcd.as_mut());
+            let etcd = etcd.expect("etcd");
+            (etcd.quota_bytes, etcd.db_in_use_bytes) = (100, used);
+            etcd.alarms.extend(alarm.map(|alarm| EtcdAlarm {
+                member: "1".into(),
+                alarm: alarm.into(),
+            }));
+        });
+    };
+    full(&mut fleet, 80, None);
+    assert_eq!(fleet.found(10), [], "it has room");
+    full(&mut fleet, 81, None);
+    fleet.say(2, 0, |s| {
+        let service = |unit: &str, state| ServiceStatus {
+            unit: unit.into(),
+            state,
+            since: at(0),
+            why: None,
+        };
+        s.node.as_mut().expect("a node").services = vec![
+            service(units::KUBELET, ServiceState::Silent),
+            // The members have rules of their own.
+            service(units::ETCD, ServiceState::Ill),
+            service("pf9-kube-proxy.service", ServiceState::Ill),
+            service("pf9-containerd.service", ServiceState::Well),
+        ];
+    });
+    fleet.say(3, 0, |s| {
+        (s.inventory.memory_bytes, s.health.memory_available_bytes) = (100, 4);
+        let stall = Stall {
+            full60: 90.0,
+            ..Stall::default()
+        };
+        s.health.pressure = Some(Pressure {
+            cpu: None,
+            memory: Some(stall),
+            io: Some(stall),
+        });
+    });
+    fleet.say(4, 0, |s| s.health.time = Some(TimeKeeping::default()));
+    let repaired = (0..5).map(|n| Event {
+        id: n.to_string(),
+        seq: None,
+        at: at(n),
+        kind: "service-revived".into(),
+        message: "pf9-kubelet.service was restarted: it hung".into(),
+        fault: None,
+    });
+    let repaired: Vec<Event> = repaired.collect();
+    let heard = fleet.heard.get_mut(&host(4)).expect("heard");
+    assert!(heard.flaps.hear(&repaired, at(5)));
+    assert_eq!(
+        fleet.found(10),
+        [
+            (Rule::MemoryLow, Some(3)),
+            (Rule::MemoryStalled, Some(3)),
+            (Rule::DiskStalled, Some(3)),
+            (Rule::ClockNotSynchronised, Some(4)),
+            (Rule::EtcdNearlyFull, Some(1)),
+            (Rule::ServiceStalled, Some(2)),
+            (Rule::KubeletStalled, Some(2)),
+            (Rule::UnitFlapping, Some(4)),
+        ]
+    );
+    let urgency = |fleet: &Fleet| fleet.finding(10, Rule::EtcdNearlyFull).urgency;
+    assert_eq!(urgency(&fleet), Urgency::High);
+    full(&mut fleet, 50, Some("NOSPACE"));
+    assert_eq!(urgency(&fleet), Urgency::Critical, "until it is disarmed");
+
+    let id = fleet.cluster().id;
+    let c = fleet.clusters.get_mut(&id).expect("cluster");
+    let mut roll = roll_to(c, &c.stack);
+    let stopped = (Rule::UpgradeStopped, None);
+    for state in [State::Running, State::Stopped, State::Done] {
+        roll.state = state;
+        let c = fleet.clusters.get_mut(&id).expect("cluster");
+        c.roll = Some(roll.clone());
+        let found = fleet.found(10).contains(&stopped);
+        assert_eq!(found, state == State::Stopped, "{state:?}");
+    }
 }

@@ -1,9 +1,11 @@
 use super::*;
 use crate::alerts::Held;
 use crate::alerts::facts::tests::at;
+use crate::alerts::found::tests::glance;
 use crate::alerts::verbs::tests::{firing, world};
 use crate::alerts::{Board, Rule, Subject};
 use crate::compute::tests::{host, host_row};
+use crate::records::HOSTS;
 use crate::recover::tests::reports;
 
 #[test]
@@ -53,7 +55,7 @@ fn a_reported_maintenance_is_trusted_for_its_longest_duration() {
             });
         board.heard(host(1), &status, at(0));
     };
-    let hosts = [host_row(1, None)];
+    let hosts = [glance(1, None)];
     let rests = |now: i64| {
         let inner = board.inner();
         let world = World {

@@ -109,6 +109,20 @@ async fn a_peer_that_speaks_and_does_not_read_costs_nothing_and_gets_its_ping_wh
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_queued_while_the_socket_takes_nothing_wakes_nobody() {
+    let (handle, driver, _peer) = node().await;
+    let mut stream = open_bulk(&handle, 16 * 1024).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(Counted { driver, left: 10 }.await) });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        stream.write_all(b"x").await.expect("room");
+    }
+    tokio::task::yield_now().await;
+    assert!(tasks.try_join_next().is_none(), "it is polled too often");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ping_is_not_forgotten_when_the_socket_takes_bytes_again_before_it_is_due() {
     let (handle, driver, mut peer) = node().await;
     // One gathering: nothing is left to write when the last of it has been sent.

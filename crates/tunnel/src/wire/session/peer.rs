@@ -8,7 +8,7 @@ use super::super::Time;
 use super::super::code::Code;
 use super::super::frame::{Class, Frame, Hello, Open, StreamId};
 use super::super::limits::{
-    BACKLOG_MAX, COME_BACK_MAX, DATA_MAX, INITIAL_WINDOW, QUANTUM, REFUSALS_MAX, VERSION,
+    BACKLOG_MAX, COME_BACK_MAX, DATA_MAX, INITIAL_WINDOW, REFUSALS_MAX, VERSION,
 };
 use super::super::stream::{Pending, Stream};
 use super::super::window::Receiving;
@@ -193,7 +193,6 @@ impl Session {
         // Only asked when it matters: a limit that nobody ran into is not in use.
         let bulk = self.schedule.has_bulk() && self.inflight.has_room(now);
         while let Some(stream) = self.schedule.next(bulk) {
-            let alone = self.schedule.is_empty();
             let Some(s) = self.streams.get_mut(&stream) else {
                 continue;
             };
@@ -201,10 +200,9 @@ impl Session {
             if !s.sending.ready() {
                 continue;
             }
-            let longest = if alone { DATA_MAX } else { QUANTUM };
             let (bytes, fin) = s.sending.take(match s.class_now(now) {
-                Class::Interactive => longest,
-                Class::Bulk => longest.min(self.inflight.frame_max()),
+                Class::Interactive => DATA_MAX,
+                Class::Bulk => self.inflight.frame_max(),
             });
             if s.sending.wakes_writer() {
                 self.events.push_back(Event::Writable(stream));

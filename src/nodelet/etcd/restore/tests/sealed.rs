@@ -355,7 +355,8 @@ fn a_look_that_hung_is_waited_for_and_not_begun_again() {
         };
         let mut shelves = machine.shelves.lock().await;
         let soon = std::time::Duration::from_millis(20);
-        assert!(shelves.at(&path, soon, hung).await.is_none());
+        let seen = shelves.at(&path, soon, hung).await;
+        assert!(seen.expect("a thread").is_none());
     });
     release.send(()).expect("it waits");
     let fault = machine.refused(named(NAME, KEY));
