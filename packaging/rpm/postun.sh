@@ -93,7 +93,7 @@ elif ! role_is_left; then
     for path in "$CONFIG_ROOT"/* "$CONFIG_ROOT"/.[!.]*; do
         if [ -e "$path" ] && ! config_is_kept "${path##*/}"; then remove_tree "$path"; fi
     done
-    for dir in $SHARED_PARENTS; do
+    for dir in $SHARED_PARENTS "$CONFIG_ROOT"; do
         if [ -d "$dir" ]; then rmdir --ignore-fail-on-non-empty "$dir"; fi
     done
     tell_drop_ins

@@ -85,7 +85,8 @@ def rhel_like():
     return derived("rhel-like", BASE_PACKAGES + RHEL_PACKAGES,
                    f" && printf '{release}' > /usr/lib/os-release && mkdir -p /etc/rpm /var/lib/rpm"
                    " && echo '%_dbpath /var/lib/rpm' > /etc/rpm/macros && rpm --initdb && systemctl disable -q firewalld"
-                   + AS_NEW)
+                   # Of RHEL's package `filesystem`.
+                   + AS_NEW + " && mkdir -p /usr/share/doc /usr/share/man/man5 /usr/share/man/man8")
 
 
 def is_rhel_like(root):
