@@ -12,7 +12,7 @@ use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
 use super::super::roll::{
-    self, Move, NOTES_MAX, RollRecord, RollSeen, Said, prove, what_next, worked_by,
+    self, Move, NOTES_MAX, RollRecord, RollSeen, Said, prove, prove::Unproven, what_next, worked_by,
 };
 use super::super::status::LOOK_MAX;
 use super::Engine;
@@ -40,12 +40,14 @@ const READY_AGAIN: Duration = Duration::from_secs(15);
 
 /// The record as this process wrote it or took it up.
 pub(super) struct Stage {
-    /// Since when; time in a restore of etcd does not count.
+    /// Since when; time in a restore of etcd does not count, nor time without a probe pod: see [`Engine::proven`].
     since: Instant,
     /// Since then there was nothing to do once, and the cluster had the node Ready.
     ready: bool,
     /// A restore of etcd is under way, which goes before.
     restores: bool,
+    /// Its probe pod was seen.
+    probed: bool,
     /// The node to drain.
     began: DrainBegan,
 }
@@ -363,23 +365,41 @@ impl Engine {
         if !self.clean {
             return (Said::Nothing, next);
         }
-        match self.proof(&work, probe).await {
-            Ok(()) => (Said::Well, next),
-            Err(why) => {
-                let what = format!("the cluster to show this node's current state: {why}");
-                self.happened(Happened::Waits { what });
-                let after = PROVE_AGAIN;
-                (Said::Nothing, Next { after, ..next })
-            }
-        }
+        self.proven(&work, probe, next).await
     }
 
-    /// Whether the cluster shows the desired node.
-    async fn proof(&mut self, work: &Work, probe: bool) -> Result<(), String> {
+    /// Whether the cluster shows the desired node; if not, it is asked again soon.
+    ///
+    /// The probe pod is asked for last. While all else is proven and no such pod was seen, the time of proving begins anew
+    /// with each look: a plane that is away is no fault of the node. If it never returns, the node runs on the new stack,
+    /// cordoned, and waits without end; what else fails meanwhile still has the whole time and no more, restarts count as
+    /// ever ([`roll::ATTEMPTS_MAX`]), and a spec that withdraws the order rolls back at once. A pod that was seen once has
+    /// its time, also when it is evicted and created again.
+    pub(super) async fn proven(&mut self, work: &Work, probe: bool, next: Next) -> (Said, Next) {
+        let what = match self.proof(work, probe).await {
+            Ok(()) => return (Said::Well, next),
+            Err(Unproven::NoProbePod) => {
+                if let Some(stage) = self.stage.as_mut().filter(|stage| !stage.probed) {
+                    stage.since = Instant::now();
+                }
+                "the plane to create the probe pod: all else of this node is proven".to_owned()
+            }
+            Err(Unproven::Lacks(why)) => {
+                format!("the cluster to show this node's current state: {why}")
+            }
+        };
+        self.happened(Happened::Waits { what });
+        let after = PROVE_AGAIN;
+        (Said::Nothing, Next { after, ..next })
+    }
+
+    async fn proof(&mut self, work: &Work, probe: bool) -> Result<(), Unproven> {
         let fs = &self.host.fs;
         let (trust, _) = inbox::trust_anchors(fs).map_err(|e| e.to_string())?;
         let seen = context::stack_of(fs, &trust, &work.node.stack);
-        let stack = seen.manifest.ok_or("its stack is missing")?;
+        let stack = seen
+            .manifest
+            .ok_or_else(|| "its stack is missing".to_owned())?;
         let kube = self.memory.peers.kube(fs, work.role, &work.node)?;
         let name = &work.node.node_name;
         let node = kube.node(name.as_str()).await.map_err(|e| chain(&e))?;
@@ -387,15 +407,8 @@ impl Engine {
         if let Some(stage) = &mut self.stage {
             stage.ready = true;
         }
-        if probe {
-            let path = format!("{PROBE_PODS}/{}", probe_pod(name));
-            let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
-            prove::probe_pod(pod.as_ref(), name.as_str())?;
-        }
-        if work.role != Role::Master {
-            return Ok(());
-        }
-        for component in prove::STATIC_PODS {
+        let programs = prove::STATIC_PODS.into_iter();
+        for component in programs.filter(|_| work.role == Role::Master) {
             let Some(image) = stack.image(component) else {
                 continue;
             };
@@ -403,7 +416,15 @@ impl Engine {
             let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
             prove::static_pod(pod.as_ref(), component, &image.reference)?;
         }
-        Ok(())
+        if !probe {
+            return Ok(());
+        }
+        let path = format!("{PROBE_PODS}/{}", probe_pod(name));
+        let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
+        if let Some(stage) = &mut self.stage {
+            stage.probed |= pod.as_ref().is_some_and(prove::stays);
+        }
+        prove::probe_pod(pod.as_ref(), name.as_str())
     }
 
     /// Writes it; what is said of it is said once it is there.
@@ -472,6 +493,7 @@ impl Stage {
             since: Instant::now(),
             ready: false,
             restores: false,
+            probed: false,
             began: DrainBegan::default(),
         }
     }

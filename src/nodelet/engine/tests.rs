@@ -3,6 +3,7 @@
 mod coming;
 mod disks;
 mod held;
+mod proving;
 mod refused;
 mod resting;
 mod rolling;

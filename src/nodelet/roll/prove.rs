@@ -16,6 +16,23 @@ pub const STATIC_PODS: [&str; 3] = [
     "kube-scheduler",
 ];
 
+/// Why a node is not proven yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// All else is as it should be, and there is no probe pod, which only the plane creates.
+    #[error("the plane has not created the probe pod yet")]
+    NoProbePod,
+    /// The node itself, or what is on it.
+    #[error("{0}")]
+    Lacks(String),
+}
+
+impl From<String> for Unproven {
+    fn from(why: String) -> Self {
+        Self::Lacks(why)
+    }
+}
+
 /// What the node object lacks, if something: Ready, by a kubelet and a runtime of this stack.
 pub fn node(node: &Value, stack: &StackManifest) -> Result<(), String> {
     let text = |pointer: &str| node.pointer(pointer).and_then(Value::as_str);
@@ -52,8 +69,17 @@ pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(
 }
 
 /// What the pod lacks, if something, that this node has to run before it is proven: Ready, and here.
-pub fn probe_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
-    let pod = pod.ok_or("the plane has not made the probe pod yet")?;
+pub fn probe_pod(pod: Option<&Value>, node: &str) -> Result<(), Unproven> {
+    let pod = pod.ok_or(Unproven::NoProbePod)?;
+    is_ready_here(pod, node).map_err(Unproven::Lacks)
+}
+
+/// It is not an earlier one that is about to go.
+pub fn stays(pod: &Value) -> bool {
+    pod.pointer("/metadata/deletionTimestamp").is_none()
+}
+
+fn is_ready_here(pod: &Value, node: &str) -> Result<(), String> {
     let on = pod.pointer("/spec/nodeName").and_then(Value::as_str);
     if on != Some(node) {
         return Err(format!(
@@ -61,7 +87,7 @@ pub fn probe_pod(pod: Option<&Value>, node: &str) -> Result<(), String> {
             on.unwrap_or("no node yet")
         ));
     }
-    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+    if !stays(pod) {
         return Err("an earlier probe pod is still ending".into());
     }
     ready(pod).map_err(|why| format!("the probe pod is not Ready: {why}"))
@@ -126,14 +152,21 @@ mod tests {
         let mut ends = pod("n1", "True");
         ends["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         for (pod, words) in [
-            (None, "not made"),
+            (None, "not created"),
             (Some(pod("n2", "True")), "is on n2"),
             (Some(pod("n1", "False")), "no address"),
             (Some(json!({})), "no node yet"),
             (Some(ends), "still ending"),
         ] {
-            let why = said(pod.as_ref()).expect_err(words);
+            let lacks = said(pod.as_ref()).expect_err(words);
+            let why = lacks.to_string();
             assert!(why.contains(words), "{why}");
+            let none = lacks == Unproven::NoProbePod;
+            assert_eq!(
+                none,
+                pod.is_none(),
+                "only none at all is the plane's: {why}"
+            );
         }
     }
 
