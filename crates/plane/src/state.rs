@@ -39,7 +39,7 @@ use super::store::{Read, Snapshot, Store, StoreError, Write};
 use super::terminal::Terminal;
 use super::whereabouts::Whereabouts;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::host::work::brief;
+use pf9_hostagent::host::work::{Lost, brief, long};
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
 /// Everything the plane's parts share.
@@ -205,17 +205,17 @@ impl Plane {
         let plane = Arc::clone(self);
         let now = pf9_hostagent::seam::clock::now();
         let turns = Arc::clone(&self.turns);
+        let patience = self.store.patience();
         let making = async move {
             // Nobody closes it.
             let turn = turns.acquire_owned().await.ok();
-            // A commit waits for the disk: not on a thread that moves bytes.
             let change = move || {
                 let _turn = turn;
                 plane.change_now(now, work)
             };
-            brief(change).await
+            apart(patience.is_some(), change).await
         };
-        let done = match self.store.patience() {
+        let done = match patience {
             None => making.await,
             Some(patience) => match tokio::time::timeout(patience, making).await {
                 Ok(done) => done,
@@ -324,6 +324,19 @@ impl DerefMut for Change<'_> {
     }
 }
 
+/// A commit waits for the disk: not on a thread that moves bytes, while there is another. One that waits for etcd, for
+/// seconds, never runs on such a thread: it is refused instead, and the caller tries again.
+async fn apart<T, F>(waits_for_etcd: bool, change: F) -> Result<T, Lost>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match waits_for_etcd {
+        true => long(change).await,
+        false => brief(change).await,
+    }
+}
+
 /// A host, or the refusal that there is none.
 pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
     rows.get(&HOSTS, &id.to_string())?
@@ -410,5 +423,58 @@ impl From<CaError> for Refusal {
                 Self::internal("the certificate is not signed", &e)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// In a process of its own: that no thread begins is remembered by the process.
+    #[test]
+    fn without_a_thread_a_change_for_the_disk_is_made_and_one_for_etcd_is_refused() {
+        const INSIDE: &str = "PF9_TEST_WITHOUT_A_THREAD";
+        let test = "state::tests::without_a_thread_a_change_for_the_disk_is_made_and_one_for_etcd_is_refused";
+        if std::env::var_os(INSIDE).is_none() {
+            let own = std::env::current_exe().expect("this program");
+            let mut own = Command::new(own);
+            let ran = own.args(["--exact", test]).env(INSIDE, "1").output();
+            let ran = ran.expect("it starts");
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let (begins, begun) = oneshot::channel();
+            let (release, hangs) = mpsc::channel::<()>();
+            let mut hung = Box::pin(brief(move || {
+                begins.send(()).expect("it is waited for");
+                hangs.recv().expect("released");
+            }));
+            tokio::select! {
+                _ = &mut hung => panic!("it hangs"),
+                told = begun => told.expect("it begins"),
+            }
+            let work = || thread::current().id();
+            let both = async { tokio::join!(apart(true, work), apart(false, work)) };
+            let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+            let (for_etcd, for_disk) = both.expect("no thread is waited for");
+            assert!(matches!(for_etcd, Err(Lost::NoThread)), "{for_etcd:?}");
+            let here = thread::current().id();
+            assert_eq!(for_disk.expect("it is made"), here);
+            release.send(()).expect("it waits");
+            hung.await.expect("it was released");
+        });
     }
 }
