@@ -12,6 +12,7 @@ use super::super::limits::{
 };
 use super::super::{Code, Time};
 use super::{Config, Event, GoAway, OpenError, Read, Session, Side, StreamEnd, Violation};
+mod measured;
 
 /// A plane's session, and the test as its node.
 struct Plane {
