@@ -1,0 +1,202 @@
+//! Whether and when an upgrade begins: what is refused, who asks for it, what it waits for.
+
+use http::Method;
+use pf9_hostagent::model::{CertPurpose, UpgradeStage};
+use serde_json::{Value, json};
+
+use super::super::kube;
+use super::{AT, NO_API, World, code, import};
+
+#[tokio::test]
+async fn an_impossible_stack_is_refused_whatever_is_overruled() {
+    let world = World::new().await;
+    for (version, kubernetes, etcd, id, words) in [
+        ("far", "1.35.5", "3.6.16", "minor", "which is newer"),
+        ("etcd", "1.37.2", "3.8.0", "etcd-step", "etcd"),
+    ] {
+        assert_eq!(import(&world.bed, version, kubernetes, etcd).await.0, 200);
+        let wanted = json!({"to": version, "despite": [NO_API, id]});
+        let (status, said) = world.bed.admin(AT, wanted).await;
+        assert_eq!(status, 422, "{said}");
+        assert!(said.to_string().contains(words), "{version}: {said}");
+    }
+    let (status, said) = world.bed.admin(AT, json!({"to": "nothing"})).await;
+    assert_eq!((status, code(&said)), (400, "stack-unknown"), "{said}");
+    for wrong in [
+        json!({"to": "b", "maxUnavailable": "0"}),
+        json!({"to": "b", "drainTimeoutSeconds": 0}),
+        json!({"to": "b", "proveSeconds": 9}),
+        json!({"to": "b", "window": "never"}),
+    ] {
+        assert_eq!(world.bed.admin(AT, wrong.clone()).await.0, 400, "{wrong}");
+    }
+    assert_eq!(
+        world.bed.admin(&format!("{AT}/turn"), json!({})).await.0,
+        404
+    );
+    assert_eq!(world.told(0).await, (None, "a".into()));
+}
+
+/// As qbert's tools request it.
+#[tokio::test]
+async fn qberts_own_call_starts_the_same() {
+    let world = World::new().await;
+    let cluster = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    for method in [Method::PATCH, Method::PUT] {
+        let ask = async |body: Value| world.bed.ask(method.clone(), &cluster, body).await;
+        let (status, said) = ask(json!({"stack": "b", "networkPolicies": "off"})).await;
+        assert_eq!(status, 400, "{method}: {said}");
+        assert!(
+            said.to_string().contains("cluster upgrade NAME --to"),
+            "{method}: {said}"
+        );
+        let (status, said) = ask(json!({"kubeRoleVersion": "b"})).await;
+        assert_eq!(status, 422, "{method}: {said}");
+        assert!(
+            said.to_string().contains("could not be checked"),
+            "{method}: {said}"
+        );
+    }
+
+    let at = format!("{cluster}/upgrade");
+    let ask = async |path: &str, body: Value| world.bed.ask(Method::POST, path, body).await;
+    let (status, said) = ask(&format!("{at}?type=patch"), Value::Null).await;
+    assert_eq!(status, 409, "nothing of the same minor is newer: {said}");
+    let (status, said) = ask(&format!("{at}?type=minor"), Value::Null).await;
+    assert_eq!(status, 422, "{said}");
+    let body = json!({"batchUpgradePercent": 50, "despite": [NO_API]});
+    let (status, said) = ask(&format!("{at}?type=minor"), body).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(said["upgrade"]["maxUnavailable"], json!("50%"));
+    assert_eq!(world.bed.get(&at).await["upgrade"]["to"], json!("b"));
+    let (status, said) = ask(&format!("{at}/cancel"), Value::Null).await;
+    assert_eq!(
+        (status, &said["upgrade"]["state"]),
+        (200, &json!("cancelled")),
+        "{said}"
+    );
+    assert_eq!(
+        world.told(1).await,
+        (None, "a".into()),
+        "its order is taken back"
+    );
+}
+
+#[tokio::test]
+async fn steps_wait_for_the_window() {
+    let world = World::new().await;
+    // Whatever day it is: one that is neither today nor yesterday nor tomorrow.
+    let now = pf9_hostagent::model::Timestamp::now();
+    let day = now + jiff::SignedDuration::from_hours(72);
+    let day = day.strftime("%a").to_string().to_lowercase();
+    let wanted = json!({"to": "b", "despite": [NO_API], "window": format!("{day} 12:00 10m")});
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    world.prepared().await;
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert!(
+        shown
+            .to_string()
+            .contains("waits for the maintenance window"),
+        "{shown}"
+    );
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let wide = json!({"upgrade": {"window": "daily 00:00 24h"}});
+    assert_eq!(world.bed.ask(Method::PATCH, &path, wide).await.0, 200);
+    world.report(0, Some("ready")).await;
+    assert_eq!(world.told(0).await.0, Some(UpgradeStage::Etcd));
+}
+
+#[tokio::test]
+async fn an_imported_patch_starts_automatically_by_policy() {
+    let world = World::new().await;
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let later = async |version: &str, kubernetes: &str| {
+        assert_eq!(
+            import(&world.bed, version, kubernetes, "3.6.16").await.0,
+            200
+        );
+        world.state().await
+    };
+    assert_eq!(later("a2", "1.36.2").await, "");
+    let policy = |patches: &str| json!({"upgrade": {"patches": patches}});
+    let set = async |patches: &str| {
+        let answer = world.bed.ask(Method::PATCH, &path, policy(patches)).await;
+        assert_eq!(answer.0, 200);
+    };
+    set("window").await;
+    assert_eq!(world.state().await, "", "no older one");
+    assert_eq!(later("b3", "1.37.3").await, "", "no other minor");
+    set("off").await;
+    assert_eq!(later("a4", "1.36.4").await, "", "off");
+    set("at-once").await;
+    assert_eq!(world.state().await, "running", "it was there already");
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+}
+
+/// The cluster itself says what blocks it.
+#[tokio::test]
+async fn the_clusters_api_is_asked_before_the_first_step() {
+    let mut world = World::new().await;
+    let cluster = world.cluster;
+    let api = kube::master(cluster, &mut world.nodes[0].0, CertPurpose::ApiServer).await;
+    api.objects.put(
+        "/metrics",
+        "apiserver_requested_deprecated_apis{group=\"old\",removed_release=\"1.37\",resource=\"things\",\
+         subresource=\"\",version=\"v1beta1\"} 1\n"
+            .into(),
+    );
+    api.objects.put(
+        "/apis/policy/v1/poddisruptionbudgets/x",
+        json!({"metadata": {"namespace": "shop", "name": "all"},
+               "status": {"disruptionsAllowed": 0, "expectedPods": 2, "desiredHealthy": 2}}),
+    );
+    let hook = |name: &str| {
+        json!({"name": name, "failurePolicy": "Fail",
+               "clientConfig": {"service": {"namespace": "guard", "name": name}},
+               "rules": [{"apiGroups": ["apps"], "resources": ["deployments"]}]})
+    };
+    api.objects.put(
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/g",
+        json!({"metadata": {"name": "g"}, "webhooks": [hook("dead")]}),
+    );
+    api.objects.put(
+        "/api/v1/pods/bare",
+        json!({"metadata": {"namespace": "shop", "name": "bare"}, "status": {"phase": "Running"}}),
+    );
+    let (status, plan) = world
+        .bed
+        .admin(&format!("{AT}/plan"), json!({"to": "b"}))
+        .await;
+    assert_eq!(status, 200, "{plan}");
+    let found = plan["findings"].as_array().expect("findings").iter();
+    let found: Vec<&str> = found.filter_map(|f| f["id"].as_str()).collect();
+    // No test ran a stack of so few components.
+    let (known, found) = found.split_first().expect("findings");
+    assert_eq!(*known, "stack");
+    let want = [
+        "removed-api/old/v1beta1/things",
+        "webhook/g/dead",
+        "budget/shop/all",
+        "pods-without-controller",
+    ];
+    assert_eq!(found, want, "{plan}");
+    let known = [want[0], want[1], want[3]];
+    let (status, said) = world
+        .bed
+        .admin(AT, json!({"to": "b", "despite": known}))
+        .await;
+    assert_eq!((status, code(&said)), (422, "roll-blocked"), "{said}");
+    // The policy for a drain that times out decides the severity of a budget.
+    let wanted = json!({"to": "b", "despite": known, "then": "force"});
+    assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
+}
