@@ -5,6 +5,7 @@
 //! | `disk`  | [`disk::File`], and every call that changes a file system |
 //! | `clock` | what time it is |
 //! | `fault` | with the feature `fault`: what breaks, where (`quiet` in every other build: nothing) |
+//! | `program` | with the feature `fault`: the same for a program of its own, by its environment |
 //! | `unsynced` | with the feature `fault`: what a power cut takes along |
 //!
 //! Each of those calls, and each start, end and answer in [`crate::host::exec`] and [`crate::local`], names itself with
@@ -52,6 +53,8 @@ pub mod fault;
 #[cfg(not(feature = "fault"))]
 #[path = "seam/quiet.rs"]
 pub(crate) mod fault;
+#[cfg(feature = "fault")]
+pub mod program;
 #[cfg(all(test, feature = "fault"))]
 mod tests;
 #[cfg(feature = "fault")]

@@ -8,34 +8,33 @@
 //!
 //! A scope is one life of a process. Once it ended nothing more of it reaches the disk, whatever its destructors try.
 //! In a test a life ends by unwinding ([`LifeEnded`] is the payload, which no hook prints); in a program of its own, which
-//! gets it from `PF9_FAULT` (`POINT:FAULT`, see [`from_environment`]), by `abort`.
+//! gets it from its environment ([`super::program`]), by `abort`.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::panic::{Location, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
+use super::program::{self, At, Passed};
 use super::unsynced::Unsynced;
 pub use super::unsynced::{PowerLoss, Stash};
 
-/// `POINT:FAULT` for a program of its own.
-const ENV: &str = "PF9_FAULT";
 /// How long a thread stands that is not the event loop's. A loop that waits for it waits until the watchdog ends
 /// the process.
 const WATCHDOG: Duration = Duration::from_secs(3);
-/// Its clock: `stands`, or seconds by which it is wrong.
-const ENV_CLOCK: &str = "PF9_FAULT_CLOCK";
 
 /// What kind of call a point is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CallKind {
     /// A file is opened to be written.
     Open,
@@ -113,8 +112,12 @@ pub struct Scope {
 #[derive(Debug, Default)]
 struct State {
     points: Vec<Point>,
-    breaks: Option<(usize, InjectedFault)>,
+    breaks: Option<(At, InjectedFault)>,
     broke: Option<Point>,
+    /// How often a program passed the points of a place and a caller.
+    times: BTreeMap<String, usize>,
+    /// Where a program tells what it passes.
+    told: Option<File>,
     stopped: bool,
     unsynced: Unsynced,
     clock: Clock,
@@ -209,10 +212,17 @@ impl Scope {
 
     /// One in which this happens at the point of this number, the first one being 0.
     pub fn breaking(point: usize, fault: InjectedFault) -> Arc<Self> {
-        Self::new(Some((point, fault)), true, false)
+        Self::new(Some((At::Number(point), fault)), true, false)
     }
 
-    fn new(breaks: Option<(usize, InjectedFault)>, here: bool, only_a_clock: bool) -> Arc<Self> {
+    /// The life of a program, which tells what it passes to this file.
+    pub(super) fn of_program(breaks: Option<(At, InjectedFault)>, told: Option<File>) -> Arc<Self> {
+        let scope = Self::new(breaks, false, false);
+        scope.state().told = told;
+        scope
+    }
+
+    fn new(breaks: Option<(At, InjectedFault)>, here: bool, only_a_clock: bool) -> Arc<Self> {
         static LIVES: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
             number: LIVES.fetch_add(1, Ordering::Relaxed),
@@ -311,17 +321,19 @@ impl Scope {
             caller,
             about: about.into_owned(),
         };
-        let fault = match state.breaks {
-            Some((at, fault)) if at == number => {
-                // Not a moment later: others of its threads would go on meanwhile.
-                if matches!(fault, InjectedFault::Kill | InjectedFault::Power(_)) {
-                    self.over.store(true, Ordering::SeqCst);
-                }
-                state.broke = Some(point.clone());
-                Some(fault)
+        let name = self.is_program().then(|| state.name_of(&point));
+        let here = |(at, _): &&(At, InjectedFault)| at.is(number, name.as_deref());
+        let fault = state.breaks.as_ref().filter(here).map(|(_, fault)| *fault);
+        if let Some(fault) = fault {
+            // Not a moment later: others of its threads would go on meanwhile.
+            if matches!(fault, InjectedFault::Kill | InjectedFault::Power(_)) {
+                self.over.store(true, Ordering::SeqCst);
             }
-            Some(_) | None => None,
-        };
+            state.broke = Some(point.clone());
+        }
+        if let Some(name) = name {
+            state.tell(&point, name, fault.is_some());
+        }
         state.points.push(point);
         fault
     }
@@ -344,6 +356,30 @@ impl Scope {
 
     fn refused(&self) -> io::Error {
         Errno::EIO.into()
+    }
+}
+
+impl State {
+    /// What a test calls this point of a program: work beside it changes its number and not its name.
+    fn name_of(&mut self, point: &Point) -> String {
+        let name = format!("{}@{}", point.place, point.caller);
+        let times = self.times.entry(name.clone()).or_default();
+        *times += 1;
+        format!("{name}#{times}")
+    }
+
+    fn tell(&mut self, point: &Point, name: String, broke: bool) {
+        let Some(told) = &mut self.told else {
+            return;
+        };
+        let passed = Passed {
+            kind: point.kind,
+            name,
+            about: point.about.clone(),
+            broke,
+        };
+        // A test that lacks a line says so.
+        drop(told.write_all(passed.line().as_bytes()));
     }
 }
 
@@ -429,40 +465,7 @@ pub(crate) fn verdict(kind: CallKind, place: &'static str, about: &Path) -> Verd
 
 pub(crate) fn current() -> Current {
     let here = HERE.with_borrow(Clone::clone);
-    Current(here.or_else(|| from_environment().clone()))
-}
-
-/// The life of a program that has it from its environment. `PF9_FAULT` is `POINT:FAULT`: the number of the point, and
-/// `kill`, `power`, `torn` (a power cut that keeps names and loses bytes), `stop`, or a number of `errno`.
-fn from_environment() -> &'static Option<Arc<Scope>> {
-    static PROGRAM: OnceLock<Option<Arc<Scope>>> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let told = std::env::var(ENV).ok();
-        let clock = std::env::var(ENV_CLOCK).ok();
-        if told.is_none() && clock.is_none() {
-            return None;
-        }
-        let scope = Scope::new(told.as_deref().and_then(read), false, false);
-        if let Some(clock) = clock {
-            scope.set_clock(match clock.parse() {
-                Ok(seconds) => Clock::Off(SignedDuration::from_secs(seconds)),
-                Err(_) => Clock::Stands(Timestamp::now()),
-            });
-        }
-        Some(scope)
-    })
-}
-
-fn read(told: &str) -> Option<(usize, InjectedFault)> {
-    let (point, fault) = told.split_once(':')?;
-    let fault = match fault {
-        "kill" => InjectedFault::Kill,
-        "power" => InjectedFault::Power(PowerLoss::Everything),
-        "torn" => InjectedFault::Power(PowerLoss::Bytes),
-        "stop" => InjectedFault::Stop,
-        errno => InjectedFault::Fail(Errno::from_raw(errno.parse().ok()?)),
-    };
-    Some((point.parse().ok()?, fault))
+    Current(here.or_else(|| program::scope().clone()))
 }
 
 /// What a clock shows.
