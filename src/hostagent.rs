@@ -169,6 +169,8 @@ fn take_up(agent: &Agent, store: &SpecStore) {
         agent
             .events
             .emit("spec-quarantined", fault.to_string(), Some(fault.clone()));
+    } else if let Some(accepted) = &loaded.spec {
+        spec_poll::tell_accepted(&agent.events, accepted);
     }
     let generation = loaded.spec.as_ref().map(|s| s.spec.generation);
     agent.board.update(|facts| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::events::Events;
 use super::spec_store::SpecStore;
 use super::spool::Topic;
 use super::{Agent, blocking};
@@ -135,16 +136,20 @@ fn in_force(agent: &Agent, accepted: Accepted) {
     let generation = accepted.spec.generation;
     let role = accepted.spec.assignment.role();
     tracing::info!(%generation, %role, "spec accepted");
-    agent.events.emit_about(
-        about_spec(format!("accepted {generation}")),
-        "spec-accepted",
-        format!("spec generation {generation} accepted, role {role}"),
-        None,
-    );
+    tell_accepted(&agent.events, &accepted);
     agent.board.update(|facts| {
         facts.spec = Some(Arc::new(accepted));
         facts.refused = None;
     });
+}
+
+/// Also at each start: a process that ended between storing the spec and telling of it told nothing.
+pub(super) fn tell_accepted(events: &Events, accepted: &Accepted) {
+    let generation = accepted.spec.generation;
+    let role = accepted.spec.assignment.role();
+    let topic = about("spec", format!("accepted {generation}"));
+    let message = format!("spec generation {generation} accepted, role {role}");
+    events.emit_about(topic, "spec-accepted", message, None);
 }
 
 /// Fields that this agent does not know are no reason to refuse; that they are not heeded is said,
@@ -176,7 +181,9 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut SpecPollState) -> bool {
         let fault = &refusal.fault;
         tracing::warn!(code = fault.code.word(), "{fault}");
         let generation = refusal.generation.map_or(0, |g| g.0);
-        let topic = about_spec(format!("refused {generation} {}", fault.code));
+        let have = agent.board.read(super::board::Gathered::generation);
+        let value = format!("refused {generation} {} at {have}", fault.code);
+        let topic = about("spec-refused", value);
         let words = fault.to_string();
         agent
             .events
@@ -187,10 +194,10 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut SpecPollState) -> bool {
     false
 }
 
-/// What became of the newest spec is reported once, whichever daemon restarts.
-fn about_spec(value: String) -> Topic {
+/// What became of a spec is reported once, however often this process starts.
+fn about(name: &str, value: String) -> Topic {
     Topic {
-        name: "spec".into(),
+        name: name.to_owned(),
         value,
         idle: None,
     }
