@@ -129,10 +129,7 @@ impl Renewal {
 
     async fn keep(&self) {
         self.tell(None);
-        let mut next = self.files(identity::settle).await.unwrap_or_else(|e| {
-            tracing::warn!(why = chain(&e), "the next pair cannot be read");
-            None
-        });
+        let mut next = self.unfinished().await;
         let mut backoff = Backoff::full(FIRST, self.pace().pause);
         // What the plane issued since these authorities are trusted is not asked for again.
         let mut renewed_under = None;
@@ -164,9 +161,19 @@ impl Renewal {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.tell(Some(fault));
                     tokio::time::sleep(wait).await;
+                    // A disk that failed may have cut a take-over: another pair in its place would lose this one's key.
+                    next = self.unfinished().await;
                 }
             }
         }
+    }
+
+    /// The pair that is still to be shown, as the disk says.
+    async fn unfinished(&self) -> Option<Pair> {
+        self.files(identity::settle).await.unwrap_or_else(|e| {
+            tracing::warn!(why = chain(&e), "the next pair cannot be read");
+            None
+        })
     }
 
     /// By a clock that is far ahead what the plane has just issued is due again, and so would be the next one.

@@ -239,7 +239,8 @@ async fn lived<S: Scenario>(
     }
 }
 
-fn differences(want: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Vec<String> {
+/// What is another than it should be, a line each.
+pub fn differences(want: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Vec<String> {
     let short = |text: Option<&String>| match text {
         Some(text) => format!("{:.200}", text),
         None => "nothing".to_owned(),

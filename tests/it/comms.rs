@@ -6,6 +6,7 @@ mod peer;
 mod renewal;
 mod services;
 mod soak;
+mod whole;
 
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ mod said_by_root;
 mod soak;
 mod version;
 mod versions;
+mod whole;
 mod words;
 
 use std::os::unix::fs::MetadataExt;

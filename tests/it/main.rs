@@ -15,9 +15,12 @@ mod planes;
 mod put_back;
 mod remote;
 mod renewal;
+#[path = "../support/sample.rs"]
+mod sample;
 mod soak;
 mod spool;
 mod support;
 mod two_planes;
 mod umask;
 mod watchdog;
+mod whole;

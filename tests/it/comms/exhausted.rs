@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use nix::errno::Errno;
 use pf9_hostagent::app::Config;
-use pf9_hostagent::host::fs::Attrs;
-use pf9_hostagent::model::paths;
+use pf9_hostagent::host::fs::{Attrs, Found};
+use pf9_hostagent::model::{TunnelStatus, paths};
 use pf9_hostagent::seam::fault::{Clock, Scope};
 use tokio::task::JoinSet;
 
-use super::peer::{Peer, World, valid_for};
+use super::peer::{Peer, World, due, valid_for};
+use super::renewal::{host_of, shows};
 use super::services::{ask, echo};
 use super::{Comms, get};
 use crate::support::within;
@@ -109,6 +110,30 @@ async fn without_another_process_the_tunnel_goes_on_and_is_made_again() {
         assert!(tunnel.audited() > before, "{errno}");
     }
     tunnel.comms.stop().await;
+}
+
+/// The key is in its place, and the certificate cannot follow.
+#[tokio::test]
+async fn a_renewal_that_the_disk_cuts_is_completed_when_it_can_be() {
+    let scope = Scope::with_a_clock();
+    let _here = scope.enter();
+    let world = World::new();
+    let peer = Peer::start(&world).await;
+    world.enrol_with(&[&peer], due);
+    peer.renew_by(&world.ca);
+    peer.renew_for(YEAR);
+    let (old, at) = (shows(&world), world.fs.at(paths::HOST_CERT));
+    scope.refuse(Some((at.as_path(), Errno::EIO)));
+    let comms = Comms::start(&world.fs).await;
+    let fails = |s: &TunnelStatus| host_of(s).is_some_and(|h| h.fault.is_some());
+    comms.until(fails).await;
+    scope.refuse(None);
+    comms.until(|s| !fails(s)).await;
+    assert_ne!(shows(&world), old);
+    let next = world.fs.found(paths::HOST_NEXT).expect("found");
+    assert_eq!(next, Found::Nothing);
+    assert_eq!(peer.state().renewals, 1, "the plane was asked once");
+    comms.stop().await;
 }
 
 #[tokio::test]

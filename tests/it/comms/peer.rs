@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
-use pf9_hostagent::model::{HostId, RenewAnswer, RenewRequest, Secret, SigningKey};
+use pf9_hostagent::model::{Digest, HostId, RenewAnswer, RenewRequest, Secret, SigningKey};
 use pf9_hostagent::mux::{self, Handle, Role, Websocket};
 use pf9_hostagent::wire::{self, Code, Config, Side};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -52,7 +52,7 @@ pub(super) fn authority() -> Authority {
 pub(super) struct World {
     pub(super) ca: Arc<Authority>,
     pub(super) fs: HostFs,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -61,15 +61,23 @@ impl World {
         Self::at(tempfile::tempdir().expect("tempdir"))
     }
 
-    /// With this root for the host.
+    /// With this root for the host, which goes with it.
     pub(super) fn at(dir: tempfile::TempDir) -> Self {
+        let world = Self::on(HostFs::new(dir.path()));
+        Self {
+            _dir: Some(dir),
+            ..world
+        }
+    }
+
+    /// With this root for the host.
+    pub(super) fn on(fs: HostFs) -> Self {
         pf9_hostagent::tls::install();
         let ca = Arc::new(authority());
-        let fs = HostFs::new(dir.path());
         for made in ["/run/pf9", "/var/log/pf9/comms"] {
             std::fs::create_dir_all(fs.at(made)).expect("mkdir");
         }
-        Self { ca, fs, _dir: dir }
+        Self { ca, fs, _dir: None }
     }
 
     /// The host knows these peers, best first.
@@ -130,6 +138,8 @@ pub(super) struct Seen {
     pub(super) handle: Handle,
     pub(super) instance: String,
     pub(super) slot: String,
+    /// What the host showed.
+    pub(super) certificate: Option<Digest>,
 }
 
 /// What the peer has done so far, and may do.
@@ -205,8 +215,10 @@ impl Peer {
                     let Ok(tls) = acceptor.accept(socket).await else {
                         return;
                     };
+                    let shown = tls.get_ref().1.peer_certificates();
+                    let shown = shown.and_then(|c| c.first()).map(|c| Digest::of(c));
                     let service = service_fn(move |request: Request<Incoming>| {
-                        let answer = upgrade(&shared, request);
+                        let answer = upgrade(&shared, request, shown);
                         async { Ok::<_, Infallible>(answer) }
                     });
                     drop(
@@ -289,7 +301,11 @@ impl Peer {
     }
 }
 
-fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
+fn upgrade(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+    shown: Option<Digest>,
+) -> Response<Empty<Bytes>> {
     let mut answer = Response::new(Empty::new());
     if let Some((status, after)) = *shared.refuse.lock().expect("lock") {
         shared.state.send_modify(|s| s.refused += 1);
@@ -315,7 +331,7 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
         if mute {
             leave_and_hold(&shared, upgraded).await;
         } else {
-            session(shared, upgraded, &asked).await;
+            session(shared, upgraded, &asked, shown).await;
         }
     });
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -363,6 +379,7 @@ async fn session(
     shared: Arc<Shared>,
     upgraded: TokioIo<hyper::upgrade::Upgraded>,
     asked: &HeaderMap,
+    shown: Option<Digest>,
 ) {
     let socket = Websocket::new(Box::new(upgraded), Role::Server, Bytes::new());
     let (handle, mut incoming, driver) = mux::session(socket, Side::Plane, shared.config);
@@ -374,6 +391,7 @@ async fn session(
         handle,
         instance: text(mux::INSTANCE_HEADER),
         slot: text(mux::SLOT_HEADER),
+        certificate: shown,
     };
     shared.state.send_modify(|s| s.sessions.push(seen));
     let of_all = Arc::clone(&shared);
@@ -436,6 +454,12 @@ pub(super) fn valid_for(params: &mut CertificateParams, life: Duration) {
     let now = rcgen::date_time_ymd(1970, 1, 1) + now.expect("after 1970");
     params.not_before = now - Duration::from_secs(300);
     params.not_after = now + life;
+}
+
+/// Valid, and due for renewal since a while.
+pub(super) fn due(params: &mut CertificateParams) {
+    valid_for(params, Duration::from_secs(10_000));
+    params.not_before -= Duration::from_secs(100_000);
 }
 
 async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {

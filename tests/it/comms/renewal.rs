@@ -8,10 +8,10 @@ use pf9_hostagent::host::fs::Found;
 use pf9_hostagent::identity::{self, TlsPolicy};
 use pf9_hostagent::model::{Digest, Expiry, FaultCode, Timestamp, TunnelStatus, backdating, paths};
 
-use super::peer::{Peer, World, authority};
+use super::peer::{Peer, World, authority, due};
 use super::{Comms, get};
 
-fn host_of(status: &TunnelStatus) -> Option<&Expiry> {
+pub(super) fn host_of(status: &TunnelStatus) -> Option<&Expiry> {
     status.certificates.iter().find(|c| c.name == "host")
 }
 
@@ -20,7 +20,7 @@ fn code_of(status: &TunnelStatus) -> Option<&str> {
     Some(fault.code.word())
 }
 
-fn shows(world: &World) -> Digest {
+pub(super) fn shows(world: &World) -> Digest {
     let identity = identity::load(&world.fs, &TlsPolicy::default()).expect("a pair");
     identity.expect("enrolled").certificate
 }
@@ -77,14 +77,7 @@ async fn a_new_pair_that_does_not_connect_is_rolled_back_said_and_asked_for_agai
 async fn a_plane_that_does_not_renew_is_named_until_it_does() {
     let world = World::new();
     let peer = Peer::start(&world).await;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970");
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    world.enrol_with(&[&peer], |params| {
-        params.not_before = epoch + (now - Duration::from_secs(100_000));
-        params.not_after = epoch + (now + Duration::from_secs(10_000));
-    });
+    world.enrol_with(&[&peer], due);
     let comms = Comms::start(&world.fs).await;
     let status = comms.until(|s| code_of(s).is_some()).await;
     let fault = host_of(&status).and_then(|h| h.fault.clone()).expect("why");
