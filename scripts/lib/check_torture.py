@@ -2,10 +2,13 @@
 the promises."""
 import io
 import json
+import os
 import random
+import re
+import subprocess
 import tempfile
 import unittest
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from unittest import mock
@@ -13,9 +16,10 @@ from unittest import mock
 import torture
 import torture_events
 import torture_judge as judge
+import torture_observer
 import torture_schedule as schedule
-from common import Fail
-from torture_journal import Journal
+from common import REPO, Fail
+from torture_journal import Journal, minutes
 from torture_schedule import ADDONS, CONTROL, KINDS, STEADY, event, events, may_touch
 
 MACHINES = ["master-1", "worker-1", "worker-2"]
@@ -238,9 +242,56 @@ class Kept(unittest.TestCase):
         self.assertEqual((later.done, later.hours()), (0, 2.0))
         json.loads((self.dir / "run.json").read_text())
 
+    def test_a_line_that_an_end_cut_is_none_and_the_next_one_is_whole(self):
+        one, journal = first(2), self.journal()
+        journal.begin(7, MACHINES, (), False)
+        journal.ended_well(one[0])
+        journal.lines.write_text(journal.lines.read_text() + '{"at": 1')
+        self.now += 120
+        journal.failed(one[1], Fail("it broke"))
+        self.assertEqual([line["number"] for line in journal.events()], [0, 1])
+        self.assertEqual(journal.rows(), ["| 7 | 2 | 1 | 2 |"])
+
+    def test_the_page_has_the_rows_that_are_printed_and_their_sum(self):
+        text = (REPO / "docs/torture.md").read_text(encoding="utf-8")
+        said = re.search(r"^(\d+) minutes in all", text, re.M)
+        self.assertEqual(minutes(text), int(said[1]))
+        self.assertEqual(minutes("| 4294967295 | 12 | 0 | 61 |\n| seed | 2 |\n| 3 | – | – | 4 |\n"), 65)
+
+    def test_what_waiting_does_not_change_is_a_failure_of_its_event_and_the_run_goes_on(self):
+        journal = self.journal()
+        journal.begin(7, MACHINES, (), False)
+        one = torture.Torture(mock.Mock(), journal, MACHINES, ())
+        one.observer = mock.Mock()
+        ends = [torture.Stop("the upgrade stopped", "it says why"), {"well_after": 1.0, "writes_there": 3}, IndexError("none")]
+        with mock.patch.object(one, "run_one", side_effect=ends), mock.patch.object(one, "told"), \
+                mock.patch.object(one, "all_well"), mock.patch.object(torture, "hold"), redirect_stdout(io.StringIO()):
+            failures = one.run(float("inf"), 3, go_on=True)
+        self.assertEqual([event.number for event in failures], [0, 2])
+        self.assertEqual([line["result"] for line in journal.events()], ["failed", "ok", "failed"])
+        self.assertEqual(journal.done, 3)
+
     def test_nothing_is_taken_up_that_is_not_there(self):
         with self.assertRaises(Fail):
             self.journal().begin(7, MACHINES, (), True)
+
+
+class Watches(unittest.TestCase):
+    def test_a_process_that_has_ended_and_is_not_taken_away_yet_has_no_figures(self):
+        with subprocess.Popen(["true"]) as ended:
+            os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+            with self.assertRaises(Fail):
+                torture_observer.figures(ended.pid)
+
+    def test_an_observer_of_which_a_part_ended_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            seen = torture_observer.Observer(mock.Mock(**{"nodes.return_value": []}), Path(folder))
+            with mock.patch.object(seen, "write_on"), mock.patch.object(seen, "measure_on", lambda: seen.end.wait(60)):
+                seen.write_on.__name__ = "write_on"
+                seen.start()
+                seen.threads[0].join(60)
+                self.assertEqual(seen.faults(), ["the observer's write_on ended"])
+                seen.stop()
 
 
 class Writes(unittest.TestCase):

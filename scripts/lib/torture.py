@@ -10,7 +10,8 @@
   --schedule      print the events and do nothing
   --go-on         after a failure continue as soon as all is well again: the end says how many there were
   --shrink        a failure is repeated, on new machines, with fewer and fewer events: the fewest that show it
-  --down          a run without a failure takes its machines down; otherwise they stay for the next one, and for --resume
+  --down          a run without a failure takes its machines down, and not its hours; otherwise they stay for the next
+                  one, and for --resume
 
   demo up → a workload and small disks → event, its cause removed, all well again within its bound → the next
             meanwhile an observer writes, checks and measures (torture_observer.py)
@@ -21,7 +22,7 @@ the status reports it; memory, descriptors, threads, logs and state of the agent
 A failure prints the seed and the number of events that show it.
 
 State is in the demo's ($PF9_DEMO_STATE, here /var/lib/pf9-torture), below torture/: run.json (seed, how many events are
-done, seconds of every seed), events.jsonl, samples.jsonl. Clock steps are left out: what a release takes its time from is
+done, seconds of every seed), events.jsonl, samples.jsonl. The end prints a row of each seed for docs/torture.md. Clock steps are left out: what a release takes its time from is
 the machine's clock, and these machines share it; tests through the seam step it (docs/torture.md).
 """
 import argparse
@@ -134,6 +135,7 @@ class Torture:
         gone = ("delete", "pod", *(f"hello-{name}" for name in self.machines), "--ignore-not-found", "--now")
         wait_for("the cluster to be reached through the plane", lambda: self.demo.kubectl(*gone), BEGIN_SECONDS, 2)
         for machine in self.demo.nodes():
+            torture_events.nothing_in_the_way(machine)
             torture_events.allow_operations(machine)
             if not torture_events.has_small_disks(machine):
                 machine.kill()
@@ -228,7 +230,8 @@ class Torture:
                 say(f"{clock(begun)} {event.line()}")
                 try:
                     result = self.run_one(event)
-                except Fail as fail:
+                # A file or a row that is not there is an answer, too; without it hours would end with a traceback.
+                except (Fail, Stop, OSError, LookupError) as fail:
                     self.journal.failed(event, fail)
                     self.told(event, fail)
                     failures.append(event)
@@ -345,6 +348,7 @@ def summary(journal, failures):
         say(f"{kind:<20} {len(some):>6} {sum(line['result'] != 'ok' for line in some):>6} {longest:>18.1f} s")
     say(f"{journal.hours():.2f} hours in all, {len(lines)} events; this run: seed {journal.run['seed']}, "
         f"{journal.done} events done, {len(failures)} of this call failed")
+    say("\n".join(["for docs/torture.md:", *journal.rows()]))
 
 
 def again(journal, count):
@@ -408,7 +412,8 @@ def main(argv):
     if failures and args.shrink:
         fewest(args, demo, journal, failures)
     if args.down and not failures:
-        demo.down()
+        with kept(journal):
+            demo.down()
     return 1 if failures else 0
 
 

@@ -3,6 +3,7 @@
   happens(torture, event)   a context: the accident on entry, its cause removed on exit; it gives a Seen
   Seen(says, healed)        what `pf9ctl status` must report while it lasts; what else must hold in the end
   small_disks(machine)      the file systems that are filled: small ones, below a machine's root; removed with it
+  nothing_in_the_way(machine)   what a run that was killed left of an accident is removed
 
 Each accident is what a person, a disk or a network does, by the machine's own means; none needs the product's cooperation.
 """
@@ -36,6 +37,7 @@ CONFIG = r"config-invalid|cannot use the configuration"
 TABLE = "pf9_torture"
 CERTS = "etc/pf9/kube.d/certs"
 SETTLED = "/etc/pf9/operations.toml"
+CONFIGURATION, WRONG = "etc/pf9/hostagent.toml", b"\n[nodelet]\nsweeps = 1\n"
 
 
 @dataclass
@@ -263,6 +265,21 @@ def read_only(_torture, machine, event):
         run(["mount", "-o", "remount,rw", place])
 
 
+def nothing_in_the_way(machine):
+    """Accidents end with their cause removed, but not where the run itself was killed; the next one would never begin."""
+    for path in SMALL:
+        place = machine.root / path.strip("/")
+        if mounted(place):
+            run(["mount", "-o", "remount,rw", place])
+        shell(machine, f"rm -rf {path}/{FILLER}", timeout=120)
+    drops_nothing(machine)
+    Cable(machine, HOST).clear()
+    shell(machine, "while iptables -D FORWARD -j REJECT; do :; done", check=False)
+    path = machine.root / CONFIGURATION
+    if path.exists() and path.read_bytes().endswith(WRONG):
+        path.write_bytes(path.read_bytes().removesuffix(WRONG))
+
+
 # -- files and rules
 
 @effect("edited")
@@ -283,10 +300,10 @@ def edited(_torture, machine, event):
 
 @effect("wrong-configuration")
 def wrong_configuration(_torture, machine, _event):
-    path = machine.root / "etc/pf9/hostagent.toml"
+    path = machine.root / CONFIGURATION
     before = path.read_bytes()
     try:
-        path.write_bytes(before + b"\n[nodelet]\nsweeps = 1\n")
+        path.write_bytes(before + WRONG)
         kill(machine, "pf9-nodeletd")
         yield Seen(CONFIG)
     finally:

@@ -1,12 +1,14 @@
 """A torture's state on disk: so that it can be resumed, and its hours count.
 
-  Journal(dir)   begin, begun, done, failed, hours; one JSON line per event in events.jsonl
+  Journal(dir)   begin, done, failed, hours, rows; one JSON line per event in events.jsonl
+  minutes(text)  of the rows of a table
 
 A run is its seed, its machines and the kinds of events that are drawn; its progress is the number of events that
 ended well. Time is recorded as it passes, so a run that was killed has its hours as well.
 """
 import json
 import os
+import re
 import time
 
 from common import Fail
@@ -59,7 +61,9 @@ class Journal:
         self.tick()
         line = {"at": round(self.clock(), 1), "seed": self.run["seed"], **event.as_json(), "result": result, **more}
         with open(self.lines, "a", encoding="utf-8") as sink:
-            sink.write(json.dumps(line) + "\n")
+            # After a line that an end cut the next one is a line of its own.
+            cut = sink.tell() and not self.lines.read_bytes().endswith(b"\n")
+            sink.write(("\n" if cut else "") + json.dumps(line) + "\n")
 
     def ended_well(self, event, **more):
         self.run["done"] = event.number + 1
@@ -69,4 +73,27 @@ class Journal:
         self.write(event, "failed", what=str(fail))
 
     def events(self):
-        return [json.loads(line) for line in self.lines.read_text().splitlines()] if self.lines.exists() else []
+        """A line that an end cut is none."""
+        found = []
+        for line in self.lines.read_text().splitlines() if self.lines.exists() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def rows(self):
+        """One of each seed: the seed, events, how many failed, minutes. What docs/torture.md has is these, and adds them up."""
+        rows, lines = [], self.events()
+        for seed, seconds in sorted(self.run["seconds"].items(), key=lambda each: int(each[0])):
+            of_it = [line for line in lines if line["seed"] == int(seed)]
+            failed = sum(line["result"] != "ok" for line in of_it)
+            rows.append(f"| {seed} | {len(of_it)} | {failed} | {seconds / 60:.0f} |")
+        return rows
+
+
+ROW = re.compile(r"^\| \d+ \|.*\| (\d+) \|$", re.M)
+
+
+def minutes(text):
+    return sum(map(int, ROW.findall(text)))

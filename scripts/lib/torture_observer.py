@@ -135,7 +135,7 @@ class Observer:
 
     def start(self):
         for work in (self.write_on, self.measure_on):
-            thread = threading.Thread(target=work, daemon=True)
+            thread = threading.Thread(target=work, name=work.__name__, daemon=True)
             thread.start()
             self.threads.append(thread)
 
@@ -276,8 +276,10 @@ class Observer:
         return {"daemons": seen, "logs": logs, "state": state}
 
     def faults(self):
+        """Also of the observer itself: who no longer writes or measures finds nothing."""
+        ended = [thread.name for thread in self.threads if not thread.is_alive()]
         with self.mutex:
-            return self.flat.faults() + self.measured_faults
+            return self.flat.faults() + self.measured_faults + [f"the observer's {name} ended" for name in ended]
 
 
 # -- queries to a machine
@@ -354,6 +356,8 @@ def pids(machine):
 
 def figures(pid):
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    if "RssAnon" not in status:
+        raise Fail(f"process {pid} has ended", "it has no memory")
     return {"rss": int(status["RssAnon"].split()[0]) * 1024, "threads": int(status["Threads"]),
             "fds": len(os.listdir(f"/proc/{pid}/fd"))}
 
