@@ -41,6 +41,8 @@ def figures(said, logs):
     for what, unit, of, week, end, days in FIGURE.findall(said):
         goal = int(week) + int(week) // 20
         goal = max(goal, logs) if of == "logs" else goal
+        # A document that is being replaced is one file more at that moment, as in the test.
+        goal += 1 if unit == "files" else 0
         rows.append((f"{what}: {of}, {days} days", unit, int(end), goal, int(end) <= goal))
     return rows
 
@@ -49,6 +51,7 @@ def soak(args, report):
     if args.days < 21:
         raise Fail("the second and the last week are compared", f"--days {args.days} is less than 21")
     program = tests.programs()["it"]
+    failed = []
     for what, (test, steps, logs) in PARTS.items():
         if args.only not in (None, what):
             continue
@@ -56,13 +59,14 @@ def soak(args, report):
         done = subprocess.run([program, "--exact", "--nocapture", test], cwd=REPO, env=env, timeout=SECONDS + 60, check=False,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         rows = figures(done.stdout, logs)
-        if not rows:
-            raise Fail(f"{what}: no figures", tail_text(done.stdout))
         for row in rows:
             report.row(*row)
         for of, sessions, renewals in OTHER.findall(done.stdout):
             report.row(f"{of}: sessions", "", int(sessions))
             report.row(f"{of}: renewals", "", int(renewals))
-        if done.returncode != 0 and all(row[4] for row in rows):
-            raise Fail(f"{what} failed", tail_text(done.stdout))
+        if not rows or done.returncode != 0 and all(row[4] for row in rows):
+            failed.append(f"{what}: " + tail_text(done.stdout))
         sys.stdout.flush()
+    # Each part takes an hour or so: one that fails does not take the others along.
+    if failed:
+        raise Fail(f"{len(failed)} parts failed", "\n".join(failed))
