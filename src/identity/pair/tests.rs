@@ -26,19 +26,24 @@ impl World {
             fs: HostFs::new(dir.path()),
             _dir: dir,
         };
-        let first = world.pair();
-        let identity = Identity {
-            host_id: world.host,
-            key: first.key.clone(),
-            certificate: first.certificate.clone(),
-            plane_ca: world.ca.pem(),
-            trust: vec![SigningKey::generate().expect("key").0.trusted()],
+        let (first, trusted) = (world.pair(), SigningKey::generate().expect("key").0);
+        let identity = world.identity(&first, &trusted);
+        save(&world.fs, &identity, &Owners::current_user()).expect("save");
+        world
+    }
+
+    /// What an enrolment brings.
+    fn identity(&self, pair: &Pair, trusted: &SigningKey) -> Identity {
+        Identity {
+            host_id: self.host,
+            key: pair.key.clone(),
+            certificate: pair.certificate.clone(),
+            plane_ca: self.ca.pem(),
+            trust: vec![trusted.trusted()],
             endpoints: vec!["wss://127.0.0.1:1".to_owned()],
             trust_version: None,
             machine: crate::model::MachineMarks::default(),
-        };
-        save(&world.fs, &identity, &Owners::current_user()).expect("save");
-        world
+        }
     }
 
     fn answer(&self, new: &NewKey, name: &str) -> RenewAnswer {
@@ -256,6 +261,60 @@ pub(crate) mod walk {
             end.retain(|path, _| !path.starts_with(paths::TRUST_DIR));
             end
         }
+    }
+
+    /// A host enrols again, with another signing key of the plane; a first time it does less of the same.
+    pub(crate) struct Enrolment;
+
+    pub(crate) struct Enrolling {
+        world: World,
+        old: Digest,
+        new: Pair,
+        trusted: SigningKey,
+    }
+
+    impl Scenario for Enrolment {
+        const NAME: &'static str = "enrolment";
+        type World = Enrolling;
+
+        async fn begin(&self) -> Enrolling {
+            let world = World::new();
+            let (old, new) = (world.shows(), world.pair());
+            let trusted = SigningKey::generate().expect("key").0;
+            Enrolling {
+                world,
+                old,
+                new,
+                trusted,
+            }
+        }
+
+        async fn life(&self, w: &mut Enrolling, _starts: bool) -> bool {
+            let fs = &w.world.fs;
+            temps::collect(fs, WRITTEN_BY_ROOT);
+            // Of one of the two, or not enrolled: no start finds parts of both.
+            let now = load(fs, &TlsPolicy::default()).expect("whole or none");
+            let now = now.map(|identity| identity.certificate);
+            assert!(now.is_none_or(|c| c == w.old || c == w.new.digest));
+            let identity = w.world.identity(&w.new, &w.trusted);
+            now == Some(w.new.digest) || save(fs, &identity, &Owners::current_user()).is_ok()
+        }
+
+        async fn end(&self, w: &mut Enrolling) -> BTreeMap<String, String> {
+            assert_eq!(w.world.shows(), w.new.digest);
+            let trust = crate::identity::trust(&w.world.fs).expect("trust");
+            assert!(trust.knows(&w.trusted.trusted().id), "the new key");
+            let trusts = w.world.fs.list(paths::TRUST_DIR).expect("list").len();
+            let mut end = files(&w.world.fs, |path| path.contains('.'));
+            end.retain(|path, _| !path.starts_with(paths::TRUST_DIR));
+            end.insert("keys that are trusted".to_owned(), trusts.to_string());
+            end
+        }
+    }
+
+    #[tokio::test]
+    async fn an_enrolment_broken_anywhere_is_the_old_one_none_or_the_new_one() {
+        walk(&Enrolment, 60).await;
     }
 
     #[tokio::test]
