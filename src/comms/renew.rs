@@ -129,13 +129,23 @@ impl Renewal {
 
     async fn keep(&self) {
         self.tell(None);
-        let mut next = self.unfinished().await;
+        let mut next = self.files(identity::settle).await.unwrap_or_else(|e| {
+            tracing::warn!(why = chain(&e), "the next pair cannot be read");
+            None
+        });
         let mut backoff = Backoff::full(FIRST, self.pace().pause);
         // What the plane issued since these authorities are trusted is not asked for again.
         let mut renewed_under = None;
         loop {
             let done = match next.take() {
-                Some(pair) => self.show(&pair).await,
+                Some(pair) => {
+                    let done = self.show(&pair).await;
+                    // The plane knows this pair only, and the disk did not take all of it: another one in its place would
+                    // lose its key.
+                    let is_used = self.link.route().identity().certificate == pair.digest;
+                    next = (done.is_err() && is_used).then_some(pair);
+                    done
+                }
                 None => {
                     self.until_due(renewed_under).await;
                     match self.ask().await {
@@ -161,19 +171,9 @@ impl Renewal {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.tell(Some(fault));
                     tokio::time::sleep(wait).await;
-                    // A disk that failed may have cut a take-over: another pair in its place would lose this one's key.
-                    next = self.unfinished().await;
                 }
             }
         }
-    }
-
-    /// The pair that is still to be shown, as the disk says.
-    async fn unfinished(&self) -> Option<Pair> {
-        self.files(identity::settle).await.unwrap_or_else(|e| {
-            tracing::warn!(why = chain(&e), "the next pair cannot be read");
-            None
-        })
     }
 
     /// By a clock that is far ahead what the plane has just issued is due again, and so would be the next one.
