@@ -241,6 +241,31 @@ async fn without_the_plane_the_last_spec_is_handed_on_and_events_wait() {
     .await;
 }
 
+/// As a process leaves it that ended between the two.
+#[tokio::test]
+async fn a_spec_that_was_stored_and_not_told_of_is_told_of_once() {
+    let bed = Bed::new();
+    let spec = bed.sign(3, bed.worker(&bed.no_stack()));
+    let bytes = serde_json::to_vec(&spec).expect("json");
+    let at = "/var/opt/pf9/hostagent/spec.json";
+    let written = bed.fs.write(at, &bytes, &Attrs::mode(0o640));
+    written.expect("stored");
+    let told = |p: &plane::PlaneSide, kind: &str| {
+        let events = p.events.iter().filter(|e| e.kind == kind);
+        let ids: std::collections::BTreeSet<_> = events.map(|e| e.id.clone()).collect();
+        ids.len()
+    };
+    for starts in 1..=2 {
+        let agent = bed.start().await;
+        // It is told of after the spec.
+        bed.plane
+            .until(|p| (told(p, "agent-started") == starts).then_some(()))
+            .await;
+        agent.stop().await;
+    }
+    assert_eq!(bed.plane.read(|p| told(p, "spec-accepted")), 1);
+}
+
 #[tokio::test]
 async fn a_damaged_stored_spec_is_put_aside_and_said() {
     let bed = Bed::new();
