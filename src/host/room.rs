@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! the reserve ─► older logs ─► events that wait ─► backups, but the newest whole one of each cluster and signer
-//! never: identity, spec, ledger, the audit of the tunnel's streams
+//! never: identity, spec, ledger, the audit of the tunnel's streams, that of the API server
 //! ```
 //!
 //! A document that is needed at all costs ([`super::documents::Store::at_all_costs`]) and finds no room is written again,
 //! once, when [`make`] has made some. Only what is on the same file system goes, and no more than is needed; what this
 //! process may not delete stays. An event that goes is missing in the numbers, by which the plane counts it.
 //!
-//! The audit and its older files stay: they are evidence, and one who can fill a disk (with a pod, on many nodes) must not be
-//! able to have it deleted by that. It is bounded by its own rotation.
+//! The audits and their older files stay: they are evidence, and one who can fill a disk (with a pod, on many nodes) must not be
+//! able to have them deleted by that. Both are bounded by their own rotation; the API server's lies in a directory below the
+//! logs of the role, where nothing of this looks.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -276,6 +277,11 @@ mod tests {
         for n in [1, 2] {
             put(fs, &format!("{LOG}.{n}"), &some);
             put(fs, &format!("{AUDITED}.{n}"), &some);
+            put(
+                fs,
+                &format!("{}/audit-{n}.log", paths::API_AUDIT_DIR),
+                &some,
+            );
             put(fs, &format!("{EVENTS}/{n:020}.json"), &some);
         }
         let (key, _) = SigningKey::generate().expect("key");
@@ -400,6 +406,8 @@ mod tests {
             LOG.to_owned(),
             format!("{AUDITED}.1"),
             format!("{AUDITED}.2"),
+            format!("{}/audit-1.log", paths::API_AUDIT_DIR),
+            format!("{}/audit-2.log", paths::API_AUDIT_DIR),
         ] {
             assert!(fs.at(&path).exists(), "{path}");
         }

@@ -132,6 +132,9 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Refuses,
     ),
+    ("assignment.api.audit", FIRST, Old::Refuses),
+    ("assignment.api.audit.off", FIRST, Old::Refuses),
+    ("assignment.api.audit.keep_days", FIRST, Old::Refuses),
     ("assignment.network", FIRST, Old::Refuses),
     ("assignment.network.plugin", FIRST, Old::Refuses),
     ("assignment.network.pods_cidr", FIRST, Old::Refuses),
@@ -344,11 +347,11 @@ pub(super) mod tests {
     use super::*;
     use crate::model::MaintenanceOrder;
     use crate::model::{
-        AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
-        BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
-        EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
-        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, OsOrder,
-        OsReboot, PodSecurity, PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId,
+        AfterDrain, ApiAudit, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities,
+        BackupPolicy, BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy,
+        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec,
+        NetworkPeer, NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer,
+        OsOrder, OsReboot, PodSecurity, PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId,
         RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp, UpgradeOrder, UpgradeStage,
     };
 
@@ -414,7 +417,7 @@ pub(super) mod tests {
                     host: "10.1.2.3".into(),
                     port: 6443,
                     extra_sans: vec!["x".into()],
-                    extra_args: [("audit-log-path".to_owned(), "-".to_owned())].into(),
+                    extra_args: [("event-ttl".to_owned(), "2h".to_owned())].into(),
                     oidc: vec![OidcIssuer {
                         url: "https://login.example.com".into(),
                         audiences: vec!["kubernetes".into()],
@@ -435,6 +438,10 @@ pub(super) mod tests {
                         audit: Some(PodSecurityLevel::Restricted),
                         version: Some("v1.36".into()),
                         exempt_namespaces: vec!["ci".into()],
+                    },
+                    audit: ApiAudit {
+                        off: true,
+                        keep_days: Some(90),
                     },
                     shared: true,
                 },

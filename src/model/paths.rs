@@ -114,6 +114,9 @@ pub const AGENT_STAGING: &str = "/var/opt/pf9/hostagent/agent";
 pub const LOG_DIR: &str = "/var/log/pf9";
 /// The story of the role.
 pub const KUBE_LOG: &str = "/var/log/pf9/kube/kube.log";
+/// The API server's audit on a master. Beside the other logs and apart from them: it names people, so only root may
+/// read it, and nothing that is sent anywhere takes from it.
+pub const API_AUDIT_DIR: &str = "/var/log/pf9/kube/audit";
 
 /// Where the tunnel's connections end now, an address a line. Comms writes it; it is comms' word and no proof.
 pub const TUNNEL_ENDS: &str = "/run/pf9/tunnel-ends";

@@ -21,6 +21,7 @@ use super::{
 };
 
 mod addons;
+mod api_audit;
 mod api_server;
 pub mod kubernetes;
 mod oidc;
@@ -28,6 +29,7 @@ mod pod_security;
 mod runtime;
 
 pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, off_fault, pool_fault};
+pub use api_audit::{API_AUDIT_FILE_MIB, API_AUDIT_OLDER, ApiAudit, api_audit_most_bytes};
 pub use api_server::ApiSpec;
 pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
 pub use pod_security::{PodSecurity, PodSecurityLevel};

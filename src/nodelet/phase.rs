@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authentication`, `authorization`, `admission`, `api_files`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` (with `shared_address`, `flannel`) | the phases, in order |
+//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authentication`, `authorization`, `admission`, `audit`, `api_files`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` (with `shared_address`, `flannel`) | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
@@ -34,6 +34,7 @@ use super::step::Step;
 mod addons;
 mod admission;
 mod api_files;
+mod audit;
 mod authentication;
 mod authorization;
 mod certs;

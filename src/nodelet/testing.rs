@@ -152,6 +152,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             extra_args: Default::default(),
             oidc: Vec::new(),
             pod_security: Default::default(),
+            audit: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

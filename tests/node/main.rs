@@ -19,8 +19,8 @@
 //! dc_unfit      a stack that does not fit: nothing changes, the right one repairs it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
-//! e_people      the page's terminal as a reader; kubectl in all its ways through delay, loss, full lines, a restart, far
-//!               away, a black hole
+//! e_people      the page's terminal as a reader, whom the API server's audit names; kubectl in all its ways through delay,
+//!               loss, full lines, a restart, far away, a black hole
 //! ea_certificates  lifetimes of minutes renewed, new authorities, all expired while machines and plane were off → Ready
 //! eb_a_drop_in  a drop-in with a typo refused, the runtime keeps running across a reboot; fixed
 //! f_decommission  the agent removed → the machine's files are what they were before

@@ -13,6 +13,11 @@ use crate::network::PATIENCE;
 const NAME: &str = "reads-at-a-terminal";
 const PASSWORD: &str = "reads and changes nothing";
 const POD: &str = "hello-worker-1";
+/// Where a master's API server notes who asked it for what.
+const API_AUDIT: &str = "/var/log/pf9/kube/audit";
+/// A Secret that is made and read, and what is in it.
+const SECRET: &str = "audited";
+const WORD: &str = "a-word-that-no-audit-may-have";
 
 /// A plane, by HTTP.
 struct Plane {
@@ -86,11 +91,57 @@ pub(crate) fn is_who_is_signed_in() -> Outcome {
     eventually("the machine's own audit names them", PATIENCE, || {
         shell(NODES[0], &audited).map(drop)
     })?;
+    the_api_servers_audit_names(&person)?;
 
     plane.without_them(&admin)?;
     let path = plane.path(&project);
     let line = json!({"line": "get pods"});
     plane.ask("POST", &path, &reader, &line)?.is(401).map(drop)
+}
+
+/// On the master, for root alone: who was behind the plane's certificate and what was answered, and nothing of a body.
+fn the_api_servers_audit_names(person: &str) -> Outcome {
+    kubectl(&["delete", "secret", SECRET, "--ignore-not-found"])?;
+    let word = format!("--from-literal=word={WORD}");
+    kubectl(&["create", "secret", "generic", SECRET, &word])?;
+    kubectl(&["get", "secret", SECRET, "-o", "name"])?;
+    kubectl(&["delete", "secret", SECRET])?;
+    let about = format!(
+        "grep -hF -e '\"username\":\"{person}\"' -e '\"name\":\"{SECRET}\"' {API_AUDIT}/audit*.log || :"
+    );
+    eventually("the API server's audit names them", PATIENCE, || {
+        let lines = shell(NODES[0], &about)?;
+        let entries: Result<Vec<Value>, _> = lines.lines().map(serde_json::from_str).collect();
+        let entries = entries.map_err(|e| format!("{e}: {lines}"))?;
+        let of = |entry: &Value, verb: &str, resource: &str, name: &str| {
+            let object = &entry["objectRef"];
+            let of_it = object["resource"] == resource && object["name"] == name;
+            of_it && entry["verb"] == verb && entry["user"]["username"] == "pf9:plane"
+        };
+        let refused = entries.iter().any(|e| {
+            let who = &e["impersonatedUser"];
+            let mut groups = who["groups"].as_array().into_iter().flatten();
+            of(e, "delete", "pods", POD)
+                && who["username"] == person
+                && groups.any(|group| group == "pf9:role:reader")
+                && e["responseStatus"]["code"] == 403
+        });
+        let read = entries.iter().any(|e| {
+            let who = e["impersonatedUser"]["username"].as_str();
+            of(e, "get", "secrets", SECRET) && who.is_some_and(|who| who != person)
+        });
+        match refused && read {
+            true => Ok(()),
+            false => Err(format!("refused {refused}, read {read}: {lines}")),
+        }
+    })?;
+    let bodies = format!(
+        "! grep -qF -e {WORD} -e \"$(printf %s {WORD} | base64 -w0)\" -e requestObject -e responseObject \
+         {API_AUDIT}/audit*.log && stat -c '%a %U:%G' {API_AUDIT} {API_AUDIT}/audit.log"
+    );
+    let modes = shell(NODES[0], &bodies)?;
+    assert_eq!(modes.trim(), "700 root:root\n600 root:root", "{API_AUDIT}");
+    Ok(())
 }
 
 impl Plane {

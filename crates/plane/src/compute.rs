@@ -114,6 +114,7 @@ fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
         extra_args: if_master(master, &settings.api_server_args),
         oidc: if_master(master, &settings.oidc),
         pod_security: if_master(master, &settings.pod_security),
+        audit: if_master(master, &settings.audit),
         shared: master && shared_address::of(cluster).is_some(),
     })
 }
@@ -269,6 +270,7 @@ pub(super) mod tests {
                 api_server_args: Default::default(),
                 oidc: Vec::new(),
                 pod_security: Default::default(),
+                audit: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_quota_bytes: None,
                 etcd_election_ms: None,

@@ -16,11 +16,11 @@ use super::rotation::Rotation;
 use super::store::Rows;
 use super::{agents, alerts, audit};
 use pf9_hostagent::model::{
-    AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
-    ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
-    KubeletSpec, MaintenanceOrder, NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid,
-    OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef,
-    TrustedKey,
+    AddressRange, AgentSpec, ApiAudit, Assignment, Authorities, Authority, BackupPolicy,
+    BackupSigner, ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus,
+    KubeProxySpec, KubeletSpec, MaintenanceOrder, NetworkPlugin, NetworkPolicies, NodeFacts,
+    NodeName, NodeUid, OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret,
+    StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -266,6 +266,9 @@ pub(super) struct Settings {
     /// The pod security level.
     #[serde(default)]
     pub(super) pod_security: PodSecurity,
+    /// The API servers' audit.
+    #[serde(default)]
+    pub(super) audit: ApiAudit,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
     /// How long a removed master may be silent before the others remove its member from etcd.

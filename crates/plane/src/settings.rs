@@ -1,5 +1,5 @@
-//! Settings of a new cluster, checked field by field. `networks`: its networks and addresses; `access`: its users, and
-//! its pods' privileges; `addons`: addresses of its services.
+//! Settings of a new cluster, checked field by field. `networks`: its networks and addresses; `access`: its users,
+//! their audit, and its pods' privileges; `addons`: addresses of its services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ mod access;
 mod addons;
 mod networks;
 
-use access::{NewIssuer, NewPodSecurity};
+use access::{NewAudit, NewIssuer, NewPodSecurity};
 use addons::NewLoadBalancer;
 use networks::OneNet;
 
@@ -83,6 +83,8 @@ pub(super) struct NewCluster {
     oidc: Vec<NewIssuer>,
     #[serde(default)]
     pod_security: NewPodSecurity,
+    #[serde(default)]
+    audit: NewAudit,
     #[serde(default)]
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
@@ -190,6 +192,8 @@ pub(super) struct Tuning {
     #[serde(default)]
     pod_security: Option<NewPodSecurity>,
     #[serde(default)]
+    audit: Option<NewAudit>,
+    #[serde(default)]
     network_policies: Option<NetworkPolicies>,
     #[serde(default)]
     load_balancer: Option<NewLoadBalancer>,
@@ -218,6 +222,7 @@ impl Tuning {
                 api_server_args: None,
                 oidc: None,
                 pod_security: None,
+                audit: None,
                 network_policies: None,
                 load_balancer: None,
                 etcd: None,
@@ -269,6 +274,9 @@ impl Tuning {
         }
         if let Some(level) = &self.pod_security {
             settings.pod_security = level.spec()?;
+        }
+        if let Some(audit) = &self.audit {
+            settings.audit = audit.spec()?;
         }
         if let Some(policies) = self.network_policies {
             addons::check_policies(settings.network_plugin, policies)?;
@@ -442,6 +450,7 @@ impl NewCluster {
             api_server_args: self.api_server_args.clone(),
             oidc: access::issuers(&self.oidc, cluster_domain)?,
             pod_security: self.pod_security.spec()?,
+            audit: self.audit.spec()?,
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
             etcd_replace_after_s: self.etcd.replace_after()?,

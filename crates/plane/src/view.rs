@@ -209,6 +209,10 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
             "version": s.pod_security.version(),
             "exemptNamespaces": s.pod_security.exempt(),
         },
+        "audit": {
+            "off": s.audit.off,
+            "keepDays": (!s.audit.off).then(|| s.audit.keep_days()),
+        },
         "etcdReplaceAfterSeconds": s.etcd_replace_after_s,
         "stack": cluster.stack.version,
         "stackManifest": cluster.stack.manifest,

@@ -76,7 +76,8 @@ pub(super) enum Machine {
     Listing,
 }
 
-/// Directories of logs, each its daemon's own.
+/// Directories of logs, each its daemon's own. Directories below them are left out: the API server's audit
+/// ([`paths::API_AUDIT_DIR`]) names people and what they looked at, and no redaction makes that support's to know.
 const LOGS: [&str; 5] = ["comms", "hostagent", "nodelet", "agent", "kube"];
 /// Most files of one directory: a daemon keeps eleven.
 const FILES_MAX: usize = 32;

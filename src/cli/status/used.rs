@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::host::fs::HostFs;
-use crate::model::paths;
+use crate::model::{api_audit_most_bytes, paths};
 use crate::telemetry::LogConfig;
 
 /// Most entries of a place that are counted: a screen does not wait for more. Two stacks have a thousand.
@@ -44,6 +44,11 @@ const PLACES: [(&str, &str); 5] = [
 
 /// What each place takes; those that are not there, or that this user may not read, are left out.
 pub(super) fn look(host: &HostFs, log: &LogConfig) -> Vec<Used> {
+    // Only a master has an API server, and who may not see its audit does not count it either.
+    let audit = match fs::symlink_metadata(host.at(paths::API_AUDIT_DIR)) {
+        Ok(_) => api_audit_most_bytes(),
+        Err(_) => 0,
+    };
     let used = PLACES.into_iter().filter_map(|(what, path)| {
         let others: Vec<PathBuf> = PLACES
             .iter()
@@ -55,7 +60,7 @@ pub(super) fn look(host: &HostFs, log: &LogConfig) -> Vec<Used> {
             what,
             path,
             bytes,
-            most_bytes: (what == "logs").then(|| log.most_bytes()),
+            most_bytes: (what == "logs").then(|| log.most_bytes().saturating_add(audit)),
             at_least,
         })
     });
@@ -134,6 +139,13 @@ mod tests {
         );
         assert_eq!(of("stacks"), None);
         let logs = used.iter().find(|u| u.what == "logs").expect("logs");
-        assert_eq!(logs.most_bytes, Some(LogConfig::default().most_bytes()));
+        let most = LogConfig::default().most_bytes();
+        assert_eq!(logs.most_bytes, Some(most));
+        // On a master.
+        put(&format!("{}/audit.log", paths::API_AUDIT_DIR), 1 << 20);
+        let used = look(&host, &LogConfig::default());
+        let logs = used.iter().find(|u| u.what == "logs").expect("logs");
+        assert!(near(Some(logs.bytes), 2 << 20), "{used:?}");
+        assert_eq!(logs.most_bytes, Some(most + api_audit_most_bytes()));
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{OidcIssuer, PodSecurity, kubernetes, oidc_fault};
+use super::{ApiAudit, OidcIssuer, PodSecurity, kubernetes, oidc_fault};
 
 /// Where the API server is, and which sources of users it trusts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct ApiSpec {
     /// What pods may be in a namespace that says nothing of it. As upstream's on workers.
     #[serde(default, skip_serializing_if = "PodSecurity::is_default")]
     pub pod_security: PodSecurity,
+    /// Who asked it for what, and how long that is kept. As by default on workers.
+    #[serde(default, skip_serializing_if = "ApiAudit::is_default")]
+    pub audit: ApiAudit,
     /// `host` is an address that the masters share: one of them has it at a time, and they see to that
     /// themselves. False on workers, who need not know.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -51,8 +54,11 @@ impl ApiSpec {
         if let Some((field, why)) = oidc_fault(&self.oidc, own_issuer) {
             return Some((format!("oidc{field}"), why));
         }
-        let (field, why) = self.pod_security.fault()?;
-        Some((format!("pod_security.{field}"), why))
+        if let Some((field, why)) = self.pod_security.fault() {
+            return Some((format!("pod_security.{field}"), why));
+        }
+        let (field, why) = self.audit.fault()?;
+        Some((format!("audit.{field}"), why))
     }
 
     /// The address that the masters share.

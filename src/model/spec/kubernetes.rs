@@ -19,11 +19,16 @@ const IDS_MAX: u32 = ID_BLOCK * 512;
 
 /// Flags of the API server that nodelet owns: their values follow from the rest of the spec, and another value would
 /// hand the node to someone else or make it unreachable.
-pub const API_SERVER_OWN: [&str; 38] = [
+pub const API_SERVER_OWN: [&str; 43] = [
     "admission-control-config-file",
     "advertise-address",
     "allow-privileged",
     "anonymous-auth",
+    "audit-log-maxage",
+    "audit-log-maxbackup",
+    "audit-log-maxsize",
+    "audit-log-path",
+    "audit-policy-file",
     "authentication-config",
     "authorization-config",
     "authorization-policy-file",
@@ -181,7 +186,7 @@ mod tests {
         );
         let long = "x".repeat(VALUE_MAX + 1);
         for (name, value) in [
-            ("--audit-log-path", "x"),
+            ("--event-ttl", "2h"),
             ("oidc-issuer-url", "https://x"),
             ("authentication-config", "x"),
             ("disable-admission-plugins", "X,NodeRestriction"),
@@ -191,9 +196,11 @@ mod tests {
             ("a b", "x"),
             ("secure-port", "1"),
             ("feature-gates", "A=true"),
-            ("audit-log-path", "a\nb"),
-            ("audit-log-path", "/var/log/audit.log"),
-            ("audit-log-path", &long),
+            ("audit-log-path", "-"),
+            ("audit-policy-file", "x"),
+            ("event-ttl", "a\nb"),
+            ("event-ttl", "/var/log/audit.log"),
+            ("event-ttl", &long),
         ] {
             let said = extra_args(&map(name, value.to_owned()));
             assert!(said.is_err(), "{name:?}");

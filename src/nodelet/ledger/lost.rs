@@ -83,6 +83,7 @@ impl Installed {
                     extra_args: BTreeMap::new(),
                     oidc: Vec::new(),
                     pod_security: Default::default(),
+                    audit: Default::default(),
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::None,

@@ -1,5 +1,5 @@
 //! The trial of the files that the API server reads after it has checked its flags: which issuers it trusts, who may do
-//! what, and its admission.
+//! what, what it notes, and its admission.
 //!
 //! With a wrong flag it would not come to them (`control_plane`'s trial), so this one lets it begin: at an address of
 //! the loopback interface that is nobody's, with an etcd that is not there, with authorities and clients' certificates
@@ -19,7 +19,7 @@ use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Judge, TrialStep};
 
 use super::control_plane::{api_server_args, in_image, with_values};
-use super::{PhaseContext, Wait, admission, authentication, authorization, trials};
+use super::{PhaseContext, Wait, admission, audit, authentication, authorization, trials};
 
 /// The name of the trial beside the API server's own.
 const NAME: &str = "kube-apiserver-files";
@@ -36,6 +36,7 @@ const AUTHORIZATION: &str = "authorization.yaml";
 const REFUSED: &str = "refused.yaml";
 const POLICY: &str = "policy.jsonl";
 const ADMISSION: &str = "admission.yaml";
+const AUDIT: &str = "audit.yaml";
 
 /// The trial, where the spec has something to say in these files.
 pub(super) fn trial(ctx: &PhaseContext) -> Result<Option<TrialStep>, Wait> {
@@ -44,7 +45,7 @@ pub(super) fn trial(ctx: &PhaseContext) -> Result<Option<TrialStep>, Wait> {
         return Ok(None);
     }
     let refused = in_root(REFUSED);
-    let files = BTreeMap::from([
+    let mut files = BTreeMap::from([
         (
             AUTHENTICATION.to_owned(),
             authentication::config_that_asks_nobody(ctx),
@@ -57,6 +58,7 @@ pub(super) fn trial(ctx: &PhaseContext) -> Result<Option<TrialStep>, Wait> {
         (POLICY.to_owned(), PLANE_POLICY.to_owned()),
         (ADMISSION.to_owned(), admission::config_that_stops(ctx)),
     ]);
+    files.extend(audit::policy(ctx).map(|policy| (AUDIT.to_owned(), policy)));
     let theirs = THEIRS.map(str::to_owned);
     Ok(Some(TrialStep {
         program: NAME.to_owned(),
@@ -101,6 +103,8 @@ fn args(ctx: &PhaseContext) -> Vec<String> {
             ("--authorization-config", &in_root(AUTHORIZATION)),
             ("--authorization-policy-file", &in_root(POLICY)),
             ("--admission-control-config-file", &in_root(ADMISSION)),
+            ("--audit-policy-file", &in_root(AUDIT)),
+            ("--audit-log-path", &in_root("audit.log")),
         ],
     );
     args.retain(|arg| !arg.starts_with("--feature-gates="));

@@ -17,8 +17,8 @@ use crate::nodelet::step::{Step, TrialStep};
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
 use super::{
-    PhaseContext, Wait, admission, api_files, authentication, authorization, certs, images, layout,
-    reload,
+    PhaseContext, Wait, admission, api_files, audit, authentication, authorization, certs, images,
+    layout, reload,
 };
 
 /// Value of the priority class `system-node-critical`.
@@ -43,18 +43,22 @@ fn manifest_path(name: &str) -> String {
 
 /// What kubelet finds when it starts: the API server.
 pub(super) fn steps(ctx: &PhaseContext) -> Result<Vec<Step>, Wait> {
-    Ok(vec![
+    let mut steps = vec![
         dir(layout::POLICY_DIR, PUBLIC_DIR),
         file(layout::POLICY, PLANE_POLICY, PUBLIC),
         file(layout::REFUSED_BY_NOBODY, authorization::nobody(), PUBLIC),
         file(layout::AUTHORIZATION, authorization::config(ctx), PUBLIC),
         file(layout::AUTHENTICATION, authentication::config(ctx), PUBLIC),
         file(layout::ADMISSION, admission::config(ctx), PUBLIC),
+    ];
+    steps.extend(audit::steps(ctx));
+    steps.extend([
         dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
         file(layout::SCHEDULER_CONFIG, yaml(&scheduler_config()), PUBLIC),
         dir(layout::MANIFESTS, PRIVATE_DIR),
         manifest(&api_server(ctx)?),
-    ])
+    ]);
+    Ok(steps)
 }
 
 /// The two that have nothing to do before the API server answers. On a new master their images come while that
@@ -177,6 +181,8 @@ struct Component<'a> {
     args: Vec<String>,
     /// Directories and files of the host it reads.
     mounts: Vec<(&'static str, String)>,
+    /// The directory of the host that it writes.
+    writes: Option<String>,
     inputs: Inputs,
     port: u16,
     /// Paths of the probes: alive, ready.
@@ -187,22 +193,18 @@ struct Component<'a> {
 
 impl Component<'_> {
     fn pod(self) -> Value {
-        let named: Vec<(String, &str, &String)> = self
-            .mounts
+        let read = self.mounts.iter().map(|(kind, path)| (*kind, path, true));
+        // Where somebody deleted it, it starts all the same.
+        let written = self
+            .writes
             .iter()
-            .enumerate()
-            .map(|(i, (kind, path))| (format!("host-{i}"), *kind, path))
-            .collect();
-        let mounts: Vec<Value> = named
-            .iter()
-            .map(|(name, _, path)| json!({"name": name, "mountPath": path, "readOnly": true}))
-            .collect();
-        let volumes: Vec<Value> = named
-            .iter()
-            .map(|(name, kind, path)| {
-                json!({"name": name, "hostPath": {"path": path, "type": kind}})
-            })
-            .collect();
+            .map(|path| ("DirectoryOrCreate", path, false));
+        let (mut mounts, mut volumes) = (Vec::new(), Vec::new());
+        for (i, (kind, path, read_only)) in read.chain(written).enumerate() {
+            let name = format!("host-{i}");
+            mounts.push(json!({"name": name, "mountPath": path, "readOnly": read_only}));
+            volumes.push(json!({"name": name, "hostPath": {"path": path, "type": kind}}));
+        }
         let inputs = self
             .inputs
             .add("arguments", &self.args.join("\n"))
@@ -257,6 +259,7 @@ pub(super) fn api_server_args(ctx: &PhaseContext) -> Vec<String> {
         .iter()
         .map(|(name, value)| format!("--{name}={value}"));
     let mut args = api_server_own_args(ctx);
+    args.extend(audit::flags(ctx));
     args.extend(gates(ctx));
     args.extend(extra);
     args
@@ -342,6 +345,7 @@ fn api_server(ctx: &PhaseContext) -> Result<Value, Wait> {
         .add("policy", PLANE_POLICY)
         .add("refused by", &authorization::nobody())
         .add("admission", &admission::config(ctx))
+        .add("audit", &audit::policy(ctx).unwrap_or_default())
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),
@@ -360,6 +364,7 @@ fn api_server(ctx: &PhaseContext) -> Result<Value, Wait> {
             ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
             ("Directory", layout::POLICY_DIR.into()),
         ],
+        writes: audit::dir(ctx),
         inputs,
         port: ctx.node.api.port,
         health: ("/livez", "/readyz"),
@@ -408,6 +413,7 @@ fn controller_manager(ctx: &PhaseContext) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
+        writes: None,
         inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
         port: CONTROLLER_MANAGER,
         health: ("/healthz", "/healthz"),
@@ -437,6 +443,7 @@ fn scheduler(ctx: &PhaseContext) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
+        writes: None,
         inputs: client_inputs(ctx, kubeconfig).add("config", &yaml(&scheduler_config())),
         port: SCHEDULER,
         health: ("/healthz", "/healthz"),

@@ -384,8 +384,8 @@ fn path(step: &Step) -> Option<&str> {
 /// Everything a phase writes is known to those who take it away: as ours, or as a directory of
 /// others that is removed only where the ledger says that we made it.
 fn may_write(path: &str) -> bool {
-    // Parents of such directories.
-    const SHARED: [&str; 2] = ["/var/lib/kubelet", "/var/lib/cni"];
+    // Parents of such directories; and what outlives the role, as logs do.
+    const SHARED: [&str; 3] = ["/var/lib/kubelet", "/var/lib/cni", paths::API_AUDIT_DIR];
     let clean = path.split('/').all(|part| part != "." && part != "..");
     clean && (ours::ours_if_made(path) || SHARED.contains(&path))
 }

@@ -35,6 +35,10 @@ pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml
 pub const AUTHENTICATION: &str = "/etc/pf9/kube.d/kube-apiserver/authentication.yaml";
 /// Configuration of its admission: see `admission`.
 pub const ADMISSION: &str = "/etc/pf9/kube.d/kube-apiserver/admission.yaml";
+/// What it notes of requests: see `audit`.
+pub const AUDIT_POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/audit.yaml";
+/// Where it notes that, in [`paths::API_AUDIT_DIR`].
+pub const AUDIT_LOG: &str = "/var/log/pf9/kube/audit/audit.log";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
 /// The scheduler's configuration.

@@ -255,6 +255,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             extra_args: BTreeMap::new(),
             oidc: Vec::new(),
             pod_security: Default::default(),
+            audit: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

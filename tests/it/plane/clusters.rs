@@ -231,7 +231,7 @@ async fn zones_and_issuers_are_checked_and_reach_only_masters() {
     assert_eq!(bed.get(&path).await["warnings"], json!([]));
 
     let issuer = |prefix: &str| {
-        json!({"podSecurity": {"enforce": "restricted"}, "oidc": [{
+        json!({"podSecurity": {"enforce": "restricted"}, "audit": {"keepDays": 90}, "oidc": [{
             "url": "https://login.example.com", "audiences": ["kubernetes"],
             "authority": include_str!("../../support/issuer.pem"),
             "username": {"claim": "sub", "prefix": prefix},
@@ -250,6 +250,7 @@ async fn zones_and_issuers_are_checked_and_reach_only_masters() {
     let api = &api.node().expect("node").api;
     assert_eq!(api.oidc[0].username.prefix, "oidc:");
     assert!(!api.pod_security.is_default());
+    assert_eq!(api.audit.keep_days(), 90);
     assert_eq!(
         worker.current().await.generation,
         before,
@@ -258,6 +259,7 @@ async fn zones_and_issuers_are_checked_and_reach_only_masters() {
     let shown = bed.get(&path).await;
     assert_eq!(shown["oidc"][0]["url"], "https://login.example.com");
     assert_eq!(shown["podSecurity"]["warn"], "restricted");
+    assert_eq!(shown["audit"], json!({"off": false, "keepDays": 90}));
 }
 
 /// Add-ons that the stack lacks are refused with field and value, and nothing changes; accepted ones reach the nodes.

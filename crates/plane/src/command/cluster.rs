@@ -300,6 +300,7 @@ fn show_screen(answer: &Value) -> String {
         ("services", "servicesCidr"),
         ("API's address", "masterIp"),
         ("pods may be", "podSecurity.enforce"),
+        ("API's audit, days", "audit.keepDays"),
         ("replace etcd after, s", "etcdReplaceAfterSeconds"),
     ];
     let mut rows: Vec<Vec<String>> = rows
@@ -563,6 +564,7 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
             "warnings": ["zones: so and so"],
             "leaving": [{"name": "m3"}],
             "podSecurity": {"enforce": "baseline"},
+            "audit": {"off": false, "keepDays": 90},
             "masterIp": "10.0.0.250", "masterVipEnabled": true, "masterVipHolder": "m1",
             "oidc": [{"url": "https://login.example.com", "username": {"prefix": "oidc:"}}],
         });
@@ -572,6 +574,8 @@ MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
             screen.contains("pods may be            baseline\n"),
             "{screen}"
         );
+        let audit = "API's audit, days      90\n";
+        assert!(screen.contains(audit), "{screen}");
         let address = "API's address          10.0.0.250\n";
         let holder = "on master              m1\n";
         assert!(

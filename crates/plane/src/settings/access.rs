@@ -1,4 +1,4 @@
-//! Users of a cluster, and its pods' privileges: settings of the API server, checked field by field.
+//! Users of a cluster, its audit, and its pods' privileges: settings of the API server, checked field by field.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use super::{Answer, refused};
 use pf9_hostagent::model::{
-    ClaimSpec, OidcIssuer, PodSecurity, PodSecurityLevel, oidc_fault, service_account_issuer,
+    ApiAudit, ClaimSpec, OidcIssuer, PodSecurity, PodSecurityLevel, oidc_fault,
+    service_account_issuer,
 };
 
 /// An OIDC issuer.
@@ -46,6 +47,15 @@ pub(super) struct NewPodSecurity {
     version: Option<String>,
     #[serde(default)]
     exempt_namespaces: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct NewAudit {
+    #[serde(default)]
+    off: bool,
+    #[serde(default)]
+    keep_days: Option<u32>,
 }
 
 /// The issuers, if the API server of a cluster with this domain can trust all of them.
@@ -91,6 +101,19 @@ impl NewPodSecurity {
         };
         match spec.fault() {
             Some((field, why)) => Err(refused(&camel(&format!("podSecurity.{field}")), &why)),
+            None => Ok(spec),
+        }
+    }
+}
+
+impl NewAudit {
+    pub(super) fn spec(&self) -> Answer<ApiAudit> {
+        let spec = ApiAudit {
+            off: self.off,
+            keep_days: self.keep_days,
+        };
+        match spec.fault() {
+            Some((field, why)) => Err(refused(&camel(&format!("audit.{field}")), &why)),
             None => Ok(spec),
         }
     }

@@ -59,7 +59,7 @@ fn what_a_change_does_not_name_stays() {
     tune(&mut settings, &body).expect("good");
     tune(
         &mut settings,
-        &json!({"apiServerArgs": {"audit-log-path": "-"}}),
+        &json!({"apiServerArgs": {"event-ttl": "2h"}}),
     )
     .expect("good");
     assert_eq!(settings.feature_gates, BTreeMap::from([("A".into(), true)]));
@@ -70,6 +70,9 @@ fn what_a_change_does_not_name_stays() {
         json!({"apiServerArgs": {"etcd-servers": "x"}}),
         json!({"oidc": [issuer("http://x")]}),
         json!({"podSecurity": {"version": "x"}}),
+        json!({"audit": {"keepDays": 0}}),
+        json!({"audit": {"off": "yes"}}),
+        json!({"apiServerArgs": {"audit-log-path": "-"}}),
         json!({"kubelet": {"podsSwap": true}}),
         json!({"kubelet": {"idsPerPod": 131_072}}),
         json!({"runtime": {"cgroupDriver": "systemd"}}),
@@ -91,12 +94,23 @@ fn what_a_change_does_not_name_stays() {
     assert!(backup.archive.is_some());
     tune(&mut settings, &json!({"featureGates": {}})).expect("good");
     assert!(settings.feature_gates.is_empty());
-    let body = json!({"oidc": [issuer("https://x")], "podSecurity": {"enforce": "baseline"}});
+    let body = json!({"oidc": [issuer("https://x")], "podSecurity": {"enforce": "baseline"},
+                      "audit": {"keepDays": 90}});
     tune(&mut settings, &body).expect("good");
     assert_eq!(settings.oidc.len(), 1);
+    assert_eq!(
+        (settings.audit.off, settings.audit.keep_days()),
+        (false, 90)
+    );
     tune(&mut settings, &json!({"oidc": []})).expect("good");
     assert!(settings.oidc.is_empty());
     assert!(!settings.pod_security.is_default(), "stays");
+    assert!(!settings.audit.is_default(), "stays");
+    tune(&mut settings, &json!({"audit": {"off": true}})).expect("good");
+    assert!(
+        settings.audit.off && settings.audit.keep_days.is_none(),
+        "as a whole"
+    );
     settings.kubelet.ids_per_pod = Some(131_072);
     tune(&mut settings, &json!({"kubelet": {"maxPods": 60}})).expect("good");
     assert_eq!(settings.kubelet.ids_per_pod, Some(131_072), "stays");

@@ -78,7 +78,7 @@ fn what_changes_decides_what_restarts() {
             "a flag of the API server",
             |c| {
                 let args = &mut c.node.api.extra_args;
-                args.insert("audit-log-path".into(), "-".into());
+                args.insert("event-ttl".into(), "2h".into());
             },
             &[],
         ),

@@ -52,7 +52,7 @@ fn pod_args(ctx: &PhaseContext, name: &str) -> Vec<String> {
 fn tuned() -> PhaseContext {
     let mut ctx = samples::ordinary(samples::master("1.37.2"));
     ctx.node.feature_gates = BTreeMap::from([("A".into(), true), ("B".into(), false)]);
-    ctx.node.api.extra_args = BTreeMap::from([("audit-log-path".into(), "-".into())]);
+    ctx.node.api.extra_args = BTreeMap::from([("event-ttl".into(), "2h".into())]);
     ctx.node.kubelet.ids_per_pod = Some(131_072);
     ctx.node.api.oidc = vec![samples::issuer()];
     ctx.node.api.pod_security.enforce = PodSecurityLevel::Restricted;
@@ -147,11 +147,14 @@ fn later_files_of_the_api_server_are_asked_about_as_they_are_written() {
     assert_eq!(plugins.pop().expect("the stop")["name"], "ResourceQuota");
     assert_eq!(asked, meant(layout::ADMISSION));
     assert_eq!(trial.files["policy.jsonl"], written(&ctx, layout::POLICY));
-    let own = trial.args.iter().filter(|a| a.contains("/etc/pf9"));
+    let audit = written(&ctx, layout::AUDIT_POLICY);
+    assert_eq!(trial.files["audit.yaml"], audit);
+    let is_own = |arg: &&String| arg.contains("/etc/pf9") || arg.contains("/var/log");
+    let own = trial.args.iter().filter(is_own);
     assert_eq!(own.count(), 0, "{:?}", trial.args);
     let given = |flag: &str| trial.args.iter().any(|a| a == flag);
     assert!(given("--etcd-servers=http://127.0.0.1:1"));
-    assert!(given("--audit-log-path=-"), "the spec's own");
+    assert!(given("--event-ttl=2h"), "the spec's own");
     let gates = "--feature-gates=UnknownVersionInteroperabilityProxy=false,A=true,B=false";
     assert!(given(gates), "{:?}", trial.args);
 }
@@ -200,7 +203,7 @@ fn gates_reach_every_program_and_flags_the_api_server() {
         let gates = &yaml(&written(&ctx, path))["featureGates"];
         assert_eq!(gates, &serde_json::json!({"A": true, "B": false}), "{path}");
     }
-    assert!(pod_args(&ctx, "kube-apiserver").contains(&"--audit-log-path=-".to_owned()));
+    assert!(pod_args(&ctx, "kube-apiserver").contains(&"--event-ttl=2h".to_owned()));
 }
 
 /// The model's list of flags that a spec may not set is the list of those that are set here.
