@@ -19,7 +19,7 @@ use crate::identity::keep_nodelet;
 use crate::support::full;
 
 /// Every place of a node with something confidential, or where people put such things.
-const PLACES: [&str; 27] = [
+const PLACES: [&str; 28] = [
     paths::PROXY_CREDENTIALS,
     "/etc/pf9/certs/hostagent/next.pem",
     "/etc/pf9/containerd/conf.d/registry.toml",
@@ -42,6 +42,7 @@ const PLACES: [&str; 27] = [
     "/var/lib/pf9/containerd/config.json",
     "/var/lib/pf9/etcd/member/snap/db",
     "/var/lib/pf9/kubelet/pods/x/volumes/secret/token",
+    "/var/log/pf9/kube/audit/audit.log",
     "/var/log/pf9/kube/kube.log",
     "/var/log/pods/default_x/app/0.log",
     "/var/opt/pf9/hostagent/of-a-person",

@@ -82,7 +82,7 @@ fn unwrap_order(bed: &Bed) -> Value {
 }
 
 /// Every place of a node with something confidential.
-const PLACES: [&str; 23] = [
+const PLACES: [&str; 24] = [
     paths::HOST_KEY,
     paths::PROXY_CREDENTIALS,
     "/etc/pf9/certs/hostagent/next.pem",
@@ -103,6 +103,7 @@ const PLACES: [&str; 23] = [
     "/var/lib/pf9/etcd/member/snap/db",
     "/var/lib/pf9/kubelet/pods/x/volumes/secret/token",
     "/var/log/pods/default_x/app/0.log",
+    "/var/log/pf9/kube/audit/audit.log",
     "/var/log/pf9/kube/kube.log",
     "/var/opt/pf9/comms/tickets.json",
     "/var/opt/pf9/hostagent/of-a-person",

@@ -337,9 +337,11 @@ async fn everybody_can_use_it() {
             "kubectl in c",
             format!("#/clusters/{cluster}/kubectl"),
         ),
+        ("alerts", "Alerts", "#/alerts".into()),
         ("audit", "Audit", "#/audit".into()),
         ("plane", "Plane", "#/plane".into()),
     ];
+    let mut states = 0;
     for (n, (name, heading, at)) in views.iter().enumerate() {
         if n == 1 {
             signed_in(&bed, &browser).await;
@@ -357,12 +359,23 @@ async fn everybody_can_use_it() {
             wide.as_i64().is_some_and(|w| w <= 0),
             "{name} is {wide} px wider than a phone"
         );
+        // Without colour a state is a sign and a word.
+        let shown = "return [...document.querySelectorAll('.state')].map((e) => e.innerText)";
+        let shown = browser.run(shown).await;
+        for state in shown.as_array().expect("list") {
+            let text = state.as_str().unwrap_or_default();
+            let (sign, word) = text.split_once(' ').unwrap_or_default();
+            let is_sign = !sign.is_empty() && !sign.contains(char::is_alphanumeric);
+            assert!(is_sign && !word.is_empty(), "{name}: {text:?}");
+            states += 1;
+        }
         browser.run(&axe).await;
         let found = browser.run_later(AXE_RUNS).await;
         let bad = |v: &&Value| matches!(v[0].as_str(), Some("serious" | "critical"));
         let bad: Vec<_> = found.as_array().expect("list").iter().filter(bad).collect();
         assert!(bad.is_empty(), "{name}: {bad:#?}");
     }
+    assert!(states > 0, "no state was looked at");
     browser.close().await;
 }
 

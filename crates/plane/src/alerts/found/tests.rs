@@ -157,6 +157,7 @@ fn a_host_that_does_not_converge_is_reported_in_the_known_words() {
         found.says,
         "is not converging, status Retrying, role worker, retries 7"
     );
+    assert_eq!(found.tried, "it failed 7 times, and is retried");
 }
 
 #[test]
