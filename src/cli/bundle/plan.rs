@@ -188,3 +188,23 @@ fn names(host: &HostFs, dir: &str, wanted: fn(&str) -> bool) -> Vec<String> {
         .take(FILES_MAX)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_of_the_api_server_is_in_no_bundle() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let audit = host.at(paths::API_AUDIT_DIR);
+        std::fs::create_dir_all(&audit).expect("directory");
+        for name in ["audit.log", "audit-2999-01-01T00-00-00.000.log"] {
+            std::fs::write(audit.join(name), "Default/anna").expect("written");
+        }
+        std::fs::write(host.at(paths::KUBE_LOG), "a story").expect("written");
+        let all = plan(&host);
+        let is_read = |path: &str| all.iter().any(|item| item.source.starts_with(path));
+        assert!(is_read(paths::KUBE_LOG) && !is_read(paths::API_AUDIT_DIR));
+    }
+}

@@ -509,24 +509,6 @@ fn a_full_disk_is_said_and_left_as_it_was() {
     assert_eq!(std::fs::read_dir(&out).expect("list").count(), 0);
 }
 
-/// It names people and what they looked at; root reads it on the machine.
-#[tokio::test]
-async fn the_audit_of_the_api_server_is_in_no_bundle() {
-    let rig = Rig::new();
-    let line = "2999-01-01T00:00:00Z Default/somebody looked at secrets\n";
-    for name in ["audit.log", "audit-2999-01-01T00-00-00.000.log"] {
-        rig.file(&format!("{}/{name}", paths::API_AUDIT_DIR), line);
-    }
-    rig.file(paths::KUBE_LOG, "2999-01-01T00:00:00Z good\n");
-    for asked in [&[][..], &["--only", "logs"][..]] {
-        let (ran, bytes) = rig.bundle(asked).await;
-        assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
-        let tar = zstd::decode_all(bytes.as_slice()).expect("zstd");
-        assert!(!String::from_utf8_lossy(&tar).contains("somebody"));
-        assert!(entries(&tar).contains_key("logs/kube/kube.log"));
-    }
-}
-
 #[tokio::test]
 async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines() {
     let rig = Rig::new();
@@ -545,11 +527,12 @@ async fn logs_alone_are_what_components_logged_within_a_time_and_so_many_lines()
     ]
     .concat();
     rig.file(&format!("{}/nodelet/nodelet.log", paths::LOG_DIR), &log);
-    // The output of containers lies beside it, and must not be collected.
+    // The output of containers and the API server's audit lie beside it, and must not be collected.
     for path in [
         "/var/log/pods/a_b_c/x/0.log",
         "/var/log/containers/x.log",
         "/var/log/pf9/containers/x.log",
+        "/var/log/pf9/kube/audit/audit.log",
     ] {
         rig.file(path, &line(4000, "a pod's own words"));
     }

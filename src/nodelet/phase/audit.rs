@@ -251,7 +251,7 @@ mod tests {
         let scheduler = (scheduler.as_str(), &all[..]);
         left_out(scheduler, "update", leases);
         noted(scheduler, "create", "pods/binding");
-        left_out((ITSELF, &["system:masters"]), "list", "secrets");
+        left_out((ITSELF, &["system:masters"][..]), "list", "secrets");
         let admin = (admin.as_str(), &all[..]);
         left_out(admin, "list", "pods");
         noted(admin, "list", "secrets");
