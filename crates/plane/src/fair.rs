@@ -6,7 +6,8 @@
 //! | [`Fair`]    | slots that origins take in turns |
 //! | [`Shares`]  | a rate limit per origin (or host) |
 //!
-//! None of them trusts what the other end claims: they run before anything is known about it.
+//! None of them trusts what the other end claims: they run before anything is known about it. What is full of things
+//! with owners makes room by [`of_those_with_most`].
 
 mod shares;
 
@@ -51,6 +52,26 @@ pub(super) struct Place<K: Ord + Copy = Origin>(Option<Arc<Inner<K>>>);
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
+
+/// So many of these keys, which are in their order, each from the owner that has the most then: one with many displaces
+/// only its own.
+pub(super) fn of_those_with_most<'k, O: Ord>(
+    keys: impl IntoIterator<Item = (O, &'k str)>,
+    surplus: usize,
+) -> Vec<&'k str> {
+    let mut of: BTreeMap<O, VecDeque<&'k str>> = BTreeMap::new();
+    for (owner, key) in keys {
+        of.entry(owner).or_default().push_back(key);
+    }
+    let mut gone = Vec::new();
+    while gone.len() < surplus
+        && let Some(most) = of.values_mut().max_by_key(|keys| keys.len())
+        && let Some(key) = most.pop_front()
+    {
+        gone.push(key);
+    }
+    gone
+}
 
 // === impl Origin ===
 

@@ -1,6 +1,5 @@
 //! Enrolment tokens: single use, one day, stored only as digests.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::fair::of_those_with_most;
 use super::guard::{Person, Who};
 use super::http::{Doc, Path};
 use super::people::{ProjectId, find};
@@ -112,26 +112,11 @@ fn forget_old(change: &mut Change<'_>) -> Answer<()> {
     }
     tokens.sort_by_key(|(_, t)| t.created_at);
     let surplus = tokens.len().saturating_sub(TOKENS_LEFT);
-    for key in of_those_with_most(&tokens, surplus) {
+    let owned = tokens.iter().map(|(key, t)| (&t.project, key.as_str()));
+    for key in of_those_with_most(owned, surplus) {
         change.remove(&TOKENS, key)?;
     }
     Ok(())
-}
-
-/// This many of them, oldest first, from the project with the most: one with many displaces only its own.
-fn of_those_with_most(tokens: &[(String, Token)], surplus: usize) -> Vec<&str> {
-    let mut of: BTreeMap<&ProjectId, VecDeque<&str>> = BTreeMap::new();
-    for (key, token) in tokens {
-        of.entry(&token.project).or_default().push_back(key);
-    }
-    let mut gone = Vec::new();
-    while gone.len() < surplus
-        && let Some(most) = of.values_mut().max_by_key(|keys| keys.len())
-        && let Some(key) = most.pop_front()
-    {
-        gone.push(key);
-    }
-    gone
 }
 
 /// A request.
@@ -309,25 +294,6 @@ mod tests {
             |token: &Secret<String>| world.at(3, |c| consume(c, token, HostId::random()).map(drop));
         assert_eq!(take(&old), Err("403 token-unknown".into()));
         assert_eq!(take(&new), Ok(()));
-    }
-
-    #[test]
-    fn who_makes_many_loses_his_own() {
-        let token = |project: &str| Token {
-            project: ProjectId::of(project).expect("id"),
-            created_at: Timestamp::UNIX_EPOCH,
-            expires_at: Timestamp::UNIX_EPOCH,
-            used: None,
-        };
-        let of = |(i, project): (usize, &str)| (format!("{i}"), token(project));
-        let all: Vec<(String, Token)> = ["a", "b", "b", "b", "a", "b"]
-            .into_iter()
-            .enumerate()
-            .map(of)
-            .collect();
-        assert_eq!(of_those_with_most(&all, 2), ["1", "2"]);
-        assert_eq!(of_those_with_most(&all, 0), [""; 0]);
-        assert_eq!(of_those_with_most(&all, 9).len(), all.len());
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! A notice is stored before it is sent, in the transaction that changes the alert, and removed once delivered: it
 //! arrives at least once, whatever is killed when. An alert has at most two entries in an outbox: that it fires, in its
-//! newest words, and that it is over. So an outbox is bounded by the number of alerts, and by [`OUTBOX_MAX`].
+//! newest words, and that it is over. So an outbox is bounded by the number of alerts, and by [`OUTBOX_MAX`];
+//! beyond that the project with the most loses its oldest.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,13 +14,16 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Alert;
 use super::board::Way;
 use super::engine::Notice;
+use super::verbs::project_of;
+use super::{Alert, Subject};
+use crate::fair::of_those_with_most;
+use crate::people::ProjectId;
 use crate::refusal::{Answer, Refusal};
 use crate::state::{Change, Plane};
 use crate::store::{Read, Rows};
-use pf9_hostagent::model::FaultCode;
+use pf9_hostagent::model::{ClusterId, FaultCode, HostId};
 
 /// Targets by name.
 pub(super) const TARGETS: Rows<Target> = Rows::new("alert-targets");
@@ -139,19 +144,46 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
         return Ok(());
     }
     all.sort_by_key(|(_, w)| w.since());
-    for (key, _) in all.iter().take(surplus) {
+    let owners = owners(&**change, &all)?;
+    let owned = owners.iter().zip(all.iter().map(|(key, _)| key.as_str()));
+    for key in of_those_with_most(owned, surplus) {
         change.remove(&OUTBOX, key)?;
     }
     tracing::error!(
         to = name,
         surplus,
-        "too many alerts wait: the oldest are dropped"
+        "too many alerts wait: the oldest are dropped, of the project with the most"
     );
     if let Some(mut target) = change.get(&TARGETS, name)? {
         target.given_up += surplus as u64;
         change.put(&TARGETS, name, &target)?;
     }
     Ok(())
+}
+
+/// The project of each; of an alert of the plane's own none.
+fn owners(rows: &impl Read, all: &[(String, Waiting)]) -> Answer<Vec<Option<ProjectId>>> {
+    let mut known: BTreeMap<(Option<ClusterId>, Option<HostId>), Option<ProjectId>> =
+        BTreeMap::new();
+    let mut owners = Vec::new();
+    for (_, waiting) in all {
+        let told = waiting.begin.as_ref().or(waiting.end.as_ref());
+        let (cluster, host) = match told.map(|told| (told.alert.cluster, told.alert.key.subject)) {
+            Some((None, Subject::Host(host))) => (None, Some(host)),
+            Some((None, Subject::Cluster(cluster)) | (Some(cluster), _)) => (Some(cluster), None),
+            Some((None, Subject::Fleet)) | None => (None, None),
+        };
+        let owner = match known.get(&(cluster, host)) {
+            Some(owner) => owner.clone(),
+            None => {
+                let owner = project_of(rows, cluster, host)?;
+                known.insert((cluster, host), owner.clone());
+                owner
+            }
+        };
+        owners.push(owner);
+    }
+    Ok(owners)
 }
 
 /// The outbox of a target.

@@ -35,6 +35,15 @@ fn asks(fair: &Fair, n: u8) -> Waiting {
 }
 
 #[test]
+fn who_has_many_loses_its_own() {
+    let keys = ["1a", "2b", "3b", "4b", "5a", "6b"];
+    let owned = || keys.map(|key| (&key[1..], key));
+    assert_eq!(of_those_with_most(owned(), 2), ["2b", "3b"]);
+    assert_eq!(of_those_with_most(owned(), 0), [""; 0]);
+    assert_eq!(of_those_with_most(owned(), 9).len(), keys.len());
+}
+
+#[test]
 fn an_origin_is_an_address_or_the_network_of_a_site() {
     let of = |text: &str| Origin::of(text.parse().expect("address"));
     assert_eq!(of("192.0.2.1:1"), of("192.0.2.1:2"));

@@ -2,6 +2,8 @@ use super::*;
 use crate::alerts::engine::Notice::{Fired, Raised, Repeated, Resolved};
 use crate::alerts::facts::tests::at;
 use crate::alerts::verbs::tests::{World, firing, world};
+use crate::compute::tests::{host, host_row};
+use crate::records::HOSTS;
 
 fn target(name: &str) -> Wanted {
     Wanted {
@@ -114,6 +116,28 @@ fn the_outbox_is_bounded_and_drops_are_counted() {
         waits(&world, "a").is_empty(),
         "who is told no more waits for nothing"
     );
+}
+
+/// Its alert is the oldest of all, and stays.
+#[test]
+fn a_project_with_too_many_alerts_displaces_none_of_anothers() {
+    let world = world();
+    world.at(0, |c| add(c, target("a")));
+    let theirs = firing(2, 0);
+    world.at(0, |c| {
+        c.put(&HOSTS, &host(2).to_string(), &host_row(2, None))?;
+        enqueue(c, &[(Fired, theirs.clone())])
+    });
+    world.at(1, |c| {
+        let alert = |_| (Fired, firing(1, 0));
+        let many: Vec<(Notice, Alert)> = (0..OUTBOX_MAX).map(alert).collect();
+        enqueue(c, &many)
+    });
+    let left = waits(&world, "a");
+    assert_eq!(left.len(), OUTBOX_MAX);
+    let alerts = left.iter().filter_map(|w| w.begin.as_ref());
+    let ids: Vec<_> = alerts.map(|told| told.alert.id).collect();
+    assert!(ids.contains(&theirs.id));
 }
 
 #[test]
