@@ -8,6 +8,7 @@
   Columns   rows of figures, for people or as JSON, and the goals that were not met
 """
 import contextlib
+import functools
 import getpass
 import json
 import os
@@ -21,8 +22,9 @@ import threading
 import time
 from pathlib import Path
 
+import proc
 import tools
-from common import REPO, Fail, need_packages, run, say, tail, wait_for, warn
+from common import Fail, need_packages, run, say, tail, wait_for, warn
 
 BORE, BORE_CONTROL = "0.6.0", 7835  # the port is fixed in bore
 START_SECONDS = 20
@@ -34,7 +36,9 @@ class Columns:
     """Rows in columns for people, or one JSON object a row."""
 
     def __init__(self, as_json, others):
-        self.as_json, self.others, self.titled, self.unmet = as_json, others, False, []
+        self.as_json, self.others, self.unmet = as_json, others, []
+        if not as_json:
+            self.line("", "ours", "unit", "goal", "", others)
 
     @staticmethod
     def short(value, digits=2):
@@ -53,29 +57,16 @@ class Columns:
         if self.as_json:
             say(json.dumps({"name": name, "unit": unit, "ours": ours, "peers": others, "target": target, "met": met}))
             return
-        if not self.titled:
-            self.titled = True
-            say(f"{'':<64}{'ours':>9} {'unit':<9} {'goal':<10}{'':<9}" + "".join(f"{name:>13}" for name in self.others))
-        aim = "" if target is None else f"{better}= {target:g}"
-        mark = {True: "met", False: "NOT MET", None: ""}[met]
-        beside = "".join(f"{others.get(name, '-'):>13}" for name in self.others)
-        say(f"{name:<64}{'-' if ours is None else ours:>9} {unit:<9} {aim:<10}{mark:<9}{beside}")
+        self.line(name, "-" if ours is None else ours, unit, "" if target is None else f"{better}= {target:g}",
+                  {True: "met", False: "NOT MET", None: ""}[met], [others.get(name, "-") for name in self.others])
+
+    @staticmethod
+    def line(name, ours, unit, aim, mark, others):
+        say(f"{name:<64}{ours:>9} {unit:<9} {aim:<10}{mark:<9}" + "".join(f"{other:>13}" for other in others))
 
     def say_unmet(self):
         if self.unmet:
             warn(f"{len(self.unmet)} goals not met: " + "; ".join(self.unmet))
-
-
-def allocations(log):
-    """{what: (allocations, their bytes)} per frame, both ends, as crates/tunnel/tests/alloc.rs counts them: not the load
-    tool's work, since counting slows both. The build is that of all tests: optimisation changes no count."""
-    tools.need_rust()
-    done = run(["cargo", "test", "--locked", "--workspace", "--all-features", "--test", "alloc", "--", "--nocapture",
-                "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS)
-    log.write_text(done.stdout)
-    counted = re.findall(r"^(allocations|bytes allocated) per frame: (.+?): ([0-9.]+)", done.stdout, re.M)
-    sizes = {what: float(value) for kind, what, value in counted if kind != "allocations"}
-    return {what: (float(value), sizes[what]) for kind, what, value in counted if kind == "allocations"}
 
 
 class Running:
@@ -92,20 +83,16 @@ class Running:
         for child in reversed(self.children):
             child.terminate()
         for child in reversed(self.children):
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            child.kill()
+            child.wait()
 
     def start(self, cmd, name, **pipes):
         log = self.folder / f"{name}-{len(self.children)}.log"
         with open(log, "wb") as sink:
-            try:
-                child = subprocess.Popen(list(map(str, cmd)), stdin=subprocess.DEVNULL,
-                                         **{"stdout": sink, "stderr": sink, **pipes})
-            except OSError as error:
-                raise Fail(f"cannot start {name}", str(error)) from error
+            child = subprocess.Popen(list(map(str, cmd)), stdin=subprocess.DEVNULL,
+                                     **{"stdout": sink, "stderr": sink, **pipes})
         child.log = log
         self.children.append(child)
         return child
@@ -144,15 +131,14 @@ def line_with(lines, words, seconds):
 class Way:
     """A path from a local address to the target: where to connect, and the processes in between."""
 
-    def __init__(self, to, pids, bulk_to=None, trees=False):
-        self.to, self.bulk_to, self._pids, self.trees = to, bulk_to or to, pids, trees
+    def __init__(self, to, pids, bulk_to=None, delay=None):
+        self.to, self.bulk_to, self.ends, self.delay = to, bulk_to or to, pids, delay
 
     def pids(self):
-        """The present processes: some peers have one per tunnel."""
-        found = list(self._pids)
-        for pid in found if self.trees else ():
-            with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        """The present processes: some peers have one per tunnel, below others."""
+        found = list(self.ends)
+        for pid in found:
+            found += proc.children(pid)
         return found
 
 
@@ -206,14 +192,13 @@ class Ours(Way):
         window = ["--window-mib", window_mib] if window_mib else []
         plane, (tunnel, interactive, bulk), self.lines = running.first_line(
             [tool.program, "plane", "--dir", tool.pki, *ping, *window], "plane")
-        if rtt_ms is not None:
-            self.delay = Delay(tool, running, rtt_ms)
-            tunnel = self.delay.before(tunnel)
+        delay = None if rtt_ms is None else Delay(tool, running, rtt_ms)
         root = Path(tempfile.mkdtemp(dir=tool.folder, prefix="node-"))
-        run([tool.program, "prepare", "--dir", tool.pki, "--node", root, "--plane", tunnel, "--target", tool.target, *ping])
+        run([tool.program, "prepare", "--dir", tool.pki, "--node", root, "--target", tool.target, *ping,
+             "--plane", delay.before(tunnel) if delay else tunnel])
         node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
         self.words = reader(node.stderr)
-        super().__init__(interactive, [plane.pid, node.pid], bulk)
+        super().__init__(interactive, [plane.pid, node.pid], bulk, delay)
         # Both ends report it: for the node a path that is frozen in between was never up.
         if not (line_with(self.lines, ["up"], START_SECONDS) and line_with(self.words, ["tunnel is up"], START_SECONDS)):
             raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
@@ -246,38 +231,47 @@ def listening(child, port, host=LOOPBACK):
 
 
 def installed(package, probe=None):
-    probe = probe or package
-    try:
-        need_packages({probe: package})
-    except Fail as fail:
-        raise Fail(f"{package} cannot be installed", fail.why) from fail
-    return shutil.which(probe, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or probe
+    need_packages({probe or package: package})
+    return shutil.which(probe or package, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
-def pair(tool, running, delay, program, flags, text):
-    """Two of one program, TLS between them; `text` writes the configuration of one: its name, its port, its target."""
-    program, (near, far) = installed(program), (free()[1] for _ in range(2))
-    between = delay.before(f"{LOOPBACK}:{far}") if delay else f"{LOOPBACK}:{far}"
-    pids = []
-    for name, port, to in (("far", far, tool.target), ("near", near, between)):
-        config = running.folder / f"{name}.conf"
-        config.write_text(text(name, port, to))
-        pids.append(listening(running.start([program, *flags, config], name), port))
-    return Way(f"{LOOPBACK}:{near}", pids)
+def through(running, delay, far, near, control=0, **heard):
+    """A path through a peer: `far(host, port)` is the command of its end at the target, `near(host, port, to)` that of the
+    other. `heard`: both ends' logs are read from their pipes."""
+    host, port = free(control)
+    server = running.start(far(host, port), "far", **heard)
+    listening(server, port, host)
+    to = delay.before(f"{host}:{port}", f"{free(control)[0]}:{control}") if delay else f"{host}:{port}"
+    local = free()[1]
+    client = running.start(near(host, local, to), "near", **heard)
+    way = Way(f"{host}:{local}", [server.pid, client.pid], delay=delay)
+    if heard:
+        way.lines, way.words = reader(server.stderr), reader(client.stderr)
+    listening(client, local, host)
+    return way
 
 
-def haproxy(tool, running, delay=None):
-    tls = {"far": (f"ssl crt {tool.pki}/server.pem ssl-min-ver TLSv1.3", ""), "near": ("", "ssl verify none")}
-    return pair(tool, running, delay, "haproxy", ["-db", "-f"], lambda name, port, to: (
-        "global\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
-        f"listen {name}\n  bind {LOOPBACK}:{port} {tls[name][0]}\n  server s {to} {tls[name][1]}\n"))
+# Two of one program with TLS between them: its package, flags, configuration, and the words of each end in that.
+CONFIGURED = {
+    "haproxy": ("haproxy", ["-db", "-f"],
+                "global\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
+                "  timeout server 1h\nlisten l\n  bind {at} {0}\n  server s {to} {1}\n",
+                {"far": ("ssl crt {pki}/server.pem ssl-min-ver TLSv1.3", ""), "near": ("", "ssl verify none")}),
+    "stunnel": ("stunnel4", [],
+                "foreground = yes\npid =\nsyslog = no\nsslVersionMin = TLSv1.3\n{0}\n[s]\naccept = {at}\nconnect = {to}\n",
+                {"far": ("cert = {pki}/server.pem",), "near": ("client = yes",)}),
+}
 
 
-def stunnel(tool, running, delay=None):
-    side = {"far": f"cert = {tool.pki}/server.pem", "near": "client = yes"}
-    return pair(tool, running, delay, "stunnel4", [], lambda name, port, to: (
-        f"foreground = yes\npid =\nsyslog = no\nsslVersionMin = TLSv1.3\n{side[name]}\n"
-        f"[{name}]\naccept = {LOOPBACK}:{port}\nconnect = {to}\n"))
+def configured(name, tool, running, delay=None):
+    package, flags, text, words = CONFIGURED[name]
+    program = installed(package)
+
+    def end(which, host, port, to):
+        config = running.folder / f"{which}.conf"
+        config.write_text(text.format(*(word.format(pki=tool.pki) for word in words[which]), at=f"{host}:{port}", to=to))
+        return [program, *flags, config]
+    return through(running, delay, lambda *at: end("far", *at, tool.target), lambda *at_to: end("near", *at_to))
 
 
 # A peer that lives as long as its connection, restarted after each end, after a pause.
@@ -291,78 +285,38 @@ def openssh(tool, running, delay=None, alive_s=None, pause=None):
     ssh, keygen = (installed("openssh-client", name) for name in ("ssh", "ssh-keygen"))
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    folder, (_, server), (_, near) = running.folder, free(), free()
-    for name in ("host", "user"):
-        run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", folder / name])
+    host_key, user_key = (running.folder / name for name in ("host", "user"))
+    for key in (host_key, user_key):
+        run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", key])
 
-    def alive(side):
-        return [f"{side}AliveInterval={alive_s}", f"{side}AliveCountMax=2"] if alive_s else []
+    def options(side, *words):
+        alive = (f"{side}AliveInterval={alive_s}", f"{side}AliveCountMax=2") if alive_s else ()
+        return [word for option in (*words, *alive) for word in ("-o", option)]
 
-    def options(*words):
-        return [word for option in words for word in ("-o", option)]
-    # For a persistent one both ends' logs are read: when they give up, and when the port listens again.
-    heard = {"stderr": subprocess.PIPE} if pause else {}
-    daemon = running.start(
-        [sshd, "-D", "-e", "-f", "/dev/null", *options(
-            f"ListenAddress={LOOPBACK}:{server}", f"HostKey={folder}/host", f"AuthorizedKeysFile={folder}/user.pub",
+    def far(host, port):
+        return [sshd, "-D", "-e", "-f", "/dev/null", *options(
+            "Client", f"ListenAddress={host}:{port}", f"HostKey={host_key}", f"AuthorizedKeysFile={user_key}.pub",
             "PidFile=none", "StrictModes=no", "UsePAM=no", "PasswordAuthentication=no",
-            "PermitRootLogin=prohibit-password", "AllowTcpForwarding=yes", *alive("Client"))], "sshd", **heard)
-    listening(daemon, server)
-    port = delay.before(f"{LOOPBACK}:{server}").rsplit(":", 1)[1] if delay else server
-    client = running.start(
-        [*(["sh", "-c", AGAIN, "again", pause] if pause else []), ssh, "-N", "-F", "none", "-i", folder / "user",
-         "-p", port, *options("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes",
-                              "BatchMode=yes", *(["LogLevel=DEBUG1"] if pause else []), *alive("Server")),
-         "-R", f"{LOOPBACK}:{near}:{tool.target}", f"{getpass.getuser()}@{LOOPBACK}"], "ssh", **heard)
-    way = Way(f"{LOOPBACK}:{near}", [daemon.pid, client.pid], trees=True)
-    way.delay = delay
-    if pause:
-        way.lines, way.words = reader(daemon.stderr), reader(client.stderr)
-    listening(client, near)
-    return way
+            "PermitRootLogin=prohibit-password", "AllowTcpForwarding=yes")]
+
+    def near(host, port, to):
+        return [*(["sh", "-c", AGAIN, "again", pause] if pause else []), ssh, "-N", "-F", "none", "-i", user_key,
+                "-p", to.rsplit(":", 1)[1], *options(
+                    "Server", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes",
+                    "BatchMode=yes", *(["LogLevel=DEBUG1"] if pause else [])),
+                "-R", f"{host}:{port}:{tool.target}", f"{getpass.getuser()}@{host}"]
+    # Of a persistent one is read when its ends give up, and when the port listens again.
+    return through(running, delay, far, near, **({"stderr": subprocess.PIPE} if pause else {}))
 
 
 def bore(tool, running, delay=None):
-    program, (_, near) = tools.tool("bore-cli", BORE, "bore"), free()
-    at = to = free(BORE_CONTROL)[0]
-    server = running.start([program, "server", "--bind-addr", at, "--min-port", 1024], "bore-server")
-    listening(server, BORE_CONTROL, at)
-    if delay:
-        to = free(BORE_CONTROL)[0]
-        delay.before(f"{at}:{BORE_CONTROL}", f"{to}:{BORE_CONTROL}")
-    client = running.start([program, "local", tool.target.rsplit(":", 1)[1], "--local-host", LOOPBACK, "--to", to,
-                            "--port", near], "bore-local")
-    listening(client, near, at)
-    return Way(f"{at}:{near}", [server.pid, client.pid])
+    program = tools.tool("bore-cli", BORE, "bore")
+    return through(running, delay, lambda host, _: [program, "server", "--bind-addr", host, "--min-port", 1024],
+                   lambda _, port, to: [program, "local", tool.target.rsplit(":", 1)[1], "--local-host", LOOPBACK,
+                                        "--to", to.rsplit(":", 1)[0], "--port", port], BORE_CONTROL)
 
 
-PEERS = {"haproxy": haproxy, "stunnel": stunnel, "openssh": openssh, "bore (plain)": bore}
-
-
-class Peers:
-    """Peers by name; unavailable ones are reported once and left out. Each path has a directory of its own."""
-
-    def __init__(self, tool, stack, names):
-        self.tool, self.stack, self.names = tool, stack, list(names)
-
-    def at(self, rtt_ms):
-        """All of them with this round trip between their ends; None: none."""
-        found = {name: self.one(name, rtt_ms) for name in self.names}
-        self.names = [name for name in self.names if found[name]]
-        return {name: found[name] for name in self.names}
-
-    def one(self, name, rtt_ms=None, **more):
-        if name not in self.names:
-            return None
-        running = Running(tempfile.mkdtemp(dir=self.tool.folder, prefix=f"{name.split()[0]}-"))
-        try:
-            way = PEERS[name](self.tool, running, None if rtt_ms is None else Delay(self.tool, running, rtt_ms), **more)
-        except Fail as fail:
-            running.__exit__()
-            warn(f"left out: {name}: {fail}")
-            return None
-        self.stack.push(running)
-        return way
+PEERS = {**{name: functools.partial(configured, name) for name in CONFIGURED}, "openssh": openssh, "bore (plain)": bore}
 
 
 def memory_kib(pid, what="VmRSS"):
