@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::node::FakeNode;
-use crate::support::{PATIENCE, enrol, make_stack, within};
+use crate::support::{PATIENCE, enrol, host_root, make_stack, within};
 
 struct Plane {
     dir: tempfile::TempDir,
@@ -203,16 +203,6 @@ impl Daemons {
         self.stop.cancel();
         assert_eq!(within(self.run).await.expect("ends"), None);
     }
-}
-
-fn host_root() -> (tempfile::TempDir, HostFs) {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(dir.path());
-    for made in ["/run/pf9", "/var/log/pf9/comms"] {
-        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
-    }
-    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
-    (dir, fs)
 }
 
 #[tokio::test]

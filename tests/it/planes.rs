@@ -12,17 +12,16 @@ mod moved;
 use std::path::Path;
 use std::time::Duration;
 
-use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::tls;
 use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, Method};
-use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStatus};
+use pf9_hostagent::model::TunnelStatus;
 use pf9_plane::testing::{self, Numbers};
 use pf9_plane::{EtcdPlace, ServeConfig, Server};
 use serde_json::{Value, json};
 
 use crate::comms::{Comms, get};
-use crate::support::{PATIENCE, enrol, within};
+use crate::support::{PATIENCE, enrolled, tunnel_is_up, within};
 use cluster::{Cluster, Mode, Way, free};
 
 /// Longer than the lease of a seat, and an election.
@@ -310,32 +309,16 @@ async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     let plane = soon(Server::start(config)).await.expect("plane");
     let made = admin(dir.path(), Method::POST, "/tokens", &json!({"ttl_s": 600})).await;
     let made = made.expect("a token");
-    let token: EnrolToken = made["token"]
-        .as_str()
-        .expect("text")
-        .parse()
-        .expect("token");
-    let root = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(root.path());
-    for made in ["/run/pf9", "/var/log/pf9/comms"] {
-        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
-    }
-    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
-    let enrolled = enrol(plane.public_url(), &token, HostId::random(), &fs).await;
-    let identity = enrolled.expect("enrolled");
+    let (_root, fs, identity) = enrolled(plane.public_url(), &made).await;
     identity::save(&fs, &identity, &Owners::current_user()).expect("save");
     let comms = Comms::start(&fs).await;
-    let up = |status: &TunnelStatus| {
-        let mut all = status.sessions.iter();
-        all.any(|s| matches!(s.state, SessionState::Connected { .. }))
-    };
     // Since when each is up, which of them, and after how many others.
     let sessions = |status: &TunnelStatus| {
         let all = status.sessions.iter();
         let all = all.map(|s| format!("{} {:?} {}", s.slot, s.state, s.reconnects));
         all.collect::<Vec<_>>()
     };
-    let before = sessions(&comms.until(up).await);
+    let before = sessions(&comms.until(tunnel_is_up).await);
     admin(dir.path(), Method::POST, "/silences", &silence("before"))
         .await
         .expect("a change");

@@ -4,16 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, Method};
-use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStatus};
 use pf9_plane::{ServeConfig, Server, testing};
 use serde_json::{Value, json};
 
 use crate::comms::{Comms, get};
 use crate::planes::cluster::free;
-use crate::support::{PATIENCE, enrol, within};
+use crate::support::{PATIENCE, enrolled, tunnel_is_up, within};
 
 const SPEC: &str = "/v1/hosts/self/spec?after=0";
 
@@ -33,26 +31,10 @@ async fn a_plane_goes_back_a_version_and_its_fleet_comes_back_by_itself() {
     let start = async || within(Server::start(ServeConfig::new(dir.path(), listen))).await;
     let plane = start().await.expect("plane");
     let made = admin(dir.path(), Method::POST, "/tokens", &json!({"ttl_s": 600})).await;
-    let token: EnrolToken = made["token"]
-        .as_str()
-        .expect("text")
-        .parse()
-        .expect("token");
-    let root = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(root.path());
-    for made in ["/run/pf9", "/var/log/pf9/comms"] {
-        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
-    }
-    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
-    let enrolled = enrol(plane.public_url(), &token, HostId::random(), &fs).await;
-    let identity = enrolled.expect("enrolled");
+    let (_root, fs, identity) = enrolled(plane.public_url(), &made).await;
     identity::save(&fs, &identity, &Owners::current_user()).expect("save");
     let comms = Comms::start(&fs).await;
-    let up = |status: &TunnelStatus| {
-        let mut all = status.sessions.iter();
-        all.any(|s| matches!(s.state, SessionState::Connected { .. }))
-    };
-    comms.until(up).await;
+    comms.until(tunnel_is_up).await;
     let silence = json!({"who": "a test", "why": "acknowledged", "forSeconds": 3600});
     admin(dir.path(), Method::POST, "/silences", &silence).await;
     let spec = within(get(&fs, SPEC)).await.expect("through the tunnel");

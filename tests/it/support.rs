@@ -10,13 +10,16 @@ pub(crate) mod proxy;
 
 use std::time::Duration;
 
-use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
+use pf9_hostagent::model::{
+    Digest, SessionState, StackArchive, StackFile, StackManifest, TunnelStatus,
+};
 use pf9_hostagent::{
     egress::Egress,
     host::{fs::HostFs, interfaces::node_facts},
     identity::{self, EnrolOrder, Identity, TlsPolicy, order_key},
     model::{EnrolToken, Fault, HostId},
 };
+use serde_json::Value;
 
 /// Nothing in these tests takes longer on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,6 +90,31 @@ pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u
         security: false,
     };
     (serde_json::to_vec(&manifest).expect("json"), archive)
+}
+
+/// The root of a host, with what its daemons find there.
+pub(crate) fn host_root() -> (tempfile::TempDir, HostFs) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    for made in ["/run/pf9", "/var/log/pf9/comms"] {
+        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
+    }
+    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
+    (dir, fs)
+}
+
+/// A new host that is enrolled at this plane with the token that was made there.
+pub(crate) async fn enrolled(plane: &str, made: &Value) -> (tempfile::TempDir, HostFs, Identity) {
+    let token = made["token"].as_str().expect("text");
+    let token: EnrolToken = token.parse().expect("token");
+    let (dir, fs) = host_root();
+    let identity = enrol(plane, &token, HostId::random(), &fs).await;
+    (dir, fs, identity.expect("enrolled"))
+}
+
+pub(crate) fn tunnel_is_up(status: &TunnelStatus) -> bool {
+    let mut all = status.sessions.iter();
+    all.any(|s| matches!(s.state, SessionState::Connected { .. }))
 }
 
 /// Enrols this host at a plane directly, as root of it does.

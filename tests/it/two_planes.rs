@@ -10,7 +10,7 @@ use std::time::Duration;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, Method};
-use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStreams, paths};
+use pf9_hostagent::model::{SessionState, TunnelStreams, paths};
 use pf9_plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::comms::{Comms, both_up, get};
-use crate::support::{PATIENCE, enrol, make_stack, within};
+use crate::support::{PATIENCE, enrolled, make_stack, within};
 
 /// More than fits into all the buffers between the plane and a reader that does not read.
 const ARCHIVE: usize = 8 * 1024 * 1024;
@@ -117,19 +117,7 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
     let places = [free(), free()];
     let first = serve(dirs[0].path(), places[0], places).await;
     let made = admin(dirs[0].path(), "/tokens", &json!({"ttl_s": 600})).await;
-    let token: EnrolToken = made["token"]
-        .as_str()
-        .expect("text")
-        .parse()
-        .expect("token");
-    let root = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(root.path());
-    for made in ["/run/pf9", "/var/log/pf9/comms"] {
-        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
-    }
-    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
-    let enrolled = enrol(first.public_url(), &token, HostId::random(), &fs).await;
-    let identity = enrolled.expect("enrolled");
+    let (_root, fs, identity) = enrolled(first.public_url(), &made).await;
     let endpoints = places.map(|p| format!("wss://{p}/v1/tunnel"));
     assert_eq!(identity.endpoints, endpoints);
     let (manifest, archive) = make_stack("1.37.2-1", ARCHIVE);

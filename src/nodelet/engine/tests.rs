@@ -7,6 +7,7 @@ mod proving;
 mod refused;
 mod resting;
 mod rolling;
+mod stacks;
 mod starting;
 mod unfit;
 mod updating;

@@ -113,6 +113,20 @@ fn leaks(seen: &[(String, Vec<u8>)], secrets: &[Secret]) -> BTreeSet<(String, St
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
+impl Log {
+    /// Of all that is logged by this thread while the guard lives.
+    fn taken() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+}
+
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("lock").extend_from_slice(bytes);
@@ -214,14 +228,7 @@ fn leaky(s: &mut NodeStatus, secret: &str) {
 #[tokio::test]
 async fn no_secret_of_a_node_is_on_the_plane_and_a_leak_is_found_wherever_it_comes_to() {
     pf9_hostagent::tls::install();
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let (log, _logged) = Log::taken();
     let plane = Plane::start().await;
     let host = HostId::random();
     let (_dir, fs) = host_root();
@@ -317,14 +324,7 @@ fn made(fs: &HostFs) -> Vec<Secret> {
 #[tokio::test]
 async fn the_real_nodelet_tells_no_secret_and_a_leak_of_its_own_is_found() {
     pf9_hostagent::tls::install();
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let (log, _logged) = Log::taken();
     let plane = Plane::start().await;
     let host = HostId::random();
     let (_dir, fs) = host_root();

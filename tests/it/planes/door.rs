@@ -12,7 +12,7 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::tls::{self, ClientIdentity};
 use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::local::Method;
-use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStatus};
+use pf9_hostagent::model::{EnrolToken, HostId};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -30,7 +30,7 @@ use super::cluster::{Cluster, free};
 use super::killed::Process;
 use super::{admin, soon};
 use crate::comms::{Comms, get};
-use crate::support::{enrol, within};
+use crate::support::{enrol, tunnel_is_up, within};
 
 /// A machine of its own that has enrolled at this plane, with its certificate.
 async fn host(at: SocketAddr, token: &EnrolToken, fs: &HostFs) -> (HostId, Identity) {
@@ -70,11 +70,6 @@ async fn until_ready(at: SocketAddr, authority: &[u8]) {
     .await;
 }
 
-fn up(status: &TunnelStatus) -> bool {
-    let mut all = status.sessions.iter();
-    all.any(|s| matches!(s.state, SessionState::Connected { .. }))
-}
-
 /// A host enrols and has its tunnel at a plane that stands by; whoever asks there or at the plane with the seat finds it
 /// connected. Then that plane is killed: the one that stood by has the seat, serves at the port at which it let others
 /// through, and the host comes back to it with what it was.
@@ -94,7 +89,7 @@ async fn any_plane_answers_and_the_tunnel_at_one_is_reached_through_each() {
     let fs = HostFs::new(root.path());
     let (id, _) = host(two, &token(&first.dir).await, &fs).await;
     let comms = Comms::start(&fs).await;
-    comms.until(up).await;
+    comms.until(tunnel_is_up).await;
     let spec = within(get(&fs, "/v1/hosts/self/spec?after=0")).await;
     assert!(spec.expect("through the tunnel").starts_with(b"{"));
     let connected = async |dir: &Path| {

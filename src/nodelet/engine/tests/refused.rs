@@ -1,11 +1,7 @@
 //! A program of a stack refuses its configuration, with the whole loop.
 
 use super::*;
-use crate::model::TrustStore;
-use crate::model::{
-    STACK_SCHEMA, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
-    UpgradeState,
-};
+use crate::model::{StackRef, TrustStore, UpgradeState};
 use crate::nodelet::rig::SYSTEMCTL;
 use crate::nodelet::testing;
 use crate::stack;
@@ -35,66 +31,7 @@ impl Machine {
             ("bin/kube-proxy", 0o755, KUBE_PROXY),
             ("images/pause.tar", 0o644, image),
         ];
-        let mut tar = tar::Builder::new(Vec::new());
-        for (path, mode, bytes) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(mode);
-            header.set_cksum();
-            tar.append_data(&mut header, path, bytes).expect("append");
-        }
-        let packed = zstd::encode_all(&*tar.into_inner().expect("tar"), 1).expect("zstd");
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        let manifest = StackManifest {
-            schema: STACK_SCHEMA,
-            name: "pf9-kube".into(),
-            version: version.into(),
-            kubernetes: semver::Version::new(1, 37, 2),
-            arch: arch.into(),
-            archive: StackArchive {
-                sha256: Digest::of(&packed),
-                size: packed.len() as u64,
-            },
-            components: vec![StackComponent {
-                name: "containerd".into(),
-                version: "2.4.2".into(),
-            }],
-            files: files
-                .map(|(path, mode, bytes)| StackFile {
-                    path: path.into(),
-                    mode,
-                    sha256: Digest::of(bytes),
-                    size: bytes.len() as u64,
-                    component: "x".into(),
-                })
-                .into(),
-            images: vec![StackImage {
-                reference: "pf9.local/pause:3.10.2".into(),
-                path: "images/pause.tar".into(),
-                component: "pause".into(),
-                roles: vec![Role::Master, Role::Worker],
-            }],
-            addons: Vec::new(),
-            requires: Vec::new(),
-            security: false,
-        };
-        let payload = serde_json::to_vec(&manifest).expect("json");
-        let want = StackRef {
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            manifest: Digest::of(&payload),
-        };
-        let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
-        let envelope = serde_json::to_vec(&envelope).expect("json");
-        let attrs = Attrs::mode(0o644);
-        self.fs
-            .write(stack::staged_manifest(&want.manifest), &envelope, &attrs)
-            .expect("stage");
-        (want, packed)
+        self.stage_manifest(version, "1.37.2", files, &[Role::Master, Role::Worker])
     }
 
     /// Such a stack, unpacked and not active.

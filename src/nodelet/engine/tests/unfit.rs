@@ -2,10 +2,7 @@
 //! after, and another stack heals it.
 
 use super::*;
-use crate::model::Timestamp;
-use crate::model::{
-    NodeSpec, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
-};
+use crate::model::{NodeSpec, StackRef, Timestamp};
 use crate::stack;
 
 pub(super) const RUNS: &[u8] = KUBELET;
@@ -27,68 +24,11 @@ impl Machine {
             ("bin/kube-proxy", 0o755, KUBE_PROXY),
             ("images/pause.tar", 0o644, b"an image"),
         ];
-        let mut tar = tar::Builder::new(Vec::new());
-        for (path, mode, bytes) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(mode);
-            tar.append_data(&mut header, path, bytes).expect("tar");
-        }
-        let tar = tar.into_inner().expect("tar");
-        let packed = zstd::encode_all(tar.as_slice(), 1).expect("zstd");
-        let arch = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
-        let manifest = StackManifest {
-            schema: 1,
-            name: "pf9-kube".into(),
-            version: format!("{version}-1"),
-            kubernetes: version.parse().expect("version"),
-            arch: arch.into(),
-            archive: StackArchive {
-                sha256: Digest::of(&packed),
-                size: packed.len() as u64,
-            },
-            components: vec![StackComponent {
-                name: "containerd".into(),
-                version: "2.4.2".into(),
-            }],
-            files: files
-                .map(|(path, mode, bytes)| StackFile {
-                    path: path.into(),
-                    mode,
-                    sha256: Digest::of(bytes),
-                    size: bytes.len() as u64,
-                    component: "x".into(),
-                })
-                .into(),
-            images: vec![StackImage {
-                reference: "pf9.local/pause:3.10.2".into(),
-                path: "images/pause.tar".into(),
-                component: "pause".into(),
-                roles: roles.to_vec(),
-            }],
-            addons: Vec::new(),
-            requires: Vec::new(),
-            security: false,
-        };
-        let payload = serde_json::to_vec(&manifest).expect("json");
-        let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
-        let digest = Digest::of(&payload);
-        let attrs = Attrs::mode(0o644);
-        let text = serde_json::to_vec(&envelope).expect("json");
-        let fs = &self.fs;
-        fs.write(stack::staged_manifest(&digest), &text, &attrs)
-            .expect("manifest");
-        fs.write(stack::staged_archive(&digest), &packed, &attrs)
-            .expect("archive");
-        StackRef {
-            name: manifest.name,
-            version: manifest.version,
-            manifest: digest,
-        }
+        let own = format!("{version}-1");
+        let (want, packed) = self.stage_manifest(&own, version, files, roles);
+        let (at, attrs) = (stack::staged_archive(&want.manifest), Attrs::mode(0o644));
+        self.fs.write(at, &packed, &attrs).expect("archive");
+        want
     }
 
     fn wants(&self, generation: u64, stack: &StackRef) -> Envelope {
