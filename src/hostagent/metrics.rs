@@ -1,7 +1,7 @@
 //! hostagent in Prometheus' text format: pure.
 
 use super::board::{Delivery, Gathered};
-use crate::model::{Health, HostStatus, Timestamp};
+use crate::model::{HostStatus, Timestamp};
 use crate::telemetry::{MetricKind as Kind, MetricsText as Text};
 
 /// The numbers of what it tells the plane, and of what it cannot tell.
@@ -74,45 +74,9 @@ pub(super) fn text(status: &HostStatus, facts: &Gathered, now: Timestamp) -> Tex
         text.row(m, &[("part", "have")], download.have as f64);
         text.row(m, &[("part", "total")], download.total as f64);
     }
-    of_the_machine(&mut text, &status.health);
+    text.machine("pf9_hostagent", &status.health);
     text.certificates(&status.certificates, now);
     text
-}
-
-/// Rows are there where the kernel, or the time service, says something.
-fn of_the_machine(text: &mut Text, health: &Health) {
-    let m = "pf9_hostagent_pressure_percent";
-    text.head(
-        m,
-        Kind::Gauge,
-        "Part of the last minute in which some programs (some) or all of them (full) waited for a resource.",
-    );
-    let pressure = health.pressure.unwrap_or_default();
-    let all = [
-        ("cpu", pressure.cpu),
-        ("memory", pressure.memory),
-        ("io", pressure.io),
-    ];
-    for (resource, stall) in all {
-        let Some(stall) = stall else { continue };
-        for (who, percent) in [("some", stall.some60), ("full", stall.full60)] {
-            text.row(m, &[("resource", resource), ("who", who)], percent);
-        }
-    }
-    let m = "pf9_hostagent_time_kept";
-    text.head(m, Kind::Gauge, "1 while a time service keeps the clock.");
-    if let Some(time) = &health.time {
-        text.row(m, &[], f64::from(u8::from(time.keeper.is_some())));
-    }
-    let m = "pf9_hostagent_time_synchronised";
-    text.head(
-        m,
-        Kind::Gauge,
-        "1 once the time service has synchronised the clock since boot.",
-    );
-    if let Some(yes) = health.time.as_ref().and_then(|time| time.synchronised) {
-        text.row(m, &[], f64::from(u8::from(yes)));
-    }
 }
 
 /// What it is not ready for, if so: the plane has no report of this host yet, or nodelet does not take what it says.

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 
-use crate::model::{Expiry, NodeState};
+use crate::model::{Expiry, Health, NodeState};
 
 /// What the text is.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -71,6 +71,38 @@ impl Text {
         for c in all {
             let late = c.warning(now).is_some();
             self.row(m, &[("name", &c.name)], f64::from(u8::from(late)));
+        }
+    }
+
+    /// What a machine waits for, and who keeps its clock: the same families of this prefix wherever its health is
+    /// known. Rows are there where the kernel, or the time service, says something.
+    pub fn machine(&mut self, of: &str, health: &Health) {
+        let m = &format!("{of}_pressure_percent");
+        let help = "Part of the last minute in which some programs (some) or all of them (full) waited for a resource.";
+        self.head(m, MetricKind::Gauge, help);
+        let pressure = health.pressure.unwrap_or_default();
+        let all = [
+            ("cpu", pressure.cpu),
+            ("memory", pressure.memory),
+            ("io", pressure.io),
+        ];
+        for (resource, stall) in all {
+            let Some(stall) = stall else { continue };
+            for (who, percent) in [("some", stall.some60), ("full", stall.full60)] {
+                self.row(m, &[("resource", resource), ("who", who)], percent);
+            }
+        }
+        let m = &format!("{of}_time_kept");
+        let help = "1 while a time service keeps the clock.";
+        self.head(m, MetricKind::Gauge, help);
+        if let Some(time) = &health.time {
+            self.row(m, &[], f64::from(u8::from(time.keeper.is_some())));
+        }
+        let m = &format!("{of}_time_synchronised");
+        let help = "1 once the time service has synchronised the clock since boot.";
+        self.head(m, MetricKind::Gauge, help);
+        if let Some(yes) = health.time.as_ref().and_then(|time| time.synchronised) {
+            self.row(m, &[], f64::from(u8::from(yes)));
         }
     }
 }

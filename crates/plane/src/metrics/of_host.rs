@@ -3,21 +3,12 @@
 //! A host may report anything: the number of file systems and programs is bounded, and the state is one of ours.
 
 use crate::view::Known;
-use pf9_hostagent::model::NodeState;
 use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 
 /// Most file systems and programs per host that are exported: five and seven are watched.
 const PARTS_MAX: usize = 32;
 /// Longest name of one, in characters.
 const NAME_MAX: usize = 80;
-
-const STATES: [NodeState; 5] = [
-    NodeState::Ok,
-    NodeState::Converging,
-    NodeState::Retrying,
-    NodeState::Failed,
-    NodeState::Maintenance,
-];
 
 /// Empty for a host that never reported.
 pub(super) fn numbers(known: &Known) -> MetricsText {
@@ -26,12 +17,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
         return text;
     };
     let status = &received.status;
-    let name = "pf9_host_state";
-    text.head(name, MetricKind::Gauge, "1 for its state.");
-    for state in STATES {
-        let is = f64::from(u8::from(status.state == state));
-        text.row(name, &[("state", state.as_str())], is);
-    }
+    text.states("pf9_host_state", "1 for its state.", status.state);
     let age = known.now.duration_since(received.received_at);
     let tries = status.node.as_ref().map_or(0, |n| n.attempts);
     let health = &status.health;
@@ -112,42 +98,7 @@ pub(super) fn numbers(known: &Known) -> MetricsText {
             daemon.limit_bytes as f64,
         );
     }
-    let name = "pf9_host_pressure_percent";
-    text.head(
-        name,
-        MetricKind::Gauge,
-        "Part of the last minute in which some programs (some) or all of them (full) waited for a resource.",
-    );
-    let pressure = health.pressure.unwrap_or_default();
-    let all = [
-        ("cpu", pressure.cpu),
-        ("memory", pressure.memory),
-        ("io", pressure.io),
-    ];
-    for (resource, stall) in all {
-        let Some(stall) = stall else { continue };
-        for (who, percent) in [("some", stall.some60), ("full", stall.full60)] {
-            text.row(name, &[("resource", resource), ("who", who)], percent);
-        }
-    }
-    let name = "pf9_host_time_kept";
-    text.head(
-        name,
-        MetricKind::Gauge,
-        "1 while a time service keeps its clock.",
-    );
-    if let Some(time) = &health.time {
-        text.row(name, &[], f64::from(u8::from(time.keeper.is_some())));
-    }
-    let name = "pf9_host_time_synchronised";
-    text.head(
-        name,
-        MetricKind::Gauge,
-        "1 once its time service has synchronised the clock since boot.",
-    );
-    if let Some(yes) = health.time.as_ref().and_then(|time| time.synchronised) {
-        text.row(name, &[], f64::from(u8::from(yes)));
-    }
+    text.machine("pf9_host", health);
     text
 }
 
@@ -156,7 +107,9 @@ mod tests {
     use super::*;
     use crate::records::ReceivedStatus;
     use crate::recover::tests::{known, reports};
-    use pf9_hostagent::model::{DaemonHealth, DiskHealth, Pressure, Stall, TimeKeeping, Timestamp};
+    use pf9_hostagent::model::{
+        DaemonHealth, DiskHealth, NodeState, Pressure, Stall, TimeKeeping, Timestamp,
+    };
 
     #[test]
     fn a_hosts_metrics_are_its_last_report_and_age() {
