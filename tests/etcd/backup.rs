@@ -84,7 +84,11 @@ async fn asked(node: &mut Node, method: Method, path: &str) -> (Reply, EtcdView)
 }
 
 /// A backup taken without the keeper.
-async fn taken(node: &mut Node, dir: &str, db_bytes: u64) -> Result<BackupManifest, Fault> {
+pub(crate) async fn taken(
+    node: &mut Node,
+    dir: &str,
+    db_bytes: u64,
+) -> Result<BackupManifest, Fault> {
     let spec = node.spec().clone();
     let client = crate::lab::client_of(&node.host.fs, spec.node_ip, &spec);
     take(Taking {

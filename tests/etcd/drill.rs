@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use pf9_hostagent::backup::drill::{self, DIR, Drill};
 use pf9_hostagent::backup::seal;
 use pf9_hostagent::backup::shelf::SEALED;
-use pf9_hostagent::backup::take::{BackupOrigin, Taking, take};
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::model::{
-    BackupManifest, BackupSettings, DrillReport, FaultCode, Secret, Timestamp, paths,
-};
+use pf9_hostagent::model::{BackupManifest, DrillReport, FaultCode, Secret, Timestamp, paths};
 
+use crate::backup;
 use crate::lab::{Lab, Machine, Node, VERSIONS, client_of};
 
 const BIN: &str = "/opt/pf9/stacks/current/bin";
@@ -35,29 +33,7 @@ fn backed_up(only: &mut Machine, keys: usize) -> (BackupManifest, Secret<String>
 }
 
 pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
-    let spec = node.spec().clone();
-    let client = client_of(&node.host.fs, spec.node_ip, &spec);
-    let etcdutl = format!("{BIN}/etcdutl");
-    let sign = node.signs();
-    let made = take(Taking {
-        fs: &node.host.fs,
-        etcd: &client,
-        etcdutl: &etcdutl,
-        dir: paths::ETCD_BACKUPS,
-        recipients: spec.etcd.backup.recipients(),
-        db_bytes: 1 << 20,
-        now: Timestamp::now(),
-        about: BackupOrigin {
-            host_id: spec.host_id,
-            cluster_id: spec.cluster_id,
-            etcd_cluster_id: "cafe".into(),
-            member_id: "beef".into(),
-            etcd_version: "3".into(),
-            kubernetes_version: "1.37.2".into(),
-            settings: BackupSettings::of(&spec),
-        },
-        sign: &sign,
-    });
+    let made = backup::taken(node, paths::ETCD_BACKUPS, 1 << 20);
     made.await.expect("a backup")
 }
 
