@@ -32,7 +32,7 @@ pub(super) const FLAGS: [(&str, &str); 5] = [
 ];
 
 /// Flags that nothing here has, and why.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 11] = [
     (
         "--password",
         "no secret is ever an argument, for arguments are public; ssh is shown a key, and the plane a token from a file",
@@ -57,6 +57,22 @@ const REFUSED: [(&str, &str); 7] = [
     (
         "--kube-version",
         "which Kubernetes a node has is the cluster's to say",
+    ),
+    (
+        "--master-ip",
+        "a host is named by its id (pf9ctl host list), and is a master with --master",
+    ),
+    (
+        "--worker-ip",
+        "a host is named by its id (pf9ctl host list), and is a worker without --master",
+    ),
+    (
+        "--node-ip",
+        "a host is named by its id: see pf9ctl host list",
+    ),
+    (
+        "--uuid",
+        "name the cluster with --cluster, by its name or its id",
     ),
 ];
 

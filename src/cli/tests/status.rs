@@ -1,9 +1,10 @@
 use super::super::status::{Overall, gather};
 use super::*;
 use crate::model::{
-    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, TunnelState,
+    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, PhaseId, TunnelState,
     TunnelStatus, paths,
 };
+use crate::nodelet::plan::{PlanWords, StepWords};
 
 fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
     HostStatus {
@@ -219,6 +220,34 @@ async fn good_states_exit_with_zero_and_nodelet_is_not_woken() {
     status.set(host_status(NodeState::Converging, None));
     let (state, _) = seen(&rig).await;
     assert_eq!((state, state.exit()), (Overall::Converging, Exit::Ok));
+}
+
+/// Where nodelet does not answer, that is said, and the rest is shown.
+#[tokio::test]
+async fn what_differs_is_asked_of_nodelet_where_it_is_wanted() {
+    let rig = enrolled();
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    rig.serve(paths::HOSTAGENT_SOCKET, |_| {
+        ok_json(&host_status(NodeState::Ok, None))
+    });
+    let silent = rig.run(&["status", "--drift"]).await.text;
+    assert!(silent.contains("cannot show what differs"), "{silent}");
+    assert!(silent.contains("IDLE"), "{silent}");
+    rig.serve(paths::NODELET_SOCKET, |request| {
+        assert_eq!(request.path, "/v1/plan");
+        let step = StepWords {
+            phase: PhaseId::Kubelet,
+            what: "start pf9-kubelet.service".into(),
+            why: "it is stopped".into(),
+        };
+        ok_json(&PlanWords {
+            steps: vec![step],
+            ..PlanWords::default()
+        })
+    });
+    let told = rig.run(&["status", "--drift"]).await.text;
+    let row = "differs      start pf9-kubelet.service: it is stopped";
+    assert!(told.contains(row), "{told}");
 }
 
 #[tokio::test]
