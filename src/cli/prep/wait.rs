@@ -55,10 +55,13 @@ pub(super) async fn heard(
         if tokio::time::Instant::now() >= deadline {
             return Err(late(up, longest, last));
         }
-        ctx.out.waiting(match up {
+        let what = match up {
             true => "waiting until the plane accepts the first status",
             false => "waiting for the tunnel",
-        });
+        };
+        let (passed, most) = (began.elapsed().as_secs(), longest.as_secs());
+        ctx.out
+            .waiting(&format!("{what}: {passed} of at most {most} s"));
         let pause = match began.elapsed() < SOON {
             true => ctx.pause / 5,
             false => ctx.pause,
