@@ -144,7 +144,7 @@ impl Program {
         if let Some(id) = self.0.id() {
             let pid = Pid::from_raw(i32::try_from(id).expect("an id"));
             // It may have ended by itself at this moment.
-            drop(kill(pid, Signal::SIGTERM));
+            _ = kill(pid, Signal::SIGTERM);
         }
         let ended = tokio::time::timeout(PATIENCE, self.0.wait()).await;
         match ended.map(|status| status.expect("its end").success()) {
