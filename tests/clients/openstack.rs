@@ -9,6 +9,16 @@ use serde_json::Value;
 /// The caller, as environment variables.
 type Env = Vec<(&'static str, String)>;
 
+const ALICE_JOINS_BLUE: [&str; 7] = [
+    "role",
+    "add",
+    "--project",
+    "blue",
+    "--user",
+    "alice",
+    "member",
+];
+
 struct World {
     program: PathBuf,
     dir: tempfile::TempDir,
@@ -247,18 +257,7 @@ fn projects_users_and_roles(world: &World, admin: &Env) {
 
     let as_alice = world.user("alice", PASSWORD, "blue");
     world.fails(&as_alice, &["token", "issue"], "401");
-    world.does(
-        admin,
-        &[
-            "role",
-            "add",
-            "--project",
-            "blue",
-            "--user",
-            "alice",
-            "member",
-        ],
-    );
+    world.does(admin, &ALICE_JOINS_BLUE);
     let given = world.says(
         admin,
         &[
@@ -464,18 +463,7 @@ fn credentials_and_tokens(world: &World, admin: &Env) {
         ],
     );
     world.fails(&robot, &["token", "issue"], "401");
-    world.does(
-        admin,
-        &[
-            "role",
-            "add",
-            "--project",
-            "blue",
-            "--user",
-            "alice",
-            "member",
-        ],
-    );
+    world.does(admin, &ALICE_JOINS_BLUE);
     world.does(&robot, &["token", "issue"]);
     world.does(&alice, &["application", "credential", "delete", "robot"]);
     world.fails(&robot, &["token", "issue"], "401");

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::comms::{Comms, get};
 use crate::support::{PATIENCE, enrolled, tunnel_is_up, within};
-use cluster::{Cluster, Mode, Way, free};
+use cluster::{Cluster, Mode, free};
 
 /// Longer than the lease of a seat, and an election.
 const LONG: Duration = Duration::from_secs(60);
@@ -87,11 +87,7 @@ async fn a_long_write_is_completed_by_the_next_holder() {
 #[tokio::test]
 async fn a_plane_without_the_seat_writes_nothing_however_late() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let (ways, by) = cluster.ways().await;
     let dirs = [(); 2].map(|()| tempfile::tempdir().expect("tempdir"));
     let first = open(&cluster.place_by(&by), dirs[0].path()).await;
     first.set("a", 1).await.expect("set");
@@ -168,11 +164,7 @@ async fn a_writer_without_the_seat_is_noticed_and_not_written_over() {
 #[tokio::test]
 async fn a_seat_that_was_anothers_meanwhile_is_not_taken_again() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let (ways, by) = cluster.ways().await;
     let dirs = [(); 2].map(|()| tempfile::tempdir().expect("tempdir"));
     let first = open(&cluster.place_by(&by), dirs[0].path()).await;
     first.set("a", 1).await.expect("set");
@@ -209,12 +201,8 @@ async fn a_seat_that_was_anothers_meanwhile_is_not_taken_again() {
 #[tokio::test]
 async fn a_write_whose_answer_is_lost_is_made_once() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
+    let (ways, by) = cluster.ways().await;
     let set = |mode| ways.iter().for_each(|way| way.set(mode));
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
     let dir = tempfile::tempdir().expect("tempdir");
     let rows = open(&cluster.place_by(&by), dir.path()).await;
     let in_etcd = || cluster.ctl(&["get", "--print-value-only", &Cluster::key("rows/numbers/n")]);
@@ -295,11 +283,7 @@ fn silence(why: &str) -> Value {
 #[tokio::test]
 async fn a_plane_whose_store_is_away_says_so_and_keeps_its_tunnels() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let (ways, by) = cluster.ways().await;
     let dir = tempfile::tempdir().expect("tempdir");
     let listen = free();
     let config = ServeConfig {

@@ -1,10 +1,7 @@
 use super::plane::{Manner, Plane, foreign_token};
 use super::*;
 use crate::host::fs::Found;
-use crate::model::{
-    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp,
-    TunnelState, TunnelStatus, paths,
-};
+use crate::model::{FaultCode, HostStatus, NodeState, Timestamp, TunnelState, TunnelStatus, paths};
 
 fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
     TunnelStatus {
@@ -40,25 +37,8 @@ fn down() -> TunnelStatus {
 
 fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
     HostStatus {
-        schema: 1,
-        host_id: HostId::random(),
-        agent_version: "1".into(),
-        boot_id: "b".into(),
-        uptime_s: 1,
-        sent_at: crate::seam::clock::now(),
         acknowledged_at,
-        accepted_generation: Generation(0),
-        observed_generation: Generation(0),
-        state: NodeState::Ok,
-        reason: None,
-        refused: None,
-        node: None,
-        download: None,
-        certificates: Vec::new(),
-        inventory: Inventory::default(),
-        health: Health::default(),
-        trust: None,
-        agent: crate::model::AgentStatus::default(),
+        ..super::status::host_status(NodeState::Ok, None)
     }
 }
 

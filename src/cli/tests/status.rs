@@ -6,7 +6,7 @@ use crate::model::{
 };
 use crate::nodelet::plan::{PlanWords, StepWords};
 
-fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
+pub(super) fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
     HostStatus {
         schema: 1,
         host_id: HostId::random(),

@@ -8,7 +8,7 @@ use super::access::{PASSWORD, World};
 use super::bed::{Bed, until};
 use super::browser::Browser;
 use super::page::signed_in;
-use crate::planes::cluster::{Cluster, Mode, Way, free};
+use crate::planes::cluster::{Cluster, Mode, free};
 use crate::support::enrol;
 
 /// What `pf9-plane store show` prints.
@@ -94,11 +94,7 @@ async fn an_embedded_store_is_shown_as_one_and_only_to_who_runs_the_plane() {
 #[tokio::test]
 async fn a_store_in_etcd_is_shown_with_the_seat_and_while_it_is_away() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let (ways, by) = cluster.ways().await;
     let (place, listen) = (cluster.place_by(&by), free());
     let bed = Bed::with(|config| {
         config.etcd = Some(place);

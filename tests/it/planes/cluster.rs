@@ -136,6 +136,16 @@ impl Cluster {
         self.members.iter().map(|m| m.client).collect()
     }
 
+    /// A way to each member, and where each begins.
+    pub(crate) async fn ways(&self) -> (Vec<Way>, Vec<SocketAddr>) {
+        let mut ways = Vec::new();
+        for member in self.clients() {
+            ways.push(Way::to(member).await);
+        }
+        let by = ways.iter().map(|way| way.address).collect();
+        (ways, by)
+    }
+
     /// For a plane that uses these addresses.
     pub(crate) fn place_by(&self, addresses: &[SocketAddr]) -> EtcdPlace {
         EtcdPlace {
@@ -205,7 +215,7 @@ impl Drop for Cluster {
 }
 
 impl Way {
-    pub(crate) async fn to(member: SocketAddr) -> Self {
+    async fn to(member: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         let mode = watch::Sender::new(Mode::Open);

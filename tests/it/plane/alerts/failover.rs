@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::bed::Bed;
 use super::{Hook, certificate, key, tell, within};
-use crate::planes::cluster::{Cluster, Mode, Way, free};
+use crate::planes::cluster::{Cluster, Mode, free};
 
 /// Longer than the lease of the previous one, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -30,11 +30,7 @@ fn teller(told: &Value) -> String {
 #[tokio::test]
 async fn a_waiting_alert_is_sent_by_the_plane_that_takes_over() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
+    let (ways, by) = cluster.ways().await;
     let place = cluster.place_by(&by);
     let bed = soon(Bed::with(|config| config.etcd = Some(place))).await;
     let ops = Hook::new(503).await;
