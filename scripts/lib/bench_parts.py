@@ -156,8 +156,9 @@ class Tool:
     def load(self, verb, path, *more, seconds=1.0, warm=0.3, to=None):
         pids = path.pids()
         more = [*more, "--pids", ",".join(map(str, pids))] if pids else more
+        # Of what it says when it fails the last lines are told: its sentence, not where in the program it was.
         return json.loads(run([self.program, "load", verb, "--to", to or path.to, "--target", self.target,
-                               "--seconds", seconds, "--warm", warm, *more], timeout=120).stdout)
+                               "--seconds", seconds, "--warm", warm, *more], timeout=120, env={"RUST_BACKTRACE": "0"}).stdout)
 
     def tls(self, seconds, *more):
         return json.loads(run([self.program, "tls", "--dir", self.pki, "--seconds", seconds, *more], timeout=60).stdout)
