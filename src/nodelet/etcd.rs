@@ -45,5 +45,6 @@ pub mod trust;
 pub mod upkeep;
 pub mod version;
 
+pub use chore::halts;
 pub use desk::{EtcdHandle, desk};
 pub use keeper::EtcdKeeper;

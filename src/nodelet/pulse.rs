@@ -47,15 +47,17 @@ use crate::telemetry::chain;
 use ask::{ANSWER, Asks, Heard};
 use verdict::{Mend, Pulse, Said, Service, Up};
 
-/// Time between two rounds of questions: each costs a service about a millisecond.
+/// Time from one round of questions to the next: each costs a service about a millisecond.
 const EVERY: Duration = Duration::from_secs(20);
+/// The pause after a round that took nearly as long, or longer: some did not answer.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Longest one round takes: questions are asked at once, the API server and systemd after them.
 const ROUND: Duration = Duration::from_secs(90);
 /// Longest time between two rounds on a machine that works: what is asked, what is asked because of the answers, and
 /// the pause.
-const IN_TIME: Duration = EVERY
+const IN_TIME: Duration = ANSWER
     .saturating_add(ANSWER)
-    .saturating_add(ANSWER)
+    .saturating_add(PAUSE)
     .saturating_add(Duration::from_secs(10));
 
 /// The task's state.
@@ -103,6 +105,7 @@ impl PulseKeeper {
             let node = kept(&self.job.borrow_and_update());
             // A copy changes nothing, and what hangs on it is not its own.
             let node = node.filter(|_| trust::held(&self.host.fs).is_none());
+            let began = Instant::now();
             match &node {
                 Some((role, node)) => {
                     self.beat.within(ROUND + EVERY);
@@ -118,7 +121,7 @@ impl PulseKeeper {
             }
             let pause = async {
                 match node {
-                    Some(_) => tokio::time::sleep(EVERY).await,
+                    Some(_) => tokio::time::sleep_until(next(began, Instant::now())).await,
                     None => std::future::pending().await,
                 }
             };
@@ -148,7 +151,10 @@ impl PulseKeeper {
             node,
             now,
         };
+        let halted = self.board.halts_etcd();
         let asked = asks.all().await;
+        // Also where that has begun, or has ended, while the question waited.
+        let asked = excused(asked, halted || self.board.halts_etcd());
         if !self.pulse.is_in_time(now, IN_TIME) {
             return;
         }
@@ -215,6 +221,22 @@ impl PulseKeeper {
         });
         self.board.show(&self.revived, &self.services);
     }
+}
+
+/// What an etcd that is defragmented does not answer says nothing of it.
+fn excused(mut asked: Vec<(Service, Said)>, halted: bool) -> Vec<(Service, Said)> {
+    for (service, said) in &mut asked {
+        if halted && *service == Service::Etcd && !said.is_well() {
+            *said = Said::Nothing;
+        }
+    }
+    asked
+}
+
+/// When the round after this one begins: also one in which a question waited for its answer in vain counts as a third of a
+/// minute, so that a service is ended a minute after it fell silent, and not two.
+fn next(began: Instant, ended: Instant) -> Instant {
+    (began + EVERY).max(ended + PAUSE)
 }
 
 /// How the services are, for the status; unchanged where nothing was learned.

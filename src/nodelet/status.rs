@@ -529,6 +529,13 @@ impl PulseBoard {
         self.log.say(crate::seam::clock::now(), line);
     }
 
+    /// The keeper does something with etcd during which it answers nobody.
+    pub fn halts_etcd(&self) -> bool {
+        let status = self.tx.borrow();
+        let chore = status.etcd.as_ref().and_then(|etcd| etcd.chore.as_deref());
+        chore.is_some_and(super::etcd::halts)
+    }
+
     /// The host is in maintenance.
     pub fn rests(&self) -> bool {
         self.tx.borrow().maintenance.is_some()

@@ -271,6 +271,12 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
     at.saturating_add(by).unwrap_or(Timestamp::MAX)
 }
 
+/// Whether etcd may answer nobody while this is done, in the words of the status: its file is copied.
+pub fn halts(chore: &str) -> bool {
+    let halting = [Chore::Heal, Chore::Defragment];
+    halting.iter().any(|one| one.words() == chore)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
