@@ -6,6 +6,7 @@
 
 pub(crate) mod cluster;
 mod door;
+mod generations;
 pub(crate) mod killed;
 mod moved;
 

@@ -1,16 +1,21 @@
 //! A plane's real store for other crates' tests, reopened as often as it is killed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::bootstrap::STORE_FILE;
 use super::events;
-use super::records::tables;
+use super::people::ProjectId;
+use super::records::{HOSTS, Host, Resting, SPECS, tables};
 use super::refusal::{Answer, chain};
+use super::specs;
 use super::state::Change;
 use super::store::testing::{self as contract, Place};
 use super::store::{EtcdPlace, Read, Remote, Store, StoreError};
-use pf9_hostagent::model::{EventBatch, HostId, Timestamp};
+use pf9_hostagent::model::{Digest, EventBatch, HostId, MaintenanceOrder, SigningKey, Timestamp};
 
 /// Events of hosts, on disk.
 pub struct Shelf(Store);
@@ -82,20 +87,29 @@ impl Place for InEtcd {
     }
 }
 
+/// The store in an etcd, as soon as the seat is free.
+async fn seated(
+    place: &EtcdPlace,
+    dir: &Path,
+    tables: BTreeSet<&'static str>,
+) -> Result<Arc<Store>, String> {
+    let remote = Remote::take(place, "a test", None, |_| {}).await;
+    let remote = remote.map_err(|e| chain(&e))?;
+    let copy = dir.join("copy");
+    let opening = tokio::task::spawn_blocking(move || {
+        Store::open_remote(remote, &copy, Path::new("/none"), &tables)
+    });
+    let store = opening.await.expect("it ends").map_err(|e| chain(&e))?;
+    Ok(Arc::new(store))
+}
+
 /// Numbers in an etcd, by the holder of the seat.
 pub struct Numbers(Arc<Store>);
 
 impl Numbers {
     /// Waits for the seat.
     pub async fn open(place: &EtcdPlace, dir: &Path) -> Result<Self, String> {
-        let remote = Remote::take(place, "a test", None, |_| {}).await;
-        let remote = remote.map_err(|e| chain(&e))?;
-        let copy = dir.join("copy");
-        let opening = tokio::task::spawn_blocking(move || {
-            Store::open_remote(remote, &copy, Path::new("/none"), &contract::TABLES.into())
-        });
-        let store = opening.await.expect("it ends").map_err(|e| chain(&e))?;
-        Ok(Self(Arc::new(store)))
+        seated(place, dir, contract::TABLES.into()).await.map(Self)
     }
 
     /// Writes one.
@@ -133,5 +147,86 @@ impl Numbers {
             })
         });
         writing.await.expect("it ends").map_err(|e| chain(&e))
+    }
+}
+
+/// Specs of hosts in an etcd, by the holder of the seat: an order and the spec that follows from it are one write.
+pub struct Orders {
+    store: Arc<Store>,
+    key: Arc<SigningKey>,
+}
+
+impl Orders {
+    /// Waits for the seat. The planes of a fleet sign with one key.
+    pub async fn open(
+        place: &EtcdPlace,
+        dir: &Path,
+        key: &Arc<SigningKey>,
+    ) -> Result<Self, String> {
+        let store = seated(place, dir, tables()).await?;
+        let key = Arc::clone(key);
+        Ok(Self { store, key })
+    }
+
+    /// Orders a maintenance of this host; returns the generation of the spec that says so.
+    pub async fn order(&self, host: HostId, reason: &str) -> Result<u64, String> {
+        let (store, key) = (Arc::clone(&self.store), Arc::clone(&self.key));
+        let reason = reason.to_owned();
+        let writing = tokio::task::spawn_blocking(move || -> Answer<u64> {
+            let now = Timestamp::UNIX_EPOCH;
+            store.write(|w| {
+                let known = w.get(&HOSTS, &host.to_string())?;
+                let mut row = known.unwrap_or_else(|| new_host(host, &key));
+                let order = MaintenanceOrder {
+                    id: Uuid::new_v4(),
+                    for_s: 3600,
+                    reason,
+                };
+                row.maintenance = Some(Resting {
+                    order,
+                    ordered_at: now,
+                    until: now,
+                });
+                w.put(&HOSTS, &host.to_string(), &row)?;
+                let changed = specs::refresh(w, &[host].into(), &key, now)?;
+                let (_, generation) = changed.first().expect("it says another thing");
+                Ok(generation.0)
+            })
+        });
+        let written = writing.await.expect("it ends");
+        written.map_err(|refusal| refusal.fault.to_string())
+    }
+
+    /// The spec that this plane gives a host: its generation, and the document as it is signed.
+    pub fn spec(&self, host: HostId) -> Option<(u64, String)> {
+        let read = self.store.read().expect("read");
+        let issued = read.get(&SPECS, &host.to_string()).expect("get")?;
+        let text = serde_json::to_string(&issued.envelope).expect("text");
+        Some((issued.generation.0, text))
+    }
+
+    /// Releases the seat.
+    pub async fn leave(self) {
+        self.store.leave().await;
+    }
+}
+
+/// A host as it is after its enrolment.
+fn new_host(id: HostId, key: &SigningKey) -> Host {
+    Host {
+        id,
+        project: ProjectId::of("p").expect("an id"),
+        hostname: "h".into(),
+        enrolled_at: Timestamp::UNIX_EPOCH,
+        key: Digest::of(b"k"),
+        certificate: Digest::of(b"c"),
+        order_key: key.trusted(),
+        facts: None,
+        authorised: false,
+        cluster: None,
+        forced: false,
+        agent: None,
+        maintenance: None,
+        renewal: Default::default(),
     }
 }
