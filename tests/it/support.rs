@@ -7,6 +7,8 @@ pub(crate) mod newer;
 pub(crate) mod node;
 #[path = "../../src/egress/testing.rs"]
 pub(crate) mod proxy;
+#[path = "../support/schema.rs"]
+pub(crate) mod schema;
 
 use std::time::Duration;
 

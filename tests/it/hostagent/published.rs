@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 
 use super::fixture::Bed;
 use super::plane::content;
-use crate::support::full;
+use crate::support::{full, schema};
 
 /// Each field of each document, one per line; an unlisted field is not sent.
 const PUBLISHED: &str = include_str!("../../golden/leaves-the-host.txt");
+/// The same as a JSON Schema, for people and their tools.
+const SCHEMA: &str = include_str!("../../../docs/schemas/report.json");
 /// In files that our programs can read, and in no document.
 const SECRET: &str = "c2VjcmV0LW9mLXRoaXMtaG9zdA";
 
@@ -74,11 +76,7 @@ fn unwrap_order(bed: &Bed) -> Value {
     let text = serde_json::to_vec(&manifest).expect("json");
     let found = FoundManifest::of(root.sign(DocumentKind::Backup, &text)).expect("a manifest");
     let noted = found.believed(&BackupTrust::Unchecked).expect("taken");
-    let mut order = json!(asking.order(HostId::random(), &noted, nonce));
-    // Signed as it is, and still readable.
-    let envelope = serde_json::to_vec(&order["manifest"]).expect("json");
-    order["manifest"] = opened(&envelope);
-    order
+    json!(asking.order(HostId::random(), &noted, nonce))
 }
 
 /// Every place of a node with something confidential.
@@ -209,10 +207,18 @@ async fn what_leaves_the_host_is_what_is_published() {
     bed.plane.until(|p| p.results.get(1).cloned()).await;
     let came = bed.plane.read(|p| p.came.clone());
     assert_eq!(leaks(&came), Vec::<String>::new());
+    let published: Value = serde_json::from_str(SCHEMA).expect("json");
+    let unfit = |part: &str, document: &Value| {
+        schema::faults(&published, &format!("/$defs/{part}"), document)
+    };
     let mut left = BTreeSet::new();
     for (path, body) in &came {
-        let document = path.rsplit('/').next().unwrap_or_default();
-        fields(&format!("{document}: "), &opened(body), &mut left);
+        let (part, document) = (path.rsplit('/').next().unwrap_or_default(), opened(body));
+        assert_eq!(unfit(part, &document), Vec::<String>::new(), "{document:#}");
+        fields(&format!("{part}: "), &document, &mut left);
+        let mut more = document;
+        more["environment"] = json!("a field that is in no schema");
+        assert_eq!(unfit(part, &more).len(), 1, "{part}");
     }
     for told in [
         "pressure.cpu.some10",
@@ -223,7 +229,13 @@ async fn what_leaves_the_host_is_what_is_published() {
         let field = format!("status: health.{told}");
         assert!(left.contains(&field), "{field} was not told");
     }
-    let order = unwrap_order(&bed);
+    let mut order = unwrap_order(&bed);
+    assert_eq!(unfit("unwrap", &order), Vec::<String>::new());
+    // Signed as it is, and still readable.
+    let envelope = serde_json::to_vec(&order["manifest"]).expect("json");
+    order["manifest"] = opened(&envelope);
+    let manifest = unfit("backup_manifest", &order["manifest"]);
+    assert_eq!(manifest, Vec::<String>::new());
     assert!(!order.to_string().contains("AGE-SECRET"), "{order}");
     fields("unwrap: ", &order, &mut left);
     let published: BTreeSet<String> = PUBLISHED.lines().map(str::to_owned).collect();
