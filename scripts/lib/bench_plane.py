@@ -196,8 +196,9 @@ def tell(told, figures):
         for count in sizes:
             told.row(f"curve, {words}, of {count}", unit, of("new", count, key), {"older": of("old", count, key)})
         few, many = (of("new", count, key) for count in (sizes[0], sizes[-1]))
-        if few and many:
-            told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", many / few, goal=("<", GROWTH))
+        # A figure that is missing is no goal that is met: the row is told without one.
+        growth = many / few if few and many is not None else None
+        told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", growth, goal=("<", GROWTH))
 
 
 def allow_files(number):
