@@ -59,7 +59,7 @@ pub fn ways(fs: &HostFs) -> impl Iterator<Item = Ground> {
         let name = format!("a route of this machine ({})", route.interface);
         match route.gateway {
             true => Ground::route(route.net, name),
-            false => Ground::network(route.net, name),
+            false => Ground::link(route.net, name),
         }
     })
 }

@@ -9,6 +9,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+/// Networks that somebody numbered have prefixes from here on: no private one is wider than 10.0.0.0/8 and fd00::/8. A
+/// wider one without a router (the default route of PPP or of a virtual server's link, the halves of everything that a VPN
+/// takes) leads to the rest of the world, and who is there is no neighbour.
+const NEIGHBOURS_LEN_MIN: u8 = 8;
+
 /// Something that is there, whatever the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ground {
@@ -35,6 +40,14 @@ impl Ground {
     /// A network that is reached by a router.
     pub fn route(net: IpNet, name: impl Into<String>) -> Self {
         Self::new(What::Route(net.trunc()), name)
+    }
+
+    /// What a route without a router leads to.
+    pub fn link(net: IpNet, name: impl Into<String>) -> Self {
+        match net.prefix_len() < NEIGHBOURS_LEN_MIN {
+            true => Self::route(net, name),
+            false => Self::network(net, name),
+        }
     }
 
     /// An address that has to be reached.
@@ -118,6 +131,10 @@ mod tests {
                 "containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8, a network of n1",
             ),
             (
+                Ground::link(net("10.0.0.0/8"), "a route of n1"),
+                "containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8, a route of n1",
+            ),
+            (
                 Ground::route(net("10.21.1.0/24"), "a route"),
                 "servicesCidr: 10.21.0.0/22 contains 10.21.1.0/24, a route",
             ),
@@ -132,6 +149,8 @@ mod tests {
             Ground::network(net("10.22.0.0/16"), "x"),
             Ground::route(net("10.0.0.0/8"), "a wide route"),
             Ground::route(net("0.0.0.0/0"), "the default route"),
+            Ground::link(net("0.0.0.0/0"), "the default route of a link"),
+            Ground::link(net("0.0.0.0/1"), "half of everything, by a VPN"),
             Ground::address(ip("10.21.4.0"), "x"),
             Ground::network(net("fd00::/8"), "x"),
         ] {

@@ -66,6 +66,9 @@ mod tests {
         let gateway = route("eth0\t0007140A\t0100A8C0\t0003\t0\t0\t0\t00FFFFFF");
         let neighbours = route("docker0\t0000140A\t00000000\t0001\t0\t0\t0\t0000F0FF");
         let wide = route("vpn\t0000000A\t0100A8C0\t0003\t0\t0\t0\t000000FF");
+        // Of PPP, or of a virtual server: there is no router to name. A VPN takes two halves instead.
+        let default = route("ppp0\t00000000\t00000000\t0001\t0\t0\t0\t00000000");
+        let half = route("wg0\t00000000\t00000000\t0001\t0\t0\t0\t00000080");
         for (path, text, words) in [
             (
                 paths::ENDPOINTS,
@@ -90,6 +93,8 @@ mod tests {
                 Some("overlaps 10.16.0.0/12, a route of this machine (docker0)"),
             ),
             ("/proc/net/route", wide.as_str(), None),
+            ("/proc/net/route", default.as_str(), None),
+            ("/proc/net/route", half.as_str(), None),
             ("/etc/resolv.conf", "nameserver 10.1.0.10\n", None),
         ] {
             let (_dir, fs) = machine(&[(path, text)]);

@@ -143,7 +143,7 @@ pub(super) fn grounds_before(whose: &str, facts: &NodeFacts, seen: &Inventory) -
     all.extend(routes.map(|route| {
         let name = format!("a route of {whose}");
         match route.on_link {
-            true => Ground::network(route.net, name),
+            true => Ground::link(route.net, name),
             false => Ground::route(route.net, name),
         }
     }));
@@ -306,6 +306,8 @@ mod tests {
             // The narrower one wins.
             route("10.0.0.0/8"),
             link("172.17.0.0/16"),
+            // What a VPN takes is no network of its neighbours.
+            link("0.0.0.0/1"),
             // Of an agent that reports neither.
             Inventory::default(),
         ] {
