@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 use super::fs::{Found, HostFs};
 use super::interfaces::{interfaces, plane_addresses};
-use super::ours::network::POD_BRIDGE;
+use super::ours::network::{POD_BRIDGE, is_link_of_pods};
 use super::resolver::Resolver;
-use super::routes::routes;
+use super::routes::{Route, routes};
 use super::tunnel_ends::tunnel_ends;
 use crate::model::{Ground, INVENTORY_DNS_MAX, INVENTORY_ROUTES_MAX, Interface, RouteTo, paths};
 
@@ -61,6 +61,17 @@ pub fn ways(fs: &HostFs) -> impl Iterator<Item = Ground> {
             true => Ground::route(route.net, name),
             false => Ground::link(route.net, name),
         }
+    })
+}
+
+/// Networks behind links that came beside a node: a bridge of another container runtime, a VPN. Of other routes a node has
+/// its own, to the pods of others.
+pub fn links_beside(fs: &HostFs) -> impl Iterator<Item = Ground> {
+    let beside = |r: &Route| !r.gateway && !is_link_of_pods(&r.interface);
+    let all = routes(fs).into_iter().filter(beside);
+    all.map(|route| {
+        let name = format!("a route of this machine ({})", route.interface);
+        Ground::link(route.net, name)
     })
 }
 

@@ -6,8 +6,8 @@
 //! is reported ([`warning`]) until it is gone.
 
 use crate::host::fs::HostFs;
-use crate::host::grounds::{GROUNDS_MAX, standing, ways};
-use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
+use crate::host::grounds::{GROUNDS_MAX, links_beside, standing, ways};
+use crate::model::{Fault, FaultCode, Ground, NetworkPlugin, NodeSpec, clash};
 
 /// Why no node starts here.
 pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
@@ -19,9 +19,16 @@ pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
 }
 
-/// What the networks of the node that is there have met since. Routes say nothing here: the node has made its own.
+/// What the networks of the node that is there have met since. Of routes only those count that cannot be the node's own.
 pub(super) fn warning(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
-    let why = met(node, standing(fs))?;
+    let beside: Vec<Ground> = match node.network.plugin {
+        NetworkPlugin::Bridge | NetworkPlugin::Flannel | NetworkPlugin::Calico => {
+            links_beside(fs).collect()
+        }
+        // Which links its pods have is not known.
+        NetworkPlugin::None => Vec::new(),
+    };
+    let why = met(node, standing(fs).into_iter().chain(beside))?;
     let what = "addresses that overlap the cluster's networks cannot be reached from this node";
     let fix = "give it another address or network; for other networks of the cluster: recreate it";
     Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
@@ -119,5 +126,27 @@ mod tests {
         let (_dir, fs) = machine(&[(paths::ENDPOINTS, r#"["wss://10.20.9.9/"]"#)]);
         let said = warning(&fs, &node()).expect("met");
         assert!(said.why.contains("10.20.9.9"), "{said}");
+    }
+
+    /// Another container runtime is installed later, a VPN is dialled: their links are no part of the node.
+    #[test]
+    fn a_bridge_that_comes_later_is_told_and_the_nodes_own_links_are_none() {
+        let link = |name: &str| {
+            let line = format!("{HEAD}{name}\t0009140A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n");
+            machine(&[("/proc/net/route", &line)])
+        };
+        for other in ["docker0", "br-4f1d", "virbr0", "wg0"] {
+            let (_dir, fs) = link(other);
+            let said = warning(&fs, &node()).expect(other);
+            let words = format!("overlaps 10.20.9.0/24, a route of this machine ({other})");
+            assert!(said.why.contains(&words), "{said}");
+            let mut unknown = node();
+            unknown.network.plugin = NetworkPlugin::None;
+            assert_eq!(warning(&fs, &unknown), None, "{other}");
+        }
+        for own in ["pf9cni0", "flannel.159", "vxlan.calico", "cali0123456789a"] {
+            let (_dir, fs) = link(own);
+            assert_eq!(warning(&fs, &node()), None, "{own}");
+        }
     }
 }

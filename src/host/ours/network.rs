@@ -56,6 +56,9 @@ const POLICY_SETS: [&str; 4] = [
 /// The kernel's name of the process that writes them.
 pub const POLICY_KEEPER: &str = "kube-router";
 
+/// What the names of pods' own links begin with where calico is the pod network.
+const CALICO_POD_LINKS: &str = "cali";
+
 /// Why a packet-filter chain goes with the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainRule {
@@ -76,6 +79,13 @@ pub fn links() -> Vec<String> {
         format!("flannel.{FLANNEL_VNI}"),
         format!("flannel-v6.{FLANNEL_VNI}"),
     ]
+}
+
+/// Whether a link of this name is of a pod network of ours: its bridge, a tunnel of it, or a pod's own.
+pub fn is_link_of_pods(name: &str) -> bool {
+    links().iter().any(|own| own == name)
+        || CALICO_LINKS.contains(&name)
+        || name.starts_with(CALICO_POD_LINKS)
 }
 
 /// Whether a chain of this name goes with the role.
