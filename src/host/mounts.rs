@@ -9,6 +9,13 @@ use super::fs::{FsError, HostFs};
 /// Largest `/proc/self/mountinfo`: thousands of pods' mounts.
 pub(crate) const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
 
+/// What does not work where pods and the machine do not see each other's mounts.
+pub const PRIVATE_MEANS: &str = "pods that mount something for others (storage drivers) do not start, and no pod sees \
+    what the machine mounts later";
+/// What helps there.
+pub const PRIVATE_FIX: &str =
+    "mount --make-rshared /, and let whatever made it private at boot do without";
+
 /// Every mount point of this host.
 pub fn points(fs: &HostFs) -> Result<Vec<String>, FsError> {
     let text = fs.read("/proc/self/mountinfo", MOUNTINFO_MAX)?;

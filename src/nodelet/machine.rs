@@ -11,13 +11,14 @@ use crate::host::facts::os_release;
 use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, networks};
 use crate::host::kernel::interface_of;
+use crate::host::mounts::{self, PRIVATE_FIX, PRIVATE_MEANS};
 use crate::host::ours::network::POD_BRIDGE;
 use crate::host::ours::ports;
 use crate::host::ours::processes::{ProcessRule, process};
 use crate::host::ours::units;
 use crate::host::proc::Proc;
 use crate::host::tools;
-use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role};
+use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role, paths};
 
 /// A table that is so full takes no bursts.
 const FULL_PERCENT: u64 = 90;
@@ -64,8 +65,18 @@ pub(super) async fn warnings(
         said.extend(runtime_proxy(&proxy.to_string(), &started_with, node));
     }
     said.extend(forwarding(host, node).await);
+    said.extend(mounts_private(&host.fs));
     said.extend(tools_gone(&host.fs));
     said
+}
+
+/// Another program may make the machine's mounts private at any time.
+fn mounts_private(fs: &HostFs) -> Option<Fault> {
+    // What cannot be read, or is not said, is left out here.
+    let shared = mounts::is_shared(fs, paths::KUBELET_ROOT).ok().flatten()?;
+    let what = "mounts of this machine are private";
+    (!shared)
+        .then(|| Fault::new(FaultCode::CheckMountPropagation, what, PRIVATE_MEANS).fix(PRIVATE_FIX))
 }
 
 /// An update of the distribution may take a program away that nobody else needed.
@@ -345,6 +356,7 @@ mod tests {
         put("/proc/8/environ", "A=1\0");
         fs.link("/proc/8/exe", "/opt/pf9/stacks/k/bin/containerd")
             .expect("link");
+        put("/proc/self/mountinfo", "1 0 8:1 / / rw - ext4 /dev/a rw\n");
         put("/etc/os-release", "ID=rocky\nVERSION_ID=9.6\n");
         for tool in tools::TOOLS.iter().filter(|t| t.name != "conntrack") {
             put(&format!("/usr/sbin/{}", tool.name), "");
@@ -368,6 +380,7 @@ mod tests {
             FaultCode::PortsGivenAway,
             FaultCode::RuntimeProxy,
             FaultCode::PodsNotForwarded,
+            FaultCode::CheckMountPropagation,
             FaultCode::CheckTools,
         ];
         assert_eq!(codes, all);

@@ -2,6 +2,7 @@
 
 use super::{CheckOutcome, Finding, MachineFacts};
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, ModuleState};
+use crate::host::mounts::{PRIVATE_FIX, PRIVATE_MEANS};
 use crate::model::loose_version;
 
 /// Controllers a kubelet cannot do without.
@@ -94,11 +95,7 @@ pub(super) fn mount_propagation(facts: &MachineFacts) -> Finding {
     let check = Finding::new(found, "shared mounts");
     match facts.mounts_shared {
         Some(true) => check,
-        Some(false) => check.warn(
-            "pods that mount something for others (storage drivers) do not start, and no pod sees \
-             what the machine mounts later",
-            "mount --make-rshared /, and let whatever made it private at boot do without",
-        ),
+        Some(false) => check.warn(PRIVATE_MEANS, PRIVATE_FIX),
         None => check.skip("the kernel's list of mounts does not say"),
     }
 }
