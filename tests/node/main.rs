@@ -4,7 +4,8 @@
 //! ```text
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
-//! ac_a_broken   machines that are broken in one way: the check for it reports it, its remedy helps; another address → the node follows
+//! ac_a_broken   machines that are broken in one way: the check for it reports it, its remedy helps; what breaks later the
+//!               status says, until it is mended; another address → the node follows
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
@@ -60,6 +61,7 @@ mod debian;
 mod demo;
 mod hangs;
 mod issuer;
+mod later;
 mod likes;
 mod masters;
 mod matrix;

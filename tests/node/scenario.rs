@@ -10,6 +10,7 @@ use crate::demo::{
     ready_through_plane, said, shell, start, up,
 };
 use crate::hangs;
+use crate::later;
 use crate::matrix;
 use crate::network;
 use crate::pages;
@@ -133,6 +134,7 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
 fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     up()?;
     broken::what_is_broken_is_said_by_its_check()?;
+    later::is_said_and_heals_with_its_cause()?;
     broken::a_worker_follows_its_machine()
 }
 
