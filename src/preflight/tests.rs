@@ -166,10 +166,11 @@ fn skipping_is_by_name_and_unknown_names_are_refused() {
 /// the test machines cannot have it, in facts, by a test that is there.
 #[test]
 fn every_check_is_shown_to_speak() {
-    use breaks::{BREAKS, Shown};
+    use breaks::{BREAKS, COMMANDS, Shown};
     let shown: Vec<&str> = BREAKS.iter().map(|(id, _)| *id).collect();
     let ours: Vec<&str> = TABLE.iter().map(|entry| entry.id).collect();
     assert_eq!(shown, ours, "tests/support/breaks.rs has each check once");
+    assert!(COMMANDS.iter().all(|id| ours.contains(id)));
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
     let files = ["", "/tests"].map(|below| std::fs::read_dir(format!("{dir}{below}")));
     let files = files.into_iter().flat_map(|dir| dir.expect("a directory"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::breaks::{BREAKS, Broken, Shown};
+use crate::breaks::{BREAKS, Broken, COMMANDS, Shown};
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
 
 /// Measurements on a machine that is busy with tests: another value each time.
@@ -101,6 +101,15 @@ fn speaks(before: &Said, now: &Said, id: &str, words: &str) -> Outcome {
     }
 }
 
+/// Where the remedy is a command, what is run next is what the report says.
+fn is_told(now: &Said, id: &str, mends: &str) -> Outcome {
+    let words = now.get(id).map_or("", |(_, words)| words.as_str());
+    match !COMMANDS.contains(&id) || words.contains(mends) {
+        true => Ok(()),
+        false => Err(format!("{id} does not say {mends:?}: {words}")),
+    }
+}
+
 /// As before: the same checks report something, and nothing worse.
 fn is_mended(before: &Said, now: &Said) -> Outcome {
     let short = |said: &Said| -> Vec<_> {
@@ -130,6 +139,7 @@ pub(crate) fn what_is_broken_is_said_by_its_check() -> Outcome {
             Shown::Machine(broken) => on_the_machine(node, id, broken, &before),
             Shown::View(broken) => in_a_view(node, broken.breaks, broken.mends).and_then(|now| {
                 speaks(&view[0], &now[1], id, broken.says)?;
+                is_told(&now[1], id, broken.mends)?;
                 is_mended(&view[0], &now[2])
             }),
         };
@@ -148,7 +158,9 @@ fn on_the_machine(node: &str, id: &str, broken: &Broken, before: &Said) -> Outco
     shell(node, broken.breaks)?;
     // A tunnel ends with its next message.
     let said = eventually(&format!("{id} is said"), NOTICED, || {
-        speaks(before, &look_at(node)?, id, broken.says)
+        let now = look_at(node)?;
+        speaks(before, &now, id, broken.says)?;
+        is_told(&now, id, broken.mends)
     });
     shell(node, broken.mends)?;
     said?;

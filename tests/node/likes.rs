@@ -36,6 +36,7 @@ fn gb_machines_that_are_not_like_the_others_become_nodes_and_are_as_before() -> 
     a_firewall_comes(worker)?;
     a_clock_is_behind_and_set(worker)?;
     demo(&["detach", worker])?;
+    addresses_of_a_new_cluster_are_told(worker)?;
     pods_that_would_cover_the_plane_are_none(worker)?;
     demo(&["detach", worker])?;
     the_tunnel_says_the_way(worker)?;
@@ -303,6 +304,33 @@ fn plane_is_at(node: &str, ip: &str) -> Outcome {
             false => Err(ends),
         }
     })
+}
+
+/// A machine that is no node yet and has a network that the plane proposes for pods: it is told, and no longer when it has
+/// another one.
+fn addresses_of_a_new_cluster_are_told(node: &str) -> Outcome {
+    let id = "networks";
+    let (outcome, words) = check(node, id)?;
+    assert_eq!(outcome, "ok", "{words}");
+    shell(
+        node,
+        "ip link add aaa type veth peer name veth-aaa && ip link set veth-aaa up && ip link set aaa up && \
+         ip address add 10.20.7.5/24 dev aaa",
+    )?;
+    let (outcome, words) = check(node, id)?;
+    shell(
+        node,
+        "ip address flush dev aaa && ip address add 10.9.0.5/24 dev aaa",
+    )?;
+    let after = check(node, id);
+    shell(node, "ip link delete aaa")?;
+    assert_eq!(outcome, "warn", "{words}");
+    for part in ["10.20.0.0/16", "10.20.7.0/24", "aaa"] {
+        assert!(words.contains(part), "no {part}: {words}");
+    }
+    let (outcome, words) = after?;
+    assert_eq!(outcome, "ok", "{words}");
+    Ok(())
 }
 
 /// No address is written anywhere on the machine: the tunnel itself says which one the pods must not have.

@@ -48,6 +48,9 @@ const fn recorded(why: &'static str, test: &'static str) -> Shown {
 /// With facts of a machine that is good but for one thing.
 const DEFECTS: &str = "each_defect_is_named_with_a_remedy_and_an_exit_code";
 
+/// Checks whose remedy is a command with nothing to fill in: what mends it is that command, to the letter.
+pub(crate) const COMMANDS: [&str; 4] = ["mount-propagation", "limits", "mtu", "ports-given-away"];
+
 /// Every check once, in the order of the table.
 pub(crate) const BREAKS: &[(&str, Shown)] = &[
     (
@@ -236,7 +239,7 @@ pub(crate) const BREAKS: &[(&str, Shown)] = &[
         view(
             "echo 16 >/run/broken && mount --bind /run/broken /proc/sys/fs/inotify/max_user_instances",
             "fs.inotify.max_user_instances is 16",
-            "umount /proc/sys/fs/inotify/max_user_instances",
+            "sysctl -w fs.inotify.max_user_instances=128",
         ),
     ),
     (
@@ -281,7 +284,8 @@ pub(crate) const BREAKS: &[(&str, Shown)] = &[
     (
         "networks",
         recorded(
-            "the machine that is looked at is a node: there the status compares, with the networks that its cluster has",
+            "the machine that is looked at is a node: there the status compares, with the networks that its cluster has; on a \
+             machine that is none: tests/node/likes.rs",
             "a_machine_that_has_a_clusters_addresses_is_told_unless_it_is_a_node",
         ),
     ),
@@ -333,9 +337,10 @@ pub(crate) const BREAKS: &[(&str, Shown)] = &[
     (
         "ports-given-away",
         view(
-            "printf '10000\\t60999\\n' >/run/broken && mount --bind /run/broken /proc/sys/net/ipv4/ip_local_port_range",
+            "printf '10000\\t60999\\n' >/run/broken && mount --bind /run/broken /proc/sys/net/ipv4/ip_local_port_range && \
+             : >/run/reserved && mount --bind /run/reserved /proc/sys/net/ipv4/ip_local_reserved_ports",
             "10250",
-            "umount /proc/sys/net/ipv4/ip_local_port_range",
+            "sysctl -w net.ipv4.ip_local_reserved_ports=10248,10249,10250,10256,10257,10259",
         ),
     ),
     (
