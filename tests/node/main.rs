@@ -9,6 +9,7 @@
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
+//! ba_a_join     a machine without power in its download, and again when its runtime has started → Ready, nothing fetched twice
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed; each program of each node names a
 //!               flag, a gate and a key that it does not know
@@ -61,6 +62,7 @@ mod debian;
 mod demo;
 mod hangs;
 mod issuer;
+mod joining;
 mod later;
 mod likes;
 mod masters;
