@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use pf9_hostagent::model::{NetworkPlugin, PhaseId, Role, StackImage};
+use pf9_hostagent::nodelet::phase;
+use pf9_hostagent::nodelet::step::Step;
 use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, eventually, kubectl, shell};
+use crate::trials::context_of;
 
 /// Images are on the machines. metrics-server wants two looks at each kubelet, 15 s apart.
 const ANSWER: Duration = Duration::from_secs(150);
@@ -25,6 +29,7 @@ pub(crate) fn answer() -> Outcome {
     eventually("every node's numbers are there", ANSWER, numbers_are_there)?;
     a_list_is_taken_beside_their_descriptions()?;
     calico_is_taken()?;
+    flannel_is_taken()?;
     volumes_keep_what_pods_write()
 }
 
@@ -45,7 +50,38 @@ fn calico_is_taken() -> Outcome {
     ] {
         text = text.replace(word, value);
     }
-    let path = format!("{}/calico.yaml", std::env::temp_dir().display());
+    are_taken("calico.yaml", &text, 35)
+}
+
+/// The same of flannel's, which nodelet makes: as this master would, were it the cluster's network and the stack had it.
+fn flannel_is_taken() -> Outcome {
+    let mut ctx = context_of(NODES[0])?;
+    ctx.node.network.plugin = NetworkPlugin::Flannel;
+    let images = ["flannel", "flannel-cni-plugin"].map(|name| StackImage {
+        reference: format!("example/{name}:v1"),
+        path: format!("images/{name}.tar"),
+        component: name.to_owned(),
+        roles: vec![Role::Master, Role::Worker],
+    });
+    let manifest = ctx.manifest.as_mut().ok_or("no manifest")?;
+    manifest.images.extend(images);
+    let steps = phase::steps(PhaseId::Addons, &ctx).map_err(|wait| wait.what)?;
+    let own = |object: &Value| {
+        let name = object["metadata"]["name"].as_str();
+        name.is_some_and(|name| name.ends_with("flannel"))
+    };
+    let objects = steps.into_iter().filter_map(|step| match step {
+        Step::Object { object } => Some(object),
+        _ => None,
+    });
+    let objects: Vec<Value> = objects.filter(own).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    are_taken("flannel.json", &list.to_string(), 5)
+}
+
+/// A real API server takes as many objects, knows every field of them, and keeps nothing.
+fn are_taken(name: &str, text: &str, count: usize) -> Outcome {
+    let path = format!("{}/{name}", std::env::temp_dir().display());
     std::fs::write(&path, text).map_err(|e| format!("{path}: {e}"))?;
     let strict = ["--server-side", "--dry-run=server", "--validate=strict"];
     let taken = kubectl(&[&["apply"][..], &strict, &["-f", &path]].concat())?;
@@ -53,8 +89,8 @@ fn calico_is_taken() -> Outcome {
         .lines()
         .filter(|line| line.contains("serverside-applied"));
     match lines.count() {
-        35 => Ok(()),
-        n => Err(format!("{n} objects of it were taken: {taken}")),
+        n if n == count => Ok(()),
+        n => Err(format!("{n} objects of {name} were taken: {taken}")),
     }
 }
 

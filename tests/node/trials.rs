@@ -10,6 +10,7 @@ use pf9_hostagent::host::exec::{ProgramEnd, ProgramOutput};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{PhaseId, Role, Timestamp};
 use pf9_hostagent::nodelet::ledger::LedgerFile;
+use pf9_hostagent::nodelet::phase::PhaseContext;
 use pf9_hostagent::nodelet::step::trial::TRIAL_ROOT;
 use pf9_hostagent::nodelet::step::{Step, TrialStep};
 use pf9_hostagent::nodelet::{context, inbox, phase, trial};
@@ -40,8 +41,8 @@ pub(crate) fn name_what_they_do_not_know(node: &str) -> Outcome {
     shell(node, &format!("rm -r {ROOT}")).map(drop)
 }
 
-/// What nodelet would ask there.
-fn trials(node: &str) -> Outcome<Vec<TrialStep>> {
+/// What nodelet's phases are made from there.
+pub(crate) fn context_of(node: &str) -> Outcome<PhaseContext> {
     let root = machine_dir(node).join("root");
     let view = tempfile::tempdir().map_err(|e| e.to_string())?;
     // The kernel is the same one; what it shows is not among the machine's files.
@@ -67,6 +68,12 @@ fn trials(node: &str) -> Outcome<Vec<TrialStep>> {
     );
     let (ctx, _) = seen.map_err(|e| e.to_string())?;
     assert_ne!(ctx.role, Role::None, "{node}");
+    Ok(ctx)
+}
+
+/// What nodelet would ask there.
+fn trials(node: &str) -> Outcome<Vec<TrialStep>> {
+    let ctx = context_of(node)?;
     let steps = phase::steps(PhaseId::Stack, &ctx).map_err(|wait| wait.what)?;
     let tried = steps.into_iter().filter_map(|step| match step {
         Step::Tried(trial) => Some(trial),
