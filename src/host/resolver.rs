@@ -36,10 +36,10 @@ pub struct NoDns {
 }
 
 impl Resolver {
-    /// systemd-resolved's upstream file when `/etc/resolv.conf` names only its local stub.
+    /// systemd-resolved's upstream file when `/etc/resolv.conf` names its local stub.
     pub fn of(fs: &HostFs) -> Result<Self, FsError> {
         let plain = Self::named_in(fs, PLAIN)?;
-        if !plain.only_loopback() {
+        if !plain.servers.iter().any(IpAddr::is_loopback) {
             return Ok(plain);
         }
         match fs.found(UPSTREAM)? {
@@ -96,6 +96,18 @@ impl Resolver {
                 harmless: false,
             });
         }
+        // The cluster's DNS asks one of them at random.
+        if self.servers.iter().any(IpAddr::is_loopback) {
+            return Some(NoDns {
+                why: format!(
+                    "{path} names this machine itself among others, which for a pod is the pod: the cluster's DNS queries \
+                     itself at times, detects that, and exits"
+                ),
+                fix: "remove the lines \"nameserver\" with an address of this machine itself (127.0.0.1, ::1) from \
+                      /etc/resolv.conf",
+                harmless: false,
+            });
+        }
         self.servers.is_empty().then(|| NoDns {
             why: format!("{path} names no server: pods resolve only names of the cluster"),
             fix: "if pods should resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
@@ -127,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_of_no_use_to_pods_is_told_with_a_remedy() {
         type Before = fn(&HostFs);
-        let cases: [(Before, &str, bool); 5] = [
+        let cases: [(Before, &str, bool); 7] = [
             (|_| (), "there is no such file", false),
             (
                 |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
@@ -145,6 +157,16 @@ mod tests {
                 false,
             ),
             (
+                |fs| put(fs, PLAIN, "nameserver 127.0.0.1\nnameserver 10.0.0.1\n"),
+                "among others",
+                false,
+            ),
+            (
+                |fs| put(fs, PLAIN, "nameserver 10.0.0.1\nnameserver ::1\n"),
+                "among others",
+                false,
+            ),
+            (
                 |fs| put(fs, PLAIN, "# nobody\nsearch example\n"),
                 "names no server",
                 true,
@@ -159,7 +181,7 @@ mod tests {
         }
         for text in [
             "nameserver 10.0.0.1\n",
-            "nameserver 127.0.0.1\n nameserver fe80::1%eth0\n",
+            "nameserver 10.0.0.1\n nameserver fe80::1%eth0\n",
         ] {
             assert_eq!(said(|fs| put(fs, PLAIN, text)).1, None, "{text}");
         }
@@ -172,6 +194,12 @@ mod tests {
                 "/run/systemd/resolve/stub-resolv.conf",
                 "nameserver 127.0.0.53\n",
             );
+            put(fs, UPSTREAM, "nameserver 10.0.0.1\n");
+        });
+        assert_eq!((after.path.as_str(), no_dns), (UPSTREAM, None));
+        // Its stub with another one beside it.
+        let (after, no_dns) = said(|fs| {
+            put(fs, PLAIN, "nameserver 127.0.0.53\nnameserver 10.0.0.2\n");
             put(fs, UPSTREAM, "nameserver 10.0.0.1\n");
         });
         assert_eq!((after.path.as_str(), no_dns), (UPSTREAM, None));

@@ -376,4 +376,12 @@ fn who_answers_dns_is_looked_at_through_links() {
         "there is no such file",
         "echo nameserver 10.0.0.2 > etc/resolv.conf",
     );
+    // A resolver of the machine's own that forwards, and the server it forwards to.
+    breaks(
+        &host,
+        "dns",
+        "rm run/systemd/resolve/resolv.conf; printf 'nameserver 127.0.0.1\nnameserver 10.0.0.2\n' > etc/resolv.conf",
+        "itself among others",
+        "sed -i /127.0.0.1/d etc/resolv.conf",
+    );
 }

@@ -117,6 +117,16 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             "127.0.0.53 in /etc/resolv.conf",
         ),
         (
+            |f| {
+                let both = ["127.0.0.1", "10.0.0.1"];
+                f.resolver.servers = both.map(|ip| ip.parse().expect("ip")).to_vec();
+            },
+            "dns",
+            CheckOutcome::Fail,
+            Exit::NotReady,
+            "itself among others",
+        ),
+        (
             |f| f.resolver.servers.clear(),
             "dns",
             CheckOutcome::Warn,

@@ -72,7 +72,7 @@ macro_rules! with_checks {
                 "no time service, or one that cannot reach its servers; rarely the plane's own clock",
                 "`timedatectl status` here and at the plane; set the one that is wrong";
             CheckDns = "check-dns": "there is no name server that pods can use",
-                "resolv.conf is empty or names only an address of this machine (127.0.0.53 without systemd-resolved's own list)",
+                "resolv.conf is empty or names an address of this machine (127.0.0.53 without systemd-resolved's own list)",
                 "`resolvectl status` or /etc/resolv.conf: name a server that pods can reach";
             CheckDefaultRoute = "check-default-route": "there is no default route; kube-proxy and the node's address follow it",
                 "a network without a gateway, or one that is not configured at boot",
