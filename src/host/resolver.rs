@@ -31,7 +31,8 @@ pub struct NoDns {
     pub why: String,
     /// What a person can do.
     pub fix: &'static str,
-    /// Pods work without; else none that asks for DNS starts, or the cluster's DNS does not.
+    /// Pods work without; else none that asks for DNS starts, or the cluster's DNS does not, or it knows no names of others
+    /// although somebody answers for them.
     pub harmless: bool,
 }
 
@@ -108,6 +109,17 @@ impl Resolver {
                 harmless: false,
             });
         }
+        let of_a_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if !self.servers.is_empty() && self.servers.iter().all(of_a_link) {
+            return Some(NoDns {
+                why: format!(
+                    "{path} names only link-local addresses, which a pod cannot reach: pods resolve only names of the cluster"
+                ),
+                fix: "write servers with other addresses into /etc/resolv.conf, one line \"nameserver ADDRESS\" each, or \
+                      have the network's router announce them",
+                harmless: false,
+            });
+        }
         self.servers.is_empty().then(|| NoDns {
             why: format!("{path} names no server: pods resolve only names of the cluster"),
             fix: "if pods should resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
@@ -139,7 +151,7 @@ mod tests {
     #[test]
     fn what_is_of_no_use_to_pods_is_told_with_a_remedy() {
         type Before = fn(&HostFs);
-        let cases: [(Before, &str, bool); 7] = [
+        let cases: [(Before, &str, bool); 8] = [
             (|_| (), "there is no such file", false),
             (
                 |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
@@ -164,6 +176,11 @@ mod tests {
             (
                 |fs| put(fs, PLAIN, "nameserver 10.0.0.1\nnameserver ::1\n"),
                 "among others",
+                false,
+            ),
+            (
+                |fs| put(fs, PLAIN, "nameserver fe80::1%eth0\n"),
+                "only link-local addresses",
                 false,
             ),
             (

@@ -384,4 +384,11 @@ fn who_answers_dns_is_looked_at_through_links() {
         "itself among others",
         "sed -i /127.0.0.1/d etc/resolv.conf",
     );
+    breaks(
+        &host,
+        "dns",
+        "echo nameserver fe80::1%eth0 > etc/resolv.conf",
+        "only link-local addresses",
+        "echo nameserver 10.0.0.2 >> etc/resolv.conf",
+    );
 }
