@@ -12,7 +12,7 @@ mod nft;
 mod sets;
 
 pub use lent::Lent;
-pub use nft::Nftables;
+pub use nft::{Nftables, refuses_the_rest};
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, networks};
 use crate::host::kernel::interface_of;
 use crate::host::mounts::{self, PRIVATE_FIX, PRIVATE_MEANS};
+use crate::host::net::refuses_the_rest;
 use crate::host::ours::network::POD_BRIDGE;
 use crate::host::ours::ports;
 use crate::host::ours::processes::{ProcessRule, process};
@@ -301,9 +302,7 @@ fn refuses_forwarding(table: &str, pods: IpNet) -> Option<String> {
             (chain, forwards) = (name.trim_end_matches(['{', ' ']), false);
         }
         forwards |= line.contains(" hook forward ");
-        let bare = line.starts_with("reject") || line.starts_with("counter ") || line == "drop";
-        let refuses = line.ends_with("policy drop;")
-            || bare && (line.contains("reject") || line.ends_with("drop"));
+        let refuses = line.ends_with("policy drop;") || refuses_the_rest(line);
         if forwards && refuses {
             return Some(chain.to_owned());
         }
@@ -522,6 +521,10 @@ mod tests {
             .replace("policy drop;", "policy accept;")
             .replace("\t}\n}", "\t\tcounter packets 1 bytes 2 drop\n\t}\n}");
         assert_eq!(refuses(&counted).as_deref(), Some("f"));
+        let logged = strict
+            .replace("policy drop;", "policy accept;")
+            .replace("\t}\n}", "\t\tlog prefix \"no: \" reject\n\t}\n}");
+        assert_eq!(refuses(&logged).as_deref(), Some("f"));
         let some = strict
             .replace("policy drop;", "policy accept;")
             .replace("\t}\n}", "\t\tip daddr 169.254.169.254 drop\n\t}\n}");

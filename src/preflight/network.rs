@@ -7,7 +7,7 @@ use crate::host::fs::{Found, HostFs};
 use crate::host::grounds::{GROUNDS_MAX, standing, ways};
 use crate::host::interfaces::networks as networks_of;
 use crate::host::kernel::Kernel;
-use crate::host::net::Net;
+use crate::host::net::{Net, refuses_the_rest};
 use crate::host::proc::Proc;
 use crate::host::routes;
 use crate::model::paths::KUBE_DIR;
@@ -77,7 +77,8 @@ impl NetworkSeen {
         let firewalld = |pid: u32| proc.name(pid) == "firewalld";
         let own = networks_of(host);
         let told = |(name, text): &(String, String)| name == FIREWALLD && lets_pass(text, &own);
-        if proc.pids().into_iter().any(firewalld) && !tables.iter().flatten().any(told) {
+        let runs = proc.pids().into_iter().any(firewalld);
+        if runs && !tables.iter().flatten().any(told) {
             seen.filter("firewalld", "everything its zone does not allow");
         }
         let ufw = host.read_text("/etc/ufw/ufw.conf", FILE_MAX);
@@ -94,7 +95,9 @@ impl NetworkSeen {
         }
         match tables {
             Ok(tables) => {
-                for (name, text) in tables {
+                // What a firewalld that runs refuses was said.
+                let others = tables.into_iter().filter(|(n, _)| !runs || n != FIREWALLD);
+                for (name, text) in others {
                     for chain in refusing(&text) {
                         let refuses = format!("everything chain {chain} does not allow");
                         seen.filter(&format!("table {name} (nftables)"), &refuses);
@@ -129,15 +132,17 @@ fn lets_pass(table: &str, own: &[IpNet]) -> bool {
     sources.iter().any(|net| is_own(&net)) && sources.iter().any(|net| !is_own(&net))
 }
 
-/// Chains of a table, as `nft` shows it, that drop what comes in or passes unless a rule lets it.
+/// Chains of a table, as `nft` shows it, that refuse what comes in or passes unless a rule lets it: by their policy, or by
+/// a last rule that refuses the rest, as RHEL and its kin have it.
 fn refusing(table: &str) -> Vec<String> {
-    let (mut chain, mut found) = ("", Vec::new());
+    let (mut chain, mut hooks, mut found) = ("", false, Vec::new());
     for line in table.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("chain ") {
-            chain = name.trim_end_matches(['{', ' ']);
+            (chain, hooks) = (name.trim_end_matches(['{', ' ']), false);
         }
-        let hooks = line.contains(" hook forward ") || line.contains(" hook input ");
-        if hooks && line.contains("policy drop") {
+        hooks |= line.contains(" hook forward ") || line.contains(" hook input ");
+        let refuses = line.contains("policy drop") || refuses_the_rest(line);
+        if hooks && refuses && found.last().is_none_or(|last| last != chain) {
             found.push(chain.to_owned());
         }
     }
@@ -237,6 +242,23 @@ mod tests {
     #[test]
     fn a_filter_is_named_with_what_it_refuses() {
         assert_eq!(refusing(TABLE), ["input"]);
+        let accepts = TABLE.replace("policy drop", "policy accept");
+        assert_eq!(refusing(&accepts), [""; 0]);
+        for (rule, refuses) in [
+            ("reject with icmpx type admin-prohibited", true),
+            ("counter packets 1 bytes 60 drop", true),
+            ("log prefix \"no: \" drop", true),
+            ("drop", true),
+            ("ip saddr 192.0.2.0/24 drop", false),
+            ("counter packets 1 bytes 60 accept", false),
+        ] {
+            // In each of the three chains; what goes out is in nobody's way.
+            let table =
+                accepts.replace("policy accept;\n", &format!("policy accept;\n\t\t{rule}\n"));
+            let found = refusing(&table);
+            let both = ["input", "forward"];
+            assert_eq!(found, if refuses { &both[..] } else { &[] }, "{rule}");
+        }
         let mut seen = NetworkSeen::default();
         assert_eq!(firewall(&seen).outcome, CheckOutcome::Ok);
         seen.filter("firewalld", "everything");

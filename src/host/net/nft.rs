@@ -140,6 +140,15 @@ impl Net {
     }
 }
 
+/// Whether a rule, as `nft` shows it, refuses everything that gets to it.
+pub fn refuses_the_rest(rule: &str) -> bool {
+    let is_bare = rule == "drop"
+        || ["reject", "counter ", "log "]
+            .iter()
+            .any(|word| rule.starts_with(word));
+    is_bare && (rule.contains("reject") || rule.ends_with("drop"))
+}
+
 /// Those of `nft list tables` that are none of ours and none of iptables'.
 fn foreign(listed: &str) -> Vec<(String, String)> {
     let ours = tables();
