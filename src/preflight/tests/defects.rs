@@ -118,8 +118,8 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
         ),
         (
             |f| {
-                let both = ["127.0.0.1", "10.0.0.1"];
-                f.resolver.servers = both.map(|ip| ip.parse().expect("ip")).to_vec();
+                let own = "127.0.0.1".parse().expect("ip");
+                f.resolver.servers.push(own);
             },
             "dns",
             CheckOutcome::Fail,
