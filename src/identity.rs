@@ -42,7 +42,7 @@ pub use material::Identity;
 pub use pair::{NewKey, Pair, drop_next, keep_next, possession, settle, take_over};
 pub use policy::TlsPolicy;
 pub use store::{
-    IdentityError, Owners, TunnelIdentity, believing_anew, for_tunnel, host_id, load, remove, save,
-    trust, with, write_host_id,
+    IdentityError, Owners, TunnelIdentity, believing_anew, certificate, for_tunnel, host_id, load,
+    remove, save, trust, with, write_host_id,
 };
 pub use trust::{apply_trust, trust_status, trust_version};

@@ -9,7 +9,14 @@
 //! (what is going to go is shown before anybody is asked, and by --dry-run: `going`)
 //! ─ files go ─ look again: what is left is listed, and then it did not work
 //! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | here       | the way back, step by step |
+//! | `going`    | what is going to go |
+//! | `farewell` | what the plane is told later, where it cannot be told now |
 
+mod farewell;
 mod going;
 
 use std::time::Duration;
@@ -43,7 +50,7 @@ pub(super) struct DecommissionReport {
     host_id: Option<HostId>,
     /// The role that was removed.
     role: Option<Role>,
-    /// `told`, or why not.
+    /// `told`; or why not, and how it is told later.
     plane: String,
     removed: Vec<String>,
     /// Must be empty.
@@ -267,42 +274,52 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
     Fault::new(FaultCode::RoleStays, what, why).fix(format!("{fix}{GOES_ON}"))
 }
 
-/// Takes leave of the plane, best effort.
+/// Takes leave of the plane, best effort. Where that fails, root's signed word is kept, to be brought there.
 async fn leave(ctx: &CommandContext, args: &DecommissionArgs, host_id: Option<HostId>) -> String {
-    if args.local {
-        return match host_id {
-            Some(id) => {
-                format!("not told: --local; when it is back: pf9-plane host deauthorize {id}")
-            }
-            None => "not told: --local".to_owned(),
-        };
-    }
-    if host_id.is_none() {
+    let Some(host) = host_id else {
         return "not told: this machine was not a host".to_owned();
-    }
-    ctx.out.waiting("telling the plane");
-    let call = async {
-        ctx.socket(paths::PLANE_SOCKET)?
-            .send::<_, serde_json::Value>(
-                Method::POST,
-                "/v1/hosts/self/leave",
-                &serde_json::json!({}),
-                LEAVE,
-            )
-            .await
     };
-    match call.await {
-        Ok(_) => {
-            ctx.out.step(Ink::Good, "the plane was told");
-            "told".to_owned()
+    let why = match args.local {
+        true => "--local".to_owned(),
+        false => match tell(ctx).await {
+            Ok(()) => {
+                ctx.out.step(Ink::Good, "the plane was told");
+                return "told".to_owned();
+            }
+            Err(fault) => {
+                ctx.out.step(Ink::Warn, &fault.to_string());
+                fault.why
+            }
+        },
+    };
+    let later = match farewell::write(ctx, host) {
+        Ok(file) => {
+            ctx.out
+                .step(Ink::Good, &format!("farewell written to {file}"));
+            format!("take {file} to it, and run there: pf9-plane host farewell FILE")
         }
-        Err(e) => {
-            let fault = e.fault("the plane could not be told");
-            let text = format!("{fault}; deauthorise this host there");
-            ctx.out.step(Ink::Warn, &text);
-            format!("not told: {}", fault.why)
+        Err(fault) => {
+            ctx.out.step(Ink::Warn, &fault.to_string());
+            format!("run there: pf9-plane host remove {host}")
         }
-    }
+    };
+    format!("not told: {why}; when it is back, {later}")
+}
+
+async fn tell(ctx: &CommandContext) -> Result<(), Fault> {
+    let fault = |e: LocalError| e.fault("the plane could not be told");
+    ctx.out.waiting("telling the plane");
+    ctx.socket(paths::PLANE_SOCKET)
+        .map_err(fault)?
+        .send::<_, serde_json::Value>(
+            Method::POST,
+            "/v1/hosts/self/leave",
+            &serde_json::json!({}),
+            LEAVE,
+        )
+        .await
+        .map_err(fault)?;
+    Ok(())
 }
 
 async fn stop_agent(ctx: &CommandContext) -> Result<(), Fault> {

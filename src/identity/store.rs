@@ -162,6 +162,11 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
     with(fs, policy, &pair).map(Some)
 }
 
+/// Which certificate the host has; `None` while it is not enrolled.
+pub fn certificate(fs: &HostFs) -> Result<Option<Digest>, IdentityError> {
+    Ok(pair::present(fs)?.map(|pair| pair.digest))
+}
+
 /// What comms starts with; or why it cannot start, for its log and for diagnostics.
 pub fn for_tunnel(fs: &HostFs, config: &TlsConfig) -> Result<(TlsPolicy, TunnelIdentity), Fault> {
     let what = "comms cannot start the tunnel";

@@ -48,6 +48,9 @@ pub enum DocumentKind {
     /// A [`super::Operation`].
     #[serde(rename = "pf9-operation")]
     Operation,
+    /// A [`super::Farewell`].
+    #[serde(rename = "pf9-farewell")]
+    Farewell,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -179,6 +182,7 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
         DocumentKind::Backup => b"pf9-backup",
         DocumentKind::AgentRelease => b"pf9-agent-release",
         DocumentKind::Operation => b"pf9-operation",
+        DocumentKind::Farewell => b"pf9-farewell",
     };
     [word, &[0], payload].concat()
 }

@@ -388,6 +388,15 @@ fn report() -> FactsReport {
     }
 }
 
+fn farewell() -> Farewell {
+    Farewell {
+        schema: ORDER_SCHEMA,
+        host_id: host(),
+        certificate: digest(),
+        at: at(),
+    }
+}
+
 pub(crate) fn backup_manifest() -> BackupManifest {
     BackupManifest {
         schema: BACKUP_SCHEMA,
@@ -586,6 +595,7 @@ fn shapes_of_what_the_host_says() {
     shape("certificate-order", &order());
     shape("facts-report", &report());
     shape("unwrap-order", &unwrap_order());
+    shape("farewell", &farewell());
     shape("backup-manifest", &backup_manifest());
     shape(
         "renew-request",

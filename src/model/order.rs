@@ -6,6 +6,7 @@
 //! | [`FactsReport`] (`pf9-facts`)       | nodelet            | [`FreshNonce`] |
 //! | [`CertificateOrder`] (`pf9-order`)  | nodelet            | [`FreshNonce`] |
 //! | [`UnwrapOrder`](super::UnwrapOrder) (`pf9-unwrap`) | `pf9ctl`, nodelet | [`FreshNonce`] |
+//! | [`Farewell`] (`pf9-farewell`)       | `pf9ctl node decommission` | names the certificate it is given up with |
 //!
 //! The others of the host only carry these. Each names the host, so that one host's is no other's;
 //! each is good once, by the plane's clock alone: the clock of a host may be wrong.
@@ -14,7 +15,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadName, CertificateRequest, ClusterId, Digest, Generation, HostId, NodeName};
+use super::{
+    BadName, CertificateRequest, ClusterId, Digest, Generation, HostId, NodeName, Timestamp,
+};
 
 /// Version of the documents that root signs.
 pub const ORDER_SCHEMA: u32 = 1;
@@ -91,6 +94,19 @@ pub struct CertificateOrder {
     pub requests: Vec<CertificateRequest>,
     /// Public service-account key of a master, PEM.
     pub service_account_key: Option<String>,
+}
+
+/// A host is decommissioned, and its plane could not be told: a person brings this to it later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Farewell {
+    /// [`ORDER_SCHEMA`].
+    pub schema: u32,
+    /// The host that is no more.
+    pub host_id: HostId,
+    /// SHA-256 of its certificate, DER: a host that enrolled again has another, and this is not for it.
+    pub certificate: Digest,
+    /// When, by the host's own clock: for people.
+    pub at: Timestamp,
 }
 
 // === impl NodeFacts ===

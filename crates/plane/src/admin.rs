@@ -46,7 +46,7 @@ use super::store::Read;
 use super::tokens;
 use super::view;
 use super::{machines, resmgr, standing, takeover};
-use pf9_hostagent::model::{Fault, FaultCode, HostId, MaintenanceRequest};
+use pf9_hostagent::model::{Envelope, Fault, FaultCode, HostId, MaintenanceRequest};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -132,6 +132,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/hosts/{id}/accept-machine", post(accept_machine))
         .route("/keys", get(takeover::list).post(takeover::step))
         .route("/hosts/allow-reenrol", post(allow_reenrol))
+        .route("/hosts/farewell", post(farewell))
         .route("/hosts/{id}/remove", post(remove))
         .route(
             "/hosts/{id}/operations",
@@ -329,6 +330,14 @@ async fn remove(
     resmgr::remove_this(&plane, host, wanted.force)
         .await
         .map(Json)
+}
+
+async fn farewell(
+    State(plane): State<Arc<Plane>>,
+    Doc(said): Doc<Envelope>,
+) -> Answer<Json<Value>> {
+    let host = fleet::farewell(&plane, said).await?;
+    Ok(Json(json!({"host": host})))
 }
 
 async fn order_operation(

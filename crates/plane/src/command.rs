@@ -1,7 +1,8 @@
 //! The command line of `pf9-plane`.
 
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -40,9 +41,11 @@ use super::serve::{DRAIN, DRAIN_MAX, ServeConfig};
 use crate::terminal;
 use pf9_hostagent::app::Exit;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
-use pf9_hostagent::model::{Fault, FaultCode, HostId};
+use pf9_hostagent::model::{Envelope, Fault, FaultCode, HostId};
 use pf9_hostagent::telemetry::{self, LogConfig};
 
+/// A farewell has about 500 bytes.
+const FAREWELL_MAX: u64 = 16 * 1024;
 /// Lifetime of a node's certificates: a year.
 const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
 /// Shortest: a node has to renew it within a third of it.
@@ -240,6 +243,13 @@ enum HostVerb {
         #[command(flatten)]
         state: State,
     },
+    /// Bring the farewell of a machine that was decommissioned while the plane could not be told: it is removed.
+    Farewell {
+        /// The file that pf9ctl node decommission named.
+        file: PathBuf,
+        #[command(flatten)]
+        state: State,
+    },
     /// Let one enrolment bring a new key for a machine that lost its own. It keeps its role, cluster and
     /// workloads. Any holder of a join token can use this once, so check which machine comes.
     AllowReenrol {
@@ -397,6 +407,12 @@ async fn run(command: Command) -> Result<(), Fault> {
                 &cluster::left(&answer, &format!("host {host} removed")),
             )
         }
+        Verb::Host(HostVerb::Farewell { file, state }) => {
+            let said = farewell(&file)?;
+            let answer =
+                admin::ask(&state.state_dir, Method::POST, "/hosts/farewell", &said).await?;
+            put(None, &format!("host {} left\n", text(&answer, "host")))
+        }
         Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
             let body = Reenrol { host, ttl_s: ttl };
             let path = "/hosts/allow-reenrol";
@@ -446,6 +462,19 @@ async fn run(command: Command) -> Result<(), Fault> {
             put(None, &pem)
         }
     }
+}
+
+/// What root of a host signed; the plane judges it.
+fn farewell(file: &Path) -> Result<Envelope, Fault> {
+    let bad = |why: String| {
+        Fault::new(FaultCode::Files, "cannot read the farewell", why)
+            .fix("give the file that pf9ctl node decommission named")
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|f| f.take(FAREWELL_MAX).read_to_end(&mut bytes))
+        .map_err(|e| bad(format!("{}: {e}", file.display())))?;
+    serde_json::from_slice(&bytes).map_err(|e| bad(format!("{}: {e}", file.display())))
 }
 
 /// A path that does not depend on the working directory.

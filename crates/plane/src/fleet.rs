@@ -11,17 +11,20 @@ use super::departures;
 use super::etcd::{self, leave::Forced};
 use super::machines::MACHINES;
 use super::operations;
+use super::orders;
 use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_MARKS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed,
     SPECS, STATUSES,
 };
-use super::refusal::Answer;
+use super::refusal::{Answer, Refusal};
 use super::rolls;
 use super::rotation;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view::Known;
-use pf9_hostagent::model::{ClusterId, HostId, HostStatus, NodeState, Role};
+use pf9_hostagent::model::{
+    ClusterId, DocumentKind, Envelope, Farewell, FaultCode, HostId, HostStatus, NodeState, Role,
+};
 
 /// How long a host that was removed while it was a node may still fetch its order of removal: a machine that is off
 /// gets it when it is on again, and the exception does not last for ever.
@@ -130,6 +133,44 @@ pub(super) async fn left(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
         tracing::info!(%host, "host left");
     }
     Ok(was)
+}
+
+/// A host was decommissioned while nobody could tell the plane, and a person brings what its root signed then. It has
+/// no role any more, so nothing is ordered from it; it is no longer enrolled.
+pub(super) async fn farewell(plane: &Arc<Plane>, said: Envelope) -> Answer<HostId> {
+    let host = plane.change(move |change| {
+        let row = who_left(&**change, &said)?;
+        take_out(change, &row, None)?;
+        Ok(row.id)
+    });
+    let host = host.await?;
+    plane.sessions.end(host, "the host left");
+    tracing::info!(%host, "the farewell of a host was brought");
+    Ok(host)
+}
+
+/// The host whose farewell this is; refused unless its root signed it, with the certificate that the host still has.
+fn who_left(rows: &impl Read, said: &Envelope) -> Answer<Host> {
+    let what = "the farewell is refused";
+    let mut all = rows.all(&HOSTS)?.into_iter().map(|(_, row)| row);
+    let row = all.find(|row| row.order_key.id == said.key_id);
+    let row = row.ok_or_else(|| {
+        let why = format!("no enrolled host has the order key {}", said.key_id);
+        Refusal::missing(FaultCode::HostUnknown, what, why)
+            .fix("nothing to do, if it is of this plane: the host is gone already")
+    })?;
+    let by_hand = format!("if that host is gone: pf9-plane host remove {}", row.id);
+    let words: Answer<Farewell> = orders::open(what, DocumentKind::Farewell, said, &row.order_key);
+    let words = words.map_err(|refusal| refusal.fix(by_hand.clone()))?;
+    orders::said_by(what, row.id, words.schema, words.host_id)?;
+    if !row.certificates().contains(&words.certificate) {
+        let why = format!(
+            "host {} has another certificate: it enrolled again since",
+            row.id
+        );
+        return Err(Refusal::conflict(FaultCode::OrderReplayed, what, why).fix(by_hand));
+    }
+    Ok(row)
 }
 
 /// A removed host reports. True when it has followed its order: from then on it is unknown.

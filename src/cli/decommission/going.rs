@@ -6,7 +6,7 @@ use super::super::args::DecommissionArgs;
 use super::super::context::{AGENT_UNITS, CommandContext, NODELET_UNIT};
 use super::super::leftovers;
 use super::super::output::{Ink, Screen, Show};
-use super::{fs_fault, unit_fault};
+use super::{farewell, fs_fault, unit_fault};
 use crate::host::ours::units::ROLE;
 use crate::model::{Fault, HostId};
 
@@ -86,7 +86,10 @@ impl Show for Going {
         list("stays", &self.kept);
         let plane = match (self.tells, self.host_id) {
             (true, _) => "is told".to_owned(),
-            (false, Some(id)) => format!("is not told; there: pf9-plane host deauthorize {id}"),
+            (false, Some(id)) => format!(
+                "is not told; {} is written, to be taken to it later",
+                farewell::path(id)
+            ),
             (false, None) => "has nothing to be told".to_owned(),
         };
         screen.row("the plane", Ink::Plain, &plane, width);

@@ -1,7 +1,8 @@
+use super::plane::{Manner, Plane};
 use super::*;
 use crate::model::{
-    FaultCode, Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role,
-    paths,
+    DocumentKind, Envelope, Farewell, FaultCode, Generation, HostId, NodeState, NodeStatus,
+    PhaseId, PhaseState, PhaseStatus, Role, TrustStore, paths,
 };
 
 fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
@@ -131,17 +132,53 @@ async fn a_plane_that_is_away_does_not_hold_it_up() {
     rig.nodelet();
     let ran = rig.run(&["decommission-node", "--yes"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
-    assert!(
-        ran.text.contains("deauthorise this host there"),
-        "{}",
-        ran.text
-    );
+    // It has no certificate to name in a farewell.
+    for words in ["the plane could not be told", "pf9-plane host remove"] {
+        assert!(ran.text.contains(words), "{words}: {}", ran.text);
+    }
 
     let rig = prepared();
     rig.nodelet();
     let heard = rig.plane_hears();
     let ran = rig.run(&["decommission-node", "--yes", "--local"]).await;
     assert_eq!((ran.exit, heard.get().len()), (Exit::Ok, 0), "{}", ran.text);
+}
+
+/// The identity goes, so what the plane is to hear later is signed before: for the certificate that the host had.
+#[tokio::test]
+async fn what_the_plane_could_not_be_told_is_kept_signed_and_outlives_the_rest() {
+    for how in [&["--local-only"][..], &[]] {
+        let rig = Rig::new();
+        let plane = Plane::start(Manner::Accept).await;
+        rig.daemons_are_up();
+        let ran = rig.prep(&plane.url, &plane.token, &[]).await;
+        assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+        let id = crate::identity::host_id(&rig.host).expect("id");
+        let id = id.expect("a host");
+        let root = crate::identity::order_key::load(&rig.host, id).expect("key");
+        let trust = TrustStore::new([root.public()]).expect("trust");
+        let certificate = crate::identity::certificate(&rig.host).expect("read");
+        let path = format!("/root/pf9-farewell-{id}.json");
+
+        let line = ["node", "decommission", "--local-only", "--dry-run"];
+        let ran = rig.run(&line).await;
+        assert!(ran.text.contains(&path), "announced: {}", ran.text);
+        assert!(!rig.host.at(&path).exists());
+        let line = ["node", "decommission", "--yes"];
+        let line: Vec<&str> = line.iter().chain(how).copied().collect();
+        let ran = rig.run(&line).await;
+        assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+        for words in [path.as_str(), "pf9-plane host farewell FILE"] {
+            assert!(ran.text.contains(words), "{words}: {}", ran.text);
+        }
+        assert!(!rig.host.at(paths::ORDER_KEY).exists());
+        let text = rig.host.read_text(&path, 4096).expect("read");
+        let signed: Envelope = serde_json::from_str(&text.expect("written")).expect("signed");
+        let said: Farewell = signed
+            .open(DocumentKind::Farewell, &trust)
+            .expect("by root of the host");
+        assert_eq!((said.host_id, Some(said.certificate)), (id, certificate));
+    }
 }
 
 /// Killed at any point after root's order: a boot does not bring hostagent back, with what would make

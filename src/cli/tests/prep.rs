@@ -59,7 +59,7 @@ impl Rig {
         self.host.at("/root/token").display().to_string()
     }
 
-    async fn prep(&self, url: &str, token: &str, more: &[&str]) -> Ran {
+    pub(super) async fn prep(&self, url: &str, token: &str, more: &[&str]) -> Ran {
         let token = self.token(token);
         // The disk is this machine's own.
         let line = [

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::SignedDuration;
-use pf9_hostagent::model::{Assignment, EnrolRequest, HostId, Timestamp};
+use pf9_hostagent::model::{
+    Assignment, Digest, DocumentKind, EnrolRequest, Farewell, HostId, Timestamp,
+};
 use pf9_hostagent::mux::Closed;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::bed::{Bed, until};
@@ -364,4 +368,65 @@ async fn a_removed_node_fetches_its_order_and_is_then_unknown() {
     assert_eq!(left.await.0, 204);
     worker.closed().await;
     assert_eq!(worker.connect(&bed).await, Err(403));
+}
+
+/// Decommissioned while the plane was away: what root signed then, brought by hand, and nothing else, ends a host.
+#[tokio::test]
+async fn a_farewell_that_is_brought_ends_the_host_whose_root_signed_it() {
+    let bed = Bed::new().await;
+    bed.stack("1").await;
+    let master = bed.host("m", "10.1.0.1").await;
+    let worker = bed.host("w", "10.1.0.2").await;
+    let cluster = bed.cluster("c").await;
+    let both = [(&master, true), (&worker, false)];
+    assert_eq!(bed.attach(cluster, &both).await.0, 200);
+    let says = |node: &Node| {
+        let answer = node.answer.as_ref().expect("enrolled");
+        let certificate = CertificateDer::from_pem_slice(answer.certificate.as_bytes());
+        Farewell {
+            schema: 1,
+            host_id: node.id,
+            certificate: Digest::of(&certificate.expect("certificate")),
+            at: Timestamp::now(),
+        }
+    };
+    let refused = async |said: Value| {
+        let (status, fault) = bed.admin("/hosts/farewell", said).await;
+        let code = fault["code"].as_str().unwrap_or_default();
+        (status, code.to_owned())
+    };
+    let good = json!(worker.signed(DocumentKind::Farewell, &says(&worker)));
+
+    // Another's root, under its own name and under this one's.
+    let mut forged = json!(master.signed(DocumentKind::Farewell, &says(&worker)));
+    assert_eq!(refused(forged.clone()).await, (403, "order-foreign".into()));
+    forged["key_id"] = json!(worker.root.trusted().id);
+    assert_eq!(refused(forged).await, (403, "order-unsigned".into()));
+    let stranger = Node::new(worker.id);
+    let forged = json!(stranger.signed(DocumentKind::Farewell, &says(&worker)));
+    assert_eq!(refused(forged).await, (404, "host-unknown".into()));
+    // Another document of its root.
+    let other = json!(worker.signed(DocumentKind::Facts, &says(&worker)));
+    assert_eq!(refused(other).await, (400, "order-malformed".into()));
+    // Of an earlier life: the host has had another certificate since.
+    let mut renewed = worker.renew().await.expect("renewed");
+    renewed.connect(&bed).await.expect("with the next one");
+    assert_eq!(refused(good).await, (409, "order-replayed".into()));
+    let hosts = bed.get("/resmgr/v1/hosts").await;
+    assert_eq!(hosts.as_array().map(Vec::len), Some(2), "{hosts}");
+
+    let good = json!(renewed.signed(DocumentKind::Farewell, &says(&renewed)));
+    let (status, answer) = bed.admin("/hosts/farewell", good.clone()).await;
+    assert_eq!((status, &answer["host"]), (200, &json!(worker.id)));
+    let hosts = bed.get("/resmgr/v1/hosts").await;
+    assert_eq!(hosts.as_array().map(Vec::len), Some(1), "{hosts}");
+    renewed.closed().await;
+    assert_eq!(
+        renewed.connect(&bed).await,
+        Err(403),
+        "it has nothing to follow"
+    );
+    let shown = bed.admin_get("/clusters/c").await.1;
+    assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(refused(good).await, (404, "host-unknown".into()));
 }

@@ -33,6 +33,7 @@ fn the_command_line_is_consistent() {
         "keys announce signing --state-dir d",
         "keys take-over authority --state-dir d --force 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",
         "keys retire signing --state-dir d",
+        "host farewell file --state-dir d",
         "host allow-reenrol 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d --ttl 2h",
         "serve --state-dir d --listen 127.0.0.1:8443 --host-certificate-seconds 60",
         "cluster list --state-dir d --json",
