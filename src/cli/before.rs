@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! .before-making   being made, or being taken away: never gone back to
-//! .before          the new identity is being written: the next run goes back first
+//! .before          the new identity is being written: the next run goes back first, and keeps the
+//!                  key that root orders with: it names the host id, which the plane may have by now
 //! .before-written  the new identity is whole and the plane has it: only the run that wrote it goes
 //!                  back; for every later one it is the identity, however that run ended
 //! ```
@@ -99,7 +100,8 @@ impl Before {
         if host.at(WRITTEN).exists() {
             return Self::forget(host);
         }
-        go_back(host)
+        // With another id the next try would be another host, and leave this one dead on the plane.
+        go_back(host, Some(paths::ORDER_KEY))
     }
 
     /// The remembered identity is back; what was not there is not there. Nothing is done where
@@ -108,11 +110,12 @@ impl Before {
         if host.at(WRITTEN).exists() {
             rename(host, WRITTEN, BEFORE)?;
         }
-        go_back(host)
+        go_back(host, None)
     }
 }
 
-fn go_back(host: &HostFs) -> Result<(), FsError> {
+/// `stays`: a file that stays although it was not there before.
+fn go_back(host: &HostFs, stays: Option<&str>) -> Result<(), FsError> {
     let backup = host.at(BEFORE);
     if !backup.exists() {
         return remove_dir(&host.at(MAKING));
@@ -120,7 +123,7 @@ fn go_back(host: &HostFs) -> Result<(), FsError> {
     for file in files(host)? {
         let at = host.at(&file);
         let old = backup.join(file.trim_start_matches('/'));
-        if !old.exists() {
+        if !old.exists() && stays != Some(file.as_str()) {
             fs::remove_file(&at).map_err(|e| fail("remove", &at, e))?;
         }
     }
@@ -251,6 +254,24 @@ mod tests {
         assert_eq!(host.list(paths::TRUST_DIR).expect("list"), ["a.json"]);
         assert_eq!(read(&host, paths::CONFIG).as_deref(), Some("mine"));
         assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
+    }
+
+    #[test]
+    fn an_order_key_that_is_new_goes_with_what_is_undone_and_stays_with_what_was_cut_off() {
+        type Undo = fn(&HostFs) -> Result<(), FsError>;
+        for (undo, stays) in [
+            (Before::back as Undo, false),
+            (Before::recover as Undo, true),
+        ] {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let host = HostFs::new(dir.path());
+            write(&host, paths::ORDER_KEY, "names the host id", 0o600);
+            Before::remember(&host, Had::Made).expect("remember");
+            write(&host, paths::HOST_ID, "new id", 0o644);
+            undo(&host).expect("undone");
+            assert_eq!(read(&host, paths::HOST_ID), None);
+            assert_eq!(read(&host, paths::ORDER_KEY).is_some(), stays);
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod orders;
 mod os_update;
 mod page;
 mod persons;
+mod prepared;
 mod refused;
 mod renewal;
 mod restore;
