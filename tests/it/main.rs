@@ -8,6 +8,7 @@ mod egress;
 mod faults;
 mod hostagent;
 mod identity;
+mod live;
 mod local;
 mod loud;
 mod plane;
