@@ -217,7 +217,21 @@ async fn run(ctx: &CommandContext, verb: &Verb) -> Exit {
         Verb::Maintenance(args) => maintenance::run(ctx, &args.verb).await,
         Verb::Support(args) => support::run(ctx, &args.verb),
     };
-    result.unwrap_or_else(|fault| ctx.out.fault(&fault))
+    result.unwrap_or_else(|fault| {
+        // Those two make a host, or end one, and know better what went wrong.
+        let knows = matches!(
+            verb,
+            Verb::PrepNode(_)
+                | Verb::DecommissionNode(_)
+                | Verb::Node(NodeArgs {
+                    verb: NodeVerb::Prep(_) | NodeVerb::Decommission(_)
+                })
+        );
+        ctx.out.fault(&match knows {
+            true => fault,
+            false => ctx.or_no_host(fault),
+        })
+    })
 }
 
 /// Brings in the distribution's updates, as ordered. Told to end it continues: see its unit.

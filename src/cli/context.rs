@@ -8,14 +8,19 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
-use crate::host::fs::HostFs;
+use crate::host::fs::{Found, HostFs};
 use crate::host::units::Units;
 use crate::identity::Owners;
 use crate::local::{Client, LocalError};
-use crate::model::{Fault, FaultCode, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp, paths};
 
 /// A daemon of ours answers from memory.
 pub(super) const ASK: Duration = Duration::from_secs(5);
+
+/// Why nobody answers there.
+pub(super) const NO_HOST: &str = "this machine is not a host of a plane";
+/// What makes it one.
+pub(super) const MAKE_HOST: &str = "pf9ctl node prep --plane URL --token-file FILE";
 
 /// Lives in memory only.
 const LOCK: &str = "/run/pf9ctl.lock";
@@ -85,6 +90,16 @@ impl CommandContext {
                 format!("it needs root, this is user id {uid}"),
             )
             .fix("run it with sudo")),
+        }
+    }
+
+    /// The failure to show: where no daemon answers because this machine is no host of a plane, that.
+    pub(super) fn or_no_host(&self, fault: Fault) -> Fault {
+        // Who may not look says what was seen.
+        let is_none = matches!(self.host.found(paths::HOST_CERT), Ok(Found::Nothing));
+        match fault.code == FaultCode::LocalUnreachable && is_none {
+            true => Fault::new(FaultCode::NotPrepared, fault.what, NO_HOST).fix(MAKE_HOST),
+            false => fault,
         }
     }
 

@@ -23,7 +23,7 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::CommandContext;
+use super::context::{CommandContext, MAKE_HOST};
 use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::egress::Egress;
@@ -245,8 +245,7 @@ fn own(ctx: &CommandContext, what: &str) -> Result<HostId, Fault> {
     let what = format!("this machine cannot {what}");
     let id = crate::identity::host_id(&ctx.host).map_err(|e| e.fault(&what))?;
     id.ok_or_else(|| {
-        Fault::new(FaultCode::NotPrepared, what, "it is not a host of a plane")
-            .fix("pf9ctl node prep --plane URL --token-file FILE")
+        Fault::new(FaultCode::NotPrepared, what, "it is not a host of a plane").fix(MAKE_HOST)
     })
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::args::StatusArgs;
-use super::context::{AGENT_UNITS, CommandContext, NODE_UNITS, NODELET_UNIT};
+use super::context::{AGENT_UNITS, CommandContext, MAKE_HOST, NO_HOST, NODE_UNITS, NODELET_UNIT};
 use crate::agent;
 use crate::app::{Config, Exit};
 use crate::host::fs::Found;
@@ -364,10 +364,10 @@ fn overall(report: &StatusReport, seen: &StatusSeen<'_>) -> (Overall, Option<Fau
     if !seen.enrolled {
         let fault = Fault::new(
             FaultCode::NotPrepared,
-            "this machine is not a host of a plane",
+            NO_HOST,
             "pf9ctl node prep has not been run",
         )
-        .fix("pf9ctl node prep --plane URL --token-file FILE");
+        .fix(MAKE_HOST);
         return (Overall::NotPrepared, Some(fault));
     }
     if let Some(fault) = &seen.systemd {

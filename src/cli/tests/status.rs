@@ -1,3 +1,4 @@
+use super::super::context::{MAKE_HOST, NO_HOST};
 use super::super::status::{Overall, gather};
 use super::*;
 use crate::model::{
@@ -257,6 +258,36 @@ async fn without_the_right_to_ask_the_reason_is_the_right() {
     rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
     let (_, reason) = seen(&rig).await;
     assert!(reason.contains("use sudo"), "{reason}");
+}
+
+/// A daemon that does not answer is the reason on a host alone.
+#[tokio::test]
+async fn verbs_that_ask_a_daemon_say_that_a_machine_is_no_host() {
+    for line in [
+        &["tunnel", "status"][..],
+        &["tunnel", "ping", "-c", "1"],
+        &["tunnel", "top", "--once"],
+        &["plan"],
+        &["log-level"],
+        &["log-level", "debug"],
+        &["phases", "status"],
+        &["phases", "start"],
+        &["maintenance", "show"],
+        &["maintenance", "end"],
+        &["etcd", "status"],
+        &["etcd", "backup"],
+    ] {
+        let rig = Rig::new();
+        let ran = rig.run(line).await;
+        assert_eq!(ran.exit, Exit::Failed, "{line:?}: {}", ran.text);
+        for words in [NO_HOST, MAKE_HOST] {
+            assert!(ran.text.contains(words), "{line:?}: {}", ran.text);
+        }
+        rig.file(paths::HOST_CERT, "a host");
+        let ran = rig.run(line).await;
+        assert_eq!(ran.exit, Exit::Unavailable, "{line:?}: {}", ran.text);
+        assert!(ran.text.contains("no answer on"), "{line:?}: {}", ran.text);
+    }
 }
 
 #[tokio::test]

@@ -246,6 +246,7 @@ async fn ping_counts_what_it_sent_and_says_how_it_went() {
 async fn without_a_session_ping_and_status_say_so_in_their_exit_code() {
     let mut rig = Rig::new();
     rig.json = true;
+    rig.file(paths::HOST_CERT, "a host");
     let silent = rig.run(&["tunnel", "status", "--json"]).await;
     assert_eq!(silent.exit, Exit::Unavailable);
     let mut down = sessions();
