@@ -313,6 +313,70 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "pf9ctl completions fish > ~/.config/fish/completions/pf9ctl.fish",
         ],
     ),
+    // Verbs with verbs of their own: what to begin with.
+    (
+        "node",
+        &[
+            "sudo pf9ctl node check",
+            "sudo pf9ctl node prep --plane https://plane.example --token-file token",
+            "pf9ctl node status",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "pf9ctl config show --effective",
+            "sudo pf9ctl config set log.level debug",
+        ],
+    ),
+    (
+        "proxy",
+        &[
+            "sudo pf9ctl proxy set http://proxy.example:3128",
+            "sudo pf9ctl proxy test",
+        ],
+    ),
+    (
+        "tunnel",
+        &["sudo pf9ctl tunnel status", "sudo pf9ctl tunnel ping -c 10"],
+    ),
+    (
+        "etcd",
+        &["sudo pf9ctl etcd status", "sudo pf9ctl etcd backup"],
+    ),
+    (
+        "cluster",
+        &["pf9ctl cluster list", "pf9ctl cluster show blue"],
+    ),
+    (
+        "host",
+        &[
+            "pf9ctl host list",
+            "pf9ctl host attach 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --cluster blue",
+        ],
+    ),
+    (
+        "identity",
+        &["pf9ctl identity show", "sudo pf9ctl identity reset"],
+    ),
+    (
+        "phases",
+        &["pf9ctl phases list", "sudo pf9ctl phases status"],
+    ),
+    (
+        "maintenance",
+        &[
+            "sudo pf9ctl maintenance start --for 2h --reason 'a disk is replaced'",
+            "sudo pf9ctl maintenance end",
+        ],
+    ),
+    (
+        "support",
+        &[
+            "sudo pf9ctl support allow --for 15m",
+            "sudo pf9ctl support show",
+        ],
+    ),
 ];
 
 /// Puts each verb's examples under its help.
@@ -325,11 +389,14 @@ pub(super) fn under(command: clap::Command, path: &str) -> clap::Command {
         let known = KNOWN.iter().find(|(known, _)| *known == path);
         let named = known.map_or(path.as_str(), |(_, is)| is);
         let verb = under(verb, &path);
-        match EXAMPLES.iter().find(|(of, _)| *of == named) {
-            Some((_, lines)) => {
-                verb.after_long_help(format!("Examples:\n  {}", lines.join("\n  ")))
-            }
-            None => verb,
+        let Some((_, lines)) = EXAMPLES.iter().find(|(of, _)| *of == named) else {
+            return verb;
+        };
+        let lines = format!("Examples:\n  {}", lines.join("\n  "));
+        match verb.has_subcommands() {
+            // It has no longer help: what it says to -h is all.
+            true => verb.after_help(lines),
+            false => verb.after_long_help(lines),
         }
     })
 }

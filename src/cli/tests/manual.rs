@@ -2,8 +2,10 @@
 //! configuration. A page that no longer says what the program does fails here; `PF9_BLESS=1` rewrites it.
 
 use clap::Command;
+use clap::error::ErrorKind;
 use roff::{Inline, Roff, bold, italic, roman};
 
+use super::super::examples::EXAMPLES;
 use super::*;
 use crate::app::Daemon;
 use crate::model::{OperationKind, paths};
@@ -496,4 +498,57 @@ fn every_verb_has_examples() {
         .map(|(path, _)| path)
         .collect();
     assert!(without.is_empty(), "{without:#?}");
+}
+
+#[test]
+fn every_group_of_verbs_says_what_to_begin_with() {
+    let mut root = command();
+    root.build();
+    let groups = root
+        .get_subcommands()
+        .filter(|v| v.has_subcommands() && !v.is_hide_set() && v.get_name() != "help");
+    let mut seen = 0;
+    for group in groups {
+        let help = group.get_after_help().map(ToString::to_string);
+        let begins = format!("pf9ctl {} ", group.get_name());
+        assert!(
+            help.is_some_and(|h| h.starts_with("Examples:\n") && h.contains(&begins)),
+            "{begins}"
+        );
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
+}
+
+/// The words of an example, as a shell reads them up to its first operator; `None`: it is not of this program.
+fn words(line: &str) -> Option<Vec<String>> {
+    let line = line.strip_prefix("sudo ").unwrap_or(line);
+    let mut all = vec![String::new()];
+    let mut quote = None;
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '|' | '<' | '>' | '&' | '#') => break,
+            (None, ' ') => all.push(String::new()),
+            (_, _) => all.last_mut()?.push(c),
+        }
+    }
+    all.retain(|word| !word.is_empty());
+    (all.first()? == "pf9ctl").then_some(all)
+}
+
+#[test]
+fn every_example_is_a_line_that_the_program_takes() {
+    let mut seen = 0;
+    for (_, lines) in EXAMPLES {
+        let lines = lines.join("\n").replace("\\\n", " ");
+        for words in lines.lines().filter_map(words) {
+            seen += 1;
+            if let Err(e) = command().try_get_matches_from(&words) {
+                assert_eq!(e.kind(), ErrorKind::DisplayHelp, "{words:?}: {e}");
+            }
+        }
+    }
+    assert!(seen > 90, "{seen}");
 }
