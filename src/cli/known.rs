@@ -76,13 +76,19 @@ const REFUSED: [(&str, &str); 11] = [
     ),
 ];
 
+const ELSEWHERE: &str = "node check and node prep go to other machines, with --ip; the plane's verbs name a host by its \
+    id (pf9ctl host list), and what a machine alone can do is run there: ssh HOST sudo pf9ctl node decommission";
+/// Flags that only some verbs have, for the others; `-i` is what tools of this kind call the first.
+const NOT_HERE: [(&str, &str); 2] = [("--ip", ELSEWHERE), ("-i", ELSEWHERE)];
+
 /// Why there is no such flag, where that can be said.
 pub(super) fn why_not(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
     let flag = flag.split_once('=').map_or(flag.as_str(), |(name, _)| name);
-    let row = REFUSED.iter().find(|(refused, _)| *refused == flag)?;
+    let mut all = REFUSED.iter().chain(&NOT_HERE);
+    let row = all.find(|(refused, _)| *refused == flag)?;
     Some(row.1)
 }
 
@@ -116,6 +122,31 @@ mod tests {
             .try_get_matches_from(["pf9ctl", "status", "--never-heard-of"])
             .expect_err("unknown");
         assert_eq!(why_not(&error), None);
+    }
+
+    #[test]
+    fn a_verb_that_goes_to_no_other_machine_says_what_does() {
+        let id = "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11";
+        for verb in [
+            &["authorize-node"][..],
+            &["deauthorize-node"],
+            &["host", "authorize", id],
+            &["host", "deauthorize", id],
+            &["decommission-node"],
+            &["node", "decommission", "--yes"],
+        ] {
+            for given in [&["--ip", "10.0.0.5"][..], &["--ip=10.0.0.5"], &["-i", "x"]] {
+                let words = ["pf9ctl"].iter().chain(verb).chain(given);
+                let error = command().try_get_matches_from(words).expect_err("no --ip");
+                assert_eq!(why_not(&error), Some(ELSEWHERE), "{verb:?} {given:?}");
+            }
+        }
+        // Where there is one, clap's own words say what is wrong with it.
+        for given in [&["--ip"][..], &["--ip", "a b"]] {
+            let words = ["pf9ctl", "node", "check"].iter().chain(given);
+            let error = command().try_get_matches_from(words).expect_err("no host");
+            assert_eq!(why_not(&error), None, "{given:?}");
+        }
     }
 
     #[test]
