@@ -19,7 +19,7 @@ if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
         echo "pf9-hostagent: WARNING: this machine is still a Kubernetes node: removing the role (at most $REMOVAL_SECONDS s)" >&2
         # Without the programs a node that is left could not be mended or removed: then they stay.
         # It also fails where something is left that is not the role's: its units say whether the role is left.
-        timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl node decommission --local --yes </dev/null || true
+        PF9_NO_FAREWELL=true timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl node decommission --local --yes </dev/null || true
         if role_is_left; then
             echo "pf9-hostagent: the node role could not be removed, so the package stays; pf9ctl status says why" >&2
             exit 1

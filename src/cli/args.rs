@@ -473,6 +473,10 @@ pub(super) struct DecommissionArgs {
     /// then accepts no change until a backup is restored.
     #[arg(long)]
     pub(super) force: bool,
+    /// For packages, whose removal leaves nothing: do not write what the plane is told later. They say it in the
+    /// environment, because the program that they call may be of another version.
+    #[arg(long, hide = true, env = "PF9_NO_FAREWELL")]
+    pub(super) no_farewell: bool,
     /// Keep /var/log/pf9.
     #[arg(long)]
     pub(super) keep_logs: bool,

@@ -292,18 +292,32 @@ async fn leave(ctx: &CommandContext, args: &DecommissionArgs, host_id: Option<Ho
             }
         },
     };
-    let later = match farewell::write(ctx, host) {
-        Ok(file) => {
-            ctx.out
-                .step(Ink::Good, &format!("farewell written to {file}"));
+    format!(
+        "not told: {why}; when it is back, {}",
+        later(ctx, args, host)
+    )
+}
+
+/// How the plane is told later.
+fn later(ctx: &CommandContext, args: &DecommissionArgs, host: HostId) -> String {
+    let written = match args.no_farewell {
+        true => None,
+        false => match farewell::write(ctx, host) {
+            Ok(file) => Some(file),
+            Err(fault) => {
+                ctx.out.step(Ink::Warn, &fault.to_string());
+                None
+            }
+        },
+    };
+    match written {
+        Some(file) => {
+            let text = format!("farewell written to {file}");
+            ctx.out.step(Ink::Good, &text);
             format!("take {file} to it, and run there: pf9-plane host farewell FILE")
         }
-        Err(fault) => {
-            ctx.out.step(Ink::Warn, &fault.to_string());
-            format!("run there: pf9-plane host remove {host}")
-        }
-    };
-    format!("not told: {why}; when it is back, {later}")
+        None => format!("run there: pf9-plane host remove {host}"),
+    }
 }
 
 async fn tell(ctx: &CommandContext) -> Result<(), Fault> {

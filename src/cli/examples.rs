@@ -394,7 +394,7 @@ pub(super) fn under(command: clap::Command, path: &str) -> clap::Command {
         };
         let lines = format!("Examples:\n  {}", lines.join("\n  "));
         match verb.has_subcommands() {
-            // It has no longer help: what it says to -h is all.
+            // It has no long help beside the short one: both end with this.
             true => verb.after_help(lines),
             false => verb.after_long_help(lines),
         }

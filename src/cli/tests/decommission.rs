@@ -147,7 +147,12 @@ async fn a_plane_that_is_away_does_not_hold_it_up() {
 /// The identity goes, so what the plane is to hear later is signed before: for the certificate that the host had.
 #[tokio::test]
 async fn what_the_plane_could_not_be_told_is_kept_signed_and_outlives_the_rest() {
-    for how in [&["--local-only"][..], &[]] {
+    for (how, leaves) in [
+        (&["--local-only"][..], true),
+        (&[], true),
+        // As a package that is removed.
+        (&["--no-farewell"], false),
+    ] {
         let rig = Rig::new();
         let plane = Plane::start(Manner::Accept).await;
         rig.daemons_are_up();
@@ -168,10 +173,15 @@ async fn what_the_plane_could_not_be_told_is_kept_signed_and_outlives_the_rest()
         let line: Vec<&str> = line.iter().chain(how).copied().collect();
         let ran = rig.run(&line).await;
         assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+        assert!(!rig.host.at(paths::ORDER_KEY).exists());
+        assert_eq!(rig.host.at(&path).exists(), leaves, "{how:?}");
+        if !leaves {
+            assert!(ran.text.contains("pf9-plane host remove"), "{}", ran.text);
+            continue;
+        }
         for words in [path.as_str(), "pf9-plane host farewell FILE"] {
             assert!(ran.text.contains(words), "{words}: {}", ran.text);
         }
-        assert!(!rig.host.at(paths::ORDER_KEY).exists());
         let text = rig.host.read_text(&path, 4096).expect("read");
         let signed: Envelope = serde_json::from_str(&text.expect("written")).expect("signed");
         let said: Farewell = signed

@@ -470,6 +470,9 @@ fn a_role_that_stays_keeps_its_data() {
     }
 }
 
+/// What a package is removed with leaves nothing behind, whatever its version knows of that.
+const NO_FAREWELL: &str = "[ \"$PF9_NO_FAREWELL\" = true ] || exit 3";
+
 /// Where the packages of a machine have no purge, the program that removes the role stays with the role.
 #[test]
 fn a_package_whose_role_stays_stays() {
@@ -484,7 +487,8 @@ fn a_package_whose_role_stays_stays() {
         let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
         rig.file(&unit, "ours");
         rig.file("/run/systemd/system/x", "");
-        rig.file("/usr/bin/pf9ctl", &format!("#!/bin/sh\n{removed}\n"));
+        let program = format!("#!/bin/sh\n{NO_FAREWELL}\n{removed}\n");
+        rig.file("/usr/bin/pf9ctl", &program);
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(rig.host.at("/usr/bin/pf9ctl"), mode).expect("mode");
         let text = std::fs::read_to_string(path_of("rpm/preun.sh")).expect("script");
@@ -519,9 +523,10 @@ fn a_purge_goes_on_when_the_role_is_gone() {
         rig.file(&format!("{}/ledger.json", paths::NODELET_STATE), ledger);
         rig.file("/run/systemd/system/x", "");
         let path = tools(rig.dir.path());
+        let removes = format!("{NO_FAREWELL}\n{removed}");
         for (program, text) in [
             ("/var/opt/pf9/removal/pf9-nodeletd", "exit 0"),
-            ("/var/opt/pf9/removal/pf9ctl", removed),
+            ("/var/opt/pf9/removal/pf9ctl", removes.as_str()),
             ("/tools/systemd-run", "exit 0"),
         ] {
             rig.file(program, &format!("#!/bin/sh\n{text}\n"));
