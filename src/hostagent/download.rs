@@ -9,7 +9,8 @@
 
 mod shorter;
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,9 +18,10 @@ use serde_json::json;
 use self::shorter::{AWAITED_MAX, Offered, Shorter, after, is_staged, length, offered};
 use super::board::Gathered;
 use super::fetch::{Failure, KEPT_EVERY, Target, Wanted, keep_on_disk};
+use super::spool::Topic;
 use super::{Agent, blocking, plane};
 use crate::app::Backoff;
-use crate::host::fs::Attrs;
+use crate::host::fs::{Attrs, FsError};
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
@@ -158,19 +160,29 @@ async fn kept(agent: &Agent, stack: &StackRef) {
 
 /// What is installed needs no second copy of itself. Its manifest stays: see [`sign_anew`].
 async fn forget_archive(agent: &Agent, stack: &StackRef) {
-    let (fs, digest) = (agent.fs.clone(), stack.manifest);
-    let gone = blocking(move || {
-        let archive = digest.to_string();
-        let mut staged = fs.list(paths::STAGING)?;
-        staged.retain(|name| name.starts_with(&archive) && !name.ends_with(".manifest.json"));
-        staged
-            .into_iter()
-            .try_for_each(|name| fs.remove_file(Path::new(paths::STAGING).join(name)))
-    });
-    if let Err(error) = gone.await {
+    if let Err(error) = try_to_forget(agent, stack).await {
         let why = crate::telemetry::chain(&error);
         tracing::warn!(%why, "the archive of an installed stack was not removed");
     }
+}
+
+async fn try_to_forget(agent: &Agent, stack: &StackRef) -> Result<(), FsError> {
+    let (fs, digest) = (agent.fs.clone(), stack.manifest.to_string());
+    let listed = blocking(move || {
+        let mut staged = fs.list(paths::STAGING)?;
+        staged.retain(|name| name.starts_with(&digest) && !name.ends_with(".manifest.json"));
+        let of = |name: String| Path::new(paths::STAGING).join(name);
+        Ok::<Vec<PathBuf>, FsError>(staged.into_iter().map(of).collect())
+    });
+    let staged = listed.await?;
+    // Installed before it was told of, and with its files goes what the next start would see of it.
+    let whole = staged.iter().map(|path| agent.fs.at(path));
+    let whole = whole.filter(|path| path.extension().is_none_or(|end| end != "part"));
+    if let Some(newest) = whole.max_by_key(|path| staged_at(path)) {
+        tell_staged(agent, stack, &newest).await;
+    }
+    let fs = agent.fs.clone();
+    blocking(move || staged.iter().try_for_each(|path| fs.remove_file(path))).await
 }
 
 fn is_unfit(code: FaultCode) -> bool {
@@ -224,6 +236,7 @@ async fn fetch(agent: &Agent, stack: &StackRef, shorter: &mut Shorter) -> Result
         sha256: archive.sha256,
     };
     if target.is_done().await? {
+        tell_staged(agent, stack, &target.done).await;
         return Ok(Came::Staged);
     }
     // An archive of which nothing was downloaded yet (the plane was away) is not started: the delta is still the
@@ -245,6 +258,7 @@ async fn fetch(agent: &Agent, stack: &StackRef, shorter: &mut Shorter) -> Result
         (Offered::NotYet | Offered::Nothing, _) => return receive(agent, target).await,
     };
     if delta.is_done().await? {
+        tell_staged(agent, stack, &delta.done).await;
         *shorter = Shorter::Had;
         return Ok(Came::Staged);
     }
@@ -275,10 +289,29 @@ async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<Came, Fault> 
     tracing::info!(%stack, what, have = file.have, total = target.total, "stack download begins");
     target.receive(agent, file).await?;
     tracing::info!(%stack, "stack staged");
+    tell_staged(agent, stack, &target.done).await;
+    Ok(Came::Staged)
+}
+
+/// Once for each time that it was staged, which the file's time tells apart: a process that ended before it told of it has
+/// left the file to the next one.
+async fn tell_staged(agent: &Agent, stack: &StackRef, done: &Path) {
+    let (seconds, nanos) = staged_at(done);
+    let topic = Topic {
+        name: "stack-staged".into(),
+        value: format!("{} {seconds}.{nanos:09}", stack.manifest),
+        idle: None,
+    };
+    let message = format!("stack {stack} staged");
     agent
         .events
-        .emit("stack-staged", format!("stack {stack} staged"), None);
-    Ok(Came::Staged)
+        .emit_first(topic, "stack-staged", message)
+        .await;
+}
+
+fn staged_at(done: &Path) -> (i64, i64) {
+    let meta = std::fs::metadata(done);
+    meta.map_or((0, 0), |m| (m.mtime(), m.mtime_nsec()))
 }
 
 /// Refuses what does not go with this machine before its bytes are fetched. What is active already

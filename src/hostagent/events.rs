@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::spool::{BOUNDS, Batch, Draft, Spool, Topic};
 use super::{Agent, blocking};
@@ -23,13 +23,20 @@ const RETRY_CAP: Duration = Duration::from_secs(60);
 /// Takes events. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Events {
-    queue: mpsc::Sender<Draft>,
+    queue: mpsc::Sender<Queued>,
     missed: Arc<AtomicU64>,
+}
+
+/// On its way.
+struct Queued {
+    draft: Draft,
+    /// Gone when it is in the spool, which is what somebody may wait for.
+    stored: oneshot::Sender<()>,
 }
 
 /// The other end.
 pub(super) struct Queue {
-    drafts: mpsc::Receiver<Draft>,
+    drafts: mpsc::Receiver<Queued>,
     /// So many did not fit; their numbers are left out, by which the plane counts them.
     missed: Arc<AtomicU64>,
 }
@@ -47,7 +54,16 @@ pub(super) fn channel() -> (Events, Queue) {
 impl Events {
     /// Tells an event. Never waits.
     pub(super) fn emit(&self, kind: &'static str, message: String, fault: Option<Fault>) {
-        self.send(kind, message, fault, None);
+        drop(self.send(kind, message, fault, None));
+    }
+
+    /// The same as [`Self::emit_about`] for what no later start can see: returns when it is in the spool, or was dropped.
+    /// What it tells of is done after that, and then no end of this process loses the event.
+    pub(super) async fn emit_first(&self, topic: Topic, kind: &'static str, message: String) {
+        if let Some(stored) = self.send(kind, message, None, Some(topic)) {
+            // The other end is dropped without a word in it.
+            _ = stored.await;
+        }
     }
 
     /// Adds it unless this topic's last event was the same, of this process or an earlier one.
@@ -58,7 +74,7 @@ impl Events {
         message: String,
         fault: Option<Fault>,
     ) {
-        self.send(kind, message, fault, Some(topic));
+        drop(self.send(kind, message, fault, Some(topic)));
     }
 
     fn send(
@@ -67,7 +83,7 @@ impl Events {
         message: String,
         fault: Option<Fault>,
         topic: Option<Topic>,
-    ) {
+    ) -> Option<oneshot::Receiver<()>> {
         let draft = Draft {
             at: crate::seam::clock::now(),
             kind,
@@ -75,10 +91,13 @@ impl Events {
             fault,
             topic,
         };
-        if self.queue.try_send(draft).is_err() {
+        let (stored, is_stored) = oneshot::channel();
+        if self.queue.try_send(Queued { draft, stored }).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(kind, "too many events at once: one is dropped");
+            return None;
         }
+        Some(is_stored)
     }
 }
 
@@ -199,7 +218,8 @@ async fn deliver(agent: &Agent, spool: &Arc<Mutex<Spool>>) -> Sent {
     Sent::Some
 }
 
-async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, draft: Draft, missed: &AtomicU64) {
+async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, next: Queued, missed: &AtomicU64) {
+    let Queued { draft, stored } = next;
     let missed = missed.swap(0, Ordering::Relaxed);
     let note = with(spool, move |spool| {
         spool.skip(missed);
@@ -213,6 +233,7 @@ async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, draft: Draft, missed: &
     })
     .await;
     agent.board.set(|f| &mut f.spool_fault, note);
+    drop(stored);
 }
 
 async fn with<T: Send + 'static>(

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use super::board::Gathered;
 use super::plane::{self, CALL_DEADLINE};
+use super::spool::Topic;
 use super::{Agent, blocking, inventory, order};
 use crate::app::Backoff;
 use crate::model::{Fault, FaultCode, Inventory, NodeFacts};
 
+/// Nothing is refused.
+const KNOWN: &str = "known";
 const WHAT: &str = "the plane does not know this machine's name and addresses";
 /// Waits after a failure. A name that belongs to another host stays taken until an operator acts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -32,26 +35,40 @@ pub(super) async fn run(agent: Agent) {
             Ok(Told::Known) => {
                 backoff.reset();
                 agent.board.set(|f| &mut f.facts_fault, None);
+                let message = "the plane knows this machine's name and addresses";
+                agent
+                    .events
+                    .emit_about(about(KNOWN), "facts-known", message.to_owned(), None);
                 // Whether or not root sees the same: it is asked again when something changes.
                 told = Some(seen);
             }
             Err(fault) => {
                 let was = agent.board.read(|f| f.facts_fault.clone());
+                // A plane that is away is no news of this machine.
+                let is_news = fault.code != FaultCode::PlaneAway;
                 if was.map(|f| f.code).as_ref() != Some(&fault.code) {
                     tracing::warn!(code = fault.code.word(), "{fault}");
-                    let words = fault.to_string();
-                    agent
-                        .events
-                        .emit("facts-refused", words, Some(fault.clone()));
+                    if is_news {
+                        let (topic, words) = (about(fault.code.word()), fault.to_string());
+                        let why = Some(fault.clone());
+                        agent.events.emit_about(topic, "facts-refused", words, why);
+                    }
                 }
                 let wait = backoff.failed();
-                // A plane that is away is no news of this machine.
-                let shown =
-                    (fault.code != FaultCode::PlaneAway).then(|| fault.next_try(agent.later(wait)));
+                let shown = is_news.then(|| fault.next_try(agent.later(wait)));
                 agent.board.set(|f| &mut f.facts_fault, shown);
                 agent.plane.pause(wait).await;
             }
         }
+    }
+}
+
+/// How the plane takes what root says of this machine: reported when it changes, whichever process sees it.
+fn about(value: &str) -> Topic {
+    Topic {
+        name: "facts".into(),
+        value: value.to_owned(),
+        idle: Some(KNOWN),
     }
 }
 

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use super::board::Gathered;
+use super::spool::Topic;
 use super::{Agent, order, plane};
 use crate::app::Backoff;
 use crate::local::Method;
-use crate::model::{CertificateBatch, CertificateRequest, Fault, FaultCode, Role};
+use crate::model::{CertificateBatch, CertificateRequest, Digest, Fault, FaultCode, Role};
 
 const WHAT: &str = "cannot get the node's certificates";
 /// nodelet checks and writes a dozen files.
@@ -47,15 +48,10 @@ pub(super) async fn run(agent: Agent) {
                 }
             }
         };
-        match relay(&agent).await {
+        match relay(&agent, &want).await {
             Ok(count) => {
                 backoff.reset();
                 tracing::info!(count, "certificates handed to nodelet");
-                agent.events.emit(
-                    "certificates-issued",
-                    format!("{count} certificates handed to nodelet"),
-                    None,
-                );
                 agent.board.set(|f| &mut f.relay_fault, None);
                 given.requests.extend(want.requests);
                 given.key = want.key.or(given.key);
@@ -112,7 +108,7 @@ fn news(facts: &Gathered, given: &Want) -> Option<Option<Want>> {
     lacking(facts, given).map(Some)
 }
 
-async fn relay(agent: &Agent) -> Result<usize, Fault> {
+async fn relay(agent: &Agent, want: &Want) -> Result<usize, Fault> {
     let order = order::signed(agent, "/v1/order", WHAT).await?;
     let batch = agent
         .plane
@@ -121,12 +117,28 @@ async fn relay(agent: &Agent) -> Result<usize, Fault> {
         .map_err(|e| plane::fault(&e, WHAT))?
         .ok_or_else(|| Fault::new(FaultCode::PlaneGarbage, WHAT, "the plane's answer is empty"))?;
     let count = batch.certificates.len();
+    tell(agent, want, count).await;
     agent
         .nodelet
         .send::<_, serde_json::Value>(Method::PUT, "/v1/certificates", &batch, DEADLINE)
         .await
         .map_err(|e| e.fault("cannot hand the certificates to nodelet"))?;
     Ok(count)
+}
+
+/// Before nodelet has them: no later start could see that they came. The same order, given again, is the same event.
+async fn tell(agent: &Agent, want: &Want, count: usize) {
+    let ordered = serde_json::to_vec(&(&want.requests, &want.key)).unwrap_or_default();
+    let topic = Topic {
+        name: "certificates-issued".into(),
+        value: Digest::of(&ordered).to_string(),
+        idle: None,
+    };
+    let message = format!("{count} certificates issued for this node");
+    agent
+        .events
+        .emit_first(topic, "certificates-issued", message)
+        .await;
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use pf9_hostagent::model::{
 
 use super::fixture::Bed;
 use super::plane::content;
+use super::told;
 
 #[tokio::test]
 async fn root_reports_a_changed_name_or_address() {
@@ -62,6 +63,69 @@ async fn root_reports_a_changed_name_or_address() {
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.first().map(drop)).await;
     assert_eq!(bed.plane.read(|p| p.reports.len()), good);
+}
+
+/// The plane says no to each process that asks; that is one event, and that it no longer does another.
+#[tokio::test]
+async fn facts_that_are_refused_are_told_of_once_for_all_starts() {
+    let bed = Bed::new();
+    bed.plane.change(|p| {
+        let mut other = p.facts.clone().expect("as enrolled");
+        other.hostname = "another".into();
+        p.facts = Some(other);
+        let taken = Fault::new(FaultCode::NodeNameTaken, "not taken", "it belongs to b");
+        p.facts_refused = Some(taken);
+    });
+    for starts in 1..=3 {
+        let reports = bed.plane.read(|p| p.reports.len());
+        let agent = bed.start().await;
+        bed.plane
+            .until(|p| {
+                let asked = p.reports.len() > reports && told(p, "facts-refused") > 0;
+                (asked && told(p, "agent-started") == starts).then_some(())
+            })
+            .await;
+        agent.stop().await;
+    }
+    bed.plane.change(|p| p.facts_refused = None);
+    let _agent = bed.start().await;
+    bed.plane.until(|p| p.event("facts-known").map(drop)).await;
+    assert_eq!(bed.plane.read(|p| told(p, "facts-refused")), 1);
+}
+
+/// As a process leaves it that ended after nodelet had them: no later one can see that they came.
+#[tokio::test]
+async fn certificates_are_told_of_before_nodelet_has_them_and_once() {
+    let bed = Bed::new();
+    let agent = bed.start().await;
+    bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
+    bed.node.until(|n| n.specs.first().map(drop)).await;
+    bed.node.change(|n| n.refuse = true);
+    bed.node.say(|s| {
+        s.generation = Generation(1);
+        s.state = NodeState::Converging;
+        s.role = Role::Worker;
+        s.cluster_id = Some(bed.cluster);
+        s.certificate_requests = vec![CertificateRequest {
+            purpose: CertPurpose::Nodelet,
+            csr: "csr".into(),
+        }];
+    });
+    bed.plane
+        .until(|p| p.event("certificates-issued").map(drop))
+        .await;
+    assert_eq!(bed.node.read(|n| n.batches.len()), 0);
+    agent.stop().await;
+    bed.node.change(|n| n.refuse = false);
+    let agent = bed.start().await;
+    bed.node.until(|n| n.batches.first().map(drop)).await;
+    agent.stop().await;
+    let _agent = bed.start().await;
+    // Whatever the one before it told is there with that.
+    bed.plane
+        .until(|p| (told(p, "agent-started") == 3).then_some(()))
+        .await;
+    assert_eq!(bed.plane.read(|p| told(p, "certificates-issued")), 1);
 }
 
 #[tokio::test]

@@ -161,6 +161,10 @@ async fn answer(side: Arc<watch::Sender<NodeSide>>, root: Arc<Root>, request: Re
             Reply::json(StatusCode::OK, &serde_json::json!({"generation": 0}))
         }
         (Method::PUT, "/v1/certificates") => {
+            if side.borrow().refuse {
+                let fault = Fault::new(FaultCode::StateIo, "not written", "nodelet said so");
+                return Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault);
+            }
             let batch = serde_json::from_slice(&request.body).expect("batch");
             side.send_modify(|s| s.batches.push(batch));
             Reply::empty()
