@@ -15,7 +15,8 @@
 //! is an event only where it is another value.
 //!
 //! When the disk is full, events are kept in memory (fewer of them) and a note says so: a full disk does not stop
-//! reporting.
+//! reporting. A number of a spool is one event's for ever, though the next start cannot know of those: they are sent under
+//! the name of a spool that is this process's alone. While the head cannot be written, the newest number is in a file's name.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -67,6 +68,12 @@ pub(super) struct Spool {
     store: Store,
     bounds: Bounds,
     head: Head,
+    /// The disk has it as it is here.
+    kept: bool,
+    /// A delivered event whose file stays until it has: it has the newest number.
+    held: Option<u64>,
+    /// The spool that events have which only this process knows of. Its numbers are those of the other one.
+    aside: Uuid,
     entries: VecDeque<Entry>,
     bytes: u64,
     /// The number of the newest event.
@@ -162,6 +169,9 @@ impl Spool {
             store,
             bounds,
             head,
+            kept: true,
+            held: None,
+            aside: Uuid::new_v4(),
             entries: VecDeque::new(),
             bytes: 0,
             given_up: 0,
@@ -274,7 +284,11 @@ impl Spool {
             let mark = *numbers.last()?;
             let events: Vec<Event> = numbers.iter().filter_map(|n| self.read(*n)).collect();
             if !events.is_empty() {
-                let spool = self.head.spool;
+                let mut sent = self.entries.iter().take(numbers.len());
+                let spool = match sent.any(|e| e.memory.is_some()) {
+                    true => self.aside,
+                    false => self.head.spool,
+                };
                 return Some(Batch {
                     spool,
                     mark,
@@ -307,7 +321,9 @@ impl Spool {
     }
 
     fn save_head(&mut self) {
-        if let Err(e) = self.store.save(&self.head) {
+        let saved = self.store.save(&self.head);
+        self.kept = saved.is_ok();
+        if let Err(e) = saved {
             // Without it the next start delivers again what is left, and the plane knows it by its ids.
             self.note = Some(memory_only(&e));
         }
@@ -315,6 +331,13 @@ impl Spool {
 
     fn take_away(&mut self) {
         let delivered = self.head.delivered;
+        if !self.kept {
+            let gone = self.entries.iter().take_while(|e| e.number <= delivered);
+            let on_disk = gone.filter(|e| e.memory.is_none()).map(|e| e.number);
+            if let Some(newest) = on_disk.max() {
+                self.hold(Some(newest));
+            }
+        }
         while self.entries.front().is_some_and(|e| e.number <= delivered) {
             self.drop_oldest();
         }
@@ -322,6 +345,17 @@ impl Spool {
             // There is room now, perhaps.
             self.note = None;
             self.save_head();
+        }
+        if self.kept {
+            self.hold(None);
+        }
+    }
+
+    /// The one that was held goes.
+    fn hold(&mut self, next: Option<u64>) {
+        let before = std::mem::replace(&mut self.held, next);
+        if let Some(number) = before.filter(|_| before != next) {
+            drop(disk::remove_file(&self.fs.at(path_of(number))));
         }
     }
 
@@ -373,7 +407,7 @@ impl Spool {
             return;
         };
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        if entry.memory.is_none() {
+        if entry.memory.is_none() && self.held != Some(entry.number) {
             // Removal without fsync: at worst it is delivered again, which the plane expects.
             drop(disk::remove_file(&self.fs.at(path_of(entry.number))));
         }

@@ -19,7 +19,8 @@ const MESSAGE_MAX: usize = 4096;
 /// Takes in delivered events. Duplicates are dropped; returns the new ones.
 ///
 /// Identity is the event's id alone. Its number only shows gaps: a spool that was lost or reset starts counting again,
-/// and none of its events is mistaken for a duplicate.
+/// and none of its events is mistaken for a duplicate. What a host's disk did not take has the name of another spool, and
+/// numbers that go on.
 pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<Vec<Event>> {
     let EventBatch { spool, events } = batch;
     if events.len() > EVENT_BATCH_MAX {
@@ -43,7 +44,7 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> 
             continue;
         }
         if let (Some(spool), Some(seq)) = (spool, event.seq) {
-            if let Some(lost) = missing(mark, spool, seq) {
+            if let Some(lost) = missing(mark, seq) {
                 let words = format!(
                     "{lost} events of this host are lost: its spool was full, or a file of it damaged"
                 );
@@ -61,9 +62,8 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> 
 }
 
 /// How many numbers are missing before this one.
-fn missing(mark: Option<EventMark>, spool: Uuid, seq: u64) -> Option<u64> {
-    let mark = mark.filter(|m| m.spool == spool)?;
-    let lost = seq.checked_sub(mark.seq)?.checked_sub(1)?;
+fn missing(mark: Option<EventMark>, seq: u64) -> Option<u64> {
+    let lost = seq.checked_sub(mark?.seq)?.checked_sub(1)?;
     (lost > 0).then_some(lost)
 }
 
@@ -185,6 +185,16 @@ mod tests {
             .with_prefix(&EVENT_IDS, "")
             .expect("rows");
         assert_eq!(ids.len() as u64, KEPT, "what is forgotten leaves no trace");
+    }
+
+    #[test]
+    fn missing_numbers_count_whatever_the_spool_is_called_and_smaller_ones_begin_anew() {
+        let spool = Uuid::from_u128(1);
+        let mark = |seq| Some(EventMark { spool, seq });
+        assert_eq!(missing(mark(4), 8), Some(3));
+        assert_eq!(missing(mark(4), 5), None);
+        assert_eq!(missing(mark(4), 1), None, "installed again");
+        assert_eq!(missing(None, 8), None, "the first that is heard of it");
     }
 
     #[test]

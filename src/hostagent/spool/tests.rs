@@ -40,9 +40,18 @@ fn open(fs: &HostFs, bounds: Bounds) -> Spool {
     Spool::open(fs.clone(), bounds, Timestamp::UNIX_EPOCH)
 }
 
-/// Makes writing impossible, for root too: the directory is a file.
+/// Makes writing of events impossible, for root too.
 fn break_disk(fs: &HostFs) {
-    let dir = fs.at(DIR);
+    block(fs, DIR);
+}
+
+fn mend_disk(fs: &HostFs) {
+    free(fs, DIR);
+}
+
+/// The directory is a file.
+fn block(fs: &HostFs, dir: &str) {
+    let dir = fs.at(dir);
     if dir.is_dir() {
         std::fs::rename(&dir, dir.with_extension("away")).expect("away");
     }
@@ -50,8 +59,8 @@ fn break_disk(fs: &HostFs) {
     std::fs::write(&dir, b"").expect("file");
 }
 
-fn mend_disk(fs: &HostFs) {
-    let dir = fs.at(DIR);
+fn free(fs: &HostFs, dir: &str) {
+    let dir = fs.at(dir);
     std::fs::remove_file(&dir).expect("file");
     if dir.with_extension("away").exists() {
         std::fs::rename(dir.with_extension("away"), &dir).expect("back");
@@ -231,6 +240,88 @@ fn numbers_go_on_after_a_restart_and_what_could_not_be_taken_in_has_some() {
     let next = again.batch(10).expect("one");
     assert_eq!((next.spool, next.events[0].seq), (batch.spool, Some(5)));
     assert_eq!(again.take_given_up(), 3);
+}
+
+/// What the plane gets, and that no number of a spool stands for two events.
+#[derive(Default)]
+struct Heard(std::collections::BTreeMap<(Uuid, u64), String>);
+
+impl Heard {
+    fn deliver(&mut self, spool: &mut Spool) {
+        while let Some(batch) = spool.batch(10) {
+            for event in &batch.events {
+                let number = (batch.spool, event.seq.expect("a number"));
+                let id = self.0.entry(number).or_insert_with(|| event.id.clone());
+                assert_eq!(*id, event.id, "{number:?}");
+            }
+            spool.answered(batch.mark);
+        }
+    }
+
+    /// Of events, each once.
+    fn count(&self) -> usize {
+        let ids: std::collections::BTreeSet<_> = self.0.values().collect();
+        ids.len()
+    }
+}
+
+#[test]
+fn no_number_is_used_again_for_one_that_the_disk_never_had() {
+    const STATE: &str = "/var/opt/pf9/hostagent";
+    let (_dir, fs) = host();
+    let (mut spool, mut heard) = (open(&fs, SMALL), Heard::default());
+    spool.push(draft(0));
+    heard.deliver(&mut spool);
+    // Neither events nor the head.
+    block(&fs, STATE);
+    for n in 1..3 {
+        spool.push(draft(n));
+        heard.deliver(&mut spool);
+    }
+    assert!(spool.note().is_some());
+    // Killed, and there is room.
+    free(&fs, STATE);
+    let mut spool = open(&fs, SMALL);
+    for n in 3..6 {
+        spool.push(draft(n));
+        heard.deliver(&mut spool);
+    }
+    assert_eq!(heard.count(), 6);
+    assert!(spool.note().is_none());
+}
+
+#[test]
+fn no_number_is_used_again_when_the_head_was_not_written() {
+    let (_dir, fs) = host();
+    let (mut spool, mut heard) = (open(&fs, SMALL), Heard::default());
+    spool.push(draft(0));
+    heard.deliver(&mut spool);
+    // The head's predecessor cannot be replaced, and so neither can the head.
+    let previous = fs.at(format!("{HEAD}.prev"));
+    drop(std::fs::remove_file(&previous));
+    std::fs::create_dir(&previous).expect("in the way");
+    for n in 1..4 {
+        spool.push(draft(n));
+        heard.deliver(&mut spool);
+        let names = fs.list(DIR).expect("list");
+        assert_eq!(names.len(), 1, "the newest number: {names:?}");
+    }
+    // Killed, and it can be.
+    std::fs::remove_dir(&previous).expect("out of the way");
+    let mut spool = open(&fs, SMALL);
+    spool.push(draft(4));
+    heard.deliver(&mut spool);
+    assert_eq!(heard.count(), 5);
+    assert_eq!(fs.list(DIR).expect("list"), [""; 0]);
+    // The same without an end of the process.
+    std::fs::remove_file(&previous).expect("the one before");
+    std::fs::create_dir(&previous).expect("in the way");
+    spool.push(draft(5));
+    heard.deliver(&mut spool);
+    std::fs::remove_dir(&previous).expect("out of the way");
+    spool.push(draft(6));
+    heard.deliver(&mut spool);
+    assert_eq!(fs.list(DIR).expect("list"), [""; 0]);
 }
 
 /// Events, spooled and delivered, broken at every point: see [`crate::seam::walk`].
