@@ -114,6 +114,11 @@ pub fn code_of(error: &io::Error, otherwise: FaultCode) -> FaultCode {
 /// that leads here counts.)
 pub fn fix(path: &Path) -> String {
     match mount_point(path) {
+        Ok(mount) if inodes(&mount).is_ok_and(|(all, free)| all > 0 && free == 0) => format!(
+            "delete unneeded files on {} (df -i shows the numbers), or recreate that file system with more inodes; it is \
+             retried automatically",
+            mount.display()
+        ),
         Ok(mount) => format!(
             "free some space on {}, or enlarge that file system; it is retried automatically",
             mount.display()

@@ -16,6 +16,7 @@ mod bundles;
 mod clusters;
 mod desk;
 mod etcd;
+mod exhausted;
 mod hurry;
 mod kube;
 mod lifecycle;

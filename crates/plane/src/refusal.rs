@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use pf9_hostagent::host::{Lost, refusals};
+use pf9_hostagent::host::refusals;
 use pf9_hostagent::model::{Envelope, Fault, FaultCode};
 pub(super) use pf9_hostagent::telemetry::chain;
 
-/// Retry-After where no thread could be started, in seconds.
-const NO_THREAD_S: u64 = 10;
+/// Retry-After where the machine refuses: it has no room, or no thread, in seconds.
+const REFUSED_S: u64 = 10;
 
 /// A refused request.
 #[derive(Clone, Debug)]
@@ -120,11 +120,10 @@ impl Refusal {
     pub(super) fn internal(what: &str, cause: &(dyn std::error::Error + 'static)) -> Self {
         let why = chain(cause);
         tracing::error!(what, why, "the plane failed");
-        // The machine has no more processes, or no memory: that passes.
-        let machine = cause.downcast_ref::<Lost>();
-        if let Some((code, fix)) = machine.and_then(|lost| refusals::of(lost)) {
+        // The machine has no room, no processes, no memory: that passes.
+        if let Some((code, fix)) = refusals::of(cause) {
             return Self {
-                retry_after: Some(NO_THREAD_S),
+                retry_after: Some(REFUSED_S),
                 ..Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     Fault::new(code, what, why).fix(fix),

@@ -17,7 +17,7 @@ use super::served::{CHUNK, Served};
 use super::state::Plane;
 use super::store::Read;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::host::space;
+use pf9_hostagent::host::refusals;
 use pf9_hostagent::host::work::long;
 use pf9_hostagent::model::{
     Digest, DocumentKind, Envelope, Fault, FaultCode, Fit, Hasher, HostId, Inventory, Machine,
@@ -120,8 +120,11 @@ fn keep_archive(
     let target = plane.files.at(plane.archive_path(&digest));
     let temp = target.with_extension("part");
     let failed = |e: std::io::Error| {
-        let code = space::code_of(&e, FaultCode::StackUnwritable);
-        refuse(code, format!("{}: {e}", temp.display()))
+        let why = format!("{}: {e}", temp.display());
+        match refusals::of_call(&e, Some(&temp)) {
+            Some((code, fix)) => refuse(code, why).fix(fix),
+            None => refuse(FaultCode::StackUnwritable, why),
+        }
     };
     let mut source = std::fs::File::open(from).map_err(unreadable)?;
     let mut out = Options::write()

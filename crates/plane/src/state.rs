@@ -383,6 +383,7 @@ impl From<StoreError> for Refusal {
                     None => refusal,
                 }
             }
+            StoreError::Disk(_) => Self::internal("nothing is changed", &e),
             StoreError::Open { .. }
             | StoreError::Newer { .. }
             | StoreError::NotNewer { .. }

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "fault")]
 mod backend;
+mod file;
 mod moving;
 mod remote;
 mod schema;
@@ -22,14 +23,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    Durability, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use self::file::StoreFile;
 use self::remote::Changes;
+use pf9_hostagent::host::fs::FsError;
 
 pub(super) use self::moving::{to_embedded, to_etcd};
 pub use self::remote::EtcdPlace;
@@ -44,7 +47,7 @@ const COPY_SYNC: u32 = 256;
 
 /// The store.
 pub(super) struct Store {
-    db: Database,
+    file: StoreFile,
     /// Where the rows really are; none: in this file.
     remote: Option<Remote>,
     writes: AtomicU32,
@@ -127,6 +130,9 @@ pub(super) enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The disk does not take the change.
+    #[error("the store's file does not take it")]
+    Disk(#[source] FsError),
     /// redb failed.
     #[error("the store failed")]
     Redb(#[source] Box<redb::Error>),
@@ -201,7 +207,8 @@ impl Store {
         tables: &BTreeSet<&'static str>,
         steps: &[schema::Step],
     ) -> Result<Self, StoreError> {
-        Self::with(schema::ready(path, steps)?, None, tables, steps)
+        let file = StoreFile::new(path, schema::ready(path, steps)?, true);
+        Self::with(file, None, tables, steps)
     }
 
     /// Opens the store behind the seat: reads everything into `copy`, a file that is rebuilt. A new one is not created
@@ -225,21 +232,22 @@ impl Store {
             },
             other => other,
         })?;
-        Self::with(db, Some(remote), tables, schema::STEPS)
+        let file = StoreFile::new(copy, db, false);
+        Self::with(file, Some(remote), tables, schema::STEPS)
     }
 
     fn with(
-        db: Database,
+        file: StoreFile,
         remote: Option<Remote>,
         tables: &BTreeSet<&'static str>,
         steps: &[schema::Step],
     ) -> Result<Self, StoreError> {
         let store = Self {
-            db,
+            file,
             remote,
             writes: AtomicU32::new(0),
         };
-        store.write(|write| {
+        let made = |write: &mut Write| {
             for name in tables.iter().copied().chain([META.name]) {
                 // Opened once, so that later reads never meet a table that does not exist.
                 write
@@ -249,8 +257,13 @@ impl Store {
                     .map_err(redb_failed)?;
             }
             schema::step_on(write, steps)
-        })?;
-        Ok(store)
+        };
+        // A plane begins on a full disk, too, to be read.
+        let done = match store.remote {
+            Some(_) => store.write(made),
+            None => store.transact(made),
+        };
+        done.map(|()| store)
     }
 
     /// Replaces the store with the copy made before the newer schema; returns where the newer one is moved to.
@@ -260,7 +273,7 @@ impl Store {
 
     /// A consistent view of the present rows.
     pub(super) fn read(&self) -> Result<Snapshot, StoreError> {
-        self.db.begin_read().map(Snapshot).map_err(redb_failed)
+        self.file.begin_read().map(Snapshot)
     }
 
     /// Runs `work` in one transaction. Durable when this returns `Ok`; if `work` fails nothing has happened.
@@ -269,14 +282,11 @@ impl Store {
         work: impl FnOnce(&mut Write) -> Result<T, E>,
     ) -> Result<T, E> {
         let Some(remote) = &self.remote else {
-            let mut write = Write::of(self.db.begin_write().map_err(redb_failed)?);
-            // Dropping the transaction on failure rolls it back.
-            let out = work(&mut write)?;
-            write.txn.commit().map_err(redb_failed)?;
-            return Ok(out);
+            self.file.has_room()?;
+            return self.transact(work);
         };
         let _turn = remote.turn()?;
-        let mut write = Write::of(self.db.begin_write().map_err(redb_failed)?);
+        let mut write = Write::of(self.file.begin_write()?);
         write.changes = Some(Changes::default());
         let out = work(&mut write)?;
         let Write { mut txn, changes } = write;
@@ -293,6 +303,18 @@ impl Store {
             remote.give_up(&format!("its copy of the store failed: {e}"));
         }
         copied?;
+        Ok(out)
+    }
+
+    /// The same in the file alone.
+    fn transact<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&mut Write) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut write = Write::of(self.file.begin_write()?);
+        // Dropping the transaction on failure rolls it back.
+        let out = work(&mut write)?;
+        self.file.commit(write.txn)?;
         Ok(out)
     }
 
@@ -357,6 +379,7 @@ impl StoreError {
             ),
             Self::Etcd(_) => Some("check etcd and the --etcd options".into()),
             Self::Open { .. }
+            | Self::Disk(_)
             | Self::Redb(_)
             | Self::Row { .. }
             | Self::TooLong { .. }

@@ -54,7 +54,15 @@ impl Bed {
 
     /// One that is started differently.
     pub(super) async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
-        let dir = tempfile::tempdir().expect("tempdir");
+        Self::begun(tempfile::tempdir().expect("tempdir"), change).await
+    }
+
+    /// One whose state is there.
+    pub(super) async fn at(dir: tempfile::TempDir) -> Self {
+        Self::begun(dir, |_| {}).await
+    }
+
+    async fn begun(dir: tempfile::TempDir, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let mut bed = Self::open(dir, "127.0.0.1:0", change).await;
         bed.log_in().await;
         bed
