@@ -21,6 +21,21 @@ const OPEN: &[&str] = &[
     "/var/log/pf9",
 ];
 
+/// Where we write little, and what stops when nothing can be: mostly on a file system above or a small one in memory, whose
+/// numbers change all the time.
+const LITTLE: &[(&str, &str)] = &[
+    (
+        "/etc/pf9",
+        "certificates cannot be renewed there, and no setting can be changed",
+    ),
+    (
+        "/run/pf9",
+        "a program of ours that starts cannot make its socket there",
+    ),
+];
+/// A certificate and a socket, many times over.
+const LITTLE_BYTES: u64 = MIB;
+
 /// Where a disk of its own may be, and hostagent cannot look.
 const CLOSED: &[&str] = &[
     "/var/lib/pf9",
@@ -43,7 +58,29 @@ const MIB: u64 = 1024 * 1024;
 
 /// Those that everybody sees, and what is wrong with them.
 pub fn open(fs: &HostFs) -> (Vec<DiskHealth>, Vec<Fault>) {
-    looked_at(fs, OPEN, &[])
+    let (disks, mut warnings) = looked_at(fs, OPEN, &[]);
+    let mut told: Vec<u64> = OPEN.iter().filter_map(|p| device_of(&fs.at(p))).collect();
+    for (path, stops) in LITTLE {
+        let at = fs.at(path);
+        if let Some(device) = device_of(&at).filter(|d| !told.contains(d)) {
+            warnings.extend(read_only(fs, &[*path], &told));
+            warnings.extend(no_room_for_little(path, stops, &at));
+            told.push(device);
+        }
+    }
+    (disks, warnings)
+}
+
+fn no_room_for_little(path: &str, stops: &str, at: &Path) -> Option<Fault> {
+    let room = space::of(at).ok().filter(|room| room.total > 0)?;
+    let (all, free) = space::inodes(at).unwrap_or_default();
+    let what = match (room.free < LITTLE_BYTES, all > 0 && free == 0) {
+        (true, _) => "is full",
+        (false, true) => "has no room for more files",
+        (false, false) => return None,
+    };
+    let what = format!("the file system of {path} {what}");
+    Some(Fault::new(FaultCode::DiskFull, what, stops).fix(space::fix(at)))
 }
 
 /// Those beside them that only root sees, and what is wrong with them. Free room is rounded down.

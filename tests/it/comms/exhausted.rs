@@ -1,12 +1,14 @@
 //! A disk that takes nothing, and a clock that is wrong: the tunnel goes on, is made again when it ends, carries streams,
 //! and heals by itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use pf9_hostagent::app::Config;
-use pf9_hostagent::host::fs::{Attrs, Found};
+use pf9_hostagent::host::fs::{Attrs, Found, HostFs};
 use pf9_hostagent::model::{TunnelStatus, paths};
 use pf9_hostagent::seam::fault::{Clock, Scope};
 use tokio::task::JoinSet;
@@ -15,6 +17,7 @@ use super::peer::{Peer, World, due, valid_for};
 use super::renewal::{host_of, shows};
 use super::services::{ask, echo};
 use super::{Comms, get};
+use crate::support::namespaces::{fill_up, in_namespaces};
 use crate::support::within;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -28,7 +31,10 @@ struct Tunnel {
 
 /// With a certificate of a year, as the plane gives.
 async fn tunnel() -> Tunnel {
-    let world = World::new();
+    tunnel_in(World::new()).await
+}
+
+async fn tunnel_in(world: World) -> Tunnel {
     let peer = Peer::start(&world).await;
     world.enrol_with(&[&peer], |params| valid_for(params, YEAR));
     peer.renew_by(&world.ca);
@@ -95,6 +101,51 @@ async fn a_disk_that_refuses_everything_stops_no_tunnel_and_the_audit_goes_on_af
     let log = tunnel.world.fs.at(paths::LOG_DIR).join("comms/audit.log");
     let log = std::fs::read_to_string(log).expect("audit");
     assert!(log.contains("lines lost"), "{log}");
+}
+
+/// What is mounted for settings, sockets and logs: without room, without inodes, read-only.
+#[tokio::test]
+async fn small_mounts_that_take_nothing_stop_no_tunnel() {
+    let test = "comms::exhausted::small_mounts_that_take_nothing_stop_no_tunnel";
+    let before = "mount --make-rprivate / && mount -t tmpfs none \"$1\" && \
+                  mkdir -p \"$1/etc/pf9\" \"$1/run/pf9\" \"$1/var/log/pf9\" && \
+                  for at in etc/pf9 run/pf9 var/log/pf9; do \
+                  mount -t tmpfs -o size=2m,nr_inodes=100 none \"$1/$at\" || exit 1; done";
+    let Some(dir) = in_namespaces(test, &["--mount"], before) else {
+        return;
+    };
+    let fs = HostFs::new(dir);
+    let tunnel = tunnel_in(World::on(fs.clone())).await;
+    tunnel.works().await;
+    for at in ["/etc/pf9", "/run/pf9", paths::LOG_DIR] {
+        let disk = fs.at(at);
+        let full = fill_up(&disk);
+        tunnel.works().await;
+        drop(full);
+        let many = disk.join("many");
+        std::fs::create_dir(&many).expect("directory");
+        (0..)
+            .map(|n| std::fs::File::create(many.join(format!("{n}"))))
+            .take_while(Result::is_ok)
+            .for_each(drop);
+        tunnel.works().await;
+        std::fs::remove_dir_all(&many).expect("deleted");
+        // A file that is open for writing, as the audit is, keeps its file system from that.
+        if at != paths::LOG_DIR {
+            remount(&disk, MsFlags::MS_RDONLY);
+            tunnel.works().await;
+            remount(&disk, MsFlags::empty());
+        }
+        let before = tunnel.audited();
+        tunnel.works().await;
+        assert!(tunnel.audited() > before, "{at}");
+    }
+    tunnel.comms.stop().await;
+}
+
+fn remount(at: &Path, flags: MsFlags) {
+    let none = None::<&str>;
+    mount(none, at, none, MsFlags::MS_REMOUNT | flags, none).expect("remount");
 }
 
 /// The tunnel needs no program, on this session or on the next one.

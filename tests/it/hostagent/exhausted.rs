@@ -165,6 +165,66 @@ fn a_file_system_that_takes_nothing_is_named_and_heals_by_itself() {
     });
 }
 
+/// What is mounted for settings, sockets and logs: each is named, and the report goes on.
+#[test]
+fn small_mounts_that_take_nothing_are_named_with_what_stops_and_stop_no_report() {
+    let test = "hostagent::exhausted::small_mounts_that_take_nothing_are_named_with_what_stops_and_stop_no_report";
+    let before = "mount --make-rprivate / && mount -t tmpfs none \"$1\" && \
+                  mkdir -p \"$1/etc/pf9\" \"$1/run/pf9\" \"$1/var/log/pf9\" && \
+                  mount -t tmpfs -o size=8m,nr_inodes=200 none \"$1/etc/pf9\" && \
+                  mount -t tmpfs -o size=8m,nr_inodes=200 none \"$1/run/pf9\" && \
+                  mount -t tmpfs -o size=160m,nr_inodes=400 none \"$1/var/log/pf9\"";
+    let Some(dir) = in_namespaces(test, &["--mount"], before) else {
+        return;
+    };
+    simulated(async {
+        let fs = HostFs::new(dir);
+        let (mut life, agent) = begin(Bed::on(fs.clone())).await;
+        for at in ["/etc/pf9", "/run/pf9", "/var/log/pf9"] {
+            let disk = fs.at(at);
+            let full = fill_up(&disk);
+            is_told(&mut life, at, "is full", "free").await;
+            drop(full);
+            is_well(&mut life, at).await;
+
+            let many = disk.join("many");
+            std::fs::create_dir(&many).expect("directory");
+            let names = (0..).map(|n| many.join(format!("{n}")));
+            names
+                .map(std::fs::File::create)
+                .take_while(Result::is_ok)
+                .for_each(drop);
+            is_told(&mut life, at, "has no room for more files", "df -i").await;
+            std::fs::remove_dir_all(&many).expect("deleted");
+            is_well(&mut life, at).await;
+
+            remount(&disk, MsFlags::MS_RDONLY);
+            is_told(&mut life, at, "is read-only", "remount,rw").await;
+            remount(&disk, MsFlags::empty());
+            is_well(&mut life, at).await;
+        }
+        agent.stop().await;
+    });
+}
+
+/// While it is so: what happens is told, and the status says of this file system what helps.
+async fn is_told(life: &mut Life, at: &str, is: &str, helps: &str) {
+    tells_of_it(life).await;
+    life.goes(A_LOOK).await;
+    let words = format!("file system of {at} {is}");
+    life.until(&words, |bed| {
+        warned(bed, &words).is_some_and(|w| w.fix.contains(helps) && !w.why.is_empty())
+    })
+    .await;
+}
+
+async fn is_well(life: &mut Life, at: &str) {
+    life.goes(A_LOOK).await;
+    let words = format!("file system of {at} ");
+    life.until("that it is well", |bed| warned(bed, &words).is_none())
+        .await;
+}
+
 fn remount(at: &Path, flags: MsFlags) {
     let none = None::<&str>;
     mount(none, at, none, MsFlags::MS_REMOUNT | flags, none).expect("remount");
