@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,6 +10,9 @@ use super::sessions::{Live, Sessions};
 use crate::host::fs::HostFs;
 use crate::host::tunnel_ends::tell_tunnel_ends;
 use crate::telemetry::chain;
+
+/// After one that could not be written: the next try. Where there is no room in /run that takes a person.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Until `shutdown`; then the file is removed.
 pub(super) async fn keep(fs: HostFs, sessions: Arc<Sessions>, shutdown: CancellationToken) {
@@ -22,17 +26,21 @@ pub(super) async fn keep(fs: HostFs, sessions: Arc<Sessions>, shutdown: Cancella
         };
         if told.as_ref() != Some(&ends) {
             // A few bytes in memory (/run); readers can do without them.
-            if let Err(e) = tell_tunnel_ends(&fs, &ends) {
-                tracing::warn!(error = %chain(&e), "cannot determine where the tunnel goes");
-            }
-            told = Some(ends);
+            told = match tell_tunnel_ends(&fs, &ends) {
+                Ok(()) => Some(ends),
+                Err(e) => {
+                    tracing::warn!(error = %chain(&e), "cannot tell where the tunnel goes");
+                    None
+                }
+            };
         }
         if shutdown.is_cancelled() {
             return;
         }
         tokio::select! {
-            // cancel-safe: both only watch
+            // cancel-safe: all only wait
             () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(RETRY), if told.is_none() => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }
@@ -48,7 +56,6 @@ fn ends_of(all: &[Arc<Live>]) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -152,6 +159,18 @@ mod tests {
 
             begin(&sessions, 0, &v4.0);
             until(&fs, &["10.7.0.2"]).await;
+            // What could not be written is, when it can be.
+            let (run, away) = (fs.at("/run/pf9"), fs.at("/run/away"));
+            std::fs::rename(&run, &away).expect("away");
+            std::fs::write(&run, b"").expect("in its place");
+            begin(&sessions, 1, &v6.0);
+            // There is one thread: what is to be told was tried when this goes on.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            std::fs::remove_file(&run).expect("out of the way");
+            std::fs::rename(&away, &run).expect("back");
+            until(&fs, &["10.7.0.2", "fd00:7::2"]).await;
             shutdown.cancel();
             kept.await.expect("kept");
             assert_eq!(

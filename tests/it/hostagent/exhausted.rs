@@ -1,7 +1,9 @@
 //! A machine that has no more of something, or a clock that is wrong: the status goes on and says which file system it is
 //! and what helps, events reach the plane, the spec in force stays, and all is well again by itself.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -9,12 +11,16 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::model::{Fault, Generation, HostStatus, NodeState, Timestamp};
+use pf9_hostagent::model::{
+    DocumentKind, Fault, Generation, HostStatus, NodeState, Role, Timestamp, paths,
+};
+use tokio::process::{Child, Command};
 
 use super::fixture::{Agent, Bed};
 use super::life::Life;
 use crate::soak::{Simulated, alone, simulated};
 use crate::support::namespaces::{fill_more, fill_up, in_namespaces};
+use crate::support::{program, within};
 
 /// The machine is looked at, and a status follows.
 const A_LOOK: Duration = Duration::from_secs(61);
@@ -330,4 +336,138 @@ fn a_clock_that_is_years_off_or_stands_stops_no_report_and_no_spec() {
         }
         agent.stop().await;
     });
+}
+
+/// A user who has nothing else on this machine.
+const USER: u32 = 61_234;
+const LOG: &str = "/var/log/pf9/hostagent/hostagent.log";
+
+/// The program, after these words.
+fn start(bed: &Bed, words: &[&str], own: &Path) -> Child {
+    for made in ["/var/log/pf9/hostagent", paths::HOSTAGENT_STATE] {
+        std::fs::create_dir_all(bed.fs.at(made)).expect("directory");
+    }
+    let root = bed.fs.at("/");
+    let (first, rest) = words.split_first().expect("a program");
+    let mut command = Command::new(first);
+    command.args(rest).arg(own).arg("--root").arg(root);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(Stdio::null()).env_remove("NOTIFY_SOCKET");
+    command.kill_on_drop(true).spawn().expect("start")
+}
+
+fn id(child: &Child) -> u32 {
+    child.id().expect("it runs")
+}
+
+/// What a process may have, from now on.
+async fn bound(child: &Child, what: &str) {
+    let mut command = Command::new("prlimit");
+    command.arg("--pid").arg(id(child).to_string()).arg(what);
+    let done = within(command.status()).await.expect("prlimit");
+    assert!(done.success(), "{what}");
+}
+
+/// A number of bytes or threads from what the kernel says of it.
+fn kernel_says(child: &Child, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", id(child)));
+    let status = status.expect("it runs");
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
+    let word = line.and_then(|l| l.split_whitespace().next());
+    word.expect("a number").parse().expect("a number")
+}
+
+/// The kernel gives this user one process and no other thread: specs and reports pass, and the log says why it is slower.
+#[tokio::test]
+async fn a_user_who_may_start_no_thread_reports_and_obeys_and_has_threads_when_it_may() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("left out: only root can start a program as another user");
+        return;
+    }
+    let bed = Bed::new();
+    // Where another user may read it.
+    let own = bed.fs.at("/pf9-hostagent");
+    std::fs::copy(program("pf9-hostagent"), &own).expect("a copy");
+    std::fs::create_dir_all(bed.fs.at("/var/log/pf9/hostagent")).expect("directory");
+    std::fs::create_dir_all(bed.fs.at(paths::HOSTAGENT_STATE)).expect("directory");
+    // The link to /proc is not followed.
+    let mut give = Command::new("chown");
+    give.arg("-hR")
+        .arg(format!("{USER}:{USER}"))
+        .arg(bed.fs.at("/"));
+    let given = within(give.status()).await.expect("chown");
+    assert!(given.success());
+    let (user, group) = (format!("--reuid={USER}"), format!("--regid={USER}"));
+    let words = [
+        "prlimit",
+        "--nproc=1:unlimited",
+        "setpriv",
+        &user,
+        &group,
+        "--clear-groups",
+    ];
+    let child = start(&bed, &words, &own);
+    bed.plane.until(|p| p.statuses.last().map(drop)).await;
+    for (generation, state) in (1..).zip([NodeState::Retrying, NodeState::Ok]) {
+        let spec = bed.sign(generation, bed.worker(&bed.no_stack()));
+        bed.plane.offer(spec.clone());
+        bed.node
+            .until(|n| (n.specs.last() == Some(&spec)).then_some(()))
+            .await;
+        bed.node.say(|s| {
+            s.generation = Generation(generation);
+            s.role = Role::Worker;
+            s.state = state;
+        });
+        bed.plane
+            .until(|p| (p.last_state() == Some(state)).then_some(()))
+            .await;
+        if generation == 1 {
+            assert_eq!(kernel_says(&child, "Threads:"), 1);
+            let log = std::fs::read_to_string(bed.fs.at(LOG)).expect("log");
+            assert!(log.contains("no thread can be started"), "{log}");
+            bound(&child, "--nproc=unlimited").await;
+        }
+    }
+    within(async {
+        while kernel_says(&child, "Threads:") == 1 {
+            bed.local_status().await;
+        }
+    })
+    .await;
+}
+
+/// A document that is too large for the memory there is ends the program. What it had is there for the next one, which the
+/// unit starts, and the document is accepted as soon as it fits.
+#[tokio::test]
+async fn a_program_that_gets_no_memory_ends_and_the_next_one_goes_on() {
+    const MIB: u64 = 1024 * 1024;
+    let bed = Bed::new();
+    let own = program("pf9-hostagent");
+    let first = bed.sign(1, bed.worker(&bed.no_stack()));
+    bed.plane.offer(first.clone());
+    let mut child = start(&bed, &["env"], &own);
+    bed.node
+        .until(|n| (n.specs.last() == Some(&first)).then_some(()))
+        .await;
+    let size = kernel_says(&child, "VmSize:") * 1024;
+    bound(&child, &format!("--as={}", size + MIB)).await;
+    // Spaces behind it: the same spec, and near the bound of a document.
+    let mut bytes = bed.spec_bytes(2, bed.worker(&bed.no_stack()));
+    bytes.resize(bytes.len() + 3 * 1024 * 1024, b' ');
+    let second = bed.key.sign(DocumentKind::Spec, &bytes);
+    bed.plane.offer(second.clone());
+    let ended = within(child.wait()).await.expect("its end");
+    assert_eq!(ended.signal(), Some(nix::libc::SIGABRT), "{ended}");
+    let stored = std::fs::read(bed.fs.at("/var/opt/pf9/hostagent/spec.json"));
+    let stored: pf9_hostagent::model::Envelope =
+        serde_json::from_slice(&stored.expect("stored")).expect("whole");
+    assert_eq!(stored, first);
+
+    let _child = start(&bed, &["env"], &own);
+    bed.node
+        .until(|n| (n.specs.last() == Some(&second)).then_some(()))
+        .await;
+    let names = bed.fs.list(paths::HOSTAGENT_STATE).expect("list");
+    assert!(names.iter().all(|n| !n.contains("broken")), "{names:?}");
 }
