@@ -6,8 +6,8 @@ use pf9_hostagent::model::{
 };
 
 use super::fixture::Bed;
+use super::once::told;
 use super::plane::content;
-use super::told;
 
 #[tokio::test]
 async fn root_reports_a_changed_name_or_address() {
