@@ -10,7 +10,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, TransactionError, WriteTransaction};
 
@@ -29,6 +29,9 @@ pub(super) struct StoreFile {
     path: PathBuf,
     heals: bool,
     open: RwLock<Opened>,
+    /// Held by the one who opens it anew. Nobody waits for `open` while a change is under way on a file that is good: that
+    /// change may read, and one that waits for its turn holds `open` for reading.
+    anew: Mutex<()>,
 }
 
 struct Opened {
@@ -47,6 +50,7 @@ impl StoreFile {
                 db: Some(db),
                 times: 0,
             }),
+            anew: Mutex::new(()),
         };
         let dir = file.dir();
         if dir.at(TRIAL).exists() {
@@ -115,11 +119,16 @@ impl StoreFile {
     }
 
     fn open_anew(&self, failed: u64) -> Result<(), StoreError> {
-        let mut opened = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        if opened.times != failed {
+        let _turn = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = || {
+            let opened = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            opened.times
+        };
+        if times() != failed {
             return Ok(());
         }
         self.try_the_disk().map_err(StoreError::Disk)?;
+        let mut opened = self.open.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: it holds the file's lock.
         drop(opened.db.take());
         let db = schema::open_file(&self.path).map_err(|e| match e {
