@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::program::{self, At, Passed};
+use super::program::{self, At, PassedPoint};
 use super::unsynced::Unsynced;
 pub use super::unsynced::{PowerLoss, Stash};
 
@@ -372,7 +372,7 @@ impl State {
         let Some(told) = &mut self.told else {
             return;
         };
-        let passed = Passed {
+        let passed = PassedPoint {
             kind: point.kind,
             name,
             about: point.about.clone(),

@@ -3,7 +3,7 @@
 //! | variable | says |
 //! |---|---|
 //! | `PF9_FAULT`        | `POINT:FAULT`: where it breaks, and how |
-//! | `PF9_FAULT_POINTS` | a file, to which each point that it passes adds a line ([`Passed`]) |
+//! | `PF9_FAULT_POINTS` | a file, to which each point that it passes adds a line ([`PassedPoint`]) |
 //! | `PF9_FAULT_CLOCK`  | `stands`, or the seconds by which its clock is wrong |
 //!
 //! A point has a number and a name ([`At`]). A fault is `kill`, `power`, `torn` (a power cut that keeps names and loses
@@ -30,13 +30,13 @@ const ENV_CLOCK: &str = "PF9_FAULT_CLOCK";
 pub(super) enum At {
     /// The first one is 0.
     Number(usize),
-    /// See [`Passed::name`].
+    /// See [`PassedPoint::name`].
     Name(String),
 }
 
 /// A point that a program passed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passed {
+pub struct PassedPoint {
     /// Its kind.
     pub kind: CallKind,
     /// `PLACE@CALLER#N`: its place in the seam, whose call it was, and which of these calls, from 1. The same in every
@@ -57,7 +57,7 @@ impl At {
     }
 }
 
-impl Passed {
+impl PassedPoint {
     /// All that a program told; a last line that its end cut is none.
     pub fn all(told: &str) -> Vec<Self> {
         let lines = told.lines();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::fault::{CallKind, Clock, InjectedFault, PowerLoss, Scope};
-use super::program::{self, At, Passed};
+use super::program::{self, At, PassedPoint};
 use super::walk::reference;
 use crate::host::fs::{Attrs, Found, HostFs};
 
@@ -186,7 +186,7 @@ fn each_point_can_end_the_life_that_passes_it_and_says_whose_it_is() {
 /// What a test says of a program is what the program reads, and what that tells is what the test reads.
 #[test]
 fn a_program_and_its_test_understand_each_other() {
-    let passed = Passed {
+    let passed = PassedPoint {
         kind: CallKind::Open,
         name: "src/seam/disk.rs:93@src/host/fs.rs:400:9#2".into(),
         about: "a:b".into(),
@@ -200,7 +200,7 @@ fn a_program_and_its_test_understand_each_other() {
     assert_eq!(program::read("7:28"), by_number);
     // The end of the program cut its last line.
     let told = format!("{}{}{{\"kind\":", passed.line(), passed.line());
-    assert_eq!(Passed::all(&told), [passed.clone(), passed]);
+    assert_eq!(PassedPoint::all(&told), [passed.clone(), passed]);
 }
 
 /// The points that exist, from the sources: there is no list.

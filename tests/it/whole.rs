@@ -19,7 +19,7 @@ use futures_util::{StreamExt, stream};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pf9_hostagent::seam::fault::InjectedFault;
-use pf9_hostagent::seam::program::{ENV, ENV_POINTS, Passed};
+use pf9_hostagent::seam::program::{ENV, ENV_POINTS, PassedPoint};
 use pf9_hostagent::seam::walk::differences;
 use tokio::process::{Child, Command};
 
@@ -81,14 +81,14 @@ enum Life {
 /// The undisturbed run.
 struct Reference {
     /// What each life passed.
-    lives: Vec<Vec<Passed>>,
+    lives: Vec<Vec<PassedPoint>>,
     end: BTreeMap<String, String>,
 }
 
 /// This happens at this point of that life.
 struct Case {
     life: usize,
-    point: Passed,
+    point: PassedPoint,
     fault: InjectedFault,
 }
 
@@ -160,7 +160,7 @@ async fn lived<W: Whole>(
     world: &mut W::World,
     life: usize,
     breaks: Option<&str>,
-) -> (Life, Vec<Passed>) {
+) -> (Life, Vec<PassedPoint>) {
     whole.starts(world, life);
     let points = W::place(world).points(life);
     let mut program = Program::start(W::PROGRAM, W::place(world), breaks, &points);
@@ -178,7 +178,7 @@ async fn lived<W: Whole>(
         tokio::time::sleep(PAUSE).await;
     };
     let told = std::fs::read_to_string(&points).unwrap_or_default();
-    (went, Passed::all(&told))
+    (went, PassedPoint::all(&told))
 }
 
 async fn reference<W: Whole>(whole: &W) -> Reference {
@@ -217,7 +217,7 @@ impl Reference {
     }
 }
 
-fn is_early(point: &Passed) -> bool {
+fn is_early(point: &PassedPoint) -> bool {
     let (_, number) = point.name.rsplit_once('#').expect("a number");
     number.parse::<usize>().expect("a number") <= TIMES
 }

@@ -16,7 +16,7 @@ use pf9_hostagent::local::{self, Policy, Reply, Request, StatusCode};
 use pf9_hostagent::model::{EnrolAnswer, HostId, Timestamp, paths};
 use pf9_hostagent::preflight::TABLE;
 use pf9_hostagent::seam::fault::{CallKind, InjectedFault};
-use pf9_hostagent::seam::program::{ENV, ENV_POINTS, Passed};
+use pf9_hostagent::seam::program::{ENV, ENV_POINTS, PassedPoint};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -120,7 +120,7 @@ impl Machine {
     }
 
     /// Runs it with a new token, and breaks it there; how it ended, and what it passed.
-    async fn prep(&self, bed: &Bed, breaks: Option<&Passed>) -> (Output, Vec<Passed>) {
+    async fn prep(&self, bed: &Bed, breaks: Option<&PassedPoint>) -> (Output, Vec<PassedPoint>) {
         let at = |name: &str| self.dir.path().join(name);
         let token = bed.new_token().await.to_text();
         fs::write(at("token"), token.expose()).expect("token");
@@ -145,7 +145,7 @@ impl Machine {
         let told = fs::read_to_string(at("points")).unwrap_or_default();
         assert!(!told.is_empty(), "it passes points: {output:?}");
         fs::remove_file(at("points")).expect("another run tells its own");
-        (output, Passed::all(&told))
+        (output, PassedPoint::all(&told))
     }
 
     /// Every file and directory that is left, with mode and owner, and the state of units. The daemons take away what a
@@ -219,13 +219,13 @@ async fn a_preparation_that_is_killed_anywhere_is_ended_by_the_next_run_as_one_h
     let mut hosts: BTreeSet<String> = [calm.connects(&bed).await.to_string()].into();
     let want = calm.left();
     // Between two of these lie only parts of one write.
-    let is_stage = |point: &&Passed| {
+    let is_stage = |point: &&PassedPoint| {
         matches!(
             point.kind,
             CallKind::Spawn | CallKind::Rename | CallKind::Remove
         )
     };
-    let stages: Vec<&Passed> = points.iter().filter(is_stage).collect();
+    let stages: Vec<&PassedPoint> = points.iter().filter(is_stage).collect();
     assert!(stages.len() > 15, "{points:#?}");
     for stage in stages {
         let name = &stage.name;
