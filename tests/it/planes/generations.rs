@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use pf9_hostagent::model::{HostId, SigningKey};
 use pf9_plane::testing::Orders;
 
-use super::cluster::{Cluster, Mode, Way};
+use super::cluster::{Cluster, Mode};
 use super::soon;
 
 /// The specs that a host has been given, by generation, whichever plane it asked.
@@ -30,12 +30,8 @@ impl Line {
 #[tokio::test]
 async fn generations_of_specs_are_one_line_whoever_has_the_seat() {
     let cluster = Cluster::start();
-    let mut ways = Vec::new();
-    for member in cluster.clients() {
-        ways.push(Way::to(member).await);
-    }
+    let (ways, by) = cluster.ways().await;
     let set = |mode| ways.iter().for_each(|way| way.set(mode));
-    let by: Vec<_> = ways.iter().map(|way| way.address).collect();
     let dirs = [(); 3].map(|()| tempfile::tempdir().expect("tempdir"));
     let (key, host) = (
         Arc::new(SigningKey::generate().expect("key").0),
