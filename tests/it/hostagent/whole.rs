@@ -159,10 +159,12 @@ impl Host {
     fn end(&self) -> BTreeMap<String, String> {
         let fs = &self.bed.fs;
         let mut end = files(fs, |_| true);
-        // History, and what is kept for people; of a document that was written twice there is the one before it.
+        // History, and what is kept for people; of a document that was written twice there is the one before it. What
+        // happens as it stops waits for its next start: what was told is compared below.
+        const PASSING: [&str; 2] = ["/var/log/", "/var/opt/pf9/hostagent/events/"];
         end.retain(|path, _| {
             let kept = path.contains(".broken-") || path.ends_with(".prev");
-            !kept && !path.starts_with("/var/log/")
+            !kept && !PASSING.iter().any(|dir| path.starts_with(dir))
         });
         let stored = fs.read_text("/var/opt/pf9/hostagent/spec.json", 1 << 20);
         let stored: Envelope = serde_json::from_str(&stored.expect("read").expect("a spec"))
