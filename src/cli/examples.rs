@@ -270,7 +270,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "etcd restore",
         &[
             "sudo pf9ctl etcd restore --help    # read it before",
-            "sudo pf9ctl etcd restore --recovery-key recovery.key",
+            "sudo pf9ctl etcd restore BACKUP --recovery-key recovery.key",
         ],
     ),
     ("etcd rejoin", &["sudo pf9ctl etcd rejoin"]),
