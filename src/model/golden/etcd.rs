@@ -71,3 +71,34 @@ pub(super) fn status() -> EtcdStatus {
         chore: Some("a backup".into()),
     }
 }
+
+pub(crate) fn backup_manifest() -> BackupManifest {
+    BackupManifest {
+        schema: BACKUP_SCHEMA,
+        name: "19700101T000000Z-r3".into(),
+        taken_at: at(),
+        host_id: host(),
+        cluster_id: cluster(),
+        etcd_cluster_id: "cafe".into(),
+        member_id: "beef".into(),
+        revision: 3,
+        keys: 2,
+        hash: 4,
+        plain_bytes: 6,
+        sealed_bytes: 7,
+        sealed_sha256: digest(),
+        etcd_version: "3.7.3".into(),
+        storage_version: Some("3.7.0".into()),
+        kubernetes_version: "1.37.2".into(),
+        recipients: vec!["age1qpz".into()],
+        settings: BackupSettings {
+            cluster_name: "c".into(),
+            api_host: "10.1.2.3".into(),
+            api_port: 6443,
+            pods_cidr: "10.20.0.0/16".parse().expect("net"),
+            services_cidr: "10.21.0.0/16".parse().expect("net"),
+            cluster_domain: "cluster.local".into(),
+            stack: stack_ref(),
+        },
+    }
+}

@@ -124,7 +124,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             "dns",
             CheckOutcome::Fail,
             Exit::NotReady,
-            "itself among others",
+            "10.0.0.1 127.0.0.1 in /etc/resolv.conf",
         ),
         (
             |f| f.resolver.servers.clear(),
