@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use pf9_hostagent::model::paths;
 use serde_json::Value;
 use tokio::net::UnixListener;
 
@@ -215,14 +216,16 @@ async fn what_the_plane_says_to_one_that_it_did_not_ask_for_is_said() {
         !made.status.success() && said.contains("it was never ordered"),
         "{said}"
     );
-    // And where nobody listens.
+    // And where nobody listens: on a machine that is no host nobody does, and on a host somebody should.
     fs::remove_file(root.join("run/pf9/plane.sock")).expect("gone");
-    let made = sends(root, &key).await;
-    let said = String::from_utf8_lossy(&made.stdout).into_owned();
-    assert!(
-        !made.status.success() && said.contains("no answer on"),
-        "{said}"
-    );
+    for words in ["this machine is not a host", "no answer on"] {
+        let made = sends(root, &key).await;
+        let said = String::from_utf8_lossy(&made.stdout).into_owned();
+        assert!(!made.status.success() && said.contains(words), "{said}");
+        let certificate = root.join(paths::HOST_CERT.trim_start_matches('/'));
+        fs::create_dir_all(certificate.parent().expect("parent")).expect("dir");
+        fs::write(certificate, "a certificate").expect("write");
+    }
 }
 
 /// A body that just ended would look complete, and be kept.
