@@ -101,14 +101,14 @@ impl Units {
         self.act(&["daemon-reload"], &[]).await
     }
 
-    /// Makes a unit start at boot. systemd need not read every unit again for it, as it would: it reads them at boot.
+    /// Makes a unit start at boot.
     pub async fn enable(&self, unit: &str) -> Result<(), ExecError> {
-        self.act(&["enable", "--quiet", "--no-reload"], &[unit]).await
+        self.act(&["enable", "--quiet"], &[unit]).await
     }
 
-    /// Makes a unit not start at boot; see [`Units::enable`].
+    /// Makes a unit not start at boot.
     pub async fn disable(&self, unit: &str) -> Result<(), ExecError> {
-        self.act(&["disable", "--quiet", "--no-reload"], &[unit]).await
+        self.act(&["disable", "--quiet"], &[unit]).await
     }
 
     /// Starts a unit; forgets an earlier start limit first.
