@@ -30,10 +30,7 @@ impl<T: Send + 'static> Looking<T> {
         let begun = self.0.take().filter(|(of, _)| of == what);
         let mut look = match begun {
             Some((_, look)) => look,
-            None => {
-                let begun = work::begin(seam::carried(work)).map_err(|_| Lost::NoThread)?;
-                begun.coming
-            }
+            None => work::begin(seam::carried(work)).map_err(|_| Lost::NoThread)?,
         };
         match tokio::time::timeout(limit, &mut look).await {
             Ok(Ok(Ok(seen))) => Ok(Some(seen)),

@@ -7,9 +7,6 @@
 //! | [`brief`] | the same | [`Lost`] |
 //! | [`long`]  | [`Lost`], and tried again later: the event loop serves others meanwhile | [`Lost`] |
 //! | [`pieces`] | as [`blocking`], piece by piece | so does the reader |
-//!
-//! Where tokio has a thread and gets no other one it says nothing, and keeps the work until that thread is free: never, if
-//! it hangs on a mount whose server is gone. So what no thread takes within [`BEGINS_WITHIN`] is without a thread too.
 
 use std::any::Any;
 use std::fs::File;
@@ -17,23 +14,14 @@ use std::future;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{Stream, try_unfold};
 use tokio::sync::oneshot;
 
 use crate::seam;
-
-/// Until then a thread begins: it takes milliseconds, and seconds on a machine that swaps. By the kernel's clock: one that a
-/// test moves says nothing about threads.
-const BEGINS_WITHIN: Duration = Duration::from_secs(3);
-
-/// Work was taken back, and no thread has begun any since: the next is not waited for.
-static SHORT: AtomicBool = AtomicBool::new(false);
 
 /// Work that has no result.
 #[derive(Debug, thiserror::Error)]
@@ -66,15 +54,6 @@ impl Lost {
 /// What comes of work that was begun; it is dropped when the runtime ends before.
 pub(super) type Coming<T> = oneshot::Receiver<thread::Result<T>>;
 
-/// Work, until somebody takes it.
-type Waiting<F> = Arc<Mutex<Option<F>>>;
-
-/// Work that a thread was asked to begin.
-pub(super) struct Begun<T, F> {
-    pub(super) coming: Coming<T>,
-    work: Waiting<F>,
-}
-
 /// Runs blocking file work; a panic in it is this task's panic.
 pub async fn blocking<T, F>(work: F) -> T
 where
@@ -104,8 +83,8 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    match beside(seam::carried(work)).await {
-        Ok(ended) => said(ended),
+    match begin(seam::carried(work)) {
+        Ok(coming) => said(coming.await.ok()),
         Err(_) => Err(Lost::NoThread),
     }
 }
@@ -137,8 +116,8 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    match beside(seam::carried(work)).await {
-        Ok(ended) => ended,
+    match begin(seam::carried(work)) {
+        Ok(coming) => coming.await.ok(),
         Err(work) => {
             tracing::warn!(
                 "no thread can be started: files are read and written by the event loop"
@@ -156,28 +135,8 @@ fn said<T>(ended: Option<thread::Result<T>>) -> Result<T, Lost> {
     }
 }
 
-/// Its end, `None` when the runtime ends before; the work comes back where no thread begins it.
-async fn beside<T, F>(work: F) -> Result<Option<thread::Result<T>>, F>
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    let Begun { mut coming, work } = begin(work)?;
-    let asked = Instant::now();
-    while asked.elapsed() < BEGINS_WITHIN {
-        if let Ok(ended) = tokio::time::timeout(BEGINS_WITHIN, &mut coming).await {
-            return Ok(ended.ok());
-        }
-    }
-    match take_back(&work) {
-        Some(work) => Err(work),
-        // A thread has it, however long it takes.
-        None => Ok(coming.await.ok()),
-    }
-}
-
-/// Asks a thread to begin it; where there is none the work comes back.
-pub(super) fn begin<T, F>(work: F) -> Result<Begun<T, F>, F>
+/// Has a thread begin it; without one the work comes back.
+pub(super) fn begin<T, F>(work: F) -> Result<Coming<T>, F>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
@@ -186,31 +145,18 @@ where
     let work = Arc::new(Mutex::new(Some(work)));
     let queued = Arc::clone(&work);
     let beside = move || {
-        let work = take(&queued);
-        SHORT.store(false, Ordering::Relaxed);
-        if let Some(work) = work {
+        if let Some(work) = take(&queued) {
             // Who asked may be gone.
             drop(tell.send(catch_unwind(AssertUnwindSafe(work))));
         }
     };
     // tokio panics where it has no thread at all, and keeps the work in its queue: who comes first takes it.
-    let asked = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(beside)));
-    if (asked.is_err() || SHORT.load(Ordering::Relaxed))
+    if catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(beside))).is_err()
         && let Some(work) = take(&work)
     {
         return Err(work);
     }
-    Ok(Begun { coming, work })
-}
-
-/// A thread that comes for it later finds nothing, and says after this that threads begin again.
-fn take_back<W>(work: &Mutex<Option<W>>) -> Option<W> {
-    let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-    let left = work.take();
-    if left.is_some() {
-        SHORT.store(true, Ordering::Relaxed);
-    }
-    left
+    Ok(coming)
 }
 
 fn take<W>(work: &Mutex<Option<W>>) -> Option<W> {
@@ -220,8 +166,7 @@ fn take<W>(work: &Mutex<Option<W>>) -> Option<W> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::atomic::AtomicU32;
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use futures_util::{StreamExt, TryStreamExt};
 
@@ -236,9 +181,7 @@ mod tests {
         if in_namespaces(test, &["--mount"], ":").is_none() {
             return;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.expect("a runtime").block_on(work);
     }
 
@@ -295,56 +238,6 @@ mod tests {
                 0,
                 "what was refused is gone"
             );
-        });
-    }
-
-    /// As where a mount is dead and there are no more processes: the work would wait in tokio's queue for ever.
-    #[test]
-    fn where_the_only_thread_hangs_nothing_waits_for_it() {
-        let test = "host::work::tests::where_the_only_thread_hangs_nothing_waits_for_it";
-        without_threads(test, async {
-            let (begins, begun) = oneshot::channel();
-            let (release, hangs) = mpsc::channel::<u32>();
-            let mut hung = Box::pin(blocking(move || {
-                begins.send(()).expect("it is waited for");
-                hangs.recv().expect("released")
-            }));
-            tokio::select! {
-                _ = &mut hung => panic!("it hangs"),
-                told = begun => told.expect("it begins"),
-            }
-            let none = NoThreads::begin();
-            let times = Arc::new(AtomicU32::new(0));
-            let count = Arc::clone(&times);
-            let refused = long(move || count.fetch_add(1, Ordering::SeqCst));
-            let refused = tokio::time::timeout(BEGINS_WITHIN * 10, refused).await;
-            let refused = refused.expect("it is not waited for");
-            assert!(matches!(refused, Err(Lost::NoThread)), "{refused:?}");
-            // What comes after it does not wait at all.
-            let here = thread::current().id();
-            let began = Instant::now();
-            for _ in 0..3 {
-                let count = Arc::clone(&times);
-                let done = blocking(move || {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    thread::current().id()
-                });
-                let done = tokio::time::timeout(BEGINS_WITHIN * 10, done).await;
-                assert_eq!(done.expect("it is not waited for"), here);
-            }
-            assert!(began.elapsed() < BEGINS_WITHIN, "{:?}", began.elapsed());
-            drop(none);
-            release.send(7).expect("it waits");
-            // It had its thread all the time.
-            assert_eq!(hung.await, 7);
-            let back = async {
-                while blocking(|| thread::current().id()).await == here {
-                    tokio::task::yield_now().await;
-                }
-            };
-            let back = tokio::time::timeout(BEGINS_WITHIN * 10, back).await;
-            back.expect("threads begin again");
-            assert_eq!(times.load(Ordering::SeqCst), 3, "what was refused is gone");
         });
     }
 

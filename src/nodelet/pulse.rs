@@ -234,7 +234,7 @@ fn excused(mut asked: Vec<(Service, Said)>, halted: bool) -> Vec<(Service, Said)
 }
 
 /// When the round after this one begins: also one in which a question waited for its answer in vain counts as a third of a
-/// minute, so that a service is ended a minute after it fell silent, and not two.
+/// minute, so that a service is ended two minutes after it fell silent, and not three.
 fn next(began: Instant, ended: Instant) -> Instant {
     (began + EVERY).max(ended + PAUSE)
 }

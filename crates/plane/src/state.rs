@@ -384,6 +384,13 @@ impl From<StoreError> for Refusal {
                 }
             }
             StoreError::Disk(_) => Self::internal("nothing is changed", &e),
+            StoreError::Closed => {
+                let refusal = Self::internal("nothing is changed", &e);
+                match e.fix() {
+                    Some(fix) => refusal.fix(fix),
+                    None => refusal,
+                }
+            }
             StoreError::Open { .. }
             | StoreError::Newer { .. }
             | StoreError::NotNewer { .. }
@@ -424,58 +431,5 @@ impl From<CaError> for Refusal {
                 Self::internal("the certificate is not signed", &e)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-    use std::sync::mpsc;
-    use std::thread;
-    use std::time::Duration;
-
-    use tokio::sync::oneshot;
-
-    use super::*;
-
-    /// In a process of its own: that no thread begins is remembered by the process.
-    #[test]
-    fn without_a_thread_a_change_for_the_disk_is_made_and_one_for_etcd_is_refused() {
-        const INSIDE: &str = "PF9_TEST_WITHOUT_A_THREAD";
-        let test = "state::tests::without_a_thread_a_change_for_the_disk_is_made_and_one_for_etcd_is_refused";
-        if std::env::var_os(INSIDE).is_none() {
-            let own = std::env::current_exe().expect("this program");
-            let mut own = Command::new(own);
-            let ran = own.args(["--exact", test]).env(INSIDE, "1").output();
-            let ran = ran.expect("it starts");
-            let said = String::from_utf8_lossy(&ran.stdout);
-            assert!(ran.status.success() && said.contains("1 passed"), "{said}");
-            return;
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(1)
-            .build();
-        runtime.expect("a runtime").block_on(async {
-            let (begins, begun) = oneshot::channel();
-            let (release, hangs) = mpsc::channel::<()>();
-            let mut hung = Box::pin(brief(move || {
-                begins.send(()).expect("it is waited for");
-                hangs.recv().expect("released");
-            }));
-            tokio::select! {
-                _ = &mut hung => panic!("it hangs"),
-                told = begun => told.expect("it begins"),
-            }
-            let work = || thread::current().id();
-            let both = async { tokio::join!(apart(true, work), apart(false, work)) };
-            let both = tokio::time::timeout(Duration::from_secs(60), both).await;
-            let (for_etcd, for_disk) = both.expect("no thread is waited for");
-            assert!(matches!(for_etcd, Err(Lost::NoThread)), "{for_etcd:?}");
-            let here = thread::current().id();
-            assert_eq!(for_disk.expect("it is made"), here);
-            release.send(()).expect("it waits");
-            hung.await.expect("it was released");
-        });
     }
 }

@@ -378,6 +378,7 @@ impl StoreError {
                     .into(),
             ),
             Self::Etcd(_) => Some("check etcd and the --etcd options".into()),
+            Self::Closed => Some("mend the disk, then start the plane again".into()),
             Self::Open { .. }
             | Self::Disk(_)
             | Self::Redb(_)

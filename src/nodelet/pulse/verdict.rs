@@ -1,8 +1,9 @@
 //! When the probe results of a service are enough to end it: pure.
 //!
-//! A slow machine is not a hung service. So silence counts only after four questions in a minute, each with a quarter of
-//! one to be answered in; a service that used the processor meanwhile has five; a round in which we came late ourselves
-//! counts for nothing; and one that has just been started is left alone. What did not help is done again ever more seldom.
+//! A slow machine is not a hung service. So silence counts only after two minutes and four questions at least, each with a
+//! quarter of a minute to be answered in; a service that used the processor meanwhile has five; a round in which we came late
+//! ourselves counts for nothing; and one that has just been started is left alone. What did not help is done again ever more
+//! seldom.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,12 +12,11 @@ use crate::host::ours::units;
 
 /// So many questions in a row have to be in vain: one may be lost for any reason.
 const ASKED_MIN: u32 = 4;
-/// No answer for this long, to questions that wait for neither a disk nor another machine. A minute without one means that
-/// the process is stuck: a busy machine gives each process some milliseconds in every quarter of a minute, which is all
-/// that an answer takes; a disk or a paused machine that stops everybody makes our own round late. Where it is wrong
-/// little is lost: containers outlive a start of kubelet, kube-proxy and the runtime, connections keep their rules, and
-/// an etcd that is silent for so long serves nobody. (Defragmentation makes it so for longer, and counts for nothing.)
-const SILENT: Duration = Duration::from_secs(60);
+/// No answer for this long. A busy machine gives each process some milliseconds in every quarter of a minute, which is all
+/// that an answer takes. A minute would do but for disks: storage whose path fails over answers nobody for up to two
+/// (iSCSI's `replacement_timeout`), etcd's `/livez` reads what waits for it, and others wait for the journal that does.
+/// (Defragmentation makes an etcd silent for longer, and counts for nothing.)
+const SILENT: Duration = Duration::from_secs(120);
 /// The same of any that worked meanwhile: it may be slow.
 const BUSY: Duration = Duration::from_secs(300);
 /// It answers, and says for so long that it is not well: kubelet and kube-proxy wait two minutes for themselves.
