@@ -233,7 +233,10 @@ def listening(child, port, host=LOOPBACK):
 
 def installed(package, probe=None):
     need_packages({probe or package: package})
-    return shutil.which(probe or package, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    path = shutil.which(probe or package, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise Fail(f"package {package} has no program {probe or package}")
+    return path
 
 
 def through(running, delay, far, near, control=0, **heard):

@@ -288,7 +288,7 @@ class Dead:
         """When the path's end said any of these words, in seconds since then, and what it said; None, None: it never did."""
         self.timer.join(NOTICE_SECONDS)
         at, line = line_with(lines, words, NOTICE_SECONDS) or (None, None)
-        return at and self.at and at - self.at[0], line
+        return at - self.at[0] if at and self.at else None, line
 
     def ours(self):
         """Seconds until the node noticed, was up again, and the plane noticed."""

@@ -38,14 +38,14 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "n_accidents": 1800,
           # Leases expire in them, with an etcd of three members each.
           "a_plane_without_the_seat": 300, "a_seat_that_was": 300, "a_plane_that_is_killed": 300, "a_plane_whose_store": 300,
-          "dying_etcd_members": 300, "any_plane_answers": 300,
+          "dying_etcd_members": 300, "any_plane_answers": 300, "generations_of_specs": 300,
           # Every break of a walk through the seam's points, in full.
           "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
           "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 3600, "a_switch_broken": 3600,
           "a_backup_broken": 1800, "a_renewal_broken": 1800,
           "another_stack_made_ready_broken": 3600, "a_version_that_shows_nothing_broken": 3600,
           # The same of whole programs, each case with two or three lives of one.
-          "hostagent_broken": 7200, "comms_broken": 7200}
+          "hostagent_broken": 7200, "comms_broken": 7200, "a_preparation_that_is_killed": 1800}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A slower test reports that it is still running.

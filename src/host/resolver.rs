@@ -3,13 +3,18 @@
 //! kubelet gives pods what is in it, and the cluster's own DNS asks who is named there. A loopback address means
 //! another one in every pod: the cluster's DNS would ask itself, see that, and end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::fs::{Found, FsError, HostFs};
 
 const PLAIN: &str = "/etc/resolv.conf";
 /// systemd-resolved's list of its own upstream servers.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+/// Where systemd-resolved answers (systemd-resolved.service(8)).
+const STUBS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54)),
+];
 /// A few lines.
 const FILE_MAX: u64 = 256 * 1024;
 
@@ -37,15 +42,21 @@ pub struct NoDns {
 }
 
 impl Resolver {
-    /// systemd-resolved's upstream file when `/etc/resolv.conf` names its local stub.
+    /// systemd-resolved's upstream file when `/etc/resolv.conf` names its local stub, alone or beside others. Where the
+    /// machine's own server is somebody else's, and there are others, resolved may run and know no server.
     pub fn of(fs: &HostFs) -> Result<Self, FsError> {
         let plain = Self::named_in(fs, PLAIN)?;
-        if !plain.servers.iter().any(IpAddr::is_loopback) {
+        let stub = plain.servers.iter().any(|ip| STUBS.contains(ip));
+        if !plain.only_loopback() && !stub {
             return Ok(plain);
         }
-        match fs.found(UPSTREAM)? {
-            Found::File { .. } => Self::named_in(fs, UPSTREAM),
-            Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => Ok(plain),
+        let upstream = match fs.found(UPSTREAM)? {
+            Found::File { .. } => Self::named_in(fs, UPSTREAM)?,
+            Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => return Ok(plain),
+        };
+        match upstream.servers.is_empty() && !plain.only_loopback() {
+            true => Ok(plain),
+            false => Ok(upstream),
         }
     }
 
@@ -106,7 +117,7 @@ impl Resolver {
                 ),
                 fix: "remove the lines \"nameserver\" with an address of this machine itself (127.0.0.1, ::1) from \
                       /etc/resolv.conf",
-                harmless: false,
+                harmless: true,
             });
         }
         let of_a_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -171,12 +182,12 @@ mod tests {
             (
                 |fs| put(fs, PLAIN, "nameserver 127.0.0.1\nnameserver 10.0.0.1\n"),
                 "among others",
-                false,
+                true,
             ),
             (
                 |fs| put(fs, PLAIN, "nameserver 10.0.0.1\nnameserver ::1\n"),
                 "among others",
-                false,
+                true,
             ),
             (
                 |fs| put(fs, PLAIN, "nameserver fe80::1%eth0\n"),
@@ -220,5 +231,20 @@ mod tests {
             put(fs, UPSTREAM, "nameserver 10.0.0.1\n");
         });
         assert_eq!((after.path.as_str(), no_dns), (UPSTREAM, None));
+        // A server of the machine's own that is not resolved's, and a resolved that knows none.
+        for (own, known) in [
+            ("127.0.0.1", "nameserver 10.0.0.1\n"),
+            ("127.0.0.53", "# none\n"),
+        ] {
+            let (after, _) = said(|fs| {
+                put(
+                    fs,
+                    PLAIN,
+                    &format!("nameserver {own}\nnameserver 10.0.0.2\n"),
+                );
+                put(fs, UPSTREAM, known);
+            });
+            assert_eq!(after.path, PLAIN, "{own}");
+        }
     }
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 /// A terminal of 70 columns, later of 100, in which a program runs that Ctrl-C is pressed for; what it was sent in each
 /// of these times, how the program ended, and whether the terminal is set as before.
 const TERMINAL: &str = r#"
-import fcntl, json, os, pty, select, struct, sys, termios, time
-END = b'\x1b[?2026l'
+import fcntl, json, os, pty, re, select, struct, sys, termios, time
+BEGIN, END = b'\x1b[?2026h', b'\x1b[?2026l'
 ends_at = time.monotonic() + 60
 master, slave = pty.openpty()
 def columns(n):
@@ -26,6 +26,9 @@ if pid == 0:
     os.environ['TERM'] = 'xterm'
     os.execv(sys.argv[1], sys.argv[1:])
 parts, status = [], None
+def wide(part):
+    text = re.sub('\x1b\\[[^a-zA-Z]*[a-zA-Z]', '', part.rsplit(END.decode(), 1)[0].rsplit(BEGIN.decode(), 1)[-1])
+    return max(len(line.rstrip()) for line in text.split('\n')) > 70
 def read(wanted):
     global status
     part = b''
@@ -43,7 +46,10 @@ def read(wanted):
     parts.append(part.decode('utf-8', 'replace'))
 read(2)
 columns(100)
-read(2)
+# Frames of before may still be on their way.
+while time.monotonic() < ends_at and not (len(parts) > 1 and wide(parts[-1])):
+    read(1)
+parts[1:] = [''.join(parts[1:])]
 os.write(master, b'\x03')
 read(None)
 if status is None:

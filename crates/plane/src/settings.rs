@@ -377,6 +377,12 @@ fn check_gates(gates: &BTreeMap<String, bool>) -> Answer<()> {
 }
 
 fn check_api_server_args(args: &BTreeMap<String, String>) -> Answer<()> {
+    // Nodes pass over these, for clusters that had them before `audit` was a setting.
+    let audits = |name: &&String| kubernetes::API_SERVER_AUDIT.contains(&name.as_str());
+    if let Some(name) = args.keys().find(audits) {
+        let why = format!("--{name}: the audit is the setting audit");
+        return Err(refused("apiServerArgs", &why));
+    }
     kubernetes::extra_args(args).map_err(|why| refused("apiServerArgs", &why))
 }
 

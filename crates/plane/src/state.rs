@@ -213,7 +213,8 @@ impl Plane {
                 let _turn = turn;
                 plane.change_now(now, work)
             };
-            apart(patience.is_some(), change).await
+            // Boxed: either way holds the change, and every handler would hold both.
+            Box::pin(apart(patience.is_some(), change)).await
         };
         let done = match patience {
             None => making.await,

@@ -133,6 +133,9 @@ pub(super) enum StoreError {
     /// The disk does not take the change.
     #[error("the store's file does not take it")]
     Disk(#[source] FsError),
+    /// A write was refused before: redb writes no more.
+    #[error("an earlier write to the store failed, and none is made until the plane starts again")]
+    Closed,
     /// redb failed.
     #[error("the store failed")]
     Redb(#[source] Box<redb::Error>),
@@ -207,7 +210,7 @@ impl Store {
         tables: &BTreeSet<&'static str>,
         steps: &[schema::Step],
     ) -> Result<Self, StoreError> {
-        let file = StoreFile::new(path, schema::ready(path, steps)?, true);
+        let file = StoreFile::new(path, schema::ready(path, steps)?);
         Self::with(file, None, tables, steps)
     }
 
@@ -232,7 +235,7 @@ impl Store {
             },
             other => other,
         })?;
-        let file = StoreFile::new(copy, db, false);
+        let file = StoreFile::new(copy, db);
         Self::with(file, Some(remote), tables, schema::STEPS)
     }
 

@@ -276,7 +276,7 @@ mod tests {
             new.map(Step::key).collect()
         };
         let pod = format!("file:{}", control_plane::api_manifest());
-        assert_eq!(changed(&longer), [pod.clone()]);
+        assert_eq!(changed(&longer), std::slice::from_ref(&pod));
         assert_eq!(changed(&off), [pod]);
     }
 

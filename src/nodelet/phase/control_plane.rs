@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
+use crate::model::spec::kubernetes::API_SERVER_AUDIT;
 use crate::model::{
     Authority, CertPurpose, Digest, PLANE_POLICY, front_proxy_name, paths, service_account_issuer,
 };
@@ -252,11 +253,12 @@ impl Component<'_> {
     }
 }
 
-/// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows.
+/// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows, and so are the others.
 pub(super) fn api_server_args(ctx: &PhaseContext) -> Vec<String> {
     let extra = &ctx.node.api.extra_args;
     let extra = extra
         .iter()
+        .filter(|(name, _)| !API_SERVER_AUDIT.contains(&name.as_str()))
         .map(|(name, value)| format!("--{name}={value}"));
     let mut args = api_server_own_args(ctx);
     args.extend(audit::flags(ctx));

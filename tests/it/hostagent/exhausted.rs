@@ -338,10 +338,6 @@ fn a_clock_that_is_years_off_or_stands_stops_no_report_and_no_spec() {
     });
 }
 
-/// A user who has nothing else on this machine.
-const USER: u32 = 61_234;
-const LOG: &str = "/var/log/pf9/hostagent/hostagent.log";
-
 /// The program, after these words.
 fn start(bed: &Bed, words: &[&str], own: &Path) -> Child {
     for made in ["/var/log/pf9/hostagent", paths::HOSTAGENT_STATE] {
@@ -375,66 +371,6 @@ fn kernel_says(child: &Child, name: &str) -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix(name));
     let word = line.and_then(|l| l.split_whitespace().next());
     word.expect("a number").parse().expect("a number")
-}
-
-/// The kernel gives this user one process and no other thread: specs and reports pass, and the log says why it is slower.
-#[tokio::test]
-async fn a_user_who_may_start_no_thread_reports_and_obeys_and_has_threads_when_it_may() {
-    if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("left out: only root can start a program as another user");
-        return;
-    }
-    let bed = Bed::new();
-    // Where another user may read it.
-    let own = bed.fs.at("/pf9-hostagent");
-    std::fs::copy(program("pf9-hostagent"), &own).expect("a copy");
-    std::fs::create_dir_all(bed.fs.at("/var/log/pf9/hostagent")).expect("directory");
-    std::fs::create_dir_all(bed.fs.at(paths::HOSTAGENT_STATE)).expect("directory");
-    // The link to /proc is not followed.
-    let mut give = Command::new("chown");
-    give.arg("-hR")
-        .arg(format!("{USER}:{USER}"))
-        .arg(bed.fs.at("/"));
-    let given = within(give.status()).await.expect("chown");
-    assert!(given.success());
-    let (user, group) = (format!("--reuid={USER}"), format!("--regid={USER}"));
-    let words = [
-        "prlimit",
-        "--nproc=1:unlimited",
-        "setpriv",
-        &user,
-        &group,
-        "--clear-groups",
-    ];
-    let child = start(&bed, &words, &own);
-    bed.plane.until(|p| p.statuses.last().map(drop)).await;
-    for (generation, state) in (1..).zip([NodeState::Retrying, NodeState::Ok]) {
-        let spec = bed.sign(generation, bed.worker(&bed.no_stack()));
-        bed.plane.offer(spec.clone());
-        bed.node
-            .until(|n| (n.specs.last() == Some(&spec)).then_some(()))
-            .await;
-        bed.node.say(|s| {
-            s.generation = Generation(generation);
-            s.role = Role::Worker;
-            s.state = state;
-        });
-        bed.plane
-            .until(|p| (p.last_state() == Some(state)).then_some(()))
-            .await;
-        if generation == 1 {
-            assert_eq!(kernel_says(&child, "Threads:"), 1);
-            let log = std::fs::read_to_string(bed.fs.at(LOG)).expect("log");
-            assert!(log.contains("no thread can be started"), "{log}");
-            bound(&child, "--nproc=unlimited").await;
-        }
-    }
-    within(async {
-        while kernel_says(&child, "Threads:") == 1 {
-            bed.local_status().await;
-        }
-    })
-    .await;
 }
 
 /// A document that is too large for the memory there is ends the program. What it had is there for the next one, which the

@@ -218,9 +218,18 @@ fn what_a_spec_may_not_set_is_what_the_api_server_is_given() {
     // Would take the place of some of them.
     given.extend(["authorization-mode", "token-auth-file"].map(str::to_owned));
     given.sort();
-    let mut own = kubernetes::API_SERVER_OWN;
+    let mut own = [
+        &kubernetes::API_SERVER_OWN[..],
+        &kubernetes::API_SERVER_AUDIT[..],
+    ]
+    .concat();
     own.sort_unstable();
     assert_eq!(given, own);
+    // Of a cluster that had them before.
+    let before = pod_args(&ctx, "kube-apiserver");
+    let theirs = |name: &&str| ((*name).to_owned(), "-".to_owned());
+    ctx.node.api.extra_args = kubernetes::API_SERVER_AUDIT.iter().map(theirs).collect();
+    assert_eq!(pod_args(&ctx, "kube-apiserver"), before);
 }
 
 #[test]
