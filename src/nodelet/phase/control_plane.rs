@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
-use crate::model::spec::kubernetes::API_SERVER_AUDIT;
+use crate::model::kubernetes::API_SERVER_AUDIT;
 use crate::model::{
     Authority, CertPurpose, Digest, PLANE_POLICY, front_proxy_name, paths, service_account_issuer,
 };
