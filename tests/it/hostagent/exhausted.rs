@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{
-    DocumentKind, Fault, Generation, HostStatus, NodeState, Role, Timestamp, paths,
+    DocumentKind, Fault, Generation, HostStatus, NodeState, Timestamp, paths,
 };
 use tokio::process::{Child, Command};
 
