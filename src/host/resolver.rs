@@ -42,8 +42,8 @@ pub struct NoDns {
 }
 
 impl Resolver {
-    /// systemd-resolved's upstream file when `/etc/resolv.conf` names its local stub, alone or beside others. Where the
-    /// machine's own server is somebody else's, and there are others, resolved may run and know no server.
+    /// systemd-resolved's upstream file when `/etc/resolv.conf` names its local stub, alone or beside others. Where
+    /// another program is the machine's own server, and others are named, resolved may run and know no server.
     pub fn of(fs: &HostFs) -> Result<Self, FsError> {
         let plain = Self::named_in(fs, PLAIN)?;
         let stub = plain.servers.iter().any(|ip| STUBS.contains(ip));
