@@ -85,13 +85,13 @@ fn a_machine_that_is_too_slow_for_us_too_says_nothing_of_anybody() {
         }
     }
     // Earlier results do not count either.
-    for now in (9000..9060).step_by(20) {
+    for now in (9000..9120).step_by(20) {
         assert!(pulse.is_in_time(s(now), IN_TIME));
         assert_eq!(pulse.hear(KUBELET, silent(), up(1, now, 0), s(now)), None);
     }
     assert!(
         pulse
-            .hear(KUBELET, silent(), up(1, 9060, 0), s(9060))
+            .hear(KUBELET, silent(), up(1, 9120, 0), s(9120))
             .is_some()
     );
 }
@@ -105,12 +105,12 @@ fn what_was_well_for_an_hour_after_it_begins_anew() {
             pulse.hear(KUBELET, silent(), up, s(*now)).is_some()
         })
     };
-    assert_eq!(hang(0, &mut pulse), Some(60));
+    assert_eq!(hang(0, &mut pulse), Some(120));
     pulse.hear(KUBELET, Said::Well, None, s(200));
-    assert_eq!(hang(220, &mut pulse), Some(360), "the first pause");
+    assert_eq!(hang(220, &mut pulse), Some(420), "the first pause");
     pulse.hear(KUBELET, Said::Well, None, s(4100));
     let third = hang(4120, &mut pulse);
-    assert_eq!(third, Some(4180), "it had helped");
+    assert_eq!(third, Some(4240), "it had helped");
 }
 
 proptest! {
@@ -124,7 +124,7 @@ proptest! {
             now += pause;
             worked += works;
             let said = match kind {
-                _ if now - well >= 60 => Said::Well,
+                _ if now - well >= 100 => Said::Well,
                 0 => Said::Well,
                 1 => Said::Ill("503".into()),
                 _ => silent(),
@@ -246,7 +246,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     let mut machine = Machine::new();
     let pid = i32::try_from(machine.pid()).expect("small");
     kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop");
-    for now in (0..60).step_by(20) {
+    for now in (0..120).step_by(20) {
         let state = machine.state().await;
         machine
             .keeper
@@ -258,7 +258,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     let state = machine.state().await;
     machine
         .keeper
-        .act_on(KUBELET, silent(), Some(&state), s(60));
+        .act_on(KUBELET, silent(), Some(&state), s(120));
     let ended = machine.child.wait().await.expect("wait");
     assert!(!ended.success());
     let shown = machine.status.borrow().revived.clone();
@@ -268,7 +268,7 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     assert_eq!((&*revived.unit, revived.times), (KUBELET.unit(), 1));
     let log = std::fs::read_to_string(machine.fs.at(crate::model::paths::KUBE_LOG)).expect("log");
     assert!(
-        log.contains("pf9-kubelet.service runs but does not work and is restarted (1 times so far): no answer, for 60 s"),
+        log.contains("pf9-kubelet.service runs but does not work and is restarted (1 times so far): no answer, for 120 s"),
         "{log}"
     );
 }
