@@ -250,12 +250,14 @@ impl Spool {
         self.learn(stored.topic.as_ref());
         let json = serde_json::to_vec(&stored).unwrap_or_default();
         let path = path_of(number);
-        let memory = match self.fs.write(path, &json, &Attrs::mode(MODE)) {
+        let memory = match self.fs.write(&path, &json, &Attrs::mode(MODE)) {
             Ok(()) => {
                 self.note = None;
                 None
             }
             Err(e) => {
+                // In its place and perhaps not for long: it is no second copy of what is sent from memory.
+                drop(disk::remove_file(&self.fs.at(&path)));
                 self.note = Some(memory_only(&e));
                 Some(stored.event)
             }

@@ -465,7 +465,7 @@ mod tests {
     async fn refusals_keep_their_words_and_limits_hold() {
         let policy = Policy {
             body_bound: Arc::new(|_| Ok(10)),
-            deadline: Duration::from_millis(50),
+            deadline: Duration::from_secs(1),
             ..Policy::default()
         };
         let (_dir, client, _stop, _server) = start(policy).await;
