@@ -14,6 +14,7 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity;
 use pf9_hostagent::local::{self, Policy, Reply, Request, StatusCode};
 use pf9_hostagent::model::{EnrolAnswer, HostId, Timestamp, paths};
+use pf9_hostagent::mux;
 use pf9_hostagent::preflight::TABLE;
 use pf9_hostagent::seam::fault::{CallKind, InjectedFault};
 use pf9_hostagent::seam::program::{ENV, ENV_POINTS, PassedPoint};
@@ -176,6 +177,7 @@ impl Machine {
     async fn connects(&self, bed: &Bed) -> HostId {
         let id = identity::host_id(&self.fs()).expect("id").expect("a host");
         let text = |path: &str| fs::read_to_string(self.fs().at(path)).expect(path);
+        let address = bed.url.trim_start_matches("https://");
         let mut node = Node::new(id);
         node.key = KeyPair::from_pem(&text(paths::HOST_KEY)).expect("key");
         node.answer = Some(EnrolAnswer {
@@ -183,7 +185,7 @@ impl Machine {
             certificate: text(paths::HOST_CERT),
             ca: text(paths::PLANE_CA),
             trust: Vec::new(),
-            endpoints: Vec::new(),
+            endpoints: vec![format!("wss://{address}{}", mux::TUNNEL_PATH)],
             trust_version: None,
         });
         assert_eq!(node.connect(bed).await, Ok(()));
