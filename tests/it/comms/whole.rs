@@ -25,7 +25,7 @@ use super::services::{ask, echo};
 use crate::whole::{Place, Whole, walk};
 
 /// Cases of a quick run: of each most is waiting, for about a minute together.
-const FEW: usize = 20;
+const FEW: usize = 8;
 /// A program that ended in the middle of a question does not answer it.
 const ANSWERED: Duration = Duration::from_secs(5);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
