@@ -1,4 +1,4 @@
-//! What the API server notes of requests: its audit ([`ApiAudit`]).
+//! What the API server notes of requests: its audit ([`ApiAudit`](crate::model::ApiAudit)).
 //!
 //! Who asked, for what, and what was answered; never a body, so no Secret is in it. A person comes by impersonation
 //! (`crates/plane/src/proxy.rs`): the rules judge the plane as the one who asks, and the entry names the person beside
