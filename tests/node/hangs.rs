@@ -10,8 +10,8 @@ use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_throug
 
 /// A sweep per minute, and its repairs.
 const SWEPT: Duration = Duration::from_secs(150);
-/// Three minutes from a start, during which nothing is ended; after that a minute of silence is long over. Then the probe
-/// that is under way, and the restart.
+/// Three minutes from a start, during which nothing is ended; after that two minutes of silence are over. Then the probes
+/// that are under way, and the restart.
 const REVIVED: Duration = Duration::from_secs(260);
 /// The same of static pods, which are kubelet's: it gives them two minutes.
 const REVIVED_LATER: Duration = Duration::from_secs(420);

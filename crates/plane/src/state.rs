@@ -39,7 +39,7 @@ use super::store::{Read, Snapshot, Store, StoreError, Write};
 use super::terminal::Terminal;
 use super::whereabouts::Whereabouts;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::host::work::{Lost, brief, long};
+use pf9_hostagent::host::work::{brief, long};
 use pf9_hostagent::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
 /// Everything the plane's parts share.
@@ -213,8 +213,13 @@ impl Plane {
                 let _turn = turn;
                 plane.change_now(now, work)
             };
-            // Boxed: either way holds the change, and every handler would hold both.
-            Box::pin(apart(patience.is_some(), change)).await
+            // A commit waits for the disk: not on a thread that moves bytes, while there is another. One that waits for
+            // etcd, for seconds, never runs on such a thread: it is refused instead, and the caller tries again. (Boxed:
+            // every handler would hold both.)
+            match patience {
+                None => Box::pin(brief(change)).await,
+                Some(_) => Box::pin(long(change)).await,
+            }
         };
         let done = match patience {
             None => making.await,
@@ -322,19 +327,6 @@ impl Deref for Change<'_> {
 impl DerefMut for Change<'_> {
     fn deref_mut(&mut self) -> &mut Write {
         self.write
-    }
-}
-
-/// A commit waits for the disk: not on a thread that moves bytes, while there is another. One that waits for etcd, for
-/// seconds, never runs on such a thread: it is refused instead, and the caller tries again.
-async fn apart<T, F>(waits_for_etcd: bool, change: F) -> Result<T, Lost>
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match waits_for_etcd {
-        true => long(change).await,
-        false => brief(change).await,
     }
 }
 
