@@ -8,8 +8,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::time::Instant;
 
 use super::super::ledger::Ledger;
 use super::super::phase::{self, PhaseContext};
@@ -27,7 +29,16 @@ pub(super) struct EarlyTrials {
     incoming: PathBuf,
     /// By the file of the stack that they are about.
     trials: BTreeMap<String, TrialStep>,
-    passed: Mutex<Vec<(String, Digest)>>,
+    passed: Mutex<Vec<Passed>>,
+}
+
+/// A program that accepted its configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Passed {
+    pub(super) program: String,
+    /// Of the trial.
+    pub(super) digest: Digest,
+    pub(super) took: Duration,
 }
 
 impl EarlyTrials {
@@ -74,20 +85,25 @@ impl EarlyTrials {
                 path: path.to_string_lossy().into_owned(),
                 ..trial
             };
+            let began = Instant::now();
             match trial::run(&all.host, &trial).await {
-                Ok(()) => all.lock().push((trial.program, digest)),
+                Ok(()) => all.lock().push(Passed {
+                    program: trial.program,
+                    digest,
+                    took: began.elapsed(),
+                }),
                 Err(fault) => tracing::debug!(%fault, "its step tries it again"),
             }
         }
         .boxed()
     }
 
-    /// What passed, by program.
-    pub(super) fn passed(&self) -> Vec<(String, Digest)> {
+    /// In the order in which they passed.
+    pub(super) fn passed(&self) -> Vec<Passed> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(String, Digest)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Passed>> {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
