@@ -305,6 +305,29 @@ impl HostFs {
         Ok(())
     }
 
+    /// As [`Self::remove_tree`], but around what is mounted below: that stays, with the directories on the way to it. Returns
+    /// where. What is mounted at one of `disks` is ours although another one mounted it: it is emptied and stays.
+    #[track_caller]
+    pub fn remove_tree_around(&self, path: &str, disks: &[&str]) -> Result<Vec<String>, FsError> {
+        let (is_mount, below) = super::mounts::at_or_below(self, path)?;
+        if below.is_empty() {
+            return self.remove_tree(path).map(|()| Vec::new());
+        }
+        let mut left = Vec::new();
+        for name in self.list(path)? {
+            let entry = format!("{path}/{name}");
+            let (is_foreign, _) = super::mounts::at_or_below(self, &entry)?;
+            match is_foreign && !disks.contains(&entry.as_str()) {
+                true => left.push(entry),
+                false => left.extend(self.remove_tree_around(&entry, disks)?),
+            }
+        }
+        if !is_mount {
+            self.remove_empty_dir(path)?;
+        }
+        Ok(left)
+    }
+
     /// Gives a file or directory another name on the same file system, durably. Both directories
     /// must be there. What has the new name already is in the way, unless it is an empty directory.
     #[track_caller]
@@ -511,6 +534,44 @@ mod tests {
         assert_eq!(host.list("/var/c").expect("list").len(), 0);
         assert!(!host.remove_empty_dir("/var").expect("not empty"));
         assert!(host.remove_empty_dir("/var/c").expect("empty"));
+    }
+
+    #[test]
+    fn a_tree_goes_around_what_is_mounted_below() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let attrs = Attrs::mode(0o600);
+            host.write(path, text.as_bytes(), &attrs).expect("write");
+        };
+        for path in [
+            "/var/b/x",
+            "/var/b/deep/y",
+            "/var/b/deep/vol/theirs",
+            "/var/b/disk/z/ours",
+            "/var/b/file",
+        ] {
+            put(path, "x");
+        }
+        host.link("/var/b/link", "deep/vol").expect("link");
+        let at = |point: &str| format!("1 2 0:1 / {point} rw - ext4 x rw\n");
+        let info = ["/var/b/deep/vol", "/var/b/disk", "/var/b/file"].map(at);
+        put("/proc/self/mountinfo", &info.concat());
+        let around = || host.remove_tree_around("/var/b", &["/var/b/disk"]);
+        assert_eq!(
+            around().expect("remove"),
+            ["/var/b/deep/vol", "/var/b/file"]
+        );
+        let list = |path: &str| host.list(path).expect("list");
+        assert_eq!(list("/var/b"), ["deep", "disk", "file"]);
+        assert_eq!(list("/var/b/deep"), ["vol"]);
+        assert_eq!(
+            (list("/var/b/deep/vol").len(), list("/var/b/disk").len()),
+            (1, 0)
+        );
+        put("/proc/self/mountinfo", "");
+        assert_eq!(around().expect("remove"), [""; 0]);
+        assert_eq!(host.found("/var/b").expect("found"), Found::Nothing);
     }
 
     #[test]

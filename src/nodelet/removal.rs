@@ -214,10 +214,19 @@ impl Removal<'_> {
             .into_iter()
             .rev()
         {
-            if let Err(why) = undo(host, &artefact) {
-                let what = format!("cannot undo {}", name_of(&artefact.what));
-                left.push(Fault::new(FaultCode::Removal, what, why));
-                kept.push(artefact);
+            match undo(host, &artefact) {
+                // It is others': no later try would unmount it.
+                Ok(mounted) => {
+                    for at in mounted {
+                        self.board
+                            .say(&format!("  left as it is: something is mounted at {at}"));
+                    }
+                }
+                Err(why) => {
+                    let what = format!("cannot undo {}", name_of(&artefact.what));
+                    left.push(Fault::new(FaultCode::Removal, what, why));
+                    kept.push(artefact);
+                }
             }
         }
         kept.reverse();
@@ -307,35 +316,41 @@ fn is_undone(artefact: &Artefact) -> bool {
     thing && known
 }
 
-fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
+/// Where something of others is mounted, which stays.
+fn undo(host: &Host, artefact: &Artefact) -> Result<Vec<String>, String> {
     if !is_undone(artefact) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let fs = &host.fs;
     let before = &artefact.before;
     let done = match &artefact.what {
         ArtefactKind::Unit { .. } => Ok(()),
         ArtefactKind::Sysctl { key, value } => {
-            return restore_sysctl(host, key, value, before).map_err(|e| chain(&e));
+            let restored = restore_sysctl(host, key, value, before);
+            return restored.map(|()| Vec::new()).map_err(|e| chain(&e));
         }
         ArtefactKind::File { path } => put_back(host, path, before),
         ArtefactKind::Dir { path } => fs.remove_empty_dir(path).map(drop),
-        ArtefactKind::Tree { path } => remove_tree(host, path, before),
+        ArtefactKind::Tree { path } => {
+            return remove_tree(host, path, before).map_err(|e| chain(&e));
+        }
     };
-    done.map_err(|e| chain(&e))
+    done.map(|()| Vec::new()).map_err(|e| chain(&e))
 }
 
 /// A directory goes with its content only where nothing was before us and the name is ours; else
-/// only when it is empty.
-fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
+/// only when it is empty. What others mounted below it stays; what pods and the runtime did was unmounted before.
+fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<Vec<String>, FsError> {
     let made = match before {
         Before::Nothing => ours::paths::ours_if_made(path),
         Before::Foreign | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => false,
     };
-    if made {
-        host.fs.remove_tree(path)?;
-    }
-    host.fs.remove_empty_dir(path).map(drop)
+    let mounted = match made {
+        true => host.fs.remove_tree_around(path, &ours::paths::DISKS)?,
+        false => Vec::new(),
+    };
+    host.fs.remove_empty_dir(path)?;
+    Ok(mounted)
 }
 
 /// A parameter gets its old value back, unless another program has changed it since.

@@ -5,6 +5,7 @@ mod coming;
 #[cfg(feature = "fault")]
 mod exhausted;
 mod full_disk;
+mod mounted;
 mod pod_network;
 mod proxy_rules;
 #[cfg(feature = "fault")]
@@ -455,29 +456,31 @@ async fn with_the_role_goes_the_note_of_which_member_of_etcd_it_was() {
 async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
     let mut rig = Rig::new();
     rig.converge(&small_node("1", "1")).await;
-    let mount = "1 2 0:1 / /var/lib/pf9/a/theirs rw - ext4 x rw\n";
-    rig.fs
-        .write("/var/lib/pf9/a/theirs/file", b"x", &Attrs::mode(0o600))
-        .expect("mounted data");
-    rig.fs
-        .write(
-            "/proc/self/mountinfo",
-            mount.as_bytes(),
-            &Attrs::mode(0o644),
-        )
-        .expect("mount");
+    in_the_way(&rig);
     let removal::RemovalEnd::Left(faults) = rig.remove().await else {
-        panic!("a mounted tree was removed");
+        panic!("a directory was removed in the place of a file");
     };
-    assert!(faults[0].why.contains("mounted"), "{:?}", faults);
+    assert!(faults[0].what.ends_with(A_FILE), "{:?}", faults);
+    assert_eq!(faults.len(), 1, "{faults:?}");
     assert!(!rig.fs.at("/etc/pf9/kube.d/a.conf").exists());
-    assert!(rig.fs.at("/var/lib/pf9/a/theirs/file").exists());
+    assert!(rig.fs.at(A_FILE).exists());
     rig.crash();
-    rig.fs
-        .write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
-        .expect("unmounted");
+    out_of_the_way(&rig);
     assert_eq!(rig.remove().await, removal::RemovalEnd::Done);
     assert!(!rig.fs.at("/var/lib/pf9/a").exists());
+}
+
+/// Of the small node.
+const A_FILE: &str = "/etc/crictl.yaml";
+
+/// Somebody made a directory in the place of a file of ours.
+fn in_the_way(rig: &Rig) {
+    std::fs::remove_file(rig.fs.at(A_FILE)).expect("the file");
+    std::fs::create_dir(rig.fs.at(A_FILE)).expect("a directory");
+}
+
+fn out_of_the_way(rig: &Rig) {
+    std::fs::remove_dir(rig.fs.at(A_FILE)).expect("the directory");
 }
 
 /// What a killed process left of its writes is gone when nodelet has started, wherever root writes;
@@ -551,13 +554,7 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     // It stands for the drain and for the first step that destroys, and then never again.
     let asked = AtomicUsize::new(0);
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) < 2;
-    let mount = "1 2 0:1 / /var/lib/pf9/a/theirs rw - ext4 x rw\n";
-    let write = |path: &str, text: &str| {
-        let attrs = Attrs::mode(0o644);
-        rig.fs.write(path, text.as_bytes(), &attrs).expect("write");
-    };
-    write("/var/lib/pf9/a/theirs/file", "x");
-    write("/proc/self/mountinfo", mount);
+    in_the_way(&rig);
     assert!(matches!(
         rig.remove_while(&stands, false).await,
         removal::RemovalEnd::Left(_)
@@ -566,17 +563,11 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     // Over a crash, too; and whatever is ordered meanwhile.
     rig.crash();
     assert!(matches!(rig.life.ledger.seen(), LedgerSeen::Removing(_)));
-    write_unmounted(&rig);
+    out_of_the_way(&rig);
     assert_eq!(
         rig.remove_while(&|_| false, false).await,
         removal::RemovalEnd::Done
     );
     assert!(rig.life.ledger.ledger.is_empty());
     assert!(!rig.life.ledger.ledger.removing);
-}
-
-fn write_unmounted(rig: &Rig) {
-    rig.fs
-        .write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
-        .expect("unmounted");
 }

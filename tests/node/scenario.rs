@@ -347,6 +347,12 @@ const THEIRS_BELOW: &str =
 /// The same where kubelet mounts volumes.
 const THEIRS_AS_KUBELETS: &str = "mkdir -p /var/lib/pf9/kubelet/plugins/theirs && \
                                   mount --bind /srv/theirs /var/lib/pf9/kubelet/plugins/theirs";
+/// The same in a directory that is the role's and holds no mounts of kubelet.
+const THEIRS_IN_THE_ROLE: &str = "mkdir -p /var/lib/pf9/volumes/theirs && \
+                                  mount --bind /srv/theirs /var/lib/pf9/volumes/theirs";
+const THEIRS_IN_THE_ROLE_STAY: &str = "mountpoint -q /var/lib/pf9/volumes/theirs && \
+                                       umount /var/lib/pf9/volumes/theirs && \
+                                       rmdir -p --ignore-fail-on-non-empty /var/lib/pf9/volumes/theirs";
 /// It is all there; then it is removed, by its owners.
 const THEIRS_STAY: &str = "test -e /etc/systemd/system/pf9-kubelet.service.d/50-theirs.conf && \
                            mountpoint -q /var/log/pf9/theirs && cat /srv/theirs/file && \
@@ -369,7 +375,7 @@ fn leaves_when_its_pods_may(node: &str) -> Outcome {
 /// with its configuration, and then the package and the machine are clean. People's files that are mounted below our
 /// directories stay: what kubelet might have mounted is unmounted, the rest is left and named.
 pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
-    for script in [THEIRS, THEIRS_BELOW, THEIRS_AS_KUBELETS] {
+    for script in [THEIRS, THEIRS_BELOW, THEIRS_AS_KUBELETS, THEIRS_IN_THE_ROLE] {
         shell(node, script)?;
     }
     let purge = format!("{{ {TAKE_AWAY}; }} 2>&1");
@@ -378,7 +384,8 @@ pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
             "test -d /etc/pf9/kube.d && test -e /etc/pf9/host_id.conf && ! test -e /usr/bin/pf9ctl";
         shell(node, whole).map(drop)
     })?;
-    for words in ["removing the role", "/var/log/pf9/theirs"] {
+    let named = ["/var/log/pf9/theirs", "/var/lib/pf9/volumes/theirs"];
+    for words in ["removing the role"].into_iter().chain(named) {
         assert!(said.contains(words), "{node}: no {words:?} in {said}");
     }
     let state =
@@ -388,6 +395,7 @@ pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
         ["", "not-installed"].contains(&left.trim()),
         "{node}: {left}"
     );
+    shell(node, THEIRS_IN_THE_ROLE_STAY)?;
     assert_eq!(shell(node, THEIRS_STAY)?.trim(), "theirs", "{node}: {said}");
     is_as_before(node)
 }

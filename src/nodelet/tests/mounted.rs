@@ -1,0 +1,34 @@
+//! What others mounted below directories of the role, when the role goes: it stays, and nothing else does.
+
+use super::super::removal::RemovalEnd;
+use super::super::rig::{Rig, small_node, take_log};
+use crate::host::fs::Attrs;
+
+#[tokio::test]
+async fn what_others_mounted_stays_and_is_named_and_the_role_goes() {
+    const THEIRS: &str = "/var/lib/pf9/a/deep/theirs";
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    let mount = format!("1 2 0:1 / {THEIRS} rw - ext4 x rw\n");
+    let file = format!("{THEIRS}/file");
+    for (path, text) in [
+        (file.as_str(), "theirs"),
+        ("/var/lib/pf9/a/deep/file", "ours"),
+        ("/proc/self/mountinfo", mount.as_str()),
+    ] {
+        let attrs = Attrs::mode(0o644);
+        rig.fs.write(path, text.as_bytes(), &attrs).expect("write");
+    }
+    assert_eq!(rig.remove().await, RemovalEnd::Done);
+    assert!(rig.fs.at(&file).exists(), "nothing is deleted there");
+    assert_eq!(
+        rig.fs.list("/var/lib/pf9/a/deep").expect("list"),
+        ["theirs"]
+    );
+    // It is no part of the role: nothing is tried again for it, and a package that goes finds no role.
+    let ledger = &rig.life.ledger.ledger;
+    assert!(ledger.is_empty() && !ledger.removing);
+    let story = take_log(&rig.fs, &mut rig.every_file());
+    let named = story.iter().any(|line| line.ends_with(THEIRS));
+    assert!(named, "{story:?}");
+}
