@@ -31,6 +31,7 @@ use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::host::deadlines::LEAVE;
 use crate::host::facts::os_release;
+use crate::host::ours::paths::DISKS;
 use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
 use crate::model::{Fault, FaultCode, HostId, NodeState, NodeStatus, Role, paths};
@@ -363,9 +364,10 @@ fn remove_files(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Vec<Str
     let trees = leftovers::trees(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
     let mut removed = Vec::new();
     for tree in trees {
-        match ctx.host.remove_tree(&tree) {
-            Ok(()) => removed.push(tree),
-            // Shown as left at the end.
+        // What is left is shown at the end, mounts of others too.
+        match ctx.host.remove_tree_around(&tree, &DISKS) {
+            Ok(mounted) if mounted.is_empty() => removed.push(tree),
+            Ok(_) => {}
             Err(e) => ctx.out.step(Ink::Bad, &chain(&e)),
         }
     }

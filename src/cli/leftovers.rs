@@ -77,16 +77,38 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
         }
     }
     for (root, _) in paths::PLACES {
-        let (is_mount, below) = mounts::at_or_below(host, root)?;
-        all.extend(below.iter().map(|m| format!("mount {m}")));
         // A disk mounted there by an operator stays theirs; it can only be emptied.
-        if is_mount && host.list(root)?.is_empty() {
+        if holds_empty_disks(host, root, true)? {
             all.retain(|path| path != root);
+            continue;
         }
+        let (_, below) = mounts::at_or_below(host, root)?;
+        all.extend(below.iter().map(|m| format!("mount {m}")));
     }
     let programs = Proc::new(host.clone()).ours().into_iter();
     all.extend(programs.map(|(p, _)| format!("process {} ({})", p.pid, p.program)));
     Ok(all)
+}
+
+/// Whether a path is the mount point of an operator's disk that is empty (`disk`: it may be one), or a directory with
+/// nothing in it but such, at [`paths::DISKS`].
+fn holds_empty_disks(host: &HostFs, path: &str, disk: bool) -> Result<bool, FsError> {
+    let (is_mount, below) = mounts::at_or_below(host, path)?;
+    let may_stay = if is_mount { disk } else { !below.is_empty() };
+    if !may_stay {
+        return Ok(false);
+    }
+    let names = host.list(path)?;
+    if names.is_empty() {
+        return Ok(is_mount);
+    }
+    for name in names {
+        let entry = format!("{path}/{name}");
+        if !holds_empty_disks(host, &entry, paths::DISKS.contains(&entry.as_str()))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Links, routes and packet-filter chains that only we create.
@@ -248,5 +270,43 @@ mod tests {
         }
         assert_eq!(left(&host, true).expect("left"), Vec::<String>::new());
         assert!(host.at("/var/lib/pf9").exists());
+    }
+
+    /// A disk for etcd alone is no reason to be called left; what others mounted is.
+    #[test]
+    fn a_disk_below_is_emptied_and_a_foreign_mount_is_told() {
+        let mount = |point: &str| format!("36 35 98:0 / {point} rw - ext4 /dev/sdb rw\n");
+        let backups = mount(paths::ETCD_BACKUPS);
+        let disks = [mount(paths::ETCD_DATA), backups].concat();
+        let foreign = format!("{disks}{}", mount("/var/lib/pf9/deep/theirs"));
+        let none: &[&str] = &[];
+        let told = [
+            "/var/lib/pf9",
+            "mount /var/lib/pf9/etcd",
+            "mount /var/lib/pf9/deep/theirs",
+        ];
+        for (mounts, expected) in [(&disks, none), (&foreign, &told[..])] {
+            let (_dir, host) = host_with(&[
+                "/var/lib/pf9/etcd/db",
+                "/var/lib/pf9/deep/theirs/x",
+                "/var/lib/pf9/x",
+                "/var/opt/pf9/etcd-backups/x",
+                "/var/opt/pf9/x",
+            ]);
+            let attrs = Attrs::mode(0o444);
+            host.write("/proc/self/mountinfo", mounts.as_bytes(), &attrs)
+                .expect("mounts");
+            for tree in trees(&host, true).expect("trees") {
+                host.remove_tree_around(&tree, &crate::host::ours::paths::DISKS)
+                    .expect("remove");
+            }
+            assert_eq!(left(&host, true).expect("left"), expected, "{mounts}");
+            for emptied in [paths::ETCD_DATA, paths::ETCD_BACKUPS] {
+                assert_eq!(host.list(emptied).expect("list").len(), 0, "{mounts}");
+                assert!(host.at(emptied).is_dir(), "{mounts}");
+            }
+            let theirs = host.at("/var/lib/pf9/deep/theirs/x").exists();
+            assert_eq!(theirs, !expected.is_empty(), "{mounts}");
+        }
     }
 }
