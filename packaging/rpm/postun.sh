@@ -67,7 +67,7 @@ role_is_left() {
 }
 config_is_kept() {
     case "$1" in
-        hostagent.toml | hostagent.toml.* | conf.d | services.d) return 0 ;;
+        hostagent.toml | conf.d | services.d | operations.toml | check.d | inventory.d | hostagent.toml.*) return 0 ;;
     esac
     return 1
 }

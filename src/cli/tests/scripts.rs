@@ -132,9 +132,11 @@ fn known() -> Vec<(&'static str, String)> {
         ),
         (
             "config_is_kept",
-            "config_is_kept() {\n    case \"$1\" in\n        hostagent.toml | hostagent.toml.* | conf.d | services.d) \
-             return 0 ;;\n    esac\n    return 1\n}\n"
-                .into(),
+            format!(
+                "config_is_kept() {{\n    case \"$1\" in\n        {} | hostagent.toml.*) return 0 ;;\n    esac\n    \
+                 return 1\n}}\n",
+                ours::KEPT_CONFIG.join(" | ")
+            ),
         ),
     ]
 }
@@ -181,14 +183,10 @@ fn the_scripts_hold_what_the_programs_say() {
             );
         }
     }
-    for kept in [
-        "hostagent.toml",
-        "hostagent.toml.rpmsave",
-        "conf.d",
-        "services.d",
-    ] {
-        assert!(ours::config_is_kept(kept), "{kept}: as in the scripts");
-    }
+    assert!(
+        ours::config_is_kept("hostagent.toml.rpmsave"),
+        "as in the scripts"
+    );
 }
 
 /// Runs a script on a machine below `root`; it looks up and deletes no real users.
@@ -303,8 +301,17 @@ fn a_purge_takes_all_that_is_ours_and_nothing_else() {
 #[test]
 fn an_erase_takes_all_that_is_ours_but_a_persons_configuration() {
     let rig = machine();
+    let mut kept = vec!["etc/pf9/hostagent.toml.rpmsave".to_owned()];
+    for name in ours::KEPT_CONFIG {
+        let below = if name.ends_with(".d") { "/own" } else { "" };
+        rig.file(
+            &format!("{}/{name}{below}", ours::CONFIG_ROOT),
+            "a person's",
+        );
+        kept.push(format!("etc/pf9/{name}{below}"));
+    }
     run(rig.dir.path(), "rpm/postun.sh", "0");
-    let kept = ["etc/pf9/hostagent.toml", "etc/pf9/hostagent.toml.rpmsave"];
+    kept.sort();
     assert_eq!(left(&rig), kept);
     let after = rig.files().into_values().filter(|t| t == "theirs").count();
     assert_eq!(after, 5);

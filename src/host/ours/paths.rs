@@ -32,7 +32,7 @@ pub const UNIT_DIR: &str = "/etc/systemd/system";
 pub const CONFIG_ROOT: &str = "/etc/pf9";
 /// What is the package's own in [`CONFIG_ROOT`], and what a person wrote there: only a purge of the
 /// package takes it.
-const KEPT_CONFIG: [&str; 6] = [
+pub const KEPT_CONFIG: [&str; 6] = [
     "hostagent.toml",
     "conf.d",
     "services.d",
