@@ -32,10 +32,13 @@ fn a_restrictive_umask_does_not_break_our_files() {
     std::fs::create_dir(root.join("run")).expect("directory");
     // Whether or not the services can be restarted here, the files are written first.
     in_a_shy_shell(root, &["proxy", "set", "http://proxy.example:3128"]);
+    in_a_shy_shell(root, &["config", "set", "comms.ping_s", "20"]);
     for (path, wanted) in [
         ("etc", 0o755),
         ("etc/pf9", 0o755),
         ("etc/pf9/conf.d", 0o755),
+        ("etc/pf9/conf.d/50-proxy.toml", 0o644),
+        ("etc/pf9/conf.d/60-pf9ctl.toml", 0o644),
     ] {
         assert_eq!(mode(root, path), wanted, "{path}");
     }
