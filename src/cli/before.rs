@@ -7,7 +7,8 @@
 //! ```text
 //! .before-making   being made, or being taken away: never gone back to
 //! .before          the new identity is being written: the next run goes back first, and keeps the
-//!                  key that root orders with: it names the host id, which the plane may have by now
+//!                  new key that root orders with where nothing else names the host id, which the
+//!                  plane may have by now
 //! .before-written  the new identity is whole and the plane has it: only the run that wrote it goes
 //!                  back; for every later one it is the identity, however that run ended
 //! ```
@@ -17,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::fs::{FsError, HostFs, fail};
+use crate::identity;
 use crate::identity::order_key::{self, Had};
 use crate::model::paths;
 
@@ -52,20 +54,18 @@ const MADE: [&str; 5] = [
 pub(super) struct Before;
 
 impl Before {
-    /// Remembers what is there, just before another identity is written; of the key that root orders
-    /// with the one from before this run, which may have made another (`had`).
+    /// Remembers what is there, just before another identity is written. A key that root orders with
+    /// and that this run made (`had`) was not there before; one that it replaced has its second name.
     pub(super) fn remember(host: &HostFs, had: Had) -> Result<(), FsError> {
         Self::recover_identity(host)?;
         // Complete under another name first: a half-made backup must never be gone back to.
         let making = host.at(MAKING);
         remove_dir(&making)?;
         for file in files(host)? {
-            let as_what = match (file.as_str(), had) {
-                (paths::ORDER_KEY, Had::Made | Had::Replaced) => continue,
-                (paths::ORDER_KEY_REPLACED, Had::Replaced) => paths::ORDER_KEY,
-                (other, Had::Kept | Had::Made | Had::Replaced) => other,
-            };
-            let to = making.join(as_what.trim_start_matches('/'));
+            if file == paths::ORDER_KEY && had != Had::Kept {
+                continue;
+            }
+            let to = making.join(file.trim_start_matches('/'));
             let dir = to.parent().unwrap_or(&making);
             fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
             fs::hard_link(host.at(&file), &to).map_err(|e| fail("link", &to, e))?;
@@ -90,18 +90,18 @@ impl Before {
     }
 
     /// What a run that was interrupted left: an identity that was not written to its end is undone,
-    /// one that was stays. So does an order key that was replaced for nothing.
+    /// one that was stays. The order key is then the one that goes with the identity that is there.
     pub(super) fn recover(host: &HostFs) -> Result<(), FsError> {
         Self::recover_identity(host)?;
-        order_key::put_back(host)
+        recover_order_key(host)
     }
 
     fn recover_identity(host: &HostFs) -> Result<(), FsError> {
         if host.at(WRITTEN).exists() {
             return Self::forget(host);
         }
-        // With another id the next try would be another host, and leave this one dead on the plane.
-        go_back(host, Some(paths::ORDER_KEY))
+        let is_named = names_host(&HostFs::new(host.at(BEFORE)));
+        go_back(host, (!is_named).then_some(paths::ORDER_KEY))
     }
 
     /// The remembered identity is back; what was not there is not there. Nothing is done where
@@ -110,8 +110,25 @@ impl Before {
         if host.at(WRITTEN).exists() {
             rename(host, WRITTEN, BEFORE)?;
         }
-        go_back(host, None)
+        go_back(host, None)?;
+        recover_order_key(host)
     }
+}
+
+/// The key that was replaced is there again, unless only the new one names a host.
+fn recover_order_key(host: &HostFs) -> Result<(), FsError> {
+    let is_new_alone = !names_host(host) && order_key::host_id(host).is_some();
+    match is_new_alone {
+        true => Ok(()),
+        false => order_key::put_back(host),
+    }
+}
+
+/// Whether the next run would know from this which host it is, without an order key that was made since. With another id
+/// it would be another host, and leave this one dead on the plane.
+fn names_host(fs: &HostFs) -> bool {
+    let id = identity::host_id(fs).ok().flatten();
+    id.or_else(|| order_key::replaced_host_id(fs)).is_some()
 }
 
 /// `stays`: a file that stays although it was not there before.
@@ -218,6 +235,7 @@ fn remove_dir(path: &Path) -> Result<(), FsError> {
 mod tests {
     use super::*;
     use crate::host::fs::{Attrs, Found};
+    use crate::model::HostId;
 
     fn write(host: &HostFs, path: &str, text: &str, mode: u32) {
         host.write(path, text.as_bytes(), &Attrs::mode(mode))
@@ -225,7 +243,7 @@ mod tests {
     }
 
     fn read(host: &HostFs, path: &str) -> Option<String> {
-        host.read_text(path, 100).expect("read")
+        host.read_text(path, 4096).expect("read")
     }
 
     #[test]
@@ -272,6 +290,92 @@ mod tests {
             assert_eq!(read(&host, paths::HOST_ID), None);
             assert_eq!(read(&host, paths::ORDER_KEY).is_some(), stays);
         }
+    }
+
+    fn order_key_of(host: &HostFs, id: HostId) -> Option<String> {
+        order_key::ensure(host, id).expect("order key");
+        read(host, paths::ORDER_KEY)
+    }
+
+    /// As a run leaves it that is killed after it replaced the order key: before it remembers, or while it writes.
+    fn replaced(host: &HostFs, id: HostId, writes: bool) -> Option<String> {
+        let new = order_key_of(host, id);
+        if writes {
+            Before::remember(host, Had::Replaced).expect("remember");
+            write(host, paths::HOST_ID, "half new", 0o644);
+        }
+        new
+    }
+
+    /// Nothing of the old identity names the host, and the plane has the new one by now.
+    #[test]
+    fn an_order_key_that_replaced_a_damaged_one_stays_where_it_alone_names_the_host() {
+        for writes in [false, true] {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let host = HostFs::new(dir.path());
+            write(&host, paths::ORDER_KEY, "damaged", 0o600);
+            let id = HostId::random();
+            let new = replaced(&host, id, writes);
+            Before::recover(&host).expect("the next run");
+            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
+            assert_eq!(order_key::host_id(&host), Some(id), "{writes}");
+            assert_eq!(read(&host, paths::HOST_ID), None, "{writes}");
+            // That run has it already; it ends, or is undone itself.
+            let (_, had) = order_key::ensure(&host, id).expect("order key");
+            assert_eq!(had, Had::Kept, "{writes}");
+            Before::remember(&host, had).expect("remember");
+            write(&host, paths::HOST_ID, "new id", 0o644);
+            Before::back(&host).expect("back");
+            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
+            Before::remember(&host, had).expect("remember");
+            write(&host, paths::HOST_ID, "new id", 0o644);
+            Before::written(&host).expect("written");
+            Before::recover(&host).expect("the run after it");
+            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
+            let left = host.list(paths::ROOT_DIR).expect("list");
+            assert_eq!(left, ["order-key.json"], "{writes}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_order_key_comes_back_with_the_host_that_it_or_the_identity_names() {
+        type Undo = fn(&HostFs) -> Result<(), FsError>;
+        for (undo, has_id) in [
+            (Before::recover as Undo, true),
+            (Before::recover as Undo, false),
+            (Before::back as Undo, true),
+            (Before::back as Undo, false),
+        ] {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let host = HostFs::new(dir.path());
+            let id = HostId::random();
+            let old = order_key_of(&host, id);
+            if has_id {
+                identity::write_host_id(&host, id).expect("id");
+            }
+            let new = replaced(&host, HostId::random(), true);
+            assert_ne!(new, old);
+            undo(&host).expect("undone");
+            assert_eq!(read(&host, paths::ORDER_KEY), old);
+            assert_eq!(identity::host_id(&host).expect("id").is_some(), has_id);
+            let left = host.list(paths::ROOT_DIR).expect("list");
+            assert_eq!(left, ["order-key.json"]);
+        }
+    }
+
+    /// It would pass for the key of a host whose plane has another one.
+    #[test]
+    fn an_order_key_that_a_named_host_had_lost_goes_with_the_identity_that_is_undone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let id = HostId::random();
+        identity::write_host_id(&host, id).expect("id");
+        order_key_of(&host, id);
+        Before::remember(&host, Had::Made).expect("remember");
+        write(&host, paths::HOST_ID, "half new", 0o644);
+        Before::recover(&host).expect("the next run");
+        assert_eq!(read(&host, paths::ORDER_KEY), None);
+        assert_eq!(identity::host_id(&host).expect("id"), Some(id));
     }
 
     #[test]

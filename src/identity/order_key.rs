@@ -100,12 +100,21 @@ pub fn remedy(host: HostId) -> String {
 
 /// The host id that the key on this machine is of, whatever else can be read.
 pub fn host_id(fs: &HostFs) -> Option<HostId> {
-    let bytes = fs.read(paths::ORDER_KEY, FILE_MAX).ok().flatten()?;
+    named_by(fs, paths::ORDER_KEY)
+}
+
+/// The same of the key that [`ensure`] replaced.
+pub fn replaced_host_id(fs: &HostFs) -> Option<HostId> {
+    named_by(fs, paths::ORDER_KEY_REPLACED)
+}
+
+fn named_by(fs: &HostFs, path: &str) -> Option<HostId> {
+    let bytes = fs.read(path, FILE_MAX).ok().flatten()?;
     let stored: Stored = serde_json::from_slice(&bytes).ok()?;
     Some(stored.host_id)
 }
 
-/// Puts the key back that [`ensure`] replaced, if it did: the plane took no other.
+/// Puts the key back that [`ensure`] replaced, if it did.
 pub fn put_back(fs: &HostFs) -> Result<(), FsError> {
     let (from, to) = (fs.at(paths::ORDER_KEY_REPLACED), fs.at(paths::ORDER_KEY));
     match disk::rename(&from, &to) {
