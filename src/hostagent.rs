@@ -164,11 +164,17 @@ fn take_up(agent: &Agent, store: &SpecStore) {
         Ok(trust) => store.load(&trust, agent.host_id, agent.now()),
         Err(e) => spec_store::Loaded::nothing(e.fault("cannot read the last accepted spec")),
     };
+    if !loaded.quarantined.is_empty() {
+        let fault = loaded.fault.as_ref().filter(|_| loaded.is_new);
+        spec_poll::tell_quarantined(&agent.events, &loaded.quarantined, fault);
+    }
     if let Some(fault) = &loaded.fault {
         tracing::warn!(code = fault.code.word(), "{fault}");
-        agent
-            .events
-            .emit("spec-quarantined", fault.to_string(), Some(fault.clone()));
+        // What is damaged now is told of; else each start sees this until a spec is stored.
+        if !loaded.is_new {
+            let (words, fault) = (fault.to_string(), Some(fault.clone()));
+            agent.events.emit("spec-quarantined", words, fault);
+        }
     } else if let Some(accepted) = &loaded.spec {
         spec_poll::tell_accepted(&agent.events, accepted);
     }

@@ -321,6 +321,13 @@ impl Store {
         Ok(name)
     }
 
+    /// Names of the broken ones that are kept, newest first; none where the disk does not say.
+    pub fn quarantined(&self) -> Vec<String> {
+        let mut names = self.broken().unwrap_or_default();
+        names.reverse();
+        names
+    }
+
     /// Names of those that were put aside, oldest first.
     fn broken(&self) -> Result<Vec<String>, FsError> {
         let (dir, file) = self.place();

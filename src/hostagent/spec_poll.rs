@@ -115,6 +115,7 @@ async fn take(
         }
         Verdict::Refused(refusal) => refuse(agent, *refusal, seen),
         Verdict::New(accepted, ignored) => {
+            tell_ignored(agent, seen, accepted.spec.generation, ignored).await;
             let stored = {
                 let (store, envelope) = (store.clone(), accepted.envelope.clone());
                 blocking(move || store.save(&envelope)).await
@@ -124,7 +125,6 @@ async fn take(
                 Ok(()) => {
                     seen.refused = None;
                     in_force(agent, *accepted);
-                    tell_ignored(agent, seen, ignored);
                     true
                 }
             }
@@ -152,16 +152,41 @@ pub(super) fn tell_accepted(events: &Events, accepted: &Accepted) {
     events.emit_about(topic, "spec-accepted", message, None);
 }
 
+/// Also at each start: a process that ended between putting the damaged spec aside and telling of it told nothing, and a
+/// newer one may be in force since. `fault`: of the start that put the newest aside.
+pub(super) fn tell_quarantined(events: &Events, kept: &[String], fault: Option<&Fault>) {
+    // Whatever the clock said when they got their names, another one makes this another list.
+    let topic = about("spec-quarantined", kept.join(" "));
+    let message = match fault {
+        Some(fault) => fault.to_string(),
+        None => {
+            let kept = kept.join(", ");
+            format!("a damaged spec is quarantined; these are kept, the newest first: {kept}")
+        }
+    };
+    events.emit_about(topic, "spec-quarantined", message, fault.cloned());
+}
+
 /// Fields that this agent does not know are no reason to refuse; that they are not heeded is said,
-/// once for as long as they are the same.
-fn tell_ignored(agent: &Agent, seen: &mut SpecPollState, ignored: Vec<String>) {
-    if !ignored.is_empty() && seen.ignored != ignored {
+/// once for as long as they are the same. Before the spec is stored: no later start looks for them.
+async fn tell_ignored(
+    agent: &Agent,
+    seen: &mut SpecPollState,
+    generation: Generation,
+    ignored: Vec<String>,
+) {
+    let is_news = !ignored.is_empty() && seen.ignored != ignored;
+    seen.ignored.clone_from(&ignored);
+    if is_news {
         let fields = ignored.join(", ");
         let message = format!("the spec has fields that this agent does not know: {fields}");
         tracing::warn!("{message}");
-        agent.events.emit("spec-fields-ignored", message, None);
+        let topic = about("spec-fields-ignored", format!("{generation} {fields}"));
+        agent
+            .events
+            .emit_first(topic, "spec-fields-ignored", message)
+            .await;
     }
-    seen.ignored = ignored;
 }
 
 /// The plane speaks of what is in force again: what it said in between is over.

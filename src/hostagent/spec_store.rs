@@ -35,6 +35,10 @@ pub(super) struct Loaded {
     pub(super) spec: Option<Accepted>,
     /// Why it is not the newest.
     pub(super) fault: Option<Fault>,
+    /// The damaged ones that are kept for people, newest first.
+    pub(super) quarantined: Vec<String>,
+    /// The newest of them is what the fault speaks of.
+    pub(super) is_new: bool,
 }
 
 /// Whether nodelet has, or may have, something of a role.
@@ -53,6 +57,8 @@ impl Loaded {
         Self {
             spec: None,
             fault: Some(fault),
+            quarantined: Vec::new(),
+            is_new: false,
         }
     }
 }
@@ -68,10 +74,14 @@ impl SpecStore {
 
     /// The last good spec.
     pub(super) fn load(&self, trust: &TrustStore, host: HostId, now: Timestamp) -> Loaded {
+        let before = self.spec.quarantined();
         let loaded = self.spec.load(now, stored_spec(trust, host));
+        let quarantined = self.spec.quarantined();
         Loaded {
             spec: loaded.value,
             fault: loaded.fault,
+            is_new: quarantined.iter().any(|name| !before.contains(name)),
+            quarantined,
         }
     }
 
