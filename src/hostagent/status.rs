@@ -224,12 +224,14 @@ fn observed(facts: &Gathered) -> Generation {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
     use crate::model::{
         Accepted, Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind,
-        DownloadStatus, LinkChange, LinkEvent, Pressure, SigningKey, Spec, StackRef,
+        DownloadStatus, ExtensionCheck, FactValue, LinkChange, LinkEvent, Pressure, SigningKey,
+        Spec, StackRef,
     };
 
     fn origin() -> Origin {
@@ -315,6 +317,46 @@ pub(super) mod tests {
             judged(&f),
             (NodeState::Retrying, code("local-unreachable"), 3)
         );
+    }
+
+    #[test]
+    fn what_operators_programs_report_is_in_the_document_under_their_names() {
+        let mut f = facts(3);
+        let mut n = node(3, NodeState::Ok);
+        let check = |ok| ExtensionCheck {
+            ok,
+            found: "1 of 2 disks".into(),
+            fix: "replace /dev/sdb".into(),
+        };
+        let of_rack = BTreeMap::from([("slots".to_owned(), FactValue::Number(4.0))]);
+        let said = BTreeMap::from([("rack".to_owned(), of_rack)]);
+        n.extensions = Some(ExtensionsStatus {
+            checks: BTreeMap::from([
+                ("raid/md0".to_owned(), check(false)),
+                ("raid/md1".to_owned(), check(true)),
+            ]),
+            facts: said.clone(),
+            bad: BTreeMap::from([("check.d/open".to_owned(), "not run".to_owned())]),
+        });
+        f.node = Some(Arc::new(n));
+        let status = assemble(&origin(), &f, &moment(1));
+        assert_eq!((status.state, status.reason), (NodeState::Ok, None));
+        assert_eq!(status.inventory.extensions, said);
+        let shown = |w: &Fault| (w.code, w.what.clone(), w.why.clone());
+        let shown: Vec<_> = status.health.warnings.iter().map(shown).collect();
+        let want = [
+            (FaultCode::ExtensionCheck, "raid/md0 fails", "1 of 2 disks"),
+            (
+                FaultCode::ExtensionBad,
+                "check.d/open is ignored",
+                "not run",
+            ),
+        ];
+        assert_eq!(shown.len(), want.len(), "{shown:#?}");
+        for ((code, what, why), (want, end, words)) in shown.iter().zip(want) {
+            assert_eq!((*code, why.as_str()), (want, words));
+            assert!(what.ends_with(end), "{what}");
+        }
     }
 
     #[test]

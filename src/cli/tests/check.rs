@@ -174,6 +174,45 @@ async fn warnings_count_when_it_is_strict() {
     assert_eq!(exit, Exit::NotReady);
 }
 
+/// Operators' own programs, through a systemd-run that has no sandbox.
+#[tokio::test]
+async fn checks_of_operators_are_in_the_report_under_the_names_of_their_programs() {
+    let rig = Rig::new();
+    rig.file("/run/systemd/system/README", "");
+    let runs = "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done; shift\nexec \"$@\"\n";
+    rig.program("/usr/bin/systemd-run", runs);
+    let said = r#"{"schema": 1, "checks": [
+        {"name": "md0", "ok": false, "found": "1 of 2 disks", "fix": "replace /dev/sdb"},
+        {"name": "md1", "ok": true}]}"#;
+    let raid = format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n");
+    rig.program("/etc/pf9/check.d/raid", &raid);
+    // Not to be executed.
+    rig.file("/etc/pf9/check.d/notes", &raid);
+    let skips: Vec<String> = TABLE
+        .iter()
+        .flat_map(|e| ["--skip".to_owned(), format!("{}=not here", e.id)])
+        .collect();
+    let line: Vec<&str> = skips.iter().map(String::as_str).collect();
+    let (exit, report) = rig.check_json(&line).await;
+    schema::check("check-node.json", &report);
+    // They warn, and refuse nothing.
+    assert_eq!((exit, report["verdict"].as_str()), (Exit::Ok, Some("warn")));
+    let md0 = found(&report, "raid/md0");
+    for (field, want) in [
+        ("group", "operators"),
+        ("outcome", "warn"),
+        ("found", "1 of 2 disks"),
+        ("fix", "replace /dev/sdb"),
+    ] {
+        assert_eq!(md0[field], want, "{md0:#}");
+    }
+    assert_eq!(found(&report, "raid/md1")["outcome"], "ok");
+    let notes = found(&report, "check.d/notes");
+    assert_eq!(notes["outcome"], "warn", "{notes:#}");
+    let why = notes["found"].as_str().expect("words");
+    assert!(why.contains("not everybody can read and run it"), "{why}");
+}
+
 #[tokio::test]
 async fn a_configuration_that_cannot_be_used_fails_with_its_own_code() {
     let rig = Rig::new();

@@ -24,7 +24,7 @@ const PLACES: [&str; 28] = [
     "/etc/pf9/certs/hostagent/next.pem",
     "/etc/pf9/containerd/conf.d/registry.toml",
     "/etc/pf9/etcd-archive-credentials",
-    "/etc/pf9/extensions.d/asset",
+    "/etc/pf9/inventory.d/asset",
     "/etc/pf9/kube.d/certs/apiserver/client/key.pem",
     "/etc/pf9/kube.d/certs/etcd/peer/key.pem",
     "/etc/pf9/kube.d/certs/kubelet/server/key.pem",
