@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import tempfile
+import tomllib
 import unittest
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -131,6 +132,24 @@ class Runner(unittest.TestCase):
         self.assertEqual(len(passed(self.run_all(found, machines=True, words=["x::"])[1])), len(MACHINES))
         left_out, _ = self.run_all({**found, "lib": self.program("good")})
         self.assertIn("6 tests: they need machines: node x::a_up_x", left_out[0])
+
+    def test_programs_whose_tests_may_take_long_come_first(self):
+        found = {"lib": self.program("good_one", "good_two"), "clients": self.program("good_client")}
+        with mock.patch.object(tests, "at_once", lambda: 1):
+            _, screen = self.run_all(found)
+        ran = [line.split(maxsplit=3)[-1] for line in screen.splitlines() if line.startswith("  pass  ")]
+        self.assertEqual(ran, ["clients good_client", "lib good_one", "lib good_two"])
+
+    def test_no_program_that_cargo_makes_no_test_of_has_any(self):
+        of_all = {path: tomllib.loads(path.read_text()).get("bin", [])
+                  for path in (tests.REPO / "Cargo.toml", *sorted(tests.REPO.glob("crates/*/Cargo.toml")))}
+        mains = [path.parent / program["path"] for path, programs in of_all.items() for program in programs if not program.get("test", True)]
+        self.assertTrue(mains, "there are some")
+        for main in mains:
+            # Its modules are the files beside it; those beside a library's are the library's.
+            beside = [main] if (main.parent / "lib.rs").exists() else sorted(main.resolve().parent.rglob("*.rs"))
+            for path in beside:
+                self.assertNotRegex(path.read_text(encoding="utf-8"), r"#\[(tokio::)?test\b|cfg\(test\)", path)
 
     def test_no_test_is_no_success(self):
         self.refused({"lib": self.program("good")}, words=["nobody"])

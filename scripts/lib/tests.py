@@ -213,7 +213,8 @@ def run(found, seed, full=False, machines=False, words=()):
     left_out = []
     if len(tests) < len(every):
         left_out.append(f"{len(every) - len(tests)} of {len(every)} tests: not asked for")
-    quick = [test for test in tests if test.program not in ALONE]
+    # Programs whose tests may take long come first: the last test would have one core, and the others would wait for it.
+    quick = sorted((test for test in tests if test.program not in ALONE), key=lambda test: -DEADLINES.get(test.program, DEADLINE))
     alone = sorted((test for test in tests if test.program in ALONE), key=lambda test: (test.program, test.own_name))
     if not machines:
         left_out += gone(alone, "they need machines")
