@@ -1,6 +1,7 @@
 """The .deb and the .rpm from one list, packaging/package.toml, by the distribution's own dpkg-deb and rpmbuild.
 
   deb(binaries, folder) / rpm(binaries, folder)     makes the package from a directory of release binaries
+  kept_deb(binaries, folder)                        the .deb, from the cache if it was made of the same before
   python3 packager.py BINARIES FOLDER [--deb-only]  both, replacing previous ones
 
 Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH. $PF9_AGENT_VERSION, which the
@@ -9,14 +10,17 @@ programs were built for, if not this machine. $DEBFULLNAME and $DEBEMAIL, as Deb
 maintainer of the packages.
 """
 import gzip
+import hashlib
 import os
 import re
+import shutil
 import sys
 import tempfile
 import tomllib
 from datetime import datetime, timezone
 from pathlib import Path
 
+import cache
 import golang
 import sbom
 from common import REPO, Fail, need_packages, out, run
@@ -159,8 +163,23 @@ def fresh(folder, pattern):
 
 
 def deb(binaries, folder, log=None):
-    need_packages({"dpkg-deb": "dpkg", objdump(): "binutils" if objdump() == "objdump" else f"binutils-{GNU[arch()]}"})
     fresh(folder, f"{DATA['name']}_*.deb")
+    return deb_of(deb_tree(binaries), folder, log)
+
+
+def kept_deb(binaries, folder, log=None):
+    """Packing takes ten seconds, and a cluster is brought up many times with the same programs."""
+    tree = deb_tree(binaries)
+    parts = {path: [data if mode is None else hashlib.sha256(data).hexdigest(), mode] for path, (data, mode) in tree.items()}
+    kept = cache.artefact("package", cache.key_of(parts, epoch()), lambda tmp: deb_of(tree, tmp, cache.log_of("package")))
+    fresh(folder, f"{DATA['name']}_*.deb")
+    package = only(kept.glob(f"{DATA['name']}_*.deb"), "dpkg-deb", log)
+    return Path(shutil.copyfile(package, folder / package.name))
+
+
+def deb_tree(binaries):
+    """All that dpkg-deb is given, as of `contents`."""
+    need_packages({"dpkg-deb": "dpkg", objdump(): "binutils" if objdump() == "objdump" else f"binutils-{GNU[arch()]}"})
     files = contents(binaries, "deb")
     files[f"/usr/share/doc/{DATA['name']}/changelog.Debian.gz"] = (packed(debian_changelog()), 0o644)
     needs = sorted([*DATA["needs"]["deb"], f"libc6 (>= {c_library(binaries)})"])
@@ -172,8 +191,12 @@ def deb(binaries, folder, log=None):
         "Description": DATA["summary"] + "".join(f"\n {line or '.'}" for line in text)}.items())
     about = {"control": (control, 0o644), "conffiles": ("".join(f"{path}\n" for path in files if is_config(path)), 0o644)}
     about |= {name: (script(f"deb/{name}"), 0o755) for name in DEB_SCRIPTS}
+    return {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}}
+
+
+def deb_of(tree, folder, log):
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
-        lay_out(Path(tmp), {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}})
+        lay_out(Path(tmp), tree)
         # A machine with the C library that the programs need has a dpkg that reads zstd.
         run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z19", "--build", tmp, folder], log=log, timeout=300,
             env={"SOURCE_DATE_EPOCH": epoch()})

@@ -94,7 +94,7 @@ def run_all(demo, args):
     kubernetes = which(demo, args)
     with beside.machines(kubernetes) as rest:
         binaries = tools.release(demo.logs / "cargo.log")
-        pack = packager.rpm if args.rhel_like else packager.deb
+        pack = packager.rpm if args.rhel_like else packager.kept_deb
         package = pack(binaries, demo.dir / "package", demo.logs / "package.log")
         rest.wait()
     made = stack.build(kubernetes)
