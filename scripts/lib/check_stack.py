@@ -1,5 +1,6 @@
-"""What stacks are made of: a directory's has calico's add-on where it has calico's images, and the whole of it or nothing;
-release files are those of the table, and what their projects publish the sums of."""
+"""What stacks are made of: a part is built again when something of it changes, and two at a time; a directory's has calico's
+add-on where it has calico's images, and the whole of it or nothing; release files are those of the table, and what their
+projects publish the sums of."""
 import hashlib
 import http.server
 import io
@@ -11,6 +12,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import golang
 import images
 import matrix
 import parts
@@ -68,6 +70,43 @@ class Calico(unittest.TestCase):
             names = {path.name for path in Path(tmp).glob("addons/*")}
         self.assertIn("05-coredns.yaml", names)
         self.assertNotIn(stack.CALICO, names)
+
+
+class Parts(unittest.TestCase):
+    STACK = matrix.stack()
+
+    def others(self, **changed):
+        """Parts that are made again for a stack with other versions."""
+        before, after = ({program.name: golang.identity(program) for program in parts.programs(stack)}
+                         for stack in (self.STACK, {**self.STACK, **changed}))
+        self.assertEqual(before.keys(), after.keys())
+        return {name for name in before if before[name] != after[name]}
+
+    def test_each_is_kept_by_what_it_is_made_of_and_by_nothing_else(self):
+        self.assertEqual(self.others(etcd="3.7.99"), {"etcd"})
+        self.assertEqual(self.others(containerd="2.4.99"), {"containerd"})
+        self.assertEqual(self.others(kubernetes="1.37.99"), {"kubernetes"})
+        with mock.patch.object(parts, "beside", lambda: "1.37.99"):
+            self.assertEqual({program.name for program in parts.programs(self.STACK) if program.beside == "1.37.99"},
+                             {"metrics-server", "coredns", "kube-router", "local-path-provisioner"})
+
+    def test_two_are_built_side_by_side_and_who_has_the_libraries_of_a_kubernetes_comes_after_it(self):
+        pair, begun, ended = threading.Barrier(2, timeout=30), [], []
+
+        def built(program):
+            begun.append((program.name, set(ended)))
+            if program.name in ("kubernetes", "containerd"):
+                pair.wait()  # each has begun before one of them ends
+            ended.append(program.name)
+            return Path(program.name)
+
+        with mock.patch.object(parts, "announce", lambda _: []), mock.patch.object(golang, "build", built):
+            made = parts.build(self.STACK)
+        self.assertEqual(made, {program.name: Path(program.name) for program in parts.programs(self.STACK)})
+        self.assertEqual({name for name, _ in begun[:2]}, {"kubernetes", "containerd"})
+        beside = {program.name for program in parts.programs(self.STACK) if program.beside}
+        self.assertTrue(beside)
+        self.assertEqual({name for name, before in begun if name in beside and "kubernetes" not in before}, set())
 
 
 def packed(names):
