@@ -226,7 +226,14 @@ mod tests {
         let code = || control_groups(&fs).map(|f| f.code);
         assert_eq!(code(), None, "nothing is mounted");
         std::fs::create_dir_all(fs.at("/sys/fs/cgroup/memory")).expect("directory");
-        assert_eq!(code(), Some(FaultCode::CgroupV1Ends));
+        let fault = control_groups(&fs).expect("version 1");
+        assert_eq!(fault.code, FaultCode::CgroupV1Ends);
+        // When it ends, and what to do.
+        let (when, how) = ("1.38", "systemd.unified_cgroup_hierarchy=1");
+        assert!(
+            fault.why.contains(when) && fault.fix.contains(how),
+            "{fault}"
+        );
         std::fs::write(fs.at("/sys/fs/cgroup/cgroup.controllers"), "memory\n").expect("write");
         assert_eq!(code(), None, "version 2");
     }
