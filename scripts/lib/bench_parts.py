@@ -1,14 +1,12 @@
 """The two ends of scripts/bench tunnel, those of its peers, and the load tool.
 
-  Running   processes of one setup, ended by their ids only
-  Tool      the load tool, with a running target
-  Way       from a local address to the target; Ours: a plane, a pf9-comms and (if wanted) a delay between them
-  Delay     a round trip between the two ends of a path; can be frozen and cut
-  PEERS     name -> function that starts the same path through that peer, or Fail with the reason why it cannot
   Columns   rows of figures, for people or as JSON, and the goals that were not met
+  Running   processes of one setup, ended by their ids only
+  Lab       the load tool with a running target, and the ways to it: through our two ends, or through a peer
+  PEERS     both ends of each peer: its program, arguments and configuration
 """
 import contextlib
-import functools
+import dataclasses
 import getpass
 import json
 import os
@@ -26,10 +24,10 @@ import proc
 import tools
 from common import Fail, need_packages, run, say, tail, wait_for, warn
 
-BORE, BORE_CONTROL = "0.6.0", 7835  # the port is fixed in bore
+BORE, BORE_PORT = "0.6.0", 7835  # the port is fixed in bore
 START_SECONDS = 20
-MIB = 1024  # of KiB
-LOOPBACK = "127.0.0.1"
+# Of a row's figure, where not two.
+DIGITS = {"us": 0, "1/s": 0, "1/MiB": 0, "bytes": 0, "MiB": 1}
 
 
 class Columns:
@@ -42,23 +40,30 @@ class Columns:
 
     @staticmethod
     def short(value, digits=2):
-        if value is None or isinstance(value, int):
-            return value
-        return round(value) if digits == 0 or abs(value) >= 1000 else round(value, digits)
+        return value if isinstance(value, int) else round(value, digits if digits and abs(value) < 1000 else None)
 
-    def row(self, name, unit, ours, others=None, goal=None, digits=2):
-        """`goal`: `<` (at most) or `>` (at least), and a number."""
-        better, target = goal or (None, None)
-        others = {key: self.short(value, digits) for key, value in (others or {}).items() if value is not None}
-        ours = self.short(ours, digits)
-        met = None if target is None or ours is None else (ours <= target if better == "<" else ours >= target)
+    def row(self, name, unit, values, goal=None, digits=None, ratios=()):
+        """Each column's value, or ours alone. `goal`: what is at most (`<`) or at least (`>`) wanted; `ratios`: the same of
+        ours relative to the best of these peers, as far as they are there: what only a fast machine meets is none."""
+        found = values if isinstance(values, dict) else {"ours": values}
+        found = {column: value for column, value in found.items() if value is not None}
+        digits = DIGITS.get(unit, 2) if digits is None else digits
+        others = {column: self.short(value, digits) for column, value in found.items()}
+        ours, (better, target) = others.pop("ours", None), goal or (None, None)
+        met = None if None in (target, ours) else ours <= target if better == "<" else ours >= target
         if met is False:
             self.unmet.append(name)
         if self.as_json:
             say(json.dumps({"name": name, "unit": unit, "ours": ours, "peers": others, "target": target, "met": met}))
-            return
-        self.line(name, "-" if ours is None else ours, unit, "" if target is None else f"{better}= {target:g}",
-                  {True: "met", False: "NOT MET", None: ""}[met], [others.get(name, "-") for name in self.others])
+        else:
+            self.line(name, "-" if ours is None else ours, unit, "" if target is None else f"{better}= {target:g}",
+                      {True: "met", False: "NOT MET", None: ""}[met], [others.get(other, "-") for other in self.others])
+        for better, times, names in ratios:
+            peers = [peer for peer in names if found.get(peer)]
+            if peers and found.get("ours"):
+                best = (max if better == ">" else min)(peers, key=found.get)
+                of = f"{self.short(found['ours'])} / {self.short(found[best])} of {best}"
+                self.row(f"  {name}: {of}", "times", found["ours"] / found[best], (better, times))
 
     @staticmethod
     def line(name, ours, unit, aim, mark, others):
@@ -69,42 +74,36 @@ class Columns:
             warn(f"{len(self.unmet)} goals not met: " + "; ".join(self.unmet))
 
 
-class Running:
+class Running(contextlib.ExitStack):
     """Processes that end with the `with` block, newest first."""
 
     def __init__(self, folder):
-        self.folder, self.children = Path(folder), []
+        super().__init__()
+        self.folder = Path(folder)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        deadline = time.monotonic() + 3
-        for child in reversed(self.children):
-            child.terminate()
-        for child in reversed(self.children):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.1, deadline - time.monotonic()))
-            child.kill()
-            child.wait()
-
-    def start(self, cmd, name, **pipes):
-        log = self.folder / f"{name}-{len(self.children)}.log"
-        with open(log, "wb") as sink:
-            child = subprocess.Popen(list(map(str, cmd)), stdin=subprocess.DEVNULL,
-                                     **{"stdout": sink, "stderr": sink, **pipes})
-        child.log = log
-        self.children.append(child)
+    def start(self, cmd, name, pipe=None):
+        """`pipe`: this output is read and goes to `lines`, as it comes; the rest to `log`."""
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f"{name}-", suffix=".log", delete=False) as log:
+            outputs = {"stdout": log, "stderr": log} | ({pipe: subprocess.PIPE} if pipe else {})
+            child = subprocess.Popen(list(map(str, cmd)), stdin=subprocess.DEVNULL, **outputs)
+        child.log, child.lines = log.name, reader(getattr(child, pipe)) if pipe else None
+        self.callback(end, child)
         return child
 
     def first_line(self, cmd, name):
-        """Starts something that prints its addresses first; the rest of its lines come from the queue."""
-        child = self.start(cmd, name, stdout=subprocess.PIPE)
-        lines = reader(child.stdout)
-        try:
-            return child, lines.get(timeout=START_SECONDS)[1].split(), lines
-        except queue.Empty:
-            raise Fail(f"{name} did not start", tail(child.log)) from None
+        """Starts something that prints its addresses first."""
+        child = self.start(cmd, name, "stdout")
+        with contextlib.suppress(queue.Empty):
+            return child, child.lines.get(timeout=START_SECONDS)[1].split()
+        raise Fail(f"{name} did not start", tail(child.log))
+
+
+def end(child):
+    child.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(1)
+    child.kill()
+    child.wait()
 
 
 def reader(pipe):
@@ -128,199 +127,149 @@ def line_with(lines, words, seconds):
                 return at, line
 
 
-class Way:
-    """A path from a local address to the target: where to connect, and the processes in between."""
+def free(port=0, host=None):
+    """An address of the loopback network where nobody listens; with a fixed port, one where that is free."""
+    for last in range(1, 255):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host or f"127.0.0.{last}", port))
+            return "{}:{}".format(*probe.getsockname())
+    raise Fail(f"port {port} is taken")
 
-    def __init__(self, to, pids, bulk_to=None, delay=None):
-        self.to, self.bulk_to, self.ends, self.delay = to, bulk_to or to, pids, delay
+
+def listening(child, address, seconds=START_SECONDS):
+    def answers():
+        with socket.socket() as probe:
+            host, port = address.split(":")
+            return child.poll() is not None or probe.connect_ex((host, int(port))) == 0
+    wait_for(f"{address} to answer", answers, seconds, 0.02)
+    if child.poll() is not None:
+        raise Fail(f"it ended with exit code {child.returncode}", tail(child.log))
+
+
+def installed(package, program):
+    need_packages({program: package})
+    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise Fail(f"package {package} has no program {program}")
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """From a local address, bulk perhaps from another, to the target: the processes of its two ends, and the address that
+    controls the relay between them."""
+    to: str
+    bulk: str
+    ends: tuple = ()
+    relay: str = ""
 
     def pids(self):
         """The present processes: some peers have one per tunnel, below others."""
-        found = list(self.ends)
+        found = [child.pid for child in self.ends]
         for pid in found:
             found += proc.children(pid)
         return found
 
-
-class Tool:
-    """The load tool, with a running target."""
-
-    def __init__(self, folder, running):
-        self.folder, self.pki = Path(folder), Path(folder) / "pki"
-        built = tools.release(self.folder / "build.log")
-        self.program, self.comms = built / "pf9-tunnel-load", built / "pf9-comms"
-        _, (self.target,), _ = running.first_line([self.program, "target"], "target")
-        self.direct = Way(self.target, [])
-        run([self.program, "prepare", "--dir", self.pki])
-
-    def load(self, verb, path, *more, seconds=1.0, warm=0.3, to=None):
-        pids = path.pids()
-        more = [*more, "--pids", ",".join(map(str, pids))] if pids else more
-        # Of what it says when it fails the last lines are told: its sentence, not where in the program it was.
-        return json.loads(run([self.program, "load", verb, "--to", to or path.to, "--target", self.target,
-                               "--seconds", seconds, "--warm", warm, *more], timeout=120, env={"RUST_BACKTRACE": "0"}).stdout)
-
-    def tls(self, seconds, *more):
-        return json.loads(run([self.program, "tls", "--dir", self.pki, "--seconds", seconds, *more], timeout=60).stdout)
-
-
-class Delay:
-    """A relay between the ends of a path. TCP ends at it, so a TCP handshake takes no time and no TCP window
-    is ever too small there: the result is what the two ends make of a round trip."""
-
-    def __init__(self, tool, running, rtt_ms):
-        self.tool, self.running, self.rtt_ms = tool, running, rtt_ms
-
-    def before(self, to, listen=f"{LOOPBACK}:0"):
-        """An address whose connections lead to `to`."""
-        _, (address, self.control), _ = self.running.first_line(
-            [self.tool.program, "relay", "--to", to, "--rtt-ms", self.rtt_ms, "--listen", listen], "relay")
-        return address
-
     def freeze(self):
-        host, port = self.control.rsplit(":", 1)
-        with socket.create_connection((host, int(port)), timeout=5) as control:
+        with socket.create_connection(self.relay.split(":"), timeout=5) as control:
             control.sendall(b"f")
             control.recv(1)
         return time.monotonic()
 
 
-class Ours(Way):
-    """A plane and a node. `lines` are the plane's events, `words` the node's log."""
+class Lab(Running):
+    """The load tool with a running target, and the ways to it. A round trip is a relay between the two ends. TCP ends at it,
+    so a TCP handshake takes no time and no TCP window is ever too small: the result is what the ends make of it."""
 
-    def __init__(self, tool, running, rtt_ms=None, window_mib=None, ping_s=None):
-        ping = ["--ping-s", ping_s] if ping_s else []
-        window = ["--window-mib", window_mib] if window_mib else []
-        plane, (tunnel, interactive, bulk), self.lines = running.first_line(
-            [tool.program, "plane", "--dir", tool.pki, *ping, *window], "plane")
-        delay = None if rtt_ms is None else Delay(tool, running, rtt_ms)
-        root = Path(tempfile.mkdtemp(dir=tool.folder, prefix="node-"))
-        run([tool.program, "prepare", "--dir", tool.pki, "--node", root, "--target", tool.target, *ping,
-             "--plane", delay.before(tunnel) if delay else tunnel])
-        node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
-        self.words = reader(node.stderr)
-        super().__init__(interactive, [plane.pid, node.pid], bulk, delay)
+    def __init__(self, folder):
+        super().__init__(folder)
+        built, self.pki = tools.release(self.folder / "build.log"), self.folder / "pki"
+        self.program, self.comms = built / "pf9-tunnel-load", built / "pf9-comms"
+        run([self.program, "prepare", "--dir", self.pki])
+        _, (self.target,) = self.first_line([self.program, "target"], "target")
+
+    def ask(self, *words):
+        # Of what it says when it fails the last lines are told: its sentence, not where in the program it was.
+        return json.loads(run([self.program, *words], timeout=120, env={"RUST_BACKTRACE": "0"}).stdout)
+
+    def load(self, way, words, seconds=1.0, warm=0.3):
+        pids = ["--pids", ",".join(map(str, way.pids()))] if way.ends else []
+        return self.ask("load", *words.format(way=way).split(), "--target", self.target,
+                        "--seconds", seconds, "--warm", warm, *pids)
+
+    def tls(self, seconds, *more):
+        return self.ask("tls", "--dir", self.pki, "--seconds", seconds, *more)
+
+    def relay(self, rtt_ms, to, listen):
+        """An address whose connections lead to `to`, and that of its control."""
+        return (to, "") if rtt_ms is None else self.first_line(
+            [self.program, "relay", "--to", to, "--rtt-ms", rtt_ms, "--listen", listen], "relay")[1]
+
+    def ours(self, rtt_ms=None, ping=(), window=()):
+        """A plane, which tells its events, and a node, which tells its log."""
+        plane, (tunnel, interactive, bulk) = self.first_line(
+            [self.program, "plane", "--dir", self.pki, *ping, *window], "plane")
+        to, relay = self.relay(rtt_ms, tunnel, free())
+        root = Path(tempfile.mkdtemp(dir=self.folder, prefix="node-"))
+        run([self.program, "prepare", "--dir", self.pki, "--node", root, "--target", self.target, *ping, "--plane", to])
+        node = self.start([self.comms, "--root", root], "pf9-comms", "stderr")
         # Both ends report it: for the node a path that is frozen in between was never up.
-        if not (line_with(self.lines, ["up"], START_SECONDS) and line_with(self.words, ["tunnel is up"], START_SECONDS)):
+        if not (line_with(plane.lines, ["up"], START_SECONDS) and line_with(node.lines, ["tunnel is up"], START_SECONDS)):
             raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
+        return Way(interactive, bulk, (plane, node), relay)
 
-    def waited(self):
-        """Seconds the node chose to wait after the session that just ended; None if it does not report it."""
-        down = line_with(self.words, ["tunnel-down"], START_SECONDS)
-        drawn = re.search(r"wait_ms=(\d+)", down[1]) if down else None
-        return drawn and int(drawn.group(1)) / 1000
+    def peer(self, name, rtt_ms=None, alive=0, pause=None):
+        """The same through a peer, or Fail with the reason why it cannot. Of ssh alone: both ends ping each other every
+        `alive` seconds; it is restarted `pause` seconds after it ended, as by systemd, and both ends tell their logs."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="peer-"))
+        words = {"pki": self.pki, "folder": folder, "alive": alive, "level": "DEBUG1" if pause else "INFO"}
+        if name == "openssh":
+            run([installed("openssh-client", "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"])
+            words["user"] = getpass.getuser()
+            if os.geteuid() == 0:
+                Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
 
-
-def free(port=0):
-    """A host and port of the loopback network where nobody listens; with a fixed port, if it is free."""
-    for last in range(1, 255):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((f"127.0.0.{last}", port))
-            return probe.getsockname()
-    raise Fail(f"port {port} is taken")
-
-
-def listening(child, port, host=LOOPBACK):
-    def ask():
-        if child.poll() is not None:
-            raise Fail(f"it ended with exit code {child.returncode}", tail(child.log))
-        with contextlib.suppress(OSError):
-            socket.create_connection((host, port), timeout=1).close()
-            return True
-    wait_for(f"port {port} to answer", ask, START_SECONDS, 0.05)
-    return child.pid
-
-
-def installed(package, probe=None):
-    need_packages({probe or package: package})
-    path = shutil.which(probe or package, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        raise Fail(f"package {package} has no program {probe or package}")
-    return path
+        def start(which, before=(), **addresses):
+            package, program, arguments, text = PEERS[name][which]
+            for key, address in addresses.items():
+                words.update(zip((key, f"{key}_host", f"{key}_port"), (address, *address.split(":"))))
+            words["config"] = folder / f"{which}.conf"
+            words["config"].write_text(text.format(**words))
+            path = tools.tool(package, BORE, program) if program == "bore" else installed(package, program)
+            child = self.start([*before, path, *arguments.format(**words).split()], f"peer-{which}", pause and "stderr")
+            listening(child, addresses["at"])
+            return child
+        fixed = BORE_PORT if name.startswith("bore") else 0
+        server = free(fixed)
+        far = start(0, at=server, to=self.target, target=self.target)
+        to, relay = self.relay(rtt_ms, server, free(fixed))
+        local = free(host=server.split(":")[0])
+        near = start(1, ["sh", "-c", AGAIN, "again", pause] if pause else [], at=local, to=to)
+        return Way(local, local, (far, near), relay)
 
 
-def through(running, delay, far, near, control=0, **heard):
-    """A path through a peer: `far(host, port)` is the command of its end at the target, `near(host, port, to)` that of the
-    other. `heard`: both ends' logs are read from their pipes."""
-    host, port = free(control)
-    server = running.start(far(host, port), "far", **heard)
-    listening(server, port, host)
-    to = delay.before(f"{host}:{port}", f"{free(control)[0]}:{control}") if delay else f"{host}:{port}"
-    local = free()[1]
-    client = running.start(near(host, local, to), "near", **heard)
-    way = Way(f"{host}:{local}", [server.pid, client.pid], delay=delay)
-    if heard:
-        way.lines, way.words = reader(server.stderr), reader(client.stderr)
-    listening(client, local, host)
-    return way
-
-
-# Two of one program with TLS between them: its package, flags, configuration, and the words of each end in that.
-CONFIGURED = {
-    "haproxy": ("haproxy", ["-db", "-f"],
-                "global\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
-                "  timeout server 1h\nlisten l\n  bind {at} {0}\n  server s {to} {1}\n",
-                {"far": ("ssl crt {pki}/server.pem ssl-min-ver TLSv1.3", ""), "near": ("", "ssl verify none")}),
-    "stunnel": ("stunnel4", [],
-                "foreground = yes\npid =\nsyslog = no\nsslVersionMin = TLSv1.3\n{0}\n[s]\naccept = {at}\nconnect = {to}\n",
-                {"far": ("cert = {pki}/server.pem",), "near": ("client = yes",)}),
+HAPROXY = ("global\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
+           "  timeout server 1h\nlisten l\n  bind {at} %s\n  server s {to} %s\n")
+STUNNEL = "foreground = yes\npid =\nsyslog = no\nsslVersionMin = TLSv1.3\n%s\n[s]\naccept = {at}\nconnect = {to}\n"
+SSHD = ("ListenAddress {at}\nHostKey {folder}/key\nAuthorizedKeysFile {folder}/key.pub\nPidFile none\nStrictModes no\n"
+        "UsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nAllowTcpForwarding yes\n"
+        "ClientAliveInterval {alive}\nClientAliveCountMax 2\n")
+SSH = ("Port {to_port}\nIdentityFile {folder}/key\nUserKnownHostsFile /dev/null\nStrictHostKeyChecking no\nBatchMode yes\n"
+       "ExitOnForwardFailure yes\nRemoteForward {at} {target}\nServerAliveInterval {alive}\nServerAliveCountMax 2\n"
+       "LogLevel {level}\n")
+# The end at the target, then the other one: package, program, arguments, configuration.
+PEERS = {
+    "haproxy": [("haproxy", "haproxy", "-db -f {config}", HAPROXY % words) for words in (
+        ("ssl crt {pki}/server.pem ssl-min-ver TLSv1.3", ""), ("", "ssl verify none"))],
+    "stunnel": [("stunnel4", "stunnel4", "{config}", STUNNEL % words) for words in ("cert = {pki}/server.pem", "client = yes")],
+    "openssh": [("openssh-server", "sshd", "-D -e -f {config}", SSHD),
+                ("openssh-client", "ssh", "-N -F {config} {user}@{to_host}", SSH)],
+    "bore (plain)": [("bore-cli", "bore", words, "") for words in (
+        "server --bind-addr {at_host} --min-port 1024",
+        "local {target_port} --local-host {target_host} --to {to_host} --port {at_port}")],
 }
-
-
-def configured(name, tool, running, delay=None):
-    package, flags, text, words = CONFIGURED[name]
-    program = installed(package)
-
-    def end(which, host, port, to):
-        config = running.folder / f"{which}.conf"
-        config.write_text(text.format(*(word.format(pki=tool.pki) for word in words[which]), at=f"{host}:{port}", to=to))
-        return [program, *flags, config]
-    return through(running, delay, lambda *at: end("far", *at, tool.target), lambda *at_to: end("near", *at_to))
-
-
 # A peer that lives as long as its connection, restarted after each end, after a pause.
 AGAIN = 'trap "kill \\$!; exit" TERM; pause=$1; shift; while :; do "$@" & wait $!; sleep "$pause"; done'
-
-
-def openssh(tool, running, delay=None, alive_s=None, pause=None):
-    """One connection of ssh. `alive_s`: both ends ping each other that often and give up at the third silence;
-    `pause`: ssh is restarted that many seconds after it ended, as a systemd unit would be."""
-    sshd = installed("openssh-server", "/usr/sbin/sshd")
-    ssh, keygen = (installed("openssh-client", name) for name in ("ssh", "ssh-keygen"))
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    host_key, user_key = (running.folder / name for name in ("host", "user"))
-    for key in (host_key, user_key):
-        run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", key])
-
-    def options(side, *words):
-        alive = (f"{side}AliveInterval={alive_s}", f"{side}AliveCountMax=2") if alive_s else ()
-        return [word for option in (*words, *alive) for word in ("-o", option)]
-
-    def far(host, port):
-        return [sshd, "-D", "-e", "-f", "/dev/null", *options(
-            "Client", f"ListenAddress={host}:{port}", f"HostKey={host_key}", f"AuthorizedKeysFile={user_key}.pub",
-            "PidFile=none", "StrictModes=no", "UsePAM=no", "PasswordAuthentication=no",
-            "PermitRootLogin=prohibit-password", "AllowTcpForwarding=yes")]
-
-    def near(host, port, to):
-        return [*(["sh", "-c", AGAIN, "again", pause] if pause else []), ssh, "-N", "-F", "none", "-i", user_key,
-                "-p", to.rsplit(":", 1)[1], *options(
-                    "Server", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes",
-                    "BatchMode=yes", *(["LogLevel=DEBUG1"] if pause else [])),
-                "-R", f"{host}:{port}:{tool.target}", f"{getpass.getuser()}@{host}"]
-    # Of a persistent one is read when its ends give up, and when the port listens again.
-    return through(running, delay, far, near, **({"stderr": subprocess.PIPE} if pause else {}))
-
-
-def bore(tool, running, delay=None):
-    program = tools.tool("bore-cli", BORE, "bore")
-    return through(running, delay, lambda host, _: [program, "server", "--bind-addr", host, "--min-port", 1024],
-                   lambda _, port, to: [program, "local", tool.target.rsplit(":", 1)[1], "--local-host", LOOPBACK,
-                                        "--to", to.rsplit(":", 1)[0], "--port", port], BORE_CONTROL)
-
-
-PEERS = {**{name: functools.partial(configured, name) for name in CONFIGURED}, "openssh": openssh, "bore (plain)": bore}
 
 
 def memory_kib(pid, what="VmRSS"):
@@ -330,4 +279,4 @@ def memory_kib(pid, what="VmRSS"):
 
 def ticks(pid):
     """User and system time in hundredths of a second: over a second, per cent of a core."""
-    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    return sum(map(int, proc.stat_fields(pid)[11:13]))

@@ -12,15 +12,13 @@ less to do. With several --counts the costs of a host at each of them are the cu
 import json
 import os
 import resource
-import socket
 import tempfile
 import time
 from pathlib import Path
-from subprocess import PIPE
 
 import bench_join
 import tools
-from bench_parts import Columns, Running, free, line_with, memory_kib, reader, ticks
+from bench_parts import Columns, Running, free, line_with, listening, memory_kib, ticks
 from common import Fail, run, say, tail, wait_for
 
 # Seconds to wait for a fleet, and the seconds it has to spread its first reports over (benches/tunnel/agent.rs).
@@ -74,22 +72,17 @@ class Fleet:
 
     def __init__(self, running, program, tool, state, is_old):
         self.running, self.program, self.tool, self.state, self.is_old = running, program, tool, Path(state), is_old
-        self.address = "{}:{}".format(*free())
+        self.address = free()
         self.hosts = self.state / "bench-hosts"
         self.whose = ["--hosts", self.hosts]
-        self.plane = self.nodes = self.lines = None
+        self.plane = self.nodes = None
 
     def start(self):
         """The plane, with its rows read."""
         serve = [self.program, "serve", "--state-dir", self.state, "--listen", self.address]
         self.plane = self.running.start(serve, "plane")
-
-        def answers():
-            if self.plane.poll() is not None:
-                raise Fail("the plane ended", tail(self.plane.log))
-            host, port = self.address.rsplit(":", 1)
-            return (self.state / "admin.sock").exists() and open_port(host, int(port))
-        wait_for("the plane to listen", answers, 60, 0.02)
+        listening(self.plane, self.address, 60)
+        wait_for("the plane's socket for its operators", (self.state / "admin.sock").exists, 60, 0.02)
 
     def stop(self, process, hard=False):
         (process.kill if hard else process.terminate)()
@@ -105,8 +98,7 @@ class Fleet:
         """All hosts connect. Seconds, and the plane's processor seconds."""
         cpu, began = ticks(self.plane.pid), time.monotonic()
         self.nodes = self.running.start([self.tool, "swarm", "--dir", self.state, "--plane", self.address, *self.whose,
-                                         *more], "swarm", stdout=PIPE)
-        self.lines = reader(self.nodes.stdout)
+                                         *more], "swarm", "stdout")
         return self.all_in(count) - began, (ticks(self.plane.pid) - cpu) / 100
 
     def come_back(self, count):
@@ -114,12 +106,12 @@ class Fleet:
         began = time.monotonic()
         self.stop(self.plane, hard=True)
         # All know it before they come to the next one.
-        line_with(self.lines, ["up 0"], FLEET_SECONDS)
+        line_with(self.nodes.lines, ["up 0"], FLEET_SECONDS)
         self.start()
         return self.all_in(count) - began, ticks(self.plane.pid) / 100
 
     def all_in(self, count):
-        seen = line_with(self.lines, [f"up {count}"], FLEET_SECONDS)
+        seen = line_with(self.nodes.lines, [f"up {count}"], FLEET_SECONDS)
         if seen is None:
             raise Fail(f"not all of {count} hosts came within {FLEET_SECONDS} s", tail(self.plane.log))
         return seen[0]
@@ -129,11 +121,6 @@ class Fleet:
         cpu = ticks(self.plane.pid)
         time.sleep(seconds)
         return (ticks(self.plane.pid) - cpu) / seconds
-
-
-def open_port(host, port):
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
 
 
 def one(fleet, count, idle):
@@ -189,16 +176,17 @@ def tell(told, figures):
             if ours is None and old is None:
                 continue
             goal = ("<", GOALS[key]) if count == GOALS_AT and key in GOALS else None
-            told.row(f"{count} hosts: {words}" if not words.startswith(" ") else words, unit, ours, {"older": old}, goal, digits)
+            told.row(f"{count} hosts: {words}" if not words.startswith(" ") else words, unit, {"ours": ours, "older": old}, goal,
+                     digits)
     if len(sizes) < 2:
         return
     for key, (words, unit) in CURVE.items():
         for count in sizes:
-            told.row(f"curve, {words}, of {count}", unit, of("new", count, key), {"older": of("old", count, key)})
+            told.row(f"curve, {words}, of {count}", unit, {"ours": of("new", count, key), "older": of("old", count, key)})
         few, many = (of("new", count, key) for count in (sizes[0], sizes[-1]))
         # A figure that is missing is no goal that is met: the row is told without one.
         growth = many / few if few and many is not None else None
-        told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", growth, goal=("<", GROWTH))
+        told.row(f"  of {sizes[-1]}, times that of {sizes[0]}", "times", growth, ("<", GROWTH))
 
 
 def allow_files(number):
