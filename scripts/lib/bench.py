@@ -19,7 +19,7 @@
 
 Each result is one line: name, ours, goal, met. With --json one object per line:
 {"name","unit","ours","target","met"}, with "peers" for the tunnel and the plane. Results are reported, never asserted: this
-machine may be busy. Only `tunnel --gate` fails, on the few that hold on any machine.
+machine may be busy. Of the tunnel, rows that could not be measured and those of `--gate`, which hold on any machine, fail.
 """
 import argparse
 import json

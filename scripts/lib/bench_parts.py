@@ -261,7 +261,8 @@ SSH = ("Port {to_port}\nIdentityFile {folder}/key\nUserKnownHostsFile /dev/null\
 PEERS = {
     "haproxy": [("haproxy", "haproxy", "-db -f {config}", HAPROXY % words) for words in (
         ("ssl crt {pki}/server.pem ssl-min-ver TLSv1.3", ""), ("", "ssl verify none"))],
-    "stunnel": [("stunnel4", "stunnel4", "{config}", STUNNEL % words) for words in ("cert = {pki}/server.pem", "client = yes")],
+    "stunnel": [("stunnel4", "stunnel4", "{config}", STUNNEL % words) for words in (
+        "cert = {pki}/server.pem", "client = yes")],
     "openssh": [("openssh-server", "sshd", "-D -e -f {config}", SSHD),
                 ("openssh-client", "ssh", "-N -F {config} {user}@{to_host}", SSH)],
     "bore (plain)": [("bore-cli", "bore", words, "") for words in (

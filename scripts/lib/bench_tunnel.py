@@ -67,12 +67,12 @@ class Bench(Columns):
         super().__init__(args.json, ["direct", "rustls", *self.names])
 
     @functools.cached_property
-    def ours(self):
-        return {"ours": self.lab.ours()}
-
-    @functools.cached_property
     def ways(self):
-        return {"direct": Way(self.lab.target, self.lab.target), **self.ours, **self.peers()}
+        return {"direct": Way(self.lab.target, self.lab.target), "ours": self.lab.ours(), **self.peers()}
+
+    @property
+    def ours(self):
+        return {"ours": self.ways["ours"]}
 
     def peers(self, rtt_ms=None, names=PEERS, **how):
         """Those of these that are there, with this round trip; what is unavailable is named once and left out."""
@@ -264,7 +264,8 @@ def dead_path(b):
     if ssh:
         told["openssh"] = [*seen(ssh.ends[1], ssh_since, "Timeout, server", "remote forward success"),
                            *seen(ssh.ends[0], ssh_since, "Timeout, client")]
-    for at, what, most in ((0, "noticed by the node", 20), (1, "connected again", 25), (2, "the plane's old session over", 25)):
+    rows = (("noticed by the node", 20), ("connected again", 25), ("the plane's old session over", 25))
+    for at, (what, most) in enumerate(rows):
         b.row(f"dead path: {what}", "s", {way: figures[at] for way, figures in told.items()}, ("<", most), 1)
     # The last ping until the unanswered one: half an interval on average; two and a half more, and the first wait.
     again = [up for way, at in zip(short, died) if (up := seen(way.ends[0], at, "down", "up")[1]) is not None]
@@ -295,14 +296,15 @@ def cuts(b):
 
 
 def per_frame(b):
-    """Of both ends in one thread, as crates/tunnel/tests/alloc.rs counts them: counting slows the load tool. The build is that
-    of all tests: optimisation changes no count. With TLS below, TLS' own allocations are listed beside it."""
+    """Of both ends in one thread, as crates/tunnel/tests/alloc.rs counts them: counting slows the load tool. The build is
+    that of all tests: optimisation changes no count. With TLS below, TLS' own allocations are listed beside it."""
     tools.need_rust()
     told = run(["cargo", "test", "--locked", "--workspace", "--all-features", "--test", "alloc", "--", "--nocapture",
                 "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS).stdout
     for what, number, size in re.findall(
             r"^allocations per frame: (.+?): ([0-9.]+)\nbytes allocated per frame: .+?: ([0-9.]+)", told, re.M):
-        b.row(f"allocations per frame: {what}", "", float(number), None if "behind" in what or "TLS" in what else ("<", 0.0), 3)
+        goal = None if "behind" in what or "TLS" in what else ("<", 0.0)
+        b.row(f"allocations per frame: {what}", "", float(number), goal, 3)
         b.row(f"  bytes of them: {what}", "bytes", float(size))
 
 
