@@ -1,6 +1,6 @@
 //! Installed stacks: put there, activated, verified, collected.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl PreparedStack {
     /// It is not wanted: what was unpacked goes.
     pub fn discard(self, fs: &HostFs) {
         if let Some(incoming) = self.incoming {
-            drop(remove_tree(&fs.at(incoming)));
+            drop(remove_tree(fs, &incoming));
         }
     }
 }
@@ -211,7 +211,7 @@ fn unpack_beside(
         Err(e @ StackError::NotWhole) => Err(e),
         Err(e) if e.lacks_room().is_some() => Err(e),
         Err(e) => {
-            drop(remove_tree(&fs.at(&incoming)));
+            drop(remove_tree(fs, &incoming));
             Err(e)
         }
     }
@@ -460,15 +460,18 @@ pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, St
             kept.push(target);
         }
     }
-    let mut gone = Vec::new();
+    let (mut gone, mut failed) = (Vec::new(), None);
     for name in fs.list(stacks)? {
         let is_dir = matches!(fs.found(stacks.join(&name))?, Found::Dir { .. });
         if is_dir && !kept.iter().any(|k| k.as_os_str() == name.as_str()) {
-            remove_tree(&fs.at(stacks.join(&name)))?;
-            gone.push(name);
+            // One that cannot be removed keeps none of the others.
+            match remove_tree(fs, &stacks.join(&name)) {
+                Ok(()) => gone.push(name),
+                Err(e) => failed = failed.or(Some(e)),
+            }
         }
     }
-    Ok(gone)
+    failed.map_or(Ok(gone), Err)
 }
 
 fn check_files(fs: &HostFs, manifest: &Manifest, depth: Depth) -> Result<(), StackError> {
@@ -546,22 +549,16 @@ fn remove_incoming(fs: &HostFs, but: Option<&Path>) -> Result<(), StackError> {
     let stacks = Path::new(paths::STACKS);
     for name in fs.list(stacks)? {
         if name.starts_with(INCOMING) && but != Some(stacks.join(&name).as_path()) {
-            remove_tree(&fs.at(stacks.join(name)))?;
+            remove_tree(fs, &stacks.join(name))?;
         }
     }
     Ok(())
 }
 
-fn remove_tree(path: &Path) -> Result<(), StackError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => disk::remove_dir_all(path),
-        Ok(_) => disk::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(io_error("remove", path)),
-    }
+/// Refused while something is mounted below: an operator's plugins over ours, say. To remove them through the mount would
+/// delete them where they are kept.
+fn remove_tree(fs: &HostFs, path: &Path) -> Result<(), StackError> {
+    Ok(fs.remove_tree(&path.to_string_lossy())?)
 }
 
 fn dir_of(stack: &StackRef) -> PathBuf {
