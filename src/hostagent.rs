@@ -170,10 +170,9 @@ fn take_up(agent: &Agent, store: &SpecStore) {
     }
     if let Some(fault) = &loaded.fault {
         tracing::warn!(code = fault.code.word(), "{fault}");
-        // What is damaged now is told of; else each start sees this until a spec is stored.
+        // What was quarantined just now is told of above. That there is no spec is seen by each start until one is stored.
         if !loaded.is_new {
-            let (words, fault) = (fault.to_string(), Some(fault.clone()));
-            agent.events.emit("spec-quarantined", words, fault);
+            spec_poll::tell_unusable(&agent.events, fault);
         }
     } else if let Some(accepted) = &loaded.spec {
         spec_poll::tell_accepted(&agent.events, accepted);

@@ -24,7 +24,6 @@ machine may be busy. Of the tunnel, rows that could not be measured and those of
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -218,18 +217,14 @@ def idle(machine, seconds, report):
 
 
 def trials(machine, report):
-    """The last trial of each program: nodelet's log has those made while it unpacks, its journal the others."""
+    """The last trial of each program, by nodelet's journal."""
     took = {}
-    for line in (machine.root / "var/log/pf9/kube/kube.log").read_text().splitlines():
-        if "while the stack was unpacked: " in line:
-            took.update((f"tried:{name}", float(seconds) * 1000)
-                        for name, seconds in re.findall(r"(\S+) \(([0-9.]+) s\)", line.rsplit(": ", 1)[1]))
     for line in (machine.root / "var/opt/pf9/nodelet/journal.jsonl").read_text().splitlines():
         entry = json.loads(line)
         if str(entry.get("step", "")).startswith("tried:") and "took_ms" in entry:
             took[entry["step"]] = entry["took_ms"]
     if not took:
-        raise Fail(f"{machine.name}: neither its log nor its journal names a trial")
+        raise Fail(f"{machine.name}: its journal names no trial")
     seconds = sum(took.values()) / 1000
     report.row(f"{machine.name}: trials of {len(took)} programs, the last of each", "s", round(seconds, 1), TRIALS_GOAL,
                seconds <= TRIALS_GOAL)

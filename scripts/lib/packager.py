@@ -171,7 +171,8 @@ def kept_deb(binaries, folder, log=None):
     """Packing takes ten seconds, and a cluster is brought up many times with the same programs."""
     tree = deb_tree(binaries)
     parts = {path: [data if mode is None else hashlib.sha256(data).hexdigest(), mode] for path, (data, mode) in tree.items()}
-    kept = cache.artefact("package", cache.key_of(parts, epoch()), lambda tmp: deb_of(tree, tmp, cache.log_of("package")))
+    key = cache.key_of(parts, epoch(), Path(__file__).read_text())
+    kept = cache.artefact("package", key, lambda tmp: deb_of(tree, tmp, cache.log_of("package")))
     fresh(folder, f"{DATA['name']}_*.deb")
     package = only(kept.glob(f"{DATA['name']}_*.deb"), "dpkg-deb", log)
     return Path(shutil.copyfile(package, folder / package.name))

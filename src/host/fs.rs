@@ -550,20 +550,27 @@ mod tests {
             "/var/b/deep/vol/theirs",
             "/var/b/disk/z/ours",
             "/var/b/file",
+            "/var/b/line\nbreak/theirs",
         ] {
             put(path, "x");
         }
         host.link("/var/b/link", "deep/vol").expect("link");
         let at = |point: &str| format!("1 2 0:1 / {point} rw - ext4 x rw\n");
-        let info = ["/var/b/deep/vol", "/var/b/disk", "/var/b/file"].map(at);
+        let info = [
+            "/var/b/deep/vol",
+            "/var/b/disk",
+            "/var/b/file",
+            "/var/b/line\\012break",
+        ]
+        .map(at);
         put("/proc/self/mountinfo", &info.concat());
         let around = || host.remove_tree_around("/var/b", &["/var/b/disk"]);
         assert_eq!(
             around().expect("remove"),
-            ["/var/b/deep/vol", "/var/b/file"]
+            ["/var/b/deep/vol", "/var/b/file", "/var/b/line\nbreak"]
         );
         let list = |path: &str| host.list(path).expect("list");
-        assert_eq!(list("/var/b"), ["deep", "disk", "file"]);
+        assert_eq!(list("/var/b"), ["deep", "disk", "file", "line\nbreak"]);
         assert_eq!(list("/var/b/deep"), ["vol"]);
         assert_eq!(
             (list("/var/b/deep/vol").len(), list("/var/b/disk").len()),

@@ -169,6 +169,7 @@ pub(super) fn root_sources(mountinfo: &str) -> Vec<String> {
 fn unescape(text: &str) -> String {
     text.replace("\\040", " ")
         .replace("\\011", "\t")
+        .replace("\\012", "\n")
         .replace("\\134", "\\")
 }
 

@@ -219,6 +219,13 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut SpecPollState) -> bool {
     false
 }
 
+/// No stored spec can be used, and that is not new. Once, until one is accepted.
+pub(super) fn tell_unusable(events: &Events, fault: &Fault) {
+    let words = fault.to_string();
+    let topic = about("spec", format!("unusable {words}"));
+    events.emit_about(topic, "spec-quarantined", words, Some(fault.clone()));
+}
+
 /// What became of a spec is reported once, however often this process starts.
 fn about(name: &str, value: String) -> Topic {
     Topic {

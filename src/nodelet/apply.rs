@@ -16,12 +16,14 @@ mod etcd;
 mod restart;
 mod stack;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::{Mutex, MutexGuard};
 
+pub(super) use self::early::Passed;
 use super::certs;
 use super::etcd::version;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
@@ -71,6 +73,8 @@ pub struct Shared<'s, 'a> {
     ctx: &'a PhaseContext,
     stops: Stops,
     effects: Mutex<&'s mut Effects<'a>>,
+    /// Of trials that a step made beside its own work, until they are told.
+    early: std::sync::Mutex<Vec<Passed>>,
 }
 
 impl Effects<'_> {
@@ -102,7 +106,13 @@ impl<'s, 'a> Shared<'s, 'a> {
             ctx: effects.ctx,
             stops,
             effects: Mutex::new(effects),
+            early: std::sync::Mutex::default(),
         }
+    }
+
+    /// Trials that were made while a stack was unpacked and are not told yet: their own steps find nothing to do.
+    pub(super) fn early(&self) -> std::sync::MutexGuard<'_, Vec<Passed>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of it, alone.

@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Effects, Shared, StepEnd, fault_of};
+use super::apply::{Effects, Passed, Shared, StepEnd, fault_of};
 use super::context;
 use super::journal::{Journal, JournalEntry, JournalEvent};
 use super::observe::Sweep;
@@ -309,6 +309,7 @@ impl Run<'_, '_> {
             Err(fault) => JournalEvent::Failed { why: &fault.why },
         };
         self.note(planned, &key, outcome);
+        self.tell_early(planned).await;
         match result {
             Ok(StepEnd::Done) => RunEnd::Done,
             Ok(StepEnd::Left) => RunEnd::Interrupted,
@@ -394,6 +395,25 @@ impl Run<'_, '_> {
         let ledger = &e.ledger.ledger;
         let mut sweep = Sweep::begin(e.host, ledger, e.trust, e.ctx, e.memory, &units).await;
         sweep.look(step).await
+    }
+
+    /// Trials that the step made beside its own work: in the journal under their own keys, and in the node's log.
+    async fn tell_early(&self, planned: &Planned) {
+        let early = std::mem::take(&mut *self.effects.early());
+        if early.is_empty() {
+            return;
+        }
+        let mut told = Vec::with_capacity(early.len());
+        for Passed { program, took, .. } in early {
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let key = format!("tried:{program}");
+            self.note(planned, &key, JournalEvent::Done { took_ms });
+            told.push(format!("{program} ({:.1} s)", took.as_secs_f64()));
+        }
+        self.board.lock().await.say(&format!(
+            "  validated the new configuration of {} while the stack was unpacked",
+            told.join(", ")
+        ));
     }
 
     /// For people: what a later life needs is in the ledger, and nothing is decided by the journal. So a disk that takes

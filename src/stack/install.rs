@@ -9,6 +9,7 @@ use super::coming::{Coming, STANDS_STILL, Stops};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
 use super::{StackError, delta, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
+use crate::host::mounts;
 use crate::host::space;
 use crate::host::unchanged::Unchanged;
 use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
@@ -555,10 +556,16 @@ fn remove_incoming(fs: &HostFs, but: Option<&Path>) -> Result<(), StackError> {
     Ok(())
 }
 
-/// Refused while something is mounted below: an operator's plugins over ours, say. To remove them through the mount would
-/// delete them where they are kept.
+/// Refused while something is mounted there or below: an operator's plugins over ours, say. To remove them through the mount
+/// would delete them where they are kept.
 fn remove_tree(fs: &HostFs, path: &Path) -> Result<(), StackError> {
-    Ok(fs.remove_tree(&path.to_string_lossy())?)
+    let dir = path.to_string_lossy();
+    let (is_mount, _) = mounts::at_or_below(fs, &dir)?;
+    if is_mount {
+        let why = format!("something is mounted at {dir}");
+        return Err(io_error("remove", &fs.at(path))(io::Error::other(why)));
+    }
+    Ok(fs.remove_tree(&dir)?)
 }
 
 fn dir_of(stack: &StackRef) -> PathBuf {

@@ -560,6 +560,11 @@ fn a_stack_in_which_something_is_mounted_stays_and_the_others_go() {
         "{why}"
     );
     assert_eq!(fs.list(paths::STACKS).expect("list"), ["pf9-kube-1"]);
+    // The whole of it, likewise.
+    let info = info.replace("/bin", "");
+    fs.write("/proc/self/mountinfo", info.as_bytes(), &attrs)
+        .expect("mounts");
+    collect_garbage(fs, &[]).expect_err("said");
     assert!(fs.at(format!("{theirs}/kubelet")).exists());
 }
 

@@ -133,12 +133,16 @@ pub const MOUNTED: [&str; 3] = [
 
 /// Directories of ours at which an operator may have mounted a disk: they are emptied and stay. Anything else mounted
 /// below [`PLACES`], and not in [`MOUNTED`], is foreign: it is left, and named.
-pub const DISKS: [&str; 4] = [
+pub const DISKS: [&str; 5] = [
     paths::ETCD_DATA,
     paths::ETCD_BACKUPS,
     paths::CONTAINERD_ROOT,
     paths::KUBELET_ROOT,
+    VOLUMES,
 ];
+
+/// Volumes of the StorageClass `local-path`, which is the default.
+pub const VOLUMES: &str = "/var/lib/pf9/volumes";
 
 /// Where programs lie that are run on this machine.
 pub const PROGRAMS: [&str; 3] = [paths::AGENT_PROGRAMS, paths::STACKS, "/opt/pf9/cni"];

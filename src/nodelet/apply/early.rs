@@ -34,11 +34,11 @@ pub(super) struct EarlyTrials {
 
 /// A program that accepted its configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Passed {
-    pub(super) program: String,
+pub(in crate::nodelet) struct Passed {
+    pub(in crate::nodelet) program: String,
     /// Of the trial.
     pub(super) digest: Digest,
-    pub(super) took: Duration,
+    pub(in crate::nodelet) took: Duration,
 }
 
 impl EarlyTrials {

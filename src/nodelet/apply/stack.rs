@@ -17,7 +17,7 @@ use super::super::context::RefusedStack;
 use super::super::fit::{Ran, Unfit};
 use super::super::observe::record_of;
 use super::super::roll;
-use super::early::{EarlyTrials, Passed};
+use super::early::EarlyTrials;
 use super::{Failed, Shared};
 use crate::host::fs::HostFs;
 use crate::host::work::long;
@@ -69,20 +69,12 @@ impl Shared<'_, '_> {
         if passed.is_empty() {
             return Ok(());
         }
-        // Their steps find nothing to do, and so tell nothing. `scripts/bench node` reads this line.
-        let told = passed.iter();
-        let told = told.map(|p| format!("{} ({:.1} s)", p.program, p.took.as_secs_f64()));
-        tracing::info!(
-            "validated the new configuration of each program while the stack was unpacked: {}",
-            told.collect::<Vec<_>>().join(", ")
-        );
-        for Passed {
-            program, digest, ..
-        } in passed
-        {
-            all.ledger.ledger.pass(&program, digest);
+        for trial in &passed {
+            all.ledger.ledger.pass(&trial.program, trial.digest);
         }
-        Ok(all.ledger.save()?)
+        all.ledger.save()?;
+        self.early().extend(passed);
+        Ok(())
     }
 
     /// Stacks that stay, beside the active one and the one before it: those that this node is to have, and

@@ -100,7 +100,7 @@ pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
 pub const DATA_DIR: &str = "/var/lib/pf9";
 
 /// Volumes that the stack's add-on makes of this machine's disk (`scripts/addons/15-local-path.yaml`).
-pub const VOLUMES: &str = "/var/lib/pf9/volumes";
+pub const VOLUMES: &str = crate::host::ours::paths::VOLUMES;
 
 /// Programs of the active stack.
 pub const BIN: &str = "/opt/pf9/stacks/current/bin";

@@ -102,6 +102,19 @@ async fn a_spec_that_is_quarantined_and_told_of_is_not_told_of_again() {
     assert!(all.all(|e| e.fault.is_some()), "{events:#?}");
 }
 
+/// With each start there is no spec until the plane has one: a host that restarts often would fill its spool with that.
+#[tokio::test]
+async fn that_there_is_no_spec_is_not_told_with_each_start() {
+    let bed = Bed::new();
+    let written = bed.fs.write(SPEC, b"{", &Attrs::mode(0o640));
+    written.expect("damaged");
+    for starts in 1..=4 {
+        start_and_stop(&bed, starts).await;
+    }
+    // That it was quarantined, and that there is none since.
+    assert_eq!(bed.plane.read(|p| told(p, "spec-quarantined")), 2);
+}
+
 /// The disk does not take the spec: a process that ends here, or just after it did, leaves nothing by which the next one
 /// could know.
 #[tokio::test]
