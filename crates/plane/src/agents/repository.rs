@@ -71,7 +71,7 @@ impl Release {
 }
 
 /// The trusted signing keys, from the plane's rows.
-pub(super) fn trusted(rows: &impl Read) -> Answer<TrustStore> {
+pub(crate) fn trusted(rows: &impl Read) -> Answer<TrustStore> {
     let what = "the plane's keys cannot be used";
     let identity = rows.get(&IDENTITY, IDENTITY_ROW)?;
     let ring = identity.map(Ring::load).transpose();

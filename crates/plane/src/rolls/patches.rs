@@ -6,12 +6,13 @@
 
 use super::window::Patches;
 use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
+use crate::agents::repository::trusted;
 use crate::records::{CLUSTERS, Cluster, Stack};
 use crate::refusal::Answer;
 use crate::stacks;
 use crate::state::Change;
 use crate::store::Read;
-use pf9_hostagent::model::StackRef;
+use pf9_hostagent::model::{Digest, DocumentKind, StackRef, TrustStore};
 
 /// A patch for a cluster to take.
 #[derive(Debug, PartialEq)]
@@ -38,7 +39,8 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
         return Ok(());
     }
     let all = stacks::list(&**change)?;
-    let Some(patch) = wanted(cluster, &all) else {
+    let trust = trusted(&**change)?;
+    let Some(patch) = wanted(cluster, &all, &trust) else {
         return Ok(());
     };
     let version = patch.stack.version.clone();
@@ -77,7 +79,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
 }
 
 /// The newest of its minor that is newer than what it has, and than the last decision.
-fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
+fn wanted(cluster: &Cluster, all: &[Stack], trust: &TrustStore) -> Option<Patch> {
     let own = all.iter().find(|s| s.reference == cluster.stack)?;
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
@@ -92,9 +94,8 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     });
     let newer: Vec<_> = newer.collect();
     let (_, _, newest) = newer.iter().max_by_key(|(of, at, _)| (of.clone(), *at))?;
-    let mends = |s: &Stack| s.content().is_ok_and(|c| c.security);
     let at_once = match cluster.settings.upgrade.patches {
-        Patches::AtOnce => newer.iter().any(|(_, _, s)| mends(s)),
+        Patches::AtOnce => newer.iter().any(|(_, _, s)| mends(s, trust)),
         Patches::Window | Patches::Off => false,
     };
     Some(Patch {
@@ -103,14 +104,33 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     })
 }
 
+/// Whether the plane signed that it fixes a security fault.
+fn mends(stack: &Stack, trust: &TrustStore) -> bool {
+    match stack.envelope.verify(DocumentKind::StackManifest, trust) {
+        Ok(bytes) => {
+            Digest::of(&bytes) == stack.reference.manifest
+                && stack.content().is_ok_and(|content| content.security)
+        }
+        Err(e) => {
+            tracing::warn!(stack = %stack.reference, why = %e, "the stack's manifest cannot be verified");
+            false
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
 
     use super::*;
     use crate::compute::tests::{cluster, now};
-    use crate::rolls::testing::{roll_to, stack};
+    use crate::rolls::testing::{key, roll_to, stack};
     use crate::rolls::{State, Way};
+    use pf9_hostagent::model::SigningKey;
+
+    fn trust() -> TrustStore {
+        TrustStore::new([key().trusted()]).expect("trust")
+    }
 
     fn of(patches: Patches, all: &[Stack], began: Option<i64>) -> Option<(String, bool)> {
         let mut cluster = cluster();
@@ -122,7 +142,7 @@ mod tests {
             began_at: now() + SignedDuration::from_hours(hour),
             ..roll_to(&cluster, &cluster.stack)
         });
-        let found = wanted(&cluster, all)?;
+        let found = wanted(&cluster, all, &trust())?;
         Some((found.stack.version, found.at_once))
     }
 
@@ -160,6 +180,35 @@ mod tests {
             stack("1.35.9-1", 2, true),
         ];
         assert_eq!(of(Patches::AtOnce, &old, None), None);
+    }
+
+    /// A row alone proves nothing, nor does a signature by another key or over something else.
+    #[test]
+    fn only_the_planes_signature_proves_a_security_fix() {
+        let signed = || stack("1.36.4-1", 1, true);
+        let plain = || stack("1.36.4-1", 1, false);
+        let at_once = |patch: Stack| {
+            let found = of(Patches::AtOnce, &[stack("1.36.3-1", 0, false), patch], None);
+            found.expect("it follows").1
+        };
+        assert!(at_once(signed()));
+        let bytes = signed()
+            .envelope
+            .verify(DocumentKind::StackManifest, &trust())
+            .expect("signed");
+        let (stranger, _) = SigningKey::generate().expect("key");
+        let mut foreign = signed();
+        foreign.envelope = stranger.sign(DocumentKind::StackManifest, &bytes);
+        let mut of_a_kind = signed();
+        of_a_kind.envelope = key().sign(DocumentKind::AgentRelease, &bytes);
+        let mut changed = signed();
+        changed.envelope = plain().envelope;
+        changed.envelope.payload = signed().envelope.payload;
+        let mut of_another = plain();
+        of_another.envelope = signed().envelope;
+        for forged in [foreign, of_a_kind, changed, of_another] {
+            assert!(!at_once(forged.clone()), "{forged:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Stacks and rolls for tests.
 
+use std::sync::OnceLock;
+
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -10,6 +12,12 @@ use pf9_hostagent::model::{
     Digest, DocumentKind, HostId, RollId, SigningKey, StackRef, UpgradeStage,
 };
 
+/// The plane's key.
+pub(crate) fn key() -> &'static SigningKey {
+    static KEY: OnceLock<SigningKey> = OnceLock::new();
+    KEY.get_or_init(|| SigningKey::generate().expect("key").0)
+}
+
 /// One whose Kubernetes version is the beginning of its own, imported in that hour.
 pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
     let kubernetes = version.split('-').next().expect("a version");
@@ -19,7 +27,6 @@ pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
         "security": security,
     });
     let bytes = manifest.to_string().into_bytes();
-    let (key, _) = SigningKey::generate().expect("key");
     Stack {
         reference: StackRef {
             name: "pf9-kube".into(),
@@ -31,7 +38,7 @@ pub(crate) fn stack(version: &str, hour: i64, security: bool) -> Stack {
         archive: Digest::of(b"a"),
         archive_size: 1,
         deltas: Vec::new(),
-        envelope: key.sign(DocumentKind::StackManifest, &bytes),
+        envelope: key().sign(DocumentKind::StackManifest, &bytes),
     }
 }
 
