@@ -1,18 +1,19 @@
 //! Patch releases that a cluster takes automatically, by its policy.
 //!
-//! Evaluated when a stack is imported, when the policy changes and when a roll ends, not every minute: the input
-//! changes a few times a month. The cluster's own API is not asked before: no API is removed within a minor, and a
-//! budget that never allows an eviction stops the roll at its node, with a reason.
+//! Evaluated when a stack is imported, when the policy changes and when a roll ends: the input changes a few times a
+//! month. What blocked a patch then may be over with any report of a master. The cluster's own API is not asked before:
+//! no API is removed within a minor, and a budget that never allows an eviction stops the roll at its node, with a
+//! reason.
 
 use super::window::Patches;
-use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
+use super::{Begin, By, Kind, Part, Policy, gates, http, newest, plan};
 use crate::agents::repository::trusted;
-use crate::records::{CLUSTERS, Cluster, Stack};
+use crate::records::{CLUSTERS, Cluster, SPECS, Stack};
 use crate::refusal::Answer;
 use crate::stacks;
 use crate::state::Change;
 use crate::store::Read;
-use pf9_hostagent::model::{Digest, DocumentKind, StackRef, TrustStore};
+use pf9_hostagent::model::{Digest, DocumentKind, HostId, HostStatus, StackRef, TrustStore};
 
 /// A patch for a cluster to take.
 #[derive(Debug, PartialEq)]
@@ -30,12 +31,46 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
+/// A master's status was stored: starts what its policy asks for and could not start before, such as while that master was
+/// unhealthy. Nothing is logged while something still blocks it.
+pub(super) fn heard(
+    change: &mut Change<'_>,
+    cluster: &mut Cluster,
+    host: HostId,
+    status: &HostStatus,
+) -> Answer<()> {
+    let held = |roll: &super::Roll| roll.parts.values().any(Part::is_between);
+    if !takes_patches(cluster)
+        || !cluster.masters().any(|m| m.host == host)
+        || cluster.roll.as_ref().is_some_and(held)
+    {
+        return Ok(());
+    }
+    // A restored plane has older specs than its hosts: nothing starts before a person recovered it.
+    let issued = change.get(&SPECS, &host.to_string())?;
+    if issued.is_none_or(|spec| spec.generation != status.observed_generation) {
+        return Ok(());
+    }
+    let (all, trust) = (stacks::list(&**change)?, trusted(&**change)?);
+    let Some(patch) = wanted(cluster, &all, &trust) else {
+        return Ok(());
+    };
+    let plan = plan::make(&**change, cluster, &patch.stack, change.now);
+    match plan.is_ok_and(|plan| gates::stands(&plan.found, &[]).is_none()) {
+        true => consider(change, cluster),
+        false => Ok(()),
+    }
+}
+
+fn takes_patches(cluster: &Cluster) -> bool {
+    cluster.settings.upgrade.patches != Patches::Off
+        && !cluster.members.is_empty()
+        && !cluster.roll.as_ref().is_some_and(super::Roll::is_under_way)
+}
+
 /// Starts the roll that this cluster's policy asks for, if any, and stores it.
 pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
-    if cluster.settings.upgrade.patches == Patches::Off
-        || cluster.members.is_empty()
-        || cluster.roll.as_ref().is_some_and(super::Roll::is_under_way)
-    {
+    if !takes_patches(cluster) {
         return Ok(());
     }
     let all = stacks::list(&**change)?;

@@ -16,7 +16,8 @@ use crate::view;
 use crate::{agents, events};
 use pf9_hostagent::model::{HostId, HostStatus, NodeState, StackRef};
 
-/// A node's status, which was just stored, may be what a roll waits for. For a cluster without one this reads a row.
+/// A node's status, which was just stored, may be what a roll or a patch waits for. For a cluster that has no roll and
+/// takes no patches this reads a row.
 pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
     let Some(node) = &status.node else {
         return Ok(());
@@ -30,7 +31,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
         roll.is_under_way() || roll.parts.get(&host).is_some_and(between)
     });
     let Some(before) = matters.cloned() else {
-        return Ok(());
+        return patches::heard(change, &mut cluster, host, status);
     };
     let Some(issued) = change.get(&SPECS, &host.to_string())? else {
         return Ok(());

@@ -143,6 +143,27 @@ async fn an_imported_patch_starts_automatically_by_policy() {
     );
 }
 
+/// A patch is not lost because a master was unhealthy when it was imported.
+#[tokio::test]
+async fn a_blocked_patch_starts_once_the_master_is_healthy() {
+    let world = World::new().await;
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let policy = json!({"upgrade": {"patches": "at-once"}});
+    assert_eq!(world.bed.ask(Method::PATCH, &path, policy).await.0, 200);
+    // It has not observed its newest spec.
+    let (master, name, ip) = &world.nodes[0];
+    let (code, said) = master.report(name, ip).await;
+    assert!(code < 300, "{code} {said}");
+    let answer = import(&world.bed, "a4", "1.36.4", "3.6.16").await;
+    assert_eq!(answer.0, 200);
+    assert_eq!(world.state().await, "", "its master is not healthy");
+    world.report(0, None).await;
+    assert_eq!(world.state().await, "running");
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+    assert_eq!(shown["upgrade"]["to"], json!("a4"), "{shown}");
+}
+
 /// The cluster itself says what blocks it.
 #[tokio::test]
 async fn the_clusters_api_is_asked_before_the_first_step() {
