@@ -20,15 +20,15 @@ const WITHOUT: Duration = Duration::from_secs(15);
 /// Between two requests through the plane.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A worker calls the address ten times a second, each time on a new connection and without a retry. A worker that
-/// resolves the address at the moment it moves from one master to another sends its first packet to nobody and, like
+/// A worker calls the API server at an address all the time, each time on a new connection and without a retry. A worker
+/// that resolves the address at the moment it moves from one master to another sends its first packet to nobody and, like
 /// every kernel, a second one after a second; three seconds are the shortest timeout of any client.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     while :; do\n\
       began=$(date +%s.%N)\n\
-      if curl -sk --max-time 3 -o /dev/null https://10.99.0.250:6443/readyz; then word=ok; else word=failed; fi\n\
+      if curl @HOW@ --max-time 3 -o /dev/null https://@ADDRESS@:6443/readyz; then word=ok; else word=failed; fi\n\
       echo $word $began $(date +%s.%N) >> /root/asked\n\
-      sleep 0.1\n\
+      sleep @PAUSE@\n\
     done\n\
     EOF\n\
     rm -f /root/asked; systemd-run --unit=ask -q sh /root/ask.sh";
@@ -64,7 +64,7 @@ fn ka_three_masters_go_to_the_next_minor_and_their_api_is_soon_there_again() -> 
             other => Err(other.to_owned()),
         }
     })?;
-    shell("worker-1", ASK)?;
+    asks("worker-1", ADDRESS, "-sk", "0.1")?;
     let through_plane = Asked::begin()?;
     let start = [
         "cluster", "upgrade", &cluster, "--to", &to, "--prove", PROVE_S,
@@ -72,15 +72,38 @@ fn ka_three_masters_go_to_the_next_minor_and_their_api_is_soon_there_again() -> 
     plane(&start)?;
     let done = over(&cluster, "v1.37.", &NODES);
     let (failed, longest) = through_plane.end()?;
-    let said = shell("worker-1", TOLD)?;
+    let (gap, said) = told("worker-1")?;
     println!("at {ADDRESS}: {said}");
     done?;
     assert!(longest <= WITHOUT, "through the plane: {longest:?}");
     assert_eq!(failed, 0, "through the plane");
-    let gap = said.split(' ').next().and_then(|s| s.parse().ok());
-    let gap = Duration::from_secs_f64(gap.ok_or_else(|| said.clone())?);
     assert!(gap <= WITHOUT, "at {ADDRESS}: {said}");
     demo(&["down"]).map(drop)
+}
+
+/// From now on this node calls the API server at this address: with these flags of curl, and this pause in seconds.
+pub(crate) fn asks(node: &str, address: &str, how: &str, pause: &str) -> Outcome {
+    let script = ASK
+        .replace("@ADDRESS@", address)
+        .replace("@HOW@", how)
+        .replace("@PAUSE@", pause);
+    shell(node, &script).map(drop)
+}
+
+/// Ends that: the longest time without an answer, and all that was counted, in words.
+pub(crate) fn told(node: &str) -> Outcome<(Duration, String)> {
+    let said = shell(node, TOLD)?;
+    let numbers: Vec<f64> = said
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [gap, asked, failed] = numbers[..] else {
+        return Err(said);
+    };
+    match asked - failed > 20.0 {
+        true => Ok((Duration::from_secs_f64(gap), said)),
+        false => Err(format!("hardly any answer: {said}")),
+    }
 }
 
 /// The API is called through the plane, as a person's kubectl does: for an object, which is in etcd.

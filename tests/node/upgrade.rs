@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::again;
 use crate::demo::{Outcome, agent_is_ok, cluster, demo, eventually, kubectl, plane, shell};
+use crate::{again, masters};
 
 pub(crate) const FROM: &str = "1.36";
 pub(crate) const TO: &str = "1.37";
@@ -26,6 +26,10 @@ const A_ROLL: Duration = Duration::from_secs(900);
 const SOON: Duration = Duration::from_secs(180);
 /// The service's address, at the master: its own programs are restarted as well.
 const ASKED_AT: ([u8; 4], u16) = ([10, 99, 0, 11], 30080);
+/// The lone master's own address.
+const MASTER_AT: &str = "10.99.0.11";
+/// Longest time that its API is down: a master that takes longer is rolled back ([`PROVE_S`]).
+const API_DOWN: Duration = Duration::from_secs(180);
 const KUBELET: Spoilt = Spoilt {
     unit: "pf9-kubelet",
     link: "current",
@@ -203,6 +207,8 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
     let last = begun.last.as_str();
     KUBELET.put(last)?;
+    // Its API is down while it is restarted: how long is reported. Only `ok` is an answer.
+    masters::asks("worker-1", MASTER_AT, "-sfk", "0.5")?;
     begun.start()?;
     begun.is_put_back(last, "with a node that was put back")?;
     for node in MACHINES.iter().filter(|node| **node != last) {
@@ -234,6 +240,9 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     assert_eq!(again::contents(&MACHINES)?, images, "and back");
     begun.asked.saw_nothing("and back")?;
     begun.asked.end();
+    let (down, said) = masters::told("worker-1")?;
+    println!("the lone master's API, there and back: {said}");
+    assert!(down <= API_DOWN, "the API of a lone master: {said}");
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");
     demo(&["down"]).map(drop)
