@@ -31,8 +31,8 @@ pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-/// A master's status was stored: starts what its policy asks for and could not start before, such as while that master was
-/// unhealthy. Nothing is logged while something still blocks it.
+/// A master's status was stored: starts what the cluster's policy asks for and could not start before, such as while that
+/// master was unhealthy. Nothing is logged while something still blocks it.
 pub(super) fn heard(
     change: &mut Change<'_>,
     cluster: &mut Cluster,
