@@ -101,7 +101,7 @@ class Running(contextlib.ExitStack):
 def end(child):
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(1)
+        child.wait(3)
     child.kill()
     child.wait()
 
@@ -186,7 +186,10 @@ class Lab(Running):
         built, self.pki = tools.release(self.folder / "build.log"), self.folder / "pki"
         self.program, self.comms = built / "pf9-tunnel-load", built / "pf9-comms"
         run([self.program, "prepare", "--dir", self.pki])
+
+    def __enter__(self):
         _, (self.target,) = self.first_line([self.program, "target"], "target")
+        return super().__enter__()
 
     def ask(self, *words):
         # Of what it says when it fails the last lines are told: its sentence, not where in the program it was.
@@ -280,4 +283,7 @@ def memory_kib(pid, what="VmRSS"):
 
 def ticks(pid):
     """User and system time in hundredths of a second: over a second, per cent of a core."""
-    return sum(map(int, proc.stat_fields(pid)[11:13]))
+    fields = proc.stat_fields(pid)
+    if not fields:
+        raise Fail(f"process {pid} ended while it was measured")
+    return sum(map(int, fields[11:13]))

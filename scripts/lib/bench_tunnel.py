@@ -163,6 +163,8 @@ def traced(lab, way, words):
         mib = lab.load(way, words, warm=0)["bytes"] / 2**20
     ends = []
     for file in files.values():
+        if not (file.exists() and file.read_text()):
+            raise Fail(f"strace told nothing of {file.name}")
         made = {call: int(times) / mib for call, times in re.findall(r"^\s*(\w+)\s+(\d+)\s*$", file.read_text(), re.M)}
         kinds = {kind: sum(made.get(call, 0) for call in names.split()) for kind, names in CALLS.items()}
         ends.append({**kinds, "others": made.get("total", 0) - sum(kinds.values())})
@@ -269,6 +271,8 @@ def dead_path(b):
         b.row(f"dead path: {what}", "s", {way: figures[at] for way, figures in told.items()}, ("<", most), 1)
     # The last ping until the unanswered one: half an interval on average; two and a half more, and the first wait.
     again = [up for way, at in zip(short, died) if (up := seen(way.ends[0], at, "down", "up")[1]) is not None]
+    if None in told["ours"] or len(again) < len(short):
+        raise Fail(f"a dead path was not noticed, or not replaced, within {NOTICE_SECONDS} s", f"{told['ours']}, {again}")
     b.row("dead path, ping of 5 s: connected again, median", "s", median(again) if again else None, ("<", 12), 1)
 
 

@@ -6,7 +6,7 @@
 //! reason.
 
 use super::window::Patches;
-use super::{Begin, By, Kind, Part, Policy, gates, http, newest, plan};
+use super::{Begin, By, Kind, Part, Policy, State, gates, http, newest, plan};
 use crate::agents::repository::trusted;
 use crate::records::{CLUSTERS, Cluster, SPECS, Stack};
 use crate::refusal::Answer;
@@ -39,7 +39,10 @@ pub(super) fn heard(
     host: HostId,
     status: &HostStatus,
 ) -> Answer<()> {
-    let held = |roll: &super::Roll| roll.parts.values().any(Part::is_between);
+    // What a person cancelled goes on by a person's word, or with the next patch that is imported.
+    let held = |roll: &super::Roll| {
+        roll.state == State::Cancelled || roll.parts.values().any(Part::is_between)
+    };
     if !takes_patches(cluster)
         || !cluster.masters().any(|m| m.host == host)
         || cluster.roll.as_ref().is_some_and(held)
@@ -159,8 +162,8 @@ mod tests {
 
     use super::*;
     use crate::compute::tests::{cluster, now};
+    use crate::rolls::Way;
     use crate::rolls::testing::{key, roll_to, stack};
-    use crate::rolls::{State, Way};
     use pf9_hostagent::model::SigningKey;
 
     fn trust() -> TrustStore {
