@@ -3,6 +3,7 @@
 mod delta;
 mod etcd;
 mod interrupted;
+mod mounted;
 #[cfg(feature = "fault")]
 pub(crate) mod walk;
 
@@ -15,7 +16,6 @@ use crate::model::{
     Digest, DocumentKind, Envelope, FaultCode, SigningKey, StackArchive, StackFile, StackManifest,
     TrustStore, paths,
 };
-use crate::telemetry::chain;
 
 struct Node {
     fs: HostFs,
@@ -538,34 +538,6 @@ fn activation_flips_and_garbage_keeps_the_previous() {
         ["current", "pf9-kube-2", "pf9-kube-3", "previous"]
     );
     assert!(Path::new(&fs.at("/opt/pf9/stacks/current/bin/kubelet")).exists());
-}
-
-/// To go through it would delete what it shows where that is kept.
-#[test]
-fn a_stack_in_which_something_is_mounted_stays_and_the_others_go() {
-    let node = node();
-    let fs = &node.fs;
-    for version in ["1", "2", "3"] {
-        let stack = recipe(version).stage(&node);
-        try_install(&node, &stack).expect("install");
-    }
-    let theirs = "/opt/pf9/stacks/pf9-kube-1/bin";
-    let info = format!("1 2 0:1 / {theirs} rw - ext4 x rw\n");
-    let attrs = Attrs::mode(0o444);
-    fs.write("/proc/self/mountinfo", info.as_bytes(), &attrs)
-        .expect("mounts");
-    let why = collect_garbage(fs, &[]).expect_err("said");
-    assert!(
-        chain(&why).contains(&format!("mounted at {theirs}")),
-        "{why}"
-    );
-    assert_eq!(fs.list(paths::STACKS).expect("list"), ["pf9-kube-1"]);
-    // The whole of it, likewise.
-    let info = info.replace("/bin", "");
-    fs.write("/proc/self/mountinfo", info.as_bytes(), &attrs)
-        .expect("mounts");
-    collect_garbage(fs, &[]).expect_err("said");
-    assert!(fs.at(format!("{theirs}/kubelet")).exists());
 }
 
 #[test]
