@@ -32,7 +32,7 @@ use super::maintenance;
 use super::operations;
 use super::people::{self, DEFAULT_DOMAIN, DomainId, ProjectId, find};
 use super::qbert;
-use super::records::CLUSTERS;
+use super::records::{CLUSTERS, Cluster};
 use super::recover;
 use super::refusal::Answer;
 use super::rolls;
@@ -280,12 +280,9 @@ async fn allow_reenrol(
 
 async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let rows = plane.read()?;
-    let mut out = Vec::new();
-    for (_, cluster) in rows.all(&CLUSTERS)? {
-        let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
-        out.push(view::cluster_json(&cluster, &nodes));
-    }
-    Ok(Json(out.into()))
+    let clusters = rows.all(&CLUSTERS)?.into_iter().map(|(_, c)| c);
+    let clusters: Vec<Cluster> = clusters.collect();
+    fleet::clusters_json(&plane, &rows, &clusters).map(Json)
 }
 
 /// One cluster, its nodes, and the hosts whose etcd member is still to be removed.
@@ -293,7 +290,8 @@ async fn cluster(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> A
     let rows = plane.read()?;
     let cluster = kubeconfig::find(&rows, &name)?;
     let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
-    let mut shown = view::cluster_json(&cluster, &nodes);
+    let patch = rolls::patches::waiting_for(&rows, &cluster, pf9_hostagent::seam::clock::now())?;
+    let mut shown = view::cluster_json(&cluster, &nodes, patch.as_ref());
     let nodes: Value = nodes.iter().map(|n| n.node_json(Some(&cluster))).collect();
     let left = cluster
         .departed

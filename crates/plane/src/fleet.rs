@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use serde_json::Value;
 
 use super::alerts;
 use super::bundles;
@@ -21,7 +22,7 @@ use super::rolls;
 use super::rotation;
 use super::state::{self, Change, Plane};
 use super::store::Read;
-use super::view::Known;
+use super::view::{self, Known};
 use pf9_hostagent::model::{
     ClusterId, DocumentKind, Envelope, Farewell, FaultCode, HostId, HostStatus, NodeState, Role,
 };
@@ -70,6 +71,22 @@ pub(super) fn nodes_of(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> An
         }
     }
     Ok(out)
+}
+
+/// Clusters, as a list of qbert's.
+pub(super) fn clusters_json(
+    plane: &Plane,
+    rows: &impl Read,
+    clusters: &[Cluster],
+) -> Answer<Value> {
+    let patches = rolls::patches::waiting(rows, clusters, pf9_hostagent::seam::clock::now())?;
+    let mut out = Vec::new();
+    for cluster in clusters {
+        let nodes = nodes_of(plane, rows, cluster)?;
+        let patch = patches.get(&cluster.id);
+        out.push(view::cluster_json(cluster, &nodes, patch));
+    }
+    Ok(out.into())
 }
 
 /// Removes a host from the fleet: from its cluster, and its certificate is no longer valid; but while it is a node it

@@ -76,15 +76,9 @@ pub(super) async fn list(
     State(plane): State<Arc<Plane>>,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
-    let mut out = Vec::new();
-    for (_, cluster) in rows.all(&CLUSTERS)? {
-        if cluster.project != project {
-            continue;
-        }
-        let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
-        out.push(view::cluster_json(&cluster, &nodes));
-    }
-    Ok(Json(out.into()))
+    let clusters = rows.all(&CLUSTERS)?.into_iter().map(|(_, c)| c);
+    let own: Vec<Cluster> = clusters.filter(|c| c.project == project).collect();
+    fleet::clusters_json(&plane, &rows, &own).map(Json)
 }
 
 /// `GET …/clusters/{uuid}`.
@@ -96,7 +90,8 @@ pub(super) async fn get(
     let rows = plane.read()?;
     let cluster = state::cluster(&rows, cluster_id(&id)?)?;
     let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
-    Ok(Json(view::cluster_json(&cluster, &nodes)))
+    let patch = rolls::patches::waiting_for(&rows, &cluster, pf9_hostagent::seam::clock::now())?;
+    Ok(Json(view::cluster_json(&cluster, &nodes, patch.as_ref())))
 }
 
 /// `POST …/clusters`.

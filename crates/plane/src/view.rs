@@ -9,7 +9,7 @@ use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
 use super::shared_address;
 use super::stacks;
 use super::zones;
-use pf9_hostagent::model::{Fit, Generation, HostStatus, NodeState, OidcIssuer, Role};
+use pf9_hostagent::model::{Fault, Fit, Generation, HostStatus, NodeState, OidcIssuer, Role};
 
 /// A host silent for longer counts as not responding; the figure operators know.
 const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
@@ -173,8 +173,8 @@ fn is_master(member: &Member) -> bool {
     member.role == Role::Master
 }
 
-/// A cluster as qbert shows it, with its nodes.
-pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
+/// A cluster as qbert shows it, with its nodes; `patch`: why the patch that its policy asks for does not start.
+pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known], patch: Option<&Fault>) -> Value {
     let s = &cluster.settings;
     let masters = cluster.masters().count();
     let under_way = cluster.roll.as_ref().filter(|r| r.is_under_way());
@@ -219,17 +219,18 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "kubeRoleVersion": cluster.stack.version,
         "upgradingTo": under_way.map(|r| &r.to.version),
         "upgrade": {"window": s.upgrade.window, "patches": s.upgrade.patches},
-        "warnings": cluster_warnings(cluster, nodes),
+        "warnings": cluster_warnings(cluster, nodes, patch),
         "numMasters": masters,
         "numWorkers": cluster.members.len() - masters,
     })
 }
 
-fn cluster_warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
+fn cluster_warnings(cluster: &Cluster, nodes: &[Known], patch: Option<&Fault>) -> Vec<String> {
     let zones = zones::fault(cluster).map(|why| format!("zones: {why}"));
     zones
         .into_iter()
         .chain(shared_address::warnings(cluster, nodes))
+        .chain(patch.map(ToString::to_string))
         .collect()
 }
 
@@ -297,10 +298,10 @@ mod tests {
     fn zones_that_became_uneven_are_said_in_one_sentence() {
         let mut c = cluster();
         add(&mut c, &[(1, true), (2, true), (3, true)]).expect("attach");
-        assert_eq!(cluster_warnings(&c, &[]), [""; 0]);
+        assert_eq!(cluster_warnings(&c, &[], None), [""; 0]);
         c.members[0].zone = Some("a".into());
         let zones =
             "zones: 1 of 3 masters has a zone (node-1: \"a\"), and node-2, node-3 have none";
-        assert_eq!(cluster_warnings(&c, &[]), [zones]);
+        assert_eq!(cluster_warnings(&c, &[], None), [zones]);
     }
 }

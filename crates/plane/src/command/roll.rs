@@ -132,11 +132,15 @@ pub(super) fn window(answer: &Value) -> Option<String> {
 
 /// Why it is stopped, if it is.
 pub(super) fn why(roll: &Value) -> String {
-    let why = &roll["why"];
-    if !why.is_object() {
+    fault(&roll["why"])
+}
+
+/// A fault of an answer, if it is one.
+pub(super) fn fault(fault: &Value) -> String {
+    if !fault.is_object() {
         return String::new();
     }
-    let [what, because, fix] = ["what", "why", "fix"].map(|at| text(why, at));
+    let [what, because, fix] = ["what", "why", "fix"].map(|at| text(fault, at));
     format!("{what}: {because}\n    {fix}\n")
 }
 

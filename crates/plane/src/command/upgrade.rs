@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::roll::{Ask, Pace, Verb, findings, heads, rows, why, window};
+use super::roll::{Ask, Pace, Verb, fault, findings, heads, rows, why, window};
 use super::{State, align, cell, text};
 use crate::rolls::http::Wanted;
 use pf9_hostagent::model::{AfterDrain, Fault};
@@ -165,7 +165,7 @@ pub(super) fn head(answer: &Value) -> String {
 
 fn status_screen(answer: &Value) -> String {
     let roll = &answer["upgrade"];
-    let mut out = head(answer);
+    let mut out = head(answer) + &fault(&answer["patchBlocked"]);
     if !roll.is_object() {
         return out + "this plane never upgraded it\n";
     }
@@ -240,10 +240,16 @@ mod tests {
              m1    master  2      2        done\n\
              w1    worker  2      -        put-back: no room\n"
         );
-        let quiet = json!({"cluster": "c", "stack": "1", "window": null, "upgrade": null});
+        let mut quiet = json!({"cluster": "c", "stack": "1", "window": null, "upgrade": null, "patchBlocked": null});
         assert_eq!(
             status_screen(&quiet),
             "cluster c: stack 1\nthis plane never upgraded it\n"
+        );
+        quiet["patchBlocked"] =
+            json!({"what": "stack 2 is not started", "why": "m1 is away", "fix": "look"});
+        assert_eq!(
+            status_screen(&quiet),
+            "cluster c: stack 1\nstack 2 is not started: m1 is away\n    look\nthis plane never upgraded it\n"
         );
     }
 }

@@ -1,19 +1,27 @@
 //! Patch releases that a cluster takes automatically, by its policy.
 //!
 //! Evaluated when a stack is imported, when the policy changes and when a roll ends: the input changes a few times a
-//! month. What blocked a patch then may be over with any report of a master. The cluster's own API is not asked before:
-//! no API is removed within a minor, and a budget that never allows an eviction stops the roll at its node, with a
-//! reason.
+//! month. What blocked a patch then may be over with any report of a master; until then `waiting` says what it is, from
+//! the same rows. The cluster's own API is not asked before: no API is removed within a minor, and a budget that never
+//! allows an eviction stops the roll at its node, with a reason.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 
 use super::window::Patches;
-use super::{Begin, By, Kind, Part, Policy, State, gates, http, newest, plan};
+use super::{
+    Begin, By, Finding, Kind, Policy, State, Weight, gates, http, newest, plan, require_free,
+};
 use crate::agents::repository::trusted;
 use crate::records::{CLUSTERS, Cluster, SPECS, Stack};
 use crate::refusal::Answer;
 use crate::stacks;
 use crate::state::Change;
 use crate::store::Read;
-use pf9_hostagent::model::{Digest, DocumentKind, HostId, HostStatus, StackRef, TrustStore};
+use pf9_hostagent::model::{
+    ClusterId, Digest, DocumentKind, Fault, FaultCode, HostId, HostStatus, StackRef, TrustStore,
+};
 
 /// A patch for a cluster to take.
 #[derive(Debug, PartialEq)]
@@ -21,6 +29,21 @@ struct Patch {
     stack: StackRef,
     /// Its steps ignore the window.
     at_once: bool,
+}
+
+/// What the policies of all clusters choose from.
+struct Supply {
+    stacks: Vec<Stack>,
+    trust: TrustStore,
+}
+
+impl Supply {
+    fn load(rows: &impl Read) -> Answer<Self> {
+        Ok(Self {
+            stacks: stacks::list(rows)?,
+            trust: trusted(rows)?,
+        })
+    }
 }
 
 /// A stack was imported: starts it on clusters whose policy wants it.
@@ -39,13 +62,9 @@ pub(super) fn heard(
     host: HostId,
     status: &HostStatus,
 ) -> Answer<()> {
-    // What a person cancelled goes on by a person's word, or with the next patch that is imported.
-    let held = |roll: &super::Roll| {
-        roll.state == State::Cancelled || roll.parts.values().any(Part::is_between)
-    };
     if !takes_patches(cluster)
+        || is_cancelled(cluster)
         || !cluster.masters().any(|m| m.host == host)
-        || cluster.roll.as_ref().is_some_and(held)
     {
         return Ok(());
     }
@@ -54,15 +73,66 @@ pub(super) fn heard(
     if issued.is_none_or(|spec| spec.generation != status.observed_generation) {
         return Ok(());
     }
-    let (all, trust) = (stacks::list(&**change)?, trusted(&**change)?);
-    let Some(patch) = wanted(cluster, &all, &trust) else {
-        return Ok(());
-    };
-    let plan = plan::make(&**change, cluster, &patch.stack, change.now);
-    match plan.is_ok_and(|plan| gates::stands(&plan.found, &[]).is_none()) {
-        true => consider(change, cluster),
-        false => Ok(()),
+    let supply = Supply::load(&**change)?;
+    match weighed(&**change, &supply, cluster, change.now) {
+        Some((patch, None)) => start(change, cluster, patch),
+        Some((_, Some(_))) | None => Ok(()),
     }
+}
+
+/// A report changed a roll, which may have ended by it.
+pub(super) fn ended(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
+    match is_cancelled(cluster) {
+        true => Ok(()),
+        false => consider(change, cluster),
+    }
+}
+
+/// Starts the roll that this cluster's policy asks for, if any, and stores it.
+pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
+    if !takes_patches(cluster) {
+        return Ok(());
+    }
+    let supply = Supply::load(&**change)?;
+    match weighed(&**change, &supply, cluster, change.now) {
+        Some((patch, None)) => start(change, cluster, patch),
+        Some((_, Some(fault))) => {
+            // A refusal must not fail the import or report that triggered this.
+            tracing::warn!(cluster = %cluster.id, "{fault}");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Clusters with a patch that their policy asks for and that does not start, each with what blocks it and what to do.
+pub(crate) fn waiting(
+    rows: &impl Read,
+    clusters: &[Cluster],
+    now: Timestamp,
+) -> Answer<BTreeMap<ClusterId, Fault>> {
+    if !clusters.iter().any(takes_patches) {
+        return Ok(BTreeMap::new());
+    }
+    let supply = Supply::load(rows)?;
+    let blocked = clusters.iter().filter_map(|cluster| {
+        let (patch, blocked) = weighed(rows, &supply, cluster, now)?;
+        let fault = match is_cancelled(cluster) {
+            true => cancelled(cluster, &patch.stack),
+            false => blocked?,
+        };
+        Some((cluster.id, fault))
+    });
+    Ok(blocked.collect())
+}
+
+/// The same of one cluster.
+pub(crate) fn waiting_for(
+    rows: &impl Read,
+    cluster: &Cluster,
+    now: Timestamp,
+) -> Answer<Option<Fault>> {
+    Ok(waiting(rows, std::slice::from_ref(cluster), now)?.remove(&cluster.id))
 }
 
 fn takes_patches(cluster: &Cluster) -> bool {
@@ -71,30 +141,37 @@ fn takes_patches(cluster: &Cluster) -> bool {
         && !cluster.roll.as_ref().is_some_and(super::Roll::is_under_way)
 }
 
-/// Starts the roll that this cluster's policy asks for, if any, and stores it.
-pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
+/// What a person cancelled goes on by a person's word, or with the next patch that is imported; no report starts it.
+fn is_cancelled(cluster: &Cluster) -> bool {
+    newest(cluster, Kind::Stack).is_some_and(|roll| roll.state == State::Cancelled)
+}
+
+/// The patch that the policy asks for, and what blocks it.
+fn weighed(
+    rows: &impl Read,
+    supply: &Supply,
+    cluster: &Cluster,
+    now: Timestamp,
+) -> Option<(Patch, Option<Fault>)> {
     if !takes_patches(cluster) {
-        return Ok(());
+        return None;
     }
-    let all = stacks::list(&**change)?;
-    let trust = trusted(&**change)?;
-    let Some(patch) = wanted(cluster, &all, &trust) else {
-        return Ok(());
-    };
-    let version = patch.stack.version.clone();
-    // A refusal must not fail the import or report that triggered this.
-    let plan = match plan::make(&**change, cluster, &patch.stack, change.now) {
-        Ok(plan) => plan,
+    let patch = wanted(cluster, &supply.stacks, &supply.trust)?;
+    let to = &patch.stack;
+    // The end of the previous one may not have been acknowledged yet.
+    let free = require_free(cluster, &not_started(to));
+    let blocked = match free.and_then(|()| plan::make(rows, cluster, to, now)) {
+        Ok(plan) => gates::stands(&plan.found, &[]).map(|finding| blocked(cluster, to, finding)),
         Err(refusal) => {
-            tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
-            return Ok(());
+            let mut fault = *refusal.fault;
+            fault.what = not_started(to);
+            Some(fault)
         }
     };
-    if let Some(finding) = gates::stands(&plan.found, &[]) {
-        let id = &finding.id;
-        tracing::warn!(cluster = %cluster.id, stack = version, id, "patch not started: {}", finding.fault);
-        return Ok(());
-    }
+    Some((patch, blocked))
+}
+
+fn start(change: &mut Change<'_>, cluster: &mut Cluster, patch: Patch) -> Answer<()> {
     let begin = Begin {
         to: patch.stack,
         policy: Policy {
@@ -104,16 +181,41 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
         by: By::PatchPolicy,
         despite: Vec::new(),
     };
-    let mut begun = cluster.clone();
-    match http::begun(change, &mut begun, begin) {
-        Ok(()) => *cluster = begun,
-        // The end of the previous one has not been acknowledged yet.
-        Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(cluster = %cluster.id, stack = version, "patch not started: {}", refusal.fault);
+    http::begun(change, cluster, begin)
+}
+
+fn not_started(to: &StackRef) -> String {
+    let version = &to.version;
+    format!("the upgrade to stack {version}, which the patch policy asks for, is not started")
+}
+
+/// How a person starts it.
+fn by_hand(cluster: &Cluster, to: &StackRef) -> String {
+    let (name, version) = (&cluster.name, &to.version);
+    format!("pf9-plane cluster upgrade {name} --to {version}")
+}
+
+/// In one sentence: what is not started, the finding, and what to do.
+fn blocked(cluster: &Cluster, to: &StackRef, finding: &Finding) -> Fault {
+    let (found, id) = (&finding.fault, &finding.id);
+    let fix = match finding.weight {
+        Weight::Blocks => {
+            let by_hand = by_hand(cluster, to);
+            format!(
+                "{}; to start it anyway: {by_hand} --despite {id}",
+                found.fix
+            )
         }
-        Err(refusal) => return Err(refusal),
-    }
-    Ok(())
+        Weight::Refuses | Weight::Warns => found.fix.clone(),
+    };
+    let why = format!("{}: {}", found.what, found.why);
+    Fault::new(found.code, not_started(to), why).fix(fix)
+}
+
+fn cancelled(cluster: &Cluster, to: &StackRef) -> Fault {
+    let why = "the last upgrade was cancelled, and only a person or the next import starts one";
+    let fix = format!("start it: {}", by_hand(cluster, to));
+    Fault::new(FaultCode::RollNotNow, not_started(to), why).fix(fix)
 }
 
 /// The newest of its minor that is newer than what it has, and than the last decision.
@@ -162,9 +264,9 @@ mod tests {
 
     use super::*;
     use crate::compute::tests::{cluster, now};
-    use crate::rolls::Way;
     use crate::rolls::testing::{key, roll_to, stack};
-    use pf9_hostagent::model::SigningKey;
+    use crate::rolls::{Goal, Roll, Way};
+    use pf9_hostagent::model::{OsOrder, SigningKey};
 
     fn trust() -> TrustStore {
         TrustStore::new([key().trusted()]).expect("trust")
@@ -174,7 +276,7 @@ mod tests {
         let mut cluster = cluster();
         cluster.stack = all[0].reference.clone();
         cluster.settings.upgrade.patches = patches;
-        cluster.roll = began.map(|hour| super::super::Roll {
+        cluster.roll = began.map(|hour| Roll {
             way: Way::Back,
             state: State::Done,
             began_at: now() + SignedDuration::from_hours(hour),
@@ -254,5 +356,51 @@ mod tests {
         let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 1, false)];
         assert_eq!(of(Patches::Window, &all, Some(2)), None);
         assert!(of(Patches::Window, &all, Some(0)).is_some());
+    }
+
+    #[test]
+    fn what_blocks_a_patch_is_said_with_what_to_do() {
+        let (cluster, to) = (cluster(), stack("1.36.4-1", 1, false).reference);
+        let of = |weight| {
+            let fault = gates::blocked("node m1 is not healthy", "it is away").fix("look at it");
+            let finding = gates::finding("node/m1", weight, fault);
+            blocked(&cluster, &to, &finding).to_string()
+        };
+        let said = "the upgrade to stack 1.36.4-1, which the patch policy asks for, is not started: node m1 is not \
+                    healthy: it is away; look at it";
+        assert_eq!(of(Weight::Refuses), said, "nobody overrules it");
+        let by_hand = format!(
+            "pf9-plane cluster upgrade {} --to 1.36.4-1 --despite node/m1",
+            cluster.name
+        );
+        let anyway = format!("{said}; to start it anyway: {by_hand}");
+        assert_eq!(of(Weight::Blocks), anyway);
+    }
+
+    /// Only an upgrade counts: a cancelled update of the distributions says nothing about stacks.
+    #[test]
+    fn after_a_cancelled_upgrade_no_report_starts_a_patch() {
+        let mut cluster = cluster();
+        assert!(!is_cancelled(&cluster), "there was none");
+        let upgrade = |state| Roll {
+            state,
+            ..roll_to(&cluster, &cluster.stack)
+        };
+        let update = |state, other: &Roll| Roll {
+            goal: Goal::Os(OsOrder::default()),
+            other: Some(Box::new(other.clone())),
+            ..upgrade(state)
+        };
+        let (done, stopped) = (upgrade(State::Done), upgrade(State::Cancelled));
+        let after = [
+            (done.clone(), false),
+            (stopped.clone(), true),
+            (update(State::Done, &stopped), true),
+            (update(State::Cancelled, &done), false),
+        ];
+        for (roll, held) in after {
+            cluster.roll = Some(roll);
+            assert_eq!(is_cancelled(&cluster), held, "{:?}", cluster.roll);
+        }
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     if changed {
         tell(change, &cluster, Some(&before))?;
         change.put(&CLUSTERS, &id.to_string(), &cluster)?;
-        patches::consider(change, &mut cluster)?;
+        patches::ended(change, &mut cluster)?;
         if has_probes(&cluster) {
             change.reconcile(id);
         }

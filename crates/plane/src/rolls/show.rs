@@ -5,14 +5,15 @@ use serde_json::{Value, json};
 
 use super::{
     Condition, Goal, Kind, Look, Part, Phase, Roll, State, Wait, Way, etcd_of, is_master, newest,
-    next, plan, runner, stack_of,
+    next, patches, plan, runner, stack_of,
 };
 use crate::records::{Cluster, Member};
 use crate::refusal::Answer;
 use crate::store::Read;
 use pf9_hostagent::model::{Role, UpgradeStage};
 
-/// A cluster's newest roll of this kind; `upgrade: null` (`osUpdate: null`) if there never was one.
+/// A cluster's newest roll of this kind; `upgrade: null` (`osUpdate: null`) if there never was one. `patchBlocked`: why
+/// a patch that its policy asks for does not start.
 pub(super) fn json_of(
     rows: &impl Read,
     cluster: &Cluster,
@@ -23,18 +24,21 @@ pub(super) fn json_of(
     let open = settings.window.as_ref().is_none_or(|w| w.is_open(now));
     let look = |host| runner::seen(rows, host, now).unwrap_or(Condition::Away);
     let roll = newest(cluster, kind).map(|r| roll_json(cluster, r, &look, open));
-    let key = match kind {
-        Kind::Stack => "upgrade",
-        Kind::Os => "osUpdate",
-    };
-    Ok(json!({
+    let mut shown = json!({
         "cluster": cluster.name,
         "stack": cluster.stack.version,
         "window": settings.window,
         "windowIsOpen": open,
         "patches": settings.patches,
-        key: roll,
-    }))
+    });
+    match kind {
+        Kind::Stack => {
+            shown["upgrade"] = json!(roll);
+            shown["patchBlocked"] = json!(patches::waiting_for(rows, cluster, now)?);
+        }
+        Kind::Os => shown["osUpdate"] = json!(roll),
+    }
+    Ok(shown)
 }
 
 fn roll_json(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Value {

@@ -143,13 +143,27 @@ async fn an_imported_patch_starts_automatically_by_policy() {
     );
 }
 
-/// A patch is not lost because a master was unhealthy when it was imported.
+/// A patch is not lost because a master was unhealthy when it was imported, and meanwhile the cluster says what blocks it.
 #[tokio::test]
 async fn a_blocked_patch_starts_once_the_master_is_healthy() {
     let world = World::new().await;
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
-    let policy = json!({"upgrade": {"patches": "at-once"}});
-    assert_eq!(world.bed.ask(Method::PATCH, &path, policy).await.0, 200);
+    let set = async |patches: &str| {
+        let policy = json!({"upgrade": {"patches": patches}});
+        assert_eq!(world.bed.ask(Method::PATCH, &path, policy).await.0, 200);
+    };
+    // Wherever an operator looks.
+    let warned = async || {
+        let one = world.bed.get(&path).await;
+        let list = world.bed.get("/qbert/v4/{project}/clusters").await;
+        let (_, own) = world.bed.admin_get("/clusters/c").await;
+        let (_, all) = world.bed.admin_get("/clusters").await;
+        [&one, &list[0], &own, &all[0]].map(|shown| shown["warnings"].clone())
+    };
+    let nothing = || [(); 4].map(|()| json!([]));
+    let blocked = async || world.bed.admin_get(AT).await.1["patchBlocked"].clone();
+    set("at-once").await;
+    assert_eq!(warned().await, nothing());
     // It has not observed its newest spec.
     let (master, name, ip) = &world.nodes[0];
     let (code, said) = master.report(name, ip).await;
@@ -157,8 +171,25 @@ async fn a_blocked_patch_starts_once_the_master_is_healthy() {
     let answer = import(&world.bed, "a4", "1.36.4", "3.6.16").await;
     assert_eq!(answer.0, 200);
     assert_eq!(world.state().await, "", "its master is not healthy");
+    let what = "the upgrade to stack a4, which the patch policy asks for, is not started";
+    let by_hand = "pf9-plane cluster upgrade c --to a4 --despite node/m1";
+    for said in warned().await {
+        let said = said[0].as_str().expect("a sentence").to_owned();
+        assert!(
+            said.starts_with(&format!("{what}: node m1 is not healthy")) && said.ends_with(by_hand),
+            "{said}"
+        );
+    }
+    assert_eq!(blocked().await["what"], json!(what));
+    set("off").await;
+    assert_eq!(warned().await, nothing(), "it is no longer wanted");
+    assert_eq!(blocked().await, Value::Null);
+    set("at-once").await;
+    assert_eq!(blocked().await["what"], json!(what));
     world.report(0, None).await;
     assert_eq!(world.state().await, "running");
+    assert_eq!(warned().await, nothing(), "it started");
+    assert_eq!(blocked().await, Value::Null);
     let (_, shown) = world.bed.admin_get(AT).await;
     assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
     assert_eq!(shown["upgrade"]["to"], json!("a4"), "{shown}");
