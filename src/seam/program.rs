@@ -64,6 +64,12 @@ impl PassedPoint {
         lines.filter_map(|l| serde_json::from_str(l).ok()).collect()
     }
 
+    /// Whether any of what a program told so far broke. That is asked again and again of one that goes on, so nothing is
+    /// parsed.
+    pub fn any_broke(told: &str) -> bool {
+        told.contains(r#""broke":true"#)
+    }
+
     pub(super) fn line(&self) -> String {
         let json = serde_json::to_string(self).expect("names and words");
         json + "\n"

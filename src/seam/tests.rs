@@ -200,7 +200,15 @@ fn a_program_and_its_test_understand_each_other() {
     assert_eq!(program::read("7:28"), by_number);
     // The end of the program cut its last line.
     let told = format!("{}{}{{\"kind\":", passed.line(), passed.line());
-    assert_eq!(PassedPoint::all(&told), [passed.clone(), passed]);
+    assert_eq!(PassedPoint::all(&told), [passed.clone(), passed.clone()]);
+    assert!(PassedPoint::any_broke(&told));
+    let whole = PassedPoint {
+        // Quotes of a path are no field.
+        about: r#""broke":true"#.into(),
+        broke: false,
+        ..passed
+    };
+    assert!(!PassedPoint::any_broke(&whole.line()));
 }
 
 /// The points that exist, from the sources: there is no list.

@@ -1,10 +1,12 @@
-//! `pf9ctl node prep` that is killed: run again, it ends as if nothing had been, on the machine and on the plane.
+//! `pf9ctl node prep` that is killed, or that stands still until somebody kills it: run again, it ends as if nothing had
+//! been, on the machine and on the plane.
 //!
 //! The real program against a real plane; systemd and the two daemons that it waits for are peers of this test. Run as
 //! root, as all of scripts/test is: the program gives files to the tunnel's user, whom a namespace of its own has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::future::ready;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -20,9 +22,10 @@ use pf9_hostagent::seam::fault::{CallKind, InjectedFault};
 use pf9_hostagent::seam::program::{ENV, ENV_POINTS, PassedPoint};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::bed::{Bed, within};
+use super::bed::{Bed, until, within};
 use super::node::Node;
 use crate::sample;
 
@@ -121,12 +124,12 @@ impl Machine {
         tokio::spawn(local::serve(listener, policy, stop.clone(), answer));
     }
 
-    /// Runs it with a new token, and breaks it there; how it ended, and what it passed.
-    async fn prep(&self, bed: &Bed, breaks: Option<&PassedPoint>) -> (Output, Vec<PassedPoint>) {
+    /// The program with a new token. What it passes it tells this file.
+    async fn program(&self, bed: &Bed, points: &Path) -> Command {
         let at = |name: &str| self.dir.path().join(name);
         let token = bed.new_token().await.to_text();
         fs::write(at("token"), token.expose()).expect("token");
-        let mut command = tokio::process::Command::new("unshare");
+        let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", WITH_USERS, "sh"])
             .args([at("passwd"), at("group")])
@@ -137,17 +140,56 @@ impl Machine {
             .arg(at("token"))
             // What a machine has to have is another test's.
             .args(TABLE.iter().map(|entry| format!("--skip={}=", entry.id)))
-            .env(ENV_POINTS, at("points"))
+            .env(ENV_POINTS, points)
             .stdin(Stdio::null())
             .kill_on_drop(true);
+        command
+    }
+
+    /// Runs it, and kills it there; how it ended, and what it passed.
+    async fn prep(&self, bed: &Bed, breaks: Option<&PassedPoint>) -> (Output, Vec<PassedPoint>) {
+        let points = self.dir.path().join("points");
+        let mut command = self.program(bed, &points).await;
         if let Some(point) = breaks {
             command.env(ENV, point.with(InjectedFault::Kill));
         }
         let output = within(command.output()).await.expect("unshare");
-        let told = fs::read_to_string(at("points")).unwrap_or_default();
+        let told = fs::read_to_string(&points).unwrap_or_default();
         assert!(!told.is_empty(), "it passes points: {output:?}");
-        fs::remove_file(at("points")).expect("another run tells its own");
+        fs::remove_file(&points).expect("another run tells its own");
         (output, PassedPoint::all(&told))
+    }
+
+    /// Runs it until it stands at this point; then it is killed from outside. Beside one that does not go on by itself
+    /// another run is refused, and changes nothing.
+    async fn stands(&self, bed: &Bed, point: &PassedPoint) {
+        let name = &point.name;
+        let points = self.dir.path().join("points-of-one-that-stands");
+        let mut command = self.program(bed, &points).await;
+        command.env(ENV, point.with(InjectedFault::Stop));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut stands = command.spawn().expect("unshare");
+        until(|| {
+            let told = fs::read_to_string(&points).unwrap_or_default();
+            let is_there = PassedPoint::any_broke(&told);
+            let ended = stands.try_wait().expect("its state");
+            assert!(ended.is_none(), "{name}: {ended:?}, and not stopped there");
+            ready(is_there.then_some(()))
+        })
+        .await;
+        // A task that waits for others has a deadline; a call to the kernel has none.
+        if !matches!(point.kind, CallKind::Exit | CallKind::Reply) {
+            let before = self.left();
+            let mut beside = self
+                .program(bed, &self.dir.path().join("points-beside"))
+                .await;
+            let beside = within(beside.output()).await.expect("unshare");
+            let why = said(&beside);
+            assert!(!beside.status.success(), "{name}: two at once: {why}");
+            assert!(why.contains("pf9ctl.lock"), "{name}: {why}");
+            assert_eq!(self.left(), before, "{name}: the one beside it");
+        }
+        within(stands.kill()).await.expect("it is killed");
     }
 
     /// Every file and directory that is left, with mode and owner, and the state of units. The daemons take away what a
@@ -213,42 +255,82 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// Stages of a sample: each takes two preparations, and a host that connects.
+/// What an undisturbed preparation passes and leaves, and the hosts that the plane has to know.
+struct Calm {
+    bed: Bed,
+    points: Vec<PassedPoint>,
+    left: BTreeMap<String, (u32, u32)>,
+    hosts: BTreeSet<String>,
+}
+
+impl Calm {
+    async fn new() -> Self {
+        let bed = Bed::new().await;
+        let machine = Machine::new();
+        let (output, points) = machine.prep(&bed, None).await;
+        assert!(output.status.success(), "{}", said(&output));
+        Self {
+            hosts: [machine.connects(&bed).await.to_string()].into(),
+            left: machine.left(),
+            points,
+            bed,
+        }
+    }
+
+    /// This machine, on which one was cut off there, is prepared by the next run: as if nothing had been, and one host.
+    async fn ends(&mut self, machine: &Machine, name: &str) {
+        let (output, _) = machine.prep(&self.bed, None).await;
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        assert_eq!(machine.left(), self.left, "{name}");
+        let host = machine.connects(&self.bed).await;
+        self.hosts.insert(host.to_string());
+        let known = self.bed.admin_get("/hosts").await.1;
+        let known = known.as_array().expect("hosts").iter();
+        let known: BTreeSet<String> = known
+            .filter_map(|host| host["id"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(known, self.hosts, "{name}: one machine, one host");
+    }
+}
+
+/// Cases of a sample: each takes two preparations, and a host that connects.
 const FEW: usize = 6;
 
 #[tokio::test]
 async fn a_preparation_that_is_killed_anywhere_is_ended_by_the_next_run_as_one_host() {
-    let bed = Bed::new().await;
-    let calm = Machine::new();
-    let (output, points) = calm.prep(&bed, None).await;
-    assert!(output.status.success(), "{}", said(&output));
-    let mut hosts: BTreeSet<String> = [calm.connects(&bed).await.to_string()].into();
-    let want = calm.left();
+    let mut calm = Calm::new().await;
     // Between two of these lie only parts of one write.
-    let is_stage = |point: &&PassedPoint| {
+    let is_stage = |point: &PassedPoint| {
         matches!(
             point.kind,
             CallKind::Spawn | CallKind::Rename | CallKind::Remove
         )
     };
-    let stages: Vec<&PassedPoint> = points.iter().filter(is_stage).collect();
-    assert!(stages.len() > 15, "{points:#?}");
-    let stages = sample::of("stages of a preparation", stages, FEW);
-    for stage in stages {
+    let mut stages = calm.points.clone();
+    stages.retain(is_stage);
+    assert!(stages.len() > 15, "{stages:#?}");
+    for stage in sample::of("stages of a preparation", stages, FEW) {
         let name = &stage.name;
         let machine = Machine::new();
-        let (output, passed) = machine.prep(&bed, Some(stage)).await;
+        let (output, passed) = machine.prep(&calm.bed, Some(&stage)).await;
         assert!(output.status.signal().is_some(), "{name}: {output:?}");
         assert!(passed.iter().any(|p| p.broke), "{name}");
-        let (output, _) = machine.prep(&bed, None).await;
-        assert!(output.status.success(), "{name}: {}", said(&output));
-        assert_eq!(machine.left(), want, "{name}");
-        hosts.insert(machine.connects(&bed).await.to_string());
-        let known = bed.admin_get("/hosts").await.1;
-        let known = known.as_array().expect("hosts").iter();
-        let known: BTreeSet<String> = known
-            .filter_map(|host| host["id"].as_str().map(str::to_owned))
-            .collect();
-        assert_eq!(known, hosts, "{name}: one machine, one host");
+        calm.ends(&machine, name).await;
+    }
+}
+
+/// Every point and not the stages alone: what stands has ended no write, and holds the lock.
+#[tokio::test]
+async fn a_preparation_that_stands_still_anywhere_is_ended_by_the_next_run_as_one_host() {
+    let mut calm = Calm::new().await;
+    let kinds: BTreeSet<CallKind> = calm.points.iter().map(|point| point.kind).collect();
+    for kind in [CallKind::Write, CallKind::Exit, CallKind::Reply] {
+        assert!(kinds.contains(&kind), "{kind:?} is none of {kinds:?}");
+    }
+    let points = calm.points.clone();
+    for point in sample::of("points where a preparation stands still", points, FEW) {
+        let machine = Machine::new();
+        machine.stands(&calm.bed, &point).await;
+        calm.ends(&machine, &point.name).await;
     }
 }
