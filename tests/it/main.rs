@@ -11,6 +11,7 @@ mod identity;
 mod live;
 mod local;
 mod loud;
+mod nodelet;
 mod plane;
 mod planes;
 mod put_back;

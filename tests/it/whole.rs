@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! reference:  begin ─► a life until all is done, and its stop ─► another one     = the points of both, the end
-//! each case:  begin ─► the same, and in one of the two it breaks at a point: it ends there, or goes on
+//! each case:  begin ─► the same, and in one of the two it breaks at a point: it ends there, or goes on, or stands
+//!                      there until it is killed from outside
 //!                   ─► a whole life until all is done, and its stop              = the same end
 //! ```
 //!
 //! What works beside each other takes other turns each time, so a point has the name of its caller. Of calls that a life
-//! makes over and over the first few are walked. That a call never comes back is walked inside one process alone
-//! (`src/seam/walk.rs`), where time can be made to pass: here it would be minutes of deadlines.
+//! makes over and over the first few are walked. A program that stands says so, and is killed then, as systemd's watchdog
+//! does. What goes on beside a call that never comes back, to the end of its deadlines, is walked inside one process
+//! alone (`src/seam/walk.rs`), where time can be made to pass: here it would be minutes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,6 +76,8 @@ enum Life {
     Done,
     /// It ended by itself, or failed as it stopped.
     Cut,
+    /// It stood where it was to, and was killed.
+    Stood,
     /// It neither ended nor did all, or did not stop.
     Never,
 }
@@ -136,21 +140,20 @@ impl Program {
         Self(command.spawn().expect("start"))
     }
 
-    fn is_over(&mut self) -> bool {
-        self.0.try_wait().expect("its state").is_some()
+    /// How it ended, if it has; `asked`: it was told to stop.
+    fn ended(&mut self, asked: bool) -> Option<Life> {
+        let status = self.0.try_wait().expect("its state")?;
+        Some(match asked && status.success() {
+            true => Life::Done,
+            false => Life::Cut,
+        })
     }
 
-    async fn stop(&mut self) -> Life {
+    fn ask_to_stop(&self) {
         if let Some(id) = self.0.id() {
             let pid = Pid::from_raw(i32::try_from(id).expect("an id"));
             // It may have ended by itself at this moment.
             _ = kill(pid, Signal::SIGTERM);
-        }
-        let ended = tokio::time::timeout(PATIENCE, self.0.wait()).await;
-        match ended.map(|status| status.expect("its end").success()) {
-            Ok(true) => Life::Done,
-            Ok(false) => Life::Cut,
-            Err(_) => Life::Never,
         }
     }
 }
@@ -159,26 +162,34 @@ async fn lived<W: Whole>(
     whole: &W,
     world: &mut W::World,
     life: usize,
-    breaks: Option<&str>,
+    breaks: Option<(&PassedPoint, InjectedFault)>,
 ) -> (Life, Vec<PassedPoint>) {
     whole.starts(world, life);
     let points = W::place(world).points(life);
-    let mut program = Program::start(W::PROGRAM, W::place(world), breaks, &points);
-    let began = Instant::now();
+    let told = || std::fs::read_to_string(&points).unwrap_or_default();
+    let stands = breaks.is_some_and(|(_, fault)| fault == InjectedFault::Stop);
+    let breaks = breaks.map(|(point, fault)| point.with(fault));
+    let mut program = Program::start(W::PROGRAM, W::place(world), breaks.as_deref(), &points);
+    let mut began = Instant::now();
+    let mut asked = false;
     let went = loop {
-        if program.is_over() {
-            break Life::Cut;
+        if let Some(ended) = program.ended(asked) {
+            break ended;
         }
-        if Box::pin(whole.turn(world)).await {
-            break program.stop().await;
+        if stands && PassedPoint::any_broke(&told()) {
+            program.0.kill().await.expect("it is killed");
+            break Life::Stood;
+        }
+        if !asked && Box::pin(whole.turn(world)).await {
+            program.ask_to_stop();
+            (asked, began) = (true, Instant::now());
         }
         if began.elapsed() > PATIENCE {
             break Life::Never;
         }
         tokio::time::sleep(PAUSE).await;
     };
-    let told = std::fs::read_to_string(&points).unwrap_or_default();
-    (went, PassedPoint::all(&told))
+    (went, PassedPoint::all(&told()))
 }
 
 async fn reference<W: Whole>(whole: &W) -> Reference {
@@ -205,7 +216,6 @@ impl Reference {
         for (life, passed) in self.lives.iter().enumerate() {
             for point in passed.iter().filter(|p| is_early(p)) {
                 let faults = point.kind.faults().into_iter();
-                let faults = faults.filter(|f| *f != InjectedFault::Stop);
                 all.extend(faults.map(|fault| Case {
                     life,
                     point: point.clone(),
@@ -280,13 +290,13 @@ async fn broken<W: Whole>(whole: &W, reference: &Reference, case: &Case) -> Brok
             return Broken::Wrong(format!("{about}: the life before it: {went:?}"));
         }
     }
-    let (went, passed) = lived(whole, &mut world, *life, Some(&point.with(*fault))).await;
+    let (went, passed) = lived(whole, &mut world, *life, Some((point, *fault))).await;
     let broke = passed.iter().any(|p| p.broke);
     match went {
         Life::Never => return Broken::Wrong(format!("{about}: it neither ends nor is done")),
         Life::Cut if !broke => return Broken::Wrong(format!("{about}: it ends before it")),
         Life::Done if !broke => return Broken::Missed,
-        Life::Cut | Life::Done => {}
+        Life::Cut | Life::Done | Life::Stood => {}
     }
     let (went, _) = lived(whole, &mut world, life + 1, None).await;
     if went != Life::Done {
