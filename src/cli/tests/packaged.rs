@@ -155,6 +155,9 @@ fn units_directories_and_users_fit_the_programs() {
             text.contains("\nType=notify\n") && text.contains("\nWatchdogSec="),
             "{name}"
         );
+        // What the watchdog ended is started again.
+        let again = ["\nRestart=always\n", "\nRestart=on-failure\n"];
+        assert!(again.iter().any(|line| text.contains(line)), "{name}");
     }
     let dirs = shipped("tmpfiles.d/pf9-hostagent.conf");
     for dir in [
