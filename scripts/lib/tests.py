@@ -45,7 +45,8 @@ LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 
           "a_backup_broken": 1800, "a_renewal_broken": 1800,
           "another_stack_made_ready_broken": 3600, "a_version_that_shows_nothing_broken": 3600,
           # The same of whole programs, each case with two or three lives of one.
-          "hostagent_broken": 7200, "comms_broken": 7200, "a_preparation_that_is_killed": 1800}
+          "hostagent_broken": 7200, "comms_broken": 7200, "nodelet_broken": 7200,
+          "a_preparation_that": 3600}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A slower test reports that it is still running.
