@@ -252,7 +252,7 @@ fn mends(stack: &Stack, trust: &TrustStore) -> bool {
                 && stack.content().is_ok_and(|content| content.security)
         }
         Err(e) => {
-            tracing::warn!(stack = %stack.reference, why = %e, "the stack's manifest cannot be verified");
+            tracing::debug!(stack = %stack.reference, why = %e, "the stack's manifest cannot be verified");
             false
         }
     }
