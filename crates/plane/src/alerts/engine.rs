@@ -83,9 +83,7 @@ pub(super) fn advance(book: &mut Book, look: &Look<'_>) -> Led {
     }
     end(book, look, &mut led);
     hold(book, look);
-    for alert in book.values_mut() {
-        fire(alert, look);
-    }
+    fire_all(book, look);
     symptoms(book);
     for alert in book.values_mut() {
         if let Some(notice) = due(alert, look.now) {
@@ -288,23 +286,47 @@ fn of_subject(book: &Book, rule: Rule, subject: Subject) -> impl Iterator<Item =
         .take_while(move |alert| alert.key.rule == rule && alert.key.subject == subject)
 }
 
-/// It fires when its hold time is over, no cause explains it, and its former cause has been gone for long enough. (A
-/// silence is no cause: the alert fires, and no notice is sent.)
-fn fire(alert: &mut Alert, look: &Look<'_>) {
-    if alert.fired_at.is_some() {
+/// Fires what is due, but no symptom in the same pass as its cause: until then the cause was a suspicion, and the symptom
+/// may have lost patience with it.
+fn fire_all(book: &mut Book, look: &Look<'_>) {
+    let mut fired: Vec<Key> = Vec::new();
+    for alert in book.values_mut() {
+        if is_ripe(alert, look) {
+            alert.fired_at = Some(look.now);
+            fired.push(alert.key.clone());
+        }
+    }
+    if fired.is_empty() {
         return;
     }
-    let explained = match alert.held {
+    hold(book, look);
+    for key in fired {
+        if let Some(alert) = book.get_mut(&key)
+            && is_explained(alert)
+        {
+            alert.fired_at = None;
+        }
+    }
+}
+
+fn is_explained(alert: &Alert) -> bool {
+    match alert.held {
         Some(Held::Cause { .. } | Held::Maintenance { .. }) => true,
         Some(Held::Silence { .. }) | None => false,
-    };
+    }
+}
+
+/// It fires when its hold time is over, no cause explains it, and its former cause has been gone for long enough. (A
+/// silence is no cause: the alert fires, and no notice is sent.)
+fn is_ripe(alert: &Alert, look: &Look<'_>) -> bool {
+    if alert.fired_at.is_some() {
+        return false;
+    }
     let settled = alert
         .held_at
         .is_none_or(|at| look.now.duration_since(at) >= SETTLE);
     let lasted = look.now.duration_since(alert.since) >= hold_of(look, alert);
-    if lasted && settled && !explained {
-        alert.fired_at = Some(look.now);
-    }
+    lasted && settled && !is_explained(alert)
 }
 
 /// Lists each cause's symptoms and raises it to their urgency.

@@ -326,6 +326,35 @@ fn maintenance_holds_alerts_but_not_the_end_of_sent_ones() {
     assert_eq!(scene.notices(&during), [Notice::Fired]);
 }
 
+/// The symptom no longer waits for a suspicion, and is ripe at the very pass that makes it a certainty.
+#[test]
+fn a_symptom_does_not_fire_in_the_pass_of_its_cause() {
+    let (disk, dead) = (
+        of_host(Rule::DiskLow, 2),
+        of_host(Rule::HostNotResponding, 1),
+    );
+    let api = of_cluster(Rule::ApiServerDown);
+    let settles = Rule::DiskLow.hold().as_secs() + SETTLE.as_secs();
+    // When the two fall together is a matter of the rules' times: every distance is tried.
+    for later in (0..=2 * settles).step_by(20) {
+        let mut scene = Scene::new();
+        scene.set(&disk, true);
+        scene.set(&api, true);
+        scene.until(10_000);
+        scene.set(&disk, false);
+        scene.until(10_000 + later);
+        let before = scene.notices(&api).len();
+        scene.set(&dead, true);
+        scene.until(50_000);
+        let fell = scene.told_of(&dead)[0].0;
+        let beside: Vec<i64> = scene.told_of(&api)[before..].iter().map(|t| t.0).collect();
+        assert!(
+            beside.iter().all(|at| *at < fell),
+            "{later}: cause at {fell}, symptom at {beside:?}"
+        );
+    }
+}
+
 fn silence(rule: Option<Rule>, until: i64) -> Silence {
     Silence {
         id: Uuid::from_u128(7),
