@@ -89,6 +89,7 @@ actions! {
         SeeAllKubeconfigs = "see-all-kubeconfigs", Admin, "long-lived kubeconfigs of others: list, withdraw";
         SeeAlerts = "see-alerts", Reader, "alerts and silences; fleet-wide ones only with a plane-wide role";
         AnswerAlerts = "answer-alerts", Member, "acknowledge and silence alerts";
+        KeepReceivers = "keep-receivers", Admin, "receivers of a project's alerts: see, set, remove";
         SeeNumbers = "see-numbers", Reader, "metrics of hosts, for Prometheus";
         SeeAudit = "see-audit", Admin, "the audit; of all projects only with a plane-wide role";
     }

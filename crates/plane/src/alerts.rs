@@ -19,7 +19,9 @@
 //! | `keep`   | the passes, with the store around them |
 //! | `shelf`  | the stored alerts and their bounds |
 //! | `verbs`  | acknowledge and silence (pure) |
-//! | `notify` | targets, and the outbox of each |
+//! | `notify` | the plane's targets, and the outbox of each |
+//! | `receivers` | those of projects |
+//! | `reach`  | where those may be |
 //! | `payload`| what a target receives (pure) |
 //! | `deliver`| the delivery |
 //! | `probe`, `availability` | whether clusters' APIs answer, and for how much of each month they did |
@@ -44,6 +46,8 @@ mod keep;
 mod notify;
 mod payload;
 mod probe;
+mod reach;
+mod receivers;
 mod report;
 mod rules;
 mod shelf;
@@ -56,6 +60,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::people::ProjectId;
 use pf9_hostagent::model::{ClusterId, HostId};
 
 pub(super) use board::{Board, Brief};
@@ -63,6 +68,7 @@ pub(super) use deliver::deliver;
 pub(super) use keep::keep;
 pub(super) use notify::{Kind as TargetKind, Wanted as WantedTarget};
 pub(super) use probe::{EVERY as PROBE_EVERY, probe};
+pub(super) use receivers::forget_project;
 pub(super) use rules::Rule;
 pub(super) use trends::forget as forget_trends;
 pub(super) use verbs::{WantedAck, WantedSilence};
@@ -70,13 +76,14 @@ pub(super) use verbs::{WantedAck, WantedSilence};
 use rules::Urgency;
 
 /// Names of these tables.
-pub(super) const TABLES: [&str; 9] = [
+pub(super) const TABLES: [&str; 10] = [
     "alerts",
     "alerts-past",
     "alerts-past-at",
     "alert-silences",
     "alert-targets",
     "alert-outbox",
+    "alert-receivers",
     "availability",
     "conformance-reports",
     "trends",
@@ -111,6 +118,9 @@ pub(super) struct Alert {
     pub(super) key: Key,
     /// The cluster that it belongs to.
     pub(super) cluster: Option<ClusterId>,
+    /// The project that it belongs to; none: the plane.
+    #[serde(default)]
+    pub(super) project: Option<ProjectId>,
     /// Names of the host and the cluster: both may be gone when it is read.
     #[serde(default)]
     pub(super) names: Names,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde_json::Value;
 
@@ -98,6 +99,10 @@ enum Verb {
         /// does not. Absent: the listen address.
         #[arg(long, value_name = "HOST:PORT")]
         peer_address: Option<String>,
+        /// A network in which projects may have receivers of their alerts, over http as well; can be repeated. Absent:
+        /// on the internet only, over https.
+        #[arg(long = "receiver-network", value_name = "CIDR")]
+        receiver_networks: Vec<IpNet>,
         #[command(flatten)]
         store: store::StoreArgs,
     },
@@ -336,11 +341,13 @@ async fn run(command: Command) -> Result<(), Fault> {
             node_certificate_seconds,
             host_certificate_seconds,
             peer_address,
+            receiver_networks,
             store,
         } => {
             serve(ServeConfig {
                 etcd: store.place()?,
                 peer: peer_address,
+                receiver_networks,
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,

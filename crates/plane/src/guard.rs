@@ -186,7 +186,7 @@ struct Named {
 }
 
 /// Parameters that name nothing with an owner; those that do have a case in [`owners`].
-pub(super) const NOBODYS: [&str; 11] = [
+pub(super) const NOBODYS: [&str; 12] = [
     "file",
     "role",
     "verb",
@@ -195,9 +195,10 @@ pub(super) const NOBODYS: [&str; 11] = [
     "role_id",
     "credential_id",
     "token_id",
-    // Owned through the host or the cluster before it in the path.
+    // Owned through the host, the cluster or the project before it in the path.
     "bundle_id",
     "addon",
+    "receiver",
     "service_id",
 ];
 /// Parameters that do.

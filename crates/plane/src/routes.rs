@@ -116,6 +116,8 @@ fn alerts() -> Vec<Route> {
     let silence = "/v1/silences/{silence_id}";
     let answered = "/v1/clusters/{cluster}/availability";
     let report = "/v1/clusters/{cluster}/report";
+    let receivers = "/v1/projects/{project}/receivers";
+    let receiver = "/v1/projects/{project}/receivers/{receiver}";
     vec![
         may("GET", "/v1/alerts", SeeAlerts, get(alerts::list)),
         may("GET", one, SeeAlerts, get(alerts::one)),
@@ -125,6 +127,14 @@ fn alerts() -> Vec<Route> {
         may("DELETE", silence, AnswerAlerts, delete(alerts::unsilence)),
         may("GET", answered, SeeClusters, get(alerts::availability)),
         may("GET", report, SeeClusters, get(alerts::report)),
+        may("GET", receivers, KeepReceivers, get(alerts::list_receivers)),
+        may("PUT", receiver, KeepReceivers, put(alerts::set_receiver)),
+        may(
+            "DELETE",
+            receiver,
+            KeepReceivers,
+            delete(alerts::remove_receiver),
+        ),
     ]
 }
 

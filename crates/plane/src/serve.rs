@@ -14,6 +14,7 @@ use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
 use jiff::SignedDuration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -73,6 +74,8 @@ pub struct ServeConfig {
     pub peer: Option<String>,
     /// What the page's terminal is run with.
     pub terminal: TerminalConfig,
+    /// Networks in which projects may have receivers of alerts, besides the internet; without TLS as well.
+    pub receiver_networks: Vec<IpNet>,
 }
 
 /// A running plane.
@@ -125,6 +128,7 @@ impl ServeConfig {
             etcd: None,
             peer: None,
             terminal: TerminalConfig::default(),
+            receiver_networks: Vec::new(),
         }
     }
 }
@@ -185,6 +189,7 @@ impl Server {
             relayed: Relayed::new(address),
             peer: peer.as_ref().map(|p| p.at.clone()),
             terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
+            receiver_networks: config.receiver_networks.clone(),
         }));
         terminal::tidy(&plane.files);
         claims::index::settle(&plane.store).map_err(|e| with_fix(chain(&e), e.fix()))?;

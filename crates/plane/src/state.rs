@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -118,6 +119,8 @@ pub(super) struct Parts {
     pub(super) relayed: Relayed,
     pub(super) peer: Option<String>,
     pub(super) terminal: Terminal,
+    /// Where receivers of projects may be besides the internet.
+    pub(super) receiver_networks: Vec<IpNet>,
 }
 
 /// Changes that are on a thread: one that is being written, and the next.
@@ -169,7 +172,7 @@ impl Plane {
             started: pf9_hostagent::seam::clock::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
-            alerts: alerts::Board::default(),
+            alerts: alerts::Board::reaching(parts.receiver_networks),
             agents: Notify::new(),
             audit: Ledger::default(),
             changes: Changes::default(),

@@ -163,6 +163,10 @@ fn a_project_role_covers_only_its_hosts_and_clusters() {
         (Action::ReadBundles, Role::Reader, Verdict::Refused),
         (Action::ReadBundles, Role::Member, Verdict::Refused),
         (Action::ReadBundles, Role::Admin, Verdict::Allowed),
+        // Secrets are in their URLs.
+        (Action::KeepReceivers, Role::Reader, Verdict::Refused),
+        (Action::KeepReceivers, Role::Member, Verdict::Refused),
+        (Action::KeepReceivers, Role::Admin, Verdict::Allowed),
         (Action::SeeAudit, Role::Reader, Verdict::Refused),
         (Action::SeeAudit, Role::Member, Verdict::Refused),
         (Action::SeeAudit, Role::Admin, Verdict::Allowed),

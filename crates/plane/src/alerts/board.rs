@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::engine::Book;
 use super::facts::{self, HostFacts};
 use super::found::{ClusterSeen, Heard};
+use super::reach::Reach;
 use super::trends::{self, Closed, Foreseen, Of};
 use super::walk::Walks;
 use pf9_hostagent::model::{ClusterId, Event, HostId, HostStatus, NodeState};
@@ -25,6 +27,8 @@ pub(crate) struct Board {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Lists of past alerts.
     pub(super) walks: Arc<Walks>,
+    /// The way to receivers of projects.
+    pub(super) reach: Reach,
 }
 
 #[derive(Default)]
@@ -58,6 +62,14 @@ pub(crate) struct Brief {
 }
 
 impl Board {
+    /// One whose projects' receivers may also be in these networks.
+    pub(crate) fn reaching(networks: Vec<IpNet>) -> Self {
+        Self {
+            reach: Reach::new(networks),
+            ..Self::default()
+        }
+    }
+
     /// For every host that has reported.
     pub(crate) fn briefs(&self) -> BTreeMap<HostId, Brief> {
         let inner = self.inner();

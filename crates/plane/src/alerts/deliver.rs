@@ -1,5 +1,5 @@
-//! Delivery to targets: each independently, so that one that is down or slow delays no other; its outbox in order of
-//! time, retried with backoff until it arrives.
+//! Delivery to the plane's targets and to receivers of projects: to each independently, so that one that is down or slow
+//! delays no other; its outbox in order of time, retried with backoff until it arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,15 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, header};
+use reqwest::{Client, StatusCode, Url, header};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::notify::{self, OUTBOX, TARGETS, Target, Told};
 use super::payload;
+use super::receivers::{self, RECEIVERS, Receiver};
 use crate::state::Plane;
-use crate::store::{Read, Standing};
+use crate::store::{Page, Read, Standing};
 use pf9_hostagent::host::blocking;
 use pf9_hostagent::host::tls;
 use pf9_hostagent::telemetry::chain;
@@ -32,6 +33,14 @@ const AT_ONCE: usize = 100;
 /// Longest secret or URL in a file, and longest CA file.
 const SECRET_MAX: u64 = 4096;
 const AUTHORITIES_MAX: u64 = 1024 * 1024;
+
+/// Who is told.
+enum To {
+    /// A target of the plane.
+    Target(Target),
+    /// A receiver of a project.
+    Receiver(Receiver),
+}
 
 /// When a target is tried next.
 struct Turn {
@@ -57,7 +66,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
         turns.retain(|name, _| waiting.contains_key(name) || busy.contains(name));
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        for (name, target) in waiting {
+        for (name, to) in waiting {
             if busy.contains(&name) {
                 continue;
             }
@@ -71,7 +80,7 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
             busy.insert(name.clone());
             let plane = Arc::clone(&plane);
             under_way.spawn(async move {
-                let ended = all(&plane, &name, &target).await;
+                let ended = all(&plane, &name, &to).await;
                 (name, ended)
             });
         }
@@ -108,8 +117,13 @@ async fn changes(store: Option<&mut watch::Receiver<Standing>>) {
 }
 
 fn after(plane: &Plane, turns: &mut BTreeMap<String, Turn>, name: String, ended: Ended) {
-    if let Err(why) = &ended {
-        tracing::warn!(to = name, why, "alerts cannot be delivered and wait");
+    match &ended {
+        // Its project sees it in the list: the plane's log is not for them to fill.
+        Err(why) if receivers::has(&name) => {
+            tracing::debug!(to = name, why, "alerts cannot be delivered and wait");
+        }
+        Err(why) => tracing::warn!(to = name, why, "alerts cannot be delivered and wait"),
+        Ok(()) => {}
     }
     let failed = ended.is_err();
     plane
@@ -136,15 +150,36 @@ fn pause(fails: u32) -> Duration {
     }
 }
 
-/// Targets with a non-empty outbox.
-fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
-    let read = || -> crate::refusal::Answer<BTreeMap<String, Target>> {
+/// Those with a non-empty outbox.
+fn waiting(plane: &Plane) -> BTreeMap<String, To> {
+    let read = || -> crate::refusal::Answer<BTreeMap<String, To>> {
         let rows = plane.read()?;
-        let mut out = BTreeMap::new();
-        for (name, target) in rows.all(&TARGETS)? {
-            if !rows.with_prefix(&OUTBOX, &format!("{name}/"))?.is_empty() {
-                out.insert(name, target);
+        let targets = rows.all(&TARGETS)?.into_iter();
+        let targets = targets.map(|(name, target)| (name, To::Target(target)));
+        let of_projects = rows.all(&RECEIVERS)?.into_iter();
+        let of_projects = of_projects.map(|(name, receiver)| (name, To::Receiver(receiver)));
+        let mut out: BTreeMap<String, To> = targets.chain(of_projects).collect();
+        // Of one that is gone nobody asks how its deliveries were.
+        plane
+            .alerts
+            .inner()
+            .ways
+            .retain(|name, _| out.contains_key(name));
+        let mut empty = Vec::new();
+        for name in out.keys() {
+            let prefix = format!("{name}/");
+            let first = Page {
+                prefix: &prefix,
+                beyond: None,
+                backwards: false,
+                most: 1,
+            };
+            if rows.page(&OUTBOX, first)?.is_empty() {
+                empty.push(name.clone());
             }
+        }
+        for name in empty {
+            out.remove(&name);
         }
         Ok(out)
     };
@@ -155,8 +190,11 @@ fn waiting(plane: &Plane) -> BTreeMap<String, Target> {
 }
 
 /// Sends a target's whole outbox, one alert after the other.
-async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
-    let client = client(target).await?;
+async fn all(plane: &Arc<Plane>, name: &str, to: &To) -> Ended {
+    let client = match to {
+        To::Target(target) => client(target).await?,
+        To::Receiver(receiver) => plane.alerts.reach.client(&receiver.url()?).await?,
+    };
     let waits = |refusal: crate::refusal::Refusal| refusal.fault.to_string();
     let mut rows = {
         let read = plane.read().map_err(waits)?;
@@ -166,7 +204,7 @@ async fn all(plane: &Arc<Plane>, name: &str, target: &Target) -> Ended {
     let mut refused: Option<String> = None;
     for (_, waiting) in rows.into_iter().take(AT_ONCE) {
         for told in [waiting.begin, waiting.end].into_iter().flatten() {
-            match one(plane, &client, target, &told).await {
+            match one(plane, &client, to, &told).await {
                 Ok(()) => {
                     let name = name.to_owned();
                     let done = plane.change(move |change| notify::arrived(change, &name, &told));
@@ -192,23 +230,45 @@ enum Failed {
     All(String),
 }
 
-async fn one(plane: &Plane, client: &Client, target: &Target, told: &Told) -> Result<(), Failed> {
-    let wanted = &target.wanted;
-    let text = match (&wanted.url, &wanted.url_file) {
-        (Some(url), _) => url.clone(),
-        (None, Some(file)) => secret(file).await.map_err(Failed::All)?,
-        (None, None) => return Err(Failed::All("it has no url".into())),
+/// The URL and the bearer token, as they are now.
+async fn place(plane: &Plane, to: &To) -> Result<(Url, Option<String>), String> {
+    let target = match to {
+        To::Target(target) => &target.wanted,
+        To::Receiver(receiver) => {
+            let url = receiver.url()?;
+            plane.alerts.reach.check(&url).await?;
+            let token = receiver.secret.as_ref().map(|token| token.expose().clone());
+            return Ok((url, token));
+        }
     };
-    let url = notify::url_of(&text, wanted.token_file.is_some()).map_err(Failed::All)?;
-    let document = payload::of(wanted.kind, &wanted.name, told, &plane.public_url);
+    let text = match (&target.url, &target.url_file) {
+        (Some(url), _) => url.clone(),
+        (None, Some(file)) => secret(file).await?,
+        (None, None) => return Err("it has no url".into()),
+    };
+    let url = notify::url_of(&text, target.token_file.is_some())?;
+    let token = match &target.token_file {
+        Some(file) => Some(secret(file).await?),
+        None => None,
+    };
+    Ok((url, token))
+}
+
+async fn one(plane: &Plane, client: &Client, to: &To, told: &Told) -> Result<(), Failed> {
+    let (url, token) = place(plane, to).await.map_err(Failed::All)?;
+    let (kind, name) = match to {
+        To::Target(target) => (target.wanted.kind, &target.wanted.name),
+        To::Receiver(receiver) => (receiver.kind, &receiver.name),
+    };
+    let document = payload::of(kind, name, told, &plane.public_url);
     let mut request = client
         .post(url)
         .timeout(DEADLINE)
         .header("Idempotency-Key", payload::key(told))
         .header(header::USER_AGENT, "pf9-plane")
         .json(&document);
-    if let Some(file) = &wanted.token_file {
-        request = request.bearer_auth(secret(file).await.map_err(Failed::All)?);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
     }
     // The client's errors name the URL, which may be the secret.
     let answer = request.send().await;

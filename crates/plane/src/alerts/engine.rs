@@ -106,6 +106,7 @@ fn take_in(book: &mut Book, finding: &Finding, now: Timestamp) {
         id: Uuid::new_v4(),
         key: finding.key.clone(),
         cluster: finding.cluster,
+        project: None,
         names: finding.names.clone(),
         urgency: finding.urgency,
         says: String::new(),

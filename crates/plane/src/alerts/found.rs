@@ -11,6 +11,7 @@ use super::facts::{End, Flaps, HostFacts, Local};
 use super::rules::{Rule, SILENT_BUSY_S, Urgency};
 use super::trends::{self, Watched};
 use super::{Key, Names, Subject};
+use crate::people::ProjectId;
 use crate::records::{Cluster, HOSTS, Member, Resting};
 use crate::rolls;
 use crate::shared_address;
@@ -68,6 +69,7 @@ pub(super) struct ClusterSeen {
 pub(super) struct Glance {
     pub(super) id: HostId,
     pub(super) hostname: String,
+    pub(super) project: ProjectId,
     pub(super) cluster: Option<ClusterId>,
     #[serde(default)]
     pub(super) maintenance: Option<Resting>,

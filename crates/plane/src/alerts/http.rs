@@ -9,6 +9,7 @@
 //! | `DELETE /silences/{id}`          | ends one before its time |
 //! | `GET /clusters/{id}/availability` | for how much of each month its API answered (the administrator uses its name) |
 //! | `GET /clusters/{id}/report`      | desired and observed state of its nodes; `?day=YYYY-MM-DD`: on that day |
+//! | `GET /projects/{project}/receivers`, `PUT`, `DELETE …/{name}` | receivers of a project |
 //! | `GET`, `POST /notify`, `DELETE /notify/{name}` | targets (administrator only: they name files on the plane's machine) |
 
 use std::sync::Arc;
@@ -23,15 +24,16 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::notify::{self, Wanted};
+use super::receivers::{self, WantedReceiver};
 use super::report::REPORTS;
 use super::shelf::{self, SILENCES};
 use super::verbs::{self, WantedAck, WantedSilence};
 use super::{Alert, show};
 use crate::access::{Action, Owner};
-use crate::guard::{Person, Who};
+use crate::guard::{Person, Tenant, Who};
 use crate::http::{Doc, Path, Query};
 use crate::kubeconfig;
-use crate::people::find;
+use crate::people::{ProjectId, find};
 use crate::records::Cluster;
 use crate::refusal::{Answer, Refusal};
 use crate::state::{self, Plane};
@@ -306,6 +308,33 @@ pub(crate) async fn report(
     report_of(&plane, &cluster, &when).map(Json)
 }
 
+pub(crate) async fn list_receivers(
+    Tenant(project): Tenant,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<Value>> {
+    let all = receivers::list(&plane, &plane.read()?, Some(&project))?;
+    Ok(Json(all.into()))
+}
+
+pub(crate) async fn set_receiver(
+    Tenant(project): Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, name)): Path<(String, String)>,
+    Doc(wanted): Doc<WantedReceiver>,
+) -> Answer<Json<Value>> {
+    let set = receivers::put_on(&plane, project, name, wanted).await?;
+    Ok(Json(set))
+}
+
+pub(crate) async fn remove_receiver(
+    Tenant(project): Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, name)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let removed = receivers::remove_on(&plane, &project, &name).await?;
+    Ok(Json(json!({"name": name, "removed": removed})))
+}
+
 async fn admin_report(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -377,10 +406,21 @@ async fn admin_add_target(
     notify::add_on(&plane, wanted).await.map(Json)
 }
 
+/// Whose it is; absent: the plane's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Whose {
+    project: Option<ProjectId>,
+}
+
 async fn admin_remove_target(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
+    Query(whose): Query<Whose>,
 ) -> Answer<Json<Value>> {
-    let was = notify::remove_on(&plane, name.clone()).await?;
+    let was = match &whose.project {
+        Some(project) => receivers::remove_on(&plane, project, &name).await?,
+        None => notify::remove_on(&plane, name.clone()).await?,
+    };
     Ok(Json(json!({"name": name, "removed": was})))
 }

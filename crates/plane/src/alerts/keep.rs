@@ -1,7 +1,7 @@
 //! The passes: every few seconds, and at once on news. Alert changes and the notices they cause are written in one
 //! transaction, so no notice is sent of an unstored change, and none is missed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use super::engine::{self, Book, Led, Look};
 use super::found::{self, GLANCES, Glance, World};
 use super::shelf::{self, OPEN, SILENCES};
 use super::trends::{self, TRENDS};
-use super::{Alert, Board, notify, report, verbs};
+use super::{Alert, Board, notify, receivers, report, verbs};
 use crate::agents;
+use crate::people::ProjectId;
 use crate::records::{CLUSTERS, Cluster, STATUSES};
 use crate::refusal::Answer;
 use crate::state::Plane;
@@ -169,7 +170,8 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
                     shelf::close(change, alert)?;
                 }
                 verbs::forget_old(change)?;
-                notify::enqueue(change, &led.notices)
+                notify::enqueue(change, &led.notices)?;
+                receivers::enqueue(change, &led.notices)
             })
             .await?;
     }
@@ -203,14 +205,15 @@ async fn follow(plane: &Arc<Plane>) -> Answer<()> {
 /// One pass, without the store.
 fn step(book: &mut Book, world: &World<'_>, silences: &[super::Silence]) -> Led {
     let findings = found::all(world);
-    let there: BTreeSet<HostId> = world.hosts.iter().map(|h| h.id).collect();
+    let there: BTreeMap<HostId, &ProjectId> =
+        world.hosts.iter().map(|h| (h.id, &h.project)).collect();
     let masters: BTreeMap<ClusterId, Vec<HostId>> = world
         .clusters
         .values()
         .map(|c| (c.id, c.masters().map(|m| m.host).collect()))
         .collect();
     let resting = resting(world);
-    engine::advance(
+    let mut led = engine::advance(
         book,
         &Look {
             now: world.now,
@@ -219,13 +222,39 @@ fn step(book: &mut Book, world: &World<'_>, silences: &[super::Silence]) -> Led 
             is_there: &|subject| match subject {
                 super::Subject::Fleet => true,
                 super::Subject::Cluster(id) => world.clusters.contains_key(&id),
-                super::Subject::Host(id) => there.contains(&id),
+                super::Subject::Host(id) => there.contains_key(&id),
             },
             masters: &masters,
             resting: &resting,
             silences,
         },
-    )
+    );
+    let told = led.notices.iter_mut().map(|(_, alert)| alert);
+    for alert in told.chain(book.values_mut()) {
+        // Kept when the subject is gone: who was told of it is told of its end.
+        let known = owner(alert, &there, world.clusters);
+        if known.is_some() {
+            alert.project = known;
+        }
+    }
+    led
+}
+
+/// The project whose receivers are told.
+fn owner(
+    alert: &Alert,
+    hosts: &BTreeMap<HostId, &ProjectId>,
+    clusters: &BTreeMap<ClusterId, Cluster>,
+) -> Option<ProjectId> {
+    let cluster = alert.cluster.and_then(|id| clusters.get(&id));
+    match alert.key.subject {
+        super::Subject::Fleet => None,
+        super::Subject::Cluster(id) => clusters.get(&id).map(|c| c.project.clone()),
+        super::Subject::Host(id) => {
+            let host = hosts.get(&id).map(|project| (*project).clone());
+            host.or_else(|| cluster.map(|c| c.project.clone()))
+        }
+    }
 }
 
 /// Hosts in maintenance: by the plane's order, or by their root as far as that is credible.

@@ -1,4 +1,4 @@
-//! Targets of alerts, and the outbox of each.
+//! The plane's targets of alerts, and the outbox of each; those of projects are in `receivers`.
 //!
 //! A notice is stored before it is sent, in the transaction that changes the alert, and removed once delivered: it
 //! arrives at least once, whatever is killed when. An alert has at most two entries in an outbox: that it fires, in its
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::board::Way;
 use super::engine::Notice;
 use super::verbs::project_of;
-use super::{Alert, Subject};
+use super::{Alert, Subject, receivers};
 use crate::fair::of_those_with_most;
 use crate::people::ProjectId;
 use crate::refusal::{Answer, Refusal};
@@ -120,6 +120,30 @@ pub(super) fn enqueue(change: &mut Change<'_>, notices: &[(Notice, Alert)]) -> A
 }
 
 fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)]) -> Answer<()> {
+    let surplus = put_in(change, name, OUTBOX_MAX, notices)?;
+    if surplus == 0 {
+        return Ok(());
+    }
+    tracing::error!(
+        to = name,
+        surplus,
+        "too many alerts wait: the oldest are dropped, of the project with the most"
+    );
+    if let Some(mut target) = change.get(&TARGETS, name)? {
+        target.given_up += surplus as u64;
+        change.put(&TARGETS, name, &target)?;
+    }
+    Ok(())
+}
+
+/// Adds these to an outbox for at most so many alerts; answers how many of the oldest were dropped for that, of the
+/// project with the most.
+pub(super) fn put_in(
+    change: &mut Change<'_>,
+    name: &str,
+    most: usize,
+    notices: &[(Notice, Alert)],
+) -> Answer<usize> {
     for (notice, alert) in notices {
         let key = place(name, alert);
         let mut waiting = change.get(&OUTBOX, &key)?.unwrap_or_default();
@@ -139,9 +163,9 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
         change.put(&OUTBOX, &key, &waiting)?;
     }
     let mut all = waiting_for(&**change, name)?;
-    let surplus = all.len().saturating_sub(OUTBOX_MAX);
+    let surplus = all.len().saturating_sub(most);
     if surplus == 0 {
-        return Ok(());
+        return Ok(0);
     }
     all.sort_by_key(|(_, w)| w.since());
     let owners = owners(&**change, &all)?;
@@ -149,16 +173,7 @@ fn enqueue_for(change: &mut Change<'_>, name: &str, notices: &[(Notice, Alert)])
     for key in of_those_with_most(owned, surplus) {
         change.remove(&OUTBOX, key)?;
     }
-    tracing::error!(
-        to = name,
-        surplus,
-        "too many alerts wait: the oldest are dropped, of the project with the most"
-    );
-    if let Some(mut target) = change.get(&TARGETS, name)? {
-        target.given_up += surplus as u64;
-        change.put(&TARGETS, name, &target)?;
-    }
-    Ok(())
+    Ok(surplus)
 }
 
 /// The project of each; of an alert of the plane's own none.
@@ -215,13 +230,17 @@ fn place(target: &str, alert: &Alert) -> String {
     format!("{target}/{}", alert.id)
 }
 
+/// Why a name is invalid.
+pub(super) fn name_fault(name: &str) -> Option<String> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let sound = (1..=NAME_MAX).contains(&name.len()) && name.chars().all(word);
+    (!sound).then(|| format!("name: 1 to {NAME_MAX} of a-z, 0-9 and - are needed"))
+}
+
 /// Why a target is invalid.
 fn fault(wanted: &Wanted) -> Option<String> {
-    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if wanted.name.is_empty() || wanted.name.len() > NAME_MAX || !wanted.name.chars().all(word) {
-        return Some(format!(
-            "name: 1 to {NAME_MAX} of a-z, 0-9 and - are needed"
-        ));
+    if let Some(why) = name_fault(&wanted.name) {
+        return Some(why);
     }
     let files = [
         ("urlFile", &wanted.url_file),
@@ -293,10 +312,16 @@ fn add(change: &mut Change<'_>, wanted: Wanted) -> Answer<Target> {
 fn remove(change: &mut Change<'_>, name: &str) -> Answer<bool> {
     let was = change.get(&TARGETS, name)?.is_some();
     change.remove(&TARGETS, name)?;
+    empty(change, name)?;
+    Ok(was)
+}
+
+/// Drops all that waits in an outbox.
+pub(super) fn empty(change: &mut Change<'_>, name: &str) -> Answer<()> {
     for (key, _) in waiting_for(&**change, name)? {
         change.remove(&OUTBOX, &key)?;
     }
-    Ok(was)
+    Ok(())
 }
 
 /// Adds or changes a target. Alerts that already fire are sent at once, also to a new target.
@@ -335,7 +360,7 @@ pub(super) async fn remove_on(plane: &Arc<Plane>, name: String) -> Answer<bool> 
     Ok(was)
 }
 
-/// All targets.
+/// All targets, those of projects last.
 pub(super) fn list(plane: &Plane) -> Answer<Value> {
     let rows = plane.read()?;
     let mut out = Vec::new();
@@ -344,6 +369,7 @@ pub(super) fn list(plane: &Plane) -> Answer<Value> {
         let way = plane.alerts.inner().ways.get(&name).cloned();
         out.push(shown(&target, waits, &way.unwrap_or_default()));
     }
+    out.extend(receivers::list(plane, &rows, None)?);
     Ok(out.into())
 }
 
@@ -351,11 +377,16 @@ pub(super) fn list(plane: &Plane) -> Answer<Value> {
 fn shown(target: &Target, waits: usize, way: &Way) -> Value {
     let mut shown = json!(target.wanted);
     shown["addedAt"] = json!(target.added_at);
+    show_way(&mut shown, waits, target.given_up, way);
+    shown
+}
+
+/// Adds how its deliveries are.
+pub(super) fn show_way(shown: &mut Value, waits: usize, given_up: u64, way: &Way) {
     shown["waiting"] = json!(waits);
-    shown["givenUp"] = json!(target.given_up);
+    shown["givenUp"] = json!(given_up);
     shown["arrivedAt"] = json!(way.arrived_at);
     shown["failing"] = json!(way.failing);
-    shown
 }
 
 #[cfg(test)]

@@ -232,6 +232,7 @@ pub(super) mod tests {
                 part: "/var/lib".into(),
             },
             cluster: None,
+            project: None,
             names: Names {
                 host: Some(format!("node-{n}")),
                 cluster: None,

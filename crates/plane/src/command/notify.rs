@@ -15,7 +15,7 @@ use pf9_hostagent::model::Fault;
 pub(super) enum NotifyVerb {
     /// Add a target for alerts, those that fire already included; an existing name is changed.
     Add(Add),
-    /// List targets, with what waits for each and why.
+    /// List targets, and receivers that projects have set, with what waits for each and why.
     List {
         #[command(flatten)]
         list: Listing,
@@ -24,6 +24,9 @@ pub(super) enum NotifyVerb {
     Remove {
         /// The target's name.
         name: String,
+        /// The id of a project: its receiver of that name.
+        #[arg(long)]
+        project: Option<String>,
         #[command(flatten)]
         state: State,
     },
@@ -87,6 +90,7 @@ impl NotifyVerb {
             Self::List { list } => {
                 let columns = [
                     "name",
+                    "project",
                     "kind",
                     "url",
                     "urlFile",
@@ -97,13 +101,23 @@ impl NotifyVerb {
                 ];
                 super::show(&list, "/notify", &columns).await
             }
-            Self::Remove { name, state } => {
-                // A name is part of the path: an invalid one cannot exist.
+            Self::Remove {
+                name,
+                project,
+                state,
+            } => {
+                // Both are part of the path: what is invalid cannot exist.
                 let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-                let known = !name.is_empty() && name.bytes().all(plain);
+                let project = project.unwrap_or_default();
+                let id = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+                let known = !name.is_empty() && name.bytes().all(plain) && project.bytes().all(id);
                 let removed = match known {
                     true => {
-                        let path = format!("/notify/{name}");
+                        let whose = match project.as_str() {
+                            "" => String::new(),
+                            project => format!("?project={project}"),
+                        };
+                        let path = format!("/notify/{name}{whose}");
                         let done =
                             admin::ask(&state.state_dir, Method::DELETE, &path, &Value::Null);
                         done.await?["removed"] == true

@@ -50,6 +50,8 @@ fn the_command_line_is_consistent() {
         "notify add ops --kind alertmanager --url https://x/ --token-file t --state-dir d",
         "notify add jira --kind ticket --url-file u --ca-file c --state-dir d",
         "notify list --state-dir d",
+        "notify remove ops --project 3f1c --state-dir d",
+        "serve --state-dir d --listen 127.0.0.1:8443 --receiver-network 10.0.0.0/8 --receiver-network fd00::/8",
         "cluster availability c --state-dir d",
         "cluster report c --day 2026-11-29 --state-dir d",
         "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",

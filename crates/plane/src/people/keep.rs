@@ -9,6 +9,7 @@ use super::{
     ProjectId, ROLES, ROLES_MAX, RoleRow, USERS, USERS_MAX, User, UserId, find,
 };
 use crate::access::Role;
+use crate::alerts;
 use crate::bootstrap::ADMIN_ROW;
 use crate::logins;
 use crate::records::{CLUSTERS, HOSTS};
@@ -158,6 +159,7 @@ pub(crate) fn delete_project(change: &mut Change<'_>, id: &ProjectId) -> Answer<
         }
     }
     drop_grants(change, |g| g.place == Place::Project(id.clone()))?;
+    alerts::forget_project(change, id)?;
     Ok(change.remove(&PROJECTS, id.as_str())?)
 }
 

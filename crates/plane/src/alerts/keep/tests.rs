@@ -80,6 +80,40 @@ fn a_reported_maintenance_is_trusted_for_its_longest_duration() {
     assert!(!rests(72 * hour), "no maintenance lasts longer");
 }
 
+/// Who was told of it is told of its end, after its host was removed too.
+#[test]
+fn an_alert_belongs_to_the_project_of_its_host_and_keeps_it() {
+    let mut alert = firing(1, 0);
+    alert.sent = Some(crate::alerts::Sent {
+        at: at(1),
+        urgency: alert.urgency,
+        times: 1,
+    });
+    let key = alert.key.clone();
+    let mut book = Book::from([(key.clone(), alert)]);
+    let mut pass = |hosts: &[Glance]| {
+        let world = World {
+            now: at(60),
+            started: at(0),
+            hosts,
+            clusters: &BTreeMap::new(),
+            heard: &BTreeMap::new(),
+            seen: &BTreeMap::new(),
+            connected: &|_| true,
+            agents_stopped: None,
+        };
+        let led = step(&mut book, &world, &[]);
+        (led, book.get(&key).map(|a| a.project.clone()))
+    };
+    let project = Some(host_row(1, None).project);
+    let (_, open) = pass(&[glance(1, None)]);
+    assert_eq!(open, Some(project.clone()));
+    let (led, open) = pass(&[]);
+    assert_eq!(open, None);
+    let ends: Vec<_> = led.notices.iter().map(|(n, a)| (*n, &a.project)).collect();
+    assert_eq!(ends, [(Notice::Resolved, &project)]);
+}
+
 /// A fired alert survives a restart with its id and its notices: none is sent twice.
 #[test]
 fn what_was_written_is_the_same_alert_after_a_restart() {

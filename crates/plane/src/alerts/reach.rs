@@ -1,0 +1,361 @@
+//! Where receivers of projects may be: on the internet by https, and in networks that the operator names.
+//!
+//! The plane is on a network of its own, and calls what a tenant names. So the address is judged when it is connected
+//! to, and no other is used: a name may lead elsewhere a second later. Redirects are not followed, and no proxy is used,
+//! which would resolve names itself.
+//!
+//! A name that leads inside and one that does not exist fail alike: a tenant does not find out which names there are.
+
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, Url};
+use tokio::sync::OnceCell;
+
+use super::receivers::IN_ALL_MAX;
+use crate::fair::Fair;
+use pf9_hostagent::host::blocking;
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::work::long;
+use pf9_hostagent::host::{interfaces, tls};
+use pf9_hostagent::model::Digest;
+
+/// Why a receiver is not called.
+const NOWHERE: &str = "it has no address that a project's receiver may have";
+/// Names looked up at a time: each holds a thread for as long as its servers are silent.
+const LOOKUPS: usize = 64;
+
+/// Not on the internet: the special-purpose registry of IANA, multicast, and what is reserved.
+/// And the one that a large cloud's host answers to its machines at.
+const SPECIAL_V4: [(Ipv4Addr, u32); 16] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+/// All of IPv6's internet.
+const UNICAST_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// What of that is not: protocols (Teredo among them), documentation, 6to4.
+const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+/// Addresses of IPv4 behind a translator (NAT64).
+const TRANSLATED: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+
+/// The way to receivers of projects.
+pub(super) struct Reach {
+    /// Networks that the operator allows besides the internet, also without TLS.
+    named: Arc<[IpNet]>,
+    lookups: Fair<Digest>,
+    /// Made when first used. New trust anchors of the machine count from the plane's next start.
+    secure: OnceCell<Client>,
+    /// For http: reaches named networks only.
+    open: OnceCell<Client>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+impl Reach {
+    pub(super) fn new(named: Vec<IpNet>) -> Self {
+        Self {
+            named: named.into(),
+            lookups: Fair::new(LOOKUPS, IN_ALL_MAX),
+            secure: OnceCell::new(),
+            open: OnceCell::new(),
+        }
+    }
+
+    /// Why a URL can never be called; what its name leads to is judged with each delivery.
+    pub(super) fn fault(&self, url: &Url) -> Option<String> {
+        if !is_secure(url) && self.named.is_empty() {
+            return Some("url: https is needed".into());
+        }
+        let ip = literal(url)?;
+        (!may(ip, is_secure(url), &self.named, &[])).then(|| format!("url: {NOWHERE}"))
+    }
+
+    /// A client that connects to no other address than [`may`] allows, once [`Self::check`] passed.
+    pub(super) async fn client(&self, url: &Url) -> Result<Client, String> {
+        let secure = is_secure(url);
+        let made = match secure {
+            true => &self.secure,
+            false => &self.open,
+        };
+        let client = made.get_or_try_init(|| async {
+            let names = Names {
+                named: Arc::clone(&self.named),
+                lookups: self.lookups.clone(),
+                secure,
+            };
+            tls::outside(None, |client| client.dns_resolver(Arc::new(names)))
+                .map_err(|e| e.to_string())
+        });
+        client.await.cloned()
+    }
+
+    /// Judges a URL that has an address instead of a name: it is not looked up.
+    pub(super) async fn check(&self, url: &Url) -> Result<(), String> {
+        let Some(ip) = literal(url) else {
+            return Ok(());
+        };
+        let (named, secure) = (Arc::clone(&self.named), is_secure(url));
+        match blocking(move || may(ip, secure, &named, &own())).await {
+            true => Ok(()),
+            false => Err(NOWHERE.into()),
+        }
+    }
+}
+
+/// Looks names up, and answers only with addresses that are allowed.
+struct Names {
+    named: Arc<[IpNet]>,
+    lookups: Fair<Digest>,
+    secure: bool,
+}
+
+impl Resolve for Names {
+    fn resolve(&self, name: Name) -> Resolving {
+        let name = name.as_str().to_owned();
+        let (named, secure) = (Arc::clone(&self.named), self.secure);
+        let lookups = self.lookups.clone();
+        Box::pin(async move {
+            // A name whose servers are silent waits behind itself, not before others.
+            let turn = lookups.place(Digest::of(name.as_bytes())).await;
+            let turn = turn.map_err(|_| io::Error::other("too many names are looked up"))?;
+            // The turn is held by the thread: a delivery that times out does not start the next lookup beside it.
+            let found = long(move || (found(&name, secure, &named), turn).0).await??;
+            Ok::<_, Box<dyn Error + Send + Sync>>(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn found(name: &str, secure: bool, named: &[IpNet]) -> io::Result<Vec<SocketAddr>> {
+    let nowhere = || io::Error::other(NOWHERE);
+    let all = (name, 0).to_socket_addrs().map_err(|_| nowhere())?;
+    let own = own();
+    let good = all.filter(|at| may(at.ip(), secure, named, &own));
+    let good: Vec<SocketAddr> = good.collect();
+    match good.is_empty() {
+        true => Err(nowhere()),
+        false => Ok(good),
+    }
+}
+
+/// Networks and addresses of the plane's machine.
+fn own() -> Vec<IpNet> {
+    let all = interfaces::interfaces(&HostFs::real()).into_iter();
+    let nets = all.flat_map(|i| {
+        let addresses = i.addresses.into_iter().map(IpNet::from);
+        i.networks.into_iter().chain(addresses)
+    });
+    nets.collect()
+}
+
+fn is_secure(url: &Url) -> bool {
+    url.scheme() == "https"
+}
+
+/// The address in a URL, in whatever form it was written.
+fn literal(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+/// Whether a receiver of a project may have this address, by https or not.
+fn may(ip: IpAddr, secure: bool, named: &[IpNet], own: &[IpNet]) -> bool {
+    let ip = plain(ip);
+    let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
+    within(named) || (secure && is_global(ip) && !within(own))
+}
+
+/// An address of IPv4 that is written as one of IPv6 is judged as what it is.
+fn plain(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) if is_in_v6(v6, TRANSLATED) => {
+            let [.., a, b, c, d] = v6.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        ip => ip,
+    }
+}
+
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => !SPECIAL_V4.into_iter().any(|net| is_in_v4(v4, net)),
+        IpAddr::V6(v6) => {
+            is_in_v6(v6, UNICAST_V6) && !SPECIAL_V6.into_iter().any(|net| is_in_v6(v6, net))
+        }
+    }
+}
+
+fn is_in_v4(ip: Ipv4Addr, (net, bits): (Ipv4Addr, u32)) -> bool {
+    (ip.to_bits() ^ net.to_bits()).leading_zeros() >= bits
+}
+
+fn is_in_v6(ip: Ipv6Addr, (net, bits): (Ipv6Addr, u32)) -> bool {
+    (ip.to_bits() ^ net.to_bits()).leading_zeros() >= bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(all: &[&str]) -> Vec<IpNet> {
+        all.iter().map(|net| net.parse().expect("net")).collect()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("ip")
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("url")
+    }
+
+    #[test]
+    fn only_the_internet_is_reached_and_never_without_tls() {
+        for inside in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.255.255.255",
+            "168.63.129.16",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.168.0.1",
+            "198.19.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "3fff::1",
+            "4000::1",
+        ] {
+            assert!(!may(ip(inside), true, &[], &[]), "{inside}");
+        }
+        for outside in [
+            "1.1.1.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "223.255.255.255",
+            "::ffff:1.1.1.1",
+            "64:ff9b::101:101",
+            "2606:4700::1111",
+            "2a00::1",
+        ] {
+            assert!(may(ip(outside), true, &[], &[]), "{outside}");
+            assert!(!may(ip(outside), false, &[], &[]), "{outside} by http");
+        }
+    }
+
+    #[test]
+    fn the_planes_own_network_is_reached_only_if_it_is_named() {
+        let own = nets(&["8.8.8.0/24", "2606:4700::/64"]);
+        for text in ["8.8.8.9", "::ffff:8.8.8.9", "2606:4700::9"] {
+            assert!(!may(ip(text), true, &[], &own), "{text}");
+        }
+        assert!(may(ip("8.8.4.4"), true, &[], &own));
+        let named = nets(&["8.8.8.8/32", "127.0.0.0/8"]);
+        for secure in [true, false] {
+            assert!(may(ip("8.8.8.8"), secure, &named, &own));
+            assert!(may(ip("127.0.0.1"), secure, &named, &own));
+            assert!(!may(ip("8.8.8.9"), secure, &named, &own));
+            assert!(!may(ip("10.0.0.1"), secure, &named, &own));
+        }
+    }
+
+    /// All forms of an address that the parser of URLs knows.
+    #[test]
+    fn a_url_with_an_address_is_judged_in_every_form() {
+        let reach = Reach::default();
+        for inside in [
+            "https://127.0.0.1/",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://0x7f.0.0.1/",
+            "https://0177.0.0.1/",
+            "https://127.0.0.1./",
+            "https://[::1]:9/",
+            "https://[::ffff:10.0.0.1]/",
+            "https://169.254.169.254/latest/meta-data/",
+            "http://1.1.1.1/",
+            "http://hooks.example/",
+        ] {
+            assert!(reach.fault(&url(inside)).is_some(), "{inside}");
+        }
+        for good in ["https://1.1.1.1/", "https://hooks.example/"] {
+            assert_eq!(reach.fault(&url(good)), None, "{good}");
+        }
+        let reach = Reach::new(nets(&["10.0.0.0/8"]));
+        assert_eq!(reach.fault(&url("http://10.0.0.1/")), None);
+        assert!(reach.fault(&url("http://1.1.1.1/")).is_some());
+        assert!(reach.fault(&url("https://127.0.0.1/")).is_some());
+    }
+
+    /// Every machine has this name. Which of both addresses it has differs.
+    #[test]
+    fn a_name_that_leads_inside_has_no_address() {
+        let refused = found("localhost", true, &[]).expect_err("inside");
+        // Too long for a name: no server is asked.
+        let unknown = found(&"x".repeat(70), true, &[]).expect_err("none");
+        assert_eq!(refused.to_string(), unknown.to_string());
+        let named = nets(&["127.0.0.0/8", "::1/128"]);
+        let all = found("localhost", false, &named).expect("named");
+        assert!(all.iter().all(|at| at.ip().is_loopback()), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_connects_to_no_address_inside() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        listener.set_nonblocking(true).expect("nonblocking");
+        let port = listener.local_addr().expect("address").port();
+        let reach = Reach::default();
+        for scheme in ["http", "https"] {
+            let url = url(&format!("{scheme}://localhost:{port}/"));
+            let client = reach.client(&url).await.expect("client");
+            let failed = client.get(url).send().await.expect_err("refused");
+            let why = pf9_hostagent::telemetry::chain(&failed);
+            assert!(why.contains(NOWHERE), "{why}");
+        }
+        let checked = reach
+            .check(&url(&format!("https://127.0.0.1:{port}/")))
+            .await;
+        assert_eq!(checked, Err(NOWHERE.to_owned()));
+        let came = listener.accept().map(drop).map_err(|e| e.kind());
+        assert_eq!(came, Err(io::ErrorKind::WouldBlock));
+    }
+}

@@ -1,0 +1,280 @@
+//! Receivers of projects: who is an admin of a project names where alerts of its hosts and clusters are sent.
+//!
+//! | | a target of the plane (`notify`) | a receiver of a project |
+//! |---|---|---|
+//! | gets | all alerts | those of the project |
+//! | is | anywhere | where `reach` allows |
+//! | its secrets | in files of the plane's machine | in the store; the bearer token is never shown |
+//! | alerts that wait | 5000, in turns of projects | [`OUTBOX_MAX`] |
+//!
+//! Each has an outbox and a back-off of its own, and `deliver` sends to each by itself: one that is slow or gone delays
+//! and displaces nothing of another. Its outbox has the key `<project>.<name>`, which no target of the plane has.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use reqwest::Url;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::Alert;
+use super::engine::Notice;
+use super::notify::{self, Kind};
+use super::reach::Reach;
+use crate::people::ProjectId;
+use crate::records::expose;
+use crate::refusal::{Answer, Refusal};
+use crate::state::{Change, Plane};
+use crate::store::{Read, Rows};
+use pf9_hostagent::model::{FaultCode, Secret};
+
+/// Receivers by `<project>.<name>`.
+pub(super) const RECEIVERS: Rows<Receiver> = Rows::new("alert-receivers");
+
+/// Between project and name. Neither has it in it.
+const BETWEEN: char = '.';
+/// Receivers of one project: tickets, a chat, an Alertmanager, and two to move to.
+const OF_ONE_MAX: usize = 5;
+/// Receivers in all: while something waits, each has a task and a connection.
+pub(super) const IN_ALL_MAX: usize = 1000;
+/// Alerts that wait for one receiver: a project of a hundred hosts that is lost, twice.
+const OUTBOX_MAX: usize = 200;
+/// Longest bearer token: signed ones (JWT) with some claims have this.
+const TOKEN_MAX: usize = 2048;
+
+const WHAT: &str = "the receiver is not set";
+
+/// Body of `PUT …/receivers/{name}`. It replaces all: a token never goes to another URL than the one it came with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct WantedReceiver {
+    kind: Kind,
+    url: Secret<String>,
+    /// The bearer token.
+    #[serde(default)]
+    secret: Option<Secret<String>>,
+}
+
+/// A receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Receiver {
+    pub(super) project: ProjectId,
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// Many are secrets themselves.
+    #[serde(serialize_with = "expose")]
+    url: Secret<String>,
+    #[serde(default, serialize_with = "expose_some")]
+    pub(super) secret: Option<Secret<String>>,
+    set_at: Timestamp,
+    /// Alerts dropped because too many were waiting.
+    #[serde(default)]
+    given_up: u64,
+}
+
+fn expose_some<S: Serializer>(secret: &Option<Secret<String>>, s: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(Secret::expose).serialize(s)
+}
+
+impl Receiver {
+    /// Where it is called.
+    pub(super) fn url(&self) -> Result<Url, String> {
+        notify::url_of(self.url.expose(), false)
+    }
+}
+
+/// Whether an outbox of this name is a receiver's.
+pub(super) fn has(name: &str) -> bool {
+    name.contains(BETWEEN)
+}
+
+fn place(project: &ProjectId, name: &str) -> String {
+    format!("{project}{BETWEEN}{name}")
+}
+
+/// Adds each to the outboxes of its project.
+pub(super) fn enqueue(change: &mut Change<'_>, notices: &[(Notice, Alert)]) -> Answer<()> {
+    if notices.iter().all(|(_, alert)| alert.project.is_none()) {
+        return Ok(());
+    }
+    for (key, receiver) in change.all(&RECEIVERS)? {
+        let of = Some(&receiver.project);
+        let mine = notices.iter().filter(|(_, a)| a.project.as_ref() == of);
+        let mine: Vec<_> = mine.cloned().collect();
+        enqueue_for(change, &key, receiver, &mine)?;
+    }
+    Ok(())
+}
+
+fn enqueue_for(
+    change: &mut Change<'_>,
+    key: &str,
+    mut receiver: Receiver,
+    notices: &[(Notice, Alert)],
+) -> Answer<()> {
+    if notices.is_empty() {
+        return Ok(());
+    }
+    let dropped = notify::put_in(change, key, OUTBOX_MAX, notices)?;
+    if dropped > 0 {
+        receiver.given_up += dropped as u64;
+        change.put(&RECEIVERS, key, &receiver)?;
+    }
+    Ok(())
+}
+
+/// Why it is invalid. The URL and the token are not repeated.
+fn fault(name: &str, wanted: &WantedReceiver, reach: &Reach) -> Option<String> {
+    if let Some(why) = notify::name_fault(name) {
+        return Some(why);
+    }
+    let url = match notify::url_of(wanted.url.expose(), false) {
+        Ok(url) => url,
+        Err(why) => return Some(why),
+    };
+    if let Some(why) = reach.fault(&url) {
+        return Some(why);
+    }
+    // It becomes part of a header.
+    let sound = |token: &str| {
+        (1..=TOKEN_MAX).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let token = wanted.secret.as_ref()?;
+    (!sound(token.expose())).then(|| {
+        format!("secret: 1 to {TOKEN_MAX} printable ASCII characters without spaces are needed")
+    })
+}
+
+/// Adds or replaces one; a new one gets the alerts that fire already.
+fn put(
+    change: &mut Change<'_>,
+    project: ProjectId,
+    name: String,
+    wanted: WantedReceiver,
+    open: &[(Notice, Alert)],
+) -> Answer<String> {
+    let key = place(&project, &name);
+    let before = change.get(&RECEIVERS, &key)?;
+    if before.is_none() {
+        let all = change.all(&RECEIVERS)?;
+        let as_many = all.iter().filter(|(_, r)| r.project == project).count();
+        let full = |many: usize, whose: &str| {
+            let why = format!("{whose} {many} receivers already, the limit");
+            Err(Refusal::conflict(FaultCode::TooMany, WHAT, why))
+        };
+        if as_many >= OF_ONE_MAX {
+            return full(OF_ONE_MAX, "the project has");
+        }
+        if all.len() >= IN_ALL_MAX {
+            return full(IN_ALL_MAX, "the plane has");
+        }
+    }
+    let is_new = before.is_none();
+    let receiver = Receiver {
+        project,
+        name,
+        kind: wanted.kind,
+        url: wanted.url,
+        secret: wanted.secret,
+        set_at: change.now,
+        given_up: before.map_or(0, |b| b.given_up),
+    };
+    change.put(&RECEIVERS, &key, &receiver)?;
+    if is_new {
+        enqueue_for(change, &key, receiver, open)?;
+    }
+    Ok(key)
+}
+
+fn remove(change: &mut Change<'_>, key: &str) -> Answer<bool> {
+    let was = change.get(&RECEIVERS, key)?.is_some();
+    change.remove(&RECEIVERS, key)?;
+    notify::empty(change, key)?;
+    Ok(was)
+}
+
+/// The project is deleted.
+pub(crate) fn forget_project(change: &mut Change<'_>, project: &ProjectId) -> Answer<()> {
+    for (key, _) in change.with_prefix(&RECEIVERS, &place(project, ""))? {
+        remove(change, &key)?;
+    }
+    Ok(())
+}
+
+/// Adds or replaces one.
+pub(super) async fn put_on(
+    plane: &Arc<Plane>,
+    project: ProjectId,
+    name: String,
+    wanted: WantedReceiver,
+) -> Answer<Value> {
+    if let Some(why) = fault(&name, &wanted, &plane.alerts.reach) {
+        return Err(Refusal::bad(FaultCode::AlertInvalid, WHAT, why));
+    }
+    let _turn = plane.alerts.turn.lock().await;
+    let open: Vec<(Notice, Alert)> = {
+        let inner = plane.alerts.inner();
+        let told = inner
+            .book
+            .values()
+            .filter(|a| a.project.as_ref() == Some(&project) && a.is_firing() && a.sent.is_some());
+        told.map(|a| (Notice::Fired, a.clone())).collect()
+    };
+    let key = plane
+        .change(move |change| put(change, project, name, wanted, &open))
+        .await?;
+    plane.alerts.outbox.notify_one();
+    let rows = plane.read()?;
+    match rows.get(&RECEIVERS, &key)? {
+        Some(receiver) => shown(plane, &rows, &key, &receiver),
+        // It was removed meanwhile.
+        None => Ok(Value::Null),
+    }
+}
+
+/// Removes one. Returns whether there was one.
+pub(super) async fn remove_on(plane: &Arc<Plane>, project: &ProjectId, name: &str) -> Answer<bool> {
+    let key = place(project, name);
+    let was = plane.change({
+        let key = key.clone();
+        move |change| remove(change, &key)
+    });
+    let was = was.await?;
+    plane.alerts.inner().ways.remove(&key);
+    Ok(was)
+}
+
+/// Those of a project, or of all.
+pub(super) fn list(
+    plane: &Plane,
+    rows: &impl Read,
+    project: Option<&ProjectId>,
+) -> Answer<Vec<Value>> {
+    let prefix = project.map_or(String::new(), |project| place(project, ""));
+    let all = rows.with_prefix(&RECEIVERS, &prefix)?.into_iter();
+    all.map(|(key, receiver)| shown(plane, rows, &key, &receiver))
+        .collect()
+}
+
+fn shown(plane: &Plane, rows: &impl Read, key: &str, receiver: &Receiver) -> Answer<Value> {
+    let waits = notify::waiting_for(rows, key)?.len();
+    let way = plane.alerts.inner().ways.get(key).cloned();
+    let mut shown = json!({
+        "project": receiver.project,
+        "name": receiver.name,
+        "kind": receiver.kind,
+        "url": receiver.url.expose(),
+        "hasSecret": receiver.secret.is_some(),
+        "setAt": receiver.set_at,
+    });
+    notify::show_way(
+        &mut shown,
+        waits,
+        receiver.given_up,
+        &way.unwrap_or_default(),
+    );
+    Ok(shown)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use super::*;
+use crate::alerts::engine::Notice::{Fired, Resolved};
+use crate::alerts::notify::{OUTBOX, Waiting, waiting_for};
+use crate::alerts::verbs::tests::{World, firing, world};
+
+const TOKEN: &str = "dGVsbC1ub2JvZHktb2YtdGhpcw";
+
+fn project(name: &str) -> ProjectId {
+    ProjectId::of(name).expect("id")
+}
+
+fn wanted(url: &str, secret: Option<&str>) -> WantedReceiver {
+    WantedReceiver {
+        kind: Kind::Ticket,
+        url: Secret::new(url.to_owned()),
+        secret: secret.map(|text| Secret::new(text.to_owned())),
+    }
+}
+
+fn add(world: &World, of: &str, name: &str, open: &[(Notice, Alert)]) -> Answer<String> {
+    let wanted = wanted("https://tickets.example/hook", Some(TOKEN));
+    world.try_at(0, |c| put(c, project(of), name.into(), wanted, open))
+}
+
+fn alert(of: Option<&str>) -> Alert {
+    Alert {
+        project: of.map(project),
+        ..firing(1, 0)
+    }
+}
+
+fn waits(world: &World, key: &str) -> Vec<Waiting> {
+    let read = world.store.read().expect("read");
+    let all = waiting_for(&read, key).expect("waiting");
+    all.into_iter().map(|(_, w)| w).collect()
+}
+
+#[test]
+fn a_receiver_gets_alerts_of_its_own_project_alone() {
+    let world = world();
+    // One project's id begins with the other's.
+    let mine = add(&world, "p", "tickets", &[]).expect("added");
+    let theirs = add(&world, "p1", "tickets", &[]).expect("added");
+    let (of_p, of_p1, planes) = (alert(Some("p")), alert(Some("p1")), alert(None));
+    world.at(1, |c| {
+        let all = [&of_p, &of_p1, &planes].map(|a| (Fired, a.clone()));
+        enqueue(c, &all)
+    });
+    world.at(2, |c| enqueue(c, &[(Resolved, of_p.clone())]));
+    for (key, alert, ends) in [(&mine, &of_p, true), (&theirs, &of_p1, false)] {
+        let all = waits(&world, key);
+        assert_eq!(all.len(), 1, "{key}");
+        let begins = all[0].begin.as_ref().map(|told| told.alert.id);
+        assert_eq!((begins, all[0].end.is_some()), (Some(alert.id), ends));
+    }
+}
+
+#[test]
+fn a_new_receiver_gets_what_fires_and_a_changed_one_keeps_what_waits() {
+    let world = world();
+    let open = [(Fired, alert(Some("p")))];
+    let key = add(&world, "p", "tickets", &open).expect("added");
+    assert_eq!(waits(&world, &key).len(), 1);
+    add(&world, "p", "tickets", &[(Fired, alert(Some("p")))]).expect("changed");
+    let all = waits(&world, &key);
+    assert_eq!(all.len(), 1);
+    let begins = all[0].begin.as_ref().map(|told| told.alert.id);
+    assert_eq!(begins, Some(open[0].1.id));
+    // Without a token there is none: that of before does not go to the new URL.
+    let other = wanted("https://other.example/", None);
+    world.at(1, |c| put(c, project("p"), "tickets".into(), other, &[]));
+    let read = world.store.read().expect("read");
+    let kept = read.get(&RECEIVERS, &key).expect("read").expect("row");
+    assert_eq!(kept.secret, None);
+}
+
+#[test]
+fn receivers_and_what_waits_for_each_are_bounded() {
+    let world = world();
+    for n in 0..OF_ONE_MAX {
+        add(&world, "p", &format!("r{n}"), &[]).expect("added");
+    }
+    let full = add(&world, "p", "one-more", &[]).expect_err("full");
+    assert_eq!(full.fault.code, FaultCode::TooMany);
+    add(&world, "p", "r0", &[]).expect("one that is there is changed");
+    let other = add(&world, "q", "r0", &[]).expect("another project's");
+    world.at(1, |c| enqueue(c, &[(Fired, alert(Some("q")))]));
+    let oldest = alert(Some("p"));
+    world.at(2, |c| enqueue(c, &[(Fired, oldest.clone())]));
+    world.at(3, |c| {
+        let many: Vec<_> = (0..OUTBOX_MAX).map(|_| (Fired, alert(Some("p")))).collect();
+        enqueue(c, &many)
+    });
+    let key = place(&project("p"), "r0");
+    let left = waits(&world, &key);
+    assert_eq!(left.len(), OUTBOX_MAX);
+    let of_oldest = |w: &Waiting| w.begin.as_ref().is_some_and(|t| t.alert.id == oldest.id);
+    assert!(!left.iter().any(of_oldest), "the oldest is dropped");
+    assert_eq!(waits(&world, &other).len(), 1, "another project's stays");
+    let read = world.store.read().expect("read");
+    let row = |key: &str| read.get(&RECEIVERS, key).expect("read").expect("row");
+    assert_eq!((row(&key).given_up, row(&other).given_up), (1, 0));
+}
+
+#[test]
+fn a_deleted_project_leaves_no_receiver_and_nothing_that_waits() {
+    let world = world();
+    let open = |of: &str| [(Fired, alert(Some(of)))];
+    add(&world, "p", "a", &open("p")).expect("added");
+    add(&world, "p", "b", &open("p")).expect("added");
+    let other = add(&world, "p1", "a", &open("p1")).expect("added");
+    world.at(1, |c| forget_project(c, &project("p")));
+    let read = world.store.read().expect("read");
+    let left = read.all(&RECEIVERS).expect("read");
+    assert_eq!(
+        left.into_iter().map(|(k, _)| k).collect::<Vec<_>>(),
+        [other]
+    );
+    assert_eq!(read.all(&OUTBOX).expect("read").len(), 1);
+}
+
+#[test]
+fn an_invalid_receiver_is_refused_without_its_secrets() {
+    let reach = Reach::default();
+    let good = "https://tickets.example/hook";
+    for (name, url, secret) in [
+        ("", good, None),
+        ("a.b", good, None),
+        ("a/b", good, None),
+        ("a", "http://tickets.example/", None),
+        ("a", "http://127.0.0.1:1/", None),
+        ("a", "https://10.0.0.1/", None),
+        ("a", "https://user:hidden@x.example/", None),
+        ("a", "file:///etc/shadow", None),
+        ("a", "hidden", None),
+        ("a", good, Some("")),
+        ("a", good, Some("hidden hidden")),
+        ("a", good, Some("hidden\r\nHost: other")),
+        ("a", good, Some("hidd\u{e9}n")),
+    ] {
+        let why = fault(name, &wanted(url, secret), &reach);
+        let why = why.unwrap_or_else(|| panic!("{name} {url} {secret:?}"));
+        assert!(!why.contains("hidden"), "{why}");
+    }
+    let long = "x".repeat(TOKEN_MAX + 1);
+    assert!(fault("a", &wanted(good, Some(&long)), &reach).is_some());
+    assert_eq!(fault("a", &wanted(good, Some(TOKEN)), &reach), None);
+    assert_eq!(fault("a", &wanted(good, None), &reach), None);
+}
+
+#[test]
+fn nothing_prints_the_url_or_the_token_and_the_store_has_both() {
+    let world = world();
+    let key = add(&world, "p", "a", &[]).expect("added");
+    let read = world.store.read().expect("read");
+    let row = read.get(&RECEIVERS, &key).expect("read").expect("row");
+    let printed = format!("{row:?} {:?}", wanted("https://hook.example/", Some(TOKEN)));
+    assert!(!printed.contains("hook") && !printed.contains(TOKEN));
+    let token = row.secret.as_ref().map(|token| token.expose().as_str());
+    assert_eq!(token, Some(TOKEN));
+    assert_eq!(
+        row.url().expect("url").as_str(),
+        "https://tickets.example/hook"
+    );
+}
