@@ -177,7 +177,7 @@ impl World {
     }
 
     /// A host that enrolled with a token of this project.
-    async fn node(&self, project: &str) -> Node {
+    pub(super) async fn node(&self, project: &str) -> Node {
         let (status, said) = self
             .bed
             .admin("/tokens", json!({"ttl_s": 60, "project": project}))
@@ -303,6 +303,7 @@ impl World {
             ("credential_id", "none".into()),
             ("bundle_id", "none".into()),
             ("addon", "none".into()),
+            ("receiver", "none".into()),
         ] {
             path = path.replace(&format!("{{{param}}}"), &value);
         }

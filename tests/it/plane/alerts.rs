@@ -2,6 +2,7 @@
 //! sent equal those of the distribution's own Alertmanager.
 
 mod failover;
+mod receivers;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
