@@ -1,6 +1,7 @@
 //! Network interfaces of the machine and their addresses, and the facts that follow.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -255,6 +256,17 @@ pub fn networks(fs: &HostFs) -> Vec<IpNet> {
     let own = interfaces(fs);
     let nets = own.into_iter().flat_map(|i| i.networks);
     nets.take(INTERFACES_MAX).collect()
+}
+
+/// Every address and every network of the machine, whatever its interface is called: what must not be reached in others'
+/// name. An error where the kernel does not say.
+pub fn all_networks() -> io::Result<Vec<IpNet>> {
+    let each = |entry: InterfaceAddress| {
+        let own = entry.address.as_ref().and_then(ip_of).map(IpNet::from);
+        let net = network(&entry).map(|(_, net)| net.trunc());
+        own.into_iter().chain(net)
+    };
+    Ok(getifaddrs()?.flat_map(each).collect())
 }
 
 fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {

@@ -129,6 +129,11 @@ pub fn outside(
     authorities: Option<&[u8]>,
     way: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
 ) -> Result<reqwest::Client, TlsError> {
+    by(trusting(authorities)?, way)
+}
+
+/// What [`outside`] trusts, to be read once for many clients.
+pub fn trusting(authorities: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     let bad = |what, why: String| TlsError { what, why };
     let mut roots = RootCertStore::empty();
     match authorities {
@@ -148,14 +153,23 @@ pub fn outside(
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let versions = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| bad("protocol versions", e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .map_err(|e| bad("protocol versions", e.to_string()))?;
+    Ok(versions.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A client that trusts what `config` does. `way` says how it gets there.
+pub fn by(
+    config: ClientConfig,
+    way: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, TlsError> {
     way(base().tls_backend_preconfigured(config))
         .build()
-        .map_err(|e| bad("client", e.to_string()))
+        .map_err(|e| TlsError {
+            what: "client",
+            why: e.to_string(),
+        })
 }
 
 fn base() -> reqwest::ClientBuilder {

@@ -23,6 +23,7 @@
 //! | `receivers` | those of projects |
 //! | `reach`  | where those may be |
 //! | `payload`| what a target receives (pure) |
+//! | `turns`  | whose turn it is to be delivered to (pure) |
 //! | `deliver`| the delivery |
 //! | `probe`, `availability` | whether clusters' APIs answer, and for how much of each month they did |
 //! | `report` | desired and observed state of each node and its repairs: every day (pure) |
@@ -53,6 +54,7 @@ mod rules;
 mod shelf;
 mod show;
 mod trends;
+mod turns;
 mod verbs;
 mod walk;
 

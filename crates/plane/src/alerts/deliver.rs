@@ -1,5 +1,5 @@
 //! Delivery to the plane's targets and to receivers of projects: to each independently, so that one that is down or slow
-//! delays no other; its outbox in order of time, retried with backoff until it arrives.
+//! delays no other; its outbox in order of time, retried with backoff until it arrives. Whose turn it is is in `turns`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,26 +10,27 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url, header};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::notify::{self, OUTBOX, TARGETS, Target, Told};
 use super::payload;
 use super::receivers::{self, RECEIVERS, Receiver};
+use super::turns::{Ended, Turns};
+use crate::refusal::{Answer, Refusal};
 use crate::state::Plane;
 use crate::store::{Page, Read, Standing};
 use pf9_hostagent::host::blocking;
 use pf9_hostagent::host::tls;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::telemetry::chain;
 
 /// Timeout of one delivery.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// First backoff after a failure; doubles with each further one.
-const AGAIN: Duration = Duration::from_secs(2);
-/// Longest backoff: a receiver that comes back gets its outbox within minutes.
-const AGAIN_MAX: Duration = Duration::from_secs(300);
-/// Alerts delivered before the target's configuration is read again.
-const AT_ONCE: usize = 100;
+/// A turn begins no delivery after this long: others have theirs, and the name is looked up again.
+const TURN: Duration = Duration::from_secs(30);
+/// Pause after the queue could not be read.
+const UNREAD: Duration = Duration::from_secs(5);
 /// Longest secret or URL in a file, and longest CA file.
 const SECRET_MAX: u64 = 4096;
 const AUTHORITIES_MAX: u64 = 1024 * 1024;
@@ -42,65 +43,70 @@ enum To {
     Receiver(Receiver),
 }
 
-/// When a target is tried next.
-struct Turn {
-    due: Instant,
-    fails: u32,
-}
-
-/// How a turn ended: whether more is waiting, or why not everything arrived.
-type Ended = Result<(), String>;
-
 /// Delivers until the plane stops. What is in flight then is sent again by the next plane.
 pub(crate) async fn deliver(plane: Arc<Plane>) {
-    let mut turns: BTreeMap<String, Turn> = BTreeMap::new();
-    let mut busy: BTreeSet<String> = BTreeSet::new();
+    let mut turns = Turns::default();
     let mut under_way: JoinSet<(String, Ended)> = JoinSet::new();
     let mut store = plane.store.standing();
     loop {
         // With the store away, deliveries could not be recorded, and another plane may already send them.
         let waiting = match plane.store.answers() {
-            true => waiting(&plane),
-            false => BTreeMap::new(),
+            true => waiting(&plane).await,
+            false => Some(BTreeMap::new()),
         };
-        turns.retain(|name, _| waiting.contains_key(name) || busy.contains(name));
         let now = Instant::now();
-        let mut next: Option<Instant> = None;
-        for (name, to) in waiting {
-            if busy.contains(&name) {
-                continue;
+        let next = match waiting {
+            Some(mut waiting) => {
+                let (begun, next) = turns.begin(waiting.keys(), now);
+                for (name, refused) in begun {
+                    let Some(to) = waiting.remove(&name) else {
+                        continue;
+                    };
+                    let plane = Arc::clone(&plane);
+                    under_way.spawn(async move {
+                        let ended = turn(&plane, &name, &to, refused).await;
+                        (name, ended)
+                    });
+                }
+                next
             }
-            let turn = turns
-                .entry(name.clone())
-                .or_insert(Turn { due: now, fails: 0 });
-            if turn.due > now {
-                next = Some(next.map_or(turn.due, |next| next.min(turn.due)));
-                continue;
-            }
-            busy.insert(name.clone());
-            let plane = Arc::clone(&plane);
-            under_way.spawn(async move {
-                let ended = all(&plane, &name, &to).await;
-                (name, ended)
-            });
-        }
+            None => Some(now + UNREAD),
+        };
         tokio::select! {
             // cancel-safe: all are; an interrupted delivery is made again
             () = plane.shutdown.cancelled() => return,
             () = plane.alerts.outbox.notified() => {}
             () = changes(store.as_mut()) => {}
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-            Some(done) = under_way.join_next() => match done {
-                Ok((name, ended)) => {
-                    busy.remove(&name);
-                    after(&plane, &mut turns, name, ended);
+            Some(done) = under_way.join_next() => {
+                let mut done = Some(done);
+                // Hundreds may be over at once: one look serves all of them.
+                while let Some(one) = done {
+                    over(&plane, &mut turns, &mut under_way, one);
+                    done = under_way.try_join_next();
                 }
-                Err(e) => {
-                    tracing::error!(why = %e, "a delivery task failed");
-                    busy.clear();
-                    under_way.abort_all();
-                }
-            },
+            }
+        }
+    }
+}
+
+fn over(
+    plane: &Plane,
+    turns: &mut Turns,
+    under_way: &mut JoinSet<(String, Ended)>,
+    done: Result<(String, Ended), JoinError>,
+) {
+    match done {
+        Ok((name, ended)) => {
+            say(plane, &name, &ended);
+            turns.end(&name, ended, Instant::now());
+        }
+        // Those that were ended for another's sake: their turns are over already.
+        Err(e) if e.is_cancelled() => {}
+        Err(e) => {
+            tracing::error!(why = %e, "a delivery task failed");
+            under_way.abort_all();
+            turns.end_all(Instant::now());
         }
     }
 }
@@ -116,110 +122,139 @@ async fn changes(store: Option<&mut watch::Receiver<Standing>>) {
     }
 }
 
-fn after(plane: &Plane, turns: &mut BTreeMap<String, Turn>, name: String, ended: Ended) {
-    match &ended {
+fn say(plane: &Plane, name: &str, ended: &Ended) {
+    match &ended.why {
         // Its project sees it in the list: the plane's log is not for them to fill.
-        Err(why) if receivers::has(&name) => {
+        Some(why) if receivers::project_in(name).is_some() => {
             tracing::debug!(to = name, why, "alerts cannot be delivered and wait");
         }
-        Err(why) => tracing::warn!(to = name, why, "alerts cannot be delivered and wait"),
-        Ok(()) => {}
+        Some(why) => tracing::warn!(to = name, why, "alerts cannot be delivered and wait"),
+        None => {}
     }
-    let failed = ended.is_err();
+    let how = ended.why.clone().map_or(Ok(()), Err);
     plane
         .alerts
-        .way(&name, pf9_hostagent::seam::clock::now(), ended);
-    let turn = turns.entry(name).or_insert(Turn {
-        due: Instant::now(),
-        fails: 0,
-    });
-    turn.fails = match failed {
-        true => turn.fails.saturating_add(1),
-        false => 0,
-    };
-    turn.due = Instant::now() + pause(turn.fails);
+        .way(name, pf9_hostagent::seam::clock::now(), how);
 }
 
-/// Backoff of a target after this many failures in a row.
-fn pause(fails: u32) -> Duration {
-    match fails.checked_sub(1) {
-        None => Duration::ZERO,
-        Some(before) => AGAIN
-            .saturating_mul(2u32.saturating_pow(before.min(16)))
-            .min(AGAIN_MAX),
+/// Those with a non-empty outbox; none where the store did not say.
+async fn waiting(plane: &Arc<Plane>) -> Option<BTreeMap<String, To>> {
+    let shared = Arc::clone(plane);
+    // A thousand receivers: not on a thread that moves bytes.
+    let read = brief(move || waiting_in(&shared)).await;
+    let read = read.map_err(|e| chain(&e));
+    match read.and_then(|read| read.map_err(|refusal| refusal.fault.to_string())) {
+        Ok(waiting) => Some(waiting),
+        Err(why) => {
+            tracing::error!(why, "the delivery queue cannot be read");
+            None
+        }
     }
 }
 
-/// Those with a non-empty outbox.
-fn waiting(plane: &Plane) -> BTreeMap<String, To> {
-    let read = || -> crate::refusal::Answer<BTreeMap<String, To>> {
-        let rows = plane.read()?;
-        let targets = rows.all(&TARGETS)?.into_iter();
-        let targets = targets.map(|(name, target)| (name, To::Target(target)));
-        let of_projects = rows.all(&RECEIVERS)?.into_iter();
-        let of_projects = of_projects.map(|(name, receiver)| (name, To::Receiver(receiver)));
-        let mut out: BTreeMap<String, To> = targets.chain(of_projects).collect();
-        // Of one that is gone nobody asks how its deliveries were.
-        plane
-            .alerts
-            .inner()
-            .ways
-            .retain(|name, _| out.contains_key(name));
-        let mut empty = Vec::new();
-        for name in out.keys() {
-            let prefix = format!("{name}/");
-            let first = Page {
-                prefix: &prefix,
-                beyond: None,
-                backwards: false,
-                most: 1,
-            };
-            if rows.page(&OUTBOX, first)?.is_empty() {
-                empty.push(name.clone());
-            }
+fn waiting_in(plane: &Plane) -> Answer<BTreeMap<String, To>> {
+    let rows = plane.read()?;
+    let targets = rows.all(&TARGETS)?.into_iter();
+    let targets = targets.map(|(name, target)| (name, To::Target(target)));
+    let of_projects = receivers::standing(&rows)?.into_iter();
+    let of_projects = of_projects.map(|(name, receiver)| (name, To::Receiver(receiver)));
+    let mut out: BTreeMap<String, To> = targets.chain(of_projects).collect();
+    // Of one that is gone nobody asks how its deliveries were.
+    plane
+        .alerts
+        .inner()
+        .ways
+        .retain(|name, _| out.contains_key(name));
+    let mut empty = Vec::new();
+    for name in out.keys() {
+        let prefix = format!("{name}/");
+        let first = Page {
+            prefix: &prefix,
+            beyond: None,
+            backwards: false,
+            most: 1,
+        };
+        if rows.page(&OUTBOX, first)?.is_empty() {
+            empty.push(name.clone());
         }
-        for name in empty {
-            out.remove(&name);
-        }
-        Ok(out)
-    };
-    read().unwrap_or_else(|refusal| {
-        tracing::error!(why = %refusal.fault, "the delivery queue cannot be read");
-        BTreeMap::new()
-    })
+    }
+    for name in empty {
+        out.remove(&name);
+    }
+    Ok(out)
 }
 
-/// Sends a target's whole outbox, one alert after the other.
-async fn all(plane: &Arc<Plane>, name: &str, to: &To) -> Ended {
+/// Sends from an outbox, one alert after the other, until it is empty or the turn is over.
+async fn turn(plane: &Arc<Plane>, name: &str, to: &To, refused: BTreeSet<String>) -> Ended {
+    let mut ended = Ended::default();
+    if let Err(why) = send(plane, name, to, &refused, &mut ended.refused).await {
+        ended.why = Some(why);
+        if ended.refused.is_empty() {
+            ended.refused = refused;
+        }
+    }
+    ended
+}
+
+async fn send(
+    plane: &Arc<Plane>,
+    name: &str,
+    to: &To,
+    before: &BTreeSet<String>,
+    refused: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    let began = Instant::now();
     let client = match to {
         To::Target(target) => client(target).await?,
         To::Receiver(receiver) => plane.alerts.reach.client(&receiver.url()?).await?,
     };
-    let waits = |refusal: crate::refusal::Refusal| refusal.fault.to_string();
+    let waits = |refusal: Refusal| refusal.fault.to_string();
     let mut rows = {
         let read = plane.read().map_err(waits)?;
         notify::waiting_for(&read, name).map_err(waits)?
     };
-    rows.sort_by_key(|(_, w)| w.since());
-    let mut refused: Option<String> = None;
-    for (_, waiting) in rows.into_iter().take(AT_ONCE) {
+    // Those that were refused once go last: nothing that was not tried yet waits for them.
+    rows.sort_by_key(|(key, w)| (before.contains(key), w.since()));
+    let again = rows.iter().filter(|(key, _)| before.contains(key));
+    refused.extend(again.map(|(key, _)| key.clone()));
+    let mut refusal: Option<String> = None;
+    for (key, waiting) in rows {
         for told in [waiting.begin, waiting.end].into_iter().flatten() {
+            if began.elapsed() >= TURN {
+                break;
+            }
+            // It may be removed, or have another URL, since.
+            if !is_as_it_was(plane, name, to).map_err(waits)? {
+                return Ok(());
+            }
             match one(plane, &client, to, &told).await {
                 Ok(()) => {
                     let name = name.to_owned();
                     let done = plane.change(move |change| notify::arrived(change, &name, &told));
                     done.await.map_err(waits)?;
+                    refused.remove(&key);
                 }
                 // Only this one failed: the others must not wait for it. Its end is of no use without its beginning.
                 Err(Failed::This(why)) => {
-                    refused.get_or_insert(why);
+                    refused.insert(key.clone());
+                    refusal.get_or_insert(why);
                     break;
                 }
                 Err(Failed::All(why)) => return Err(why),
             }
         }
     }
-    refused.map_or(Ok(()), Err)
+    refusal.map_or(Ok(()), Err)
+}
+
+fn is_as_it_was(plane: &Plane, name: &str, to: &To) -> Answer<bool> {
+    let rows = plane.read()?;
+    Ok(match to {
+        To::Target(target) => rows.get(&TARGETS, name)?.as_ref() == Some(target),
+        To::Receiver(receiver) => rows
+            .get(&RECEIVERS, name)?
+            .is_some_and(|now| now.is_called_as(receiver)),
+    })
 }
 
 /// Why a delivery failed.
@@ -231,14 +266,12 @@ enum Failed {
 }
 
 /// The URL and the bearer token, as they are now.
-async fn place(plane: &Plane, to: &To) -> Result<(Url, Option<String>), String> {
+async fn place(to: &To) -> Result<(Url, Option<String>), String> {
     let target = match to {
         To::Target(target) => &target.wanted,
         To::Receiver(receiver) => {
-            let url = receiver.url()?;
-            plane.alerts.reach.check(&url).await?;
             let token = receiver.secret.as_ref().map(|token| token.expose().clone());
-            return Ok((url, token));
+            return Ok((receiver.url()?, token));
         }
     };
     let text = match (&target.url, &target.url_file) {
@@ -255,7 +288,7 @@ async fn place(plane: &Plane, to: &To) -> Result<(Url, Option<String>), String> 
 }
 
 async fn one(plane: &Plane, client: &Client, to: &To, told: &Told) -> Result<(), Failed> {
-    let (url, token) = place(plane, to).await.map_err(Failed::All)?;
+    let (url, token) = place(to).await.map_err(Failed::All)?;
     let (kind, name) = match to {
         To::Target(target) => (target.wanted.kind, &target.wanted.name),
         To::Receiver(receiver) => (receiver.kind, &receiver.name),
@@ -321,13 +354,6 @@ async fn read(file: &Path, max: u64) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_target_that_is_down_is_retried_with_backoff() {
-        let pauses: Vec<u64> = (0..10).map(|n| pause(n).as_secs()).collect();
-        assert_eq!(pauses, [0, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
-        assert_eq!(pause(u32::MAX), AGAIN_MAX);
-    }
 
     #[tokio::test]
     async fn a_secret_is_one_line_of_a_file() {

@@ -79,7 +79,8 @@ async fn recall(plane: &Arc<Plane>) -> Answer<()> {
     // Ten thousand statuses take half a second: not on a thread that moves bytes.
     let done = brief(move || read_back(&shared.read()?, &shared.alerts)).await;
     done.map_err(|e| crate::refusal::Refusal::internal("alerts were not read", &e))??;
-    plane.change(shelf::note_places).await
+    plane.change(shelf::note_places).await?;
+    plane.change(receivers::sweep).await
 }
 
 /// From the rows: sent notices, host reports, and forecasts.

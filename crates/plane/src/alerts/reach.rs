@@ -1,33 +1,28 @@
 //! Where receivers of projects may be: on the internet by https, and in networks that the operator names.
 //!
-//! The plane is on a network of its own, and calls what a tenant names. So the address is judged when it is connected
-//! to, and no other is used: a name may lead elsewhere a second later. Redirects are not followed, and no proxy is used,
-//! which would resolve names itself.
+//! The plane is on a network of its own, and calls what a tenant names. So a name is looked up once for each turn of a
+//! receiver, what it leads to is judged, and the turn's client connects to those addresses and to no other: a name may
+//! lead elsewhere a second later. Redirects are not followed, and no proxy is used, which would resolve names itself.
 //!
 //! A name that leads inside and one that does not exist fail alike: a tenant does not find out which names there are.
+//!
+//! A lookup has no deadline of its own, and holds a thread for as long as the name's servers are silent. It is part of
+//! its receiver's turn (`deliver`), of which a project has few: so it has few lookups, whatever names it sets.
 
-use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url};
+use rustls::ClientConfig;
 use tokio::sync::OnceCell;
 
-use super::receivers::IN_ALL_MAX;
-use crate::fair::Fair;
-use pf9_hostagent::host::blocking;
-use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::host::work::long;
+use pf9_hostagent::host::work::{brief, long};
 use pf9_hostagent::host::{interfaces, tls};
-use pf9_hostagent::model::Digest;
 
 /// Why a receiver is not called.
 const NOWHERE: &str = "it has no address that a project's receiver may have";
-/// Names looked up at a time: each holds a thread for as long as its servers are silent.
-const LOOKUPS: usize = 64;
 
 /// Not on the internet: the special-purpose registry of IANA, multicast, and what is reserved.
 /// And the one that a large cloud's host answers to its machines at.
@@ -62,33 +57,23 @@ const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
 const TRANSLATED: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 /// The way to receivers of projects.
+#[derive(Default)]
 pub(super) struct Reach {
     /// Networks that the operator allows besides the internet, also without TLS.
     named: Arc<[IpNet]>,
-    lookups: Fair<Digest>,
-    /// Made when first used. New trust anchors of the machine count from the plane's next start.
-    secure: OnceCell<Client>,
-    /// For http: reaches named networks only.
-    open: OnceCell<Client>,
-}
-
-impl Default for Reach {
-    fn default() -> Self {
-        Self::new(Vec::new())
-    }
+    /// What is trusted, read when first used. New trust anchors of the machine count from the plane's next start.
+    trusts: OnceCell<ClientConfig>,
 }
 
 impl Reach {
     pub(super) fn new(named: Vec<IpNet>) -> Self {
         Self {
             named: named.into(),
-            lookups: Fair::new(LOOKUPS, IN_ALL_MAX),
-            secure: OnceCell::new(),
-            open: OnceCell::new(),
+            trusts: OnceCell::new(),
         }
     }
 
-    /// Why a URL can never be called; what its name leads to is judged with each delivery.
+    /// Why a URL can never be called; what its name leads to is judged with each turn.
     pub(super) fn fault(&self, url: &Url) -> Option<String> {
         if !is_secure(url) && self.named.is_empty() {
             return Some("url: https is needed".into());
@@ -97,66 +82,45 @@ impl Reach {
         (!may(ip, is_secure(url), &self.named, &[])).then(|| format!("url: {NOWHERE}"))
     }
 
-    /// A client that connects to no other address than [`may`] allows, once [`Self::check`] passed.
+    /// A client that connects to nothing but what the URL's host leads to now, of that only to what is allowed.
     pub(super) async fn client(&self, url: &Url) -> Result<Client, String> {
-        let secure = is_secure(url);
-        let made = match secure {
-            true => &self.secure,
-            false => &self.open,
-        };
-        let client = made.get_or_try_init(|| async {
-            let names = Names {
-                named: Arc::clone(&self.named),
-                lookups: self.lookups.clone(),
-                secure,
-            };
-            tls::outside(None, |client| client.dns_resolver(Arc::new(names)))
-                .map_err(|e| e.to_string())
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let (named, secure, literal) = (Arc::clone(&self.named), is_secure(url), literal(url));
+        let name = host.clone();
+        // Addresses of this machine are all there are of inside: where they cannot be had nothing is allowed.
+        let found = long(move || found(literal, &name, secure, &named, own));
+        let found = found.await.map_err(|e| e.to_string())?;
+        let found = found.map_err(|e| e.to_string())?;
+        let trusts = self.trusts.get_or_try_init(|| async {
+            let read = brief(|| tls::trusting(None).map_err(|e| e.to_string()));
+            read.await.map_err(|e| e.to_string())?
         });
-        client.await.cloned()
-    }
-
-    /// Judges a URL that has an address instead of a name: it is not looked up.
-    pub(super) async fn check(&self, url: &Url) -> Result<(), String> {
-        let Some(ip) = literal(url) else {
-            return Ok(());
-        };
-        let (named, secure) = (Arc::clone(&self.named), is_secure(url));
-        match blocking(move || may(ip, secure, &named, &own())).await {
-            true => Ok(()),
-            false => Err(NOWHERE.into()),
-        }
+        let trusts = trusts.await?.clone();
+        let client = tls::by(trusts, |client| client.resolve_to_addrs(&host, &found));
+        client.map_err(|e| e.to_string())
     }
 }
 
-/// Looks names up, and answers only with addresses that are allowed.
-struct Names {
-    named: Arc<[IpNet]>,
-    lookups: Fair<Digest>,
+/// What a host leads to, as far as that is allowed.
+fn found(
+    literal: Option<IpAddr>,
+    name: &str,
     secure: bool,
-}
-
-impl Resolve for Names {
-    fn resolve(&self, name: Name) -> Resolving {
-        let name = name.as_str().to_owned();
-        let (named, secure) = (Arc::clone(&self.named), self.secure);
-        let lookups = self.lookups.clone();
-        Box::pin(async move {
-            // A name whose servers are silent waits behind itself, not before others.
-            let turn = lookups.place(Digest::of(name.as_bytes())).await;
-            let turn = turn.map_err(|_| io::Error::other("too many names are looked up"))?;
-            // The turn is held by the thread: a delivery that times out does not start the next lookup beside it.
-            let found = long(move || (found(&name, secure, &named), turn).0).await??;
-            Ok::<_, Box<dyn Error + Send + Sync>>(Box::new(found.into_iter()) as Addrs)
-        })
-    }
-}
-
-fn found(name: &str, secure: bool, named: &[IpNet]) -> io::Result<Vec<SocketAddr>> {
+    named: &[IpNet],
+    own: impl FnOnce() -> io::Result<Vec<IpNet>>,
+) -> io::Result<Vec<SocketAddr>> {
     let nowhere = || io::Error::other(NOWHERE);
-    let all = (name, 0).to_socket_addrs().map_err(|_| nowhere())?;
-    let own = own();
-    let good = all.filter(|at| may(at.ip(), secure, named, &own));
+    let all = match literal {
+        Some(ip) => vec![SocketAddr::new(ip, 0)],
+        None => (name, 0)
+            .to_socket_addrs()
+            .map_err(|_| nowhere())?
+            .collect(),
+    };
+    let own = own()?;
+    let good = all
+        .into_iter()
+        .filter(|at| may(at.ip(), secure, named, &own));
     let good: Vec<SocketAddr> = good.collect();
     match good.is_empty() {
         true => Err(nowhere()),
@@ -165,13 +129,9 @@ fn found(name: &str, secure: bool, named: &[IpNet]) -> io::Result<Vec<SocketAddr
 }
 
 /// Networks and addresses of the plane's machine.
-fn own() -> Vec<IpNet> {
-    let all = interfaces::interfaces(&HostFs::real()).into_iter();
-    let nets = all.flat_map(|i| {
-        let addresses = i.addresses.into_iter().map(IpNet::from);
-        i.networks.into_iter().chain(addresses)
-    });
-    nets.collect()
+fn own() -> io::Result<Vec<IpNet>> {
+    interfaces::all_networks()
+        .map_err(|e| io::Error::new(e.kind(), format!("this machine's addresses: {e}")))
 }
 
 fn is_secure(url: &Url) -> bool {
@@ -329,6 +289,7 @@ mod tests {
     /// Every machine has this name. Which of both addresses it has differs.
     #[test]
     fn a_name_that_leads_inside_has_no_address() {
+        let found = |name: &str, secure, named: &[IpNet]| found(None, name, secure, named, own);
         let refused = found("localhost", true, &[]).expect_err("inside");
         // Too long for a name: no server is asked.
         let unknown = found(&"x".repeat(70), true, &[]).expect_err("none");
@@ -338,24 +299,56 @@ mod tests {
         assert!(all.iter().all(|at| at.ip().is_loopback()), "{all:?}");
     }
 
+    #[test]
+    fn where_the_planes_own_addresses_are_unknown_nothing_is_reached() {
+        let at = Some(ip("1.1.1.1"));
+        found(at, "1.1.1.1", true, &[], || Ok(Vec::new())).expect("outside");
+        let unknown = || Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        found(at, "1.1.1.1", true, &[], unknown).expect_err("unknown");
+    }
+
+    /// Whatever the interface is called: those of bridges, of VPNs and of the loopback are the machine's as well.
+    #[test]
+    fn all_addresses_of_this_machine_are_its_own() {
+        let own = own().expect("addresses");
+        assert!(
+            own.contains(&"127.0.0.1/32".parse().expect("net")),
+            "{own:?}"
+        );
+    }
+
     #[tokio::test]
     async fn a_client_connects_to_no_address_inside() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
-        listener.set_nonblocking(true).expect("nonblocking");
-        let port = listener.local_addr().expect("address").port();
         let reach = Reach::default();
-        for scheme in ["http", "https"] {
-            let url = url(&format!("{scheme}://localhost:{port}/"));
-            let client = reach.client(&url).await.expect("client");
-            let failed = client.get(url).send().await.expect_err("refused");
-            let why = pf9_hostagent::telemetry::chain(&failed);
-            assert!(why.contains(NOWHERE), "{why}");
+        for inside in [
+            "http://localhost:1/",
+            "https://localhost:1/",
+            "https://127.0.0.1:1/",
+        ] {
+            let why = reach.client(&url(inside)).await.expect_err("inside");
+            assert_eq!(why, NOWHERE, "{inside}");
         }
-        let checked = reach
-            .check(&url(&format!("https://127.0.0.1:{port}/")))
-            .await;
-        assert_eq!(checked, Err(NOWHERE.to_owned()));
-        let came = listener.accept().map(drop).map_err(|e| e.kind());
-        assert_eq!(came, Err(io::ErrorKind::WouldBlock));
+    }
+
+    /// What was judged is what is connected to, whatever the name leads to by then.
+    #[tokio::test]
+    async fn a_client_connects_to_what_was_judged() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let reach = Reach::new(nets(&["127.0.0.0/8"]));
+        let url = url(&format!("http://localhost:{port}/"));
+        let client = reach.client(&url).await.expect("client");
+        let asked = tokio::join!(client.get(url).send(), async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            drop(stream);
+        });
+        asked.0.expect_err("closed");
+        let other = Url::parse(&format!("http://127.0.0.2:{port}/")).expect("url");
+        assert!(
+            reach.client(&other).await.is_ok(),
+            "it is in the named network"
+        );
     }
 }

@@ -21,7 +21,7 @@ use super::Alert;
 use super::engine::Notice;
 use super::notify::{self, Kind};
 use super::reach::Reach;
-use crate::people::ProjectId;
+use crate::people::{PROJECTS, ProjectId, find};
 use crate::records::expose;
 use crate::refusal::{Answer, Refusal};
 use crate::state::{Change, Plane};
@@ -35,8 +35,8 @@ pub(super) const RECEIVERS: Rows<Receiver> = Rows::new("alert-receivers");
 const BETWEEN: char = '.';
 /// Receivers of one project: tickets, a chat, an Alertmanager, and two to move to.
 const OF_ONE_MAX: usize = 5;
-/// Receivers in all: while something waits, each has a task and a connection.
-pub(super) const IN_ALL_MAX: usize = 1000;
+/// Receivers in all: each of them is looked at whenever something waits.
+const IN_ALL_MAX: usize = 1000;
 /// Alerts that wait for one receiver: a project of a hundred hosts that is lost, twice.
 const OUTBOX_MAX: usize = 200;
 /// Longest bearer token: signed ones (JWT) with some claims have this.
@@ -79,13 +79,35 @@ fn expose_some<S: Serializer>(secret: &Option<Secret<String>>, s: S) -> Result<S
 impl Receiver {
     /// Where it is called.
     pub(super) fn url(&self) -> Result<Url, String> {
-        notify::url_of(self.url.expose(), false)
+        notify::url_of(self.url.expose(), self.secret.is_some())
+    }
+
+    /// Whether it is called at the same place in the same way. (What was dropped is counted meanwhile.)
+    pub(super) fn is_called_as(&self, other: &Self) -> bool {
+        let Self {
+            project,
+            name,
+            kind,
+            url,
+            secret,
+            set_at,
+            given_up: _,
+        } = self;
+        (project, name, kind, url, secret, set_at)
+            == (
+                &other.project,
+                &other.name,
+                &other.kind,
+                &other.url,
+                &other.secret,
+                &other.set_at,
+            )
     }
 }
 
-/// Whether an outbox of this name is a receiver's.
-pub(super) fn has(name: &str) -> bool {
-    name.contains(BETWEEN)
+/// The project whose receiver has an outbox of this name; none: it is a target of the plane.
+pub(super) fn project_in(name: &str) -> Option<&str> {
+    name.split_once(BETWEEN).map(|(project, _)| project)
 }
 
 fn place(project: &ProjectId, name: &str) -> String {
@@ -128,7 +150,7 @@ fn fault(name: &str, wanted: &WantedReceiver, reach: &Reach) -> Option<String> {
     if let Some(why) = notify::name_fault(name) {
         return Some(why);
     }
-    let url = match notify::url_of(wanted.url.expose(), false) {
+    let url = match notify::url_of(wanted.url.expose(), wanted.secret.is_some()) {
         Ok(url) => url,
         Err(why) => return Some(why),
     };
@@ -153,6 +175,8 @@ fn put(
     wanted: WantedReceiver,
     open: &[(Notice, Alert)],
 ) -> Answer<String> {
+    // It may have been deleted since its admin was asked for.
+    find::project(&**change, project.as_str())?;
     let key = place(&project, &name);
     let before = change.get(&RECEIVERS, &key)?;
     if before.is_none() {
@@ -197,6 +221,27 @@ fn remove(change: &mut Change<'_>, key: &str) -> Answer<bool> {
 pub(crate) fn forget_project(change: &mut Change<'_>, project: &ProjectId) -> Answer<()> {
     for (key, _) in change.with_prefix(&RECEIVERS, &place(project, ""))? {
         remove(change, &key)?;
+    }
+    Ok(())
+}
+
+/// Those in the store whose projects exist. A plane of before there were receivers deletes projects without them.
+pub(super) fn standing(rows: &impl Read) -> Answer<Vec<(String, Receiver)>> {
+    let mut all = Vec::new();
+    for (key, receiver) in rows.all(&RECEIVERS)? {
+        if rows.get(&PROJECTS, receiver.project.as_str())?.is_some() {
+            all.push((key, receiver));
+        }
+    }
+    Ok(all)
+}
+
+/// Removes those that such a plane left.
+pub(super) fn sweep(change: &mut Change<'_>) -> Answer<()> {
+    for (key, receiver) in change.all(&RECEIVERS)? {
+        if change.get(&PROJECTS, receiver.project.as_str())?.is_none() {
+            remove(change, &key)?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::alerts::engine::Notice::{Fired, Resolved};
 use crate::alerts::notify::{OUTBOX, Waiting, waiting_for};
 use crate::alerts::verbs::tests::{World, firing, world};
+use crate::people::{DomainId, Project};
 
 const TOKEN: &str = "dGVsbC1ub2JvZHktb2YtdGhpcw";
 
@@ -17,7 +18,20 @@ fn wanted(url: &str, secret: Option<&str>) -> WantedReceiver {
     }
 }
 
+/// A project's row.
+fn found(world: &World, of: &str) {
+    let row = Project {
+        id: project(of),
+        domain: DomainId::of("default").expect("id"),
+        name: of.into(),
+        description: String::new(),
+        enabled: true,
+    };
+    world.at(0, |c| Ok(c.put(&PROJECTS, of, &row)?));
+}
+
 fn add(world: &World, of: &str, name: &str, open: &[(Notice, Alert)]) -> Answer<String> {
+    found(world, of);
     let wanted = wanted("https://tickets.example/hook", Some(TOKEN));
     world.try_at(0, |c| put(c, project(of), name.into(), wanted, open))
 }
@@ -117,6 +131,52 @@ fn a_deleted_project_leaves_no_receiver_and_nothing_that_waits() {
         [other]
     );
     assert_eq!(read.all(&OUTBOX).expect("read").len(), 1);
+}
+
+/// Its admin was let in, and then it was deleted.
+#[test]
+fn a_project_that_is_gone_gets_no_receiver() {
+    let world = world();
+    let wanted = wanted("https://tickets.example/hook", None);
+    let put = world.try_at(0, |c| put(c, project("p"), "a".into(), wanted, &[]));
+    assert_eq!(put.expect_err("gone").status, http::StatusCode::NOT_FOUND);
+    let read = world.store.read().expect("read");
+    assert_eq!(read.all(&RECEIVERS).expect("read").len(), 0);
+}
+
+/// As a plane deletes a project that knows no receivers.
+#[test]
+fn what_an_older_plane_left_of_a_project_is_not_called_and_swept() {
+    let world = world();
+    let open = |of: &str| [(Fired, alert(Some(of)))];
+    add(&world, "p", "a", &open("p")).expect("added");
+    let other = add(&world, "q", "a", &open("q")).expect("added");
+    world.at(1, |c| Ok(c.remove(&PROJECTS, "p")?));
+    let keys = |all: Vec<(String, Receiver)>| all.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
+    let left = standing(&world.store.read().expect("read")).expect("read");
+    assert_eq!(keys(left), [other.clone()]);
+    world.at(2, sweep);
+    let read = world.store.read().expect("read");
+    assert_eq!(keys(read.all(&RECEIVERS).expect("read")), [other]);
+    assert_eq!(read.all(&OUTBOX).expect("read").len(), 1);
+}
+
+#[test]
+fn a_token_is_sent_by_tls_or_within_the_machine() {
+    let reach = Reach::new(vec![
+        "10.0.0.0/8".parse().expect("net"),
+        "127.0.0.0/8".parse().expect("net"),
+    ]);
+    for (url, secret, good) in [
+        ("http://10.0.0.1/", None, true),
+        ("http://10.0.0.1/", Some(TOKEN), false),
+        ("http://tickets.example/", Some(TOKEN), false),
+        ("https://10.0.0.1/", Some(TOKEN), true),
+        ("http://127.0.0.1/", Some(TOKEN), true),
+    ] {
+        let why = fault("a", &wanted(url, secret), &reach);
+        assert_eq!(why.is_none(), good, "{url} {secret:?}: {why:?}");
+    }
 }
 
 #[test]
