@@ -16,9 +16,8 @@ const ITS_TURN: Duration = Duration::from_secs(600);
 const ITS_PART: Duration = Duration::from_secs(420);
 const SOON: Duration = Duration::from_secs(120);
 
-/// A drain leaves pods of daemon sets where they are, and nothing of an upgrade restarts them. The other one may run on the
-/// master alone: it is evicted there, and waits until the master takes workloads again.
-const PODS: &str = "
+/// A drain leaves pods of daemon sets where they are, and nothing of an upgrade restarts them.
+pub(crate) const STAYS: &str = "
 apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: stays}
@@ -30,7 +29,10 @@ spec:
       terminationGracePeriodSeconds: 0
       containers:
       - {name: stays, image: 'pf9.local/busybox:1', imagePullPolicy: Never, command: [sleep, '100000']}
----
+";
+
+/// This one may run on the master alone: it is evicted there, and waits until the master takes workloads again.
+const RETURNS: &str = "
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: returns}
@@ -66,11 +68,11 @@ fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outco
     let cluster = cluster()?;
     // Pods without a controller: the upgrade would not start.
     kubectl(&["delete", "pod", "hello-worker-1", "hello-worker-2", "--now"])?;
-    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-    std::fs::write(file.path(), PODS).map_err(|e| e.to_string())?;
-    kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+    for pods in [STAYS, RETURNS] {
+        apply(pods)?;
+    }
     all_run()?;
-    let mut before = of_pods("stays", CONTAINER)?;
+    let mut before = that_stay()?;
     let on_the_master = of_pods("returns", NAME)?;
     assert!(on_the_master.contains_key(MASTER), "{on_the_master:?}");
     // Its power takes the master's own along.
@@ -101,7 +103,7 @@ fn kc_an_upgrade_survives_a_power_cut_a_lost_path_and_a_stopped_plane() -> Outco
     demo(&["plane", "start"])?;
 
     over(&cluster, "v1.37.", &NODES)?;
-    let mut after = of_pods("stays", CONTAINER)?;
+    let mut after = that_stay()?;
     after.remove(MASTER);
     assert_eq!(after, before, "pods that nobody moved");
     all_run()?;
@@ -156,6 +158,17 @@ fn all_run() -> Outcome {
         kubectl(&["rollout", "status", what, "--timeout=120s"])?;
     }
     Ok(())
+}
+
+pub(crate) fn apply(objects: &str) -> Outcome {
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), objects).map_err(|e| e.to_string())?;
+    kubectl(&["apply", "-f", &file.path().to_string_lossy()]).map(drop)
+}
+
+/// The containers of [`STAYS`], by node.
+pub(crate) fn that_stay() -> Outcome<BTreeMap<String, String>> {
+    of_pods("stays", CONTAINER)
 }
 
 const NAME: &str = ".metadata.name";

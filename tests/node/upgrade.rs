@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::demo::{Outcome, agent_is_ok, cluster, demo, eventually, kubectl, plane, shell};
-use crate::{again, masters};
+use crate::{again, cut, masters};
 
 pub(crate) const FROM: &str = "1.36";
 pub(crate) const TO: &str = "1.37";
@@ -150,10 +150,7 @@ impl Begun {
             "-o",
             path,
         ])?;
-        let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
-        std::fs::write(file.path(), SERVICE.replace("@IMAGE@", image.trim()))
-            .map_err(|e| e.to_string())?;
-        kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+        cut::apply(&SERVICE.replace("@IMAGE@", image.trim()))?;
         kubectl(&["rollout", "status", "deployment/asked", "--timeout=120s"])?;
         eventually("the service answers", SOON, ask)?;
         let asked = Asked::begin();
@@ -205,6 +202,10 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     let begun = Begun::new(again::imported)?;
     let images = again::contents(&MACHINES)?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
+    cut::apply(cut::STAYS)?;
+    kubectl(&["rollout", "status", "daemonset/stays", "--timeout=120s"])?;
+    let stay = cut::that_stay()?;
+    assert_eq!(stay.len(), 2, "{stay:?}");
     let last = begun.last.as_str();
     KUBELET.put(last)?;
     // Its API is down while it is restarted: how long is reported. Only `ok` is an answer.
@@ -226,9 +227,12 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
         assert_eq!(now == *before, *node == last, "{node}: {now}");
     }
 
+    assert_eq!(cut::that_stay()?, stay, "pods that nobody moved, put back");
+
     KUBELET.remove(last)?;
     begun.goes("resume")?;
     over(&begun.cluster, "v1.37.", &MACHINES)?;
+    assert_eq!(cut::that_stay()?, stay, "upgraded");
     begun.asked.saw_nothing("upgraded")?;
     for (now, before) in again::contents(&MACHINES)?.iter().zip(&images) {
         assert_ne!(now, before, "built again, and it did not come");
@@ -237,6 +241,7 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     begun.goes("back")?;
     over(&begun.cluster, "v1.36.", &MACHINES)?;
     assert_eq!(versions()?, begun.before);
+    assert_eq!(cut::that_stay()?, stay, "and back");
     assert_eq!(again::contents(&MACHINES)?, images, "and back");
     begun.asked.saw_nothing("and back")?;
     begun.asked.end();
