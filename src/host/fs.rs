@@ -6,6 +6,7 @@
 //! so tests run the same code in a temporary directory. What an interrupted write leaves is told
 //! by its name and taken away by [`super::temps`].
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -306,7 +307,8 @@ impl HostFs {
     }
 
     /// As [`Self::remove_tree`], but around what is mounted below: that stays, with the directories on the way to it. Returns
-    /// where. What is mounted at one of `disks` is ours although another one mounted it: it is emptied and stays.
+    /// where. What is mounted at one of `disks` is ours although another one mounted it: it is emptied and stays. An error
+    /// for a name beside such a mount that is not UTF-8: whether it is one itself the kernel's list does not tell us.
     #[track_caller]
     pub fn remove_tree_around(&self, path: &str, disks: &[&str]) -> Result<Vec<String>, FsError> {
         let (is_mount, below) = super::mounts::at_or_below(self, path)?;
@@ -314,13 +316,27 @@ impl HostFs {
             return self.remove_tree(path).map(|()| Vec::new());
         }
         let mut left = Vec::new();
-        for name in self.list(path)? {
+        let mut odd = None;
+        for name in self.names(path)? {
+            let Some(name) = name.to_str() else {
+                odd.get_or_insert(self.at(path).join(&name));
+                continue;
+            };
             let entry = format!("{path}/{name}");
             let (is_foreign, _) = super::mounts::at_or_below(self, &entry)?;
             match is_foreign && !disks.contains(&entry.as_str()) {
                 true => left.push(entry),
                 false => left.extend(self.remove_tree_around(&entry, disks)?),
             }
+        }
+        if let Some(odd) = odd {
+            let why =
+                "its name is not UTF-8, and something is mounted beside it: remove it by hand";
+            return Err(fail(
+                "remove",
+                &odd,
+                io::Error::new(io::ErrorKind::InvalidData, why),
+            ));
         }
         if !is_mount {
             self.remove_empty_dir(path)?;
@@ -359,6 +375,13 @@ impl HostFs {
 
     /// Names in a directory, sorted; empty when there is none.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FsError> {
+        let names = self.names(path)?.into_iter();
+        let mut names: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn names(&self, path: impl AsRef<Path>) -> Result<Vec<OsString>, FsError> {
         let at = self.at(path);
         let entries = match fs::read_dir(&at) {
             Ok(entries) => entries,
@@ -368,7 +391,7 @@ impl HostFs {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| fail("list", &at, e))?;
-            names.push(entry.file_name().to_string_lossy().into_owned());
+            names.push(entry.file_name());
         }
         names.sort();
         Ok(names)
@@ -471,126 +494,4 @@ pub(crate) fn fail(action: &'static str, path: &Path, source: io::Error) -> FsEr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_replace_and_keep_nothing_beside() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        host.write("/etc/a/b.conf", b"one", &Attrs::mode(0o640))
-            .expect("write");
-        host.write("/etc/a/b.conf", b"two", &Attrs::mode(0o600))
-            .expect("write");
-        assert_eq!(
-            host.read("/etc/a/b.conf", 10).expect("read"),
-            Some(b"two".to_vec())
-        );
-        assert!(matches!(
-            host.found("/etc/a/b.conf").expect("found"),
-            Found::File { mode: 0o600, .. }
-        ));
-        assert_eq!(host.list("/etc/a").expect("list"), ["b.conf"]);
-    }
-
-    #[test]
-    fn reads_are_bounded_and_absence_is_no_error() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        assert_eq!(host.read("/x", 10).expect("read"), None);
-        host.write("/x", &[0; 11], &Attrs::mode(0o600))
-            .expect("write");
-        assert!(host.read("/x", 10).is_err());
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_text() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        host.write("/x", b"old", &Attrs::mode(0o600))
-            .expect("write");
-        let bad = Attrs::owned(0o600, "no-such-user:no-such-group");
-        assert!(host.write("/x", b"new", &bad).is_err());
-        assert_eq!(host.read("/x", 10).expect("read"), Some(b"old".to_vec()));
-        assert_eq!(host.list("/").expect("list"), ["x"]);
-    }
-
-    #[test]
-    fn a_tree_with_a_mount_below_stays() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        let attrs = Attrs::mode(0o600);
-        for path in ["/var/a/x", "/var/b/vol/theirs", "/var/c/x"] {
-            host.write(path, b"x", &attrs).expect("write");
-        }
-        let info = "1 2 0:1 / /var/b/vol rw - ext4 x rw\n2 2 0:1 / /var/c rw - ext4 x rw\n";
-        host.write("/proc/self/mountinfo", info.as_bytes(), &attrs)
-            .expect("write");
-        host.remove_tree("/var/a").expect("remove");
-        assert_eq!(host.found("/var/a").expect("found"), Found::Nothing);
-        host.remove_tree("/var/b").expect_err("must be refused");
-        assert!(host.read("/var/b/vol/theirs", 9).expect("read").is_some());
-        host.remove_tree("/var/c").expect("empty the mount");
-        assert_eq!(host.list("/var/c").expect("list").len(), 0);
-        assert!(!host.remove_empty_dir("/var").expect("not empty"));
-        assert!(host.remove_empty_dir("/var/c").expect("empty"));
-    }
-
-    #[test]
-    fn a_tree_goes_around_what_is_mounted_below() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        let put = |path: &str, text: &str| {
-            let attrs = Attrs::mode(0o600);
-            host.write(path, text.as_bytes(), &attrs).expect("write");
-        };
-        for path in [
-            "/var/b/x",
-            "/var/b/deep/y",
-            "/var/b/deep/vol/theirs",
-            "/var/b/disk/z/ours",
-            "/var/b/file",
-            "/var/b/line\nbreak/theirs",
-        ] {
-            put(path, "x");
-        }
-        host.link("/var/b/link", "deep/vol").expect("link");
-        let at = |point: &str| format!("1 2 0:1 / {point} rw - ext4 x rw\n");
-        let info = [
-            "/var/b/deep/vol",
-            "/var/b/disk",
-            "/var/b/file",
-            "/var/b/line\\012break",
-        ]
-        .map(at);
-        put("/proc/self/mountinfo", &info.concat());
-        let around = || host.remove_tree_around("/var/b", &["/var/b/disk"]);
-        assert_eq!(
-            around().expect("remove"),
-            ["/var/b/deep/vol", "/var/b/file", "/var/b/line\nbreak"]
-        );
-        let list = |path: &str| host.list(path).expect("list");
-        assert_eq!(list("/var/b"), ["deep", "disk", "file", "line\nbreak"]);
-        assert_eq!(list("/var/b/deep"), ["vol"]);
-        assert_eq!(
-            (list("/var/b/deep/vol").len(), list("/var/b/disk").len()),
-            (1, 0)
-        );
-        put("/proc/self/mountinfo", "");
-        assert_eq!(around().expect("remove"), [""; 0]);
-        assert_eq!(host.found("/var/b").expect("found"), Found::Nothing);
-    }
-
-    #[test]
-    fn links_flip_and_parents_cannot_be_left() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path().join("root"));
-        host.link("/cur", "a").expect("link");
-        host.link("/cur", "b").expect("link");
-        assert_eq!(host.found("/cur").expect("found"), Found::Link("b".into()));
-        assert!(
-            host.write("/../../evil", b"x", &Attrs::mode(0o600))
-                .is_err()
-        );
-    }
-}
+mod tests;

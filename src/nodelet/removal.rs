@@ -21,9 +21,9 @@ use super::status::NodeBoard;
 use super::step::Step;
 use crate::host::Host;
 use crate::host::deadlines::CALLS;
-use crate::host::fs::{Attrs, FsError, fail};
+use crate::host::fs::{Attrs, FsError, HostFs, fail};
 use crate::host::kernel::KernelError;
-use crate::host::ours;
+use crate::host::{mounts, ours};
 use crate::model::{Fault, FaultCode, Generation, PhaseId};
 use crate::seam::disk;
 use crate::telemetry::chain;
@@ -329,13 +329,23 @@ fn undo(host: &Host, artefact: &Artefact) -> Result<Vec<String>, String> {
             let restored = restore_sysctl(host, key, value, before);
             return restored.map(|()| Vec::new()).map_err(|e| chain(&e));
         }
-        ArtefactKind::File { path } => put_back(host, path, before),
+        ArtefactKind::File { path } => match *before == Before::Nothing && is_mount(fs, path)? {
+            true => return Ok(vec![path.clone()]),
+            false => put_back(host, path, before),
+        },
         ArtefactKind::Dir { path } => fs.remove_empty_dir(path).map(drop),
         ArtefactKind::Tree { path } => {
             return remove_tree(host, path, before).map_err(|e| chain(&e));
         }
     };
     done.map(|()| Vec::new()).map_err(|e| chain(&e))
+}
+
+/// Whether somebody mounted something over this file. What was there before us is put back all the same, or tried again:
+/// its copy must not be thrown away.
+fn is_mount(fs: &HostFs, path: &str) -> Result<bool, String> {
+    let there = mounts::at_or_below(fs, path).map_err(|e| chain(&e))?;
+    Ok(there.0)
 }
 
 /// A directory goes with its content only where nothing was before us and the name is ours; else

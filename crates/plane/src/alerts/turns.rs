@@ -85,7 +85,7 @@ impl Turns {
         for (_, name) in ready {
             if let Some(project) = project_in(&name) {
                 let of_project = of_projects.entry(project.to_owned()).or_default();
-                // Whoever ends a turn has the next look made.
+                // The end of a turn brings the next look.
                 if all >= AT_ONCE || *of_project >= OF_PROJECT {
                     continue;
                 }
@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Whoever is slow, and however many receivers it has: the plane's targets always have their turns, a project has
+        /// However slow a project's receivers are, and however many it has: the plane's targets always have their turns, a project has
         /// at most its share, and nobody waits for longer than all turns before it take.
         #[test]
         fn turns_are_shared(
