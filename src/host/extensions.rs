@@ -10,7 +10,7 @@
 //! so a bad one costs the others nothing but processor time.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -195,14 +195,35 @@ async fn one(fs: &HostFs, program: &Program) -> Result<Vec<u8>, String> {
         .args(sandbox())
         .arg("--")
         .arg(path);
+    let began = Instant::now();
     let answer = exec::ask(cmd).await.map_err(|e| chain(&e))?;
-    let words: String = answer.stderr.trim().chars().take(WORDS_MAX).collect();
-    match answer.ended {
-        ProgramEnd::Code(0) => Ok(answer.stdout.into_bytes()),
-        ProgramEnd::Code(code) => Err(format!("it ended with code {code}: {words}")),
-        ProgramEnd::Signal(signal) => Err(format!("it was ended by signal {signal}: {words}")),
-        ProgramEnd::Late => Err(format!("it did not end within {} s", RUN_MAX.as_secs())),
+    match why(answer.ended, began.elapsed(), &answer.stderr) {
+        None => Ok(answer.stdout.into_bytes()),
+        Some(why) => Err(why),
     }
+}
+
+/// Why nothing counts that it said. Of a unit whose time is over `systemd-run` says nothing, and ends with 1 (systemd 252).
+fn why(ended: ProgramEnd, took: Duration, stderr: &str) -> Option<String> {
+    let words: String = stderr.trim().chars().take(WORDS_MAX).collect();
+    let words = match words.is_empty() {
+        true => format!("it said nothing (it may have {MEMORY_MIB} MiB and {TASKS} processes)"),
+        false => words,
+    };
+    match ended {
+        ProgramEnd::Code(0) => None,
+        ProgramEnd::Code(_) | ProgramEnd::Signal(_) if took >= RUN_MAX => Some(late()),
+        ProgramEnd::Code(code) => Some(format!("it ended with code {code}: {words}")),
+        ProgramEnd::Signal(signal) => Some(format!("it was ended by signal {signal}: {words}")),
+        ProgramEnd::Late => Some(late()),
+    }
+}
+
+fn late() -> String {
+    format!(
+        "it did not end within {} s, and was ended",
+        RUN_MAX.as_secs()
+    )
 }
 
 /// Arguments of `systemd-run`: the bounds of one program.
@@ -318,6 +339,20 @@ exec timeout -s KILL 2 \"$@\"
         assert!(words("check.d/garbage").contains("not the expected JSON"));
         assert!(words("inventory.d/leaks").contains("token"));
         assert_eq!(status.bad.len(), 5, "{:?}", status.bad);
+    }
+
+    #[test]
+    fn one_whose_time_was_over_is_told_from_one_that_failed() {
+        let soon = Duration::from_secs(1);
+        let said = |ended, took, text| why(ended, took, text).unwrap_or_default();
+        assert_eq!(why(ProgramEnd::Code(0), RUN_MAX, ""), None);
+        for ended in [ProgramEnd::Code(1), ProgramEnd::Signal(9), ProgramEnd::Late] {
+            let text = said(ended, RUN_MAX, "");
+            assert!(text.contains("did not end within 10 s"), "{text}");
+        }
+        assert!(said(ProgramEnd::Code(1), soon, "no disk\n").ends_with("code 1: no disk"));
+        let text = said(ProgramEnd::Code(1), soon, "");
+        assert!(text.contains("32 MiB"), "{text}");
     }
 
     #[tokio::test]

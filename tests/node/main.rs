@@ -5,7 +5,7 @@
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! ac_a_broken   machines that are broken in one way: the check for it reports it, its remedy helps; what breaks later the
-//!               status says, until it is mended; another address → the node follows
+//!               status says, until it is mended; another address → the node follows; checks of operators in their sandbox
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
@@ -60,6 +60,7 @@ mod certificates;
 mod cut;
 mod debian;
 mod demo;
+mod extensions;
 mod hangs;
 mod issuer;
 mod joining;

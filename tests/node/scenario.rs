@@ -9,6 +9,7 @@ use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
 };
+use crate::extensions;
 use crate::hangs;
 use crate::later;
 use crate::matrix;
@@ -134,6 +135,7 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
 fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     up()?;
     broken::what_is_broken_is_said_by_its_check()?;
+    extensions::are_bounded_by_the_machine()?;
     later::is_said_and_heals_with_its_cause()?;
     broken::a_worker_follows_its_machine()
 }
