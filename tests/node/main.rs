@@ -8,7 +8,7 @@
 //!               status says, until it is mended; another address → the node follows; checks of operators in their sandbox
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
-//! b_reboot      machines rebooted and crashed with the plane away → Ready
+//! b_reboot      machines rebooted and crashed with the plane away → Ready; a maintenance holds over it
 //! ba_a_join     a machine without power in its download, and again when its runtime has started → Ready, nothing fetched twice
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed; each program of each node names a
