@@ -247,6 +247,7 @@ with_checks! { codes {
         NodeNameInvalid = "node-name-invalid",
         NodeNameTaken = "node-name-taken",
         NodeNotReady = "node-not-ready",
+        NodeRenamed = "node-renamed",
         NotEnrolled = "not-enrolled",
         NotFound = "not-found",
         NotInstalled = "not-installed",

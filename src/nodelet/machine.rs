@@ -19,12 +19,14 @@ use crate::host::ours::processes::{ProcessRule, process};
 use crate::host::ours::units;
 use crate::host::proc::Proc;
 use crate::host::tools;
-use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role, paths};
+use crate::model::{Fault, FaultCode, NetworkPlugin, NodeName, NodeSpec, Role, paths};
 
 /// A table that is so full takes no bursts.
 const FULL_PERCENT: u64 = 90;
 /// What the kernel says of one thing in one file; a routing table has a line per route.
 const TEXT_MAX: u64 = 4 * 1024 * 1024;
+/// What the kernel calls this machine.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 /// The warnings of this node's machine.
 pub(super) async fn warnings(
@@ -39,6 +41,7 @@ pub(super) async fn warnings(
         let has = interfaces(&host.fs).into_iter().flat_map(|i| i.addresses);
         said.push(address_gone(node.node_ip, &has.collect::<Vec<_>>(), role));
     }
+    said.extend(renamed(text(HOST_NAME).trim(), node));
     let v6 = node.node_ip.is_ipv6();
     let routes = text(if v6 {
         "/proc/net/ipv6_route"
@@ -127,6 +130,29 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
         }
     };
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
+}
+
+/// A node is one object of Kubernetes, with its certificates and etcd member: another name would be another node, so it
+/// never follows its machine's. A name that another host has, the plane refuses.
+fn renamed(now: &str, node: &NodeSpec) -> Option<Fault> {
+    let name = &node.node_name;
+    let new = NodeName::of_host(now);
+    // One that cannot be read says nothing.
+    if now.is_empty() || new.as_ref() == Ok(name) {
+        return None;
+    }
+    let what = format!("this machine is called {now} now, its node stays {name} in Kubernetes");
+    let why = "a node keeps the name that its machine had when it was attached";
+    let back = format!("hostnamectl set-hostname {name}");
+    let fix = match new {
+        Ok(new) => format!(
+            "nothing, if that is intended; else {back}; for a node of the name {new}: drain it, pf9-plane cluster \
+             detach NAME {}, then attach it again",
+            node.host_id
+        ),
+        Err(bad) => format!("{back}; no node can have the new name: {bad}"),
+    };
+    Some(Fault::new(FaultCode::NodeRenamed, what, why).fix(fix))
 }
 
 /// In `/proc/net/route` destination and mask are zero, in `/proc/net/ipv6_route` the prefix' length (and the route does
@@ -336,6 +362,38 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_machine_with_another_name_is_told_what_its_node_is_called_and_what_helps() {
+        let node = crate::nodelet::phase::samples::worker("1.37.2").node;
+        let own = node.node_name.to_string();
+        for same in [own.as_str(), &own.to_uppercase(), ""] {
+            assert_eq!(renamed(same, &node), None, "{same:?}");
+        }
+        let said = renamed("Other", &node).expect("another name");
+        assert_eq!(said.code, FaultCode::NodeRenamed);
+        let stays = format!("its node stays {own} in Kubernetes");
+        assert!(
+            said.what.contains("called Other now") && said.what.contains(&stays),
+            "{said}"
+        );
+        let both = [
+            format!("hostnamectl set-hostname {own};"),
+            format!("detach NAME {}", node.host_id),
+            "a node of the name other:".to_owned(),
+        ];
+        for part in both {
+            assert!(said.fix.contains(&part), "{part}: {said}");
+        }
+        // No node of that name can be had.
+        let bad = renamed("db_1", &node).expect("another name");
+        assert!(
+            bad.fix.contains("db_1") && !bad.fix.contains("detach"),
+            "{bad}"
+        );
+        // A longer name of the same machine is another name of the node.
+        assert!(renamed(&format!("{own}.example"), &node).is_some());
+    }
+
     /// Every one of them at once, on a machine that has them all.
     #[tokio::test]
     async fn each_of_them_is_looked_for_at_each_look() {
@@ -346,6 +404,7 @@ mod tests {
             fs.write(path, text.as_bytes(), &attrs).expect("write");
         };
         put("/proc/net/route", "Iface\tDestination\tGateway\n");
+        put(HOST_NAME, "renamed\n");
         put("/proc/sys/net/netfilter/nf_conntrack_count", "95\n");
         put("/proc/sys/net/netfilter/nf_conntrack_max", "100\n");
         put("/proc/sys/kernel/pid_max", "1000\n");
@@ -373,6 +432,7 @@ mod tests {
         let codes: Vec<FaultCode> = said.iter().map(|w| w.code).collect();
         let all = [
             FaultCode::AddressGone,
+            FaultCode::NodeRenamed,
             FaultCode::NoDefaultRoute,
             FaultCode::ConntrackFull,
             FaultCode::ProcessesFull,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::breaks::{BREAKS, Broken, Shown};
-use crate::demo::{NODES, Outcome, agent_is_ok, eventually, ready_through_plane, shell};
+use crate::demo::{
+    NODES, Outcome, agent_is_ok, eventually, kubectl, plane, ready_through_plane, shell,
+};
 
 /// A sweep a minute, and what it does.
 const SWEPT: Duration = Duration::from_secs(150);
@@ -117,4 +119,81 @@ pub(crate) fn is_said_and_heals_with_its_cause() -> Outcome {
     shell(node, AS_BEFORE)?;
     heals?;
     ready_through_plane(node)
+}
+
+const RENAMED: &str = "node-renamed";
+/// The plane refuses it.
+const TAKEN: &str = "node-name-taken";
+
+/// The machine gets another name, as `hostnamectl` gives it, and everything that could read it is started again.
+fn rename(node: &str, to: &str) -> Outcome {
+    let line = format!(
+        "echo {to} >/etc/hostname && hostname {to} && \
+         systemctl restart pf9-hostagent pf9-nodeletd pf9-kubelet && test $(cat /proc/sys/kernel/hostname) = {to}"
+    );
+    shell(node, &line).map(drop)
+}
+
+/// Codes that the plane's row of this host warns of.
+fn warned_on_the_plane(host: &str) -> Outcome<Vec<String>> {
+    let text = plane(&["host", "list", "--json"])?;
+    let hosts: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let mut hosts = hosts.as_array().into_iter().flatten();
+    let row = hosts.find(|row| row["id"] == host);
+    let row = row.ok_or_else(|| format!("no {host} in {text}"))?;
+    let all = row["message"]["warn"].as_array().into_iter().flatten();
+    Ok(all
+        .filter_map(|w| Some(w["code"].as_str()?.to_owned()))
+        .collect())
+}
+
+/// A machine that is renamed, then gets the name of another host, then its own back: its node is the same all the time.
+pub(crate) fn a_renamed_machine_keeps_its_node() -> Outcome {
+    let node = NODES[1];
+    let line = shell(node, "grep ^host_id /etc/pf9/host_id.conf")?;
+    let host = line.rsplit(' ').next().unwrap_or_default().trim();
+    let told = |renamed: bool, taken: bool| -> Outcome {
+        let here: Vec<String> = warned(node)?.into_keys().collect();
+        let there = warned_on_the_plane(host)?;
+        let is_so = [&here, &there].into_iter().all(|codes| {
+            let has = |code: &str| codes.iter().any(|c| c == code);
+            has(RENAMED) == renamed && has(TAKEN) == taken
+        });
+        match is_so {
+            true => Ok(()),
+            false => Err(format!("here {here:?}, on the plane {there:?}")),
+        }
+    };
+    told(false, false)?;
+    let renamed = |to: &str, taken: bool| -> Outcome {
+        rename(node, to)?;
+        eventually(&format!("{node} is told to be {to}"), SWEPT, || {
+            told(true, taken)?;
+            ready_through_plane(node)?;
+            agent_is_ok(node)
+        })?;
+        // Wrapped to the width of a terminal.
+        let screen = shell(node, "pf9ctl status || :")?;
+        let screen = screen.split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in [
+            format!("called {to} now"),
+            format!("stays {node} in Kubernetes"),
+        ] {
+            assert!(screen.contains(&words), "{words}: {screen}");
+        }
+        Ok(())
+    };
+    let said = renamed("renamed-1", false).and_then(|()| renamed(NODES[0], true));
+    rename(node, node)?;
+    said?;
+    eventually("nothing of it is said any longer", SWEPT, || {
+        told(false, false)?;
+        ready_through_plane(node)?;
+        agent_is_ok(node)
+    })?;
+    let nodes = kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"])?;
+    let mut nodes: Vec<&str> = nodes.split_whitespace().collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, NODES, "nothing was registered beside it");
+    Ok(())
 }

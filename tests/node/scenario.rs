@@ -139,6 +139,7 @@ fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     broken::what_is_broken_is_said_by_its_check()?;
     extensions::are_bounded_by_the_machine()?;
     later::is_said_and_heals_with_its_cause()?;
+    later::a_renamed_machine_keeps_its_node()?;
     broken::a_worker_follows_its_machine()
 }
 

@@ -19,13 +19,14 @@ use super::claims;
 use super::hostapi::Caller;
 use super::http::Doc;
 use super::moved;
-use super::records::{CLUSTERS, HOSTS, Host, SPECS};
+use super::records::{CLUSTERS, HOSTS, Host, Member, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, FaultCode, FreshNonce,
-    Generation, HostId, NodeFacts, Nonce, ORDER_SCHEMA, Taken, TrustStore, TrustedKey, Untrusted,
+    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
+    FreshNonce, Generation, HostId, NodeFacts, Nonce, ORDER_SCHEMA, Taken, TrustStore, TrustedKey,
+    Untrusted,
 };
 
 const NO_CERTIFICATE: &str = certificates::REFUSED;
@@ -125,7 +126,24 @@ pub(super) fn check_claims(rows: &impl Read, me: &Host, facts: &NodeFacts) -> An
         .iter()
         .filter(|h| h.id != me.id && h.project == me.project);
     claims::add_hosts(&mut taken, others, me.cluster, shared);
-    claims::check(NO_FACTS, facts, &taken, shared)
+    let member = cluster.as_ref().and_then(|c| c.member(me.id));
+    claims::check(NO_FACTS, facts, &taken, shared).map_err(|refusal| match member {
+        Some(member) => with_its_node(refusal, member),
+        None => refusal,
+    })
+}
+
+/// What becomes of the node of a machine whose new name or address is refused.
+fn with_its_node(mut refusal: Refusal, member: &Member) -> Refusal {
+    let Member { node_name, ip, .. } = member;
+    let fault = &refusal.fault;
+    let why = format!(
+        "{}; until then its node stays {node_name}, and at {ip}: it follows no other address",
+        fault.why
+    );
+    let with = Fault::new(fault.code, fault.what.as_str(), why).fix(fault.fix.as_str());
+    *refusal.fault = with;
+    refusal
 }
 
 /// The signed document; anything else does not come from root.

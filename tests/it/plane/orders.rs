@@ -346,6 +346,11 @@ async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
             "{name} {ip}"
         );
         let words = fault["why"].as_str().expect("why");
+        let (words, node) = words.split_once("; until then ").expect("its node");
+        assert_eq!(
+            node,
+            "its node stays w1, and at 10.1.0.2: it follows no other address"
+        );
         let named = words.contains(&name.to_lowercase()) || words.contains(ip);
         assert!(named, "{words}");
     }

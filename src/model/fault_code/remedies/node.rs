@@ -115,6 +115,10 @@ rows! {
     AddressGone: "the machine no longer has the node's address; its kubelet and pods are unreachable there",
         "DHCP gave another one, or an interface is down",
         "give it back and reserve it; while the plane is reachable a node follows to a new one automatically, a master if the others are healthy";
+    NodeRenamed: "the machine has another host name than its node in Kubernetes, which keeps its own",
+        "`hostnamectl set-hostname`, or DHCP, after the host was attached to its cluster",
+        "nothing, if that is intended; else set the name back; for a node of the new name: drain it, `pf9-plane cluster detach NAME HOST`, \
+         then attach it again";
     ApiAddressForeign: "the masters' shared address belongs to another machine, or is configured statically on this one",
         "it was assigned twice, or is configured on an interface",
         "remove it there: the masters share it; or create the cluster with another masterIp";
