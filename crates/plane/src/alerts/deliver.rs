@@ -1,7 +1,7 @@
 //! Delivery to the plane's targets and to receivers of projects: to each independently, so that one that is down or slow
 //! delays no other; its outbox in order of time, retried with backoff until it arrives. Whose turn it is is in `turns`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url, header};
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::notify::{self, OUTBOX, TARGETS, Target, Told};
@@ -46,7 +46,8 @@ enum To {
 /// Delivers until the plane stops. What is in flight then is sent again by the next plane.
 pub(crate) async fn deliver(plane: Arc<Plane>) {
     let mut turns = Turns::default();
-    let mut under_way: JoinSet<(String, Ended)> = JoinSet::new();
+    let mut under_way: JoinSet<Ended> = JoinSet::new();
+    let mut names: HashMap<task::Id, String> = HashMap::new();
     let mut store = plane.store.standing();
     loop {
         // With the store away, deliveries could not be recorded, and another plane may already send them.
@@ -63,10 +64,10 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
                         continue;
                     };
                     let plane = Arc::clone(&plane);
-                    under_way.spawn(async move {
-                        let ended = turn(&plane, &name, &to, refused).await;
-                        (name, ended)
-                    });
+                    let of = name.clone();
+                    let task =
+                        under_way.spawn(async move { turn(&plane, &of, &to, refused).await });
+                    names.insert(task.id(), name);
                 }
                 next
             }
@@ -78,12 +79,12 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
             () = plane.alerts.outbox.notified() => {}
             () = changes(store.as_mut()) => {}
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-            Some(done) = under_way.join_next() => {
+            Some(done) = under_way.join_next_with_id() => {
                 let mut done = Some(done);
                 // Hundreds may be over at once: one look serves all of them.
                 while let Some(one) = done {
-                    over(&plane, &mut turns, &mut under_way, one);
-                    done = under_way.try_join_next();
+                    over(&plane, &mut turns, &mut names, one);
+                    done = under_way.try_join_next_with_id();
                 }
             }
         }
@@ -93,21 +94,24 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
 fn over(
     plane: &Plane,
     turns: &mut Turns,
-    under_way: &mut JoinSet<(String, Ended)>,
-    done: Result<(String, Ended), JoinError>,
+    names: &mut HashMap<task::Id, String>,
+    done: Result<(task::Id, Ended), JoinError>,
 ) {
-    match done {
-        Ok((name, ended)) => {
-            say(plane, &name, &ended);
-            turns.end(&name, ended, Instant::now());
-        }
-        // Those that were ended for another's sake: their turns are over already.
-        Err(e) if e.is_cancelled() => {}
+    let (id, ended) = match done {
+        Ok(done) => done,
         Err(e) => {
             tracing::error!(why = %e, "a delivery task failed");
-            under_way.abort_all();
-            turns.end_all(Instant::now());
+            let why = Some("the delivery failed in the plane; see its log".to_owned());
+            let lost = Ended {
+                why,
+                ..Ended::default()
+            };
+            (e.id(), lost)
         }
+    };
+    if let Some(name) = names.remove(&id) {
+        say(plane, &name, &ended);
+        turns.end(&name, ended, Instant::now());
     }
 }
 
@@ -131,7 +135,12 @@ fn say(plane: &Plane, name: &str, ended: &Ended) {
         Some(why) => tracing::warn!(to = name, why, "alerts cannot be delivered and wait"),
         None => {}
     }
-    let how = ended.why.clone().map_or(Ok(()), Err);
+    let how = match &ended.why {
+        Some(why) => Err(why.clone()),
+        None if ended.arrived > 0 => Ok(()),
+        // It was changed before anything was sent.
+        None => return,
+    };
     plane
         .alerts
         .way(name, pf9_hostagent::seam::clock::now(), how);
@@ -156,7 +165,12 @@ fn waiting_in(plane: &Plane) -> Answer<BTreeMap<String, To>> {
     let rows = plane.read()?;
     let targets = rows.all(&TARGETS)?.into_iter();
     let targets = targets.map(|(name, target)| (name, To::Target(target)));
-    let of_projects = receivers::standing(&rows)?.into_iter();
+    // Rows of tenants must not keep the plane's own targets waiting.
+    let of_projects = receivers::standing(&rows).unwrap_or_else(|refusal| {
+        tracing::error!(why = %refusal.fault, "receivers of projects cannot be read");
+        Vec::new()
+    });
+    let of_projects = of_projects.into_iter();
     let of_projects = of_projects.map(|(name, receiver)| (name, To::Receiver(receiver)));
     let mut out: BTreeMap<String, To> = targets.chain(of_projects).collect();
     // Of one that is gone nobody asks how its deliveries were.
@@ -187,7 +201,7 @@ fn waiting_in(plane: &Plane) -> Answer<BTreeMap<String, To>> {
 /// Sends from an outbox, one alert after the other, until it is empty or the turn is over.
 async fn turn(plane: &Arc<Plane>, name: &str, to: &To, refused: BTreeSet<String>) -> Ended {
     let mut ended = Ended::default();
-    if let Err(why) = send(plane, name, to, &refused, &mut ended.refused).await {
+    if let Err(why) = send(plane, name, to, &refused, &mut ended).await {
         ended.why = Some(why);
         if ended.refused.is_empty() {
             ended.refused = refused;
@@ -201,13 +215,14 @@ async fn send(
     name: &str,
     to: &To,
     before: &BTreeSet<String>,
-    refused: &mut BTreeSet<String>,
+    ended: &mut Ended,
 ) -> Result<(), String> {
-    let began = Instant::now();
     let client = match to {
         To::Target(target) => client(target).await?,
         To::Receiver(receiver) => plane.alerts.reach.client(&receiver.url()?).await?,
     };
+    // Not before the name was looked up: each turn sends something.
+    let began = Instant::now();
     let waits = |refusal: Refusal| refusal.fault.to_string();
     let mut rows = {
         let read = plane.read().map_err(waits)?;
@@ -216,7 +231,7 @@ async fn send(
     // Those that were refused once go last: nothing that was not tried yet waits for them.
     rows.sort_by_key(|(key, w)| (before.contains(key), w.since()));
     let again = rows.iter().filter(|(key, _)| before.contains(key));
-    refused.extend(again.map(|(key, _)| key.clone()));
+    ended.refused.extend(again.map(|(key, _)| key.clone()));
     let mut refusal: Option<String> = None;
     for (key, waiting) in rows {
         for told in [waiting.begin, waiting.end].into_iter().flatten() {
@@ -232,11 +247,12 @@ async fn send(
                     let name = name.to_owned();
                     let done = plane.change(move |change| notify::arrived(change, &name, &told));
                     done.await.map_err(waits)?;
-                    refused.remove(&key);
+                    ended.refused.remove(&key);
+                    ended.arrived += 1;
                 }
                 // Only this one failed: the others must not wait for it. Its end is of no use without its beginning.
                 Err(Failed::This(why)) => {
-                    refused.insert(key.clone());
+                    ended.refused.insert(key.clone());
                     refusal.get_or_insert(why);
                     break;
                 }
@@ -250,7 +266,10 @@ async fn send(
 fn is_as_it_was(plane: &Plane, name: &str, to: &To) -> Answer<bool> {
     let rows = plane.read()?;
     Ok(match to {
-        To::Target(target) => rows.get(&TARGETS, name)?.as_ref() == Some(target),
+        // (What was dropped is counted meanwhile.)
+        To::Target(target) => rows.get(&TARGETS, name)?.is_some_and(|now| {
+            (now.wanted, now.added_at) == (target.wanted.clone(), target.added_at)
+        }),
         To::Receiver(receiver) => rows
             .get(&RECEIVERS, name)?
             .is_some_and(|now| now.is_called_as(receiver)),

@@ -12,15 +12,20 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use pf9_hostagent::host::work::{brief, long};
 use pf9_hostagent::host::{interfaces, tls};
 
+/// How long what the machine trusts is known: reading it takes some milliseconds, and it changes, or could not be read for
+/// a moment.
+const TRUST_KEPT: Duration = Duration::from_secs(600);
 /// Why a receiver is not called.
 const NOWHERE: &str = "it has no address that a project's receiver may have";
 
@@ -61,15 +66,15 @@ const TRANSLATED: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 
 pub(super) struct Reach {
     /// Networks that the operator allows besides the internet, also without TLS.
     named: Arc<[IpNet]>,
-    /// What is trusted, read when first used. New trust anchors of the machine count from the plane's next start.
-    trusts: OnceCell<ClientConfig>,
+    /// What the machine trusts, and since when that is known.
+    trusts: Mutex<Option<(Instant, ClientConfig)>>,
 }
 
 impl Reach {
     pub(super) fn new(named: Vec<IpNet>) -> Self {
         Self {
             named: named.into(),
-            trusts: OnceCell::new(),
+            trusts: Mutex::new(None),
         }
     }
 
@@ -91,13 +96,24 @@ impl Reach {
         let found = long(move || found(literal, &name, secure, &named, own));
         let found = found.await.map_err(|e| e.to_string())?;
         let found = found.map_err(|e| e.to_string())?;
-        let trusts = self.trusts.get_or_try_init(|| async {
-            let read = brief(|| tls::trusting(None).map_err(|e| e.to_string()));
-            read.await.map_err(|e| e.to_string())?
-        });
-        let trusts = trusts.await?.clone();
+        let trusts = self.trusts().await?;
         let client = tls::by(trusts, |client| client.resolve_to_addrs(&host, &found));
         client.map_err(|e| e.to_string())
+    }
+}
+
+impl Reach {
+    async fn trusts(&self) -> Result<ClientConfig, String> {
+        let mut known = self.trusts.lock().await;
+        if let Some((at, config)) = known.as_ref()
+            && at.elapsed() < TRUST_KEPT
+        {
+            return Ok(config.clone());
+        }
+        let read = brief(|| tls::trusting(None).map_err(|e| e.to_string()));
+        let config = read.await.map_err(|e| e.to_string())??;
+        *known = Some((Instant::now(), config.clone()));
+        Ok(config)
     }
 }
 

@@ -167,7 +167,7 @@ fn fault(name: &str, wanted: &WantedReceiver, reach: &Reach) -> Option<String> {
     })
 }
 
-/// Adds or replaces one; a new one gets the alerts that fire already.
+/// Adds or replaces one; a new one, and one with another URL, gets the alerts that fire already.
 fn put(
     change: &mut Change<'_>,
     project: ProjectId,
@@ -193,7 +193,10 @@ fn put(
             return full(IN_ALL_MAX, "the plane has");
         }
     }
-    let is_new = before.is_none();
+    // What is called at another place was never told what fires.
+    let is_new = before
+        .as_ref()
+        .is_none_or(|b| b.kind != wanted.kind || b.url != wanted.url);
     let receiver = Receiver {
         project,
         name,

@@ -39,6 +39,8 @@ struct Turn {
 /// How a turn ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
+    /// How many notices arrived.
+    pub(super) arrived: usize,
     /// Why not everything arrived that was tried.
     pub(super) why: Option<String>,
     /// Entries that were refused.
@@ -114,23 +116,6 @@ impl Turns {
         turn.due = now + pause(turn.fails);
         turn.refused = ended.refused;
     }
-
-    /// All turns are over, nobody knows how.
-    pub(super) fn end_all(&mut self, now: Instant) {
-        let with: Vec<String> = self
-            .of
-            .iter()
-            .filter(|(_, t)| t.has_it)
-            .map(|(n, _)| n.clone())
-            .collect();
-        for name in with {
-            let ended = Ended {
-                why: Some("the delivery was lost".into()),
-                refused: BTreeSet::new(),
-            };
-            self.end(&name, ended, now);
-        }
-    }
 }
 
 /// Back-off after this many failures in a row.
@@ -189,16 +174,6 @@ mod tests {
         turns.end("b", Ended::default(), now);
         turns.begin(&[], now);
         assert_eq!(names(&turns.begin(&both, now).0), ["a", "b"]);
-    }
-
-    #[test]
-    fn lost_deliveries_are_made_again() {
-        let (mut turns, now) = (Turns::default(), Instant::now());
-        let one = ["a".to_owned()];
-        turns.begin(&one, now);
-        turns.end_all(now);
-        assert_eq!(turns.begin(&one, now), (vec![], Some(now + AGAIN)));
-        assert_eq!(names(&turns.begin(&one, now + AGAIN).0), ["a"]);
     }
 
     proptest! {

@@ -154,7 +154,7 @@ fn what_an_older_plane_left_of_a_project_is_not_called_and_swept() {
     world.at(1, |c| Ok(c.remove(&PROJECTS, "p")?));
     let keys = |all: Vec<(String, Receiver)>| all.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
     let left = standing(&world.store.read().expect("read")).expect("read");
-    assert_eq!(keys(left), [other.clone()]);
+    assert_eq!(keys(left), std::slice::from_ref(&other));
     world.at(2, sweep);
     let read = world.store.read().expect("read");
     assert_eq!(keys(read.all(&RECEIVERS).expect("read")), [other]);
