@@ -74,7 +74,7 @@ pub(super) fn heard(
         return Ok(());
     }
     let supply = Supply::load(&**change)?;
-    match weighed(&**change, &supply, cluster, change.now) {
+    match weighed(&**change, &supply, cluster, change.now)? {
         Some((patch, None)) => start(change, cluster, patch),
         Some((_, Some(_))) | None => Ok(()),
     }
@@ -94,7 +94,7 @@ pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer
         return Ok(());
     }
     let supply = Supply::load(&**change)?;
-    match weighed(&**change, &supply, cluster, change.now) {
+    match weighed(&**change, &supply, cluster, change.now)? {
         Some((patch, None)) => start(change, cluster, patch),
         Some((_, Some(fault))) => {
             // A refusal must not fail the import or report that triggered this.
@@ -115,15 +115,18 @@ pub(crate) fn waiting(
         return Ok(BTreeMap::new());
     }
     let supply = Supply::load(rows)?;
-    let blocked = clusters.iter().filter_map(|cluster| {
-        let (patch, blocked) = weighed(rows, &supply, cluster, now)?;
-        let fault = match is_cancelled(cluster) {
-            true => cancelled(cluster, &patch.stack),
-            false => blocked?,
+    let mut all = BTreeMap::new();
+    for cluster in clusters {
+        let Some((patch, blocked)) = weighed(rows, &supply, cluster, now)? else {
+            continue;
         };
-        Some((cluster.id, fault))
-    });
-    Ok(blocked.collect())
+        let fault = match is_cancelled(cluster) {
+            true => Some(cancelled(cluster, &patch.stack)),
+            false => blocked,
+        };
+        all.extend(fault.map(|fault| (cluster.id, fault)));
+    }
+    Ok(all)
 }
 
 /// The same of one cluster.
@@ -146,29 +149,32 @@ fn is_cancelled(cluster: &Cluster) -> bool {
     newest(cluster, Kind::Stack).is_some_and(|roll| roll.state == State::Cancelled)
 }
 
-/// The patch that the policy asks for, and what blocks it.
+/// The patch that the policy asks for, and what blocks it. A store that fails is no reason of the cluster's.
 fn weighed(
     rows: &impl Read,
     supply: &Supply,
     cluster: &Cluster,
     now: Timestamp,
-) -> Option<(Patch, Option<Fault>)> {
+) -> Answer<Option<(Patch, Option<Fault>)>> {
     if !takes_patches(cluster) {
-        return None;
+        return Ok(None);
     }
-    let patch = wanted(cluster, &supply.stacks, &supply.trust)?;
+    let Some(patch) = wanted(cluster, &supply.stacks, &supply.trust) else {
+        return Ok(None);
+    };
     let to = &patch.stack;
     // The end of the previous one may not have been acknowledged yet.
     let free = require_free(cluster, &not_started(to));
     let blocked = match free.and_then(|()| plan::make(rows, cluster, to, now)) {
         Ok(plan) => gates::stands(&plan.found, &[]).map(|finding| blocked(cluster, to, finding)),
-        Err(refusal) => {
+        Err(refusal) if refusal.status.is_client_error() => {
             let mut fault = *refusal.fault;
             fault.what = not_started(to);
             Some(fault)
         }
+        Err(refusal) => return Err(refusal),
     };
-    Some((patch, blocked))
+    Ok(Some((patch, blocked)))
 }
 
 fn start(change: &mut Change<'_>, cluster: &mut Cluster, patch: Patch) -> Answer<()> {
