@@ -31,7 +31,7 @@ use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::host::deadlines::LEAVE;
 use crate::host::facts::os_release;
-use crate::host::ours::paths::DISKS;
+use crate::host::ours::paths::may_be_disk;
 use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
 use crate::model::{Fault, FaultCode, HostId, NodeState, NodeStatus, Role, paths};
@@ -365,7 +365,7 @@ fn remove_files(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Vec<Str
     let mut removed = Vec::new();
     for tree in trees {
         // What is left is shown at the end, mounts of others too.
-        match ctx.host.remove_tree_around(&tree, &DISKS) {
+        match ctx.host.remove_tree_around(&tree, may_be_disk) {
             Ok(mounted) if mounted.is_empty() => removed.push(tree),
             Ok(_) => {}
             Err(e) => ctx.out.step(Ink::Bad, &chain(&e)),

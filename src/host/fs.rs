@@ -300,18 +300,34 @@ impl HostFs {
             disk::remove_dir_all(&at).map_err(|e| fail("remove", &at, e))?;
             return sync_parent(&at);
         }
-        for name in self.list(path)? {
-            self.remove_tree(&format!("{path}/{name}"))?;
+        // Nothing is mounted below it, so each goes whole, also one whose name is no text.
+        for name in self.names(path)? {
+            let at = at.join(name);
+            let done = match at.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                true => disk::remove_dir_all(&at),
+                false => disk::remove_file(&at),
+            };
+            match done {
+                Err(e) if !absent(&e) => return Err(fail("remove", &at, e)),
+                Ok(()) | Err(_) => {}
+            }
         }
-        Ok(())
+        sync_dir(&at)
     }
 
-    /// As [`Self::remove_tree`], but around what is mounted below: that stays, with the directories on the way to it. Returns
-    /// where. What is mounted at one of `disks` is ours although another one mounted it: it is emptied and stays. An error
+    /// As [`Self::remove_tree`], but around what is mounted there or below: that stays, with the directories on the way to
+    /// it. Returns where. What is mounted where `is_disk` is ours although another one mounted it: it is emptied and stays. An error
     /// for a name beside such a mount that is not UTF-8: whether it is one itself the kernel's list does not tell us.
     #[track_caller]
-    pub fn remove_tree_around(&self, path: &str, disks: &[&str]) -> Result<Vec<String>, FsError> {
+    pub fn remove_tree_around(
+        &self,
+        path: &str,
+        is_disk: fn(&str) -> bool,
+    ) -> Result<Vec<String>, FsError> {
         let (is_mount, below) = super::mounts::at_or_below(self, path)?;
+        if is_mount && !is_disk(path) {
+            return Ok(vec![path.to_owned()]);
+        }
         if below.is_empty() {
             return self.remove_tree(path).map(|()| Vec::new());
         }
@@ -322,12 +338,7 @@ impl HostFs {
                 odd.get_or_insert(self.at(path).join(&name));
                 continue;
             };
-            let entry = format!("{path}/{name}");
-            let (is_foreign, _) = super::mounts::at_or_below(self, &entry)?;
-            match is_foreign && !disks.contains(&entry.as_str()) {
-                true => left.push(entry),
-                false => left.extend(self.remove_tree_around(&entry, disks)?),
-            }
+            left.extend(self.remove_tree_around(&format!("{path}/{name}"), is_disk)?);
         }
         if let Some(odd) = odd {
             let why =

@@ -356,7 +356,7 @@ fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<Vec<String>, 
         Before::Foreign | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => false,
     };
     let mounted = match made {
-        true => host.fs.remove_tree_around(path, &ours::paths::DISKS)?,
+        true => host.fs.remove_tree_around(path, ours::paths::may_be_disk)?,
         false => Vec::new(),
     };
     host.fs.remove_empty_dir(path)?;

@@ -112,7 +112,7 @@ pub const NODELET_AT_BOOT: &str =
 /// says that nothing was there before; otherwise they are foreign.
 const MADE: [&str; 5] = [
     CALICO_STATE,
-    "/var/log/pods",
+    PODS_LOGS,
     "/var/log/containers",
     "/var/lib/cni/results",
     "/var/lib/kubelet/device-plugins",
@@ -140,6 +140,18 @@ pub const DISKS: [&str; 5] = [
     paths::KUBELET_ROOT,
     VOLUMES,
 ];
+
+/// Whether an operator may have mounted a disk here for us. A mount anywhere else, also at a directory that we made, is
+/// another one's: its content was never ours.
+pub fn may_be_disk(path: &str) -> bool {
+    DISKS.contains(&path)
+        || path == CONFIG_ROOT
+        || path == PODS_LOGS
+        || PLACES.iter().any(|(place, _)| *place == path)
+}
+
+/// Where kubelet puts the logs of pods, however large they get.
+const PODS_LOGS: &str = "/var/log/pods";
 
 /// Volumes of the StorageClass `local-path`, which is the default.
 pub const VOLUMES: &str = "/var/lib/pf9/volumes";

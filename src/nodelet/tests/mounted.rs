@@ -33,6 +33,25 @@ async fn what_others_mounted_stays_and_is_named_and_the_role_goes() {
     assert!(named, "{story:?}");
 }
 
+/// A directory that the role made, and over which somebody mounted another one: its content was never ours.
+#[tokio::test]
+async fn what_others_mounted_over_a_directory_of_ours_stays_with_its_content() {
+    const OVER: &str = "/var/lib/pf9/a";
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    let mount = format!("1 2 0:1 / {OVER} rw - ext4 x rw\n");
+    let file = format!("{OVER}/theirs");
+    for (path, text) in [(file.as_str(), "theirs"), ("/proc/self/mountinfo", &mount)] {
+        let attrs = Attrs::mode(0o644);
+        rig.fs.write(path, text.as_bytes(), &attrs).expect("write");
+    }
+    assert_eq!(rig.remove().await, RemovalEnd::Done);
+    assert!(rig.fs.at(&file).exists(), "nothing is deleted there");
+    let story = take_log(&rig.fs, &mut rig.every_file());
+    let named = story.iter().any(|line| line.ends_with(OVER));
+    assert!(named, "{story:?}");
+}
+
 /// A file that somebody bind-mounted over one of ours cannot be removed (EBUSY), at no later try either.
 #[tokio::test]
 async fn a_file_that_others_mounted_over_ours_stays_and_is_named_and_the_role_goes() {
