@@ -125,11 +125,11 @@ const RENAMED: &str = "node-renamed";
 /// The plane refuses it.
 const TAKEN: &str = "node-name-taken";
 
-/// The machine gets another name, as `hostnamectl` gives it, and everything that could read it is started again.
+/// The machine gets another name, as `hostnamectl` gives it. What runs sees it; kubelet is started again, as by a reboot.
 fn rename(node: &str, to: &str) -> Outcome {
     let line = format!(
         "echo {to} >/etc/hostname && hostname {to} && \
-         systemctl restart pf9-hostagent pf9-nodeletd pf9-kubelet && test $(cat /proc/sys/kernel/hostname) = {to}"
+         systemctl restart pf9-kubelet && test $(cat /proc/sys/kernel/hostname) = {to}"
     );
     shell(node, &line).map(drop)
 }
