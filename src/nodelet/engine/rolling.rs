@@ -3,6 +3,7 @@
 //! Each round does one thing. Its outcome is put to the same question; what that says to write is on disk before
 //! anything else starts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ const DRAIN_FOR: Duration = Duration::from_secs(20);
 const DRAIN_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks whether there is a backup of etcd.
 const BACKUP_AGAIN: Duration = Duration::from_secs(5);
+/// Where those of the control plane that work by a lease have it.
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 /// Between two looks whether the cluster shows the desired node.
 const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
@@ -48,6 +51,8 @@ pub(super) struct Stage {
     restores: bool,
     /// Its probe pod was seen.
     probed: bool,
+    /// When each lease of the control plane was renewed last, as it was first seen.
+    led: BTreeMap<&'static str, String>,
     /// The node to drain.
     began: DrainBegan,
 }
@@ -416,6 +421,9 @@ impl Engine {
             let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
             prove::static_pod(pod.as_ref(), component, &image.reference)?;
         }
+        if work.role == Role::Master {
+            self.leaders(work).await?;
+        }
         if !probe {
             return Ok(());
         }
@@ -425,6 +433,27 @@ impl Engine {
             stage.probed |= pod.as_ref().is_some_and(prove::stays);
         }
         prove::probe_pod(pod.as_ref(), name.as_str())
+    }
+
+    /// Whether the control plane works again, and not only runs: the next node is drained when this one is done.
+    async fn leaders(&mut self, work: &Work) -> Result<(), String> {
+        let kube = self.memory.peers.admin(&self.host.fs, &work.node)?;
+        let mut lacks = Ok(());
+        for program in prove::LEADERS {
+            let path = format!("{LEASES}/{program}");
+            let lease = kube.get(&path).await.map_err(|e| chain(&e))?;
+            let led = &mut self.stage.get_or_insert_with(Stage::begin).led;
+            let leads = prove::leads(
+                lease.as_ref(),
+                program,
+                led.get(program).map(String::as_str),
+            );
+            if let (None, Some(first)) = (led.get(program), prove::renewed(lease.as_ref())) {
+                led.insert(program, first.to_owned());
+            }
+            lacks = lacks.and(leads);
+        }
+        lacks
     }
 
     /// Writes it; what is said of it is said once it is there.
@@ -494,6 +523,7 @@ impl Stage {
             ready: false,
             restores: false,
             probed: false,
+            led: BTreeMap::new(),
             began: DrainBegan::default(),
         }
     }

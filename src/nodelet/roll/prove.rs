@@ -16,6 +16,10 @@ pub const STATIC_PODS: [&str; 3] = [
     "kube-scheduler",
 ];
 
+/// Those of them that work by a lease: after a restart none does for as long as the lease of the one before lasts, 15 s.
+/// Without the first no service learns that a pod ends, and the drain of the next node would cut off its clients.
+pub const LEADERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
 /// Why a node is not proven yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unproven {
@@ -66,6 +70,21 @@ pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(
         ));
     }
     ready(pod).map_err(|why| format!("{component} is not Ready: {why}"))
+}
+
+/// When the lease of a program was renewed last, by its own clock.
+pub fn renewed(lease: Option<&Value>) -> Option<&str> {
+    lease?.pointer("/spec/renewTime")?.as_str()
+}
+
+/// Why nobody can be said to lead, if so: by a lease that was renewed since the first look at it, and not only taken. (Two
+/// looks and no clock: the one who leads may be on another master.)
+pub fn leads(lease: Option<&Value>, program: &str, first: Option<&str>) -> Result<(), String> {
+    let taken = lease.and_then(|lease| lease.pointer("/spec/acquireTime")?.as_str());
+    match (renewed(lease), first) {
+        (Some(now), Some(first)) if now != first && taken != Some(now) => Ok(()),
+        _ => Err(format!("no {program} leads yet")),
+    }
 }
 
 /// What the pod lacks, if something, that this node has to run before it is proven: Ready, and here.
@@ -186,5 +205,25 @@ mod tests {
         let mut goes = pod("new", "True");
         goes["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         assert!(said(Some(&goes)).is_err(), "it is being replaced");
+    }
+
+    #[test]
+    fn who_leads_renews_its_lease_between_two_looks() {
+        let lease = |taken: &str, renewed: &str| json!({"spec": {"acquireTime": taken, "renewTime": renewed}});
+        let of_before = lease("01", "08");
+        let program = LEADERS[0];
+        assert_eq!(renewed(Some(&of_before)), Some("08"));
+        // Whose lease it is is dead.
+        leads(Some(&of_before), program, None).expect_err("the first look");
+        leads(Some(&of_before), program, Some("08")).expect_err("not renewed");
+        // Just taken: it reads what there is to do.
+        leads(Some(&lease("23", "23")), program, Some("08")).expect_err("taken");
+        leads(Some(&lease("23", "25")), program, Some("08")).expect("leads");
+        // It was never away: another master's.
+        leads(Some(&lease("01", "10")), program, Some("08")).expect("leads");
+        for none in [None, Some(&json!({"spec": {}}))] {
+            let why = leads(none, program, Some("08")).expect_err("none");
+            assert!(why.contains(program), "{why}");
+        }
     }
 }
