@@ -5,9 +5,11 @@
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! ac_a_broken   machines that are broken in one way: the check for it reports it, its remedy helps; what breaks later the
-//!               status says, until it is mended; another address → the node follows; checks of operators in their sandbox
+//!               status says, until it is mended; another address → the node follows
 //! ad_what_hangs kubelet, kube-proxy, runtime, etcd and scheduler that live and hang; rules and routes that are flushed → works
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
+//! af_a_renamed   a machine gets another name, then one that another has → its node is the same, and all is said; checks of
+//!               operators in their sandbox
 //! b_reboot      machines rebooted and crashed with the plane away → Ready; a maintenance holds over it
 //! ba_a_join     a machine without power in its download, and again when its runtime has started → Ready, nothing fetched twice
 //! c_kill        every daemon killed at random moments while converging → Ready

@@ -137,9 +137,7 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
 fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     up()?;
     broken::what_is_broken_is_said_by_its_check()?;
-    extensions::are_bounded_by_the_machine()?;
     later::is_said_and_heals_with_its_cause()?;
-    later::a_renamed_machine_keeps_its_node()?;
     broken::a_worker_follows_its_machine()
 }
 
@@ -149,6 +147,13 @@ fn ad_what_hangs_or_is_flushed_works_again() -> Outcome {
     hangs::what_is_flushed_comes_back()?;
     hangs::what_is_replaced_comes_back()?;
     hangs::what_hangs_is_started_again()
+}
+
+#[test]
+fn af_a_renamed_machine_keeps_its_node_and_operators_checks_their_sandbox() -> Outcome {
+    up()?;
+    extensions::are_bounded_by_the_machine()?;
+    later::a_renamed_machine_keeps_its_node()
 }
 
 #[test]
