@@ -23,11 +23,13 @@ pub(crate) fn are_bounded_by_the_machine() -> Outcome {
     for (name, script) in [("tells", TELLS), ("hangs", HANGS)] {
         shell(
             node,
-            &format!("cat >{DIR}/{name} <<'END'\n#!/bin/sh\n{script}\nEND\nchmod 755 {DIR}/{name}"),
+            &format!(
+                "mkdir -p {DIR} && cat >{DIR}/{name} <<'END'\n#!/bin/sh\n{script}\nEND\nchmod 755 {DIR}/{name}"
+            ),
         )?;
     }
     let text = shell(node, "pf9ctl node check --output json || :")?;
-    shell(node, &format!("rm {DIR}/tells {DIR}/hangs"))?;
+    shell(node, &format!("rm -r {DIR}"))?;
     let report: Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
     let hangs = row(&report, "check.d/hangs")?;
     let words = hangs["found"].as_str().unwrap_or_default();
