@@ -2,7 +2,8 @@
 //!
 //! A turn is part of an outbox. Targets of the plane have theirs whenever something waits and their back-off is over.
 //! Receivers of projects share [`AT_ONCE`] turns, of which one project has [`OF_PROJECT`]; who has waited longest is
-//! next. So a project whose receivers are slow delays those of others by no more than the length of their own turns.
+//! next. So one project whose receivers are slow delays nobody. It takes sixteen such to hold all turns; then others wait
+//! for as many turns as are before theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
