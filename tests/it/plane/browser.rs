@@ -170,10 +170,12 @@ impl Browser {
         panic!("{path} cannot be clicked: {why}");
     }
 
-    /// Clicks the button or link of this name.
+    /// Clicks the button or link of this name, once it can be pressed: a click on one that is off does nothing and
+    /// says nothing, and output is on the page before its command has ended.
     pub(super) async fn press(&self, name: &str) {
+        let is_on = "not(@disabled) and not(@aria-disabled='true')";
         self.click(&format!(
-            "//*[self::button or self::a or self::summary][normalize-space()='{name}']"
+            "//*[self::button or self::a or self::summary][normalize-space()='{name}'][{is_on}]"
         ))
         .await;
     }
