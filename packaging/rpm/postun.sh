@@ -38,13 +38,12 @@ remove_tree() (
         exit 0
     fi
     if [ -n "$here" ]; then
-        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in
-            *" $1 "*) ;;
-            *)
-                echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
-                exit 0
-                ;;
-        esac
+        disk=""
+        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in *" $1 "*) if [ -d "$1" ]; then disk=yes; fi ;; esac
+        if [ -z "$disk" ]; then
+            echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
+            exit 0
+        fi
     fi
     for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
         if [ -e "$entry" ] || [ -L "$entry" ]; then remove_tree "$entry"; fi
@@ -60,7 +59,8 @@ tell_drop_ins() {
 }
 role_is_left() {
     for unit in $ROLE_UNITS; do
-        if [ -e "$unit" ]; then return 0; fi
+        # One that somebody mounted another file over stays after the role.
+        if [ -e "$unit" ] && ! grep -qs "^[^ ]* [^ ]* [^ ]* [^ ]* $unit " /proc/self/mountinfo; then return 0; fi
     done
     # The units go before the network and before what is put back: the ledger says until when it is being removed.
     grep -qs '"removing": true' "$LEDGER"
@@ -86,7 +86,7 @@ elif ! role_is_left; then
     remove_tree "$AGENT_PROGRAMS"
     unmount_ours
     for tree in $AGENT_TREES $ROLE_TREES; do remove_tree "$tree"; done
-    rm -f $ROLE_ENTRIES $AGENT_ENTRIES $PROXY_CONFIG
+    for entry in $ROLE_ENTRIES $AGENT_ENTRIES $PROXY_CONFIG; do remove_tree "$entry"; done
     # Of writes that were cut off; nobody of ours writes any more.
     for dir in $SHARED_DIRS; do rm -f "$dir"/.pf9-tmp-*.tmp; done
     # The package's own configuration, and what rpm saved of it, is a person's.

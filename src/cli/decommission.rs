@@ -56,7 +56,7 @@ pub(super) struct DecommissionReport {
     removed: Vec<String>,
     /// Must be empty.
     left: Vec<String>,
-    /// A person's own: drop-ins for units of ours.
+    /// A person's own: drop-ins for units of ours, and what is mounted over paths of ours.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<String>,
     next: String,
@@ -364,7 +364,7 @@ fn remove_files(ctx: &CommandContext, args: &DecommissionArgs) -> Result<Vec<Str
     let trees = leftovers::trees(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
     let mut removed = Vec::new();
     for tree in trees {
-        // What is left is shown at the end, mounts of others too.
+        // Mounts of others are shown at the end.
         match ctx.host.remove_tree_around(&tree, may_be_disk) {
             Ok(mounted) if mounted.is_empty() => removed.push(tree),
             Ok(_) => {}

@@ -53,9 +53,9 @@ pub(super) fn remove_empty_parents(host: &HostFs) {
     }
 }
 
-/// What a person put there for our units: theirs, not left by us.
+/// What a person put there, for our units or over paths of ours: theirs, not left by us.
 pub(super) fn kept(host: &HostFs) -> Result<Vec<String>, FsError> {
-    let mut all = Vec::new();
+    let mut all = mounted(host)?;
     for dir in paths::SHARED {
         let names = host.list(dir)?.into_iter();
         let there = names.map(|name| format!("{dir}/{name}"));
@@ -64,8 +64,35 @@ pub(super) fn kept(host: &HostFs) -> Result<Vec<String>, FsError> {
     Ok(all)
 }
 
+/// Where something is mounted at a file of ours or below a directory of ours, by the kernel's names: of others, unless it is
+/// what pods and the runtime mount, or a disk for our data.
+fn mounted(host: &HostFs) -> Result<Vec<String>, FsError> {
+    let real = |path: &str| mounts::path_in_list(host, path);
+    let (disks, roots) = (paths::DISKS.map(real), paths::MOUNTED.map(real));
+    let is_ours = |at: &String| {
+        disks.contains(at)
+            || roots
+                .iter()
+                .any(|root| at != root && paths::below(root, at))
+    };
+    let entries = paths::entries().into_iter().map(|(entry, _)| entry);
+    let places = paths::PLACES.iter().map(|(place, _)| (*place).to_owned());
+    let places = places.chain([paths::CONFIG_ROOT.to_owned()]);
+    let mut all = Vec::new();
+    for path in entries.chain(places) {
+        let (is_mount, below) = mounts::at_or_below(host, &path)?;
+        let is_file = is_mount && !host.at(&path).is_dir();
+        all.extend(is_file.then(|| real(&path)));
+        all.extend(below.into_iter().filter(|at| !is_ours(at)));
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
 /// Everything of ours that is still there: paths, mounts, programs that run.
 pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
+    let theirs = mounted(host)?;
     let mut all = trees(host, logs)?;
     for dir in paths::SHARED {
         for name in host.list(dir)? {
@@ -76,24 +103,38 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
             }
         }
     }
+    let mut stays = Vec::new();
+    for path in &all {
+        if holds_only_mounts(host, path, true, &theirs)? {
+            stays.push(path.clone());
+        }
+    }
+    all.retain(|path| !stays.contains(path));
     for (root, _) in paths::PLACES {
-        // A disk mounted there by an operator stays theirs; it can only be emptied.
-        if holds_empty_disks(host, root, true)? {
-            all.retain(|path| path != root);
+        if stays.iter().any(|path| path == root) {
             continue;
         }
         let (_, below) = mounts::at_or_below(host, root)?;
-        all.extend(below.iter().map(|m| format!("mount {m}")));
+        let left = below.iter().filter(|at| !theirs.contains(at));
+        all.extend(left.map(|at| format!("mount {at}")));
     }
     let programs = Proc::new(host.clone()).ours().into_iter();
     all.extend(programs.map(|(p, _)| format!("process {} ({})", p.pid, p.program)));
     Ok(all)
 }
 
-/// Whether a path is the mount point of an operator's disk that is empty (`disk`: it may be one), or a directory with
-/// nothing in it but such, at [`paths::DISKS`].
-fn holds_empty_disks(host: &HostFs, path: &str, disk: bool) -> Result<bool, FsError> {
+/// Whether a path is a mount point of `theirs`, or of a disk that is empty (`disk`: it may be one; it can only be emptied), or
+/// a directory with nothing in it but such, disks at [`paths::DISKS`].
+fn holds_only_mounts(
+    host: &HostFs,
+    path: &str,
+    disk: bool,
+    theirs: &[String],
+) -> Result<bool, FsError> {
     let (is_mount, below) = mounts::at_or_below(host, path)?;
+    if is_mount && theirs.contains(&mounts::path_in_list(host, path)) {
+        return Ok(true);
+    }
     let may_stay = if is_mount { disk } else { !below.is_empty() };
     if !may_stay {
         return Ok(false);
@@ -104,7 +145,8 @@ fn holds_empty_disks(host: &HostFs, path: &str, disk: bool) -> Result<bool, FsEr
     }
     for name in names {
         let entry = format!("{path}/{name}");
-        if !holds_empty_disks(host, &entry, paths::DISKS.contains(&entry.as_str()))? {
+        let disk = paths::DISKS.contains(&entry.as_str());
+        if !holds_only_mounts(host, &entry, disk, theirs)? {
             return Ok(false);
         }
     }
@@ -131,8 +173,11 @@ pub(super) async fn network_left(host: &HostFs) -> Vec<String> {
 /// True while units of the node role are there.
 pub(super) fn role_units(host: &HostFs) -> bool {
     let found = host.list(paths::UNIT_DIR).unwrap_or_default();
-    let mut role = found.iter().filter(|n| units::of_the_role(n));
-    role.any(|n| !is_mask(host, &format!("{}/{n}", paths::UNIT_DIR)))
+    let role = found.iter().filter(|n| units::of_the_role(n));
+    let mut role = role.map(|n| format!("{}/{n}", paths::UNIT_DIR));
+    // One that somebody mounted another file over stays after the role.
+    let is_mounted = |unit: &str| matches!(mounts::at_or_below(host, unit), Ok((true, _)));
+    role.any(|unit| !is_mask(host, &unit) && !is_mounted(&unit))
 }
 
 /// True while anything of the node role is there.
@@ -272,19 +317,17 @@ mod tests {
         assert!(host.at("/var/lib/pf9").exists());
     }
 
-    /// A disk for etcd alone is no reason to be called left; what others mounted is.
+    /// Neither a disk for etcd alone nor what others mounted is left by us; what others mounted is told as theirs.
     #[test]
     fn a_disk_below_is_emptied_and_a_foreign_mount_is_told() {
         let mount = |point: &str| format!("36 35 98:0 / {point} rw - ext4 /dev/sdb rw\n");
         let backups = mount(paths::ETCD_BACKUPS);
         let disks = [mount(paths::ETCD_DATA), backups].concat();
-        let foreign = format!("{disks}{}", mount("/var/lib/pf9/deep/theirs"));
+        let unit = "/etc/systemd/system/pf9-kubelet.service";
+        let foreign = ["/var/lib/pf9/deep/theirs", unit].map(mount).concat();
+        let foreign = format!("{disks}{foreign}");
         let none: &[&str] = &[];
-        let told = [
-            "/var/lib/pf9",
-            "mount /var/lib/pf9/etcd",
-            "mount /var/lib/pf9/deep/theirs",
-        ];
+        let told = [unit, "/var/lib/pf9/deep/theirs"];
         for (mounts, expected) in [(&disks, none), (&foreign, &told[..])] {
             let (_dir, host) = host_with(&[
                 "/var/lib/pf9/etcd/db",
@@ -292,6 +335,7 @@ mod tests {
                 "/var/lib/pf9/x",
                 "/var/opt/pf9/etcd-backups/x",
                 "/var/opt/pf9/x",
+                unit,
             ]);
             let attrs = Attrs::mode(0o444);
             host.write("/proc/self/mountinfo", mounts.as_bytes(), &attrs)
@@ -300,13 +344,30 @@ mod tests {
                 host.remove_tree_around(&tree, crate::host::ours::paths::may_be_disk)
                     .expect("remove");
             }
-            assert_eq!(left(&host, true).expect("left"), expected, "{mounts}");
+            assert_eq!(left(&host, true).expect("left"), none, "{mounts}");
+            assert_eq!(kept(&host).expect("kept"), expected, "{mounts}");
+            assert!(!role_units(&host), "{mounts}");
             for emptied in [paths::ETCD_DATA, paths::ETCD_BACKUPS] {
                 assert_eq!(host.list(emptied).expect("list").len(), 0, "{mounts}");
                 assert!(host.at(emptied).is_dir(), "{mounts}");
             }
-            let theirs = host.at("/var/lib/pf9/deep/theirs/x").exists();
-            assert_eq!(theirs, !expected.is_empty(), "{mounts}");
+            for theirs in ["/var/lib/pf9/deep/theirs/x", unit] {
+                let is_there = host.at(theirs).exists();
+                assert_eq!(is_there, !expected.is_empty(), "{mounts}");
+            }
+            // Something of ours beside it, and one of the runtime's mounts, are left nevertheless.
+            let attrs = Attrs::mode(0o644);
+            let ours = "/var/lib/pf9/kubelet/pods/a";
+            let more = format!("{mounts}{}", mount(ours));
+            host.write("/proc/self/mountinfo", more.as_bytes(), &attrs)
+                .expect("mounts");
+            host.write(format!("{ours}/x"), b"x", &attrs)
+                .expect("write");
+            let left = left(&host, true).expect("left");
+            assert!(left.contains(&format!("mount {ours}")), "{left:?}");
+            assert!(left.contains(&"/var/lib/pf9".to_owned()), "{left:?}");
+            let told = kept(&host).expect("kept");
+            assert_eq!(told, expected, "{mounts}");
         }
     }
 }

@@ -284,7 +284,8 @@ impl HostFs {
     /// Removes whatever is at `path`, with everything in it; an absent path is fine. Refused while something is mounted
     /// below it: that is foreign data. When `path` itself is a mount point, it is emptied and stays.
     #[track_caller]
-    pub fn remove_tree(&self, path: &str) -> Result<(), FsError> {
+    pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<(), FsError> {
+        let path = path.as_ref();
         let at = self.at(path);
         match self.found(path)? {
             Found::Nothing => return Ok(()),
@@ -300,54 +301,32 @@ impl HostFs {
             disk::remove_dir_all(&at).map_err(|e| fail("remove", &at, e))?;
             return sync_parent(&at);
         }
-        // Nothing is mounted below it, so each goes whole, also one whose name is no text.
         for name in self.names(path)? {
-            let at = at.join(name);
-            let done = match at.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-                true => disk::remove_dir_all(&at),
-                false => disk::remove_file(&at),
-            };
-            match done {
-                Err(e) if !absent(&e) => return Err(fail("remove", &at, e)),
-                Ok(()) | Err(_) => {}
-            }
+            self.remove_tree(path.join(name))?;
         }
         sync_dir(&at)
     }
 
     /// As [`Self::remove_tree`], but around what is mounted there or below: that stays, with the directories on the way to
-    /// it. Returns where. What is mounted where `is_disk` is ours although another one mounted it: it is emptied and stays. An error
-    /// for a name beside such a mount that is not UTF-8: whether it is one itself the kernel's list does not tell us.
+    /// it. Returns where. A directory mounted where `is_disk` is ours although another one mounted it: it is emptied and
+    /// stays. A file with another one mounted over it cannot be emptied, and only stays.
     #[track_caller]
     pub fn remove_tree_around(
         &self,
-        path: &str,
-        is_disk: fn(&str) -> bool,
+        path: impl AsRef<Path>,
+        is_disk: fn(&Path) -> bool,
     ) -> Result<Vec<String>, FsError> {
+        let path = path.as_ref();
         let (is_mount, below) = super::mounts::at_or_below(self, path)?;
-        if is_mount && !is_disk(path) {
-            return Ok(vec![path.to_owned()]);
+        if is_mount && !(is_disk(path) && matches!(self.found(path)?, Found::Dir { .. })) {
+            return Ok(vec![path.display().to_string()]);
         }
         if below.is_empty() {
             return self.remove_tree(path).map(|()| Vec::new());
         }
         let mut left = Vec::new();
-        let mut odd = None;
         for name in self.names(path)? {
-            let Some(name) = name.to_str() else {
-                odd.get_or_insert(self.at(path).join(&name));
-                continue;
-            };
-            left.extend(self.remove_tree_around(&format!("{path}/{name}"), is_disk)?);
-        }
-        if let Some(odd) = odd {
-            let why =
-                "its name is not UTF-8, and something is mounted beside it: remove it by hand";
-            return Err(fail(
-                "remove",
-                &odd,
-                io::Error::new(io::ErrorKind::InvalidData, why),
-            ));
+            left.extend(self.remove_tree_around(path.join(name), is_disk)?);
         }
         if !is_mount {
             self.remove_empty_dir(path)?;
@@ -369,9 +348,10 @@ impl HostFs {
 
     /// Makes everything below a directory durable, for what another program wrote there.
     #[track_caller]
-    pub fn sync_tree(&self, path: &str) -> Result<(), FsError> {
-        for name in self.list(path)? {
-            let below = format!("{path}/{name}");
+    pub fn sync_tree(&self, path: impl AsRef<Path>) -> Result<(), FsError> {
+        let path = path.as_ref();
+        for name in self.names(path)? {
+            let below = path.join(name);
             match self.found(&below)? {
                 Found::Dir { .. } => self.sync_tree(&below)?,
                 Found::File { .. } => {
@@ -384,15 +364,15 @@ impl HostFs {
         sync_dir(&self.at(path))
     }
 
-    /// Names in a directory, sorted; empty when there is none.
+    /// Names in a directory, sorted; empty when there is none. For people and for names of ours: one that is not text is
+    /// shown as well as it can be, and leads nowhere.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FsError> {
-        let names = self.names(path)?.into_iter();
-        let mut names: Vec<String> = names.map(|n| n.to_string_lossy().into_owned()).collect();
-        names.sort();
-        Ok(names)
+        let names = self.names(path.as_ref())?.into_iter();
+        Ok(names.map(|n| n.to_string_lossy().into_owned()).collect())
     }
 
-    fn names(&self, path: impl AsRef<Path>) -> Result<Vec<OsString>, FsError> {
+    /// The same as they are.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, FsError> {
         let at = self.at(path);
         let entries = match fs::read_dir(&at) {
             Ok(entries) => entries,

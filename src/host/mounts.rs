@@ -1,6 +1,8 @@
 //! Mount points, from the kernel's own list.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,40 +18,49 @@ pub const PRIVATE_MEANS: &str = "pods that mount something for others (storage d
 pub const PRIVATE_FIX: &str =
     "mount --make-rshared /, and let whatever made it private at boot do without";
 
-/// Every mount point of this host.
+/// Every mount point of this host, for people and for names of ours.
 pub fn points(fs: &HostFs) -> Result<Vec<String>, FsError> {
+    let all = all_points(fs)?.into_iter();
+    Ok(all.map(|p| p.to_string_lossy().into_owned()).collect())
+}
+
+/// The same as they are: a name need not be text.
+fn all_points(fs: &HostFs) -> Result<Vec<PathBuf>, FsError> {
     let text = fs.read("/proc/self/mountinfo", MOUNTINFO_MAX)?;
-    Ok(String::from_utf8_lossy(&text.unwrap_or_default())
-        .lines()
-        .filter_map(|l| l.split(' ').nth(4))
-        .map(unescape)
+    let text = text.unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n');
+    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    Ok(points
+        .map(|point| PathBuf::from(OsString::from_vec(unescaped(point))))
         .collect())
 }
 
 /// Mount points at a path or below it, as (the path itself is one, those below). Links on the way to it are followed:
 /// the kernel names a mount by where it really is.
-pub fn at_or_below(fs: &HostFs, path: &str) -> Result<(bool, Vec<String>), FsError> {
-    let points = points(fs)?;
-    let path = path_in_list(fs, path);
-    let below = format!("{}/", path.trim_end_matches('/'));
-    Ok((
-        points.contains(&path),
-        points
-            .into_iter()
-            .filter(|p| p.starts_with(&below))
-            .collect(),
-    ))
+pub fn at_or_below(fs: &HostFs, path: impl AsRef<Path>) -> Result<(bool, Vec<String>), FsError> {
+    let points = all_points(fs)?;
+    let path = in_list(fs, path.as_ref());
+    let below = points
+        .iter()
+        .filter(|p| p.starts_with(&path) && **p != path);
+    let below = below.map(|p| p.to_string_lossy().into_owned()).collect();
+    Ok((points.contains(&path), below))
 }
 
 /// What the kernel's list calls this path: its directory with links followed, and its name. A link in its own place is
 /// not followed; what cannot be followed is taken as it is written.
 pub fn path_in_list(fs: &HostFs, path: &str) -> String {
+    let real = in_list(fs, Path::new(path));
+    real.to_str().unwrap_or(path).to_owned()
+}
+
+fn in_list(fs: &HostFs, path: &Path) -> PathBuf {
     let real = || {
-        let (dir, name) = path.trim_end_matches('/').rsplit_once('/')?;
+        let (dir, name) = (path.parent()?, path.file_name()?);
         let dir = fs.at(dir).canonicalize().ok()?;
         let root = fs.at("/").canonicalize().ok()?;
         let dir = Path::new("/").join(dir.strip_prefix(root).ok()?);
-        dir.join(name).to_str().map(str::to_owned)
+        Some(dir.join(name))
     };
     real().unwrap_or_else(|| path.to_owned())
 }
@@ -165,12 +176,29 @@ pub(super) fn root_sources(mountinfo: &str) -> Vec<String> {
         .collect()
 }
 
-/// Mount points in `mountinfo` have blanks as octal.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    String::from_utf8_lossy(&unescaped(text.as_bytes())).into_owned()
+}
+
+/// In `mountinfo` blanks, line breaks and what the kernel writes them with are three octal digits after a backslash.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        let coded = tail.split_at_checked(3).filter(|_| *first == b'\\');
+        let coded = coded.and_then(|(digits, after)| Some((octal(digits)?, after)));
+        let (byte, after) = coded.unwrap_or((*first, tail));
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    digits.iter().try_fold(0_u8, |n, digit| match digit {
+        b'0'..=b'7' => n.checked_mul(8)?.checked_add(digit - b'0'),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -238,6 +266,19 @@ mod tests {
         // A link itself is not what it leads to.
         fs.link("/link", "data").expect("link");
         assert_eq!(path_in_list(&fs, "/link"), "/link");
+    }
+
+    #[test]
+    fn names_are_read_as_the_kernel_writes_them() {
+        for (written, is) in [
+            (&b"/a\\040b\\011c\\012d"[..], &b"/a b\tc\nd"[..]),
+            // A backslash before digits of the name's own.
+            (b"/a\\134040", b"/a\\040"),
+            (b"/\xff\\04", b"/\xff\\04"),
+            (b"/\\999\\777", b"/\\999\\777"),
+        ] {
+            assert_eq!(unescaped(written), is, "{}", written.escape_ascii());
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::host_ports;
 use crate::host::kube::Kube;
+use crate::host::mounts;
 use crate::host::ours;
 use crate::host::refusals;
 use crate::host::runtime::ImageError;
@@ -407,7 +408,10 @@ impl Effects<'_> {
             units.disable(unit).await?;
         }
         let file = format!("/etc/systemd/system/{unit}");
-        self.host.fs.remove_file(&file)?;
+        // What somebody mounted over it stays, and is told with the node's other files.
+        if !mounts::at_or_below(&self.host.fs, &file)?.0 {
+            self.host.fs.remove_file(&file)?;
+        }
         units.reload().await?;
         units.forget_failure(unit).await;
         self.ledger.ledger.units.remove(unit);

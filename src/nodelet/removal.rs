@@ -216,10 +216,9 @@ impl Removal<'_> {
         {
             match undo(host, &artefact) {
                 // It is others': no later try would unmount it.
-                Ok(mounted) => {
-                    for at in mounted {
-                        self.board
-                            .say(&format!("  left as it is: something is mounted at {at}"));
+                Ok(others) => {
+                    for words in others {
+                        self.board.say(&format!("  left as it is: {words}"));
                     }
                 }
                 Err(why) => {
@@ -316,7 +315,7 @@ fn is_undone(artefact: &Artefact) -> bool {
     thing && known
 }
 
-/// Where something of others is mounted, which stays.
+/// What others mounted, which stays, in words.
 fn undo(host: &Host, artefact: &Artefact) -> Result<Vec<String>, String> {
     if !is_undone(artefact) {
         return Ok(Vec::new());
@@ -324,28 +323,39 @@ fn undo(host: &Host, artefact: &Artefact) -> Result<Vec<String>, String> {
     let fs = &host.fs;
     let before = &artefact.before;
     let done = match &artefact.what {
-        ArtefactKind::Unit { .. } => Ok(()),
+        ArtefactKind::Unit { .. } => Ok(Vec::new()),
         ArtefactKind::Sysctl { key, value } => {
             let restored = restore_sysctl(host, key, value, before);
             return restored.map(|()| Vec::new()).map_err(|e| chain(&e));
         }
-        ArtefactKind::File { path } => match *before == Before::Nothing && is_mount(fs, path)? {
-            true => return Ok(vec![path.clone()]),
-            false => put_back(host, path, before),
-        },
-        ArtefactKind::Dir { path } => fs.remove_empty_dir(path).map(drop),
-        ArtefactKind::Tree { path } => {
-            return remove_tree(host, path, before).map_err(|e| chain(&e));
-        }
+        ArtefactKind::File { path } => undo_file(host, path, before),
+        ArtefactKind::Dir { path } => fs.remove_empty_dir(path).map(|_| Vec::new()),
+        ArtefactKind::Tree { path } => remove_tree(host, path, before),
     };
-    done.map(|()| Vec::new()).map_err(|e| chain(&e))
+    done.map_err(|e| chain(&e))
 }
 
-/// Whether somebody mounted something over this file. What was there before us is put back all the same, or tried again:
-/// its copy must not be thrown away.
-fn is_mount(fs: &HostFs, path: &str) -> Result<bool, String> {
-    let there = mounts::at_or_below(fs, path).map_err(|e| chain(&e))?;
-    Ok(there.0)
+/// Neither a file that something is mounted over nor what was there before it can have the name back: the one stays below
+/// the mount, the other gets a name beside it.
+fn undo_file(host: &Host, path: &str, before: &Before) -> Result<Vec<String>, FsError> {
+    if !mounts::at_or_below(&host.fs, path)?.0 {
+        return put_back(host, path, before).map(|()| Vec::new());
+    }
+    let words = mounted_at(path);
+    match before {
+        Before::File { .. } | Before::Link { .. } => {
+            let beside = format!("{path}.before-pf9");
+            put_back(host, &beside, before)?;
+            Ok(vec![format!(
+                "{words}; what was there before the node is {beside}"
+            )])
+        }
+        Before::Nothing | Before::Foreign | Before::Value { .. } => Ok(vec![words]),
+    }
+}
+
+fn mounted_at(path: &str) -> String {
+    format!("something is mounted at {path}")
 }
 
 /// A directory goes with its content only where nothing was before us and the name is ours; else
@@ -360,7 +370,7 @@ fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<Vec<String>, 
         false => Vec::new(),
     };
     host.fs.remove_empty_dir(path)?;
-    Ok(mounted)
+    Ok(mounted.iter().map(|at| mounted_at(at)).collect())
 }
 
 /// A parameter gets its old value back, unless another program has changed it since.

@@ -559,13 +559,12 @@ fn remove_incoming(fs: &HostFs, but: Option<&Path>) -> Result<(), StackError> {
 /// Refused while something is mounted there or below: an operator's plugins over ours, say. To remove them through the mount
 /// would delete them where they are kept.
 fn remove_tree(fs: &HostFs, path: &Path) -> Result<(), StackError> {
-    let dir = path.to_string_lossy();
-    let (is_mount, _) = mounts::at_or_below(fs, &dir)?;
+    let (is_mount, _) = mounts::at_or_below(fs, path)?;
     if is_mount {
-        let why = format!("something is mounted at {dir}");
+        let why = format!("something is mounted at {}", path.display());
         return Err(io_error("remove", &fs.at(path))(io::Error::other(why)));
     }
-    Ok(fs.remove_tree(&dir)?)
+    Ok(fs.remove_tree(path)?)
 }
 
 fn dir_of(stack: &StackRef) -> PathBuf {

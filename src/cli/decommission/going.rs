@@ -24,7 +24,7 @@ pub(super) struct Going {
     others: Vec<String>,
     /// Tell the plane.
     tells: bool,
-    /// A person's own: drop-ins for units of ours.
+    /// A person's own: drop-ins for units of ours, and what is mounted over paths of ours.
     kept: Vec<String>,
 }
 

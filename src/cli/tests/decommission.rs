@@ -126,6 +126,38 @@ async fn the_way_back_leaves_the_package_and_nothing_else() {
     );
 }
 
+/// A directory and files of a person's, mounted over what is ours: the machine is clean nevertheless.
+#[tokio::test]
+async fn what_others_mounted_over_ours_is_kept_and_named() {
+    let rig = prepared();
+    rig.nodelet();
+    let theirs = [
+        "/etc/pf9/kube.d/kubelet/config.yaml",
+        "/etc/sysctl.d/90-pf9-kubernetes.conf",
+        "/var/lib/pf9/deep/theirs",
+    ];
+    rig.file(theirs[1], "x");
+    rig.file(&format!("{}/precious", theirs[2]), "x");
+    let list = theirs.map(|at| format!("1 2 0:1 / {at} rw - ext4 x rw\n"));
+    rig.file("/proc/self/mountinfo", &list.concat());
+    let ran = rig.run(&["decommission-node", "--yes", "--local"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let text = unwrapped(&ran.text);
+    assert!(
+        text.contains(" CLEAN ") && !text.contains("NOT CLEAN"),
+        "{text}"
+    );
+    for at in theirs {
+        assert!(
+            text.contains(&format!("{at} is yours and is kept")),
+            "{text}"
+        );
+        assert!(rig.host.at(at).exists(), "{at}");
+    }
+    assert!(rig.host.at("/var/lib/pf9/deep/theirs/precious").exists());
+    assert!(!rig.host.at("/etc/pf9/trust/k.json").exists());
+}
+
 /// On one line: where a line breaks depends on how long a temporary directory's name is.
 fn unwrapped(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();

@@ -51,19 +51,29 @@ const REMOVE: &str = r#"remove_tree() (
         exit 0
     fi
     if [ -n "$here" ]; then
-        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in
-            *" $1 "*) ;;
-            *)
-                echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
-                exit 0
-                ;;
-        esac
+        disk=""
+        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in *" $1 "*) if [ -d "$1" ]; then disk=yes; fi ;; esac
+        if [ -z "$disk" ]; then
+            echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
+            exit 0
+        fi
     fi
     for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
         if [ -e "$entry" ] || [ -L "$entry" ]; then remove_tree "$entry"; fi
     done
     if [ -z "$here" ]; then rmdir --ignore-fail-on-non-empty "$1" || :; fi
 )
+"#;
+
+/// One of its units is there, of ours.
+const ROLE_IS_LEFT: &str = r#"role_is_left() {
+    for unit in $ROLE_UNITS; do
+        # One that somebody mounted another file over stays after the role.
+        if [ -e "$unit" ] && ! grep -qs "^[^ ]* [^ ]* [^ ]* [^ ]* $unit " /proc/self/mountinfo; then return 0; fi
+    done
+    # The units go before the network and before what is put back: the ledger says until when it is being removed.
+    grep -qs '"removing": true' "$LEDGER"
+}
 "#;
 
 /// A person's drop-ins for units of ours stay, and are named.
@@ -123,13 +133,7 @@ fn known() -> Vec<(&'static str, String)> {
         ("unmount_ours", UNMOUNT.into()),
         ("remove_tree", REMOVE.into()),
         ("tell_drop_ins", TELL.into()),
-        (
-            "role_is_left",
-            "role_is_left() {\n    for unit in $ROLE_UNITS; do\n        if [ -e \"$unit\" ]; then return 0; fi\n    \
-             done\n    # The units go before the network and before what is put back: the ledger says until when it is \
-             being removed.\n    grep -qs '\"removing\": true' \"$LEDGER\"\n}\n"
-                .into(),
-        ),
+        ("role_is_left", ROLE_IS_LEFT.into()),
         (
             "config_is_kept",
             format!(
@@ -411,6 +415,45 @@ fn nothing_that_is_mounted_behind_a_link_is_deleted() {
         assert!(precious.exists(), "{script}: {said}");
         assert!(said.contains("somebodys"), "{script}: {said}");
         assert!(!disk.join("lib/pf9/x").exists(), "{script}: {said}");
+    }
+}
+
+/// Files mounted over files of ours: they stay, their sources too, and the package is removed anyway.
+#[test]
+fn a_file_that_is_mounted_over_stays_and_is_named() {
+    let over = [
+        ours::SYSCTL_FILE,
+        "/etc/systemd/system/multi-user.target.wants/pf9-kubelet.service",
+        "/etc/systemd/system/pf9-kubelet.service",
+        "/run/pf9-machine.json",
+        "/var/lib/pf9/deep/own.conf",
+        "/etc/pf9/kube.d/own.conf",
+        paths::PROXY_CONFIG,
+    ];
+    let mounts = over
+        .map(|at| format!("mount --bind /opt/data/precious {at} || exit 1\n"))
+        .concat();
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        rig.file("/opt/data/precious", "theirs");
+        for at in over {
+            rig.file(at, "ours");
+        }
+        let said = run_with(rig.dir.path(), script, argument, &mounts);
+        let precious = std::fs::read_to_string(rig.host.at("/opt/data/precious"));
+        assert_eq!(precious.expect("theirs"), "theirs", "{script}");
+        for at in over {
+            let named = format!("is mounted there: {}\n", rig.host.at(at).display());
+            assert!(said.contains(&named), "{script}: {at}: {said}");
+        }
+        assert_eq!(said.lines().count(), over.len(), "{script}: {said}");
+        let mut kept = left(&rig);
+        kept.retain(|path| !path.starts_with("etc/pf9/hostagent.toml"));
+        // The rig lists nothing below `/run`.
+        let stay = over.iter().filter(|at| !at.starts_with("/run/"));
+        let mut stay: Vec<&str> = stay.map(|at| at.trim_start_matches('/')).collect();
+        stay.sort_unstable();
+        assert_eq!(kept, stay, "{script}: {said}");
     }
 }
 

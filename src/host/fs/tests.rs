@@ -93,7 +93,7 @@ fn a_tree_goes_around_what_is_mounted_below() {
     ]
     .map(at);
     put("/proc/self/mountinfo", &info.concat());
-    let around = || host.remove_tree_around("/var/b", |path| path == "/var/b/disk");
+    let around = || host.remove_tree_around("/var/b", |path| path == Path::new("/var/b/disk"));
     assert_eq!(
         around().expect("remove"),
         ["/var/b/deep/vol", "/var/b/file", "/var/b/line\nbreak"]
@@ -105,15 +105,66 @@ fn a_tree_goes_around_what_is_mounted_below() {
         (list("/var/b/deep/vol").len(), list("/var/b/disk").len()),
         (1, 0)
     );
-    // Whether something is mounted at a name that is no text is not known.
-    let odd = host.at("/var/b/deep").join(OsStr::from_bytes(b"\xff"));
-    fs::write(&odd, "x").expect("write");
-    let why = around().expect_err("not known").to_string();
-    assert!(why.contains("/var/b/deep"), "{why}");
-    assert!(odd.exists());
     put("/proc/self/mountinfo", "");
     assert_eq!(around().expect("remove"), [""; 0]);
     assert_eq!(host.found("/var/b").expect("found"), Found::Nothing);
+}
+
+/// As a pod's program may call its files; another one of that kind is mounted over.
+#[test]
+fn names_that_are_no_text_go_with_their_tree_and_stay_where_they_are_mounted() {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = |dir: &str, byte: u8| {
+        let name = [dir.as_bytes(), &[b'/', b'n', byte]].concat();
+        PathBuf::from(OsStr::from_bytes(&name))
+    };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let host = HostFs::new(dir.path());
+    let attrs = Attrs::mode(0o600);
+    let deep = odd("/var/b", 0xfe);
+    let theirs = odd("/var/b", 0xfd);
+    for path in [
+        odd("/var/b", 0xff),
+        deep.join("x"),
+        theirs.join("precious"),
+        // What a list for people calls both of them.
+        PathBuf::from("/var/b/n\u{fffd}/y"),
+    ] {
+        host.write(path, b"x", &attrs).expect("write");
+    }
+    let info = [&b"1 2 0:1 / /var/b/n"[..], &[0xfd], b" rw - ext4 x rw\n"].concat();
+    host.write("/proc/self/mountinfo", &info, &attrs)
+        .expect("write");
+    let around = || {
+        host.remove_tree_around("/var/b", |_| false)
+            .expect("remove")
+    };
+    assert_eq!(around(), [theirs.display().to_string()]);
+    assert_eq!(host.list("/var/b").expect("list").len(), 1);
+    assert!(host.at(theirs.join("precious")).exists());
+    host.remove_tree("/var/b").expect_err("it is in the way");
+    host.write("/proc/self/mountinfo", b"", &attrs)
+        .expect("write");
+    assert_eq!(around(), [""; 0]);
+    assert_eq!(host.found("/var/b").expect("found"), Found::Nothing);
+}
+
+/// A tree may be a single file.
+#[test]
+fn a_file_that_is_mounted_over_stays_and_is_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let host = HostFs::new(dir.path());
+    let attrs = Attrs::mode(0o600);
+    host.write("/etc/own", b"x", &attrs).expect("write");
+    let info = b"1 2 0:1 / /etc/own rw - ext4 x rw\n";
+    host.write("/proc/self/mountinfo", info, &attrs)
+        .expect("write");
+    let around = || host.remove_tree_around("/etc/own", |_| true);
+    assert_eq!(around().expect("left"), ["/etc/own"]);
+    assert!(host.at("/etc/own").exists());
+    host.remove_file("/proc/self/mountinfo").expect("unmount");
+    assert_eq!(around().expect("remove"), [""; 0]);
+    assert!(!host.at("/etc/own").exists());
 }
 
 #[test]

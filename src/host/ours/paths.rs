@@ -6,6 +6,8 @@
 //! MADE    names that Kubernetes fixes: ours only where the ledger says that we made them
 //! ```
 
+use std::path::Path;
+
 use super::units;
 use crate::model::paths;
 
@@ -143,11 +145,13 @@ pub const DISKS: [&str; 5] = [
 
 /// Whether an operator may have mounted a disk here for us. A mount anywhere else, also at a directory that we made, is
 /// another one's: its content was never ours.
-pub fn may_be_disk(path: &str) -> bool {
-    DISKS.contains(&path)
-        || path == CONFIG_ROOT
-        || path == PODS_LOGS
-        || PLACES.iter().any(|(place, _)| *place == path)
+pub fn may_be_disk(path: &Path) -> bool {
+    let places = PLACES.iter().map(|(place, _)| *place);
+    let mut all = DISKS
+        .into_iter()
+        .chain([CONFIG_ROOT, PODS_LOGS])
+        .chain(places);
+    all.any(|disk| path == Path::new(disk))
 }
 
 /// Where kubelet puts the logs of pods, however large they get.
