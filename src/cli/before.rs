@@ -6,9 +6,8 @@
 //!
 //! ```text
 //! .before-making   being made, or being taken away: never gone back to
-//! .before          the new identity is being written: the next run goes back first, and keeps the
-//!                  new key that root orders with where nothing else names the host id, which the
-//!                  plane may have by now
+//! .before          the new identity is being written: the next run goes back first. The new key that
+//!                  root orders with is then offered again, under its host's name: the plane has it
 //! .before-written  the new identity is whole and the plane has it: only the run that wrote it goes
 //!                  back; for every later one it is the identity, however that run ended
 //! ```
@@ -18,8 +17,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::fs::{FsError, HostFs, fail};
-use crate::identity;
-use crate::identity::order_key::{self, Had};
 use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
@@ -41,7 +38,8 @@ const IDENTITY: [&str; 9] = [
     paths::TRUST_DIR,
 ];
 /// Inner ones first.
-const MADE: [&str; 5] = [
+const MADE: [&str; 6] = [
+    paths::ORDER_KEYS_OFFERED,
     paths::ROOT_DIR,
     "/etc/pf9/certs/hostagent",
     "/etc/pf9/certs/ca",
@@ -54,17 +52,13 @@ const MADE: [&str; 5] = [
 pub(super) struct Before;
 
 impl Before {
-    /// Remembers what is there, just before another identity is written. A key that root orders with
-    /// and that this run made (`had`) was not there before; one that it replaced has its second name.
-    pub(super) fn remember(host: &HostFs, had: Had) -> Result<(), FsError> {
-        Self::recover_identity(host)?;
+    /// Remembers what is there, just before another identity is written: also the key that root offered with it.
+    pub(super) fn remember(host: &HostFs) -> Result<(), FsError> {
+        Self::recover(host)?;
         // Complete under another name first: a half-made backup must never be gone back to.
         let making = host.at(MAKING);
         remove_dir(&making)?;
         for file in files(host)? {
-            if file == paths::ORDER_KEY && had != Had::Kept {
-                continue;
-            }
             let to = making.join(file.trim_start_matches('/'));
             let dir = to.parent().unwrap_or(&making);
             fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
@@ -82,7 +76,6 @@ impl Before {
 
     /// The new identity stays.
     pub(super) fn forget(host: &HostFs) -> Result<(), FsError> {
-        order_key::settle(host)?;
         for kept in [BEFORE, WRITTEN] {
             take_away(host, kept)?;
         }
@@ -90,18 +83,12 @@ impl Before {
     }
 
     /// What a run that was interrupted left: an identity that was not written to its end is undone,
-    /// one that was stays. The order key is then the one that goes with the identity that is there.
+    /// one that was stays.
     pub(super) fn recover(host: &HostFs) -> Result<(), FsError> {
-        Self::recover_identity(host)?;
-        recover_order_key(host)
-    }
-
-    fn recover_identity(host: &HostFs) -> Result<(), FsError> {
-        if host.at(WRITTEN).exists() {
-            return Self::forget(host);
+        match host.at(WRITTEN).exists() {
+            true => Self::forget(host),
+            false => go_back(host),
         }
-        let is_named = names_host(&HostFs::new(host.at(BEFORE)));
-        go_back(host, (!is_named).then_some(paths::ORDER_KEY))
     }
 
     /// The remembered identity is back; what was not there is not there. Nothing is done where
@@ -110,29 +97,11 @@ impl Before {
         if host.at(WRITTEN).exists() {
             rename(host, WRITTEN, BEFORE)?;
         }
-        go_back(host, None)?;
-        recover_order_key(host)
+        go_back(host)
     }
 }
 
-/// The key that was replaced is there again, unless only the new one names a host.
-fn recover_order_key(host: &HostFs) -> Result<(), FsError> {
-    let is_new_alone = !names_host(host) && order_key::host_id(host).is_some();
-    match is_new_alone {
-        true => Ok(()),
-        false => order_key::put_back(host),
-    }
-}
-
-/// Whether the next run would know from this which host it is, without an order key that was made since. With another id
-/// it would be another host, and leave this one dead on the plane.
-fn names_host(fs: &HostFs) -> bool {
-    let id = identity::host_id(fs).ok().flatten();
-    id.or_else(|| order_key::replaced_host_id(fs)).is_some()
-}
-
-/// `stays`: a file that stays although it was not there before.
-fn go_back(host: &HostFs, stays: Option<&str>) -> Result<(), FsError> {
+fn go_back(host: &HostFs) -> Result<(), FsError> {
     let backup = host.at(BEFORE);
     if !backup.exists() {
         return remove_dir(&host.at(MAKING));
@@ -140,7 +109,7 @@ fn go_back(host: &HostFs, stays: Option<&str>) -> Result<(), FsError> {
     for file in files(host)? {
         let at = host.at(&file);
         let old = backup.join(file.trim_start_matches('/'));
-        if !old.exists() && stays != Some(file.as_str()) {
+        if !old.exists() {
             fs::remove_file(&at).map_err(|e| fail("remove", &at, e))?;
         }
     }
@@ -235,6 +204,8 @@ fn remove_dir(path: &Path) -> Result<(), FsError> {
 mod tests {
     use super::*;
     use crate::host::fs::{Attrs, Found};
+    use crate::identity;
+    use crate::identity::order_key::{self, Had};
     use crate::model::HostId;
 
     fn write(host: &HostFs, path: &str, text: &str, mode: u32) {
@@ -254,7 +225,7 @@ mod tests {
         write(&host, paths::HOST_KEY, "old key", 0o400);
         write(&host, "/etc/pf9/trust/a.json", "a", 0o644);
         write(&host, paths::CONFIG, "mine", 0o644);
-        Before::remember(&host, Had::Kept).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "new id", 0o644);
         write(&host, paths::HOST_KEY, "new key", 0o440);
         write(&host, paths::PLANE_CA, "new ca", 0o644);
@@ -274,108 +245,82 @@ mod tests {
         assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
     }
 
-    #[test]
-    fn an_order_key_that_is_new_goes_with_what_is_undone_and_stays_with_what_was_cut_off() {
-        type Undo = fn(&HostFs) -> Result<(), FsError>;
-        for (undo, stays) in [
-            (Before::back as Undo, false),
-            (Before::recover as Undo, true),
-        ] {
+    /// What a machine has to order with before a run: nothing, what cannot be read, or another host's.
+    fn machines() -> Vec<(tempfile::TempDir, HostFs)> {
+        let all = [None, Some("damaged"), Some("another's")];
+        let machine = |had: Option<&str>| {
             let dir = tempfile::tempdir().expect("tempdir");
             let host = HostFs::new(dir.path());
-            write(&host, paths::ORDER_KEY, "names the host id", 0o600);
-            Before::remember(&host, Had::Made).expect("remember");
-            write(&host, paths::HOST_ID, "new id", 0o644);
-            undo(&host).expect("undone");
-            assert_eq!(read(&host, paths::HOST_ID), None);
-            assert_eq!(read(&host, paths::ORDER_KEY).is_some(), stays);
-        }
-    }
-
-    fn order_key_of(host: &HostFs, id: HostId) -> Option<String> {
-        order_key::ensure(host, id).expect("order key");
-        read(host, paths::ORDER_KEY)
-    }
-
-    /// As a run leaves it that is killed after it replaced the order key: before it remembers, or while it writes.
-    fn replaced(host: &HostFs, id: HostId, writes: bool) -> Option<String> {
-        let new = order_key_of(host, id);
-        if writes {
-            Before::remember(host, Had::Replaced).expect("remember");
-            write(host, paths::HOST_ID, "half new", 0o644);
-        }
-        new
-    }
-
-    /// Nothing of the old identity names the host, and the plane has the new one by now.
-    #[test]
-    fn an_order_key_that_replaced_a_damaged_one_stays_where_it_alone_names_the_host() {
-        for writes in [false, true] {
-            let dir = tempfile::tempdir().expect("tempdir");
-            let host = HostFs::new(dir.path());
-            write(&host, paths::ORDER_KEY, "damaged", 0o600);
-            let id = HostId::random();
-            let new = replaced(&host, id, writes);
-            Before::recover(&host).expect("the next run");
-            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
-            assert_eq!(order_key::host_id(&host), Some(id), "{writes}");
-            assert_eq!(read(&host, paths::HOST_ID), None, "{writes}");
-            // That run has it already; it ends, or is undone itself.
-            let (_, had) = order_key::ensure(&host, id).expect("order key");
-            assert_eq!(had, Had::Kept, "{writes}");
-            Before::remember(&host, had).expect("remember");
-            write(&host, paths::HOST_ID, "new id", 0o644);
-            Before::back(&host).expect("back");
-            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
-            Before::remember(&host, had).expect("remember");
-            write(&host, paths::HOST_ID, "new id", 0o644);
-            Before::written(&host).expect("written");
-            Before::recover(&host).expect("the run after it");
-            assert_eq!(read(&host, paths::ORDER_KEY), new, "{writes}");
-            let left = host.list(paths::ROOT_DIR).expect("list");
-            assert_eq!(left, ["order-key.json"], "{writes}");
-        }
-    }
-
-    #[test]
-    fn a_replaced_order_key_comes_back_with_the_host_that_it_or_the_identity_names() {
-        type Undo = fn(&HostFs) -> Result<(), FsError>;
-        for (undo, has_id) in [
-            (Before::recover as Undo, true),
-            (Before::recover as Undo, false),
-            (Before::back as Undo, true),
-            (Before::back as Undo, false),
-        ] {
-            let dir = tempfile::tempdir().expect("tempdir");
-            let host = HostFs::new(dir.path());
-            let id = HostId::random();
-            let old = order_key_of(&host, id);
-            if has_id {
-                identity::write_host_id(&host, id).expect("id");
+            match had {
+                None => {}
+                Some("damaged") => write(&host, paths::ORDER_KEY, "damaged", 0o600),
+                Some(_) => drop(order_key::ensure(&host, HostId::random()).expect("key")),
             }
-            let new = replaced(&host, HostId::random(), true);
-            assert_ne!(new, old);
-            undo(&host).expect("undone");
-            assert_eq!(read(&host, paths::ORDER_KEY), old);
-            assert_eq!(identity::host_id(&host).expect("id").is_some(), has_id);
-            let left = host.list(paths::ROOT_DIR).expect("list");
-            assert_eq!(left, ["order-key.json"]);
+            (dir, host)
+        };
+        all.map(machine).into()
+    }
+
+    /// A run is killed at each of its points, before and after the plane has taken the key: the next one has the identity
+    /// and the key of before, and offers the new key again, unless the new identity was whole.
+    #[test]
+    fn no_key_to_order_with_is_lost_wherever_a_run_is_killed() {
+        for killed_at in 0..6 {
+            for ((_dir, host), has_id) in machines().into_iter().zip([false, true, true]) {
+                let (old, new) = (HostId::random(), HostId::random());
+                if has_id {
+                    identity::write_host_id(&host, old).expect("id");
+                }
+                let before = read(&host, paths::ORDER_KEY);
+                let at = format!("{}/{new}.json", paths::ORDER_KEYS_OFFERED);
+                let steps: [&dyn Fn(); 5] = [
+                    &|| drop(order_key::offer(&host, new).expect("offered")),
+                    &|| Before::remember(&host).expect("remember"),
+                    &|| write(&host, paths::HOST_ID, "new id", 0o644),
+                    &|| order_key::accept(&host, new, Had::Made).expect("accepted"),
+                    &|| Before::written(&host).expect("written"),
+                ];
+                let mut offered = None;
+                for step in steps.iter().take(killed_at) {
+                    step();
+                    offered = read(&host, &at).or(offered);
+                }
+                Before::recover(&host).expect("the next run");
+                let is_whole = killed_at == steps.len();
+                let id = read(&host, paths::HOST_ID);
+                let (key, left) = (read(&host, paths::ORDER_KEY), read(&host, &at));
+                let case = format!("{killed_at} {before:?}");
+                assert_eq!(offered.is_some(), killed_at > 0, "{case}");
+                match is_whole {
+                    true => assert_eq!((key, left), (offered, None), "{case}"),
+                    false => assert_eq!((key, left), (before, offered), "{case}"),
+                }
+                let is_new = id.as_deref() == Some("new id");
+                assert_eq!((is_new, id.is_some()), (is_whole, is_whole || has_id));
+                assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
+            }
         }
     }
 
-    /// It would pass for the key of a host whose plane has another one.
+    /// A run that is undone by itself leaves the key to the run: it is withdrawn there, or was offered before.
     #[test]
-    fn an_order_key_that_a_named_host_had_lost_goes_with_the_identity_that_is_undone() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        let id = HostId::random();
-        identity::write_host_id(&host, id).expect("id");
-        order_key_of(&host, id);
-        Before::remember(&host, Had::Made).expect("remember");
-        write(&host, paths::HOST_ID, "half new", 0o644);
-        Before::recover(&host).expect("the next run");
-        assert_eq!(read(&host, paths::ORDER_KEY), None);
-        assert_eq!(identity::host_id(&host).expect("id"), Some(id));
+    fn an_identity_that_is_undone_leaves_the_key_offered() {
+        for (_dir, host) in machines() {
+            let before = read(&host, paths::ORDER_KEY);
+            let new = HostId::random();
+            order_key::offer(&host, new).expect("offered");
+            Before::remember(&host).expect("remember");
+            order_key::accept(&host, new, Had::Made).expect("accepted");
+            Before::written(&host).expect("written");
+            Before::back(&host).expect("back");
+            assert_eq!(read(&host, paths::ORDER_KEY), before);
+            let (_, had) = order_key::offer(&host, new).expect("there");
+            assert_eq!(had, Had::Offered);
+            order_key::withdraw(&host, new).expect("withdrawn");
+            assert_eq!(read(&host, paths::ORDER_KEY), before);
+            let left = host.found(paths::ROOT_DIR).expect("found");
+            assert_eq!(left != Found::Nothing, before.is_some());
+        }
     }
 
     #[test]
@@ -384,11 +329,11 @@ mod tests {
         let host = HostFs::new(dir.path());
         write(&host, paths::HOST_ID, "old id", 0o644);
         // Cut off: neither forgotten nor gone back to.
-        Before::remember(&host, Had::Kept).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "half new", 0o644);
         Before::recover(&host).expect("again");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
-        Before::remember(&host, Had::Kept).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "new", 0o644);
         Before::forget(&host).expect("forget");
         Before::recover(&host).expect("nothing is remembered");
@@ -401,7 +346,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let host = HostFs::new(dir.path());
         write(&host, paths::HOST_KEY, "old key", 0o400);
-        Before::remember(&host, Had::Kept).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_KEY, "new key", 0o400);
         Before::written(&host).expect("written");
         // Killed; comms has renewed the pair since.
@@ -417,7 +362,7 @@ mod tests {
         let host = HostFs::new(dir.path());
         write(&host, paths::HOST_ID, "old id", 0o644);
         write(&host, paths::HOST_KEY, "old key", 0o400);
-        Before::remember(&host, Had::Kept).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "new id", 0o644);
         write(&host, paths::HOST_KEY, "new key", 0o400);
         // As far as the first file, and with what a crash leaves of the next.

@@ -160,12 +160,10 @@ pub(super) async fn run(ctx: &CommandContext, args: &PrepArgs) -> Result<Exit, F
 enum Stage {
     /// Nothing was changed.
     Nothing,
-    /// Root has a key to order with, where there was none that could be used.
-    KeyMade,
     /// Units were started, with the previous identity.
     Started,
-    /// A new identity is being written, and then used.
-    Enrolled,
+    /// A new identity is being written, and then used; with a key to order with that was made for this host, if it was.
+    Enrolled(Option<HostId>),
 }
 
 struct Done {
@@ -189,11 +187,13 @@ async fn prepare(
             (host_id, false)
         }
         None => {
-            let (identity, had) = enrol(ctx, args, token, way, stage).await?;
-            Before::remember(&ctx.host, had).map_err(|e| fs_fault(&e))?;
-            stage.set(Stage::Enrolled);
+            let (identity, had) = enrol(ctx, args, token, way).await?;
+            Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
+            let made = had.is_new().then_some(identity.host_id);
+            stage.set(Stage::Enrolled(made));
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
+            order_key::accept(&ctx.host, identity.host_id, had).map_err(|e| fs_fault(&e))?;
             Before::written(&ctx.host).map_err(|e| fs_fault(&e))?;
             let text = format!("enrolled as host {}", identity.host_id);
             ctx.out.step(Ink::Good, &text);
@@ -275,7 +275,7 @@ async fn dry_run(ctx: &CommandContext, args: &PrepArgs, way: &Way) -> Result<pla
                 .host_id
                 .or(had)
                 .or_else(|| order_key::host_id(&ctx.host));
-            if had.is_none_or(|id| order_key::load(&ctx.host, id).is_err()) {
+            if had.is_none_or(|id| !order_key::is_there(&ctx.host, id)) {
                 steps.push(plan::Step::MakeOrderKey);
             }
             steps.push(plan::Step::Enrol {
@@ -410,30 +410,26 @@ fn authority(url: &str) -> String {
     }
 }
 
-/// Asks the plane. Nothing is written but the key that root orders with.
+/// Asks the plane. Nothing is written but a key for root to order with, which stays where the answer did not come.
 async fn enrol(
     ctx: &CommandContext,
     args: &PrepArgs,
     token: &EnrolToken,
     way: &Way,
-    stage: &Cell<Stage>,
 ) -> Result<(Identity, Had), Fault> {
     // A host keeps its id: the plane knows it by that. Where its own file is lost, the key that it orders with names
-    // it: another id would orphan role and workloads.
+    // it, or the one of an enrolment that was interrupted: another id would orphan role and workloads.
     let had = identity::host_id(&ctx.host).ok().flatten();
     let had = had.or_else(|| order_key::host_id(&ctx.host));
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
     ctx.out.waiting(&format!("enrolling with {}", args.plane));
-    let (root, had_key) = order_key::ensure(&ctx.host, host_id)?;
-    if had_key != Had::Kept {
-        stage.set(Stage::KeyMade);
-    }
+    let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;
+    let (root, had_key) = order_key::offer(&ctx.host, host_id)?;
     if had_key == Had::Replaced {
         let text = "the order key of this host could not be used, so a new one was generated; a plane that knows \
             the host has to allow it first";
         ctx.out.step(Ink::Warn, text);
     }
-    let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;
     let order = EnrolOrder {
         plane: &args.plane,
         token,
@@ -446,8 +442,18 @@ async fn enrol(
         tls: &way.tls,
         deadline: ENROL,
     };
-    let identity = identity::enrol(&order).await.map_err(|e| e.fault())?;
-    Ok((identity, had_key))
+    match identity::enrol(&order).await {
+        Ok(identity) => Ok((identity, had_key)),
+        Err(e) => {
+            if had_key.is_new()
+                && !e.may_have_arrived()
+                && let Err(e) = order_key::withdraw(&ctx.host, host_id)
+            {
+                ctx.out.step(Ink::Bad, &chain(&e));
+            }
+            Err(e.fault())
+        }
+    }
 }
 
 /// Which of our units ran and which were enabled, to go back to.
@@ -490,20 +496,12 @@ async fn start(ctx: &CommandContext, fresh: bool) -> Result<(), Fault> {
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
 /// Units that ran before and still have their identity are not disturbed.
 async fn undo(ctx: &CommandContext, ran: &Ran, stage: Stage) {
-    let fresh = stage == Stage::Enrolled;
+    let fresh = matches!(stage, Stage::Enrolled(_));
     let mut kept = Vec::new();
     let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));
     let units_too = match stage {
         Stage::Nothing => false,
-        Stage::KeyMade => {
-            let gone = ctx.host.remove_file(paths::ORDER_KEY);
-            let back = gone.and_then(|()| order_key::put_back(&ctx.host));
-            if let Err(e) = back.and_then(|()| ctx.host.remove_empty_dir(paths::ROOT_DIR)) {
-                keep(&e);
-            }
-            false
-        }
-        Stage::Started | Stage::Enrolled => true,
+        Stage::Started | Stage::Enrolled(_) => true,
     };
     if units_too {
         for unit in AGENT_UNITS.into_iter().rev() {
@@ -520,7 +518,13 @@ async fn undo(ctx: &CommandContext, ran: &Ran, stage: Stage) {
         }
     }
     if fresh {
-        if let Err(e) = Before::back(&ctx.host) {
+        let back = Before::back(&ctx.host);
+        // The plane has said whose the key is, and this machine is not to be that host.
+        let back = back.and_then(|()| match stage {
+            Stage::Enrolled(Some(made)) => order_key::withdraw(&ctx.host, made),
+            Stage::Enrolled(None) | Stage::Started | Stage::Nothing => Ok(()),
+        });
+        if let Err(e) = back {
             keep(&e);
         }
         for unit in &ran.active {
@@ -530,8 +534,8 @@ async fn undo(ctx: &CommandContext, ran: &Ran, stage: Stage) {
         }
     }
     match (kept.as_slice(), stage) {
-        ([], Stage::Nothing | Stage::KeyMade) => {}
-        ([], Stage::Started | Stage::Enrolled) => {
+        ([], Stage::Nothing) => {}
+        ([], Stage::Started | Stage::Enrolled(_)) => {
             ctx.out
                 .step(Ink::Warn, "undone: everything is as it was before");
         }

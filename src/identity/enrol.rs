@@ -337,6 +337,20 @@ pub fn not_believed(error: &io::Error) -> Option<Distrust> {
 }
 
 impl EnrolError {
+    /// The plane may have taken what it was sent: its answer did not come. Where it said no, or was not reached, it has not.
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::Garbage { .. } => true,
+            Self::Timeout { hop, .. } => matches!(hop, Hop::Websocket),
+            Self::Said(_)
+            | Self::Url { .. }
+            | Self::Reach(_)
+            | Self::ForeignCertificate { .. }
+            | Self::Early { .. }
+            | Self::Key(_) => false,
+        }
+    }
+
     /// The error as a fault with a stable code.
     pub fn fault(&self) -> Fault {
         let (code, fix) = match self {

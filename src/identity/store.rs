@@ -265,6 +265,7 @@ pub fn write_host_id(fs: &HostFs, id: HostId) -> Result<(), IdentityError> {
 /// Takes everything away that [`save`] and [`super::order_key::ensure`] wrote, and the directories
 /// that are empty then.
 pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
+    fs.remove_tree(paths::ORDER_KEYS_OFFERED)?;
     // The certificate first: from then on the host counts as not enrolled.
     for file in [
         paths::HOST_CERT,
@@ -279,7 +280,6 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::HOLD,
         // It names the host id, too, and is asked where that is not there.
         paths::ORDER_KEY,
-        paths::ORDER_KEY_REPLACED,
         paths::HOST_ID,
     ] {
         fs.remove_file(file)?;

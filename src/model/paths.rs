@@ -34,8 +34,8 @@ pub const MACHINE_NOW: &str = "/run/pf9-machine.json";
 pub const ROOT_DIR: &str = "/etc/pf9/root";
 /// The key that root of this host orders certificates with; 0600.
 pub const ORDER_KEY: &str = "/etc/pf9/root/order-key.json";
-/// The one before it, until the plane has taken the one that replaces it.
-pub const ORDER_KEY_REPLACED: &str = "/etc/pf9/root/order-key.json.replaced";
+/// Keys that were made to enrol with, each named after its host id, until the plane has taken or refused them; 0700.
+pub const ORDER_KEYS_OFFERED: &str = "/etc/pf9/root/offered";
 /// Tunnel allow-list; root's.
 pub const SERVICES_DIR: &str = "/etc/pf9/services.d";
 /// Certificates, kubeconfigs and manifests of the node.

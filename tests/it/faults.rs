@@ -18,6 +18,8 @@ fn host() -> tempfile::TempDir {
 fn note(root: &Path, fault: Option<String>) -> Output {
     let mut command = Command::new(program("pf9ctl"));
     command.arg("--root").arg(root).args(["identity", "note"]);
+    // What the seam keeps of a program that is killed goes with the test's own directory.
+    command.env("TMPDIR", root);
     if let Some(fault) = fault {
         command.env("PF9_FAULT", fault);
     }

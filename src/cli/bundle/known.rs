@@ -38,11 +38,10 @@ pub(super) struct Known {
 }
 
 /// Files that hold nothing but secrets, or hold some.
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     paths::HOST_KEY,
     paths::HOST_NEXT,
     paths::ORDER_KEY,
-    paths::ORDER_KEY_REPLACED,
     paths::PROXY_CREDENTIALS,
     paths::ETCD_ARCHIVE_CREDENTIALS,
     paths::TICKETS,
@@ -69,7 +68,8 @@ fn dresses(bytes: &[u8]) -> impl Iterator<Item = String> {
 fn is_secret_name(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
     let ends = [".key", "key.pem", ".kubeconfig", "credentials", "token"];
-    ends.iter().any(|end| name.ends_with(end)) || path.contains("/kubeconfigs/")
+    let below = ["/kubeconfigs/", paths::ORDER_KEYS_OFFERED];
+    ends.iter().any(|end| name.ends_with(end)) || below.iter().any(|dir| path.contains(dir))
 }
 
 impl Known {

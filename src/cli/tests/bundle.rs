@@ -70,6 +70,10 @@ impl Planted {
             "{{\"schema\":1,\"host_id\":\"6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11\",\"key\":\"{order}\"}}"
         );
         put("order key", paths::ORDER_KEY, &text, &order);
+        let offered = random(24, 43);
+        let text = text.replace(&order, &offered);
+        let path = format!("{}/x.json", paths::ORDER_KEYS_OFFERED);
+        put("offered order key", &path, &text, &offered);
         put(
             "proxy password",
             paths::PROXY_CREDENTIALS,

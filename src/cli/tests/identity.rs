@@ -12,7 +12,7 @@ fn copied() -> (Rig, HostId) {
         paths::TICKETS,
         // Of a prep-node that was interrupted before the disk was copied.
         "/etc/pf9/.before/etc/pf9/host_id.conf",
-        paths::ORDER_KEY_REPLACED,
+        "/etc/pf9/root/offered/6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11.json",
         "/etc/pf9/kube.d/certs/apiserver/request.key",
         "/etc/systemd/system/pf9-kubelet.service",
         "/var/opt/pf9/hostagent/spec.json",

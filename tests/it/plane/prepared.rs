@@ -141,6 +141,8 @@ impl Machine {
             // What a machine has to have is another test's.
             .args(TABLE.iter().map(|entry| format!("--skip={}=", entry.id)))
             .env(ENV_POINTS, points)
+            // What the seam keeps is on the same file system, and goes with the place.
+            .env("TMPDIR", self.dir.path())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
