@@ -25,8 +25,8 @@ use crate::comms::{Comms, get};
 use crate::support::{PATIENCE, enrolled, tunnel_is_up, within};
 use cluster::{Cluster, Mode, free};
 
-/// Longer than the lease of a seat, and an election.
-const LONG: Duration = Duration::from_secs(60);
+/// Longer than the lease of a seat, an election, and a client that is not answered, on a machine that does more beside it.
+const LONG: Duration = Duration::from_secs(180);
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(LONG, work).await;

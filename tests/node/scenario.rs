@@ -136,6 +136,7 @@ fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     up()?;
     broken::what_is_broken_is_said_by_its_check()?;
     later::is_said_and_heals_with_its_cause()?;
+    later::a_renamed_machine_keeps_its_node()?;
     broken::a_worker_follows_its_machine()
 }
 
@@ -355,6 +356,11 @@ const THEIRS_BELOW: &str =
 /// The same where kubelet mounts volumes.
 const THEIRS_AS_KUBELETS: &str = "mkdir -p /var/lib/pf9/kubelet/plugins/theirs && \
                                   mount --bind /srv/theirs /var/lib/pf9/kubelet/plugins/theirs";
+/// Files of the role that a person pinned by a mount of their own, a unit of it among them.
+const PINNED: [&str; 2] = [
+    "/etc/sysctl.d/90-pf9-kubernetes.conf",
+    "/etc/systemd/system/pf9-kube-proxy.service",
+];
 /// The same in a directory that is the role's and holds no mounts of kubelet.
 const THEIRS_IN_THE_ROLE: &str = "mkdir -p /var/lib/pf9/volumes/theirs && \
                                   mount --bind /srv/theirs /var/lib/pf9/volumes/theirs";
@@ -386,6 +392,9 @@ pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
     for script in [THEIRS, THEIRS_BELOW, THEIRS_AS_KUBELETS, THEIRS_IN_THE_ROLE] {
         shell(node, script)?;
     }
+    for file in PINNED {
+        shell(node, &format!("mount --bind {file} {file}"))?;
+    }
     let purge = format!("{{ {TAKE_AWAY}; }} 2>&1");
     let said = once_its_pods_may(node, &["sh", "-c", &purge], || {
         let whole =
@@ -393,6 +402,7 @@ pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
         shell(node, whole).map(drop)
     })?;
     let named = ["/var/log/pf9/theirs", "/var/lib/pf9/volumes/theirs"];
+    let named = named.into_iter().chain(PINNED);
     for words in ["removing the role"].into_iter().chain(named) {
         assert!(said.contains(words), "{node}: no {words:?} in {said}");
     }
@@ -404,6 +414,9 @@ pub(crate) fn is_purged_once_its_pods_may(node: &str) -> Outcome {
         "{node}: {left}"
     );
     shell(node, THEIRS_IN_THE_ROLE_STAY)?;
+    for file in PINNED {
+        shell(node, &format!("umount {file} && rm {file}"))?;
+    }
     assert_eq!(shell(node, THEIRS_STAY)?.trim(), "theirs", "{node}: {said}");
     is_as_before(node)
 }

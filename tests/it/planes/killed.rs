@@ -15,12 +15,23 @@ use super::{admin, silence, soon, whys};
 /// How often a plane is killed.
 const KILLS: usize = 3;
 
-/// A plane of its own process.
+/// A plane of its own process. It ends with its test, however that ends.
 pub(crate) struct Process {
     pub(super) dir: PathBuf,
     child: Child,
     ready: tokio::sync::oneshot::Receiver<()>,
-    reader: std::thread::JoinHandle<()>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join());
+        }
+    }
 }
 
 impl Process {
@@ -73,14 +84,15 @@ impl Process {
             dir: dir.to_owned(),
             child,
             ready,
-            reader,
+            reader: Some(reader),
         }
     }
 
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
-        self.reader.join().expect("its output ends");
+        let reader = self.reader.take().expect("one");
+        reader.join().expect("its output ends");
     }
 
     pub(super) fn signal(&self, which: &str) {
