@@ -104,7 +104,7 @@ pub(super) fn unpack(
             fs.link(format!("{begun}/bin/{name}"), PROGRAM)?;
         }
         fs.sync_tree(&begun)?;
-        fs.remove_tree(&name.dir())?;
+        fs.remove_tree(name.dir())?;
         fs.rename(&begun, name.dir())
     };
     place().map_err(PackageError::Write)

@@ -425,7 +425,7 @@ impl<'a> Run<'a> {
             return;
         }
         if let Ok(false) = settle::installed(self.host, record).await {
-            self.say_if(self.host.fs.remove_tree(&to.dir()).map_err(|e| broken(&e)));
+            self.say_if(self.host.fs.remove_tree(to.dir()).map_err(|e| broken(&e)));
         }
     }
 

@@ -21,7 +21,7 @@ use super::status::NodeBoard;
 use super::step::Step;
 use crate::host::Host;
 use crate::host::deadlines::CALLS;
-use crate::host::fs::{Attrs, FsError, HostFs, fail};
+use crate::host::fs::{Attrs, FsError, fail};
 use crate::host::kernel::KernelError;
 use crate::host::{mounts, ours};
 use crate::model::{Fault, FaultCode, Generation, PhaseId};
@@ -108,7 +108,7 @@ impl Removal<'_> {
             return RemovalEnd::Left(left);
         }
         // Everything is where it was, and on the disk the ledger says so: the copies have done their work.
-        if let Err(e) = self.effects.host.fs.remove_tree(&LedgerFile::originals()) {
+        if let Err(e) = self.effects.host.fs.remove_tree(LedgerFile::originals()) {
             let what = "cannot remove the copies of files that were there before";
             return RemovalEnd::Left(vec![Fault::new(FaultCode::Removal, what, chain(&e))]);
         }

@@ -42,7 +42,7 @@ fn dir() -> String {
 /// Also what one left that was killed.
 fn clear(fs: &HostFs) {
     // What cannot be removed is tried again by the next one.
-    drop(fs.remove_tree(&dir()));
+    drop(fs.remove_tree(dir()));
 }
 
 impl Brought {

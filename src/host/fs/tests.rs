@@ -1,5 +1,4 @@
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 

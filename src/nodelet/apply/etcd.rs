@@ -200,7 +200,7 @@ fn put_pieces_aside(fs: &HostFs, now: Timestamp) -> Result<(), Failed> {
     let dir = paths::ETCD_DATA;
     for name in fs.list(dir)? {
         if name.starts_with(PIECES) {
-            fs.remove_tree(&format!("{dir}/{name}"))?;
+            fs.remove_tree(format!("{dir}/{name}"))?;
         }
     }
     let aside = format!("{dir}/{PIECES}{}", now.as_second());

@@ -188,7 +188,7 @@ fn scratch(to: &Digest) -> String {
 pub(crate) fn sweep(fs: &HostFs) {
     let left = fs.list("/stacks").unwrap_or_default();
     for name in left.iter().filter(|name| name.starts_with(".delta-")) {
-        if let Err(error) = fs.remove_tree(&format!("/stacks/{name}")) {
+        if let Err(error) = fs.remove_tree(format!("/stacks/{name}")) {
             let why = pf9_hostagent::telemetry::chain(&error);
             tracing::warn!(%why, "a partial delta could not be removed");
         }

@@ -66,10 +66,10 @@ pub async fn prepare(
         }
     };
     let keep = || {
-        fs.sync_tree(&run.making_dir())?;
+        fs.sync_tree(run.making_dir())?;
         fs.rename(run.making_dir(), run.fresh_dir())?;
         // What was opened and brought for it.
-        fs.remove_tree(&run.opening_dir())?;
+        fs.remove_tree(run.opening_dir())?;
         fs.remove_tree(&stays)
     };
     keep().map_err(|e| failed(&e))?;

@@ -286,7 +286,7 @@ fn keep_newest(fs: &HostFs, run: &RestoreRun) -> Result<(), FsError> {
     let surplus = (old.len() + 1).saturating_sub(ASIDE_KEPT);
     old.iter()
         .take(surplus)
-        .try_for_each(|name| fs.remove_tree(&format!("{}/{name}", paths::ETCD_DATA)))
+        .try_for_each(|name| fs.remove_tree(format!("{}/{name}", paths::ETCD_DATA)))
 }
 
 fn kill(process: &Process) {

@@ -381,7 +381,7 @@ fn one_that_cannot_go_on_says_so_and_can_be_ended() {
     for _ in 0..4 {
         assert!(matches!(machine.step(), Went::On(_)));
     }
-    machine.host.fs.remove_tree(&run.fresh_dir()).expect("gone");
+    machine.host.fs.remove_tree(run.fresh_dir()).expect("gone");
     let Went::Failed(fault) = machine.step() else {
         panic!("it cannot go on");
     };

@@ -108,7 +108,7 @@ fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
             .iter()
             .filter(|n| n.starts_with(ASIDE))
             .for_each(|n| {
-                fs.remove_tree(&format!("{}/{n}", paths::ETCD_DATA))
+                fs.remove_tree(format!("{}/{n}", paths::ETCD_DATA))
                     .expect("remove");
             });
     }
