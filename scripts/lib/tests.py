@@ -28,7 +28,8 @@ COMPILE_SECONDS = 2700
 DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
-LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
+LONGER = {"ag_masters_that_move": 1800,
+          "h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700, "ka_three_masters": 2700,
           "kb_a_step": 2700, "kc_an_upgrade": 2700,
           # With a release build of its own.
           "l_the_agent": 2700, "m_the_machines_patches": 1800,
@@ -60,7 +61,8 @@ SHOWN = {"failed": 400, "passed": 60}
 TAKES = {
     "node": {
         "a_up": None, "f_decommission": None, "g_each_minor": None,
-        "ab_services": 110, "ac_a_broken": 290, "ad_what_hangs": 560, "ae_a_proxy": 150, "af_a_renamed": 120, "b_reboot": 60, "ba_a_join": 150, "c_killed": 95, "ca_what": 70,
+        "ab_services": 110, "ac_a_broken": 290, "ad_what_hangs": 560, "ae_a_proxy": 150, "af_a_renamed": 120, "ag_masters_that_move": 420,
+        "b_reboot": 60, "ba_a_join": 150, "c_killed": 95, "ca_what": 70,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 85, "ea_certificates": 300,
         "eb_a_drop_in": 120, "ga_machines_of": 110, "gb_machines_that": 420, "h_a_dead_master": 240, "i_the_data": 65,

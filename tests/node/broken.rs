@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::breaks::{BREAKS, Broken, COMMANDS, Shown};
-use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
+use crate::demo::{NODES, Outcome, eventually, shell};
 
 /// Measurements on a machine that is busy with tests: another value each time.
 const MEASURED: [&str; 2] = ["etcd-disk", "clock-offset"];
@@ -21,9 +21,6 @@ const QUICK: u64 = 20;
 const PROMISED: Duration = Duration::from_secs(3);
 /// A tunnel that ends is noticed with its next word.
 const NOTICED: Duration = Duration::from_secs(90);
-/// One more pass over an address that went away, and a tunnel that notices that its path is gone, 20 s both; then the
-/// spec, certificates and kubelet's start. The machine is busy.
-const FOLLOWED: Duration = Duration::from_secs(150);
 
 /// Findings of checks by name: severity and text.
 type Said = BTreeMap<String, (Severity, String)>;
@@ -180,49 +177,4 @@ fn in_a_view(node: &str, breaks: &str, mends: &str) -> Outcome<Vec<Said>> {
         3 => Ok(three),
         n => Err(format!("{n} reports")),
     }
-}
-
-/// The node's own address, as the cluster knows it.
-fn address(node: &str) -> Outcome<String> {
-    let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
-    kubectl(&["get", "node", node, "-o", path, "--request-timeout=10s"])
-}
-
-/// The machine loses its address and gets another one, as from DHCP, with the same routes. Not the other way round:
-/// with its first address an interface loses the others of the same network.
-fn moves(node: &str, from: &str, to: &str) -> Outcome {
-    let script = format!(
-        "set -e; dev=$(ip -4 -o addr show to {from} | awk '{{print $2}}'); len=$(ip -4 -o addr show to {from} | \
-         sed 's|.*{from}/\\([0-9]*\\) .*|\\1|'); way=$(ip -4 route show default); ip addr del {from}/$len dev $dev; \
-         ip addr add {to}/$len dev $dev; [ -z \"$way\" ] || ip route replace $way"
-    );
-    shell(node, &script).map(drop)
-}
-
-/// A worker's machine gets another address: the same node at the new one, and its pods keep running.
-pub(crate) fn a_worker_follows_its_machine() -> Outcome {
-    let (node, pod) = (NODES[1], "hello-worker-1");
-    let first = address(node)?;
-    let (net, _) = first.rsplit_once('.').ok_or(format!("address {first:?}"))?;
-    let other = format!("{net}.77");
-    let id = "jsonpath={.status.containerStatuses[0].containerID}";
-    let started = || kubectl(&["get", "pod", pod, "-o", id]);
-    let before = started()?;
-    for (from, to) in [(&first, &other), (&other, &first)] {
-        moves(node, from, to)?;
-        eventually(&format!("{node} at {to}"), FOLLOWED, || {
-            match address(node)?.as_str() {
-                seen if seen == to => {}
-                seen => return Err(format!("it is at {seen}")),
-            }
-            ready_through_plane(node)?;
-            agent_is_ok(node)
-        })?;
-        // By the address: through the tunnel to the master, and from there to kubelet.
-        kubectl(&["exec", pod, "--", "true"])?;
-        let routes = shell(NODES[0], "ip -4 route show proto 159")?;
-        assert!(routes.contains(&format!(" via {to} ")), "{routes}");
-    }
-    assert_eq!(started()?, before, "the pod was not started again");
-    Ok(())
 }

@@ -10,6 +10,7 @@
 //! ae_a_proxy    the way out is a proxy: the tunnel and images go by it, the cluster's own addresses do not
 //! af_a_renamed   a machine gets another name, then one that another has → its node is the same, and all is said; checks of
 //!               operators in their sandbox
+//! ag_masters     a master's machine gets another address, a lone one and one of three → the same cluster at it
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! ba_a_join     a machine without power in its download, and again when its runtime has started → Ready, nothing fetched twice
 //! c_kill        every daemon killed at random moments while converging → Ready
@@ -72,6 +73,7 @@ mod masters;
 mod matrix;
 mod members;
 mod minors;
+mod moving;
 mod network;
 mod os_update;
 mod pages;

@@ -9,13 +9,13 @@ use crate::demo::{
 };
 
 /// Three control planes come up beside each other on two cores.
-const THREE_READY_S: &str = "900";
+pub(crate) const THREE_READY_S: &str = "900";
 /// A master gets the order with its next spec, and reports the members with the status after that.
 const TAKEN_OUT: Duration = Duration::from_secs(240);
 /// A death is noticed by the tunnel's ping.
 const NOTICED: Duration = Duration::from_secs(120);
 /// A joining member has the others' data within a sweep.
-const FULL_STRENGTH: Duration = Duration::from_secs(300);
+pub(crate) const FULL_STRENGTH: Duration = Duration::from_secs(300);
 
 #[test]
 fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
@@ -113,7 +113,7 @@ fn is_ok(node: &str) -> Outcome {
 }
 
 /// Waits until these have a vote and answer, and nobody else is a member.
-fn members_are(cluster: &str, names: &[&str], limit: Duration) -> Outcome {
+pub(crate) fn members_are(cluster: &str, names: &[&str], limit: Duration) -> Outcome {
     let what = format!("members of etcd: {}", names.join(", "));
     eventually(&what, limit, || {
         let etcd = etcd(cluster)?;
@@ -128,7 +128,7 @@ fn members_are(cluster: &str, names: &[&str], limit: Duration) -> Outcome {
     })
 }
 
-fn etcd(cluster: &str) -> Outcome<Value> {
+pub(crate) fn etcd(cluster: &str) -> Outcome<Value> {
     let text = plane(&["cluster", "etcd", cluster, "--json"])?;
     serde_json::from_str(&text).map_err(|e| e.to_string())
 }

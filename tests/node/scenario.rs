@@ -13,6 +13,7 @@ use crate::extensions;
 use crate::hangs;
 use crate::later;
 use crate::matrix;
+use crate::moving;
 use crate::network;
 use crate::pages;
 use crate::rights;
@@ -136,8 +137,7 @@ fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
     up()?;
     broken::what_is_broken_is_said_by_its_check()?;
     later::is_said_and_heals_with_its_cause()?;
-    later::a_renamed_machine_keeps_its_node()?;
-    broken::a_worker_follows_its_machine()
+    moving::a_worker_follows_its_machine()
 }
 
 #[test]
