@@ -65,7 +65,7 @@ TAKES = {
         "b_reboot": 60, "ba_a_join": 150, "c_killed": 95, "ca_what": 70,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 85, "ea_certificates": 300,
-        "eb_a_drop_in": 120, "ga_machines_of": 110, "gb_machines_that": 420, "h_a_dead_master": 240, "i_the_data": 65,
+        "eb_a_drop_in": 120, "fa_a_budget": 480, "ga_machines_of": 110, "gb_machines_that": 420, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
         "k_a_cluster_goes": 660, "ka_three_masters": 900, "kb_a_step": 600, "kc_an_upgrade": 500, "l_the_agent": 600,
         "m_the_machines_patches": 900,
