@@ -62,7 +62,7 @@ TAKES = {
     "node": {
         "a_up": None, "f_decommission": None, "g_each_minor": None,
         "ab_services": 110, "ac_a_broken": 290, "ad_what_hangs": 560, "ae_a_proxy": 150, "af_a_renamed": 120, "ag_masters_that_move": 420,
-        "b_reboot": 60, "ba_a_join": 150, "c_killed": 95, "ca_what": 70,
+        "b_reboot": 150, "ba_a_join": 150, "c_killed": 95, "ca_what": 70,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
         "da_a_stolen": 30, "dc_a_stack": 60, "dd_another": 80, "e_files": 390, "e_people": 85, "ea_certificates": 300,
         "eb_a_drop_in": 120, "fa_a_budget": 480, "ga_machines_of": 110, "gb_machines_that": 420, "h_a_dead_master": 240, "i_the_data": 65,

@@ -3,8 +3,9 @@
 //! ```text
 //! same boot     what is left is what was left, less the time since by the kernel's clock (sleep counts):
 //!               nobody can set that
-//! another boot  the time since by the wall clock where that went forward; at least what this boot has lasted,
-//!               and at least five minutes
+//! another boot  the time since by the wall clock where that went forward; at least what this boot has lasted (the
+//!               life of process 1: a container's kernel is its host's, and may be months old), and at least five
+//!               minutes
 //! ```
 //!
 //! So a clock that is set forward ends nothing while the machine runs, and one that is set back, or begins in
@@ -37,8 +38,10 @@ pub struct Moment {
     pub wall: Timestamp,
     /// Which boot it is.
     pub boot_id: String,
-    /// The time since then, sleep included.
+    /// The time since the kernel's start, sleep included.
     pub up: Duration,
+    /// How long this boot has lasted. In a container that is less.
+    pub lasted: Duration,
 }
 
 /// One order that is counted.
@@ -115,7 +118,8 @@ impl Span {
         } else {
             let by_wall = now.wall.duration_since(self.noted_at).as_secs();
             let by_wall = u64::try_from(by_wall).unwrap_or(0);
-            by_wall.max(up).max(NOTE_EVERY.as_secs())
+            let lasted = now.lasted.as_secs();
+            by_wall.max(lasted).max(NOTE_EVERY.as_secs())
         };
         Duration::from_secs(self.left_s.saturating_sub(passed))
     }

@@ -17,6 +17,8 @@ use super::ours::processes::{Process, ProcessRule, TUNNELS, process, tunnels_els
 /// Most processes that are looked at: more than any machine has that still works; the kernel's own
 /// bound is 16 times that.
 const PROCESSES_MAX: usize = 262_144;
+/// Of the kernel's process clock, on every supported processor.
+const TICK_MS: u64 = 10;
 /// A name is 15 bytes, `stat` a line.
 const SMALL_MAX: u64 = 16 * 1024;
 /// What the kernel writes of such a file at once.
@@ -117,6 +119,12 @@ impl Proc {
     /// id it names one process for ever (of one boot).
     pub fn start(&self, pid: u32) -> Option<u64> {
         start_of(&self.text(pid, "stat", SMALL_MAX))
+    }
+
+    /// How long this boot has lasted, `up` after the kernel's start: as long as its process 1. A container that boots has
+    /// the kernel of its host, which may have run for months. Where process 1 says nothing, that time is all there is.
+    pub fn boot_lasted(&self, up: Duration) -> Duration {
+        lasted_of(&self.text(1, "stat", SMALL_MAX), up)
     }
 
     /// The processor time that a process has used; `None` when it is gone.
@@ -247,15 +255,23 @@ pub(super) fn start_of(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// How long a process with this `/proc/<pid>/stat` has run, `up` after the kernel's start; `up` where that cannot be.
+fn lasted_of(stat: &str, up: Duration) -> Duration {
+    let started = start_of(stat).map(ticks);
+    started.and_then(|s| up.checked_sub(s)).unwrap_or(up)
+}
+
 /// `utime` and `stime` of `/proc/<pid>/stat`.
 fn worked_of(stat: &str) -> Option<Duration> {
-    /// Of the kernel's process clock, on every supported processor.
-    const TICK: Duration = Duration::from_millis(10);
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     // Fields 14 and 15; the state is field 3.
-    let user: u32 = fields.nth(11)?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some(TICK.saturating_mul(user.saturating_add(system)))
+    let user: u64 = fields.nth(11)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(ticks(user.saturating_add(system)))
+}
+
+fn ticks(of: u64) -> Duration {
+    Duration::from_millis(of.saturating_mul(TICK_MS))
 }
 
 /// Listening sockets of `/proc/net/tcp`: inode and port.
@@ -336,6 +352,38 @@ mod tests {
         assert!(proc.pids().contains(&std::process::id()));
     }
 
+    /// A line of `/proc/1/stat` as kernels write it, and lines that are none.
+    #[test]
+    fn a_boot_has_lasted_as_long_as_its_first_process() {
+        const UP: Duration = Duration::from_secs(1000);
+        let line = |name: &str, state: &str, start: &str| {
+            format!(
+                "1 ({name}) {state} 0 1 1 0 -1 4194560 20151 8371 91 51 35 60 14 17 20 0 1 0 {start} 22142976 3271 \
+                 18446744073709551615 1 1 0 0 0 0 671173123 4096 1260 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+            )
+        };
+        let lasted = |stat: &str| lasted_of(stat, UP).as_secs();
+        assert_eq!(lasted(&line("systemd", "S", "1")), 999, "a machine's own");
+        for name in ["systemd", "a b", "(sd-pam)", "x) S 1 2 (3", "", ") R 7 7"] {
+            assert_eq!(lasted(&line(name, "S", "90000")), 100, "{name}");
+        }
+        // A container of this day on a host of three years.
+        let years = Duration::from_secs(94_608_000);
+        let of_today = lasted_of(&line("systemd", "S", "9460000000"), years);
+        assert_eq!(of_today.as_secs(), 8000);
+        let large = u64::MAX.to_string();
+        for start in ["100001", &large, "-5", "x", ""] {
+            assert_eq!(lasted(&line("systemd", "S", start)), 1000, "{start:?}");
+        }
+        for odd in ["", "\n", "1 (systemd", "1 (systemd) S 0 1", ")))", "\0"] {
+            assert_eq!(lasted(odd), 1000, "{odd:?}");
+        }
+        assert_eq!(lasted(&line("systemd", "Z", "90000")), 1000, "it has ended");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let proc = Proc::new(HostFs::new(dir.path()));
+        assert_eq!(proc.boot_lasted(UP), UP, "no such file");
+    }
+
     /// A machine with processes of three kinds that hold the same port, as files.
     #[test]
     fn every_holder_of_a_port_is_found_and_judged() {
@@ -382,7 +430,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_stands_there_is_read_without_a_panic(text in "\\PC{0,200}") {
-            drop((start_of(&text), listening(&text).count(), mounts::root_sources(&text)));
+            drop((start_of(&text), lasted_of(&text, Duration::ZERO), listening(&text).count(), mounts::root_sources(&text)));
         }
     }
 }

@@ -168,11 +168,13 @@ impl MaintenanceHandle {
     }
 
     fn moment(&self) -> Moment {
+        let up = (self.0.since_boot)();
         Moment {
             wall: crate::seam::clock::now(),
             // Without one a boot is known by the time since it alone.
             boot_id: self.0.host.kernel.boot_id().unwrap_or_default(),
-            up: (self.0.since_boot)(),
+            up,
+            lasted: self.0.host.proc.boot_lasted(up),
         }
     }
 
@@ -219,6 +221,29 @@ mod tests {
         let attrs = Attrs::mode(0o644);
         fs.write("/proc/sys/kernel/random/boot_id", id.as_bytes(), &attrs)
             .expect("boot id");
+    }
+
+    #[test]
+    fn a_containers_boot_costs_what_it_lasted_and_not_what_its_host_did() {
+        const TEN_DAYS: Duration = Duration::from_secs(864_000);
+        let (_dir, host) = host();
+        let open = || MaintenanceHandle::open_by(host.clone(), || TEN_DAYS);
+        open().begin(&two_hours()).expect("it begins");
+        boot(&host.fs, "two");
+        // An hour before the end of those days.
+        let fields = "1 1 1 0 -1 4194560 9 9 9 9 3 4 5 6 20 0 1 0 86040000 22142976 3000";
+        let line = format!("1 (systemd) S 0 {fields}\n");
+        let attrs = Attrs::mode(0o444);
+        host.fs
+            .write("/proc/1/stat", line.as_bytes(), &attrs)
+            .expect("process 1");
+        let left = open().now().expect("it lasts").until;
+        let left = left.duration_since(crate::seam::clock::now()).as_secs();
+        assert!((3590..=3600).contains(&left), "{left} s are left");
+        // Without a process 1 that can be read it is what the kernel says.
+        boot(&host.fs, "three");
+        std::fs::remove_file(host.fs.at("/proc/1/stat")).expect("remove");
+        assert_eq!(open().now(), None);
     }
 
     /// On a machine that has been up for a minute.

@@ -11,7 +11,7 @@
 //! af_a_renamed   a machine gets another name, then one that another has → its node is the same, and all is said; checks of
 //!               operators in their sandbox
 //! ag_masters     a master's machine gets another address, a lone one and one of three → the same cluster at it
-//! b_reboot      machines rebooted and crashed with the plane away → Ready
+//! b_reboot      machines rebooted and crashed with the plane away → Ready; a maintenance outlasts power loss
 //! ba_a_join     a machine without power in its download, and again when its runtime has started → Ready, nothing fetched twice
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed; each program of each node names a
@@ -71,6 +71,7 @@ mod issuer;
 mod joining;
 mod later;
 mod likes;
+mod maintained;
 mod masters;
 mod matrix;
 mod members;

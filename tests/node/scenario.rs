@@ -12,6 +12,7 @@ use crate::demo::{
 use crate::extensions;
 use crate::hangs;
 use crate::later;
+use crate::maintained;
 use crate::matrix;
 use crate::moving;
 use crate::network;
@@ -173,7 +174,7 @@ fn b_reboot_and_power_loss_without_the_plane_end_ready() -> Outcome {
             ready_through_plane(node)
         })?;
     }
-    Ok(())
+    maintained::survives_power_loss_and_repairs_nothing()
 }
 
 #[test]

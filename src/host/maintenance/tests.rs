@@ -10,7 +10,10 @@ fn at(second: i64) -> Timestamp {
 #[derive(Clone)]
 struct Machine {
     boot: u32,
+    /// Of this boot.
     up: u64,
+    /// Of a container: what its host ran before.
+    before: Option<u64>,
     wall: i64,
 }
 
@@ -19,14 +22,22 @@ impl Machine {
         Self {
             boot: 1,
             up: 1000,
+            before: None,
             wall: 1_800_000_000,
+        }
+    }
+    fn in_a_container() -> Self {
+        Self {
+            before: Some(864_000),
+            ..Self::new()
         }
     }
     fn now(&self) -> Moment {
         Moment {
             wall: at(self.wall),
             boot_id: format!("boot-{}", self.boot),
-            up: Duration::from_secs(self.up),
+            up: Duration::from_secs(self.up + self.before.unwrap_or(0)),
+            lasted: Duration::from_secs(self.up),
         }
     }
     fn passes(&mut self, s: u64) {
@@ -35,6 +46,7 @@ impl Machine {
     }
     fn boots(&mut self, off: u64) {
         self.boot += 1;
+        self.before = self.before.map(|before| before + self.up + off);
         self.up = 1;
         self.wall += off as i64;
     }
@@ -69,16 +81,17 @@ fn it_ends_by_its_time_and_no_clock_that_is_set_changes_that() {
 
 #[test]
 fn it_survives_a_boot_and_the_time_that_the_machine_was_off_counts() {
-    let mut m = Machine::new();
-    let record = MaintenanceRecord::none().begun_by_root("why", 7200, &m.now());
-    m.passes(600);
-    m.boots(1200);
-    let left = record.root.as_ref().expect("root").left(&m.now());
-    assert_eq!(left.as_secs(), 7200 - 1800);
-    // A clock that begins in 1970 with each boot.
-    m.wall = 5;
-    let left = record.root.as_ref().expect("root").left(&m.now());
-    assert_eq!(left, Duration::from_secs(7200) - NOTE_EVERY);
+    for mut m in [Machine::new(), Machine::in_a_container()] {
+        let record = MaintenanceRecord::none().begun_by_root("why", 7200, &m.now());
+        m.passes(600);
+        m.boots(1200);
+        let left = record.root.as_ref().expect("root").left(&m.now());
+        assert_eq!(left.as_secs(), 7200 - 1800);
+        // A clock that begins in 1970 with each boot.
+        m.wall = 5;
+        let left = record.root.as_ref().expect("root").left(&m.now());
+        assert_eq!(left, Duration::from_secs(7200) - NOTE_EVERY);
+    }
 }
 
 #[test]
@@ -145,9 +158,13 @@ proptest! {
     #[test]
     fn nothing_makes_it_last_for_ever(
         for_s in 60u32..100_000,
+        container in any::<bool>(),
         acts in proptest::collection::vec(act(), 0..400),
     ) {
-        let mut m = Machine::new();
+        let mut m = match container {
+            true => Machine::in_a_container(),
+            false => Machine::new(),
+        };
         let mut record = MaintenanceRecord::none().begun_by_root("why", for_s, &m.now());
         let (mut ran, mut was_on, mut booted, mut off) = (0u64, true, false, 0u64);
         let look = |m: &Machine, record: &mut MaintenanceRecord, was_on: &mut bool| {
