@@ -183,7 +183,7 @@ class Lab(Running):
 
     def __init__(self, folder):
         super().__init__(folder)
-        built, self.pki = tools.release(self.folder / "build.log"), self.folder / "pki"
+        built, self.pki = tools.release(self.folder / "build.log", loads=True), self.folder / "pki"
         self.program, self.comms = built / "pf9-tunnel-load", built / "pf9-comms"
         run([self.program, "prepare", "--dir", self.pki])
 

@@ -200,7 +200,7 @@ def allow_files(number):
 
 def plane(args):
     allow_files(max(args.counts) + FILES_BESIDE)
-    built, only = tools.release(), args.only.split(",")
+    built, only = tools.release(loads=True), args.only.split(",")
     tool, sides = built / "pf9-tunnel-load", {"new": built / "pf9-plane"}
     if args.against and "old" in only:
         sides["old"] = bench_join.binary_of(args.against, "pf9-plane")

@@ -83,7 +83,7 @@ def make_machines(kubernetes, tests):
 
 
 def make_released():
-    tools.release()
+    tools.release(loads=True)
     done = subprocess.run([REPO / "scripts/package", "--no-build", "--check"], cwd=REPO, timeout=2700, check=False,
                           env=dict(os.environ, PF9_NO_SKIP="1"))
     if done.returncode != 0:

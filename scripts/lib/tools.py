@@ -19,7 +19,9 @@ BUILD_SECONDS = 2700
 # The distribution has no axe-core; this Python package has 4.12.1 in one file.
 AXE = ("axe-playwright-python", "0.1.8", "axe_playwright_python/axe.min.js",
        "84494fec757e4710dc751c8d7a636e457f4532f08f85c86dc9070133fbff53bc")
-OTHERS = ("pf9-plane", "pf9-tunnel-load", "pf9-etcd-load")
+PROGRAMS = ("pf9-agent", "pf9-plane")
+# What benches and the build server measure with: nobody needs them for a cluster.
+LOADS = ("pf9-tunnel-load", "pf9-etcd-load")
 NAMES = ("pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl")
 
 
@@ -53,13 +55,13 @@ def no_place():
     return {"RUSTFLAGS": " ".join(flags)}
 
 
-def release(log=None):
+def release(log=None, loads=False):
     need_rust()
     say("building the release binaries: about four minutes on two cores where nothing of them is compiled yet"
         + (f"; tail -f {log}" if log else ""))
     # The first build of all has no sources of libraries yet, and the compiler gets their future path.
     run(["cargo", "fetch", "--locked", "--quiet"], cwd=REPO, log=log, timeout=BUILD_SECONDS)
-    wanted = [word for name in ("pf9-agent", *OTHERS) for word in ("--bin", name)]
+    wanted = [word for name in (*PROGRAMS, *(LOADS if loads else ())) for word in ("--bin", name)]
     run(["cargo", "build", "--release", "--locked", "--package", "pf9-hostagent", "--package", "pf9-plane", *wanted], cwd=REPO,
         env=no_place(), log=log, timeout=BUILD_SECONDS)
     folder = target_dir() / "release"

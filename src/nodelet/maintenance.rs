@@ -231,7 +231,7 @@ mod tests {
         open().begin(&two_hours()).expect("it begins");
         boot(&host.fs, "two");
         // An hour before the end of those days.
-        let fields = "1 1 1 0 -1 4194560 9 9 9 9 3 4 5 6 20 0 1 0 86040000 22142976 3000";
+        let fields = "1 1 0 -1 4194560 9 9 9 9 3 4 5 6 20 0 1 0 86040000 22142976 3000";
         let line = format!("1 (systemd) S 0 {fields}\n");
         let attrs = Attrs::mode(0o444);
         host.fs
