@@ -10,7 +10,7 @@
 //! | `alike`  | [`Fold`]: lines that are alike, one and a number: pure |
 //! | `exposition` | [`MetricsText`]: Prometheus' text format |
 //! | `init`   | [`init()`]: the subscriber of a daemon |
-//! | `vitals` | [`vitals()`]: the process itself, as numbers |
+//! | `vitals` | [`vitals()`]: the process itself and its tasks, as numbers |
 //! | `level`  | [`level_for()`]: more or less of it for a time |
 
 mod alike;

@@ -1,4 +1,4 @@
-//! Metrics of every daemon: the process, as Prometheus client libraries name it, and its build.
+//! Metrics of every daemon: the process, as Prometheus client libraries name it, its tasks and its build.
 
 use std::time::Duration;
 
@@ -48,6 +48,16 @@ pub fn vitals(text: &mut Text, program: &str, version: &str) {
         .ok()
         .map(|(soft, _)| soft);
     now.tell(text, max);
+    tasks(text);
+}
+
+/// Nothing outside of a runtime, which has none.
+fn tasks(text: &mut Text) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let m = "pf9_tasks";
+        text.head(m, MetricKind::Gauge, "Tasks that have not ended.");
+        text.row(m, &[], runtime.metrics().num_alive_tasks() as f64);
+    }
 }
 
 /// What the kernel counts in.
@@ -148,6 +158,25 @@ mod tests {
         };
         assert_eq!(read, expected);
         assert_eq!(read_vitals("", "", "", &units), Vitals::default());
+    }
+
+    #[tokio::test]
+    async fn a_task_counts_until_it_has_ended() {
+        let count = || {
+            let mut text = Text::default();
+            vitals(&mut text, "x", "1");
+            let text = String::from(text);
+            crate::telemetry::testing::promtool(&text);
+            let row = text.lines().find_map(|l| l.strip_prefix("pf9_tasks "));
+            row.expect("tasks").parse::<u32>().expect("a number")
+        };
+        let before = count();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let task = tokio::spawn(ended);
+        assert_eq!(count(), before + 1);
+        drop(end);
+        assert!(task.await.expect("task").is_err(), "nobody sent anything");
+        assert_eq!(count(), before);
     }
 
     #[test]
