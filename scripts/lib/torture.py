@@ -3,7 +3,7 @@
   --hours H | --minutes M | --events N     how long; N events: exactly the first N of the schedule
   --seed S        the schedule: the same seed, the same events (without one: a new seed each time, printed)
   --nodes N       machines: the first is the master, the others are workers (2); from 4 on three of them are masters
-  --resume        continue the last run where it was, with its seed and machines
+  --resume        continue the last run where it was, with its seed, machines and kinds; others given with it are refused
   --only KIND,…   draw these kinds of events only; `upgrade`, which makes the machines with the older of two stacks, and
                   `agent-upgrade`, which builds the agent once more under another version, are drawn only when named
   --brief         only kinds that take no minutes by their nature, and no event that would not end in the time given
@@ -16,9 +16,10 @@
   demo up → a workload and small disks → event, its cause removed, all well again within its bound → the next
             meanwhile an observer writes, checks and measures (torture_observer.py)
 
-After each event: every acknowledged write is there; only containers that the event may touch were replaced
-(torture_schedule.py says which); masters have the same specs; the node is `ok` and Ready in time; while the cause lasts
-the status reports it; memory, descriptors, threads, logs and state of the agents stay within bounds and do not grow.
+After each event: every acknowledged write is there at every master, and no removed one; only containers that the event may
+touch were replaced (torture_schedule.py says which), and none between two events; masters have the same specs; the node is
+`ok` and Ready in time, and so the plane says; while the cause lasts the status reports it; memory, descriptors, threads,
+tasks, logs and state of the agents stay within bounds and do not grow.
 A failure prints the seed and the number of events that show it.
 
 State is in the demo's ($PF9_DEMO_STATE, here /var/lib/pf9-torture), below torture/: run.json (seed, how many events are
@@ -53,6 +54,7 @@ BEGIN_SECONDS = 300
 # Longest until a status shows the problem: a sweep, a report, a poll.
 SAYS_SECONDS = 150
 TICK = 1.0
+NODES = 2
 # How much later a process may still end that lost a lease, or whose probe failed while the API was down.
 LATE_SECONDS = 90
 # After a recorded failure: longer than any event gets.
@@ -65,6 +67,7 @@ class Torture:
         self.machines = machines
         self.observer = None
         self.lately = []  # events of the last moments, and when each was over
+        self.seen = {}  # what ran when the last event was over
 
     # -- machines
 
@@ -156,12 +159,14 @@ class Torture:
         def well():
             for machine in self.demo.nodes():
                 self.observer.settled(machine)
+            self.observer.known_to_plane()
             return more() if more else True
         wait_for(f"all is well {when}", well, seconds, TICK)
 
     def run_one(self, event):
         watch = Stopwatch()
         before = self.observer.containers()
+        self.nobody_started_again(self.seen, before)
         with torture_events.happens(self, event) as seen:
             also_killed(self.demo, event)
             self.said(event, seen.says)
@@ -169,9 +174,12 @@ class Torture:
         took = watch.seconds()
         self.all_well(f"after {event.kind}", event.within, seen.healed)
         well_after = watch.seconds() - took
-        self.nobody_started_again(event, before)
+        self.seen = self.observer.containers()
+        self.nobody_started_again(before, self.seen, event)
+        self.observer.writes_go_on()
         written = self.observer.all_there()
         self.observer.specs_agree()
+        self.observer.at_rest()
         faults = self.observer.faults()
         if faults:
             raise Fail("an agent is not within its bounds", "\n".join(faults))
@@ -193,21 +201,22 @@ class Torture:
         except Fail as fail:
             raise Fail(fail.what, f"no word of {words}; it says {shown(last)}") from fail
 
-    def nobody_started_again(self, event, before):
-        after = self.observer.containers()
+    def nobody_started_again(self, before, after, event=None):
+        """Without an event: in the pause before it."""
         self.lately = [(other, over) for other, over in self.lately if time.monotonic() < over + LATE_SECONDS]
-        events_of_now = [event, *(other for other, _ in self.lately)]
-        self.lately.append((event, time.monotonic()))
+        reasons = [event] if event else []
+        late = [other for other, _ in self.lately]
+        self.lately += [(each, time.monotonic()) for each in reasons]
         wrong = []
         for name, containers in before.items():
             for gone, now in torture_judge.started_again(containers, after.get(name, {})):
                 group = torture_judge.group(gone)
-                may = any(may_touch(each, name, group) for each in (events_of_now if group != STEADY else [event]))
+                may = any(may_touch(each, name, group) for each in reasons + (late if group != STEADY else []))
                 if not may and not moved(gone, now):
                     place = "another one" if now else "nothing"
                     wrong.append(f"{name}: {gone['namespace']}/{gone['pod']} {gone['name']}: {place}")
         if wrong:
-            raise Fail("containers that the event had no reason to touch were started again", "\n".join(wrong))
+            raise Fail("containers were started again that nothing had a reason to touch", "\n".join(wrong))
 
     # -- the run
 
@@ -232,6 +241,7 @@ class Torture:
                     result = self.run_one(event)
                 # A file or a row that is not there is an answer, too; without it hours would end with a traceback.
                 except (Fail, Stop, OSError, LookupError) as fail:
+                    self.seen = {}
                     self.journal.failed(event, fail)
                     self.told(event, fail)
                     failures.append(event)
@@ -245,7 +255,6 @@ class Torture:
         finally:
             self.observer.stop()
             self.journal.tick()
-
 
     def told(self, event, fail):
         for machine in self.demo.nodes():
@@ -299,6 +308,8 @@ def clock(begun):
 
 
 def machines_of(number):
+    if number is None:
+        return None
     if number < 2:
         raise Fail("--nodes is 2 at least: a master and a worker", code=64)
     masters = 3 if number >= 4 else 1
@@ -313,7 +324,7 @@ def parse(argv):
     long.add_argument("--minutes", type=float)
     parser.add_argument("--events", type=int, default=None)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=None)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", default="", metavar="KIND,…")
     parser.add_argument("--brief", action="store_true")
@@ -333,11 +344,19 @@ def parse(argv):
         parser.error("--brief chooses the kinds itself")
     if args.brief and args.seconds < 2 * WELL_SECONDS:
         parser.error(f"--brief needs {2 * WELL_SECONDS} seconds: nothing would be begun")
-    args.names = args.names or (brief(machines_of(args.nodes)) if args.brief else [])
     return args
 
 
-def summary(journal, failures):
+def asked(args, old):
+    """Seed, machines and kinds of the run. `old`: the one to continue, of which what is not said is left to it (None)."""
+    machines = machines_of(args.nodes)
+    kinds = args.names or (brief(machines or old.get("machines") or machines_of(NODES)) if args.brief else None)
+    if old:
+        return args.seed, machines, kinds
+    return random.randrange(2**32) if args.seed is None else args.seed, machines or machines_of(NODES), kinds or []
+
+
+def summary(journal, failures, observer):
     lines = journal.events()
     kinds = {}
     for line in lines:
@@ -348,6 +367,9 @@ def summary(journal, failures):
         say(f"{kind:<20} {len(some):>6} {sum(line['result'] != 'ok' for line in some):>6} {longest:>18.1f} s")
     say(f"{journal.hours():.2f} hours in all, {len(lines)} events; this run: seed {journal.run['seed']}, "
         f"{journal.done} events done, {len(failures)} of this call failed")
+    masters = len(observer.api.masters)
+    say(f"growth: the longest series of one process has {max(0, observer.flat.longest) / 60:.0f} minutes after its warm-up, "
+        f"{torture_judge.WINDOW_SECONDS // 60} are needed; specs of {masters} master{'s' if masters > 1 else ', with no other'} compared")
     say("\n".join(["for docs/torture.md:", *journal.rows()]))
 
 
@@ -363,7 +385,7 @@ def one_run(args, demo, journal):
     torture = Torture(demo, journal, journal.run["machines"], journal.run["kinds"])
     torture.make(args.resume)
     failures = torture.run(args.seconds, args.count, args.go_on, args.brief)
-    summary(journal, failures)
+    summary(journal, failures, torture.observer)
     return failures
 
 
@@ -398,15 +420,13 @@ def main(argv):
     os.environ.setdefault("PF9_DEMO_STATE", STATE)
     demo = Demo()
     journal = Journal(demo.dir / "torture")
-    seed = random.randrange(2**32) if args.seed is None else args.seed
-    machines = machines_of(args.nodes)
     if args.schedule:
-        for event in events(seed, machines, args.names):
+        for event in events(*asked(args, {})):
             if event.number >= min(args.count, 1000):
                 return 0
             say(event.line())
     need_root("scripts/torture")
-    journal.begin(seed, machines, args.names, args.resume)
+    journal.begin(*asked(args, journal.before() if args.resume else {}), args.resume)
     say(f"seed {journal.run['seed']}, {', '.join(journal.run['machines'])}; {journal.done} events are done")
     failures = one_run(args, demo, journal)
     if failures and args.shrink:

@@ -1,6 +1,7 @@
 """A torture's state on disk: so that it can be resumed, and its hours count.
 
   Journal(dir)   begin, done, failed, hours, rows; one JSON line per event in events.jsonl
+  same_run(old, asked)   Fail where something else is asked for than what is resumed
   minutes(text)  of the rows of a table
 
 A run is its seed, its machines and the kinds of events that are drawn; its progress is the number of events that
@@ -21,12 +22,18 @@ class Journal:
         self.run = {}
         self.last = None
 
+    def before(self):
+        """The last run of this directory, or nothing."""
+        return json.loads(self.state.read_text()) if self.state.exists() else {}
+
     def begin(self, seed, machines, names, resume):
+        """With `resume` what is None is as it was; anything else must be."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        old = json.loads(self.state.read_text()) if self.state.exists() else {}
+        old = self.before()
         if resume:
             if not old:
                 raise Fail("there is no run to take up again", f"{self.state} is not there; begin one without --resume", code=64)
+            same_run(old, {"seed": seed, "machines": machines, "kinds": names})
             self.run = old
         else:
             self.run = {"seed": seed, "machines": machines, "kinds": list(names), "done": 0,
@@ -90,6 +97,19 @@ class Journal:
             failed = sum(line["result"] != "ok" for line in of_it)
             rows.append(f"| {seed} | {len(of_it)} | {failed} | {seconds / 60:.0f} |")
         return rows
+
+
+def same_run(old, asked):
+    """Whoever resumes gets the schedule that was begun: another seed, other machines or kinds would be another one."""
+    wrong = [f"{what}: {shown(value)} was asked for, and the run has {shown(old[what])}" for what, value in asked.items()
+             if value is not None and (set(value) != set(old[what]) if what == "kinds" else value != old[what])]
+    if wrong:
+        raise Fail("--resume continues the last run as it was begun", "\n".join(
+            [*wrong, "leave these out, or begin another run without --resume"]), code=64)
+
+
+def shown(value):
+    return str(value) if isinstance(value, int) else ", ".join(value) or "all"
 
 
 ROW = re.compile(r"^\| \d+ \|.*\| (\d+) \|$", re.M)
