@@ -66,10 +66,15 @@ cd ..
 rm -rf src
 """
 
-# It and the modules of its own repository, which it names by directory; `go` takes the higher version of each module.
+# The modules of its own repository are required as v0.0.0, and named by directory.
+OF_KUBERNETES = r""" -e '/^\t*\(replace \)*k8s\.io\/[^ ]* => \.\//d' -e 's,^\(\t*\(require \)*k8s\.io/[^ ]* v\)0\.0\.0,\1@SIBLINGS@,'"""
+
+# It and the modules of its own repository, which it names by directory, in the versions that it is built with itself: what
+# was compiled is found again only by the version that is required. `go` takes the higher version of each other module.
 BESIDE = """
 go mod download -json k8s.io/kubernetes@v@VERSION@ > beside.json || { cat beside.json; exit 1; }
-go mod edit -require=k8s.io/kubernetes@v@VERSION@ $(sed -n 's,^[ \\t]*\\(k8s.io/[^ ]*\\) => \\./.*,-replace=\\1=\\1@v@SIBLINGS@,p' \\
+go mod edit -require=k8s.io/kubernetes@v@VERSION@ $(sed -n \\
+  's,^[ \\t]*\\(k8s.io/[^ ]*\\) => \\./.*,-dropreplace=\\1 -require=\\1@v@SIBLINGS@,p' \\
   "$(sed -n 's/^\\t"GoMod": "\\(.*\\)",$/\\1/p' beside.json)")
 go get k8s.io/kubernetes@v@VERSION@  # requirements of what is required count only once somebody asks for them
 """
@@ -147,6 +152,8 @@ def script_of(program):
                   {program.module: program.version, **program.more}.items())
     mod += "".join(f" -replace={path}={path}@v{version}" for path, version in program.instead.items())
     without = f" -e '/{program.without}/d'" if program.without else ""
+    # Required and not replaced, as `beside` requires them: a replaced module is compiled for each version it stands for.
+    without += OF_KUBERNETES.replace("@SIBLINGS@", program.siblings) if program.siblings else ""
     fill = {"WITHOUT": without, "MODULE": program.module, "VERSION": program.version, "SIBLINGS": program.siblings or program.version,
             "REQUIRE": mod.strip(), "BESIDE": beside(program.beside), "TAGS": program.tags, "LDFLAGS": program.ldflags,
             "SOURCE": f"cat > main.go <<'END'\n{program.source}END" if program.source else "",
