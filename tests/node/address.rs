@@ -183,7 +183,7 @@ struct AskedInside;
 /// Calls for ever, a line with the time for each answer.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     while :; do\n\
-      if curl -sk --max-time 1 https://10.99.0.250:6443/healthz >/dev/null; then date +%s.%N >> /root/asked; fi\n\
+      if curl -sfk --max-time 1 https://10.99.0.250:6443/healthz >/dev/null; then date +%s.%N >> /root/asked; fi\n\
       sleep 0.2\n\
     done\n\
     EOF\n\

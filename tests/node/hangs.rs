@@ -73,7 +73,7 @@ fn answers_by_port(node: &str) -> Outcome {
     let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
     let at = kubectl(&["get", "node", node, "-o", path])?;
     let page =
-        format!("curl -sS --noproxy '*' --max-time 5 -o /dev/null http://{at}:{PORT}/busybox");
+        format!("curl -sSf --noproxy '*' --max-time 5 -o /dev/null http://{at}:{PORT}/busybox");
     shell(NODES[0], &page).map(drop)
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn works(node: &str) -> Outcome {
             return Err(format!("no {part:?}: {rules}"));
         }
     }
-    let page = "curl -sS --noproxy '*' --max-time 5 -o /dev/null http://$(/opt/pf9/stacks/current/bin/kubectl \
+    let page = "curl -sSf --noproxy '*' --max-time 5 -o /dev/null http://$(/opt/pf9/stacks/current/bin/kubectl \
                 --cache-dir=/tmp/pf9-test --kubeconfig=/etc/pf9/kube.d/kubeconfigs/kubelet.yaml get -n pf9-info svc node-info \
                 -o jsonpath='{.spec.clusterIP}')";
     shell(node, page)?;

@@ -113,7 +113,7 @@ pub(crate) fn fix_of(node: &str, code: &str) -> Outcome<Option<String>> {
 fn is_forwarded_to() -> Outcome {
     let ip = kubectl(&["get", "pod", WEB, "-o", "jsonpath={.status.podIP}"])?;
     let page = format!(
-        "curl -sS --noproxy '*' --max-time 5 -o /dev/null http://{}:8080/busybox",
+        "curl -sSf --noproxy '*' --max-time 5 -o /dev/null http://{}:8080/busybox",
         ip.trim()
     );
     shell(NODES[0], &page).map(drop)

@@ -209,7 +209,7 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     let last = begun.last.as_str();
     KUBELET.put(last)?;
     // Its API is down while it is restarted: how long is reported. Only `ok` is an answer.
-    masters::asks("worker-1", MASTER_AT, "-sfk", "0.5")?;
+    masters::asks("worker-1", MASTER_AT, "0.5")?;
     begun.start()?;
     begun.is_put_back(last, "with a node that was put back")?;
     for node in MACHINES.iter().filter(|node| **node != last) {
