@@ -42,8 +42,8 @@
 //! kc_an_upgrade a master that is a worker as well without power in its switch, a worker without its path, one without the
 //!               plane: all upgraded
 //! ka_three      three masters to the next minor: how long the API is down, at their address and through the plane
-//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; bad ones roll back
-//!                 and stop the fleet
+//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else restarted; an older and a newer
+//!                 package by hand; bad ones roll back and stop the fleet
 //! m_the_machines_patches  updates of the distribution without and with a reboot of the machine; a bad package stops
 //! n_accidents     minutes of `scripts/torture`: accidents at random, and the promises checked against them
 //! ```

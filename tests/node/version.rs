@@ -1,5 +1,6 @@
 //! The fleet's agents go to another version, ordered by the plane through their tunnels; one that exits immediately and
-//! one that hangs roll back on their own and stop the fleet, and so does one whose machine loses power.
+//! one that hangs roll back on their own and stop the fleet, and so does one whose machine loses power. In between an older
+//! and a newer package are installed by hand.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::demo::{
-    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, plane, ready_through_plane, shell,
-    state, up,
+    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, plane,
+    ready_through_plane, shell, state, up,
 };
 
 /// The same programs, built with another version number.
@@ -35,7 +36,8 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     let others = NODES.map(|node| runs(node, OTHERS));
     let good = package(GOOD)?;
     // The present version as well: it is what they roll back to.
-    import(&only_deb(&state().join("package"))?, &from)?;
+    let present = only_deb(&state().join("package"))?;
+    import(&present, &from)?;
     import(&good, GOOD)?;
     let asking = Asking::start();
     order(GOOD, "100%")?;
@@ -58,6 +60,10 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     if NODES.map(|node| runs(node, OTHERS)) != others {
         return Err("something else than the agent was started again".into());
     }
+    by_hand(
+        NODES[0],
+        [(present.as_path(), from.as_str()), (good.as_path(), GOOD)],
+    )?;
     for (version, does) in [(ENDS, "exit 1"), (HANGS, "exec sleep infinity")] {
         stops_the_fleet(&broken(&good, version, does)?, version)?;
     }
@@ -66,6 +72,50 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
         return Err("it is not the other version that runs".into());
     }
     demo(&["down"]).map(drop)
+}
+
+/// What a person sets, and whether a unit begins at boot; who the host is.
+const KEPT: &str = "cat /etc/pf9/host_id.conf; sha256sum /etc/pf9/hostagent.toml; \
+                    systemctl is-enabled pf9-comms.service pf9-hostagent.service pf9-nodeletd.socket || :";
+
+/// `dpkg -i` of these, one after the other: the host remains who it is, with what a person changed on it, and is hardly
+/// out of reach.
+fn by_hand(node: &str, packages: [(&Path, &str); 2]) -> Outcome {
+    shell(
+        node,
+        "cp -p /etc/pf9/hostagent.toml /root && printf '\n# by hand\n' >> /etc/pf9/hostagent.toml && \
+         systemctl --quiet disable pf9-comms.service",
+    )?;
+    let (kept, others) = (shell(node, KEPT)?, runs(node, OTHERS)?);
+    if !kept.contains("disabled") {
+        return Err(format!("nothing that could be enabled again: {kept}"));
+    }
+    for (package, version) in packages {
+        let there = machine_dir(node).join("root/root/by-hand.deb");
+        std::fs::copy(package, there).map_err(|e| e.to_string())?;
+        let asking = Asking::start();
+        shell(node, "dpkg -i /root/by-hand.deb")?;
+        eventually("Ready", PROVEN, || ready_through_plane(node))?;
+        eventually("well", PROVEN, || agent_is_ok(node))?;
+        let gap = asking.longest()?;
+        println!(
+            "{version} by hand: {:.1} s out of reach at most",
+            gap.as_secs_f32()
+        );
+        let runs_now = said(&shell(node, "pf9ctl --version")?)?;
+        if runs_now != version || gap >= GAP {
+            return Err(format!("{version}: {runs_now} runs; {gap:?} out of reach"));
+        }
+        let now = (shell(node, KEPT)?, runs(node, OTHERS)?);
+        if now != (kept.clone(), others.clone()) {
+            return Err(format!("{version}: {now:?}, not {kept:?}, {others:?}"));
+        }
+    }
+    shell(
+        node,
+        "mv /root/hostagent.toml /etc/pf9/ && systemctl --quiet enable pf9-comms.service && rm /root/by-hand.deb",
+    )?;
+    installed(node, GOOD)
 }
 
 /// One host tries it and rolls back, and no other gets the order.
