@@ -291,6 +291,7 @@ pub(super) mod tests {
             backup_key: backups::new_key(),
             rotation: None,
             roll: None,
+            patch_blocked: None,
             members: Vec::new(),
             departed: Vec::new(),
             etcd_revoked: None,

@@ -140,6 +140,7 @@ pub(super) async fn create(
                 backup_key: backups::new_key(),
                 rotation: None,
                 roll: None,
+                patch_blocked: None,
                 members: Vec::new(),
                 departed: Vec::new(),
                 etcd_revoked: None,
@@ -282,8 +283,8 @@ pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -
             for member in &cluster.members {
                 change.touch(member.host);
             }
-            change.put(&CLUSTERS, &id.to_string(), &cluster)?;
-            rolls::patches::consider(change, &mut cluster)
+            change.consider(id);
+            Ok(change.put(&CLUSTERS, &id.to_string(), &cluster)?)
         })
         .await?;
     tracing::info!(cluster = %id, "cluster's settings changed");

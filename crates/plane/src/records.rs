@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::people::{self, ProjectId};
-use super::rolls::{Roll, UpgradeSettings};
+use super::rolls::{PatchBlocked, Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::store::Rows;
 use super::{agents, alerts, audit};
@@ -207,6 +207,9 @@ pub(super) struct Cluster {
     /// The newest roll to another stack, running or over.
     #[serde(default)]
     pub(super) roll: Option<Roll>,
+    /// What its API had against the patch that its policy asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) patch_blocked: Option<PatchBlocked>,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
     /// Former nodes, while a certificate of theirs may be valid; see `departures`.

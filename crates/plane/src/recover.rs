@@ -378,6 +378,11 @@ fn generation_of(known: &Known) -> Generation {
     spec.map_or(Generation::default(), |s| s.generation)
 }
 
+/// The host follows a newer spec than this plane issued to it.
+pub(super) fn is_ahead(status: &HostStatus, issued: Option<Generation>) -> bool {
+    newest_of(status) > issued.unwrap_or_default()
+}
+
 /// The newest generation that the host, or what is installed on it, follows.
 fn newest_of(status: &HostStatus) -> Generation {
     let installed = status.node.as_ref().and_then(|n| n.installed.as_ref());

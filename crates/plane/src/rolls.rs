@@ -18,6 +18,7 @@
 //! | `os`     | the distributions' updates: findings, start, plan |
 //! | `verbs`  | begin, pause, resume, cancel, back (pure) |
 //! | `window`, `patches` | when steps may begin (pure), and patches that start automatically |
+//! | `automatic` | the task that looks for those, and asks clusters before |
 //! | `gates`  | findings about the stack, hosts and the cluster that block a roll (pure) |
 //! | `asked`  | findings from the cluster's own API |
 //! | `plan`, `show`, `numbers` | the plan and the progress: for people and for Prometheus |
@@ -35,6 +36,7 @@
 //! it will need.
 
 mod asked;
+pub(super) mod automatic;
 mod engine;
 mod gates;
 pub(super) mod http;
@@ -67,6 +69,7 @@ use verbs::{Begin, back, begin, cancel, pause, resume};
 pub(super) use engine::take_in;
 pub(super) use gates::{Finding, Weight, stands};
 pub(super) use http::stands as refused_by;
+pub(super) use patches::Blocked as PatchBlocked;
 pub(super) use runner::heard as heard_of;
 pub(super) use verbs::{require_at_rest, require_free};
 pub(super) use window::{Patches, UpgradeSettings, Window};

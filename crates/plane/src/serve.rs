@@ -39,7 +39,9 @@ use super::strangers::{Outside, Stranger, Strangers};
 use super::terminal::{Terminal, TerminalConfig};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks, standing, terminal};
+use super::{
+    admin, bootstrap, endpoints, maintenance, rights, rolls, routes, stacks, standing, terminal,
+};
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::mux;
 use pf9_hostagent::seam::disk;
@@ -68,6 +70,8 @@ pub struct ServeConfig {
     pub connections: usize,
     /// How often every cluster's API is asked whether it is there.
     pub probe_every: Duration,
+    /// How often what a patch policy asks for and could not start is looked at again.
+    pub patches_every: Duration,
     /// The etcd that the rows are in; absent: in the state directory.
     pub etcd: Option<EtcdPlace>,
     /// `HOST:PORT` at which other planes of the fleet reach this one; absent: the listen address, if it is a single one.
@@ -125,6 +129,7 @@ impl ServeConfig {
             host_certificate: LEAF_LIFE,
             connections: CONNECTIONS_MAX,
             probe_every: alerts::PROBE_EVERY,
+            patches_every: rolls::automatic::LOOK_EVERY,
             etcd: None,
             peer: None,
             terminal: TerminalConfig::default(),
@@ -213,6 +218,10 @@ impl Server {
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
+        tasks.spawn(rolls::automatic::keep(
+            Arc::clone(&plane),
+            config.patches_every,
+        ));
         tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
         tasks.spawn(maintenance::keep(Arc::clone(&plane)));
         tasks.spawn(bundles::keep(Arc::clone(&plane)));

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 
-use super::records::{STACKS, Stack};
+use super::records::{CLUSTERS, STACKS, Stack};
 use super::refusal::{Answer, Refusal, chain};
-use super::rolls;
 use super::served::{CHUNK, Served};
 use super::state::Plane;
 use super::store::Read;
@@ -52,7 +51,10 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
             let key = row.reference.manifest.to_string();
             if change.get(&STACKS, &key)?.is_none() {
                 change.put(&STACKS, &key, &row)?;
-                rolls::patches::imported(change)?;
+                // Its policy may want it.
+                for (_, cluster) in change.all(&CLUSTERS)? {
+                    change.consider(cluster.id);
+                }
             }
             Ok(())
         })

@@ -32,6 +32,7 @@ use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
 use super::refused::Refused;
 use super::rights::Rights;
+use super::rolls::automatic::Looks;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
 use super::specs::{self, Announcer};
@@ -82,6 +83,8 @@ pub(super) struct Plane {
     pub(super) alerts: alerts::Board,
     /// Notified when a host reported something that may advance the fleet's roll.
     pub(super) agents: Notify,
+    /// Clusters whose policy may start a patch now.
+    pub(super) patches: Looks,
     /// Audit entries that are not stored yet.
     pub(super) audit: Ledger,
     /// Notified of every change, for pages that show it.
@@ -138,6 +141,8 @@ pub(super) struct Change<'a> {
     /// Clusters whose rights change.
     clusters: BTreeSet<ClusterId>,
     raised: BTreeMap<HostId, Generation>,
+    /// Clusters whose policy may start a patch afterwards.
+    considered: BTreeSet<ClusterId>,
     /// The time of the change.
     pub(super) now: Timestamp,
 }
@@ -174,6 +179,7 @@ impl Plane {
             rights: Rights::default(),
             alerts: alerts::Board::reaching(parts.receiver_networks),
             agents: Notify::new(),
+            patches: Looks::default(),
             audit: Ledger::default(),
             changes: Changes::default(),
             passwords: parts.passwords,
@@ -247,6 +253,7 @@ impl Plane {
             let touched = std::mem::take(&mut change.touched);
             let clusters = std::mem::take(&mut change.clusters);
             let raised = std::mem::take(&mut change.raised);
+            let considered = std::mem::take(&mut change.considered);
             let keys = change.keys.take();
             let ring = keys.clone().unwrap_or_else(|| self.keys.ring());
             let key = &ring.signing.current;
@@ -254,12 +261,12 @@ impl Plane {
             changed.extend(specs::raise(write, &raised, key, now)?);
             // Replaced under the store's lock: every change sees the keys that its rows name.
             before = keys.map(|new| self.keys.replace(new));
-            Ok::<_, Refusal>((out, changed, clusters))
+            Ok::<_, Refusal>((out, changed, clusters, considered))
         });
         if let (Err(_), Some(before)) = (&done, before) {
             self.keys.replace(before);
         }
-        let (out, changed, clusters) = done?;
+        let (out, changed, clusters, considered) = done?;
         for (host, generation) in &changed {
             tracing::info!(%host, %generation, "spec signed");
         }
@@ -269,6 +276,7 @@ impl Plane {
         for cluster in clusters {
             self.rights.poke(cluster);
         }
+        self.patches.poke(considered);
         Ok(out)
     }
 
@@ -288,6 +296,7 @@ impl<'a> Change<'a> {
             keys: None,
             clusters: BTreeSet::new(),
             raised: BTreeMap::new(),
+            considered: BTreeSet::new(),
             now,
         }
     }
@@ -306,6 +315,11 @@ impl<'a> Change<'a> {
     /// Gives this host a spec beyond this generation, whether its content changed or not.
     pub(super) fn raise(&mut self, host: HostId, above: Generation) {
         self.raised.insert(host, above);
+    }
+
+    /// Has this cluster's patch policy looked at.
+    pub(super) fn consider(&mut self, cluster: ClusterId) {
+        self.considered.insert(cluster);
     }
 
     /// Reconciles the API of this cluster.

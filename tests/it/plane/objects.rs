@@ -44,6 +44,11 @@ impl Objects {
             .insert(path.into(), object);
     }
 
+    /// And this is removed.
+    pub(super) fn remove(&self, path: &str) {
+        self.0.lock().expect("lock").objects.remove(path);
+    }
+
     pub(super) fn get(&self, path: &str) -> Option<Value> {
         self.0.lock().expect("lock").objects.get(path).cloned()
     }

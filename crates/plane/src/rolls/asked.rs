@@ -73,16 +73,17 @@ pub(super) async fn ask(
     }
     match said(plane, cluster).await {
         Ok(said) => findings(&said, to, then),
-        Err(why) => {
-            let what = "the cluster's API could not be checked for blockers";
-            let fault =
-                blocked(what, why).fix("check that a master is connected and its API answers");
-            vec![Finding {
-                id: "api".into(),
-                weight: Weight::Blocks,
-                fault,
-            }]
-        }
+        Err(why) => vec![not_asked(why)],
+    }
+}
+
+/// The finding that it could not be asked.
+pub(super) fn not_asked(why: String) -> Finding {
+    let what = "the cluster's API could not be checked for blockers";
+    Finding {
+        id: "api".into(),
+        weight: Weight::Blocks,
+        fault: blocked(what, why).fix("check that a master is connected and its API answers"),
     }
 }
 

@@ -194,11 +194,6 @@ pub(crate) async fn start(
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             require_probe(&**change, &policy, &asked.to)?;
-            let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
-            plan.found.extend(asked.found);
-            if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
-                return Err(stands(finding));
-            }
             if let Some(window) = wanted.window {
                 cluster.settings.upgrade.window = Some(window);
             }
@@ -208,7 +203,7 @@ pub(crate) async fn start(
                 by: By::Operator,
                 despite: wanted.despite,
             };
-            begun(change, &mut cluster, begin)?;
+            begin_unless(change, &mut cluster, begin, asked.found)?;
             show::json_of(&**change, &cluster, Kind::Stack, change.now)
         })
         .await?;
@@ -270,8 +265,19 @@ pub(crate) fn stands(finding: &Finding) -> Refusal {
     Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
 }
 
-/// Starts the checked roll, and stores it.
-pub(super) fn begun(change: &mut Change<'_>, cluster: &mut Cluster, wanted: Begin) -> Answer<()> {
+/// Starts a roll and stores it, unless a finding stands: the one way for operators and for patch policies. `asked`: those
+/// of the cluster's API.
+pub(super) fn begin_unless(
+    change: &mut Change<'_>,
+    cluster: &mut Cluster,
+    wanted: Begin,
+    asked: Vec<Finding>,
+) -> Answer<()> {
+    let mut plan = plan::make(&**change, cluster, &wanted.to, change.now)?;
+    plan.found.extend(asked);
+    if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
+        return Err(stands(finding));
+    }
     let before = cluster.roll.clone();
     let now = change.now;
     let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);

@@ -1,26 +1,27 @@
-//! Patch releases that a cluster takes automatically, by its policy.
+//! Patch releases that a cluster takes automatically, by its policy: which one, what blocks it, and its start. The task
+//! that looks and asks is `automatic`.
 //!
-//! Evaluated when a stack is imported, when the policy changes and when a roll ends: the input changes a few times a
-//! month. What blocked a patch then may be over with any report of a master; until then `waiting` says what it is, from
-//! the same rows. The cluster's own API is not asked before: no API is removed within a minor, and a budget that never
-//! allows an eviction stops the roll at its node, with a reason.
+//! They start as an operator's upgrade does: what the store knows first, then the findings of the cluster's own API, which
+//! is asked only if nothing else blocks. What blocks a patch may be over with any report of a master; until then `waiting`
+//! says what it is: from the same rows, and from the API's last answer, which the cluster's row keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::window::Patches;
 use super::{
-    Begin, By, Finding, Kind, Policy, State, Weight, gates, http, newest, plan, require_free,
+    Begin, By, Finding, Kind, Policy, Roll, State, Weight, gates, http, newest, plan, require_free,
 };
 use crate::agents::repository::trusted;
-use crate::records::{CLUSTERS, Cluster, SPECS, Stack};
-use crate::refusal::Answer;
-use crate::stacks;
+use crate::records::{CLUSTERS, Cluster, SPECS, STATUSES, Stack};
+use crate::refusal::{Answer, Refusal};
 use crate::state::Change;
 use crate::store::Read;
+use crate::{recover, stacks, view};
 use pf9_hostagent::model::{
-    ClusterId, Digest, DocumentKind, Fault, FaultCode, HostId, HostStatus, StackRef, TrustStore,
+    ClusterId, Digest, DocumentKind, Fault, FaultCode, HostId, NodeName, StackRef, TrustStore,
 };
 
 /// A patch for a cluster to take.
@@ -29,6 +30,15 @@ struct Patch {
     stack: StackRef,
     /// Its steps ignore the window.
     at_once: bool,
+    /// A person cancelled the last upgrade, and nothing was imported since: no report starts another one.
+    cancelled: bool,
+}
+
+/// What a cluster's API had against a patch when it was last asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Blocked {
+    to: StackRef,
+    fault: Fault,
 }
 
 /// What the policies of all clusters choose from.
@@ -46,63 +56,104 @@ impl Supply {
     }
 }
 
-/// A stack was imported: starts it on clusters whose policy wants it.
-pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
-    for (_, mut cluster) in change.all(&CLUSTERS)? {
-        consider(change, &mut cluster)?;
-    }
-    Ok(())
-}
-
-/// A master's status was stored: starts what the cluster's policy asks for and could not start before, such as while that
-/// master was unhealthy. Nothing is logged while something still blocks it.
-pub(super) fn heard(
-    change: &mut Change<'_>,
-    cluster: &mut Cluster,
-    host: HostId,
-    status: &HostStatus,
-) -> Answer<()> {
-    if !takes_patches(cluster)
-        || is_cancelled(cluster)
-        || !cluster.masters().any(|m| m.host == host)
-    {
-        return Ok(());
-    }
-    // A restored plane has older specs than its hosts: nothing starts before a person recovered it.
-    let issued = change.get(&SPECS, &host.to_string())?;
-    if issued.is_none_or(|spec| spec.generation != status.observed_generation) {
-        return Ok(());
-    }
-    let supply = Supply::load(&**change)?;
-    match weighed(&**change, &supply, cluster, change.now)? {
-        Some((patch, None)) => start(change, cluster, patch),
-        Some((_, Some(_))) | None => Ok(()),
+/// A master's status was stored: what blocked a patch may be over.
+pub(super) fn heard(change: &mut Change<'_>, cluster: &Cluster, host: HostId) {
+    if cluster.masters().any(|m| m.host == host) {
+        consider(change, cluster);
     }
 }
 
-/// A report changed a roll, which may have ended by it.
-pub(super) fn ended(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
-    match is_cancelled(cluster) {
-        true => Ok(()),
-        false => consider(change, cluster),
+/// Has the task look at it, if it takes patches now.
+pub(super) fn consider(change: &mut Change<'_>, cluster: &Cluster) {
+    if takes_patches(cluster) {
+        change.consider(cluster.id);
     }
 }
 
-/// Starts the roll that this cluster's policy asks for, if any, and stores it.
-pub(crate) fn consider(change: &mut Change<'_>, cluster: &mut Cluster) -> Answer<()> {
-    if !takes_patches(cluster) {
-        return Ok(());
+/// A cluster's patch that nothing the plane knows blocks: its API is asked next.
+pub(super) struct Free {
+    pub(super) cluster: Cluster,
+    pub(super) to: StackRef,
+}
+
+/// Those of these clusters (none: of all), and what failed for others.
+pub(super) fn free(
+    rows: &impl Read,
+    which: Option<&BTreeSet<ClusterId>>,
+    now: Timestamp,
+) -> Answer<(Vec<Free>, Vec<Refusal>)> {
+    let all = rows.all(&CLUSTERS)?.into_iter().map(|(_, cluster)| cluster);
+    let asked = |c: &Cluster| which.is_none_or(|which| which.contains(&c.id));
+    let clusters: Vec<Cluster> = all.filter(|c| asked(c) && takes_patches(c)).collect();
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    if clusters.is_empty() {
+        return Ok((found, failed));
     }
-    let supply = Supply::load(&**change)?;
-    match weighed(&**change, &supply, cluster, change.now)? {
-        Some((patch, None)) => start(change, cluster, patch),
-        Some((_, Some(fault))) => {
-            // A refusal must not fail the import or report that triggered this.
-            tracing::warn!(cluster = %cluster.id, "{fault}");
-            Ok(())
+    let supply = Supply::load(rows)?;
+    for cluster in clusters {
+        match weighed(rows, &supply, &cluster, now) {
+            Ok(Some((patch, None))) => found.push(Free {
+                cluster,
+                to: patch.stack,
+            }),
+            Ok(Some((_, Some(_))) | None) => {}
+            // The others do not wait for it.
+            Err(refusal) => failed.push(refusal),
         }
-        None => Ok(()),
     }
+    Ok((found, failed))
+}
+
+/// What the cluster's API said is known: starts the patch, as an operator's upgrade starts, or keeps what blocks it. True
+/// if it started.
+pub(super) fn start(
+    change: &mut Change<'_>,
+    id: ClusterId,
+    to: &StackRef,
+    asked: Vec<Finding>,
+) -> Answer<bool> {
+    let Some(mut cluster) = change.get(&CLUSTERS, &id.to_string())? else {
+        return Ok(false);
+    };
+    let supply = Supply::load(&**change)?;
+    let patch = match weighed(&**change, &supply, &cluster, change.now)? {
+        Some((patch, None)) if patch.stack == *to => patch,
+        // Something else is wanted, or blocks it meanwhile.
+        Some(_) | None => return Ok(false),
+    };
+    if let Some(finding) = gates::stands(&asked, &[]) {
+        let fault = blocked(&cluster, to, finding);
+        keep(change, &mut cluster, to, fault)?;
+        return Ok(false);
+    }
+    cluster.patch_blocked = None;
+    let begin = Begin {
+        to: patch.stack,
+        policy: Policy {
+            any_time: patch.at_once,
+            ..Policy::default()
+        },
+        by: By::PatchPolicy,
+        despite: Vec::new(),
+    };
+    http::begin_unless(change, &mut cluster, begin, asked)?;
+    Ok(true)
+}
+
+/// Keeps what the cluster's API has against it, for people.
+fn keep(change: &mut Change<'_>, cluster: &mut Cluster, to: &StackRef, fault: Fault) -> Answer<()> {
+    let blocked = Some(Blocked {
+        to: to.clone(),
+        fault,
+    });
+    if cluster.patch_blocked == blocked {
+        return Ok(());
+    }
+    if let Some(blocked) = &blocked {
+        tracing::warn!(cluster = %cluster.id, "{}", blocked.fault);
+    }
+    cluster.patch_blocked = blocked;
+    Ok(change.put(&CLUSTERS, &cluster.id.to_string(), cluster)?)
 }
 
 /// Clusters with a patch that their policy asks for and that does not start, each with what blocks it and what to do.
@@ -115,18 +166,18 @@ pub(crate) fn waiting(
         return Ok(BTreeMap::new());
     }
     let supply = Supply::load(rows)?;
-    let mut all = BTreeMap::new();
+    let mut waiting = BTreeMap::new();
     for cluster in clusters {
         let Some((patch, blocked)) = weighed(rows, &supply, cluster, now)? else {
             continue;
         };
-        let fault = match is_cancelled(cluster) {
-            true => Some(cancelled(cluster, &patch.stack)),
-            false => blocked,
-        };
-        all.extend(fault.map(|fault| (cluster.id, fault)));
+        let said = cluster.patch_blocked.as_ref();
+        let said = said.filter(|said| said.to == patch.stack);
+        if let Some(fault) = blocked.or_else(|| said.map(|said| said.fault.clone())) {
+            waiting.insert(cluster.id, fault);
+        }
     }
-    Ok(all)
+    Ok(waiting)
 }
 
 /// The same of one cluster.
@@ -144,12 +195,7 @@ fn takes_patches(cluster: &Cluster) -> bool {
         && !cluster.roll.as_ref().is_some_and(super::Roll::is_under_way)
 }
 
-/// What a person cancelled goes on by a person's word, or with the next patch that is imported; no report starts it.
-fn is_cancelled(cluster: &Cluster) -> bool {
-    newest(cluster, Kind::Stack).is_some_and(|roll| roll.state == State::Cancelled)
-}
-
-/// The patch that the policy asks for, and what blocks it. A store that fails is no reason of the cluster's.
+/// The patch that the policy asks for, and what blocks it as far as the store knows.
 fn weighed(
     rows: &impl Read,
     supply: &Supply,
@@ -162,32 +208,58 @@ fn weighed(
     let Some(patch) = wanted(cluster, &supply.stacks, &supply.trust) else {
         return Ok(None);
     };
-    let to = &patch.stack;
-    // The end of the previous one may not have been acknowledged yet.
-    let free = require_free(cluster, &not_started(to));
-    let blocked = match free.and_then(|()| plan::make(rows, cluster, to, now)) {
-        Ok(plan) => gates::stands(&plan.found, &[]).map(|finding| blocked(cluster, to, finding)),
-        Err(refusal) if refusal.status.is_client_error() => {
-            let mut fault = *refusal.fault;
-            fault.what = not_started(to);
-            Some(fault)
-        }
-        Err(refusal) => return Err(refusal),
+    let blocked = match held(rows, cluster, &patch, now)? {
+        Some(fault) => Some(fault),
+        None => found(rows, cluster, &patch.stack, now)?,
     };
     Ok(Some((patch, blocked)))
 }
 
-fn start(change: &mut Change<'_>, cluster: &mut Cluster, patch: Patch) -> Answer<()> {
-    let begin = Begin {
-        to: patch.stack,
-        policy: Policy {
-            any_time: patch.at_once,
-            ..Policy::default()
-        },
-        by: By::PatchPolicy,
-        despite: Vec::new(),
-    };
-    http::begun(change, cluster, begin)
+/// What only a person, or the next import, ends.
+fn held(
+    rows: &impl Read,
+    cluster: &Cluster,
+    patch: &Patch,
+    now: Timestamp,
+) -> Answer<Option<Fault>> {
+    if patch.cancelled {
+        return Ok(Some(cancelled(cluster, &patch.stack)));
+    }
+    for master in cluster.masters() {
+        let id = master.host.to_string();
+        let said = rows.get(&STATUSES, &id)?;
+        let Some(said) = said.filter(|said| view::is_responding(said, now)) else {
+            continue;
+        };
+        let issued = rows.get(&SPECS, &id)?.map(|spec| spec.generation);
+        if recover::is_ahead(&said.status, issued) {
+            return Ok(Some(restored(&master.node_name, &patch.stack)));
+        }
+    }
+    Ok(None)
+}
+
+/// What blocks an upgrade to it, by an operator as well.
+fn found(
+    rows: &impl Read,
+    cluster: &Cluster,
+    to: &StackRef,
+    now: Timestamp,
+) -> Answer<Option<Fault>> {
+    // The end of the previous one may not have been acknowledged yet.
+    let free = require_free(cluster, &not_started(to));
+    match free.and_then(|()| plan::make(rows, cluster, to, now)) {
+        Ok(plan) => {
+            Ok(gates::stands(&plan.found, &[]).map(|finding| blocked(cluster, to, finding)))
+        }
+        Err(refusal) if refusal.status.is_client_error() => {
+            let mut fault = *refusal.fault;
+            fault.what = not_started(to);
+            Ok(Some(fault))
+        }
+        // The store failed: that is nothing about the patch.
+        Err(refusal) => Err(refusal),
+    }
 }
 
 fn not_started(to: &StackRef) -> String {
@@ -224,13 +296,22 @@ fn cancelled(cluster: &Cluster, to: &StackRef) -> Fault {
     Fault::new(FaultCode::RollNotNow, not_started(to), why).fix(fix)
 }
 
+/// Nothing starts before a person recovered the plane: its records may lack an upgrade.
+fn restored(master: &NodeName, to: &StackRef) -> Fault {
+    let why = format!(
+        "this plane was restored from a backup: node {master} has a newer spec than its records"
+    );
+    Fault::new(FaultCode::RollNotNow, not_started(to), why).fix("run pf9-plane recover")
+}
+
 /// The newest of its minor that is newer than what it has, and than the last decision.
 fn wanted(cluster: &Cluster, all: &[Stack], trust: &TrustStore) -> Option<Patch> {
     let own = all.iter().find(|s| s.reference == cluster.stack)?;
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
+    let last = newest(cluster, Kind::Stack);
     // A roll that a person reverted or cancelled is not started again automatically.
-    let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
+    let since = last.map(|r| r.began_at);
     let newer = all.iter().filter_map(|stack| {
         let of = version(stack)?;
         let follows = (of.major, of.minor) == (has.major, has.minor)
@@ -244,9 +325,15 @@ fn wanted(cluster: &Cluster, all: &[Stack], trust: &TrustStore) -> Option<Patch>
         Patches::AtOnce => newer.iter().any(|(_, _, s)| mends(s, trust)),
         Patches::Window | Patches::Off => false,
     };
+    let cancelled = last.filter(|roll| roll.state == State::Cancelled);
+    let came = |roll: &Roll| {
+        let ended = roll.ended_at.unwrap_or(roll.began_at);
+        newer.iter().any(|(_, at, _)| *at > ended)
+    };
     Some(Patch {
         stack: newest.reference.clone(),
         at_once,
+        cancelled: cancelled.is_some_and(|roll| !came(roll)),
     })
 }
 
@@ -269,9 +356,11 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::compute::tests::{cluster, now};
+    use crate::compute::tests::{add, cluster, host, now};
+    use crate::records::{STACKS, tables};
     use crate::rolls::testing::{key, roll_to, stack};
-    use crate::rolls::{Goal, Roll, Way};
+    use crate::rolls::{Goal, Way};
+    use crate::store::Store;
     use pf9_hostagent::model::{OsOrder, SigningKey};
 
     fn trust() -> TrustStore {
@@ -385,28 +474,81 @@ mod tests {
 
     /// Only an upgrade counts: a cancelled update of the distributions says nothing about stacks.
     #[test]
-    fn after_a_cancelled_upgrade_no_report_starts_a_patch() {
+    fn after_a_cancelled_upgrade_only_a_later_import_starts_a_patch() {
+        let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 2, false)];
         let mut cluster = cluster();
-        assert!(!is_cancelled(&cluster), "there was none");
-        let upgrade = |state| Roll {
+        cluster.stack = all[0].reference.clone();
+        cluster.settings.upgrade.patches = Patches::Window;
+        let held = |roll: Option<Roll>| {
+            let mut cluster = cluster.clone();
+            cluster.roll = roll;
+            wanted(&cluster, &all, &trust()).expect("wanted").cancelled
+        };
+        assert!(!held(None), "there was none");
+        // Began before the import; ended before or after it.
+        let upgrade = |state, ended| Roll {
             state,
+            began_at: now() + SignedDuration::from_hours(1),
+            ended_at: Some(now() + ended),
             ..roll_to(&cluster, &cluster.stack)
         };
+        let [before, after] = [90, 180].map(SignedDuration::from_mins);
         let update = |state, other: &Roll| Roll {
             goal: Goal::Os(OsOrder::default()),
             other: Some(Box::new(other.clone())),
-            ..upgrade(state)
+            ..upgrade(state, after)
         };
-        let (done, stopped) = (upgrade(State::Done), upgrade(State::Cancelled));
-        let after = [
+        let (done, stopped) = (
+            upgrade(State::Done, after),
+            upgrade(State::Cancelled, after),
+        );
+        for (roll, want) in [
             (done.clone(), false),
             (stopped.clone(), true),
+            (upgrade(State::Cancelled, before), false),
             (update(State::Done, &stopped), true),
             (update(State::Cancelled, &done), false),
-        ];
-        for (roll, held) in after {
-            cluster.roll = Some(roll);
-            assert_eq!(is_cancelled(&cluster), held, "{:?}", cluster.roll);
+        ] {
+            assert_eq!(held(Some(roll.clone())), want, "{roll:?}");
         }
+    }
+
+    /// A patch for a cluster of a master and this worker, weighed.
+    fn weighed_in(
+        change: impl FnOnce(&mut Change<'_>, HostId),
+    ) -> Answer<Option<(Patch, Option<Fault>)>> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+        let all = [stack("1.36.3-1", 0, false), stack("1.36.4-1", 1, false)];
+        let mut cluster = cluster();
+        add(&mut cluster, &[(1, true), (2, false)]).expect("attach");
+        cluster.stack = all[0].reference.clone();
+        cluster.settings.upgrade.patches = Patches::Window;
+        let kept: Answer<()> = store.write(|write| {
+            let mut open = Change::new(write, now());
+            for stack in &all {
+                open.put(&STACKS, &stack.reference.manifest.to_string(), stack)?;
+            }
+            change(&mut open, host(2));
+            Ok(())
+        });
+        kept.expect("kept");
+        let supply = Supply {
+            stacks: all.into(),
+            trust: trust(),
+        };
+        weighed(&store.read().expect("read"), &supply, &cluster, now())
+    }
+
+    #[test]
+    fn a_store_that_fails_is_no_finding() {
+        let (_, fault) = weighed_in(|_, _| {}).expect("read").expect("wanted");
+        assert!(fault.is_some(), "its master never reported");
+        let failed = weighed_in(|change, host| {
+            let rows = STATUSES.as_type::<u64>();
+            change.put(&rows, &host.to_string(), &5).expect("put");
+        });
+        let refusal = failed.expect_err("its row cannot be read");
+        assert!(refusal.status.is_server_error(), "{}", refusal.fault);
     }
 }

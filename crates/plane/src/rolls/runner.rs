@@ -31,7 +31,8 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
         roll.is_under_way() || roll.parts.get(&host).is_some_and(between)
     });
     let Some(before) = matters.cloned() else {
-        return patches::heard(change, &mut cluster, host, status);
+        patches::heard(change, &cluster, host);
+        return Ok(());
     };
     let Some(issued) = change.get(&SPECS, &host.to_string())? else {
         return Ok(());
@@ -56,7 +57,7 @@ pub(crate) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     if changed {
         tell(change, &cluster, Some(&before))?;
         change.put(&CLUSTERS, &id.to_string(), &cluster)?;
-        patches::ended(change, &mut cluster)?;
+        patches::consider(change, &cluster);
         if has_probes(&cluster) {
             change.reconcile(id);
         }

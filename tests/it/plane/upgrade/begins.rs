@@ -1,9 +1,12 @@
 //! Whether and when an upgrade begins: what is refused, who asks for it, what it waits for.
 
+use std::time::Duration;
+
 use http::Method;
 use pf9_hostagent::model::{CertPurpose, UpgradeStage};
 use serde_json::{Value, json};
 
+use super::super::bed::{Bed, until};
 use super::super::kube;
 use super::{AT, NO_API, World, code, import};
 
@@ -111,32 +114,57 @@ async fn steps_wait_for_the_window() {
     assert_eq!(world.told(0).await.0, Some(UpgradeStage::Etcd));
 }
 
+/// A cluster with an API that has nothing against an upgrade; the plane does not wait a minute before it looks again.
+async fn with_api() -> (World, kube::Api) {
+    let often = Duration::from_millis(200);
+    let bed = Bed::with(|config| config.patches_every = often).await;
+    let mut world = World::of(bed, ["1.36.3", "3.6.16"], ["1.37.2", "3.7.3"]).await;
+    let cluster = world.cluster;
+    let api = kube::master(cluster, &mut world.nodes[0].0, CertPurpose::ApiServer).await;
+    api.objects.put("/metrics", "".into());
+    (world, api)
+}
+
+async fn set(world: &World, patches: &str) {
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let policy = json!({"upgrade": {"patches": patches}});
+    assert_eq!(world.bed.ask(Method::PATCH, &path, policy).await.0, 200);
+}
+
+async fn comes_to(world: &World, wanted: &str) {
+    until(|| async { (world.state().await == wanted).then_some(()) }).await;
+}
+
+/// Why a patch does not start, as soon as it says that.
+async fn blocked_by(world: &World, words: &str) -> Value {
+    until(|| async {
+        let blocked = world.bed.admin_get(AT).await.1["patchBlocked"].clone();
+        blocked.to_string().contains(words).then_some(blocked)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn an_imported_patch_starts_automatically_by_policy() {
-    let world = World::new().await;
-    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let (world, _api) = with_api().await;
     let later = async |version: &str, kubernetes: &str| {
-        assert_eq!(
-            import(&world.bed, version, kubernetes, "3.6.16").await.0,
-            200
-        );
+        let answer = import(&world.bed, version, kubernetes, "3.6.16").await;
+        assert_eq!(answer.0, 200);
         world.state().await
     };
     assert_eq!(later("a2", "1.36.2").await, "");
-    let policy = |patches: &str| json!({"upgrade": {"patches": patches}});
-    let set = async |patches: &str| {
-        let answer = world.bed.ask(Method::PATCH, &path, policy(patches)).await;
-        assert_eq!(answer.0, 200);
-    };
-    set("window").await;
+    set(&world, "window").await;
     assert_eq!(world.state().await, "", "no older one");
     assert_eq!(later("b3", "1.37.3").await, "", "no other minor");
-    set("off").await;
+    set(&world, "off").await;
     assert_eq!(later("a4", "1.36.4").await, "", "off");
-    set("at-once").await;
-    assert_eq!(world.state().await, "running", "it was there already");
+    set(&world, "at-once").await;
+    // It was there already.
+    comes_to(&world, "running").await;
     let (_, shown) = world.bed.admin_get(AT).await;
     assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+    assert_eq!(shown["upgrade"]["to"], json!("a4"), "{shown}");
+    assert_eq!(world.events().await, ["begun"], "and no other one before");
     assert_eq!(
         world.told(0).await,
         (Some(UpgradeStage::Prepare), "a".into())
@@ -146,12 +174,8 @@ async fn an_imported_patch_starts_automatically_by_policy() {
 /// A patch is not lost because a master was unhealthy when it was imported, and meanwhile the cluster says what blocks it.
 #[tokio::test]
 async fn a_blocked_patch_starts_once_the_master_is_healthy() {
-    let world = World::new().await;
+    let (world, _api) = with_api().await;
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
-    let set = async |patches: &str| {
-        let policy = json!({"upgrade": {"patches": patches}});
-        assert_eq!(world.bed.ask(Method::PATCH, &path, policy).await.0, 200);
-    };
     // Wherever an operator looks.
     let warned = async || {
         let one = world.bed.get(&path).await;
@@ -162,7 +186,7 @@ async fn a_blocked_patch_starts_once_the_master_is_healthy() {
     };
     let nothing = || [(); 4].map(|()| json!([]));
     let blocked = async || world.bed.admin_get(AT).await.1["patchBlocked"].clone();
-    set("at-once").await;
+    set(&world, "at-once").await;
     assert_eq!(warned().await, nothing());
     // It has not observed its newest spec.
     let (master, name, ip) = &world.nodes[0];
@@ -181,18 +205,69 @@ async fn a_blocked_patch_starts_once_the_master_is_healthy() {
         );
     }
     assert_eq!(blocked().await["what"], json!(what));
-    set("off").await;
+    set(&world, "off").await;
     assert_eq!(warned().await, nothing(), "it is no longer wanted");
     assert_eq!(blocked().await, Value::Null);
-    set("at-once").await;
+    set(&world, "at-once").await;
     assert_eq!(blocked().await["what"], json!(what));
     world.report(0, None).await;
-    assert_eq!(world.state().await, "running");
+    comes_to(&world, "running").await;
     assert_eq!(warned().await, nothing(), "it started");
     assert_eq!(blocked().await, Value::Null);
     let (_, shown) = world.bed.admin_get(AT).await;
     assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
     assert_eq!(shown["upgrade"]["to"], json!("a4"), "{shown}");
+}
+
+/// A patch is not started into what an operator's upgrade is refused for.
+#[tokio::test]
+async fn what_the_clusters_api_has_against_a_patch_holds_it_and_is_said() {
+    let (world, api) = with_api().await;
+    let budget = "/apis/policy/v1/poddisruptionbudgets/x";
+    api.objects.put(
+        budget,
+        json!({"metadata": {"namespace": "shop", "name": "all"},
+               "status": {"disruptionsAllowed": 0, "expectedPods": 2, "desiredHealthy": 2}}),
+    );
+    set(&world, "at-once").await;
+    let answer = import(&world.bed, "a4", "1.36.4", "3.6.16").await;
+    assert_eq!(answer.0, 200);
+    let blocked = blocked_by(&world, "disruption budget shop/all never allows").await;
+    let fix = blocked["fix"].as_str().expect("fix");
+    assert!(
+        fix.ends_with("pf9-plane cluster upgrade c --to a4 --despite budget/shop/all"),
+        "{fix}"
+    );
+    let shown = world.bed.admin_get("/clusters/c").await.1;
+    let warnings = shown["warnings"].to_string();
+    assert!(warnings.contains("disruption budget shop/all"), "{shown}");
+    assert_eq!(world.state().await, "");
+    api.objects.remove(budget);
+    comes_to(&world, "running").await;
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+    assert_eq!(shown["patchBlocked"], Value::Null, "{shown}");
+}
+
+/// Its records may lack an upgrade: a person recovers it first, and reads why nothing starts.
+#[tokio::test]
+async fn a_restored_plane_says_why_it_starts_no_patch() {
+    let (world, _api) = with_api().await;
+    let (master, name, ip) = &world.nodes[0];
+    let mut status = master.status(name, ip);
+    let ahead = master.current().await.generation.0 + 3;
+    status["observed_generation"] = json!(ahead);
+    status["accepted_generation"] = json!(ahead);
+    let (code, said) = master
+        .call(Method::POST, "/v1/hosts/self/status", &status)
+        .await;
+    assert!(code < 300, "{code} {said}");
+    set(&world, "at-once").await;
+    let answer = import(&world.bed, "a4", "1.36.4", "3.6.16").await;
+    assert_eq!(answer.0, 200);
+    let blocked = blocked_by(&world, "restored from a backup: node m1 has a newer spec").await;
+    assert_eq!(blocked["fix"], json!("run pf9-plane recover"), "{blocked}");
+    assert_eq!(world.state().await, "");
 }
 
 /// The cluster itself says what blocks it.
