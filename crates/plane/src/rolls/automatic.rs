@@ -78,7 +78,7 @@ pub(crate) async fn keep(plane: Arc<Plane>, every: Duration) {
             // Questions under way end with this; a change under way is completed on its thread.
             () = plane.shutdown.cancelled() => return,
             looked = look(&plane, due, &mut asked) => if let Err(refusal) = looked {
-                tracing::error!(why = %refusal.fault, "patches of clusters are not looked at; in a minute again");
+                tracing::error!(why = %refusal.fault, "patches of clusters cannot be looked at; retried in a minute");
             },
         }
     }
@@ -97,7 +97,7 @@ async fn look(
         .await
         .map_err(|e| Refusal::internal("patches are not looked at", &e))??;
     for refusal in failed {
-        tracing::error!(why = %refusal.fault, "a cluster's patch is not looked at; in a minute again");
+        tracing::error!(why = %refusal.fault, "a cluster's patch cannot be looked at; retried in a minute");
     }
     let mut waiting = found.into_iter().filter(|free| {
         let before = asked.get(&free.cluster.id);
@@ -124,7 +124,7 @@ async fn look(
 async fn start(plane: Arc<Plane>, free: Free) {
     let id = free.cluster.id;
     if let Err(refusal) = start_asked(&plane, free).await {
-        tracing::error!(cluster = %id, why = %refusal.fault, "its patch is not started; in a minute again");
+        tracing::error!(cluster = %id, why = %refusal.fault, "its patch cannot be started; retried in a minute");
     }
 }
 
