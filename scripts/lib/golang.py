@@ -67,7 +67,7 @@ rm -rf src
 """
 
 # The modules of its own repository are required as v0.0.0, and named by directory.
-OF_KUBERNETES = r""" -e '/^\t*\(replace \)*k8s\.io\/[^ ]* => \.\//d' -e 's,^\(\t*\(require \)*k8s\.io/[^ ]* v\)0\.0\.0,\1@SIBLINGS@,'"""
+OF_KUBERNETES = r""" -e '/^\t*\(replace \)*k8s\.io\/[^ ]* => \.\//d' -e 's,^\(\t*\(require \)*k8s\.io/[^ ]* v\)0\.0\.0\( \|$\),\1@SIBLINGS@\2,'"""
 
 # It and the modules of its own repository, which it names by directory, in the versions that it is built with itself: what
 # was compiled is found again only by the version that is required. `go` takes the higher version of each other module.
