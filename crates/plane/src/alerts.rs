@@ -23,6 +23,7 @@
 //! | `receivers` | those of projects |
 //! | `reach`  | where those may be |
 //! | `payload`| what a target receives (pure) |
+//! | `waiting`| an outbox's entries, and when one that was refused is tried again (pure) |
 //! | `turns`  | whose turn it is to be delivered to (pure) |
 //! | `deliver`| the delivery |
 //! | `probe`, `availability` | whether clusters' APIs answer, and for how much of each month they did |
@@ -56,6 +57,7 @@ mod show;
 mod trends;
 mod turns;
 mod verbs;
+mod waiting;
 mod walk;
 
 use jiff::Timestamp;

@@ -32,6 +32,8 @@ const DIES: u16 = 0;
 struct Hook {
     address: SocketAddr,
     answers: Arc<AtomicU16>,
+    /// The id of a host whose alerts it answers with 400.
+    refuses: Arc<Mutex<Option<Value>>>,
     got: Arc<Mutex<Vec<(HeaderMap, Value)>>>,
     _tasks: JoinSet<()>,
 }
@@ -41,12 +43,19 @@ impl Hook {
     async fn new(answers: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let address = listener.local_addr().expect("address");
-        let (answers, got) = (Arc::new(AtomicU16::new(answers)), Arc::default());
+        let answers = Arc::new(AtomicU16::new(answers));
+        let (refuses, got): (Refuses, Got) = Default::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, Arc::clone(&answers), Arc::clone(&got)));
+        tasks.spawn(serve(
+            listener,
+            Arc::clone(&answers),
+            Arc::clone(&refuses),
+            Arc::clone(&got),
+        ));
         Self {
             address,
             answers,
+            refuses,
             got,
             _tasks: tasks,
         }
@@ -54,6 +63,16 @@ impl Hook {
 
     fn answer(&self, status: u16) {
         self.answers.store(status, Ordering::SeqCst);
+    }
+
+    fn refuse(&self, host: Option<Value>) {
+        *self.refuses.lock().expect("lock") = host;
+    }
+
+    /// What it was told of this host.
+    fn of(&self, host: &Value) -> Vec<Value> {
+        let all = self.all().into_iter().map(|(_, d)| d);
+        all.filter(|d| d["alert"]["host"] == *host).collect()
     }
 
     fn url(&self) -> String {
@@ -71,19 +90,28 @@ impl Hook {
 }
 
 type Got = Arc<Mutex<Vec<(HeaderMap, Value)>>>;
+type Refuses = Arc<Mutex<Option<Value>>>;
 
-async fn serve(listener: TcpListener, answers: Arc<AtomicU16>, got: Got) {
+async fn serve(listener: TcpListener, answers: Arc<AtomicU16>, refuses: Refuses, got: Got) {
     let mut streams = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let (answers, got) = (Arc::clone(&answers), Arc::clone(&got));
+        let (answers, refuses) = (Arc::clone(&answers), Arc::clone(&refuses));
+        let got = Arc::clone(&got);
         let service = service_fn(move |request: Request<Body>| {
-            let (answers, got) = (Arc::clone(&answers), Arc::clone(&got));
+            let (answers, refuses) = (Arc::clone(&answers), Arc::clone(&refuses));
+            let got = Arc::clone(&got);
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.expect("body").to_bytes();
-                let document = serde_json::from_slice(&body).expect("json");
+                let document: Value = serde_json::from_slice(&body).expect("json");
+                let refused = refuses.lock().expect("lock").clone();
+                let is_refused = refused.is_some_and(|host| document["alert"]["host"] == host);
                 got.lock().expect("lock").push((head.headers, document));
-                match answers.load(Ordering::SeqCst) {
+                let answer = match is_refused {
+                    true => 400,
+                    false => answers.load(Ordering::SeqCst),
+                };
+                match answer {
                     DIES => Err("it dies"),
                     status => Ok(Response::builder()
                         .status(status)
@@ -277,6 +305,58 @@ async fn one_that_is_refused_or_slow_delays_nobody_else() {
         ops.all().iter().any(|(_, d)| of_second(d)).then_some(())
     })
     .await;
+}
+
+/// The target is well, and does not want this one: it has its own pauses, and others have none.
+#[tokio::test]
+async fn a_notice_that_is_refused_waits_by_itself() {
+    let bed = Bed::new().await;
+    let ops = Hook::new(200).await;
+    let first = bed.host("n1", "10.1.0.1").await;
+    let second = bed.host("n2", "10.1.0.2").await;
+    let (refused, taken) = (json!(first.id), json!(second.id));
+    ops.refuse(Some(refused.clone()));
+    tell(&bed, "ops", "ticket", &ops.url()).await;
+    certificate(&first, false).await;
+    // The next try is eight seconds from the third.
+    ops.nth(3).await;
+    certificate(&second, false).await;
+    let arrives = until(|| async { ops.of(&taken).pop() });
+    let soon = Duration::from_secs(6);
+    let made = tokio::time::timeout(soon, arrives).await;
+    assert_eq!(made.expect("at once")["action"], "create");
+    let of_ops = async || bed.admin_get("/notify").await.1[0].clone();
+    let shown = until(|| async {
+        let shown = of_ops().await;
+        (shown["waiting"] == 1 && shown["arrivedAt"].is_string()).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["failing"], "it answers 400 Bad Request");
+    assert_eq!(
+        (&shown["refused"], &shown["givenUp"]),
+        (&json!(0), &json!(0))
+    );
+    // What is over waits for its beginning.
+    certificate(&second, true).await;
+    certificate(&first, true).await;
+    until(|| async { (ops.of(&taken).len() == 2).then_some(()) }).await;
+    until(|| async {
+        let past = bed.get("/alerts/v1/alerts?state=past").await;
+        (past.as_array().map(Vec::len) == Some(2)).then_some(())
+    })
+    .await;
+    assert!(ops.of(&refused).iter().all(|d| d["action"] == "create"));
+    // A target that is set anew is tried at once.
+    ops.refuse(None);
+    tell(&bed, "ops", "ticket", &ops.url()).await;
+    until(|| async {
+        let shown = of_ops().await;
+        (shown["waiting"] == 0 && shown["failing"].is_null()).then_some(())
+    })
+    .await;
+    let mut told = ops.of(&refused);
+    assert_eq!(told.pop().expect("its end")["action"], "resolve");
+    assert!(told.iter().all(|d| d["action"] == "create"));
 }
 
 /// Secrets in files are read for each delivery, are sent where they belong, and are nowhere else.

@@ -48,7 +48,7 @@ pub(super) struct Inner {
 pub(super) struct Way {
     /// The last success.
     pub(super) arrived_at: Option<Timestamp>,
-    /// Why the last attempt failed; absent after a success.
+    /// Why it took nothing at the last attempt; absent after it answered.
     pub(super) failing: Option<String>,
 }
 
@@ -180,16 +180,12 @@ impl Board {
         inner.seen.retain(|cluster, _| clusters.contains(cluster));
     }
 
-    pub(super) fn way(&self, target: &str, now: Timestamp, said: Result<(), String>) {
+    /// How deliveries to a target were: when something arrived, and why it takes nothing.
+    pub(super) fn way(&self, target: &str, arrived_at: Option<Timestamp>, failing: Option<String>) {
         let mut inner = self.inner();
         let way = inner.ways.entry(target.to_owned()).or_default();
-        match said {
-            Ok(()) => {
-                way.arrived_at = Some(now);
-                way.failing = None;
-            }
-            Err(why) => way.failing = Some(why),
-        }
+        way.arrived_at = arrived_at.or(way.arrived_at);
+        way.failing = failing;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Delivery to the plane's targets and to receivers of projects: to each independently, so that one that is down or slow
-//! delays no other; its outbox in order of time, retried with backoff until it arrives. Whose turn it is is in `turns`.
+//! delays no other; its outbox in order of time, retried with backoff until it arrives or is refused for good. Whose turn
+//! it is is in `turns`, and when something that was refused is tried again in `waiting`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -13,10 +14,12 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::notify::{self, OUTBOX, TARGETS, Target, Told};
+use super::notify::{self, OUTBOX, TARGETS, Target};
 use super::payload;
 use super::receivers::{self, RECEIVERS, Receiver};
-use super::turns::{Ended, Turns};
+use super::turns::{Ended, Turns, Waits};
+use super::waiting::{self, Refused, Rest, Told};
+use crate::people::DomainId;
 use crate::refusal::{Answer, Refusal};
 use crate::state::Plane;
 use crate::store::{Page, Read, Standing};
@@ -31,6 +34,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const TURN: Duration = Duration::from_secs(30);
 /// Pause after the queue could not be read.
 const UNREAD: Duration = Duration::from_secs(5);
+/// Entries of an outbox that are read at a time to find one that is due: mostly the first is.
+const LOOK: usize = 16;
 /// Longest secret or URL in a file, and longest CA file.
 const SECRET_MAX: u64 = 4096;
 const AUTHORITIES_MAX: u64 = 1024 * 1024;
@@ -43,30 +48,44 @@ enum To {
     Receiver(Receiver),
 }
 
+/// An outbox that is not empty, and whose it is.
+struct Outbox {
+    to: To,
+    waits: Waits,
+}
+
 /// Delivers until the plane stops. What is in flight then is sent again by the next plane.
 pub(crate) async fn deliver(plane: Arc<Plane>) {
     let mut turns = Turns::default();
     let mut under_way: JoinSet<Ended> = JoinSet::new();
     let mut names: HashMap<task::Id, String> = HashMap::new();
     let mut store = plane.store.standing();
+    // Whether something may wait in an outbox that had nothing to try.
+    let mut news = true;
     loop {
+        let resting = match news {
+            true => BTreeMap::new(),
+            false => turns.resting(Instant::now()),
+        };
         // With the store away, deliveries could not be recorded, and another plane may already send them.
         let waiting = match plane.store.answers() {
-            true => waiting(&plane).await,
+            true => waiting(&plane, resting).await,
             false => Some(BTreeMap::new()),
         };
         let now = Instant::now();
         let next = match waiting {
             Some(mut waiting) => {
-                let (begun, next) = turns.begin(waiting.keys(), now);
-                for (name, refused) in begun {
-                    let Some(to) = waiting.remove(&name) else {
+                news = false;
+                let waits = waiting.iter();
+                let waits = waits.map(|(name, outbox)| (name.clone(), outbox.waits.clone()));
+                let (begun, next) = turns.begin(waits.collect(), now);
+                for name in begun {
+                    let Some(outbox) = waiting.remove(&name) else {
                         continue;
                     };
                     let plane = Arc::clone(&plane);
                     let of = name.clone();
-                    let task =
-                        under_way.spawn(async move { turn(&plane, &of, &to, refused).await });
+                    let task = under_way.spawn(async move { turn(&plane, &of, &outbox.to).await });
                     names.insert(task.id(), name);
                 }
                 next
@@ -76,8 +95,8 @@ pub(crate) async fn deliver(plane: Arc<Plane>) {
         tokio::select! {
             // cancel-safe: all are; an interrupted delivery is made again
             () = plane.shutdown.cancelled() => return,
-            () = plane.alerts.outbox.notified() => {}
-            () = changes(store.as_mut()) => {}
+            () = plane.alerts.outbox.notified() => news = true,
+            () = changes(store.as_mut()) => news = true,
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             Some(done) = under_way.join_next_with_id() => {
                 let mut done = Some(done);
@@ -110,8 +129,8 @@ fn over(
         }
     };
     if let Some(name) = names.remove(&id) {
-        say(plane, &name, &ended);
-        turns.end(&name, ended, Instant::now());
+        turns.end(&name, &ended, Instant::now());
+        say(plane, &name, ended);
     }
 }
 
@@ -126,31 +145,34 @@ async fn changes(store: Option<&mut watch::Receiver<Standing>>) {
     }
 }
 
-fn say(plane: &Plane, name: &str, ended: &Ended) {
-    match &ended.why {
+fn say(plane: &Plane, name: &str, ended: Ended) {
+    let Ended {
+        arrived,
+        refused,
+        why,
+    } = ended;
+    match &why {
         // Its project sees it in the list: the plane's log is not for them to fill.
         Some(why) if receivers::project_in(name).is_some() => {
             tracing::debug!(to = name, why, "alerts cannot be delivered and wait");
         }
         Some(why) => tracing::warn!(to = name, why, "alerts cannot be delivered and wait"),
+        // It was changed before anything was sent.
+        None if arrived + refused == 0 => return,
         None => {}
     }
-    let how = match &ended.why {
-        Some(why) => Err(why.clone()),
-        None if ended.arrived > 0 => Ok(()),
-        // It was changed before anything was sent.
-        None => return,
-    };
-    plane
-        .alerts
-        .way(name, pf9_hostagent::seam::clock::now(), how);
+    let arrived_at = (arrived > 0).then(pf9_hostagent::seam::clock::now);
+    plane.alerts.way(name, arrived_at, why);
 }
 
-/// Those with a non-empty outbox; none where the store did not say.
-async fn waiting(plane: &Arc<Plane>) -> Option<BTreeMap<String, To>> {
+/// Those with a non-empty outbox; none where the store did not say. Of those that rest it is known when something is due.
+async fn waiting(
+    plane: &Arc<Plane>,
+    resting: BTreeMap<String, Option<Instant>>,
+) -> Option<BTreeMap<String, Outbox>> {
     let shared = Arc::clone(plane);
     // A thousand receivers: not on a thread that moves bytes.
-    let read = brief(move || waiting_in(&shared)).await;
+    let read = brief(move || waiting_in(&shared, &resting)).await;
     let read = read.map_err(|e| chain(&e));
     match read.and_then(|read| read.map_err(|refusal| refusal.fault.to_string())) {
         Ok(waiting) => Some(waiting),
@@ -161,62 +183,88 @@ async fn waiting(plane: &Arc<Plane>) -> Option<BTreeMap<String, To>> {
     }
 }
 
-fn waiting_in(plane: &Plane) -> Answer<BTreeMap<String, To>> {
+fn waiting_in(
+    plane: &Plane,
+    resting: &BTreeMap<String, Option<Instant>>,
+) -> Answer<BTreeMap<String, Outbox>> {
     let rows = plane.read()?;
     let targets = rows.all(&TARGETS)?.into_iter();
-    let targets = targets.map(|(name, target)| (name, To::Target(target)));
+    let targets = targets.map(|(name, target)| (name, To::Target(target), None));
     // Rows of tenants must not keep the plane's own targets waiting.
     let of_projects = receivers::standing(&rows).unwrap_or_else(|refusal| {
         tracing::error!(why = %refusal.fault, "receivers of projects cannot be read");
         Vec::new()
     });
     let of_projects = of_projects.into_iter();
-    let of_projects = of_projects.map(|(name, receiver)| (name, To::Receiver(receiver)));
-    let mut out: BTreeMap<String, To> = targets.chain(of_projects).collect();
+    let of_projects =
+        of_projects.map(|(name, receiver, domain)| (name, To::Receiver(receiver), Some(domain)));
+    let all: Vec<(String, To, Option<DomainId>)> = targets.chain(of_projects).collect();
     // Of one that is gone nobody asks how its deliveries were.
+    let names: BTreeSet<&str> = all.iter().map(|(name, ..)| name.as_str()).collect();
     plane
         .alerts
         .inner()
         .ways
-        .retain(|name, _| out.contains_key(name));
-    let mut empty = Vec::new();
-    for name in out.keys() {
-        let prefix = format!("{name}/");
-        let first = Page {
-            prefix: &prefix,
-            beyond: None,
-            backwards: false,
-            most: 1,
+        .retain(|name, _| names.contains(name.as_str()));
+    let mut out = BTreeMap::new();
+    for (name, to, domain) in all {
+        let first = match resting.get(&name) {
+            Some(first) => *first,
+            None => match first_due(&rows, &name)? {
+                Some(First::Now) => None,
+                Some(First::In(rest)) => Some(Instant::now() + rest),
+                None => continue,
+            },
         };
-        if rows.page(&OUTBOX, first)?.is_empty() {
-            empty.push(name.clone());
-        }
-    }
-    for name in empty {
-        out.remove(&name);
+        let waits = Waits { first, domain };
+        out.insert(name, Outbox { to, waits });
     }
     Ok(out)
 }
 
-/// Sends from an outbox, one alert after the other, until it is empty or the turn is over.
-async fn turn(plane: &Arc<Plane>, name: &str, to: &To, refused: BTreeSet<String>) -> Ended {
-    let mut ended = Ended::default();
-    if let Err(why) = send(plane, name, to, &refused, &mut ended).await {
-        ended.why = Some(why);
-        if ended.refused.is_empty() {
-            ended.refused = refused;
+/// When the first entry of an outbox is due.
+enum First {
+    Now,
+    In(Duration),
+}
+
+/// The same; none: the outbox is empty.
+fn first_due(rows: &impl Read, name: &str) -> Answer<Option<First>> {
+    let now = pf9_hostagent::seam::clock::now();
+    let prefix = format!("{name}/");
+    let mut beyond: Option<String> = None;
+    let mut rest: Option<Duration> = None;
+    loop {
+        let part = Page {
+            prefix: &prefix,
+            beyond: beyond.as_deref(),
+            backwards: false,
+            most: LOOK,
+        };
+        let part = rows.page(&OUTBOX.as_type::<Rest>(), part)?;
+        for (_, entry) in &part {
+            let Some(left) = entry.left(now) else {
+                return Ok(Some(First::Now));
+            };
+            rest = Some(rest.map_or(left, |rest| rest.min(left)));
         }
+        if part.len() < LOOK {
+            return Ok(rest.map(First::In));
+        }
+        beyond = part.into_iter().next_back().map(|(key, _)| key);
+    }
+}
+
+/// Sends from an outbox, one alert after the other, until nothing of it is due or the turn is over.
+async fn turn(plane: &Arc<Plane>, name: &str, to: &To) -> Ended {
+    let mut ended = Ended::default();
+    if let Err(why) = send(plane, name, to, &mut ended).await {
+        ended.why = Some(why);
     }
     ended
 }
 
-async fn send(
-    plane: &Arc<Plane>,
-    name: &str,
-    to: &To,
-    before: &BTreeSet<String>,
-    ended: &mut Ended,
-) -> Result<(), String> {
+async fn send(plane: &Arc<Plane>, name: &str, to: &To, ended: &mut Ended) -> Result<(), String> {
     let client = match to {
         To::Target(target) => client(target).await?,
         To::Receiver(receiver) => plane.alerts.reach.client(&receiver.url()?).await?,
@@ -224,19 +272,15 @@ async fn send(
     // Not before the name was looked up: each turn sends something.
     let began = Instant::now();
     let waits = |refusal: Refusal| refusal.fault.to_string();
-    let mut rows = {
+    let rows = {
         let read = plane.read().map_err(waits)?;
-        notify::waiting_for(&read, name).map_err(waits)?
+        let all = notify::waiting_for(&read, name).map_err(waits)?;
+        waiting::due(all, pf9_hostagent::seam::clock::now())
     };
-    // Those that were refused once go last: nothing that was not tried yet waits for them.
-    rows.sort_by_key(|(key, w)| (before.contains(key), w.since()));
-    let again = rows.iter().filter(|(key, _)| before.contains(key));
-    ended.refused.extend(again.map(|(key, _)| key.clone()));
-    let mut refusal: Option<String> = None;
-    for (key, waiting) in rows {
-        for told in [waiting.begin, waiting.end].into_iter().flatten() {
+    for (_, entry) in rows {
+        for told in [entry.begin, entry.end].into_iter().flatten() {
             if began.elapsed() >= TURN {
-                break;
+                return Ok(());
             }
             // It may be removed, or have another URL, since.
             if !is_as_it_was(plane, name, to).map_err(waits)? {
@@ -247,20 +291,38 @@ async fn send(
                     let name = name.to_owned();
                     let done = plane.change(move |change| notify::arrived(change, &name, &told));
                     done.await.map_err(waits)?;
-                    ended.refused.remove(&key);
                     ended.arrived += 1;
                 }
-                // Only this one failed: the others must not wait for it. Its end is of no use without its beginning.
+                // Only this one failed: the others must not wait for it. Its end does.
                 Err(Failed::This(why)) => {
-                    ended.refused.insert(key.clone());
-                    refusal.get_or_insert(why);
+                    refused(plane, name, told, why).await.map_err(waits)?;
+                    ended.refused += 1;
                     break;
                 }
                 Err(Failed::All(why)) => return Err(why),
             }
         }
     }
-    refusal.map_or(Ok(()), Err)
+    Ok(())
+}
+
+async fn refused(plane: &Arc<Plane>, name: &str, told: Told, why: String) -> Answer<()> {
+    let (to, said, alert) = (name.to_owned(), why.clone(), told.alert.id);
+    let done = plane.change(move |change| notify::refuse(change, &to, &told, &said));
+    match done.await? {
+        // Its project sees it in the list, as above.
+        Refused::First | Refused::Dropped if receivers::project_in(name).is_some() => {
+            tracing::debug!(to = name, %alert, why, "a notice is refused");
+        }
+        Refused::First => {
+            tracing::warn!(to = name, %alert, why, "a notice is refused and tried again");
+        }
+        Refused::Dropped => {
+            tracing::error!(to = name, %alert, why, "a notice is refused for good and dropped");
+        }
+        Refused::Again | Refused::Gone => {}
+    }
+    Ok(())
 }
 
 fn is_as_it_was(plane: &Plane, name: &str, to: &To) -> Answer<bool> {
@@ -277,8 +339,9 @@ fn is_as_it_was(plane: &Plane, name: &str, to: &To) -> Answer<bool> {
 }
 
 /// Why a delivery failed.
+#[derive(Debug, PartialEq, Eq)]
 enum Failed {
-    /// The target refuses this alert.
+    /// The target refuses this notice.
     This(String),
     /// The target accepts nothing at the moment.
     All(String),
@@ -325,13 +388,20 @@ async fn one(plane: &Plane, client: &Client, to: &To, told: &Told) -> Result<(),
     // The client's errors name the URL, which may be the secret.
     let answer = request.send().await;
     let answer = answer.map_err(|e| Failed::All(chain(&e.without_url())))?;
-    match answer.status() {
-        status if status.is_success() => Ok(()),
-        status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
-            Err(Failed::All(format!("it answers {status}")))
+    verdict(answer.status())
+}
+
+/// What an answer says. What is refused with 4xx is refused by itself, except where the time is the reason: too late (408), too
+/// early (425), too many (429).
+fn verdict(status: StatusCode) -> Result<(), Failed> {
+    let why = || format!("it answers {status}");
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+            Err(Failed::All(why()))
         }
-        status if status.is_client_error() => Err(Failed::This(format!("it answers {status}"))),
-        status => Err(Failed::All(format!("it answers {status}"))),
+        status if status.is_success() => Ok(()),
+        status if status.is_client_error() => Err(Failed::This(why())),
+        _ => Err(Failed::All(why())),
     }
 }
 
@@ -373,6 +443,22 @@ async fn read(file: &Path, max: u64) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_refused_by_itself_is_told_from_a_target_that_takes_nothing() {
+        let of = |code: u16| verdict(StatusCode::from_u16(code).expect("status"));
+        for code in [200, 201, 204] {
+            assert_eq!(of(code), Ok(()), "{code}");
+        }
+        for code in [400, 401, 404, 409, 410, 422] {
+            assert!(matches!(of(code), Err(Failed::This(_))), "{code}");
+        }
+        for code in [301, 408, 425, 429, 500, 503] {
+            assert!(matches!(of(code), Err(Failed::All(_))), "{code}");
+        }
+        let why = Failed::This("it answers 400 Bad Request".into());
+        assert_eq!(of(400), Err(why));
+    }
 
     #[tokio::test]
     async fn a_secret_is_one_line_of_a_file() {

@@ -1,9 +1,9 @@
 //! The plane's targets of alerts, and the outbox of each; those of projects are in `receivers`.
 //!
 //! A notice is stored before it is sent, in the transaction that changes the alert, and removed once delivered: it
-//! arrives at least once, whatever is killed when. An alert has at most two entries in an outbox: that it fires, in its
-//! newest words, and that it is over. So an outbox is bounded by the number of alerts, and by [`OUTBOX_MAX`];
-//! beyond that the project with the most loses its oldest.
+//! arrives at least once, whatever is killed when, or is refused for good (`waiting`). An alert has at most two entries
+//! in an outbox: that it fires, in its newest words, and that it is over. So an outbox is bounded by the number of
+//! alerts, and by [`OUTBOX_MAX`]; beyond that the project with the most loses its oldest.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::board::Way;
 use super::engine::Notice;
 use super::verbs::project_of;
+use super::waiting::{Dropped, Refused, Told, Waiting};
 use super::{Alert, Subject, receivers};
 use crate::fair::of_those_with_most;
 use crate::people::ProjectId;
@@ -76,36 +77,8 @@ pub(super) struct Target {
     /// Alerts dropped because too many were waiting.
     #[serde(default)]
     pub(super) given_up: u64,
-}
-
-/// Outbox entry of a target for one alert.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Waiting {
-    /// It fires.
     #[serde(default)]
-    pub(super) begin: Option<Told>,
-    /// It is over.
-    #[serde(default)]
-    pub(super) end: Option<Told>,
-}
-
-/// One thing to tell.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Told {
-    pub(super) notice: Notice,
-    pub(super) at: Timestamp,
-    pub(super) alert: Alert,
-}
-
-impl Waiting {
-    /// Since when part of it is waiting.
-    pub(super) fn since(&self) -> Option<Timestamp> {
-        self.begin.as_ref().or(self.end.as_ref()).map(|t| t.at)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.begin.is_none() && self.end.is_none()
-    }
+    pub(super) dropped: Dropped,
 }
 
 /// Adds these to every target's outbox.
@@ -147,19 +120,11 @@ pub(super) fn put_in(
     for (notice, alert) in notices {
         let key = place(name, alert);
         let mut waiting = change.get(&OUTBOX, &key)?.unwrap_or_default();
-        let told = Told {
+        waiting.take_in(Told {
             notice: *notice,
             at: change.now,
             alert: alert.clone(),
-        };
-        match notice {
-            Notice::Resolved => waiting.end = Some(told),
-            Notice::Fired | Notice::Raised | Notice::Repeated => {
-                // Newer words of an alert never sent to the target: it still begins.
-                let notice = waiting.begin.as_ref().map_or(*notice, |b| b.notice);
-                waiting.begin = Some(Told { notice, ..told });
-            }
-        }
+        });
         change.put(&OUTBOX, &key, &waiting)?;
     }
     let mut all = waiting_for(&**change, name)?;
@@ -212,18 +177,58 @@ pub(super) fn arrived(change: &mut Change<'_>, target: &str, told: &Told) -> Ans
     let Some(mut waiting) = change.get(&OUTBOX, &key)? else {
         return Ok(());
     };
-    if waiting.begin.as_ref() == Some(told) {
-        waiting.begin = None;
-    } else if waiting.end.as_ref() == Some(told) {
-        waiting.end = None;
-    } else if let Some(newer) = &mut waiting.begin {
-        // The target has it now: newer words no longer begin it.
-        newer.notice = Notice::Raised;
+    waiting.arrived(told);
+    put_back(change, &key, &waiting)
+}
+
+/// Refused: it waits, or is dropped and counted.
+pub(super) fn refuse(
+    change: &mut Change<'_>,
+    target: &str,
+    told: &Told,
+    why: &str,
+) -> Answer<Refused> {
+    let key = place(target, &told.alert);
+    let Some(mut waiting) = change.get(&OUTBOX, &key)? else {
+        return Ok(Refused::Gone);
+    };
+    let refused = waiting.refuse(told, why, change.now);
+    if refused == Refused::Gone {
+        return Ok(refused);
     }
+    put_back(change, &key, &waiting)?;
+    if refused == Refused::Dropped {
+        match receivers::project_in(target) {
+            Some(_) => receivers::count_dropped(change, target, why)?,
+            None => count_dropped(change, target, why)?,
+        }
+    }
+    Ok(refused)
+}
+
+fn count_dropped(change: &mut Change<'_>, name: &str, why: &str) -> Answer<()> {
+    if let Some(mut target) = change.get(&TARGETS, name)? {
+        target.dropped.count(change.now, why);
+        change.put(&TARGETS, name, &target)?;
+    }
+    Ok(())
+}
+
+fn put_back(change: &mut Change<'_>, key: &str, waiting: &Waiting) -> Answer<()> {
     match waiting.is_empty() {
-        true => Ok(change.remove(&OUTBOX, &key)?),
-        false => Ok(change.put(&OUTBOX, &key, &waiting)?),
+        true => Ok(change.remove(&OUTBOX, key)?),
+        false => Ok(change.put(&OUTBOX, key, waiting)?),
     }
+}
+
+/// What was refused is tried at once: the target was set anew.
+pub(super) fn forgive(change: &mut Change<'_>, target: &str) -> Answer<()> {
+    for (key, mut waiting) in waiting_for(&**change, target)? {
+        if waiting.forgive() {
+            change.put(&OUTBOX, &key, &waiting)?;
+        }
+    }
+    Ok(())
 }
 
 fn place(target: &str, alert: &Alert) -> String {
@@ -300,12 +305,15 @@ fn add(change: &mut Change<'_>, wanted: Wanted) -> Answer<Target> {
         let why = format!("there are {TARGETS_MAX} targets already, the limit");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why));
     }
+    let (given_up, dropped) = before.map_or_else(Default::default, |b| (b.given_up, b.dropped));
     let target = Target {
         added_at: change.now,
-        given_up: before.map_or(0, |b| b.given_up),
+        given_up,
+        dropped,
         wanted,
     };
     change.put(&TARGETS, &target.wanted.name, &target)?;
+    forgive(change, &target.wanted.name)?;
     Ok(target)
 }
 
@@ -346,7 +354,7 @@ pub(super) async fn add_on(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> 
         })
         .await?;
     plane.alerts.outbox.notify_one();
-    Ok(shown(&target, 0, &Way::default()))
+    Ok(shown(&target, &[], &Way::default()))
 }
 
 /// Removes a target.
@@ -365,28 +373,41 @@ pub(super) fn list(plane: &Plane) -> Answer<Value> {
     let rows = plane.read()?;
     let mut out = Vec::new();
     for (name, target) in rows.all(&TARGETS)? {
-        let waits = waiting_for(&rows, &name)?.len();
+        let waits = waiting_for(&rows, &name)?;
         let way = plane.alerts.inner().ways.get(&name).cloned();
-        out.push(shown(&target, waits, &way.unwrap_or_default()));
+        out.push(shown(&target, &waits, &way.unwrap_or_default()));
     }
     out.extend(receivers::list(plane, &rows, None)?);
     Ok(out.into())
 }
 
 /// As operators see it.
-fn shown(target: &Target, waits: usize, way: &Way) -> Value {
+fn shown(target: &Target, waits: &[(String, Waiting)], way: &Way) -> Value {
     let mut shown = json!(target.wanted);
     shown["addedAt"] = json!(target.added_at);
-    show_way(&mut shown, waits, target.given_up, way);
+    show_way(&mut shown, waits, target.given_up, &target.dropped, way);
     shown
 }
 
 /// Adds how its deliveries are.
-pub(super) fn show_way(shown: &mut Value, waits: usize, given_up: u64, way: &Way) {
-    shown["waiting"] = json!(waits);
+pub(super) fn show_way(
+    shown: &mut Value,
+    waits: &[(String, Waiting)],
+    given_up: u64,
+    dropped: &Dropped,
+    way: &Way,
+) {
+    // What is refused alone waits beside others that arrive.
+    let refused = waits.iter().filter_map(|(_, w)| w.refusals());
+    let refused = refused.max_by_key(|refused| refused.at);
+    let failing = way.failing.as_ref().or(refused.map(|refused| &refused.why));
+    shown["waiting"] = json!(waits.len());
     shown["givenUp"] = json!(given_up);
+    shown["refused"] = json!(dropped.times);
+    shown["refusedAt"] = json!(dropped.at);
+    shown["refusedWhy"] = json!(dropped.why);
     shown["arrivedAt"] = json!(way.arrived_at);
-    shown["failing"] = json!(way.failing);
+    shown["failing"] = json!(failing);
 }
 
 #[cfg(test)]

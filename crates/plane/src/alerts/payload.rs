@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::engine::Notice;
-use super::notify::{Kind, Told};
+use super::notify::Kind;
 use super::rules::Urgency;
+use super::waiting::Told;
 use super::{Alert, Subject, show};
 
 /// How Alertmanager writes an unset time.

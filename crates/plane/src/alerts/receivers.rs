@@ -6,6 +6,7 @@
 //! | is | anywhere | where `reach` allows |
 //! | its secrets | in files of the plane's machine | in the store; the bearer token is never shown |
 //! | alerts that wait | 5000, in turns of projects | [`OUTBOX_MAX`] |
+//! | how many | 20 | [`OF_ONE_MAX`], of a domain [`OF_DOMAIN_MAX`] |
 //!
 //! Each has an outbox and a back-off of its own, and `deliver` sends to each by itself: one that is slow or gone delays
 //! and displaces nothing of another. Its outbox has the key `<project>.<name>`, which no target of the plane has.
@@ -21,7 +22,8 @@ use super::Alert;
 use super::engine::Notice;
 use super::notify::{self, Kind};
 use super::reach::Reach;
-use crate::people::{PROJECTS, ProjectId, find};
+use super::waiting::Dropped;
+use crate::people::{DomainId, PROJECTS, ProjectId, find};
 use crate::records::expose;
 use crate::refusal::{Answer, Refusal};
 use crate::state::{Change, Plane};
@@ -35,6 +37,8 @@ pub(super) const RECEIVERS: Rows<Receiver> = Rows::new("alert-receivers");
 const BETWEEN: char = '.';
 /// Receivers of one project: tickets, a chat, an Alertmanager, and two to move to.
 const OF_ONE_MAX: usize = 5;
+/// Receivers of one domain, whose admin makes as many projects as there may be: a quarter of all.
+const OF_DOMAIN_MAX: usize = 250;
 /// Receivers in all: each of them is looked at whenever something waits.
 const IN_ALL_MAX: usize = 1000;
 /// Alerts that wait for one receiver: a project of a hundred hosts that is lost, twice.
@@ -70,6 +74,8 @@ pub(super) struct Receiver {
     /// Alerts dropped because too many were waiting.
     #[serde(default)]
     given_up: u64,
+    #[serde(default)]
+    dropped: Dropped,
 }
 
 fn expose_some<S: Serializer>(secret: &Option<Secret<String>>, s: S) -> Result<S::Ok, S::Error> {
@@ -82,7 +88,7 @@ impl Receiver {
         notify::url_of(self.url.expose(), self.secret.is_some())
     }
 
-    /// Whether it is called at the same place in the same way. (What was dropped is counted meanwhile.)
+    /// Whether it is called at the same place in the same way. (What is lost is counted meanwhile.)
     pub(super) fn is_called_as(&self, other: &Self) -> bool {
         let Self {
             project,
@@ -92,6 +98,7 @@ impl Receiver {
             secret,
             set_at,
             given_up: _,
+            dropped: _,
         } = self;
         (project, name, kind, url, secret, set_at)
             == (
@@ -145,6 +152,15 @@ fn enqueue_for(
     Ok(())
 }
 
+/// One more notice was refused until it was dropped.
+pub(super) fn count_dropped(change: &mut Change<'_>, key: &str, why: &str) -> Answer<()> {
+    if let Some(mut receiver) = change.get(&RECEIVERS, key)? {
+        receiver.dropped.count(change.now, why);
+        change.put(&RECEIVERS, key, &receiver)?;
+    }
+    Ok(())
+}
+
 /// Why it is invalid. The URL and the token are not repeated.
 fn fault(name: &str, wanted: &WantedReceiver, reach: &Reach) -> Option<String> {
     if let Some(why) = notify::name_fault(name) {
@@ -176,27 +192,17 @@ fn put(
     open: &[(Notice, Alert)],
 ) -> Answer<String> {
     // It may have been deleted since its admin was asked for.
-    find::project(&**change, project.as_str())?;
+    let found = find::project(&**change, project.as_str())?;
     let key = place(&project, &name);
     let before = change.get(&RECEIVERS, &key)?;
     if before.is_none() {
-        let all = change.all(&RECEIVERS)?;
-        let as_many = all.iter().filter(|(_, r)| r.project == project).count();
-        let full = |many: usize, whose: &str| {
-            let why = format!("{whose} {many} receivers already, the limit");
-            Err(Refusal::conflict(FaultCode::TooMany, WHAT, why))
-        };
-        if as_many >= OF_ONE_MAX {
-            return full(OF_ONE_MAX, "the project has");
-        }
-        if all.len() >= IN_ALL_MAX {
-            return full(IN_ALL_MAX, "the plane has");
-        }
+        require_room(&**change, &project, &found.domain)?;
     }
     // What is called at another place was never told what fires.
     let is_new = before
         .as_ref()
         .is_none_or(|b| b.kind != wanted.kind || b.url != wanted.url);
+    let (given_up, dropped) = before.map_or_else(Default::default, |b| (b.given_up, b.dropped));
     let receiver = Receiver {
         project,
         name,
@@ -204,13 +210,37 @@ fn put(
         url: wanted.url,
         secret: wanted.secret,
         set_at: change.now,
-        given_up: before.map_or(0, |b| b.given_up),
+        given_up,
+        dropped,
     };
     change.put(&RECEIVERS, &key, &receiver)?;
+    notify::forgive(change, &key)?;
     if is_new {
         enqueue_for(change, &key, receiver, open)?;
     }
     Ok(key)
+}
+
+/// Whether there may be another one.
+fn require_room(rows: &impl Read, project: &ProjectId, domain: &DomainId) -> Answer<()> {
+    let (mut of_project, mut of_domain, mut in_all) = (0, 0, 0);
+    for (_, receiver) in rows.all(&RECEIVERS)? {
+        let row = rows.get(&PROJECTS, receiver.project.as_str())?;
+        of_project += usize::from(receiver.project == *project);
+        of_domain += usize::from(row.is_some_and(|row| row.domain == *domain));
+        in_all += 1;
+    }
+    for (many, most, whose) in [
+        (of_project, OF_ONE_MAX, "the project has"),
+        (of_domain, OF_DOMAIN_MAX, "the projects of its domain have"),
+        (in_all, IN_ALL_MAX, "the plane has"),
+    ] {
+        if many >= most {
+            let why = format!("{whose} {most} receivers already, the limit");
+            return Err(Refusal::conflict(FaultCode::TooMany, WHAT, why));
+        }
+    }
+    Ok(())
 }
 
 fn remove(change: &mut Change<'_>, key: &str) -> Answer<bool> {
@@ -228,12 +258,13 @@ pub(crate) fn forget_project(change: &mut Change<'_>, project: &ProjectId) -> An
     Ok(())
 }
 
-/// Those in the store whose projects exist. A plane of before there were receivers deletes projects without them.
-pub(super) fn standing(rows: &impl Read) -> Answer<Vec<(String, Receiver)>> {
+/// Those in the store whose projects exist, each with its project's domain. A plane of before there were receivers
+/// deletes projects without them.
+pub(super) fn standing(rows: &impl Read) -> Answer<Vec<(String, Receiver, DomainId)>> {
     let mut all = Vec::new();
     for (key, receiver) in rows.all(&RECEIVERS)? {
-        if rows.get(&PROJECTS, receiver.project.as_str())?.is_some() {
-            all.push((key, receiver));
+        if let Some(project) = rows.get(&PROJECTS, receiver.project.as_str())? {
+            all.push((key, receiver, project.domain));
         }
     }
     Ok(all)
@@ -305,7 +336,7 @@ pub(super) fn list(
 }
 
 fn shown(plane: &Plane, rows: &impl Read, key: &str, receiver: &Receiver) -> Answer<Value> {
-    let waits = notify::waiting_for(rows, key)?.len();
+    let waits = notify::waiting_for(rows, key)?;
     let way = plane.alerts.inner().ways.get(key).cloned();
     let mut shown = json!({
         "project": receiver.project,
@@ -317,8 +348,9 @@ fn shown(plane: &Plane, rows: &impl Read, key: &str, receiver: &Receiver) -> Ans
     });
     notify::show_way(
         &mut shown,
-        waits,
+        &waits,
         receiver.given_up,
+        &receiver.dropped,
         &way.unwrap_or_default(),
     );
     Ok(shown)

@@ -97,6 +97,8 @@ impl NotifyVerb {
                     "arrivedAt",
                     "waiting",
                     "givenUp",
+                    "refused",
+                    "refusedWhy",
                     "failing",
                 ];
                 super::show(&list, "/notify", &columns).await

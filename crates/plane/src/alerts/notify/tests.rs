@@ -95,10 +95,8 @@ fn the_outbox_is_bounded_and_drops_are_counted() {
                     at: c.now,
                     alert,
                 };
-                let waiting = Waiting {
-                    begin: Some(told.clone()),
-                    end: None,
-                };
+                let mut waiting = Waiting::default();
+                waiting.take_in(told.clone());
                 c.put(&OUTBOX, &place("a", &told.alert), &waiting)?;
             }
         }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::alerts::engine::Notice::{Fired, Resolved};
-use crate::alerts::notify::{OUTBOX, Waiting, waiting_for};
+use crate::alerts::notify::{OUTBOX, waiting_for};
 use crate::alerts::verbs::tests::{World, firing, world};
+use crate::alerts::waiting::{Refused, Waiting};
 use crate::people::{DomainId, Project};
 
 const TOKEN: &str = "dGVsbC1ub2JvZHktb2YtdGhpcw";
@@ -20,14 +21,17 @@ fn wanted(url: &str, secret: Option<&str>) -> WantedReceiver {
 
 /// A project's row.
 fn found(world: &World, of: &str) {
-    let row = Project {
+    world.at(0, |c| Ok(c.put(&PROJECTS, of, &row(of, "default"))?));
+}
+
+fn row(of: &str, domain: &str) -> Project {
+    Project {
         id: project(of),
-        domain: DomainId::of("default").expect("id"),
+        domain: DomainId::of(domain).expect("id"),
         name: of.into(),
         description: String::new(),
         enabled: true,
-    };
-    world.at(0, |c| Ok(c.put(&PROJECTS, of, &row)?));
+    }
 }
 
 fn add(world: &World, of: &str, name: &str, open: &[(Notice, Alert)]) -> Answer<String> {
@@ -116,6 +120,63 @@ fn receivers_and_what_waits_for_each_are_bounded() {
     assert_eq!((row(&key).given_up, row(&other).given_up), (1, 0));
 }
 
+/// Whoever administers it makes projects as fast as they are full.
+#[test]
+fn receivers_of_a_domain_are_bounded_whatever_projects_it_makes() {
+    fn set(c: &mut Change<'_>, of: &str, domain: &str, name: &str) -> Answer<String> {
+        c.put(&PROJECTS, of, &row(of, domain))?;
+        let wanted = wanted("https://tickets.example/hook", None);
+        put(c, project(of), name.into(), wanted, &[])
+    }
+    let world = world();
+    world.at(0, |c| {
+        for n in 0..OF_DOMAIN_MAX {
+            let of = format!("p{}", n / OF_ONE_MAX);
+            set(c, &of, "many", &format!("r{n}"))?;
+        }
+        Ok(())
+    });
+    let full = world.try_at(1, |c| set(c, "another", "many", "r"));
+    let full = full.expect_err("full").fault;
+    assert_eq!(full.code, FaultCode::TooMany);
+    assert!(full.why.contains("its domain"), "{full}");
+    world.at(1, |c| set(c, "p0", "many", "r0"));
+    world.at(1, |c| set(c, "q", "other", "r"));
+}
+
+#[test]
+fn what_is_refused_is_dropped_after_its_tries_counted_and_tried_at_once_by_a_changed_receiver() {
+    let world = world();
+    let mine = alert(Some("p"));
+    let key = add(&world, "p", "a", &[(Fired, mine)]).expect("added");
+    let told = |world: &World| waits(world, &key)[0].begin.clone().expect("begin");
+    let refuse = |s| {
+        let told = told(&world);
+        world.at(s, |c| {
+            notify::refuse(c, &key, &told, "it answers 404 Not Found")
+        })
+    };
+    assert_eq!(refuse(1), Refused::First);
+    assert_eq!(refuse(2), Refused::Again);
+    let all = waits(&world, &key);
+    let why = all[0].refusals().map(|refused| refused.why.as_str());
+    assert_eq!(why, Some("it answers 404 Not Found"));
+    add(&world, "p", "a", &[]).expect("set anew");
+    assert_eq!(refuse(3), Refused::First);
+    let mut s = 4;
+    while refuse(s) != Refused::Dropped {
+        s += 1;
+        assert!(s < 100, "it is not dropped");
+    }
+    assert!(waits(&world, &key).is_empty());
+    let read = world.store.read().expect("read");
+    let row = read.get(&RECEIVERS, &key).expect("read").expect("row");
+    assert_eq!(row.dropped.times, 1);
+    let why = row.dropped.why.as_deref();
+    assert_eq!(why, Some("it answers 404 Not Found"));
+    assert_eq!(row.given_up, 0);
+}
+
 #[test]
 fn a_deleted_project_leaves_no_receiver_and_nothing_that_waits() {
     let world = world();
@@ -152,12 +213,14 @@ fn what_an_older_plane_left_of_a_project_is_not_called_and_swept() {
     add(&world, "p", "a", &open("p")).expect("added");
     let other = add(&world, "q", "a", &open("q")).expect("added");
     world.at(1, |c| Ok(c.remove(&PROJECTS, "p")?));
-    let keys = |all: Vec<(String, Receiver)>| all.into_iter().map(|(k, _)| k).collect::<Vec<_>>();
     let left = standing(&world.store.read().expect("read")).expect("read");
-    assert_eq!(keys(left), std::slice::from_ref(&other));
+    let left: Vec<_> = left.iter().map(|(k, _, d)| (k, d.as_str())).collect();
+    assert_eq!(left, [(&other, "default")]);
     world.at(2, sweep);
     let read = world.store.read().expect("read");
-    assert_eq!(keys(read.all(&RECEIVERS).expect("read")), [other]);
+    let all = read.all(&RECEIVERS).expect("read");
+    let keys: Vec<String> = all.into_iter().map(|(k, _)| k).collect();
+    assert_eq!(keys, [other]);
     assert_eq!(read.all(&OUTBOX).expect("read").len(), 1);
 }
 
