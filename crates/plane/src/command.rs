@@ -103,6 +103,10 @@ enum Verb {
         /// on the internet only, over https.
         #[arg(long = "receiver-network", value_name = "CIDR")]
         receiver_networks: Vec<IpNet>,
+        /// A network in which projects may have no receivers of their alerts although no interface of this machine is in
+        /// it, such as its public address behind 1:1 NAT, or the site's NAT64; can be repeated.
+        #[arg(long = "inside-network", value_name = "CIDR")]
+        inside_networks: Vec<IpNet>,
         #[command(flatten)]
         store: store::StoreArgs,
     },
@@ -342,12 +346,14 @@ async fn run(command: Command) -> Result<(), Fault> {
             host_certificate_seconds,
             peer_address,
             receiver_networks,
+            inside_networks,
             store,
         } => {
             serve(ServeConfig {
                 etcd: store.place()?,
                 peer: peer_address,
                 receiver_networks,
+                inside_networks,
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,

@@ -80,6 +80,8 @@ pub struct ServeConfig {
     pub terminal: TerminalConfig,
     /// Networks in which projects may have receivers of alerts, besides the internet; without TLS as well.
     pub receiver_networks: Vec<IpNet>,
+    /// Networks in which they may have none although no interface of this machine is in them.
+    pub inside_networks: Vec<IpNet>,
 }
 
 /// A running plane.
@@ -134,6 +136,7 @@ impl ServeConfig {
             peer: None,
             terminal: TerminalConfig::default(),
             receiver_networks: Vec::new(),
+            inside_networks: Vec::new(),
         }
     }
 }
@@ -195,6 +198,7 @@ impl Server {
             peer: peer.as_ref().map(|p| p.at.clone()),
             terminal: Terminal::new(config.terminal.clone()).map_err(|e| cannot(chain(&e)))?,
             receiver_networks: config.receiver_networks.clone(),
+            inside_networks: config.inside_networks.clone(),
         }));
         terminal::tidy(&plane.files);
         claims::index::settle(&plane.store).map_err(|e| with_fix(chain(&e), e.fix()))?;

@@ -124,6 +124,8 @@ pub(super) struct Parts {
     pub(super) terminal: Terminal,
     /// Where receivers of projects may be besides the internet.
     pub(super) receiver_networks: Vec<IpNet>,
+    /// Where they may not be, besides the networks of this machine.
+    pub(super) inside_networks: Vec<IpNet>,
 }
 
 /// Changes that are on a thread: one that is being written, and the next.
@@ -177,7 +179,7 @@ impl Plane {
             started: pf9_hostagent::seam::clock::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
-            alerts: alerts::Board::reaching(parts.receiver_networks),
+            alerts: alerts::Board::reaching(parts.receiver_networks, parts.inside_networks),
             agents: Notify::new(),
             patches: Looks::default(),
             audit: Ledger::default(),

@@ -62,10 +62,10 @@ pub(crate) struct Brief {
 }
 
 impl Board {
-    /// One whose projects' receivers may also be in these networks.
-    pub(crate) fn reaching(networks: Vec<IpNet>) -> Self {
+    /// One whose projects' receivers may also be in the networks `named`, and not in those `inside`.
+    pub(crate) fn reaching(named: Vec<IpNet>, inside: Vec<IpNet>) -> Self {
         Self {
-            reach: Reach::new(networks),
+            reach: Reach::new(named, inside),
             ..Self::default()
         }
     }

@@ -1,5 +1,8 @@
 //! Where receivers of projects may be: on the internet by https, and in networks that the operator names.
 //!
+//! Inside, where none may be, are the networks of the plane's machine. What it cannot know to be inside is named by the
+//! operator: its public address behind 1:1 NAT, or the prefix of a NAT64 other than the well-known one.
+//!
 //! The plane is on a network of its own, and calls what a tenant names. So a name is looked up once for each turn of a
 //! receiver, what it leads to is judged, and the turn's client connects to those addresses and to no other: a name may
 //! lead elsewhere a second later. Redirects are not followed, and no proxy is used, which would resolve names itself.
@@ -66,14 +69,17 @@ const TRANSLATED: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 
 pub(super) struct Reach {
     /// Networks that the operator allows besides the internet, also without TLS.
     named: Arc<[IpNet]>,
+    /// Networks that are inside, besides those of the machine.
+    inside: Arc<[IpNet]>,
     /// What the machine trusts, and since when that is known.
     trusts: Mutex<Option<(Instant, ClientConfig)>>,
 }
 
 impl Reach {
-    pub(super) fn new(named: Vec<IpNet>) -> Self {
+    pub(super) fn new(named: Vec<IpNet>, inside: Vec<IpNet>) -> Self {
         Self {
             named: named.into(),
+            inside: inside.into(),
             trusts: Mutex::new(None),
         }
     }
@@ -84,16 +90,22 @@ impl Reach {
             return Some("url: https is needed".into());
         }
         let ip = literal(url)?;
-        (!may(ip, is_secure(url), &self.named, &[])).then(|| format!("url: {NOWHERE}"))
+        (!may(ip, is_secure(url), &self.named, &self.inside)).then(|| format!("url: {NOWHERE}"))
     }
 
     /// A client that connects to nothing but what the URL's host leads to now, of that only to what is allowed.
     pub(super) async fn client(&self, url: &Url) -> Result<Client, String> {
         let host = url.host_str().unwrap_or_default().to_owned();
         let (named, secure, literal) = (Arc::clone(&self.named), is_secure(url), literal(url));
-        let name = host.clone();
-        // Addresses of this machine are all there are of inside: where they cannot be had nothing is allowed.
-        let found = long(move || found(literal, &name, secure, &named, own));
+        let (name, inside) = (host.clone(), Arc::clone(&self.inside));
+        // Where addresses of this machine cannot be had it is unknown what is inside: nothing is allowed.
+        let found = long(move || {
+            found(literal, &name, secure, &named, || {
+                let mut all = own()?;
+                all.extend_from_slice(&inside);
+                Ok(all)
+            })
+        });
         let found = found.await.map_err(|e| e.to_string())?;
         let found = found.map_err(|e| e.to_string())?;
         let trusts = self.trusts().await?;
@@ -123,7 +135,7 @@ fn found(
     name: &str,
     secure: bool,
     named: &[IpNet],
-    own: impl FnOnce() -> io::Result<Vec<IpNet>>,
+    inside: impl FnOnce() -> io::Result<Vec<IpNet>>,
 ) -> io::Result<Vec<SocketAddr>> {
     let nowhere = || io::Error::other(NOWHERE);
     let all = match literal {
@@ -133,10 +145,10 @@ fn found(
             .map_err(|_| nowhere())?
             .collect(),
     };
-    let own = own()?;
+    let inside = inside()?;
     let good = all
         .into_iter()
-        .filter(|at| may(at.ip(), secure, named, &own));
+        .filter(|at| may(at.ip(), secure, named, &inside));
     let good: Vec<SocketAddr> = good.collect();
     match good.is_empty() {
         true => Err(nowhere()),
@@ -160,10 +172,12 @@ fn literal(url: &Url) -> Option<IpAddr> {
 }
 
 /// Whether a receiver of a project may have this address, by https or not.
-fn may(ip: IpAddr, secure: bool, named: &[IpNet], own: &[IpNet]) -> bool {
-    let ip = plain(ip);
-    let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
-    within(named) || (secure && is_global(ip) && !within(own))
+fn may(ip: IpAddr, secure: bool, named: &[IpNet], inside: &[IpNet]) -> bool {
+    let (as_written, ip) = (ip.to_canonical(), plain(ip));
+    let within = |nets: &[IpNet], ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
+    // A translator that is named is inside with all that is behind it.
+    let is_inside = within(inside, ip) || within(inside, as_written);
+    within(named, ip) || (secure && is_global(ip) && !is_inside)
 }
 
 /// An address of IPv4 that is written as one of IPv6 is judged as what it is.
@@ -274,6 +288,44 @@ mod tests {
         }
     }
 
+    /// The plane's address behind 1:1 NAT, and translators: the site's own, and the well-known one.
+    #[tokio::test]
+    async fn what_the_operator_names_as_inside_is_not_reached() {
+        let inside = [
+            "8.8.8.8/32",
+            "2a00:64::/96",
+            "64:ff9b::/96",
+            "2606:4700::/32",
+        ];
+        let outside = [
+            "https://8.8.8.9/",
+            "https://[2a00:65::1]/",
+            "https://1.1.1.1/",
+        ];
+        let closed = [
+            "https://8.8.8.8/",
+            "https://[::ffff:8.8.8.8]/",
+            "https://[2a00:64::a00:1]/",
+            "https://[2a00:64::101:101]/",
+            "https://[64:ff9b::101:101]/",
+            "https://[2606:4700::1111]/",
+        ];
+        let by_default = Reach::default();
+        let reach = Reach::new(Vec::new(), nets(&inside));
+        for closed in closed.map(url) {
+            assert_eq!(by_default.fault(&closed), None, "{closed}");
+            assert!(reach.fault(&closed).is_some(), "{closed}");
+            let why = reach.client(&closed).await.expect_err("inside");
+            assert_eq!(why, NOWHERE, "{closed}");
+        }
+        for open in outside.map(url) {
+            assert_eq!(reach.fault(&open), None, "{open}");
+            assert!(reach.client(&open).await.is_ok(), "{open}");
+        }
+        let named = Reach::new(nets(&["8.8.8.8/32"]), nets(&inside));
+        assert_eq!(named.fault(&url("http://8.8.8.8/")), None);
+    }
+
     /// All forms of an address that the parser of URLs knows.
     #[test]
     fn a_url_with_an_address_is_judged_in_every_form() {
@@ -296,7 +348,7 @@ mod tests {
         for good in ["https://1.1.1.1/", "https://hooks.example/"] {
             assert_eq!(reach.fault(&url(good)), None, "{good}");
         }
-        let reach = Reach::new(nets(&["10.0.0.0/8"]));
+        let reach = Reach::new(nets(&["10.0.0.0/8"]), Vec::new());
         assert_eq!(reach.fault(&url("http://10.0.0.1/")), None);
         assert!(reach.fault(&url("http://1.1.1.1/")).is_some());
         assert!(reach.fault(&url("https://127.0.0.1/")).is_some());
@@ -353,7 +405,7 @@ mod tests {
             .await
             .expect("listen");
         let port = listener.local_addr().expect("address").port();
-        let reach = Reach::new(nets(&["127.0.0.0/8"]));
+        let reach = Reach::new(nets(&["127.0.0.0/8"]), Vec::new());
         let url = url(&format!("http://localhost:{port}/"));
         let client = reach.client(&url).await.expect("client");
         let asked = tokio::join!(client.get(url).send(), async {

@@ -52,6 +52,7 @@ fn the_command_line_is_consistent() {
         "notify list --state-dir d",
         "notify remove ops --project 3f1c --state-dir d",
         "serve --state-dir d --listen 127.0.0.1:8443 --receiver-network 10.0.0.0/8 --receiver-network fd00::/8",
+        "serve --state-dir d --listen 127.0.0.1:8443 --inside-network 203.0.112.7/32 --inside-network 2a00:64::/96",
         "cluster availability c --state-dir d",
         "cluster report c --day 2026-11-29 --state-dir d",
         "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",

@@ -120,7 +120,7 @@ fn receivers_and_what_waits_for_each_are_bounded() {
     assert_eq!((row(&key).given_up, row(&other).given_up), (1, 0));
 }
 
-/// Whoever administers it makes projects as fast as they are full.
+/// Its admin makes another project when one is full.
 #[test]
 fn receivers_of_a_domain_are_bounded_whatever_projects_it_makes() {
     fn set(c: &mut Change<'_>, of: &str, domain: &str, name: &str) -> Answer<String> {
@@ -226,10 +226,11 @@ fn what_an_older_plane_left_of_a_project_is_not_called_and_swept() {
 
 #[test]
 fn a_token_is_sent_by_tls_or_within_the_machine() {
-    let reach = Reach::new(vec![
+    let named = vec![
         "10.0.0.0/8".parse().expect("net"),
         "127.0.0.0/8".parse().expect("net"),
-    ]);
+    ];
+    let reach = Reach::new(named, Vec::new());
     for (url, secret, good) in [
         ("http://10.0.0.1/", None, true),
         ("http://10.0.0.1/", Some(TOKEN), false),
