@@ -28,6 +28,8 @@
 //! | `liveness` | pings, round-trip time, dead peers |
 //! | `session`  | [`Session`]: all of it together |
 
+use std::collections::VecDeque;
+
 mod code;
 mod frame;
 mod inflight;
@@ -44,6 +46,13 @@ pub use session::{
     Config, Event, GoAway, OpenError, Read, Session, Side, Stats, StreamEnd, StreamStats,
     Violation, WriteError,
 };
+
+/// Frees the memory of a list that is empty.
+pub(crate) fn free<T>(list: &mut VecDeque<T>) {
+    if list.is_empty() {
+        *list = VecDeque::new();
+    }
+}
 
 /// A point in time: microseconds since any fixed moment before the session began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

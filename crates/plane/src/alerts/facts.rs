@@ -296,6 +296,8 @@ fn ends(certificates: &[Expiry]) -> Vec<End> {
     all.sort_by(|a, b| (a.late_at, &a.name).cmp(&(b.late_at, &b.name)));
     all.dedup_by(|a, b| a.name == b.name);
     all.truncate(CERTIFICATES_MAX);
+    // Kept for every host.
+    all.shrink_to_fit();
     all
 }
 

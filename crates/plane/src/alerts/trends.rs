@@ -181,7 +181,10 @@ pub(super) fn said(status: &HostStatus) -> Vec<(Of, u16)> {
         share(Kind::Memory, &daemon.unit, daemon.memory_bytes, whole)
     });
     let all = disks.chain(etcd).chain(daemons).flatten();
-    all.take(SERIES_MAX).collect()
+    let mut all: Vec<_> = all.take(SERIES_MAX).collect();
+    // Kept for every host.
+    all.shrink_to_fit();
+    all
 }
 
 /// Each host's slots begin at an offset of its own.

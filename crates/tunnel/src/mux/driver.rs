@@ -116,6 +116,7 @@ impl Turns<'_> {
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             self.connection.websocket.rest();
+            self.shared.lock().rest();
             // Due pings leave with this turn's `poll_out`; wake for the deadline after them.
             cx.waker().wake_by_ref();
         }

@@ -13,7 +13,7 @@ use super::driver::Closed;
 use super::stream::MuxStream;
 use crate::wire::{
     Class, Code, Event, GoAway, Meta, Open, OpenError, Session, Stats, StreamEnd, StreamId,
-    StreamStats, Time,
+    StreamStats, Time, free,
 };
 
 pub(super) struct Shared {
@@ -196,6 +196,12 @@ impl State {
         if !self.blocked {
             self.wake_driver();
         }
+    }
+
+    /// Frees what a busy time left behind.
+    pub(super) fn rest(&mut self) {
+        self.session.rest();
+        free(&mut self.incoming);
     }
 
     /// The driver begins a turn: it finds whatever it would be called for.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{Class, StreamId};
+use super::free;
 use super::limits::INTERACTIVE_RUN;
 
 #[derive(Debug, Default)]
@@ -54,6 +55,12 @@ impl Schedule {
     /// A bulk stream waits for its turn.
     pub(super) fn has_bulk(&self) -> bool {
         !self.bulk.is_empty()
+    }
+
+    /// Frees what is empty.
+    pub(super) fn rest(&mut self) {
+        free(&mut self.interactive);
+        free(&mut self.bulk);
     }
 
     pub(super) fn remove(&mut self, stream: StreamId) {
