@@ -163,8 +163,13 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
     let world = World::new().await;
     let browser = Browser::new().await;
     signed_in(&world.bed, &browser).await;
+    let receiver = "/alerts/v1/projects/{project}/receivers/tickets-of-c";
+    let body = json!({"kind": "ticket", "url": "https://localhost:1/"});
+    let (code, said) = world.bed.ask(Method::PUT, receiver, body).await;
+    assert_eq!(code, 200, "{said}");
     browser.press("Alerts").await;
     browser.sees("nothing is wrong").await;
+    browser.sees("tickets-of-c").await;
     world.begin().await;
     world.prepared().await;
     world.report(0, Some("put-back")).await;
@@ -195,6 +200,11 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
         .await;
     assert_eq!(code, 200, "{said}");
     browser.sees("resolved").await;
+    // What did not arrive is told where the alerts are.
+    browser.press("Alerts").await;
+    browser
+        .sees("no address that a project's receiver may")
+        .await;
     // Signing out ends the token: the plane forgets it.
     let token = "return JSON.parse(sessionStorage.getItem('pf9-session')).token";
     let token = browser.run(token).await;

@@ -9,7 +9,9 @@ const stands = (a) => [state(a.acknowledged && a.state === "firing" ? "acknowled
 
 export function alertList() {
   return { title: "Alerts", live: true, async draw() {
-    const [open, past, silences] = await Promise.all([api.alerts.open(), api.alerts.past(), api.alerts.silences()]);
+    const [open, past, silences, receivers] = await Promise.all([
+      api.alerts.open(), api.alerts.past(), api.alerts.silences(), api.mayKeepReceivers() && api.alerts.receivers(),
+    ]);
     return [
       h("h1", null, "Alerts"),
       table(`${count(open.length, "alert")}, the most urgent first`, [
@@ -25,6 +27,12 @@ export function alertList() {
           window.dispatchEvent(new Event("redraw"));
         } }, "End it") : ""],
       ], silences, "none"),
+      ...(receivers ? [h("h2", null, "Receivers"), table("who is told of this project's alerts", [
+        ["Name", (r) => r.name], ["Kind", (r) => r.kind], ["Last arrived", (r) => ago(r.arrivedAt)],
+        ["Waiting", (r) => r.waiting ? [count(r.waiting, "alert"), r.failing && `: ${r.failing}`] : ""],
+        ["Refused for good", (r) => r.refused ? [count(r.refused, "notice"), ", last ", ago(r.refusedAt), `: ${r.refusedWhy}`] : ""],
+        ["Given up", (r) => r.givenUp ? `${count(r.givenUp, "alert")}, of too many that waited` : ""],
+      ], receivers, "nobody but who the plane's operator named")] : []),
       h("h2", null, "What was"),
       table("the newest first", [
         ["What", link], ["Where", whose], ["Since", (a) => ago(a.since)], ["Over", (a) => ago(a.resolvedAt)],

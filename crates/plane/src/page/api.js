@@ -108,6 +108,8 @@ export const mayAudit = () => session?.roles.includes("admin") ?? false;
 export const audit = (limit, beyond) =>
   ask("GET", `/audit/v1/entries?limit=${limit}${beyond === undefined ? "" : `&continue=${beyond}`}`);
 
+export const mayKeepReceivers = () => session?.roles.includes("admin") ?? false;
+
 export const mayChange = () => session?.roles.some((role) => role !== "reader") ?? false;
 
 export const hosts = {
@@ -147,6 +149,7 @@ export const alerts = {
   silences: () => ask("GET", "/alerts/v1/silences"),
   silence: (body) => ask("POST", "/alerts/v1/silences", body),
   hear: (silence) => ask("DELETE", `/alerts/v1/silences/${id(silence)}`),
+  receivers: () => ask("GET", `/alerts/v1/projects/${id(session.project)}/receivers`),
   availability: (cluster) => ask("GET", `/alerts/v1/clusters/${id(cluster)}/availability`),
   report: (cluster) => ask("GET", `/alerts/v1/clusters/${id(cluster)}/report`),
 };
