@@ -165,7 +165,8 @@ fn say(plane: &Plane, name: &str, ended: Ended) {
     plane.alerts.way(name, arrived_at, why);
 }
 
-/// Those with a non-empty outbox; none where the store did not say. Of those that rest it is known when something is due.
+/// Those with a non-empty outbox; none where the store did not say. Of those that rest it is known when something is
+/// due.
 async fn waiting(
     plane: &Arc<Plane>,
     resting: BTreeMap<String, Option<Instant>>,
@@ -391,8 +392,8 @@ async fn one(plane: &Plane, client: &Client, to: &To, told: &Told) -> Result<(),
     verdict(answer.status())
 }
 
-/// What an answer says. What is refused with 4xx is refused by itself, except where the time is the reason: too late (408), too
-/// early (425), too many (429).
+/// What an answer says. What is refused with 4xx is refused by itself, except where the time is the reason: too late
+/// (408), too early (425), too many (429).
 fn verdict(status: StatusCode) -> Result<(), Failed> {
     let why = || format!("it answers {status}");
     match status {

@@ -305,7 +305,7 @@ fn add(change: &mut Change<'_>, wanted: Wanted) -> Answer<Target> {
         let why = format!("there are {TARGETS_MAX} targets already, the limit");
         return Err(Refusal::conflict(FaultCode::TooMany, what, why));
     }
-    let (given_up, dropped) = before.map_or_else(Default::default, |b| (b.given_up, b.dropped));
+    let (given_up, dropped) = before.map(|b| (b.given_up, b.dropped)).unwrap_or_default();
     let target = Target {
         added_at: change.now,
         given_up,

@@ -202,7 +202,7 @@ fn put(
     let is_new = before
         .as_ref()
         .is_none_or(|b| b.kind != wanted.kind || b.url != wanted.url);
-    let (given_up, dropped) = before.map_or_else(Default::default, |b| (b.given_up, b.dropped));
+    let (given_up, dropped) = before.map(|b| (b.given_up, b.dropped)).unwrap_or_default();
     let receiver = Receiver {
         project,
         name,
