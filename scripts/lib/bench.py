@@ -7,7 +7,7 @@
                                   listed separately: on disk the kernel counts the page it is in (4096), or two
   agent [--json] [--rounds 3] [--idle 300] [--against COMMIT]   the daemons on an idle node, pf9ctl's check and status, the
                                   package, compared with an older commit in the same run; creates its own machines; needs no demo
-  tunnel [--json] [--quick] [--only GROUP,...]   the tunnel on loopback, compared with its peers; needs no demo
+  tunnel [--json] [--quick] [--only GROUP ...]   the tunnel on loopback, compared with its peers; needs no demo
   plane [--json] [--counts 10000] [--against COMMIT]   pf9-plane with a fleet of this many hosts, compared with an older
                                   commit in the same run; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready, compared with an older commit and a start by hand; creates

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import bench_join
 import tools
-from bench_parts import Columns, Running, free, line_with, listening, memory_kib, ticks
-from common import Fail, run, say, tail, wait_for
+from bench_parts import Columns, Running, asked, free, line_with, listening, memory_kib, ticks
+from common import Fail, say, tail, wait_for
 
 # Seconds to wait for a fleet, and the seconds it has to spread its first reports over (benches/tunnel/agent.rs).
 FLEET_SECONDS, FIRST_REPORTS = 240, 30
@@ -68,31 +68,29 @@ def add_arguments(verb):
 
 
 class Fleet:
-    """A plane of one build and its hosts."""
+    """A plane of one build and its hosts. `serve`: how it is started; `whose`: hosts that it need not know."""
 
-    def __init__(self, running, program, tool, state, is_old):
-        self.running, self.program, self.tool, self.state, self.is_old = running, program, tool, Path(state), is_old
+    def __init__(self, running, serve, tool, state, whose=None, is_old=False):
+        self.running, self.serve, self.tool, self.state, self.is_old = running, serve, tool, Path(state), is_old
         self.address = free()
         self.hosts = self.state / "bench-hosts"
-        self.whose = ["--hosts", self.hosts]
+        self.whose = whose or ["--hosts", self.hosts]
         self.plane = self.nodes = None
 
     def start(self):
         """The plane, with its rows read."""
-        serve = [self.program, "serve", "--state-dir", self.state, "--listen", self.address]
-        self.plane = self.running.start(serve, "plane")
+        self.plane = self.running.start([*self.serve, "--listen", self.address], "plane")
         listening(self.plane, self.address, 60)
-        wait_for("the plane's socket for its operators", (self.state / "admin.sock").exists, 60, 0.02)
 
     def stop(self, process, hard=False):
         (process.kill if hard else process.terminate)()
         process.wait()
 
     def enrol(self, count, first=0):
+        wait_for("the plane's socket for its operators", (self.state / "admin.sock").exists, 60, 0.02)
         words = [self.tool, "enrol", "--state", self.state, "--plane", self.address, "--count", count, "--first", first,
                  "--out", self.hosts]
-        done = run([*words, *(["--first-release"] if self.is_old else [])], timeout=FLEET_SECONDS)
-        return json.loads(done.stdout)["seconds"]
+        return asked([*words, *(["--first-release"] if self.is_old else [])], FLEET_SECONDS)["seconds"]
 
     def come(self, count, *more):
         """All hosts connect. Seconds, and the plane's processor seconds."""
@@ -211,7 +209,8 @@ def plane(args):
             with tempfile.TemporaryDirectory(prefix="pf9-bench-", dir=args.dir or memory) as state, \
                     tempfile.TemporaryDirectory(prefix="pf9-bench-") as logs, Running(logs) as running:
                 load = os.getloadavg()[0]
-                fleet = Fleet(running, sides[side], tool, state, side == "old")
+                serve = [sides[side], "serve", "--state-dir", state]
+                fleet = Fleet(running, serve, tool, state, is_old=side == "old")
                 figures.append({"side": side, "load": load, **one(fleet, count, args.idle)})
             say(f"{side}, {count} hosts (load average {load:.1f} before): "
                 + ", ".join(f"{key} {value:.2f}" for key, value in figures[-1].items() if isinstance(value, float)))

@@ -9,25 +9,27 @@ relay of no cost could carry beside load and target. With a round trip, TCP ends
 leaves flow control to TCP does better there than on a real path. "dead path": ssh asks every 8 s and gives up at the third
 silence (ours: a ping every 8 s), and is restarted after 5 s; "cut": after 0.1 s, as systemd would. Our node waits a random
 time, so that a fleet spreads. "calls" counts with strace, which slows both ends: compare its columns with each other only.
-"swarm" is the tunnel alone with very many nodes; `scripts/bench plane` has the same of pf9-plane with its store.
 """
-import argparse
 import functools
+import getpass
 import itertools
 import os
 import re
+import socket
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+import proc
 import tools
-from bench_parts import PEERS, START_SECONDS, Columns, Lab, Running, Way, installed, line_with, memory_kib
+from bench_parts import START_SECONDS, Columns, Running, asked, free, line_with, listening, memory_kib
+from bench_peers import AGAIN, BORE, BORE_PORT, PEERS
 from bench_plane import FILES_BESIDE, Fleet, allow_files
-from common import REPO, Fail, run, wait_for, warn
+from common import REPO, Fail, installed, run, tail, wait_for, warn
 
-SETTLE = 0.1
-NOTICE_SECONDS = 45
+SETTLE_SECONDS, NOTICE_SECONDS = 0.1, 45
 MIB = 1024  # of KiB
 # docs/protocol.md, 5 and 7: what an end may hold for one session: initial windows reduce the pool,
 # and one stream alone gets 4/5 of that; data queued per stream. And the program itself.
@@ -43,7 +45,7 @@ PING_SECONDS, SHORT_PING_SECONDS = 8, 5
 # Kinds of system calls, and those of each.
 CALLS = {"reads": "read readv recvfrom recvmsg", "writes": "write writev sendto sendmsg",
          "waits": "epoll_wait epoll_pwait poll ppoll", "wake-ups": "futex"}
-WAYS, ENDS = ("down", "up"), ("plane", "node")
+WAYS, ENDS, OURS = ("down", "up"), ("plane", "node"), ("ours",)
 # What the load tool is asked, of a way; an echo has bulk beside it in its own class, or in that of bulk.
 BULK = "bulk --to {way.bulk} --direction %s --streams %d"
 ECHO = "echo --to {way.to} --direction %s --streams %d"
@@ -55,6 +57,90 @@ def counted(number, what):
 
 def middle(answers, key):
     return median(answer[key] for answer in answers)
+
+
+class Way(NamedTuple):
+    """Local addresses that lead to the target, the processes of the two ends between, and what controls their relay."""
+    to: str
+    bulk: str
+    ends: tuple = ()
+    relay: str = ""
+
+    def pids(self):
+        """The present processes: some peers have one per tunnel, below others."""
+        found = [child.pid for child in self.ends]
+        for pid in found:
+            found += proc.children(pid)
+        return found
+
+    def freeze(self):
+        with socket.create_connection(self.relay.split(":"), timeout=5) as control:
+            control.sendall(b"f")
+            control.recv(1)
+        return time.monotonic()
+
+
+class Lab(Running):
+    """The load tool with a running target, and the ways to it. A round trip is a relay between the two ends. TCP ends at it,
+    so a TCP handshake takes no time and no TCP window is ever too small: the result is what the ends make of it."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        built, self.pki = tools.release(self.folder / "build.log", loads=True), self.folder / "pki"
+        self.program, self.comms = built / "pf9-tunnel-load", built / "pf9-comms"
+        run([self.program, "prepare", "--dir", self.pki])
+
+    def __enter__(self):
+        _, (self.target,) = self.first_line([self.program, "target"], "target")
+        return super().__enter__()
+
+    def load(self, way, words, seconds=1.0, warm=0.3):
+        pids = ["--pids", ",".join(map(str, way.pids()))] if way.ends else []
+        return asked([self.program, "load", *words.format(way=way).split(), "--target", self.target,
+                      "--seconds", seconds, "--warm", warm, *pids])
+
+    def tls(self, seconds, *more):
+        return asked([self.program, "tls", "--dir", self.pki, "--seconds", seconds, *more])
+
+    def relay(self, rtt_ms, to, listen="127.0.0.1:0"):
+        """An address whose connections lead to `to`, and that of its control."""
+        return (to, "") if rtt_ms is None else self.first_line(
+            [self.program, "relay", "--to", to, "--rtt-ms", rtt_ms, "--listen", listen], "relay")[1]
+
+    def ours(self, rtt_ms=None, ping=(), window=()):
+        """A plane, which tells its events, and a node, which tells its log."""
+        plane, (tunnel, interactive, bulk) = self.first_line(
+            [self.program, "plane", "--dir", self.pki, *ping, *window], "plane")
+        to, relay = self.relay(rtt_ms, tunnel)
+        root = Path(tempfile.mkdtemp(dir=self.folder, prefix="node-"))
+        run([self.program, "prepare", "--dir", self.pki, "--node", root, "--target", self.target, *ping, "--plane", to])
+        node = self.start([self.comms, "--root", root], "pf9-comms", "stderr")
+        # Both ends report it: for the node a path that is frozen in between was never up.
+        if not (line_with(plane.lines, ["up"], START_SECONDS) and line_with(node.lines, ["tunnel is up"], START_SECONDS)):
+            raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
+        return Way(interactive, bulk, (plane, node), relay)
+
+    def peer(self, name, rtt_ms=None, alive=0, pause=None):
+        """The same through a peer, or Fail with the reason why it cannot. Of ssh alone: both ends ping each other every
+        `alive` seconds; it is restarted `pause` seconds after it ended, as by systemd, and both ends tell their logs."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="peer-"))
+        far = free(BORE_PORT if name.startswith("bore") else 0)
+        to, relay = self.relay(rtt_ms, far, far.replace("127.0.0.", "127.0.1."))  # bore wants the same port
+        near = free(host=far.split(":")[0])
+        words = dict(pki=self.pki, folder=folder, user=getpass.getuser(), alive=alive, level="DEBUG1" if pause else "INFO")
+        for key, address in (("far", far), ("to", to), ("near", near), ("target", self.target)):
+            words |= zip((key, f"{key}_host", f"{key}_port"), (address, *address.split(":")))
+        if name == "openssh":
+            run([installed("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"])
+            run(["mkdir", "-p", "/run/sshd"], check=os.geteuid() == 0)  # only root's sshd wants it
+        ends, again = [], ["sh", "-c", AGAIN, "again", pause] if pause else []
+        for (package, program, arguments, text), at, before in zip(PEERS[name], (far, near), ([], again)):
+            words["config"] = folder / f"{at}.conf"
+            words["config"].write_text(text.format(**words))
+            path = tools.tool(package, BORE, program) if program == "bore" else installed(program, package)
+            ends.append(self.start([*before, path, *arguments.format(**words).split()], f"peer-{at}", pause and "stderr"))
+            listening(ends[-1], at)
+        return Way(near, near, tuple(ends), relay)
 
 
 class Bench(Columns):
@@ -70,10 +156,6 @@ class Bench(Columns):
     def ways(self):
         return {"direct": Way(self.lab.target, self.lab.target), "ours": self.lab.ours(), **self.peers()}
 
-    @property
-    def ours(self):
-        return {"ours": self.ways["ours"]}
-
     def peers(self, rtt_ms=None, names=PEERS, **how):
         """Those of these that are there, with this round trip; what is unavailable is named once and left out."""
         found = {}
@@ -85,10 +167,10 @@ class Bench(Columns):
                 warn(f"left out: {name}: {fail}")
         return found
 
-    def measure(self, words, ways=None, rounds=None, **how):
-        """{way: its answers}, ways in turns; without those that failed, which ours may not."""
+    def measure(self, words, ways=None, names=None, rounds=None, **how):
+        """{way: its answers}, ways (or those of these names) in turns; without those that failed, which ours may not."""
         ways, got = self.ways if ways is None else ways, {}
-        for _, name in itertools.product(range(rounds or self.rounds), ways):
+        for _, name in itertools.product(range(rounds or self.rounds), names or ways):
             try:
                 answer = self.lab.load(ways[name], words, **{"seconds": self.seconds, "warm": self.warm, **how})
                 got.setdefault(name, []).append(answer)
@@ -96,7 +178,7 @@ class Bench(Columns):
                 if name == "ours":
                     raise
                 warn(f"{name}: {words}: {fail}")
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)
         return got
 
     def put(self, name, unit, got, value, *goal, of=median, **how):
@@ -107,7 +189,8 @@ class Bench(Columns):
 
 
 def throughput(b):
-    plain, alone = [b.lab.tls(b.seconds) for _ in range(b.rounds)], {}
+    plain, sockets = ([b.lab.tls(b.seconds, *more) for _ in range(b.rounds)] for more in ((), ["--plain"]))
+    alone = {}
     beside = {1: [(">", 1.2, ["haproxy"]), (">", 0.9, ["bore (plain)"])], 8: [(">", 1.1, ["haproxy", "stunnel", "openssh"])]}
     for streams, way in itertools.product(beside, WAYS):
         what, got = f"{way}, {counted(streams, 'stream')}", b.measure(BULK % (way, streams))
@@ -118,7 +201,6 @@ def throughput(b):
         b.put(f"CPU seconds per GiB: {what}", "s/GiB", got, "cpu_s_per_gib", ratios=[("<", 0.75, ["haproxy"])])
     # A relay's bytes come from one socket and go to another, whose other ends (load and target) share the same cores: a
     # GiB costs the rustls of both ends and two sockets; no end has more than a thread for one stream's TLS either.
-    sockets = [b.lab.tls(b.seconds, "--plain") for _ in range(b.rounds)]
     cost, most = middle(plain, "cpu_s_per_gib") + 2 * middle(sockets, "cpu_s_per_gib"), middle(plain, "gbit")
     allowed = min(most, len(os.sched_getaffinity(0)) / cost * 2**33 / 1e9)
     b.row("what these cores allow a relay that costs nothing", "Gbit/s", {"rustls": allowed})
@@ -133,12 +215,12 @@ def latency(b):
     b.put("echo, 64 bytes: p99", "us", got, "p99_us")
     for way, streams in (("down", 4), ("up", 4), ("down", 1)):
         what, words = f"{counted(streams, 'bulk stream')} {way}", ECHO % (way, streams)
-        alone = middle(b.measure(BULK % (way, streams), b.ours)["ours"], "gbit")
+        alone = middle(b.measure(BULK % (way, streams), names=OURS)["ours"], "gbit")
         got = b.measure(words + " --bulk-to {way.bulk}")
         for part, most in (("p50", 0.5), ("p99", 10.0)):
             b.put(f"echo beside {what}: {part}", "ms", got, f"{part}_us", ("<", most))
         b.row(f"  {what} beside the echo, part of alone", "ratio", middle(got["ours"], "gbit") / alone, (">", 0.9))
-        b.put(f"  same, echo and {what} of one class: p99", "ms", b.measure(words, b.ours), "p99_us")
+        b.put(f"  same, echo and {what} of one class: p99", "ms", b.measure(words, names=OURS), "p99_us")
 
 
 def calls(b):
@@ -155,7 +237,7 @@ def calls(b):
 
 def traced(lab, way, words):
     """{kind of call: times for a MiB} of each process of a way."""
-    files, strace = {pid: lab.folder / f"calls-{pid}" for pid in way.pids()}, installed("strace", "strace")
+    files, strace = {pid: lab.folder / f"calls-{pid}" for pid in way.pids()}, installed("strace")
     with Running(lab.folder) as running:
         for pid, file in files.items():
             running.start([strace, "-c", "-f", "-U", "name,calls", "-o", file, "-p", pid], "strace")
@@ -229,7 +311,7 @@ def round_trips(b):
         # Whole round trips: windows arrive in bursts, an interval may hold one more or less.
         how = {"rounds": 1, "seconds": max(0.8, b.seconds, ms / 100), "warm": warm}
         for way, streams, of in (("down", 1, of_down), ("up", 1, of_up), ("up", 8, of_up)):
-            got = b.measure(BULK % (way, streams), ways if streams == 1 else {"ours": ways["ours"]}, **how)
+            got = b.measure(BULK % (way, streams), ways, names=OURS if streams == 8 else None, **how)
             b.put(f"{ms} ms round trip, {counted(streams, 'stream')} {way}{of}", "Gbit/s", got, "gbit",
                   (">", 5.0) if (ms, way, streams) == (150, "up", 1) else None,
                   ratios=[(">", 1.0, ["haproxy"])] if ms == 40 else ())
@@ -266,31 +348,31 @@ def dead_path(b):
     if ssh:
         told["openssh"] = [*seen(ssh.ends[1], ssh_since, "Timeout, server", "remote forward success"),
                            *seen(ssh.ends[0], ssh_since, "Timeout, client")]
-    rows = (("noticed by the node", 20), ("connected again", 25), ("the plane's old session over", 25))
-    for at, (what, most) in enumerate(rows):
+    rows = {"noticed by the node": 20, "connected again": 25, "the plane's old session over": 25}
+    for at, (what, most) in enumerate(rows.items()):
         b.row(f"dead path: {what}", "s", {way: figures[at] for way, figures in told.items()}, ("<", most), 1)
     # The last ping until the unanswered one: half an interval on average; two and a half more, and the first wait.
     again = [up for way, at in zip(short, died) if (up := seen(way.ends[0], at, "down", "up")[1]) is not None]
     if None in told["ours"] or len(again) < len(short):
         raise Fail(f"a dead path was not noticed, or not replaced, within {NOTICE_SECONDS} s", f"{told['ours']}, {again}")
-    b.row("dead path, ping of 5 s: connected again, median", "s", median(again) if again else None, ("<", 12), 1)
+    b.row("dead path, ping of 5 s: connected again, median", "s", median(again), ("<", 12), 1)
 
 
-def cuts(b):
+def cut(b):
     """The connection is reset. A node separates its wait (random, so that a fleet spreads) from its
     work. Each node is cut once after its start, as after a healthy minute, and immediately once more."""
-    cut = "cut --to {way.to} --relay {way.relay}"
+    words = "cut --to {way.to} --relay {way.relay}"
     for ms, count, path in ((0, 3 if b.quick else 9, ""), (40, 2 if b.quick else 5, " (40 ms)")):
         first, again, work = [], [], []
         for _ in range(count):
             node = b.lab.ours(ms)
             for times in (first, again):
-                times += b.measure(cut, {"ours": node}, 1)["ours"]
+                times += b.measure(words, {"ours": node}, rounds=1)["ours"]
                 down = line_with(node.ends[1].lines, ["tunnel-down"], START_SECONDS)
                 waited = down and re.search(r"wait_ms=(\d+)", down[1])
                 work += [times[-1]["first_byte_s"] * 1000 - int(waited[1])] if waited else []
         # Restarted 0.1 s after it ended, as systemd does by default; it never waits longer.
-        got = {"ours": first, **b.measure(cut, b.peers(ms, ["openssh"], pause=0.1), count)}
+        got = {"ours": first, **b.measure(words, b.peers(ms, ["openssh"], pause=0.1), rounds=count)}
         b.put(f"connection cut{path}: first byte again, median", "s", got, "first_byte_s")
         # At worst the longest first wait of a node, and as much again for a handshake beside others.
         b.put(f"connection cut{path}: worst of {count} nodes", "s", got, "first_byte_s", ("<", 1.5), of=max)
@@ -299,7 +381,7 @@ def cuts(b):
         b.put(f"  cut again within a minute{path}, median", "s", {"ours": again}, "first_byte_s")
 
 
-def per_frame(b):
+def allocations(b):
     """Of both ends in one thread, as crates/tunnel/tests/alloc.rs counts them: counting slows the load tool. The build is
     that of all tests: optimisation changes no count. With TLS below, TLS' own allocations are listed beside it."""
     tools.need_rust()
@@ -312,16 +394,9 @@ def per_frame(b):
         b.row(f"  bytes of them: {what}", "bytes", float(size))
 
 
-class Stub(Fleet):
-    """The tunnel's end of a plane alone: it knows no hosts."""
-
-    def start(self):
-        serve = [self.tool, "plane", "--many", "--dir", self.state, "--listen", self.address]
-        self.plane, _ = self.running.first_line(serve, "plane")
-
-
 def swarm(b):
-    """A plane with very many nodes: all connect at once, stay idle, and reconnect when their plane is killed."""
+    """A plane with very many nodes: all connect at once, stay idle, and reconnect when their plane is killed. `scripts/bench
+    plane` has the same of pf9-plane with its store."""
     count = 1000 if b.quick else 10_000
     allow_files(count + FILES_BESIDE)
 
@@ -330,8 +405,8 @@ def swarm(b):
         b.row("  plane's CPU for it, per node", "ms", cpu * 1000 / count)
         b.row("  plane's memory meanwhile, at most", "MiB", memory_kib(fleet.plane.pid, "VmHWM") / MIB)
     with Running(b.lab.folder) as running:
-        fleet = Stub(running, None, b.lab.program, b.lab.pki, False)
-        fleet.whose = ["--count", count]
+        serve = [b.lab.program, "plane", "--many", "--dir", b.lab.pki]
+        fleet = Fleet(running, serve, b.lab.program, b.lab.pki, ["--count", count])
         fleet.start()
         before = memory_kib(fleet.plane.pid)
         told(f"{count} nodes at once: all connected after", *fleet.come(count))
@@ -345,7 +420,7 @@ def gate(b):
     """The few results that hold on any machine, idle or busy."""
     for way in WAYS:
         # Each next to its own baseline, and the best of several: others may use the machine for a while.
-        found = [b.lab.load(b.ours["ours"], BULK % (way, 1), 0.8)["cpu_s_per_gib"] / b.lab.tls(0.6)["cpu_s_per_gib"]
+        found = [b.lab.load(b.ways["ours"], BULK % (way, 1), 0.8)["cpu_s_per_gib"] / b.lab.tls(0.6)["cpu_s_per_gib"]
                  for _ in range(3)]
         b.row(f"CPU per GiB {way}, times that of plain rustls", "times", min(found), ("<", CPU_TIMES))
     stalled(b)
@@ -362,16 +437,15 @@ def busy_cores(seconds=0.5):
 
 
 # Rows that belong together, in order.
-GROUPS = {"throughput": throughput, "latency": latency, "calls": calls, "opens": opens, "half-close": half_close,
-          "memory": memory, "round-trips": round_trips, "dead-path": dead_path, "cut": cuts, "allocations": per_frame,
-          "swarm": swarm}
+GROUPS = {rows.__name__.replace("_", "-"): rows for rows in (
+    throughput, latency, calls, opens, half_close, memory, round_trips, dead_path, cut, allocations, swarm)}
 
 
 def tunnel(args):
     allow_files(FILES_BESIDE)
     groups, failed = {"gate": gate} if args.gate else {name: GROUPS[name] for name in GROUPS if name in args.only}, []
     with tempfile.TemporaryDirectory(prefix="pf9-bench-") as folder, Lab(folder) as lab:
-        b, busy, load = Bench(args, lab), busy_cores(), os.getloadavg()[0]
+        b, busy = Bench(args, lab), busy_cores()
         b.row("cores others kept busy before the run", "cores", busy)
         for name, rows in groups.items():
             try:
@@ -380,8 +454,8 @@ def tunnel(args):
                 failed.append(f"{name}: {fail}")
         after = busy_cores()
     if max(busy, after) > 0.3:
-        warn(f"others used this machine: {busy:.1f} cores before, {after:.1f} after (load average {load:.1f} at the "
-             "start): do not compare Gbit/s and latencies with other runs, only columns and CPU seconds")
+        warn(f"others used this machine: {busy:.1f} cores before, {after:.1f} after: do not compare Gbit/s and latencies "
+             "with other runs, only columns and CPU seconds")
     b.say_unmet()
     if args.gate and b.unmet:
         failed.append("the tunnel costs more than it may")
@@ -389,16 +463,9 @@ def tunnel(args):
         raise Fail("these rows are missing, or not met", "\n".join(failed))
 
 
-def chosen(words):
-    if unknown := set(words.split(",")) - set(GROUPS):
-        raise argparse.ArgumentTypeError(f"no such rows: {', '.join(sorted(unknown))}")
-    return words.split(",")
-
-
 def add_arguments(verb):
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
     verb.add_argument("--quick", action="store_true", help="about two minutes: short stretches, one round, fewer nodes")
-    verb.add_argument("--only", type=chosen, default=list(GROUPS), metavar="GROUP,...",
-                      help="only these rows: " + ", ".join(GROUPS))
+    verb.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="only these rows")
     verb.add_argument("--gate", action="store_true", help="only what must hold on any machine; exit 1 if it does not")
     verb.add_argument("--no-peers", action="store_true", help="only our own figures")

@@ -125,7 +125,7 @@ def check(args, skipped, others=()):
         say(laps.forecast())
     stage(laps, "format", ["cargo", "fmt", "--all", "--check"])
     for name in ("check_tests", "check_conformance", "check_libraries", "check_packager", "check_stack", "check_torture",
-                 "check_checkout", "check_lines", "check_bench_plane"):
+                 "check_checkout", "check_lines", "check_bench_plane", "check_bench_tunnel"):
         stage(laps, f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage(laps, "lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])

@@ -2,7 +2,7 @@
 
   run / out        run a program; Fail with its last lines if it fails
   wait_for         poll a condition until a deadline (never a blind sleep)
-  need_packages    install distribution packages that this machine lacks
+  need_packages    install distribution packages that this machine lacks; installed: one program's
   apt_mirror       the main archive this machine already uses
   Fail             an error for people: what, why, where the log is; exit code
 """
@@ -112,11 +112,22 @@ def need_root(what):
         raise Fail(f"{what} needs root", "it makes network bridges and systemd containers; run it with sudo", code=77)
 
 
+def place_of(program):
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def installed(program, package=None):
+    """Where it is; the package of that name, or this one, is installed where it is not."""
+    need_packages({program: package or program})
+    if not (place := place_of(program)):
+        raise Fail(f"package {package or program} has no program {program}")
+    return place
+
+
 def need_packages(packages):
     """`packages` maps a program (looked up in PATH) or an absolute file to its Debian package."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = sorted({package for probe, package in packages.items()
-                      if not (os.path.exists(probe) if probe.startswith("/") else shutil.which(probe, path=path))})
+                      if not (os.path.exists(probe) if probe.startswith("/") else place_of(probe))})
     if not missing:
         return
     if os.geteuid() != 0:

@@ -46,7 +46,7 @@ import up
 from common import REPO, Fail, Stopwatch, need_root, run, say, wait_for
 from lifecycle import CLUSTER, Demo
 from torture_journal import Journal
-from torture_observer import Observer, says
+from torture_observer import Observer
 from torture_schedule import STEADY, WELL_SECONDS, brief, events, may_touch
 
 STATE = "/var/lib/pf9-torture"
