@@ -15,7 +15,9 @@
 //! | `engine`     | what hosts report, which hosts to order next, when it stops (pure) |
 //! | `verbs`      | pause, resume, cancel, back (pure) |
 //! | `gates`      | which hosts take part, and what blocks a roll (pure) |
-//! | `patches`    | versions that the fleet takes automatically |
+//! | `patches`    | which patch each host takes automatically, and what holds the others (pure) |
+//! | `automatic`  | the store around that, and the look once a minute |
+//! | `past`       | what a new roll keeps of the ones before it, and what a person decided by them (pure) |
 //! | `runner`     | the store around them; the periodic task |
 //! | `show`, `numbers`, `http` | progress for people and for Prometheus, and the APIs |
 //!
@@ -26,11 +28,13 @@
 //! Each host's part is a row of its own, and its order is in its signed spec: a status costs one small row however
 //! large the fleet, and a restarted plane resumes.
 
+mod automatic;
 mod engine;
 mod gates;
 pub(super) mod http;
 pub(super) mod numbers;
-pub(super) mod patches;
+mod past;
+mod patches;
 pub(super) mod repository;
 pub(super) mod runner;
 mod show;
@@ -100,6 +104,12 @@ pub(super) struct AgentRoll {
     pub(super) why: Option<Fault>,
     pub(super) policy: Policy,
     pub(super) by: By,
+    /// Its hosts were named one by one: it says nothing about the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) named: bool,
+    /// What a person had declined when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) declined: Option<Declined>,
     /// Findings that the operator overruled at the start.
     #[serde(default)]
     pub(super) despite: Vec<String>,
@@ -140,6 +150,16 @@ pub(super) struct Policy {
     pub(super) any_time: bool,
 }
 
+/// Versions that a person decided against: the patch policy does not order them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Declined {
+    /// Those imported until then.
+    pub(super) until: Timestamp,
+    /// Only those above this one, which the person chose.
+    #[serde(default)]
+    pub(super) above: Option<Version>,
+}
+
 /// One host's part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
@@ -147,6 +167,15 @@ pub(super) struct Part {
     pub(super) from: Option<Version>,
     pub(super) to: Version,
     pub(super) stand: Stand,
+    /// The roll that it belongs to; nil: to the newest.
+    #[serde(default)]
+    pub(super) roll: Uuid,
+    /// Who ordered this version for this host.
+    #[serde(default)]
+    pub(super) by: By,
+    /// Its order ignores the window.
+    #[serde(default)]
+    pub(super) at_once: bool,
     /// Number of its order.
     #[serde(default)]
     pub(super) order: Generation,
@@ -187,6 +216,16 @@ impl AgentRoll {
             State::Running | State::Paused | State::Stopped => true,
             State::Cancelled | State::Done => false,
         }
+    }
+
+    /// Its own parts.
+    fn own<'a>(&self, parts: &'a Parts) -> impl Iterator<Item = (&'a HostId, &'a Part)> {
+        parts.iter().filter(|(_, part)| !part.is_past(self))
+    }
+
+    /// How many of its own are in this state.
+    fn count(&self, parts: &Parts, stand: Stand) -> usize {
+        self.own(parts).filter(|(_, p)| p.stand == stand).count()
     }
 }
 

@@ -230,6 +230,7 @@ pub(super) mod tests {
             cluster,
             forced: false,
             agent: None,
+            agent_pinned: false,
             maintenance: None,
             renewal: Default::default(),
         }

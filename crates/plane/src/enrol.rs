@@ -124,6 +124,7 @@ fn enrol(
         cluster: None,
         forced: false,
         agent: None,
+        agent_pinned: false,
         maintenance: None,
         renewal: Renewal::default(),
     });

@@ -103,6 +103,9 @@ pub(super) struct Host {
     /// The version of the agent it should run; see `agents`.
     #[serde(default)]
     pub(super) agent: Option<AgentSpec>,
+    /// An operator named it for that version: patches pass it over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) agent_pinned: bool,
     /// Suspends repairs and changes for a time; see `maintenance`.
     #[serde(default)]
     pub(super) maintenance: Option<Resting>,

@@ -221,7 +221,10 @@ impl Server {
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
-        tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
+        tasks.spawn(agents::runner::keep(
+            Arc::clone(&plane),
+            config.patches_every,
+        ));
         tasks.spawn(rolls::automatic::keep(
             Arc::clone(&plane),
             config.patches_every,

@@ -226,6 +226,7 @@ fn new_host(id: HostId, key: &SigningKey) -> Host {
         cluster: None,
         forced: false,
         agent: None,
+        agent_pinned: false,
         maintenance: None,
         renewal: Default::default(),
     }

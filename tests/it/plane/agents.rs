@@ -66,6 +66,34 @@ async fn import_of(
     bed.admin("/agents", body).await
 }
 
+/// A plane whose fleet takes patches, and which does not wait a minute before it looks again.
+async fn looking_often() -> Bed {
+    let often = std::time::Duration::from_millis(100);
+    let bed = Bed::with(|config| config.patches_every = often).await;
+    let policy = json!({"patches": "at-once"});
+    let (status, said) = bed.admin("/agents/policy", policy).await;
+    assert_eq!(status, 200, "{said}");
+    bed
+}
+
+/// A window that is never open while a test runs.
+fn closed() -> String {
+    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48);
+    let day = day.strftime("%a").to_string().to_lowercase();
+    format!("{day} 00:00 1h")
+}
+
+/// Why hosts do not get patches, as soon as it says that.
+async fn held_by(bed: &Bed, words: &str) -> Value {
+    until(|| async {
+        let (_, shown) = bed.admin_get(AT).await;
+        let held = shown["patchesHeld"].as_array().expect("a list");
+        let said = held.iter().find(|f| f.to_string().contains(words));
+        said.cloned()
+    })
+    .await
+}
+
 async fn imported(bed: &Bed, version: &str) {
     let (status, said) = import(bed, "pf9-hostagent", version, version.as_bytes()).await;
     assert_eq!(status, 200, "{said}");
@@ -340,10 +368,7 @@ async fn a_security_fix_is_ordered_at_once_and_marked() {
     imported(&bed, "0.1.0").await;
     let node = bed.host("a", "10.1.0.1").await;
     says(&node, "0.1.0", "idle", None).await;
-    // A window that is never open while this runs.
-    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48);
-    let day = day.strftime("%a").to_string().to_lowercase();
-    let policy = json!({"patches": "at-once", "window": format!("{day} 00:00 1h")});
+    let policy = json!({"patches": "at-once", "window": closed()});
     let (status, said) = bed.admin("/agents/policy", policy).await;
     assert_eq!(
         (status, &said["windowIsOpen"]),
@@ -351,9 +376,12 @@ async fn a_security_fix_is_ordered_at_once_and_marked() {
         "{said}"
     );
     imported(&bed, "0.1.1").await;
-    assert_eq!(order(&node).await, None, "it waits for the window");
-    let (status, said) = bed.admin("/agents/upgrade/cancel", json!({})).await;
-    assert_eq!(status, 200, "{said}");
+    let held = held_by(&bed, "it waits for the maintenance window").await;
+    assert!(held.to_string().contains(&node.id.to_string()), "{held}");
+    assert_eq!(
+        (order(&node).await, state(&bed).await),
+        (None, String::new())
+    );
 
     let (status, said) = import_of(&bed, "pf9-hostagent", "0.1.2", b"mended", true).await;
     assert_eq!(status, 200, "{said}");
@@ -373,6 +401,132 @@ async fn a_security_fix_is_ordered_at_once_and_marked() {
         assert_eq!(status, 200, "{step}: {said}");
         assert_eq!(mends().await, [false, false, true], "{step}");
     }
+}
+
+/// A version is not lost because no host could take it when it was imported.
+#[tokio::test]
+async fn a_version_that_was_imported_before_any_host_reported_starts_with_a_report() {
+    let bed = looking_often().await;
+    imported(&bed, "0.1.0").await;
+    imported(&bed, "0.1.1").await;
+    let node = bed.host("a", "10.1.0.1").await;
+    assert_eq!(state(&bed).await, "", "nobody knows what runs there");
+    says(&node, "0.1.0", "idle", None).await;
+    assert_eq!(ordered(&node).await.target.version.to_string(), "0.1.1");
+    let (_, shown) = bed.admin_get(AT).await;
+    assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+}
+
+/// A fleet grows while it is rolled: who comes later is no other host.
+#[tokio::test]
+async fn hosts_that_enrol_after_the_policys_roll_began_join_it() {
+    let bed = looking_often().await;
+    imported(&bed, "0.1.0").await;
+    imported(&bed, "0.1.1").await;
+    let first = bed.host("a", "10.1.0.1").await;
+    says(&first, "0.1.0", "idle", None).await;
+    let order = ordered(&first).await;
+    says(&first, "0.1.1", "proven", Some(&order)).await;
+    comes_to(&bed, "done").await;
+    let current = bed.host("b", "10.1.0.2").await;
+    says(&current, "0.1.1", "idle", None).await;
+    let late = bed.host("c", "10.1.0.3").await;
+    says(&late, "0.1.0", "idle", None).await;
+    comes_to(&bed, "running").await;
+    let (_, shown) = bed.admin_get(AT).await;
+    let hosts = shown["upgrade"]["hosts"].as_array().expect("hosts").iter();
+    let mut hosts: Vec<String> = hosts
+        .map(|h| format!("{} {}", h["host"], h["stand"]))
+        .collect();
+    let part = |node: &Node, stand: &str| format!("{} {}", json!(node.id), json!(stand));
+    // The share of ten percent is proven: the pause after it comes first.
+    let mut want = vec![part(&first, "done"), part(&late, "waiting")];
+    hosts.sort();
+    want.sort();
+    assert_eq!(hosts, want, "who runs it has no part: {shown}");
+}
+
+/// What one host says of itself moves and holds no other.
+#[tokio::test]
+async fn a_host_that_claims_another_version_moves_and_holds_no_other() {
+    let bed = looking_often().await;
+    imported(&bed, "0.1.0").await;
+    let liar = bed.host("a", "10.1.0.1").await;
+    says(&liar, "9.9.9", "idle", None).await;
+    let ahead = bed.host("b", "10.1.0.2").await;
+    says(&ahead, "0.2.0", "idle", None).await;
+    let silent = bed.host("c", "10.1.0.3").await;
+    let node = bed.host("d", "10.1.0.4").await;
+    says(&node, "0.1.0", "idle", None).await;
+    imported(&bed, "0.1.1").await;
+    assert_eq!(ordered(&node).await.target.version.to_string(), "0.1.1");
+    for other in [&liar, &ahead, &silent] {
+        assert_eq!(order(other).await, None);
+    }
+}
+
+/// What an operator does with agents is not mixed with what the policy does, and a canary stays what it is.
+#[tokio::test]
+async fn patches_wait_for_an_operators_roll_and_pass_a_canary_over() {
+    let bed = looking_often().await;
+    let off = json!({"patches": "off"});
+    assert_eq!(bed.admin("/agents/policy", off).await.0, 200);
+    for version in ["0.1.0", "0.1.1", "0.1.2"] {
+        imported(&bed, version).await;
+    }
+    let canary = bed.host("a", "10.1.0.1").await;
+    let other = bed.host("b", "10.1.0.2").await;
+    for node in [&canary, &other] {
+        says(node, "0.1.0", "idle", None).await;
+    }
+    let wanted = json!({"to": "0.1.1", "hosts": [canary.id]});
+    let (status, said) = bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    let first = ordered(&canary).await;
+    let on = json!({"patches": "at-once"});
+    assert_eq!(bed.admin("/agents/policy", on).await.0, 200);
+    let held = held_by(&bed, "the rollout of agent 0.1.1 is under way").await;
+    assert!(held.to_string().contains(&other.id.to_string()), "{held}");
+    assert_eq!(order(&other).await, None);
+    says(&canary, "0.1.1", "proven", Some(&first)).await;
+    let patch = ordered(&other).await;
+    assert_eq!(patch.target.version.to_string(), "0.1.2");
+    let held = held_by(&bed, "an operator chose their version").await;
+    assert!(held.to_string().contains(&canary.id.to_string()), "{held}");
+    assert_eq!(order(&canary).await, Some(first.clone()));
+
+    // The canary's way back is not lost by the patch of another host.
+    says(&other, "0.1.2", "proven", Some(&patch)).await;
+    comes_to(&bed, "done").await;
+    let back = json!({"hosts": [canary.id]});
+    let (status, said) = bed.admin("/agents/upgrade/back", back).await;
+    assert_eq!(status, 200, "{said}");
+    let older = |o: &AgentSpec| o.target.version.to_string() == "0.1.0";
+    until(|| async { order(&canary).await.filter(older) }).await;
+    assert_eq!(order(&other).await, Some(patch));
+}
+
+/// Its records may lack an upgrade of the host: a person recovers it first, and reads why it gets nothing.
+#[tokio::test]
+async fn a_host_that_is_ahead_of_a_restored_plane_gets_no_patch_and_it_is_said() {
+    let bed = looking_often().await;
+    imported(&bed, "0.1.0").await;
+    let node = bed.host("a", "10.1.0.1").await;
+    let mut status = node.status("a", "10.1.0.1");
+    status["agent_version"] = json!("0.1.0");
+    status["agent"] = json!({"version": "0.1.0", "stage": "idle", "generation": 0, "why": null});
+    let ahead = node.current().await.generation.0 + 3;
+    status["observed_generation"] = json!(ahead);
+    status["accepted_generation"] = json!(ahead);
+    let path = "/v1/hosts/self/status";
+    let (code, said) = node.call(Method::POST, path, &status).await;
+    assert!(code < 300, "{code} {said}");
+    let (_, shown) = bed.admin_get(AT).await;
+    assert_eq!(shown["patchesHeld"], json!([]), "nothing newer is there");
+    imported(&bed, "0.1.1").await;
+    let said = held_by(&bed, "restored from a backup").await;
+    assert_eq!(said["fix"], json!("run pf9-plane recover"), "{said}");
+    assert_eq!(state(&bed).await, "");
 }
 
 /// The fleet's metrics do not belong to any one cluster.

@@ -4,9 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use semver::Version;
 
 use super::{AgentRoll, Part, Parts, Said, Stand};
-use crate::rolls::{State, Way};
+use crate::rolls::{By, State, Way};
 use pf9_hostagent::model::{
-    AgentStage, AgentStatus, ClusterId, Fault, FaultCode, Generation, HostId,
+    AGENT_VERSION_MAX, AgentStage, AgentStatus, ClusterId, Fault, FaultCode, Generation, HostId,
+    agent_version_fault,
 };
 
 /// How long a host that was done and then fell silent counts against the concurrency limit. If longer, machines that
@@ -45,9 +46,27 @@ pub(super) struct Moves {
     pub(super) roll: bool,
 }
 
-/// The version a host runs: from its agent's status, or from the text that older agents report.
+/// The version a host runs: from its agent's status, or from the text that older agents report. It is a peer's word:
+/// what cannot be a version of the agent counts as none.
 pub(super) fn runs(agent: &AgentStatus, text: &str) -> Option<Version> {
-    agent.version.clone().or_else(|| text.parse().ok())
+    let older = Some(text).filter(|text| text.len() <= AGENT_VERSION_MAX);
+    let said = agent.version.clone().or_else(|| older?.parse().ok());
+    said.filter(|version| agent_version_fault(version).is_none())
+}
+
+/// Only absent hosts are left of the roll: it holds up no other.
+pub(super) fn waits_for_absent(
+    roll: &AgentRoll,
+    parts: &Parts,
+    there: &dyn Fn(HostId) -> bool,
+) -> bool {
+    let last = roll.share + 1 >= roll.policy.shares.len();
+    let away = |(host, part): (&HostId, &Part)| match part.stand {
+        Stand::Done | Stand::LeftOut => true,
+        Stand::Waiting => !there(*host),
+        Stand::Told | Stand::Failed | Stand::Late => false,
+    };
+    roll.state == State::Running && last && parts.iter().all(away)
 }
 
 /// A host reported. True when its part changes.
@@ -147,25 +166,24 @@ fn stop(roll: &mut AgentRoll, host: HostId, why: Option<Fault>, now: Timestamp) 
 
 /// Whether the share is complete and the next one is due, or the roll is complete.
 fn shares(roll: &mut AgentRoll, parts: &Parts, looks: &[(HostId, Look)], now: Timestamp) {
-    let stands = |stand| parts.values().filter(|p| p.stand == stand).count();
-    let waiting = stands(Stand::Waiting);
-    if waiting + stands(Stand::Told) == 0 {
+    let count = |stand| roll.count(parts, stand);
+    let [waiting, told, done] = [Stand::Waiting, Stand::Told, Stand::Done].map(count);
+    if waiting + told == 0 {
         (roll.state, roll.ended_at) = (State::Done, Some(now));
-        roll.note(now, format!("done: {} hosts run it", stands(Stand::Done)));
+        roll.note(now, format!("done: {done} hosts run it"));
         return;
     }
     let last = roll.share + 1 >= roll.policy.shares.len();
-    if last || stands(Stand::Told) > 0 {
+    if last || told > 0 {
         return;
     }
-    let there = |host: &HostId| looks.iter().any(|(h, l)| h == host && l.there);
-    let left = parts
-        .iter()
-        .any(|(host, p)| p.stand == Stand::Waiting && there(host));
-    let done = stands(Stand::Done);
+    let waits = |host: &HostId| parts.get(host).is_some_and(|p| p.stand == Stand::Waiting);
+    let left = looks.iter().any(|(host, look)| look.there && waits(host));
     // A share of absent hosts proves nothing.
-    let passed = done > 0 && (done >= roll.quota(parts.len()) || !left);
+    let passed = done > 0 && (done >= roll.quota(roll.own(parts).count()) || !left);
     if !passed {
+        // Hosts that came back or joined during the pause are part of this share.
+        roll.passed_at = None;
         return;
     }
     let since = *roll.passed_at.get_or_insert(now);
@@ -190,11 +208,11 @@ fn tell(
     now: Timestamp,
     moves: &mut Moves,
 ) {
-    if roll.passed_at.is_some() || !(open || roll.policy.any_time) {
+    if roll.passed_at.is_some() {
         return;
     }
-    let stands = |stand| parts.values().filter(|p| p.stand == stand).count();
-    let told = stands(Stand::Told);
+    let all = roll.own(parts).count();
+    let [told, done] = [Stand::Told, Stand::Done].map(|stand| roll.count(parts, stand));
     let ill = looks.iter().filter(|(host, look)| {
         let part = parts
             .get(host)
@@ -202,11 +220,10 @@ fn tell(
         let lately = |at| now.duration_since(at) < ILL_FOR;
         !look.there && part.is_some_and(|p| p.done_at.is_some_and(lately))
     });
-    let most = roll.policy.max_unavailable.of(parts.len());
+    let most = roll.policy.max_unavailable.of(all);
     let room = most.saturating_sub(told + ill.count());
-    let quota = roll
-        .quota(parts.len())
-        .saturating_sub(told + stands(Stand::Done));
+    let quota = roll.quota(all).saturating_sub(told + done);
+    let open = open || roll.policy.any_time;
     let mut busy: Vec<ClusterId> = looks
         .iter()
         .filter(|(host, _)| parts.get(host).is_some_and(|p| p.stand == Stand::Told))
@@ -220,7 +237,8 @@ fn tell(
             break;
         }
         let part = parts.get_mut(host).filter(|p| p.stand == Stand::Waiting);
-        let Some(part) = part.filter(|_| look.there && !look.between && !look.rests) else {
+        let ready = look.there && !look.between && !look.rests;
+        let Some(part) = part.filter(|part| ready && (open || part.at_once)) else {
             continue;
         };
         if let Some(cluster) = look.master_of {
@@ -264,6 +282,9 @@ impl Part {
             from,
             to,
             stand: Stand::Waiting,
+            roll: uuid::Uuid::nil(),
+            by: By::Operator,
+            at_once: false,
             order: Generation::default(),
             told_at: None,
             done_at: None,

@@ -151,7 +151,7 @@ fn finding(id: &str, weight: Weight, fault: Fault) -> Finding {
     Finding { id, weight, fault }
 }
 
-fn names(hosts: impl ExactSizeIterator<Item = HostId>) -> String {
+pub(super) fn names(hosts: impl ExactSizeIterator<Item = HostId>) -> String {
     let more = hosts.len().saturating_sub(NAMED);
     let mut named: Vec<String> = hosts.take(NAMED).map(|h| h.to_string()).collect();
     named.extend((more > 0).then(|| format!("{more} more")));

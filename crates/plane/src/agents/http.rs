@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `GET`                   | versions in the repository |
 //! | `POST`, `DELETE /{version}` | import, remove (administrator only: they name files on the plane's machine) |
-//! | `GET /upgrade`          | progress of the newest roll |
+//! | `GET /upgrade`          | progress of the newest roll, and why hosts do not get patches now |
 //! | `POST /upgrade/plan`    | what an upgrade would do, and what blocks it |
 //! | `POST /upgrade`         | the same, and starts it |
-//! | `POST /upgrade/{verb}`  | `pause`, `resume`, `cancel`, `back` |
+//! | `POST /upgrade/{verb}`  | `pause`, `resume`, `cancel`, `back` (of the named hosts) |
 //! | `POST /policy`          | the fleet's window and patch policy |
 
 use std::sync::Arc;
@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::engine::Look;
+use super::past::kept;
 use super::repository::{self, Import};
 use super::{
-    AgentRoll, Part, Parts, Policy, SETTINGS, THE_ROW, gates, patches, runner, show, verbs,
+    AgentRoll, Part, Parts, Policy, SETTINGS, THE_ROW, automatic, gates, runner, show, verbs,
 };
 use crate::guard::Person;
 use crate::hostapi::Caller;
@@ -34,6 +35,7 @@ use crate::refusal::{Answer, Refusal};
 use crate::rolls::{By, Finding, MaxUnavailable, Patches, State, Way, Window, refused_by, stands};
 use crate::state::{self, Change, Plane};
 use crate::store::Read;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::document::AGENT_VERSION;
 use pf9_hostagent::model::{AgentSpec, FaultCode, Generation, HostId};
 
@@ -77,14 +79,13 @@ pub(crate) struct Chosen {
     pub(crate) always: bool,
 }
 
-/// Parameters of a new roll.
-pub(super) struct Begin {
-    pub(super) to: Version,
+/// An operator's new roll.
+struct Begin {
+    to: Version,
     /// Empty: all.
-    pub(super) hosts: Vec<HostId>,
-    pub(super) policy: Policy,
-    pub(super) by: By,
-    pub(super) despite: Vec<String>,
+    hosts: Vec<HostId>,
+    policy: Policy,
+    despite: Vec<String>,
 }
 
 /// Hosts with what is known about them.
@@ -159,7 +160,6 @@ impl Wanted {
             to: self.to.ok_or_else(|| refused("to: which version"))?,
             hosts: self.hosts,
             policy,
-            by: By::Operator,
             despite: self.despite,
         })
     }
@@ -186,19 +186,23 @@ fn checked(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, V
             hosts.push((host, look));
         }
     }
-    // Never fails: the build checked this text.
-    let plane = AGENT_VERSION
-        .parse()
-        .map_err(|e: semver::Error| Refusal::internal(WHAT, &e))?;
-    let found = gates::findings(to, &plane, &hosts, &eyes.here());
+    let found = gates::findings(to, &of_plane()?, &hosts, &eyes.here());
     Ok((hosts, found))
 }
 
+/// The plane's version.
+pub(super) fn of_plane() -> Answer<Version> {
+    // Never fails: the build checked this text.
+    AGENT_VERSION
+        .parse()
+        .map_err(|e: semver::Error| Refusal::internal(WHAT, &e))
+}
+
 /// Starts the checked roll and stores it.
-pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
+fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
     let (before, had) = runner::load(&**change)?;
-    runner::require_free(before.as_ref(), &had, WHAT)?;
     let now = change.now;
+    runner::require_free(&**change, before.as_ref(), &had, WHAT, now)?;
     let (hosts, found) = checked(&**change, &wanted, now)?;
     if let Some(finding) = stands(&found, &wanted.despite) {
         return Err(refused_by(finding));
@@ -216,6 +220,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
         return Err(Refusal::conflict(FaultCode::RollNotNow, WHAT, why)
             .fix("see pf9-plane agent upgrade --to VERSION --plan"));
     }
+    runner::pin(change, &wanted.hosts)?;
     let mut roll = AgentRoll {
         id: uuid::Uuid::new_v4(),
         to: wanted.to,
@@ -223,28 +228,29 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
         state: State::Running,
         why: None,
         policy: wanted.policy,
-        by: wanted.by,
+        by: By::Operator,
+        named: !wanted.hosts.is_empty(),
+        declined: before.as_ref().and_then(AgentRoll::decided),
         despite: wanted.despite,
         began_at: now,
         ended_at: None,
         share: 0,
         passed_at: None,
-        orders: before.map_or(Generation::default(), |r| r.orders),
+        orders: before.as_ref().map_or(Generation::default(), |r| r.orders),
         log: Vec::new(),
-    };
-    let by = match roll.by {
-        By::Operator => "by an operator",
-        By::PatchPolicy => "by the patch policy",
     };
     let despite = match roll.despite.is_empty() {
         true => String::new(),
         false => format!(", despite {}", roll.despite.join(", ")),
     };
+    let count = parts.len();
     roll.note(
         now,
-        format!("started {by} for {} hosts{despite}", parts.len()),
+        format!("started by an operator for {count} hosts{despite}"),
     );
-    runner::put(change, &roll, &parts)?;
+    let mut all = kept(before.as_ref(), &had, roll.id, By::Operator);
+    all.extend(parts);
+    runner::put(change, &roll, &all)?;
     runner::goes_on(change)
 }
 
@@ -281,6 +287,7 @@ async fn start(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
 /// A verb on the existing roll.
 async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value> {
     let mut policy = wanted.policy()?;
+    let named = wanted.hosts;
     if wanted.percent.is_empty() {
         // Hosts must leave a bad version: no shares unless asked for.
         (policy.shares, policy.pause_s) = (vec![100], wanted.pause_seconds.unwrap_or_default());
@@ -293,7 +300,13 @@ async fn turn(plane: &Arc<Plane>, verb: String, wanted: Wanted) -> Answer<Value>
                 "pause" => verbs::pause(roll.as_mut(), now).map(|()| Vec::new())?,
                 "resume" => verbs::resume(roll.as_mut(), &mut parts, now)?,
                 "cancel" => verbs::cancel(roll.as_mut(), &mut parts, now)?,
-                "back" => verbs::back(&mut roll, &mut parts, policy, now)?,
+                "back" => {
+                    let withdrawn = verbs::back(&mut roll, &mut parts, policy, &named, now)?;
+                    if !named.is_empty() {
+                        runner::pin(change, &named)?;
+                    }
+                    withdrawn
+                }
                 _ => {
                     let why = "use pause, resume, cancel or back";
                     return Err(Refusal::missing(FaultCode::NoSuchPath, "no such verb", why));
@@ -327,7 +340,7 @@ async fn choose(plane: &Arc<Plane>, chosen: Chosen) -> Answer<Value> {
             }
             change.put(&SETTINGS, THE_ROW, &settings)?;
             tracing::info!(patches = ?settings.patches, "the fleet's policy of agents was changed");
-            patches::consider(change)?;
+            automatic::consider(change)?;
             show::status(&**change, change.now)
         })
         .await
@@ -366,7 +379,12 @@ pub(crate) async fn admin_list(Shared(plane): Shared<Arc<Plane>>) -> Answer<Json
 }
 
 pub(crate) async fn admin_show(Shared(plane): Shared<Arc<Plane>>) -> Answer<Json<Value>> {
-    show::status(&plane.read()?, pf9_hostagent::seam::clock::now()).map(Json)
+    // Every host's report may be read for it: not on a thread that moves bytes.
+    let shown = brief(move || -> Answer<Value> {
+        show::status(&plane.read()?, pf9_hostagent::seam::clock::now())
+    });
+    let lost = |e| Refusal::internal("the upgrade of agents is not shown", &e);
+    shown.await.map_err(lost)?.map(Json)
 }
 
 pub(crate) async fn admin_start(

@@ -9,7 +9,7 @@ use pf9_hostagent::telemetry::{MetricKind, MetricsText};
 /// Metrics of the newest roll; `None` if there never was one.
 pub(crate) fn of(rows: &impl Read) -> Answer<Option<MetricsText>> {
     let (roll, parts) = runner::load(rows)?;
-    Ok(roll.map(|roll| text(&roll, parts.values())))
+    Ok(roll.map(|roll| text(&roll, roll.own(&parts).map(|(_, part)| part))))
 }
 
 fn text<'a>(roll: &AgentRoll, parts: impl Iterator<Item = &'a Part>) -> MetricsText {

@@ -1,199 +1,392 @@
-//! Versions that the fleet takes automatically, by its policy; the same terms as for clusters.
+//! Which patch release each host takes automatically, by the fleet's policy, and what holds the others. Pure.
 //!
-//! Evaluated when a version is imported, when the policy changes and when a roll ends.
+//! Each host is decided on for itself: the newest patch of the minor that *it* runs, strictly newer, that fits it. What a
+//! host reports is a peer's word, so it counts for that host only: one that claims any version, or is silent, moves and
+//! holds no other.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use semver::Version;
+use uuid::Uuid;
 
-use super::http::{Begin, begin};
-use super::repository::{Release, list, trusted};
-use super::{AgentRoll, Policy, runner};
-use crate::refusal::Answer;
-use crate::rolls::{By, Patches};
-use crate::state::Change;
-use pf9_hostagent::model::TrustStore;
+use super::past::kept;
+use super::{AgentRoll, Declined, Part, Parts, Policy, Stand, engine, gates};
+use crate::rolls::{By, Patches, State, Way, Window};
+use pf9_hostagent::model::{AgentPackage, Fault, FaultCode, Generation, HostId, Inventory};
 
-/// A version for the fleet to take.
-#[derive(Debug, PartialEq, Eq)]
-struct Patch {
-    to: Version,
-    /// Hosts do not wait for the window.
-    at_once: bool,
+/// What the decision depends on, but for the time.
+pub(super) struct Fleet {
+    pub(super) policy: Patches,
+    /// Absent: always open.
+    pub(super) window: Option<Window>,
+    /// The plane's own version.
+    pub(super) plane: Version,
+    pub(super) offers: Vec<Offer>,
+    pub(super) hosts: BTreeMap<HostId, Seen>,
+    /// The newest roll.
+    pub(super) roll: Option<AgentRoll>,
+    pub(super) parts: Parts,
 }
 
-/// A version was imported.
-pub(crate) fn imported(change: &mut Change<'_>) -> Answer<()> {
-    consider(change)
+/// An imported version.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) package: AgentPackage,
+    pub(super) imported_at: Timestamp,
+    /// The plane signed that it fixes a security fault.
+    pub(super) mends: bool,
 }
 
-/// Starts the roll that the policy asks for, if any.
-pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
-    let policy = runner::settings(&**change)?.patches;
-    if policy == Patches::Off {
-        return Ok(());
+/// A host, as it reports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Seen {
+    /// It reported recently.
+    pub(super) there: bool,
+    pub(super) running: Option<Version>,
+    pub(super) machine: Option<Inventory>,
+    /// It works on an order.
+    pub(super) changing: bool,
+    /// An operator named it for the version it has.
+    pub(super) pinned: bool,
+    /// It follows a newer spec than this plane issued.
+    pub(super) ahead: bool,
+}
+
+/// A version for a host to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Patch {
+    pub(super) to: Version,
+    /// It does not wait for the window.
+    pub(super) at_once: bool,
+}
+
+/// What the policy does now.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Decision {
+    pub(super) takes: BTreeMap<HostId, Patch>,
+    /// Hosts with a patch that they do not take now, and why.
+    pub(super) held: BTreeMap<(Held, Version), Vec<HostId>>,
+}
+
+/// Why a host does not take its patch, in the order in which people read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Held {
+    /// A roll is in the way.
+    Rolls,
+    Declined,
+    PlaneOlder,
+    /// No neighbour of the plane's minor.
+    TooOld,
+    Unfit,
+    NoWayBack,
+    Ahead,
+    /// It waits for the window.
+    Window,
+    Pinned,
+    /// It ran this version or a newer one, and a person installed an older one there.
+    ByHand,
+    Away,
+}
+
+/// Decides for every host.
+pub(super) fn decide(fleet: &Fleet, now: Timestamp) -> Decision {
+    let mut decision = Decision::default();
+    if fleet.policy == Patches::Off {
+        return decision;
     }
-    let (roll, parts) = runner::load(&**change)?;
-    let what = "patch not started";
-    if runner::require_free(roll.as_ref(), &parts, what).is_err() {
-        return Ok(());
-    }
-    let newest = runner::running(&**change)?.into_values().max();
-    let all = list(&**change)?;
-    let trust = trusted(&**change)?;
-    let Some(patch) = wanted(policy, newest.as_ref(), roll.as_ref(), &all, &trust) else {
-        return Ok(());
+    let terms = Terms {
+        declined: fleet.roll.as_ref().and_then(AgentRoll::decided),
+        blocked: fleet.is_blocked(),
+        open: fleet.window.as_ref().is_none_or(|w| w.is_open(now)),
     };
-    let wanted = Begin {
-        to: patch.to,
-        hosts: Vec::new(),
-        policy: Policy {
-            any_time: patch.at_once,
-            ..Policy::default()
-        },
-        by: By::PatchPolicy,
-        despite: Vec::new(),
-    };
-    match begin(change, wanted) {
-        Ok(()) => Ok(()),
-        // A refusal must not fail the import or report that triggered this.
-        Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!("{what}: {}", refusal.fault);
-            Ok(())
+    for (host, seen) in &fleet.hosts {
+        let part = fleet.parts.get(host);
+        let Some((patch, held)) = fleet.weigh(seen, part, &terms) else {
+            continue;
+        };
+        let Some(why) = held else {
+            decision.takes.insert(*host, patch);
+            continue;
+        };
+        // Its roll says itself what it waits for.
+        let waits = |p: &Part| p.stand == Stand::Waiting && p.to == patch.to;
+        if !(part.is_some_and(waits) && fleet.is_running()) {
+            let group = decision.held.entry((why, patch.to)).or_default();
+            group.push(*host);
         }
-        Err(refusal) => Err(refusal),
+    }
+    decision
+}
+
+/// What is the same for all hosts.
+struct Terms {
+    declined: Option<Declined>,
+    blocked: bool,
+    open: bool,
+}
+
+impl Offer {
+    /// A later patch release of the same minor.
+    fn follows(&self, running: &Version) -> bool {
+        let version = &self.package.version;
+        version.pre.is_empty()
+            && (version.major, version.minor) == (running.major, running.minor)
+            && version > running
+    }
+
+    fn is_declined(&self, declined: Option<&Declined>) -> bool {
+        declined.is_some_and(|declined| {
+            let above = declined.above.as_ref();
+            self.imported_at <= declined.until
+                && above.is_none_or(|chosen| self.package.version > *chosen)
+        })
     }
 }
 
-/// The newest patch of the fleet's minor, if newer than the last decision.
-fn wanted(
-    policy: Patches,
-    newest: Option<&Version>,
-    roll: Option<&AgentRoll>,
-    all: &[Release],
-    trust: &TrustStore,
-) -> Option<Patch> {
-    let newest = newest?;
-    // A version that a person rolled back or cancelled is not started again automatically.
-    let since = roll.map(|r| r.began_at);
-    let follows = |r: &&Release| {
-        let v = &r.package.version;
-        (v.major, v.minor) == (newest.major, newest.minor)
-            && v > newest
-            && since.is_none_or(|since| r.imported_at > since)
-    };
-    let newer: Vec<&Release> = all.iter().filter(follows).collect();
-    let to = newer.iter().map(|r| &r.package.version).max()?.clone();
-    let at_once = match policy {
-        Patches::AtOnce => newer.iter().any(|r| r.mends(trust)),
-        Patches::Window | Patches::Off => false,
-    };
-    Some(Patch { to, at_once })
+impl Fleet {
+    fn is_running(&self) -> bool {
+        let roll = self.roll.as_ref();
+        roll.is_some_and(|roll| roll.state == State::Running)
+    }
+
+    /// A roll is under way that is not the policy's, or that needs a person. One that only absent hosts are left of is
+    /// as good as over.
+    fn is_blocked(&self) -> bool {
+        let Some(roll) = self.roll.as_ref().filter(|r| r.is_under_way()) else {
+            return false;
+        };
+        let bad = |p: &Part| matches!(p.stand, Stand::Failed | Stand::Late);
+        let own = roll.by == By::PatchPolicy
+            && roll.way == Way::Forward
+            && roll.state == State::Running
+            && !self.parts.values().any(bad);
+        let there = |host: HostId| self.hosts.get(&host).is_some_and(|seen| seen.there);
+        !own && !engine::waits_for_absent(roll, &self.parts, &there)
+    }
+
+    /// The patch that there is for this host, and what holds it; none: it has the newest, or is changing.
+    fn weigh(
+        &self,
+        seen: &Seen,
+        part: Option<&Part>,
+        terms: &Terms,
+    ) -> Option<(Patch, Option<Held>)> {
+        // A pre-release was put there by a person.
+        let running = seen.running.as_ref().filter(|v| v.pre.is_empty())?;
+        if seen.changing || part.is_some_and(|part| self.is_ordered(part)) {
+            return None;
+        }
+        let newer: Vec<(&Offer, Option<Held>)> = self
+            .offers
+            .iter()
+            .filter(|offer| offer.follows(running))
+            .map(|offer| (offer, self.against(offer, seen, terms)))
+            .collect();
+        let fitting = newer.iter().filter(|(_, against)| against.is_none());
+        let newest = |(offer, _): &&(&Offer, Option<Held>)| offer.package.version.clone();
+        let best = fitting.max_by_key(newest);
+        let (offer, against) = best.or_else(|| newer.iter().max_by_key(newest))?;
+        let to = offer.package.version.clone();
+        // What an earlier patch fixes is fixed in a later one.
+        let mends = newer.iter().any(|(offer, _)| {
+            offer.mends
+                && offer.package.version <= to
+                && !offer.is_declined(terms.declined.as_ref())
+        });
+        let at_once = self.policy == Patches::AtOnce && mends;
+        let by_hand = |p: &Part| p.stand == Stand::Done && p.told_at.is_some() && p.to >= to;
+        let has_way_back = self.offers.iter().any(|o| o.package.version == *running);
+        let reasons = [
+            (*against).map(|why| (true, why)),
+            Some((seen.pinned, Held::Pinned)),
+            Some((part.is_some_and(by_hand), Held::ByHand)),
+            Some((!has_way_back, Held::NoWayBack)),
+            Some((!seen.there, Held::Away)),
+            Some((seen.ahead, Held::Ahead)),
+            Some((terms.blocked, Held::Rolls)),
+            Some((!(terms.open || at_once), Held::Window)),
+        ];
+        let mut reasons = reasons.into_iter().flatten();
+        let held = reasons.find(|(holds, _)| *holds).map(|(_, why)| why);
+        Some((Patch { to, at_once }, held))
+    }
+
+    /// It has an order without an answer, or an operator's order waits for it.
+    fn is_ordered(&self, part: &Part) -> bool {
+        match part.stand {
+            Stand::Told => true,
+            Stand::Waiting => part.by == By::Operator && self.is_running(),
+            Stand::Done | Stand::Failed | Stand::Late | Stand::LeftOut => false,
+        }
+    }
+
+    /// What this version has against it, for this host.
+    fn against(&self, offer: &Offer, seen: &Seen, terms: &Terms) -> Option<Held> {
+        let (version, package) = (&offer.package.version, Some(&offer.package));
+        let running = seen.running.as_ref();
+        if offer.is_declined(terms.declined.as_ref()) {
+            return Some(Held::Declined);
+        }
+        if (version.major, version.minor) > (self.plane.major, self.plane.minor) {
+            return Some(Held::PlaneOlder);
+        }
+        if !gates::one_apart(version, &self.plane) {
+            return Some(Held::TooOld);
+        }
+        let unfit = gates::unfit(running, seen.machine.as_ref(), version, package);
+        unfit.map(|_| Held::Unfit)
+    }
+
+    /// The roll that gives these hosts their patches, and its parts; none: they have them in a roll that goes on already.
+    ///
+    /// Hosts join the policy's last roll if they take what it is for: they are no larger a step than its share. Another
+    /// version is a new roll, share by share from the first.
+    pub(super) fn begun(
+        &self,
+        takes: BTreeMap<HostId, Patch>,
+        now: Timestamp,
+        id: Uuid,
+    ) -> Option<(AgentRoll, Parts)> {
+        let news = takes.iter();
+        let news: Vec<(&HostId, &Patch)> = news.filter(|(h, p)| self.is_news(h, p)).collect();
+        if news.is_empty() {
+            return None;
+        }
+        let joins = |roll: &&AgentRoll| news.iter().all(|(_, patch)| self.is_for(roll, &patch.to));
+        if let Some(before) = self.roll.as_ref().filter(joins) {
+            let (mut roll, mut parts) = (before.clone(), self.parts.clone());
+            if roll.state == State::Done {
+                (roll.state, roll.ended_at) = (State::Running, None);
+            }
+            roll.note(now, format!("{} hosts join", news.len()));
+            let part = |(host, patch): (&HostId, &Patch)| (*host, self.part(*host, patch, roll.id));
+            parts.extend(news.into_iter().map(part));
+            return Some((roll, parts));
+        }
+        let before = self.roll.as_ref();
+        let mut roll = AgentRoll {
+            id,
+            to: takes.values().map(|patch| &patch.to).max()?.clone(),
+            way: Way::Forward,
+            state: State::Running,
+            why: None,
+            policy: Policy::default(),
+            by: By::PatchPolicy,
+            named: false,
+            declined: before.and_then(AgentRoll::decided),
+            despite: Vec::new(),
+            began_at: now,
+            ended_at: None,
+            share: 0,
+            passed_at: None,
+            orders: before.map_or(Generation::default(), |r| r.orders),
+            log: Vec::new(),
+        };
+        roll.note(
+            now,
+            format!("started by the patch policy for {} hosts", takes.len()),
+        );
+        let mut parts = kept(before, &self.parts, id, By::PatchPolicy);
+        let part = |(host, patch): (HostId, Patch)| (host, self.part(host, &patch, id));
+        parts.extend(takes.into_iter().map(part));
+        Some((roll, parts))
+    }
+
+    fn part(&self, host: HostId, patch: &Patch, roll: Uuid) -> Part {
+        let running = self.hosts.get(&host).and_then(|seen| seen.running.clone());
+        Part {
+            roll,
+            by: By::PatchPolicy,
+            at_once: patch.at_once,
+            ..Part::new(running, patch.to.clone())
+        }
+    }
+
+    /// The host does not wait for it already.
+    fn is_news(&self, host: &HostId, patch: &Patch) -> bool {
+        let same = |p: &Part| p.to == patch.to && p.at_once == patch.at_once;
+        let part = self.parts.get(host);
+        let waits = part.is_some_and(|p| p.stand == Stand::Waiting && same(p));
+        !(self.is_running() && waits)
+    }
+
+    /// This roll is the policy's, goes on or went well, and it or one before it brought this version.
+    fn is_for(&self, roll: &AgentRoll, to: &Version) -> bool {
+        let goes = match roll.state {
+            State::Running | State::Done => true,
+            State::Paused | State::Stopped | State::Cancelled => false,
+        };
+        let brings = |p: &Part| p.by == By::PatchPolicy && p.to == *to;
+        goes && roll.by == By::PatchPolicy
+            && roll.way == Way::Forward
+            && self.parts.values().any(brings)
+    }
+
+    /// Why hosts do not take the patches that there are for them, and what to do, for people.
+    pub(super) fn faults(&self, decision: &Decision) -> Vec<Fault> {
+        let held = decision.held.iter();
+        held.map(|((why, to), hosts)| self.fault(*why, to, hosts))
+            .collect()
+    }
+
+    fn fault(&self, why: Held, to: &Version, hosts: &[HostId]) -> Fault {
+        let whole = format!("to order it anyway: pf9-plane agent upgrade --to {to}");
+        let by_itself = "nothing: it is ordered automatically then".to_owned();
+        let (because, fix): (String, String) = match why {
+            Held::Rolls => (
+                self.in_the_way(),
+                "see pf9-plane agent upgrade; resume it, cancel it, or wait until it is done".into(),
+            ),
+            Held::Declined => (
+                "after its import a person cancelled a rollout, went back, or chose another version".into(),
+                whole,
+            ),
+            Held::PlaneOlder => (
+                format!("the plane is {}, and is always upgraded first", self.plane),
+                "upgrade the plane".into(),
+            ),
+            Held::TooOld => (
+                format!("the plane is {}, and only neighbouring versions are tested together", self.plane),
+                "upgrade these hosts through the versions in between".into(),
+            ),
+            Held::Unfit => (
+                "no package of it for these machines was imported".into(),
+                "import it with pf9-plane agent import".into(),
+            ),
+            Held::NoWayBack => (
+                "the package of the version that they run was not imported: they could not roll back".into(),
+                "import that version as well".into(),
+            ),
+            Held::Ahead => (
+                "they follow newer specs than this plane issued: it was restored from a backup".into(),
+                "run pf9-plane recover".into(),
+            ),
+            Held::Window => ("it waits for the maintenance window".into(), by_itself),
+            Held::Pinned => ("an operator chose their version by naming them".into(), whole),
+            Held::ByHand => ("a person installed an older version there".into(), whole),
+            Held::Away => ("they do not report, and get it when they do".into(), by_itself),
+        };
+        let count = hosts.len();
+        let what = format!("agent {to} is a patch that {count} hosts do not get now");
+        let names = gates::names(hosts.iter().copied());
+        Fault::new(FaultCode::RollNotNow, what, format!("{because}: {names}")).fix(fix)
+    }
+
+    fn in_the_way(&self) -> String {
+        let Some(roll) = &self.roll else {
+            return String::new();
+        };
+        let state = match roll.state {
+            State::Running => "under way",
+            State::Paused => "paused",
+            State::Stopped => "stopped",
+            State::Cancelled => "cancelled",
+            State::Done => "done",
+        };
+        format!("the rollout of agent {} is {state}", roll.to)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::OnceLock;
-
-    use jiff::SignedDuration;
-
-    use super::*;
-    use crate::agents::tests::roll;
-    use crate::compute::tests::now;
-    use pf9_hostagent::model::{AgentPackage, DocumentKind, SigningKey};
-
-    /// The plane's key.
-    fn key() -> &'static SigningKey {
-        static KEY: OnceLock<SigningKey> = OnceLock::new();
-        KEY.get_or_init(|| SigningKey::generate().expect("key").0)
-    }
-
-    fn release(version: &str, hour: i64, security: bool) -> Release {
-        let package = AgentPackage {
-            version: version.parse().expect("version"),
-            packages: Vec::new(),
-            security,
-        };
-        let bytes = serde_json::to_vec(&package).expect("json");
-        Release {
-            package,
-            imported_at: now() + SignedDuration::from_hours(hour),
-            envelope: Some(key().sign(DocumentKind::AgentRelease, &bytes)),
-        }
-    }
-
-    fn of(policy: Patches, all: &[Release], began: Option<i64>) -> Option<(String, bool)> {
-        let at: Version = "0.2.1".parse().expect("version");
-        let mut before = roll("0.2.1", &[100]);
-        before.began_at = now() + SignedDuration::from_hours(began.unwrap_or_default());
-        let trust = TrustStore::new([key().trusted()]).expect("trust");
-        let found = wanted(policy, Some(&at), began.map(|_| &before), all, &trust)?;
-        Some((found.to.to_string(), found.at_once))
-    }
-
-    #[test]
-    fn the_newest_patch_of_the_minor_and_at_once_only_security_fixes() {
-        let all = [
-            release("0.2.2", 1, true),
-            release("0.2.3", 2, false),
-            release("0.3.0", 3, true),
-        ];
-        assert_eq!(
-            of(Patches::Window, &all, None),
-            Some(("0.2.3".into(), false))
-        );
-        assert_eq!(
-            of(Patches::AtOnce, &all, None),
-            Some(("0.2.3".into(), true))
-        );
-        let plain = [release("0.2.2", 1, false)];
-        assert_eq!(
-            of(Patches::AtOnce, &plain, None),
-            Some(("0.2.2".into(), false))
-        );
-        let old = [release("0.2.0", 1, true), release("0.2.1", 1, true)];
-        assert_eq!(of(Patches::AtOnce, &old, None), None);
-    }
-
-    /// A row alone proves nothing, nor does a signature by another key or over something else.
-    #[test]
-    fn only_the_planes_signature_proves_a_security_fix() {
-        let signed = || release("0.2.2", 1, true);
-        let at_once = |release: Release| {
-            let found = of(Patches::AtOnce, &[release], None);
-            found.expect("it follows").1
-        };
-        assert!(at_once(signed()));
-        let plain = release("0.2.2", 1, false);
-        let mut unsigned = signed();
-        unsigned.envelope = None;
-        let mut of_the_plain = signed();
-        of_the_plain.envelope = plain.envelope.clone();
-        let mut of_another = signed();
-        of_another.envelope = release("0.2.1", 1, true).envelope;
-        let (stranger, _) = SigningKey::generate().expect("key");
-        let bytes = serde_json::to_vec(&signed().package).expect("json");
-        let mut foreign = signed();
-        foreign.envelope = Some(stranger.sign(DocumentKind::AgentRelease, &bytes));
-        let mut of_a_kind = signed();
-        of_a_kind.envelope = Some(key().sign(DocumentKind::StackManifest, &bytes));
-        let mut changed = plain;
-        let envelope = changed.envelope.as_mut().expect("signed");
-        envelope.payload = signed().envelope.expect("signed").payload;
-        for forged in [
-            unsigned,
-            of_the_plain,
-            of_another,
-            foreign,
-            of_a_kind,
-            changed,
-        ] {
-            assert!(!at_once(forged.clone()), "{forged:?}");
-        }
-    }
-
-    #[test]
-    fn a_version_that_was_rolled_back_by_hand_is_not_restarted() {
-        let all = [release("0.2.2", 1, true)];
-        assert_eq!(of(Patches::AtOnce, &all, Some(2)), None);
-        assert!(of(Patches::AtOnce, &all, Some(0)).is_some());
-    }
-}
+mod tests;

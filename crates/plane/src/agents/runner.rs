@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use semver::Version;
 
 use super::engine::{self, Look, Moves, advance};
 use super::repository::{find, list};
-use super::{AgentRoll, PARTS, Part, Parts, ROLL, SETTINGS, Stand, THE_ROW, gates, patches};
+use super::{AgentRoll, PARTS, Part, Parts, ROLL, SETTINGS, Stand, THE_ROW, automatic, gates};
 use crate::events;
 use crate::records::{CLUSTERS, Cluster, HOSTS, STATUSES};
 use crate::refusal::{Answer, Refusal};
@@ -18,6 +18,7 @@ use crate::rolls::{State, UpgradeSettings};
 use crate::state::{Change, Plane};
 use crate::store::Read;
 use crate::view;
+use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{
     AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, NodeState, Role,
 };
@@ -235,7 +236,7 @@ pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
         tell(&roll);
     }
     match roll.state {
-        State::Done => patches::consider(change),
+        State::Done => automatic::consider(change),
         State::Running | State::Paused | State::Stopped | State::Cancelled => Ok(()),
     }
 }
@@ -284,13 +285,17 @@ pub(super) fn withdraw(change: &mut Change<'_>, hosts: &[HostId]) -> Answer<()> 
     Ok(())
 }
 
-/// Replaces the stored roll and all of its parts.
+/// Replaces the stored roll and its parts.
 pub(super) fn put(change: &mut Change<'_>, roll: &AgentRoll, parts: &Parts) -> Answer<()> {
-    for (id, _) in change.all(&PARTS)? {
-        change.remove(&PARTS, &id)?;
+    let had: BTreeMap<String, Part> = change.all(&PARTS)?.into_iter().collect();
+    let next: BTreeMap<String, &Part> = parts.iter().map(|(h, p)| (h.to_string(), p)).collect();
+    for id in had.keys().filter(|id| !next.contains_key(*id)) {
+        change.remove(&PARTS, id)?;
     }
-    for (host, part) in parts {
-        change.put(&PARTS, &host.to_string(), part)?;
+    for (id, part) in next {
+        if had.get(&id) != Some(part) {
+            change.put(&PARTS, &id, part)?;
+        }
     }
     change.put(&ROLL, THE_ROW, roll)?;
     tell(roll);
@@ -303,15 +308,40 @@ fn tell(roll: &AgentRoll) {
     tracing::info!(roll = %roll.id, to = %roll.to, state = ?roll.state, "upgrade of agents: {said}");
 }
 
+/// Hosts that an operator names for a version keep it: patches pass them over. Nobody named is the whole fleet, which takes
+/// them along again.
+pub(super) fn pin(change: &mut Change<'_>, named: &[HostId]) -> Answer<()> {
+    let named: BTreeSet<HostId> = named.iter().copied().collect();
+    for (key, mut row) in change.all(&HOSTS)? {
+        let pinned = !named.is_empty() && (row.agent_pinned || named.contains(&row.id));
+        if row.agent_pinned != pinned {
+            row.agent_pinned = pinned;
+            change.put(&HOSTS, &key, &row)?;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a new roll while one is running, unless only absent hosts remain in it.
-pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) -> Answer<()> {
+pub(super) fn require_free(
+    rows: &impl Read,
+    roll: Option<&AgentRoll>,
+    parts: &Parts,
+    what: &str,
+    now: Timestamp,
+) -> Answer<()> {
     let Some(roll) = roll.filter(|r| r.is_under_way()) else {
         return Ok(());
     };
-    let waits = |p: &Part| matches!(p.stand, Stand::Waiting | Stand::Done | Stand::LeftOut);
-    let last = roll.share + 1 >= roll.policy.shares.len();
+    let mut there = BTreeSet::new();
+    for (host, _) in parts.iter().filter(|(_, p)| p.stand == Stand::Waiting) {
+        let said = rows.get(&STATUSES, &host.to_string())?;
+        if said.is_some_and(|said| view::is_responding(&said, now)) {
+            there.insert(*host);
+        }
+    }
     // Hosts that stay away must not block the next version.
-    if roll.state == State::Running && last && parts.values().all(waits) {
+    if engine::waits_for_absent(roll, parts, &|host| there.contains(&host)) {
         return Ok(());
     }
     let why = format!("one to {} is under way", roll.to);
@@ -320,26 +350,41 @@ pub(super) fn require_free(roll: Option<&AgentRoll>, parts: &Parts, what: &str) 
     ))
 }
 
-/// Runs at intervals, and at once when a host reports something that matters.
-pub(crate) async fn keep(plane: Arc<Plane>) {
+/// Runs at intervals, and at once when a host reports something that matters; what the patch policy asks for is looked at
+/// every `patches_every`.
+pub(crate) async fn keep(plane: Arc<Plane>, patches_every: Duration) {
+    let mut looked: Option<Instant> = None;
     loop {
         // cancel-safe: a permit that is not taken stays; the other branches only wait for time
         tokio::select! {
             () = plane.shutdown.cancelled() => return,
             () = plane.agents.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY.min(patches_every)) => {}
         }
         if let Err(refusal) = look_again(&plane).await {
             tracing::warn!("the agent upgrade does not continue: {}", refusal.fault);
+        }
+        if looked.is_some_and(|at| at.elapsed() < patches_every) {
+            continue;
+        }
+        looked = Some(Instant::now());
+        if let Err(refusal) = automatic::look(&plane).await {
+            tracing::warn!("patches of agents cannot be looked at: {}", refusal.fault);
         }
     }
 }
 
 async fn look_again(plane: &Arc<Plane>) -> Answer<()> {
+    let now = pf9_hostagent::seam::clock::now();
+    let shared = Arc::clone(plane);
+    // It reads what every host of the roll reported: not on a thread that moves bytes.
+    let looked = brief(move || -> Answer<bool> {
+        let is_news = |l: Looked| l.moves.roll || !l.moves.changed.is_empty() || !l.gone.is_empty();
+        Ok(look(&shared.read()?, now)?.is_some_and(is_news))
+    });
+    let lost = |e| Refusal::internal("the agent upgrade is not looked at", &e);
     // A write waits for the disk, so none is made when nothing changes.
-    let looked = look(&plane.read()?, pf9_hostagent::seam::clock::now())?;
-    let is_news = |l: &Looked| l.moves.roll || !l.moves.changed.is_empty() || !l.gone.is_empty();
-    match looked.is_some_and(|l| is_news(&l)) {
+    match looked.await.map_err(lost)?? {
         true => plane.change(goes_on).await,
         false => Ok(()),
     }

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::engine::Look;
-use super::{AgentRoll, Part, Parts, Policy, Stand, runner};
+use super::{AgentRoll, Part, Parts, Policy, Stand, automatic, runner};
 use crate::records::HOSTS;
 use crate::refusal::Answer;
 use crate::rolls::{Finding, State, stands};
 use crate::store::Read;
 use pf9_hostagent::model::HostId;
 
-/// The newest roll; `upgrade: null` if there never was one.
+/// The newest roll (`upgrade: null` if there never was one), and patches that hosts do not get now (`patchesHeld`).
 pub(super) fn status(rows: &impl Read, now: Timestamp) -> Answer<Value> {
     let settings = runner::settings(rows)?;
     let (roll, parts) = runner::load(rows)?;
@@ -24,6 +24,7 @@ pub(super) fn status(rows: &impl Read, now: Timestamp) -> Answer<Value> {
         "window": settings.window,
         "windowIsOpen": open,
         "patches": settings.patches,
+        "patchesHeld": automatic::held(rows, now)?,
         "upgrade": upgrade,
     }))
 }
@@ -37,7 +38,7 @@ fn roll_json(
 ) -> Answer<Value> {
     let eyes = runner::Eyes::new(rows, now)?;
     let mut hosts = Vec::new();
-    for (host, part) in parts {
+    for (host, part) in roll.own(parts) {
         let look = eyes.look(*host, &part.to)?;
         hosts.push(json!({
             "host": host,
@@ -48,10 +49,12 @@ fn roll_json(
             "stand": part.stand,
             "said": part.said,
             "fault": part.fault,
+            "by": part.by,
+            "atOnce": part.at_once,
             "words": words(roll, part, &look, open),
         }));
     }
-    let count = |stand| parts.values().filter(|p| p.stand == stand).count();
+    let count = |stand| roll.count(parts, stand);
     Ok(json!({
         "id": roll.id,
         "state": roll.state,
@@ -70,7 +73,7 @@ fn roll_json(
         "underWay": count(Stand::Told),
         "failed": count(Stand::Failed) + count(Stand::Late),
         "leftOut": count(Stand::LeftOut),
-        "of": parts.len(),
+        "of": roll.own(parts).count(),
         "log": roll.log,
         "hosts": hosts,
     }))
@@ -93,7 +96,9 @@ fn words(roll: &AgentRoll, part: &Part, look: &Look, open: bool) -> String {
         Stand::Waiting if roll.state != State::Running => "no order yet".into(),
         Stand::Waiting if !look.there => "away: it catches up when it is back".into(),
         Stand::Waiting if look.between => "its node is changing its stack".into(),
-        Stand::Waiting if !(open || roll.policy.any_time) => "waits for the window".into(),
+        Stand::Waiting if !(open || roll.policy.any_time || part.at_once) => {
+            "waits for the window".into()
+        }
         Stand::Waiting if roll.passed_at.is_some() => "waits for the pause to end".into(),
         Stand::Waiting => "waits for its turn".into(),
     }

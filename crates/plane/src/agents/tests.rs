@@ -29,6 +29,8 @@ pub(super) fn roll(to: &str, shares: &[u8]) -> AgentRoll {
             ..Policy::default()
         },
         by: By::Operator,
+        named: false,
+        declined: None,
         despite: Vec::new(),
         began_at: now(),
         ended_at: None,
@@ -324,7 +326,7 @@ fn back_takes_each_changed_host_to_the_version_it_ran_before() {
     w.say(host(2), AgentStage::Switching);
     let mut row = Some(w.roll.clone());
     let go = |row: &mut Option<AgentRoll>, w: &mut World| {
-        verbs::back(row, &mut w.parts, Policy::default(), w.now)
+        verbs::back(row, &mut w.parts, Policy::default(), &[], w.now)
     };
     assert!(
         go(&mut row, &mut w).is_err(),
@@ -485,4 +487,106 @@ fn a_host_in_maintenance_gets_its_order_afterwards_and_is_not_late() {
     world.later(i64::from(world.roll.policy.report_s));
     world.go();
     assert_eq!(world.stand(1), Stand::Late);
+}
+
+/// A host that returns during a pause belongs to the share, and holds nothing up for ever.
+#[test]
+fn a_host_that_returns_during_a_pause_gets_its_order() {
+    let mut w = World::new(3, &[34, 100]);
+    w.look(1).there = false;
+    w.look(3).there = false;
+    assert_eq!(w.go(), [host(2)]);
+    w.say(host(2), AgentStage::Proven);
+    w.go();
+    assert!(w.roll.passed_at.is_some(), "the pause has begun");
+    w.look(1).there = true;
+    assert_eq!(w.go(), [host(1)], "34 % of 3, rounded up");
+    w.say(host(1), AgentStage::Proven);
+    w.go();
+    w.later(60);
+    w.look(3).there = true;
+    assert_eq!(w.go(), [host(3)]);
+}
+
+#[test]
+fn a_security_fix_does_not_wait_for_the_window_and_the_others_do() {
+    let mut w = World::new(3, &[100]);
+    w.open = false;
+    w.parts.get_mut(&host(2)).expect("part").at_once = true;
+    assert_eq!(w.go(), [host(2)]);
+    w.say(host(2), AgentStage::Proven);
+    assert_eq!(w.go(), []);
+    w.open = true;
+    assert_eq!(w.go(), [host(1), host(3)]);
+}
+
+/// Hosts of earlier rolls are kept for their way back only: they prove nothing about this version.
+#[test]
+fn hosts_of_earlier_rolls_count_in_no_share_and_go_back_by_name() {
+    let mut w = World::new(4, &[50, 100]);
+    w.roll.id = Uuid::from_u128(2);
+    for n in [1, 2] {
+        let part = w.parts.get_mut(&host(n)).expect("part");
+        part.roll = Uuid::from_u128(1);
+        (part.stand, part.told_at) = (Stand::Done, Some(now()));
+        (part.from, part.to) = (Some(v("0.0.9")), v("0.1.0"));
+    }
+    assert_eq!(w.go(), [host(3)], "half of two");
+    w.say(host(3), AgentStage::Proven);
+    w.go();
+    let back = |w: &World, named: &[HostId]| {
+        let (mut row, mut parts) = (Some(w.roll.clone()), w.parts.clone());
+        let policy = Policy::default();
+        verbs::back(&mut row, &mut parts, policy, named, w.now).expect("back");
+        let row = row.expect("roll");
+        let own = row.own(&parts).map(|(h, p)| (*h, p.to.to_string()));
+        (own.collect::<Vec<_>>(), row.named)
+    };
+    assert_eq!(back(&w, &[]), (vec![(host(3), "0.1.0".into())], false));
+    assert_eq!(
+        back(&w, &[host(1)]),
+        (vec![(host(1), "0.0.9".into())], true)
+    );
+}
+
+#[test]
+fn a_roll_holds_up_no_other_when_only_absent_hosts_are_left() {
+    let mut w = World::new(2, &[100]);
+    let waits = |w: &World| {
+        let there = |h: HostId| w.looks[&h].there;
+        engine::waits_for_absent(&w.roll, &w.parts, &there)
+    };
+    // It waits for its window, with hosts that are there.
+    w.open = false;
+    w.go();
+    assert!(!waits(&w));
+    w.look(1).there = false;
+    w.look(2).there = false;
+    assert!(waits(&w));
+    w.roll.state = State::Paused;
+    assert!(!waits(&w), "a person's word");
+}
+
+/// It is a peer's word.
+#[test]
+fn a_version_is_bounded_and_names_no_build() {
+    let text = |text: &str| engine::runs(&AgentStatus::default(), text);
+    assert_eq!(text("0.1.0"), Some(v("0.1.0")));
+    for wrong in [
+        "",
+        "1",
+        "v0.1.0",
+        "0.1.0+build",
+        "0.1.0 ",
+        "99999999999999999999.0.0",
+    ] {
+        assert_eq!(text(wrong), None, "{wrong}");
+    }
+    let long = format!("0.1.0-{}", "a".repeat(100));
+    assert_eq!(text(&long), None);
+    let said = AgentStatus {
+        version: Some(v(&long)),
+        ..AgentStatus::default()
+    };
+    assert_eq!(engine::runs(&said, "0.1.0"), None);
 }

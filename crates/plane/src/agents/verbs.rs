@@ -1,7 +1,10 @@
 //! Operator verbs on the fleet's roll. Pure; each returns the hosts whose order is withdrawn.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
+use super::past::kept;
 use super::{AgentRoll, Part, Parts, Policy, Stand};
 use crate::refusal::{Answer, Refusal};
 use crate::rolls::{By, State, Way};
@@ -61,12 +64,13 @@ fn recall(parts: &mut Parts, which: impl Fn(&Part) -> bool) -> Vec<HostId> {
     recalled
 }
 
-/// Every changed host returns to its previous version, also in the middle of a change. Returns the hosts whose order is
-/// withdrawn for good.
+/// Every host that the roll changed returns to its previous version, also in the middle of a change; or those of `named`,
+/// also if an earlier roll changed them. Returns the hosts whose order is withdrawn for good.
 pub(super) fn back(
     roll: &mut Option<AgentRoll>,
     parts: &mut Parts,
     policy: Policy,
+    named: &[HostId],
     now: Timestamp,
 ) -> Answer<Vec<HostId>> {
     let what = "not rolled back";
@@ -85,7 +89,12 @@ pub(super) fn back(
         return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
             .fix("wait until it is done, rolled back or late: pf9-plane agent upgrade status"));
     }
-    let returning = returning(parts);
+    let named: BTreeSet<HostId> = named.iter().copied().collect();
+    let asked = |host: &HostId, part: &Part| match named.is_empty() {
+        true => !part.is_past(before),
+        false => named.contains(host),
+    };
+    let returning = returning(parts, asked);
     let Some(to) = returning.values().map(|p| p.to.clone()).max() else {
         let why = "no host was changed";
         return Err(
@@ -93,14 +102,18 @@ pub(super) fn back(
         );
     };
     let recalled = recall(parts, Part::may_be_recalled);
+    let id = uuid::Uuid::new_v4();
+    let mut rest = kept(Some(before), parts, id, By::Operator);
     let mut next = AgentRoll {
-        id: uuid::Uuid::new_v4(),
+        id,
         to,
         way: Way::Back,
         state: State::Running,
         why: None,
         policy,
         by: By::Operator,
+        named: before.named || !named.is_empty(),
+        declined: before.decided(),
         despite: Vec::new(),
         began_at: now,
         ended_at: None,
@@ -117,16 +130,17 @@ pub(super) fn back(
         ),
     );
     *roll = Some(next);
-    *parts = returning;
+    rest.extend(returning);
+    *parts = rest;
     Ok(recalled)
 }
 
 /// The parts of the changed hosts, with from and to swapped.
-fn returning(parts: &Parts) -> Parts {
+fn returning(parts: &Parts, asked: impl Fn(&HostId, &Part) -> bool) -> Parts {
     let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
     parts
         .iter()
-        .filter(|(_, p)| changed(p))
+        .filter(|(host, p)| changed(p) && asked(host, p))
         .filter_map(|(host, p)| {
             let part = Part::new(Some(p.to.clone()), p.from.clone()?);
             Some((*host, part))

@@ -7,7 +7,7 @@ use http::Method;
 use semver::Version;
 use serde_json::Value;
 
-use super::roll::{Ask, Pace, Verb, body, findings, heads, rows, why, window};
+use super::roll::{Ask, Pace, Verb, body, fault, findings, heads, rows, why, window};
 use super::{Listing, State, align, cell, put, seconds, show, text};
 use crate::admin;
 use crate::agents::http::{Chosen, Wanted};
@@ -82,7 +82,8 @@ pub(super) struct Upgrade {
     /// Shares of the fleet in percent, one after the other.
     #[arg(long, value_name = "P,P,100", value_delimiter = ',')]
     percent: Vec<u8>,
-    /// Only these hosts.
+    /// Only these hosts. They keep that version: patches pass them over until the whole fleet is upgraded. With `back`: only
+    /// these return, also if an earlier upgrade changed them.
     #[arg(
         long,
         value_name = "ID,…",
@@ -141,7 +142,7 @@ impl AgentVerb {
                 })?;
                 let answer =
                     admin::ask(&state.state_dir, Method::POST, "/agents/policy", &body).await?;
-                put(None, &policy_line(&answer))
+                put(None, &(policy_line(&answer) + &held(&answer)))
             }
         }
     }
@@ -201,6 +202,11 @@ fn policy_line(answer: &Value) -> String {
     format!("patches: {}; window: {window}\n", cell(answer, "patches"))
 }
 
+/// Patches that hosts do not get now, each with why and what to do.
+fn held(answer: &Value) -> String {
+    rows(answer, "/patchesHeld").map(fault).collect()
+}
+
 fn plan_screen(answer: &Value) -> String {
     let shares =
         rows(answer, "/shares").map(|s| format!("{}% ({})", cell(s, "percent"), cell(s, "hosts")));
@@ -228,7 +234,7 @@ fn plan_screen(answer: &Value) -> String {
 
 fn status_screen(answer: &Value) -> String {
     let roll = &answer["upgrade"];
-    let mut out = policy_line(answer);
+    let mut out = policy_line(answer) + &held(answer);
     if !roll.is_object() {
         return out + "this plane never upgraded agents\n";
     }
@@ -299,5 +305,10 @@ mod tests {
         let quiet = json!({"window": null, "patches": "window", "upgrade": null});
         let want = "patches: window; window: any time\nthis plane never upgraded agents\n";
         assert_eq!(status_screen(&quiet), want);
+        let held = json!({"window": null, "patches": "window", "upgrade": null,
+            "patchesHeld": [{"what": "agent 0.2.1 is held", "why": "a package is missing", "fix": "import it"}]});
+        let want = "patches: window; window: any time\nagent 0.2.1 is held: a package is missing\n    import it\n\
+                    this plane never upgraded agents\n";
+        assert_eq!(status_screen(&held), want);
     }
 }
