@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::patches::{Fleet, Offer, Seen, decide};
@@ -20,6 +20,9 @@ use crate::store::Read;
 use crate::{recover, view};
 use pf9_hostagent::host::work::brief;
 use pf9_hostagent::model::{Fault, Generation};
+
+/// A host that is silent for so long holds up no roll: none of its restarts or updates takes that long.
+const GONE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Starts or continues the roll that the policy asks for, if any.
 pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
@@ -100,6 +103,7 @@ fn seen(
 ) -> Seen {
     let Some(said) = said else {
         return Seen {
+            gone: true,
             pinned: host.agent_pinned,
             ..Seen::default()
         };
@@ -107,6 +111,7 @@ fn seen(
     let status = &said.status;
     Seen {
         there: view::is_responding(said, now),
+        gone: now.duration_since(said.received_at) >= GONE,
         running: engine::runs(&status.agent, &status.agent_version),
         machine: Some(status.inventory.clone()),
         changing: !status.agent.stage.is_over(),

@@ -60,13 +60,12 @@ pub(super) fn waits_for_absent(
     parts: &Parts,
     there: &dyn Fn(HostId) -> bool,
 ) -> bool {
-    let last = roll.share + 1 >= roll.policy.shares.len();
     let away = |(host, part): (&HostId, &Part)| match part.stand {
         Stand::Done | Stand::LeftOut => true,
         Stand::Waiting => !there(*host),
         Stand::Told | Stand::Failed | Stand::Late => false,
     };
-    roll.state == State::Running && last && parts.iter().all(away)
+    roll.state == State::Running && parts.iter().all(away)
 }
 
 /// A host reported. True when its part changes.

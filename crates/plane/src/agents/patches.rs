@@ -43,6 +43,8 @@ pub(super) struct Offer {
 pub(super) struct Seen {
     /// It reported recently.
     pub(super) there: bool,
+    /// It has been silent for long: an operator's roll does not end for a host that restarts.
+    pub(super) gone: bool,
     pub(super) running: Option<Version>,
     pub(super) machine: Option<Inventory>,
     /// It works on an order.
@@ -150,7 +152,7 @@ impl Fleet {
         roll.is_some_and(|roll| roll.state == State::Running)
     }
 
-    /// A roll is under way that is not the policy's, or that needs a person. One that only absent hosts are left of is
+    /// A roll is under way that is not the policy's, or that needs a person. One of which only hosts are left that are long silent is
     /// as good as over.
     fn is_blocked(&self) -> bool {
         let Some(roll) = self.roll.as_ref().filter(|r| r.is_under_way()) else {
@@ -161,7 +163,7 @@ impl Fleet {
             && roll.way == Way::Forward
             && roll.state == State::Running
             && !self.parts.values().any(bad);
-        let there = |host: HostId| self.hosts.get(&host).is_some_and(|seen| seen.there);
+        let there = |host: HostId| self.hosts.get(&host).is_some_and(|seen| !seen.gone);
         !own && !engine::waits_for_absent(roll, &self.parts, &there)
     }
 

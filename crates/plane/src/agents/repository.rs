@@ -362,3 +362,66 @@ pub(crate) async fn package(plane: &Plane, digest: &str, headers: &HeaderMap) ->
     };
     served.answer(headers).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::compute::tests::now;
+
+    /// The plane's key.
+    fn key() -> &'static SigningKey {
+        static KEY: OnceLock<SigningKey> = OnceLock::new();
+        KEY.get_or_init(|| SigningKey::generate().expect("key").0)
+    }
+
+    fn release(version: &str, security: bool) -> Release {
+        let package = AgentPackage {
+            version: version.parse().expect("version"),
+            packages: Vec::new(),
+            security,
+        };
+        let bytes = serde_json::to_vec(&package).expect("json");
+        Release {
+            package,
+            imported_at: now(),
+            envelope: Some(key().sign(DocumentKind::AgentRelease, &bytes)),
+        }
+    }
+
+    /// A row alone proves nothing, nor does a signature by another key or over something else.
+    #[test]
+    fn only_the_planes_signature_proves_a_security_fix() {
+        let trust = TrustStore::new([key().trusted()]).expect("trust");
+        let signed = || release("0.2.2", true);
+        assert!(signed().mends(&trust));
+        let plain = release("0.2.2", false);
+        assert!(!plain.mends(&trust));
+        let mut unsigned = signed();
+        unsigned.envelope = None;
+        let mut of_the_plain = signed();
+        of_the_plain.envelope = plain.envelope.clone();
+        let mut of_another = signed();
+        of_another.envelope = release("0.2.1", true).envelope;
+        let (stranger, _) = SigningKey::generate().expect("key");
+        let bytes = serde_json::to_vec(&signed().package).expect("json");
+        let mut foreign = signed();
+        foreign.envelope = Some(stranger.sign(DocumentKind::AgentRelease, &bytes));
+        let mut of_a_kind = signed();
+        of_a_kind.envelope = Some(key().sign(DocumentKind::StackManifest, &bytes));
+        let mut changed = plain;
+        let envelope = changed.envelope.as_mut().expect("signed");
+        envelope.payload = signed().envelope.expect("signed").payload;
+        for forged in [
+            unsigned,
+            of_the_plain,
+            of_another,
+            foreign,
+            of_a_kind,
+            changed,
+        ] {
+            assert!(!forged.mends(&trust), "{forged:?}");
+        }
+    }
+}

@@ -353,7 +353,8 @@ pub(super) fn require_free(
 /// Runs at intervals, and at once when a host reports something that matters; what the patch policy asks for is looked at
 /// every `patches_every`.
 pub(crate) async fn keep(plane: Arc<Plane>, patches_every: Duration) {
-    let mut looked: Option<Instant> = None;
+    // Until the first look hosts have reported to a plane that was down.
+    let mut looked = Instant::now();
     loop {
         // cancel-safe: a permit that is not taken stays; the other branches only wait for time
         tokio::select! {
@@ -364,10 +365,10 @@ pub(crate) async fn keep(plane: Arc<Plane>, patches_every: Duration) {
         if let Err(refusal) = look_again(&plane).await {
             tracing::warn!("the agent upgrade does not continue: {}", refusal.fault);
         }
-        if looked.is_some_and(|at| at.elapsed() < patches_every) {
+        if looked.elapsed() < patches_every {
             continue;
         }
-        looked = Some(Instant::now());
+        looked = Instant::now();
         if let Err(refusal) = automatic::look(&plane).await {
             tracing::warn!("patches of agents cannot be looked at: {}", refusal.fault);
         }

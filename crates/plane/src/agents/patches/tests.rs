@@ -187,6 +187,8 @@ fn an_operators_roll_is_never_disturbed() {
     // Only absent hosts are left: it is as good as over, and its order for them stays.
     fleet.roll = Some(rolled(State::Running, By::Operator));
     fleet.hosts.get_mut(&host(1)).expect("host").there = false;
+    assert_eq!(held(&fleet, 2), Some(Held::Rolls), "it may only restart");
+    fleet.hosts.get_mut(&host(1)).expect("host").gone = true;
     fleet.offers.push(offer("0.1.3", 1, false));
     assert_eq!(takes(&fleet, 2), Some(("0.1.3".into(), false)));
     let decision = decide(&fleet, now());
@@ -328,6 +330,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     (word(), rare(), rare(), rare(), rare()).prop_map(|(running, away, changing, pinned, ahead)| {
         Seen {
             there: !away,
+            gone: false,
             running,
             machine: None,
             changing,
