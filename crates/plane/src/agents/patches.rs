@@ -152,7 +152,7 @@ impl Fleet {
         roll.is_some_and(|roll| roll.state == State::Running)
     }
 
-    /// A roll is under way that is not the policy's, or that needs a person. One of which only hosts are left that are long silent is
+    /// A roll is under way that is not the policy's, or that needs a person. One of which only long silent hosts are left is
     /// as good as over.
     fn is_blocked(&self) -> bool {
         let Some(roll) = self.roll.as_ref().filter(|r| r.is_under_way()) else {
