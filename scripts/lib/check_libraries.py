@@ -60,6 +60,23 @@ class Libraries(unittest.TestCase):
         self.assertTrue(libraries.named("tokio", ["src"]))
         self.assertFalse(libraries.named("nobody-names-this", ["src"]))
 
+    def test_what_a_library_costs_is_itself_and_what_only_it_brings(self):
+        program = {("a", "1"): {"ours"}, ("b", "1"): {"ours"}, ("c", "1"): {"a"}, ("d", "1"): {"c", "b"}, ("d", "2"): {"a"}}
+        self.assertEqual(libraries.alone("a", program, {"ours"}), {("a", "1"), ("c", "1")})
+        self.assertEqual(libraries.alone("b", program, {"ours"}), {("b", "1")})
+        page = """DURATION = 3;
+const UNIT_DATA = [{"i": 0, "name": "a", "version": "1", "mode": "todo", "duration": 1.5, "unblocked_units": []},
+                   {"i": 1, "name": "a", "version": "1", "mode": "run-custom-build", "duration": 0.5, "unblocked_units": []}];
+"""
+        self.assertEqual(libraries.seconds_of(page), {("a", "1"): 2.0})
+        symbols = """00000000000a0000 0000000000000010 t tokio::runtime::park
+00000000000a0010 0000000000000020 t <serde_json::Value as core::fmt::Display>::fmt
+00000000000a0030 0000000000000004 t <&mut http[5a3b]::Uri as core::fmt::Debug>::fmt
+00000000000a0034 0000000000000008 T aws_lc_0_39_0_SHA256
+                 U memcpy
+"""
+        self.assertEqual(libraries.bytes_of(symbols), {"tokio": 16, "serde_json": 32, "http": 4, "": 8})
+
     def test_ours_are_as_they_should_be(self):
         libraries.check()
 

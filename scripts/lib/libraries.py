@@ -3,18 +3,21 @@
   check()    Fail with every fault: a licence, a source, a banned library, an unlisted duplicate
              version, an obsolete line of deny.toml, a dependency that no source file names
   python3 libraries.py [--versions]   the same; with --versions prints the lines for [bans] skip
+  python3 libraries.py --costs        what each direct dependency of the node's program costs: seconds to compile, bytes in it
 
 Checked is what is linked into the programs (with and without the plane, for both architectures); build and test
 dependencies are not part of them; sources are checked for all.
 """
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections import defaultdict
 
-from common import REPO, Fail, say
+import tools
+from common import REPO, Fail, run, say
 
 DENY = REPO / "deny.toml"
 TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
@@ -163,7 +166,58 @@ def check():
     say(f"{len({name for program in programs for name, _ in program})} libraries, as deny.toml says")
 
 
+# The crate of a demangled symbol.
+CRATE = re.compile(r"[^\w]*(?:(?:mut|const|dyn) )*([a-z]\w*)(?:\[\w+\])?::")
+
+
+def seconds_of(page):
+    """Of cargo's page of timings, which has its data as JSON: (name, version) → seconds of all its units."""
+    units, _ = json.JSONDecoder().raw_decode(page.split("const UNIT_DATA = ", 1)[1])
+    found = defaultdict(float)
+    for unit in units:
+        found[unit["name"], unit["version"]] += unit["duration"]
+    return found
+
+
+def bytes_of(symbols):
+    """Of `nm --print-size --demangle`: crate → bytes. Generic code counts for the crate that names it."""
+    found = defaultdict(int)
+    for _, size, _, name in (words for line in symbols.splitlines() if len(words := line.split(maxsplit=3)) == 4):
+        crate = CRATE.match(name)
+        found[crate[1] if crate else ""] += int(size, 16)
+    return found
+
+
+def alone(one, program, ours):
+    """This library and what would not come in without it."""
+    reached = set(ours)
+    while more := {name for (name, _), by in program.items() if name != one and by & reached} - reached:
+        reached |= more
+    return {library for library in program if library[0] not in reached}
+
+
+def costs():
+    target = tools.target_dir() / "costs"
+    shutil.rmtree(target, ignore_errors=True)
+    say("building the node's program from nothing: some five minutes on two cores")
+    run(["cargo", "build", "--release", "--locked", "--package", "pf9-hostagent", "--bin", "pf9-agent", "--timings", "--config",
+         "profile.release.strip=false"], cwd=REPO, env={"CARGO_TARGET_DIR": str(target)}, timeout=tools.BUILD_SECONDS)
+    seconds = seconds_of((target / "cargo-timings/cargo-timing.html").read_text())
+    sizes = bytes_of(run(["nm", "--print-size", "--demangle", target / "release/pf9-agent"]).stdout)
+    program, ours = linked(TARGETS[0], features=False), set(SOURCES)
+    rows = [(sum(seconds[each] for each in brought), sum(sizes[each.replace("-", "_")] for each in {name for name, _ in brought}),
+             seconds[library], library) for library, by in program.items() if by & ours and library[0] not in ours
+            for brought in [alone(library[0], program, ours)]]
+    say(f"{'with what only it brings':<40}{'s':>8}{'KiB':>8}{'itself s':>10}")
+    for took, size, itself, (name, version) in sorted(rows, reverse=True):
+        say(f"{name + ' ' + version:<40}{took:>8.1f}{size / 1024:>8.0f}{itself:>10.1f}")
+    say(f"{'all units, and all symbols':<40}{sum(seconds.values()):>8.1f}{sum(sizes.values()) / 1024:>8.0f}")
+
+
 def main(argv):
+    if argv == ["--costs"]:
+        costs()
+        return
     if argv == ["--versions"]:
         rules, everything, programs = look()
         rules["bans"]["skip"] = []
