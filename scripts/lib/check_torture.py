@@ -503,6 +503,33 @@ class Figures(unittest.TestCase):
             torture_observer.running(self.machine, {})
 
 
+class Checks(unittest.TestCase):
+    def run_with(self, broken=None, runs=({}, {})):
+        """An event that ends well, where this check of the observer finds something."""
+        one = torture.Torture(mock.Mock(**{"nodes.return_value": []}), mock.Mock(), MACHINES, ())
+        one.observer = mock.Mock(**{"faults.return_value": [], "all_there.return_value": 5, "containers.side_effect": list(runs)})
+        if broken:
+            getattr(one.observer, broken).side_effect = Fail(f"{broken} found it")
+        one.seen = {"worker-1": {"a": container("steady-x")}} if runs[0] else {}
+        quiet = mock.MagicMock(**{"__enter__.return_value": torture_events.Seen()})
+        with mock.patch.object(torture_events, "happens", lambda *_: quiet), mock.patch.object(torture, "hold"), \
+                mock.patch.object(torture, "wait_for", lambda _what, ask, *_how: ask()):
+            return one.run_one(happened("kill", "master-1", "pf9-comms"))
+
+    def test_each_promise_is_checked_after_each_event(self):
+        self.assertEqual(self.run_with()["writes_there"], 5)
+        for check in ("known_to_plane", "writes_go_on", "all_there", "specs_agree", "at_rest"):
+            with self.assertRaisesRegex(Fail, f"{check} found it"):
+                self.run_with(check)
+
+    def test_what_restarted_before_the_event_is_told_though_it_runs(self):
+        steady = [{"worker-1": {name: container("steady-x")}} for name in ("a", "b")]
+        self.run_with(runs=(steady[0], steady[0]))
+        for runs in ((steady[1], steady[1]), (steady[0], steady[1])):
+            with self.assertRaisesRegex(Fail, "nothing had a reason to touch"):
+                self.run_with(runs=runs)
+
+
 class Pauses(unittest.TestCase):
     def test_what_restarts_between_two_events_is_told(self):
         one = torture.Torture(mock.Mock(), mock.Mock(), MACHINES, ())
