@@ -100,7 +100,7 @@ class Journal:
 
 
 def same_run(old, asked):
-    """Whoever resumes gets the schedule that was begun: another seed, other machines or kinds would be another one."""
+    """A resumed run keeps the schedule that it began with: another seed, other machines or kinds would be another one."""
     wrong = [f"{what}: {shown(value)} was asked for, and the run has {shown(old[what])}" for what, value in asked.items()
              if value is not None and (set(value) != set(old[what]) if what == "kinds" else value != old[what])]
     if wrong:

@@ -6,7 +6,7 @@
 
 Two threads: one writes numbered objects, one after the other, and records on disk those that were acknowledged; one
 measures the agents. Both continue through every event. A write accepted twice, because its first answer was lost, counts.
-Whoever looks at nothing finds nothing: once all is well again a write must be acknowledged, and each figure be read.
+An observer that looks at nothing finds nothing: once all is well again a write must be acknowledged, and each figure be read.
 """
 import base64
 import http.client
