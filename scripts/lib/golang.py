@@ -67,14 +67,14 @@ rm -rf src
 """
 
 # The modules of its own repository are required as v0.0.0, and named by directory.
-OF_KUBERNETES = r""" -e '/^\t*\(replace \)*k8s\.io\/[^ ]* => \.\//d' -e 's,^\(\t*\(require \)*k8s\.io/[^ ]* v\)0\.0\.0\( \|$\),\1@SIBLINGS@\2,'"""
+OF_KUBERNETES = r""" -e '/^\t*\(replace \)*k8s\.io\/[^ ]* => \.\//d' -e 's,^\(\t*\(require \)*k8s\.io/[^ ]* v\)0\.0\.0\( \|$\),\1@SIBLINGS@\3,'"""
 
-# It and the modules of its own repository, which it names by directory, in the versions that it is built with itself: what
-# was compiled is found again only by the version that is required. `go` takes the higher version of each other module.
+# It and the modules of its own repository that it needs, in the versions that it is built with itself: what was compiled is
+# found again only by the version that is required. `go` takes the higher version of each other module.
 BESIDE = """
 go mod download -json k8s.io/kubernetes@v@VERSION@ > beside.json || { cat beside.json; exit 1; }
 go mod edit -require=k8s.io/kubernetes@v@VERSION@ $(sed -n \\
-  's,^[ \\t]*\\(k8s.io/[^ ]*\\) => \\./.*,-dropreplace=\\1 -require=\\1@v@SIBLINGS@,p' \\
+  's,^[ \\t]*\\(k8s.io/[^ ]*\\) v0\\.0\\.0\\( .*\\)*$,-dropreplace=\\1 -require=\\1@v@SIBLINGS@,p' \\
   "$(sed -n 's/^\\t"GoMod": "\\(.*\\)",$/\\1/p' beside.json)")
 go get k8s.io/kubernetes@v@VERSION@  # requirements of what is required count only once somebody asks for them
 """

@@ -202,8 +202,9 @@ class Torture:
             raise Fail(fail.what, f"no word of {words}; it says {shown(last)}") from fail
 
     def nobody_started_again(self, before, after, event=None):
-        """Without an event: in the pause before it."""
-        self.lately = [(other, over) for other, over in self.lately if time.monotonic() < over + LATE_SECONDS]
+        """Without an event: in the pause before it, which begins when the last one is over, however long it lasts."""
+        if event:
+            self.lately = [(other, over) for other, over in self.lately if time.monotonic() < over + LATE_SECONDS]
         reasons = [event] if event else []
         late = [other for other, _ in self.lately]
         self.lately += [(each, time.monotonic()) for each in reasons]

@@ -107,6 +107,9 @@ pub enum EnrolError {
     /// The plane said no, in its own words.
     #[error("{0}")]
     Said(Fault),
+    /// It says that something is wrong at its side: whether it took what it was sent is not known.
+    #[error("{0}")]
+    Unsure(Fault),
     /// The machine cannot make a key.
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
@@ -290,7 +293,8 @@ impl Target {
                 .map_err(|e| self.garbage(format!("its answer cannot be read: {e}")));
         }
         match serde_json::from_slice(bytes) {
-            Ok(fault) => Err(EnrolError::Said(fault)),
+            Ok(fault) if status.is_client_error() => Err(EnrolError::Said(fault)),
+            Ok(fault) => Err(EnrolError::Unsure(fault)),
             Err(_) => Err(self.garbage(format!("it answered {status}"))),
         }
     }
@@ -340,7 +344,7 @@ impl EnrolError {
     /// The plane may have taken what it was sent: its answer did not come. Where it said no, or was not reached, it has not.
     pub fn may_have_arrived(&self) -> bool {
         match self {
-            Self::Garbage { .. } => true,
+            Self::Garbage { .. } | Self::Unsure(_) => true,
             Self::Timeout { hop, .. } => matches!(hop, Hop::Websocket),
             Self::Said(_)
             | Self::Url { .. }
@@ -354,7 +358,7 @@ impl EnrolError {
     /// The error as a fault with a stable code.
     pub fn fault(&self) -> Fault {
         let (code, fix) = match self {
-            Self::Said(fault) => return fault.clone(),
+            Self::Said(fault) | Self::Unsure(fault) => return fault.clone(),
             Self::Url { .. } => (
                 FaultCode::Usage,
                 "give the URL of the plane as https://host:port",

@@ -55,6 +55,7 @@ fn ag_masters_that_move_keep_their_cluster() -> Outcome {
 /// What must be the same afterwards: an object that the API acknowledged, and a pod's container.
 struct Kept {
     pod: String,
+    image: String,
     container: String,
 }
 
@@ -62,8 +63,19 @@ impl Kept {
     fn note(worker: &str) -> Outcome<Self> {
         kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
         let pod = format!("hello-{worker}");
+        let image = kubectl(&[
+            "get",
+            "pod",
+            &pod,
+            "-o",
+            "jsonpath={.spec.containers[0].image}",
+        ])?;
         let container = container(&pod)?;
-        Ok(Self { pod, container })
+        Ok(Self {
+            pod,
+            image,
+            container,
+        })
     }
 
     /// The machine of `node` moves `to` another address, and everything of `others` goes on with it.
@@ -85,20 +97,22 @@ impl Kept {
             self.container,
             "a pod that nobody touched"
         );
-        // What is made now runs: the scheduler, the controllers and kubelet are of one cluster.
+        // What is made now runs: controllers, scheduler and kubelet have the same API.
         let name = format!("after-{}", to.replace('.', "-"));
-        kubectl(&[
-            "create",
-            "deployment",
+        let image = format!("--image={}", self.image);
+        let runs = ["--", "sleep", "1000000"];
+        let run = [
+            "run",
             &name,
-            "--image=pause",
-            "--replicas=0",
-        ])?;
-        eventually("the controllers work", FOLLOWED, || {
-            let path = "jsonpath={.status.observedGeneration}";
-            match kubectl(&["get", "deployment", &name, "-o", path])?.as_str() {
-                "1" => Ok(()),
-                other => Err(format!("generation {other:?}")),
+            &image,
+            "--image-pull-policy=IfNotPresent",
+            "--command",
+        ];
+        kubectl(&[&run[..], &runs].concat())?;
+        eventually("a new pod runs", FOLLOWED, || {
+            match kubectl(&["get", "pod", &name, "-o", "jsonpath={.status.phase}"])?.as_str() {
+                "Running" => Ok(()),
+                other => Err(format!("it is {other:?}")),
             }
         })
     }

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -45,6 +45,9 @@ const IN_ALL_MAX: usize = 1000;
 const OUTBOX_MAX: usize = 200;
 /// Longest bearer token: signed ones (JWT) with some claims have this.
 const TOKEN_MAX: usize = 2048;
+
+/// How often what a receiver refused is all tried again because it was set anew as it is: each try is a request and a commit.
+const FORGIVEN_EVERY: SignedDuration = SignedDuration::from_secs(60);
 
 const WHAT: &str = "the receiver is not set";
 
@@ -202,6 +205,10 @@ fn put(
     let is_new = before
         .as_ref()
         .is_none_or(|b| b.kind != wanted.kind || b.url != wanted.url);
+    // What it refused is tried at once, but no admin has it all tried again and again.
+    let is_other = |b: &Receiver| is_new || b.secret != wanted.secret;
+    let rested = |b: &Receiver| change.now.duration_since(b.set_at) >= FORGIVEN_EVERY;
+    let tries = before.as_ref().is_some_and(|b| is_other(b) || rested(b));
     let (given_up, dropped) = before.map(|b| (b.given_up, b.dropped)).unwrap_or_default();
     let receiver = Receiver {
         project,
@@ -214,7 +221,9 @@ fn put(
         dropped,
     };
     change.put(&RECEIVERS, &key, &receiver)?;
-    notify::forgive(change, &key)?;
+    if tries {
+        notify::forgive(change, &key)?;
+    }
     if is_new {
         enqueue_for(change, &key, receiver, open)?;
     }

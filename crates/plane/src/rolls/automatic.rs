@@ -27,7 +27,7 @@ const GATHER: Duration = Duration::from_millis(250);
 /// Clusters that are asked at a time: each costs a stream and the largest answer.
 const AT_ONCE: usize = 8;
 /// All questions to one cluster. Other clusters wait for it.
-const ASK_MAX: Duration = Duration::from_secs(60);
+const ASK_MAX: Duration = Duration::from_secs(15);
 
 /// Clusters to look at.
 #[derive(Default)]
@@ -73,7 +73,11 @@ pub(crate) async fn keep(plane: Arc<Plane>, every: Duration) {
                 Some(plane.patches.take())
             }
         };
-        asked.retain(|_, (_, at)| at.elapsed() < every);
+        // A tick asks all of them: the entry of the one before is as old as the tick is, less a moment.
+        match due {
+            Some(_) => asked.retain(|_, (_, at)| at.elapsed() < every),
+            None => asked.clear(),
+        }
         tokio::select! {
             // Questions under way end with this; a change under way is completed on its thread.
             () = plane.shutdown.cancelled() => return,

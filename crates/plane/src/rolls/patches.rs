@@ -82,9 +82,16 @@ pub(super) fn free(
     which: Option<&BTreeSet<ClusterId>>,
     now: Timestamp,
 ) -> Answer<(Vec<Free>, Vec<Refusal>)> {
-    let all = rows.all(&CLUSTERS)?.into_iter().map(|(_, cluster)| cluster);
-    let asked = |c: &Cluster| which.is_none_or(|which| which.contains(&c.id));
-    let clusters: Vec<Cluster> = all.filter(|c| asked(c) && takes_patches(c)).collect();
+    let mut clusters = Vec::new();
+    match which {
+        Some(ids) => {
+            for id in ids {
+                clusters.extend(rows.get(&CLUSTERS, &id.to_string())?);
+            }
+        }
+        None => clusters.extend(rows.all(&CLUSTERS)?.into_iter().map(|(_, cluster)| cluster)),
+    }
+    clusters.retain(takes_patches);
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     if clusters.is_empty() {
         return Ok((found, failed));

@@ -161,12 +161,17 @@ fn what_is_refused_is_dropped_after_its_tries_counted_and_tried_at_once_by_a_cha
     let all = waits(&world, &key);
     let why = all[0].refusals().map(|refused| refused.why.as_str());
     assert_eq!(why, Some("it answers 404 Not Found"));
-    add(&world, "p", "a", &[]).expect("set anew");
-    assert_eq!(refuse(3), Refused::First);
-    let mut s = 4;
+    add(&world, "p", "a", &[]).expect("as it is, and soon");
+    assert_eq!(refuse(3), Refused::Again);
+    world.at(100, |c| {
+        let wanted = wanted("https://tickets.example/hook", Some(TOKEN));
+        put(c, project("p"), "a".into(), wanted, &[])
+    });
+    assert_eq!(refuse(101), Refused::First);
+    let mut s = 102;
     while refuse(s) != Refused::Dropped {
         s += 1;
-        assert!(s < 100, "it is not dropped");
+        assert!(s < 200, "it is not dropped");
     }
     assert!(waits(&world, &key).is_empty());
     let read = world.store.read().expect("read");
