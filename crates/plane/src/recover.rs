@@ -383,6 +383,14 @@ pub(super) fn is_ahead(status: &HostStatus, issued: Option<Generation>) -> bool 
     newest_of(status) > issued.unwrap_or_default()
 }
 
+/// Further ahead than any plane counts: what reports for this host may not be its agent.
+pub(super) fn is_beyond_belief(status: &HostStatus, issued: Option<Generation>) -> bool {
+    let ahead = newest_of(status)
+        .0
+        .saturating_sub(issued.unwrap_or_default().0);
+    ahead > JUMP_MAX
+}
+
 /// The newest generation that the host, or what is installed on it, follows.
 fn newest_of(status: &HostStatus) -> Generation {
     let installed = status.node.as_ref().and_then(|n| n.installed.as_ref());

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
 use tokio::sync::Mutex;
@@ -78,8 +78,8 @@ pub(super) struct Reach {
 impl Reach {
     pub(super) fn new(named: Vec<IpNet>, inside: Vec<IpNet>) -> Self {
         Self {
-            named: named.into(),
-            inside: inside.into(),
+            named: named.into_iter().map(canonical).collect(),
+            inside: inside.into_iter().map(canonical).collect(),
             trusts: Mutex::new(None),
         }
     }
@@ -169,6 +169,18 @@ fn is_secure(url: &Url) -> bool {
 /// The address in a URL, in whatever form it was written.
 fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+/// A network of IPv4 that is written as one of IPv6: addresses are compared as what they are.
+fn canonical(net: IpNet) -> IpNet {
+    let of_v4 = |v6: Ipv6Net| {
+        let len = v6.prefix_len().checked_sub(96)?;
+        Ipv4Net::new(v6.addr().to_ipv4_mapped()?, len).ok()
+    };
+    match net {
+        IpNet::V6(v6) => of_v4(v6).map_or(net, IpNet::V4),
+        IpNet::V4(_) => net,
+    }
 }
 
 /// Whether a receiver of a project may have this address, by https or not.
@@ -293,6 +305,7 @@ mod tests {
     async fn what_the_operator_names_as_inside_is_not_reached() {
         let inside = [
             "8.8.8.8/32",
+            "::ffff:9.9.9.0/120",
             "2a00:64::/96",
             "64:ff9b::/96",
             "2606:4700::/32",
@@ -304,6 +317,7 @@ mod tests {
         ];
         let closed = [
             "https://8.8.8.8/",
+            "https://9.9.9.9/",
             "https://[::ffff:8.8.8.8]/",
             "https://[2a00:64::a00:1]/",
             "https://[2a00:64::101:101]/",

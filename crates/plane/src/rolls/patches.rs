@@ -239,6 +239,9 @@ fn held(
             continue;
         };
         let issued = rows.get(&SPECS, &id)?.map(|spec| spec.generation);
+        if recover::is_beyond_belief(&said.status, issued) {
+            return Ok(Some(odd(&master.node_name, &patch.stack)));
+        }
         if recover::is_ahead(&said.status, issued) {
             return Ok(Some(restored(&master.node_name, &patch.stack)));
         }
@@ -309,6 +312,13 @@ fn restored(master: &NodeName, to: &StackRef) -> Fault {
         "this plane was restored from a backup: node {master} has a newer spec than its records"
     );
     Fault::new(FaultCode::RollNotNow, not_started(to), why).fix("run pf9-plane recover")
+}
+
+/// `pf9-plane recover` leaves such a host alone as well.
+fn odd(master: &NodeName, to: &StackRef) -> Fault {
+    let why = format!("node {master} says that it follows a spec that no plane can have issued");
+    Fault::new(FaultCode::RollNotNow, not_started(to), why)
+        .fix("inspect that machine: what reports for it may not be its agent")
 }
 
 /// The newest of its minor that is newer than what it has, and than the last decision.
