@@ -519,8 +519,7 @@ async fn undo(ctx: &CommandContext, ran: &Ran, stage: Stage) {
     }
     if fresh {
         let back = Before::back(&ctx.host);
-        // The plane has the key. Where this machine is that host again, the next run enrols with it; else it is not to be
-        // that host.
+        // The plane has the key: where this machine is that host again, the next run enrols with it.
         let is = identity::host_id(&ctx.host).ok().flatten();
         let back = back.and_then(|()| match stage {
             Stage::Enrolled(Some(made)) if is != Some(made) => order_key::withdraw(&ctx.host, made),

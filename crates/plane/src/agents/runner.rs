@@ -308,8 +308,8 @@ fn tell(roll: &AgentRoll) {
     tracing::info!(roll = %roll.id, to = %roll.to, state = ?roll.state, "upgrade of agents: {said}");
 }
 
-/// Hosts that an operator names for a version keep it: patches pass them over. Nobody named is the whole fleet, which takes
-/// them along again.
+/// Hosts that an operator names for a version keep it: patches pass them over. An upgrade that names none is the whole
+/// fleet's, which takes them along again.
 pub(super) fn pin(change: &mut Change<'_>, named: &[HostId]) -> Answer<()> {
     let named: BTreeSet<HostId> = named.iter().copied().collect();
     for (key, mut row) in change.all(&HOSTS)? {
