@@ -95,6 +95,7 @@ class Program:
     without: str = ""                              # lines of its go.mod that are not taken over: a regular expression
     beside: str = ""                               # the Kubernetes whose libraries it is compiled with
     more: dict = field(default_factory=dict)       # further modules: path → version
+    instead: dict = field(default_factory=dict)    # modules of its go.mod in a version that it does not name
     rename: dict = field(default_factory=dict)
     source: str = ""                               # a main.go of our own, where the project's links too much
     tests: dict = field(default_factory=dict)      # packages whose tests are a program: path → its name
@@ -149,6 +150,7 @@ def toolchain():
 def script_of(program):
     mod = "".join(f" -require={path}@v{version}" for path, version in
                   {program.module: program.version, **program.more}.items())
+    mod += "".join(f" -replace={path}={path}@v{version}" for path, version in program.instead.items())
     without = f" -e '/{program.without}/d'" if program.without else ""
     # Required and not replaced, as `beside` requires them: a replaced module is compiled for each version it stands for.
     without += OF_KUBERNETES.replace("@SIBLINGS@", program.siblings) if program.siblings else ""
