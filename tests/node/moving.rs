@@ -47,8 +47,9 @@ fn ag_masters_that_move_keep_their_cluster() -> Outcome {
     kept.through_a_move(three[2], &to, &["master-1", "master-2", worker])?;
     members_are(&id, &three, FULL_STRENGTH)?;
     assert_eq!(member_ids(&id)?, before, "no member was replaced");
-    let list = shell("master-1", "pf9ctl etcd status")?;
-    assert!(list.contains(&to), "the others reach it at {to}: {list}");
+    let list = shell("master-1", "pf9ctl etcd status --json")?;
+    let at = format!("https://{to}:2380");
+    assert!(list.contains(&at), "the others reach it at {at}: {list}");
     demo(&["down"]).map(drop)
 }
 
