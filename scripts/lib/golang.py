@@ -7,7 +7,8 @@
 A program is built as a dependency of a module made from its own go.mod, so it gets exactly the versions that its project
 released it with, and every module is checked against the public sum database. Common dependencies are
 compiled once: programs share a build cache, which lives as long as somebody builds. A program with `beside` gets at least
-the versions of that release of Kubernetes, whose libraries are then compiled for both.
+the versions of that release of Kubernetes, whose libraries are then compiled for both, but for those that depend on
+something of which the program requires a newer version.
 """
 import contextlib
 import fcntl

@@ -361,7 +361,7 @@ impl Fleet {
                 "import that version as well".into(),
             ),
             Held::Ahead => (
-                "they follow newer specs than this plane issued: it was restored from a backup".into(),
+                "they follow newer specs than this plane issued: it was restored from a backup, or they say what is not so".into(),
                 "run pf9-plane recover".into(),
             ),
             Held::Window => ("it waits for the maintenance window".into(), by_itself),
