@@ -29,7 +29,7 @@
 //! ea_certificates  lifetimes of minutes renewed, new authorities, all expired while machines and plane were off → Ready
 //! eb_a_drop_in  a drop-in with a typo refused, the runtime keeps running across a reboot; fixed
 //! f_decommission  the agent removed → the machine's files are what they were before
-//! fa_a_budget   a disruption budget that nobody lifts → removed when a drain has had its time, and said
+//! fa_a_budget   a disruption budget that nobody lifts → removed when a drain has had its time, and clean
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ga_machines_of  machines of Debian 13 → Ready; the package purged alone once the pods may go → as they were before
 //! gb_machines_that  machines called Rocky Linux, with firewalld, a plane by name, a bridge, a clock that is behind
